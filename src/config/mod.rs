@@ -1,0 +1,139 @@
+//! What was asked for: complete, valid, immutable. All that the rest of the house reads.
+//!
+//! [`file`] mirrors the TOML file, [`parse`] turns it into a [`Config`] or into every mistake that it holds.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::wire::name::Name;
+
+pub mod file;
+pub mod parse;
+
+/// A whole configuration that has passed every check: indices are in range, names unique, every suffix has a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen, for whom.
+    pub server: Server,
+    /// Where metrics and health are served; none: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// How much is kept, and how long.
+    pub cache: Cache,
+    /// Servers that resolve the upstreams given by name; empty if none is.
+    pub bootstrap: Vec<SocketAddr>,
+    /// The groups of upstream servers; a route names one by its index.
+    pub upstreams: Vec<Upstream>,
+    /// The routes, in the order of the file, which means nothing: the longest suffix wins.
+    pub routes: Vec<Route>,
+    /// Static records.
+    pub records: Vec<Record>,
+}
+
+/// The listeners and their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// UDP and TCP on each; port 0 takes any free port.
+    pub listen: Vec<SocketAddr>,
+    /// Who may ask; anyone else gets REFUSED.
+    pub allow: Vec<IpNet>,
+    /// Worker threads; 0 is one per CPU that the process may use.
+    pub workers: usize,
+    /// How long a TCP connection may stay without a query in flight (RFC 7766 section 6.2.3).
+    pub tcp_idle_timeout: Duration,
+    /// TCP connections at once, in all.
+    pub tcp_connections: usize,
+    /// TCP connections at once from one client address.
+    pub tcp_connections_per_client: usize,
+}
+
+/// The cache's bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// A hard bound on all cached answers, in bytes.
+    pub memory: usize,
+    /// The longest that a positive answer is kept.
+    pub max_ttl: Duration,
+    /// The longest that a negative answer is kept (RFC 2308), unless its route says otherwise.
+    pub negative_max_ttl: Duration,
+    /// How long past its TTL an answer may stand in for dead upstreams (RFC 8767); zero: never.
+    pub stale: Duration,
+    /// Whether popular answers are fetched anew before a client has to wait for them.
+    pub prefetch: bool,
+}
+
+/// A group of servers that give the same answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    /// Its name in the file and in metrics.
+    pub name: String,
+    /// Its servers, in the order of the file; at least one.
+    pub servers: Vec<ServerAddress>,
+    /// Which server is asked first.
+    pub select: Select,
+    /// From a client's query to its answer, good or bad.
+    pub deadline: Duration,
+    /// Whether its AD flag is believed (RFC 6840 section 5.7): only where the path to it is trusted.
+    pub trust_ad: bool,
+    /// Whether queries carry random letter case (0x20); it retreats by itself where a server folds case.
+    pub randomize_case: bool,
+}
+
+/// One server of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// UDP first, TCP when truncated.
+    Plain(SocketAddr),
+    /// The same, at the addresses of a host name that a bootstrap server resolves.
+    Named {
+        /// The host name.
+        host: Name,
+        /// The port.
+        port: u16,
+    },
+    /// DNS over TLS (RFC 7858), its certificate checked against the host name (RFC 8310 strict profile).
+    Tls {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The name that its certificate must bear.
+        host: String,
+    },
+}
+
+/// Which server of a group is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Select {
+    /// The first healthy one in the order of the file.
+    Ordered,
+    /// The healthy one with the lowest smoothed latency.
+    Fastest,
+}
+
+/// Names that go to one group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The suffixes it claims; CIDRs have become their reverse zones.
+    pub zones: Vec<Name>,
+    /// The zones as the file wrote them, joined by a blank: the route's name in metrics and explanations.
+    pub label: String,
+    /// The group's index in [`Config::upstreams`].
+    pub to: usize,
+    /// The longest that a negative answer of this route is kept; none: as the cache says.
+    pub negative_max_ttl: Option<Duration>,
+    /// Whether private addresses are taken out of answers (protection against DNS rebinding).
+    pub deny_private_addresses: bool,
+}
+
+/// One static record, class IN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its owner.
+    pub name: Name,
+    /// Its type.
+    pub rtype: u16,
+    /// Its time to live, in seconds.
+    pub ttl: u32,
+    /// Its RDATA in wire form, names uncompressed.
+    pub rdata: Vec<u8>,
+}

@@ -1,0 +1,149 @@
+//! DNS as bytes: no allocation on the hot path, no clock, no I/O.
+//!
+//! A message is never turned into a tree of records and back, so what nodens does not know it cannot damage (RFC 3597,
+//! RFC 5625). The modules read a message where it lies and note offsets:
+//!
+//! - [`name`] one domain name;
+//! - [`query`] what a client asked, or why it gets no real answer;
+//! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
+//! - [`fit`] a stored reply fitted to one client's query: id, letter case, aged TTLs, OPT, size;
+//! - [`make`] messages that nodens writes itself: queries to upstreams, errors, local answers;
+//! - [`compose`] a new reply from the records of others, where a CNAME leads into another route.
+
+pub mod compose;
+pub mod fit;
+pub mod make;
+pub mod name;
+pub mod query;
+pub mod reply;
+
+/// Bytes of the fixed header (RFC 1035 section 4.1.1).
+pub const HEADER: usize = 12;
+
+/// The UDP payload size nodens advertises, to clients and to upstreams (RFC 9715: avoids fragments on every usual path).
+pub const ADVERTISED_SIZE: u16 = 1232;
+
+/// The least UDP payload size that a client may claim, and what it has without EDNS (RFC 1035, RFC 6891 section 6.2.3).
+pub const PLAIN_SIZE: u16 = 512;
+
+/// The largest UDP reply that nodens sends, whatever the client claims: node-local paths carry it, and buffers stay small.
+pub const LARGEST_UDP_REPLY: u16 = 4096;
+
+/// Header flag bits, as they lie in bytes 2 and 3 of a message.
+pub mod flag {
+    /// This is a response.
+    pub const QR: u16 = 0x8000;
+    /// The opcode's four bits; 0 is QUERY.
+    pub const OPCODE: u16 = 0x7800;
+    /// Authoritative answer.
+    pub const AA: u16 = 0x0400;
+    /// Truncated.
+    pub const TC: u16 = 0x0200;
+    /// Recursion desired.
+    pub const RD: u16 = 0x0100;
+    /// Recursion available.
+    pub const RA: u16 = 0x0080;
+    /// The one bit that is still reserved; passed through.
+    pub const Z: u16 = 0x0040;
+    /// Authentic data (RFC 4035).
+    pub const AD: u16 = 0x0020;
+    /// Checking disabled (RFC 4035).
+    pub const CD: u16 = 0x0010;
+    /// The response code's four low bits.
+    pub const RCODE: u16 = 0x000f;
+}
+
+/// Response codes (RFC 1035, RFC 2136, RFC 6891).
+pub mod rcode {
+    /// No error; with no matching record it means "no data of this type".
+    pub const NOERROR: u16 = 0;
+    /// The server could not read the query.
+    pub const FORMERR: u16 = 1;
+    /// The server could not get an answer.
+    pub const SERVFAIL: u16 = 2;
+    /// The name does not exist.
+    pub const NXDOMAIN: u16 = 3;
+    /// The server does not do this.
+    pub const NOTIMP: u16 = 4;
+    /// The server does not want to.
+    pub const REFUSED: u16 = 5;
+    /// EDNS version not supported; needs an OPT record, being larger than four bits.
+    pub const BADVERS: u16 = 16;
+}
+
+/// Record and query types that some rule is about; all others are numbers that pass through (RFC 3597).
+pub mod rtype {
+    #![allow(missing_docs)]
+    pub const A: u16 = 1;
+    pub const NS: u16 = 2;
+    pub const CNAME: u16 = 5;
+    pub const SOA: u16 = 6;
+    pub const PTR: u16 = 12;
+    pub const HINFO: u16 = 13;
+    pub const MX: u16 = 15;
+    pub const TXT: u16 = 16;
+    pub const AAAA: u16 = 28;
+    pub const SRV: u16 = 33;
+    pub const DNAME: u16 = 39;
+    pub const OPT: u16 = 41;
+    pub const RRSIG: u16 = 46;
+    pub const SVCB: u16 = 64;
+    pub const HTTPS: u16 = 65;
+    pub const TKEY: u16 = 249;
+    pub const TSIG: u16 = 250;
+    pub const IXFR: u16 = 251;
+    pub const AXFR: u16 = 252;
+    pub const MAILB: u16 = 253;
+    pub const MAILA: u16 = 254;
+    pub const ANY: u16 = 255;
+}
+
+/// Classes (RFC 1035, RFC 2136).
+pub mod class {
+    /// The Internet.
+    pub const IN: u16 = 1;
+    /// Chaos: a server's own facts, such as `version.bind`.
+    pub const CH: u16 = 3;
+    /// NONE, for UPDATE only.
+    pub const NONE: u16 = 254;
+    /// Any class, as a question.
+    pub const ANY: u16 = 255;
+}
+
+/// EDNS option codes that some rule is about.
+pub mod option {
+    /// edns-tcp-keepalive (RFC 7828).
+    pub const KEEPALIVE: u16 = 11;
+    /// Extended DNS error (RFC 8914).
+    pub const EDE: u16 = 15;
+}
+
+/// Extended DNS error codes that nodens gives (RFC 8914).
+pub mod ede {
+    /// A stale positive or NODATA answer.
+    pub const STALE: u16 = 3;
+    /// The failure is remembered, nobody was asked.
+    pub const CACHED_ERROR: u16 = 13;
+    /// Filtered by policy of this server.
+    pub const FILTERED: u16 = 17;
+    /// This client may not ask.
+    pub const PROHIBITED: u16 = 18;
+    /// A stale NXDOMAIN.
+    pub const STALE_NXDOMAIN: u16 = 19;
+    /// No upstream could be reached in time.
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// An upstream could be reached, but failed.
+    pub const NETWORK_ERROR: u16 = 23;
+}
+
+/// The big-endian `u16` at `at`, if it lies within `bytes`.
+#[inline]
+pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]))
+}
+
+/// The big-endian `u32` at `at`, if it lies within `bytes`.
+#[inline]
+pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+}
