@@ -1,1 +1,192 @@
-//! To come.
+//! Messages that nodens writes itself.
+
+use super::query::{Edns, Query};
+use super::{ADVERTISED_SIZE, HEADER, class, flag, option, rtype};
+
+/// Writes messages into a fixed buffer; what does not fit is left out and remembered.
+pub struct Writer<'a> {
+    out: &'a mut [u8],
+    len: usize,
+    overflow: bool,
+}
+
+impl<'a> Writer<'a> {
+    /// A writer at the start of `out`.
+    #[inline]
+    pub fn new(out: &'a mut [u8]) -> Self {
+        Self { out, len: 0, overflow: false }
+    }
+
+    /// Appends bytes, if they fit.
+    #[inline]
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        match self.out.get_mut(self.len..self.len + bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            None => self.overflow = true,
+        }
+    }
+
+    /// Appends a big-endian number.
+    #[inline]
+    pub fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// The length so far; none if something did not fit.
+    #[inline]
+    pub fn finish(self) -> Option<usize> {
+        (!self.overflow).then_some(self.len)
+    }
+}
+
+/// The flags of a reply to a query with `flags`: the opcode, RD and CD as asked, RA always.
+#[inline]
+pub fn reply_flags(flags: u16, rcode: u16) -> u16 {
+    flag::QR | flag::RA | (flags & (flag::OPCODE | flag::RD | flag::CD)) | (rcode & flag::RCODE)
+}
+
+/// A reply without records to a packet that [`Query::read`] rejected; zero if it does not fit, which is silence.
+pub fn rejection(packet: &[u8], rcode: u16, question_end: usize, edns: bool, out: &mut [u8]) -> usize {
+    let (Some(id), Some(flags)) = (packet.get(..2), super::u16_at(packet, 2)) else { return 0 };
+    let question = packet.get(HEADER..question_end).unwrap_or_default();
+    let mut writer = Writer::new(out);
+    writer.bytes(id);
+    writer.u16(reply_flags(flags, rcode));
+    writer.u16(u16::from(!question.is_empty()));
+    writer.bytes(&[0; 5]);
+    writer.bytes(&[u8::from(edns)]);
+    writer.bytes(question);
+    if edns {
+        opt(&mut writer, rcode, false, &[]);
+    }
+    writer.finish().unwrap_or(0)
+}
+
+/// A reply with ready-made records (`answers`, `authorities` and their counts) and, to a client with EDNS, `options`.
+///
+/// Zero if even the bare question does not fit. Records that do not fit are left out whole, with TC set.
+pub fn local(query: &Query<'_>, rcode: u16, aa: bool, records: &LocalRecords, options: &[u8], out: &mut [u8]) -> usize {
+    let room = out.len();
+    let opt_size = query.edns.map_or(0, |_| OPT_SIZE + options.len());
+    let fits = HEADER + query.question().len() + records.wire.len() + opt_size <= room;
+    let mut flags = reply_flags(query.flags, rcode);
+    flags |= if aa { flag::AA } else { 0 };
+    flags |= if fits { 0 } else { flag::TC };
+    let (answers, authorities, wire) = match fits {
+        true => (records.answers, records.authorities, records.wire.as_slice()),
+        false => (0, 0, &[][..]),
+    };
+    let mut writer = Writer::new(out);
+    writer.u16(query.id);
+    writer.u16(flags);
+    for count in [1, answers, authorities, u16::from(query.edns.is_some())] {
+        writer.u16(count);
+    }
+    writer.bytes(query.question());
+    writer.bytes(wire);
+    if let Some(edns) = query.edns {
+        opt(&mut writer, rcode, edns.dnssec_ok, options);
+    }
+    writer.finish().unwrap_or(0)
+}
+
+/// Records in wire form, owners pointing at the question or written out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalRecords {
+    /// How many of them answer.
+    pub answers: u16,
+    /// How many are in the authority section, after the answers.
+    pub authorities: u16,
+    /// The records.
+    pub wire: Vec<u8>,
+}
+
+impl LocalRecords {
+    /// Adds an answer owned by the question's name.
+    pub fn answer(&mut self, rtype: u16, ttl: u32, rdata: &[u8]) {
+        self.answers += 1;
+        self.record(&[0xc0, HEADER as u8], rtype, ttl, rdata);
+    }
+
+    /// Adds an answer with its own owner in wire form.
+    pub fn answer_of(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+        self.answers += 1;
+        self.record(owner, rtype, ttl, rdata);
+    }
+
+    /// Adds the SOA record that lets a negative answer be cached (RFC 2308), owned by `zone`, for `ttl` seconds.
+    pub fn soa(&mut self, zone: &[u8], ttl: u32) {
+        let mut rdata = Vec::with_capacity(64);
+        rdata.extend_from_slice(b"\x06nodens\x07invalid\x00");
+        rdata.extend_from_slice(b"\x06nobody\x07invalid\x00");
+        for number in [1, 3600, 1200, 604_800, ttl] {
+            rdata.extend_from_slice(&number.to_be_bytes());
+        }
+        self.authorities += 1;
+        self.record(zone, rtype::SOA, ttl, &rdata);
+    }
+
+    fn record(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+        self.wire.extend_from_slice(owner);
+        self.wire.extend_from_slice(&rtype.to_be_bytes());
+        self.wire.extend_from_slice(&class::IN.to_be_bytes());
+        self.wire.extend_from_slice(&ttl.to_be_bytes());
+        self.wire.extend_from_slice(&u16::try_from(rdata.len()).unwrap_or(u16::MAX).to_be_bytes());
+        self.wire.extend_from_slice(rdata);
+    }
+}
+
+/// Bytes of an OPT record without options.
+pub const OPT_SIZE: usize = 11;
+
+/// Appends nodens's own OPT record: its size, the upper bits of `rcode`, DO as asked, `options`.
+#[inline]
+pub fn opt(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, options: &[u8]) {
+    let [size_high, size_low] = ADVERTISED_SIZE.to_be_bytes();
+    let [length_high, length_low] = (options.len() as u16).to_be_bytes();
+    let [_, kind] = rtype::OPT.to_be_bytes();
+    writer.bytes(&[
+        0,
+        0,
+        kind,
+        size_high,
+        size_low,
+        (rcode >> 4) as u8,
+        0,
+        if dnssec_ok { 0x80 } else { 0 },
+        0,
+        length_high,
+        length_low,
+    ]);
+    writer.bytes(options);
+}
+
+/// An extended error as a whole option (RFC 8914). The text is cut at a limit that leaves room in a plain reply.
+pub fn extended_error(code: u16, text: &str) -> Vec<u8> {
+    const LONGEST_TEXT: usize = 200;
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &text.as_bytes()[..end];
+    let mut bytes = Vec::with_capacity(6 + text.len());
+    bytes.extend_from_slice(&option::EDE.to_be_bytes());
+    bytes.extend_from_slice(&(text.len() as u16 + 2).to_be_bytes());
+    bytes.extend_from_slice(&code.to_be_bytes());
+    bytes.extend_from_slice(text);
+    bytes
+}
+
+/// The edns-tcp-keepalive option of a reply (RFC 7828), for a client that asked for it: `tenths` of a second.
+pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if edns.is_some_and(|edns| edns.keepalive) {
+        for word in [option::KEEPALIVE, 2, tenths] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
+    }
+    bytes
+}

@@ -6,6 +6,7 @@
 //! - [`name`] one domain name;
 //! - [`query`] what a client asked, or why it gets no real answer;
 //! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
+//! - [`store`] a reply made ready to be kept;
 //! - [`fit`] a stored reply fitted to one client's query: id, letter case, aged TTLs, OPT, size;
 //! - [`make`] messages that nodens writes itself: queries to upstreams, errors, local answers;
 //! - [`compose`] a new reply from the records of others, where a CNAME leads into another route.
@@ -16,6 +17,7 @@ pub mod make;
 pub mod name;
 pub mod query;
 pub mod reply;
+pub mod store;
 
 /// Bytes of the fixed header (RFC 1035 section 4.1.1).
 pub const HEADER: usize = 12;

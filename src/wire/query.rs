@@ -1,1 +1,285 @@
-//! To come.
+//! What a client asked, read where it lies, or why it gets no real answer.
+
+use super::name::{self, MAX_NAME};
+use super::{HEADER, PLAIN_SIZE, class, flag, option, rcode, rtype, u16_at};
+
+/// A query that deserves an answer: one question, opcode QUERY, EDNS version 0 or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// The whole message.
+    pub message: &'a [u8],
+    /// Its id.
+    pub id: u16,
+    /// Bytes 2 and 3 of the header.
+    pub flags: u16,
+    /// Where the question ends: it lies from byte 12 to here, its name in the client's letter case.
+    pub question_end: usize,
+    /// The type asked for.
+    pub qtype: u16,
+    /// The class asked for.
+    pub qclass: u16,
+    /// What the client's OPT record said, if it sent one.
+    pub edns: Option<Edns>,
+}
+
+/// A client's OPT record (RFC 6891).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// The UDP payload size that it can take, at least 512 bytes.
+    pub size: u16,
+    /// Whether it wants DNSSEC records.
+    pub dnssec_ok: bool,
+    /// Whether it sent the edns-tcp-keepalive option (RFC 7828).
+    pub keepalive: bool,
+}
+
+/// Why a packet gets no real answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// It is shorter than a header or itself a response: any reply could be used for reflection.
+    Silence(Dropped),
+    /// A reply with this code; `question_end` as in [`Query`] or 12 where the question is not echoed.
+    Code {
+        /// The response code.
+        rcode: u16,
+        /// The end of the part to echo.
+        question_end: usize,
+        /// Whether the reply carries an OPT record.
+        edns: bool,
+    },
+}
+
+/// Why a packet was dropped without a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Shorter than a header.
+    Short,
+    /// A response.
+    Response,
+}
+
+impl<'a> Query<'a> {
+    /// Reads a packet. The order of the checks is the order of what can be said about it.
+    ///
+    /// # Errors
+    /// [`Reject`] says whether to stay silent or which code to reply with.
+    #[inline]
+    pub fn read(message: &'a [u8]) -> Result<Self, Reject> {
+        let Some(header) = message.first_chunk::<HEADER>() else {
+            return Err(Reject::Silence(Dropped::Short));
+        };
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let flags = word(2);
+        if flags & flag::QR != 0 {
+            return Err(Reject::Silence(Dropped::Response));
+        }
+        let bare = |rcode| Reject::Code { rcode, question_end: HEADER, edns: false };
+        if flags & flag::OPCODE != 0 {
+            return Err(bare(rcode::NOTIMP));
+        }
+        // RFC 9619: a QUERY has exactly one question.
+        if word(4) != 1 {
+            return Err(bare(rcode::FORMERR));
+        }
+        let rest = message.get(HEADER..).unwrap_or_default();
+        let name_end = HEADER + name::plain_len(rest).ok_or(bare(rcode::FORMERR))?;
+        let qtype = u16_at(message, name_end).ok_or(bare(rcode::FORMERR))?;
+        let qclass = u16_at(message, name_end + 2).ok_or(bare(rcode::FORMERR))?;
+        let question_end = name_end + 4;
+
+        let reject = |rcode| Reject::Code { rcode, question_end, edns: false };
+        let records = usize::from(word(6)) + usize::from(word(8)) + usize::from(word(10));
+        let edns = match records {
+            0 => None,
+            _ => read_edns(message, question_end, records).map_err(|rcode| Reject::Code {
+                rcode,
+                question_end,
+                edns: rcode == rcode::BADVERS,
+            })?,
+        };
+        match (qtype, qclass) {
+            (rtype::OPT, _) => return Err(reject(rcode::FORMERR)),
+            (rtype::AXFR | rtype::IXFR, _) => return Err(reject(rcode::REFUSED)),
+            (rtype::TKEY | rtype::TSIG | rtype::MAILA | rtype::MAILB, _) => return Err(reject(rcode::NOTIMP)),
+            (_, class::ANY | class::NONE) => return Err(reject(rcode::NOTIMP)),
+            _ => {}
+        }
+        Ok(Self { message, id: word(0), flags, question_end, qtype, qclass, edns })
+    }
+
+    /// The question's name as the client wrote it, in wire form.
+    #[inline]
+    pub fn name(&self) -> &'a [u8] {
+        self.message.get(HEADER..self.question_end - 4).unwrap_or_default()
+    }
+
+    /// The whole question as the client wrote it.
+    #[inline]
+    pub fn question(&self) -> &'a [u8] {
+        self.message.get(HEADER..self.question_end).unwrap_or_default()
+    }
+
+    /// Whether the client wants DNSSEC records.
+    #[inline]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// The largest UDP reply that the client can take.
+    #[inline]
+    pub fn udp_size(&self) -> u16 {
+        self.edns.map_or(PLAIN_SIZE, |edns| edns.size)
+    }
+
+    /// Whether the client understands the AD flag (RFC 6840 section 5.7).
+    #[inline]
+    pub fn wants_ad(&self) -> bool {
+        self.flags & flag::AD != 0 || self.dnssec_ok()
+    }
+}
+
+/// Walks the records after the question to the OPT record. The error is a response code.
+fn read_edns(message: &[u8], mut at: usize, records: usize) -> Result<Option<Edns>, u16> {
+    let mut found = None;
+    // Each record takes at least 11 bytes, so the message's length bounds the walk whatever the header claims.
+    for _ in 0..records {
+        let fixed = name::skip(message, at).ok_or(rcode::FORMERR)?;
+        let kind = u16_at(message, fixed).ok_or(rcode::FORMERR)?;
+        let length = usize::from(u16_at(message, fixed + 8).ok_or(rcode::FORMERR)?);
+        let end = fixed + 10 + length;
+        if end > message.len() {
+            return Err(rcode::FORMERR);
+        }
+        if kind == rtype::OPT {
+            // RFC 6891 section 6.1.1: one OPT at most, owned by the root.
+            if found.is_some() || fixed != at + 1 {
+                return Err(rcode::FORMERR);
+            }
+            found = Some((fixed, end));
+        }
+        at = end;
+    }
+    let Some((fixed, end)) = found else { return Ok(None) };
+    let opt = message.get(fixed..end).ok_or(rcode::FORMERR)?;
+    if opt.get(5) != Some(&0) {
+        return Err(rcode::BADVERS);
+    }
+    let mut keepalive = false;
+    let mut options = opt.get(10..).unwrap_or_default();
+    while !options.is_empty() {
+        let code = u16_at(options, 0).ok_or(rcode::FORMERR)?;
+        let length = usize::from(u16_at(options, 2).ok_or(rcode::FORMERR)?);
+        keepalive |= code == option::KEEPALIVE;
+        options = options.get(4 + length..).ok_or(rcode::FORMERR)?;
+    }
+    let size = u16_at(opt, 2).unwrap_or_default().max(PLAIN_SIZE);
+    Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), keepalive }))
+}
+
+/// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, view.
+///
+/// It lives on the stack, so that a look-up allocates nothing.
+#[derive(Clone)]
+pub struct Key {
+    bytes: [u8; MAX_NAME + Self::TAIL],
+    len: usize,
+}
+
+/// Bits of a key's flag byte.
+mod bit {
+    pub(super) const RD: u8 = 1;
+    pub(super) const CD: u8 = 2;
+    pub(super) const DNSSEC_OK: u8 = 4;
+    pub(super) const Z: u8 = 8;
+}
+
+impl Key {
+    /// Bytes after the name: type, class, flags, view.
+    const TAIL: usize = 7;
+
+    /// The key of a query that came through `view`.
+    #[inline]
+    pub fn new(query: &Query<'_>, view: u16) -> Self {
+        let mut flags = 0;
+        for (set, bit) in [
+            (query.flags & flag::RD != 0, bit::RD),
+            (query.flags & flag::CD != 0, bit::CD),
+            (query.dnssec_ok(), bit::DNSSEC_OK),
+            (query.flags & flag::Z != 0, bit::Z),
+        ] {
+            flags |= if set { bit } else { 0 };
+        }
+        Self::of(query.name(), query.qtype, query.qclass, flags, view)
+    }
+
+    /// The same key for another name: a CNAME's target is looked up as its owner was.
+    pub fn for_name(&self, wire: &[u8]) -> Self {
+        Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.view())
+    }
+
+    #[inline]
+    fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, view: u16) -> Self {
+        let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
+        let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
+        key.bytes[..name.len()].copy_from_slice(name);
+        key.bytes[..name.len()].make_ascii_lowercase();
+        let tail = &mut key.bytes[name.len()..name.len() + Self::TAIL];
+        tail[..2].copy_from_slice(&qtype.to_be_bytes());
+        tail[2..4].copy_from_slice(&qclass.to_be_bytes());
+        tail[4] = flags;
+        tail[5..].copy_from_slice(&view.to_be_bytes());
+        key.len = name.len() + Self::TAIL;
+        key
+    }
+
+    /// All of it.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The name, in lower-case wire form.
+    #[inline]
+    pub fn name(&self) -> &[u8] {
+        &self.bytes[..self.len - Self::TAIL]
+    }
+
+    /// The type asked for.
+    pub fn qtype(&self) -> u16 {
+        u16::from_be_bytes([self.tail()[0], self.tail()[1]])
+    }
+
+    /// The class asked for.
+    pub fn qclass(&self) -> u16 {
+        u16::from_be_bytes([self.tail()[2], self.tail()[3]])
+    }
+
+    /// The view asked through.
+    pub fn view(&self) -> u16 {
+        u16::from_be_bytes([self.tail()[5], self.tail()[6]])
+    }
+
+    /// Recursion desired.
+    pub fn rd(&self) -> bool {
+        self.tail()[4] & bit::RD != 0
+    }
+
+    /// Checking disabled.
+    pub fn cd(&self) -> bool {
+        self.tail()[4] & bit::CD != 0
+    }
+
+    /// DNSSEC OK.
+    pub fn dnssec_ok(&self) -> bool {
+        self.tail()[4] & bit::DNSSEC_OK != 0
+    }
+
+    /// The header's reserved bit.
+    pub fn z(&self) -> bool {
+        self.tail()[4] & bit::Z != 0
+    }
+
+    fn tail(&self) -> &[u8] {
+        &self.bytes[self.len - Self::TAIL..self.len]
+    }
+}
