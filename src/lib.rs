@@ -1,7 +1,21 @@
 //! nodens: a DNS caching resolver for the nodes of a Kubernetes CI cluster.
 //!
-//! To come: the map.
+//! The life of a query, and the modules in the order that it meets them:
+//!
+//! ```text
+//! client ──► server ──► admission ──► local ──► cache ──► coalesce ──► upstream ──► kube-dns, VPC, public
+//!            bytes in    may it ask?   ours?    known?    in flight?   whom to ask
+//!            ◄─────────────────── wire::fit ◄─────────────┘
+//! ```
+//!
+//! Bytes know nothing, knowledge knows bytes, the answer knows knowledge, sockets know the answer.
 
 pub mod config;
-pub mod upstream;
 pub mod wire;
+
+pub mod admission;
+pub mod cache;
+pub mod local;
+pub mod route;
+
+pub mod upstream;

@@ -46,12 +46,6 @@ impl Name {
         }
     }
 
-    /// A name from bytes that are already a whole, lower-case name in wire form.
-    pub(crate) fn from_lower_wire(wire: &[u8]) -> Self {
-        debug_assert_eq!(plain_len(wire), Some(wire.len()));
-        Self(wire.into())
-    }
-
     /// The wire form, with its root label.
     pub fn as_wire(&self) -> &[u8] {
         &self.0

@@ -1,0 +1,91 @@
+//! What upstreams said, kept as bytes under a hard bound.
+//!
+//! - [`entry`] one reply: fresh, stale or gone; remembered failures;
+//! - [`shard`] entries by key, least recently used first out, bounded by bytes.
+//!
+//! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under
+//! the lock and touches nothing else that is shared.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::wire::query::Key;
+
+pub mod entry;
+pub mod shard;
+
+pub use entry::Entry;
+use shard::Shard;
+
+/// Shards of a cache; enough that two workers seldom meet.
+const SHARDS: usize = 64;
+
+/// Milliseconds since the process began to keep time.
+pub type Millis = u64;
+
+/// The cache, shared by all workers.
+#[derive(Debug)]
+pub struct Cache {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+}
+
+/// How full the cache is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries kept.
+    pub entries: usize,
+    /// Bytes that they take, overhead included.
+    pub bytes: usize,
+    /// Entries that were pushed out by others since the start.
+    pub evictions: u64,
+}
+
+impl Cache {
+    /// A cache that takes at most `memory` bytes.
+    pub fn new(memory: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new(memory / SHARDS))).collect();
+        Self { shards, hasher: RandomState::new() }
+    }
+
+    /// The hash of a key; keyed with a secret, so that no client can choose names that collide.
+    #[inline]
+    pub fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key.as_bytes())
+    }
+
+    /// Shows the entry under `key` to `read`, marking it as just used; none if there is none.
+    #[inline]
+    pub fn with<R>(&self, hash: u64, key: &Key, read: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+        self.shard(hash).get(hash, key).map(read)
+    }
+
+    /// Keeps an entry in place of what was there.
+    pub fn insert(&self, hash: u64, key: &Key, entry: Entry) {
+        self.shard(hash).insert(hash, key, entry);
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        self.shards.iter().map(lock).fold(Fill::default(), |sum, shard| {
+            let fill = shard.fill();
+            Fill {
+                entries: sum.entries + fill.entries,
+                bytes: sum.bytes + fill.bytes,
+                evictions: sum.evictions + fill.evictions,
+            }
+        })
+    }
+
+    #[inline]
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The shard's own map uses the low bits, so the high ones choose the shard.
+        lock(&self.shards[(hash >> 58) as usize % SHARDS])
+    }
+}
+
+/// A shard is consistent between any two of its calls, so a panic elsewhere under the lock does no harm.
+#[inline]
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,141 @@
+//! Special-use names, which no upstream should see unless a route claims them.
+//!
+//! Sources: RFC 6761 (localhost, invalid, test, private reverse zones), RFC 6303 (the other locally served zones),
+//! RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa), RFC 9476 (alt), and the canary
+//! `use-application-dns.net`, whose absence tells browsers to keep to the system's resolver.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::wire::make::LocalRecords;
+use crate::wire::name::{Name, suffixes};
+use crate::wire::{rcode, rtype};
+
+/// How long these answers may be cached, in seconds (RFC 6303 section 3 suggests 3 hours; a job never lives so long).
+const TTL: u32 = 10_800;
+
+/// Zones whose names do not exist, or have no data at the apex.
+const EMPTY_ZONES: &[&str] = &[
+    "invalid",
+    "test",
+    "local",
+    "onion",
+    "alt",
+    "home.arpa",
+    "resolver.arpa",
+    "use-application-dns.net",
+    // RFC 6303 section 4.2, RFC 7793: IPv4 reverse zones
+    "0.in-addr.arpa",
+    "127.in-addr.arpa",
+    "254.169.in-addr.arpa",
+    "2.0.192.in-addr.arpa",
+    "100.51.198.in-addr.arpa",
+    "113.0.203.in-addr.arpa",
+    "255.255.255.255.in-addr.arpa",
+    "10.in-addr.arpa",
+    "168.192.in-addr.arpa",
+    // RFC 6303 sections 4.4 to 4.6: IPv6 unique local, link-local and documentation
+    "d.f.ip6.arpa",
+    "c.f.ip6.arpa",
+    "8.e.f.ip6.arpa",
+    "9.e.f.ip6.arpa",
+    "a.e.f.ip6.arpa",
+    "b.e.f.ip6.arpa",
+    "8.b.d.0.1.0.0.2.ip6.arpa",
+];
+
+/// What is to be said of a zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `localhost` and all below it are the loopback addresses.
+    Localhost,
+    /// The reverse of a loopback address.
+    Loopback,
+    /// The apex has no data, names below do not exist.
+    Empty,
+}
+
+/// The table of special-use zones.
+#[derive(Clone, Debug)]
+pub struct Special(HashMap<Box<[u8]>, Kind>);
+
+impl Special {
+    /// The table.
+    pub fn new() -> Self {
+        let private_172 = (16..=31).map(|octet| format!("{octet}.172.in-addr.arpa"));
+        let shared = (64..=127).map(|octet| format!("{octet}.100.in-addr.arpa"));
+        let zero = "0.".repeat(31);
+        let empty = EMPTY_ZONES.iter().map(ToString::to_string).chain(private_172).chain(shared);
+        let table = empty
+            .chain([format!("0.{zero}ip6.arpa")])
+            .map(|zone| (zone, Kind::Empty))
+            .chain([("localhost".to_string(), Kind::Localhost)])
+            .chain(
+                ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")].map(|zone| (zone, Kind::Loopback)),
+            );
+        Self(table.filter_map(|(zone, kind)| Some((zone.parse::<Name>().ok()?.as_wire().into(), kind))).collect())
+    }
+
+    /// The answer for `name` (lower-case wire form), unless a route with a suffix of `claimed` labels, which is at
+    /// least as long as the special zone's, claims it: a response code and its records.
+    pub fn find(&self, name: &[u8], qtype: u16, claimed: usize) -> Option<(u16, LocalRecords)> {
+        let labels = suffixes(name).count().saturating_sub(1);
+        let (depth, zone, kind) = suffixes(name)
+            .enumerate()
+            .find_map(|(skipped, suffix)| Some((labels - skipped, suffix, *self.0.get(suffix)?)))?;
+        if claimed >= depth {
+            return None;
+        }
+        let mut records = LocalRecords::default();
+        match (kind, qtype) {
+            (Kind::Localhost, rtype::A) => records.answer(rtype::A, TTL, &Ipv4Addr::LOCALHOST.octets()),
+            (Kind::Localhost, rtype::AAAA) => records.answer(rtype::AAAA, TTL, &Ipv6Addr::LOCALHOST.octets()),
+            (Kind::Loopback, rtype::PTR) if labels == depth => records.answer(rtype::PTR, TTL, b"\x09localhost\x00"),
+            _ => records.soa(zone, TTL),
+        }
+        let missing = kind != Kind::Localhost && labels > depth;
+        Some((if missing { rcode::NXDOMAIN } else { rcode::NOERROR }, records))
+    }
+}
+
+impl Default for Special {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(name: &str, qtype: u16, claimed: usize) -> Option<(u16, u16)> {
+        let name: Name = name.parse().expect(name);
+        Special::new().find(name.as_wire(), qtype, claimed).map(|(rcode, records)| (rcode, records.answers))
+    }
+
+    #[test]
+    fn each_kind() {
+        for (name, qtype, expected) in [
+            ("localhost", rtype::A, Some((rcode::NOERROR, 1))),
+            ("a.localhost", rtype::AAAA, Some((rcode::NOERROR, 1))),
+            ("localhost", rtype::MX, Some((rcode::NOERROR, 0))),
+            ("1.0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NOERROR, 1))),
+            ("2.0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NXDOMAIN, 0))),
+            ("x.onion", rtype::A, Some((rcode::NXDOMAIN, 0))),
+            ("use-application-dns.net", rtype::A, Some((rcode::NOERROR, 0))),
+            ("5.31.172.in-addr.arpa", rtype::PTR, Some((rcode::NXDOMAIN, 0))),
+            ("5.32.172.in-addr.arpa", rtype::PTR, None),
+            ("example.com", rtype::A, None),
+            ("latest", rtype::A, None),
+        ] {
+            assert_eq!(ask(name, qtype, 0), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_route_claims_a_special_name_or_a_part_of_it() {
+        assert_eq!(ask("x.test", rtype::A, 1), None);
+        assert_eq!(ask("4.3.2.10.in-addr.arpa", rtype::PTR, 3), None);
+        assert!(ask("4.3.2.10.in-addr.arpa", rtype::PTR, 2).is_some());
+    }
+}
