@@ -1,6 +1,6 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
-//! [`file`] mirrors the TOML file, [`parse`] turns it into a [`Config`] or into every mistake that it holds.
+//! [`mod@file`] mirrors the TOML file, [`parse`] turns it into a [`Config`] or into every mistake that it holds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
