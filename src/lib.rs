@@ -19,3 +19,5 @@ pub mod local;
 pub mod route;
 
 pub mod upstream;
+
+pub mod metrics;

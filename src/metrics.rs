@@ -1,0 +1,449 @@
+//! Every metric in one place, with its help text.
+//!
+//! The hot path never touches these: a worker counts in a [`Tally`] of plain numbers and adds it up here once a batch.
+
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.
+const LATENCY: &[f64] = &[
+    0.000_025, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 1.5,
+    2.5, 5.0,
+];
+
+/// The metrics of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Queries by transport, type and route.
+    pub queries: IntCounterVec,
+    /// Responses by response code and source.
+    pub responses: IntCounterVec,
+    /// From a query's arrival to its response, by source.
+    pub duration: HistogramVec,
+    /// Packets that got no response, by reason.
+    pub dropped: IntCounterVec,
+    /// Open TCP connections of clients.
+    pub tcp_connections: IntGauge,
+    /// TCP connections that were closed on arrival because a cap was reached.
+    pub tcp_rejected: IntCounter,
+    /// Queries that wait for an upstream.
+    pub pending: IntGauge,
+    /// Queries that joined one already under way.
+    pub coalesced: IntCounter,
+    /// Entries in the cache.
+    pub cache_entries: IntGauge,
+    /// Bytes that they take.
+    pub cache_bytes: IntGauge,
+    /// Answers found in the cache, remembered failures included.
+    pub cache_hits: IntCounter,
+    /// Queries for which the cache had nothing.
+    pub cache_misses: IntCounter,
+    /// Entries pushed out by others.
+    pub cache_evictions: IntCounter,
+    /// Entries fetched anew before they expired.
+    pub cache_prefetches: IntCounter,
+    /// Configurations taken or rejected at run time.
+    pub reloads: IntCounterVec,
+    upstream: UpstreamVecs,
+}
+
+#[derive(Debug)]
+struct UpstreamVecs {
+    duration: HistogramVec,
+    in_flight: IntGaugeVec,
+    queries: IntCounterVec,
+    failures: IntCounterVec,
+    hedges: IntCounterVec,
+    hedges_won: IntCounterVec,
+    healthy: IntGaugeVec,
+    smoothed: GaugeVec,
+}
+
+/// The metrics of one upstream server, resolved once.
+#[derive(Clone, Debug)]
+pub struct ServerMetrics {
+    labels: [String; 2],
+    failures: IntCounterVec,
+    queries: [IntCounter; 3],
+    /// From a query to its reply.
+    pub duration: Histogram,
+    /// Queries under way.
+    pub in_flight: IntGauge,
+    /// Hedges sent to it.
+    pub hedges: IntCounter,
+    /// Hedges to it that brought the first answer.
+    pub hedges_won: IntCounter,
+    /// 1 while it takes clients' queries.
+    pub healthy: IntGauge,
+    /// Its smoothed latency in seconds.
+    pub smoothed: prometheus::Gauge,
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    ///
+    /// # Errors
+    /// A name is taken twice, which no input can cause.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let build = int_gauges(&registry, "build_info", "Version of the running nodens; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let server = &["upstream", "server"];
+        Ok(Self {
+            queries: counters(
+                &registry,
+                "queries_total",
+                "Queries received, by transport, type and route.",
+                &["transport", "type", "route"],
+            )?,
+            responses: counters(
+                &registry,
+                "responses_total",
+                "Responses sent, by response code and source: hit, stale, local, upstream or refused.",
+                &["rcode", "source"],
+            )?,
+            duration: histograms(
+                &registry,
+                "request_duration_seconds",
+                "Time from a query's arrival to its response, by source.",
+                &["source"],
+            )?,
+            dropped: counters(
+                &registry,
+                "dropped_packets_total",
+                "Packets that got no response, by reason.",
+                &["reason"],
+            )?,
+            tcp_connections: int_gauge(&registry, "tcp_connections", "Open TCP connections of clients.")?,
+            tcp_rejected: counter(
+                &registry,
+                "tcp_connections_rejected_total",
+                "TCP connections closed on arrival because a cap was reached.",
+            )?,
+            pending: int_gauge(&registry, "pending_queries", "Queries that wait for an upstream.")?,
+            coalesced: counter(
+                &registry,
+                "coalesced_queries_total",
+                "Queries that joined an identical one already under way to an upstream.",
+            )?,
+            cache_entries: int_gauge(&registry, "cache_entries", "Entries in the cache.")?,
+            cache_bytes: int_gauge(
+                &registry,
+                "cache_bytes",
+                "Bytes that the cache's entries take, overhead included.",
+            )?,
+            cache_hits: counter(
+                &registry,
+                "cache_hits_total",
+                "Queries answered from the cache, stale answers included.",
+            )?,
+            cache_misses: counter(
+                &registry,
+                "cache_misses_total",
+                "Queries for which the cache had no usable answer.",
+            )?,
+            cache_evictions: counter(
+                &registry,
+                "cache_evictions_total",
+                "Entries pushed out of the cache by others before their time.",
+            )?,
+            cache_prefetches: counter(
+                &registry,
+                "cache_prefetches_total",
+                "Popular entries fetched anew before a client had to wait for them.",
+            )?,
+            reloads: counters(
+                &registry,
+                "config_reloads_total",
+                "Configurations read at run time, by result: taken or rejected.",
+                &["result"],
+            )?,
+            upstream: UpstreamVecs {
+                duration: histograms(
+                    &registry,
+                    "upstream_request_duration_seconds",
+                    "Time from a query to an upstream server to its reply, late replies included.",
+                    server,
+                )?,
+                in_flight: int_gauges(
+                    &registry,
+                    "upstream_in_flight",
+                    "Queries under way to an upstream server.",
+                    server,
+                )?,
+                queries: counters(
+                    &registry,
+                    "upstream_queries_total",
+                    "Queries sent to an upstream server, by transport.",
+                    &["upstream", "server", "transport"],
+                )?,
+                failures: counters(
+                    &registry,
+                    "upstream_failures_total",
+                    "Attempts at an upstream server that brought no answer, by kind.",
+                    &["upstream", "server", "kind"],
+                )?,
+                hedges: counters(
+                    &registry,
+                    "upstream_hedges_total",
+                    "Queries sent to a second server while the first was still within its time.",
+                    server,
+                )?,
+                hedges_won: counters(
+                    &registry,
+                    "upstream_hedges_won_total",
+                    "Queries sent to a second server that brought the first answer.",
+                    server,
+                )?,
+                healthy: int_gauges(
+                    &registry,
+                    "upstream_healthy",
+                    "1 while an upstream server takes clients' queries, 0 while it is only probed.",
+                    server,
+                )?,
+                smoothed: gauges(
+                    &registry,
+                    "upstream_smoothed_latency_seconds",
+                    "Exponentially smoothed latency of an upstream server.",
+                    server,
+                )?,
+            },
+            registry,
+        })
+    }
+
+    /// All of them in Prometheus's text format.
+    pub fn render(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// The metrics of `server` of the group `upstream`.
+    pub fn server(&self, upstream: &str, server: &str) -> ServerMetrics {
+        let labels = [upstream, server];
+        let vecs = &self.upstream;
+        let by_transport = |transport| vecs.queries.with_label_values(&[upstream, server, transport]);
+        ServerMetrics {
+            labels: labels.map(str::to_string),
+            failures: vecs.failures.clone(),
+            queries: ["udp", "tcp", "tls"].map(by_transport),
+            duration: vecs.duration.with_label_values(&labels),
+            in_flight: vecs.in_flight.with_label_values(&labels),
+            hedges: vecs.hedges.with_label_values(&labels),
+            hedges_won: vecs.hedges_won.with_label_values(&labels),
+            healthy: vecs.healthy.with_label_values(&labels),
+            smoothed: vecs.smoothed.with_label_values(&labels),
+        }
+    }
+
+    /// Forgets a server that is no longer configured.
+    pub fn forget_server(&self, upstream: &str, server: &str) {
+        let labels = [upstream, server];
+        let vecs = &self.upstream;
+        // An error says that the series did not exist, which is what is wanted.
+        let _ = vecs.duration.remove_label_values(&labels);
+        let _ = vecs.in_flight.remove_label_values(&labels);
+        let _ = vecs.hedges.remove_label_values(&labels);
+        let _ = vecs.hedges_won.remove_label_values(&labels);
+        let _ = vecs.healthy.remove_label_values(&labels);
+        let _ = vecs.smoothed.remove_label_values(&labels);
+        for transport in ["udp", "tcp", "tls"] {
+            let _ = vecs.queries.remove_label_values(&[upstream, server, transport]);
+        }
+        for kind in FAILURE_KINDS {
+            let _ = vecs.failures.remove_label_values(&[upstream, server, kind]);
+        }
+    }
+}
+
+/// The values of the label `kind` of failed attempts.
+pub const FAILURE_KINDS: &[&str] = &[
+    "timeout",
+    "connection_refused",
+    "network",
+    "servfail",
+    "refused",
+    "notimp",
+    "formerr",
+    "other_rcode",
+    "malformed",
+    "tls",
+];
+
+impl ServerMetrics {
+    /// A query was sent over transport number `transport`: 0 UDP, 1 TCP, 2 TLS.
+    pub fn sent(&self, transport: usize) {
+        if let Some(counter) = self.queries.get(transport) {
+            counter.inc();
+        }
+    }
+
+    /// An attempt failed; `kind` is one of [`FAILURE_KINDS`].
+    pub fn failed(&self, kind: &str) {
+        let [upstream, server] = &self.labels;
+        self.failures.with_label_values(&[upstream.as_str(), server.as_str(), kind]).inc();
+    }
+}
+
+/// Where a response came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The cache, within its time (or a remembered failure).
+    Hit,
+    /// The cache, past its time, because upstreams failed (RFC 8767).
+    Stale,
+    /// nodens itself: static records, special-use names, errors in the query.
+    Local,
+    /// An upstream, asked for this query or for an identical one.
+    Upstream,
+    /// Nowhere: the client may not ask.
+    Refused,
+}
+
+/// The labels of [`Source`], by its number.
+const SOURCES: [&str; 5] = ["hit", "stale", "local", "upstream", "refused"];
+
+/// The types counted by name; all others are "other".
+const TYPES: [(u16, &str); 11] = [
+    (1, "A"),
+    (28, "AAAA"),
+    (12, "PTR"),
+    (33, "SRV"),
+    (65, "HTTPS"),
+    (16, "TXT"),
+    (5, "CNAME"),
+    (15, "MX"),
+    (2, "NS"),
+    (6, "SOA"),
+    (255, "ANY"),
+];
+
+/// Response codes counted by name; all others are "other".
+const RCODES: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
+
+const TYPE_CLASSES: usize = TYPES.len() + 1;
+const RCODE_CLASSES: usize = RCODES.len() + 1;
+
+/// One worker's counts since it last added them up.
+pub struct Tally {
+    routes: Vec<String>,
+    queries: Vec<Count>,
+    responses: [[Count; SOURCES.len()]; RCODE_CLASSES],
+    durations: [prometheus::local::LocalHistogram; SOURCES.len()],
+    timed: [u32; SOURCES.len()],
+}
+
+/// A number to be added to a counter, whose handle is looked up when it is first needed.
+#[derive(Default)]
+struct Count {
+    count: u64,
+    counter: Option<IntCounter>,
+}
+
+impl Count {
+    fn flush(&mut self, resolve: impl FnOnce() -> IntCounter) {
+        if self.count > 0 {
+            self.counter.get_or_insert_with(resolve).inc_by(self.count);
+            self.count = 0;
+        }
+    }
+}
+
+impl Tally {
+    /// A tally for routes with these labels. Route number `routes.len()` counts queries that took none.
+    pub fn new(metrics: &Metrics, routes: &[String]) -> Self {
+        let routes: Vec<String> = routes.iter().map(String::as_str).chain(["none"]).map(str::to_string).collect();
+        Self {
+            queries: (0..routes.len() * 2 * TYPE_CLASSES).map(|_| Count::default()).collect(),
+            routes,
+            responses: Default::default(),
+            durations: SOURCES.map(|source| metrics.duration.with_label_values(&[source]).local()),
+            timed: [0; SOURCES.len()],
+        }
+    }
+
+    /// A query of this type came over UDP or TCP and took this route, if any.
+    #[inline]
+    pub fn query(&mut self, tcp: bool, qtype: u16, route: Option<u16>) {
+        let class = TYPES.iter().position(|(number, _)| *number == qtype).unwrap_or(TYPES.len());
+        let route = route.map_or(self.routes.len() - 1, usize::from);
+        let at = (route * 2 + usize::from(tcp)) * TYPE_CLASSES + class;
+        if let Some(cell) = self.queries.get_mut(at) {
+            cell.count += 1;
+        }
+    }
+
+    /// A response with this code from this source; its duration follows with the batch.
+    #[inline]
+    pub fn response(&mut self, rcode: u16, source: Source) {
+        let class = usize::from(rcode).min(RCODES.len());
+        self.responses[class][source as usize].count += 1;
+        self.timed[source as usize] += 1;
+    }
+
+    /// Adds everything up. The responses since the last call took `seconds` each.
+    pub fn flush(&mut self, metrics: &Metrics, seconds: f64) {
+        let mut hits = 0;
+        for (class, row) in self.responses.iter_mut().enumerate() {
+            let rcode = RCODES.get(class).copied().unwrap_or("other");
+            for (source, cell) in row.iter_mut().enumerate() {
+                if source == Source::Hit as usize || source == Source::Stale as usize {
+                    hits += cell.count;
+                }
+                cell.flush(|| metrics.responses.with_label_values(&[rcode, SOURCES[source]]));
+            }
+        }
+        if hits > 0 {
+            metrics.cache_hits.inc_by(hits);
+        }
+        for (timed, histogram) in self.timed.iter_mut().zip(&self.durations) {
+            for _ in 0..std::mem::take(timed) {
+                histogram.observe(seconds);
+            }
+            histogram.flush();
+        }
+        for (at, cell) in self.queries.iter_mut().enumerate().filter(|(_, cell)| cell.count > 0) {
+            let (rest, class) = (at / TYPE_CLASSES, at % TYPE_CLASSES);
+            let qtype = TYPES.get(class).map_or("other", |(_, label)| label);
+            let transport = if rest % 2 == 1 { "tcp" } else { "udp" };
+            let route = self.routes.get(rest / 2).map_or("none", String::as_str);
+            cell.flush(|| metrics.queries.with_label_values(&[transport, qtype, route]));
+        }
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    register(registry, IntCounter::with_opts(opts(name, help))?)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(opts(name, help), labels)?)
+}
+
+fn int_gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(registry, IntGauge::with_opts(opts(name, help))?)
+}
+
+fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(opts(name, help), labels)?)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+    register(registry, GaugeVec::new(opts(name, help), labels)?)
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    let opts = HistogramOpts::new(name, help).namespace("nodens").buckets(LATENCY.to_vec());
+    register(registry, HistogramVec::new(opts, labels)?)
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("nodens")
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
