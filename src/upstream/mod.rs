@@ -1,11 +1,14 @@
 //! Asking others: one question to a group of servers, one reply back before the deadline.
 //!
 //! ```text
-//! answer ── ask(group, question, deadline) ──► race ── whom first, whom next, when, who won
-//!                                               │        (pure: time is an argument)
-//!                                               ├──► udp ── random port, id and letter case; what does not match is ignored
+//! answer ── ask(group, question, deadline) ──► links ── sends what the race decides, waits for what comes back
+//!                                               ├── race ── whom first, whom next, when, who won (pure)
+//!                                               ├── group, health ── what all workers know of the servers (pure)
+//!                                               ├──► udp ── random port, id and letter case; strangers are ignored
 //!                                               ├──► tcp ── pipelined, one connection reused
-//!                                               └──► health ── latency, failures, ejection, probing
+//!                                               └──► encrypted ── TLS
+//! probe ── asks servers that take no clients' queries whether they are back
+//! names ── the addresses of servers that are given by name
 //! ```
 
 use std::future::Future;
@@ -14,6 +17,19 @@ use std::net::SocketAddr;
 use tokio::time::Instant;
 
 use crate::wire::name::Name;
+use crate::wire::query::Key;
+
+pub mod group;
+pub mod health;
+pub mod inbox;
+pub mod links;
+pub mod message;
+
+pub mod race;
+pub mod tcp;
+pub mod udp;
+
+pub use group::{Group, Server};
 
 /// What is asked of an upstream. Two equal questions may share one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,12 +50,27 @@ pub struct Question {
     pub z: bool,
 }
 
+impl Question {
+    /// The question that a cache key stands for.
+    pub fn of(key: &Key) -> Self {
+        Self {
+            name: Name::from_wire(key.name()).unwrap_or_else(|_| Name::root()),
+            qtype: key.qtype(),
+            qclass: key.qclass(),
+            rd: key.rd(),
+            cd: key.cd(),
+            dnssec_ok: key.dnssec_ok(),
+            z: key.z(),
+        }
+    }
+}
+
 /// A reply that ends the search: NOERROR (with data or without) or NXDOMAIN, its id and question checked, not truncated.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The message as it arrived. The question's letter case may be random.
     pub wire: Vec<u8>,
-    /// Which server gave it: `group address`.
+    /// Which server gave it.
     pub server: SocketAddr,
     /// Over which transport.
     pub transport: Transport,
@@ -63,7 +94,7 @@ pub enum FailureKind {
     Timeout,
     /// The host says that nobody listens there.
     ConnectionRefused,
-    /// The host or its network cannot be reached, or the connection broke.
+    /// The host or its network cannot be reached, the connection broke, or too much is under way to this server.
     Network,
     /// It answered SERVFAIL.
     Servfail,
@@ -81,6 +112,58 @@ pub enum FailureKind {
     Tls,
 }
 
+impl FailureKind {
+    /// What a reply with this response code is, if it is no answer.
+    pub fn of_rcode(code: u16) -> Option<Self> {
+        use crate::wire::rcode;
+        match code {
+            rcode::NOERROR | rcode::NXDOMAIN => None,
+            rcode::SERVFAIL => Some(Self::Servfail),
+            rcode::REFUSED => Some(Self::Refused),
+            rcode::NOTIMP => Some(Self::Notimp),
+            rcode::FORMERR => Some(Self::Formerr),
+            _ => Some(Self::OtherRcode),
+        }
+    }
+
+    /// Whether the server answered at all: then another query may well succeed, and waiting for it costs nothing.
+    pub fn is_reply(self) -> bool {
+        matches!(self, Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode)
+    }
+
+    /// The value of the label `kind` in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::ConnectionRefused => "connection_refused",
+            Self::Network => "network",
+            Self::Servfail => "servfail",
+            Self::Refused => "refused",
+            Self::Notimp => "notimp",
+            Self::Formerr => "formerr",
+            Self::OtherRcode => "other_rcode",
+            Self::Malformed => "malformed",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// The words for it in an extended error (RFC 8914).
+    fn words(self) -> &'static str {
+        match self {
+            Self::Timeout => "no reply",
+            Self::ConnectionRefused => "port closed",
+            Self::Network => "network error",
+            Self::Servfail => "SERVFAIL",
+            Self::Refused => "REFUSED",
+            Self::Notimp => "NOTIMP",
+            Self::Formerr => "FORMERR",
+            Self::OtherRcode => "an unusual response code",
+            Self::Malformed => "malformed reply",
+            Self::Tls => "TLS failed",
+        }
+    }
+}
+
 /// Nobody gave an answer in time.
 #[derive(Clone, Debug, Default)]
 pub struct Failure {
@@ -90,12 +173,49 @@ pub struct Failure {
     pub extended_error: Option<(u16, Vec<u8>)>,
 }
 
+impl Failure {
+    /// The extended error that tells a client of it: 23 if some server answered or could be reached, else 22
+    /// (RFC 8914 sections 4.23 and 4.24), and what was tried, each server once.
+    pub fn explain(&self, group: &str) -> (u16, String) {
+        use std::fmt::Write;
+
+        use crate::wire::ede;
+        let mut text = format!("upstream {group}:");
+        let mut told = Vec::new();
+        for (server, transport, kind) in self.tried.iter().rev() {
+            if told.contains(server) {
+                continue;
+            }
+            let over = match transport {
+                Transport::Udp => "",
+                Transport::Tcp => " over TCP",
+                Transport::Tls => " over TLS",
+            };
+            let comma = if told.is_empty() { "" } else { "," };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{comma} {server} {}{over}", kind.words());
+            told.push(*server);
+        }
+        if told.is_empty() {
+            text.push_str(" no server to ask");
+        }
+        if let Some((code, detail)) = &self.extended_error {
+            let _ = write!(text, "; extended error {code} {}", String::from_utf8_lossy(detail));
+        }
+        let heard = self.tried.iter().any(|(_, _, kind)| kind.is_reply());
+        (if heard { ede::NETWORK_ERROR } else { ede::NO_REACHABLE_AUTHORITY }, text)
+    }
+}
+
 /// The one thing that the answer path needs of upstreams.
 pub trait Ask {
-    /// Asks group `group` (its index in the configuration) and returns by `deadline` at the latest.
+    /// Asks a group and returns by `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Failure`] tells what was tried. Asking again at once makes no sense: all servers have had their tries.
     fn ask(
         &self,
-        group: usize,
+        group: &Group,
         question: &Question,
         deadline: Instant,
     ) -> impl Future<Output = Result<Answer, Failure>>;

@@ -1,0 +1,208 @@
+//! What all workers know together of a group and its servers. No sockets: those belong to each worker.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::health::{Change, Health};
+use super::race::{Budget, Candidate};
+use super::{FailureKind, Transport};
+use crate::config::{self, Select};
+use crate::metrics::ServerMetrics;
+
+/// Folded replies in a row after which a server gets no random letter case any more.
+const FOLDS_BEFORE_RETREAT: u8 = 3;
+
+/// Servers that give the same answers.
+#[derive(Debug)]
+pub struct Group {
+    /// What the file says of it.
+    pub config: config::Upstream,
+    /// Its servers; those given by name come and go with their addresses.
+    pub servers: ArcSwap<Vec<Arc<Server>>>,
+    /// What hedges may cost.
+    pub budget: Mutex<Budget>,
+    /// How often one of its servers came back: remembered failures of before are then forgotten.
+    pub recoveries: Arc<AtomicU32>,
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The name that its TLS certificate must bear; none: it is asked in clear text.
+    pub tls_host: Option<String>,
+    /// The group's name, for the log.
+    pub group: String,
+    /// Its metrics.
+    pub metrics: ServerMetrics,
+    health: Mutex<Health>,
+    recoveries: Arc<AtomicU32>,
+    /// Replies in a row whose random letter case came back changed.
+    folds: AtomicU8,
+    /// It cannot stand EDNS.
+    plain: AtomicBool,
+    /// Its answers come from nodens itself.
+    looped: AtomicBool,
+}
+
+impl Group {
+    /// A group of `servers`.
+    pub fn new(config: config::Upstream, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
+        Self { config, servers: ArcSwap::from_pointee(servers), budget: Mutex::default(), recoveries }
+    }
+
+    /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
+    /// the others as a last resort. One that leads back to nodens is left out.
+    pub fn order(&self) -> Vec<Arc<Server>> {
+        let mut servers: Vec<_> =
+            self.servers.load().iter().filter(|server| !server.is_looped()).map(Arc::clone).collect();
+        if servers.len() > 1 {
+            let fastest = self.config.select == Select::Fastest;
+            // A server of which nothing is known is worth a try before the others: so it becomes known.
+            servers.sort_by_cached_key(|server| {
+                let health = server.health();
+                (!health.is_healthy(), health.smoothed().filter(|_| fastest).unwrap_or_default())
+            });
+        }
+        servers
+    }
+
+    /// Whether some server takes clients' queries.
+    pub fn is_alive(&self) -> bool {
+        self.servers.load().iter().any(|server| server.is_healthy())
+    }
+
+    /// A number that equal groups share across reloads: answers of one are answers of the other.
+    pub fn realm(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let config::Upstream { name: _, servers, select: _, deadline: _, trust_ad, randomize_case: _ } = &self.config;
+        (servers, trust_ad).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl Server {
+    /// A server of which nothing is known.
+    pub fn new(
+        group: &str,
+        address: SocketAddr,
+        tls_host: Option<String>,
+        metrics: ServerMetrics,
+        recoveries: Arc<AtomicU32>,
+    ) -> Self {
+        metrics.healthy.set(1);
+        Self {
+            address,
+            tls_host,
+            group: group.to_string(),
+            metrics,
+            health: Mutex::default(),
+            recoveries,
+            folds: AtomicU8::new(0),
+            plain: AtomicBool::new(false),
+            looped: AtomicBool::new(false),
+        }
+    }
+
+    /// How the race sees it.
+    pub fn candidate(&self) -> Candidate {
+        let health = self.health();
+        Candidate {
+            hedge_after: health.hedge_after(),
+            timeout: health.attempt_timeout(),
+            edns: !self.plain.load(Ordering::Relaxed),
+            transport: if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp },
+            healthy: health.is_healthy(),
+        }
+    }
+
+    /// A reply came, good or bad, after `latency`.
+    pub fn replied(&self, latency: Duration) {
+        self.metrics.duration.observe(latency.as_secs_f64());
+        let (change, smoothed) = {
+            let mut health = self.health();
+            (health.replied(Instant::now(), latency), health.smoothed())
+        };
+        self.metrics.smoothed.set(smoothed.unwrap_or_default().as_secs_f64());
+        if let Some(Change::Recovered(after)) = change {
+            self.metrics.healthy.set(1);
+            self.recoveries.fetch_add(1, Ordering::Relaxed);
+            let seconds = after.as_secs_f64();
+            tracing::info!(upstream = %self.group, server = %self.address, seconds, "upstream server is back");
+        }
+    }
+
+    /// An attempt failed. One that got a reply says nothing of the server's health.
+    pub fn failed(&self, kind: FailureKind) {
+        self.metrics.failed(kind.label());
+        if kind.is_reply() {
+            return;
+        }
+        let change = self.health().failed(Instant::now(), rand::random());
+        if change == Some(Change::Ejected) {
+            self.metrics.healthy.set(0);
+            let reason = kind.label();
+            tracing::warn!(upstream = %self.group, server = %self.address, reason, "upstream server is down");
+        }
+    }
+
+    /// Whether a probe is due now; the next one is then set for later.
+    pub fn probe_due(&self) -> bool {
+        self.health().probe_due(Instant::now(), rand::random())
+    }
+
+    /// Whether clients' queries go there.
+    pub fn is_healthy(&self) -> bool {
+        !self.is_looped() && self.health().is_healthy()
+    }
+
+    /// Whether to send it random letter case.
+    pub fn takes_random_case(&self) -> bool {
+        self.folds.load(Ordering::Relaxed) < FOLDS_BEFORE_RETREAT
+    }
+
+    /// The random letter case came back as sent, or not.
+    pub fn case_came_back(&self, same: bool) {
+        let before = self.folds.load(Ordering::Relaxed);
+        if same && before > 0 && before < FOLDS_BEFORE_RETREAT {
+            self.folds.store(0, Ordering::Relaxed);
+        } else if !same && self.folds.fetch_add(1, Ordering::Relaxed) + 1 == FOLDS_BEFORE_RETREAT {
+            tracing::info!(upstream = %self.group, server = %self.address, "upstream server folds letter case: no more 0x20");
+        }
+    }
+
+    /// It answered without EDNS what it would not with: it gets none any more.
+    pub fn cannot_stand_edns(&self) {
+        if !self.plain.swap(true, Ordering::Relaxed) {
+            tracing::info!(upstream = %self.group, server = %self.address, "upstream server cannot stand EDNS: no more OPT");
+        }
+    }
+
+    /// A query that only nodens sends came back to nodens through it.
+    pub fn leads_back(&self) {
+        if !self.looped.swap(true, Ordering::Relaxed) {
+            self.metrics.healthy.set(0);
+            tracing::error!(
+                upstream = %self.group, server = %self.address,
+                "loop: this upstream server sends its queries back to nodens; it is asked no more"
+            );
+        }
+    }
+
+    /// Whether it leads back to nodens.
+    pub fn is_looped(&self) -> bool {
+        self.looped.load(Ordering::Relaxed)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        // Health is consistent between any two of its calls.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,227 @@
+//! One worker's way to all servers: runs a race for each question over the worker's own sockets.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::inbox::{Event, Inbox};
+use super::message::Sent;
+use super::race::{Attempt, Outcome, Race, Step};
+use super::tcp::TcpLink;
+use super::udp::UdpLink;
+use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
+
+/// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
+#[derive(Default)]
+pub struct Links {
+    by_server: RefCell<HashMap<*const Server, Rc<Link>>>,
+}
+
+/// The sockets of one worker towards one server.
+pub(super) struct Link {
+    /// Keeps the server, and with it its address as the table's key, alive.
+    server: Arc<Server>,
+    udp: UdpLink,
+    tcp: TcpLink,
+}
+
+impl Links {
+    /// No socket is opened before it is needed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Closes the sockets to servers that are in none of `groups`; replies under way still find back.
+    pub fn keep_only(&self, groups: &[Arc<Group>]) {
+        let known: HashSet<_> =
+            groups.iter().flat_map(|group| group.servers.load().iter().map(Arc::as_ptr).collect::<Vec<_>>()).collect();
+        self.by_server.borrow_mut().retain(|server, _| known.contains(server));
+    }
+
+    pub(super) fn to(&self, server: &Arc<Server>) -> Rc<Link> {
+        let mut links = self.by_server.borrow_mut();
+        Rc::clone(links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(Link::new(Arc::clone(server)))))
+    }
+}
+
+impl Link {
+    fn new(server: Arc<Server>) -> Self {
+        Self { udp: UdpLink::new(Arc::clone(&server)), tcp: TcpLink::new(Arc::clone(&server)), server }
+    }
+
+    /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
+    pub(super) fn send(&self, question: &Question, attempt: Attempt, way: &Way<'_>) {
+        let case: [u8; 32] = rand::random();
+        let random_case = way.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
+        let sent = Sent::new(
+            question,
+            rand::random(),
+            random_case.then_some(&case),
+            attempt.edns,
+            attempt.transport == Transport::Tcp,
+        );
+        let metrics = &self.server.metrics;
+        metrics.sent(attempt.transport as usize);
+        if attempt.hedge {
+            metrics.hedges.inc();
+        }
+        metrics.in_flight.inc();
+        let result = match attempt.transport {
+            Transport::Udp => self.udp.send(sent, way.number, way.inbox, way.until),
+            Transport::Tcp | Transport::Tls => self.tcp.send(sent, way.number, way.inbox, way.until),
+        };
+        if let Err(kind) = result {
+            metrics.in_flight.dec();
+            way.inbox.put(way.number, Event::Failed(kind));
+        }
+    }
+}
+
+/// How an attempt's outcome finds back.
+pub(super) struct Way<'a> {
+    pub(super) number: usize,
+    pub(super) inbox: &'a Rc<Inbox>,
+    pub(super) until: Instant,
+    pub(super) random_case: bool,
+}
+
+impl Ask for Links {
+    async fn ask(&self, group: &Group, question: &Question, deadline: Instant) -> Result<Answer, Failure> {
+        let servers = group.order();
+        group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
+        let may_hedge = || group.budget.lock().unwrap_or_else(PoisonError::into_inner).spend();
+        let mut run = Run {
+            race: Race::new(servers.iter().map(|server| server.candidate()), deadline),
+            servers,
+            inbox: Rc::default(),
+            sends: 0,
+            failure: Failure::default(),
+            answer: None,
+        };
+        loop {
+            match run.race.step(Instant::now(), may_hedge) {
+                Step::Send(attempt) => {
+                    let link = self.to(&run.servers[attempt.candidate]);
+                    let way = Way {
+                        number: run.sends,
+                        inbox: &run.inbox,
+                        until: deadline,
+                        random_case: group.config.randomize_case,
+                    };
+                    run.sends += 1;
+                    link.send(question, attempt, &way);
+                }
+                Step::Overdue(number) => run.charge(number, FailureKind::Timeout),
+                Step::Wait(until) => {
+                    if let Ok((number, event)) = timeout_at(until, run.inbox.next()).await {
+                        run.take(number, event);
+                    }
+                }
+                Step::Won(_) => {
+                    let Some(answer) = run.answer.take() else { return Err(run.failure) };
+                    if run.race.has_losers() {
+                        tokio::task::spawn_local(run.wind_up());
+                    }
+                    return Ok(answer);
+                }
+                Step::Lost => return Err(run.lose()),
+            }
+        }
+    }
+}
+
+/// A race under way.
+struct Run {
+    race: Race,
+    servers: Vec<Arc<Server>>,
+    inbox: Rc<Inbox>,
+    sends: usize,
+    failure: Failure,
+    answer: Option<Answer>,
+}
+
+impl Run {
+    /// Takes in what became of an attempt.
+    fn take(&mut self, number: usize, event: Event) {
+        let Some((attempt, _)) = self.race.attempt(number) else { return };
+        let server = Arc::clone(&self.servers[attempt.candidate]);
+        let outcome = match event {
+            Event::Failed(kind) => Outcome::Failed(kind),
+            Event::CaseFolded => {
+                server.case_came_back(false);
+                Outcome::CaseFolded
+            }
+            Event::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => Outcome::Truncated,
+            Event::Reply(wire, verdict) => match FailureKind::of_rcode(verdict.rcode) {
+                // Truncated over a connection: the answer is larger than any message.
+                None if verdict.truncated => Outcome::Failed(FailureKind::Malformed),
+                None => {
+                    server.case_came_back(true);
+                    if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
+                        server.cannot_stand_edns();
+                    }
+                    if attempt.hedge {
+                        server.metrics.hedges_won.inc();
+                    }
+                    self.answer.get_or_insert(Answer { wire, server: server.address, transport: attempt.transport });
+                    Outcome::Answered
+                }
+                Some(kind) => {
+                    self.failure.extended_error = verdict.extended_error.or(self.failure.extended_error.take());
+                    Outcome::Failed(kind)
+                }
+            },
+        };
+        if let Outcome::Failed(kind) = outcome {
+            self.charge(number, kind);
+        }
+        self.race.ended(number, outcome);
+    }
+
+    /// Whether this server was asked with EDNS before in this race and did not answer that.
+    fn lacked_edns_before(&self, candidate: usize) -> bool {
+        (0..self.sends)
+            .filter_map(|number| self.race.attempt(number))
+            .any(|(attempt, _)| attempt.candidate == candidate && attempt.edns && attempt.transport == Transport::Udp)
+    }
+
+    /// Holds a failed attempt against its server.
+    fn charge(&mut self, number: usize, kind: FailureKind) {
+        let Some((attempt, _)) = self.race.attempt(number) else { return };
+        let Some(server) = self.servers.get(attempt.candidate) else { return };
+        server.failed(kind);
+        self.failure.tried.push((server.address, attempt.transport, kind));
+    }
+
+    /// The race is lost: those who are still silent are told of too.
+    fn lose(mut self) -> Failure {
+        let silent: Vec<_> = self.race.unanswered().collect();
+        for attempt in silent {
+            if let Some(server) = self.servers.get(attempt.candidate) {
+                let tried = (server.address, attempt.transport, FailureKind::Timeout);
+                if !self.failure.tried.contains(&tried) {
+                    self.failure.tried.push(tried);
+                }
+            }
+        }
+        self.failure
+    }
+
+    /// Waits for the losers of a race that was won.
+    async fn wind_up(mut self) {
+        loop {
+            match self.race.wind_up(Instant::now()) {
+                Step::Overdue(number) => self.charge(number, FailureKind::Timeout),
+                Step::Wait(until) => {
+                    if let Ok((number, event)) = timeout_at(until, self.inbox.next()).await {
+                        self.take(number, event);
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+}

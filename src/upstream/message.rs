@@ -1,0 +1,148 @@
+//! The query that goes to an upstream, and the judgement of what comes back. Pure bytes.
+
+use super::Question;
+use crate::wire::make::{self, Writer};
+use crate::wire::reply::Reply;
+use crate::wire::{HEADER, flag, option, u16_at};
+
+/// The most bytes of a query to an upstream: header, name, type, class, OPT with one option.
+pub const LARGEST_QUERY: usize = HEADER + 255 + 4 + 11 + 6;
+
+/// A query as it was sent; a reply is held against it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    bytes: [u8; LARGEST_QUERY],
+    len: usize,
+    question_end: usize,
+    case_random: bool,
+}
+
+/// What a message from an upstream is.
+#[derive(Debug)]
+pub enum Judgement {
+    /// Not the reply to this query, or mangled: on UDP to be ignored while the wait goes on (RFC 5452).
+    NotOurs,
+    /// The reply, but the random letter case came back changed: this server folds case, or someone guesses.
+    CaseFolded,
+    /// The reply.
+    Reply(Verdict),
+}
+
+/// What the reply says, as far as the choice of the next server goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The full response code.
+    pub rcode: u16,
+    /// Whether it is truncated.
+    pub truncated: bool,
+    /// Its first extended error: info-code and text.
+    pub extended_error: Option<(u16, Vec<u8>)>,
+}
+
+impl Sent {
+    /// The query for `question`. `case` gives the random letter case, a bit for each byte of the name; none leaves it
+    /// lower. `edns` adds nodens's own OPT, with the keepalive option where `keepalive` says so (on connections only).
+    pub fn new(question: &Question, id: u16, case: Option<&[u8; 32]>, edns: bool, keepalive: bool) -> Self {
+        // AD says that the flag is understood in the reply (RFC 6840 section 5.7); who sees it is decided later.
+        let mut flags = flag::AD;
+        for (set, bit) in [(question.rd, flag::RD), (question.cd, flag::CD), (question.z, flag::Z)] {
+            flags |= if set { bit } else { 0 };
+        }
+        let mut bytes = [0; LARGEST_QUERY];
+        let name = question.name.as_wire();
+        let mut writer = Writer::new(&mut bytes);
+        writer.u16(id);
+        writer.u16(flags);
+        for count in [1, 0, 0, u16::from(edns)] {
+            writer.u16(count);
+        }
+        writer.bytes(name);
+        writer.u16(question.qtype);
+        writer.u16(question.qclass);
+        if edns {
+            let keepalive_option = [0, option::KEEPALIVE as u8, 0, 0];
+            make::opt(&mut writer, 0, question.dnssec_ok, if keepalive { &keepalive_option } else { &[] });
+        }
+        let len = writer.finish().unwrap_or(0);
+        if let Some(case) = case {
+            for (at, byte) in bytes[HEADER..HEADER + name.len()].iter_mut().enumerate() {
+                // Length bytes are below 64, so they are no letters.
+                if case[at / 8] >> (at % 8) & 1 == 1 {
+                    byte.make_ascii_uppercase();
+                }
+            }
+        }
+        Self { bytes, len, question_end: HEADER + name.len() + 4, case_random: case.is_some() }
+    }
+
+    /// The message.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u16 {
+        u16::from_be_bytes([self.bytes[0], self.bytes[1]])
+    }
+
+    /// Gives it another id, where the one that was drawn is in use.
+    pub fn set_id(&mut self, id: u16) {
+        self.bytes[..2].copy_from_slice(&id.to_be_bytes());
+    }
+
+    /// Holds `message`, whose id has been matched, against the query.
+    pub fn judge(&self, message: &[u8]) -> Judgement {
+        let (Some(flags), Some(questions)) = (u16_at(message, 2), u16_at(message, 4)) else {
+            return Judgement::NotOurs;
+        };
+        if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || message.get(..2) != self.bytes.get(..2) {
+            return Judgement::NotOurs;
+        }
+        let code = flags & flag::RCODE;
+        // Some servers send errors without a question; id, address and port have matched, and it ends nothing by itself.
+        if questions == 0 && message.len() == HEADER && code != 0 && code != crate::wire::rcode::NXDOMAIN {
+            return Judgement::Reply(Verdict { rcode: code, truncated: false, extended_error: None });
+        }
+        let (Some(asked), Some(echoed)) =
+            (self.bytes.get(HEADER..self.question_end), message.get(HEADER..self.question_end))
+        else {
+            return Judgement::NotOurs;
+        };
+        // Letters' bytes in type and class are no letters.
+        let tail = self.question_end - HEADER - 4;
+        if questions != 1 || !asked.eq_ignore_ascii_case(echoed) || asked[tail..] != echoed[tail..] {
+            return Judgement::NotOurs;
+        }
+        if self.case_random && asked != echoed {
+            return Judgement::CaseFolded;
+        }
+        let truncated = flags & flag::TC != 0;
+        match Reply::read(message) {
+            Ok(reply) => {
+                let extended_error = first_extended_error(&reply.extended_errors);
+                Judgement::Reply(Verdict { rcode: reply.rcode, truncated, extended_error })
+            }
+            // A truncated message may end anywhere; it only sends us to TCP.
+            Err(_) if truncated => Judgement::Reply(Verdict { rcode: code, truncated, extended_error: None }),
+            Err(_) => Judgement::NotOurs,
+        }
+    }
+}
+
+/// How long the server keeps an idle connection, in tenths of a second, if the reply says so (RFC 7828).
+pub fn keepalive(message: &[u8]) -> Option<u16> {
+    let (start, end) = Reply::read(message).ok()?.opt?;
+    let mut options = message.get(start + 11..end)?;
+    loop {
+        let length = usize::from(u16_at(options, 2)?);
+        if u16_at(options, 0) == Some(option::KEEPALIVE) && length == 2 {
+            return u16_at(options, 4);
+        }
+        options = options.get(4 + length..)?;
+    }
+}
+
+fn first_extended_error(options: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let length = usize::from(u16_at(options, 2)?);
+    Some((u16_at(options, 4)?, options.get(6..4 + length)?.to_vec()))
+}

@@ -1,0 +1,422 @@
+//! Whom to ask first, when to ask a second, which reply wins: a pure state machine, time is an argument.
+//!
+//! 1. Ask the best server: the first healthy one in order, or the one with the lowest smoothed latency.
+//! 2. If it is silent for its usual worst latency, ask the next healthy one as well (a hedge), if the budget allows:
+//!    hedges are at most 5 % of queries beyond a burst, so that a slow network is not made slower.
+//! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
+//!    without regard to the budget. When all were asked, begin again with those that were silent, each server at most
+//!    three times; one that answered with an error would only say it again.
+//! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
+//! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
+//!
+//! TC sends the question to the same server over TCP at once, FORMERR sends it again without EDNS, and a changed letter
+//! case sends it over TCP, where it need not be random.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{FailureKind, Transport};
+
+/// Tries per server and query (RFC 9520 section 3.1 allows three).
+pub const TRIES_PER_SERVER: u8 = 3;
+
+/// One server of the group as the race sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// When to ask another one as well.
+    pub hedge_after: Duration,
+    /// When to give up on an attempt.
+    pub timeout: Duration,
+    /// Whether to send OPT.
+    pub edns: bool,
+    /// What to begin with: UDP, or TLS where the server is configured so.
+    pub transport: Transport,
+    /// Whether it takes clients' queries; one that does not is the last resort, and never hedged to.
+    pub healthy: bool,
+}
+
+/// How to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which candidate.
+    pub candidate: usize,
+    /// Over what.
+    pub transport: Transport,
+    /// With OPT or without.
+    pub edns: bool,
+    /// Whether it is a hedge: sent while another attempt is still within its time.
+    pub hedge: bool,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer.
+    Answered,
+    /// Truncated: TCP is needed.
+    Truncated,
+    /// The letter case came back changed.
+    CaseFolded,
+    /// No answer.
+    Failed(FailureKind),
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send this attempt and ask again; its number is the count of sends before it.
+    Send(Attempt),
+    /// Attempt number so-and-so has run out of its time: charge its server and ask again.
+    Overdue(usize),
+    /// Wait for a reply until then, and ask again.
+    Wait(Instant),
+    /// Attempt number so-and-so won.
+    Won(usize),
+    /// Nobody answered.
+    Lost,
+}
+
+/// The state of one question's race.
+#[derive(Debug)]
+pub struct Race {
+    runners: Vec<Runner>,
+    attempts: Vec<Running>,
+    deadline: Instant,
+    /// An attempt that is owed at once.
+    owed: Option<Attempt>,
+    won: Option<usize>,
+    /// Whether the hedge was sent, or refused by the budget and not to be asked for again.
+    hedged: bool,
+    /// Whether some attempt ended or ran out of time without a successor yet.
+    successor_owed: bool,
+}
+
+#[derive(Debug)]
+struct Runner {
+    candidate: Candidate,
+    tries: u8,
+    /// It answered with an error.
+    out: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    attempt: Attempt,
+    sent: Instant,
+    open: bool,
+    overdue: bool,
+}
+
+impl Race {
+    /// A race among `candidates`, the best first.
+    pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
+        let runner = |candidate| Runner { candidate, tries: 0, out: false };
+        Self {
+            runners: candidates.into_iter().map(runner).collect(),
+            attempts: Vec::with_capacity(2),
+            deadline,
+            owed: None,
+            won: None,
+            hedged: false,
+            successor_owed: true,
+        }
+    }
+
+    /// What to do at `now`. `may_hedge` draws from the budget; it is asked only when a hedge is due.
+    pub fn step(&mut self, now: Instant, may_hedge: impl FnOnce() -> bool) -> Step {
+        if let Some(winner) = self.won {
+            return Step::Won(winner);
+        }
+        if let Some(number) = self.overdue(now) {
+            self.successor_owed = true;
+            return Step::Overdue(number);
+        }
+        if now >= self.deadline {
+            return Step::Lost;
+        }
+        if let Some(attempt) = self.owed.take() {
+            return self.send(attempt, now);
+        }
+        if std::mem::take(&mut self.successor_owed)
+            && let Some(runner) = self.next_runner()
+        {
+            return self.send(self.first_attempt(runner, false), now);
+        }
+        if !self.hedged && self.hedge_due().is_some_and(|due| now >= due) {
+            self.hedged = true;
+            let next = self.next_runner().filter(|next| self.runners[*next].candidate.healthy);
+            if let Some(runner) = next.filter(|_| may_hedge()) {
+                return self.send(self.first_attempt(runner, true), now);
+            }
+        }
+        if self.attempts.iter().all(|running| !running.open) {
+            return Step::Lost;
+        }
+        Step::Wait(self.next_event())
+    }
+
+    /// What to do after the race was won: losers that are still within their time are waited for, so that a silent
+    /// server is found out even when another always answers first. Only [`Step::Overdue`], [`Step::Wait`] and
+    /// [`Step::Lost`] (nothing more) come from here.
+    pub fn wind_up(&mut self, now: Instant) -> Step {
+        if let Some(number) = self.overdue(now) {
+            return Step::Overdue(number);
+        }
+        match self.timeouts().min() {
+            Some(next) => Step::Wait(next),
+            None => Step::Lost,
+        }
+    }
+
+    /// Whether someone is left to be waited for by [`Race::wind_up`].
+    pub fn has_losers(&self) -> bool {
+        self.timeouts().next().is_some()
+    }
+
+    /// Tells what became of attempt `number`.
+    pub fn ended(&mut self, number: usize, outcome: Outcome) {
+        let Some(running) = self.attempts.get_mut(number) else { return };
+        if !std::mem::replace(&mut running.open, false) {
+            return;
+        }
+        let (attempt, overdue) = (running.attempt, running.overdue);
+        match outcome {
+            Outcome::Answered => self.won = self.won.or(Some(number)),
+            Outcome::Truncated | Outcome::CaseFolded if attempt.transport == Transport::Udp => {
+                self.owed = Some(Attempt { transport: Transport::Tcp, hedge: false, ..attempt });
+            }
+            Outcome::Failed(FailureKind::Formerr) if attempt.edns => {
+                self.owed = Some(Attempt { edns: false, hedge: false, ..attempt });
+            }
+            outcome => {
+                let error = matches!(outcome, Outcome::Failed(kind) if kind.is_reply());
+                self.runners[attempt.candidate].out |= error;
+                // One that was overdue has its successor already.
+                self.successor_owed |= !overdue;
+            }
+        }
+    }
+
+    /// The attempt of that number, and when it was sent.
+    pub fn attempt(&self, number: usize) -> Option<(Attempt, Instant)> {
+        self.attempts.get(number).map(|running| (running.attempt, running.sent))
+    }
+
+    /// Attempts that got no reply until now, for the account of a lost race.
+    pub fn unanswered(&self) -> impl Iterator<Item = Attempt> {
+        self.attempts.iter().filter(|running| running.open).map(|running| running.attempt)
+    }
+
+    /// Marks an attempt that has just run out of its time.
+    fn overdue(&mut self, now: Instant) -> Option<usize> {
+        let runners = &self.runners;
+        let late = |running: &Running| {
+            running.open
+                && !running.overdue
+                && now >= running.sent + runners[running.attempt.candidate].candidate.timeout
+        };
+        let number = self.attempts.iter().position(late)?;
+        self.attempts[number].overdue = true;
+        Some(number)
+    }
+
+    fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
+        let runner = &mut self.runners[attempt.candidate];
+        runner.tries = runner.tries.saturating_add(1);
+        self.attempts.push(Running { attempt, sent: now, open: true, overdue: false });
+        Step::Send(attempt)
+    }
+
+    fn first_attempt(&self, runner: usize, hedge: bool) -> Attempt {
+        let Runner { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
+        // A server that was silent to EDNS again and again may be one that cannot stand it.
+        Attempt { candidate: runner, transport, edns: edns && tries + 1 < TRIES_PER_SERVER, hedge }
+    }
+
+    /// The server to ask next: the least tried one in order, healthy ones first, that has no attempt within its time.
+    fn next_runner(&self) -> Option<usize> {
+        let busy = |runner: usize| {
+            let mut open = self.attempts.iter().filter(|running| running.open && !running.overdue);
+            open.any(|running| running.attempt.candidate == runner)
+        };
+        (0..self.runners.len())
+            .filter(|at| !self.runners[*at].out && self.runners[*at].tries < TRIES_PER_SERVER && !busy(*at))
+            .min_by_key(|at| self.runners[*at].tries)
+    }
+
+    fn hedge_due(&self) -> Option<Instant> {
+        let first = self.attempts.iter().find(|running| running.open && !running.overdue)?;
+        let hedge_after = self.runners[first.attempt.candidate].candidate.hedge_after;
+        (self.runners.len() > 1).then(|| first.sent + hedge_after)
+    }
+
+    /// When each open attempt runs out of its time.
+    fn timeouts(&self) -> impl Iterator<Item = Instant> {
+        self.attempts
+            .iter()
+            .filter(|running| running.open && !running.overdue)
+            .map(|running| running.sent + self.runners[running.attempt.candidate].candidate.timeout)
+    }
+
+    fn next_event(&self) -> Instant {
+        let hedge = self.hedge_due().filter(|_| !self.hedged);
+        self.timeouts().chain(hedge).fold(self.deadline, Instant::min)
+    }
+}
+
+/// What hedges may cost: a twentieth of a query for each query, and a burst for the first moments of a fault.
+#[derive(Debug)]
+pub struct Budget {
+    twentieths: u32,
+}
+
+impl Budget {
+    /// Hedges that may be sent at once after a quiet time.
+    pub const BURST: u32 = 32;
+    /// Queries that earn one hedge: 5 %.
+    pub const QUERIES_PER_HEDGE: u32 = 20;
+
+    /// A query was sent.
+    pub fn earn(&mut self) {
+        self.twentieths = (self.twentieths + 1).min(Self::BURST * Self::QUERIES_PER_HEDGE);
+    }
+
+    /// Takes a hedge out of it, if it has one.
+    pub fn spend(&mut self) -> bool {
+        let left = self.twentieths.checked_sub(Self::QUERIES_PER_HEDGE);
+        self.twentieths = left.unwrap_or(self.twentieths);
+        left.is_some()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { twentieths: Self::BURST * Self::QUERIES_PER_HEDGE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn candidate() -> Candidate {
+        Candidate { hedge_after: 10 * MS, timeout: 50 * MS, edns: true, transport: Transport::Udp, healthy: true }
+    }
+
+    fn race(candidates: usize) -> (Race, Instant) {
+        let start = Instant::now();
+        (Race::new(vec![candidate(); candidates], start + 1_500 * MS), start)
+    }
+
+    fn sent(step: Step) -> Attempt {
+        match step {
+            Step::Send(attempt) => attempt,
+            step => panic!("expected a send, not {step:?}"),
+        }
+    }
+
+    fn never() -> bool {
+        panic!("the budget was asked")
+    }
+
+    #[test]
+    fn silence_is_hedged_then_overdue_and_the_first_answer_wins() {
+        let (mut race, start) = race(2);
+        assert_eq!(sent(race.step(start, never)).candidate, 0);
+        assert_eq!(race.step(start, never), Step::Wait(start + 10 * MS));
+        let hedge = sent(race.step(start + 10 * MS, || true));
+        assert_eq!((hedge.candidate, hedge.hedge), (1, true));
+        assert_eq!(race.step(start + 10 * MS, never), Step::Wait(start + 50 * MS));
+        assert_eq!(race.step(start + 50 * MS, never), Step::Overdue(0));
+        race.ended(1, Outcome::Answered);
+        race.ended(0, Outcome::Answered);
+        assert_eq!(race.step(start + 51 * MS, never), Step::Won(1));
+        assert!(!race.has_losers());
+    }
+
+    #[test]
+    fn a_silent_loser_is_found_out_after_the_race() {
+        let (mut race, start) = race(2);
+        sent(race.step(start, never));
+        sent(race.step(start + 10 * MS, || true));
+        race.ended(1, Outcome::Answered);
+        assert_eq!(race.step(start + 12 * MS, never), Step::Won(1));
+        assert!(race.has_losers());
+        assert_eq!(race.wind_up(start + 12 * MS), Step::Wait(start + 50 * MS));
+        assert_eq!(race.wind_up(start + 50 * MS), Step::Overdue(0));
+        assert_eq!(race.wind_up(start + 50 * MS), Step::Lost);
+    }
+
+    #[test]
+    fn without_budget_the_second_waits_for_the_firsts_timeout() {
+        let (mut race, start) = race(2);
+        sent(race.step(start, never));
+        assert_eq!(race.step(start + 10 * MS, || false), Step::Wait(start + 50 * MS));
+        assert_eq!(race.step(start + 20 * MS, never), Step::Wait(start + 50 * MS));
+        assert_eq!(race.step(start + 50 * MS, never), Step::Overdue(0));
+        let second = sent(race.step(start + 50 * MS, never));
+        assert_eq!((second.candidate, second.hedge), (1, false));
+    }
+
+    #[test]
+    fn an_error_goes_on_at_once_and_is_not_asked_for_again() {
+        let (mut race, start) = race(2);
+        sent(race.step(start, never));
+        race.ended(0, Outcome::Failed(FailureKind::Servfail));
+        assert_eq!(sent(race.step(start, never)).candidate, 1);
+        race.ended(1, Outcome::Failed(FailureKind::Refused));
+        assert_eq!(race.step(start, never), Step::Lost);
+    }
+
+    #[test]
+    fn one_silent_server_is_tried_three_times_the_last_without_edns() {
+        let (mut race, start) = race(1);
+        let mut now = start;
+        for edns in [true, true, false] {
+            assert_eq!(sent(race.step(now, never)).edns, edns);
+            now += 50 * MS;
+            assert!(matches!(race.step(now, never), Step::Overdue(_)));
+        }
+        assert_eq!(race.step(now, never), Step::Wait(start + 1_500 * MS));
+        assert_eq!(race.step(start + 1_500 * MS, never), Step::Lost);
+        assert_eq!(race.unanswered().count(), 3);
+    }
+
+    #[test]
+    fn truncation_folded_case_and_formerr_stay_with_the_server() {
+        for (outcome, transport, edns) in [
+            (Outcome::Truncated, Transport::Tcp, true),
+            (Outcome::CaseFolded, Transport::Tcp, true),
+            (Outcome::Failed(FailureKind::Formerr), Transport::Udp, false),
+        ] {
+            let (mut race, start) = race(2);
+            sent(race.step(start, never));
+            race.ended(0, outcome);
+            let next = sent(race.step(start, never));
+            assert_eq!((next.candidate, next.transport, next.edns), (0, transport, edns));
+        }
+    }
+
+    #[test]
+    fn an_unhealthy_server_is_the_last_resort_and_never_hedged_to() {
+        let start = Instant::now();
+        let ill = Candidate { healthy: false, ..candidate() };
+        let mut race = Race::new([candidate(), ill], start + 1_500 * MS);
+        sent(race.step(start, never));
+        assert_eq!(race.step(start + 10 * MS, never), Step::Wait(start + 50 * MS));
+        race.ended(0, Outcome::Failed(FailureKind::ConnectionRefused));
+        assert_eq!(sent(race.step(start + 11 * MS, never)).candidate, 1);
+    }
+
+    #[test]
+    fn the_budget_is_a_burst_and_a_twentieth() {
+        let mut budget = Budget::default();
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), Budget::BURST as usize);
+        (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.earn());
+        assert!(budget.spend());
+        assert!(!budget.spend());
+    }
+}

@@ -1,0 +1,208 @@
+//! One server over UDP, as one worker sees it: many source ports in rotation, many queries in flight on each.
+//!
+//! A guesser must hit address, port, id, letter case and time at once (RFC 5452): sockets are connected, so the kernel
+//! drops what comes from elsewhere and reports closed ports; each sits on a random port and is renewed; ids are random.
+//! A datagram that does not match is ignored and the wait goes on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::inbox::{Event, Inbox};
+use super::message::{Judgement, Sent};
+use super::{FailureKind, Server};
+
+/// Ports in rotation per worker and server.
+pub const PORTS: usize = 64;
+/// Queries after which a port is renewed.
+const RENEW_AFTER: u32 = 512;
+/// The age after which a port is renewed.
+const RENEW_AGE: Duration = Duration::from_secs(120);
+/// Queries in flight on one port; more are refused, which sends them to another server.
+const IN_FLIGHT_PER_PORT: usize = 512;
+/// Each time that so many more queries are in flight, those for which nobody waits are swept out.
+const SWEEP_EVERY: usize = 32;
+/// How long a renewed port still listens for late replies.
+const LINGER: Duration = Duration::from_secs(3);
+/// Draws of a random port before the kernel is asked for one.
+const PORT_DRAWS: usize = 10;
+/// The largest reply read; nodens advertises less, but some servers send more.
+const LARGEST_REPLY: usize = 4_096;
+
+/// The ports of one worker towards one server.
+pub struct UdpLink {
+    server: Arc<Server>,
+    ports: RefCell<Vec<Option<Rc<Port>>>>,
+}
+
+struct Port {
+    socket: UdpSocket,
+    opened: Instant,
+    uses: Cell<u32>,
+    waiting: RefCell<HashMap<u16, Waiting>>,
+    retired: Notify,
+}
+
+struct Waiting {
+    sent: Sent,
+    at: Instant,
+    until: Instant,
+    attempt: usize,
+    inbox: Rc<Inbox>,
+}
+
+impl UdpLink {
+    /// No port is opened before it is needed.
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { server, ports: RefCell::new((0..PORTS).map(|_| None).collect()) }
+    }
+
+    /// Sends a query; what becomes of it goes to `inbox` as attempt `attempt`. After `until` nobody waits for it.
+    ///
+    /// # Errors
+    /// The kernel will not send it, or too many queries are in flight.
+    pub fn send(&self, mut sent: Sent, attempt: usize, inbox: &Rc<Inbox>, until: Instant) -> Result<(), FailureKind> {
+        let now = Instant::now();
+        let port = self.port(now).map_err(|error| kind_of(&error))?;
+        let mut waiting = port.waiting.borrow_mut();
+        if waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            let before = waiting.len();
+            waiting.retain(|_, waiting| waiting.until > now);
+            self.server.metrics.in_flight.sub((before - waiting.len()) as i64);
+        }
+        if waiting.len() >= IN_FLIGHT_PER_PORT {
+            return Err(FailureKind::Network);
+        }
+        while waiting.contains_key(&sent.id()) {
+            sent.set_id(rand::random());
+        }
+        let result = match port.socket.try_send(sent.bytes()) {
+            // The report of an earlier query's fate; it has been taken off the socket now.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => port.socket.try_send(sent.bytes()),
+            result => result,
+        };
+        result.map_err(|error| kind_of(&error))?;
+        waiting.insert(sent.id(), Waiting { sent, at: now, until, attempt, inbox: Rc::clone(inbox) });
+        Ok(())
+    }
+
+    /// A port of the rotation, drawn at random.
+    fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
+        let mut ports = self.ports.borrow_mut();
+        let slot = &mut ports[rand::rng().random_range(0..PORTS)];
+        if let Some(port) = slot {
+            if port.uses.get() < RENEW_AFTER && now < port.opened + RENEW_AGE {
+                port.uses.set(port.uses.get() + 1);
+                return Ok(Rc::clone(port));
+            }
+            port.retired.notify_one();
+        }
+        let port = Rc::new(Port {
+            socket: open(self.server.address)?,
+            opened: now,
+            uses: Cell::new(1),
+            waiting: RefCell::default(),
+            retired: Notify::new(),
+        });
+        tokio::task::spawn_local(read(Rc::clone(&port), Arc::clone(&self.server)));
+        *slot = Some(Rc::clone(&port));
+        Ok(port)
+    }
+}
+
+impl Drop for UdpLink {
+    fn drop(&mut self) {
+        self.ports.borrow().iter().flatten().for_each(|port| port.retired.notify_one());
+    }
+}
+
+/// Reads a port's replies until it is retired, and a little longer.
+async fn read(port: Rc<Port>, server: Arc<Server>) {
+    let replies = async {
+        loop {
+            if port.socket.readable().await.is_ok() {
+                drain(&port, &server);
+            }
+        }
+    };
+    tokio::select! {
+        () = replies => {}
+        () = async {
+            port.retired.notified().await;
+            if !port.waiting.borrow().is_empty() {
+                tokio::time::sleep(LINGER).await;
+            }
+        } => {}
+    }
+    server.metrics.in_flight.sub(port.waiting.borrow().len() as i64);
+}
+
+/// Takes all that has arrived.
+fn drain(port: &Port, server: &Server) {
+    let mut buffer = [0; LARGEST_REPLY];
+    loop {
+        match port.socket.try_recv(&mut buffer) {
+            Ok(len) => dispatch(port, server, &buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => fail_all(port, server, kind_of(&error)),
+        }
+    }
+}
+
+fn dispatch(port: &Port, server: &Server, datagram: &[u8]) {
+    let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
+    let mut all = port.waiting.borrow_mut();
+    let Some(waiting) = all.get(&id) else { return };
+    let event = match waiting.sent.judge(datagram) {
+        Judgement::NotOurs => return,
+        Judgement::CaseFolded => Event::CaseFolded,
+        Judgement::Reply(verdict) => Event::Reply(datagram.to_vec(), verdict),
+    };
+    let Some(waiting) = all.remove(&id) else { return };
+    drop(all);
+    server.metrics.in_flight.dec();
+    server.replied(waiting.at.elapsed());
+    waiting.inbox.put(waiting.attempt, event);
+}
+
+fn fail_all(port: &Port, server: &Server, kind: FailureKind) {
+    let all = std::mem::take(&mut *port.waiting.borrow_mut());
+    server.metrics.in_flight.sub(all.len() as i64);
+    for waiting in all.into_values() {
+        waiting.inbox.put(waiting.attempt, Event::Failed(kind));
+    }
+}
+
+/// A connected socket on a random source port.
+fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let drawn = (0..PORT_DRAWS).any(|_| {
+        let port = rand::rng().random_range(1_024..=u16::MAX);
+        socket.bind(&SocketAddr::new(any, port).into()).is_ok()
+    });
+    if !drawn {
+        socket.bind(&SocketAddr::new(any, 0).into())?;
+    }
+    socket.connect(&server.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Which failure an error of the socket is.
+pub(super) fn kind_of(error: &io::Error) -> FailureKind {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => FailureKind::ConnectionRefused,
+        io::ErrorKind::TimedOut => FailureKind::Timeout,
+        _ => FailureKind::Network,
+    }
+}
