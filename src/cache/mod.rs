@@ -65,6 +65,11 @@ impl Cache {
         self.shard(hash).insert(hash, key, entry);
     }
 
+    /// Drops what is under `key`.
+    pub fn remove(&self, hash: u64, key: &Key) {
+        self.shard(hash).remove(hash, key);
+    }
+
     /// How full it is.
     pub fn fill(&self) -> Fill {
         self.shards.iter().map(lock).fold(Fill::default(), |sum, shard| {

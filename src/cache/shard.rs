@@ -61,6 +61,14 @@ impl Shard {
         self.entries.put(hash, slot);
     }
 
+    pub(super) fn remove(&mut self, hash: u64, key: &Key) {
+        if self.get(hash, key).is_some()
+            && let Some(old) = self.entries.pop(&hash)
+        {
+            self.bytes -= old.size();
+        }
+    }
+
     pub(super) fn fill(&self) -> Fill {
         Fill { entries: self.entries.len(), bytes: self.bytes, evictions: self.evictions }
     }

@@ -1,5 +1,6 @@
-//! Names that nodens answers itself: [`records`] of the configuration, and [`special`]-use names that no upstream should
-//! see.
+//! Names nodens answers itself: [`records`] of the configuration, [`special`]-use names that no upstream should see, and
+//! facts about the server.
 
 pub mod records;
+pub mod server_facts;
 pub mod special;

@@ -129,6 +129,30 @@ impl LocalRecords {
         self.record(zone, rtype::SOA, ttl, &rdata);
     }
 
+    /// These records and then those of `more`, whose owners that point at the question become `owner` (wire form).
+    pub fn followed_by(mut self, more: &Self, owner: &[u8]) -> Self {
+        let pointer = [0xc0, HEADER as u8];
+        let mut rest = more.wire.as_slice();
+        for _ in 0..more.answers + more.authorities {
+            let Some(fixed) = super::name::skip(rest, 0).or(rest.starts_with(&pointer).then_some(2)) else { break };
+            let length = super::u16_at(rest, fixed + 8).map_or(0, usize::from);
+            let Some(record) = rest.get(fixed..fixed + 10 + length) else { break };
+            self.wire.extend_from_slice(if rest.starts_with(&pointer) { owner } else { &rest[..fixed] });
+            self.wire.extend_from_slice(record);
+            rest = &rest[fixed + 10 + length..];
+        }
+        self.answers += more.answers;
+        self.authorities += more.authorities;
+        self
+    }
+
+    /// Gives the only record, owned by the question's name, another class than IN.
+    pub fn set_class(&mut self, class: u16) {
+        if let Some(place) = self.wire.get_mut(4..6) {
+            place.copy_from_slice(&class.to_be_bytes());
+        }
+    }
+
     fn record(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
         self.wire.extend_from_slice(owner);
         self.wire.extend_from_slice(&rtype.to_be_bytes());

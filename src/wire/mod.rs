@@ -122,6 +122,8 @@ pub mod option {
 
 /// Extended DNS error codes that nodens gives (RFC 8914).
 pub mod ede {
+    /// None of the others; the text says what.
+    pub const OTHER: u16 = 0;
     /// A stale positive or NODATA answer.
     pub const STALE: u16 = 3;
     /// The failure is remembered, nobody was asked.

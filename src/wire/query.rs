@@ -58,6 +58,16 @@ pub enum Dropped {
     Response,
 }
 
+impl Dropped {
+    /// The value of the label `reason` in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Response => "response",
+        }
+    }
+}
+
 impl<'a> Query<'a> {
     /// Reads a packet. The order of the checks is the order of what can be said about it.
     ///

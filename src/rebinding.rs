@@ -1,0 +1,115 @@
+//! Protection against DNS rebinding: records by which a public name would lead into the private network.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::compose::Composer;
+use crate::wire::reply::{Record, Reply, Section};
+use crate::wire::{HEADER, rtype, u16_at};
+
+/// SvcParam keys that hold addresses (RFC 9460 section 14.3.2).
+const IPV4_HINT: u16 = 4;
+const IPV6_HINT: u16 = 6;
+
+/// The reply without the records that lead to private addresses; none if it has no such record.
+pub fn strip(reply: &Reply<'_>) -> Option<Vec<u8>> {
+    let leads_inside = |record: &&Record| is_private(record, reply.message);
+    reply.records.iter().find(leads_inside)?;
+    let mut composer = Composer::new(reply.flags, reply.message.get(HEADER..reply.question_end)?);
+    for section in [Section::Answer, Section::Authority, Section::Additional] {
+        for record in reply.section(section).filter(|record| !leads_inside(record)) {
+            composer.copy(reply.message, record, section);
+        }
+    }
+    Some(composer.finish())
+}
+
+fn is_private(record: &Record, message: &[u8]) -> bool {
+    let rdata = record.rdata(message);
+    match record.rtype {
+        rtype::A => v4(rdata).is_some_and(is_inside),
+        rtype::AAAA => v6(rdata).is_some_and(is_inside),
+        rtype::SVCB | rtype::HTTPS => hints(rdata).is_some_and(|mut hints| hints.any(is_inside)),
+        _ => false,
+    }
+}
+
+/// Whether the address lies inside: RFC 1918, loopback, link-local, unspecified, ULA; also where written as IPv6.
+fn is_inside(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local() || {
+                // IPv4-compatible (RFC 4291) and NAT64 (RFC 6052): the last four octets are an IPv4 address.
+                let segments = v6.segments();
+                let embeds = segments[..6] == [0; 6] || segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+                let [.., a, b, c, d] = v6.octets();
+                embeds && is_inside(Ipv4Addr::new(a, b, c, d).into())
+            }
+        }
+    }
+}
+
+/// The address hints of an SVCB record's RDATA; none if its target name is malformed.
+fn hints(rdata: &[u8]) -> Option<impl Iterator<Item = IpAddr>> {
+    let target = crate::wire::name::plain_len(rdata.get(2..)?)?;
+    let mut rest = rdata.get(2 + target..)?;
+    let params = std::iter::from_fn(move || {
+        let (key, length) = (u16_at(rest, 0)?, usize::from(u16_at(rest, 2)?));
+        let value = rest.get(4..4 + length)?;
+        rest = &rest[4 + length..];
+        Some((key, value))
+    });
+    Some(params.flat_map(|(key, value)| {
+        let size = match key {
+            IPV4_HINT => 4,
+            IPV6_HINT => 16,
+            // No address has this size.
+            _ => value.len() + 1,
+        };
+        value.chunks(size).filter(move |chunk| chunk.len() == size).filter_map(|chunk| v4(chunk).or_else(|| v6(chunk)))
+    }))
+}
+
+fn v4(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into())
+}
+
+fn v6(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 16]>::try_from(bytes).ok().map(|octets| Ipv6Addr::from(octets).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inside_and_outside() {
+        for inside in [
+            "10.0.0.1",
+            "172.31.0.1",
+            "192.168.1.1",
+            "127.0.0.2",
+            "169.254.20.10",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "::a00:1",
+        ] {
+            assert!(is_inside(inside.parse().expect(inside)), "{inside}");
+        }
+        for outside in ["192.0.2.1", "8.8.8.8", "172.32.0.1", "100.64.0.1", "2001:db8::1", "64:ff9b::808:808"] {
+            assert!(!is_inside(outside.parse().expect(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn hints_of_a_service_binding() {
+        let rdata = b"\x00\x01\x00\x00\x01\x00\x02h2\x00\x04\x00\x08\xc0\x00\x02\x01\x0a\x00\x00\x01";
+        let found: Vec<IpAddr> = hints(rdata).expect("well formed").collect();
+        assert_eq!(found, ["192.0.2.1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect(text)));
+    }
+}
