@@ -27,8 +27,7 @@ pub struct Group {
     pub servers: ArcSwap<Vec<Arc<Server>>>,
     /// What hedges may cost.
     pub budget: Mutex<Budget>,
-    /// How often one of its servers came back: remembered failures of before are then forgotten.
-    pub recoveries: Arc<AtomicU32>,
+    recoveries: Arc<AtomicU32>,
 }
 
 /// One server.
@@ -50,6 +49,8 @@ pub struct Server {
     plain: AtomicBool,
     /// Its answers come from nodens itself.
     looped: AtomicBool,
+    /// Random, so that only a query of the loop check bears it.
+    token: u64,
 }
 
 impl Group {
@@ -72,6 +73,16 @@ impl Group {
             });
         }
         servers
+    }
+
+    /// How often one of its servers came back: failures remembered from before are then forgotten.
+    pub fn recoveries(&self) -> u32 {
+        self.recoveries.load(Ordering::Relaxed)
+    }
+
+    /// The recovery count, for servers that join the group.
+    pub fn shared_recoveries(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.recoveries)
     }
 
     /// Whether some server takes clients' queries.
@@ -108,6 +119,7 @@ impl Server {
             folds: AtomicU8::new(0),
             plain: AtomicBool::new(false),
             looped: AtomicBool::new(false),
+            token: rand::random(),
         }
     }
 
@@ -194,6 +206,15 @@ impl Server {
                 "loop: this upstream server sends its queries back to nodens; it is asked no more"
             );
         }
+    }
+
+    /// The first label of the name by which the loop check asks this server, in wire form.
+    pub fn loop_token(&self) -> [u8; 17] {
+        let mut label = [16; 17];
+        for (at, byte) in label[1..].iter_mut().enumerate() {
+            *byte = b"0123456789abcdef"[usize::from((self.token >> (4 * at)) as u8 & 0xf)];
+        }
+        label
     }
 
     /// Whether it leads back to nodens.

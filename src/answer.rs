@@ -1,0 +1,483 @@
+//! THE PATH of a query, on one screen.
+//!
+//! ```text
+//!            ┌───────────────────────── respond: no await, no allocation for a hit ─────────────────────────┐
+//! packet ──► read ──► admission ──► cache ──► fresh? ──► fit ──► reply
+//!              │          │           ├─────► past its time, and upstreams are known to fail? ──► fit, TTL 30, EDE 3
+//!           malformed  REFUSED        └─────► nothing: local ──► static, special, ANY, CH ──► reply
+//!                                                        └─────► Later
+//!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
+//!            ┌───────────────────────── finish: in a task of its own ───────────────────────────────────────┐
+//! Later  ──► coalesce ──► fetch ──► route ──► upstream ──► follow CNAMEs ──► cache ──► fit ──► reply
+//!                           └─────► fails or is late: stale answer, else SERVFAIL that says why (EDE 22, 23)
+//!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::entry::Worth;
+use crate::cache::{Cache, Entry, Millis};
+use crate::coalesce::Coalesce;
+use crate::fetch;
+use crate::local::records::{Found, Records};
+use crate::local::server_facts;
+use crate::metrics::{Metrics, Source, Tally};
+use crate::snapshot::Snapshot;
+use crate::upstream::Ask;
+use crate::wire::fit::{Age, fit};
+use crate::wire::make::{self, LocalRecords};
+use crate::wire::query::{Key, Query, Reject};
+use crate::wire::{LARGEST_UDP_REPLY, class, ede, rcode, rtype};
+
+/// The TTL of a stale answer, in seconds (RFC 8767 section 4).
+const STALE_TTL: u32 = 30;
+/// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
+/// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
+const STALE_AFTER: Duration = Duration::from_millis(500);
+/// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
+pub const MAX_PENDING: usize = 16_384;
+/// Hits after which an entry is popular: fetched anew in the last tenth of its life.
+const POPULAR: u32 = 3;
+/// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
+const LEAST_PREFETCHED: Millis = 5_000;
+/// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
+pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
+
+/// All that workers share.
+pub struct Resolver {
+    /// What upstreams said.
+    pub cache: Cache,
+    /// Questions under way.
+    pub flights: Arc<Coalesce>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    pending: AtomicUsize,
+    epoch: Instant,
+}
+
+/// What one turn of a worker's loop has at hand.
+pub struct Turn<'a> {
+    /// The configuration, loaded once a batch.
+    pub snapshot: &'a Arc<Snapshot>,
+    /// The time, read once a batch.
+    pub now: Millis,
+    /// The worker's counts.
+    pub tally: &'a mut Tally,
+}
+
+/// What to do with a packet.
+pub enum Response {
+    /// Nothing: any reply could be used for reflection.
+    Silence,
+    /// Send that many bytes of the buffer.
+    Reply(usize),
+    /// Send that many bytes, and then fetch the answer anew.
+    ReplyAndRefresh(usize, Box<Wanted>),
+    /// The answer takes a task: see [`finish`].
+    Later(Box<Wanted>),
+}
+
+/// A question that has to be asked of upstreams.
+pub struct Wanted {
+    /// What it is kept under.
+    pub key: Key,
+    /// The hash of that.
+    pub hash: u64,
+    /// The route that its name takes.
+    pub route: u16,
+    /// The configuration that it came under.
+    pub snapshot: Arc<Snapshot>,
+    /// Static CNAME records that lead to it.
+    pub alias: Option<LocalRecords>,
+}
+
+impl Wanted {
+    /// The same question, for its own sake.
+    pub fn without_alias(&self) -> Self {
+        let Self { key, hash, route, snapshot, alias: _ } = self;
+        Self { key: key.clone(), hash: *hash, route: *route, snapshot: Arc::clone(snapshot), alias: None }
+    }
+}
+
+impl Resolver {
+    /// A resolver with an empty cache.
+    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
+        Self {
+            cache: Cache::new(snapshot.config.cache.memory),
+            flights: Arc::default(),
+            metrics,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            pending: AtomicUsize::new(0),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since this resolver began.
+    pub fn now(&self) -> Millis {
+        self.millis(Instant::now())
+    }
+
+    /// The same for a time that has been read already.
+    #[inline]
+    pub fn millis(&self, now: Instant) -> Millis {
+        now.saturating_duration_since(self.epoch).as_millis() as Millis
+    }
+
+    /// The moment of `millis`.
+    pub fn instant(&self, millis: Millis) -> Instant {
+        self.epoch + Duration::from_millis(millis)
+    }
+
+    /// Responds at once to whatever can be responded to at once. The reply is written to `out`, whose length is the most
+    /// that the transport carries; over UDP the client's own limit comes on top. `options` go into the reply's OPT.
+    #[inline]
+    pub fn respond(
+        &self,
+        turn: &mut Turn<'_>,
+        packet: &[u8],
+        client: IpAddr,
+        over_tcp: bool,
+        out: &mut [u8],
+    ) -> Response {
+        let query = match Query::read(packet) {
+            Ok(query) => query,
+            Err(reject) => return self.reject(turn, packet, reject, client, out),
+        };
+        let keepalive = if over_tcp { keepalive(turn.snapshot, &query) } else { Vec::new() };
+        let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
+        let out = &mut out[..limit];
+        if !turn.snapshot.admission.admits(client) {
+            turn.tally.query(over_tcp, query.qtype, None);
+            turn.tally.response(rcode::REFUSED, Source::Refused);
+            let error = make::extended_error(ede::PROHIBITED, "this client may not ask: see server.allow");
+            return Response::Reply(make::local(&query, rcode::REFUSED, false, &LocalRecords::default(), &error, out));
+        }
+        let key = Key::new(&query, 0);
+        let hash = self.cache.hash(&key);
+        match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
+            Some(Cached::Reply { len, rcode, source, refresh }) => {
+                let route = turn.snapshot.router.find(key.name()).map(|(route, _)| route).filter(|_| refresh);
+                turn.tally.response(rcode, source.0);
+                turn.tally.query(over_tcp, query.qtype, Some(source.1));
+                match route {
+                    Some(route) => Response::ReplyAndRefresh(len, self.wanted(turn, key, hash, route, None)),
+                    None => Response::Reply(len),
+                }
+            }
+            _ => self.uncached(turn, &query, key, hash, over_tcp, &keepalive, out),
+        }
+    }
+
+    /// A packet that is no query to be answered.
+    #[cold]
+    fn reject(&self, turn: &mut Turn<'_>, packet: &[u8], reject: Reject, client: IpAddr, out: &mut [u8]) -> Response {
+        match reject {
+            Reject::Silence(why) => {
+                self.metrics.dropped.with_label_values(&[why.label()]).inc();
+                Response::Silence
+            }
+            Reject::Code { question_end, edns, .. } if !turn.snapshot.admission.admits(client) => {
+                turn.tally.response(rcode::REFUSED, Source::Refused);
+                Response::Reply(make::rejection(packet, rcode::REFUSED, question_end, edns, out))
+            }
+            Reject::Code { rcode, question_end, edns } => {
+                turn.tally.response(rcode, Source::Local);
+                Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
+            }
+        }
+    }
+
+    /// What is not in the cache: a name that nodens answers itself, or a question for upstreams.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    fn uncached(
+        &self,
+        turn: &mut Turn<'_>,
+        query: &Query<'_>,
+        key: Key,
+        hash: u64,
+        over_tcp: bool,
+        options: &[u8],
+        out: &mut [u8],
+    ) -> Response {
+        let snapshot = turn.snapshot;
+        let found = local(snapshot, &key);
+        let route = match &found {
+            Local::Not { route } => Some(*route),
+            _ => None,
+        };
+        turn.tally.query(over_tcp, query.qtype, route);
+        let (target, hash, route, alias) = match found {
+            Local::Answer(rcode, records) => {
+                turn.tally.response(rcode, Source::Local);
+                return Response::Reply(make::local(query, rcode, false, &records, options, out));
+            }
+            Local::Alias(records, target, route) => {
+                let target = key.for_name(&target);
+                let hash = self.cache.hash(&target);
+                (target, hash, route, Some(records))
+            }
+            Local::Not { route } => (key, hash, route, None),
+        };
+        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING {
+            turn.tally.response(rcode::SERVFAIL, Source::Local);
+            let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
+            return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
+        }
+        self.metrics.cache_misses.inc();
+        Response::Later(self.wanted(turn, target, hash, route, alias))
+    }
+
+    fn wanted(&self, turn: &Turn<'_>, key: Key, hash: u64, route: u16, alias: Option<LocalRecords>) -> Box<Wanted> {
+        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(turn.snapshot), alias })
+    }
+}
+
+/// What the cache says.
+enum Cached {
+    /// That many bytes were written.
+    Reply { len: usize, rcode: u16, source: (Source, u16), refresh: bool },
+    /// Nothing to be served without asking.
+    Nothing,
+}
+
+/// Fits a cached entry to the query, if it is worth it; under the shard's lock, so it only copies.
+#[inline]
+fn cached(turn: &Turn<'_>, entry: &mut Entry, query: &Query<'_>, key: &Key, options: &[u8], out: &mut [u8]) -> Cached {
+    let snapshot = turn.snapshot;
+    if entry.home.generation != snapshot.generation {
+        let Some(home) = snapshot.rehome(entry.home, key.name()) else { return Cached::Nothing };
+        entry.home = home;
+    }
+    let route = entry.home.route;
+    match entry.worth(turn.now, stale_window(snapshot)) {
+        Worth::Fresh(age) => {
+            entry.hits = entry.hits.saturating_add(1);
+            let refresh = wants_prefetch(snapshot, entry, turn.now);
+            entry.refreshing |= refresh;
+            let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh }
+        }
+        Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
+            let (age, error) = stale(entry);
+            let len = fit(entry.kept(), query, age, &[options, &error].concat(), out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Stale, route), refresh: false }
+        }
+        Worth::Failed if failure_holds(snapshot, entry, turn.now) => {
+            let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
+            let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh: false }
+        }
+        _ => Cached::Nothing,
+    }
+}
+
+/// Whether the entry's failure is still to be believed: no server of its group has come back since.
+fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
+    let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
+    entry.failure.is_some_and(|failure| failure.holds(recoveries, now))
+}
+
+#[inline]
+fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
+    snapshot.config.cache.prefetch
+        && entry.hits >= POPULAR
+        && !entry.refreshing
+        && entry.lifetime() >= LEAST_PREFETCHED
+        && entry.expires - now <= entry.lifetime() / 10
+}
+
+/// How a stale entry is served: TTL 30 and an extended error that says so.
+fn stale(entry: &Entry) -> (Age, Vec<u8>) {
+    let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
+    (Age::Stale(STALE_TTL), make::extended_error(code, "upstreams failed"))
+}
+
+fn stale_window(snapshot: &Snapshot) -> Millis {
+    snapshot.config.cache.stale.as_millis() as Millis
+}
+
+fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {
+    let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
+    make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX))
+}
+
+/// What nodens itself has to say to a question.
+pub enum Local {
+    /// A response code and its records.
+    Answer(u16, LocalRecords),
+    /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
+    Alias(LocalRecords, Vec<u8>, u16),
+    /// Nothing: it takes this route.
+    Not {
+        /// The route's number.
+        route: u16,
+    },
+}
+
+/// Whether nodens answers a question itself.
+pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
+    let (name, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
+    if qclass == class::CH {
+        let (rcode, records) = server_facts::chaos(name, qtype);
+        return Local::Answer(rcode, records);
+    }
+    if qtype == rtype::ANY {
+        return Local::Answer(rcode::NOERROR, server_facts::any());
+    }
+    if name.ends_with(LOOP_CHECK) {
+        fetch::loop_check(snapshot, name);
+        return Local::Answer(rcode::NXDOMAIN, LocalRecords::default());
+    }
+    match snapshot.records.find(name, qtype, qclass) {
+        Some(Found::Answer(records)) => return Local::Answer(Records::RCODE, records),
+        Some(Found::Alias(records, target)) => {
+            return match local(snapshot, &key.for_name(target.as_wire())) {
+                Local::Not { route } => Local::Alias(records, target.as_wire().to_vec(), route),
+                // A special-use name behind a static alias: its records join the alias's.
+                Local::Answer(rcode, more) => Local::Answer(rcode, records.followed_by(&more, target.as_wire())),
+                Local::Alias(..) => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
+            };
+        }
+        None => {}
+    }
+    let route = snapshot.router.find(name);
+    let claimed = route.map_or(0, |(_, depth)| depth);
+    if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
+        return Local::Answer(rcode, records);
+    }
+    match route {
+        Some((route, _)) => Local::Not { route },
+        // The configuration was checked to cover every name.
+        None => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
+    }
+}
+
+/// A reply that took its time.
+pub struct Finished {
+    /// The message.
+    pub wire: Vec<u8>,
+    /// Its response code.
+    pub rcode: u16,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// Answers a query that [`Resolver::respond`] could not.
+///
+/// Runs in a `LocalSet`, because `upstreams` belong to one worker.
+pub async fn finish<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &std::rc::Rc<U>,
+    wanted: Box<Wanted>,
+    packet: &[u8],
+    over_tcp: bool,
+) -> Finished {
+    let _waiting = Waiting::new(resolver);
+    let (entry, source) = obtain(resolver, upstreams, &wanted).await;
+    let Ok(query) = Query::read(packet) else {
+        return Finished { wire: Vec::new(), rcode: rcode::SERVFAIL, source };
+    };
+    let (age, mut options) = match source {
+        Source::Stale => stale(&entry),
+        _ => (Age::Seconds(0), Vec::new()),
+    };
+    let limit = match over_tcp {
+        true => {
+            options.extend(keepalive(&wanted.snapshot, &query));
+            usize::from(u16::MAX)
+        }
+        false => usize::from(query.udp_size().min(LARGEST_UDP_REPLY)),
+    };
+    let entry = match &wanted.alias {
+        Some(alias) => fetch::behind_alias(alias, &entry, &query, &wanted),
+        None => entry,
+    };
+    let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
+    let len = fit(entry.kept(), &query, age, &options, &mut wire);
+    wire.truncate(len);
+    Finished { wire, rcode: entry.rcode, source }
+}
+
+/// Gets the entry for a question from upstreams, or what stands in for it.
+async fn obtain<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &std::rc::Rc<U>,
+    wanted: &Wanted,
+) -> (Entry, Source) {
+    let started = Instant::now();
+    let fallback = stale_entry(resolver, wanted);
+    let (flight, mut landing) = resolver.flights.join(&wanted.key);
+    match (flight, fresh_entry(resolver, wanted)) {
+        // It landed for someone else a moment ago.
+        (Some(flight), Some(entry)) => flight.land(&entry),
+        (Some(flight), None) => fetch::launch(resolver, upstreams, wanted, flight),
+        (None, _) => resolver.metrics.coalesced.inc(),
+    }
+    let landed = match fallback {
+        None => landing.await.ok(),
+        Some(_) => match timeout_at(started + STALE_AFTER, &mut landing).await {
+            Ok(landed) => landed.ok(),
+            Err(_) => {
+                // From here on nobody waits for this: the next client gets the stale answer at once.
+                fetch::remember_failure(resolver, wanted, &[]);
+                None
+            }
+        },
+    };
+    match (landed, fallback) {
+        (Some(entry), _) if entry.failure.is_none() => (entry, Source::Upstream),
+        (_, Some(stale)) => (stale, Source::Stale),
+        (Some(failure), None) => (failure, Source::Upstream),
+        // Whoever asked was stopped.
+        (None, None) => (fetch::failure_entry(resolver, wanted, &[]), Source::Upstream),
+    }
+}
+
+/// An entry that is good as it is.
+fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
+    let now = resolver.now();
+    let fresh = |entry: &mut Entry| {
+        let good =
+            entry.home.generation == wanted.snapshot.generation && matches!(entry.worth(now, 0), Worth::Fresh(_));
+        good.then(|| entry.clone())
+    };
+    resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
+}
+
+/// An entry past its time that may stand in for a failed refresh.
+fn stale_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
+    let (now, window) = (resolver.now(), stale_window(&wanted.snapshot));
+    let entry = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone())?;
+    let at_home = entry.home.generation == wanted.snapshot.generation
+        || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
+    (at_home && entry.worth(now, window) == Worth::Stale).then_some(entry)
+}
+
+/// Counts a query that waits, as long as it does.
+struct Waiting<'a>(&'a Resolver);
+
+impl<'a> Waiting<'a> {
+    fn new(resolver: &'a Resolver) -> Self {
+        resolver.pending.fetch_add(1, Ordering::Relaxed);
+        resolver.metrics.pending.inc();
+        Self(resolver)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.pending.dec();
+    }
+}

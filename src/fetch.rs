@@ -1,0 +1,336 @@
+//! Getting an entry from upstreams: ask the route's group, take out what the route forbids, follow CNAMEs that lead into
+//! another route, keep the result; or remember the failure.
+//!
+//! A CNAME is followed where its target is for someone else to answer: a static or special-use name, a name of another
+//! route (a public name that points into the private zone), or one that the upstream itself did not follow. The chain is
+//! cut there, the target looked up as a query of its own, and the answer composed of both parts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::answer::{Local, Resolver, Wanted, local};
+use crate::cache::Entry;
+use crate::cache::entry::{Failed, Worth};
+use crate::coalesce::Flight;
+use crate::rebinding;
+use crate::snapshot::Snapshot;
+use crate::upstream::{Ask, Question};
+use crate::wire::compose::Composer;
+use crate::wire::fit::{Age, fit};
+use crate::wire::make::{self, LocalRecords};
+use crate::wire::name::{MAX_NAME, expand};
+use crate::wire::query::{Key, Query};
+use crate::wire::reply::{Kind, Record, Reply, Section};
+use crate::wire::{HEADER, ede, flag, rcode, rtype};
+
+/// Names that one answer may lead through, one of each route.
+const LONGEST_TRAIL: usize = 8;
+/// The most that a message holds.
+const LARGEST_MESSAGE: usize = 65_535;
+
+/// Fetches in a task of its own, so that it goes on when the client that began it has its answer or has gone.
+pub fn launch<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &Wanted, flight: Flight) {
+    let (resolver, upstreams, wanted) = (Arc::clone(resolver), Rc::clone(upstreams), wanted.without_alias());
+    tokio::task::spawn_local(async move {
+        let deadline = deadline(&wanted);
+        let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline, &mut Vec::new()).await;
+        flight.land(&entry);
+    });
+}
+
+/// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
+/// the entry expires; so it is fetched right then.
+pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
+    let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
+    tokio::task::spawn_local(async move {
+        let Some(old) = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone()) else { return };
+        if old.upstream_ages {
+            tokio::time::sleep_until(resolver.instant(old.expires)).await;
+        }
+        let Some(flight) = resolver.flights.lead(&wanted.key) else { return };
+        resolver.metrics.cache_prefetches.inc();
+        let left = old.expires.saturating_sub(resolver.now());
+        let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
+        let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
+        resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failure.is_none());
+        flight.land(&entry);
+    });
+}
+
+/// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its reply and carries the
+/// failure; otherwise a failure without reply takes its place, and is returned.
+pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+    let entry = failure_entry(resolver, wanted, extended_errors);
+    let (now, failed) = (resolver.now(), entry.failure);
+    let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
+    let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
+        kept.failure = failed;
+        kept.refreshing = false;
+        matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale)
+    });
+    if carried != Some(true) {
+        resolver.cache.insert(wanted.hash, &wanted.key, entry.clone());
+    }
+    entry
+}
+
+/// A failure of now, after what is remembered of earlier ones.
+pub fn failure_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+    let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
+    let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failure).flatten();
+    let now = resolver.now();
+    let failed = Failed::after(previous, recoveries, now);
+    let home = wanted.snapshot.home(wanted.route, false);
+    Entry::failure(&question(&wanted.key), extended_errors, home, failed, now)
+}
+
+/// The entry of an alias's target as the answer to a query for the alias.
+pub fn behind_alias(alias: &LocalRecords, entry: &Entry, query: &Query<'_>, wanted: &Wanted) -> Entry {
+    let front = message(&query.question().to_ascii_lowercase(), |query, out| {
+        make::local(query, rcode::NOERROR, false, alias, &[], out)
+    });
+    let back = served(entry, &wanted.key, Age::Seconds(0));
+    let joined = Reply::read(&front).ok().and_then(|front| {
+        let links: Vec<Record> = front.section(Section::Answer).copied().collect();
+        join(&front, &links, &back, false)
+    });
+    let joined = joined.unwrap_or(front);
+    match Reply::read(&joined) {
+        Ok(mut reply) => {
+            reply.extended_errors = entry.kept().extended_errors.to_vec();
+            let home = wanted.snapshot.home(wanted.route, true);
+            let mut answer = Entry::from_reply(&reply, wanted.snapshot.limits(wanted.route), false, home, entry.born);
+            answer.rcode = entry.rcode;
+            answer
+        }
+        Err(_) => entry.clone(),
+    }
+}
+
+/// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
+pub fn loop_check(snapshot: &Snapshot, name: &[u8]) {
+    for group in &snapshot.groups {
+        for server in group.servers.load().iter().filter(|server| name.starts_with(&server.loop_token())) {
+            server.leads_back();
+        }
+    }
+}
+
+/// Asks, follows, keeps. Always gives an entry: a failure is one too.
+async fn fetch<U: Ask>(
+    resolver: &Resolver,
+    upstreams: &U,
+    wanted: &Wanted,
+    deadline: Instant,
+    trail: &mut Vec<Vec<u8>>,
+) -> Entry {
+    match ask_and_follow(resolver, upstreams, wanted, deadline, trail).await {
+        Ok(entry) => {
+            match entry.is_kept() {
+                true => resolver.cache.insert(wanted.hash, &wanted.key, entry.clone()),
+                // What was kept is no longer so.
+                false => resolver.cache.remove(wanted.hash, &wanted.key),
+            }
+            entry
+        }
+        Err((code, text)) => {
+            let name = crate::wire::name::Shown(wanted.key.name());
+            tracing::debug!(%name, qtype = wanted.key.qtype(), error = %text, "no answer");
+            remember_failure(resolver, wanted, &make::extended_error(code, &text))
+        }
+    }
+}
+
+/// The error is an extended error's code and text.
+async fn ask_and_follow<U: Ask>(
+    resolver: &Resolver,
+    upstreams: &U,
+    wanted: &Wanted,
+    deadline: Instant,
+    trail: &mut Vec<Vec<u8>>,
+) -> Result<Entry, (u16, String)> {
+    let snapshot = &wanted.snapshot;
+    let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
+        return Err((ede::OTHER, "no route".into()));
+    };
+    trail.push(wanted.key.name().to_vec());
+    let answer = upstreams
+        .ask(group, &Question::of(&wanted.key), deadline)
+        .await
+        .map_err(|failure| failure.explain(&group.config.name))?;
+    let unreadable = |_| (ede::NETWORK_ERROR, format!("upstream {}: malformed reply", group.config.name));
+    let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
+    let mut errors = std::mem::take(&mut reply.extended_errors);
+    let stripped = if route.deny_private_addresses { rebinding::strip(&reply) } else { None };
+    if let Some(wire) = &stripped {
+        errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
+        reply = Reply::read(wire).map_err(unreadable)?;
+    }
+    let trust_ad = group.config.trust_ad;
+    let limits = snapshot.limits(wanted.route);
+    let Some(fork) = fork(snapshot, &reply, wanted.route) else {
+        let (follows, now) = (!reply.chain().0.is_empty(), resolver.now());
+        reply.extended_errors = errors;
+        return Ok(Entry::from_reply(&reply, limits, trust_ad, snapshot.home(wanted.route, follows), now));
+    };
+    if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
+        return Err((ede::OTHER, "CNAMEs lead in a circle or too far".into()));
+    }
+    let authentic = trust_ad && reply.flags & flag::AD != 0;
+    let key = wanted.key.for_name(&fork.target);
+    let rest = Box::pin(look_up(resolver, upstreams, wanted, key, deadline, trail)).await?;
+    let wire =
+        join(&reply, &fork.links, &rest.wire, authentic).ok_or_else(|| unreadable(crate::wire::reply::Mangled))?;
+    let mut joined = Reply::read(&wire).map_err(unreadable)?;
+    errors.extend(rest.extended_errors);
+    joined.extended_errors = errors;
+    let home = snapshot.home(wanted.route, true);
+    Ok(Entry::from_reply(&joined, limits, authentic, home, resolver.now()))
+}
+
+/// The rest of an answer behind a CNAME.
+struct Rest {
+    wire: Vec<u8>,
+    extended_errors: Vec<u8>,
+}
+
+/// Looks up a CNAME's target the way that a query goes: local, cache, upstream.
+///
+/// It never waits for a flight of others: two that wait for one another would wait for ever.
+async fn look_up<U: Ask>(
+    resolver: &Resolver,
+    upstreams: &U,
+    from: &Wanted,
+    key: Key,
+    deadline: Instant,
+    trail: &mut Vec<Vec<u8>>,
+) -> Result<Rest, (u16, String)> {
+    let (key, route, alias) = match local(&from.snapshot, &key) {
+        Local::Answer(code, records) => {
+            let wire = message(&question(&key), |query, out| make::local(query, code, false, &records, &[], out));
+            return Ok(Rest { wire, extended_errors: Vec::new() });
+        }
+        Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
+        Local::Not { route } => (key, route, None),
+    };
+    let hash = resolver.cache.hash(&key);
+    let wanted = Wanted { key, hash, route, snapshot: Arc::clone(&from.snapshot), alias: None };
+    let now = resolver.now();
+    let fresh = resolver.cache.with(hash, &wanted.key, |entry| match entry.worth(now, 0) {
+        Worth::Fresh(age) if entry.home.generation == from.snapshot.generation => Some((entry.clone(), age)),
+        _ => None,
+    });
+    let (entry, age) = match fresh.flatten() {
+        Some(found) => found,
+        None => {
+            let flight = resolver.flights.lead(&wanted.key);
+            let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
+            if let Some(flight) = flight {
+                flight.land(&entry);
+            }
+            (entry, 0)
+        }
+    };
+    let extended_errors = entry.kept().extended_errors.to_vec();
+    if entry.failure.is_some() && !entry.is_kept() {
+        let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
+        return Err((ede::NETWORK_ERROR, words));
+    }
+    let entry = match &alias {
+        Some((alias, records)) => {
+            let question = question(alias);
+            message_query(&question, |query| behind_alias(records, &entry, query, &wanted)).unwrap_or(entry)
+        }
+        None => entry,
+    };
+    let key = alias.map_or(wanted.key, |(key, _)| key);
+    Ok(Rest { wire: served(&entry, &key, Age::Seconds(age)), extended_errors })
+}
+
+/// Where a reply's chain of CNAMEs leads to someone else.
+struct Fork {
+    links: Vec<Record>,
+    target: Vec<u8>,
+}
+
+fn fork(snapshot: &Snapshot, reply: &Reply<'_>, route: u16) -> Option<Fork> {
+    let (links, end) = reply.chain();
+    for (at, link) in links.iter().enumerate() {
+        let mut buffer = [0; MAX_NAME];
+        let len = expand(reply.message, link.rdata_at(), &mut buffer)?;
+        let target = buffer[..len].to_ascii_lowercase();
+        let found = snapshot.router.find(&target);
+        let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
+        if special || snapshot.records.has(&target) || found.is_none_or(|(other, _)| other != route) {
+            return Some(Fork { links: links[..=at].to_vec(), target });
+        }
+    }
+    // The upstream stopped at an alias: neither an answer nor a denial follows.
+    let ends_open = reply.rcode == rcode::NOERROR
+        && reply.soa().is_none()
+        && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
+    (!links.is_empty() && ends_open && reply.kind() != Kind::NxDomain).then_some(Fork { links, target: end })
+}
+
+/// The answer that begins with `links` (and their signatures) of `front` and goes on with all of `back`.
+fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Option<Vec<u8>> {
+    let back = Reply::read(back).ok()?;
+    let mut flags = flag::QR | flag::RA | (back.rcode & flag::RCODE);
+    if authentic && back.flags & flag::AD != 0 {
+        flags |= flag::AD;
+    }
+    let mut composer = Composer::new(flags, front.message.get(HEADER..front.question_end)?);
+    for link in links {
+        composer.copy(front.message, link, Section::Answer);
+        let mut owner = [0; MAX_NAME];
+        let len = expand(front.message, link.start, &mut owner)?;
+        let signatures = front
+            .section(Section::Answer)
+            .filter(|record| record.rtype == rtype::RRSIG && front.owner_is(record, &owner[..len]));
+        for signature in signatures {
+            composer.copy(front.message, signature, Section::Answer);
+        }
+    }
+    for section in [Section::Answer, Section::Authority, Section::Additional] {
+        for record in back.section(section) {
+            composer.copy(back.message, record, section);
+        }
+    }
+    Some(composer.finish())
+}
+
+/// An entry as the reply to its own question, without OPT, AD as it is.
+fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {
+    message(&question(key), |query, out| fit(entry.kept(), query, age, &[], out))
+}
+
+/// A message that `write` writes for a query with this question (with AD set, without OPT).
+fn message(question: &[u8], write: impl FnOnce(&Query<'_>, &mut [u8]) -> usize) -> Vec<u8> {
+    message_query(question, |query| {
+        let mut out = vec![0; LARGEST_MESSAGE];
+        let len = write(query, &mut out);
+        out.truncate(len);
+        out
+    })
+    .unwrap_or_default()
+}
+
+fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Option<R> {
+    let mut packet = vec![0; HEADER];
+    packet[2..4].copy_from_slice(&(flag::RD | flag::AD).to_be_bytes());
+    packet[5] = 1;
+    packet.extend_from_slice(question);
+    Query::read(&packet).ok().map(|query| with(&query))
+}
+
+/// The question that a key stands for, in wire form.
+fn question(key: &Key) -> Vec<u8> {
+    [key.name(), &key.qtype().to_be_bytes(), &key.qclass().to_be_bytes()].concat()
+}
+
+fn deadline(wanted: &Wanted) -> Instant {
+    let group = wanted.snapshot.group(wanted.route);
+    Instant::now() + group.map_or_else(Default::default, |group| group.config.deadline)
+}

@@ -1,0 +1,161 @@
+//! One configuration made ready to answer from. Immutable: a reload builds another and swaps the pointer.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admission::Admission;
+use crate::cache::entry::{Home, Limits};
+use crate::config::{Config, Route, ServerAddress};
+use crate::local::records::Records;
+use crate::local::special::Special;
+use crate::metrics::Metrics;
+use crate::route::Router;
+use crate::upstream::{Group, Server};
+use crate::wire::rtype;
+
+/// A configuration, its tables, and its upstream groups.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with each reload.
+    pub generation: u32,
+    /// What all of it was made from.
+    pub config: Config,
+    /// Who may ask.
+    pub admission: Admission,
+    /// Which route a name takes.
+    pub router: Router,
+    /// Static records.
+    pub records: Records,
+    /// Special-use names.
+    pub special: Special,
+    /// The groups, as [`Route::to`] counts them.
+    pub groups: Vec<Arc<Group>>,
+    realms: Vec<u32>,
+    whole: u32,
+}
+
+impl Snapshot {
+    /// The first snapshot, or the one after `previous`: servers that both have keep their health.
+    pub fn new(config: Config, metrics: &Metrics, previous: Option<&Self>) -> Self {
+        let groups = groups(&config, metrics, previous);
+        let realm = |route: &Route| {
+            let limits = (config.cache.max_ttl, config.cache.negative_max_ttl);
+            let zoneless = (route.negative_max_ttl, route.deny_private_addresses);
+            number(&(limits, zoneless, groups.get(route.to).map(|group| group.realm())))
+        };
+        let upstreams: Vec<u64> = groups.iter().map(|group| group.realm()).collect();
+        Self {
+            generation: previous.map_or(0, |previous| previous.generation.wrapping_add(1)),
+            admission: Admission::new(&config.server.allow),
+            router: Router::new(&config),
+            records: Records::new(&config),
+            special: Special::new(),
+            realms: config.routes.iter().map(realm).collect(),
+            whole: number(&(
+                &config.routes,
+                upstreams,
+                config.records.iter().map(|record| (&record.name, record.rtype, &record.rdata)).collect::<Vec<_>>(),
+                (config.cache.max_ttl, config.cache.negative_max_ttl),
+            )),
+            groups,
+            config,
+        }
+    }
+
+    /// The route of that number.
+    pub fn route(&self, route: u16) -> Option<&Route> {
+        self.config.routes.get(usize::from(route))
+    }
+
+    /// The upstream group of that route.
+    pub fn group(&self, route: u16) -> Option<&Arc<Group>> {
+        self.groups.get(self.route(route)?.to)
+    }
+
+    /// The bounds of what that route's answers may live.
+    pub fn limits(&self, route: u16) -> Limits {
+        let cache = &self.config.cache;
+        let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
+        Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative) }
+    }
+
+    /// Where an answer that came through `route` belongs. One that `follows` a CNAME depends on all routes.
+    pub fn home(&self, route: u16, follows: bool) -> Home {
+        let realm = if follows { self.whole } else { self.realms.get(usize::from(route)).copied().unwrap_or(0) };
+        Home { generation: self.generation, route, realm }
+    }
+
+    /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `name` (lower-case
+    /// wire form), because that is static or special now, takes another route, or is asked of others.
+    #[cold]
+    pub fn rehome(&self, home: Home, name: &[u8]) -> Option<Home> {
+        let (route, depth) = self.router.find(name)?;
+        if self.records.has(name) || self.special.find(name, rtype::A, depth).is_some() {
+            return None;
+        }
+        [self.home(route, false), self.home(route, true)].into_iter().find(|now| now.realm == home.realm)
+    }
+
+    /// Why a reload to `next` is not enough: what it changes that only a start reads.
+    pub fn needs_restart(&self, next: &Config) -> Vec<&'static str> {
+        let (old, new) = (&self.config, next);
+        [
+            (old.server.listen != new.server.listen, "server.listen"),
+            (old.server.workers != new.server.workers, "server.workers"),
+            (old.admin != new.admin, "admin.listen"),
+            (old.cache.memory != new.cache.memory, "cache.memory"),
+        ]
+        .into_iter()
+        .filter_map(|(changed, key)| changed.then_some(key))
+        .collect()
+    }
+}
+
+/// The groups of `config`; servers that were there before are the same ones, with all that is known of them.
+fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Vec<Arc<Group>> {
+    let before: HashMap<&str, &Arc<Group>> =
+        previous.iter().flat_map(|old| &old.groups).map(|group| (group.config.name.as_str(), group)).collect();
+    let build = |upstream: &crate::config::Upstream| {
+        let old = before.get(upstream.name.as_str());
+        let recoveries = old.map_or_else(Arc::default, |group| group.shared_recoveries());
+        let known = old.map(|group| group.servers.load_full()).unwrap_or_default();
+        let server = |address: SocketAddr, host: Option<String>| {
+            let same = known.iter().find(|server| server.address == address && server.tls_host == host);
+            same.map_or_else(
+                || {
+                    let metrics = metrics.server(&upstream.name, &address.to_string());
+                    Arc::new(Server::new(&upstream.name, address, host, metrics, Arc::clone(&recoveries)))
+                },
+                Arc::clone,
+            )
+        };
+        let servers = upstream.servers.iter().filter_map(|wanted| match wanted {
+            ServerAddress::Plain(address) => Some(server(*address, None)),
+            ServerAddress::Tls { address, host } => Some(server(*address, Some(host.clone()))),
+            // Its addresses are not known yet.
+            ServerAddress::Named { .. } => None,
+        });
+        let mut servers: Vec<_> = servers.collect();
+        // Those given by name stay as they were last resolved.
+        if old.is_some_and(|group| group.config.servers == upstream.servers) {
+            let resolved = known.iter().filter(|old| !servers.iter().any(|new| Arc::ptr_eq(old, new)));
+            let resolved: Vec<_> = resolved.map(Arc::clone).collect();
+            servers.extend(resolved);
+        }
+        Arc::new(Group::new(upstream.clone(), servers, recoveries))
+    };
+    config.upstreams.iter().map(build).collect()
+}
+
+fn number(value: &impl Hash) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
