@@ -1,0 +1,122 @@
+//! Bytes in, bytes out: the listeners of one worker.
+//!
+//! - [`socket`] every socket option;
+//! - [`mmsg`] datagrams in batches;
+//! - [`udp`] take a batch, answer what is known in place, hand over the rest, send a batch;
+//! - [`tcp`] framed queries: pipelined, answered out of order;
+//! - [`connections`] how many connections there may be.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::answer::{self, Finished, Resolver, Wanted};
+use crate::fetch;
+use crate::metrics::Tally;
+use crate::snapshot::Snapshot;
+use crate::upstream::Ask;
+
+pub mod connections;
+pub mod mmsg;
+pub mod socket;
+pub mod tcp;
+pub mod udp;
+
+/// How long queries in flight are waited for when the server stops.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// What the listeners of one worker share.
+pub struct Worker<U> {
+    /// What all workers share.
+    pub resolver: Arc<Resolver>,
+    /// This worker's upstreams.
+    pub upstreams: Rc<U>,
+    /// Turns true when the server stops.
+    pub stop: watch::Receiver<bool>,
+    tally: RefCell<Tally>,
+    /// Where a TCP reply is written before it is framed.
+    scratch: RefCell<Box<[u8]>>,
+    generation: Cell<u32>,
+    in_flight: Cell<usize>,
+    landed: Notify,
+}
+
+impl<U: Ask + 'static> Worker<U> {
+    /// A worker without listeners yet.
+    pub fn new(resolver: Arc<Resolver>, upstreams: Rc<U>, stop: watch::Receiver<bool>) -> Rc<Self> {
+        let snapshot = resolver.snapshot.load_full();
+        Rc::new(Self {
+            tally: RefCell::new(tally(&resolver, &snapshot)),
+            scratch: RefCell::new(vec![0; tcp::LARGEST_MESSAGE].into()),
+            generation: Cell::new(snapshot.generation),
+            resolver,
+            upstreams,
+            stop,
+            in_flight: Cell::new(0),
+            landed: Notify::new(),
+        })
+    }
+
+    /// Waits until no query is in flight, at most for [`GRACE`]. Returns how many were left.
+    pub async fn drain(&self) -> usize {
+        let deadline = Instant::now() + GRACE;
+        while self.in_flight.get() > 0 {
+            if timeout_at(deadline, self.landed.notified()).await.is_err() {
+                break;
+            }
+        }
+        self.in_flight.get()
+    }
+
+    /// Answers a query in the background's own time, counted as in flight.
+    async fn finish(&self, wanted: Box<Wanted>, packet: &[u8], over_tcp: bool) -> Finished {
+        let started = Instant::now();
+        let finished = answer::finish(&self.resolver, &self.upstreams, wanted, packet, over_tcp).await;
+        let mut tally = self.tally.borrow_mut();
+        tally.response(finished.rcode, finished.source);
+        tally.flush(&self.resolver.metrics, started.elapsed().as_secs_f64());
+        finished
+    }
+
+    /// Fetches a popular entry anew.
+    fn refresh(&self, wanted: Wanted) {
+        fetch::refresh(&self.resolver, &self.upstreams, wanted);
+    }
+
+    /// Makes the counts fit the configuration in force.
+    fn follow(&self, snapshot: &Snapshot) {
+        if self.generation.replace(snapshot.generation) != snapshot.generation {
+            *self.tally.borrow_mut() = tally(&self.resolver, snapshot);
+        }
+    }
+
+    /// Counts a query as in flight until the guard is dropped.
+    fn depart(self: &Rc<Self>) -> InFlight<U> {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(Rc::clone(self))
+    }
+}
+
+struct InFlight<U>(Rc<Worker<U>>);
+
+impl<U> Drop for InFlight<U> {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.landed.notify_one();
+    }
+}
+
+/// Resolves when the server stops.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error says that the whole server is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {
+    let labels: Vec<String> = snapshot.config.routes.iter().map(|route| route.label.clone()).collect();
+    Tally::new(&resolver.metrics, &labels)
+}

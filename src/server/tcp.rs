@@ -1,0 +1,202 @@
+//! TCP (RFC 7766, RFC 9210): framed queries split over any segments, pipelined, answered as soon as each is ready.
+//!
+//! A connection is one task. What is known is answered in place; the rest in tasks that report back through a channel, so
+//! that a slow answer holds up none behind it. A client that does not read its replies holds up only itself: while they
+//! wait to be written, nothing more is read from it, and in the end it is cut off.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::connections::{Connections, Place};
+use super::{Worker, stopped};
+use crate::answer::{Response, Turn};
+use crate::upstream::Ask;
+
+/// Queries of one connection that may wait for upstreams; while there are so many, no more are read.
+const IN_FLIGHT: usize = 100;
+/// How long a client may take to read a reply.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long accepting pauses when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The reading buffer's size at first; it grows to one whole frame.
+const BUFFER: usize = 4_096;
+/// The most bytes of a message.
+pub(super) const LARGEST_MESSAGE: usize = 65_535;
+/// Once so many bytes of replies are ready they are written, before more queries are answered.
+const WRITE_SOON: usize = 64 * 1_024;
+
+/// Accepts connections until the server stops.
+///
+/// # Errors
+/// The listener cannot be watched.
+pub async fn serve<U: Ask + 'static>(
+    worker: Rc<Worker<U>>,
+    listener: TcpListener,
+    connections: Arc<Connections>,
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let stop = stopped(worker.stop.clone());
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, client)) => admit(&worker, stream, client.ip().to_canonical(), &connections),
+            // One connection that broke before it was accepted says nothing of the next; want of descriptors passes.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn admit<U: Ask + 'static>(worker: &Rc<Worker<U>>, stream: TcpStream, client: IpAddr, connections: &Arc<Connections>) {
+    let metrics = &worker.resolver.metrics;
+    let limits = &worker.resolver.snapshot.load().config.server;
+    let Some(place) = connections.admit(client, limits.tcp_connections, limits.tcp_connections_per_client) else {
+        metrics.tcp_rejected.inc();
+        return;
+    };
+    metrics.tcp_connections.inc();
+    let (worker, idle) = (Rc::clone(worker), limits.tcp_idle_timeout);
+    tokio::task::spawn_local(async move {
+        // As long as queries may be in flight here, the worker waits for the connection when it stops.
+        let guard = worker.depart();
+        let connection =
+            Connection { worker: Rc::clone(&worker), client, idle, out: Vec::new(), in_flight: 0, _place: place };
+        // A connection that breaks is the client's own affair.
+        let _ = connection.run(stream).await;
+        worker.resolver.metrics.tcp_connections.dec();
+        drop(guard);
+    });
+}
+
+struct Connection<U> {
+    worker: Rc<Worker<U>>,
+    client: IpAddr,
+    idle: Duration,
+    /// Framed replies that wait to be written.
+    out: Vec<u8>,
+    in_flight: usize,
+    _place: Place,
+}
+
+impl<U: Ask + 'static> Connection<U> {
+    async fn run(mut self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (done, mut finished) = mpsc::channel::<Vec<u8>>(IN_FLIGHT);
+        let (mut input, mut filled) = (vec![0; BUFFER], 0);
+        // Whether more may be read: not after the client's half-close, nor once the server stops.
+        let mut open = true;
+        let mut last_use = Instant::now();
+        let stop = stopped(self.worker.stop.clone());
+        tokio::pin!(stop);
+        while open || self.in_flight > 0 {
+            tokio::select! {
+                read = stream.read(&mut input[filled..]), if open && self.in_flight < IN_FLIGHT => {
+                    match read? {
+                        0 => open = false,
+                        read => filled += read,
+                    }
+                    last_use = Instant::now();
+                }
+                Some(reply) = finished.recv(), if self.in_flight > 0 => {
+                    self.take(&reply);
+                    while let Ok(reply) = finished.try_recv() {
+                        self.take(&reply);
+                    }
+                    last_use = Instant::now();
+                }
+                () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
+                () = &mut stop, if open => open = false,
+            }
+            // Frames also wait here when too many of the connection's queries were in flight to take them.
+            loop {
+                filled = self.take_frames(&mut input, filled, &done);
+                if self.out.is_empty() {
+                    break;
+                }
+                timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await??;
+                self.out.clear();
+            }
+        }
+        stream.shutdown().await
+    }
+
+    /// Answers the whole frames in `input[..filled]`, as far as there is room for their replies; returns how much is
+    /// left, moved to the front.
+    fn take_frames(&mut self, input: &mut Vec<u8>, filled: usize, done: &mpsc::Sender<Vec<u8>>) -> usize {
+        let mut at = 0;
+        let worker = Rc::clone(&self.worker);
+        let snapshot = worker.resolver.snapshot.load();
+        worker.follow(&snapshot);
+        let started = Instant::now();
+        let mut tally = worker.tally.borrow_mut();
+        let mut turn = Turn { snapshot: &snapshot, now: worker.resolver.millis(started), tally: &mut tally };
+        while self.in_flight < IN_FLIGHT
+            && self.out.len() < WRITE_SOON
+            && let Some(length) = crate::wire::u16_at(&input[..filled], at)
+        {
+            let end = at + 2 + usize::from(length);
+            if end > filled {
+                if input.len() < end - at {
+                    input.resize(end - at, 0);
+                }
+                break;
+            }
+            self.respond(&mut turn, &input[at + 2..end], done);
+            at = end;
+        }
+        tally.flush(&worker.resolver.metrics, started.elapsed().as_secs_f64());
+        input.copy_within(at..filled, 0);
+        if filled - at == input.len() {
+            input.resize(input.len() * 2, 0);
+        }
+        filled - at
+    }
+
+    fn respond(&mut self, turn: &mut Turn<'_>, packet: &[u8], done: &mpsc::Sender<Vec<u8>>) {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let len = match self.worker.resolver.respond(turn, packet, self.client, true, &mut scratch) {
+            Response::Silence => return,
+            Response::Reply(len) => len,
+            Response::ReplyAndRefresh(len, wanted) => {
+                self.worker.refresh(*wanted);
+                len
+            }
+            Response::Later(wanted) => {
+                self.in_flight += 1;
+                let (worker, packet, done) = (Rc::clone(&self.worker), Box::<[u8]>::from(packet), done.clone());
+                tokio::task::spawn_local(async move {
+                    let finished = worker.finish(wanted, &packet, true).await;
+                    // The connection may have broken meanwhile.
+                    let _ = done.send(finished.wire).await;
+                });
+                return;
+            }
+        };
+        frame(&scratch[..len], &mut self.out);
+    }
+
+    /// Takes in the reply to a query that was in flight.
+    fn take(&mut self, reply: &[u8]) {
+        self.in_flight -= 1;
+        frame(reply, &mut self.out);
+    }
+}
+
+fn frame(reply: &[u8], out: &mut Vec<u8>) {
+    if !reply.is_empty() {
+        out.extend_from_slice(&(reply.len() as u16).to_be_bytes());
+        out.extend_from_slice(reply);
+    }
+}
