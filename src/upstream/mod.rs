@@ -24,6 +24,8 @@ pub mod health;
 pub mod inbox;
 pub mod links;
 pub mod message;
+pub mod names;
+pub mod probe;
 
 pub mod race;
 pub mod tcp;

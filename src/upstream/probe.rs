@@ -1,0 +1,49 @@
+//! Asking servers that take no clients' queries whether they are back, and new ones whether they lead back to nodens.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::inbox::Inbox;
+use super::links::{Links, Way};
+use super::race::Attempt;
+use super::{Question, Server};
+use crate::wire::name::Name;
+use crate::wire::{class, rtype};
+
+/// How often the servers are looked through for one whose probe is due.
+pub const TICK: Duration = Duration::from_millis(50);
+/// How long a probe's reply is waited for. A later one still counts, as long as the port lives.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks a server for the SOA record of `zone`. Whatever it replies brings it back.
+pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name) {
+    ask(links, server, Question { name: zone.clone(), ..question(rtype::SOA) });
+}
+
+/// Asks a server for a name that nobody else knows: if that query comes back to nodens, the server leads back here.
+pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
+    let name = [&server.loop_token(), below].concat();
+    if let Ok(name) = Name::from_wire(&name) {
+        ask(links, server, Question { name, ..question(rtype::TXT) });
+    }
+}
+
+fn question(qtype: u16) -> Question {
+    Question { name: Name::root(), qtype, qclass: class::IN, rd: true, cd: false, dnssec_ok: false, z: false }
+}
+
+fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
+    let (links, server) = (Rc::clone(links), Arc::clone(server));
+    tokio::task::spawn_local(async move {
+        let candidate = server.candidate();
+        let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
+        let inbox = Rc::<Inbox>::default();
+        let way = Way { number: 0, inbox: &inbox, until: Instant::now() + PATIENCE, random_case: false };
+        links.to(&server).send(&question, attempt, &way);
+        // The link itself tells the server's health of a reply.
+        let _ = timeout(PATIENCE, inbox.next()).await;
+    });
+}
