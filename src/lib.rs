@@ -16,8 +16,18 @@ pub mod wire;
 pub mod admission;
 pub mod cache;
 pub mod local;
+pub mod rebinding;
 pub mod route;
 
+pub mod answer;
+pub mod coalesce;
+pub mod fetch;
+pub mod snapshot;
+
+pub mod server;
 pub mod upstream;
 
+pub mod admin;
 pub mod metrics;
+
+pub mod app;

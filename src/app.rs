@@ -1,0 +1,348 @@
+//! The whole: builds every part from a [`Config`], starts it, swaps the configuration on reload, drains on stop.
+//!
+//! ```text
+//! main thread ──► start ──► worker 0 ─┐   each: a single-threaded runtime, its own sockets on every address, its own
+//!    │                      worker 1 ─┤         upstream sockets; shared: cache, health, counters, the snapshot
+//!    │                      ...      ─┘
+//!    │                      control ───── admin pages, probes, loop checks, upstreams' names
+//!    ├──► reload ── a new snapshot, one pointer swap
+//!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
+//! ```
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::admin::{Admin, HEARTBEAT};
+use crate::answer::{LOOP_CHECK, Resolver};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::server::connections::Connections;
+use crate::server::mmsg::Batch;
+use crate::server::socket::{self, Listeners};
+use crate::server::{Worker, tcp, udp};
+use crate::snapshot::Snapshot;
+use crate::upstream::links::Links;
+use crate::upstream::{names, probe};
+use crate::wire::name::Name;
+
+/// A nodens that serves.
+pub struct Running {
+    resolver: Arc<Resolver>,
+    listen: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<usize>>,
+    control: Option<JoinHandle<()>>,
+}
+
+/// Why nodens could not start. Trying again makes sense only after the cause is gone.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({what}): {}", reason(*.address, .error))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        what: &'static str,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// The system gives no thread or no event queue.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The metrics cannot be registered.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Binds every address and serves. Returns once all of them take queries.
+///
+/// # Errors
+/// An address is in use, not of this host or not permitted; or the system is out of threads.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let workers = match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    let metrics = Arc::new(Metrics::new()?);
+    let listen_on = |what| move |address: SocketAddr, error| StartError::Listen { address, what, error };
+    let mut listeners = Vec::new();
+    for address in &config.server.listen {
+        let bound = socket::bind(*address, workers).map_err(|error| listen_on("UDP and TCP")(*address, error))?;
+        listeners.push(bound);
+    }
+    let admin = match config.admin {
+        Some(address) => Some(admin_listener(address).map_err(|error| listen_on("admin")(address, error))?),
+        None => None,
+    };
+    let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+
+    let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
+    let (stop, stopping) = watch::channel(false);
+    let mut running = Running {
+        listen: listeners.iter().map(|listeners| listeners.address).collect(),
+        admin: admin_address,
+        resolver: Arc::clone(&resolver),
+        stop,
+        workers: Vec::new(),
+        control: None,
+    };
+    let now = resolver.now();
+    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
+    let connections = Arc::<Connections>::default();
+    for number in 0..workers {
+        let part = WorkerPart {
+            number,
+            sockets: take_one_of_each(&mut listeners),
+            resolver: Arc::clone(&resolver),
+            connections: Arc::clone(&connections),
+            heartbeats: Arc::clone(&heartbeats),
+            stop: stopping.clone(),
+        };
+        let handle = thread(format!("nodens-{number}"), move || part.run()).map_err(StartError::Thread)?;
+        running.workers.push(handle);
+    }
+    let control = ControlPart { resolver, heartbeats, admin, stop: stopping };
+    running.control = Some(thread("nodens-control".into(), move || control.run()).map_err(StartError::Thread)?);
+    Ok(running)
+}
+
+impl Running {
+    /// Where it listens, in the order of the file, with the true ports.
+    pub fn listen_addresses(&self) -> &[SocketAddr] {
+        &self.listen
+    }
+
+    /// Where the admin pages are, if anywhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// How many workers serve.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// What workers share; for tests and tools that look inside.
+    pub fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
+    /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
+    /// keys that changed but that only a start reads.
+    pub fn reload(&self, config: Config) -> Vec<&'static str> {
+        let old = self.resolver.snapshot.load_full();
+        let needs_restart = old.needs_restart(&config);
+        let new = Arc::new(Snapshot::new(config, &self.resolver.metrics, Some(&old)));
+        self.resolver.snapshot.store(Arc::clone(&new));
+        let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
+            let of = |group: &Arc<crate::upstream::Group>| {
+                let name = group.config.name.clone();
+                group.servers.load().iter().map(move |server| (name.clone(), server.address.to_string())).collect()
+            };
+            snapshot.groups.iter().flat_map(|group| -> Vec<_> { of(group) }).collect()
+        };
+        let kept = servers(&new);
+        for (upstream, server) in servers(&old).into_iter().filter(|server| !kept.contains(server)) {
+            self.resolver.metrics.forget_server(&upstream, &server);
+        }
+        self.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
+        needs_restart
+    }
+
+    /// A configuration could not be read: nothing changes, but it is counted.
+    pub fn reload_rejected(&self) {
+        self.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
+    }
+
+    /// Stops reading, answers what is in flight, at most for [`crate::server::GRACE`]. Returns how many queries were
+    /// left without an answer.
+    pub fn stop(mut self) -> usize {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> usize {
+        let _ = self.stop.send(true);
+        let left = self.workers.drain(..).map(|worker| worker.join().unwrap_or(0)).sum();
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+        left
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+/// One worker's share of everything.
+struct WorkerPart {
+    number: usize,
+    sockets: Vec<(std::net::UdpSocket, TcpListener)>,
+    resolver: Arc<Resolver>,
+    connections: Arc<Connections>,
+    heartbeats: Arc<Vec<AtomicU64>>,
+    stop: watch::Receiver<bool>,
+}
+
+impl WorkerPart {
+    /// Serves until the stop; returns how many queries were left.
+    fn run(self) -> usize {
+        block_on_local(async move {
+            let links = Rc::new(Links::new());
+            let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.stop);
+            let batch = Rc::new(RefCell::new(Batch::new()));
+            let mut tasks = Vec::new();
+            for (datagrams, connections) in self.sockets {
+                let udp = udp::serve(Rc::clone(&worker), datagrams, Rc::clone(&batch));
+                let tcp = tcp::serve(Rc::clone(&worker), connections, Arc::clone(&self.connections));
+                tasks.push(tokio::task::spawn_local(udp));
+                tasks.push(tokio::task::spawn_local(tcp));
+            }
+            tokio::task::spawn_local(beat(self.resolver, links, self.heartbeats, self.number));
+            for task in tasks {
+                if let Ok(Err(error)) = task.await {
+                    tracing::error!(%error, worker = self.number, "a listener failed");
+                }
+            }
+            worker.drain().await
+        })
+        .unwrap_or(0)
+    }
+}
+
+/// Shows that the worker turns, and closes sockets to servers that are configured no more.
+async fn beat(resolver: Arc<Resolver>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+    let mut generation = 0;
+    loop {
+        if let Some(heartbeat) = heartbeats.get(number) {
+            heartbeat.store(resolver.now(), Ordering::Relaxed);
+        }
+        let snapshot = resolver.snapshot.load_full();
+        if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
+            links.keep_only(&snapshot.groups);
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
+/// What watches and tends while the workers serve.
+struct ControlPart {
+    resolver: Arc<Resolver>,
+    heartbeats: Arc<Vec<AtomicU64>>,
+    admin: Option<TcpListener>,
+    stop: watch::Receiver<bool>,
+}
+
+impl ControlPart {
+    fn run(self) {
+        let mut stop = self.stop;
+        block_on_local(async move {
+            if let Some(listener) = self.admin {
+                let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
+                tokio::task::spawn_local(admin.serve(listener));
+            }
+            tokio::task::spawn_local(tend(self.resolver));
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+    }
+}
+
+/// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
+async fn tend(resolver: Arc<Resolver>) {
+    let links = Rc::new(Links::new());
+    let mut checked: Vec<usize> = Vec::new();
+    let mut generation = None;
+    let mut named = Vec::new();
+    loop {
+        let snapshot = resolver.snapshot.load_full();
+        if generation.replace(snapshot.generation) != Some(snapshot.generation) {
+            links.keep_only(&snapshot.groups);
+            named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
+            for group in &snapshot.groups {
+                let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
+                named.push(tokio::task::spawn_local(async move {
+                    let name = group.config.name.clone();
+                    if let Err(error) = names::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
+                    {
+                        tracing::error!(upstream = %name, %error, "the bootstrap servers cannot be used");
+                    }
+                }));
+            }
+        }
+        let mut seen = Vec::new();
+        for (index, group) in snapshot.groups.iter().enumerate() {
+            let zone =
+                snapshot.config.routes.iter().filter(|route| route.to == index).find_map(|route| route.zones.first());
+            let zone = zone.cloned().unwrap_or_else(Name::root);
+            for server in group.servers.load().iter() {
+                let id = Arc::as_ptr(server) as usize;
+                seen.push(id);
+                if !checked.contains(&id) {
+                    probe::check_loop(&links, server, LOOP_CHECK);
+                }
+                if server.probe_due() {
+                    probe::probe(&links, server, &zone);
+                }
+            }
+        }
+        checked = seen;
+        tokio::time::sleep(probe::TICK).await;
+    }
+}
+
+/// A UDP socket and a TCP listener of each address.
+fn take_one_of_each(listeners: &mut [Listeners]) -> Vec<(std::net::UdpSocket, TcpListener)> {
+    listeners.iter_mut().filter_map(|listeners| Some((listeners.udp.pop()?, listeners.tcp.pop()?))).collect()
+}
+
+fn admin_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn thread<R: Send + 'static>(name: String, run: impl FnOnce() -> R + Send + 'static) -> io::Result<JoinHandle<R>> {
+    std::thread::Builder::new().name(name).spawn(run)
+}
+
+/// Runs a future on a runtime of this thread alone; none, with a line in the log, if the system gives no event queue.
+fn block_on_local<R>(future: impl Future<Output = R>) -> Option<R> {
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let result = LocalSet::new().block_on(&runtime, future);
+            // Name look-ups of a library may still run in threads of their own.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            Some(result)
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot start a worker's runtime");
+            None
+        }
+    }
+}
+
+/// The kernel's word, and what to do.
+fn reason(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("the port is in use: `ss -lunpt sport = :{}` says by whom", address.port()),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE".to_string()
+        }
+        io::ErrorKind::AddrNotAvailable => "this host does not have that address".to_string(),
+        _ => error.to_string(),
+    }
+}
