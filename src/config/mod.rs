@@ -1,6 +1,8 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
-//! [`mod@file`] mirrors the TOML file, [`parse`] turns it into a [`Config`] or into every mistake that it holds.
+//! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
+//! [`mod@builtin`] makes one where there is no file. [`address`], [`records`], [`units`] and [`zones`] know how the values
+//! are written.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,8 +11,19 @@ use ipnet::IpNet;
 
 use crate::wire::name::Name;
 
+pub mod builtin;
 pub mod file;
 pub mod parse;
+
+pub mod address;
+pub mod records;
+pub mod units;
+pub mod zones;
+
+mod mistake;
+mod table;
+
+pub use mistake::Mistake;
 
 /// A whole configuration that has passed every check: indices are in range, names unique, every suffix has a route.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,252 @@
-//! To come.
+//! From the file's text to a [`Config`], or to every mistake that the file holds.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::address::own_listener;
+use super::file::{self, File};
+use super::mistake::{Mistake, Mistakes, nearest, suggestion};
+use super::records::agree;
+use super::units::Time;
+use super::{Cache, Config, Record, Route, Server, ServerAddress, Upstream};
+use crate::wire::name::Name;
+
+/// Reads a configuration file.
+///
+/// `local` are this machine's own addresses: an upstream at one of them may be nodens itself under a wildcard listener.
+///
+/// # Errors
+///
+/// Every mistake of the text, in the order of its lines. One that others follow from is told without them: an unknown
+/// table may be the one that is missing. A table whose TOML is broken tells that one mistake, and is not read further.
+pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Mistake>> {
+    let mistakes = Mistakes::new(text);
+    let file = File::read(text, &mistakes);
+    let check = Check { file: &file, mistakes: &mistakes, local };
+    let config = check.config();
+    mistakes.unless_any(config)
+}
+
+/// The checks that need more than one value. Each notes what is wrong, and none if there is then nothing to go on with.
+struct Check<'c, 't> {
+    file: &'c File,
+    mistakes: &'c Mistakes<'t>,
+    local: &'c [IpAddr],
+}
+
+impl Check<'_, '_> {
+    fn config(&self) -> Option<Config> {
+        let server = self.server();
+        let admin = self.admin(&server.listen);
+        let bootstrap = self.bootstrap(&server.listen);
+        let upstreams = self.upstreams(&server.listen);
+        self.zones();
+        let routes = self.routes();
+        let records = self.records();
+        let cache = self.cache();
+        Some(Config { server, admin, cache, bootstrap, upstreams: upstreams?, routes: routes?, records })
+    }
+
+    fn server(&self) -> Server {
+        let file = &self.file.server;
+        let total = file.tcp_connections.get_ref().0;
+        let per_client = &file.tcp_connections_per_client;
+        let given = !per_client.span().is_empty();
+        if given && per_client.get_ref().0 > total {
+            let what = format!("tcp_connections_per_client: {per_client} is more than tcp_connections, {total}");
+            self.mistakes.add(per_client.span(), what);
+        }
+        self.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+        Server {
+            listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),
+            allow: file.allow.iter().map(|network| network.get_ref().0).collect(),
+            workers: file.workers.get_ref().0,
+            tcp_idle_timeout: file.tcp_idle_timeout.get_ref().duration(),
+            tcp_connections: total,
+            tcp_connections_per_client: per_client.get_ref().0.min(total),
+        }
+    }
+
+    fn admin(&self, listen: &[SocketAddr]) -> Option<SocketAddr> {
+        let admin = self.file.admin.as_ref()?;
+        let address = admin.get_ref().0;
+        let taken = |other: &&SocketAddr| {
+            let overlap = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0 && other.port() == address.port() && other.is_ipv4() == address.is_ipv4() && overlap
+        };
+        if let Some(other) = listen.iter().find(taken) {
+            let what = format!("listen: {address} is taken: [server] listens on {other}; choose another port");
+            self.mistakes.add(admin.span(), what);
+        }
+        Some(address)
+    }
+
+    fn bootstrap(&self, listen: &[SocketAddr]) -> Vec<SocketAddr> {
+        let servers = &self.file.bootstrap;
+        self.once("server", servers.iter().map(|server| (server.span(), server.get_ref().0)));
+        for server in servers {
+            self.not_oneself(server.span(), server.get_ref().0, listen);
+        }
+        servers.iter().map(|server| server.get_ref().0).collect()
+    }
+
+    fn cache(&self) -> Cache {
+        let file = &self.file.cache;
+        Cache {
+            memory: usize::try_from(file.memory.get_ref().0).unwrap_or(usize::MAX),
+            max_ttl: file.max_ttl.get_ref().duration(),
+            negative_max_ttl: file.negative_max_ttl.get_ref().duration(),
+            stale: file.stale.get_ref().duration(),
+            prefetch: file.prefetch,
+        }
+    }
+
+    fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<Upstream>> {
+        self.file.upstreams.iter().flatten().map(|upstream| self.upstream(upstream, listen)).collect()
+    }
+
+    fn upstream(&self, file: &file::Upstream, listen: &[SocketAddr]) -> Option<Upstream> {
+        let name = file.name.get_ref();
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+            let what = format!("{name:?} is no name for a group: letters, digits, `-`, `_` and `.`, such as kube-dns");
+            self.mistakes.add(file.name.span(), what);
+        }
+        let servers = file.servers.as_ref()?;
+        self.once("server", servers.iter().map(|server| (server.span(), &server.get_ref().0)));
+        for server in servers {
+            match &server.get_ref().0 {
+                &ServerAddress::Plain(address) | &ServerAddress::Tls { address, .. } => {
+                    self.not_oneself(server.span(), address, listen);
+                }
+                ServerAddress::Named { host, .. } if self.file.bootstrap.is_empty() && self.sure(false) => {
+                    let what = format!(
+                        "`{host}` has to be resolved by others: add `servers = [\"ADDRESS\"]` under [bootstrap]"
+                    );
+                    self.mistakes.add(server.span(), what);
+                }
+                ServerAddress::Named { .. } => {}
+            }
+        }
+        Some(Upstream {
+            name: name.clone(),
+            servers: servers.iter().map(|server| server.get_ref().0.clone()).collect(),
+            select: file.select,
+            deadline: file.deadline.get_ref().duration(),
+            trust_ad: file.trust_ad,
+            randomize_case: file.randomize_case,
+        })
+    }
+
+    /// Every zone is claimed once, and there is one for every name.
+    fn zones(&self) {
+        let routes = self.file.routes.as_deref().unwrap_or_default();
+        let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
+        for zone in routes.iter().filter_map(|route| route.zones.as_deref()).flatten() {
+            let again = zone.get_ref().names.iter().find_map(|name| Some((name, claimed.get(name)?)));
+            if let Some((name, first)) = again {
+                let line = self.mistakes.line(first.clone());
+                self.mistakes
+                    .add(zone.span(), format!("zones: line {line} claims {name} already; a zone has one route"));
+            }
+            for name in &zone.get_ref().names {
+                claimed.entry(name).or_insert_with(|| zone.span());
+            }
+        }
+        let readable = routes.iter().all(|route| route.zones.is_some());
+        if self.sure(self.file.routes.is_some()) && readable && !claimed.contains_key(&Name::root()) {
+            let last = routes.last().map(|route| route.at.clone()).unwrap_or_default();
+            let what = "no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`";
+            self.mistakes.add(last, what);
+        }
+    }
+
+    fn routes(&self) -> Option<Vec<Route>> {
+        let routes = self.file.routes.as_deref().unwrap_or_default();
+        let built: Vec<_> = routes.iter().map(|route| self.route(route)).collect();
+        let readable = routes.iter().all(|route| route.to.is_some());
+        let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
+        let known = || upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
+        // A misspelt `to` is one mistake, not two: whom it was meant for is not unused.
+        let meant = |to: &Spanned<String>| nearest(to.get_ref(), known());
+        for upstream in upstreams.iter().filter(|_| self.sure(self.file.routes.is_some()) && readable) {
+            let name = upstream.name.get_ref().as_str();
+            if !routes
+                .iter()
+                .filter_map(|route| route.to.as_ref())
+                .any(|to| to.get_ref() == name || meant(to) == Some(name))
+            {
+                let what =
+                    format!("no [[route]] leads to `{name}`: add one with `to = {name:?}`, or leave the group out");
+                self.mistakes.add(upstream.name.span(), what);
+            }
+        }
+        built.into_iter().collect()
+    }
+
+    fn route(&self, file: &file::Route) -> Option<Route> {
+        let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
+        let name = file.to.as_ref()?;
+        let to = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
+        if to.is_none() && self.sure(self.file.upstreams.is_some()) {
+            let known = upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
+            let near = suggestion(name.get_ref(), known);
+            self.mistakes.add(name.span(), format!("to: there is no [upstreams.{}]{near}", name.get_ref()));
+        }
+        let zones = file.zones.as_ref()?;
+        Some(Route {
+            zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
+            label: zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" "),
+            to: to?,
+            negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
+            deny_private_addresses: file.deny_private_addresses,
+        })
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let records: Vec<_> = self.file.records.iter().map(|record| self.record(record)).collect();
+        agree(&records, self.mistakes);
+        records.into_iter().map(|(_, record)| record).collect()
+    }
+
+    fn record(&self, file: &file::Record) -> (Range<usize>, Record) {
+        let kind = *file.kind.get_ref();
+        let name = file.name.get_ref().0.clone();
+        let ttl = self.mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
+        let rdata = self.mistakes.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
+        (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
+    }
+
+    /// Notes each item that was there before.
+    fn once<T: PartialEq>(&self, what: &str, items: impl Iterator<Item = (Range<usize>, T)>) {
+        let mut seen: Vec<(Range<usize>, T)> = Vec::new();
+        for (at, item) in items {
+            if let Some((first, _)) = seen.iter().find(|(_, other)| *other == item) {
+                let line = self.mistakes.line(first.clone());
+                self.mistakes.add(at, format!("the same {what} is on line {line} already; leave one out"));
+            } else {
+                seen.push((at, item));
+            }
+        }
+    }
+
+    fn not_oneself(&self, at: Range<usize>, server: SocketAddr, listen: &[SocketAddr]) {
+        if let Some(own) = own_listener(server, listen, self.local) {
+            let what = format!("{server} is nodens itself, which listens on {own}: queries would go in a circle");
+            self.mistakes.add(at, what);
+        }
+    }
+
+    /// Whether what is missing is missing indeed: the TOML is sound, and no table of an unknown name may be meant.
+    fn sure(&self, present: bool) -> bool {
+        self.file.sound && (present || !self.file.strangers)
+    }
+}
+
+/// A record's TTL.
+fn seconds(time: Time) -> Result<u32, String> {
+    let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
+    secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
+}

@@ -1,0 +1,158 @@
+//! What is wrong in a file, and where: collected while the file is read, told once, in the order of the file.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+
+/// One thing that is wrong in the file: where it is, what it is, what would be right.
+///
+/// Shown as `line:column: what`, so that the file's name and a colon before it make a place that editors can jump to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// What is wrong and what would be right, on one line.
+    pub what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.what)
+    }
+}
+
+/// The mistakes found so far; shared by all who read a part of the file, hence the cell.
+pub(super) struct Mistakes<'t> {
+    text: &'t str,
+    found: RefCell<Vec<(usize, String)>>,
+}
+
+impl<'t> Mistakes<'t> {
+    /// No mistakes yet in `text`.
+    pub(super) fn new(text: &'t str) -> Self {
+        Self { text, found: RefCell::default() }
+    }
+
+    /// Notes a mistake at the start of `span`, in bytes of the text.
+    pub(super) fn add(&self, span: Range<usize>, what: impl Into<String>) {
+        self.found.borrow_mut().push((span.start, what.into()));
+    }
+
+    /// Notes the mistake of a result, if it is one, and hands on what is good.
+    pub(super) fn good<T>(&self, span: Range<usize>, result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.add(span, what)).ok()
+    }
+
+    /// The line on which `span` starts, from 1.
+    pub(super) fn line(&self, span: Range<usize>) -> usize {
+        place(self.text, span.start).0
+    }
+
+    /// The good outcome if nothing is wrong, else every mistake in the order of the file.
+    pub(super) fn unless_any<T>(self, good: Option<T>) -> Result<T, Vec<Mistake>> {
+        let mut found = self.found.into_inner();
+        if let (Some(good), true) = (good, found.is_empty()) {
+            return Ok(good);
+        }
+        found.sort_by_key(|&(at, _)| at); // stable: at one place, as they were found
+        found.dedup();
+        let mistake = |(at, what)| {
+            let (line, column) = place(self.text, at);
+            Mistake { line, column, what }
+        };
+        Err(found.into_iter().map(mistake).collect())
+    }
+}
+
+/// The one of `known` that `word` was most likely meant to be; none if no one is near.
+pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let word = word.to_ascii_lowercase();
+    let budget = 1 + word.chars().count() / 4;
+    let far = |candidate: &str| distance(&word, &candidate.to_ascii_lowercase());
+    let near = known.into_iter().map(|candidate| (far(candidate), candidate));
+    near.filter(|&(distance, _)| distance <= budget).min_by_key(|&(distance, _)| distance).map(|(_, known)| known)
+}
+
+/// `; did you mean X?` for the nearest of `known`, or else the list of them all.
+pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str> + Clone) -> String {
+    match nearest(word, known.clone()) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => match known.into_iter().map(|known| format!("`{known}`")).collect::<Vec<_>>() {
+            none if none.is_empty() => String::new(),
+            known => format!("; there is {}", known.join(", ")),
+        },
+    }
+}
+
+/// How many letters have to be put in, left out or changed to make one word of the other (Levenshtein), where a swap of
+/// neighbours counts once.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+/// The line and column, both from 1, of byte `at` of `text`; the end of the text if it lies behind it.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let before = &text[..at];
+    let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (line, before[start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let text = "a = 1\nb\u{fc}cher = 2\n";
+        for (at, line, column) in [(0, 1, 1), (4, 1, 5), (6, 2, 1), (8, 2, 2), (9, 2, 3), (18, 3, 1), (99, 3, 1)] {
+            assert_eq!(place(text, at), (line, column), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn near_words() {
+        let known = ["listen", "allow", "workers", "tcp_idle_timeout"];
+        for (word, near) in [
+            ("lisen", Some("listen")),
+            ("lsiten", Some("listen")),
+            ("Listen", Some("listen")),
+            ("alow", Some("allow")),
+            ("tcp_timeout", None),
+            ("tcp_idle_time", Some("tcp_idle_timeout")),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(word, known), near, "{word}");
+        }
+    }
+
+    #[test]
+    fn told_in_the_order_of_the_file() {
+        let mistakes = Mistakes::new("one\ntwo");
+        mistakes.add(5..6, "second");
+        mistakes.add(0..3, "first");
+        let told = mistakes.unless_any(Some(())).expect_err("two mistakes");
+        assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1:1: first", "2:2: second"]);
+        assert_eq!(Mistakes::new("").unless_any(Some(1)), Ok(1));
+    }
+}

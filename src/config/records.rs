@@ -1,0 +1,263 @@
+//! Static records: their values from text to wire form, and whether they agree with each other.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
+use serde::Deserialize;
+
+use super::Record;
+use super::file::Leaf;
+use super::mistake::{Mistakes, nearest};
+use crate::wire::name::Name;
+use crate::wire::rtype;
+
+/// The owner of a record: a name that is answered as it stands, so a wildcard is none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Owner(pub Name);
+
+/// A type of record that the file may have.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Kind(&'static Form);
+
+/// How values of one type are written.
+#[derive(Debug)]
+struct Form {
+    name: &'static str,
+    rtype: RecordType,
+    /// How many words a value has; none: any number.
+    words: Option<usize>,
+    right: &'static str,
+}
+
+/// Every type that the file may have.
+const FORMS: [Form; 8] = [
+    form("A", RecordType::A, Some(1), "10.0.3.7"),
+    form("AAAA", RecordType::AAAA, Some(1), "fd00::7"),
+    form("CAA", RecordType::CAA, Some(3), r#"0 issue "ca.example""#),
+    form("CNAME", RecordType::CNAME, Some(1), "other.corp.example"),
+    form("MX", RecordType::MX, Some(2), "10 mail.corp.example"),
+    form("PTR", RecordType::PTR, Some(1), "host.corp.example"),
+    form("SRV", RecordType::SRV, Some(4), "0 5 5060 sip.corp.example"),
+    form("TXT", RecordType::TXT, None, "v=spf1 -all"),
+];
+
+/// The longest character-string (RFC 1035 section 3.3).
+const LONGEST_STRING: usize = 255;
+
+const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right: &'static str) -> Form {
+    Form { name, rtype, words, right }
+}
+
+impl Kind {
+    /// The type's number.
+    pub fn rtype(self) -> u16 {
+        self.0.rtype.into()
+    }
+
+    /// A value's wire form, its names uncompressed.
+    ///
+    /// The text is that of a zone file (RFC 1035 section 5.1) with names that are absolute, with or without the final
+    /// dot. A TXT value that does not start with a quote is one string as it stands.
+    pub fn rdata(self, value: &str) -> Result<Vec<u8>, String> {
+        let wrong = |what: String| format!("value: {what}; right for {} would be {:?}", self.0.name, self.0.right);
+        self.encode(value).map_err(wrong)
+    }
+
+    fn encode(self, value: &str) -> Result<Vec<u8>, String> {
+        let form = self.0;
+        if let RecordType::CNAME | RecordType::PTR = form.rtype {
+            // Read like every other name of the file: hickory's reading takes \DDD for octal and refuses inner underscores.
+            let name = value.trim().parse::<Name>().map_err(|error| format!("{value:?} is not a name: {error}"))?;
+            return Ok(name.as_wire().to_vec());
+        }
+        let text = match form.words {
+            None if !value.trim_start().starts_with('"') => quoted(value),
+            _ => value.to_owned(),
+        };
+        let words = words(&text)?;
+        if form.words.is_some_and(|right| right != words) {
+            return Err(format!("{value:?} has {words} parts"));
+        }
+        let rdata = RData::try_from_str(form.rtype, &text).map_err(|error| format!("{value:?}: {error}"))?;
+        if let RData::TXT(txt) = &rdata
+            && let Some(long) = txt.txt_data.iter().find(|string| string.len() > LONGEST_STRING)
+        {
+            return Err(format!(
+                "a string of {} bytes is over {LONGEST_STRING}: cut it into several in quotes",
+                long.len()
+            ));
+        }
+        let mut wire = Vec::new();
+        let mut encoder = BinEncoder::new(&mut wire);
+        encoder.set_name_encoding(NameEncoding::Uncompressed);
+        rdata.emit(&mut encoder).map_err(|error| format!("{value:?}: {error}"))?;
+        Ok(wire)
+    }
+}
+
+/// Notes the records, each with its place (its data empty if it could not be read), that cannot stand beside another: the same twice, a CNAME beside other data or
+/// in a circle (RFC 1034 section 3.6.2), one set with two TTLs (RFC 2181 section 5.2).
+pub(super) fn agree(records: &[(Range<usize>, Record)], mistakes: &Mistakes<'_>) {
+    let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
+    for (index, (at, record)) in records.iter().enumerate() {
+        let before = first.entry(&record.name).or_default();
+        if let Some((other, clash)) = before.iter().find_map(|&other| Some((other, clash(&records[other].1, record)?)))
+        {
+            let line = mistakes.line(records[other].0.clone());
+            mistakes.add(at.clone(), format!("{} has {clash} on line {line}", record.name));
+        }
+        before.push(index);
+    }
+    let alias = |name: &Name| {
+        let of_name = first.get(name)?.iter().map(|&index| &records[index].1);
+        of_name.filter(|record| record.rtype == rtype::CNAME).find_map(|record| Name::from_wire(&record.rdata).ok())
+    };
+    for (at, record) in records.iter().filter(|(_, record)| record.rtype == rtype::CNAME) {
+        let chain = std::iter::successors(alias(&record.name), alias).take(records.len());
+        if chain.into_iter().any(|name| name == record.name) {
+            mistakes.add(at.clone(), format!("the CNAME of {} leads back to itself", record.name));
+        }
+    }
+}
+
+/// What `earlier`, a record of the same name, is that `later` cannot stand beside.
+fn clash(earlier: &Record, later: &Record) -> Option<&'static str> {
+    let aliases = [earlier, later].map(|record| record.rtype == rtype::CNAME);
+    match aliases {
+        [true, true] => Some("a CNAME already, and may have only one:"),
+        [true, false] => Some("a CNAME, which allows no other data beside it,"),
+        [false, true] => Some("other data, which allows no CNAME beside it,"),
+        _ if earlier.rtype != later.rtype => None,
+        _ if earlier.rdata == later.rdata && !later.rdata.is_empty() => Some("this very record"),
+        _ if earlier.ttl != later.ttl => Some("a record of this type with another TTL, which must be the same,"),
+        _ => None,
+    }
+}
+
+impl TryFrom<String> for Owner {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "*" || text.starts_with("*.") {
+            return Err(format!("{text:?} is a wildcard: a record is needed for each name"));
+        }
+        text.parse().map(Self).map_err(|error| format!("{text:?} is not a name: {error}"))
+    }
+}
+
+impl TryFrom<String> for Kind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let form = FORMS.iter().find(|form| form.name.eq_ignore_ascii_case(&text));
+        let near = || nearest(&text, FORMS.iter().map(|form| form.name));
+        let near = || near().map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        form.map(Self).ok_or_else(|| format!("{text:?} is not a type that a record may have{}", near()))
+    }
+}
+
+impl Leaf for Owner {
+    const RIGHT: &'static str = r#""registry.corp.example""#;
+}
+
+impl Leaf for Kind {
+    const RIGHT: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
+}
+
+/// The text as one quoted string.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// How many words a value has, a string in quotes being one.
+///
+/// hickory reads `;` as the start of a comment and `\DDD` not as a zone file means it; both are refused here, lest
+/// something else be served than was written.
+fn words(text: &str) -> Result<usize, String> {
+    let (mut count, mut in_word, mut in_quotes) = (0, false, false);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let outside = !in_quotes;
+        match c {
+            '\\' if chars.peek().is_some_and(char::is_ascii_digit) => {
+                return Err("numeric escapes are not read here: write the character itself".to_owned());
+            }
+            '\\' => drop(chars.next()),
+            '"' => in_quotes = outside,
+            ';' if outside => return Err("a comment has no place in a value: put ; in quotes".to_owned()),
+            _ => {}
+        }
+        let word = in_quotes || !(outside && c.is_whitespace());
+        count += usize::from(word && !in_word);
+        in_word = word;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rdata(kind: &str, value: &str) -> Result<Vec<u8>, String> {
+        Kind::try_from(kind.to_owned())?.rdata(value)
+    }
+
+    #[test]
+    fn values_in_wire_form() {
+        for (kind, value, wire) in [
+            ("A", "10.0.3.7", &b"\x0a\x00\x03\x07"[..]),
+            ("aaaa", "fd00::7", b"\xfd\x00\0\0\0\0\0\0\0\0\0\0\0\0\0\x07"),
+            ("CNAME", "Other.example", b"\x05other\x07example\x00"),
+            ("CNAME", "other.example.", b"\x05other\x07example\x00"),
+            ("PTR", "under_score.example", b"\x0bunder_score\x07example\x00"),
+            ("TXT", "v=spf1 -all; x", b"\x0ev=spf1 -all; x"),
+            ("TXT", r"back\065slash", b"\x0dback\\065slash"),
+            ("TXT", r#""one" "two""#, b"\x03one\x03two"),
+            ("TXT", r#""a\"b""#, b"\x03a\"b"),
+            ("TXT", "", b"\x00"),
+            ("MX", "10 mail.example", b"\x00\x0a\x04mail\x07example\x00"),
+            ("MX", "0 .", b"\x00\x00\x00"),
+            ("SRV", "0 5 5060 sip.example.", b"\x00\x00\x00\x05\x13\xc4\x03sip\x07example\x00"),
+            ("CAA", r#"0 issue "ca.example; x=y""#, b"\x00\x05issueca.example; x=y"),
+            ("CAA", r#"128 issue ";""#, b"\x80\x05issue;"),
+        ] {
+            assert_eq!(rdata(kind, value).as_deref(), Ok(wire), "{kind} {value}");
+        }
+    }
+
+    #[test]
+    fn bad_values_say_what_is_right() {
+        let long = "x".repeat(256);
+        for (kind, value, part) in [
+            ("A", "10.0.3.256", "right for A would be \"10.0.3.7\""),
+            ("A", "10.0.3.7 10.0.3.8", "has 2 parts"),
+            ("A", "10.0.3.7;x", "comment"),
+            ("AAAA", "10.0.3.7", "right for AAAA"),
+            ("CNAME", "a..b", "a label is empty"),
+            ("CNAME", "a b", "not a name"),
+            ("MX", "mail.example", "has 1 parts"),
+            ("MX", "70000 mail.example", "right for MX"),
+            ("SRV", "0 5 sip.example", "has 3 parts"),
+            ("CAA", "0 issue ca.example; x=y", "comment"),
+            ("CAA", "0 issue", "has 2 parts"),
+            ("TXT", "\"\\065\"", "numeric escapes"),
+            ("TXT", "\"open", "right for TXT"),
+            ("TXT", long.as_str(), "256 bytes"),
+            ("CNANE", "x", "did you mean \"CNAME\""),
+            ("SOA", "x", "not a type"),
+        ] {
+            let error = rdata(kind, value).expect_err(value);
+            assert!(error.contains(part), "{kind} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_wildcards() {
+        assert!(Owner::try_from("*.corp.example".to_owned()).is_err());
+        assert!(Owner::try_from("corp.example".to_owned()).is_ok());
+    }
+}

@@ -1,0 +1,215 @@
+//! One table of the file, read key by key: serde reads each value by itself, so that a bad one does not hide the next.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::IntoDeserializer;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::Leaf;
+use super::mistake::{Mistakes, suggestion};
+use super::units::Bounds;
+
+/// A table whose keys are taken out one by one; [`Table::close`] calls what is then left unknown.
+pub(super) struct Table<'m, 't> {
+    entries: DeTable<'t>,
+    at: Range<usize>,
+    asked: Vec<&'static str>,
+    misshapen: bool,
+    mistakes: &'m Mistakes<'m>,
+}
+
+impl<'m, 't> Table<'m, 't> {
+    /// The outermost table of a text. A key that is there twice is noted and counts once.
+    pub(super) fn of_text(text: &'t str, mistakes: &'m Mistakes<'m>) -> Self {
+        let (entries, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            mistakes.add(error.span().unwrap_or_default(), format!("TOML: {}", error.message()));
+        }
+        Self::new(entries.into_inner(), 0..0, mistakes)
+    }
+
+    fn new(entries: DeTable<'t>, at: Range<usize>, mistakes: &'m Mistakes<'m>) -> Self {
+        Self { entries, at, asked: Vec::new(), misshapen: false, mistakes }
+    }
+
+    /// Where the table starts: its header.
+    pub(super) fn at(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
+    /// The value of `key`; none if the file has none or a bad one.
+    pub(super) fn value<T: Leaf>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+        let value = self.take(key)?;
+        self.leaf(key, value)
+    }
+
+    /// The value of `key`, which must be there.
+    pub(super) fn required<T: Leaf>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+        self.must_have::<T>(key);
+        self.value(key)
+    }
+
+    /// The value of `key` if it lies within its bounds.
+    pub(super) fn within<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Option<Spanned<T>>
+    where
+        T: Leaf + PartialOrd + fmt::Display,
+    {
+        let value = self.value::<T>(key)?;
+        let held = bounds.hold(value.get_ref()).map_err(|what| format!("{key}: {what}"));
+        self.mistakes.good(value.span(), held).map(|()| value)
+    }
+
+    /// The value of `key`, or its default with an empty span.
+    pub(super) fn bounded<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Spanned<T>
+    where
+        T: Leaf + PartialOrd + fmt::Display + Copy,
+    {
+        self.within(key, bounds).unwrap_or_else(|| Spanned::new(0..0, bounds.default))
+    }
+
+    /// Whether `key` is set, `default` if the file is silent.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.value(key).map_or(default, Spanned::into_inner)
+    }
+
+    /// The values of a list that may be absent but not empty, without the bad ones.
+    pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+        let value = self.take(key)?;
+        let at = value.span();
+        let DeValue::Array(items) = value.into_inner() else {
+            self.mistakes.add(at, format!("{key}: not a list; right would be, in square brackets, {}", T::RIGHT));
+            return None;
+        };
+        if items.is_empty() {
+            self.mistakes.add(at, format!("{key}: the list is empty; right would be a list of {}", T::RIGHT));
+            return None;
+        }
+        Some(items.into_iter().filter_map(|item| self.leaf(key, item)).collect())
+    }
+
+    /// The values of a list that must be there.
+    pub(super) fn required_list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+        self.must_have::<T>(key);
+        self.list(key)
+    }
+
+    /// The table `[key]`; none if the file has none.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
+        let value = self.take(key)?;
+        let table = self.as_table(value, &format!("[{key}]"));
+        self.misshapen |= table.is_none();
+        table
+    }
+
+    /// The tables `[key.NAME]` with their names, in the order of the file; none if the file has none.
+    pub(super) fn named_tables(&mut self, key: &'static str) -> Option<Vec<(Spanned<String>, Self)>> {
+        let parent = self.table(key)?;
+        let mut tables = Vec::new();
+        for (name, value) in parent.entries {
+            let name = Spanned::new(name.span(), name.into_inner().into_owned());
+            if let Some(table) = self.as_table(value, &format!("[{key}.{name}]")) {
+                tables.push((name, table));
+            }
+        }
+        tables.sort_by_key(|(name, _)| name.span().start);
+        Some(tables)
+    }
+
+    /// The tables `[[key]]`, in the order of the file; none if the file has none.
+    pub(super) fn tables(&mut self, key: &'static str) -> Option<Vec<Self>> {
+        let header = format!("[[{key}]]");
+        let value = self.take(key)?;
+        let at = value.span();
+        let DeValue::Array(items) = value.into_inner() else {
+            self.misshapen = true;
+            self.mistakes.add(at, format!("{key}: there may be many, so each is headed {header}, in double brackets"));
+            return None;
+        };
+        Some(items.into_iter().filter_map(|item| self.as_table(item, &header)).collect())
+    }
+
+    /// What `read` makes of the table; the keys that it does not ask for are unknown.
+    pub(super) fn read<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let made = read(&mut self);
+        self.close();
+        made
+    }
+
+    /// Notes every key that nobody asked for, with the nearest that exists; whether there was any, or a table of a known
+    /// name that is none.
+    pub(super) fn close(self) -> bool {
+        for key in self.entries.keys() {
+            let near = suggestion(key.get_ref(), self.asked.iter().copied());
+            self.mistakes.add(key.span(), format!("unknown key `{}`{near}", key.get_ref()));
+        }
+        self.misshapen || !self.entries.is_empty()
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'t>>> {
+        self.asked.push(key);
+        self.entries.remove(key)
+    }
+
+    fn must_have<T: Leaf>(&self, key: &'static str) {
+        if !self.entries.contains_key(key) {
+            self.mistakes.add(self.at(), format!("`{key}` is missing; right would be {}", T::RIGHT));
+        }
+    }
+
+    fn leaf<T: Leaf>(&self, key: &str, value: Spanned<DeValue<'t>>) -> Option<Spanned<T>> {
+        let at = value.span();
+        let read = T::deserialize(value.into_deserializer());
+        let read = read.map_err(|error| format!("{key}: {}; right would be {}", error.message(), T::RIGHT));
+        self.mistakes.good(at.clone(), read).map(|value| Spanned::new(at, value))
+    }
+
+    fn as_table(&self, value: Spanned<DeValue<'t>>, header: &str) -> Option<Self> {
+        let at = value.span();
+        match value.into_inner() {
+            DeValue::Table(entries) => Some(Self::new(entries, at, self.mistakes)),
+            _ => {
+                self.mistakes.add(at, format!("a table is expected, headed {header}"));
+                None
+            }
+        }
+    }
+}
+
+/// The text with each table blanked out whose TOML is broken, the mistake noted: what is left keeps its places.
+///
+/// An open quote or bracket would make nonsense of all that follows it, so each table is read by itself and tells one
+/// mistake of this kind; tables start at a line that starts with a bracket.
+pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Mistakes<'_>) -> Cow<'t, str> {
+    let (_, errors) = DeTable::parse_recoverable(text);
+    if errors.iter().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    let (mut part, mut table) = (String::new(), String::new());
+    for line in text.split_inclusive('\n') {
+        if line.starts_with('[') {
+            part.push_str(&sound_table(&table, part.len(), mistakes));
+            table.clear();
+        }
+        table.push_str(line);
+    }
+    part.push_str(&sound_table(&table, part.len(), mistakes));
+    Cow::Owned(part)
+}
+
+/// One table's text if it is sound, else as many blanks; it starts at byte `at` of the file.
+fn sound_table(table: &str, at: usize, mistakes: &Mistakes<'_>) -> String {
+    let (_, errors) = DeTable::parse_recoverable(table);
+    let broken = errors.iter().filter(|error| !harmless(error));
+    let first = broken.map(|error| (error.span().unwrap_or_default(), error)).min_by_key(|(span, _)| span.start);
+    let Some((span, error)) = first else { return table.to_owned() };
+    mistakes.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
+    table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
+}
+
+/// Whether an error spoils nothing but itself; it is noted when the whole file is read.
+fn harmless(error: &toml::de::Error) -> bool {
+    error.message() == "duplicate key"
+}

@@ -1,0 +1,220 @@
+//! Sizes, times and counts as the file writes them, and the bounds that they are held to.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::file::Leaf;
+
+/// A number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`; the letters' case is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(pub u64);
+
+/// A time, to the millisecond: `"1500ms"`, `"30s"`, `"5m"`, `"1h"`, `"1d"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Time {
+    millis: u64,
+}
+
+/// How many of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Count(pub usize);
+
+/// What a value is when the file does not give it, and the least and the most that it may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<T> {
+    /// When the file is silent.
+    pub default: T,
+    /// The least.
+    pub floor: T,
+    /// The most.
+    pub ceiling: T,
+}
+
+impl<T: PartialOrd + fmt::Display> Bounds<T> {
+    /// Whether `value` lies within the bounds; if not, a sentence that names them.
+    pub fn hold(&self, value: &T) -> Result<(), String> {
+        let Self { floor, ceiling, .. } = self;
+        if value < floor {
+            Err(format!("{value} is too little: from {floor} to {ceiling}"))
+        } else if value > ceiling {
+            Err(format!("{value} is too much: from {floor} to {ceiling}"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The units of a size, larger ones first, and the one that shows best first among equals. `Mi` is Kubernetes' `MiB`.
+const SIZES: [(&str, u64); 11] = [
+    ("GiB", 1 << 30),
+    ("Gi", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("Mi", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("Ki", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+    ("", 1),
+];
+
+/// The units of a time in milliseconds, larger ones first.
+const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl Time {
+    /// A time in whole seconds.
+    pub const fn secs(secs: u64) -> Self {
+        Self { millis: secs * 1_000 }
+    }
+
+    /// A time in milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self { millis }
+    }
+
+    /// The time as the standard library's.
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.millis)
+    }
+
+    /// The time in seconds, if it is a whole number of them.
+    pub const fn whole_secs(self) -> Option<u64> {
+        if self.millis.is_multiple_of(1_000) { Some(self.millis / 1_000) } else { None }
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        measure(&text, &SIZES).map(Self).ok_or_else(|| format!("{text:?} is not a size"))
+    }
+}
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        measure(&text, &TIMES).map(Self::millis).ok_or_else(|| format!("{text:?} is not a time with its unit"))
+    }
+}
+
+impl TryFrom<i64> for Count {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        usize::try_from(number).map(Self).map_err(|_| format!("{number} is not a count"))
+    }
+}
+
+impl Leaf for Size {
+    const RIGHT: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
+}
+
+impl Leaf for Time {
+    const RIGHT: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
+}
+
+impl Leaf for Count {
+    const RIGHT: &'static str = "a whole number such as 1024, without quotes";
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(self.0, SIZES.iter().filter(|(unit, _)| unit.ends_with("iB")), "B", f)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.millis == 0 { f.write_str("0s") } else { show(self.millis, TIMES.iter(), "ms", f) }
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A number and its unit as one number; none if it is no number, the unit is unknown or it does not fit.
+fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let &(_, factor) = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim_start()))?;
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Writes `value` in the largest of `units` that shows it whole, else in `smallest`.
+fn show<'u>(
+    value: u64,
+    mut units: impl Iterator<Item = &'u (&'u str, u64)>,
+    smallest: &str,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    match units.find(|(_, factor)| value > 0 && value.is_multiple_of(*factor)) {
+        Some((unit, factor)) => write!(f, "{}{unit}", value / factor),
+        None => write!(f, "{value}{smallest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes, shown) in [
+            ("64MiB", 64 << 20, "64MiB"),
+            ("512kib", 512 << 10, "512KiB"),
+            ("1 GiB", 1 << 30, "1GiB"),
+            ("64Mi", 64 << 20, "64MiB"),
+            ("65536", 65536, "64KiB"),
+            ("1000B", 1000, "1000B"),
+            ("2MB", 2_000_000, "2000000B"),
+            ("0", 0, "0B"),
+        ] {
+            let size = Size::try_from(text.to_owned());
+            assert_eq!(size, Ok(Size(bytes)), "{text}");
+            assert_eq!(Size(bytes).to_string(), shown);
+        }
+        for bad in ["", "MiB", "-1", "1.5GiB", "64 apples", "99999999999999GiB", "64MiB "] {
+            assert!(Size::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, millis, shown) in [
+            ("1500ms", 1500, "1500ms"),
+            ("30s", 30_000, "30s"),
+            ("300S", 300_000, "5m"),
+            ("1h", 3_600_000, "1h"),
+            ("24h", 86_400_000, "1d"),
+            ("0s", 0, "0s"),
+        ] {
+            assert_eq!(Time::try_from(text.to_owned()), Ok(Time::millis(millis)), "{text}");
+            assert_eq!(Time::millis(millis).to_string(), shown);
+        }
+        for bad in ["", "5", "s", "1h30m", "-1s", "1.5s", "99999999999999999d"] {
+            assert!(Time::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+        assert_eq!(Time::secs(5).whole_secs(), Some(5));
+        assert_eq!(Time::millis(1500).whole_secs(), None);
+    }
+
+    #[test]
+    fn bounds_include_both_ends() {
+        let bounds = Bounds { default: Count(0), floor: Count(1), ceiling: Count(4) };
+        assert_eq!(bounds.hold(&Count(1)), Ok(()));
+        assert_eq!(bounds.hold(&Count(4)), Ok(()));
+        assert_eq!(bounds.hold(&Count(0)), Err("0 is too little: from 1 to 4".to_owned()));
+        assert_eq!(bounds.hold(&Count(5)), Err("5 is too much: from 1 to 4".to_owned()));
+    }
+}

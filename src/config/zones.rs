@@ -1,0 +1,144 @@
+//! The zones of a route: names, and networks that stand for their reverse zones.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::file::Leaf;
+use crate::wire::name::Name;
+
+/// What one entry of a route's `zones` claims, and how the file wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Zone {
+    /// As in the file.
+    pub text: String,
+    /// One name, or the reverse zones of a network: 1 to 128.
+    pub names: Vec<Name>,
+}
+
+impl TryFrom<String> for Zone {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.parse::<IpAddr>().is_ok() {
+            let bits = if text.contains(':') { 128 } else { 32 };
+            return Err(format!("{text:?} is an address, not a zone; for its reverse name write \"{text}/{bits}\""));
+        }
+        let names = if is_network(&text) {
+            reverse(network(&text)?)?
+        } else {
+            vec![text.parse::<Name>().map_err(|error| format!("{text:?} is not a name: {error}"))?]
+        };
+        Ok(Self { text, names })
+    }
+}
+
+impl Leaf for Zone {
+    const RIGHT: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
+}
+
+/// A network from its text; an error names the right network where bits are set behind the prefix.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a network"))?;
+    match network.trunc() {
+        trunc if trunc == network => Ok(network),
+        trunc => Err(format!("{text:?} has bits set behind its prefix: the network is \"{trunc}\"")),
+    }
+}
+
+/// The reverse zones that together hold exactly the addresses of `network` (RFC 1035 section 3.5, RFC 3596 section 2.5).
+///
+/// A label of a reverse name is an octet (IPv4) or four bits (IPv6). Where the prefix ends inside a label, there is a
+/// zone for every value of that label that the prefix leaves open: at most 128 for IPv4, 8 for IPv6.
+fn reverse(network: IpNet) -> Result<Vec<Name>, String> {
+    let (digits, bits_of_digit, suffix) = match network.network() {
+        IpAddr::V4(address) => (address.octets().to_vec(), 8, "in-addr.arpa"),
+        IpAddr::V6(address) => {
+            let nibbles = address.octets().into_iter().flat_map(|octet| [octet >> 4, octet & 0xf]);
+            (nibbles.collect(), 4, "ip6.arpa")
+        }
+    };
+    let whole = usize::from(network.prefix_len()) / bits_of_digit;
+    let rest = usize::from(network.prefix_len()) % bits_of_digit;
+    let label = |digit: u8| if bits_of_digit == 8 { format!("{digit}.") } else { format!("{digit:x}.") };
+
+    let fixed: String = digits[..whole].iter().rev().map(|&digit| label(digit)).collect();
+    let open: Vec<String> = match digits.get(whole) {
+        Some(&first) if rest > 0 => (0..1u16 << (bits_of_digit - rest)).map(|step| label(first + step as u8)).collect(),
+        _ => vec![String::new()],
+    };
+    let name = |open: String| format!("{open}{fixed}{suffix}").parse::<Name>().map_err(|error| error.to_string());
+    open.into_iter().map(name).collect()
+}
+
+/// Whether a zone is meant as a network; `0/25.2.0.192.in-addr.arpa` (RFC 2317) is a name.
+fn is_network(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, prefix)| {
+        address.parse::<IpAddr>().is_ok() || prefix.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zones(text: &str) -> Vec<String> {
+        let zone = Zone::try_from(text.to_owned()).expect(text);
+        zone.names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn names_and_whole_labels() {
+        for (text, zone) in [
+            (".", "."),
+            ("Corp.Example.", "corp.example."),
+            ("0/25.2.0.192.in-addr.arpa", "0/25.2.0.192.in-addr.arpa."),
+            ("0.0.0.0/0", "in-addr.arpa."),
+            ("10.0.0.0/8", "10.in-addr.arpa."),
+            ("10.244.0.0/16", "244.10.in-addr.arpa."),
+            ("10.0.0.7/32", "7.0.0.10.in-addr.arpa."),
+            ("::/0", "ip6.arpa."),
+            ("fd00::/8", "d.f.ip6.arpa."),
+            ("2001:db8::/32", "8.b.d.0.1.0.0.2.ip6.arpa."),
+            ("::1/128", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa."),
+        ] {
+            assert_eq!(zones(text), [zone], "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_inside_a_label() {
+        for (text, count, first, last) in [
+            ("10.96.0.0/12", 16, "96.10.in-addr.arpa.", "111.10.in-addr.arpa."),
+            ("128.0.0.0/1", 128, "128.in-addr.arpa.", "255.in-addr.arpa."),
+            ("192.0.2.128/25", 128, "128.2.0.192.in-addr.arpa.", "255.2.0.192.in-addr.arpa."),
+            ("192.0.2.6/31", 2, "6.2.0.192.in-addr.arpa.", "7.2.0.192.in-addr.arpa."),
+            ("fc00::/7", 2, "c.f.ip6.arpa.", "d.f.ip6.arpa."),
+            ("8000::/1", 8, "8.ip6.arpa.", "f.ip6.arpa."),
+        ] {
+            let zones = zones(text);
+            assert_eq!(zones.len(), count, "{text}");
+            assert_eq!((zones.first(), zones.last()), (Some(&first.to_owned()), Some(&last.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_zones_say_what_is_right() {
+        for (text, part) in [
+            ("10.0.0.1/8", "the network is \"10.0.0.0/8\""),
+            ("fd00::1/64", "the network is \"fd00::/64\""),
+            ("10.0.0.0/33", "not a network"),
+            ("10.0.0/8", "not a network"),
+            ("10.0.0.0/8x", "not a network"),
+            ("10.0.0.1", "write \"10.0.0.1/32\""),
+            ("fd00::1", "write \"fd00::1/128\""),
+            ("a..b", "a label is empty"),
+            ("", "a label is empty"),
+        ] {
+            let error = Zone::try_from(text.to_owned()).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
