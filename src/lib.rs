@@ -31,3 +31,4 @@ pub mod admin;
 pub mod metrics;
 
 pub mod app;
+pub mod cli;

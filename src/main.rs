@@ -1,3 +1,14 @@
-//! The `nodens` command.
+//! The `nodens` command: the library does the work, this turns its outcome into an exit code (sysexits.h).
 
-fn main() {}
+use std::process::ExitCode;
+
+use nodens::cli::{Outcome, run};
+
+fn main() -> ExitCode {
+    match run(std::env::args_os()) {
+        Outcome::Good => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+        Outcome::BadUsage => ExitCode::from(64),
+        Outcome::BadConfig => ExitCode::from(78),
+    }
+}

@@ -1,0 +1,89 @@
+//! The command line: one file per command.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+
+use clap::{Parser, Subcommand};
+use nix::ifaddrs::getifaddrs;
+use tracing::warn;
+
+mod check;
+
+/// How a run of the command ended; `main` turns it into an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is good.
+    Good,
+    /// The command line is wrong (EX_USAGE).
+    BadUsage,
+    /// The configuration is wrong (EX_CONFIG).
+    BadConfig,
+    /// Something else went wrong; trying again may help.
+    Failed,
+}
+
+/// A DNS caching resolver for the nodes of a Kubernetes CI cluster.
+#[derive(Debug, Parser)]
+#[command(name = "nodens", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nodens check nodens.toml          every mistake of a configuration
+  nodens help check                 more about a command";
+
+/// Runs the command that `args` ask for; the first is the program's name. Output goes to stdout, complaints to stderr.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => match cli.command {
+            Command::Check(check) => check.run(),
+        },
+        Err(answer) => {
+            let _ = answer.print(); // nobody is left to tell that stdout or stderr is gone
+            if answer.use_stderr() { Outcome::BadUsage } else { Outcome::Good }
+        }
+    }
+}
+
+/// This machine's own addresses, those that are up or down alike; none if the kernel does not tell.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = match getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            warn!(%error, "cannot list this machine's addresses");
+            return Vec::new();
+        }
+    };
+    let ip = |address: nix::sys::socket::SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::from(v4.ip())),
+        (_, Some(v6)) => Some(IpAddr::from(v6.ip())),
+        _ => None,
+    };
+    interfaces.filter_map(|interface| interface.address.and_then(ip)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn loopback_is_ours() {
+        assert!(own_addresses().iter().any(IpAddr::is_loopback));
+    }
+}
