@@ -250,3 +250,78 @@ fn seconds(time: Time) -> Result<u32, String> {
     let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
     secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Select;
+    use crate::wire::rtype;
+
+    const FULL: &str = include_str!("../../config/nodens.toml");
+    const MINIMAL: &str = include_str!("../../config/minimal.toml");
+
+    #[test]
+    fn every_key_arrives() {
+        let config = parse(FULL, &[]).expect("good");
+        assert_eq!(config.admin.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9353"));
+        assert_eq!(config.bootstrap.len(), 2);
+        let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        assert_eq!(names, ["kube-dns", "corporate", "public"], "in the order of the file");
+        assert_eq!(config.upstreams[2].select, Select::Fastest);
+        let [kube, corporate, public] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+        assert_eq!((kube.to, corporate.to, public.to), (0, 1, 2));
+        assert_eq!(kube.label, "cluster.local 10.96.0.0/12 10.244.0.0/16");
+        assert_eq!(kube.zones.len(), 1 + 16 + 1);
+        assert_eq!(kube.negative_max_ttl, Some(Duration::from_secs(5)));
+        assert!(public.deny_private_addresses && !kube.deny_private_addresses);
+        assert_eq!((config.records[0].rtype, config.records[0].ttl), (rtype::A, 300));
+        assert_eq!(config.records[0].rdata, [10, 0, 3, 7]);
+    }
+
+    #[test]
+    fn the_full_example_shows_the_defaults() {
+        let (full, minimal) = (parse(FULL, &[]).expect("good"), parse(MINIMAL, &[]).expect("good"));
+        assert_eq!(full.server, minimal.server);
+        assert_eq!(full.cache, minimal.cache);
+        assert_eq!(minimal.admin, None);
+        let kube = &full.upstreams[0];
+        assert_eq!(
+            minimal.upstreams[0],
+            Upstream { name: "public".to_owned(), servers: minimal.upstreams[0].servers.clone(), ..kube.clone() }
+        );
+    }
+
+    #[test]
+    fn own_addresses_count_under_a_wildcard() {
+        let text = "[server]\nlisten = [\"0.0.0.0\"]\n[upstreams.a]\nservers = [\"10.0.0.5\"]\n[[route]]\nzones = [\".\"]\nto = \"a\"\n";
+        assert!(parse(text, &[]).is_ok());
+        let mistakes = parse(text, &["10.0.0.5".parse().expect("address")]).expect_err("a loop");
+        assert_eq!((mistakes.len(), mistakes[0].line, mistakes[0].column), (1, 4, 12));
+    }
+
+    #[test]
+    fn few_tcp_connections_are_fewer_per_client() {
+        let config = parse(&format!("[server]\ntcp_connections = 8\n{MINIMAL}"), &[]).expect("good");
+        assert_eq!(config.server.tcp_connections_per_client, 8);
+    }
+
+    proptest! {
+        /// Whatever is done to a file, it is read or refused, at places that it has.
+        #[test]
+        fn any_damage_is_survived(at in 0..FULL.len(), len in 0usize..40, junk in r#"[\[\]"'=#.,{}\n a-z0-9é]{0,6}"#) {
+            prop_assert!(FULL.is_ascii(), "cut between characters");
+            let text = format!("{}{junk}{}", &FULL[..at], &FULL[(at + len).min(FULL.len())..]);
+            if let Err(mistakes) = parse(&text, &[]) {
+                prop_assert!(!mistakes.is_empty());
+                for mistake in mistakes {
+                    prop_assert!(mistake.line <= text.lines().count() + 1, "{mistake}");
+                    prop_assert!(!mistake.what.contains('\n'), "{mistake}");
+                }
+            }
+        }
+    }
+}

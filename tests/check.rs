@@ -1,0 +1,381 @@
+//! `nodens check` as a user meets it: the built binary, files, what it prints and how it exits.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The contract: a hybrid cluster's configuration, accepted as it is.
+const HYBRID: &str = r#"
+[server]
+listen  = ["127.0.0.1:5300", "[::1]:5300"]
+allow   = ["127.0.0.0/8", "::1/128"]
+workers = 0
+
+[admin]
+listen = "127.0.0.1:9353"
+
+[cache]
+memory           = "64MiB"
+max_ttl          = "1h"
+negative_max_ttl = "30s"
+stale            = "1h"
+prefetch         = true
+
+[upstreams.kube-dns]
+servers = ["10.96.0.10"]
+
+[upstreams.vpc]
+servers  = ["10.0.0.2", "10.1.0.251", "10.1.0.252"]
+select   = "ordered"
+deadline = "1500ms"
+
+[upstreams.public]
+servers = ["8.8.8.8", "1.1.1.1"]
+select  = "fastest"
+
+[[route]]
+zones            = ["cluster.local", "10.96.0.0/12", "10.244.0.0/16"]
+to               = "kube-dns"
+negative_max_ttl = "5s"
+
+[[route]]
+zones = ["corp.example", "10.0.0.0/8"]
+to    = "vpc"
+
+[[route]]
+zones = ["."]
+to    = "public"
+deny_private_addresses = true
+
+[[record]]
+name  = "registry.corp.example"
+type  = "A"
+value = "10.0.3.7"
+ttl   = "5m"
+"#;
+
+/// A sound end of a file, for the mistakes in what stands before it.
+const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+#[test]
+fn good_files() {
+    let summary = "good: 2 listeners, 3 routes, 3 upstreams, cache 64MiB";
+    accepted(&written(HYBRID), summary);
+    accepted(&root().join("config/nodens.toml"), summary);
+    accepted(&root().join("config/minimal.toml"), "good: 2 listeners, 1 route, 1 upstream, cache 64MiB");
+    let contract = root().join("../shared/examples/hybrid.toml");
+    if contract.exists() {
+        accepted(&contract, summary);
+    }
+}
+
+#[test]
+fn mistakes_of_server_admin_and_cache() {
+    for (text, right) in [
+        ("[server]\nlisen = [\"127.0.0.1\"]\n", &["2:1: unknown key `lisen`; did you mean `listen`?"][..]),
+        ("[cahce]\n", &["1:2: unknown key `cahce`; did you mean `cache`?"]),
+        ("admin = 5\n", &["1:9: a table is expected, headed [admin]"]),
+        ("[server]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
+        ("[server]\nallow = []\n", &["2:9: allow: the list is empty"]),
+        (
+            "[server]\nlisten = [5, \"127.0.0.1\", true]\nworkers = \"4\"\n[cache]\nprefetch = \"yes\"\n",
+            &[
+                "2:11: listen: invalid type: integer `5`, expected a string; right would be \"127.0.0.1:5300\"",
+                "2:27: listen: invalid type: boolean",
+                "3:11: workers: invalid type",
+                "5:12: prefetch: invalid type: string \"yes\", expected a boolean; right would be true or false",
+            ],
+        ),
+        ("[server]\nlisten = [\"localhost:53\"]\n", &["2:11: listen: \"localhost:53\" is not an address"]),
+        ("[server]\nlisten = [\"[::1]:53\",\n  \"::1\"]\n", &["3:3: the same listener is on line 2 already"]),
+        (
+            "[server]\nallow = [\"10.0.0.1/8\"]\n",
+            &["2:10: allow: \"10.0.0.1/8\" has bits set behind its prefix: the network is \"10.0.0.0/8\""],
+        ),
+        (
+            "[server]\nworkers = -1\ntcp_connections = 0\ntcp_connections_per_client = 65537\n",
+            &[
+                "2:11: workers: -1 is not a count",
+                "3:19: tcp_connections: 0 is too little: from 1 to 65536",
+                "4:30: tcp_connections_per_client: 65537 is too much: from 1 to 65536",
+            ],
+        ),
+        (
+            "[server]\ntcp_connections = 8\ntcp_connections_per_client = 9\n",
+            &["3:30: tcp_connections_per_client: 9 is more than tcp_connections, 8"],
+        ),
+        (
+            "[server]\ntcp_idle_timeout = 10\n",
+            &["2:20: tcp_idle_timeout: invalid type: integer `10`, expected a string; right would be \"1500ms\""],
+        ),
+        ("[admin]\n", &["1:1: `listen` is missing"]),
+        (
+            "[admin]\nlisten = \"0.0.0.0:5300\"\n",
+            &["2:10: listen: 0.0.0.0:5300 is taken: [server] listens on 127.0.0.1:5300"],
+        ),
+        ("[cache]\nmemory = \"64 apples\"\n", &["2:10: memory: \"64 apples\" is not a size; right would be \"64MiB\""]),
+        (
+            "[cache]\nmemory = \"0\"\nmax_ttl = \"0s\"\nnegative_max_ttl = \"1d\"\nstale = \"8d\"\n",
+            &[
+                "2:10: memory: 0B is too little: from 1MiB to 256GiB",
+                "3:11: max_ttl: 0s is too little: from 1s to 7d",
+                "4:20: negative_max_ttl: 1d is too much: from 1s to 3h",
+                "5:9: stale: 8d is too much: from 0s to 7d",
+            ],
+        ),
+        ("[cache]\nstale = \"5\"\n", &["2:9: stale: \"5\" is not a time with its unit"]),
+    ] {
+        refused(&format!("{text}{REST}"), right);
+    }
+}
+
+#[test]
+fn mistakes_of_upstreams_and_routes() {
+    let up = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n";
+    let all = "[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+    for (text, right) in [
+        (format!("[upstreams.up]\n{all}"), &["1:1: `servers` is missing; right would be \"10.0.0.2\""][..]),
+        (
+            format!("[upstreams.up]\nservers = [\"10.0.0.256\", \"udp://1.1.1.1\", \"tls://1.1.1.1\"]\n{all}"),
+            &[
+                "2:12: servers: \"10.0.0.256\" is neither an address nor a host name",
+                "2:26: servers: nodens does not speak \"udp\"",
+                "2:43: servers: \"tls://1.1.1.1\" lacks the name",
+            ],
+        ),
+        (
+            format!("[upstreams.up]\nservers = [\"1.1.1.1\", \"1.1.1.1:53\"]\n{all}"),
+            &["2:23: the same server is on line 2 already"],
+        ),
+        (
+            format!("[upstreams.up]\nservers = [\"127.0.0.1:5300\"]\n{all}"),
+            &["2:12: 127.0.0.1:5300 is nodens itself, which listens on 127.0.0.1:5300"],
+        ),
+        (
+            format!("[server]\nlisten = [\"0.0.0.0\"]\n[upstreams.up]\nservers = [\"127.0.0.53\"]\n{all}"),
+            &["4:12: 127.0.0.53:53 is nodens itself, which listens on 0.0.0.0:53"],
+        ),
+        (
+            format!("[upstreams.up]\nservers = [\"dns.example\"]\n{all}"),
+            &["2:12: `dns.example.` has to be resolved by others"],
+        ),
+        (
+            format!("[bootstrap]\nservers = [\"dns.example\", \"1.1.1.1\", \"1.1.1.1\", \"[::1]:5300\"]\n{up}{all}"),
+            &[
+                "2:12: servers: \"dns.example\" is not an address",
+                "2:38: the same server is on line 2 already",
+                "2:49: [::1]:5300 is nodens itself",
+            ],
+        ),
+        (
+            format!("{up}select = \"fast\"\ndeadline = \"5ms\"\n{all}"),
+            &[
+                "3:10: select: \"fast\" is no way to select; right would be \"ordered\" or \"fastest\"",
+                "4:12: deadline: 5ms is too little: from 50ms to 30s",
+            ],
+        ),
+        (
+            format!("[upstreams.\"up stairs\"]\nservers = [\"1.1.1.1\"]\n{}", all.replace("up", "up stairs")),
+            &["1:12: \"up stairs\" is no name for a group"],
+        ),
+        (
+            format!("{up}[upstreams.spare]\nservers = [\"9.9.9.9\"]\n{all}"),
+            &["3:12: no [[route]] leads to `spare`: add one with `to = \"spare\"`"],
+        ),
+        (
+            format!("{up}{all}[[route]]\nzones = [\"a.example\"]\nto = \"upp\"\n"),
+            &["8:6: to: there is no [upstreams.upp]; did you mean `up`?"],
+        ),
+        (
+            format!("[upstream.up]\nservers = [\"1.1.1.1\"]\n{all}"),
+            &["1:2: unknown key `upstream`; did you mean `upstreams`?"],
+        ),
+        (
+            format!("{up}[route]\nzones = [\".\"]\nto = \"up\"\n"),
+            &["3:1: route: there may be many, so each is headed [[route]]"],
+        ),
+        (
+            format!("{up}[[route]]\nzones = [\"a.example\"]\nto = \"up\"\n"),
+            &["3:1: no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`"],
+        ),
+        (String::new(), &["1:1: no route covers the names outside all zones"]),
+        (format!("{up}{all}[[route]]\n"), &["6:1: `zones` is missing", "6:1: `to` is missing"]),
+        (
+            format!("{up}{all}[[route]]\nzones = [\"a..b\", \"10.0.0.1/8\", \"10.0.0.1\"]\nto = \"up\"\n"),
+            &[
+                "7:10: zones: \"a..b\" is not a name: a label is empty",
+                "7:18: zones: \"10.0.0.1/8\" has bits set behind its prefix: the network is \"10.0.0.0/8\"",
+                "7:32: zones: \"10.0.0.1\" is an address, not a zone; for its reverse name write \"10.0.0.1/32\"",
+            ],
+        ),
+        (
+            format!("{up}{all}[[route]]\nzones = [\"a.example\", \"A.example.\", \".\"]\nto = \"up\"\n"),
+            &["7:23: zones: line 7 claims a.example. already", "7:37: zones: line 4 claims . already"],
+        ),
+        (
+            format!(
+                "{up}{all}[[route]]\nzones = [\"10.96.0.0/12\"]\nto = \"up\"\n[[route]]\nzones = [\"96.10.in-addr.arpa\", \"10.104.0.0/13\"]\nto = \"up\"\n"
+            ),
+            &[
+                "10:10: zones: line 7 claims 96.10.in-addr.arpa. already",
+                "10:32: zones: line 7 claims 104.10.in-addr.arpa. already",
+            ],
+        ),
+        (
+            format!("{up}{all}negative_max_ttl = \"0s\"\ndeny_private = true\n"),
+            &["6:20: negative_max_ttl: 0s is too little: from 1s to 3h", "7:1: unknown key `deny_private`"],
+        ),
+    ] {
+        refused(&text, right);
+    }
+}
+
+#[test]
+fn mistakes_of_records() {
+    let record = |name: &str, kind: &str, value: &str| {
+        format!("[[record]]\nname = '{name}'\ntype = '{kind}'\nvalue = '{value}'\n")
+    };
+    for (text, right) in [
+        (
+            "[[record]]\n".to_owned(),
+            &["1:1: `name` is missing", "1:1: `type` is missing", "1:1: `value` is missing"][..],
+        ),
+        (record("a b", "A", "10.0.0.1"), &["2:8: name: \"a b\" is not a name"]),
+        (record("*.a.example", "A", "10.0.0.1"), &["2:8: name: \"*.a.example\" is a wildcard"]),
+        (
+            record("a.example", "AAAAA", "10.0.0.1"),
+            &["3:8: type: \"AAAAA\" is not a type that a record may have; did you mean \"AAAA\"?"],
+        ),
+        (record("a.example", "A", "10.0.0.256"), &["4:9: value: \"10.0.0.256\": "]),
+        (record("a.example", "A", "10.0.0.1") + "ttl = \"1500ms\"\n", &["5:7: ttl: 1500ms is not in whole seconds"]),
+        (record("a.example", "A", "10.0.0.1") + "ttl = \"365d\"\n", &["5:7: ttl: 365d is too much: from 0s to 7d"]),
+        (
+            record("a.example", "CNAME", "b.example") + &record("A.example.", "A", "10.0.0.1"),
+            &["6:8: a.example. has a CNAME, which allows no other data beside it, on line 2"],
+        ),
+        (
+            record("a.example", "A", "10.0.0.1") + &record("a.example", "CNAME", "b.example"),
+            &["6:8: a.example. has other data, which allows no CNAME beside it, on line 2"],
+        ),
+        (
+            record("a.example", "CNAME", "b.example") + &record("a.example", "CNAME", "c.example"),
+            &["6:8: a.example. has a CNAME already"],
+        ),
+        (
+            record("a.example", "A", "10.0.0.1") + &record("a.example", "A", "10.0.0.1"),
+            &["6:8: a.example. has this very record on line 2"],
+        ),
+        (
+            record("a.example", "A", "10.0.0.1") + &record("a.example", "A", "10.0.0.2") + "ttl = \"1s\"\n",
+            &["6:8: a.example. has a record of this type with another TTL"],
+        ),
+        (
+            record("a.example", "CNAME", "b.example") + &record("b.example", "CNAME", "a.example"),
+            &["2:8: the CNAME of a.example. leads back to itself", "6:8: the CNAME of b.example. leads back to itself"],
+        ),
+    ] {
+        refused(&(text + REST), right);
+    }
+}
+
+#[test]
+fn broken_toml_hides_only_its_own_table() {
+    for (text, right) in [
+        (
+            "[server]\nlisten = [\"127.0.0.1:53\nworkers = 5000\n[cache]\nmemory = \"1B\"\n",
+            &["2:24: TOML: ", "5:10: memory: 1B is too little"][..],
+        ),
+        (
+            "[server]\nlisten = [\"127.0.0.1\"\n[cache]\nmemory =\n[admin]\nlisten = 5\n",
+            &["2:22: TOML: unclosed array", "4:9: TOML: ", "6:10: listen: "],
+        ),
+        ("[cache]\nmemory = \"64MiB\"\nmemory = \"1B\"\nstale = 1\n", &["3:1: TOML: duplicate key", "4:9: stale: "]),
+        ("[cache]\n[server]\n[cache]\nstale = 1\n", &["3:2: TOML: duplicate key", "4:9: stale: "]),
+        ("[server]\nlisten = [\"\u{fc}\", 5]\n", &["2:11: listen: ", "2:16: listen: "]),
+    ] {
+        refused(&format!("{text}{REST}"), right);
+    }
+    refused(&REST.replace("zones = [\".\"]", "zones = [\".\""), &["5:1: TOML: "]);
+    refused(&REST.replace("[\"1.1.1.1\"]", "1.1.1.1"), &["2:14: TOML: "]);
+}
+
+#[test]
+fn every_mistake_in_one_run() {
+    let text = HYBRID
+        .replace("workers = 0", "wrokers = 0")
+        .replace("\"64MiB\"", "\"1B\"")
+        .replace("\"10.1.0.251\"", "\"10.0.0.2\"")
+        .replace("to    = \"vpc\"", "to    = \"vcp\"")
+        .replace("\"10.0.3.7\"", "\"10.0.3\"");
+    refused(
+        &text,
+        &[
+            "5:1: unknown key `wrokers`; did you mean `workers`?",
+            "11:20: memory: ",
+            "21:25: the same server",
+            "36:9: to: there is no [upstreams.vcp]; did you mean `vpc`?",
+            "46:9: value: ",
+        ],
+    );
+}
+
+#[test]
+fn exit_codes() {
+    let nodens = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_nodens")).args(args).output().expect("runs");
+    for (args, code) in [
+        (&[][..], 64),
+        (&["chek"], 64),
+        (&["check"], 64),
+        (&["check", "a", "b"], 64),
+        (&["--help"], 0),
+        (&["check", "--help"], 0),
+        (&["--version"], 0),
+        (&["check", "/nonexistent/nodens.toml"], 1),
+    ] {
+        assert_eq!(nodens(args).status.code(), Some(code), "{args:?}");
+    }
+    assert!(String::from_utf8_lossy(&nodens(&["check", "--help"]).stdout).contains("Examples:"));
+
+    let latin = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("latin.toml");
+    std::fs::write(&latin, b"[server]\n# b\xfccher\n").expect("writes");
+    let output = check(&latin);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(":2:4: not UTF-8"));
+}
+
+/// Checks that the file is good and that the summary says so.
+fn accepted(file: &Path, summary: &str) {
+    let output = check(file);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!((stdout.as_ref(), stderr.as_ref()), (format!("{}: {summary}\n", file.display()).as_str(), ""));
+}
+
+/// Checks that the text is refused for just these reasons, each `line:column: ` and how the message starts.
+fn refused(text: &str, reasons: &[&str]) {
+    let file = written(text);
+    let output = check(&file);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{text}\n{stderr}");
+    assert_eq!(stderr.lines().count(), reasons.len(), "{text}\n{stderr}");
+    for (line, reason) in stderr.lines().zip(reasons) {
+        assert!(line.starts_with(&format!("{}:{reason}", file.display())), "{text}\n{line}\nis not: {reason}");
+    }
+}
+
+fn check(file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(file).output().expect("runs")
+}
+
+/// A new file with the text.
+fn written(text: &str) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("check-{}.toml", COUNT.fetch_add(1, Ordering::Relaxed));
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&file, text).expect("writes");
+    file
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
