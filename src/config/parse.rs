@@ -105,7 +105,9 @@ impl Check<'_, '_> {
     }
 
     fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<Upstream>> {
-        self.file.upstreams.iter().flatten().map(|upstream| self.upstream(upstream, listen)).collect()
+        let upstreams = self.file.upstreams.iter().flatten();
+        let checked: Vec<_> = upstreams.map(|upstream| self.upstream(upstream, listen)).collect(); // all, then whether all
+        checked.into_iter().collect()
     }
 
     fn upstream(&self, file: &file::Upstream, listen: &[SocketAddr]) -> Option<Upstream> {

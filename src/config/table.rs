@@ -162,7 +162,7 @@ impl<'m, 't> Table<'m, 't> {
     fn leaf<T: Leaf>(&self, key: &str, value: Spanned<DeValue<'t>>) -> Option<Spanned<T>> {
         let at = value.span();
         let read = T::deserialize(value.into_deserializer());
-        let read = read.map_err(|error| format!("{key}: {}; right would be {}", error.message(), T::RIGHT));
+        let read = read.map_err(|error| format!("{key}: {}; right would be {}", unexpected(error.message()), T::RIGHT));
         self.mistakes.good(at.clone(), read).map(|value| Spanned::new(at, value))
     }
 
@@ -207,6 +207,14 @@ fn sound_table(table: &str, at: usize, mistakes: &Mistakes<'_>) -> String {
     let Some((span, error)) = first else { return table.to_owned() };
     mistakes.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
     table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
+}
+
+/// Serde's message without the name of the Rust type that it expected; [`Leaf::RIGHT`] says it better.
+fn unexpected(message: &str) -> &str {
+    match message.rsplit_once(", expected ") {
+        Some((unexpected, _)) if message.starts_with("invalid type: ") => unexpected,
+        _ => message,
+    }
 }
 
 /// Whether an error spoils nothing but itself; it is noted when the whole file is read.
