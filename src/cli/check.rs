@@ -1,14 +1,13 @@
 //! `nodens check`: is a configuration good, and if not, where and why.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, own_addresses};
+use super::Outcome;
+use super::config_file::load;
 use crate::config::Config;
-use crate::config::parse::parse;
 use crate::config::units::Size;
 
 /// Check a configuration file: every mistake in one run, each with its line and column.
@@ -31,30 +30,13 @@ Examples:
 impl Check {
     /// Checks the file and says what it found.
     pub(super) fn run(&self) -> Outcome {
-        let file = self.file.display();
-        let text = match fs::read(&self.file).map(String::from_utf8) {
-            Ok(Ok(text)) => text,
-            Ok(Err(error)) => {
-                let (line, column) = end_of(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-                complain(format_args!("{file}:{line}:{column}: not UTF-8, which TOML must be"));
-                return Outcome::BadConfig;
-            }
-            Err(error) => {
-                complain(format_args!("nodens: cannot read {file}: {error}"));
-                return Outcome::Failed;
-            }
-        };
-        match parse(&text, &own_addresses()) {
+        match load(&self.file) {
             Ok(config) => {
-                let _ = writeln!(io::stdout(), "{file}: good: {}", summary(&config)); // the exit code says it as well
+                // The exit code says it as well.
+                let _ = writeln!(io::stdout(), "{}: good: {}", self.file.display(), summary(&config));
                 Outcome::Good
             }
-            Err(mistakes) => {
-                for mistake in mistakes {
-                    complain(format_args!("{file}:{mistake}"));
-                }
-                Outcome::BadConfig
-            }
+            Err(unusable) => unusable.complain(&self.file),
         }
     }
 }
@@ -69,16 +51,4 @@ fn summary(config: &Config) -> String {
         count(config.upstreams.len(), "upstream"),
         Size(config.cache.memory as u64),
     )
-}
-
-/// Writes one line to stderr, if it is still there.
-fn complain(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// The line and column behind the last byte of `text`, which is valid UTF-8.
-fn end_of(text: &[u8]) -> (usize, usize) {
-    let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-    let last = text.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
-    (lines + 1, String::from_utf8_lossy(last).chars().count() + 1)
 }

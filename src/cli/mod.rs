@@ -8,6 +8,8 @@ use nix::ifaddrs::getifaddrs;
 use tracing::warn;
 
 mod check;
+mod config_file;
+mod serve;
 
 /// How a run of the command ended; `main` turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +35,14 @@ struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
     Check(check::Check),
 }
 
 const EXAMPLES: &str = "\
 Examples:
+  nodens serve                      a cache in front of /etc/resolv.conf, on port 5300
+  nodens serve --config nodens.toml
   nodens check nodens.toml          every mistake of a configuration
   nodens help check                 more about a command";
 
@@ -45,6 +50,7 @@ Examples:
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
+            Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
         },
         Err(answer) => {

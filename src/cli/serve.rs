@@ -1,0 +1,174 @@
+//! `nodens serve`: serves until SIGTERM or SIGINT, takes a new configuration on SIGHUP or when the file changes.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::config_file::load;
+use super::{Outcome, own_addresses};
+use crate::app::{self, Running};
+use crate::config::Config;
+use crate::config::builtin::builtin;
+
+/// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
+const WATCH: Duration = Duration::from_secs(2);
+/// Where the embedded default finds its upstreams.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The environment variable that sets what is logged.
+const LOG_VARIABLE: &str = "NODENS_LOG";
+
+/// Serve DNS over UDP and TCP.
+///
+/// Without --config: on 127.0.0.1:5300 and [::1]:5300, for this host, everything to the servers in /etc/resolv.conf;
+/// metrics on 127.0.0.1:9353.
+///
+/// SIGHUP or a changed file: the new configuration is taken in one swap; a bad one changes nothing and says why. SIGTERM
+/// or SIGINT: answers what is in flight, at most 5 s, and exits 0. Exit codes: 78 the configuration is wrong, 64 the
+/// command line is, 1 the file cannot be read or an address cannot be listened on.
+///
+/// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug); info by default.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Serve {
+    /// The TOML file; see `nodens check`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// How the log on stderr looks: auto is text on a terminal, JSON otherwise
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    log: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nodens serve                                 a cache in front of /etc/resolv.conf, on port 5300
+  dig @127.0.0.1 -p 5300 example.com           ask it
+  nodens serve --config /etc/nodens/nodens.toml
+  NODENS_LOG=debug nodens serve --log text     also tell of each query that got no answer";
+
+impl Serve {
+    /// Serves until a signal ends it.
+    pub(super) fn run(&self) -> Outcome {
+        self.log();
+        let config = match &self.config {
+            Some(file) => match load(file) {
+                Ok(config) => config,
+                Err(unusable) => return unusable.complain(file),
+            },
+            None => match default_config() {
+                Ok(config) => config,
+                Err(error) => return fail(&error, Outcome::BadConfig),
+            },
+        };
+        let running = match app::start(config) {
+            Ok(running) => running,
+            Err(error) => return fail(&error, Outcome::Failed),
+        };
+        for address in running.listen_addresses() {
+            tracing::info!(%address, "listening on UDP and TCP");
+        }
+        if let Some(address) = running.admin_address() {
+            tracing::info!(%address, "admin pages: /metrics /healthz /readyz");
+        }
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = runtime.and_then(|runtime| runtime.block_on(self.mind(&running)));
+        if let Err(error) = result {
+            return fail(&error, Outcome::Failed);
+        }
+        let left = running.stop();
+        tracing::info!(unanswered = left, "nodens stopped");
+        Outcome::Good
+    }
+
+    /// Minds signals and the file, until it is time to stop.
+    async fn mind(&self, running: &Running) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut seen = self.config.as_ref().and_then(|file| fs::read(file).ok());
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hang_up.recv() => {
+                    seen = self.config.as_ref().and_then(|file| fs::read(file).ok());
+                    self.reload(running);
+                }
+                () = tokio::time::sleep(WATCH), if self.config.is_some() => {
+                    let now = self.config.as_ref().and_then(|file| fs::read(file).ok());
+                    // A file that is being replaced may be missing for a moment.
+                    if now.is_some() && now != seen {
+                        seen = now;
+                        self.reload(running);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reload(&self, running: &Running) {
+        let config = match &self.config {
+            Some(file) => load(file).map_err(|unusable| unusable.lines(file)),
+            None => default_config().map_err(|error| vec![error]),
+        };
+        match config {
+            Ok(config) => {
+                let needs_restart = running.reload(config);
+                if needs_restart.is_empty() {
+                    tracing::info!("new configuration in force");
+                } else {
+                    let keys = needs_restart.join(", ");
+                    tracing::warn!(keys, "new configuration in force, but for these keys, which need a restart");
+                }
+            }
+            Err(lines) => {
+                running.reload_rejected();
+                for line in lines {
+                    tracing::error!("new configuration rejected, the old one stays: {line}");
+                }
+            }
+        }
+    }
+
+    fn log(&self) {
+        let filter =
+            EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info,hickory_resolver=error"));
+        let json = match self.log {
+            LogFormat::Auto => !io::stderr().is_terminal(),
+            LogFormat::Text => false,
+            LogFormat::Json => true,
+        };
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // Someone who uses the library may have a log of their own.
+        let _ = match json {
+            true => builder.json().flatten_event(true).with_target(false).try_init(),
+            false => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
+        };
+    }
+}
+
+/// The embedded default: a cache in front of the system's own servers.
+fn default_config() -> Result<Config, String> {
+    let text = fs::read_to_string(Path::new(RESOLV_CONF)).map_err(|error| {
+        format!("cannot read {RESOLV_CONF}, which names the upstreams when there is no --config: {error}")
+    })?;
+    builtin(&text, &own_addresses()).map_err(|error| error.to_string())
+}
+
+fn fail(error: &dyn std::fmt::Display, outcome: Outcome) -> Outcome {
+    let _ = writeln!(io::stderr(), "nodens: {error}"); // if nobody listens, the exit code still tells
+    outcome
+}
