@@ -32,3 +32,4 @@ pub mod metrics;
 
 pub mod app;
 pub mod cli;
+pub mod lab;

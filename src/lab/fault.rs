@@ -1,0 +1,357 @@
+//! How a scripted upstream misbehaves: a pure function from a query and its honest reply to what is really sent.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::seen::{ExtendedError, Seen};
+use crate::upstream::Transport;
+use crate::wire::{ADVERTISED_SIZE, HEADER, flag, rcode, rtype};
+
+/// What an upstream does with the queries that reach it. [`Behaviour::normal`] answers from the zone after the server's
+/// own latency; the other constructors change what is said, the builders when, how late, and over which transport.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    pub(super) tcp: Tcp,
+    pub(super) ignores_opt: bool,
+    reply: Reply,
+    then_honest: bool,
+    without_question: bool,
+    without_opt: bool,
+    extended_error: Option<ExtendedError>,
+    only_over: Option<Transport>,
+    only_with_opt: bool,
+    latency: Option<Duration>,
+    times: u32,
+    loss: Loss,
+}
+
+/// What becomes of TCP connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tcp {
+    /// They are served: pipelined queries are answered as soon as each one can be.
+    #[default]
+    Serve,
+    /// The port is closed and open connections are ended; UDP goes on.
+    Refuse,
+    /// Connections are accepted and read, and nothing is ever written.
+    Silent,
+    /// A connection is closed after so many replies; 0 closes it as soon as it is accepted.
+    CloseAfter(usize),
+    /// So many queries are gathered, or those that came within 200 ms, and answered last one first.
+    Reversed(usize),
+    /// Replies arrive in pieces of so many bytes, each in a segment of its own.
+    InPieces(usize),
+}
+
+/// One of the ways to reply wrongly on purpose, which a client must not take for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgery {
+    /// The honest reply under another id.
+    WrongId,
+    /// The honest reply to another name; to another type, if the root was asked for.
+    WrongQuestion,
+    /// The honest reply from another port. Over a connection there is none: nothing is sent.
+    OtherPort,
+    /// The query itself, sent back without the QR flag.
+    Echo,
+}
+
+/// Changes the bytes of the honest reply; none left, none sent.
+type Edit = dyn Fn(&Seen, &mut Vec<u8>) + Send + Sync;
+
+#[derive(Clone)]
+enum Reply {
+    Honest,
+    Silence,
+    Rcode(u16),
+    Truncated,
+    Bytes(Vec<u8>),
+    Forged(Forgery),
+    FoldedCase,
+    Edited(Arc<Edit>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    None,
+    EveryNth(u64),
+    Percent { percent: u64, seed: u64 },
+}
+
+/// One thing to send to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) after: Duration,
+    pub(super) from_other_port: bool,
+    pub(super) wire: Vec<u8>,
+}
+
+impl Behaviour {
+    /// Answers from the zone.
+    pub fn normal() -> Self {
+        Self::of(Reply::Honest)
+    }
+
+    /// Receives and never answers, over UDP and TCP.
+    pub fn silent() -> Self {
+        Self::of(Reply::Silence)
+    }
+
+    /// Answers every query with `rcode` and no records.
+    pub fn rcode(rcode: u16) -> Self {
+        Self::of(Reply::Rcode(rcode))
+    }
+
+    /// Knows nothing of EDNS: FORMERR without an OPT record to queries that have one (RFC 6891 section 7).
+    pub fn formerr_on_opt() -> Self {
+        Self::rcode(rcode::FORMERR).without_opt().only_with_opt()
+    }
+
+    /// Loses queries that have an OPT record, as some middleboxes do.
+    pub fn silent_on_opt() -> Self {
+        Self::silent().only_with_opt()
+    }
+
+    /// Truncates every reply over UDP to its question, with TC set; over TCP it is whole.
+    pub fn truncated() -> Self {
+        Self::of(Reply::Truncated).only_over(Transport::Udp)
+    }
+
+    /// Answers every query with the same bytes, whatever they are.
+    pub fn bytes(wire: impl Into<Vec<u8>>) -> Self {
+        Self::of(Reply::Bytes(wire.into()))
+    }
+
+    /// Replies in a way that must not be taken for an answer; [`Behaviour::then_honest`] sends the right one after it.
+    pub fn forged(forgery: Forgery) -> Self {
+        Self::of(Reply::Forged(forgery))
+    }
+
+    /// Answers with the question's name in lower case, whatever case it was asked in.
+    pub fn folded_case() -> Self {
+        Self::of(Reply::FoldedCase)
+    }
+
+    /// Sends what `edit` makes of the honest reply; nothing, if it leaves no bytes.
+    pub fn edited(edit: impl Fn(&Seen, &mut Vec<u8>) + Send + Sync + 'static) -> Self {
+        Self::of(Reply::Edited(Arc::new(edit)))
+    }
+
+    /// Treats TCP connections so.
+    pub fn tcp(mut self, tcp: Tcp) -> Self {
+        self.tcp = tcp;
+        self
+    }
+
+    /// Sends the honest reply right after the one that this behaviour makes up.
+    pub fn then_honest(mut self) -> Self {
+        self.then_honest = true;
+        self
+    }
+
+    /// Leaves the question out of replies that [`Behaviour::rcode`] and [`Behaviour::truncated`] make up.
+    pub fn without_question(mut self) -> Self {
+        self.without_question = true;
+        self
+    }
+
+    /// Leaves the OPT record out of replies that [`Behaviour::rcode`] and [`Behaviour::truncated`] make up.
+    pub fn without_opt(mut self) -> Self {
+        self.without_opt = true;
+        self
+    }
+
+    /// Answers as if queries had no OPT record: none in replies, no size above 512 bytes, no DNSSEC records.
+    pub fn ignoring_opt(mut self) -> Self {
+        self.ignores_opt = true;
+        self
+    }
+
+    /// Adds an extended error (RFC 8914) to the replies that [`Behaviour::rcode`] makes up, for clients with EDNS.
+    pub fn extended_error(mut self, code: u16, text: &str) -> Self {
+        self.extended_error = Some(ExtendedError { code, text: text.to_owned() });
+        self
+    }
+
+    /// Misbehaves over this transport only; over the other, answers from the zone.
+    pub fn only_over(mut self, transport: Transport) -> Self {
+        self.only_over = Some(transport);
+        self
+    }
+
+    /// Misbehaves only where the query has an OPT record; else answers from the zone.
+    pub fn only_with_opt(mut self) -> Self {
+        self.only_with_opt = true;
+        self
+    }
+
+    /// Replies after `latency` instead of the server's own.
+    pub fn latency(mut self, latency: Duration) -> Self {
+        self.latency = Some(latency);
+        self
+    }
+
+    /// Takes `times` as long to reply.
+    pub fn slower(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// Loses the replies to every `n`th UDP query since the behaviour was set: the `n`th, the `2n`th ...
+    pub fn lose_every(mut self, n: u64) -> Self {
+        self.loss = Loss::EveryNth(n);
+        self
+    }
+
+    /// Loses the replies to about `percent` of the UDP queries, always to the same ones for one `seed`.
+    pub fn lose_percent(mut self, percent: u64, seed: u64) -> Self {
+        self.loss = Loss::Percent { percent, seed };
+        self
+    }
+
+    fn of(reply: Reply) -> Self {
+        Self {
+            tcp: Tcp::Serve,
+            ignores_opt: false,
+            reply,
+            then_honest: false,
+            without_question: false,
+            without_opt: false,
+            extended_error: None,
+            only_over: None,
+            only_with_opt: false,
+            latency: None,
+            times: 1,
+            loss: Loss::None,
+        }
+    }
+
+    /// What to send for the `number`th UDP query (from 1; 0 over TCP), where `honest` is the zone's own reply, if any.
+    pub(super) fn sends(&self, seen: &Seen, honest: Option<Vec<u8>>, number: u64, own: Duration) -> Vec<Outgoing> {
+        if number > 0 && self.loss.hits(number) {
+            return Vec::new();
+        }
+        let after = self.latency.unwrap_or(own) * self.times;
+        let fair = self.only_over.is_some_and(|only| only != seen.transport)
+            || (self.only_with_opt && seen.edns.is_none())
+            || matches!(self.reply, Reply::Honest);
+        let mut wires = Vec::new();
+        if !fair {
+            wires.extend(self.made_up(seen, honest.as_deref()));
+        }
+        if fair || self.then_honest {
+            wires.extend(honest.map(|wire| (false, wire)));
+        }
+        wires
+            .into_iter()
+            .filter(|(other_port, wire)| !wire.is_empty() && (!other_port || seen.transport == Transport::Udp))
+            .map(|(from_other_port, wire)| Outgoing { after, from_other_port, wire })
+            .collect()
+    }
+
+    /// The reply that this behaviour makes up, and whether it comes from another port.
+    fn made_up(&self, seen: &Seen, honest: Option<&[u8]>) -> Option<(bool, Vec<u8>)> {
+        let mut other_port = false;
+        let mut wire = match &self.reply {
+            Reply::Silence => return None,
+            Reply::Rcode(rcode) => return Some((false, self.bare(seen, *rcode, 0))),
+            Reply::Truncated => return Some((false, self.bare(seen, rcode::NOERROR, flag::TC))),
+            Reply::Bytes(wire) => return Some((false, wire.clone())),
+            Reply::Honest | Reply::Forged(_) | Reply::FoldedCase | Reply::Edited(_) => honest?.to_vec(),
+        };
+        match &self.reply {
+            Reply::Forged(Forgery::WrongId) => wire[1] ^= 1,
+            Reply::Forged(Forgery::WrongQuestion) => another_question(&mut wire, seen),
+            Reply::Forged(Forgery::OtherPort) => other_port = true,
+            Reply::Forged(Forgery::Echo) => wire = seen.wire.clone(),
+            Reply::FoldedCase => wire[HEADER..seen.question_end].make_ascii_lowercase(),
+            Reply::Edited(edit) => edit(seen, &mut wire),
+            _ => {}
+        }
+        Some((other_port, wire))
+    }
+
+    /// A reply without records.
+    fn bare(&self, seen: &Seen, rcode: u16, flags: u16) -> Vec<u8> {
+        let extended_error = self.extended_error.as_ref().filter(|_| !self.without_opt);
+        let question = if self.without_question { &[][..] } else { seen.question() };
+        bare(seen, rcode, flags, question, !self.without_opt && !self.ignores_opt, extended_error)
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self::normal()
+    }
+}
+
+impl Loss {
+    fn hits(self, number: u64) -> bool {
+        match self {
+            Self::None => false,
+            Self::EveryNth(n) => n > 0 && number.is_multiple_of(n),
+            Self::Percent { percent, seed } => scramble(seed.wrapping_add(number)) % 100 < percent,
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Honest => f.write_str("Honest"),
+            Self::Silence => f.write_str("Silence"),
+            Self::Rcode(rcode) => write!(f, "Rcode({rcode})"),
+            Self::Truncated => f.write_str("Truncated"),
+            Self::Bytes(wire) => write!(f, "Bytes({})", wire.len()),
+            Self::Forged(forgery) => write!(f, "Forged({forgery:?})"),
+            Self::FoldedCase => f.write_str("FoldedCase"),
+            Self::Edited(_) => f.write_str("Edited(..)"),
+        }
+    }
+}
+
+/// A reply without records, and with an OPT record if `opt` and the query has one.
+pub(super) fn bare(
+    seen: &Seen,
+    rcode: u16,
+    flags: u16,
+    question: &[u8],
+    opt: bool,
+    error: Option<&ExtendedError>,
+) -> Vec<u8> {
+    let edns = seen.edns.as_ref().filter(|_| opt);
+    let kept = seen.flags & (flag::OPCODE | flag::RD | flag::CD);
+    let mut wire = seen.id.to_be_bytes().to_vec();
+    wire.extend((flag::QR | flag::RA | kept | flags | (rcode & flag::RCODE)).to_be_bytes());
+    wire.extend([0, u8::from(!question.is_empty()), 0, 0, 0, 0, 0, u8::from(edns.is_some())]);
+    wire.extend(question);
+    if let Some(edns) = edns {
+        let data = error.map(|error| (ExtendedError::OPTION, error.data()));
+        wire.push(0);
+        wire.extend(rtype::OPT.to_be_bytes());
+        wire.extend(ADVERTISED_SIZE.to_be_bytes());
+        wire.extend([(rcode >> 4) as u8, 0, u8::from(edns.dnssec_ok) << 7, 0]);
+        wire.extend((data.as_ref().map_or(0, |(_, data)| data.len() + 4) as u16).to_be_bytes());
+        if let Some((code, data)) = data {
+            wire.extend(code.to_be_bytes());
+            wire.extend((data.len() as u16).to_be_bytes());
+            wire.extend(data);
+        }
+    }
+    wire
+}
+
+/// Changes one letter of the name, which the records' compressed owners follow; the type, where there is no letter.
+fn another_question(wire: &mut [u8], seen: &Seen) {
+    let at = if seen.question().len() > 5 { HEADER + 1 } else { seen.question_end - 3 };
+    wire[at] = if wire[at].eq_ignore_ascii_case(&b'z') { b'y' } else { b'z' };
+}
+
+/// The finalizer of splitmix64: neighbouring numbers become unrelated ones.
+fn scramble(number: u64) -> u64 {
+    let mut x = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,154 @@
+//! A scripted upstream's TCP side: framed queries (RFC 1035 section 4.2.2), and every way to treat them badly.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::fault::{Outgoing, Tcp};
+use super::upstream::Shared;
+use crate::upstream::Transport;
+
+/// How long [`Tcp::Reversed`] waits for another query.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How long a closed connection is still read, so that the reset of unread bytes does not overtake the last reply.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The pause after an `accept` that failed, and between the pieces of [`Tcp::InPieces`].
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Accepts connections until it is told to stop; while TCP is refused, it has none.
+pub(super) async fn serve(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let mut changes = shared.behaviour_changes();
+    let mut connections = JoinSet::new();
+    'open: loop {
+        if changes.borrow_and_update().tcp == Tcp::Refuse {
+            connections.shutdown().await;
+            tokio::select! {
+                _ = stopped.changed() => break,
+                _ = changes.changed() => continue,
+            }
+        }
+        let Ok(listener) = shared.listener() else { break };
+        loop {
+            tokio::select! {
+                _ = stopped.changed() => break 'open,
+                _ = changes.changed() => continue 'open,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, client)) => {
+                        connections.spawn(serve_connection(Arc::clone(&shared), stream, client));
+                    }
+                    Err(_) => {
+                        sleep(PAUSE).await;
+                        continue 'open;
+                    }
+                },
+            }
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// One connection: a reader that hands each query on, and the replies that are still due.
+async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(Mutex::new(writer));
+    let mut due = JoinSet::new();
+    let mut buffer = Vec::new();
+    let mut gathered: Vec<Outgoing> = Vec::new();
+    let mut answered = 0;
+    loop {
+        let mode = shared.behaviour().tcp;
+        if matches!(mode, Tcp::CloseAfter(replies) if answered >= replies) {
+            break;
+        }
+        let wait = if gathered.is_empty() { Duration::MAX } else { GATHER };
+        let Some(query) = take_frame(&mut buffer) else {
+            match timeout(wait, reader.read_buf(&mut buffer)).await {
+                Ok(Ok(read)) if read > 0 => continue,
+                Ok(_) => {
+                    reply_all(&mut due, &writer, gathered.drain(..).rev(), mode);
+                    break;
+                }
+                Err(_) => reply_all(&mut due, &writer, gathered.drain(..).rev(), mode),
+            }
+            continue;
+        };
+        let sends = shared.take(&query, client, Transport::Tcp);
+        answered += usize::from(!sends.is_empty());
+        // The mode may have changed while the query was on its way.
+        match shared.behaviour().tcp {
+            Tcp::Silent => {}
+            Tcp::Reversed(count) => {
+                gathered.extend(sends);
+                if gathered.len() >= count {
+                    reply_all(&mut due, &writer, gathered.drain(..).rev(), mode);
+                }
+            }
+            mode => reply_all(&mut due, &writer, sends.into_iter(), mode),
+        }
+    }
+    while due.join_next().await.is_some() {}
+    let _ = writer.lock().await.shutdown().await;
+    let _ = timeout(LINGER, async {
+        while matches!(reader.read_buf(&mut buffer).await, Ok(read) if read > 0) {
+            buffer.clear();
+        }
+    })
+    .await;
+}
+
+/// Writes replies in this order; those with a delay when it is over, in the order of their delays.
+fn reply_all(
+    due: &mut JoinSet<()>,
+    writer: &Arc<Mutex<OwnedWriteHalf>>,
+    sends: impl Iterator<Item = Outgoing>,
+    mode: Tcp,
+) {
+    while due.try_join_next().is_some() {}
+    let mut groups: Vec<(Duration, Vec<u8>)> = Vec::new();
+    for send in sends {
+        let Ok(length) = u16::try_from(send.wire.len()) else { continue };
+        let frame = [&length.to_be_bytes()[..], &send.wire].concat();
+        match groups.iter_mut().find(|(after, _)| *after == send.after) {
+            Some((_, frames)) => frames.extend(frame),
+            None => groups.push((send.after, frame)),
+        }
+    }
+    for (after, frames) in groups {
+        let writer = Arc::clone(writer);
+        due.spawn(async move {
+            sleep(after).await;
+            let mut writer = writer.lock().await;
+            let piece = if let Tcp::InPieces(bytes) = mode { bytes.max(1) } else { frames.len().max(1) };
+            for part in frames.chunks(piece) {
+                if writer.write_all(part).await.is_err() {
+                    return;
+                }
+                if piece < frames.len() {
+                    sleep(PAUSE).await;
+                }
+            }
+        });
+    }
+}
+
+/// Takes one whole message from the front of `buffer`, if it is there.
+fn take_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let length = usize::from(u16::from_be_bytes(*buffer.first_chunk()?));
+    if buffer.len() < 2 + length {
+        return None;
+    }
+    let frame = buffer[2..2 + length].to_vec();
+    buffer.drain(..2 + length);
+    Some(frame)
+}

@@ -1,0 +1,505 @@
+//! The scripted upstream, seen from its clients: raw bytes over sockets, one test for each behaviour.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use nodens::lab::fault::{Behaviour, Forgery, Tcp};
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use nodens::upstream::Transport;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+/// Far longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Long enough for a reply on loopback to have come; what is expected not to come is waited for so long.
+const QUIET: Duration = Duration::from_millis(150);
+
+const SERVFAIL: u16 = 2;
+const FORMERR: u16 = 1;
+
+fn zone() -> Zone {
+    Zone::new("example.")
+        .record("www.example. 300 A 192.0.2.1")
+        .record("www.example. 300 A 192.0.2.2")
+        .record("alias.example. 60 CNAME www.example.")
+        .record("away.example. 60 CNAME www.elsewhere.test.")
+        .record("loop.example. 60 CNAME loop.example.")
+        .record("*.wild.example. 60 A 192.0.2.9")
+        .record("deep.under.wild.example. 60 A 192.0.2.10")
+        .record("odd.example. 60 TYPE65280 \\# 3 0A0b0c")
+        .record("broken.example. 60 IN A \\# 2 FFFF")
+        .record("version.example. 0 CH TXT \"lab\"")
+        .record("long.example. 60 TXT \"0123456789012345678901234567890123456789\" \"x\"")
+        .records(&(0..60).map(|n| format!("many.example. 60 A 192.0.2.{n}\n")).collect::<String>())
+        .rcode("broken-server.example.", SERVFAIL)
+        .extended_error("www.example.", 4, "forged")
+}
+
+async fn upstream() -> Upstream {
+    Upstream::start(loopback(), zone()).await.unwrap()
+}
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn plain(id: u16, name: &str, qtype: u16) -> Vec<u8> {
+    message(id, name, qtype).to_vec().unwrap()
+}
+
+fn with_opt(id: u16, name: &str, qtype: u16, dnssec_ok: bool, size: u16) -> Vec<u8> {
+    let mut message = message(id, name, qtype);
+    let mut edns = Edns::new();
+    edns.set_max_payload(size).set_dnssec_ok(dnssec_ok);
+    message.set_edns(edns);
+    message.to_vec().unwrap()
+}
+
+fn message(id: u16, name: &str, qtype: u16) -> Message {
+    let mut message = Message::query();
+    message.metadata.id = id;
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::from(qtype)));
+    message
+}
+
+/// A client's socket that only hears the server.
+async fn client(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(loopback()).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket
+}
+
+async fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_535];
+    let length = timeout(DEADLINE, socket.recv(&mut buffer)).await.expect("a reply").unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+async fn udp(upstream: &Upstream, query: &[u8]) -> Vec<u8> {
+    let socket = client(upstream.address()).await;
+    socket.send(query).await.unwrap();
+    receive(&socket).await
+}
+
+async fn is_silent(upstream: &Upstream, query: &[u8]) -> bool {
+    let (socket, before) = (client(upstream.address()).await, upstream.seen_count());
+    socket.send(query).await.unwrap();
+    let silent = timeout(QUIET, socket.recv(&mut [0; 512])).await.is_err();
+    silent && upstream.seen_count() == before + 1
+}
+
+async fn send_tcp(stream: &mut TcpStream, query: &[u8]) {
+    stream.write_all(&[&(query.len() as u16).to_be_bytes(), query].concat()).await.unwrap();
+}
+
+/// The next reply; none if the connection was closed.
+async fn receive_tcp(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let read = async {
+        let length = stream.read_u16().await.ok()?;
+        let mut reply = vec![0; usize::from(length)];
+        stream.read_exact(&mut reply).await.ok()?;
+        Some(reply)
+    };
+    timeout(DEADLINE, read).await.expect("a reply or an end")
+}
+
+async fn tcp(upstream: &Upstream, query: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
+    send_tcp(&mut stream, query).await;
+    receive_tcp(&mut stream).await
+}
+
+fn rcode(reply: &[u8]) -> u16 {
+    u16::from(reply[3] & 0x0f)
+}
+
+/// Answers, authorities and additionals.
+fn counts(reply: &[u8]) -> [u16; 3] {
+    [6, 8, 10].map(|at| u16::from_be_bytes([reply[at], reply[at + 1]]))
+}
+
+fn question(message: &[u8]) -> &[u8] {
+    let end = 12 + message[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
+    &message[12..end]
+}
+
+fn is_truncated(reply: &[u8]) -> bool {
+    reply[2] & 0x02 != 0
+}
+
+#[tokio::test]
+async fn it_answers_from_its_zone_over_udp_and_tcp() {
+    let upstream = upstream().await;
+    let query = plain(0x1234, "wWw.Example.", 1);
+    let reply = udp(&upstream, &query).await;
+    assert_eq!(reply[..4], [0x12, 0x34, 0x81, 0x80]);
+    assert_eq!(question(&reply), question(&query), "the letter case is echoed");
+    assert_eq!(counts(&reply), [2, 0, 0]);
+    assert!(reply.ends_with(&[192, 0, 2, 2]));
+    assert_eq!(tcp(&upstream, &query).await.unwrap(), reply);
+}
+
+#[tokio::test]
+async fn it_chases_aliases_and_knows_nodata_from_nxdomain() {
+    let upstream = upstream().await;
+    for (name, qtype, code, records) in [
+        ("alias.example.", 1, 0, [3, 0, 0]),
+        ("alias.example.", 5, 0, [1, 0, 0]),
+        ("alias.example.", 28, 0, [1, 1, 0]),
+        ("away.example.", 1, 0, [1, 0, 0]),
+        ("loop.example.", 1, SERVFAIL, [16, 0, 0]),
+        ("www.example.", 28, 0, [0, 1, 0]),
+        ("nothing.example.", 1, 3, [0, 1, 0]),
+        ("wild.example.", 1, 0, [0, 1, 0]),
+        ("any.wild.example.", 1, 0, [1, 0, 0]),
+        ("two.labels.wild.example.", 1, 0, [1, 0, 0]),
+        ("under.wild.example.", 1, 0, [0, 1, 0]),
+        ("other.under.wild.example.", 1, 3, [0, 1, 0]),
+        ("www.elsewhere.test.", 1, 5, [0, 0, 0]),
+        ("broken-server.example.", 1, SERVFAIL, [0, 0, 0]),
+        ("www.example.", 255, 0, [2, 0, 0]),
+        ("version.example.", 16, 0, [0, 1, 0]),
+    ] {
+        let reply = udp(&upstream, &plain(1, name, qtype)).await;
+        assert_eq!((rcode(&reply), counts(&reply)), (code, records), "{name} {qtype}");
+    }
+    assert!(udp(&upstream, &plain(1, "odd.example.", 65_280)).await.ends_with(&[0, 3, 10, 11, 12]));
+    assert!(udp(&upstream, &plain(1, "broken.example.", 1)).await.ends_with(&[0, 2, 255, 255]));
+}
+
+#[tokio::test]
+async fn a_zone_has_its_habits() {
+    let upstream = upstream().await;
+    upstream.set_zone(zone().without_soa()).unwrap();
+    assert_eq!(counts(&udp(&upstream, &plain(1, "nothing.example.", 1)).await), [0, 0, 0]);
+
+    upstream.set_zone(zone().negative_ttl(7)).unwrap();
+    assert!(udp(&upstream, &plain(1, "nothing.example.", 1)).await.ends_with(&[0, 0, 0, 7]));
+
+    upstream.set_zone(zone().authentic().signed()).unwrap();
+    let reply = udp(&upstream, &with_opt(1, "www.example.", 1, true, 1232)).await;
+    assert_eq!((reply[3] & 0x20, counts(&reply)), (0x20, [3, 0, 1]), "AD, a signature, an OPT record");
+    let reply = udp(&upstream, &plain(1, "www.example.", 1)).await;
+    assert_eq!((reply[3] & 0x20, counts(&reply)), (0, [2, 0, 0]));
+
+    let reply = udp(&upstream, &with_opt(1, "www.example.", 1, false, 1232)).await;
+    assert!(reply.ends_with(b"\0\x0f\0\x08\0\x04forged"), "the extended error of this name");
+}
+
+#[tokio::test]
+async fn a_zone_reports_all_its_mistakes_at_the_start() {
+    let zone = zone().record("www.example. 300 A 192.0.2.256").record("odd.example. 1 TYPE1 \\# 4 01");
+    let error = Upstream::start(loopback(), zone).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("192.0.2.256") && error.to_string().contains("4 bytes promised, 1 given"));
+}
+
+#[tokio::test]
+async fn it_writes_down_every_query() {
+    let upstream = upstream().await;
+    let mut query = with_opt(7, "Www.example.", 28, true, 1400);
+    // One option of code 65001 with two bytes, and CD.
+    let at = query.len() - 2;
+    query.splice(at.., *b"\0\x06\xfd\xe9\0\x02ab");
+    query[3] |= 0x10;
+    let socket = client(upstream.address()).await;
+    socket.send(&query).await.unwrap();
+    receive(&socket).await;
+    tcp(&upstream, &plain(8, "www.example.", 1)).await.unwrap();
+
+    let seen = upstream.seen();
+    assert_eq!((seen.len(), upstream.seen_count()), (2, 2));
+    assert_eq!((seen[0].transport, seen[1].transport), (Transport::Udp, Transport::Tcp));
+    assert_eq!((seen[0].client, seen[0].id, &seen[0].wire), (socket.local_addr().unwrap(), 7, &query));
+    assert_eq!((seen[0].name.as_str(), seen[0].qtype, seen[0].qclass), ("Www.example.", 28, 1));
+    assert!(seen[0].cd() && seen[0].rd() && seen[0].dnssec_ok() && seen[0].asks("www.EXAMPLE", 28));
+    let edns = seen[0].edns.as_ref().unwrap();
+    assert_eq!((edns.size, edns.version, edns.options.as_slice()), (1400, 0, &[(65_001, b"ab".to_vec())][..]));
+    assert!(seen[1].edns.is_none());
+    upstream.clear_seen();
+    assert_eq!((upstream.seen().len(), upstream.seen_count()), (0, 0));
+}
+
+#[tokio::test]
+async fn latency_is_its_own_or_the_behaviours() {
+    let upstream = upstream().await;
+    let query = plain(1, "www.example.", 1);
+    upstream.set_latency(Duration::from_millis(30));
+    for (behaviour, least) in [
+        (Behaviour::normal(), 30),
+        (Behaviour::normal().slower(3), 90),
+        (Behaviour::normal().latency(Duration::from_millis(60)), 60),
+    ] {
+        upstream.set(behaviour);
+        let start = Instant::now();
+        udp(&upstream, &query).await;
+        assert!(start.elapsed() >= Duration::from_millis(least));
+        let start = Instant::now();
+        tcp(&upstream, &query).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(least));
+    }
+}
+
+#[tokio::test]
+async fn silence_on_all_queries_or_on_those_with_an_opt_record() {
+    let upstream = upstream().await;
+    upstream.set(Behaviour::silent());
+    assert!(is_silent(&upstream, &plain(1, "www.example.", 1)).await);
+    upstream.set(Behaviour::silent_on_opt());
+    assert!(is_silent(&upstream, &with_opt(1, "www.example.", 1, false, 1232)).await);
+    assert_eq!(counts(&udp(&upstream, &plain(1, "www.example.", 1)).await), [2, 0, 0]);
+}
+
+#[tokio::test]
+async fn error_codes_with_and_without_question_and_reason() {
+    let upstream = upstream().await;
+    let (bare, edns) = (plain(1, "www.example.", 1), with_opt(2, "www.example.", 1, false, 1232));
+    for code in [1, 2, 4, 5, 9] {
+        upstream.set(Behaviour::rcode(code).extended_error(22, "gone"));
+        let reply = udp(&upstream, &bare).await;
+        assert_eq!((rcode(&reply), counts(&reply), question(&reply)), (code, [0; 3], question(&bare)));
+        let reply = tcp(&upstream, &edns).await.unwrap();
+        assert!(reply.ends_with(b"\0\x0a\0\x0f\0\x06\0\x16gone"));
+    }
+    upstream.set(Behaviour::rcode(16));
+    let reply = udp(&upstream, &edns).await;
+    assert_eq!((rcode(&reply), reply[reply.len() - 6]), (0, 1), "BADVERS lies partly in the OPT record");
+
+    upstream.set(Behaviour::rcode(SERVFAIL).without_question().without_opt());
+    assert_eq!(udp(&upstream, &edns).await, [0, 2, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]);
+
+    upstream.set(Behaviour::formerr_on_opt());
+    let reply = udp(&upstream, &edns).await;
+    assert_eq!((rcode(&reply), counts(&reply)), (FORMERR, [0; 3]));
+    assert_eq!(counts(&udp(&upstream, &bare).await), [2, 0, 0]);
+
+    upstream.set(Behaviour::normal().ignoring_opt());
+    assert_eq!(counts(&udp(&upstream, &edns).await), [2, 0, 0]);
+}
+
+#[tokio::test]
+async fn truncation_by_size_and_on_purpose() {
+    let upstream = upstream().await;
+    let many = plain(1, "many.example.", 1);
+    let reply = udp(&upstream, &many).await;
+    assert_eq!((is_truncated(&reply), counts(&reply)), (true, [0; 3]));
+    assert_eq!(counts(&udp(&upstream, &with_opt(1, "many.example.", 1, false, 1232)).await), [60, 0, 1]);
+
+    upstream.set(Behaviour::truncated());
+    let query = plain(1, "www.example.", 1);
+    let reply = udp(&upstream, &query).await;
+    assert_eq!((is_truncated(&reply), counts(&reply), question(&reply)), (true, [0; 3], question(&query)));
+    assert_eq!(counts(&tcp(&upstream, &many).await.unwrap()), [60, 0, 0]);
+}
+
+#[tokio::test]
+async fn forged_replies_alone_or_before_the_right_one() {
+    let upstream = upstream().await;
+    let query = plain(0x0100, "www.example.", 1);
+    let right = udp(&upstream, &query).await;
+    for (forgery, check) in [
+        (Forgery::WrongId, (|reply, _| reply[..2] != [1, 0]) as fn(&[u8], &[u8]) -> bool),
+        (Forgery::WrongQuestion, |reply, query| question(reply) != question(query) && reply[..2] == query[..2]),
+        (Forgery::Echo, |reply, query| reply == query),
+    ] {
+        upstream.set(Behaviour::forged(forgery));
+        let reply = udp(&upstream, &query).await;
+        assert!(check(&reply, &query), "{forgery:?}");
+        assert!(check(&tcp(&upstream, &query).await.unwrap(), &query), "{forgery:?}");
+
+        upstream.set(Behaviour::forged(forgery).then_honest().latency(Duration::from_millis(5)));
+        let socket = client(upstream.address()).await;
+        socket.send(&query).await.unwrap();
+        assert_eq!((receive(&socket).await, receive(&socket).await), (reply, right.clone()));
+    }
+    let root = plain(1, ".", 2);
+    upstream.set_zone(Zone::new(".")).unwrap();
+    upstream.set(Behaviour::forged(Forgery::WrongQuestion));
+    assert_ne!(question(&udp(&upstream, &root).await), question(&root));
+}
+
+#[tokio::test]
+async fn a_reply_from_another_port() {
+    let upstream = upstream().await;
+    upstream.set(Behaviour::forged(Forgery::OtherPort).then_honest());
+    let socket = UdpSocket::bind(loopback()).await.unwrap();
+    socket.send_to(&plain(1, "www.example.", 1), upstream.address()).await.unwrap();
+    let mut buffer = [0; 512];
+    let (first, from) = timeout(DEADLINE, socket.recv_from(&mut buffer)).await.unwrap().unwrap();
+    assert_ne!(from, upstream.address());
+    let (second, from) = timeout(DEADLINE, socket.recv_from(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!((from, second), (upstream.address(), first));
+}
+
+#[tokio::test]
+async fn any_bytes_and_edited_replies() {
+    let upstream = upstream().await;
+    let query = plain(1, "wWw.example.", 1);
+    upstream.set(Behaviour::bytes([0xff; 5]));
+    assert_eq!(udp(&upstream, &query).await, [0xff; 5]);
+    assert_eq!(tcp(&upstream, &query).await.unwrap(), [0xff; 5]);
+
+    upstream.set(Behaviour::folded_case());
+    assert_eq!(question(&udp(&upstream, &query).await), question(&query).to_ascii_lowercase());
+
+    upstream.set(Behaviour::edited(|seen, reply| match seen.transport {
+        Transport::Udp => reply.clear(),
+        _ => reply.extend(b"!"),
+    }));
+    assert!(is_silent(&upstream, &query).await);
+    assert!(tcp(&upstream, &query).await.unwrap().ends_with(b"\xc0\0\x02\x02!"));
+}
+
+#[tokio::test]
+async fn lost_packets_follow_a_fixed_pattern() {
+    let upstream = upstream().await;
+    let mut patterns = Vec::new();
+    for behaviour in [
+        Behaviour::normal().lose_every(3),
+        Behaviour::normal().lose_percent(40, 7),
+        Behaviour::normal().lose_percent(40, 7),
+        Behaviour::normal().lose_percent(40, 8),
+    ] {
+        upstream.set(behaviour);
+        let socket = client(upstream.address()).await;
+        for id in 0..50 {
+            socket.send(&plain(id, "www.example.", 1)).await.unwrap();
+        }
+        // Replies come in the order of their queries, so this last one, which is not lost, comes after all others.
+        upstream_saw(&upstream, 50).await;
+        upstream.set(Behaviour::normal());
+        socket.send(&plain(99, "www.example.", 1)).await.unwrap();
+        let mut answered = Vec::new();
+        while let Some(id) = Some(receive(&socket).await[1]).filter(|&id| id != 99) {
+            answered.push(id);
+        }
+        upstream.clear_seen();
+        patterns.push(answered);
+    }
+    assert_eq!(patterns[0], (0..50).filter(|id| id % 3 != 2).collect::<Vec<u8>>());
+    assert_eq!(patterns[1], patterns[2]);
+    assert_ne!(patterns[1], patterns[3]);
+    assert!((20..40).contains(&patterns[1].len()));
+}
+
+async fn upstream_saw(upstream: &Upstream, queries: u64) {
+    let start = Instant::now();
+    while upstream.seen_count() < queries && start.elapsed() < DEADLINE {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn tcp_can_be_refused_and_allowed_again_at_once() {
+    let upstream = upstream().await;
+    let query = plain(1, "www.example.", 1);
+    let mut open = TcpStream::connect(upstream.address()).await.unwrap();
+    send_tcp(&mut open, &query).await;
+    receive_tcp(&mut open).await.unwrap();
+    for _ in 0..20 {
+        upstream.set(Behaviour::normal().tcp(Tcp::Refuse));
+        let error = TcpStream::connect(upstream.address()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(counts(&udp(&upstream, &query).await), [2, 0, 0]);
+        upstream.set(Behaviour::normal());
+        assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
+    }
+    assert!(receive_tcp(&mut open).await.is_none(), "an open connection ends too");
+}
+
+#[tokio::test]
+async fn tcp_can_stay_silent_or_close_after_some_replies() {
+    let upstream = upstream().await;
+    let query = |id| plain(id, "www.example.", 1);
+    upstream.set(Behaviour::normal().tcp(Tcp::Silent));
+    let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
+    send_tcp(&mut stream, &query(1)).await;
+    assert!(timeout(QUIET, stream.read_u8()).await.is_err());
+    assert_eq!(upstream.seen_count(), 1);
+
+    for replies in 0..3 {
+        upstream.set(Behaviour::normal().tcp(Tcp::CloseAfter(replies)));
+        let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
+        for id in 0..4 {
+            send_tcp(&mut stream, &query(id)).await;
+        }
+        for id in 0..replies {
+            assert_eq!(receive_tcp(&mut stream).await.unwrap()[1], id as u8);
+        }
+        assert!(receive_tcp(&mut stream).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn tcp_replies_out_of_order_and_in_pieces() {
+    let upstream = upstream().await;
+    upstream.set(Behaviour::normal().tcp(Tcp::Reversed(3)));
+    let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
+    for id in 0..5 {
+        send_tcp(&mut stream, &plain(id, "www.example.", 1)).await;
+    }
+    for id in [2, 1, 0, 4, 3] {
+        assert_eq!(receive_tcp(&mut stream).await.unwrap()[1], id);
+    }
+    upstream.set(Behaviour::normal().tcp(Tcp::InPieces(7)));
+    assert_eq!(counts(&tcp(&upstream, &plain(1, "many.example.", 1)).await.unwrap()), [60, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_stopped_upstream_has_closed_its_port_until_it_is_restarted() {
+    let upstream = upstream().await;
+    let query = plain(1, "www.example.", 1);
+    for _ in 0..3 {
+        let mut open = TcpStream::connect(upstream.address()).await.unwrap();
+        upstream.set_latency(Duration::from_secs(3600));
+        send_tcp(&mut open, &query).await;
+        upstream_saw(&upstream, 1).await;
+        upstream.stop().await;
+        assert!(receive_tcp(&mut open).await.is_none());
+        let socket = client(upstream.address()).await;
+        socket.send(&query).await.unwrap();
+        let error = timeout(DEADLINE, socket.recv(&mut [0; 512])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(TcpStream::connect(upstream.address()).await.is_err());
+
+        upstream.set_latency(Duration::ZERO);
+        upstream.clear_seen();
+        upstream.restart().await.unwrap();
+        upstream.restart().await.unwrap();
+        assert_eq!(counts(&udp(&upstream, &query).await), [2, 0, 0]);
+        assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn messages_that_are_no_queries() {
+    let upstream = upstream().await;
+    assert!(is_silent(&upstream, &[1, 2, 3]).await);
+    let mut response = plain(1, "www.example.", 1);
+    response[2] |= 0x80;
+    assert!(is_silent(&upstream, &response).await);
+    let reply = udp(&upstream, &plain(1, "www.example.", 1)[..20]).await;
+    assert_eq!((rcode(&reply), reply.len()), (FORMERR, 12));
+}
+
+#[test]
+fn dropping_it_frees_the_port() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let address = runtime.block_on(async {
+        let upstream = upstream().await;
+        udp(&upstream, &plain(1, "www.example.", 1)).await;
+        upstream.address()
+    });
+    let again = runtime.block_on(Upstream::start(address, zone())).unwrap();
+    assert_eq!(again.address(), address);
+}
