@@ -9,7 +9,7 @@
 //! - [`upstream`] a DNS server that answers from a [`zone`], misbehaves as its [`fault`] says and writes down what it has
 //!   [`seen`];
 //! - [`Network`] five of them, and the configuration that puts nodens in front;
-//! - [`client`] asks one question.
+//! - [`client`] asks one question, [`tour`](mod@tour) a whole series, and [`console`] breaks things on command.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,9 +19,11 @@ use self::upstream::Upstream;
 use self::zone::Zone;
 
 pub mod client;
+pub mod console;
 pub mod fault;
 pub mod seen;
 mod tcp;
+pub mod tour;
 pub mod upstream;
 pub mod zone;
 

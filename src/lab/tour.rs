@@ -1,0 +1,316 @@
+//! The guided tour: a nodens in front of the network is asked, step by step, and each step is shown and checked.
+//!
+//! Who answered is never guessed: it is read from what the upstreams wrote down since the question was sent. Times are
+//! for the reader; only limits far beyond what is usual can fail a step.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RData;
+use tokio::time::{Instant, sleep};
+
+use super::client::{Question, Reply, ask};
+use super::fault::Behaviour;
+use super::{HORIZONS, Network, STATIC_RECORD};
+use crate::upstream::Transport;
+use crate::wire::ede;
+
+/// The longest that a client may wait while one server of a group is dead.
+const FAILOVER_LIMIT: Duration = Duration::from_millis(1500);
+
+/// The longest that a server which has come back may go without queries.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(4);
+
+/// Longer than `db.corp.example` lives.
+const STALE_AFTER: Duration = Duration::from_millis(1300);
+
+/// The pause between questions to a group that recovers.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The zones that no public server may hear of.
+const PRIVATE_ZONES: [&str; 4] = ["corp.example", "cluster.local", "10.in-addr.arpa", "runner-cache.corp.example"];
+
+/// How the tour ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Steps taken.
+    pub steps: u32,
+    /// Steps that did not go as they should.
+    pub failed: u32,
+}
+
+type Verdict = Result<(), String>;
+
+struct Tour<'a, W> {
+    network: &'a Network,
+    nodens: SocketAddr,
+    out: W,
+    score: Score,
+    fresh: u32,
+}
+
+/// Takes the tour: asks the nodens at `nodens`, whose upstreams are those of `network`, and writes a table to `out`.
+///
+/// It starts from an empty cache and needs about ten seconds; the network is whole again when it ends.
+///
+/// # Errors
+/// What `out` says. A step that fails is no error: the score counts it.
+pub async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
+    let start = Instant::now();
+    let score = Score { steps: 0, failed: 0 };
+    let mut tour = Tour { network, nodens, out, score, fresh: 0 };
+    let head = row("question", "answer", "asked of", "time");
+    writeln!(tour.out, "    {head}")?;
+    tour.horizons().await?;
+    tour.cache().await?;
+    tour.transports().await?;
+    tour.one_dead_server().await?;
+    tour.a_dead_group().await?;
+    tour.privacy(start)?;
+    let Score { steps, failed } = tour.score;
+    let took = start.elapsed().as_secs_f32();
+    writeln!(tour.out, "\n{} of {steps} steps went as they should, in {took:.1} s", steps - failed)?;
+    Ok(tour.score)
+}
+
+impl<W: Write> Tour<'_, W> {
+    async fn horizons(&mut self) -> io::Result<()> {
+        self.title("Every name is answered by the upstreams of its horizon")?;
+        for (name, qtype, data, group) in [
+            ("kubernetes.default.svc.cluster.local", "A", "10.96.0.1", "kube-dns"),
+            ("registry.gitlab.svc.cluster.local", "A", "10.96.14.20", "kube-dns"),
+            ("1.0.96.10.in-addr.arpa", "PTR", "kubernetes.default.svc.cluster.local.", "kube-dns"),
+            ("artifacts.corp.example", "A", "10.0.3.8", "vpc"),
+            ("7.3.0.10.in-addr.arpa", "PTR", "registry.corp.example.", "vpc"),
+            ("registry.example.com", "AAAA", "2001:db8::10", "public"),
+            ("pypi.example.org", "A", "198.51.100.7", "public"),
+        ] {
+            self.ask(name, qtype, |reply, asked| holds(reply, data).and(groups(asked, &[group]))).await?;
+        }
+        self.title("A public name leads into the private zone: each part is asked where it belongs")?;
+        let mirror = "registry-mirror.example.com";
+        self.ask(mirror, "A", |reply, asked| holds(reply, "10.0.3.7").and(groups(asked, &["public", "vpc"]))).await?;
+        self.title("A public name must not point at a private address")?;
+        self.ask("rebind.example.com", "A", |reply, asked| {
+            let leaked = reply.data().iter().any(|data| data == "10.0.3.7");
+            check(!leaked, "a private address came through").and(groups(asked, &["public"]))
+        })
+        .await?;
+        self.title("A record of nodens's own")?;
+        let (name, address) = STATIC_RECORD;
+        self.ask(name, "A", |reply, asked| holds(reply, &address.to_string()).and(groups(asked, &[]))).await
+    }
+
+    async fn cache(&mut self) -> io::Result<()> {
+        self.title("What is known is not asked again, in whatever letter case")?;
+        for name in ["pypi.example.org", "PyPI.Example.ORG"] {
+            self.ask(name, "A", |reply, asked| holds(reply, "198.51.100.7").and(groups(asked, &[]))).await?;
+        }
+        self.title("A name that does not exist: NXDOMAIN, and it stays known")?;
+        for expected in [&["public"][..], &[]] {
+            self.ask("no-such-name.example.com", "A", |reply, asked| {
+                check(reply.rcode() == ResponseCode::NXDomain, "not NXDOMAIN").and(groups(asked, expected))
+            })
+            .await?;
+        }
+        self.title("A name that exists, without the type: no data, and it stays known")?;
+        for expected in [&["public"][..], &[]] {
+            self.ask("www.example.com", "AAAA", |reply, asked| {
+                let no_data = reply.rcode() == ResponseCode::NoError && reply.message.answers.is_empty();
+                check(no_data, "not an empty answer").and(groups(asked, expected))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn transports(&mut self) -> io::Result<()> {
+        self.title("TCP, and an answer that no datagram holds: fetched over TCP, whole")?;
+        let question = question("www.example.com", "A")?.over_tcp();
+        let whole = |reply: &Reply, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
+        self.show("www.example.com A, over TCP", question, whole).await?;
+        let name = "mirrors.example.org";
+        let question = self::question(name, "AAAA")?.over_tcp();
+        let upstreams: Vec<_> = self.network.group("public").map(|server| &server.upstream).collect();
+        self.show("mirrors.example.org AAAA, over TCP", question, |reply, asked| {
+            let seen = upstreams.iter().flat_map(|upstream| upstream.seen());
+            let over_tcp = seen.filter(|seen| seen.is_named(name)).any(|seen| seen.transport == Transport::Tcp);
+            check(reply.message.answers.len() == 60, "not all 60 records")
+                .and(check(over_tcp, "no upstream was asked over TCP"))
+                .and(groups(asked, &["public"]))
+        })
+        .await
+    }
+
+    async fn one_dead_server(&mut self) -> io::Result<()> {
+        self.title("vpc-1 falls silent: vpc-2 answers, and soon vpc-1 costs no time any more")?;
+        self.set("vpc-1", Behaviour::silent());
+        for _ in 0..5 {
+            let name = self.fresh_name();
+            self.ask(&name, "A", |reply, asked| {
+                holds(reply, "10.0.7.1")
+                    .and(check(asked.contains(&"vpc-2"), "vpc-2 was not asked"))
+                    .and(check(reply.took < FAILOVER_LIMIT, "too slow"))
+            })
+            .await?;
+        }
+        self.title("vpc-1 is back: it takes queries again")?;
+        self.set("vpc-1", Behaviour::normal());
+        self.until_back("vpc-1 alone", |asked| asked == ["vpc-1"]).await
+    }
+
+    async fn a_dead_group(&mut self) -> io::Result<()> {
+        self.title("vpc-1 and vpc-2 fall silent: what was known outlives its TTL of one second")?;
+        let fresh = |reply: &Reply, _: &[&str]| holds(reply, "10.0.5.4");
+        self.ask("db.corp.example", "A", fresh).await?;
+        self.set("vpc-1", Behaviour::silent());
+        self.set("vpc-2", Behaviour::silent());
+        sleep(STALE_AFTER).await;
+        self.ask("db.corp.example", "A", |reply, _| {
+            let told = reply.extended_error() == Some(ede::STALE);
+            holds(reply, "10.0.5.4").and(check(told, "no extended error 3, stale answer"))
+        })
+        .await?;
+        self.title("Both are back")?;
+        self.set("vpc-1", Behaviour::normal());
+        self.set("vpc-2", Behaviour::normal());
+        self.until_back("an answer", |asked| !asked.is_empty()).await
+    }
+
+    /// What the public servers have heard since the tour began.
+    fn privacy(&mut self, start: Instant) -> io::Result<()> {
+        self.title("No public server has heard of a private name")?;
+        let public: Vec<_> = self.network.group("public").flat_map(|server| server.upstream.seen()).collect();
+        let leaked: Vec<_> = public
+            .iter()
+            .filter(|seen| seen.at >= start && PRIVATE_ZONES.iter().any(|zone| seen.is_within(zone)))
+            .map(|seen| seen.name.as_str())
+            .collect();
+        let verdict = check(leaked.is_empty(), &format!("heard: {}", leaked.join(", ")));
+        self.line("corp.example, cluster.local", "none heard", "public-1, public-2", "", &verdict)
+    }
+
+    /// Asks for names that are not known until the group answers one in the way that `done` waits for.
+    async fn until_back(&mut self, what: &str, done: impl Fn(&[&str]) -> bool) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            let name = self.fresh_name();
+            let sent = Instant::now();
+            let reply = ask(self.nodens, &question(&name, "A")?).await;
+            let asked = self.asked(sent, &name, reply.as_ref().ok());
+            let good = reply.as_ref().is_ok_and(|reply| holds(reply, "10.0.7.1").is_ok()) && done(&asked);
+            let after = start.elapsed();
+            if good || after > RECOVERY_LIMIT {
+                let answer = reply.map_or_else(|error| error.to_string(), |reply| reply.summary());
+                let verdict = check(good, &format!("still not {what}"));
+                let time = format!("after {}", milliseconds(after));
+                return self.line(&format!("{name} A"), &answer, &asked.join(", "), &time, &verdict);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(&mut self, name: &str, qtype: &str, judge: impl Fn(&Reply, &[&str]) -> Verdict) -> io::Result<()> {
+        self.show(&format!("{name} {qtype}"), question(name, qtype)?, judge).await
+    }
+
+    /// Asks one question, shows what came of it and what `judge` says to the reply and the servers that were asked.
+    async fn show(
+        &mut self,
+        label: &str,
+        question: Question,
+        judge: impl Fn(&Reply, &[&str]) -> Verdict,
+    ) -> io::Result<()> {
+        let name = label.split(' ').next().unwrap_or_default();
+        let sent = Instant::now();
+        match ask(self.nodens, &question).await {
+            Ok(reply) => {
+                let asked = self.asked(sent, name, Some(&reply));
+                let verdict = judge(&reply, &asked);
+                let from = if asked.is_empty() { "nobody".to_owned() } else { asked.join(", ") };
+                self.line(label, &reply.summary(), &from, &milliseconds(reply.took), &verdict)
+            }
+            Err(error) => {
+                let asked = self.asked(sent, name, None).join(", ");
+                let verdict = Err(error.to_string());
+                self.line(label, "no answer", &asked, &milliseconds(sent.elapsed()), &verdict)
+            }
+        }
+    }
+
+    /// The servers that have seen a query for `name`, or for a name that its reply leads to, since `sent`.
+    fn asked(&self, sent: Instant, name: &str, reply: Option<&Reply>) -> Vec<&'static str> {
+        let answers = reply.map(|reply| reply.message.answers.as_slice()).unwrap_or_default();
+        let targets = answers.iter().filter_map(|record| match &record.data {
+            RData::CNAME(target) => Some(target.0.to_ascii()),
+            _ => None,
+        });
+        let names: Vec<_> = targets.chain([name.to_owned()]).collect();
+        let saw = |server: &&super::Server| {
+            server.upstream.seen().iter().any(|seen| seen.at >= sent && names.iter().any(|name| seen.is_named(name)))
+        };
+        self.network.servers().iter().filter(saw).map(|server| server.name).collect()
+    }
+
+    fn set(&self, name: &str, behaviour: Behaviour) {
+        if let Some(upstream) = self.network.server(name) {
+            upstream.set(behaviour);
+        }
+    }
+
+    /// A private name that nobody has asked for yet.
+    fn fresh_name(&mut self) -> String {
+        self.fresh += 1;
+        format!("job-{}.build.corp.example", self.fresh)
+    }
+
+    fn title(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "\n{text}")
+    }
+
+    fn line(&mut self, question: &str, answer: &str, asked: &str, time: &str, verdict: &Verdict) -> io::Result<()> {
+        self.score.steps += 1;
+        let mark = if verdict.is_ok() { '✓' } else { '✗' };
+        writeln!(self.out, "  {mark} {}", row(question, answer, asked, time))?;
+        if let Err(reason) = verdict {
+            self.score.failed += 1;
+            writeln!(self.out, "      went wrong: {reason}")?;
+        }
+        self.out.flush()
+    }
+}
+
+fn row(question: &str, answer: &str, asked: &str, time: &str) -> String {
+    format!("{question:<40}  {answer:<38}  {asked:<18}  {time:>12}")
+}
+
+fn question(name: &str, qtype: &str) -> io::Result<Question> {
+    Question::new(name, qtype)
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn check(good: bool, reason: &str) -> Verdict {
+    if good { Ok(()) } else { Err(reason.to_owned()) }
+}
+
+/// Whether one of the answers is `data`.
+fn holds(reply: &Reply, data: &str) -> Verdict {
+    check(reply.data().iter().any(|have| have == data), &format!("expected {data}"))
+}
+
+/// Whether exactly these groups were asked: one or more servers of each, and no others.
+fn groups(asked: &[&str], expected: &[&str]) -> Verdict {
+    let is_asked = |group: &&str| {
+        let horizon = HORIZONS.iter().find(|horizon| horizon.group == *group);
+        horizon.is_some_and(|horizon| horizon.servers.iter().any(|server| asked.contains(server)))
+    };
+    let found: Vec<_> = HORIZONS.iter().map(|horizon| horizon.group).filter(is_asked).collect();
+    let same = found.len() == expected.len() && expected.iter().all(|group| found.contains(group));
+    let listed = |groups: &[&str]| if groups.is_empty() { "nobody".to_owned() } else { groups.join(" and ") };
+    check(same, &format!("asked {}, expected {}", listed(&found), listed(expected)))
+}
