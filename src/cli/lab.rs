@@ -1,0 +1,154 @@
+//! `nodens lab`: a hybrid network on loopback with nodens in front, to try things or to be shown around.
+
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::thread;
+
+use clap::Args;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::Outcome;
+use crate::lab::console::{Answer, Console, HELP};
+use crate::lab::front::Front;
+use crate::lab::tour::tour;
+use crate::lab::{HORIZONS, Network, STATIC_RECORD};
+
+/// Try nodens without a cluster: a small hybrid network on loopback with scripted upstreams, and nodens in front of it.
+///
+/// Nothing leaves this machine and no privilege is needed. Exit codes: 0 all is good, 1 a step of the tour went wrong or
+/// a port is in use, 64 the command line is wrong.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Lab {
+    /// Be shown around: about ten seconds, each step checked
+    #[arg(long)]
+    tour: bool,
+    /// The port on 127.0.0.1 to listen on, 0 for any that is free [default: 5300; with --tour: 0]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// The port on 127.0.0.1 of the metrics and the status page, 0 for any that is free [default: none]
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<u16>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nodens lab --tour                       the guided tour
+  nodens lab                              then, elsewhere: dig @127.0.0.1 -p 5300 pypi.example.org
+  nodens lab --admin-port 9353            with the status page";
+
+/// Where the demo listens unless it is told otherwise.
+const DEMO_PORT: u16 = 5300;
+
+impl Lab {
+    /// Runs the tour, or the demo until the user leaves.
+    pub(super) fn run(&self) -> Outcome {
+        // One thread is enough for the upstreams, and leaves the others to nodens.
+        let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let outcome = runtime.block_on(self.play());
+            // A thread that waits for input must not hold up the exit.
+            runtime.shutdown_background();
+            outcome
+        });
+        result.unwrap_or_else(|error| {
+            complain(format_args!("nodens lab: {error}"));
+            Outcome::Failed
+        })
+    }
+
+    async fn play(&self) -> io::Result<Outcome> {
+        let port = self.port.unwrap_or(if self.tour { 0 } else { DEMO_PORT });
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if let Some(taken) = taken(listen) {
+            complain(format_args!("nodens lab: {taken} of {listen} is in use; --port 0 takes any that is free"));
+            return Ok(Outcome::Failed);
+        }
+        let admin = self.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let network = Network::start().await?;
+        let front = Front::start(&network.config(&[listen], admin)).await.map_err(io::Error::other)?;
+        let outcome = match front.addresses().first() {
+            Some(&address) if self.tour => match tour(&network, address, io::stdout()).await? {
+                score if score.failed == 0 => Outcome::Good,
+                _ => Outcome::Failed,
+            },
+            Some(&address) => demo(&network, &front, address).await?,
+            None => return Err(io::Error::other("nodens listens nowhere")),
+        };
+        front.stop().await;
+        Ok(outcome)
+    }
+}
+
+/// Says what can be tried and obeys commands until the user leaves.
+async fn demo(network: &Network, front: &Front, address: SocketAddr) -> io::Result<Outcome> {
+    introduce(network, front, address)?;
+    let mut console = Console::new(network);
+    let mut lines = lines();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    loop {
+        let line = tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            Some(line) = lines.recv() => line,
+        };
+        match console.obey(&line).await {
+            Answer::Say(said) => writeln!(io::stdout(), "{said}")?,
+            Answer::Quit => break,
+        }
+    }
+    Ok(Outcome::Good)
+}
+
+fn introduce(network: &Network, front: &Front, address: SocketAddr) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "nodens listens on {address}, UDP and TCP.")?;
+    if let Some(admin) = front.admin() {
+        writeln!(out, "Its status page is at http://{admin}/")?;
+    }
+    for horizon in &HORIZONS {
+        writeln!(out, "\n{}: {}, {:?}", horizon.group, horizon.zones.join(", "), horizon.latency)?;
+        for server in network.group(horizon.group) {
+            writeln!(out, "  {:<9} {}", server.name, server.upstream.address())?;
+        }
+        for (name, qtype) in horizon.examples {
+            writeln!(out, "  {}", dig(address, name, qtype))?;
+        }
+    }
+    writeln!(out, "\nnodens itself\n  {}", dig(address, STATIC_RECORD.0, "A"))?;
+    writeln!(out, "\nBreak something and ask again; db.corp.example lives for a second only:\n{HELP}\n")
+}
+
+fn dig(address: SocketAddr, name: &str, qtype: &str) -> String {
+    format!("dig @{} -p {} {name} {qtype}", address.ip(), address.port())
+}
+
+/// The lines of the standard input, read by a thread of their own; none once it has ended.
+fn lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Which transport of `address` somebody else holds.
+fn taken(address: SocketAddr) -> Option<&'static str> {
+    let in_use = |result: io::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+    if in_use(UdpSocket::bind(address).map(drop)) {
+        Some("the UDP port")
+    } else if in_use(TcpListener::bind(address).map(drop)) {
+        Some("the TCP port")
+    } else {
+        None
+    }
+}
+
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}"); // nobody is left to tell that stderr is gone
+}
