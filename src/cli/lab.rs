@@ -108,7 +108,7 @@ fn introduce(network: &Network, front: &Front, address: SocketAddr) -> io::Resul
         writeln!(out, "Its status page is at http://{admin}/")?;
     }
     for horizon in &HORIZONS {
-        writeln!(out, "\n{}: {}, {:?}", horizon.group, horizon.zones.join(", "), horizon.latency)?;
+        writeln!(out, "\n{}, {:?} away: {}", horizon.group, horizon.latency, horizon.zones.join(", "))?;
         for server in network.group(horizon.group) {
             writeln!(out, "  {:<9} {}", server.name, server.upstream.address())?;
         }
