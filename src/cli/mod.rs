@@ -9,6 +9,7 @@ use tracing::warn;
 
 mod check;
 mod config_file;
+mod lab;
 mod serve;
 
 /// How a run of the command ended; `main` turns it into an exit code.
@@ -35,12 +36,15 @@ struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Lab(lab::Lab),
     Serve(serve::Serve),
     Check(check::Check),
 }
 
 const EXAMPLES: &str = "\
 Examples:
+  nodens lab                        a small hybrid network on loopback, with nodens in front
+  nodens lab --tour                 be shown split horizon, cache and failover
   nodens serve                      a cache in front of /etc/resolv.conf, on port 5300
   nodens serve --config nodens.toml
   nodens check nodens.toml          every mistake of a configuration
@@ -50,6 +54,7 @@ Examples:
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
+            Command::Lab(lab) => lab.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
         },

@@ -21,6 +21,7 @@ use self::zone::Zone;
 pub mod client;
 pub mod console;
 pub mod fault;
+pub mod front;
 pub mod seen;
 mod tcp;
 pub mod tour;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -86,9 +86,11 @@ impl UdpLink {
         while waiting.contains_key(&sent.id()) {
             sent.set_id(rand::random());
         }
-        let result = match port.socket.try_send(sent.bytes()) {
+        // Past tokio, which takes a new socket for not writable until its event queue has said otherwise.
+        let socket = SockRef::from(&port.socket);
+        let result = match socket.send(sent.bytes()) {
             // The report of an earlier query's fate; it has been taken off the socket now.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => port.socket.try_send(sent.bytes()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(sent.bytes()),
             result => result,
         };
         result.map_err(|error| kind_of(&error))?;
