@@ -75,6 +75,40 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
+    let (mut running, parts, control) = prepare(config, workers)?;
+    for part in parts {
+        let name = format!("nodens-{}", part.number);
+        let handle = thread(name, || block_on_local(part.run()).unwrap_or(0)).map_err(StartError::Thread)?;
+        running.workers.push(handle);
+    }
+    let control = thread("nodens-control".into(), || {
+        block_on_local(control.run());
+    });
+    running.control = Some(control.map_err(StartError::Thread)?);
+    Ok(running)
+}
+
+/// The same with one worker, in tasks of the caller's own `LocalSet`: the clock is then the caller's too, so that a test
+/// can pause it. [`Running::stop`] only tells the tasks to stop; the handle gives the count of queries left.
+///
+/// # Errors
+/// As for [`start`].
+pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
+    let (running, parts, control) = prepare(config, 1)?;
+    tokio::task::spawn_local(control.run());
+    let parts = parts.into_iter().map(WorkerPart::run);
+    let worker = tokio::task::spawn_local(async move {
+        let mut left = 0;
+        for part in parts {
+            left += part.await;
+        }
+        left
+    });
+    Ok((running, worker))
+}
+
+/// Binds every address and builds all parts, none of them running yet.
+fn prepare(config: Config, workers: usize) -> Result<(Running, Vec<WorkerPart>, ControlPart), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let listen_on = |what| move |address: SocketAddr, error| StartError::Listen { address, what, error };
     let mut listeners = Vec::new();
@@ -90,7 +124,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
     let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
     let (stop, stopping) = watch::channel(false);
-    let mut running = Running {
+    let running = Running {
         listen: listeners.iter().map(|listeners| listeners.address).collect(),
         admin: admin_address,
         resolver: Arc::clone(&resolver),
@@ -101,21 +135,16 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let now = resolver.now();
     let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
     let connections = Arc::<Connections>::default();
-    for number in 0..workers {
-        let part = WorkerPart {
-            number,
-            sockets: take_one_of_each(&mut listeners),
-            resolver: Arc::clone(&resolver),
-            connections: Arc::clone(&connections),
-            heartbeats: Arc::clone(&heartbeats),
-            stop: stopping.clone(),
-        };
-        let handle = thread(format!("nodens-{number}"), move || part.run()).map_err(StartError::Thread)?;
-        running.workers.push(handle);
-    }
-    let control = ControlPart { resolver, heartbeats, admin, stop: stopping };
-    running.control = Some(thread("nodens-control".into(), move || control.run()).map_err(StartError::Thread)?);
-    Ok(running)
+    let part = |number| WorkerPart {
+        number,
+        sockets: take_one_of_each(&mut listeners),
+        resolver: Arc::clone(&resolver),
+        connections: Arc::clone(&connections),
+        heartbeats: Arc::clone(&heartbeats),
+        stop: stopping.clone(),
+    };
+    let parts = (0..workers).map(part).collect();
+    Ok((running, parts, ControlPart { resolver, heartbeats, admin, stop: stopping }))
 }
 
 impl Running {
@@ -200,27 +229,26 @@ struct WorkerPart {
 
 impl WorkerPart {
     /// Serves until the stop; returns how many queries were left.
-    fn run(self) -> usize {
-        block_on_local(async move {
-            let links = Rc::new(Links::new());
-            let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.stop);
-            let batch = Rc::new(RefCell::new(Batch::new()));
-            let mut tasks = Vec::new();
-            for (datagrams, connections) in self.sockets {
-                let udp = udp::serve(Rc::clone(&worker), datagrams, Rc::clone(&batch));
-                let tcp = tcp::serve(Rc::clone(&worker), connections, Arc::clone(&self.connections));
-                tasks.push(tokio::task::spawn_local(udp));
-                tasks.push(tokio::task::spawn_local(tcp));
+    async fn run(self) -> usize {
+        let links = Rc::new(Links::new());
+        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.stop);
+        let batch = Rc::new(RefCell::new(Batch::new()));
+        let mut tasks = Vec::new();
+        for (datagrams, connections) in self.sockets {
+            let udp = udp::serve(Rc::clone(&worker), datagrams, Rc::clone(&batch));
+            let tcp = tcp::serve(Rc::clone(&worker), connections, Arc::clone(&self.connections));
+            tasks.push(tokio::task::spawn_local(udp));
+            tasks.push(tokio::task::spawn_local(tcp));
+        }
+        let beat = tokio::task::spawn_local(beat(self.resolver, links, self.heartbeats, self.number));
+        for task in tasks {
+            if let Ok(Err(error)) = task.await {
+                tracing::error!(%error, worker = self.number, "a listener failed");
             }
-            tokio::task::spawn_local(beat(self.resolver, links, self.heartbeats, self.number));
-            for task in tasks {
-                if let Ok(Err(error)) = task.await {
-                    tracing::error!(%error, worker = self.number, "a listener failed");
-                }
-            }
-            worker.drain().await
-        })
-        .unwrap_or(0)
+        }
+        let left = worker.drain().await;
+        beat.abort();
+        left
     }
 }
 
@@ -248,16 +276,16 @@ struct ControlPart {
 }
 
 impl ControlPart {
-    fn run(self) {
-        let mut stop = self.stop;
-        block_on_local(async move {
-            if let Some(listener) = self.admin {
-                let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
-                tokio::task::spawn_local(admin.serve(listener));
-            }
-            tokio::task::spawn_local(tend(self.resolver));
-            let _ = stop.wait_for(|stop| *stop).await;
-        });
+    /// Tends until the stop.
+    async fn run(mut self) {
+        if let Some(listener) = self.admin {
+            let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
+            tokio::task::spawn_local(admin.serve(listener));
+        }
+        let tend = tokio::task::spawn_local(tend(self.resolver));
+        // An error says that the whole server is gone.
+        let _ = self.stop.wait_for(|stop| *stop).await;
+        tend.abort();
     }
 }
 
