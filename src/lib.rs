@@ -3,33 +3,63 @@
 //! The life of a query, and the modules in the order that it meets them:
 //!
 //! ```text
-//! client ──► server ──► admission ──► local ──► cache ──► coalesce ──► upstream ──► kube-dns, VPC, public
-//!            bytes in    may it ask?   ours?    known?    in flight?   whom to ask
-//!            ◄─────────────────── wire::fit ◄─────────────┘
+//!                                    ┌──────────────── answer: respond, at once ────────────────┐
+//! client ──► server ──► wire::query ─┤ admission ──► cache ──► wire::fit ──────────────────────►├──► server ──► client
+//!            udp, tcp   read it      │ may it ask?   known?    id, letter case, TTLs, OPT, size │    send it
+//!                                    │                └─► local: static, special-use, ANY, CH ─►│
+//!                                    └───────────────────────────────┬──────────────────────────┘
+//!                                    ┌──────────────── answer: finish, in a task ───────────────┐
+//!                                    │ coalesce ──► fetch ──► route ──► upstream ──► UDP, TCP, TLS
+//!                                    │ in flight?             whose?    race, health, links     │
+//!                                    │ rebinding, CNAMEs into other routes, cache, wire::fit ──►├──► server ──► client
+//!                                    └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Bytes know nothing, knowledge knows bytes, the answer knows knowledge, sockets know the answer.
+//! Hot and cold: what happens at once runs in the socket's own loop, for a whole batch of packets, without allocation,
+//! await or formatting. Everything else is an owned value in a task of its own, where clarity alone decides.
+//!
+//! | floor | modules | may import | may not |
+//! |---|---|---|---|
+//! | 0 bytes | [`wire`], [`metrics`] | | a clock, tokio |
+//! | 1 wishes | [`config`] | 0 | sockets, tasks |
+//! | 2 knowledge | [`admission`], [`cache`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, health, message and group | 0, 1 | sockets; time is an argument |
+//! | 3 answer | [`snapshot`], [`answer`], [`coalesce`], [`fetch`] | 0 to 2; upstreams through one trait | sockets |
+//! | 4 sockets | [`server`], [`upstream`]'s links, udp, tcp, probe and names, [`admin`] | 0 to 3 | each other |
+//! | 5 whole | [`app`], [`cli`], [`lab`] | all | |
+//!
+//! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
+//! everyone. `tests/layers.rs` holds the code to this.
 
+// What was asked for.
 pub mod config;
-pub mod wire;
 
+// Bytes in, bytes out.
+pub mod server;
+
+// The way of a query.
+pub mod answer;
+pub mod coalesce;
+pub mod fetch;
+pub mod snapshot;
+
+// What is known without asking.
 pub mod admission;
 pub mod cache;
 pub mod local;
 pub mod rebinding;
 pub mod route;
 
-pub mod answer;
-pub mod coalesce;
-pub mod fetch;
-pub mod snapshot;
+// DNS as bytes.
+pub mod wire;
 
-pub mod server;
+// Asking others.
 pub mod upstream;
 
+// Watching.
 pub mod admin;
 pub mod metrics;
 
+// The whole, the commands, and a network to try it in.
 pub mod app;
 pub mod cli;
 pub mod lab;
