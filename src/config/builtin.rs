@@ -47,7 +47,12 @@ pub enum BuiltinError {
 /// No usable nameserver, or one that is nodens itself.
 pub fn builtin(resolv_conf: &str, local: &[IpAddr]) -> Result<Config, BuiltinError> {
     let text = text(resolv_conf, &LISTEN, local)?;
-    parse(&text, local).map_err(BuiltinError::Refused)
+    let mut config = parse(&text, local).map_err(BuiltinError::Refused)?;
+    // A machine without IPv6 has no [::1] to listen on, and did not ask for it.
+    if local.iter().any(IpAddr::is_ipv4) && !local.iter().any(IpAddr::is_ipv6) {
+        config.server.listen.retain(SocketAddr::is_ipv4);
+    }
+    Ok(config)
 }
 
 /// The same as a file, to which the file's own defaults do the rest.
@@ -118,6 +123,13 @@ mod tests {
             (upstream.name.as_str(), upstream.select, upstream.trust_ad),
             ("resolv.conf", Select::Ordered, true)
         );
+    }
+
+    #[test]
+    fn without_ipv6_only_ipv4_is_listened_on() {
+        let local = ["127.0.0.1".parse().expect("address")];
+        let config = builtin("nameserver 10.0.0.10\n", &local).expect("config");
+        assert_eq!(config.server.listen, LISTEN[..1]);
     }
 
     #[test]
