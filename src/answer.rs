@@ -417,7 +417,7 @@ async fn obtain<U: Ask + 'static>(
 ) -> (Entry, Source) {
     let started = Instant::now();
     let fallback = stale_entry(resolver, wanted);
-    let (flight, mut landing) = resolver.flights.join(&wanted.key);
+    let (flight, mut landing) = resolver.flights.join(wanted.snapshot.generation, &wanted.key);
     match (flight, fresh_entry(resolver, wanted)) {
         // It landed for someone else a moment ago.
         (Some(flight), Some(entry)) => flight.land(&entry),

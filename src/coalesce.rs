@@ -2,6 +2,8 @@
 //!
 //! Beside saving queries this takes away a forger's chances: many identical queries in flight would each be one to hit
 //! (RFC 5452 section 5, the birthday attack).
+//!
+//! Queries of different configurations share nothing: a reload may send the same question elsewhere.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -30,9 +32,9 @@ pub struct Flight {
 
 impl Coalesce {
     /// Waits for the answer to `key`. Whoever comes first also gets the [`Flight`], and must see it land.
-    pub fn join(self: &Arc<Self>, key: &Key) -> (Option<Flight>, oneshot::Receiver<Entry>) {
+    pub fn join(self: &Arc<Self>, generation: u32, key: &Key) -> (Option<Flight>, oneshot::Receiver<Entry>) {
         let (sender, receiver) = oneshot::channel();
-        match self.flights().entry(key.as_bytes().into()) {
+        match self.flights().entry(under(generation, key)) {
             Slot::Occupied(mut flight) => {
                 flight.get_mut().push(sender);
                 (None, receiver)
@@ -46,8 +48,8 @@ impl Coalesce {
     }
 
     /// The flight for `key`, if nobody is asking for it: for those who must not wait for others.
-    pub fn lead(self: &Arc<Self>, key: &Key) -> Option<Flight> {
-        match self.flights().entry(key.as_bytes().into()) {
+    pub fn lead(self: &Arc<Self>, generation: u32, key: &Key) -> Option<Flight> {
+        match self.flights().entry(under(generation, key)) {
             Slot::Occupied(_) => None,
             Slot::Vacant(slot) => {
                 let key = slot.key().clone();
@@ -60,6 +62,11 @@ impl Coalesce {
     fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a flight is found under.
+fn under(generation: u32, key: &Key) -> Box<[u8]> {
+    [key.as_bytes(), &generation.to_be_bytes()].concat().into()
 }
 
 impl Flight {
@@ -97,16 +104,17 @@ mod tests {
     fn one_leads_the_others_wait_and_a_lost_leader_frees_them() {
         let table = Arc::new(Coalesce::default());
         let (first, second) = (key(b"\x01a\0"), key(b"\x01b\0"));
-        let (flight, mut waits) = table.join(&first);
+        let (flight, mut waits) = table.join(0, &first);
         assert!(flight.is_some());
-        let (none, mut also) = table.join(&first);
+        let (none, mut also) = table.join(0, &first);
         assert!(none.is_none());
-        assert!(table.join(&second).0.is_some());
-        assert!(table.lead(&first).is_none());
+        assert!(table.join(0, &second).0.is_some());
+        assert!(table.lead(0, &first).is_none());
+        assert!(table.lead(1, &first).is_some());
 
         drop(flight);
         assert!(waits.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
         assert!(also.try_recv().is_err());
-        assert!(table.lead(&first).is_some());
+        assert!(table.lead(0, &first).is_some());
     }
 }

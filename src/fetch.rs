@@ -49,7 +49,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         if old.upstream_ages {
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
         }
-        let Some(flight) = resolver.flights.lead(&wanted.key) else { return };
+        let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, &wanted.key) else { return };
         resolver.metrics.cache_prefetches.inc();
         let left = old.expires.saturating_sub(resolver.now());
         let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
@@ -165,13 +165,15 @@ async fn ask_and_follow<U: Ask>(
     let mut errors = std::mem::take(&mut reply.extended_errors);
     let stripped = if route.deny_private_addresses { rebinding::strip(&reply) } else { None };
     if let Some(wire) = &stripped {
-        errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
         reply = Reply::read(wire).map_err(unreadable)?;
     }
     let trust_ad = group.config.trust_ad;
     let limits = snapshot.limits(wanted.route);
     let Some(fork) = fork(snapshot, &reply, wanted.route) else {
         let (follows, now) = (!reply.chain().0.is_empty(), resolver.now());
+        if stripped.is_some() {
+            errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
+        }
         reply.extended_errors = errors;
         return Ok(Entry::from_reply(&reply, limits, trust_ad, snapshot.home(wanted.route, follows), now));
     };
@@ -225,7 +227,7 @@ async fn look_up<U: Ask>(
     let (entry, age) = match fresh.flatten() {
         Some(found) => found,
         None => {
-            let flight = resolver.flights.lead(&wanted.key);
+            let flight = resolver.flights.lead(wanted.snapshot.generation, &wanted.key);
             let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
             if let Some(flight) = flight {
                 flight.land(&entry);
