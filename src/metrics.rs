@@ -330,6 +330,8 @@ const RCODE_CLASSES: usize = RCODES.len() + 1;
 pub struct Tally {
     routes: Vec<String>,
     queries: Vec<Count>,
+    /// Which of `queries` are not zero.
+    counted: Vec<usize>,
     responses: [[Count; SOURCES.len()]; RCODE_CLASSES],
     durations: [prometheus::local::LocalHistogram; SOURCES.len()],
     timed: [u32; SOURCES.len()],
@@ -357,6 +359,7 @@ impl Tally {
         let routes: Vec<String> = routes.iter().map(String::as_str).chain(["none"]).map(str::to_string).collect();
         Self {
             queries: (0..routes.len() * 2 * TYPE_CLASSES).map(|_| Count::default()).collect(),
+            counted: Vec::with_capacity(routes.len() * 2 * TYPE_CLASSES),
             routes,
             responses: Default::default(),
             durations: SOURCES.map(|source| metrics.duration.with_label_values(&[source]).local()),
@@ -371,6 +374,9 @@ impl Tally {
         let route = route.map_or(self.routes.len() - 1, usize::from);
         let at = (route * 2 + usize::from(tcp)) * TYPE_CLASSES + class;
         if let Some(cell) = self.queries.get_mut(at) {
+            if cell.count == 0 {
+                self.counted.push(at);
+            }
             cell.count += 1;
         }
     }
@@ -404,7 +410,8 @@ impl Tally {
             }
             histogram.flush();
         }
-        for (at, cell) in self.queries.iter_mut().enumerate().filter(|(_, cell)| cell.count > 0) {
+        for at in self.counted.drain(..) {
+            let Some(cell) = self.queries.get_mut(at) else { continue };
             let (rest, class) = (at / TYPE_CLASSES, at % TYPE_CLASSES);
             let qtype = TYPES.get(class).map_or("other", |(_, label)| label);
             let transport = if rest % 2 == 1 { "tcp" } else { "udp" };
