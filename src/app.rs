@@ -299,6 +299,7 @@ async fn tend(resolver: Arc<Resolver>) {
         let snapshot = resolver.snapshot.load_full();
         if generation.replace(snapshot.generation) != Some(snapshot.generation) {
             links.keep_only(&snapshot.groups);
+            checked.clear();
             named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
             for group in &snapshot.groups {
                 let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
@@ -320,6 +321,7 @@ async fn tend(resolver: Arc<Resolver>) {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
                 if !checked.contains(&id) {
+                    server.forgive_loop();
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
                 if server.probe_due() {

@@ -217,6 +217,12 @@ impl Server {
         label
     }
 
+    /// Forgets that it led back to nodens: it is about to be checked again.
+    pub fn forgive_loop(&self) {
+        self.looped.store(false, Ordering::Relaxed);
+        self.metrics.healthy.set(i64::from(self.is_healthy()));
+    }
+
     /// Whether it leads back to nodens.
     pub fn is_looped(&self) -> bool {
         self.looped.load(Ordering::Relaxed)

@@ -24,7 +24,7 @@ pub const LEAST_HEDGE: Duration = Duration::from_millis(5);
 /// The wait before a second server is asked while nothing is known of the first.
 const UNKNOWN_HEDGE: Duration = Duration::from_millis(40);
 /// Bounds of an attempt's own timeout.
-const ATTEMPT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
+const ATTEMPT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1_000));
 /// The attempt's timeout while nothing is known of the server.
 const UNKNOWN_ATTEMPT: Duration = Duration::from_millis(200);
 

@@ -91,6 +91,9 @@ pub(super) struct Way<'a> {
 impl Ask for Links {
     async fn ask(&self, group: &Group, question: &Question, deadline: Instant) -> Result<Answer, Failure> {
         let servers = group.order();
+        if servers.is_empty() {
+            return Err(Failure::nobody(group));
+        }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let may_hedge = || group.budget.lock().unwrap_or_else(PoisonError::into_inner).spend();
         let mut run = Run {

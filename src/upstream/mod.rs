@@ -176,6 +176,13 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The group has no server to ask.
+    fn nobody(group: &Group) -> Self {
+        let looped = group.servers.load().iter().any(|server| server.is_looped());
+        let why = if looped { "its servers lead back to nodens" } else { "its servers' names are not resolved yet" };
+        Self { tried: Vec::new(), extended_error: Some((crate::wire::ede::OTHER, why.into())) }
+    }
+
     /// The extended error that tells a client of it: 23 if some server answered or could be reached, else 22
     /// (RFC 8914 sections 4.23 and 4.24), and what was tried, each server once.
     pub fn explain(&self, group: &str) -> (u16, String) {

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ const RENEW_AFTER: u32 = 512;
 const RENEW_AGE: Duration = Duration::from_secs(120);
 /// Queries in flight on one port; more are refused, which sends them to another server.
 const IN_FLIGHT_PER_PORT: usize = 512;
-/// Each time that so many more queries are in flight, those for which nobody waits are swept out.
-const SWEEP_EVERY: usize = 32;
+/// How often queries for which nobody waits any more are swept out, while there are any.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long a renewed port still listens for late replies.
 const LINGER: Duration = Duration::from_secs(3);
 /// Draws of a random port before the kernel is asked for one.
@@ -42,7 +42,13 @@ const LARGEST_REPLY: usize = 4_096;
 /// The ports of one worker towards one server.
 pub struct UdpLink {
     server: Arc<Server>,
-    ports: RefCell<Vec<Option<Rc<Port>>>>,
+    ports: Rc<Ports>,
+}
+
+/// The rotation, and whether someone sweeps it.
+struct Ports {
+    slots: RefCell<Vec<Option<Rc<Port>>>>,
+    swept: Cell<bool>,
 }
 
 struct Port {
@@ -64,7 +70,8 @@ struct Waiting {
 impl UdpLink {
     /// No port is opened before it is needed.
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server, ports: RefCell::new((0..PORTS).map(|_| None).collect()) }
+        let slots = RefCell::new((0..PORTS).map(|_| None).collect());
+        Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }) }
     }
 
     /// Sends a query; what becomes of it goes to `inbox` as attempt `attempt`. After `until` nobody waits for it.
@@ -75,11 +82,6 @@ impl UdpLink {
         let now = Instant::now();
         let port = self.port(now).map_err(|error| kind_of(&error))?;
         let mut waiting = port.waiting.borrow_mut();
-        if waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
-            let before = waiting.len();
-            waiting.retain(|_, waiting| waiting.until > now);
-            self.server.metrics.in_flight.sub((before - waiting.len()) as i64);
-        }
         if waiting.len() >= IN_FLIGHT_PER_PORT {
             return Err(FailureKind::Network);
         }
@@ -95,12 +97,15 @@ impl UdpLink {
         };
         result.map_err(|error| kind_of(&error))?;
         waiting.insert(sent.id(), Waiting { sent, at: now, until, attempt, inbox: Rc::clone(inbox) });
+        if !self.ports.swept.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
+        }
         Ok(())
     }
 
     /// A port of the rotation, drawn at random.
     fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
-        let mut ports = self.ports.borrow_mut();
+        let mut ports = self.ports.slots.borrow_mut();
         let slot = &mut ports[rand::rng().random_range(0..PORTS)];
         if let Some(port) = slot {
             if port.uses.get() < RENEW_AFTER && now < port.opened + RENEW_AGE {
@@ -124,7 +129,27 @@ impl UdpLink {
 
 impl Drop for UdpLink {
     fn drop(&mut self) {
-        self.ports.borrow().iter().flatten().for_each(|port| port.retired.notify_one());
+        self.ports.slots.borrow().iter().flatten().for_each(|port| port.retired.notify_one());
+    }
+}
+
+/// Sweeps all ports until nobody waits there.
+async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(ports) = ports.upgrade() else { return };
+        let (now, mut left) = (Instant::now(), 0);
+        for port in ports.slots.borrow().iter().flatten() {
+            let mut waiting = port.waiting.borrow_mut();
+            let before = waiting.len();
+            waiting.retain(|_, waiting| waiting.until > now);
+            server.metrics.in_flight.sub((before - waiting.len()) as i64);
+            left += waiting.len();
+        }
+        if left == 0 {
+            ports.swept.set(false);
+            return;
+        }
     }
 }
 
