@@ -7,6 +7,8 @@ use std::str::FromStr;
 pub const MAX_NAME: usize = 255;
 /// The most bytes that a label has (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
+/// The most pointers that are followed in one name: it has at most 127 labels, and a pointer to a pointer gains nothing.
+const MAX_POINTERS: usize = 127;
 
 /// A domain name in uncompressed wire form, its ASCII letters lower-case (RFC 4343), from 1 (the root) to 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,13 +86,14 @@ pub fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    loop {
+    while at < MAX_NAME {
         match *bytes.get(at)? {
-            0 => return (at < MAX_NAME).then_some(at + 1),
+            0 => return Some(at + 1),
             label if usize::from(label) <= MAX_LABEL => at += 1 + usize::from(label),
             _ => return None,
         }
     }
+    None
 }
 
 /// The first byte after the name that starts at `at` in `message`, compressed or not; none if it is malformed.
@@ -118,10 +121,12 @@ pub fn skip(message: &[u8], mut at: usize) -> Option<usize> {
 
 /// Writes the name at `at` in `message` to `out` in uncompressed form, letters as they are, and returns its length.
 ///
-/// None if the name is malformed, longer than 255 bytes, or has a pointer that does not point backwards (so no loops).
+/// None if the name is malformed, longer than 255 bytes, has a pointer that does not point backwards (so no loops), or
+/// more pointers than labels (so that a long run of pointers costs its sender more than its reader).
 pub fn expand(message: &[u8], mut at: usize, out: &mut [u8; MAX_NAME]) -> Option<usize> {
     let mut len = 0;
     let mut floor = at;
+    let mut pointers = 0;
     loop {
         let length = *message.get(at)?;
         match length {
@@ -137,7 +142,8 @@ pub fn expand(message: &[u8], mut at: usize, out: &mut [u8; MAX_NAME]) -> Option
             }
             0xc0.. => {
                 let target = usize::from(super::u16_at(message, at)? & 0x3fff);
-                if target >= floor || target < super::HEADER {
+                pointers += 1;
+                if target >= floor || target < super::HEADER || pointers > MAX_POINTERS {
                     return None;
                 }
                 floor = target;
@@ -310,6 +316,32 @@ mod tests {
         for bad in [19, 21] {
             assert_eq!(expand(&message, bad, &mut out), None);
             assert_eq!(skip(&message, bad), None);
+        }
+    }
+
+    #[test]
+    fn pointers_to_pointers_are_followed_only_so_far() {
+        let mut message = vec![0; 12];
+        message.extend(b"\x01a\x00"); // 12
+        for target in std::iter::once(12).chain((15..).step_by(2)).take(MAX_POINTERS + 1) {
+            message.extend((0xc000u16 | target).to_be_bytes());
+        }
+        let mut out = [0; MAX_NAME];
+        assert_eq!(expand(&message, message.len() - 4, &mut out), Some(3));
+        assert_eq!(expand(&message, message.len() - 2, &mut out), None);
+    }
+
+    #[test]
+    fn plain_names_at_their_limit() {
+        let mut longest = [[63; 64], [63; 64], [63; 64], [63; 64]].concat();
+        longest[192] = 61;
+        longest[254] = 0;
+        assert_eq!(plain_len(&longest), Some(MAX_NAME));
+        longest[192] = 62;
+        longest[255] = 0;
+        assert_eq!(plain_len(&longest), None);
+        for bad in [&b""[..], b"\x01a", b"\x40", b"\xc0\x0c"] {
+            assert_eq!(plain_len(bad), None);
         }
     }
 }
