@@ -97,16 +97,14 @@ impl<'a> Query<'a> {
         let qclass = u16_at(message, name_end + 2).ok_or(bare(rcode::FORMERR))?;
         let question_end = name_end + 4;
 
-        let reject = |rcode| Reject::Code { rcode, question_end, edns: false };
-        let records = usize::from(word(6)) + usize::from(word(8)) + usize::from(word(10));
-        let edns = match records {
-            0 => None,
-            _ => read_edns(message, question_end, records).map_err(|rcode| Reject::Code {
-                rcode,
-                question_end,
-                edns: rcode == rcode::BADVERS,
-            })?,
+        let before = usize::from(word(6)) + usize::from(word(8));
+        let edns = match (before, usize::from(word(10))) {
+            (0, 0) => None,
+            (before, additional) => read_edns(message, question_end, before, additional)
+                .map_err(|rcode| Reject::Code { rcode, question_end, edns: rcode == rcode::BADVERS })?,
         };
+        // RFC 6891 section 7: who asks with an OPT record is answered with one.
+        let reject = |rcode| Reject::Code { rcode, question_end, edns: edns.is_some() };
         match (qtype, qclass) {
             (rtype::OPT, _) => return Err(reject(rcode::FORMERR)),
             (rtype::AXFR | rtype::IXFR, _) => return Err(reject(rcode::REFUSED)),
@@ -148,11 +146,12 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Walks the records after the question to the OPT record. The error is a response code.
-fn read_edns(message: &[u8], mut at: usize, records: usize) -> Result<Option<Edns>, u16> {
+/// Walks the records after the question, of which `additional` follow `before` others, to the OPT record. The error is a
+/// response code.
+fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, u16> {
     let mut found = None;
     // Each record takes at least 11 bytes, so the message's length bounds the walk whatever the header claims.
-    for _ in 0..records {
+    for index in 0..before + additional {
         let fixed = name::skip(message, at).ok_or(rcode::FORMERR)?;
         let kind = u16_at(message, fixed).ok_or(rcode::FORMERR)?;
         let length = usize::from(u16_at(message, fixed + 8).ok_or(rcode::FORMERR)?);
@@ -161,8 +160,8 @@ fn read_edns(message: &[u8], mut at: usize, records: usize) -> Result<Option<Edn
             return Err(rcode::FORMERR);
         }
         if kind == rtype::OPT {
-            // RFC 6891 section 6.1.1: one OPT at most, owned by the root.
-            if found.is_some() || fixed != at + 1 {
+            // RFC 6891 section 6.1.1: one OPT at most, owned by the root, in the additional section.
+            if found.is_some() || fixed != at + 1 || index < before {
                 return Err(rcode::FORMERR);
             }
             found = Some((fixed, end));
@@ -291,5 +290,104 @@ impl Key {
 
     fn tail(&self) -> &[u8] {
         &self.bytes[self.len - Self::TAIL..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
+
+    /// A query for `a.` with these flags, counts, type and class, and what follows the question.
+    fn packet(flags: u16, counts: [u16; 4], qtype: u16, qclass: u16, tail: &[u8]) -> Vec<u8> {
+        let words = [0x1234, flags].into_iter().chain(counts);
+        let mut packet: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
+        packet.extend(b"\x01A\x00");
+        packet.extend([qtype, qclass].into_iter().flat_map(u16::to_be_bytes));
+        packet.extend(tail);
+        packet
+    }
+
+    fn opt_with(at: usize, byte: u8) -> Vec<u8> {
+        let mut opt = OPT.to_vec();
+        opt[at] = byte;
+        opt
+    }
+
+    #[test]
+    fn plain_and_with_edns() {
+        let bytes = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
+        let query = Query::read(&bytes).expect("plain");
+        assert_eq!((query.id, query.qtype, query.qclass, query.edns), (0x1234, rtype::A, class::IN, None));
+        assert_eq!((query.name(), query.udp_size(), query.wants_ad()), (&b"\x01A\x00"[..], 512, false));
+
+        let bytes = packet(flag::RD, [1, 0, 0, 1], rtype::A, class::IN, OPT);
+        let query = Query::read(&bytes).expect("with EDNS");
+        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, keepalive: false }));
+        assert!(query.wants_ad());
+
+        let keepalive = [&opt_with(10, 4)[..], b"\x00\x0b\x00\x00"].concat();
+        let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &keepalive);
+        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.keepalive)));
+
+        let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &opt_with(3, 0));
+        assert_eq!(Query::read(&bytes).map(|query| query.udp_size()).ok(), Some(512));
+    }
+
+    #[test]
+    fn what_is_rejected() {
+        let code = |rcode, echo, edns| Reject::Code { rcode, question_end: if echo { 19 } else { 12 }, edns };
+        let two_opts = [OPT, OPT].concat();
+        let (a, one, with_opt) = (rtype::A, [1, 0, 0, 0], [1, 0, 0, 1]);
+        for (bytes, expected) in [
+            (packet(flag::QR, one, a, 1, &[]), Reject::Silence(Dropped::Response)),
+            (packet(0x2000, one, a, 1, &[]), code(rcode::NOTIMP, false, false)),
+            (packet(0, [0; 4], a, 1, &[]), code(rcode::FORMERR, false, false)),
+            (packet(0, [2, 0, 0, 0], a, 1, &[]), code(rcode::FORMERR, false, false)),
+            (packet(0, one, a, 1, &[])[..18].to_vec(), code(rcode::FORMERR, false, false)),
+            (packet(0, [1, 0, 0, 2], a, 1, &two_opts), code(rcode::FORMERR, true, false)),
+            (packet(0, [1, 0, 0, 65535], a, 1, OPT), code(rcode::FORMERR, true, false)),
+            (packet(0, [1, 1, 0, 0], a, 1, OPT), code(rcode::FORMERR, true, false)),
+            (packet(0, with_opt, a, 1, &OPT[..10]), code(rcode::FORMERR, true, false)),
+            (
+                packet(0, with_opt, a, 1, &[&opt_with(10, 3)[..], &[0, 1, 0]].concat()),
+                code(rcode::FORMERR, true, false),
+            ),
+            (packet(0, with_opt, a, 1, &opt_with(6, 1)), code(rcode::BADVERS, true, true)),
+            (packet(0, one, rtype::AXFR, 1, &[]), code(rcode::REFUSED, true, false)),
+            (packet(0, with_opt, rtype::AXFR, 1, OPT), code(rcode::REFUSED, true, true)),
+            (packet(0, one, rtype::OPT, 1, &[]), code(rcode::FORMERR, true, false)),
+            (packet(0, with_opt, rtype::TSIG, 1, OPT), code(rcode::NOTIMP, true, true)),
+            (packet(0, one, a, class::ANY, &[]), code(rcode::NOTIMP, true, false)),
+        ] {
+            assert_eq!(Query::read(&bytes).map(|_| ()), Err(expected), "{bytes:02x?}");
+        }
+        assert_eq!(Query::read(&[0; 11]).map(|_| ()), Err(Reject::Silence(Dropped::Short)));
+    }
+
+    #[test]
+    fn keys_ignore_letter_case_alone() {
+        let key = |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), view).as_bytes().to_vec();
+        let base = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
+        let mut lower = base.clone();
+        lower[13] = b'a';
+        lower[0] = 0; // the id
+        assert_eq!(key(&base, 0), key(&lower, 0));
+        assert_ne!(key(&base, 0), key(&base, 1));
+        for other in [
+            packet(0, [1, 0, 0, 0], rtype::A, class::IN, &[]),
+            packet(flag::RD | flag::CD, [1, 0, 0, 0], rtype::A, class::IN, &[]),
+            packet(flag::RD | flag::Z, [1, 0, 0, 0], rtype::A, class::IN, &[]),
+            packet(flag::RD, [1, 0, 0, 1], rtype::A, class::IN, OPT),
+            packet(flag::RD, [1, 0, 0, 0], rtype::AAAA, class::IN, &[]),
+            packet(flag::RD, [1, 0, 0, 0], rtype::A, class::CH, &[]),
+        ] {
+            assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
+        }
+        let query = Query::read(&base).expect("a query");
+        let key = Key::new(&query, 7).for_name(b"\x01B\x00");
+        assert_eq!((key.name(), key.qtype(), key.qclass(), key.view()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));
+        assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());
     }
 }
