@@ -3,15 +3,12 @@
 //! Names that a record holds may be compressed against the message they came from, so they are written out and
 //! compressed anew. RDATA that nodens does not know cannot hold compressed names (RFC 3597) and is copied as it is.
 
-use super::HEADER;
 use super::name::{self, MAX_NAME};
-use super::reply::{Record, Section, rdata_names};
+use super::reply::{Record, Section};
+use super::{HEADER, LONGEST_MESSAGE};
 
 /// Names remembered for compression: enough for a chain of CNAMEs and its end.
 const REMEMBERED: usize = 16;
-
-/// The most that a message holds.
-const MAX_MESSAGE: usize = 65_535;
 
 /// Builds one message, section after section.
 pub struct Composer {
@@ -37,7 +34,7 @@ impl Composer {
     /// message has no room left, is left out.
     pub fn copy(&mut self, message: &[u8], record: &Record, section: Section) {
         let before = self.wire.len();
-        if self.try_copy(message, record).is_none() || self.wire.len() > MAX_MESSAGE {
+        if self.try_copy(message, record).is_none() || self.wire.len() > LONGEST_MESSAGE {
             self.wire.truncate(before);
             self.names.retain(|(at, _)| usize::from(*at) < before);
             return;
@@ -60,9 +57,9 @@ impl Composer {
         let length_at = self.wire.len();
         self.wire.extend_from_slice(&[0, 0]);
         let mut at = record.rdata_at();
-        if let Some((before, names)) = rdata_names(record.rtype) {
-            self.wire.extend_from_slice(message.get(at..at + before)?);
-            at += before;
+        if let Some((names_at, names)) = record.rdata_names(message) {
+            self.wire.extend_from_slice(message.get(at..names_at)?);
+            at = names_at;
             for _ in 0..names {
                 // Written out in full: only the types of RFC 1035 may be compressed, and not all readers cope.
                 at = self.name(message, at, false)?;
@@ -80,8 +77,9 @@ impl Composer {
         let len = name::expand(message, at, &mut buffer)?;
         let name = &buffer[..len];
         let known = self.names.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
-        match known.filter(|_| compress) {
-            Some((offset, _)) => self.wire.extend_from_slice(&(0xc000 | offset).to_be_bytes()),
+        match known {
+            Some((offset, _)) if compress => self.wire.extend_from_slice(&(0xc000 | offset).to_be_bytes()),
+            Some(_) => self.wire.extend_from_slice(name),
             None => {
                 self.remember(self.wire.len(), name);
                 self.wire.extend_from_slice(name);
@@ -94,5 +92,60 @@ impl Composer {
         if let (Ok(at @ 0..=0x3fff), true) = (u16::try_from(at), self.names.len() < REMEMBERED && name.len() > 2) {
             self.names.push((at, name.to_vec()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flag;
+    use super::super::reply::Reply;
+    use super::*;
+
+    /// A reply to `a.b. A`: an alias with a compressed target, its address, and a NAPTR record with a compressed name.
+    const REPLY: &[u8] = b"\0\0\x80\0\0\x01\0\x03\0\0\0\0\x01a\x01b\x00\0\x01\0\x01\
+        \xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x04\x01c\xc0\x0e\
+        \x01c\xc0\x0e\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04\
+        \xc0\x0c\0\x23\0\x01\0\0\0\x09\0\x09\0\x01\0\x02\x00\x00\x00\xc0\x0e";
+
+    #[test]
+    fn names_in_rdata_are_written_out() {
+        let reply = Reply::read(REPLY).expect("a reply");
+        let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
+        for record in &reply.records {
+            composer.copy(REPLY, record, Section::Answer);
+        }
+        let message = composer.finish();
+        let copied = Reply::read(&message).expect("a message");
+        let owners: Vec<Vec<u8>> = copied
+            .records
+            .iter()
+            .map(|record| {
+                let mut name = [0; MAX_NAME];
+                let len = name::expand(&message, record.start, &mut name).expect("an owner");
+                name[..len].to_vec()
+            })
+            .collect();
+        assert_eq!(owners, [&b"\x01a\x01b\x00"[..], b"\x01c\x01b\x00", b"\x01a\x01b\x00"]);
+        let rdata: Vec<&[u8]> = copied.records.iter().map(|record| record.rdata(&message)).collect();
+        let naptr = &b"\0\x01\0\x02\x00\x00\x00\x01b\x00"[..];
+        assert_eq!(rdata, [&b"\x01c\x01b\x00"[..], &[1, 2, 3, 4], naptr]);
+    }
+
+    #[test]
+    fn what_is_malformed_or_too_much_is_left_out() {
+        let reply = Reply::read(REPLY).expect("a reply");
+        let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
+        // An alias whose name runs past its RDATA.
+        let short = Record { end: reply.records[0].end - 2, ..reply.records[0] };
+        composer.copy(REPLY, &short, Section::Answer);
+        composer.copy(&REPLY[..40], &reply.records[1], Section::Answer);
+        for _ in 0..5000 {
+            composer.copy(REPLY, &reply.records[1], Section::Additional);
+        }
+        let message = composer.finish();
+        assert!(message.len() <= LONGEST_MESSAGE && message.len() > LONGEST_MESSAGE - 16);
+        let copied = Reply::read(&message).expect("a message");
+        assert_eq!(copied.section(Section::Answer).count(), 0);
+        assert_eq!(copied.section(Section::Additional).count(), copied.records.len());
     }
 }

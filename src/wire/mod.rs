@@ -22,6 +22,9 @@ pub mod store;
 /// Bytes of the fixed header (RFC 1035 section 4.1.1).
 pub const HEADER: usize = 12;
 
+/// Bytes of the longest message: what a length of two bytes can say (RFC 1035 section 4.2.2).
+pub const LONGEST_MESSAGE: usize = 65_535;
+
 /// The UDP payload size nodens advertises, to clients and to upstreams (RFC 9715: avoids fragments on every usual path).
 pub const ADVERTISED_SIZE: u16 = 1232;
 

@@ -1,7 +1,14 @@
 //! What an upstream answered, read where it lies: is it whole, what does it say, where do its TTLs lie.
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, flag, option, rtype, u16_at, u32_at};
+use super::{HEADER, LONGEST_MESSAGE, flag, option, rtype, u16_at, u32_at};
+
+/// Bytes of extended errors that are kept of a reply: a few codes with a sentence each, so that what one upstream has to
+/// say never crowds out an answer.
+const MOST_EXTENDED_ERRORS: usize = 256;
+
+/// The most CNAMEs that are followed in one reply; real chains have a handful, other resolvers give up at 11 to 16.
+const LONGEST_CHAIN: usize = 16;
 
 /// A whole, readable reply.
 #[derive(Debug)]
@@ -57,9 +64,10 @@ impl Record {
         self.fixed + 4
     }
 
-    /// The TTL in seconds; one with the top bit set counts as zero (RFC 2181 section 8).
+    /// The TTL in seconds. One with the top bit set is a very long one (RFC 8767 section 4, which replaces RFC 2181
+    /// section 8 here), for whoever keeps it to cap.
     pub fn ttl(&self, message: &[u8]) -> u32 {
-        u32_at(message, self.ttl_at()).filter(|ttl| *ttl <= i32::MAX as u32).unwrap_or(0)
+        u32_at(message, self.ttl_at()).unwrap_or(0)
     }
 
     /// The class.
@@ -76,14 +84,44 @@ impl Record {
     pub fn rdata_at(&self) -> usize {
         self.fixed + 10
     }
+
+    /// Where in `message` the names begin that RDATA may hold in compressed form, and how many follow one another there
+    /// (RFC 3597 section 4); none for types without such names, or if the RDATA is too short for its type.
+    pub fn rdata_names(&self, message: &[u8]) -> Option<(usize, usize)> {
+        let (before, names) = match self.rtype {
+            // NS MD MF CNAME MB MG MR PTR, and NXT and DNAME (not to be compressed, but seen so)
+            2 | 3 | 4 | 5 | 7 | 8 | 9 | 12 | 30 | 39 => (0, 1),
+            // SOA MINFO RP
+            6 | 14 | 17 => (0, 2),
+            // MX AFSDB RT KX
+            15 | 18 | 21 | 36 => (2, 1),
+            // SIG
+            24 => (18, 1),
+            // PX
+            26 => (2, 2),
+            // SRV
+            33 => (6, 1),
+            // NAPTR: two numbers and three strings before the name
+            35 => {
+                let mut at = 4;
+                for _ in 0..3 {
+                    at += 1 + usize::from(*self.rdata(message).get(at)?);
+                }
+                (at, 1)
+            }
+            _ => return None,
+        };
+        Some((self.rdata_at() + before, names)).filter(|(at, _)| *at < self.end)
+    }
 }
 
 /// What an answer says, as RFC 2308 tells it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Records that answer the question, or a referral that nobody asked for.
+    /// Records that answer the question, perhaps at the end of a chain of CNAMEs.
     Positive,
-    /// The name exists, but has no such record.
+    /// The name, or the one that its CNAMEs lead to, has no such record: so says the SOA record. Without one this may as
+    /// well be a referral or half an answer, which is not to be kept (RFC 2308 section 5).
     NoData,
     /// The name does not exist.
     NxDomain,
@@ -93,14 +131,18 @@ impl<'a> Reply<'a> {
     /// Reads a reply to its last byte.
     ///
     /// # Errors
-    /// [`Mangled`] if a record reaches past the end, a name is malformed, or there are two OPT records.
+    /// [`Mangled`] if the question or a record reaches past the end, there is not one question, a name is malformed, or
+    /// there are two OPT records.
     pub fn read(message: &'a [u8]) -> Result<Self, Mangled> {
         let word = |at| u16_at(message, at).ok_or(Mangled);
         let flags = word(2)?;
-        if message.len() < HEADER || word(4)? != 1 {
+        if message.len() > LONGEST_MESSAGE || word(4)? != 1 {
             return Err(Mangled);
         }
         let question_end = HEADER + name::plain_len(message.get(HEADER..).ok_or(Mangled)?).ok_or(Mangled)? + 4;
+        if question_end > message.len() {
+            return Err(Mangled);
+        }
         let counts = [word(6)?, word(8)?, word(10)?];
         let mut reply = Self {
             message,
@@ -141,7 +183,7 @@ impl<'a> Reply<'a> {
         while let (Some(code), Some(length)) = (u16_at(options, 0), u16_at(options, 2)) {
             let end = 4 + usize::from(length);
             let Some(whole) = options.get(..end) else { break };
-            if code == option::EDE && length >= 2 {
+            if code == option::EDE && length >= 2 && self.extended_errors.len() + end <= MOST_EXTENDED_ERRORS {
                 self.extended_errors.extend_from_slice(whole);
             }
             options = &options[end..];
@@ -154,6 +196,11 @@ impl<'a> Reply<'a> {
         u16_at(self.message, self.question_end - 4).unwrap_or_default()
     }
 
+    /// The class asked for.
+    pub fn qclass(&self) -> u16 {
+        u16_at(self.message, self.question_end - 2).unwrap_or_default()
+    }
+
     /// Records of one section.
     pub fn section(&self, section: Section) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.section == section)
@@ -163,14 +210,15 @@ impl<'a> Reply<'a> {
     pub fn kind(&self) -> Kind {
         let chain_end = self.chain().1;
         let qtype = self.qtype();
-        let has = |wanted: u16| {
-            self.section(Section::Answer)
-                .any(|record| (wanted == rtype::ANY || record.rtype == wanted) && self.owner_is(record, &chain_end))
+        let answers = |record: &Record| {
+            (qtype == rtype::ANY || record.rtype == qtype)
+                && self.is_asked_class(record)
+                && self.owner_is(record, &chain_end)
         };
+        // With a chain of CNAMEs NXDOMAIN speaks of its end (RFC 6604).
         if self.rcode == super::rcode::NXDOMAIN {
             Kind::NxDomain
-        } else if has(qtype) || (self.soa().is_none() && self.records.iter().any(|r| r.section != Section::Additional))
-        {
+        } else if self.section(Section::Answer).any(answers) {
             Kind::Positive
         } else {
             Kind::NoData
@@ -179,19 +227,20 @@ impl<'a> Reply<'a> {
 
     /// The SOA record of a negative answer (RFC 2308).
     pub fn soa(&self) -> Option<&Record> {
-        self.section(Section::Authority).find(|record| record.rtype == rtype::SOA)
+        self.section(Section::Authority).find(|record| record.rtype == rtype::SOA && self.is_asked_class(record))
     }
 
     /// The time to live that a negative answer has by its SOA: the lesser of its TTL and its MINIMUM field.
     pub fn negative_ttl(&self) -> Option<u32> {
-        let soa = self.soa()?;
-        let minimum = u32_at(self.message, soa.end.checked_sub(4)?)?;
+        // Two names of one byte and five numbers at least.
+        let soa = self.soa().filter(|soa| soa.rdata(self.message).len() >= 22)?;
+        let minimum = u32_at(self.message, soa.end - 4)?;
         Some(soa.ttl(self.message).min(minimum))
     }
 
     /// Follows the CNAMEs from the question's name: the records in order, and the lower-case name that they end at.
     ///
-    /// The chain ends at a name seen before, so a loop is no trap.
+    /// No record is taken twice, and no more than a few are, so neither a loop nor a reply full of CNAMEs is a trap.
     pub fn chain(&self) -> (Vec<Record>, Vec<u8>) {
         let mut buffer = [0; MAX_NAME];
         let mut here = self.message.get(HEADER..self.question_end - 4).unwrap_or_default().to_ascii_lowercase();
@@ -199,13 +248,19 @@ impl<'a> Reply<'a> {
         if self.qtype() == rtype::CNAME || self.qtype() == rtype::ANY {
             return (links, here);
         }
-        while let Some(link) = self
-            .section(Section::Answer)
-            .find(|record| record.rtype == rtype::CNAME && !links.contains(record) && self.owner_is(record, &here))
-        {
-            let Some(len) = name::expand(self.message, link.rdata_at(), &mut buffer) else { break };
-            here = buffer[..len].to_ascii_lowercase();
+        while links.len() < LONGEST_CHAIN {
+            let leads_on = |record: &&Record| {
+                record.rtype == rtype::CNAME
+                    && self.is_asked_class(record)
+                    && !links.contains(record)
+                    && self.owner_is(record, &here)
+            };
+            let Some(link) = self.section(Section::Answer).find(leads_on) else { break };
+            // A name that does not fill its RDATA exactly is no name that all readers agree on.
+            let whole = name::skip(self.message, link.rdata_at()) == Some(link.end);
+            let Some(len) = name::expand(self.message, link.rdata_at(), &mut buffer).filter(|_| whole) else { break };
             links.push(*link);
+            here = buffer[..len].to_ascii_lowercase();
         }
         (links, here)
     }
@@ -216,23 +271,142 @@ impl<'a> Reply<'a> {
         name::expand(self.message, record.start, &mut buffer)
             .is_some_and(|len| buffer[..len].eq_ignore_ascii_case(name))
     }
+
+    /// Whether a record is of the class that was asked for; one of another answers nothing.
+    fn is_asked_class(&self, record: &Record) -> bool {
+        record.class(self.message) == self.qclass()
+    }
 }
 
-/// Offsets, within RDATA, of the names that may be compressed there (RFC 3597 section 4), for the types that have them.
-///
-/// Given as the number of bytes before the first name and how many names follow one another.
-pub fn rdata_names(rtype: u16) -> Option<(usize, usize)> {
-    match rtype {
-        // NS MD MF CNAME MB MG MR PTR and DNAME (not to be compressed, but seen so)
-        2 | 3 | 4 | 5 | 7 | 8 | 9 | 12 | 39 => Some((0, 1)),
-        // SOA MINFO RP
-        6 | 14 | 17 => Some((0, 2)),
-        // MX AFSDB RT KX
-        15 | 18 | 21 | 36 => Some((2, 1)),
-        // PX
-        26 => Some((2, 2)),
-        // SRV
-        33 => Some((6, 1)),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{class, rcode};
+
+    const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x01\x00\x00\x00\x00\x00";
+    const SOA_RDATA: &[u8] = b"\x00\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x3c";
+
+    /// A record with an owner in wire form.
+    fn record(owner: &[u8], rtype: u16, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
+        let mut bytes = owner.to_vec();
+        bytes.extend([rtype, class].into_iter().flat_map(u16::to_be_bytes));
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend((rdata.len() as u16).to_be_bytes());
+        bytes.extend(rdata);
+        bytes
+    }
+
+    /// A reply to `a. A` with the records of its sections.
+    fn reply(rcode: u16, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
+        let counts = sections.map(|section| section.len() as u16);
+        let words = [0, flag::QR | rcode, 1].into_iter().chain(counts);
+        let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
+        bytes.extend(b"\x01a\x00\x00\x01\x00\x01");
+        bytes.extend(sections.concat().concat());
+        bytes
+    }
+
+    #[test]
+    fn a_question_cut_short_is_mangled() {
+        let whole = reply(rcode::NOERROR, [&[], &[], &[]]);
+        assert!(Reply::read(&whole).is_ok());
+        for len in 0..whole.len() {
+            assert_eq!(Reply::read(&whole[..len]).map(|_| ()), Err(Mangled), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn kinds() {
+        let a = record(b"\x01A\x00", rtype::A, class::IN, 9, &[1, 2, 3, 4]);
+        let of_b = record(b"\x01b\x00", rtype::A, class::IN, 9, &[1, 2, 3, 4]);
+        let chaos = record(b"\x01a\x00", rtype::A, class::CH, 9, &[1, 2, 3, 4]);
+        let to_b = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\x01B\x00");
+        let overlong = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\x01b\x00\x00");
+        let soa = record(b"\x00", rtype::SOA, class::IN, 300, SOA_RDATA);
+        let stub_soa = record(b"\x00", rtype::SOA, class::IN, 300, &SOA_RDATA[..21]);
+        let ns = record(b"\x00", rtype::NS, class::IN, 300, b"\x01b\x00");
+        for (what, rcode, answers, authorities, kind, negative_ttl) in [
+            ("an answer", 0, vec![&a], vec![], Kind::Positive, None),
+            ("an answer with the zone's servers", 0, vec![&a], vec![&ns], Kind::Positive, None),
+            ("an alias and its answer", 0, vec![&to_b, &of_b], vec![], Kind::Positive, None),
+            ("the other way round", 0, vec![&of_b, &to_b], vec![], Kind::Positive, None),
+            ("no data", 0, vec![], vec![&soa], Kind::NoData, Some(60)),
+            ("no data behind an alias", 0, vec![&to_b], vec![&soa], Kind::NoData, Some(60)),
+            ("no such name", 3, vec![], vec![&soa], Kind::NxDomain, Some(60)),
+            ("no such name behind an alias", 3, vec![&to_b], vec![&soa], Kind::NxDomain, Some(60)),
+            ("a referral", 0, vec![], vec![&ns], Kind::NoData, None),
+            ("an alias alone", 0, vec![&to_b], vec![], Kind::NoData, None),
+            ("nothing", 0, vec![], vec![], Kind::NoData, None),
+            ("somebody else's address", 0, vec![&of_b], vec![], Kind::NoData, None),
+            ("another class", 0, vec![&chaos], vec![], Kind::NoData, None),
+            ("an alias whose length is wrong", 0, vec![&overlong, &of_b], vec![], Kind::NoData, None),
+            ("a SOA that is too short", 3, vec![], vec![&stub_soa], Kind::NxDomain, None),
+        ] {
+            let [answers, authorities] = [answers, authorities].map(|r| r.into_iter().cloned().collect::<Vec<_>>());
+            let bytes = reply(rcode, [&answers, &authorities, &[]]);
+            let reply = Reply::read(&bytes).expect(what);
+            assert_eq!((reply.kind(), reply.negative_ttl()), (kind, negative_ttl), "{what}");
+        }
+    }
+
+    #[test]
+    fn chains_are_bounded() {
+        let to_itself = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\xc0\x0c");
+        let bytes = reply(0, [&vec![to_itself; 4000], &[], &[]]);
+        assert_eq!(Reply::read(&bytes).expect("a loop").chain().0.len(), LONGEST_CHAIN);
+
+        let names: Vec<[u8; 3]> = (b'a'..=b'z').map(|letter| [1, letter, 0]).collect();
+        let links: Vec<Vec<u8>> =
+            names.windows(2).map(|pair| record(&pair[0], rtype::CNAME, class::IN, 9, &pair[1])).collect();
+        let bytes = reply(0, [&links[..3], &[], &[]]);
+        let reply_to_short = Reply::read(&bytes).expect("a chain");
+        let (links_found, end) = reply_to_short.chain();
+        assert_eq!((links_found.len(), &end[..]), (3, &b"\x01d\x00"[..]));
+        let bytes = reply(0, [&links, &[], &[]]);
+        assert_eq!(Reply::read(&bytes).expect("a long chain").chain().0.len(), LONGEST_CHAIN);
+    }
+
+    #[test]
+    fn the_response_code_has_twelve_bits() {
+        let bytes = reply(rcode::NOERROR, [&[], &[], &[OPT.to_vec()]]);
+        assert_eq!(Reply::read(&bytes).map(|reply| reply.rcode), Ok(rcode::BADVERS));
+        for twice in [[&[][..], &[], &[OPT.to_vec(), OPT.to_vec()]], [&[OPT.to_vec()], &[], &[]]] {
+            assert_eq!(Reply::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(Mangled));
+        }
+    }
+
+    #[test]
+    fn extended_errors_are_kept_up_to_a_limit() {
+        let option =
+            |text: usize| [&b"\x00\x0f"[..], &(text as u16 + 2).to_be_bytes(), &[0, 22], &vec![b'x'; text]].concat();
+        let opt = |options: &[u8]| record(b"\x00", rtype::OPT, 1232, 0, options);
+        for (options, kept) in [
+            (option(10), 16),
+            ([option(0), option(100)].concat(), 112),
+            ([option(400), option(5)].concat(), 11),
+            (b"\x00\x0f\x00\x01\x00\x00\x0a\x00\x02\x00\x00".to_vec(), 0), // without a code; a cookie
+            (b"\x00\x0f\x00\x09\x00".to_vec(), 0),
+        ] {
+            let bytes = reply(0, [&[], &[], &[opt(&options)]]);
+            assert_eq!(Reply::read(&bytes).map(|reply| reply.extended_errors.len()), Ok(kept), "{options:02x?}");
+        }
+    }
+
+    #[test]
+    fn names_in_rdata() {
+        for (rtype, rdata, expected) in [
+            (rtype::MX, &b"\x00\x0a\x01m\x00"[..], Some((2, 1))),
+            (rtype::SOA, SOA_RDATA, Some((0, 2))),
+            (35, b"\x00\x01\x00\x02\x01u\x00\x02xy\x01r\x00", Some((10, 1))),
+            (35, b"\x00\x01\x00\x02\x09u", None),
+            (rtype::SRV, b"\x00\x01", None),
+            (rtype::TXT, b"\x01x", None),
+        ] {
+            let bytes = reply(0, [&[record(b"\x00", rtype, class::IN, 0, rdata)], &[], &[]]);
+            let reply = Reply::read(&bytes).expect("a reply");
+            let found =
+                reply.records[0].rdata_names(&bytes).map(|(at, names)| (at - reply.records[0].rdata_at(), names));
+            assert_eq!(found, expected, "type {rtype}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! An upstream's reply made ready to be kept: its OPT record taken out, random letter case undone, one TTL per RRset.
 
 use super::name::{self, MAX_NAME};
-use super::reply::{Record, Reply, rdata_names};
+use super::reply::{Record, Reply};
 use super::{HEADER, u16_at};
 
 /// Above this many records the TTLs are not told apart by RRset: all get the least, so that the work stays bounded.
@@ -56,8 +56,7 @@ fn without_opt(reply: &Reply<'_>) -> (Vec<u8>, (usize, usize)) {
     let mut wire = reply.message[..end].to_vec();
     let Some((start, stop)) = reply.opt else { return (wire, (end, end)) };
     for record in reply.records.iter().filter(|record| record.start >= stop) {
-        let names = rdata_names(record.rtype).map_or(0, |(_, count)| count);
-        let mut at = record.rdata_at() + rdata_names(record.rtype).map_or(0, |(before, _)| before);
+        let (mut at, names) = record.rdata_names(reply.message).unwrap_or((record.end, 0));
         pull_pointer(&mut wire, record.start, (start, stop));
         for _ in 0..names {
             pull_pointer(&mut wire, at, (start, stop));
