@@ -1,8 +1,8 @@
 //! An upstream's reply made ready to be kept: its OPT record taken out, random letter case undone, one TTL per RRset.
 
 use super::name::{self, MAX_NAME};
-use super::reply::{Record, Reply};
-use super::{HEADER, u16_at};
+use super::reply::{Record, Reply, Section};
+use super::{HEADER, rtype, u16_at};
 
 /// Above this many records the TTLs are not told apart by RRset: all get the least, so that the work stays bounded.
 const MANY_RECORDS: usize = 128;
@@ -20,9 +20,7 @@ pub struct Stored {
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
 pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
-    let (mut wire, gap) = without_opt(reply);
-    // A record's offset once the OPT record is gone.
-    let moved = |at: usize| if at >= gap.1 { at - (gap.1 - gap.0) } else { at };
+    let Bare { mut wire, gap, records } = without_opt(reply);
 
     if let Some(id) = wire.get_mut(..2) {
         id.fill(0);
@@ -30,16 +28,16 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     let qname_end = reply.question_end - 4;
     wire[HEADER..qname_end].make_ascii_lowercase();
     let qname = wire[HEADER..qname_end].to_vec();
-    for record in reply.records.iter().filter(|record| reply.owner_is(record, &qname)) {
-        lowercase_plain_labels(&mut wire, moved(record.start));
+    for record in records.iter().filter(|record| reply.owner_is(record, &qname)) {
+        lowercase_plain_labels(&mut wire, gap.moved(record.start));
     }
 
-    let mut ttls = Vec::with_capacity(reply.records.len());
+    let mut ttls = Vec::with_capacity(records.len());
     let mut least = None;
-    for (at, ttl) in rrset_ttls(reply) {
+    for (at, ttl) in rrset_ttls(reply.message, records) {
         let ttl = ttl.min(cap);
         least = Some(least.map_or(ttl, |least: u32| least.min(ttl)));
-        let at = moved(at);
+        let at = gap.moved(at);
         if let (Some(place), Ok(offset)) = (wire.get_mut(at..at + 4), u16::try_from(at)) {
             place.copy_from_slice(&ttl.to_be_bytes());
             ttls.push(offset);
@@ -48,38 +46,83 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     Stored { wire, ttls, least_ttl: least }
 }
 
-/// The message without its OPT record, and the gap that it left (empty at the end where there was none).
-fn without_opt(reply: &Reply<'_>) -> (Vec<u8>, (usize, usize)) {
+/// A message without its OPT record.
+struct Bare<'r> {
+    wire: Vec<u8>,
+    /// Where OPT was.
+    gap: Gap,
+    /// The records that are left, at their old offsets.
+    records: &'r [Record],
+}
+
+/// Where the OPT record was: empty if there was none.
+#[derive(Clone, Copy)]
+struct Gap {
+    start: usize,
+    end: usize,
+}
+
+impl Gap {
+    /// An offset of the reply as the offset without OPT.
+    fn moved(self, at: usize) -> usize {
+        if at >= self.end { at - (self.end - self.start) } else { at }
+    }
+}
+
+/// Takes the OPT record out.
+///
+/// It seldom lies before other records, but it may. Those move up then, and so must every pointer to them. A pointer
+/// could hide where nodens does not look, or aim at OPT itself: so the names are read again at their new place, and if
+/// one reads differently, the records behind OPT go with it. They are additional, and an honest upstream never sends such.
+fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
+    let records = &reply.records[..];
     // What trails the last record belongs to nobody.
-    let end = reply.records.iter().map(|record| record.end).chain(reply.opt.map(|opt| opt.1)).max();
-    let end = end.unwrap_or(reply.question_end);
-    let mut wire = reply.message[..end].to_vec();
-    let Some((start, stop)) = reply.opt else { return (wire, (end, end)) };
-    for record in reply.records.iter().filter(|record| record.start >= stop) {
-        let (mut at, names) = record.rdata_names(reply.message).unwrap_or((record.end, 0));
-        pull_pointer(&mut wire, record.start, (start, stop));
-        for _ in 0..names {
-            pull_pointer(&mut wire, at, (start, stop));
-            let Some(next) = name::skip(reply.message, at) else { break };
-            at = next;
+    let end = records.last().map_or(reply.question_end, |record| record.end);
+    let Some((start, stop)) = reply.opt else {
+        return Bare { wire: reply.message[..end].to_vec(), gap: Gap { start: end, end }, records };
+    };
+    let gap = Gap { start, end: stop };
+    let before = records.partition_point(|record| record.start < start);
+    let behind = &records[before..];
+    let mut wire = [&reply.message[..start], reply.message.get(stop..end).unwrap_or_default()].concat();
+    for record in behind {
+        for at in names(reply.message, record) {
+            pull_pointer(&mut wire, gap.moved(at), gap);
         }
     }
-    wire.drain(start..stop);
-    let additional = u16_at(&wire, 10).unwrap_or(1).saturating_sub(1);
-    wire[10..12].copy_from_slice(&additional.to_be_bytes());
-    (wire, (start, stop))
+    let mut kept = records;
+    let same = |at| expanded(reply.message, at) == expanded(&wire, gap.moved(at));
+    if !behind.iter().flat_map(|record| names(reply.message, record)).all(same) {
+        wire.truncate(start);
+        kept = &records[..before];
+    }
+    let additional = kept.iter().filter(|record| record.section == Section::Additional).count();
+    wire[10..HEADER].copy_from_slice(&(additional as u16).to_be_bytes());
+    Bare { wire, gap, records: kept }
+}
+
+/// The offsets of a record's owner and of the names within its RDATA that may be compressed.
+fn names(message: &[u8], record: &Record) -> impl Iterator<Item = usize> {
+    let (first, count) = record.rdata_names(message).unwrap_or((record.end, 0));
+    let mut at = Some(first);
+    let inside = (0..count).map_while(move |_| {
+        let here = at?;
+        at = name::skip(message, here).filter(|next| *next <= record.end);
+        at.map(|_| here)
+    });
+    std::iter::once(record.start).chain(inside)
 }
 
 /// Corrects the pointer that ends the name at `at`, if it points behind the gap.
-fn pull_pointer(wire: &mut [u8], mut at: usize, gap: (usize, usize)) {
+fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
     while let Some(&length) = wire.get(at) {
         match length {
             1..=63 => at += 1 + usize::from(length),
             0xc0.. => {
                 let target = usize::from(u16_at(wire, at).unwrap_or(0) & 0x3fff);
-                if target >= gap.1 {
-                    let pointer = 0xc000 | (target - (gap.1 - gap.0)) as u16;
-                    wire[at..at + 2].copy_from_slice(&pointer.to_be_bytes());
+                let pointer = 0xc000 | gap.moved(target) as u16;
+                if let Some(place) = wire.get_mut(at..at + 2) {
+                    place.copy_from_slice(&pointer.to_be_bytes());
                 }
                 return;
             }
@@ -100,29 +143,116 @@ fn lowercase_plain_labels(wire: &mut [u8], mut at: usize) {
 }
 
 /// The offset of each TTL with the least TTL of its RRset (RFC 2181 section 5.2).
-fn rrset_ttls(reply: &Reply<'_>) -> Vec<(usize, u32)> {
-    let message = reply.message;
-    let mut ttls: Vec<(usize, u32)> =
-        reply.records.iter().map(|record| (record.ttl_at(), record.ttl(message))).collect();
-    if reply.records.len() > MANY_RECORDS {
+fn rrset_ttls(message: &[u8], records: &[Record]) -> Vec<(usize, u32)> {
+    let mut ttls: Vec<(usize, u32)> = records.iter().map(|record| (record.ttl_at(), record.ttl(message))).collect();
+    if records.len() > MANY_RECORDS {
         let least = ttls.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0);
         ttls.iter_mut().for_each(|(_, ttl)| *ttl = least);
         return ttls;
     }
-    let owners: Vec<Vec<u8>> = reply.records.iter().map(|record| owner(message, record)).collect();
-    for i in 0..owners.len() {
-        let same = |j: &usize| {
-            let (a, b) = (&reply.records[i], &reply.records[*j]);
-            (a.section, a.rtype, a.class(message)) == (b.section, b.rtype, b.class(message)) && owners[i] == owners[*j]
-        };
-        let least = (0..owners.len()).filter(same).map(|j| reply.records[j].ttl(message)).min();
+    let rrsets: Vec<_> = records
+        .iter()
+        .map(|record| (record.section, covered_type(message, record), record.class(message), owner(message, record)))
+        .collect();
+    for (i, rrset) in rrsets.iter().enumerate() {
+        let least = records.iter().zip(&rrsets).filter(|(_, other)| *other == rrset).map(|(r, _)| r.ttl(message)).min();
         ttls[i].1 = least.unwrap_or(ttls[i].1);
     }
     ttls
 }
 
+/// The type that a record's time to live goes with: a signature lives as long as what it covers, and signatures of one
+/// name are no RRset among themselves (RFC 4034 section 3).
+fn covered_type(message: &[u8], record: &Record) -> u16 {
+    match record.rtype {
+        rtype::RRSIG => u16_at(record.rdata(message), 0).unwrap_or(rtype::RRSIG),
+        other => other,
+    }
+}
+
 fn owner(message: &[u8], record: &Record) -> Vec<u8> {
+    expanded(message, record.start).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// The name at `at`, written out.
+fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
     let mut buffer = [0; MAX_NAME];
-    let len = name::expand(message, record.start, &mut buffer).unwrap_or(0);
-    buffer[..len].to_ascii_lowercase()
+    name::expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPT: &[u8] = b"\x00\0\x29\x04\xd0\0\0\0\0\0\0";
+
+    /// A reply to `A.b. A` whose records, in the additional section, are `records`.
+    fn reply(records: &[&[u8]]) -> Vec<u8> {
+        let mut message = b"\x12\x34\x80\0\0\x01\0\0\0\0\0\0\x01A\x01b\x00\0\x01\0\x01".to_vec();
+        message[11] = records.len() as u8;
+        message.extend(records.concat());
+        message
+    }
+
+    fn stored(message: &[u8], cap: u32) -> (Stored, Vec<u32>) {
+        let stored = store(&Reply::read(message).expect("a reply"), cap);
+        let ttl = |at: &u16| crate::wire::u32_at(&stored.wire, usize::from(*at)).expect("a TTL");
+        let ttls = stored.ttls.iter().map(ttl).collect();
+        (stored, ttls)
+    }
+
+    #[test]
+    fn opt_between_records() {
+        let mx = b"\xc0\x0e\0\x0f\0\x01\0\0\0\x09\0\x06\0\x05\x01m\xc0\x0e"; // 21..39
+        // From 50: an owner that lies in the clear, one that points to it, and RDATA that points to it.
+        let clear = b"\x02cc\xc0\x0c\0\x10\0\x01\0\0\0\x09\0\x00";
+        let pointing = b"\xc0\x32\0\x0f\0\x01\0\0\0\x09\0\x04\0\x05\xc0\x32";
+        let message = reply(&[mx, OPT, clear, pointing]);
+        let before = Reply::read(&message).expect("a reply");
+        let (kept, ttls) = stored(&message, 100);
+        let after = Reply::read(&kept.wire).expect("still a reply");
+        assert_eq!((after.records.len(), after.opt, ttls), (3, None, vec![9; 3]));
+        assert_eq!(kept.wire.len(), message.len() - OPT.len());
+        for (old, new) in before.records.iter().zip(&after.records) {
+            let names_of = |message: &[u8], record| -> Vec<_> {
+                names(message, record).map(|at| expanded(message, at).expect("a name").to_ascii_lowercase()).collect()
+            };
+            assert_eq!(names_of(&message, old), names_of(&kept.wire, new));
+        }
+    }
+
+    #[test]
+    fn a_pointer_into_opt_takes_the_records_behind_it_along() {
+        let a = b"\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04"; // 21..37
+        let into_opt = b"\xc0\x25\0\x10\0\x01\0\0\0\x01\0\x00";
+        let (kept, ttls) = stored(&reply(&[a, OPT, into_opt]), 100);
+        assert_eq!(Reply::read(&kept.wire).map(|reply| reply.records.len()), Ok(1));
+        assert_eq!((ttls, kept.least_ttl, kept.wire.len()), (vec![9], Some(9), 37));
+    }
+
+    #[test]
+    fn id_and_random_letter_case_are_undone() {
+        let clear = b"\x01A\x01B\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
+        let other = b"\x01C\x01B\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
+        let (kept, _) = stored(&reply(&[clear, other]), 100);
+        assert_eq!(&kept.wire[..2], [0, 0]);
+        assert_eq!(&kept.wire[12..17], b"\x01a\x01b\x00");
+        assert_eq!(&kept.wire[21..26], b"\x01a\x01b\x00");
+        assert_eq!(&kept.wire[40..45], b"\x01C\x01B\x00");
+    }
+
+    #[test]
+    fn one_ttl_per_rrset_and_none_above_the_cap() {
+        let a = |ttl| [b"\xc0\x0c\0\x01\0\x01\0\0\0", &[ttl][..], b"\0\x04\x01\x02\x03\x04"].concat();
+        let signature = |covered, ttl| [b"\xc0\x0c\0\x2e\0\x01\0\0\0", &[ttl][..], b"\0\x02\0", &[covered]].concat();
+        let endless = b"\xc0\x0c\0\x10\0\x01\xff\xff\xff\xff\0\x00".to_vec();
+        let records = [a(9), a(5), signature(1, 7), signature(28, 3), a(80), endless];
+        let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+        let (kept, ttls) = stored(&reply(&records), 60);
+        assert_eq!((ttls, kept.least_ttl), (vec![5, 5, 5, 3, 5, 60], Some(3)));
+
+        let many: Vec<&[u8]> = std::iter::repeat_n(records[0], MANY_RECORDS).chain([records[1]]).collect();
+        assert_eq!(stored(&reply(&many), 60).1, vec![5; MANY_RECORDS + 1]);
+        assert_eq!(stored(&reply(&[OPT]), 60).0.least_ttl, None);
+    }
 }
