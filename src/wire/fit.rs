@@ -2,7 +2,7 @@
 
 use super::make::{self, OPT_SIZE, Writer};
 use super::query::Query;
-use super::{HEADER, flag, name, u16_at};
+use super::{HEADER, flag, name, rcode, rtype, u16_at};
 
 /// A reply as the cache keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -30,24 +30,30 @@ pub enum Age {
 
 /// Writes `kept` as the reply to `query` into `out`, whose length is the most that the client can take.
 ///
-/// What does not fit goes by worth: first the additional section, then the authority section of an answer, and only
-/// when the answers themselves are too many are they cut between records, with TC set. Room for OPT is always kept.
-/// `options` go into OPT after the reply's own extended errors. Returns the length; zero if not even the question fits.
+/// `options` go into OPT after the reply's own extended errors. What does not fit goes by worth: first these options (RFC
+/// 8914 section 3), then the additional section, then the authority section of an answer, and only when the answers
+/// themselves are too many are they cut between records, with TC set. Room for OPT is always kept. Returns the length;
+/// zero if not even the question fits.
 #[inline]
 pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
     let question = query.question();
-    let opt_size = query.edns.map_or(0, |_| OPT_SIZE + kept.extended_errors.len() + options.len());
-    let whole = kept.wire.len() + opt_size <= out.len();
-    let cut = if whole {
+    let opt_size = query.edns.map_or(0, |_| OPT_SIZE);
+    let options_size = query.edns.map_or(0, |_| kept.extended_errors.len() + options.len());
+    if kept.wire.len() < query.question_end || query.question_end + opt_size > out.len() {
+        return 0;
+    }
+    let with_options = kept.wire.len() + opt_size + options_size <= out.len();
+    let cut = if with_options || kept.wire.len() + opt_size <= out.len() {
         Cut { len: kept.wire.len(), counts: None, truncated: false }
     } else {
-        shorten(kept.wire, query.question_end, out.len().saturating_sub(opt_size))
+        shorten(kept.wire, query.question_end, out.len() - opt_size)
     };
-    let (Some(body), true) = (kept.wire.get(..cut.len), cut.len + opt_size <= out.len()) else { return 0 };
-    out[..cut.len].copy_from_slice(body);
+    out[..cut.len].copy_from_slice(&kept.wire[..cut.len]);
 
+    // Without OPT there is no room for the upper bits of a code, and its lower ones alone mean something else.
+    let rcode = if kept.rcode > flag::RCODE && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
-    let mut flags = make::reply_flags(query.flags, kept.rcode) | (stored_flags & flag::Z);
+    let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & (flag::Z | flag::TC));
     if kept.authentic && query.wants_ad() {
         flags |= flag::AD;
     }
@@ -59,9 +65,7 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     if let Some(counts) = cut.counts {
         out[6..HEADER].copy_from_slice(&counts);
     }
-    if let Some(place) = out.get_mut(HEADER..HEADER + question.len()) {
-        place.copy_from_slice(question);
-    }
+    out[HEADER..query.question_end].copy_from_slice(question);
     for pair in kept.ttls.chunks_exact(2) {
         let at = usize::from(u16::from_be_bytes([pair[0], pair[1]]));
         let Some(ttl) = out.get_mut(at..at + 4).filter(|_| at + 4 <= cut.len) else { break };
@@ -72,14 +76,11 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
         ttl.copy_from_slice(&aged.to_be_bytes());
     }
     let Some(edns) = query.edns else { return cut.len };
-    let additional = u16_at(out, 10).unwrap_or_default() + 1;
-    out[10..12].copy_from_slice(&additional.to_be_bytes());
+    let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
+    out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
     let mut writer = Writer::new(&mut out[cut.len..]);
-    if options.is_empty() {
-        make::opt(&mut writer, kept.rcode, edns.dnssec_ok, kept.extended_errors);
-    } else {
-        make::opt(&mut writer, kept.rcode, edns.dnssec_ok, &[kept.extended_errors, options].concat());
-    }
+    let (first, second) = if with_options { (kept.extended_errors, options) } else { (&[][..], &[][..]) };
+    make::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
     writer.finish().map_or(0, |written| cut.len + written)
 }
 
@@ -89,36 +90,156 @@ struct Cut {
     len: usize,
     /// The record counts of its three sections, where they differ from the stored ones.
     counts: Option<[u8; 6]>,
-    /// Whether an answer is missing.
+    /// Whether something is missing that the client should ask for again over TCP.
     truncated: bool,
 }
 
-/// Leaves out what a reply of at most `room` bytes cannot hold.
+/// Leaves out what a reply of at most `room` bytes cannot hold: answers one by one, the other sections whole.
 #[cold]
 fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
-    let stored = [6, 8, 10].map(|at| u16_at(wire, at).unwrap_or_default());
+    let [answers, authorities, additionals] = [6, 8, 10].map(|at| u16_at(wire, at).unwrap_or_default());
+    let mut len = question_end;
     let mut counts = [0u16; 3];
-    let mut at = question_end;
-    'sections: for (section, stored) in stored.into_iter().enumerate() {
-        let before = (at, counts);
-        for _ in 0..stored {
-            let end = name::skip(wire, at)
-                .and_then(|fixed| Some(fixed + 10 + usize::from(u16_at(wire, fixed + 8)?)))
-                .filter(|end| *end <= room.min(wire.len()));
-            let Some(end) = end else {
-                // Answers are kept one by one, the other sections whole or not at all.
-                if section > 0 {
-                    (at, counts) = before;
-                }
-                break 'sections;
+    while counts[0] < answers {
+        let Some((_, end)) = record_at(wire, len).filter(|(_, end)| *end <= room) else { break };
+        len = end;
+        counts[0] += 1;
+    }
+    let mut truncated = counts[0] < answers;
+    if !truncated {
+        for (section, count) in [(1, authorities), (2, additionals)] {
+            let mut end = Some(len);
+            let mut proves = false;
+            for _ in 0..count {
+                let record = end.and_then(|at| record_at(wire, at));
+                proves |= record.is_some_and(|(kind, _)| matches!(kind, rtype::SOA | rtype::NSEC | rtype::NSEC3));
+                end = record.map(|(_, end)| end);
+            }
+            let Some(end) = end.filter(|end| *end <= room) else {
+                // A negative answer is in the authority section, and so is what proves a wildcard (RFC 4035 section 3.1.3).
+                truncated = section == 1 && (answers == 0 || proves);
+                break;
             };
-            at = end;
-            counts[section] += 1;
+            len = end;
+            counts[section] = count;
         }
     }
-    // A negative answer is its authority section.
-    let truncated = counts[0] < stored[0] || (stored[0] == 0 && counts[1] < stored[1]);
     let [answers, authorities, additionals] = counts.map(u16::to_be_bytes);
     let counts = [answers[0], answers[1], authorities[0], authorities[1], additionals[0], additionals[1]];
-    Cut { len: at, counts: Some(counts), truncated }
+    Cut { len, counts: Some(counts), truncated }
+}
+
+/// The type and the end of the record at `at`.
+fn record_at(wire: &[u8], at: usize) -> Option<(u16, usize)> {
+    let fixed = name::skip(wire, at)?;
+    let end = fixed + 10 + usize::from(u16_at(wire, fixed + 8)?);
+    Some((u16_at(wire, fixed)?, end)).filter(|_| end <= wire.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::{Reply, Section};
+    use super::super::store::store;
+    use super::*;
+
+    const NO_OPTIONS: &[u8] = &[];
+
+    /// A query for `A. A`, with EDNS (and DO) or without.
+    fn query(edns: bool) -> Vec<u8> {
+        let mut bytes = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x01A\x00\0\x01\0\x01".to_vec();
+        if edns {
+            bytes[11] = 1;
+            bytes.extend(b"\x00\0\x29\x04\xd0\0\0\x80\0\0\0");
+        }
+        bytes
+    }
+
+    /// A record of the question's name with 100 bytes of RDATA.
+    fn big(rtype: u16) -> Vec<u8> {
+        let mut bytes = [&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1, 0, 0, 0, 100, 0, 100]].concat();
+        bytes.extend([0; 100]);
+        bytes
+    }
+
+    /// A reply whose sections hold such records of these types.
+    fn message(sections: [&[u16]; 3]) -> Vec<u8> {
+        let words = [0, 0x8180, 1].into_iter().chain(sections.map(|section| section.len() as u16));
+        let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
+        bytes.extend(b"\x01a\x00\0\x01\0\x01");
+        bytes.extend(sections.concat().into_iter().flat_map(big));
+        bytes
+    }
+
+    /// Stores `message`, fits it to a query in `size` bytes: the counts of its sections, and whether TC is set.
+    fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
+        let stored = store(&Reply::read(message).expect("a reply"), 1000);
+        let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
+        let kept = Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: 0, authentic: false };
+        let mut out = vec![0xff; size];
+        let query = query(edns);
+        let query = Query::read(&query).expect("a query");
+        let len = fit(kept, &query, Age::Seconds(1), NO_OPTIONS, &mut out);
+        let reply = Reply::read(&out[..len]).ok()?;
+        assert_eq!(reply.opt.is_some(), edns);
+        assert!(reply.records.iter().all(|record| record.ttl(&out) == 99));
+        let counts = [Section::Answer, Section::Authority, Section::Additional].map(|s| reply.section(s).count());
+        Some((counts, reply.flags & flag::TC != 0, reply.extended_errors.len()))
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_by_worth() {
+        const ERROR: &[u8] = b"\0\x0f\0\x04\0\x16no";
+        let [a, ns, soa, nsec] = [rtype::A, rtype::NS, rtype::SOA, rtype::NSEC];
+        for (sections, edns, room, expected) in [
+            ([&[a][..], &[ns], &[a]], true, 3 * 112 + 11 + 8, ([1, 1, 1], false, 8)),
+            ([&[a], &[ns], &[a]], true, 3 * 112 + 11, ([1, 1, 1], false, 0)),
+            ([&[a], &[ns], &[a]], true, 3 * 112 + 10, ([1, 1, 0], false, 0)),
+            ([&[a], &[ns], &[a]], false, 3 * 112, ([1, 1, 1], false, 0)),
+            ([&[a], &[ns], &[a]], false, 2 * 112 - 1, ([1, 0, 0], false, 0)),
+            ([&[a, a], &[ns], &[a]], false, 2 * 112 - 1, ([1, 0, 0], true, 0)),
+            ([&[a], &[ns], &[a]], true, 11, ([0, 0, 0], true, 0)),
+            ([&[], &[soa], &[]], true, 112, ([0, 0, 0], true, 0)),
+            ([&[5], &[soa], &[]], false, 112, ([1, 0, 0], true, 0)),
+            ([&[a], &[46, nsec], &[]], false, 3 * 112 - 1, ([1, 0, 0], true, 0)),
+        ] {
+            let message = message(sections);
+            assert_eq!(fitted(&message, edns, ERROR, 19 + room), Some(expected), "{sections:?} in {room}");
+        }
+        assert_eq!(fitted(&message([&[a], &[], &[]]), true, ERROR, 19 + 10), None);
+    }
+
+    #[test]
+    fn codes_and_flags() {
+        let wire = [&b"\0\0\x86\x60\0\x01\0\0\0\0\0\0"[..], b"\x01a\x00\0\x01\0\x01"].concat();
+        for (rcode, edns, authentic, expected) in [
+            (rcode::NXDOMAIN, false, true, (rcode::NXDOMAIN, flag::AD)),
+            (rcode::BADVERS, true, false, (rcode::BADVERS, 0)),
+            (rcode::BADVERS, false, false, (rcode::SERVFAIL, 0)),
+        ] {
+            let kept = Kept { wire: &wire, ttls: &[], extended_errors: &[], rcode, authentic };
+            let mut out = [0; 64];
+            let query = query(edns);
+            let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
+            let reply = Reply::read(&out[..len]).expect("a reply");
+            // RD as asked, RA always, AA never, TC and the reserved bit as they came.
+            let flags = flag::QR | flag::RD | flag::RA | flag::TC | flag::Z;
+            assert_eq!((reply.rcode, reply.flags & !flag::RCODE), (expected.0, flags | expected.1));
+            assert_eq!(&out[..2], b"\x12\x34");
+            assert_eq!(&out[12..15], b"\x01A\x00");
+        }
+    }
+
+    #[test]
+    fn a_stored_reply_that_is_no_reply_is_no_trap() {
+        let query = query(true);
+        let query = Query::read(&query).expect("a query");
+        let mut out = [0; 600];
+        for len in 0..40 {
+            let kept =
+                Kept { wire: &[0xff; 40][..len], ttls: &[0xff; 4], extended_errors: &[], rcode: 0, authentic: false };
+            for size in [0, 11, 12, 19, 30, 35, 600] {
+                assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
+            }
+        }
+    }
 }

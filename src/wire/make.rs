@@ -119,14 +119,8 @@ impl LocalRecords {
 
     /// Adds the SOA record that lets a negative answer be cached (RFC 2308), owned by `zone`, for `ttl` seconds.
     pub fn soa(&mut self, zone: &[u8], ttl: u32) {
-        let mut rdata = Vec::with_capacity(64);
-        rdata.extend_from_slice(b"\x06nodens\x07invalid\x00");
-        rdata.extend_from_slice(b"\x06nobody\x07invalid\x00");
-        for number in [1, 3600, 1200, 604_800, ttl] {
-            rdata.extend_from_slice(&number.to_be_bytes());
-        }
         self.authorities += 1;
-        self.record(zone, rtype::SOA, ttl, &rdata);
+        self.record(zone, rtype::SOA, ttl, &soa_rdata(ttl));
     }
 
     /// These records and then those of `more`, whose owners that point at the question become `owner` (wire form).
@@ -163,14 +157,35 @@ impl LocalRecords {
     }
 }
 
+/// The server's name in the SOA and NS records of the zones that nodens answers itself. It does not exist, so nobody asks
+/// there (RFC 6761 section 6.4).
+pub const LOCAL_SERVER: &[u8] = b"\x06nodens\x07invalid\x00";
+
+/// The RDATA of such a zone's SOA record, its names and numbers but the last as RFC 6303 section 3 has them.
+pub fn soa_rdata(minimum: u32) -> Vec<u8> {
+    let mut rdata = Vec::with_capacity(64);
+    rdata.extend_from_slice(LOCAL_SERVER);
+    rdata.extend_from_slice(b"\x06nobody\x07invalid\x00");
+    for number in [1, 3600, 1200, 604_800, minimum] {
+        rdata.extend_from_slice(&number.to_be_bytes());
+    }
+    rdata
+}
+
 /// Bytes of an OPT record without options.
 pub const OPT_SIZE: usize = 11;
 
 /// Appends nodens's own OPT record: its size, the upper bits of `rcode`, DO as asked, `options`.
 #[inline]
 pub fn opt(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, options: &[u8]) {
+    opt_of_two(writer, rcode, dnssec_ok, options, &[]);
+}
+
+/// The same with options from two places, so that nothing need be allocated to join them.
+#[inline]
+pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, first: &[u8], second: &[u8]) {
     let [size_high, size_low] = ADVERTISED_SIZE.to_be_bytes();
-    let [length_high, length_low] = (options.len() as u16).to_be_bytes();
+    let [length_high, length_low] = ((first.len() + second.len()) as u16).to_be_bytes();
     let [_, kind] = rtype::OPT.to_be_bytes();
     writer.bytes(&[
         0,
@@ -185,7 +200,8 @@ pub fn opt(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, options: &[u8])
         length_high,
         length_low,
     ]);
-    writer.bytes(options);
+    writer.bytes(first);
+    writer.bytes(second);
 }
 
 /// An extended error as a whole option (RFC 8914). The text is cut at a limit that leaves room in a plain reply.
@@ -213,4 +229,58 @@ pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
         }
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rcode;
+    use super::super::reply::Reply;
+    use super::*;
+
+    const WITH_OPT: &[u8] = b"\x12\x34\x01\x10\0\x01\0\0\0\0\0\x01\x01A\x00\0\x01\0\x01\
+        \x00\0\x29\x02\0\0\0\x80\0\0\0";
+
+    fn query() -> Query<'static> {
+        Query::read(WITH_OPT).expect("a query")
+    }
+
+    #[test]
+    fn a_rejection_echoes_what_it_can() {
+        let mut out = [0; 64];
+        let len = rejection(WITH_OPT, rcode::BADVERS, 19, true, &mut out);
+        let reply = Reply::read(&out[..len]).expect("a reply");
+        assert_eq!((reply.rcode, reply.flags), (rcode::BADVERS, flag::QR | flag::RD | flag::RA | flag::CD));
+        assert_eq!(&out[12..19], &WITH_OPT[12..19]);
+        assert_eq!(rejection(WITH_OPT, rcode::FORMERR, HEADER, false, &mut out), HEADER);
+        assert_eq!(out[..HEADER], *b"\x12\x34\x81\x91\0\0\0\0\0\0\0\0");
+        assert_eq!(rejection(WITH_OPT, rcode::FORMERR, 19, false, &mut out[..18]), 0);
+        assert_eq!(rejection(&[0; 3], rcode::FORMERR, HEADER, false, &mut out), 0);
+    }
+
+    #[test]
+    fn local_records_all_or_none() {
+        let mut records = LocalRecords::default();
+        records.answer(rtype::A, 60, &[127, 0, 0, 1]);
+        records.soa(b"\x01a\x00", 60);
+        let mut out = [0; 512];
+        let options = extended_error(17, "no");
+        let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out);
+        let reply = Reply::read(&out[..len]).expect("a reply");
+        assert_eq!((reply.records.len(), reply.flags & (flag::AA | flag::TC)), (2, flag::AA));
+        assert_eq!(reply.extended_errors, options);
+        let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..len - 1]);
+        let reply = Reply::read(&out[..len]).expect("a reply");
+        assert_eq!((reply.records.len(), reply.flags & flag::TC), (0, flag::TC));
+        assert_eq!(local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..20]), 0);
+    }
+
+    #[test]
+    fn extended_errors_are_cut_between_characters() {
+        let long = "\u{fc}".repeat(150);
+        let option = extended_error(22, &long);
+        assert_eq!(option[..6], [0, 15, 0, 202, 0, 22]);
+        assert_eq!(std::str::from_utf8(&option[6..]), Ok(&long[..200]));
+        let odd = format!("x{long}");
+        assert_eq!(extended_error(22, &odd).len(), 6 + 199);
+    }
 }
