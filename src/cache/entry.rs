@@ -97,19 +97,15 @@ pub struct Limits {
 impl Entry {
     /// An entry from a reply. It may be served once in any case; [`Entry::is_kept`] says whether it may be kept.
     pub fn from_reply(reply: &Reply<'_>, limits: Limits, trust_ad: bool, home: Home, now: Millis) -> Self {
-        let (cap, lifetime) = match reply.kind() {
-            Kind::Positive => (limits.max_ttl, None),
+        let cap = match reply.kind() {
+            Kind::Positive => limits.max_ttl,
             // Without SOA a negative answer has no time to live (RFC 2308 section 5).
-            _ => {
-                let ttl = reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl);
-                (ttl, Some(ttl))
-            }
+            _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
+        // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
         let Stored { wire, ttls, least_ttl } = store(reply, cap.min(LONGEST_TTL));
-        let cacheable = reply.flags & flag::TC == 0
-            && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN)
-            && reply.records.iter().all(|record| record.rtype != crate::wire::rtype::OPT);
-        let lifetime = lifetime.or(least_ttl).filter(|_| cacheable).unwrap_or(0);
+        let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
+        let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
         let ttl_bytes = ttls.iter().flat_map(|at| at.to_be_bytes());
         let bytes: Vec<u8> =
             wire.iter().copied().chain(ttl_bytes).chain(reply.extended_errors.iter().copied()).collect();
@@ -185,7 +181,7 @@ impl Entry {
         Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic }
     }
 
-    /// Bytes on the heap, the allocation's counters included.
+    /// Bytes of its allocation: what it shares, and the two counts of who shares it.
     pub(super) fn heap_size(&self) -> usize {
         self.bytes.len() + 2 * size_of::<usize>()
     }
@@ -203,5 +199,90 @@ impl Failed {
     /// Whether it still keeps upstreams from being asked.
     pub fn holds(&self, recoveries: u32, now: Millis) -> bool {
         now < self.until && self.recoveries == recoveries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::rtype;
+
+    const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100 };
+    const HOME: Home = Home { generation: 1, route: 2, realm: 3 };
+
+    /// A reply to `a. A` with these flags and records, each with its section, type and TTL.
+    fn entry(flags: u16, records: &[(usize, u16, u32)]) -> Entry {
+        let mut bytes = b"\0\0\x80\0\0\x01\0\0\0\0\0\0\x01a\x00\0\x01\0\x01".to_vec();
+        bytes[2..4].copy_from_slice(&(flag::QR | flags).to_be_bytes());
+        for (section, rtype, ttl) in records {
+            bytes[7 + 2 * section] += 1;
+            let rdata: &[u8] = match *rtype {
+                rtype::CNAME => b"\x01a\x00",
+                rtype::SOA => b"\x00\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x3c",
+                _ => &[1, 2, 3, 4],
+            };
+            bytes.extend([&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1], &ttl.to_be_bytes()].concat());
+            bytes.extend([&(rdata.len() as u16).to_be_bytes(), rdata].concat());
+        }
+        Entry::from_reply(&Reply::read(&bytes).expect("a reply"), LIMITS, true, HOME, 5_000)
+    }
+
+    #[test]
+    fn lifetimes() {
+        let (a, cname, ns, soa) = (rtype::A, rtype::CNAME, rtype::NS, rtype::SOA);
+        for (what, flags, records, seconds) in [
+            ("the least of all", 0, &[(0, a, 300), (1, ns, 200), (2, a, 250)][..], 200),
+            ("capped", 0, &[(0, a, 5000)], 1000),
+            ("a top bit", 0, &[(0, a, 0x8000_0001)], 1000),
+            ("zero", 0, &[(0, a, 0)], 0),
+            ("no data, by MINIMUM", 0, &[(1, soa, 300)], 60),
+            ("no data, by the record's own TTL", 0, &[(1, soa, 30)], 30),
+            ("no such name behind an alias that lives shorter", 3, &[(0, cname, 7), (1, soa, 300)], 7),
+            ("negative without SOA", 3, &[], 0),
+            ("a referral", 0, &[(1, ns, 300)], 0),
+            ("an alias to nowhere", 0, &[(0, cname, 300)], 0),
+            ("truncated", flag::TC, &[(0, a, 300)], 0),
+            ("a failure with records", 2, &[(0, a, 300)], 0),
+        ] {
+            let entry = entry(flags, records);
+            assert_eq!((entry.lifetime() / 1000, entry.is_kept()), (seconds, seconds > 0), "{what}");
+        }
+    }
+
+    #[test]
+    fn fresh_stale_gone() {
+        let mut kept = entry(0, &[(0, rtype::A, 10)]);
+        for (now, worth) in [
+            (5_000, Worth::Fresh(0)),
+            (5_999, Worth::Fresh(0)),
+            (14_999, Worth::Fresh(9)),
+            (15_000, Worth::Stale),
+            (24_999, Worth::Stale),
+            (25_000, Worth::Gone),
+        ] {
+            assert_eq!(kept.worth(now, 10_000), worth, "at {now}");
+        }
+        assert_eq!(kept.worth(15_000, 0), Worth::Gone);
+        kept.failure = Some(Failed { until: 30_000, span: 1_000, recoveries: 0 });
+        assert_eq!(kept.worth(25_000, 10_000), Worth::Failed);
+        assert_eq!(entry(0, &[]).worth(5_000, 10_000), Worth::Gone);
+    }
+
+    #[test]
+    fn failures_grow_and_are_forgotten() {
+        let mut failed = Failed::after(None, 0, 0);
+        let mut spans = Vec::new();
+        for _ in 0..10 {
+            spans.push(failed.span / 1000);
+            failed = Failed::after(Some(failed), 0, failed.until);
+        }
+        assert_eq!(spans, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        assert_eq!(Failed::after(Some(failed), 1, failed.until).span, FIRST_FAILURE);
+        assert_eq!(Failed::after(Some(failed), 0, failed.until + LONGEST_FAILURE).span, FIRST_FAILURE);
+        assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
+
+        let entry = Entry::failure(b"\x01a\x00\0\x01\0\x01", b"\0\x0f\0\x02\0\x16", HOME, failed, 0);
+        assert_eq!((entry.worth(1, 10_000), entry.kept().rcode), (Worth::Failed, rcode::SERVFAIL));
+        assert_eq!((entry.kept().wire.len(), entry.kept().extended_errors.len()), (19, 6));
     }
 }
