@@ -84,13 +84,33 @@ impl Cache {
 
     #[inline]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // The shard's own map uses the low bits, so the high ones choose the shard.
-        lock(&self.shards[(hash >> 58) as usize % SHARDS])
+        lock(&self.shards[shard_of(hash)])
     }
+}
+
+/// The shard for a hash, by bits that the shard's own map has no use for: it takes the low ones for the bucket and the
+/// highest seven to tell the entries of a bucket apart without looking at them.
+#[inline]
+fn shard_of(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
 }
 
 /// A shard is consistent between any two of its calls, so a panic elsewhere under the lock does no harm.
 #[inline]
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_leave_the_maps_bits_alone() {
+        for hash in [0, 1, 0xffff_ffff, 0xfe00_0000_0000_0000] {
+            assert_eq!(shard_of(hash), 0, "{hash:x}");
+        }
+        let all: std::collections::HashSet<usize> = (0..SHARDS as u64).map(|n| shard_of(n << 48)).collect();
+        assert_eq!(all.len(), SHARDS);
+    }
 }

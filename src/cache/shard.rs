@@ -1,14 +1,20 @@
 //! Entries by key, least recently used first out, bounded by bytes.
+//!
+//! The bound is on what is really allocated. The map's table is made once, large enough for twice the entries that it
+//! may hold: a table of this kind that is at most half full clears out what removed entries leave behind in place, and
+//! one that is fuller doubles itself.
 
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
 use super::{Entry, Fill};
 use crate::wire::query::Key;
 
-/// What an entry takes beside its own bytes: the list's node, the map's slot at its usual load, the allocator's headers.
-pub const OVERHEAD: usize = size_of::<Node>() + 40 + 2 * 16;
+/// Bytes of an entry for which the table is made: those of a short name with one or two addresses. Smaller ones, if all
+/// are, leave a part of the memory unused; the table takes a tenth to a fifth of it.
+const USUAL_ENTRY: usize = 411;
 
 /// One part of the cache.
 ///
@@ -17,6 +23,8 @@ pub const OVERHEAD: usize = size_of::<Node>() + 40 + 2 * 16;
 #[derive(Debug)]
 pub struct Shard {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
+    /// The most entries.
+    limit: usize,
     bytes: usize,
     bound: usize,
     evictions: u64,
@@ -34,7 +42,13 @@ struct Node(#[allow(dead_code)] (u64, Slot, usize, usize));
 impl Shard {
     /// A shard that takes at most `bound` bytes.
     pub(super) fn new(bound: usize) -> Self {
-        Self { entries: LruCache::unbounded_with_hasher(BuildHasherDefault::new()), bytes: 0, bound, evictions: 0 }
+        let buckets = buckets(bound);
+        // Of eight buckets the map fills seven at most.
+        let capacity = NonZeroUsize::MIN.saturating_add(buckets / 8 * 7 - 1);
+        // The list has a node at either end that holds nothing.
+        let bytes = allocated(table_size(buckets)) + 2 * allocated(size_of::<Node>());
+        let entries = LruCache::with_hasher(capacity, BuildHasherDefault::new());
+        Self { entries, limit: capacity.get() / 2, bytes, bound, evictions: 0 }
     }
 
     #[inline]
@@ -52,8 +66,8 @@ impl Shard {
         if size > self.bound / 2 {
             return;
         }
-        while self.bytes + size > self.bound {
-            let Some((_, old)) = self.entries.pop_lru() else { break };
+        while self.bytes + size > self.bound || self.entries.len() == self.limit {
+            let Some((_, old)) = self.entries.pop_lru() else { return };
             self.bytes -= old.size();
             self.evictions += 1;
         }
@@ -76,8 +90,23 @@ impl Shard {
 
 impl Slot {
     fn size(&self) -> usize {
-        OVERHEAD + self.key.len() + self.entry.heap_size()
+        allocated(size_of::<Node>()) + allocated(self.key.len()) + allocated(self.entry.heap_size())
     }
+}
+
+/// How many buckets the table of a shard has: a power of two, of which 7 in 16 are filled at most.
+fn buckets(bound: usize) -> usize {
+    (bound / (USUAL_ENTRY * 7 / 16)).next_power_of_two().max(8)
+}
+
+/// Bytes of a table: in each bucket two pointers, beside it one byte, and a group of those bytes at the end.
+fn table_size(buckets: usize) -> usize {
+    buckets * (2 * size_of::<usize>() + 1) + 16
+}
+
+/// What an allocator takes for an allocation of `len` bytes: its own word before it, in steps of 16, at least 32.
+fn allocated(len: usize) -> usize {
+    (len + size_of::<usize>()).next_multiple_of(16).max(32)
 }
 
 /// Takes a hash as it is: the keys are hashes already.
@@ -99,5 +128,62 @@ impl Hasher for AsIs {
     #[inline]
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::{Failed, Home};
+    use super::*;
+    use crate::wire::query::Query;
+
+    const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+
+    fn key(name: u8) -> Key {
+        let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
+        Key::new(&Query::read(&packet).expect("a query"), 0)
+    }
+
+    /// A failure with this many bytes of extended errors.
+    fn entry(size: usize) -> Entry {
+        Entry::failure(b"", &vec![0; size], HOME, Failed { until: 1, span: 1, recoveries: 0 }, 0)
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first() {
+        let mut shard = Shard::new(8192);
+        for (hash, name) in [(1, b'a'), (2, b'b'), (3, b'c')] {
+            shard.insert(hash, &key(name), entry(1500));
+        }
+        assert!(shard.get(1, &key(b'a')).is_some());
+        shard.insert(4, &key(b'd'), entry(1500));
+        let held =
+            [(1, b'a'), (2, b'b'), (3, b'c'), (4, b'd')].map(|(hash, name)| shard.get(hash, &key(name)).is_some());
+        assert_eq!(held, [true, false, true, true]);
+        assert_eq!((shard.fill().entries, shard.fill().evictions), (3, 1));
+    }
+
+    #[test]
+    fn a_hash_in_common_is_not_a_key_in_common() {
+        let mut shard = Shard::new(8192);
+        shard.insert(1, &key(b'a'), entry(10));
+        let one = shard.fill();
+        assert!(shard.get(1, &key(b'b')).is_none());
+        shard.insert(1, &key(b'b'), entry(10));
+        assert!(shard.get(1, &key(b'a')).is_none() && shard.get(1, &key(b'b')).is_some());
+        assert_eq!(shard.fill(), one);
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_kept() {
+        let mut shard = Shard::new(8192);
+        let empty = shard.fill();
+        shard.insert(1, &key(b'a'), entry(10));
+        // Nor does it leave behind what it was to replace.
+        shard.insert(1, &key(b'a'), entry(5000));
+        assert_eq!(shard.fill(), empty);
+        let mut none = Shard::new(0);
+        none.insert(1, &key(b'a'), entry(10));
+        assert_eq!(none.fill().entries, 0);
     }
 }
