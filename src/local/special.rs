@@ -3,11 +3,14 @@
 //! Sources: RFC 6761 (localhost, invalid, test, private reverse zones), RFC 6303 (the other locally served zones),
 //! RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa), RFC 9476 (alt), and the canary
 //! `use-application-dns.net`, whose absence tells browsers to keep to the system's resolver.
+//!
+//! Two reserved names are forwarded like any other: `example`, which RFC 6761 section 6.5 leaves to the public tree, and
+//! `ipv4only.arpa` (RFC 8880), by which a client finds out whether its upstream does DNS64, so that only upstream knows.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::wire::make::LocalRecords;
+use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{rcode, rtype};
 
@@ -22,7 +25,6 @@ const EMPTY_ZONES: &[&str] = &[
     "onion",
     "alt",
     "home.arpa",
-    "resolver.arpa",
     "use-application-dns.net",
     // RFC 6303 section 4.2, RFC 7793: IPv4 reverse zones
     "0.in-addr.arpa",
@@ -44,6 +46,9 @@ const EMPTY_ZONES: &[&str] = &[
     "8.b.d.0.1.0.0.2.ip6.arpa",
 ];
 
+/// The reverse of 127.0.0.1 in wire form: the one name with data in its zone, so that its ancestors there exist too.
+const LOOPBACK_REVERSE: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\x00";
+
 /// What is to be said of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -51,8 +56,10 @@ enum Kind {
     Localhost,
     /// The reverse of a loopback address.
     Loopback,
-    /// The apex has no data, names below do not exist.
+    /// The apex has no data but SOA and NS, names below do not exist.
     Empty,
+    /// All names exist, none has data (RFC 9462 section 6.4: so a client knows that there is no encrypted resolver here).
+    NoData,
 }
 
 /// The table of special-use zones.
@@ -69,7 +76,7 @@ impl Special {
         let table = empty
             .chain([format!("0.{zero}ip6.arpa")])
             .map(|zone| (zone, Kind::Empty))
-            .chain([("localhost".to_string(), Kind::Localhost)])
+            .chain([("localhost".to_string(), Kind::Localhost), ("resolver.arpa".to_string(), Kind::NoData)])
             .chain(
                 ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")].map(|zone| (zone, Kind::Loopback)),
             );
@@ -86,15 +93,25 @@ impl Special {
         if claimed >= depth {
             return None;
         }
+        let apex = labels == depth;
+        // DS is data of the parent (RFC 4035 section 3.1.4.1), which proves there that the zone is unsigned (RFC 8375).
+        if apex && kind == Kind::Empty && qtype == rtype::DS && zone.ends_with(b"\x04arpa\x00") {
+            return None;
+        }
         let mut records = LocalRecords::default();
         match (kind, qtype) {
             (Kind::Localhost, rtype::A) => records.answer(rtype::A, TTL, &Ipv4Addr::LOCALHOST.octets()),
             (Kind::Localhost, rtype::AAAA) => records.answer(rtype::AAAA, TTL, &Ipv6Addr::LOCALHOST.octets()),
-            (Kind::Loopback, rtype::PTR) if labels == depth => records.answer(rtype::PTR, TTL, b"\x09localhost\x00"),
+            (Kind::Loopback, rtype::PTR) if apex => records.answer(rtype::PTR, TTL, b"\x09localhost\x00"),
+            // RFC 6303 section 3.
+            (_, rtype::SOA) if apex => records.answer(rtype::SOA, TTL, &soa_rdata(TTL)),
+            (_, rtype::NS) if apex => records.answer(rtype::NS, TTL, LOCAL_SERVER),
             _ => records.soa(zone, TTL),
         }
-        let missing = kind != Kind::Localhost && labels > depth;
-        Some((if missing { rcode::NXDOMAIN } else { rcode::NOERROR }, records))
+        let exists = apex
+            || matches!(kind, Kind::Localhost | Kind::NoData)
+            || suffixes(LOOPBACK_REVERSE).any(|ancestor| ancestor == name);
+        Some((if exists { rcode::NOERROR } else { rcode::NXDOMAIN }, records))
     }
 }
 
@@ -121,7 +138,24 @@ mod tests {
             ("localhost", rtype::MX, Some((rcode::NOERROR, 0))),
             ("1.0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NOERROR, 1))),
             ("2.0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NXDOMAIN, 0))),
+            ("1.0.0.127.in-addr.arpa", rtype::TXT, Some((rcode::NOERROR, 0))),
+            ("0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NOERROR, 0))),
+            ("x.1.0.0.127.in-addr.arpa", rtype::PTR, Some((rcode::NXDOMAIN, 0))),
             ("x.onion", rtype::A, Some((rcode::NXDOMAIN, 0))),
+            ("printer.local", rtype::A, Some((rcode::NXDOMAIN, 0))),
+            ("wpad.home.arpa", rtype::A, Some((rcode::NXDOMAIN, 0))),
+            ("home.arpa", rtype::A, Some((rcode::NOERROR, 0))),
+            ("home.arpa", rtype::SOA, Some((rcode::NOERROR, 1))),
+            ("home.arpa", rtype::NS, Some((rcode::NOERROR, 1))),
+            ("home.arpa", rtype::DS, None),
+            ("x.home.arpa", rtype::DS, Some((rcode::NXDOMAIN, 0))),
+            ("onion", rtype::DS, Some((rcode::NOERROR, 0))),
+            ("resolver.arpa", rtype::NS, Some((rcode::NOERROR, 1))),
+            ("_dns.resolver.arpa", rtype::SVCB, Some((rcode::NOERROR, 0))),
+            ("x.alt", rtype::A, Some((rcode::NXDOMAIN, 0))),
+            ("ipv4only.arpa", rtype::AAAA, None),
+            ("x.example", rtype::A, None),
+            ("b.e.f.ip6.arpa", rtype::SOA, Some((rcode::NOERROR, 1))),
             ("use-application-dns.net", rtype::A, Some((rcode::NOERROR, 0))),
             ("5.31.172.in-addr.arpa", rtype::PTR, Some((rcode::NXDOMAIN, 0))),
             ("5.32.172.in-addr.arpa", rtype::PTR, None),
@@ -130,6 +164,23 @@ mod tests {
         ] {
             assert_eq!(ask(name, qtype, 0), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn loopback_of_ipv6() {
+        let name = |first: &str| format!("{first}.{}ip6.arpa", "0.".repeat(31));
+        assert_eq!(ask(&name("1"), rtype::PTR, 0), Some((rcode::NOERROR, 1)));
+        assert_eq!(ask(&name("0"), rtype::PTR, 0), Some((rcode::NOERROR, 0)));
+        assert_eq!(ask(&name("2"), rtype::PTR, 0), None);
+    }
+
+    #[test]
+    fn negative_answers_can_be_cached() {
+        let name: Name = "x.test".parse().expect("a name");
+        let (_, records) = Special::new().find(name.as_wire(), rtype::A, 0).expect("special");
+        assert_eq!((records.answers, records.authorities), (0, 1));
+        assert!(records.wire.starts_with(b"\x04test\x00\0\x06\0\x01"));
+        assert!(records.wire.ends_with(&TTL.to_be_bytes()));
     }
 
     #[test]
