@@ -36,3 +36,42 @@ impl Router {
             .find_map(|(skipped, suffix)| Some((*self.suffixes.get(suffix)?, labels - skipped)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::Name;
+
+    fn router(zones: &[&str]) -> Router {
+        let zones = zones.iter().map(|zone| zone.parse::<Name>().expect(zone));
+        let deepest = zones.clone().map(|zone| zone.label_count()).max().unwrap_or(0);
+        Router { suffixes: zones.map(|zone| zone.as_wire().into()).zip(0..).collect(), deepest }
+    }
+
+    #[test]
+    fn the_longest_suffix_on_a_label_boundary() {
+        let router = router(&[".", "corp.example", "eu.corp.example", "local"]);
+        for (name, expected) in [
+            ("a.eu.corp.example", (2, 3)),
+            ("eu.corp.example", (2, 3)),
+            ("us.corp.example", (1, 2)),
+            ("corp.example", (1, 2)),
+            ("notcorp.example", (0, 0)),
+            ("example", (0, 0)),
+            ("a.b.c.d.e.f.local", (3, 1)),
+            (".", (0, 0)),
+        ] {
+            let name: Name = name.parse().expect(name);
+            assert_eq!(router.find(name.as_wire()), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_route_for_all_some_names_have_none() {
+        let router = router(&["local"]);
+        for (name, expected) in [("a.local", Some((0, 1))), ("a.b", None), (".", None)] {
+            let name: Name = name.parse().expect(name);
+            assert_eq!(router.find(name.as_wire()), expected, "{name}");
+        }
+    }
+}
