@@ -210,6 +210,17 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     (len > 0).then_some(out)
 }
 
+/// A reply with its id and its TTLs such that no name can be read there: a damaged pointer may lead into them, and that
+/// name is another one when they change.
+fn without_names_of_numbers(packet: &[u8]) -> Vec<u8> {
+    let mut changed = packet.to_vec();
+    changed[..2].fill(0xff);
+    for record in &Reply::read(packet).unwrap().records {
+        changed[record.ttl_at()..record.ttl_at() + 4].fill(0xff);
+    }
+    changed
+}
+
 proptest! {
     #![proptest_config(config(5000))]
 
@@ -244,7 +255,7 @@ proptest! {
         }
         if let Some(out) = all_that_is_done_with(&packet, &[0, 15, 0, 2, 0, 3], size) {
             prop_assert!(out.len() <= size && Reply::read(&out).is_ok());
-            if Message::from_vec(&packet).is_ok() {
+            if Message::from_vec(&without_names_of_numbers(&packet)).is_ok() {
                 prop_assert!(Message::from_vec(&out).is_ok(), "{packet:02x?} became {out:02x?}");
             }
         }
