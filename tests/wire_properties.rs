@@ -34,8 +34,6 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-// --- messages -------------------------------------------------------------------------------------------------------
-
 fn label() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => "[a-cA-C]{1,3}".prop_map(String::into_bytes),
@@ -170,10 +168,6 @@ fn extended_errors(edns: &Option<Edns>) -> Vec<u8> {
     bytes
 }
 
-fn bytes_of(ttls: &[u16]) -> Vec<u8> {
-    ttls.iter().flat_map(|at| at.to_be_bytes()).collect()
-}
-
 /// The least TTL in the same section among records of `record`'s name, class and type, under a cap.
 fn rrset_ttl(section: &[Record], record: &Record, cap: u32) -> u32 {
     let same = |other: &&Record| {
@@ -181,8 +175,6 @@ fn rrset_ttl(section: &[Record], record: &Record, cap: u32) -> u32 {
     };
     section.iter().filter(same).map(|other| other.ttl).min().unwrap().min(cap)
 }
-
-// --- properties -----------------------------------------------------------------------------------------------------
 
 /// Everything that is done with bytes of the network. Returns what a client would get, if anything.
 fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<Vec<u8>> {
@@ -311,7 +303,8 @@ proptest! {
         let asked = query.to_vec().unwrap();
         let (reply, asked) = (Reply::read(&packet).unwrap(), Query::read(&asked).unwrap());
         let Stored { wire, ttls, least_ttl } = store(&reply, cap);
-        let (ttls, errors) = (bytes_of(&ttls), extended_errors(&message.edns));
+        let ttls: Vec<u8> = ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
+        let errors = extended_errors(&message.edns);
         let kept = Kept { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true };
         let size = if tcp { 65535 } else { usize::from(asked.udp_size()) };
         let mut out = vec![0xff; size];

@@ -5,6 +5,7 @@
 //!
 //! - [`name`] one domain name;
 //! - [`query`] what a client asked, or why it gets no real answer;
+//! - [`record`] where one record lies;
 //! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
 //! - [`store`] a reply made ready to be kept;
 //! - [`fit`] a stored reply fitted to one client's query: id, letter case, aged TTLs, OPT, size;
@@ -16,6 +17,7 @@ pub mod fit;
 pub mod make;
 pub mod name;
 pub mod query;
+pub mod record;
 pub mod reply;
 pub mod store;
 
