@@ -276,12 +276,11 @@ proptest! {
             let ours: Vec<_> = reply.section(section).collect();
             prop_assert_eq!(ours.len(), theirs.len());
             for (ours, theirs) in ours.into_iter().zip(theirs) {
-                prop_assert_eq!(ours.rtype, u16::from(theirs.record_type()));
-                prop_assert_eq!(ours.class(&packet), u16::from(theirs.dns_class));
-                prop_assert_eq!(ours.ttl(&packet), theirs.ttl);
+                let theirs_are = (u16::from(theirs.record_type()), u16::from(theirs.dns_class), theirs.ttl);
+                prop_assert_eq!((ours.rtype, ours.class(&packet), ours.ttl(&packet)), theirs_are);
                 let mut owner = [0; MAX_NAME];
                 let len = name::expand(&packet, ours.start, &mut owner).unwrap();
-                prop_assert_eq!(&owner[..len], &theirs.name.to_bytes().unwrap()[..]);
+                prop_assert_eq!(&owner[..len], theirs.name.to_bytes().unwrap());
                 if let RData::Unknown { rdata, .. } = &theirs.data {
                     prop_assert_eq!(ours.rdata(&packet), &rdata.anything[..]);
                 }

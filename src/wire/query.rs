@@ -348,6 +348,7 @@ mod tests {
             (packet(0, one, a, 1, &[])[..18].to_vec(), code(rcode::FORMERR, false, false)),
             (packet(0, [1, 0, 0, 2], a, 1, &two_opts), code(rcode::FORMERR, true, false)),
             (packet(0, [1, 0, 0, 65535], a, 1, OPT), code(rcode::FORMERR, true, false)),
+            (packet(0, [1, 0, 0, 1], a, 1, b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01"), code(rcode::FORMERR, true, false)),
             (packet(0, [1, 1, 0, 0], a, 1, OPT), code(rcode::FORMERR, true, false)),
             (packet(0, with_opt, a, 1, &OPT[..10]), code(rcode::FORMERR, true, false)),
             (
