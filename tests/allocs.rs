@@ -1,43 +1,118 @@
-//! A hit allocates nothing: held by an allocator that counts.
+//! What is allocated: nothing for a hit, and never more than the cache's bound however many names are asked for.
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use nodens::answer::{Resolver, Response, Turn};
-use nodens::cache::Entry;
-use nodens::cache::entry::Limits;
+use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::cache::{Cache, Millis};
 use nodens::config::parse::parse;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
+use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{Key, Query};
 use nodens::wire::reply::Reply;
 
-/// Counts the allocations of each thread by itself: the test runner has threads of its own.
-struct Counting;
-
 thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Allocations made by this thread, and bytes that it allocated and has not freed.
+    static COUNT: Cell<(usize, isize)> = const { Cell::new((0, 0)) };
 }
 
-// SAFETY: everything is handed to the system's allocator as it is.
-#[allow(unsafe_code)]
+/// The system's allocator, counting by thread, so that tests side by side do not disturb one another.
+struct Counting;
+
+fn count(allocations: usize, bytes: isize) {
+    // A thread that is ending has no counter any more, and nobody to read it.
+    let _ = COUNT.try_with(|count| count.set((count.get().0 + allocations, count.get().1 + bytes)));
+}
+
+// SAFETY: every call is passed on unchanged to the system's allocator; counting touches no allocation.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
+        count(1, layout.size() as isize);
+        // SAFETY: the caller keeps to the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(1, size as isize - layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, size) }
     }
 }
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> usize {
+    COUNT.with(|count| count.get().0)
+}
+
+fn bytes() -> isize {
+    COUNT.with(|count| count.get().1)
+}
+
+const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000 };
+const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+
+/// A query for `name` (one label below `test.example`), with EDNS and DO.
+fn query(name: &str) -> Vec<u8> {
+    let mut packet = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
+    packet.push(name.len() as u8);
+    packet.extend(name.as_bytes());
+    packet.extend(b"\x04test\x07example\x00\0\x01\0\x01");
+    packet.extend(b"\x00\0\x29\x04\xd0\0\0\x80\0\0\0");
+    packet
+}
+
+/// The reply to `query`: this many addresses, and an extended error.
+fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
+    let mut packet = query[..query.len() - 11].to_vec();
+    packet[2..4].copy_from_slice(&[0x81, 0x80]);
+    packet[6..8].copy_from_slice(&addresses.to_be_bytes());
+    for _ in 0..addresses {
+        packet.extend(b"\xc0\x0c\0\x01\0\x01\0\0\x01\x00\0\x04\x01\x02\x03\x04");
+    }
+    packet.extend(b"\x00\0\x29\x04\xd0\0\0\x80\0\0\x06\0\x0f\0\x02\0\x16");
+    packet
+}
+
+fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
+    let key = Key::new(&Query::read(query).unwrap(), 0);
+    let entry = Entry::from_reply(&Reply::read(reply).unwrap(), LIMITS, false, HOME, now);
+    cache.insert(cache.hash(&key), &key, entry);
+}
+
+#[test]
+fn look_up_and_fit_allocate_nothing() {
+    let cache = Cache::new(1 << 20);
+    let packet = query("WwW");
+    keep(&cache, &packet, &reply(&packet, 3), 0);
+    let options = [0, 15, 0, 2, 0, 3];
+    for (options, size) in [(&[][..], 1232), (&options[..], 1232), (&[], 80)] {
+        let mut out = [0; 1232];
+        let before = allocations();
+        let query = Query::read(black_box(&packet)).unwrap();
+        let key = Key::new(&query, 0);
+        let hash = cache.hash(&key);
+        let len = cache.with(hash, &key, |entry| {
+            entry.hits += 1;
+            fit(entry.kept(), &query, Age::Seconds(5), options, &mut out[..size])
+        });
+        assert_eq!(allocations(), before, "with {} bytes of options", options.len());
+        assert!(len.is_some_and(|len| len > 40));
+    }
+}
 
 const CONFIG: &str = r#"
 [server]
@@ -78,9 +153,8 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let reply = Reply::read(&wire).expect("a good reply");
-        let limits = Limits { max_ttl: 3600, negative_max_ttl: 30 };
         let home = self.snapshot.home(0, false);
-        let entry = Entry::from_reply(&reply, limits, false, home, self.resolver.now());
+        let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
         let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
@@ -97,7 +171,7 @@ impl Scene {
 }
 
 #[test]
-fn a_hit_allocates_nothing() {
+fn a_hit_through_the_whole_path_allocates_nothing() {
     let with_opt = {
         let mut query = [QUERY, OPT].concat();
         query[11] = 1;
@@ -116,20 +190,44 @@ fn a_hit_allocates_nothing() {
         // The first of each kind looks up its counter.
         assert_eq!(scene.ask(query, over_tcp), Some(length));
         scene.tally.flush(&scene.resolver.metrics, 0.000_1);
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = allocations();
         for _ in 0..1_000 {
             assert_eq!(scene.ask(query, over_tcp), Some(length));
         }
         scene.tally.flush(&scene.resolver.metrics, 0.000_1);
-        let after = ALLOCATIONS.with(Cell::get);
+        let after = allocations();
         assert_eq!(after - before, 0, "over TCP: {over_tcp}, query of {} bytes", query.len());
     }
     assert!(scene.out.starts_with(&QUERY[..2]), "the id is the query's");
 }
 
 #[test]
-fn the_counter_counts() {
-    let before = ALLOCATIONS.with(Cell::get);
-    drop(std::hint::black_box(vec![1, 2, 3]));
-    assert!(ALLOCATIONS.with(Cell::get) > before);
+fn the_bound_is_hard() {
+    const MEMORY: usize = 4 << 20;
+    let before = bytes();
+    let cache = Cache::new(MEMORY);
+    let mut most = 0;
+    let mut flood = |what: &str, names: std::ops::Range<usize>, addresses: &dyn Fn(usize) -> u16| {
+        for number in names {
+            let packet = query(&format!("n{number:x}"));
+            keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
+            most = most.max(bytes() - before);
+        }
+        let fill = cache.fill();
+        let real = bytes() - before;
+        assert!(real <= MEMORY as isize, "{what}: {real} bytes with {fill:?}");
+        assert!(fill.bytes <= MEMORY && fill.bytes as isize >= real, "{what}: {real} bytes with {fill:?}");
+        assert!(fill.bytes > MEMORY / 100 * 85, "{what}: room left unused: {fill:?}");
+    };
+    flood("small replies", 0..15_000, &|_| 1);
+    flood("replies of all sizes", 15_000..25_000, &|number| (number % 100) as u16 + 1);
+    flood("small replies again", 25_000..40_000, &|_| 1);
+    flood("large replies", 40_000..41_000, &|_| 250);
+    flood("small replies for long", 0..40_000, &|_| 1);
+    // While a reply is kept, it exists twice, and so does its table of records.
+    assert!(most <= MEMORY as isize + (64 << 10), "{most} bytes at most");
+
+    let held = cache.fill();
+    drop(cache);
+    assert_eq!(bytes(), before, "freed with the cache: {held:?}");
 }
