@@ -23,12 +23,10 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
-use crate::wire::{HEADER, ede, flag, rcode, rtype};
+use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
-/// The most that a message holds.
-const LARGEST_MESSAGE: usize = 65_535;
 
 /// Fetches in a task of its own, so that it goes on when the client that began it has its answer or has gone.
 pub fn launch<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &Wanted, flight: Flight) {
@@ -311,7 +309,7 @@ fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {
 /// A message that `write` writes for a query with this question (with AD set, without OPT).
 fn message(question: &[u8], write: impl FnOnce(&Query<'_>, &mut [u8]) -> usize) -> Vec<u8> {
     message_query(question, |query| {
-        let mut out = vec![0; LARGEST_MESSAGE];
+        let mut out = vec![0; LONGEST_MESSAGE];
         let len = write(query, &mut out);
         out.truncate(len);
         out

@@ -19,6 +19,7 @@ use crate::fetch;
 use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
+use crate::wire::LONGEST_MESSAGE;
 
 pub mod connections;
 pub mod mmsg;
@@ -51,7 +52,7 @@ impl<U: Ask + 'static> Worker<U> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
-            scratch: RefCell::new(vec![0; tcp::LARGEST_MESSAGE].into()),
+            scratch: RefCell::new(vec![0; LONGEST_MESSAGE].into()),
             generation: Cell::new(snapshot.generation),
             resolver,
             upstreams,

@@ -28,8 +28,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The reading buffer's size at first; it grows to one whole frame.
 const BUFFER: usize = 4_096;
-/// The most bytes of a message.
-pub(super) const LARGEST_MESSAGE: usize = 65_535;
 /// Once so many bytes of replies are ready they are written, before more queries are answered.
 const WRITE_SOON: usize = 64 * 1_024;
 
