@@ -123,29 +123,31 @@ impl Batch {
         }
     }
 
+    /// Sends replies that came late, each to its peer, and forgets them. Returns as [`Batch::send`] does.
+    pub fn send_late(&mut self, socket: BorrowedFd<'_>, replies: &mut Vec<(Peer, Vec<u8>)>) -> usize {
+        let mut refused = 0;
+        for chunk in replies.chunks_mut(BATCH) {
+            for (slot, (peer, reply)) in chunk.iter_mut().enumerate() {
+                self.vectors[slot] = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
+                self.headers[slot].msg_hdr = peer.header(&mut self.vectors[slot]);
+            }
+            // SAFETY: each header points at a name, a control buffer and a reply in `chunk`, and at a vector of `self`.
+            refused += unsafe { send_all(socket, &mut self.headers[..chunk.len()]) };
+        }
+        replies.clear();
+        refused
+    }
+
     /// Sends the replies. Returns how many the kernel would not take: an address that cannot be reached any more.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         for (slot, (at, len)) in self.outgoing.iter().copied().enumerate() {
             self.vectors[slot] = libc::iovec { iov_base: self.replies[at].as_mut_ptr().cast(), iov_len: len };
             self.headers[slot].msg_hdr = self.peers[at].header(&mut self.vectors[slot]);
         }
-        let (mut sent, mut refused) = (0, 0);
-        while sent < self.outgoing.len() {
-            let rest = &mut self.headers[sent..self.outgoing.len()];
-            // SAFETY: each header of `rest` points at a name, a vector, a reply and a control buffer that `self` owns,
-            // with their true lengths; the kernel reads them and writes nothing but the headers' `msg_len`.
-            let count = unsafe {
-                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as _, libc::MSG_DONTWAIT as _)
-            };
-            match usize::try_from(count) {
-                Ok(count) if count > 0 => sent += count,
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock && wait_until_writable(socket) => {}
-                // The first of the rest cannot be sent; the others may.
-                _ => (sent, refused) = (sent + 1, refused + 1),
-            }
-        }
+        let count = self.outgoing.len();
         self.outgoing.clear();
-        refused
+        // SAFETY: each header points at a name, a vector, a reply and a control buffer that `self` owns.
+        unsafe { send_all(socket, &mut self.headers[..count]) }
     }
 }
 
@@ -156,27 +158,6 @@ impl Default for Batch {
 }
 
 impl Peer {
-    /// Sends one reply to it.
-    ///
-    /// # Errors
-    /// As the kernel reports them.
-    pub fn send(mut self, socket: BorrowedFd<'_>, reply: &[u8]) -> io::Result<()> {
-        let mut vector = libc::iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-        let header = self.header(&mut vector);
-        loop {
-            // SAFETY: the header points at `self`'s name and control buffer and at `vector`, which all live until the
-            // call returns; the kernel only reads the reply that the vector points at.
-            let count = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
-            if count >= 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::WouldBlock || !wait_until_writable(socket) {
-                return Err(error);
-            }
-        }
-    }
-
     /// Its address.
     pub fn address(&self) -> Option<SocketAddr> {
         let name = &raw const self.name;
@@ -212,6 +193,28 @@ impl Peer {
         }
         header
     }
+}
+
+/// Sends what the headers point at. Returns how many the kernel would not take.
+///
+/// # Safety
+/// Each header must point at a name, vectors, buffers and a control buffer that live until the call returns, with their
+/// true lengths. The kernel reads them and writes nothing but the headers' `msg_len`.
+unsafe fn send_all(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> usize {
+    let (mut sent, mut refused) = (0, 0);
+    while sent < headers.len() {
+        let rest = &mut headers[sent..];
+        // SAFETY: the caller's promise holds for each header of `rest`, and its length is told truly.
+        let count =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as _, libc::MSG_DONTWAIT as _) };
+        match usize::try_from(count) {
+            Ok(count) if count > 0 => sent += count,
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock && wait_until_writable(socket) => {}
+            // The first of the rest cannot be sent; the others may.
+            _ => (sent, refused) = (sent + 1, refused + 1),
+        }
+    }
+    refused
 }
 
 /// Waits a moment for room in the socket's send buffer; false if none came.

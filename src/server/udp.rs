@@ -7,11 +7,12 @@ use std::rc::Rc;
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::mmsg::{BATCH, Batch};
+use super::mmsg::{BATCH, Batch, Peer};
 use super::socket::is_wildcard;
-use super::{Worker, stopped};
+use super::{InFlight, Worker, stopped};
 use crate::answer::{Response, Turn, Wanted};
 use crate::upstream::Ask;
 
@@ -28,16 +29,24 @@ pub async fn serve<U: Ask + 'static>(
     batch: Rc<RefCell<Batch>>,
 ) -> io::Result<()> {
     let with_destination = is_wildcard(&socket);
-    let socket = Rc::new(UdpSocket::from_std(socket)?);
-    let stop = stopped(worker.stop.clone());
+    let listener = Rc::new(Listener {
+        worker,
+        socket: UdpSocket::from_std(socket)?,
+        with_destination,
+        batch,
+        late: RefCell::new(Late { replies: Vec::new(), guards: Vec::new() }),
+        is_late: Notify::new(),
+    });
+    tokio::task::spawn_local(Rc::clone(&listener).send_late());
+    let stop = stopped(listener.worker.stop.clone());
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            ready = socket.readable() => ready?,
+            ready = listener.socket.readable() => ready?,
             () = &mut stop => break,
         }
         let mut full = 0;
-        while full < BATCHES_IN_A_ROW && take_batch(&worker, &socket, &batch, with_destination) == BATCH {
+        while full < BATCHES_IN_A_ROW && listener.take_batch() == BATCH {
             full += 1;
         }
         if full == BATCHES_IN_A_ROW {
@@ -45,76 +54,94 @@ pub async fn serve<U: Ask + 'static>(
         }
     }
     // What has arrived by now is answered too.
-    while turn(&worker, &socket, &batch, with_destination).is_ok_and(|count| count > 0) {}
+    while listener.turn().is_ok_and(|count| count > 0) {}
     Ok(())
 }
 
-/// Takes one batch, if the socket has any. Returns how many packets it had.
-fn take_batch<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
-    socket: &Rc<UdpSocket>,
-    batch: &RefCell<Batch>,
+struct Listener<U> {
+    worker: Rc<Worker<U>>,
+    socket: UdpSocket,
     with_destination: bool,
-) -> usize {
-    let mut taken = 0;
-    // A batch that is not full has emptied the socket: saying so saves the call that would find it empty.
-    let _ = socket.try_io(Interest::READABLE, || {
-        taken = turn(worker, socket, batch, with_destination)?;
-        if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
-    });
-    taken
+    batch: Rc<RefCell<Batch>>,
+    late: RefCell<Late<U>>,
+    is_late: Notify,
 }
 
-/// Takes one batch and answers it. Returns how many packets it had.
-fn turn<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
-    socket: &Rc<UdpSocket>,
-    batch: &RefCell<Batch>,
-    with_destination: bool,
-) -> io::Result<usize> {
-    let mut batch = batch.borrow_mut();
-    let count = batch.receive(socket.as_fd(), with_destination)?;
-    let started = Instant::now();
-    let resolver = &worker.resolver;
-    let snapshot = resolver.snapshot.load();
-    worker.follow(&snapshot);
-    let mut tally = worker.tally.borrow_mut();
-    let mut turn = Turn { snapshot: &snapshot, now: resolver.millis(started), tally: &mut tally };
-    for at in 0..count {
-        let Some((packet, client, out)) = batch.packet(at) else { continue };
-        match resolver.respond(&mut turn, packet, client.ip(), false, out) {
-            Response::Silence => {}
-            Response::Reply(len) => batch.reply(at, len),
-            Response::ReplyAndRefresh(len, wanted) => {
-                batch.reply(at, len);
-                worker.refresh(*wanted);
+/// Replies that took their time and wait to be sent, together with those that are ready in the same moment.
+struct Late<U> {
+    replies: Vec<(Peer, Vec<u8>)>,
+    /// They are in flight until they are sent.
+    guards: Vec<InFlight<U>>,
+}
+
+impl<U: Ask + 'static> Listener<U> {
+    /// Takes one batch, if the socket has any. Returns how many packets it had.
+    fn take_batch(self: &Rc<Self>) -> usize {
+        let mut taken = 0;
+        // A batch that is not full has emptied the socket: saying so saves the call that would find it empty.
+        let _ = self.socket.try_io(Interest::READABLE, || {
+            taken = self.turn()?;
+            if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
+        });
+        taken
+    }
+
+    /// Takes one batch and answers it. Returns how many packets it had.
+    fn turn(self: &Rc<Self>) -> io::Result<usize> {
+        let mut batch = self.batch.borrow_mut();
+        let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
+        let started = Instant::now();
+        let worker = &self.worker;
+        let resolver = &worker.resolver;
+        let snapshot = resolver.snapshot.load();
+        worker.follow(&snapshot);
+        let mut tally = worker.tally.borrow_mut();
+        let mut turn = Turn { snapshot: &snapshot, now: resolver.millis(started), tally: &mut tally };
+        for at in 0..count {
+            let Some((packet, client, out)) = batch.packet(at) else { continue };
+            match resolver.respond(&mut turn, packet, client.ip(), false, out) {
+                Response::Silence => {}
+                Response::Reply(len) => batch.reply(at, len),
+                Response::ReplyAndRefresh(len, wanted) => {
+                    batch.reply(at, len);
+                    worker.refresh(*wanted);
+                }
+                Response::Later(wanted) => self.later(&batch, at, wanted),
             }
-            Response::Later(wanted) => later(worker, socket, &batch, at, wanted),
         }
+        self.count_refused(batch.send(self.socket.as_fd()));
+        tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
+        Ok(count)
     }
-    let refused = batch.send(socket.as_fd());
-    if refused > 0 {
-        resolver.metrics.dropped.with_label_values(&["unsendable"]).inc_by(refused as u64);
-    }
-    tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
-    Ok(count)
-}
 
-/// Answers a packet in a task of its own.
-fn later<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
-    socket: &Rc<UdpSocket>,
-    batch: &Batch,
-    at: usize,
-    wanted: Box<Wanted>,
-) {
-    let Some((packet, peer)) = batch.keep(at) else { return };
-    let (worker, socket, guard) = (Rc::clone(worker), Rc::clone(socket), worker.depart());
-    tokio::task::spawn_local(async move {
-        let finished = worker.finish(wanted, &packet, false).await;
-        if !finished.wire.is_empty() && peer.send(socket.as_fd(), &finished.wire).is_err() {
-            worker.resolver.metrics.dropped.with_label_values(&["unsendable"]).inc();
+    /// Answers a packet in a task of its own.
+    fn later(self: &Rc<Self>, batch: &Batch, at: usize, wanted: Box<Wanted>) {
+        let Some((packet, peer)) = batch.keep(at) else { return };
+        let (listener, guard) = (Rc::clone(self), self.worker.depart());
+        tokio::task::spawn_local(async move {
+            let finished = listener.worker.finish(wanted, &packet, false).await;
+            if !finished.wire.is_empty() {
+                let mut late = listener.late.borrow_mut();
+                late.replies.push((peer, finished.wire));
+                late.guards.push(guard);
+                listener.is_late.notify_one();
+            }
+        });
+    }
+
+    /// Sends replies that took their time. It is woken behind the tasks that are ready now, so theirs go out together.
+    async fn send_late(self: Rc<Self>) {
+        loop {
+            self.is_late.notified().await;
+            let mut late = self.late.borrow_mut();
+            self.count_refused(self.batch.borrow_mut().send_late(self.socket.as_fd(), &mut late.replies));
+            late.guards.clear();
         }
-        drop(guard);
-    });
+    }
+
+    fn count_refused(&self, refused: usize) {
+        if refused > 0 {
+            self.worker.resolver.metrics.dropped.with_label_values(&["unsendable"]).inc_by(refused as u64);
+        }
+    }
 }
