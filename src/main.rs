@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use nodens::cli::{Outcome, run};
 
+/// A miss allocates some twenty times, and the C library's allocator (musl's above all) makes that its largest cost.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(std::env::args_os()) {
         Outcome::Good => ExitCode::SUCCESS,
