@@ -285,7 +285,7 @@ fn cached(turn: &Turn<'_>, entry: &mut Entry, query: &Query<'_>, key: &Key, opti
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.
 fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
-    entry.failure.is_some_and(|failure| failure.holds(recoveries, now))
+    entry.failed().is_some_and(|failure| failure.holds(recoveries, now))
 }
 
 #[inline]
@@ -436,7 +436,7 @@ async fn obtain<U: Ask + 'static>(
         },
     };
     match (landed, fallback) {
-        (Some(entry), _) if entry.failure.is_none() => (entry, Source::Upstream),
+        (Some(entry), _) if entry.failed().is_none() => (entry, Source::Upstream),
         (_, Some(stale)) => (stale, Source::Stale),
         (Some(failure), None) => (failure, Source::Upstream),
         // Whoever asked was stopped.

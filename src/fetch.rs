@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::answer::{Local, Resolver, Wanted, local};
-use crate::cache::Entry;
 use crate::cache::entry::{Failed, Worth};
+use crate::cache::{Entry, Millis};
 use crate::coalesce::Flight;
 use crate::rebinding;
 use crate::snapshot::Snapshot;
@@ -52,7 +52,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         let left = old.expires.saturating_sub(resolver.now());
         let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
-        resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failure.is_none());
+        resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failed().is_none());
         flight.land(&entry);
     });
 }
@@ -60,12 +60,11 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
 /// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its reply and carries the
 /// failure; otherwise a failure without reply takes its place, and is returned.
 pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
-    let entry = failure_entry(resolver, wanted, extended_errors);
-    let (now, failed) = (resolver.now(), entry.failure);
+    let (now, failed) = (resolver.now(), next_failure(resolver, wanted));
+    let entry = failed_entry(wanted, extended_errors, failed, now);
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
-        kept.failure = failed;
-        kept.refreshing = false;
+        kept.fail(failed);
         matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale)
     });
     if carried != Some(true) {
@@ -76,12 +75,18 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, extended_errors: &
 
 /// A failure of now, after what is remembered of earlier ones.
 pub fn failure_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+    failed_entry(wanted, extended_errors, next_failure(resolver, wanted), resolver.now())
+}
+
+fn next_failure(resolver: &Resolver, wanted: &Wanted) -> Failed {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
-    let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failure).flatten();
-    let now = resolver.now();
-    let failed = Failed::after(previous, recoveries, now);
+    let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
+    Failed::after(previous, recoveries, resolver.now())
+}
+
+fn failed_entry(wanted: &Wanted, extended_errors: &[u8], failed: Failed, now: Millis) -> Entry {
     let home = wanted.snapshot.home(wanted.route, false);
-    Entry::failure(&question(&wanted.key), extended_errors, home, failed, now)
+    Entry::failure(wanted.key.question(), extended_errors, home, failed, now)
 }
 
 /// The entry of an alias's target as the answer to a query for the alias.
@@ -209,7 +214,7 @@ async fn look_up<U: Ask>(
 ) -> Result<Rest, (u16, String)> {
     let (key, route, alias) = match local(&from.snapshot, &key) {
         Local::Answer(code, records) => {
-            let wire = message(&question(&key), |query, out| make::local(query, code, false, &records, &[], out));
+            let wire = message(key.question(), |query, out| make::local(query, code, false, &records, &[], out));
             return Ok(Rest { wire, extended_errors: Vec::new() });
         }
         Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
@@ -234,14 +239,13 @@ async fn look_up<U: Ask>(
         }
     };
     let extended_errors = entry.kept().extended_errors.to_vec();
-    if entry.failure.is_some() && !entry.is_kept() {
+    if entry.failed().is_some() && !entry.is_kept() {
         let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
         return Err((ede::NETWORK_ERROR, words));
     }
     let entry = match &alias {
         Some((alias, records)) => {
-            let question = question(alias);
-            message_query(&question, |query| behind_alias(records, &entry, query, &wanted)).unwrap_or(entry)
+            message_query(alias.question(), |query| behind_alias(records, &entry, query, &wanted)).unwrap_or(entry)
         }
         None => entry,
     };
@@ -303,7 +307,7 @@ fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Op
 
 /// An entry as the reply to its own question, without OPT, AD as it is.
 fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {
-    message(&question(key), |query, out| fit(entry.kept(), query, age, &[], out))
+    message(key.question(), |query, out| fit(entry.kept(), query, age, &[], out))
 }
 
 /// A message that `write` writes for a query with this question (with AD set, without OPT).
@@ -323,11 +327,6 @@ fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Opti
     packet[5] = 1;
     packet.extend_from_slice(question);
     Query::read(&packet).ok().map(|query| with(&query))
-}
-
-/// The question that a key stands for, in wire form.
-fn question(key: &Key) -> Vec<u8> {
-    [key.name(), &key.qtype().to_be_bytes(), &key.qclass().to_be_bytes()].concat()
 }
 
 fn deadline(wanted: &Wanted) -> Instant {

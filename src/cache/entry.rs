@@ -17,9 +17,9 @@ use crate::wire::store::{Stored, store};
 use crate::wire::{flag, rcode};
 
 /// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
-pub const FIRST_FAILURE: Millis = 1_000;
+pub const FIRST_FAILURE: u32 = 1_000;
 /// The longest that a failure is remembered (RFC 9520 section 3.2).
-pub const LONGEST_FAILURE: Millis = 300_000;
+pub const LONGEST_FAILURE: u32 = 300_000;
 /// The longest that any TTL may be (RFC 2181 section 8).
 const LONGEST_TTL: u32 = i32::MAX as u32;
 
@@ -46,8 +46,8 @@ pub struct Entry {
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
-    /// The failure that followed, if a refresh failed or there was no reply at all.
-    pub failure: Option<Failed>,
+    /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
+    failed: Failed,
 }
 
 /// The route that an entry came through, and since which configuration that is known to hold.
@@ -66,8 +66,8 @@ pub struct Home {
 pub struct Failed {
     /// Until when nobody is asked again.
     pub until: Millis,
-    /// For how long this is.
-    pub span: Millis,
+    /// For how long this is, in milliseconds.
+    pub span: u32,
     /// The recovery count of the upstream group at that time: when it has moved on, the failure is forgotten.
     pub recoveries: u32,
 }
@@ -121,7 +121,7 @@ impl Entry {
             hits: 0,
             refreshing: false,
             upstream_ages: false,
-            failure: None,
+            failed: Failed::NONE,
         }
     }
 
@@ -143,7 +143,7 @@ impl Entry {
             hits: 0,
             refreshing: false,
             upstream_ages: false,
-            failure: Some(failed),
+            failed,
         }
     }
 
@@ -157,15 +157,23 @@ impl Entry {
         if self.rcode != rcode::SERVFAIL && self.is_kept() && now < self.expires + stale {
             return Worth::Stale;
         }
-        match self.failure {
-            Some(failed) if now < failed.until => Worth::Failed,
-            _ => Worth::Gone,
-        }
+        if now < self.failed.until { Worth::Failed } else { Worth::Gone }
     }
 
     /// Whether it has a lifetime at all (TTL 0 is not kept, nor a negative answer without SOA, nor a truncated one).
     pub fn is_kept(&self) -> bool {
         self.expires > self.born
+    }
+
+    /// The failure that followed it, or that it is.
+    pub fn failed(&self) -> Option<Failed> {
+        Some(self.failed).filter(|failed| failed.until > 0)
+    }
+
+    /// A refresh of it failed.
+    pub fn fail(&mut self, failed: Failed) {
+        self.failed = failed;
+        self.refreshing = false;
     }
 
     /// Its whole lifetime.
@@ -188,12 +196,15 @@ impl Entry {
 }
 
 impl Failed {
+    const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
+
     /// The failure after `previous`, or the first one.
     pub fn after(previous: Option<Self>, recoveries: u32, now: Millis) -> Self {
         // A failure long past, or one of before a recovery, is no reason for patience.
-        let recent = previous.filter(|last| last.recoveries == recoveries && now < last.until + LONGEST_FAILURE);
+        let recent =
+            previous.filter(|last| last.recoveries == recoveries && now < last.until + Millis::from(LONGEST_FAILURE));
         let span = recent.map_or(FIRST_FAILURE, |last| (last.span * 2).min(LONGEST_FAILURE));
-        Self { until: now + span, span, recoveries }
+        Self { until: now + Millis::from(span), span, recoveries }
     }
 
     /// Whether it still keeps upstreams from being asked.
@@ -263,7 +274,7 @@ mod tests {
             assert_eq!(kept.worth(now, 10_000), worth, "at {now}");
         }
         assert_eq!(kept.worth(15_000, 0), Worth::Gone);
-        kept.failure = Some(Failed { until: 30_000, span: 1_000, recoveries: 0 });
+        kept.fail(Failed { until: 30_000, span: 1_000, recoveries: 0 });
         assert_eq!(kept.worth(25_000, 10_000), Worth::Failed);
         assert_eq!(entry(0, &[]).worth(5_000, 10_000), Worth::Gone);
     }
@@ -278,7 +289,7 @@ mod tests {
         }
         assert_eq!(spans, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert_eq!(Failed::after(Some(failed), 1, failed.until).span, FIRST_FAILURE);
-        assert_eq!(Failed::after(Some(failed), 0, failed.until + LONGEST_FAILURE).span, FIRST_FAILURE);
+        assert_eq!(Failed::after(Some(failed), 0, failed.until + Millis::from(LONGEST_FAILURE)).span, FIRST_FAILURE);
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
         let entry = Entry::failure(b"\x01a\x00\0\x01\0\x01", b"\0\x0f\0\x02\0\x16", HOME, failed, 0);

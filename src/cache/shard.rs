@@ -10,16 +10,17 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 
 use super::{Entry, Fill};
+use crate::wire::HEADER;
 use crate::wire::query::Key;
 
 /// Bytes of an entry for which the table is made: those of a short name with one or two addresses. Smaller ones, if all
 /// are, leave a part of the memory unused; the table takes a tenth to a fifth of it.
-const USUAL_ENTRY: usize = 411;
+const USUAL_ENTRY: usize = 256;
 
 /// One part of the cache.
 ///
 /// The map's key is the hash itself, computed once for shard and map alike; the entry holds the full key and is
-/// compared with it. Of two keys with one hash the later takes the place, which is right and next to never happens.
+/// compared with it: its name, type and class are the question of the reply itself. Of two keys with one hash the later takes the place, which is right and next to never happens.
 #[derive(Debug)]
 pub struct Shard {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
@@ -30,10 +31,11 @@ pub struct Shard {
     evictions: u64,
 }
 
+/// An entry and what its reply's own question does not say of its key.
 #[derive(Debug)]
 struct Slot {
-    key: Box<[u8]>,
     entry: Entry,
+    rest: [u8; Key::REST],
 }
 
 /// The shape of what the list keeps for each entry, to know its size.
@@ -53,11 +55,11 @@ impl Shard {
 
     #[inline]
     pub(super) fn get(&mut self, hash: u64, key: &Key) -> Option<&mut Entry> {
-        self.entries.get_mut(&hash).filter(|slot| *slot.key == *key.as_bytes()).map(|slot| &mut slot.entry)
+        self.entries.get_mut(&hash).filter(|slot| slot.is_under(key)).map(|slot| &mut slot.entry)
     }
 
     pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
-        let slot = Slot { key: key.as_bytes().into(), entry };
+        let slot = Slot { entry, rest: key.rest() };
         let size = slot.size();
         if let Some(old) = self.entries.pop(&hash) {
             self.bytes -= old.size();
@@ -89,14 +91,24 @@ impl Shard {
 }
 
 impl Slot {
+    /// Whether this is kept under `key`: the reply bears the key's name in lower case, its type and its class.
+    #[inline]
+    fn is_under(&self, key: &Key) -> bool {
+        self.rest == key.rest()
+            && self.entry.kept().wire.get(HEADER..).is_some_and(|wire| wire.starts_with(key.question()))
+    }
+
     fn size(&self) -> usize {
-        allocated(size_of::<Node>()) + allocated(self.key.len()) + allocated(self.entry.heap_size())
+        allocated(size_of::<Node>()) + allocated(self.entry.heap_size())
     }
 }
 
-/// How many buckets the table of a shard has: a power of two, of which 7 in 16 are filled at most.
+/// How many buckets the table of a shard has: the nearest power of two, of which 7 in 16 are filled at most.
 fn buckets(bound: usize) -> usize {
-    (bound / (USUAL_ENTRY * 7 / 16)).next_power_of_two().max(8)
+    let wanted = bound / (USUAL_ENTRY * 7 / 16);
+    let above = wanted.next_power_of_two();
+    let nearest = if above - wanted > wanted - above / 2 { above / 2 } else { above };
+    nearest.max(8)
 }
 
 /// Bytes of a table: in each bucket two pointers, beside it one byte, and a group of those bytes at the end.
@@ -144,19 +156,19 @@ mod tests {
         Key::new(&Query::read(&packet).expect("a query"), 0)
     }
 
-    /// A failure with this many bytes of extended errors.
-    fn entry(size: usize) -> Entry {
-        Entry::failure(b"", &vec![0; size], HOME, Failed { until: 1, span: 1, recoveries: 0 }, 0)
+    /// A failure of `key` with this many bytes of extended errors.
+    fn entry(key: &Key, size: usize) -> Entry {
+        Entry::failure(key.question(), &vec![0; size], HOME, Failed { until: 1, span: 1, recoveries: 0 }, 0)
     }
 
     #[test]
     fn the_longest_unused_goes_first() {
         let mut shard = Shard::new(8192);
         for (hash, name) in [(1, b'a'), (2, b'b'), (3, b'c')] {
-            shard.insert(hash, &key(name), entry(1500));
+            shard.insert(hash, &key(name), entry(&key(name), 1900));
         }
         assert!(shard.get(1, &key(b'a')).is_some());
-        shard.insert(4, &key(b'd'), entry(1500));
+        shard.insert(4, &key(b'd'), entry(&key(b'd'), 1900));
         let held =
             [(1, b'a'), (2, b'b'), (3, b'c'), (4, b'd')].map(|(hash, name)| shard.get(hash, &key(name)).is_some());
         assert_eq!(held, [true, false, true, true]);
@@ -166,10 +178,10 @@ mod tests {
     #[test]
     fn a_hash_in_common_is_not_a_key_in_common() {
         let mut shard = Shard::new(8192);
-        shard.insert(1, &key(b'a'), entry(10));
+        shard.insert(1, &key(b'a'), entry(&key(b'a'), 10));
         let one = shard.fill();
         assert!(shard.get(1, &key(b'b')).is_none());
-        shard.insert(1, &key(b'b'), entry(10));
+        shard.insert(1, &key(b'b'), entry(&key(b'b'), 10));
         assert!(shard.get(1, &key(b'a')).is_none() && shard.get(1, &key(b'b')).is_some());
         assert_eq!(shard.fill(), one);
     }
@@ -178,12 +190,12 @@ mod tests {
     fn what_is_too_large_is_not_kept() {
         let mut shard = Shard::new(8192);
         let empty = shard.fill();
-        shard.insert(1, &key(b'a'), entry(10));
+        shard.insert(1, &key(b'a'), entry(&key(b'a'), 10));
         // Nor does it leave behind what it was to replace.
-        shard.insert(1, &key(b'a'), entry(5000));
+        shard.insert(1, &key(b'a'), entry(&key(b'a'), 5000));
         assert_eq!(shard.fill(), empty);
         let mut none = Shard::new(0);
-        none.insert(1, &key(b'a'), entry(10));
+        none.insert(1, &key(b'a'), entry(&key(b'a'), 10));
         assert_eq!(none.fill().entries, 0);
     }
 }

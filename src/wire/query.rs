@@ -247,6 +247,22 @@ impl Key {
         &self.bytes[..self.len]
     }
 
+    /// Bytes of [`Key::rest`].
+    pub const REST: usize = 3;
+
+    /// The name, the type and the class, as the question of a message with a name in lower case.
+    #[inline]
+    pub fn question(&self) -> &[u8] {
+        &self.bytes[..self.len - Self::REST]
+    }
+
+    /// What the question does not say: flags and view.
+    #[inline]
+    pub fn rest(&self) -> [u8; Self::REST] {
+        let at = self.len - Self::REST;
+        [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2]]
+    }
+
     /// The name, in lower-case wire form.
     #[inline]
     pub fn name(&self) -> &[u8] {
