@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::config_file::load;
@@ -62,6 +63,17 @@ impl Serve {
     /// Serves until a signal ends it.
     pub(super) fn run(&self) -> Outcome {
         self.log();
+        // Before anything is started: from here on a signal is heard, however early it comes.
+        let minder = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let signals = runtime.block_on(async { Signals::new() })?;
+            Ok((runtime, signals))
+        });
+        let (runtime, signals) = match minder {
+            Ok(minder) => minder,
+            Err(error) => return fail(&error, Outcome::Failed),
+        };
+        // Before it is loaded: a change between the two is then seen.
+        let seen = self.contents();
         let config = match &self.config {
             Some(file) => match load(file) {
                 Ok(config) => config,
@@ -83,32 +95,24 @@ impl Serve {
             tracing::info!(%address, "admin pages: /metrics /healthz /readyz");
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = runtime.and_then(|runtime| runtime.block_on(self.mind(&running)));
-        if let Err(error) = result {
-            return fail(&error, Outcome::Failed);
-        }
+        runtime.block_on(self.mind(&running, signals, seen));
         let left = running.stop();
         tracing::info!(unanswered = left, "nodens stopped");
         Outcome::Good
     }
 
-    /// Minds signals and the file, until it is time to stop.
-    async fn mind(&self, running: &Running) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let mut seen = self.config.as_ref().and_then(|file| fs::read(file).ok());
+    /// Minds signals and the file, until it is time to stop. `seen` is what the file held when it was last looked at.
+    async fn mind(&self, running: &Running, mut signals: Signals, mut seen: Option<Vec<u8>>) {
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hang_up.recv() => {
-                    seen = self.config.as_ref().and_then(|file| fs::read(file).ok());
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.hang_up.recv() => {
+                    seen = self.contents();
                     self.reload(running);
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
-                    let now = self.config.as_ref().and_then(|file| fs::read(file).ok());
+                    let now = self.contents();
                     // A file that is being replaced may be missing for a moment.
                     if now.is_some() && now != seen {
                         seen = now;
@@ -117,6 +121,11 @@ impl Serve {
                 }
             }
         }
+    }
+
+    /// What the file holds, if there is one and it can be read.
+    fn contents(&self) -> Option<Vec<u8>> {
+        self.config.as_ref().and_then(|file| fs::read(file).ok())
     }
 
     fn reload(&self, running: &Running) {
@@ -157,6 +166,23 @@ impl Serve {
             true => builder.json().flatten_event(true).with_target(false).try_init(),
             false => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
         };
+    }
+}
+
+/// The signals that are heard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 }
 
