@@ -4,12 +4,13 @@
 //! that a slow answer holds up none behind it. A client that does not read its replies holds up only itself: while they
 //! wait to be written, nothing more is read from it, and in the end it is cut off.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The reading buffer's size at first; it grows to one whole frame.
 const BUFFER: usize = 4_096;
+/// Bytes of queries that are still read from a connection when the server stops.
+const MOST_AT_STOP: usize = 1 << 20;
 /// Once so many bytes of replies are ready they are written, before more queries are answered.
 const WRITE_SOON: usize = 64 * 1_024;
 
@@ -46,7 +49,7 @@ pub async fn serve<U: Ask + 'static>(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = &mut stop => return Ok(()),
+            () = &mut stop => break,
         };
         match accepted {
             Ok((stream, client)) => admit(&worker, stream, client.ip().to_canonical(), &connections),
@@ -55,6 +58,14 @@ pub async fn serve<U: Ask + 'static>(
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
+    // Clients that have connected by now may have asked already.
+    while let Ok((stream, client)) = SockRef::from(&listener).accept() {
+        stream.set_nonblocking(true)?;
+        if let Some(client) = client.as_socket() {
+            admit(&worker, TcpStream::from_std(stream.into())?, client.ip().to_canonical(), &connections);
+        }
+    }
+    Ok(())
 }
 
 fn admit<U: Ask + 'static>(worker: &Rc<Worker<U>>, stream: TcpStream, client: IpAddr, connections: &Arc<Connections>) {
@@ -65,10 +76,9 @@ fn admit<U: Ask + 'static>(worker: &Rc<Worker<U>>, stream: TcpStream, client: Ip
         return;
     };
     metrics.tcp_connections.inc();
-    let (worker, idle) = (Rc::clone(worker), limits.tcp_idle_timeout);
+    // As long as queries may be in flight here, the worker waits for the connection when it stops.
+    let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
     tokio::task::spawn_local(async move {
-        // As long as queries may be in flight here, the worker waits for the connection when it stops.
-        let guard = worker.depart();
         let connection =
             Connection { worker: Rc::clone(&worker), client, idle, out: Vec::new(), in_flight: 0, _place: place };
         // A connection that breaks is the client's own affair.
@@ -115,7 +125,10 @@ impl<U: Ask + 'static> Connection<U> {
                     last_use = Instant::now();
                 }
                 () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
-                () = &mut stop, if open => open = false,
+                () = &mut stop, if open => {
+                    open = false;
+                    filled = read_rest(&stream, &mut input, filled);
+                }
             }
             // Frames also wait here when too many of the connection's queries were in flight to take them.
             loop {
@@ -190,6 +203,22 @@ impl<U: Ask + 'static> Connection<U> {
         self.in_flight -= 1;
         frame(reply, &mut self.out);
     }
+}
+
+/// Reads what has arrived by now, without waiting for more; returns how much of `input` is filled then.
+///
+/// It asks the kernel itself: the runtime may not have heard yet that there is something.
+fn read_rest(stream: &TcpStream, input: &mut Vec<u8>, mut filled: usize) -> usize {
+    let socket = SockRef::from(stream);
+    while filled < MOST_AT_STOP
+        && let Ok(read @ 1..) = (&*socket).read(&mut input[filled..])
+    {
+        filled += read;
+        if filled == input.len() {
+            input.resize(input.len() * 2, 0);
+        }
+    }
+    filled
 }
 
 fn frame(reply: &[u8], out: &mut Vec<u8>) {
