@@ -92,7 +92,7 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let server = &["upstream", "server"];
-        Ok(Self {
+        let metrics = Self {
             queries: counters(
                 &registry,
                 "queries_total",
@@ -212,7 +212,12 @@ impl Metrics {
                 )?,
             },
             registry,
-        })
+        };
+        // A rate or an alert needs a series from the start, not only from the first event on.
+        for result in ["taken", "rejected"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
+        Ok(metrics)
     }
 
     /// All of them in Prometheus's text format.
