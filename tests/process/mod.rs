@@ -1,0 +1,242 @@
+//! The built `nodens` as a process, scripted upstreams beside it, and clients that speak bytes.
+//!
+//! Each test file uses a part of this.
+#![allow(dead_code, unused_imports)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use tokio::runtime::Runtime;
+
+pub(crate) mod client;
+pub(crate) mod page;
+pub(crate) mod space;
+
+/// Far longer than anything here takes: when it is over, the test has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Where upstreams run.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+});
+
+/// A nodens that runs. It is killed when dropped.
+pub(crate) struct Nodens {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    dir: Dir,
+    /// Where it listens, in the order of the file.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Its admin pages.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// A directory that goes when dropped.
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("process-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        Self(dir)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file and says where it is.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.file(name);
+        fs::write(&file, text).expect("writes");
+        file
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Nodens {
+    /// Serves this configuration; returns once it takes queries.
+    pub(crate) fn start(config: &str) -> Self {
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", config);
+        Self::spawn(serve().arg("--config").arg(file), dir)
+    }
+
+    /// Runs a command that serves; returns once it takes queries.
+    pub(crate) fn spawn(command: &mut Command, dir: Dir) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("nodens starts");
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let (lines, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().expect("piped")));
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.lock().expect("a lock").push(line);
+            }
+        });
+        let mut nodens = Self { child, log, dir, listen: Vec::new(), admin: None };
+        nodens.logged("nodens serves");
+        let address = |line: &String| field(line, "address").parse::<SocketAddr>().expect("an address");
+        let log = nodens.log();
+        nodens.listen = log.iter().filter(|line| line.contains("listening on UDP and TCP")).map(address).collect();
+        nodens.admin = log.iter().find(|line| line.contains("admin pages")).map(address);
+        nodens
+    }
+
+    /// Its first address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen[0]
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.file("nodens.toml")
+    }
+
+    /// Its directory, to put more files in.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("a lock").clone()
+    }
+
+    /// Waits for a line that contains `text`.
+    pub(crate) fn logged(&mut self, text: &str) -> String {
+        eventually(&format!("a line with {text:?}"), || {
+            let log = self.log();
+            let line = log.iter().find(|line| line.contains(text)).cloned();
+            if line.is_none()
+                && let Ok(Some(status)) = self.child.try_wait()
+            {
+                panic!("nodens ended with {status} before it logged {text:?}: {log:#?}");
+            }
+            line
+        })
+    }
+
+    /// Sends a signal, by name: "TERM".
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Stops it at this moment, as SIGSTOP does: when this returns, none of its threads runs.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("all threads to be stopped", || {
+            let mut tasks = fs::read_dir(&tasks).ok()?.flatten();
+            // The state is the first word behind the name, which is in brackets.
+            tasks
+                .all(|task| {
+                    let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+                })
+                .then_some(())
+        });
+    }
+
+    /// Waits for its end.
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        eventually("the end of nodens", || self.child.try_wait().expect("a child"))
+    }
+}
+
+impl Drop for Nodens {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("the log of nodens: {:#?}", self.log());
+        }
+    }
+}
+
+/// `nodens serve` with a JSON log, as the tests read it.
+pub(crate) fn serve() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
+    command.args(["serve", "--log", "json"]).env_remove("NODENS_LOG");
+    command
+}
+
+/// Runs `nodens serve` with a configuration that is not to be served: its exit code and its lines on stderr.
+pub(crate) fn refused(config: &str, prepare: impl FnOnce(&mut Command)) -> (Option<i32>, Vec<String>) {
+    let dir = Dir::new();
+    let mut command = serve();
+    command.arg("--config").arg(dir.write("nodens.toml", config));
+    prepare(&mut command);
+    let output = command.output().expect("nodens runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect())
+}
+
+/// A configuration that sends all names to `servers`, listens on 127.0.0.1, and has admin pages; `server` and `upstream`
+/// are more lines for those tables.
+pub(crate) fn config(servers: &[&Upstream], server: &str, upstream: &str) -> String {
+    let listen = if server.contains("listen") { "" } else { "listen = [\"127.0.0.1:0\"]\n" };
+    let servers: Vec<_> = servers.iter().map(|upstream| upstream.address().to_string()).collect();
+    format!(
+        "[server]\n{listen}{server}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [upstreams.up]\nservers = {servers:?}\n{upstream}\n[[route]]\nzones = [\".\"]\nto = \"up\"\n"
+    )
+}
+
+/// A scripted upstream on 127.0.0.1.
+pub(crate) fn upstream(zone: Zone) -> Upstream {
+    upstream_on((Ipv4Addr::LOCALHOST, 0).into(), zone)
+}
+
+/// A scripted upstream on this address.
+pub(crate) fn upstream_on(address: SocketAddr, zone: Zone) -> Upstream {
+    RUNTIME.block_on(Upstream::start(address, zone)).expect("an upstream")
+}
+
+/// Closes an upstream's sockets.
+pub(crate) fn stop(upstream: &Upstream) {
+    RUNTIME.block_on(upstream.stop());
+}
+
+/// Opens them again.
+pub(crate) fn restart(upstream: &Upstream) {
+    RUNTIME.block_on(upstream.restart()).expect("its port is still free");
+}
+
+/// A zone in which every name below `lab.example` has an address.
+pub(crate) fn zone() -> Zone {
+    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
+}
+
+/// Looks again and again until there is something.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The text of a field of a JSON log line.
+pub(crate) fn field<'a>(line: &'a str, key: &str) -> &'a str {
+    let start = format!("\"{key}\":\"");
+    let rest = line.split_once(&start).unwrap_or_else(|| panic!("no {key} in {line}")).1;
+    rest.split('"').next().unwrap_or_default()
+}

@@ -1,0 +1,66 @@
+//! Network and mount namespaces of a test's own, and tests that cannot run everywhere.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Set for the run of a test inside its namespaces.
+const INSIDE: &str = "NODENS_TEST_INSIDE";
+
+/// Whether a test can run here: as root if it needs that, with these tools. If not it is skipped with the reason; where
+/// CI is set nothing may be skipped.
+pub(crate) fn can_run(root: bool, tools: &[&str]) -> bool {
+    let lacks = |tool: &&&str| {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let mut places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+        !places.any(|dir: std::path::PathBuf| dir.join(tool).exists())
+    };
+    let is_root = || fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0);
+    let why = if root && !is_root() {
+        "needs root".to_owned()
+    } else if let Some(tool) = tools.iter().find(lacks) {
+        format!("needs {tool}")
+    } else {
+        return true;
+    };
+    assert!(env::var_os("CI").is_none(), "skipped: {why}, which CI must have");
+    println!("skipped: {why}");
+    false
+}
+
+/// Runs a test in a network and a mount namespace of its own, by running this test program again inside: `test` is the
+/// test's name. Loopback is up there, and there is nothing else.
+pub(crate) fn inside(test: &str, tools: &[&str], body: impl FnOnce()) {
+    if env::var_os(INSIDE).is_some() {
+        ip("link set lo up");
+        return body();
+    }
+    if !can_run(true, &[tools, &["unshare", "ip", "mount"]].concat()) {
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "--propagation", "private"])
+        .arg(env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare runs");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.contains("1 passed"), "inside:\n{stdout}\n{stderr}");
+}
+
+/// Runs `ip` with these words.
+pub(crate) fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status().expect("ip runs");
+    assert!(status.success(), "ip {words}");
+}
+
+/// Puts a file in the place of one that exists, for this namespace only.
+pub(crate) fn put_in_place(file: &Path, of: &str) {
+    let of = Path::new(of).canonicalize().unwrap_or_else(|error| panic!("{of}: {error}"));
+    let status = Command::new("mount").arg("--bind").arg(file).arg(of).status().expect("mount runs");
+    assert!(status.success());
+}
