@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ const LINGER: Duration = Duration::from_secs(3);
 const PORT_DRAWS: usize = 10;
 /// The largest reply read; nodens advertises less, but some servers send more.
 const LARGEST_REPLY: usize = 4_096;
+/// What a port is watched for: replies, and the kernel's report of a closed port, which does not count as readable.
+const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// The ports of one worker towards one server.
 pub struct UdpLink {
@@ -157,7 +160,7 @@ async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
 async fn read(port: Rc<Port>, server: Arc<Server>) {
     let replies = async {
         loop {
-            if port.socket.readable().await.is_ok() {
+            if port.socket.ready(ARRIVALS).await.is_ok() {
                 drain(&port, &server);
             }
         }
@@ -180,10 +183,21 @@ fn drain(port: &Port, server: &Server) {
     loop {
         match port.socket.try_recv(&mut buffer) {
             Ok(len) => dispatch(port, server, &buffer[..len]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => fail_all(port, server, kind_of(&error)),
         }
     }
+    // Asked for until there is none, so that the same report does not wake the task again.
+    while let Err(error) = port.socket.try_io(Interest::ERROR, || report(&port.socket))
+        && error.kind() != io::ErrorKind::WouldBlock
+    {
+        fail_all(port, server, kind_of(&error));
+    }
+}
+
+/// What the kernel has to report: the closed port of an earlier query.
+fn report(socket: &UdpSocket) -> io::Result<()> {
+    Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
 
 fn dispatch(port: &Port, server: &Server, datagram: &[u8]) {
