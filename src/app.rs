@@ -320,11 +320,15 @@ async fn tend(resolver: Arc<Resolver>) {
             for server in group.servers.load().iter() {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
-                if !checked.contains(&id) {
+                let (new, probe_due) = (!checked.contains(&id), server.probe_due());
+                if new {
                     server.forgive_loop();
+                }
+                // One that was silent may have been so when it was checked.
+                if new || probe_due {
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
-                if server.probe_due() {
+                if probe_due {
                     probe::probe(&links, server, &zone);
                 }
             }

@@ -143,7 +143,9 @@ impl Server {
             (health.replied(Instant::now(), latency), health.smoothed())
         };
         self.metrics.smoothed.set(smoothed.unwrap_or_default().as_secs_f64());
-        if let Some(Change::Recovered(after)) = change {
+        if let Some(Change::Recovered(after)) = change
+            && !self.is_looped()
+        {
             self.metrics.healthy.set(1);
             self.recoveries.fetch_add(1, Ordering::Relaxed);
             let seconds = after.as_secs_f64();
