@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nodens::lab::upstream::Upstream;
@@ -33,6 +33,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 pub(crate) struct Nodens {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
     dir: Dir,
     /// Where it listens, in the order of the file.
     pub(crate) listen: Vec<SocketAddr>,
@@ -83,12 +84,12 @@ impl Nodens {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("nodens starts");
         let log = Arc::<Mutex<Vec<String>>>::default();
         let (lines, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().expect("piped")));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 lines.lock().expect("a lock").push(line);
             }
         });
-        let mut nodens = Self { child, log, dir, listen: Vec::new(), admin: None };
+        let mut nodens = Self { child, log, reader: Some(reader), dir, listen: Vec::new(), admin: None };
         nodens.logged("nodens serves");
         let address = |line: &String| field(line, "address").parse::<SocketAddr>().expect("an address");
         let log = nodens.log();
@@ -120,12 +121,10 @@ impl Nodens {
     /// Waits for a line that contains `text`.
     pub(crate) fn logged(&mut self, text: &str) -> String {
         eventually(&format!("a line with {text:?}"), || {
-            let log = self.log();
-            let line = log.iter().find(|line| line.contains(text)).cloned();
-            if line.is_none()
-                && let Ok(Some(status)) = self.child.try_wait()
-            {
-                panic!("nodens ended with {status} before it logged {text:?}: {log:#?}");
+            let ended = self.ended();
+            let line = self.log().into_iter().find(|line| line.contains(text));
+            if let (None, Some(status)) = (&line, ended) {
+                panic!("nodens ended with {status} before it logged {text:?}");
             }
             line
         })
@@ -155,7 +154,16 @@ impl Nodens {
 
     /// Waits for its end.
     pub(crate) fn exit(&mut self) -> ExitStatus {
-        eventually("the end of nodens", || self.child.try_wait().expect("a child"))
+        eventually("the end of nodens", || self.ended())
+    }
+
+    /// Its status if it has ended, once all of its log has been read.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("a child")?;
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log is read");
+        }
+        Some(status)
     }
 }
 

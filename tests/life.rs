@@ -1,0 +1,236 @@
+//! The life of a process: signals, new configurations, the end.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use nodens::lab::fault::Behaviour;
+use nodens::lab::zone::Zone;
+use process::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
+use process::{Dir, Nodens, config, eventually, field, serve, upstream, zone};
+
+mod process;
+
+/// Queries under way over UDP and over one TCP connection each.
+struct Asked {
+    datagrams: Vec<UdpSocket>,
+    connections: Vec<Tcp>,
+}
+
+impl Asked {
+    /// Asks for `count` names over each transport.
+    fn new(server: SocketAddr, count: u16) -> Self {
+        let ask_udp = |n| {
+            let socket = udp(server);
+            socket.send(&query(n, &format!("udp-{n}.lab.example"), A)).expect("sends");
+            socket
+        };
+        let ask_tcp = |n| {
+            let mut tcp = Tcp::connect(server);
+            tcp.send(&query(n, &format!("tcp-{n}.lab.example"), A));
+            tcp
+        };
+        Self { datagrams: (0..count).map(ask_udp).collect(), connections: (0..count).map(ask_tcp).collect() }
+    }
+
+    /// Checks that each has its answer, and each connection then its end.
+    fn are_answered(self) {
+        for (n, socket) in (0..).zip(&self.datagrams) {
+            let reply = receive(socket);
+            assert_eq!((id(&reply), data(&reply)), (n, vec!["192.0.2.1".to_owned()]));
+        }
+        for (n, mut tcp) in (0..).zip(self.connections) {
+            let reply = tcp.receive();
+            assert_eq!((id(&reply), data(&reply)), (n, vec!["192.0.2.1".to_owned()]));
+            assert_eq!(tcp.next(), None);
+        }
+    }
+}
+
+#[test]
+fn what_is_in_flight_at_a_signal_is_answered() {
+    for signal in ["TERM", "INT"] {
+        let upstream = upstream(zone());
+        upstream.set_latency(Duration::from_millis(700));
+        let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
+        let asked = Asked::new(nodens.address(), 20);
+        eventually("the upstream to be asked", || {
+            let seen = upstream.seen();
+            let has = |name: String| seen.iter().any(|seen| seen.is_named(&name));
+            (0..20).all(|n| has(format!("udp-{n}.lab.example.")) && has(format!("tcp-{n}.lab.example."))).then_some(())
+        });
+        nodens.signal(signal);
+        asked.are_answered();
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert!(nodens.logged("nodens stopped").contains("\"unanswered\":0"));
+    }
+}
+
+#[test]
+fn what_has_arrived_at_a_signal_is_answered() {
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
+    // Half of the names are known already.
+    (0..20).for_each(|n| drop(lookup(nodens.address(), &format!("udp-{n}.lab.example"))));
+    nodens.freeze();
+    let asked = Asked::new(nodens.address(), 40);
+    nodens.signal("TERM");
+    nodens.signal("CONT");
+    asked.are_answered();
+    assert_eq!(nodens.exit().code(), Some(0));
+    assert!(nodens.logged("nodens stopped").contains("\"unanswered\":0"));
+}
+
+#[test]
+fn an_upstream_that_never_answers_does_not_hold_up_the_end() {
+    let upstream = upstream(zone());
+    upstream.set(Behaviour::silent());
+    let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"30s\""));
+    let socket = udp(nodens.address());
+    socket.send(&query(1, "a.lab.example", A)).expect("sends");
+    nodens.metric_becomes("nodens_pending_queries", &[], |pending| pending == 1.0);
+    nodens.signal("TERM");
+    assert_eq!(nodens.exit().code(), Some(0));
+    assert!(nodens.logged("nodens stopped").contains("\"unanswered\":1"));
+}
+
+#[test]
+fn a_signal_as_early_as_it_can_come_ends_it_with_0() {
+    let upstream = upstream(zone());
+    for _ in 0..10 {
+        let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_new_configuration_is_taken_under_load_with_no_query_lost() {
+    let (old, new) = (upstream(zone()), upstream(another_zone()));
+    let mut nodens = Nodens::start(&config(&[&old], "", "deadline = \"20s\""));
+    let (address, done) = (nodens.address(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                scope.spawn({
+                    let done = &done;
+                    move || ask_until(done, address, client)
+                })
+            })
+            .collect();
+        eventually("load", || (old.seen_count() > 100).then_some(()));
+        replace(&nodens, &config(&[&new], "", "deadline = \"20s\""));
+        nodens.signal("HUP");
+        nodens.logged("new configuration in force");
+        assert_eq!(data(&lookup(address, "now.lab.example")), ["192.0.2.2"]);
+        let before = new.seen_count();
+        eventually("load on the new one", || (new.seen_count() > before + 100).then_some(()));
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().for_each(|client| client.join().expect("all its queries are answered"));
+    });
+    assert!(nodens.metric("nodens_config_reloads_total", &[("result", "taken")]) >= 1.0);
+    assert_eq!(nodens.metric("nodens_config_reloads_total", &[("result", "rejected")]), 0.0);
+}
+
+/// Asks for name after name. Once one was answered by the new upstream, all are.
+fn ask_until(done: &AtomicBool, server: SocketAddr, client: usize) {
+    let (socket, mut taken) = (udp(server), false);
+    for n in 0_u16.. {
+        socket.send(&query(n, &format!("{client}-{n}.lab.example"), A)).expect("sends");
+        let reply = receive(&socket);
+        assert_eq!((id(&reply), code(&reply)), (n, ResponseCode::NoError));
+        let new = data(&reply) == ["192.0.2.2"];
+        assert!(new || !taken, "the old configuration answers after the new one");
+        taken |= new;
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_changed_file_is_taken_without_a_signal_and_a_swapped_link_too() {
+    let (old, new) = (upstream(zone()), upstream(another_zone()));
+    let dir = Dir::new();
+    // As kubelet mounts a ConfigMap: the file is a link through a link, which is swapped.
+    for (version, upstream) in [("v1", &old), ("v2", &new)] {
+        fs::create_dir(dir.file(version)).expect("a directory");
+        dir.write(&format!("{version}/nodens.toml"), &config(&[upstream], "", ""));
+    }
+    symlink("v1", dir.file("..data")).expect("a link");
+    symlink("..data/nodens.toml", dir.file("nodens.toml")).expect("a link");
+    let mut nodens = Nodens::spawn(serve().arg("--config").arg(dir.file("nodens.toml")), dir);
+    assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
+
+    symlink("v2", nodens.dir().file("..data_tmp")).expect("a link");
+    fs::rename(nodens.dir().file("..data_tmp"), nodens.dir().file("..data")).expect("a swap");
+    nodens.logged("new configuration in force");
+    assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.2"]);
+
+    let file = nodens.dir().file("v2/nodens.toml");
+    fs::write(file, config(&[&old], "", "")).expect("writes");
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken == 2.0);
+    assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_the_log_says_where_it_is_wrong() {
+    let upstream = upstream(zone());
+    let good = config(&[&upstream], "", "");
+    let mut nodens = Nodens::start(&good);
+    let reloads = |nodens: &Nodens| {
+        ["taken", "rejected"].map(|result| nodens.metric("nodens_config_reloads_total", &[("result", result)]))
+    };
+    assert_eq!(reloads(&nodens), [0.0, 0.0]);
+
+    replace(&nodens, &good.replace("to = \"up\"", "to = \"upp\"\nspeed = 5"));
+    let line = nodens.logged("there is no [upstreams.upp]");
+    assert_eq!(field(&line, "level"), "ERROR");
+    let place = format!("the old one stays: {}:11:6: to: ", nodens.config().display());
+    assert!(field(&line, "message").contains(&place), "{line}");
+    nodens.logged(":12:1: unknown key `speed`");
+    assert_eq!(reloads(&nodens), [0.0, 1.0]);
+    assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
+
+    // While the file is not there, nothing is to be taken; asked to, nodens says so.
+    fs::remove_file(nodens.config()).expect("it is there");
+    nodens.signal("HUP");
+    nodens.logged("cannot read");
+    assert_eq!(reloads(&nodens), [0.0, 2.0]);
+    assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.1"]);
+
+    replace(&nodens, &good);
+    nodens.logged("new configuration in force");
+    assert_eq!(reloads(&nodens), [1.0, 2.0]);
+    nodens.signal("HUP");
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken == 2.0);
+}
+
+#[test]
+fn keys_that_need_a_restart_are_named() {
+    let upstream = upstream(zone());
+    let good = config(&[&upstream], "", "");
+    let mut nodens = Nodens::start(&good);
+    let server = "listen = [\"127.0.0.3:0\"]\nworkers = 7";
+    let admin = "[admin]\nlisten = \"127.0.0.3:0\"\n[cache]\nmemory = \"3MiB\"";
+    let text = config(&[&upstream], server, "").replace("[admin]\nlisten = \"127.0.0.1:0\"", admin);
+    replace(&nodens, &text);
+    let line = nodens.logged("which need a restart");
+    assert_eq!(field(&line, "level"), "WARN");
+    assert_eq!(field(&line, "keys"), "server.listen, server.workers, admin.listen, cache.memory");
+    assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
+}
+
+/// Puts another configuration in the place of the file, at once and whole.
+fn replace(nodens: &Nodens, text: &str) {
+    let new = nodens.dir().write("new.toml", text);
+    fs::rename(new, nodens.config()).expect("a swap");
+}
+
+fn another_zone() -> Zone {
+    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2")
+}

@@ -1,0 +1,197 @@
+//! TCP as clients use and misuse it (RFC 7766, RFC 7828), by the built binary.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use nodens::lab::fault::Behaviour;
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use process::client::{A, KEEPALIVE, Tcp, ask_udp, code, data, framed, id, option, query, query_with_option};
+use process::{DEADLINE, Nodens, config, upstream, zone};
+use socket2::{Domain, Socket, Type};
+
+mod process;
+
+/// An option that nodens does not know.
+const UNKNOWN_OPTION: u16 = 65_001;
+const TXT: u16 = 16;
+
+/// nodens in front of one upstream, and of another one for `slow.example`, which is silent until told otherwise.
+fn with_a_slow_zone(server: &str) -> (Nodens, Upstream, Upstream) {
+    let (fast, slow) =
+        (upstream(zone()), upstream(Zone::new("slow.example.").record("*.slow.example. 300 A 192.0.2.9")));
+    slow.set(Behaviour::silent());
+    let group = format!("[upstreams.slow]\nservers = [\"{}\"]\ndeadline = \"3s\"\n", slow.address());
+    let route = "[[route]]\nzones = [\"slow.example\"]\nto = \"slow\"\n";
+    let nodens = Nodens::start(&format!("{}{group}{route}", config(&[&fast], server, "")));
+    (nodens, fast, slow)
+}
+
+#[test]
+fn frames_split_over_any_segments() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let frames: Vec<u8> = (1..=4).flat_map(|n| framed(&query(n, &format!("{n}.lab.example"), A))).collect();
+    for size in [1, 2, 3, 7, frames.len() / 4 - 1, frames.len() / 4 + 1, frames.len() / 2, frames.len()] {
+        let mut tcp = Tcp::connect(nodens.address());
+        frames.chunks(size).for_each(|piece| tcp.write(piece));
+        let mut ids: Vec<_> = (0..4).map(|_| id(&tcp.receive())).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3, 4], "pieces of {size}");
+    }
+}
+
+#[test]
+fn a_slow_answer_holds_up_none_behind_it() {
+    let (nodens, _fast, slow) = with_a_slow_zone("");
+    let mut tcp = Tcp::connect(nodens.address());
+    tcp.write(&[framed(&query(1, "a.slow.example", A)), framed(&query(2, "b.lab.example", A))].concat());
+    let first = tcp.receive();
+    assert_eq!((id(&first), data(&first)), (2, vec!["192.0.2.1".to_owned()]));
+    slow.set(Behaviour::normal());
+    assert_eq!(id(&tcp.receive()), 1);
+}
+
+#[test]
+fn more_queries_than_may_be_in_flight_are_all_answered() {
+    let upstream = upstream(zone());
+    upstream.set_latency(Duration::from_millis(20));
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"10s\""));
+    let mut tcp = Tcp::connect(nodens.address());
+    let frames: Vec<u8> = (0..350).flat_map(|n| framed(&query(n, &format!("{n}.lab.example"), A))).collect();
+    tcp.write(&frames);
+    tcp.half_close();
+    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|reply| id(&reply)).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..350).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_connection_is_closed_when_it_is_idle_but_not_while_it_waits() {
+    let (nodens, _fast, _slow) = with_a_slow_zone("tcp_idle_timeout = \"1s\"");
+    let mut never_used = Tcp::connect(nodens.address());
+    let mut used = Tcp::connect(nodens.address());
+    assert_eq!(code(&used.ask(&query(1, "a.lab.example", A))), ResponseCode::NoError);
+    // Its answer takes three times as long as a connection may be idle.
+    let mut waits = Tcp::connect(nodens.address());
+    waits.send(&query(2, "a.slow.example", A));
+    assert_eq!(never_used.next(), None);
+    assert_eq!(used.next(), None);
+    assert_eq!(code(&waits.receive()), ResponseCode::ServFail);
+    assert_eq!(waits.next(), None);
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 0.0);
+}
+
+#[test]
+fn connections_are_capped_per_client_and_in_all() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "tcp_connections = 3\ntcp_connections_per_client = 2", ""));
+    let asks = |client: &mut Tcp| code(&client.ask(&query(1, "a.lab.example", A))) == ResponseCode::NoError;
+    let mut first = connect_from([127, 0, 0, 1], nodens.address());
+    let mut second = connect_from([127, 0, 0, 1], nodens.address());
+    assert!(asks(&mut first) && asks(&mut second));
+    assert_eq!(connect_from([127, 0, 0, 1], nodens.address()).next(), None);
+    let mut other = connect_from([127, 0, 0, 2], nodens.address());
+    assert!(asks(&mut other));
+    assert_eq!(connect_from([127, 0, 0, 3], nodens.address()).next(), None);
+    nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected == 2.0);
+
+    drop(first);
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 2.0);
+    assert!(asks(&mut connect_from([127, 0, 0, 3], nodens.address())));
+    assert!(asks(&mut second) && asks(&mut other));
+}
+
+#[test]
+fn a_client_that_never_reads_holds_up_no_other_and_is_cut_off() {
+    let text = format!("\"{}\" ", "x".repeat(250)).repeat(16);
+    let upstream = upstream(zone().record(&format!("big.lab.example. 300 TXT {text}")));
+    // One worker, so that they share whatever can be shared.
+    let nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+    let mut rude = Tcp::connect(nodens.address()).0;
+    let flood: Vec<u8> = framed(&query(1, "big.lab.example", TXT)).repeat(1_000);
+    let rude = thread::spawn(move || while rude.write_all(&flood).is_ok() {});
+    let mut polite = Tcp::connect(nodens.address());
+    for n in 0..200 {
+        // Answers from upstreams, which take a turn of the worker's loop each.
+        assert_eq!(data(&polite.ask(&query(n, &format!("{n}.lab.example"), A))), ["192.0.2.1"]);
+    }
+    rude.join().expect("it was cut off");
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 1.0);
+    assert_eq!(data(&polite.ask(&query(7, "after.lab.example", A))), ["192.0.2.1"]);
+}
+
+#[test]
+fn after_a_half_close_all_answers_arrive_and_then_the_end() {
+    let (nodens, _fast, _slow) = with_a_slow_zone("");
+    let mut tcp = Tcp::connect(nodens.address());
+    for (id, name) in [(1, "a.slow.example"), (2, "a.lab.example"), (3, "b.slow.example"), (4, "localhost")] {
+        tcp.send(&query(id, name, A));
+    }
+    tcp.half_close();
+    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|reply| id(&reply)).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4]);
+
+    let mut silent = Tcp::connect(nodens.address());
+    silent.half_close();
+    assert_eq!(silent.next(), None);
+}
+
+#[test]
+fn the_idle_timeout_is_told_to_those_who_ask_for_it_over_tcp_only() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "tcp_idle_timeout = \"12s\"", ""));
+    let mut tcp = Tcp::connect(nodens.address());
+    // From the upstream, from the cache, from nodens itself.
+    for name in ["a.lab.example", "a.lab.example", "localhost"] {
+        let reply = tcp.ask(&query_with_option(1, name, KEEPALIVE));
+        assert_eq!(option(&reply, KEEPALIVE), Some(120_u16.to_be_bytes().to_vec()), "{name}");
+        assert_eq!(option(&tcp.ask(&query_with_option(2, name, UNKNOWN_OPTION)), KEEPALIVE), None);
+        assert_eq!(option(&tcp.ask(&query(3, name, A)), KEEPALIVE), None);
+        let reply = ask_udp(nodens.address(), &query_with_option(4, name, KEEPALIVE));
+        assert_eq!((code(&reply), option(&reply, KEEPALIVE)), (ResponseCode::NoError, None));
+    }
+}
+
+#[test]
+fn what_is_no_query_leaves_the_connection_as_it_is() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let mut tcp = Tcp::connect(nodens.address());
+    let good = query(1, "a.lab.example", A);
+    let mut response = good.clone();
+    response[2] |= 0x80;
+    // Nothing, less than a header, a response, the longest frame that there is: no reply, and the next query counts.
+    for silent in [&[][..], &[1, 2, 3, 4, 5], &response, &[0xff; 65_535]] {
+        tcp.send(silent);
+        assert_eq!(data(&tcp.ask(&good)), ["192.0.2.1"]);
+    }
+    let mut two_questions = good.clone();
+    two_questions[5] = 2;
+    let mut update = good.clone();
+    update[2] |= 5 << 3;
+    let cut = &good[..good.len() - 3];
+    for (wrong, right) in [
+        (&two_questions[..], ResponseCode::FormErr),
+        (cut, ResponseCode::FormErr),
+        (&[0; 300], ResponseCode::FormErr),
+        (&update, ResponseCode::NotImp),
+    ] {
+        assert_eq!(code(&tcp.ask(wrong)), right);
+        assert_eq!(data(&tcp.ask(&good)), ["192.0.2.1"]);
+    }
+}
+
+/// A connection from this address.
+fn connect_from(client: impl Into<IpAddr>, server: SocketAddr) -> Tcp {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");
+    socket.connect(&server.into()).expect("a connection");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    Tcp(stream)
+}
