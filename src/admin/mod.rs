@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
@@ -68,7 +68,10 @@ impl Admin {
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here\n");
+            let mut response = page(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed here\n");
+            // RFC 9110 section 15.5.6 requires it.
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "verbose"));
         match request.uri().path() {
