@@ -210,12 +210,7 @@ impl Race {
 
     /// Marks an attempt that has just run out of its time.
     fn overdue(&mut self, now: Instant) -> Option<usize> {
-        let runners = &self.runners;
-        let late = |running: &Running| {
-            running.open
-                && !running.overdue
-                && now >= running.sent + runners[running.attempt.candidate].candidate.timeout
-        };
+        let late = |running: &Running| running.open && !running.overdue && now >= self.times_out(running);
         let number = self.attempts.iter().position(late)?;
         self.attempts[number].overdue = true;
         Some(number)
@@ -230,8 +225,10 @@ impl Race {
 
     fn first_attempt(&self, runner: usize, hedge: bool) -> Attempt {
         let Runner { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
-        // A server that was silent to EDNS again and again may be one that cannot stand it.
-        Attempt { candidate: runner, transport, edns: edns && tries + 1 < TRIES_PER_SERVER, hedge }
+        // A server that was silent to EDNS again and again may be one that cannot stand it. Not so inside TLS, where
+        // EDNS pads the query.
+        let edns = edns && (tries + 1 < TRIES_PER_SERVER || transport == Transport::Tls);
+        Attempt { candidate: runner, transport, edns, hedge }
     }
 
     /// The server to ask next: the least tried one in order, healthy ones first, that has no attempt within its time.
@@ -253,10 +250,14 @@ impl Race {
 
     /// When each open attempt runs out of its time.
     fn timeouts(&self) -> impl Iterator<Item = Instant> {
-        self.attempts
-            .iter()
-            .filter(|running| running.open && !running.overdue)
-            .map(|running| running.sent + self.runners[running.attempt.candidate].candidate.timeout)
+        self.attempts.iter().filter(|running| running.open && !running.overdue).map(|running| self.times_out(running))
+    }
+
+    /// When an attempt runs out of its time.
+    fn times_out(&self, running: &Running) -> Instant {
+        // What is known of the server is its latency over UDP; a connection takes a round trip more.
+        let round_trips = if running.attempt.transport == Transport::Tcp { 2 } else { 1 };
+        running.sent + self.runners[running.attempt.candidate].candidate.timeout * round_trips
     }
 
     fn next_event(&self) -> Instant {
@@ -397,6 +398,29 @@ mod tests {
             race.ended(0, outcome);
             let next = sent(race.step(start, never));
             assert_eq!((next.candidate, next.transport, next.edns), (0, transport, edns));
+        }
+    }
+
+    #[test]
+    fn a_connection_has_twice_the_time() {
+        let (mut race, start) = race(1);
+        sent(race.step(start, never));
+        race.ended(0, Outcome::Truncated);
+        assert_eq!(sent(race.step(start, never)).transport, Transport::Tcp);
+        assert_eq!(race.step(start, never), Step::Wait(start + 100 * MS));
+        assert_eq!(race.step(start + 100 * MS, never), Step::Overdue(1));
+    }
+
+    #[test]
+    fn a_query_inside_tls_never_loses_its_padding() {
+        let start = Instant::now();
+        let mut race = Race::new([Candidate { transport: Transport::Tls, ..candidate() }], start + 1_500 * MS);
+        for number in 0..3 {
+            let now = start + 50 * MS * number;
+            if number > 0 {
+                assert!(matches!(race.step(now, never), Step::Overdue(_)));
+            }
+            assert!(sent(race.step(now, never)).edns);
         }
     }
 
