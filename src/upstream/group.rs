@@ -35,7 +35,7 @@ pub struct Group {
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
-    /// The name that its TLS certificate must bear; none: it is asked in clear text.
+    /// The name that its TLS certificate must bear, and it is never asked but over TLS; none: it is asked in clear text.
     pub tls_host: Option<String>,
     /// The group's name, for the log.
     pub group: String,
@@ -162,7 +162,7 @@ impl Server {
         let change = self.health().failed(Instant::now(), rand::random());
         if change == Some(Change::Ejected) {
             self.metrics.healthy.set(0);
-            let reason = kind.label();
+            let reason = kind.words();
             tracing::warn!(upstream = %self.group, server = %self.address, reason, "upstream server is down");
         }
     }

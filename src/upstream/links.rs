@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::inbox::{Event, Inbox};
 use super::message::Sent;
-use super::race::{Attempt, Outcome, Race, Step};
-use super::tcp::TcpLink;
+use super::race::{Attempt, Candidate, Outcome, Race, Step};
+use super::tcp::{self, TcpLink};
 use super::udp::UdpLink;
 use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
 
@@ -24,8 +24,13 @@ pub struct Links {
 pub(super) struct Link {
     /// Keeps the server, and with it its address as the table's key, alive.
     server: Arc<Server>,
-    udp: UdpLink,
-    tcp: TcpLink,
+    ways: Ways,
+}
+
+/// How a server is asked. One with TLS has no way in clear text, whatever an attempt says.
+enum Ways {
+    Clear { udp: UdpLink, tcp: TcpLink },
+    Tls(TcpLink),
 }
 
 impl Links {
@@ -49,29 +54,43 @@ impl Links {
 
 impl Link {
     fn new(server: Arc<Server>) -> Self {
-        Self { udp: UdpLink::new(Arc::clone(&server)), tcp: TcpLink::new(Arc::clone(&server)), server }
+        let connection = TcpLink::new(Arc::clone(&server));
+        let ways = match server.tls_host {
+            Some(_) => Ways::Tls(connection),
+            None => Ways::Clear { udp: UdpLink::new(Arc::clone(&server)), tcp: connection },
+        };
+        Self { server, ways }
+    }
+
+    /// How the race sees the server, through this worker's eyes.
+    ///
+    /// While TLS is not set up, an attempt has the time of the set-up: a healthy server must not be held for silent that
+    /// takes three or four round trips before it sees the query. A hedge goes out as ever, so no client waits for it.
+    fn candidate(&self) -> Candidate {
+        let mut candidate = self.server.candidate();
+        if let Ways::Tls(connection) = &self.ways
+            && !connection.is_open()
+        {
+            candidate.timeout = candidate.timeout.max(tcp::SETUP);
+        }
+        candidate
     }
 
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, way: &Way<'_>) {
         let case: [u8; 32] = rand::random();
         let random_case = way.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
-        let sent = Sent::new(
-            question,
-            rand::random(),
-            random_case.then_some(&case),
-            attempt.edns,
-            attempt.transport == Transport::Tcp,
-        );
+        let sent = Sent::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.sent(attempt.transport as usize);
         if attempt.hedge {
             metrics.hedges.inc();
         }
         metrics.in_flight.inc();
-        let result = match attempt.transport {
-            Transport::Udp => self.udp.send(sent, way.number, way.inbox, way.until),
-            Transport::Tcp | Transport::Tls => self.tcp.send(sent, way.number, way.inbox, way.until),
+        let result = match (&self.ways, attempt.transport) {
+            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, way.number, way.inbox, way.until),
+            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, way.number, way.inbox, way.until),
+            (Ways::Tls(connection), _) => connection.send(sent, way.number, way.inbox, way.until),
         };
         if let Err(kind) = result {
             metrics.in_flight.dec();
@@ -97,7 +116,7 @@ impl Ask for Links {
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let may_hedge = || group.budget.lock().unwrap_or_else(PoisonError::into_inner).spend();
         let mut run = Run {
-            race: Race::new(servers.iter().map(|server| server.candidate()), deadline),
+            race: Race::new(servers.iter().map(|server| self.to(server).candidate()), deadline),
             servers,
             inbox: Rc::default(),
             sends: 0,

@@ -1,12 +1,18 @@
 //! The query that goes to an upstream, and the judgement of what comes back. Pure bytes.
 
-use super::Question;
+use super::{Question, Transport};
 use crate::wire::make::{self, Writer};
 use crate::wire::reply::Reply;
 use crate::wire::{HEADER, flag, option, u16_at};
 
-/// The most bytes of a query to an upstream: header, name, type, class, OPT with one option.
-pub const LARGEST_QUERY: usize = HEADER + 255 + 4 + 11 + 6;
+/// The most bytes of a query to an upstream: header, name, type, class, OPT with its options, padding.
+pub const LARGEST_QUERY: usize = (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
+/// Inside TLS a query is padded to a multiple of this, so that its size does not tell the name (RFC 8467 section 4.1).
+pub const PADDED_TO: usize = 128;
+/// The heads of two options, without padding.
+const LARGEST_OPTIONS: usize = 8;
+/// The option code of padding (RFC 7830).
+const PADDING: u16 = 12;
 
 /// A query as it was sent; a reply is held against it.
 #[derive(Clone, Debug)]
@@ -41,8 +47,8 @@ pub struct Verdict {
 
 impl Sent {
     /// The query for `question`. `case` gives the random letter case, a bit for each byte of the name; none leaves it
-    /// lower. `edns` adds nodens's own OPT, with the keepalive option where `keepalive` says so (on connections only).
-    pub fn new(question: &Question, id: u16, case: Option<&[u8; 32]>, edns: bool, keepalive: bool) -> Self {
+    /// lower. `edns` adds nodens's own OPT: on a connection with the keepalive option (RFC 7828), in TLS padded (RFC 7830).
+    pub fn new(question: &Question, id: u16, case: Option<&[u8; 32]>, edns: bool, transport: Transport) -> Self {
         // AD says that the flag is understood in the reply (RFC 6840 section 5.7); who sees it is decided later.
         let mut flags = flag::AD;
         for (set, bit) in [(question.rd, flag::RD), (question.cd, flag::CD), (question.z, flag::Z)] {
@@ -60,8 +66,10 @@ impl Sent {
         writer.u16(question.qtype);
         writer.u16(question.qclass);
         if edns {
-            let keepalive_option = [0, option::KEEPALIVE as u8, 0, 0];
-            make::opt(&mut writer, 0, question.dnssec_ok, if keepalive { &keepalive_option } else { &[] });
+            let before = HEADER + name.len() + 4 + make::OPT_SIZE;
+            let mut options = [0; LARGEST_OPTIONS + PADDED_TO];
+            let len = write_options(transport, before, &mut options);
+            make::opt(&mut writer, 0, question.dnssec_ok, &options[..len]);
         }
         let len = writer.finish().unwrap_or(0);
         if let Some(case) = case {
@@ -127,6 +135,24 @@ impl Sent {
             Err(_) => Judgement::NotOurs,
         }
     }
+}
+
+/// The options of a query whose bytes before them are `before`, into zeroed `options`; returns their length.
+fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usize {
+    let mut writer = Writer::new(options);
+    if transport == Transport::Udp {
+        return 0;
+    }
+    writer.u16(option::KEEPALIVE);
+    writer.u16(0);
+    if transport == Transport::Tcp {
+        return 4;
+    }
+    let bare = before + LARGEST_OPTIONS;
+    let padding = bare.next_multiple_of(PADDED_TO) - bare;
+    writer.u16(PADDING);
+    writer.u16(padding as u16);
+    LARGEST_OPTIONS + padding
 }
 
 /// How long the server keeps an idle connection, in tenths of a second, if the reply says so (RFC 7828).

@@ -5,8 +5,8 @@
 //!                                               ├── race ── whom first, whom next, when, who won (pure)
 //!                                               ├── group, health ── what all workers know of the servers (pure)
 //!                                               ├──► udp ── random port, id and letter case; strangers are ignored
-//!                                               ├──► tcp ── pipelined, one connection reused
-//!                                               └──► encrypted ── TLS
+//!                                               └──► tcp ── pipelined, one connection reused
+//!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
 //! names ── the addresses of servers that are given by name
 //! ```
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
+pub mod encrypted;
 pub mod group;
 pub mod health;
 pub mod inbox;
@@ -26,7 +27,6 @@ pub mod links;
 pub mod message;
 pub mod names;
 pub mod probe;
-
 pub mod race;
 pub mod tcp;
 pub mod udp;
@@ -110,8 +110,39 @@ pub enum FailureKind {
     OtherRcode,
     /// Over a connection: a reply that does not match or cannot be read.
     Malformed,
-    /// TLS could not be set up, or the certificate does not bear the configured name.
-    Tls,
+    /// TLS could not be set up; nothing was asked.
+    Tls(TlsFault),
+}
+
+/// Why TLS could not be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFault {
+    /// The certificate does not bear the configured name.
+    WrongName,
+    /// No trusted root stands behind the certificate.
+    UnknownIssuer,
+    /// The certificate has expired.
+    Expired,
+    /// The certificate is not valid for another reason.
+    BadCertificate,
+    /// The handshake failed: a peer that does not speak TLS, or not as it should.
+    Handshake,
+    /// Nobody is trusted: the configured roots cannot be read.
+    NoRoots,
+}
+
+impl TlsFault {
+    /// The words for it in an extended error (RFC 8914).
+    fn words(self) -> &'static str {
+        match self {
+            Self::WrongName => "TLS certificate for another name",
+            Self::UnknownIssuer => "TLS certificate of an unknown issuer",
+            Self::Expired => "TLS certificate expired",
+            Self::BadCertificate => "TLS certificate not valid",
+            Self::Handshake => "TLS handshake failed",
+            Self::NoRoots => "no TLS root certificates",
+        }
+    }
 }
 
 impl FailureKind {
@@ -145,7 +176,7 @@ impl FailureKind {
             Self::Formerr => "formerr",
             Self::OtherRcode => "other_rcode",
             Self::Malformed => "malformed",
-            Self::Tls => "tls",
+            Self::Tls(_) => "tls",
         }
     }
 
@@ -161,7 +192,7 @@ impl FailureKind {
             Self::Formerr => "FORMERR",
             Self::OtherRcode => "an unusual response code",
             Self::Malformed => "malformed reply",
-            Self::Tls => "TLS failed",
+            Self::Tls(fault) => fault.words(),
         }
     }
 }
@@ -195,10 +226,10 @@ impl Failure {
             if told.contains(server) {
                 continue;
             }
-            let over = match transport {
-                Transport::Udp => "",
-                Transport::Tcp => " over TCP",
-                Transport::Tls => " over TLS",
+            let over = match (transport, kind) {
+                (_, FailureKind::Tls(_)) | (Transport::Udp, _) => "",
+                (Transport::Tcp, _) => " over TCP",
+                (Transport::Tls, _) => " over TLS",
             };
             let comma = if told.is_empty() { "" } else { "," };
             // Writing to a String cannot fail.

@@ -1,17 +1,19 @@
 //! One server over TCP, as one worker sees it: one connection, reused and pipelined, replies in any order (RFC 7766).
+//! With TLS around it where the server is configured so (RFC 7858); the rest is the same.
 //!
-//! A connection is opened when a query needs it and closed when it has been idle. Where a connection that has served
+//! A connection is opened when a query needs it, and closed when it has been idle or when queries wait and nothing at
+//! all comes: its path may be dead while a new one is not. Where a connection that has served
 //! before breaks with queries in flight, they are sent once more on a new one: servers close idle connections whenever
 //! they like, and no client should notice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,24 +21,31 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::inbox::{Event, Inbox};
 use super::message::{Judgement, Sent, keepalive};
 use super::udp::kind_of;
-use super::{FailureKind, Server};
+use super::{FailureKind, Server, encrypted};
 
 /// Queries in flight on the connection; more are refused, which sends them to another server.
 const IN_FLIGHT: usize = 512;
 /// How long a connection may stay without a query in flight, unless the server asks for less (RFC 7828).
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a connection may take to be set up, and a write to be taken.
-const SETUP: Duration = Duration::from_secs(1);
+/// How long a connection may take to be set up, TLS included, and a write to be taken.
+pub(super) const SETUP: Duration = Duration::from_secs(1);
+/// How long queries may wait for a first sign of life. Longer than a client waits, shorter than the kernel: that tries
+/// for minutes, and a server that has lost the connection would seem down as long.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Each time that so many more queries are in flight, those for which nobody waits are swept out.
+const SWEEP_EVERY: usize = 32;
 
 /// The connection of one worker to one server.
 pub struct TcpLink {
     server: Arc<Server>,
     queue: RefCell<Option<mpsc::Sender<Asked>>>,
+    open: Rc<Cell<bool>>,
 }
 
 /// A query and where its outcome goes.
 struct Asked {
     sent: Sent,
+    /// When it was written: the set-up of a connection is not the server's latency.
     at: Instant,
     until: Instant,
     attempt: usize,
@@ -47,7 +56,12 @@ struct Asked {
 impl TcpLink {
     /// No connection is opened before it is needed.
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server, queue: RefCell::new(None) }
+        Self { server, queue: RefCell::new(None), open: Rc::default() }
+    }
+
+    /// Whether a query would be written at once.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
     }
 
     /// Sends a query; what becomes of it goes to `inbox` as attempt `attempt`. After `until` nobody waits for it.
@@ -67,26 +81,48 @@ impl TcpLink {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         sender.try_send(asked).map_err(|_| FailureKind::Network)?;
         *queue = Some(sender);
-        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver));
+        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, Rc::clone(&self.open)));
         Ok(())
     }
 }
 
+/// What bytes go over: a connection, or TLS on it.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// Opens a connection as its server's configuration says: with TLS, or never.
+async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
+    if let Some(host) = &server.tls_host {
+        return Ok(Box::new(encrypted::connect(server.address, host).await?));
+    }
+    let stream = TcpStream::connect(server.address).await.map_err(|error| kind_of(&error))?;
+    stream.set_nodelay(true).map_err(|error| kind_of(&error))?;
+    Ok(Box::new(stream))
+}
+
 /// Opens connections as long as there are queries for them.
-async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>) {
+async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, open: Rc<Cell<bool>>) {
     let mut connection = Connection { server, waiting: HashMap::new(), idle: IDLE, served: false };
     let last = loop {
-        let kind = match timeout(SETUP, TcpStream::connect(connection.server.address)).await {
-            Ok(Ok(stream)) => match connection.run(stream, &mut queue).await {
-                Ok(()) => break FailureKind::Network,
-                Err(error) => kind_of(&error),
-            },
-            Ok(Err(error)) => kind_of(&error),
-            Err(_) => FailureKind::Timeout,
+        let stream = timeout(SETUP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
+        let mut stream = match stream {
+            Ok(stream) => stream,
+            Err(kind) => {
+                connection.fail_those_who_had_their_chance(kind);
+                break kind;
+            }
         };
-        connection.fail_those_who_had_their_chance(kind);
-        if connection.waiting.is_empty() {
-            break kind;
+        open.set(true);
+        let end = connection.run(&mut stream, &mut queue).await;
+        open.set(false);
+        match end {
+            // The peer is told, inside TLS too, and nobody waits for that.
+            Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SETUP, stream.shutdown()).await })),
+            Err(error) => connection.fail_those_who_had_their_chance(kind_of(&error)),
+        }
+        if connection.waiting.is_empty() && queue.is_empty() {
+            break FailureKind::Network;
         }
     };
     // Whoever comes now finds the queue closed and opens another.
@@ -106,27 +142,38 @@ struct Connection {
 
 impl Connection {
     /// Serves the queue until the connection is idle (`Ok`) or breaks.
-    async fn run(&mut self, mut stream: TcpStream, queue: &mut mpsc::Receiver<Asked>) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+    async fn run(&mut self, stream: &mut Box<dyn Stream>, queue: &mut mpsc::Receiver<Asked>) -> io::Result<()> {
         self.served = false;
         let mut out = Vec::new();
-        self.waiting.values().for_each(|asked| frame(&asked.sent, &mut out));
+        for asked in self.waiting.values_mut() {
+            asked.at = Instant::now();
+            frame(&asked.sent, &mut out);
+        }
         let (mut input, mut filled) = (vec![0; 4_096], 0);
-        let mut last_use = Instant::now();
-        loop {
+        // The last reply, or the first query since; then silence counts.
+        let mut alive = Instant::now();
+        let mut wanted = true;
+        while wanted || !self.waiting.is_empty() {
             if !out.is_empty() {
                 timeout(SETUP, stream.write_all(&out)).await??;
+                timeout(SETUP, stream.flush()).await??;
                 out.clear();
             }
+            let patience = if self.waiting.is_empty() { self.idle } else { SILENCE };
             tokio::select! {
-                asked = queue.recv(), if self.waiting.len() < IN_FLIGHT => {
-                    // The sender's end is gone with its link.
-                    let Some(asked) = asked else { return Ok(()) };
-                    self.enqueue(asked, &mut out);
-                    while self.waiting.len() < IN_FLIGHT && let Ok(asked) = queue.try_recv() {
-                        self.enqueue(asked, &mut out);
+                // What is queued is taken even where the peer has closed: then it is sent again.
+                biased;
+                asked = queue.recv(), if wanted && self.waiting.len() < IN_FLIGHT => {
+                    if self.waiting.is_empty() {
+                        alive = Instant::now();
                     }
-                    last_use = Instant::now();
+                    // Without, the sender's end is gone with its link; replies under way still find back.
+                    wanted = asked.is_some();
+                    let mut next = asked;
+                    while let Some(asked) = next {
+                        self.enqueue(asked, &mut out);
+                        next = if self.waiting.len() < IN_FLIGHT { queue.try_recv().ok() } else { None };
+                    }
                 }
                 read = stream.read(&mut input[filled..]) => {
                     filled += match read? {
@@ -135,26 +182,23 @@ impl Connection {
                         read => read,
                     };
                     filled = self.take_frames(&mut input, filled);
-                    last_use = Instant::now();
+                    alive = Instant::now();
                 }
-                () = sleep_until(last_use + self.idle) => {
-                    let now = Instant::now();
-                    let abandoned: Vec<u16> =
-                        self.waiting.iter().filter(|(_, asked)| asked.until <= now).map(|(id, _)| *id).collect();
-                    for id in abandoned {
-                        self.waiting.remove(&id);
-                        self.server.metrics.in_flight.dec();
-                    }
-                    if self.waiting.is_empty() {
-                        return Ok(());
-                    }
-                    last_use = now;
+                () = sleep_until(alive + patience) => {
+                    return if self.waiting.is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
                 }
             }
         }
+        Ok(())
     }
 
     fn enqueue(&mut self, mut asked: Asked, out: &mut Vec<u8>) {
+        asked.at = Instant::now();
+        if self.waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            let before = self.waiting.len();
+            self.waiting.retain(|_, waiting| waiting.until > asked.at);
+            self.server.metrics.in_flight.sub((before - self.waiting.len()) as i64);
+        }
         while self.waiting.contains_key(&asked.sent.id()) {
             asked.sent.set_id(rand::random());
         }

@@ -1,0 +1,99 @@
+//! TLS around a connection to an upstream: DNS over TLS (RFC 7858), strict profile (RFC 8310 section 5).
+//!
+//! The certificate must be good for the configured name, or no query is sent; there is no way back to clear text.
+//! TLS 1.2 and 1.3, the name sent (SNI), ALPN "dot" offered, sessions resumed across workers, no early data.
+//!
+//! Whom to trust, read once, when the first TLS server is asked; a change needs a restart:
+//!
+//! 1. `SSL_CERT_FILE` or `SSL_CERT_DIR`, if set: these and no others, so that a private CA can stand alone.
+//! 2. Else the system's store.
+//! 3. Else, as in an image without one, the roots of Mozilla that are built in.
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::udp::kind_of;
+use super::{FailureKind, TlsFault};
+
+/// What DNS over TLS is called in ALPN (registered with RFC 7858).
+const ALPN: &[u8] = b"dot";
+/// The environment variables that replace the system's store.
+const ROOT_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// What all connections share: the roots, and the sessions that can be resumed.
+static CONNECTOR: OnceCell<Result<TlsConnector, TlsFault>> = OnceCell::const_new();
+
+/// Opens a connection to `address` and sets up TLS with `host`. The caller bounds the time.
+///
+/// # Errors
+/// As for TCP; and [`FailureKind::Tls`] if the certificate is not good for `host`, or the peer does not speak TLS as it
+/// should. That lasts until the server changes or the roots do.
+pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>, FailureKind> {
+    let load = || async { spawn_blocking(load).await.unwrap_or(Err(TlsFault::Handshake)) };
+    let connector = CONNECTOR.get_or_init(load).await.as_ref().map_err(|fault| FailureKind::Tls(*fault))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| FailureKind::Tls(TlsFault::WrongName))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| kind_of(&error))?;
+    stream.set_nodelay(true).map_err(|error| kind_of(&error))?;
+    connector.connect(name, stream).await.map_err(|error| {
+        tracing::debug!(server = %address, host, %error, "TLS cannot be set up");
+        FailureKind::Tls(fault(&error))
+    })
+}
+
+fn load() -> Result<TlsConnector, TlsFault> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| {
+        tracing::error!(%error, "no TLS: upstream servers with tls:// cannot be asked");
+        TlsFault::Handshake
+    })?;
+    let mut config = builder.with_root_certificates(roots()?).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots() -> Result<RootCertStore, TlsFault> {
+    let chosen = ROOT_VARIABLES.into_iter().find(|variable| env::var_os(variable).is_some());
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    match chosen {
+        Some(variable) => {
+            for error in found.errors {
+                tracing::warn!(%error, variable, "TLS root certificates");
+            }
+            if roots.is_empty() {
+                tracing::error!(variable, "no TLS root certificate: upstream servers with tls:// cannot be asked");
+                return Err(TlsFault::NoRoots);
+            }
+        }
+        None if roots.is_empty() => {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            tracing::info!(roots = roots.len(), "no TLS root certificates on this system: those built in are used");
+        }
+        None => {}
+    }
+    Ok(roots)
+}
+
+/// What went wrong, from the error of a handshake.
+fn fault(error: &io::Error) -> TlsFault {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(error)) = error else { return TlsFault::Handshake };
+    match error {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => TlsFault::WrongName,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFault::Expired,
+        CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
+        _ => TlsFault::BadCertificate,
+    }
+}
