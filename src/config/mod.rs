@@ -105,7 +105,9 @@ pub enum ServerAddress {
         /// The port.
         port: u16,
     },
-    /// DNS over TLS (RFC 7858), its certificate checked against the host name (RFC 8310 strict profile).
+    /// DNS over TLS (RFC 7858), its certificate checked against the host name (RFC 8310 strict profile); never in clear
+    /// text. Trusted are the roots in `SSL_CERT_FILE` or `SSL_CERT_DIR` if set (a private CA), else the system's, else
+    /// those built in.
     Tls {
         /// Where it listens.
         address: SocketAddr,

@@ -247,3 +247,22 @@ impl Run {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn only_a_tls_server_that_is_not_connected_has_the_time_of_the_set_up() {
+        let metrics = Metrics::new().expect("metrics");
+        let address = "127.0.0.1:853".parse().expect("an address");
+        let timeout = |tls_host: Option<&str>| {
+            let metrics = metrics.server("up", "127.0.0.1:853");
+            let server = Server::new("up", address, tls_host.map(str::to_owned), metrics, Arc::default());
+            Link::new(Arc::new(server)).candidate().timeout
+        };
+        assert!(timeout(None) < tcp::SETUP);
+        assert_eq!(timeout(Some("dns.test")), tcp::SETUP);
+    }
+}

@@ -172,3 +172,38 @@ fn first_extended_error(options: &[u8]) -> Option<(u16, Vec<u8>)> {
     let length = usize::from(u16_at(options, 2)?);
     Some((u16_at(options, 4)?, options.get(6..4 + length)?.to_vec()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::Name;
+
+    #[test]
+    fn every_name_is_padded_to_a_multiple_inside_tls_and_nowhere_else() {
+        for label in 1..=63_u8 {
+            for labels in 1..=3 {
+                let mut name = [&[label][..], &vec![b'a'; label.into()]].concat().repeat(labels);
+                name.push(0);
+                let name = Name::from_wire(&name).expect("a name");
+                let length = name.as_wire().len();
+                let (qtype, qclass) = (1, 1);
+                let question = Question { name, qtype, qclass, rd: true, cd: false, dnssec_ok: false, z: false };
+                let size = |edns, transport| Sent::new(&question, 7, None, edns, transport).bytes().len();
+                assert_eq!(size(true, Transport::Udp), HEADER + length + 4 + 11);
+                assert_eq!(size(true, Transport::Tcp), HEADER + length + 4 + 11 + 4);
+                assert_eq!(size(true, Transport::Tls), (HEADER + length + 4 + 11 + 8).next_multiple_of(PADDED_TO));
+                assert_eq!(size(false, Transport::Tls), HEADER + length + 4);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_name_fits() {
+        let mut name = [&[63][..], &[b'a'; 63]].concat().repeat(3);
+        name.extend([&[61][..], &[b'a'; 61], &[0]].concat());
+        let name = Name::from_wire(&name).expect("a name of 255 bytes");
+        let question = Question { name, qtype: 1, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
+        let sent = Sent::new(&question, 7, None, true, Transport::Tls);
+        assert_eq!(sent.bytes().len(), LARGEST_QUERY);
+    }
+}
