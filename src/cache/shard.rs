@@ -1,6 +1,15 @@
-//! Entries by key, least recently used first out, bounded by bytes.
+//! Entries by key, bounded by bytes, in two segments, so that a flood of names that are asked for once does not push out
+//! those that are asked for again and again:
 //!
-//! The bound is on what is really allocated. The map's table is made once, large enough for twice the entries that it
+//! ```text
+//! new ──► probation (a quarter) ── pushed out: asked for since? ──► protected (the rest) ── pushed out ──► gone
+//!                                              └─ never ──► gone
+//! ```
+//!
+//! Each segment is a list by last use. A hit only moves an entry to the front of its own list: entries change segments
+//! when others push them out, never on the hot path.
+//!
+//! The bound is on what is really allocated. A segment's table is made once, large enough for twice the entries that it
 //! may hold: a table of this kind that is at most half full clears out what removed entries leave behind in place, and
 //! one that is fuller doubles itself.
 
@@ -13,6 +22,9 @@ use super::{Entry, Fill};
 use crate::wire::HEADER;
 use crate::wire::query::Key;
 
+/// Of a shard's memory, one part in so many is on probation.
+const PROBATION: usize = 4;
+
 /// Bytes of an entry for which the table is made: those of a short name with one or two addresses. Smaller ones, if all
 /// are, leave a part of the memory unused; the table takes a tenth to a fifth of it.
 const USUAL_ENTRY: usize = 256;
@@ -20,15 +32,81 @@ const USUAL_ENTRY: usize = 256;
 /// One part of the cache.
 ///
 /// The map's key is the hash itself, computed once for shard and map alike; the entry holds the full key and is
-/// compared with it: its name, type and class are the question of the reply itself. Of two keys with one hash the later takes the place, which is right and next to never happens.
+/// compared with it: its name, type and class are the question of the reply itself. Of two keys with one hash the later
+/// takes the place, which is right and next to never happens.
 #[derive(Debug)]
 pub struct Shard {
+    probation: Segment,
+    protected: Segment,
+    evictions: u64,
+}
+
+impl Shard {
+    /// A shard that takes at most `bound` bytes.
+    pub(super) fn new(bound: usize) -> Self {
+        let probation = bound / PROBATION;
+        Self { probation: Segment::new(probation), protected: Segment::new(bound - probation), evictions: 0 }
+    }
+
+    #[inline]
+    pub(super) fn get(&mut self, hash: u64, key: &Key) -> Option<&mut Entry> {
+        let slot = match self.protected.entries.get_mut(&hash) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.probation.entries.get_mut(&hash)?;
+                slot.asked_again = true;
+                slot
+            }
+        };
+        slot.is_under(key).then_some(&mut slot.entry)
+    }
+
+    pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
+        let slot = Slot { entry, rest: key.rest(), asked_again: false };
+        // A newer reply to a question that was asked again is no newcomer.
+        if self.protected.remove(hash).is_some() {
+            return self.protect(hash, slot);
+        }
+        let asked_again = self.probation.remove(hash).is_some_and(|old| old.asked_again);
+        while let Some((hash, old)) = self.probation.make_room(slot.size()) {
+            match old.asked_again {
+                true => self.protect(hash, old),
+                false => self.evictions += 1,
+            }
+        }
+        self.probation.put(hash, Slot { asked_again, ..slot });
+    }
+
+    fn protect(&mut self, hash: u64, slot: Slot) {
+        while self.protected.make_room(slot.size()).is_some() {
+            self.evictions += 1;
+        }
+        self.protected.put(hash, slot);
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, key: &Key) {
+        if self.get(hash, key).is_some() && self.protected.remove(hash).is_none() {
+            self.probation.remove(hash);
+        }
+    }
+
+    pub(super) fn fill(&self) -> Fill {
+        Fill {
+            entries: self.probation.entries.len() + self.protected.entries.len(),
+            bytes: self.probation.bytes + self.protected.bytes,
+            evictions: self.evictions,
+        }
+    }
+}
+
+/// A list by last use, and its share of the memory.
+#[derive(Debug)]
+struct Segment {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
     /// The most entries.
     limit: usize,
     bytes: usize,
     bound: usize,
-    evictions: u64,
 }
 
 /// An entry and what its reply's own question does not say of its key.
@@ -36,57 +114,52 @@ pub struct Shard {
 struct Slot {
     entry: Entry,
     rest: [u8; Key::REST],
+    /// Whether it was served since it came; only looked at on probation.
+    asked_again: bool,
 }
 
 /// The shape of what the list keeps for each entry, to know its size.
 struct Node(#[allow(dead_code)] (u64, Slot, usize, usize));
 
-impl Shard {
-    /// A shard that takes at most `bound` bytes.
-    pub(super) fn new(bound: usize) -> Self {
+impl Segment {
+    fn new(bound: usize) -> Self {
         let buckets = buckets(bound);
         // Of eight buckets the map fills seven at most.
         let capacity = NonZeroUsize::MIN.saturating_add(buckets / 8 * 7 - 1);
         // The list has a node at either end that holds nothing.
         let bytes = allocated(table_size(buckets)) + 2 * allocated(size_of::<Node>());
         let entries = LruCache::with_hasher(capacity, BuildHasherDefault::new());
-        Self { entries, limit: capacity.get() / 2, bytes, bound, evictions: 0 }
+        Self { entries, limit: capacity.get() / 2, bytes, bound }
     }
 
-    #[inline]
-    pub(super) fn get(&mut self, hash: u64, key: &Key) -> Option<&mut Entry> {
-        self.entries.get_mut(&hash).filter(|slot| slot.is_under(key)).map(|slot| &mut slot.entry)
+    /// Takes out the longest unused entry, if there is no room for another of this size.
+    fn make_room(&mut self, size: usize) -> Option<(u64, Slot)> {
+        // One reply that would empty the segment is not worth it: it will not be put there.
+        if self.has_room(size) || size > self.bound / 2 {
+            return None;
+        }
+        let (hash, old) = self.entries.pop_lru()?;
+        self.bytes -= old.size();
+        Some((hash, old))
     }
 
-    pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
-        let slot = Slot { entry, rest: key.rest() };
+    /// Puts an entry in front, if there is room.
+    fn put(&mut self, hash: u64, slot: Slot) {
         let size = slot.size();
-        if let Some(old) = self.entries.pop(&hash) {
-            self.bytes -= old.size();
-        }
-        // One reply that would empty the shard is not worth it.
-        if size > self.bound / 2 {
-            return;
-        }
-        while self.bytes + size > self.bound || self.entries.len() == self.limit {
-            let Some((_, old)) = self.entries.pop_lru() else { return };
-            self.bytes -= old.size();
-            self.evictions += 1;
-        }
-        self.bytes += size;
-        self.entries.put(hash, slot);
-    }
-
-    pub(super) fn remove(&mut self, hash: u64, key: &Key) {
-        if self.get(hash, key).is_some()
-            && let Some(old) = self.entries.pop(&hash)
-        {
-            self.bytes -= old.size();
+        if self.has_room(size) && size <= self.bound / 2 {
+            self.bytes += size;
+            self.entries.put(hash, slot);
         }
     }
 
-    pub(super) fn fill(&self) -> Fill {
-        Fill { entries: self.entries.len(), bytes: self.bytes, evictions: self.evictions }
+    fn remove(&mut self, hash: u64) -> Option<Slot> {
+        let old = self.entries.pop(&hash)?;
+        self.bytes -= old.size();
+        Some(old)
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.bytes + size <= self.bound && self.entries.len() < self.limit
     }
 }
 
@@ -163,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_goes_first() {
-        let mut shard = Shard::new(8192);
+        let mut shard = Shard::new(32_768);
         for (hash, name) in [(1, b'a'), (2, b'b'), (3, b'c')] {
             shard.insert(hash, &key(name), entry(&key(name), 1900));
         }
@@ -176,8 +249,39 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_new_names_does_not_push_out_what_is_asked_again() {
+        let mut shard = Shard::new(1 << 20);
+        let popular = 0..1_000u64;
+        for hash in popular.clone() {
+            shard.insert(hash, &key(b'p'), entry(&key(b'p'), 50));
+            assert!(shard.get(hash, &key(b'p')).is_some());
+        }
+        // Many times as many as the shard holds.
+        for hash in 1_000..50_000 {
+            shard.insert(hash, &key(b'f'), entry(&key(b'f'), 50));
+        }
+        let left = popular.filter(|hash| shard.get(*hash, &key(b'p')).is_some()).count();
+        assert_eq!(left, 1_000);
+        assert!(shard.fill().bytes <= 1 << 20);
+    }
+
+    #[test]
+    fn a_newer_reply_stays_where_the_older_one_was() {
+        let mut shard = Shard::new(1 << 20);
+        shard.insert(0, &key(b'p'), entry(&key(b'p'), 50));
+        assert!(shard.get(0, &key(b'p')).is_some());
+        for round in 1..5 {
+            shard.insert(0, &key(b'p'), entry(&key(b'p'), 50));
+            for hash in round * 10_000..round * 10_000 + 9_000 {
+                shard.insert(hash, &key(b'f'), entry(&key(b'f'), 50));
+            }
+            assert!(shard.get(0, &key(b'p')).is_some(), "round {round}");
+        }
+    }
+
+    #[test]
     fn a_hash_in_common_is_not_a_key_in_common() {
-        let mut shard = Shard::new(8192);
+        let mut shard = Shard::new(32_768);
         shard.insert(1, &key(b'a'), entry(&key(b'a'), 10));
         let one = shard.fill();
         assert!(shard.get(1, &key(b'b')).is_none());
@@ -188,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_kept() {
-        let mut shard = Shard::new(8192);
+        let mut shard = Shard::new(32_768);
         let empty = shard.fill();
         shard.insert(1, &key(b'a'), entry(&key(b'a'), 10));
         // Nor does it leave behind what it was to replace.
