@@ -134,12 +134,15 @@ impl Server {
 
     /// The next query for that name: one that took long may have been sent again.
     pub(crate) async fn query_for(&mut self, name: &str) -> Asked {
-        loop {
-            let asked = self.query().await;
-            if asked.message().queries[0].name().to_ascii() == name {
-                return asked;
+        let found = async {
+            loop {
+                let asked = self.query().await;
+                if asked.message().queries[0].name().to_ascii() == name {
+                    return asked;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, found).await.expect("in time")
     }
 
     pub(crate) fn saw_no_clear_text(&self) {
