@@ -25,7 +25,7 @@
 //! | 2 knowledge | [`admission`], [`cache`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, health, message and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`answer`], [`coalesce`], [`fetch`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`upstream`]'s links, udp, tcp, probe and names, [`admin`] | 0 to 3 | each other |
-//! | 5 whole | [`app`], [`cli`], [`lab`] | all | |
+//! | 5 whole | [`app`], [`bench`], [`cli`], [`lab`] | all | |
 //!
 //! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
 //! everyone. `tests/layers.rs` holds the code to this.
@@ -59,7 +59,8 @@ pub mod upstream;
 pub mod admin;
 pub mod metrics;
 
-// The whole, the commands, and a network to try it in.
+// The whole, the commands, a network to try it in, and an instrument to measure it.
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod lab;

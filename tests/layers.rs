@@ -42,6 +42,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::tcp", 4),
     ("upstream::udp", 4),
     ("app", 5),
+    ("bench", 5),
     ("cli", 5),
     ("lab", 5),
     ("lib", 5),

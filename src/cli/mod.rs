@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use nix::ifaddrs::getifaddrs;
 use tracing::warn;
 
+mod bench;
 mod check;
 mod config_file;
 mod lab;
@@ -39,6 +40,7 @@ enum Command {
     Lab(lab::Lab),
     Serve(serve::Serve),
     Check(check::Check),
+    Bench(bench::Bench),
 }
 
 const EXAMPLES: &str = "\
@@ -48,6 +50,7 @@ Examples:
   nodens serve                      a cache in front of /etc/resolv.conf, on port 5300
   nodens serve --config nodens.toml
   nodens check nodens.toml          every mistake of a configuration
+  nodens bench latency --target 127.0.0.1:5300
   nodens help check                 more about a command";
 
 /// Runs the command that `args` ask for; the first is the program's name. Output goes to stdout, complaints to stderr.
@@ -57,6 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
             Command::Lab(lab) => lab.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Bench(bench) => bench.run(),
         },
         Err(answer) => {
             let _ = answer.print(); // nobody is left to tell that stdout or stderr is gone

@@ -1,0 +1,72 @@
+//! Whom one may load without being asked: this machine and private networks. Anyone else is asked gently.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::pace::Pace;
+
+/// The most queries a second to a target that is not of this machine or a private network, unless the user has leave.
+pub const GENTLE_RATE: u64 = 1_000;
+
+/// Whether a target is of this machine, a private network (RFC 1918, RFC 4193), a provider's own (RFC 6598) or the local
+/// link, as a node's own DNS cache often is.
+pub fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
+    let target = target.to_canonical();
+    let by_kind = match target {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared(v4),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    by_kind || own.contains(&target) || is_this_host(target)
+}
+
+/// The first of `targets` that must not be asked at this pace, if there is one.
+pub fn forbidden(targets: &[SocketAddr], pace: Pace, own: &[IpAddr]) -> Option<SocketAddr> {
+    let gentle = matches!(pace, Pace::Open { rate } if rate <= GENTLE_RATE);
+    targets.iter().copied().find(|target| !gentle && !is_private(target.ip(), own))
+}
+
+fn is_shared(v4: Ipv4Addr) -> bool {
+    let [a, b, ..] = v4.octets();
+    a == 100 && b & 0xc0 == 64
+}
+
+/// The unspecified address leads to this host.
+fn is_this_host(ip: IpAddr) -> bool {
+    ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_targets_are_told_apart() {
+        for ip in [
+            "127.0.0.9",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.100.0.1",
+            "169.254.20.10",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "0.0.0.0",
+            "203.0.113.7",
+        ] {
+            assert!(is_private(ip.parse().expect(ip), &["203.0.113.7".parse().expect("ours")]), "{ip}");
+        }
+        for ip in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {
+            assert!(!is_private(ip.parse().expect(ip), &[]), "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_public_target_is_asked_gently() {
+        let targets: Vec<SocketAddr> = ["127.0.0.1:53", "198.51.100.1:53"].map(|t| t.parse().expect(t)).into();
+        assert_eq!(forbidden(&targets, Pace::Open { rate: GENTLE_RATE }, &[]), None);
+        assert_eq!(forbidden(&targets, Pace::Open { rate: GENTLE_RATE + 1 }, &[]), Some(targets[1]));
+        assert_eq!(forbidden(&targets, Pace::Closed { in_flight: 1 }, &[]), Some(targets[1]));
+        assert_eq!(forbidden(&targets[..1], Pace::Closed { in_flight: 1 }, &[]), None);
+    }
+}

@@ -1,0 +1,383 @@
+//! The run itself: one thread that sends what is due, takes what has come, and sleeps in between.
+//!
+//! ```text
+//! for each turn (pace::Rounds):           each target asked for a quarter of a second, round after round
+//!     until the turn is over:
+//!         send what is due                 up to 64 at once, each batch on the next socket or connection
+//!         take what has come               from every target, late replies of other turns too
+//!         give up what waited too long
+//!         sleep until something is due or comes
+//!     wait a moment for the last replies   so that one target's work does not run into the next one's turn
+//! wait for the rest, up to the timeout
+//! ```
+//!
+//! Nothing here allocates for a query. A timer of the kernel wakes the thread shortly before a query is due; the rest of
+//! the way it looks at the clock, because a sleeper wakes too late by tens of microseconds, and they would count.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::draw::Draw;
+use super::names::Questions;
+use super::pace::{Nanos, Pace, Rounds, SLICE, Slice};
+use super::pending::{MOST_PLACES, Pending, Waiting};
+use super::record::{Record, Trouble};
+use super::tcp::TcpLine;
+use super::udp::{BATCH, Buffers, UdpLine};
+
+/// How long before a query is due the sender stops sleeping.
+const EARLY: Nanos = 60_000;
+/// The longest sleep: signals and timeouts are looked after so often.
+const LONGEST_SLEEP: Nanos = 50_000_000;
+/// How long a turn waits for its last replies, at most.
+const SETTLE: Nanos = 50_000_000;
+/// How long replies are still taken after the user has ended the run.
+const FAREWELL: Nanos = 100_000_000;
+/// How often queries that waited too long are looked for.
+const EXPIRE_EVERY: Nanos = 10_000_000;
+/// Marks the timer among the events.
+const TIMER: u64 = u64::MAX;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Whom to ask.
+    pub targets: Vec<SocketAddr>,
+    /// How fast, in a target's turn.
+    pub pace: Pace,
+    /// How long each target is asked, in all.
+    pub duration: Duration,
+    /// When a query without a reply is lost.
+    pub timeout: Duration,
+    /// Over TCP instead of UDP.
+    pub tcp: bool,
+    /// Sockets or connections to each target.
+    pub lines: usize,
+    /// Gives the order of the targets.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// How many queries may be under way on one line: all that an open loop sends until the timeout, and as many again
+    /// because lines do not share evenly. A closed loop may overtake one slow reply by any number.
+    fn room(&self) -> u64 {
+        match self.pace {
+            Pace::Open { rate } => {
+                let all = rate as f64 * self.timeout.as_secs_f64();
+                (2.0 * all / self.lines as f64) as u64
+            }
+            Pace::Closed { .. } => MOST_PLACES,
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Turns that are over, of all targets.
+    pub turns: u64,
+    /// Turns in all.
+    pub of: u64,
+    /// Queries that left, and that got a reply.
+    pub sent: u64,
+    /// Replies.
+    pub answered: u64,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// One for each target, in the plan's order.
+    pub records: Vec<Record>,
+    /// How long each target was asked, without the other targets' turns.
+    pub asked_for: Vec<Duration>,
+    /// Whether it was ended before its time.
+    pub interrupted: bool,
+}
+
+/// Carries out a plan. `draw` is where each target's questions come from, the same sequence for each. `stop` ends the run
+/// early; `tell` is called after each turn.
+///
+/// # Errors
+/// A socket cannot be opened: too many of them, or an address that this machine has no way to.
+pub fn run(
+    plan: &Plan,
+    questions: &Questions,
+    draw: &Draw,
+    stop: &AtomicBool,
+    tell: impl FnMut(Progress),
+) -> io::Result<Outcome> {
+    Load::new(plan, questions, draw, stop)?.run(plan, tell)
+}
+
+struct Load<'a> {
+    questions: &'a Questions,
+    stop: &'a AtomicBool,
+    clock: Instant,
+    timeout: Nanos,
+    epoll: Epoll,
+    timer: TimerFd,
+    targets: Vec<Target>,
+    buffers: Buffers,
+    expire_at: Nanos,
+}
+
+struct Target {
+    lines: Vec<Line>,
+    next_line: usize,
+    draw: Draw,
+    seen: Vec<bool>,
+    record: Record,
+    asked_for: Nanos,
+}
+
+enum Line {
+    Udp(UdpLine),
+    Tcp(TcpLine),
+}
+
+impl Line {
+    fn pending(&mut self) -> &mut Pending {
+        match self {
+            Self::Udp(line) => line.pending(),
+            Self::Tcp(line) => line.pending(),
+        }
+    }
+
+    fn room(&self, now: Nanos) -> usize {
+        match self {
+            Self::Udp(_) => BATCH,
+            Self::Tcp(line) => line.room(now),
+        }
+    }
+}
+
+impl Target {
+    fn in_flight(&mut self) -> u64 {
+        self.lines.iter_mut().map(|line| line.pending().len()).sum()
+    }
+}
+
+impl<'a> Load<'a> {
+    fn new(plan: &Plan, questions: &'a Questions, draw: &Draw, stop: &'a AtomicBool) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        let span = plan.duration * plan.targets.len() as u32; // sixteen at most
+        let room = plan.room();
+        let mut targets = Vec::new();
+        for (number, address) in plan.targets.iter().enumerate() {
+            let mut lines = Vec::new();
+            for at in 0..plan.lines {
+                lines.push(match plan.tcp {
+                    true => Line::Tcp(TcpLine::new(*address, room)),
+                    false => {
+                        let line = UdpLine::open(*address, room)?;
+                        epoll.add(line.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, token(number, at)))?;
+                        Line::Udp(line)
+                    }
+                });
+            }
+            targets.push(Target {
+                lines,
+                next_line: 0,
+                draw: draw.clone(),
+                seen: vec![false; questions.len()],
+                record: Record::new(span.as_nanos() as Nanos),
+                asked_for: 0,
+            });
+        }
+        Ok(Self {
+            questions,
+            stop,
+            clock: Instant::now(),
+            timeout: plan.timeout.as_nanos() as Nanos,
+            epoll,
+            timer,
+            targets,
+            buffers: Buffers::new(),
+            expire_at: 0,
+        })
+    }
+
+    fn run(mut self, plan: &Plan, mut tell: impl FnMut(Progress)) -> io::Result<Outcome> {
+        let rounds = Rounds::new(plan.targets.len(), plan.duration.as_nanos() as Nanos, plan.seed);
+        let length = rounds.length();
+        let of = rounds.left() * plan.targets.len() as u64;
+        let mut turns = vec![0; plan.targets.len()];
+        for (done, who) in rounds.enumerate() {
+            if self.stopped() {
+                break;
+            }
+            self.turn(who, Slice::new(plan.pace, self.now(), length, turns[who]))?;
+            turns[who] += 1;
+            let records = || self.targets.iter().map(|target| &target.record);
+            let (sent, answered) = (records().map(|r| r.sent).sum(), records().map(Record::answers).sum());
+            tell(Progress { turns: done as u64 + 1, of, sent, answered });
+        }
+        let interrupted = self.stopped();
+        let patience = if interrupted { FAREWELL } else { self.timeout + SLICE };
+        let end = self.now() + patience;
+        while self.now() < end && (interrupted || !self.stopped()) && self.in_flight() > 0 {
+            self.wait(end)?;
+            self.expire();
+        }
+        for target in &mut self.targets {
+            target.record.unresolved = target.in_flight();
+        }
+        let asked_for = self.targets.iter().map(|target| Duration::from_nanos(target.asked_for)).collect();
+        let interrupted = self.stopped();
+        Ok(Outcome { records: self.targets.into_iter().map(|target| target.record).collect(), asked_for, interrupted })
+    }
+
+    /// One target's turn.
+    fn turn(&mut self, who: usize, mut slice: Slice) -> io::Result<()> {
+        let start = self.now();
+        loop {
+            let now = self.now();
+            if slice.is_over(now) || self.stopped() {
+                break;
+            }
+            let held_up = self.send(who, &mut slice, now)?;
+            // Whatever cannot leave now is tried again soon.
+            let wake = if held_up { now + SLICE / 1000 } else { slice.wake() };
+            self.wait(wake)?;
+            self.expire();
+        }
+        let now = self.now();
+        self.targets[who].record.unsent += if self.stopped() { 0 } else { slice.unsent(now) };
+        self.targets[who].asked_for += now - start;
+        while self.now() < now + SETTLE && self.targets[who].in_flight() > 0 && !self.stopped() {
+            self.wait(now + SETTLE)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is due, a batch at most; true if the target does not take it.
+    fn send(&mut self, who: usize, slice: &mut Slice, now: Nanos) -> io::Result<bool> {
+        let target = &mut self.targets[who];
+        let due = slice.due(now, target.in_flight()).min(BATCH as u64) as usize;
+        if due == 0 {
+            return Ok(false);
+        }
+        let count = target.lines.len();
+        let free = (0..count).map(|ahead| (target.next_line + ahead) % count);
+        let Some(at) = free.into_iter().find(|at| target.lines[*at].room(now) > 0) else { return Ok(true) };
+        target.next_line = at + 1;
+
+        // The batch is drawn from a copy of the sequence, which goes on from there only for what has left.
+        let mut draw = target.draw.clone();
+        let nothing = Waiting { intended: 0, sent: now, question: 0, first: false };
+        let mut batch = [nothing; BATCH];
+        for (ahead, waiting) in batch[..due].iter_mut().enumerate() {
+            let question = draw.next();
+            let first = !std::mem::replace(&mut target.seen[question as usize], true);
+            *waiting = Waiting { intended: slice.intended(ahead as u64, now), sent: now, question, first };
+        }
+        let batch = &batch[..due];
+        let sent = match &mut target.lines[at] {
+            Line::Udp(line) => line.send(batch, self.questions, &mut self.buffers, &mut target.record),
+            Line::Tcp(line) => {
+                match line.open(now) {
+                    Ok(true) => {
+                        let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+                        if let Some(fd) = line.fd() {
+                            self.epoll.add(fd, EpollEvent::new(events, token(who, at)))?;
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(error) if error.raw_os_error() == Some(libc::EMFILE) => return Err(error),
+                    Err(error) => {
+                        let sent = line.send(batch, self.questions, &mut target.record);
+                        line.end(Trouble::of(&error), &mut target.record);
+                        debug_assert_eq!(sent, batch.len());
+                    }
+                }
+                match line.fd() {
+                    Some(_) => line.send(batch, self.questions, &mut target.record),
+                    None => batch.len(),
+                }
+            }
+        };
+        for waiting in batch.get(sent..).unwrap_or_default().iter().filter(|waiting| waiting.first) {
+            target.seen[waiting.question as usize] = false;
+        }
+        for _ in 0..sent {
+            target.draw.next();
+        }
+        slice.sent(sent as u64);
+        Ok(sent == 0)
+    }
+
+    /// Sleeps until `wake`, or until something has come, and takes it.
+    fn wait(&mut self, wake: Nanos) -> io::Result<()> {
+        let ahead = wake.saturating_sub(self.now()).min(LONGEST_SLEEP);
+        let timeout = if ahead <= EARLY {
+            EpollTimeout::ZERO
+        } else {
+            let sleep = Duration::from_nanos(ahead - EARLY);
+            self.timer.set(Expiration::OneShot(sleep.into()), TimerSetTimeFlags::empty())?;
+            EpollTimeout::NONE
+        };
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        for event in events.iter().take(count).filter(|event| event.data() != TIMER) {
+            let (who, at) = (event.data() >> 32, event.data() & 0xffff_ffff);
+            let Some(target) = self.targets.get_mut(who as usize) else { continue };
+            let (clock, record) = (self.clock, &mut target.record);
+            let now = || clock.elapsed().as_nanos() as Nanos;
+            match target.lines.get_mut(at as usize) {
+                Some(Line::Udp(line)) => line.receive(now, self.questions, &mut self.buffers, record),
+                Some(Line::Tcp(line)) => {
+                    line.receive(now, self.questions, record);
+                    line.flush(record);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what has waited too long.
+    fn expire(&mut self) {
+        let now = self.now();
+        if now < self.expire_at {
+            return;
+        }
+        self.expire_at = now + EXPIRE_EVERY;
+        let limit = now.saturating_sub(self.timeout);
+        for target in &mut self.targets {
+            for line in &mut target.lines {
+                while line.pending().expired(limit).is_some() {
+                    target.record.lost += 1;
+                }
+            }
+        }
+    }
+
+    fn in_flight(&mut self) -> u64 {
+        self.targets.iter_mut().map(Target::in_flight).sum()
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.elapsed().as_nanos() as Nanos
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn token(target: usize, line: usize) -> u64 {
+    (target as u64) << 32 | line as u64
+}

@@ -1,0 +1,154 @@
+//! Queries under way on one socket or connection: a ring with a place for each message id, or for the last few.
+//!
+//! Ids are given in turn, so a query's place follows from its id, and the ring is in the order of sending: what has
+//! waited too long is always at its old end. If the ring comes round to a query that still waits, that one is lost early:
+//! there are no more than 65,536 ids, and memory stays bounded.
+
+use super::pace::Nanos;
+
+/// The most places of a ring: as many as there are ids. Each takes 32 bytes.
+pub const MOST_PLACES: u64 = 1 << 16;
+/// The least.
+const LEAST_PLACES: u64 = 1 << 8;
+
+/// One query under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// When it should have left.
+    pub intended: Nanos,
+    /// When it left.
+    pub sent: Nanos,
+    /// Which question it asks.
+    pub question: u32,
+    /// Whether this target had not been asked it before.
+    pub first: bool,
+}
+
+/// The queries under way, in the order of sending.
+#[derive(Debug)]
+pub struct Pending {
+    places: Box<[Option<(u16, Waiting)>]>,
+    /// Numbers of the oldest that may still wait, and of the next to be sent.
+    oldest: u64,
+    next: u64,
+    waiting: u64,
+}
+
+impl Pending {
+    /// An empty ring for about so many queries.
+    pub fn new(room: u64) -> Self {
+        let places = room.clamp(LEAST_PLACES, MOST_PLACES).next_power_of_two();
+        Self { places: vec![None; places as usize].into(), oldest: 0, next: 0, waiting: 0 }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> u64 {
+        self.waiting
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// The id of the query that is `ahead` places behind the next one.
+    #[inline]
+    pub fn id(&self, ahead: usize) -> u16 {
+        (self.next + ahead as u64) as u16
+    }
+
+    /// A query has left, under [`id(0)`](Self::id). Returns the one that it pushes out, which is lost.
+    #[inline]
+    pub fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let id = self.id(0);
+        let pushed_out = self.place(id).replace((id, waiting));
+        self.next += 1;
+        self.waiting += u64::from(pushed_out.is_none());
+        self.oldest = self.oldest.max(self.next.saturating_sub(self.places.len() as u64));
+        pushed_out.map(|(_, waiting)| waiting)
+    }
+
+    /// The query that waits under this id.
+    #[inline]
+    pub fn get(&self, id: u16) -> Option<&Waiting> {
+        self.places[usize::from(id) % self.places.len()]
+            .as_ref()
+            .filter(|(theirs, _)| *theirs == id)
+            .map(|(_, waiting)| waiting)
+    }
+
+    /// The query under this id waits no more.
+    #[inline]
+    pub fn take(&mut self, id: u16) -> Option<Waiting> {
+        let (_, taken) = self.place(id).take_if(|(theirs, _)| *theirs == id)?;
+        self.waiting -= 1;
+        Some(taken)
+    }
+
+    /// Takes the oldest one, if it left before `limit`.
+    pub fn expired(&mut self, limit: Nanos) -> Option<Waiting> {
+        while self.oldest < self.next {
+            match self.get(self.oldest as u16) {
+                Some(waiting) if waiting.sent >= limit => return None,
+                Some(_) => return self.take(self.oldest as u16),
+                None => self.oldest += 1,
+            }
+        }
+        None
+    }
+
+    fn place(&mut self, id: u16) -> &mut Option<(u16, Waiting)> {
+        let places = self.places.len(); // a power of two, so ids that follow one another never collide
+        &mut self.places[usize::from(id) % places]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sent: Nanos) -> Waiting {
+        Waiting { intended: sent, sent, question: 0, first: false }
+    }
+
+    #[test]
+    fn replies_come_in_any_order_and_the_rest_expires_in_order() {
+        let mut pending = Pending::new(1);
+        for sent in 0..4 {
+            assert_eq!(u64::from(pending.id(0)), sent);
+            assert_eq!(pending.push(at(sent)), None);
+        }
+        assert_eq!(pending.take(1), Some(at(1)));
+        assert_eq!(pending.take(1), None, "a second reply");
+        assert_eq!(pending.take(77), None, "never asked");
+        assert_eq!(pending.expired(3), Some(at(0)));
+        assert_eq!(pending.expired(3), Some(at(2)));
+        assert_eq!(pending.expired(3), None);
+        assert_eq!(pending.len(), 1);
+        assert_eq!(pending.expired(Nanos::MAX), Some(at(3)));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn the_ring_comes_round() {
+        for places in [LEAST_PLACES, MOST_PLACES] {
+            let mut pending = Pending::new(places);
+            for sent in 0..places {
+                pending.push(at(sent));
+            }
+            assert_eq!(pending.take(1), Some(at(1)));
+            assert_eq!(pending.push(at(places)), Some(at(0)), "pushed out");
+            assert_eq!(pending.push(at(places + 1)), None, "its place was free");
+            assert_eq!(pending.len(), places);
+            let newest = pending.id(0).wrapping_sub(1);
+            assert_eq!(pending.get(newest), Some(&at(places + 1)));
+            if places < MOST_PLACES {
+                assert_eq!(pending.take(1), None, "another id in its place");
+            }
+            assert_eq!(pending.expired(3), Some(at(2)));
+            let rest = std::iter::from_fn(|| pending.expired(Nanos::MAX)).count();
+            assert_eq!(rest as u64, places - 1);
+            assert!(pending.is_empty());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Queries over UDP: one connected socket, batches of datagrams each way.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use socket2::SockRef;
+
+use super::names::{LONGEST_QUERY, Questions};
+use super::pace::Nanos;
+use super::pending::{Pending, Waiting};
+use super::record::{Record, Trouble};
+use crate::wire::{HEADER, flag, u16_at};
+
+/// Datagrams of one system call.
+pub(super) const BATCH: usize = 64;
+/// Bytes of the largest reply that is read whole; nobody is told that more fits.
+const LARGEST_REPLY: usize = 2_048;
+/// Replies that wait while the sender is busy, in bytes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Batches read from one socket before the others have their turn.
+const FAIR: usize = 4;
+
+/// Buffers for one batch each way, used again and again by all sockets.
+pub(super) struct Buffers {
+    queries: Box<[[u8; LONGEST_QUERY]; BATCH]>,
+    replies: Box<[[u8; LARGEST_REPLY]; BATCH]>,
+    sending: MultiHeaders<SockaddrStorage>,
+    receiving: MultiHeaders<SockaddrStorage>,
+}
+
+/// One socket and what is under way on it.
+#[derive(Debug)]
+pub(super) struct UdpLine {
+    socket: UdpSocket,
+    pending: Pending,
+}
+
+impl Buffers {
+    /// Allocates them.
+    pub(super) fn new() -> Self {
+        Self {
+            queries: Box::new([[0; LONGEST_QUERY]; BATCH]),
+            replies: Box::new([[0; LARGEST_REPLY]; BATCH]),
+            sending: MultiHeaders::preallocate(BATCH, None),
+            receiving: MultiHeaders::preallocate(BATCH, None),
+        }
+    }
+}
+
+impl UdpLine {
+    /// A socket for `target` and about `room` queries under way, from a port of its own.
+    ///
+    /// # Errors
+    /// What the system says: no socket left, or no way to the target.
+    pub(super) fn open(target: SocketAddr, room: u64) -> io::Result<Self> {
+        let local: SocketAddr = match target {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(local)?;
+        socket.set_nonblocking(true)?;
+        // Smaller is fine where the system does not allow as much: what is lost then is counted.
+        let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+        socket.connect(target)?;
+        Ok(Self { socket, pending: Pending::new(room) })
+    }
+
+    /// The queries under way.
+    pub(super) fn pending(&mut self) -> &mut Pending {
+        &mut self.pending
+    }
+
+    /// Sends up to [`BATCH`] queries; returns how many left. Those that the system refuses have left, and failed.
+    pub(super) fn send(
+        &mut self,
+        batch: &[Waiting],
+        questions: &Questions,
+        buffers: &mut Buffers,
+        record: &mut Record,
+    ) -> usize {
+        let batch = &batch[..batch.len().min(BATCH)];
+        let mut lengths = [0; BATCH];
+        for (at, waiting) in batch.iter().enumerate() {
+            let query = questions.query(waiting.question);
+            lengths[at] = query.len().min(LONGEST_QUERY);
+            buffers.queries[at][..lengths[at]].copy_from_slice(&query[..lengths[at]]);
+            buffers.queries[at][..2].copy_from_slice(&self.pending.id(at).to_be_bytes());
+        }
+        let slices: [[IoSlice<'_>; 1]; BATCH] =
+            std::array::from_fn(|at| [IoSlice::new(&buffers.queries[at][..lengths[at]])]);
+        let headers = &mut buffers.sending;
+        let sent = sendmmsg(
+            self.socket.as_raw_fd(),
+            headers,
+            &slices[..batch.len()],
+            [None; BATCH],
+            [],
+            MsgFlags::MSG_DONTWAIT,
+        )
+        .map(|sent| sent.count());
+        match sent.map_err(io::Error::from) {
+            Ok(sent) => {
+                for waiting in &batch[..sent] {
+                    record.left(waiting);
+                    if self.pending.push(*waiting).is_some() {
+                        record.lost += 1;
+                    }
+                }
+                sent
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            // The answer of the network to earlier ones.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && !self.pending.is_empty() => {
+                self.fail_all(Trouble::Refused, record);
+                0
+            }
+            Err(error) => {
+                for waiting in batch {
+                    record.left(waiting);
+                    record.failed(Trouble::of(&error));
+                }
+                batch.len()
+            }
+        }
+    }
+
+    /// Takes the replies that have come. `now` tells the time.
+    pub(super) fn receive(
+        &mut self,
+        now: impl Fn() -> Nanos,
+        questions: &Questions,
+        buffers: &mut Buffers,
+        record: &mut Record,
+    ) {
+        for _ in 0..FAIR {
+            let mut lengths = [0; BATCH];
+            let mut slices = buffers.replies.each_mut().map(|reply| [IoSliceMut::new(reply)]);
+            let headers = &mut buffers.receiving;
+            let received = recvmmsg(self.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None);
+            let count = received
+                .map(|replies| lengths.iter_mut().zip(replies).map(|(length, reply)| *length = reply.bytes).count());
+            let now = now();
+            match count.map_err(io::Error::from) {
+                Ok(count) => {
+                    for (reply, length) in buffers.replies.iter().zip(lengths).take(count) {
+                        settle(&mut self.pending, &reply[..length.min(LARGEST_REPLY)], now, questions, record);
+                    }
+                    if count < BATCH {
+                        return;
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+                // The system does not say which query the network turned away; it tells but once of many.
+                Err(error) => return self.fail_all(Trouble::of(&error), record),
+            }
+        }
+    }
+
+    fn fail_all(&mut self, trouble: Trouble, record: &mut Record) {
+        while self.pending.expired(Nanos::MAX).is_some() {
+            record.failed(trouble);
+        }
+    }
+}
+
+impl AsFd for UdpLine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Finds the query that a reply belongs to and records it: the id and the question must be its own. A reply that only
+/// says what went wrong may leave the question out.
+#[inline]
+pub(super) fn settle(pending: &mut Pending, reply: &[u8], now: Nanos, questions: &Questions, record: &mut Record) {
+    let matches = |waiting: &Waiting| {
+        let question = questions.question(waiting.question);
+        let flags = u16_at(reply, 2).unwrap_or_default();
+        let without = u16_at(reply, 4) == Some(0) && flags & flag::RCODE != 0;
+        let same =
+            reply.get(HEADER..HEADER + question.len()).is_some_and(|theirs| theirs.eq_ignore_ascii_case(question));
+        reply.len() >= HEADER && flags & flag::QR != 0 && (without || same)
+    };
+    let id = u16_at(reply, 0).filter(|id| pending.get(*id).is_some_and(matches));
+    match id.and_then(|id| pending.take(id)) {
+        Some(waiting) => record.answered(&waiting, now, reply),
+        None => record.stray += 1,
+    }
+}

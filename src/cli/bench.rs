@@ -1,0 +1,281 @@
+//! `nodens bench`: measure DNS servers as their clients see them.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Outcome, own_addresses};
+use crate::bench::draw::Draw;
+use crate::bench::guard::{GENTLE_RATE, forbidden};
+use crate::bench::html;
+use crate::bench::load::{self, Plan, Progress};
+use crate::bench::names::Questions;
+use crate::bench::pace::Pace;
+use crate::bench::report::Report;
+use crate::bench::table::{count, table};
+use crate::config::address::DNS_PORT;
+use crate::config::units::Time;
+
+/// Measure DNS servers as their clients see them.
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+enum What {
+    Latency(Latency),
+}
+
+/// Measure how long DNS servers take to answer, several side by side: percentiles, loss and response codes.
+///
+/// Works against any DNS server. Targets take turns of a quarter of a second, in an order drawn anew for each round, so
+/// that drift hits all alike; each gets the same questions. With --rate, queries leave on schedule whatever becomes of
+/// earlier ones, and a latency counts from when its query should have left, so a stall is not left out (coordinated
+/// omission). With --closed, so many queries are under way at any time, and a latency counts from when its query left.
+/// A name that this run had not asked the target before is "first seen"; whether the server had it already it alone
+/// knows.
+///
+/// At most 1,000 queries a second go to a target that is not of this machine, a private network or the local link,
+/// and none with --closed, unless --with-permission says that whoever runs it agrees.
+///
+/// Ctrl-C ends the run and prints what there is. Exit codes: 0 the run is done, whatever it found; 1 a target got not
+/// one reply, or something failed; 64 the command line is wrong or the rate is refused.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct Latency {
+    /// A server to ask, ADDR or ADDR:PORT; an address, not a name. May be given several times
+    #[arg(long = "target", value_name = "ADDR[:PORT]", required = true, value_parser = target)]
+    targets: Vec<SocketAddr>,
+    /// The questions, `name [TYPE]` a line, the most popular first [default: a built-in set like a CI cluster's]
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
+    /// How questions are drawn: zipf asks the nth name an nth as often as the first, in-turn one after the other
+    #[arg(long, value_name = "ORDER", default_value = "zipf")]
+    draw: Order,
+    /// Queries a second to a target in its turn [default: 1000]
+    #[arg(long, value_name = "QPS", value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
+    rate: Option<u64>,
+    /// Instead of a rate: keep so many queries under way
+    #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    closed: Option<u64>,
+    /// How long each target is asked in all, from 100ms to 24h
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    duration: Duration,
+    /// How long a query waits for its reply until it is lost, from 100ms to 60s
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = timeout)]
+    timeout: Duration,
+    /// Ask over TCP, pipelined, instead of UDP
+    #[arg(long)]
+    tcp: bool,
+    /// UDP sockets or TCP connections to each target
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
+    sockets: u16,
+    /// Send queries with an OPT record
+    #[arg(long)]
+    edns: bool,
+    /// Gives what is drawn; the same number asks the same
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+    /// Print JSON instead of a table; docs/bench.md tells its shape
+    #[arg(long)]
+    json: bool,
+    /// Write an HTML page with charts too
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Whoever runs the targets agrees to more than 1,000 queries a second
+    #[arg(long)]
+    with_permission: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Order {
+    Zipf,
+    InTurn,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nodens bench latency --target 127.0.0.1:5300
+  nodens bench latency --target 169.254.20.10 --target 10.96.0.10 --rate 5000 --html report.html
+  nodens bench latency --target 10.96.0.10 --names names.txt --draw in-turn --edns --json
+  nodens bench latency --target [::1]:5300 --closed 1000 --duration 10s --tcp";
+
+/// The most targets of one run: each takes memory for what is under way, and a colour.
+const MOST_TARGETS: usize = 8;
+/// Queries a second when the user does not say.
+const DEFAULT_RATE: u64 = 1_000;
+
+impl Bench {
+    /// Measures.
+    pub(super) fn run(&self) -> Outcome {
+        let What::Latency(latency) = &self.what;
+        latency.run().unwrap_or_else(|(error, outcome)| {
+            let _ = writeln!(io::stderr(), "nodens bench latency: {error}"); // the exit code tells as well
+            outcome
+        })
+    }
+}
+
+impl Latency {
+    fn run(&self) -> Result<Outcome, (String, Outcome)> {
+        let plan = self.plan().map_err(|error| (error, Outcome::BadUsage))?;
+        let questions = self.questions().map_err(|error| (error, Outcome::Failed))?;
+        let (draw, order) = match self.draw {
+            Order::Zipf => (Draw::zipf(questions.len(), self.seed), "zipf"),
+            Order::InTurn => (Draw::in_turn(questions.len()), "in-turn"),
+        };
+        let failed = |error: io::Error| (error.to_string(), Outcome::Failed);
+        // Before the run, so that a wrong path does not cost a result.
+        let page = self.html.as_ref().map(|file| Ok((file, fs::File::create(file)?))).transpose();
+        let page = page.map_err(|error: io::Error| {
+            let file = self.html.as_deref().unwrap_or(Path::new(""));
+            (format!("{}: {error}", file.display()), Outcome::Failed)
+        })?;
+        let stop = stop_on_signal();
+        let bar = bar();
+        let outcome = load::run(&plan, &questions, &draw, &stop, |progress| show(&bar, progress)).map_err(failed)?;
+        bar.finish_and_clear();
+        let names = self.names.as_ref().map_or("built-in".to_owned(), |file| file.display().to_string());
+        let report = Report::new(&plan, &outcome, names, questions.len(), order, self.edns);
+        let text = if self.json { report.json() + "\n" } else { table(&report) };
+        io::stdout().write_all(text.as_bytes()).map_err(failed)?;
+        if let Some((file, mut page)) = page {
+            let written = page.write_all(html::page(&report).as_bytes());
+            written.map_err(|error| (format!("{}: {error}", file.display()), Outcome::Failed))?;
+        }
+        let silent = report.targets.iter().any(|target| target.answered == 0);
+        Ok(if silent { Outcome::Failed } else { Outcome::Good })
+    }
+
+    fn plan(&self) -> Result<Plan, String> {
+        let pace = match self.closed {
+            Some(in_flight) => Pace::Closed { in_flight },
+            None => Pace::Open { rate: self.rate.unwrap_or(DEFAULT_RATE) },
+        };
+        if self.targets.len() > MOST_TARGETS {
+            return Err(format!("{} targets are too many: up to {MOST_TARGETS}", self.targets.len()));
+        }
+        if let Some(target) = forbidden(&self.targets, pace, &own_addresses()).filter(|_| !self.with_permission) {
+            return Err(format!(
+                "{target} is neither of this machine nor private: nothing was sent. It may be asked at up to {} queries \
+                 a second (--rate); if whoever runs it agrees to more, say so with --with-permission",
+                count(GENTLE_RATE)
+            ));
+        }
+        Ok(Plan {
+            targets: self.targets.clone(),
+            pace,
+            duration: self.duration,
+            timeout: self.timeout,
+            tcp: self.tcp,
+            lines: usize::from(self.sockets),
+            seed: self.seed,
+        })
+    }
+
+    fn questions(&self) -> Result<Questions, String> {
+        let Some(file) = &self.names else { return Ok(Questions::built_in(self.edns)) };
+        let named = |error: String| format!("{}: {error}", file.display());
+        let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
+        Questions::parse(&text, self.edns).map_err(named)
+    }
+}
+
+/// True once the user or the system wants the run to end. A second signal ends the program at once.
+fn stop_on_signal() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            loop {
+                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+                if told.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130); // 128 + SIGINT, as shells have it
+                }
+            }
+            #[allow(unreachable_code)] // it gives the block its type
+            io::Result::Ok(())
+        })
+    });
+    stop
+}
+
+/// A progress bar on stderr, if that is a terminal.
+fn bar() -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3}%  {eta} left  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_length(progress.of);
+    bar.set_position(progress.turns);
+    bar.set_message(format!("{} sent, {} answered", count(progress.sent), count(progress.answered)));
+}
+
+/// An address, with port 53 unless it has one.
+fn target(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = text.parse().or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)));
+    match address {
+        Ok(address) if address.port() == 0 => Err("port 0 is nobody's".to_owned()),
+        Ok(address) => Ok(address),
+        Err(_) => Err("an address is needed, such as 10.96.0.10, 127.0.0.1:5300 or [::1]:53; a name would have to be \
+             resolved first, by the very servers that are measured"
+            .to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    time(text, Time::millis(100), Time::secs(86_400))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    time(text, Time::millis(100), Time::secs(60))
+}
+
+fn time(text: &str, floor: Time, ceiling: Time) -> Result<Duration, String> {
+    let time = Time::try_from(text.to_owned())?;
+    if time < floor || time > ceiling {
+        return Err(format!("from {floor} to {ceiling}"));
+    }
+    Ok(time.duration())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_addresses() {
+        for (text, address) in [
+            ("10.0.0.1", "10.0.0.1:53"),
+            ("10.0.0.1:5300", "10.0.0.1:5300"),
+            ("::1", "[::1]:53"),
+            ("[::1]", "[::1]:53"),
+            ("[::1]:5300", "[::1]:5300"),
+        ] {
+            assert_eq!(target(text).map(|address| address.to_string()).as_deref(), Ok(address));
+        }
+        for text in ["dns.example.com", "10.0.0.1:0", "", "10.0.0"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+    }
+}
