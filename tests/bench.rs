@@ -110,7 +110,7 @@ async fn the_table_adds_up_too() {
     };
     let number = |word: &String| word.parse::<u64>().unwrap();
     let address = upstream.address().to_string();
-    let [latency, outcome] = &rows(&address)[..] else { panic!("{text}") };
+    let [latency, outcome, ..] = &rows(&address)[..] else { panic!("{text}") };
     let numbers: Vec<u64> = outcome[1..5].iter().map(number).collect();
     assert_eq!(numbers[0], numbers[1] + numbers[2] + numbers[3], "{text}");
     assert_eq!(numbers[0], upstream.seen_count());
@@ -212,6 +212,7 @@ async fn a_wrong_command_line_says_what_is_wrong() {
         (&[&loopback[..], &["--duration", "10"]].concat(), "not a time with its unit"),
         (&[&loopback[..], &["--timeout", "2m"]].concat(), "from 100ms to 1m"),
         (&[&loopback[..]; 9].concat(), "up to 8"),
+        (&[&[&loopback[..]; 5].concat()[..], &["--sockets", "13"]].concat(), "65 sockets are too many"),
     ] {
         let output = bench(&[], args).await;
         let complaint = String::from_utf8(output.stderr).unwrap();

@@ -24,7 +24,7 @@ const STYLE: &str = "
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 3rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem } h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem }
-p { margin: .25rem 0; color: var(--soft) } p.warn { color: var(--ink); font-weight: 600 }
+p { margin: .25rem 0; color: var(--soft) } p.method { margin-top: 1.5rem; font-size: .9rem } p.warn { color: var(--ink); font-weight: 600 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule) }
@@ -58,18 +58,19 @@ pub fn page(report: &Report) -> String {
     add("<h2>Latency in milliseconds</h2>\n");
     add(&latencies(report));
     add("<h2>Replies within a latency</h2>\n");
-    add(&legend(report, ["seen before", "first seen"]));
+    add(&legend(report, ["repeated", "first seen"]));
     add(&distribution(report));
     add("<h2>Latency over time</h2>\n");
     add(&legend(report, ["median (p50)", "99th percentile (p99)"]));
     add(&over_time(report));
     add("<h2>What became of the queries</h2>\n");
     add(&outcomes(report));
+    // What is unusual, as the table of a terminal tells it.
     for note in report.targets.iter().flat_map(notes) {
         add(&format!("<p>{}</p>\n", escape(&note)));
     }
     add(&format!(
-        "<p>Latency counts from when a query {}. A query without a reply is lost after {} s. \"First seen\" is a question \
+        "<p class=\"method\">Latency counts from when a query {}. A query without a reply is lost after {} s. \"First seen\" is a question \
          that this run had not asked the target before. nodens {}.</p>\n</body>\n</html>\n",
         if report.settings.rate.is_some() { "should have left, so stalls are not left out" } else { "left" },
         report.settings.timeout_s,
@@ -98,7 +99,7 @@ fn latencies(report: &Report) -> String {
     for (at, target) in report.targets.iter().enumerate() {
         rows.push(latency_row("whole", &format!("{}{}", key(at), target.target), &target.latency_ms));
         rows.push(latency_row("part", "first seen", &target.first_seen_ms));
-        rows.push(latency_row("part", "seen before", &target.repeated_ms));
+        rows.push(latency_row("part", "repeated", &target.repeated_ms));
     }
     table(&head, &rows)
 }
@@ -144,7 +145,7 @@ fn distribution(report: &Report) -> String {
     let y = Axis::nines("share of replies", curves().map(|point| point.0).fold(0.9, f64::max));
     let mut lines = Vec::new();
     for (at, target) in report.targets.iter().enumerate() {
-        for (curve, (what, dash)) in target.curves.iter().zip([("seen before", ""), ("first seen", " dashed")]) {
+        for (curve, (what, dash)) in target.curves.iter().zip([("repeated", ""), ("first seen", " dashed")]) {
             lines.push(Line {
                 class: format!("c{}{dash}", at % COLOURS.len()),
                 label: format!("{}, {what}", target.target),

@@ -189,7 +189,7 @@ impl<'a> Load<'a> {
                 next_line: 0,
                 draw: draw.clone(),
                 seen: vec![false; questions.len()],
-                record: Record::new(span.as_nanos() as Nanos),
+                record: Record::new(span.as_nanos() as Nanos, SLICE * plan.targets.len() as u64),
                 asked_for: 0,
             });
         }
@@ -245,8 +245,12 @@ impl<'a> Load<'a> {
                 break;
             }
             let held_up = self.send(who, &mut slice, now)?;
-            // Whatever cannot leave now is tried again soon.
-            let wake = if held_up { now + SLICE / 1000 } else { slice.wake() };
+            let wake = match held_up {
+                // Whatever cannot leave now is tried again soon.
+                true => now + SLICE / 1000,
+                false if slice.due(now, self.targets[who].in_flight()) > 0 => now,
+                false => slice.wake(),
+            };
             self.wait(wake)?;
             self.expire();
         }
@@ -276,7 +280,7 @@ impl<'a> Load<'a> {
         let nothing = Waiting { intended: 0, sent: now, question: 0, first: false };
         let mut batch = [nothing; BATCH];
         for (ahead, waiting) in batch[..due].iter_mut().enumerate() {
-            let question = draw.next();
+            let question = draw.question();
             let first = !std::mem::replace(&mut target.seen[question as usize], true);
             *waiting = Waiting { intended: slice.intended(ahead as u64, now), sent: now, question, first };
         }
@@ -286,9 +290,8 @@ impl<'a> Load<'a> {
             Line::Tcp(line) => {
                 match line.open(now) {
                     Ok(true) => {
-                        let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
                         if let Some(fd) = line.fd() {
-                            self.epoll.add(fd, EpollEvent::new(events, token(who, at)))?;
+                            self.epoll.add(fd, tcp_event(token(who, at)))?;
                         }
                     }
                     Ok(false) => {}
@@ -309,7 +312,7 @@ impl<'a> Load<'a> {
             target.seen[waiting.question as usize] = false;
         }
         for _ in 0..sent {
-            target.draw.next();
+            target.draw.question();
         }
         slice.sent(sent as u64);
         Ok(sent == 0)
@@ -339,8 +342,12 @@ impl<'a> Load<'a> {
             match target.lines.get_mut(at as usize) {
                 Some(Line::Udp(line)) => line.receive(now, self.questions, &mut self.buffers, record),
                 Some(Line::Tcp(line)) => {
-                    line.receive(now, self.questions, record);
+                    let more = line.receive(now, self.questions, record);
                     line.flush(record);
+                    if let Some(fd) = line.fd().filter(|_| more) {
+                        // The event is an edge: ask for it again.
+                        self.epoll.modify(fd, &mut tcp_event(event.data()))?;
+                    }
                 }
                 None => {}
             }
@@ -380,4 +387,9 @@ impl<'a> Load<'a> {
 
 fn token(target: usize, line: usize) -> u64 {
     (target as u64) << 32 | line as u64
+}
+
+/// A connection tells once that it can be read or written, and again only after it could not.
+fn tcp_event(token: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, token)
 }

@@ -73,10 +73,10 @@ impl Questions {
         };
         for (at, name) in PUBLIC.split_whitespace().enumerate() {
             ask(name);
-            if at % CLUSTER_EVERY == 0 {
-                if let Some(service) = services.next() {
-                    ask(&format!("{service}.svc.cluster.local"));
-                }
+            if at % CLUSTER_EVERY == 0
+                && let Some(service) = services.next()
+            {
+                ask(&format!("{service}.svc.cluster.local"));
             }
         }
         for name in PUBLIC.split_whitespace().take(SEARCHED) {

@@ -84,8 +84,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// An empty record for a run that takes about `span` in all.
-    pub fn new(span: Nanos) -> Self {
+    /// An empty record for a run that takes about `span` in all; a part is no shorter than `round`, in which each target
+    /// has its turn.
+    pub fn new(span: Nanos, round: Nanos) -> Self {
         Self {
             sent: 0,
             sent_first: 0,
@@ -100,7 +101,7 @@ impl Record {
             repeated: histogram(3),
             lag: histogram(2),
             points: vec![None; POINTS],
-            width: (span / POINTS as u64).max(1),
+            width: (span / POINTS as u64).max(round).max(1),
         }
     }
 
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn both_kinds_are_merged() {
-        let mut record = Record::new(SECOND);
+        let mut record = Record::new(SECOND, 0);
         for ms in 1..=50 {
             record.answered(&query(0, true), ms * MS, REPLY);
             record.answered(&query(0, false), (50 + ms) * MS, REPLY);
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_reply_belongs_to_when_its_query_should_have_left() {
-        let mut record = Record::new(60 * SECOND);
+        let mut record = Record::new(60 * SECOND, 0);
         record.answered(&query(SECOND / 2, true), 9 * SECOND, REPLY);
         record.answered(&query(59 * SECOND, true), 60 * SECOND, REPLY);
         record.answered(&query(99 * SECOND, true), 99 * SECOND + 9, REPLY);
@@ -208,8 +209,8 @@ mod tests {
         // A client that cannot send while the server stalls, for 200 ms of 2 s: it asks 1,000 a second, a reply takes
         // 1 ms. Scripted time: one step is 0.1 ms.
         const STALL: std::ops::Range<Nanos> = 500 * MS..700 * MS;
-        let mut record = Record::new(2 * SECOND);
-        let mut from_leaving = Record::new(2 * SECOND);
+        let mut record = Record::new(2 * SECOND, 0);
+        let mut from_leaving = Record::new(2 * SECOND, 0);
         let mut pending = Pending::new(1000);
         for turn in 0..8 {
             let mut slice = Slice::new(Pace::Open { rate: 1000 }, turn * SLICE, SLICE, turn);

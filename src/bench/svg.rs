@@ -5,7 +5,7 @@ use std::fmt::Write;
 /// A chart's size and the margins around what is drawn, in its own units.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 380.0;
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 80.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 48.0;

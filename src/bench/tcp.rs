@@ -15,9 +15,9 @@ use super::udp::settle;
 /// Bytes of queries that wait for the connection to take them; beyond this the sender waits.
 const SEND_BUFFER: usize = 64 << 10;
 /// Bytes read at once.
-const READ: usize = 64 << 10;
+const READ: usize = 16 << 10;
 /// Reads from one connection before the others have their turn.
-const FAIR: usize = 16;
+const FAIR: usize = 64;
 /// How long after a failed connection the next one is tried.
 const PAUSE: Nanos = SECOND / 10;
 
@@ -114,22 +114,28 @@ impl TcpLine {
         }
     }
 
-    /// Takes the replies that have come. `now` tells the time.
-    pub(super) fn receive(&mut self, now: impl Fn() -> Nanos, questions: &Questions, record: &mut Record) {
+    /// Takes the replies that have come; true if there may be more. `now` tells the time.
+    pub(super) fn receive(&mut self, now: impl Fn() -> Nanos, questions: &Questions, record: &mut Record) -> bool {
         for _ in 0..FAIR {
-            let Some(stream) = &mut self.stream else { return };
+            let Some(stream) = &mut self.stream else { return false };
             let kept = self.read.len();
             self.read.resize(kept + READ, 0);
             let result = stream.read(&mut self.read[kept..]);
             self.read.truncate(kept + *result.as_ref().unwrap_or(&0));
-            match result {
-                Ok(0) => return self.end(Trouble::Closed, record),
-                Ok(_) => self.settle(now(), questions, record),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return,
-                Err(error) => return self.end(Trouble::of(&error), record),
-            }
+            let end = match result {
+                Ok(0) => Trouble::Closed,
+                Ok(_) => {
+                    self.settle(now(), questions, record);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return false,
+                Err(error) => Trouble::of(&error),
+            };
+            self.end(end, record);
+            return false;
         }
+        true
     }
 
     /// Whole replies at the start of what was read.

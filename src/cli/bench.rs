@@ -79,7 +79,7 @@ struct Latency {
     /// Ask over TCP, pipelined, instead of UDP
     #[arg(long)]
     tcp: bool,
-    /// UDP sockets or TCP connections to each target
+    /// UDP sockets or TCP connections to each target, up to 64 for all together
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
     sockets: u16,
     /// Send queries with an OPT record
@@ -114,6 +114,8 @@ Examples:
 
 /// The most targets of one run: each takes memory for what is under way, and a colour.
 const MOST_TARGETS: usize = 8;
+/// The most sockets of one run: each takes up to 2 MiB for what is under way.
+const MOST_SOCKETS: usize = 64;
 /// Queries a second when the user does not say.
 const DEFAULT_RATE: u64 = 1_000;
 
@@ -166,6 +168,10 @@ impl Latency {
         };
         if self.targets.len() > MOST_TARGETS {
             return Err(format!("{} targets are too many: up to {MOST_TARGETS}", self.targets.len()));
+        }
+        let sockets = self.targets.len() * usize::from(self.sockets);
+        if sockets > MOST_SOCKETS {
+            return Err(format!("{sockets} sockets are too many: up to {MOST_SOCKETS} for all targets together"));
         }
         if let Some(target) = forbidden(&self.targets, pace, &own_addresses()).filter(|_| !self.with_permission) {
             return Err(format!(
