@@ -1,0 +1,53 @@
+scenarios! {
+    wire {
+        ad_from_a_trusted_upstream
+        any_is_minimal
+        class_chaos
+        client_subnet_and_cookie_stay
+        dnssec_ok_and_cd
+        edns_hop_by_hop
+        edns_malformed
+        edns_version
+        no_data_is_no_nxdomain
+        one_question
+        other_opcodes
+        question_echoed
+        recursion_desired
+        silence
+        stranger_refused
+        tcp_keepalive
+        truncation
+        unknown_flag
+        unknown_types
+        upstream_error_passed_on
+    }
+    horizon {
+        cname_into_another_route
+        cname_not_followed_by_the_upstream
+        dead_route_stays_shut
+        longest_suffix
+        order_of_the_file
+        special_use_names
+        special_use_names_claimed
+        static_records
+    }
+    cache {
+        coalescing
+        failures
+        max_ttl
+        negative
+        negative_cap_of_a_route
+        negative_without_soa
+        one_ttl_per_rrset
+        prefetch
+        prefetch_behind_a_cache
+        stale_is_bounded
+        stale_is_replaced
+        stale_never
+        stale_when_the_refresh_is_late
+        stale_when_upstreams_fail
+        truncated_never_kept
+        ttl_countdown
+        ttl_zero
+    }
+}

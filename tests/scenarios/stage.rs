@@ -1,0 +1,215 @@
+//! Plays a scenario: upstreams, nodens in front of them, clients and the clock, all in one thread.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use nodens::app::{Running, start_here};
+use nodens::config::Config;
+use nodens::config::parse::parse;
+use nodens::lab::upstream::Upstream;
+
+use super::client::Client;
+use super::clock::{Clock, FINE};
+use super::script::{Step, time};
+use super::{expect, upstreams};
+
+/// How long a reply is waited for, and how long silence must last.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Everything that a scenario has set up.
+pub(crate) struct Stage {
+    clock: Clock,
+    /// In the order of the file.
+    upstreams: Vec<(String, Upstream)>,
+    running: Option<Running>,
+    /// Queries whose reply nobody has looked at.
+    pending: HashMap<String, Client>,
+    queries: u16,
+}
+
+impl Stage {
+    /// An empty stage; the clock is paused from here on.
+    pub(crate) fn new() -> Self {
+        Self { clock: Clock::pause(), upstreams: Vec::new(), running: None, pending: HashMap::new(), queries: 0x4000 }
+    }
+
+    /// Plays one step.
+    pub(crate) async fn play(&mut self, step: &Step) {
+        let words: Vec<&str> = step.words.iter().map(String::as_str).collect();
+        let rest = |from: usize| step.words.get(from..).unwrap_or_default();
+        match words.as_slice() {
+            ["upstream", name, ..] => self.upstream(name, rest(2), &step.block).await,
+            ["config"] => self.start(&step.block).await,
+            ["set", name, "stop"] => self.clock.drive(self.named(name).stop()).await,
+            ["set", name, "start"] => self.clock.drive(self.named(name).restart()).await.expect("the port is free"),
+            ["set", name, ..] => self.named(name).set(upstreams::behaviour(rest(2))),
+            ["zone", name] => self.named(name).set_zone(upstreams::zone(&step.block)).expect("a zone"),
+            _ => {
+                if self.running.is_none() {
+                    self.start(&[]).await;
+                }
+                self.play_on(step, &words).await;
+            }
+        }
+    }
+
+    async fn play_on(&mut self, step: &Step, words: &[&str]) {
+        let rest = |from: usize| step.words.get(from..).unwrap_or_default();
+        match words {
+            ["ask", ..] => {
+                let client = self.send(rest(1));
+                self.expect(client, &step.block).await;
+            }
+            ["ask-all", count, "of", name, kind] => self.ask_all(count, name, kind).await,
+            ["begin", label, ..] => {
+                let client = self.send(rest(2));
+                self.pending.insert((*label).to_owned(), client);
+                self.clock.settle().await;
+            }
+            ["reply", label] => {
+                let client = self.pending.remove(*label).expect("it was begun");
+                self.expect(client, &step.block).await;
+            }
+            ["waits", label] => {
+                self.clock.settle().await;
+                let reply = self.pending.get_mut(*label).expect("it was begun").reply();
+                assert!(reply.is_none(), "there is a reply");
+            }
+            ["advance", span] => {
+                let by = (!self.pending.is_empty()).then_some(FINE);
+                self.clock.advance(time(span), by).await;
+            }
+            ["advance", span, "by", step] => self.clock.advance(time(span), Some(time(step))).await,
+            ["reload"] => {
+                let config = self.config(&step.block);
+                self.running().reload(config);
+                self.clock.settle().await;
+            }
+            ["saw", name, "loop-check"] => {
+                let seen = self.named(name).seen();
+                assert!(seen.iter().any(|seen| seen.is_within("loop-check.nodens.internal")), "no loop check");
+            }
+            ["leads-back", name] => self.lead_back(name).await,
+            ["saw", name, ..] => {
+                self.clock.settle().await;
+                let mut seen = self.named(name).seen();
+                self.named(name).clear_seen();
+                seen.retain(|seen| !seen.is_within("loop-check.nodens.internal"));
+                upstreams::check(&seen, rest(2), &step.block);
+            }
+            _ => panic!("unknown step"),
+        }
+    }
+
+    async fn upstream(&mut self, name: &str, words: &[String], block: &[String]) {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let started = self.clock.drive(Upstream::start(address, upstreams::zone(block))).await;
+        let upstream = started.expect("an upstream");
+        upstream.set_latency(upstreams::latency(words));
+        self.upstreams.push((name.to_owned(), upstream));
+    }
+
+    async fn start(&mut self, block: &[String]) {
+        let config = self.config(block);
+        let (running, _) = start_here(config).expect("nodens starts");
+        self.running = Some(running);
+        self.clock.settle().await;
+    }
+
+    /// The configuration of a block, with listeners and, where it names no upstreams, all of them in one group.
+    fn config(&self, block: &[String]) -> Config {
+        let mut text = format!("[server]\nlisten = [\"127.0.0.1:0\"]\n{}\n", block.join("\n"));
+        if !text.contains("[upstreams.") {
+            let servers: Vec<_> = self.upstreams.iter().map(|(name, _)| format!("\"{{{name}}}\"")).collect();
+            text += &format!("[upstreams.public]\nservers = [{}]\n", servers.join(", "));
+        }
+        if !text.contains("[[route]]") {
+            text += "[[route]]\nzones = [\".\"]\nto = \"public\"\n";
+        }
+        for (name, upstream) in &self.upstreams {
+            text = text.replace(&format!("{{{name}}}"), &upstream.address().to_string());
+        }
+        parse(&text, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap_or_else(|mistakes| panic!("{mistakes:?} in:\n{text}"))
+    }
+
+    fn send(&mut self, words: &[String]) -> Client {
+        self.queries += 1;
+        Client::send(self.address(), words, self.queries)
+    }
+
+    async fn expect(&self, mut client: Client, block: &[String]) {
+        let silence = block.first().is_some_and(|line| line == "silence");
+        let patience = if silence { SILENCE } else { PATIENCE };
+        self.clock.settle().await;
+        let reply = loop {
+            match client.reply() {
+                Some(reply) => break Some(reply),
+                None if client.sent.elapsed() >= patience => break None,
+                None => self.clock.step(FINE).await,
+            }
+        };
+        let took = client.sent.elapsed();
+        match reply {
+            Some(reply) if silence => panic!("a reply: {reply:02x?}"),
+            Some(reply) => expect::check(&client.query, &reply, took, &self.in_place(block)),
+            None => assert!(silence, "no reply within {patience:?}"),
+        }
+    }
+
+    /// `{public-1}` in what an extended error says.
+    fn in_place(&self, block: &[String]) -> Vec<String> {
+        let place = |line: &String| {
+            self.upstreams.iter().fold(line.clone(), |line, (name, upstream)| {
+                line.replace(&format!("{{{name}}}"), &upstream.address().to_string())
+            })
+        };
+        block.iter().map(place).collect()
+    }
+
+    /// Asks for many names one after another, `0-NAME`, `1-NAME` ..., and wants any NOERROR.
+    async fn ask_all(&mut self, count: &str, name: &str, kind: &str) {
+        for number in 0..count.parse::<u32>().expect("a count") {
+            let words = [format!("{number}-{name}"), kind.to_owned()];
+            let client = self.send(&words);
+            self.expect(client, &["NOERROR".to_owned(), "answers 0..9".to_owned()]).await;
+        }
+    }
+
+    /// Sends to nodens the loop check that reached an upstream, as one would that leads back.
+    async fn lead_back(&mut self, name: &str) {
+        let seen = self.named(name).seen();
+        let check = seen.iter().find(|seen| seen.is_within("loop-check.nodens.internal")).expect("a loop check");
+        let words = [check.name.clone(), "TXT".to_owned()];
+        let client = self.send(&words);
+        self.expect(client, &["NXDOMAIN".to_owned()]).await;
+    }
+
+    fn named(&self, name: &str) -> &Upstream {
+        let found = self.upstreams.iter().find(|(known, _)| known == name);
+        found.map(|(_, upstream)| upstream).unwrap_or_else(|| panic!("{name}: no such upstream"))
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("nodens runs")
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running().listen_addresses()[0]
+    }
+}
+
+/// Polls a step and says where it failed.
+pub(crate) async fn located(path: &str, line: usize, step: impl Future<Output = ()>) {
+    tokio::pin!(step);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| step.as_mut().poll(cx))) {
+        Ok(poll) => poll,
+        Err(panic) => {
+            eprintln!("{path}:{line}: this step failed");
+            resume_unwind(panic)
+        }
+    })
+    .await;
+}

@@ -1,0 +1,176 @@
+//! Scripted upstreams made of words: zones, behaviours, and what they saw.
+
+use std::time::Duration;
+
+use nodens::lab::fault::{Behaviour, Forgery, Tcp};
+use nodens::lab::seen::Seen;
+use nodens::lab::zone::Zone;
+use nodens::upstream::Transport;
+
+use super::client::rtype;
+use super::script::{Options, hex, range, time, words};
+
+/// A zone: records, and `$origin NAME`, `$negative-ttl N`, `$without-soa`, `$authentic`, `$signed`, `$rcode NAME N`,
+/// `$ede NAME N TEXT`. Every name is within it.
+pub(crate) fn zone(block: &[String]) -> Zone {
+    block.iter().fold(Zone::new("."), |zone, line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |text: &str| text.parse::<u16>().unwrap_or_else(|_| panic!("{line}: {text} is no number"));
+        match words.as_slice() {
+            ["$origin", name] => zone.origin(name),
+            ["$negative-ttl", ttl] => zone.negative_ttl(number(ttl).into()),
+            ["$without-soa"] => zone.without_soa(),
+            ["$authentic"] => zone.authentic(),
+            ["$signed"] => zone.signed(),
+            ["$rcode", name, code] => zone.rcode(name, number(code)),
+            ["$ede", name, code, text @ ..] => zone.extended_error(name, number(code), &text.join(" ")),
+            _ => zone.record(line),
+        }
+    })
+}
+
+/// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
+/// flags=HEX cut=N`, then how and when.
+pub(crate) fn behaviour(words: &[String]) -> Behaviour {
+    let mut options = Options::new(words);
+    let mut behaviour = if options.flag("silent") {
+        Behaviour::silent()
+    } else if let Some(code) = options.number("rcode") {
+        Behaviour::rcode(code)
+    } else if options.flag("formerr-on-opt") {
+        Behaviour::formerr_on_opt()
+    } else if options.flag("silent-on-opt") {
+        Behaviour::silent_on_opt()
+    } else if options.flag("truncated") {
+        Behaviour::truncated()
+    } else if options.flag("folded") {
+        Behaviour::folded_case()
+    } else if let Some(bytes) = options.value("bytes") {
+        Behaviour::bytes(hex(bytes))
+    } else if let Some(how) = options.value("forged") {
+        Behaviour::forged(match how {
+            "wrong-id" => Forgery::WrongId,
+            "wrong-question" => Forgery::WrongQuestion,
+            "other-port" => Forgery::OtherPort,
+            "echo" => Forgery::Echo,
+            _ => panic!("{how}: no such forgery"),
+        })
+    } else if let Some(bits) = options.value("flags") {
+        let bits = hex(bits);
+        Behaviour::edited(move |_, wire| (0..2).for_each(|at| wire[2 + at] |= bits[at]))
+    } else if let Some(bytes) = options.number("cut") {
+        Behaviour::edited(move |_, wire| wire.truncate(wire.len() - usize::from(bytes)))
+    } else {
+        options.flag("normal");
+        Behaviour::normal()
+    };
+    type Build = fn(Behaviour) -> Behaviour;
+    let builders: [(&str, Build); 5] = [
+        ("then-honest", Behaviour::then_honest),
+        ("without-question", Behaviour::without_question),
+        ("without-opt", Behaviour::without_opt),
+        ("ignoring-opt", Behaviour::ignoring_opt),
+        ("only-with-opt", Behaviour::only_with_opt),
+    ];
+    for (word, build) in builders {
+        behaviour = if options.flag(word) { build(behaviour) } else { behaviour };
+    }
+    if let Some((code, text)) = options.value("ede").map(|text| text.split_once(':').unwrap_or((text, ""))) {
+        behaviour = behaviour.extended_error(code.parse().expect("a code"), text);
+    }
+    if let Some(transport) = options.value("only") {
+        behaviour = behaviour.only_over(if transport == "tcp" { Transport::Tcp } else { Transport::Udp });
+    }
+    if let Some(latency) = options.value("latency") {
+        behaviour = behaviour.latency(time(latency));
+    }
+    if let Some(n) = options.number("lose-every") {
+        behaviour = behaviour.lose_every(n.into());
+    }
+    if let Some(tcp) = options.value("tcp") {
+        behaviour = behaviour.tcp(match tcp.split_once(':') {
+            None if tcp == "refuse" => Tcp::Refuse,
+            None if tcp == "silent" => Tcp::Silent,
+            Some(("close-after", replies)) => Tcp::CloseAfter(replies.parse().expect("a number")),
+            Some(("reversed", queries)) => Tcp::Reversed(queries.parse().expect("a number")),
+            Some(("in-pieces", bytes)) => Tcp::InPieces(bytes.parse().expect("a number")),
+            _ => panic!("tcp={tcp}: unknown"),
+        });
+    }
+    options.close();
+    behaviour
+}
+
+/// The latency that an upstream begins with.
+pub(crate) fn latency(words: &[String]) -> Duration {
+    let mut options = Options::new(words);
+    let latency = options.value("latency").map(time).unwrap_or_default();
+    options.close();
+    latency
+}
+
+/// Holds what an upstream saw against `saw NAME nothing`, `saw NAME COUNT [TYPE] [spread]`, or one line of the block for
+/// each query.
+pub(crate) fn check(seen: &[Seen], words: &[String], block: &[String]) {
+    let told = || seen.iter().map(tell).collect::<Vec<_>>().join("\n  ");
+    match words {
+        [] => {
+            assert_eq!(seen.len(), block.len(), "queries seen:\n  {}", told());
+            for (seen, line) in seen.iter().zip(block) {
+                check_one(seen, line);
+            }
+        }
+        [nothing] if nothing == "nothing" => assert!(seen.is_empty(), "queries seen:\n  {}", told()),
+        [count, rest @ ..] => {
+            let mut options = Options::new(rest);
+            let spread = options.flag("spread");
+            let kind = options.value("type").map(rtype);
+            options.close();
+            let of_kind: Vec<_> = seen.iter().filter(|seen| kind.is_none_or(|kind| kind == seen.qtype)).collect();
+            assert!(range(count).contains(&(of_kind.len() as u64)), "queries seen:\n  {}", told());
+            if spread {
+                let ports: std::collections::HashSet<_> = of_kind.iter().map(|seen| seen.client.port()).collect();
+                let ids: std::collections::HashSet<_> = of_kind.iter().map(|seen| seen.id).collect();
+                assert!(ports.len() * 3 >= of_kind.len(), "few ports: {ports:?}");
+                assert!(ids.len() + 1 >= of_kind.len(), "ids come again: {ids:?}");
+                let steps = of_kind.windows(2).filter(|pair| pair[0].id.wrapping_add(1) == pair[1].id).count();
+                assert!(steps < 3, "ids count up: {ids:?}");
+            }
+        }
+    }
+}
+
+fn check_one(seen: &Seen, line: &str) {
+    let words = words(line);
+    let [name, kind, rest @ ..] = words.as_slice() else { panic!("{line}: a name and a type") };
+    let told = tell(seen);
+    assert!(seen.asks(name, rtype(kind)), "not {name} {kind}: {told}");
+    let edns = seen.edns.as_ref();
+    for word in rest {
+        let (positive, wanted) = word.strip_prefix('-').map_or((word.as_str(), true), |rest| (rest, false));
+        let holds = match positive.split_once('=').unwrap_or((positive, "")) {
+            ("udp", _) => seen.transport == Transport::Udp,
+            ("tcp", _) => seen.transport == Transport::Tcp,
+            ("rd", _) => seen.rd(),
+            ("cd", _) => seen.cd(),
+            ("ad", _) => seen.ad(),
+            ("do", _) => seen.dnssec_ok(),
+            ("z", _) => seen.flags & 0x40 != 0,
+            ("edns", "") => edns.is_some(),
+            ("edns", size) => edns.is_some_and(|edns| edns.size.to_string() == size && edns.version == 0),
+            ("options", "none") => edns.is_none_or(|edns| edns.options.is_empty()),
+            ("options", codes) => edns.is_some_and(|edns| {
+                edns.options.iter().map(|(code, _)| code.to_string()).collect::<Vec<_>>().join(",") == codes
+            }),
+            // One of some thirty letters at least is a capital, unless by an accident that nobody will live to see.
+            ("mixed", _) => seen.name.bytes().any(|byte| byte.is_ascii_uppercase()),
+            _ => panic!("{word}: unknown"),
+        };
+        assert_eq!(holds, wanted, "{word}: {told}");
+    }
+}
+
+fn tell(seen: &Seen) -> String {
+    let edns = seen.edns.as_ref().map(|edns| (edns.size, &edns.options));
+    format!("{} {} {:?} flags {:04x} edns {edns:?}", seen.name, seen.qtype, seen.transport, seen.flags)
+}
