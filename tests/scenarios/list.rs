@@ -20,6 +20,7 @@ scenarios! {
         unknown_flag
         unknown_types
         upstream_error_passed_on
+        zone_transfers
     }
     horizon {
         cname_into_another_route
