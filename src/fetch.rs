@@ -170,7 +170,8 @@ async fn ask_and_follow<U: Ask>(
     if let Some(wire) = &stripped {
         reply = Reply::read(wire).map_err(unreadable)?;
     }
-    let trust_ad = group.config.trust_ad;
+    // What records were taken out of is not what the upstream vouched for.
+    let trust_ad = group.config.trust_ad && stripped.is_none();
     let limits = snapshot.limits(wanted.route);
     let Some(fork) = fork(snapshot, &reply, wanted.route) else {
         let (follows, now) = (!reply.chain().0.is_empty(), resolver.now());

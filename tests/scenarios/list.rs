@@ -1,6 +1,7 @@
 scenarios! {
     wire {
         ad_from_a_trusted_upstream
+        ad_not_after_filtering
         any_is_minimal
         class_chaos
         client_subnet_and_cookie_stay
