@@ -23,7 +23,7 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
-use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
+use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype, u16_at};
 
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
@@ -241,8 +241,9 @@ async fn look_up<U: Ask>(
     };
     let extended_errors = entry.kept().extended_errors.to_vec();
     if entry.failed().is_some() && !entry.is_kept() {
+        let code = u16_at(&extended_errors, 4).unwrap_or(ede::NETWORK_ERROR);
         let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
-        return Err((ede::NETWORK_ERROR, words));
+        return Err((code, words));
     }
     let entry = match &alias {
         Some((alias, records)) => {

@@ -25,6 +25,7 @@ scenarios! {
     }
     horizon {
         cname_into_another_route
+        cname_loops
         cname_not_followed_by_the_upstream
         dead_route_stays_shut
         longest_suffix
