@@ -390,7 +390,8 @@ pub async fn finish<U: Ask + 'static>(
     };
     let (age, mut options) = match source {
         Source::Stale => stale(&entry),
-        _ => (Age::Seconds(0), Vec::new()),
+        // One that a static alias leads to may have been kept for a while.
+        _ => (Age::Seconds((resolver.now().saturating_sub(entry.born) / 1000) as u32), Vec::new()),
     };
     let limit = match over_tcp {
         true => {
@@ -399,9 +400,10 @@ pub async fn finish<U: Ask + 'static>(
         }
         false => usize::from(query.udp_size().min(LARGEST_UDP_REPLY)),
     };
-    let entry = match &wanted.alias {
-        Some(alias) => fetch::behind_alias(alias, &entry, &query, &wanted),
-        None => entry,
+    let (entry, age) = match &wanted.alias {
+        // The alias itself does not age.
+        Some(alias) => (fetch::behind_alias(alias, &entry, age, &query, &wanted), Age::Seconds(0)),
+        None => (entry, age),
     };
     let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
     let len = fit(entry.kept(), &query, age, &options, &mut wire);
@@ -448,9 +450,9 @@ async fn obtain<U: Ask + 'static>(
 fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
     let now = resolver.now();
     let fresh = |entry: &mut Entry| {
-        let good =
-            entry.home.generation == wanted.snapshot.generation && matches!(entry.worth(now, 0), Worth::Fresh(_));
-        good.then(|| entry.clone())
+        let at_home = entry.home.generation == wanted.snapshot.generation
+            || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
+        (at_home && matches!(entry.worth(now, 0), Worth::Fresh(_))).then(|| entry.clone())
     };
     resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
 }

@@ -89,12 +89,12 @@ fn failed_entry(wanted: &Wanted, extended_errors: &[u8], failed: Failed, now: Mi
     Entry::failure(wanted.key.question(), extended_errors, home, failed, now)
 }
 
-/// The entry of an alias's target as the answer to a query for the alias.
-pub fn behind_alias(alias: &LocalRecords, entry: &Entry, query: &Query<'_>, wanted: &Wanted) -> Entry {
+/// The entry of an alias's target, as old as it is, as the answer to a query for the alias.
+pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, wanted: &Wanted) -> Entry {
     let front = message(&query.question().to_ascii_lowercase(), |query, out| {
         make::local(query, rcode::NOERROR, false, alias, &[], out)
     });
-    let back = served(entry, &wanted.key, Age::Seconds(0));
+    let back = served(entry, &wanted.key, age);
     let joined = Reply::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
         join(&front, &links, &back, false)
@@ -245,14 +245,15 @@ async fn look_up<U: Ask>(
         let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
         return Err((code, words));
     }
-    let entry = match &alias {
+    let age = Age::Seconds(age);
+    let wire = match &alias {
         Some((alias, records)) => {
-            message_query(alias.question(), |query| behind_alias(records, &entry, query, &wanted)).unwrap_or(entry)
+            let joined = message_query(alias.question(), |query| behind_alias(records, &entry, age, query, &wanted));
+            joined.map(|joined| served(&joined, alias, Age::Seconds(0))).unwrap_or_default()
         }
-        None => entry,
+        None => served(&entry, &wanted.key, age),
     };
-    let key = alias.map_or(wanted.key, |(key, _)| key);
-    Ok(Rest { wire: served(&entry, &key, Age::Seconds(age)), extended_errors })
+    Ok(Rest { wire, extended_errors })
 }
 
 /// Where a reply's chain of CNAMEs leads to someone else.

@@ -32,6 +32,7 @@ scenarios! {
         order_of_the_file
         special_use_names
         special_use_names_claimed
+        static_alias
         static_records
     }
     cache {
