@@ -293,6 +293,8 @@ fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     snapshot.config.cache.prefetch
         && entry.hits >= POPULAR
         && !entry.refreshing
+        // A prefetch that failed is not tried again by each client (RFC 9520).
+        && !failure_holds(snapshot, entry, now)
         && entry.lifetime() >= LEAST_PREFETCHED
         && entry.expires - now <= entry.lifetime() / 10
 }

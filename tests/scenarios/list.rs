@@ -45,6 +45,7 @@ scenarios! {
         one_ttl_per_rrset
         prefetch
         prefetch_behind_a_cache
+        prefetch_fails_quietly
         stale_is_bounded
         stale_is_replaced
         stale_never
