@@ -434,7 +434,7 @@ async fn obtain<U: Ask + 'static>(
             Ok(landed) => landed.ok(),
             Err(_) => {
                 // From here on nobody waits for this: the next client gets the stale answer at once.
-                fetch::remember_failure(resolver, wanted, &[]);
+                fetch::remember_failure(resolver, wanted, resolver.millis(started), &[]);
                 None
             }
         },
@@ -444,7 +444,7 @@ async fn obtain<U: Ask + 'static>(
         (_, Some(stale)) => (stale, Source::Stale),
         (Some(failure), None) => (failure, Source::Upstream),
         // Whoever asked was stopped.
-        (None, None) => (fetch::failure_entry(resolver, wanted, &[]), Source::Upstream),
+        (None, None) => (fetch::failure_entry(resolver, wanted, resolver.millis(started), &[]), Source::Upstream),
     }
 }
 

@@ -59,12 +59,14 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
 
 /// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its reply and carries the
 /// failure; otherwise a failure without reply takes its place, and is returned.
-pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
-    let (now, failed) = (resolver.now(), next_failure(resolver, wanted));
-    let entry = failed_entry(wanted, extended_errors, failed, now);
+///
+/// The try began at `began`: those who waited for the same one note one failure.
+pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
+    let entry = failure_entry(resolver, wanted, began, extended_errors);
+    let now = resolver.now();
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
-        kept.fail(failed);
+        entry.failed().into_iter().for_each(|failed| kept.fail(failed));
         matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale)
     });
     if carried != Some(true) {
@@ -74,17 +76,11 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, extended_errors: &
 }
 
 /// A failure of now, after what is remembered of earlier ones.
-pub fn failure_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
-    failed_entry(wanted, extended_errors, next_failure(resolver, wanted), resolver.now())
-}
-
-fn next_failure(resolver: &Resolver, wanted: &Wanted) -> Failed {
+pub fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
-    Failed::after(previous, recoveries, resolver.now())
-}
-
-fn failed_entry(wanted: &Wanted, extended_errors: &[u8], failed: Failed, now: Millis) -> Entry {
+    let now = resolver.now();
+    let failed = Failed::after(previous, recoveries, began, now);
     let home = wanted.snapshot.home(wanted.route, false);
     Entry::failure(wanted.key.question(), extended_errors, home, failed, now)
 }
@@ -129,6 +125,7 @@ async fn fetch<U: Ask>(
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Entry {
+    let began = resolver.now();
     match ask_and_follow(resolver, upstreams, wanted, deadline, trail).await {
         Ok(entry) => {
             match entry.is_kept() {
@@ -141,7 +138,7 @@ async fn fetch<U: Ask>(
         Err((code, text)) => {
             let name = crate::wire::name::Shown(wanted.key.name());
             tracing::debug!(%name, qtype = wanted.key.qtype(), error = %text, "no answer");
-            remember_failure(resolver, wanted, &make::extended_error(code, &text))
+            remember_failure(resolver, wanted, began, &make::extended_error(code, &text))
         }
     }
 }

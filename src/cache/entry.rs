@@ -198,12 +198,16 @@ impl Entry {
 impl Failed {
     const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
 
-    /// The failure after `previous`, or the first one.
-    pub fn after(previous: Option<Self>, recoveries: u32, now: Millis) -> Self {
+    /// The failure, noted now, of a try that began at `began`, after `previous` or as the first one.
+    pub fn after(previous: Option<Self>, recoveries: u32, began: Millis, now: Millis) -> Self {
         // A failure long past, or one of before a recovery, is no reason for patience.
         let recent =
             previous.filter(|last| last.recoveries == recoveries && now < last.until + Millis::from(LONGEST_FAILURE));
-        let span = recent.map_or(FIRST_FAILURE, |last| (last.span * 2).min(LONGEST_FAILURE));
+        // All who waited for one try note its failure: only a try that began after the last one was noted is another.
+        let span = recent.map_or(FIRST_FAILURE, |last| match began < last.until - Millis::from(last.span) {
+            true => last.span,
+            false => (last.span * 2).min(LONGEST_FAILURE),
+        });
         Self { until: now + Millis::from(span), span, recoveries }
     }
 
@@ -281,15 +285,18 @@ mod tests {
 
     #[test]
     fn failures_grow_and_are_forgotten() {
-        let mut failed = Failed::after(None, 0, 0);
+        let mut failed = Failed::after(None, 0, 0, 0);
         let mut spans = Vec::new();
         for _ in 0..10 {
             spans.push(failed.span / 1000);
-            failed = Failed::after(Some(failed), 0, failed.until);
+            failed = Failed::after(Some(failed), 0, failed.until, failed.until);
         }
         assert_eq!(spans, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        assert_eq!(Failed::after(Some(failed), 1, failed.until).span, FIRST_FAILURE);
-        assert_eq!(Failed::after(Some(failed), 0, failed.until + Millis::from(LONGEST_FAILURE)).span, FIRST_FAILURE);
+        assert_eq!(Failed::after(Some(failed), 1, failed.until, failed.until).span, FIRST_FAILURE);
+        let long_after = failed.until + Millis::from(LONGEST_FAILURE);
+        assert_eq!(Failed::after(Some(failed), 0, long_after, long_after).span, FIRST_FAILURE);
+        let first = Failed::after(None, 0, 0, 100);
+        assert_eq!(Failed::after(Some(first), 0, 50, 200).span, FIRST_FAILURE, "noted by another who waited");
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
         let entry = Entry::failure(b"\x01a\x00\0\x01\0\x01", b"\0\x0f\0\x02\0\x16", HOME, failed, 0);

@@ -38,6 +38,7 @@ scenarios! {
     cache {
         coalescing
         failures
+        failures_of_a_crowd
         max_ttl
         negative
         negative_cap_of_a_route
