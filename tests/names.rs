@@ -1,0 +1,96 @@
+//! Upstreams given by name, with hickory's server as the bootstrap server and as an upstream: an implementation that is
+//! not of this house.
+#![allow(clippy::unwrap_used)]
+
+mod process;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use hickory_server::Server;
+use hickory_server::net::runtime::TokioRuntimeProvider;
+use hickory_server::proto::serialize::txt::Parser;
+use hickory_server::store::in_memory::InMemoryZoneHandler;
+use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
+use process::client::{code, data, lookup};
+use process::{Nodens, eventually, upstream, zone};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Runtime;
+
+/// Zones that hickory's server serves on a port of 127.0.0.1, for as long as this lives.
+struct Hickory {
+    address: SocketAddr,
+    /// Its tasks run here.
+    _runtime: Runtime,
+    _server: Server<Catalog>,
+}
+
+impl Hickory {
+    fn start(origin: &str, records: &str) -> Self {
+        let origin: Name = origin.parse().unwrap();
+        let text = format!("@ 60 IN SOA ns hostmaster 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 127.0.0.1\n{records}\n");
+        let (_, records) = Parser::new(text, None, Some(origin.clone())).parse().unwrap();
+        let zone: InMemoryZoneHandler<TokioRuntimeProvider> =
+            InMemoryZoneHandler::new(origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny).unwrap();
+        let mut catalog = Catalog::new();
+        catalog.upsert(origin.into(), vec![Arc::new(zone)]);
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut server = Server::new(catalog);
+        let address = runtime.block_on(async {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = udp.local_addr().unwrap();
+            server.register_socket(udp);
+            server.register_listener(TcpListener::bind(address).await.unwrap(), Duration::from_secs(10), 32);
+            address
+        });
+        Self { address, _runtime: runtime, _server: server }
+    }
+}
+
+fn config(server: &str, bootstrap: SocketAddr) -> String {
+    format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[bootstrap]\nservers = [\"{bootstrap}\"]\n\
+         [upstreams.up]\nservers = [\"{server}\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n"
+    )
+}
+
+#[test]
+fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
+    let up = upstream(zone());
+    let bootstrap = Hickory::start("infra.example.", "resolver 60 IN A 127.0.0.1");
+    let server = format!("resolver.infra.example:{}", up.address().port());
+    let mut nodens = Nodens::start(&config(&server, bootstrap.address));
+    nodens.logged("upstream server found by its name");
+    assert_eq!(data(&lookup(nodens.address(), "a.lab.example.")), ["192.0.2.1"]);
+    // Only the group's server is asked for clients' names.
+    assert!(up.seen().iter().any(|seen| seen.is_named("a.lab.example.")));
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told_and_tried_again() {
+    let bootstrap = Hickory::start("infra.example.", "");
+    let mut nodens = Nodens::start(&config("missing.infra.example:53", bootstrap.address));
+    let line = nodens.logged("upstream's name cannot be resolved");
+    assert!(line.contains("missing.infra.example"), "{line}");
+    assert_eq!(code(&lookup(nodens.address(), "a.lab.example.")), ResponseCode::ServFail);
+    eventually("a second try", || {
+        let tries = nodens.log().iter().filter(|line| line.contains("cannot be resolved")).count();
+        (tries >= 2).then_some(())
+    });
+}
+
+#[test]
+fn another_implementation_is_a_good_upstream() {
+    let up = Hickory::start("lab.example.", "www 300 IN A 192.0.2.80\nalias 300 IN CNAME www");
+    let nodens = Nodens::start(&format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\n[upstreams.up]\nservers = [\"{}\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n",
+        up.address
+    ));
+    assert_eq!(data(&lookup(nodens.address(), "www.lab.example.")), ["192.0.2.80"]);
+    assert_eq!(data(&lookup(nodens.address(), "alias.lab.example.")), ["www.lab.example.", "192.0.2.80"]);
+    assert_eq!(code(&lookup(nodens.address(), "none.lab.example.")), ResponseCode::NXDomain);
+}
