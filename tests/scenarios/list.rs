@@ -56,4 +56,25 @@ scenarios! {
         ttl_countdown
         ttl_zero
     }
+    upstream {
+        deadline
+        ejection_and_return
+        hedge
+        loop_check
+        negative_answers_are_answers
+        random_ids_and_ports
+        random_letter_case
+        return_forgets_failures
+        silent_to_edns
+        strange_replies_are_no_answer
+        strange_replies_ignored
+        tcp_on_truncation
+        without_edns
+    }
+    reload {
+        cache_kept
+        longer_suffix
+        name_becomes_static
+        other_upstream
+    }
 }
