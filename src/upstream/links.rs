@@ -181,7 +181,10 @@ impl Run {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => Outcome::Failed(FailureKind::Malformed),
                 None => {
-                    server.case_came_back(true);
+                    // Only datagrams have random letter case: TCP says nothing of what this server does to it.
+                    if attempt.transport == Transport::Udp {
+                        server.case_came_back(true);
+                    }
                     if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
                         server.cannot_stand_edns();
                     }

@@ -59,6 +59,7 @@ scenarios! {
     upstream {
         deadline
         ejection_and_return
+        folded_letter_case
         hedge
         loop_check
         negative_answers_are_answers
