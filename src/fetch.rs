@@ -187,7 +187,9 @@ async fn ask_and_follow<U: Ask>(
     let wire =
         join(&reply, &fork.links, &rest.wire, authentic).ok_or_else(|| unreadable(crate::wire::reply::Mangled))?;
     let mut joined = Reply::read(&wire).map_err(unreadable)?;
-    errors.extend(rest.extended_errors);
+    if errors != rest.extended_errors {
+        errors.extend(rest.extended_errors);
+    }
     joined.extended_errors = errors;
     let home = snapshot.home(wanted.route, true);
     Ok(Entry::from_reply(&joined, limits, authentic, home, resolver.now()))

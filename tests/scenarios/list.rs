@@ -58,6 +58,7 @@ scenarios! {
     }
     upstream {
         deadline
+        deny_private_addresses
         ejection_and_return
         folded_letter_case
         hedge
