@@ -64,6 +64,7 @@ scenarios! {
         hedge
         loop_check
         negative_answers_are_answers
+        next_server_at_once
         random_ids_and_ports
         random_letter_case
         return_forgets_failures
