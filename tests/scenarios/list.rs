@@ -76,6 +76,7 @@ scenarios! {
     }
     reload {
         cache_kept
+        in_flight
         longer_suffix
         name_becomes_static
         other_upstream
