@@ -24,6 +24,7 @@ scenarios! {
         zone_transfers
     }
     horizon {
+        cname_into_a_dead_route
         cname_into_another_route
         cname_loops
         cname_not_followed_by_the_upstream
@@ -47,6 +48,7 @@ scenarios! {
         prefetch
         prefetch_behind_a_cache
         prefetch_fails_quietly
+        referral_not_kept
         stale_is_bounded
         stale_is_replaced
         stale_never
@@ -72,6 +74,7 @@ scenarios! {
         strange_replies_are_no_answer
         strange_replies_ignored
         tcp_on_truncation
+        tcp_refused
         without_edns
     }
     reload {

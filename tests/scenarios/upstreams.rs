@@ -30,7 +30,7 @@ pub(crate) fn zone(block: &[String]) -> Zone {
 }
 
 /// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
-/// flags=HEX cut=N`, then how and when.
+/// flags=HEX cut=N referral`, then how and when.
 pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     let mut options = Options::new(words);
     let mut behaviour = if options.flag("silent") {
@@ -60,6 +60,12 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
         Behaviour::edited(move |_, wire| (0..2).for_each(|at| wire[2 + at] |= bits[at]))
     } else if let Some(bytes) = options.number("cut") {
         Behaviour::edited(move |_, wire| wire.truncate(wire.len() - usize::from(bytes)))
+    } else if options.flag("referral") {
+        Behaviour::edited(|seen, wire| {
+            wire.truncate(12 + seen.question().len());
+            wire[6..12].copy_from_slice(&[0, 0, 0, 1, 0, 0]);
+            wire.extend(b"\x03com\0\0\x02\0\x01\0\0\x0e\x10\0\x04\x02ns\0");
+        })
     } else {
         options.flag("normal");
         Behaviour::normal()
