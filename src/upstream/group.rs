@@ -18,6 +18,9 @@ use crate::metrics::ServerMetrics;
 /// Folded replies in a row after which a server gets no random letter case any more.
 const FOLDS_BEFORE_RETREAT: u8 = 3;
 
+/// Answers in a row that came only without EDNS, after silence with it, until a server gets no EDNS any more.
+const PLAIN_BEFORE_RETREAT: u8 = 3;
+
 /// Servers that give the same answers.
 #[derive(Debug)]
 pub struct Group {
@@ -45,8 +48,8 @@ pub struct Server {
     recoveries: Arc<AtomicU32>,
     /// Replies in a row whose random letter case came back changed.
     folds: AtomicU8,
-    /// It cannot stand EDNS.
-    plain: AtomicBool,
+    /// Answers in a row that came only without EDNS.
+    plain: AtomicU8,
     /// Its answers come from nodens itself.
     looped: AtomicBool,
     /// Random, so that only a query of the loop check bears it.
@@ -117,7 +120,7 @@ impl Server {
             health: Mutex::default(),
             recoveries,
             folds: AtomicU8::new(0),
-            plain: AtomicBool::new(false),
+            plain: AtomicU8::new(0),
             looped: AtomicBool::new(false),
             token: rand::random(),
         }
@@ -129,7 +132,7 @@ impl Server {
         Candidate {
             hedge_after: health.hedge_after(),
             timeout: health.attempt_timeout(),
-            edns: !self.plain.load(Ordering::Relaxed),
+            edns: self.plain.load(Ordering::Relaxed) < PLAIN_BEFORE_RETREAT,
             transport: if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp },
             healthy: health.is_healthy(),
         }
@@ -192,10 +195,22 @@ impl Server {
         }
     }
 
-    /// It answered without EDNS what it would not with: it gets none any more.
-    pub fn cannot_stand_edns(&self) {
-        if !self.plain.swap(true, Ordering::Relaxed) {
+    /// It answered without EDNS what it did not with. If it said so itself (FORMERR) it gets none any more; if it was
+    /// silent the network may have lost two datagrams, so that counts only if it happens again and again.
+    pub fn answered_without_edns(&self, said_so: bool) {
+        let step = if said_so { PLAIN_BEFORE_RETREAT } else { 1 };
+        let before = self.plain.load(Ordering::Relaxed);
+        let after = before.saturating_add(step).min(PLAIN_BEFORE_RETREAT);
+        self.plain.store(after, Ordering::Relaxed);
+        if before < after && after == PLAIN_BEFORE_RETREAT {
             tracing::info!(upstream = %self.group, server = %self.address, "upstream server cannot stand EDNS: no more OPT");
+        }
+    }
+
+    /// It answered a query with EDNS.
+    pub fn answered_with_edns(&self) {
+        if (1..PLAIN_BEFORE_RETREAT).contains(&self.plain.load(Ordering::Relaxed)) {
+            self.plain.store(0, Ordering::Relaxed);
         }
     }
 

@@ -185,8 +185,11 @@ impl Run {
                     if attempt.transport == Transport::Udp {
                         server.case_came_back(true);
                     }
-                    if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
-                        server.cannot_stand_edns();
+                    if attempt.edns {
+                        server.answered_with_edns();
+                    } else if self.lacked_edns_before(attempt.candidate) {
+                        let formerr = (server.address, attempt.transport, FailureKind::Formerr);
+                        server.answered_without_edns(self.failure.tried.contains(&formerr));
                     }
                     if attempt.hedge {
                         server.metrics.hedges_won.inc();

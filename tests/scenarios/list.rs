@@ -61,6 +61,7 @@ scenarios! {
     upstream {
         deadline
         deny_private_addresses
+        edns_kept_after_loss
         ejection_and_return
         folded_letter_case
         hedge
