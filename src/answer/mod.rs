@@ -13,6 +13,8 @@
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! [`late`] has the second half, [`ours`] the names that nodens answers itself.
+//!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
 
 use std::net::IpAddr;
@@ -21,35 +23,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::cache::entry::Worth;
 use crate::cache::{Cache, Entry, Millis};
 use crate::coalesce::Coalesce;
-use crate::fetch;
-use crate::local::records::{Found, Records};
-use crate::local::server_facts;
 use crate::metrics::{Metrics, Source, Tally};
 use crate::snapshot::Snapshot;
-use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{LARGEST_UDP_REPLY, class, ede, rcode, rtype};
+use crate::wire::{ede, rcode};
+
+pub mod late;
+pub mod ours;
+
+pub use late::{Finished, finish};
+pub use ours::{LOOP_CHECK, Local, local};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
-/// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
-/// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
-const STALE_AFTER: Duration = Duration::from_millis(500);
 /// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
 pub const MAX_PENDING: usize = 16_384;
 /// Hits after which an entry is popular: fetched anew in the last tenth of its life.
 const POPULAR: u32 = 3;
 /// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
 const LEAST_PREFETCHED: Millis = 5_000;
-/// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
-pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
 /// All that workers share.
 pub struct Resolver {
@@ -312,176 +311,4 @@ fn stale_window(snapshot: &Snapshot) -> Millis {
 fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {
     let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
     make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX))
-}
-
-/// What nodens itself has to say to a question.
-pub enum Local {
-    /// A response code and its records.
-    Answer(u16, LocalRecords),
-    /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
-    Alias(LocalRecords, Vec<u8>, u16),
-    /// Nothing: it takes this route.
-    Not {
-        /// The route's number.
-        route: u16,
-    },
-}
-
-/// Whether nodens answers a question itself.
-pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
-    let (name, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
-    if qclass == class::CH {
-        let (rcode, records) = server_facts::chaos(name, qtype);
-        return Local::Answer(rcode, records);
-    }
-    if qtype == rtype::ANY {
-        return Local::Answer(rcode::NOERROR, server_facts::any());
-    }
-    if name.ends_with(LOOP_CHECK) {
-        fetch::loop_check(snapshot, name);
-        return Local::Answer(rcode::NXDOMAIN, LocalRecords::default());
-    }
-    match snapshot.records.find(name, qtype, qclass) {
-        Some(Found::Answer(records)) => return Local::Answer(Records::RCODE, records),
-        Some(Found::Alias(records, target)) => {
-            return match local(snapshot, &key.for_name(target.as_wire())) {
-                Local::Not { route } => Local::Alias(records, target.as_wire().to_vec(), route),
-                // A special-use name behind a static alias: its records join the alias's.
-                Local::Answer(rcode, more) => Local::Answer(rcode, records.followed_by(&more, target.as_wire())),
-                Local::Alias(..) => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
-            };
-        }
-        None => {}
-    }
-    let route = snapshot.router.find(name);
-    let claimed = route.map_or(0, |(_, depth)| depth);
-    if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
-        return Local::Answer(rcode, records);
-    }
-    match route {
-        Some((route, _)) => Local::Not { route },
-        // The configuration was checked to cover every name.
-        None => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
-    }
-}
-
-/// A reply that took its time.
-pub struct Finished {
-    /// The message.
-    pub wire: Vec<u8>,
-    /// Its response code.
-    pub rcode: u16,
-    /// Where it came from.
-    pub source: Source,
-}
-
-/// Answers a query that [`Resolver::respond`] could not.
-///
-/// Runs in a `LocalSet`, because `upstreams` belong to one worker.
-pub async fn finish<U: Ask + 'static>(
-    resolver: &Arc<Resolver>,
-    upstreams: &std::rc::Rc<U>,
-    wanted: Box<Wanted>,
-    packet: &[u8],
-    over_tcp: bool,
-) -> Finished {
-    let _waiting = Waiting::new(resolver);
-    let (entry, source) = obtain(resolver, upstreams, &wanted).await;
-    let Ok(query) = Query::read(packet) else {
-        return Finished { wire: Vec::new(), rcode: rcode::SERVFAIL, source };
-    };
-    let (age, mut options) = match source {
-        Source::Stale => stale(&entry),
-        // One that a static alias leads to may have been kept for a while.
-        _ => (Age::Seconds((resolver.now().saturating_sub(entry.born) / 1000) as u32), Vec::new()),
-    };
-    let limit = match over_tcp {
-        true => {
-            options.extend(keepalive(&wanted.snapshot, &query));
-            usize::from(u16::MAX)
-        }
-        false => usize::from(query.udp_size().min(LARGEST_UDP_REPLY)),
-    };
-    let (entry, age) = match &wanted.alias {
-        // The alias itself does not age.
-        Some(alias) => (fetch::behind_alias(alias, &entry, age, &query, &wanted), Age::Seconds(0)),
-        None => (entry, age),
-    };
-    let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
-    let len = fit(entry.kept(), &query, age, &options, &mut wire);
-    wire.truncate(len);
-    Finished { wire, rcode: entry.rcode, source }
-}
-
-/// Gets the entry for a question from upstreams, or what stands in for it.
-async fn obtain<U: Ask + 'static>(
-    resolver: &Arc<Resolver>,
-    upstreams: &std::rc::Rc<U>,
-    wanted: &Wanted,
-) -> (Entry, Source) {
-    let started = Instant::now();
-    let fallback = stale_entry(resolver, wanted);
-    let (flight, mut landing) = resolver.flights.join(wanted.snapshot.generation, &wanted.key);
-    match (flight, fresh_entry(resolver, wanted)) {
-        // It landed for someone else a moment ago.
-        (Some(flight), Some(entry)) => flight.land(&entry),
-        (Some(flight), None) => fetch::launch(resolver, upstreams, wanted, flight),
-        (None, _) => resolver.metrics.coalesced.inc(),
-    }
-    let landed = match fallback {
-        None => landing.await.ok(),
-        Some(_) => match timeout_at(started + STALE_AFTER, &mut landing).await {
-            Ok(landed) => landed.ok(),
-            Err(_) => {
-                // From here on nobody waits for this: the next client gets the stale answer at once.
-                fetch::remember_failure(resolver, wanted, resolver.millis(started), &[]);
-                None
-            }
-        },
-    };
-    match (landed, fallback) {
-        (Some(entry), _) if entry.failed().is_none() => (entry, Source::Upstream),
-        (_, Some(stale)) => (stale, Source::Stale),
-        (Some(failure), None) => (failure, Source::Upstream),
-        // Whoever asked was stopped.
-        (None, None) => (fetch::failure_entry(resolver, wanted, resolver.millis(started), &[]), Source::Upstream),
-    }
-}
-
-/// An entry that is good as it is.
-fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
-    let now = resolver.now();
-    let fresh = |entry: &mut Entry| {
-        let at_home = entry.home.generation == wanted.snapshot.generation
-            || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
-        (at_home && matches!(entry.worth(now, 0), Worth::Fresh(_))).then(|| entry.clone())
-    };
-    resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
-}
-
-/// An entry past its time that may stand in for a failed refresh.
-fn stale_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
-    let (now, window) = (resolver.now(), stale_window(&wanted.snapshot));
-    let entry = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone())?;
-    let at_home = entry.home.generation == wanted.snapshot.generation
-        || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
-    (at_home && entry.worth(now, window) == Worth::Stale).then_some(entry)
-}
-
-/// Counts a query that waits, as long as it does.
-struct Waiting<'a>(&'a Resolver);
-
-impl<'a> Waiting<'a> {
-    fn new(resolver: &'a Resolver) -> Self {
-        resolver.pending.fetch_add(1, Ordering::Relaxed);
-        resolver.metrics.pending.inc();
-        Self(resolver)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.pending.dec();
-    }
 }
