@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("rebinding", 2),
     ("route", 2),
     ("upstream", 2),
+    ("upstream::budget", 2),
     ("upstream::group", 2),
     ("upstream::health", 2),
     ("upstream::inbox", 2),

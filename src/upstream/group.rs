@@ -9,8 +9,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::health::{Change, Health};
-use super::race::{Budget, Candidate};
+use super::race::Candidate;
 use super::{FailureKind, Transport};
 use crate::config::{self, Select};
 use crate::metrics::ServerMetrics;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
+pub mod budget;
 pub mod encrypted;
 pub mod group;
 pub mod health;

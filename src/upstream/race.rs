@@ -266,37 +266,6 @@ impl Race {
     }
 }
 
-/// What hedges may cost: a twentieth of a query for each query, and a burst for the first moments of a fault.
-#[derive(Debug)]
-pub struct Budget {
-    twentieths: u32,
-}
-
-impl Budget {
-    /// Hedges that may be sent at once after a quiet time.
-    pub const BURST: u32 = 32;
-    /// Queries that earn one hedge: 5 %.
-    pub const QUERIES_PER_HEDGE: u32 = 20;
-
-    /// A query was sent.
-    pub fn earn(&mut self) {
-        self.twentieths = (self.twentieths + 1).min(Self::BURST * Self::QUERIES_PER_HEDGE);
-    }
-
-    /// Takes a hedge out of it, if it has one.
-    pub fn spend(&mut self) -> bool {
-        let left = self.twentieths.checked_sub(Self::QUERIES_PER_HEDGE);
-        self.twentieths = left.unwrap_or(self.twentieths);
-        left.is_some()
-    }
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { twentieths: Self::BURST * Self::QUERIES_PER_HEDGE }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,14 +402,5 @@ mod tests {
         assert_eq!(race.step(start + 10 * MS, never), Step::Wait(start + 50 * MS));
         race.ended(0, Outcome::Failed(FailureKind::ConnectionRefused));
         assert_eq!(sent(race.step(start + 11 * MS, never)).candidate, 1);
-    }
-
-    #[test]
-    fn the_budget_is_a_burst_and_a_twentieth() {
-        let mut budget = Budget::default();
-        assert_eq!((0..100).filter(|_| budget.spend()).count(), Budget::BURST as usize);
-        (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.earn());
-        assert!(budget.spend());
-        assert!(!budget.spend());
     }
 }
