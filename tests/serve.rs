@@ -7,7 +7,7 @@ use std::thread;
 
 use hickory_proto::op::ResponseCode;
 use process::client::{A, Tcp, ask_udp, code, data, id, lookup, query};
-use process::space::{inside, ip, put_in_place};
+use process::space::{add_address, inside, put_in_place};
 use process::{DEADLINE, Dir, Nodens, config, eventually, field, refused, serve, upstream, upstream_on, zone};
 
 mod process;
@@ -36,33 +36,35 @@ fn bound_to_all_addresses_it_replies_from_the_one_that_was_asked() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], r#"listen = ["0.0.0.0:0"]"#, ""));
     let asked = [2, 3, 4].map(|last| SocketAddr::from(([127, 0, 0, last], nodens.address().port())));
-    replies_from(&asked, Ipv4Addr::LOCALHOST.into());
+    replies_from(&nodens, &asked, Ipv4Addr::LOCALHOST.into());
 }
 
 #[test]
 fn bound_to_all_addresses_of_ipv6_as_well() {
     inside("bound_to_all_addresses_of_ipv6_as_well", &[], || {
         for address in ["fd00::53", "fd00::54", "fd00::99"] {
-            ip(&format!("address add {address}/128 dev lo nodad"));
+            add_address(address);
         }
         let upstream = upstream(zone());
         let server = "listen = [\"[::]:0\", \"0.0.0.0:0\"]\nallow = [\"fd00::/16\"]";
         let nodens = Nodens::start(&config(&[&upstream], server, ""));
         let port = nodens.address().port();
         let asked = ["fd00::53", "fd00::54"].map(|ip| SocketAddr::new(ip.parse().expect("an address"), port));
-        replies_from(&asked, "fd00::99".parse().expect("an address"));
+        replies_from(&nodens, &asked, "fd00::99".parse().expect("an address"));
     });
 }
 
 /// Checks that each address replies from itself: by way of the upstream, from the cache, and over TCP.
-fn replies_from(asked: &[SocketAddr], client: IpAddr) {
+fn replies_from(nodens: &Nodens, asked: &[SocketAddr], client: IpAddr) {
     let socket = UdpSocket::bind((client, 0)).expect("a socket");
     socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     for (at, &server) in (1..).zip(asked) {
         for _ in 0..2 {
             socket.send_to(&query(at, &format!("{at}.lab.example"), A), server).expect("sends");
             let mut reply = [0; 512];
-            let (length, from) = socket.recv_from(&mut reply).expect("a reply");
+            let (length, from) = socket
+                .recv_from(&mut reply)
+                .unwrap_or_else(|error| panic!("no reply from {server}: {error}\n{}", nodens.get("/metrics").body));
             assert_eq!((from, id(&reply)), (server, at));
             assert_eq!(data(&reply[..length]), ["192.0.2.1"]);
         }

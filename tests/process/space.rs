@@ -2,9 +2,13 @@
 
 use std::env;
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::eventually;
 
 /// Set for the run of a test inside its namespaces.
 const INSIDE: &str = "NODENS_TEST_INSIDE";
@@ -56,6 +60,17 @@ pub(crate) fn inside(test: &str, tools: &[&str], body: impl FnOnce()) {
 pub(crate) fn ip(words: &str) {
     let status = Command::new("ip").args(words.split(' ')).status().expect("ip runs");
     assert!(status.success(), "ip {words}");
+}
+
+/// Gives loopback another address of IPv6, and waits until the kernel has a way to it: that comes a moment later.
+pub(crate) fn add_address(address: &str) {
+    ip(&format!("address add {address}/128 dev lo nodad"));
+    eventually(&format!("a way to {address}"), || {
+        let socket = UdpSocket::bind((address, 0)).ok()?;
+        socket.set_read_timeout(Some(Duration::from_millis(100))).ok()?;
+        socket.send_to(&[0], socket.local_addr().ok()?).ok()?;
+        socket.recv(&mut [0]).ok()
+    });
 }
 
 /// Puts a file in the place of one that exists, for this namespace only.
