@@ -29,9 +29,13 @@ pub(crate) fn can_run(root: bool, tools: &[&str]) -> bool {
     } else {
         return true;
     };
+    skip(&why);
+    false
+}
+
+fn skip(why: &str) {
     assert!(env::var_os("CI").is_none(), "skipped: {why}, which CI must have");
     println!("skipped: {why}");
-    false
 }
 
 /// Runs a test in a network and a mount namespace of its own, by running this test program again inside: `test` is the
@@ -44,8 +48,16 @@ pub(crate) fn inside(test: &str, tools: &[&str], body: impl FnOnce()) {
     if !can_run(true, &[tools, &["unshare", "ip", "mount"]].concat()) {
         return;
     }
-    let output = Command::new("unshare")
-        .args(["--net", "--mount", "--propagation", "private"])
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private"]);
+        command
+    };
+    // Root of a container may lack what this takes.
+    if !unshare().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return skip("needs to make namespaces");
+    }
+    let output = unshare()
         .arg(env::current_exe().expect("this program"))
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
