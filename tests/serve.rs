@@ -139,6 +139,10 @@ fn a_wrong_file_is_78_and_a_wrong_command_line_64() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(code != 1 || stderr.lines().count() == 1, "{stderr}");
     }
+    let (code, lines) = refused(&config(&[&upstream], "", ""), |command| {
+        command.env("NODENS_LOG", "debgu");
+    });
+    assert_eq!((code, lines.len()), (Some(64), 1), "{lines:?}");
 }
 
 fn one_line((code, mut lines): (Option<i32>, Vec<String>)) -> String {

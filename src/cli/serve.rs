@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::config_file::load;
 use super::{Outcome, own_addresses};
@@ -32,7 +33,7 @@ const LOG_VARIABLE: &str = "NODENS_LOG";
 /// or SIGINT: answers what is in flight, at most 5 s, and exits 0. Exit codes: 78 the configuration is wrong, 64 the
 /// command line is, 1 the file cannot be read or an address cannot be listened on.
 ///
-/// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug); info by default.
+/// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug or off); info by default.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Serve {
@@ -62,7 +63,9 @@ Examples:
 impl Serve {
     /// Serves until a signal ends it.
     pub(super) fn run(&self) -> Outcome {
-        self.log();
+        if let Err(error) = self.log() {
+            return fail(&error, Outcome::BadUsage);
+        }
         // Before anything is started: from here on a signal is heard, however early it comes.
         let minder = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let signals = runtime.block_on(async { Signals::new() })?;
@@ -152,9 +155,16 @@ impl Serve {
         }
     }
 
-    fn log(&self) {
-        let filter =
-            EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info,hickory_resolver=error"));
+    /// Begins to log. The error says what is wrong with the level that was asked for.
+    fn log(&self) -> Result<(), String> {
+        let level = match std::env::var(LOG_VARIABLE) {
+            Ok(text) => text
+                .parse::<LevelFilter>()
+                .map_err(|_| format!("{LOG_VARIABLE}={text:?} is no level: use error, warn, info, debug or off"))?,
+            Err(_) => LevelFilter::INFO,
+        };
+        // The library that resolves upstreams' names tells of each try; what comes of them is told here.
+        let filter = EnvFilter::new(format!("{level},hickory_resolver=error,hickory_net=error"));
         let json = match self.log {
             LogFormat::Auto => !io::stderr().is_terminal(),
             LogFormat::Text => false,
@@ -166,6 +176,7 @@ impl Serve {
             true => builder.json().flatten_event(true).with_target(false).try_init(),
             false => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
         };
+        Ok(())
     }
 }
 
