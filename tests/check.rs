@@ -338,7 +338,7 @@ fn exit_codes() {
     }
     assert!(String::from_utf8_lossy(&nodens(&["check", "--help"]).stdout).contains("Examples:"));
 
-    let latin = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("latin.toml");
+    let latin = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-latin.toml", std::process::id()));
     std::fs::write(&latin, b"[server]\n# b\xfccher\n").expect("writes");
     let output = check(&latin);
     assert_eq!(output.status.code(), Some(78));
@@ -372,7 +372,7 @@ fn check(file: &Path) -> Output {
 /// A new file with the text.
 fn written(text: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("check-{}.toml", COUNT.fetch_add(1, Ordering::Relaxed));
+    let name = format!("check-{}-{}.toml", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&file, text).expect("writes");
     file
