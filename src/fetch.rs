@@ -108,6 +108,20 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     }
 }
 
+/// An entry that is good as it is, and its age in seconds.
+pub fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<(Entry, u32)> {
+    let now = resolver.now();
+    let fresh = |entry: &mut Entry| {
+        let at_home = entry.home.generation == wanted.snapshot.generation
+            || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
+        match entry.worth(now, 0) {
+            Worth::Fresh(age) if at_home => Some((entry.clone(), age)),
+            _ => None,
+        }
+    };
+    resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
+}
+
 /// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
 pub fn loop_check(snapshot: &Snapshot, name: &[u8]) {
     for group in &snapshot.groups {
@@ -222,12 +236,7 @@ async fn look_up<U: Ask>(
     };
     let hash = resolver.cache.hash(&key);
     let wanted = Wanted { key, hash, route, snapshot: Arc::clone(&from.snapshot), alias: None };
-    let now = resolver.now();
-    let fresh = resolver.cache.with(hash, &wanted.key, |entry| match entry.worth(now, 0) {
-        Worth::Fresh(age) if entry.home.generation == from.snapshot.generation => Some((entry.clone(), age)),
-        _ => None,
-    });
-    let (entry, age) = match fresh.flatten() {
+    let (entry, age) = match fresh_entry(resolver, &wanted) {
         Some(found) => found,
         None => {
             let flight = resolver.flights.lead(wanted.snapshot.generation, &wanted.key);

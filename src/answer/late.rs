@@ -77,9 +77,9 @@ async fn obtain<U: Ask + 'static>(
     let started = Instant::now();
     let fallback = stale_entry(resolver, wanted);
     let (flight, mut landing) = resolver.flights.join(wanted.snapshot.generation, &wanted.key);
-    match (flight, fresh_entry(resolver, wanted)) {
+    match (flight, fetch::fresh_entry(resolver, wanted)) {
         // It landed for someone else a moment ago.
-        (Some(flight), Some(entry)) => flight.land(&entry),
+        (Some(flight), Some((entry, _))) => flight.land(&entry),
         (Some(flight), None) => fetch::launch(resolver, upstreams, wanted, flight),
         (None, _) => resolver.metrics.coalesced.inc(),
     }
@@ -101,17 +101,6 @@ async fn obtain<U: Ask + 'static>(
         // Whoever asked was stopped.
         (None, None) => (fetch::failure_entry(resolver, wanted, resolver.millis(started), &[]), Source::Upstream),
     }
-}
-
-/// An entry that is good as it is.
-fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
-    let now = resolver.now();
-    let fresh = |entry: &mut Entry| {
-        let at_home = entry.home.generation == wanted.snapshot.generation
-            || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
-        (at_home && matches!(entry.worth(now, 0), Worth::Fresh(_))).then(|| entry.clone())
-    };
-    resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
 }
 
 /// An entry past its time that may stand in for a failed refresh.
