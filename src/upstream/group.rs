@@ -139,12 +139,12 @@ impl Server {
         }
     }
 
-    /// A reply came, good or bad, after `latency`.
-    pub fn replied(&self, latency: Duration) {
+    /// A reply came now, good or bad, after `latency`.
+    pub fn replied(&self, now: Instant, latency: Duration) {
         self.metrics.duration.observe(latency.as_secs_f64());
         let (change, smoothed) = {
             let mut health = self.health();
-            (health.replied(Instant::now(), latency), health.smoothed())
+            (health.replied(now, latency), health.smoothed())
         };
         self.metrics.smoothed.set(smoothed.unwrap_or_default().as_secs_f64());
         if let Some(Change::Recovered(after)) = change

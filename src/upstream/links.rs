@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
+use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::inbox::{Event, Inbox};
@@ -78,8 +79,11 @@ impl Link {
 
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, way: &Way<'_>) {
-        let case: [u8; 32] = rand::random();
         let random_case = way.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
+        let mut case = [0; 32];
+        if random_case {
+            rand::rng().fill(&mut case);
+        }
         let sent = Sent::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.sent(attempt.transport as usize);
@@ -88,9 +92,9 @@ impl Link {
         }
         metrics.in_flight.inc();
         let result = match (&self.ways, attempt.transport) {
-            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, way.number, way.inbox, way.until),
-            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, way.number, way.inbox, way.until),
-            (Ways::Tls(connection), _) => connection.send(sent, way.number, way.inbox, way.until),
+            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, way),
+            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, way),
+            (Ways::Tls(connection), _) => connection.send(sent, way),
         };
         if let Err(kind) = result {
             metrics.in_flight.dec();
@@ -103,6 +107,9 @@ impl Link {
 pub(super) struct Way<'a> {
     pub(super) number: usize,
     pub(super) inbox: &'a Rc<Inbox>,
+    /// The time now.
+    pub(super) at: Instant,
+    /// After this nobody waits for it.
     pub(super) until: Instant,
     pub(super) random_case: bool,
 }
@@ -123,13 +130,15 @@ impl Ask for Links {
             failure: Failure::default(),
             answer: None,
         };
+        let mut now = Instant::now();
         loop {
-            match run.race.step(Instant::now(), may_hedge) {
+            match run.race.step(now, may_hedge) {
                 Step::Send(attempt) => {
                     let link = self.to(&run.servers[attempt.candidate]);
                     let way = Way {
                         number: run.sends,
                         inbox: &run.inbox,
+                        at: now,
                         until: deadline,
                         random_case: group.config.randomize_case,
                     };
@@ -140,6 +149,10 @@ impl Ask for Links {
                 Step::Wait(until) => {
                     if let Ok((number, event)) = timeout_at(until, run.inbox.next()).await {
                         run.take(number, event);
+                    }
+                    // A race that is won asks for no time.
+                    if run.answer.is_none() {
+                        now = Instant::now();
                     }
                 }
                 Step::Won(_) => {

@@ -17,8 +17,7 @@ const PADDING: u16 = 12;
 /// A query as it was sent; a reply is held against it.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    bytes: [u8; LARGEST_QUERY],
-    len: usize,
+    bytes: Box<[u8]>,
     question_end: usize,
     case_random: bool,
 }
@@ -80,22 +79,24 @@ impl Sent {
                 }
             }
         }
-        Self { bytes, len, question_end: HEADER + name.len() + 4, case_random: case.is_some() }
+        Self { bytes: bytes[..len].into(), question_end: HEADER + name.len() + 4, case_random: case.is_some() }
     }
 
     /// The message.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes
     }
 
     /// Its id.
     pub fn id(&self) -> u16 {
-        u16::from_be_bytes([self.bytes[0], self.bytes[1]])
+        u16_at(&self.bytes, 0).unwrap_or_default()
     }
 
     /// Gives it another id, where the one that was drawn is in use.
     pub fn set_id(&mut self, id: u16) {
-        self.bytes[..2].copy_from_slice(&id.to_be_bytes());
+        if let Some(place) = self.bytes.first_chunk_mut() {
+            *place = id.to_be_bytes();
+        }
     }
 
     /// Holds `message`, whose id has been matched, against the query.

@@ -41,7 +41,8 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
         let candidate = server.candidate();
         let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
         let inbox = Rc::<Inbox>::default();
-        let way = Way { number: 0, inbox: &inbox, until: Instant::now() + PATIENCE, random_case: false };
+        let at = Instant::now();
+        let way = Way { number: 0, inbox: &inbox, at, until: at + PATIENCE, random_case: false };
         links.to(&server).send(&question, attempt, &way);
         // The link itself tells the server's health of a reply.
         let _ = timeout(PATIENCE, inbox.next()).await;

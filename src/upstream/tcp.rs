@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::inbox::{Event, Inbox};
+use super::links::Way;
 use super::message::{Judgement, Sent, keepalive};
 use super::udp::kind_of;
 use super::{FailureKind, Server, encrypted};
@@ -48,7 +49,7 @@ struct Asked {
     /// When it was written: the set-up of a connection is not the server's latency.
     at: Instant,
     until: Instant,
-    attempt: usize,
+    number: usize,
     inbox: Rc<Inbox>,
     again: bool,
 }
@@ -64,12 +65,13 @@ impl TcpLink {
         self.open.get()
     }
 
-    /// Sends a query; what becomes of it goes to `inbox` as attempt `attempt`. After `until` nobody waits for it.
+    /// Sends a query; what becomes of it goes the given way.
     ///
     /// # Errors
     /// Too many queries are in flight.
-    pub fn send(&self, sent: Sent, attempt: usize, inbox: &Rc<Inbox>, until: Instant) -> Result<(), FailureKind> {
-        let mut asked = Asked { sent, at: Instant::now(), until, attempt, inbox: Rc::clone(inbox), again: false };
+    pub(super) fn send(&self, sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
+        let Way { number, at, until, .. } = *way;
+        let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(way.inbox), again: false };
         let mut queue = self.queue.borrow_mut();
         if let Some(open) = queue.as_ref() {
             asked = match open.try_send(asked) {
@@ -244,8 +246,9 @@ impl Connection {
         self.served = true;
         let Some(asked) = self.waiting.remove(&id) else { return };
         self.server.metrics.in_flight.dec();
-        self.server.replied(asked.at.elapsed());
-        asked.inbox.put(asked.attempt, event);
+        let now = Instant::now();
+        self.server.replied(now, now.saturating_duration_since(asked.at));
+        asked.inbox.put(asked.number, event);
     }
 
     /// The connection broke: only queries that were in flight on one that had served before get a second chance.
@@ -264,7 +267,7 @@ impl Connection {
 
     fn fail(&self, asked: Asked, kind: FailureKind) {
         self.server.metrics.in_flight.dec();
-        asked.inbox.put(asked.attempt, Event::Failed(kind));
+        asked.inbox.put(asked.number, Event::Failed(kind));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::inbox::{Event, Inbox};
+use super::links::Way;
 use super::message::{Judgement, Sent};
 use super::{FailureKind, Server};
 
@@ -58,7 +59,8 @@ struct Port {
     socket: UdpSocket,
     opened: Instant,
     uses: Cell<u32>,
-    waiting: RefCell<HashMap<u16, Waiting>>,
+    /// By id: these are drawn here, so nobody can make them collide.
+    waiting: RefCell<HashMap<u16, Waiting, foldhash::fast::RandomState>>,
     retired: Notify,
 }
 
@@ -66,7 +68,7 @@ struct Waiting {
     sent: Sent,
     at: Instant,
     until: Instant,
-    attempt: usize,
+    number: usize,
     inbox: Rc<Inbox>,
 }
 
@@ -77,13 +79,12 @@ impl UdpLink {
         Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }) }
     }
 
-    /// Sends a query; what becomes of it goes to `inbox` as attempt `attempt`. After `until` nobody waits for it.
+    /// Sends a query; what becomes of it goes the given way.
     ///
     /// # Errors
     /// The kernel will not send it, or too many queries are in flight.
-    pub fn send(&self, mut sent: Sent, attempt: usize, inbox: &Rc<Inbox>, until: Instant) -> Result<(), FailureKind> {
-        let now = Instant::now();
-        let port = self.port(now).map_err(|error| kind_of(&error))?;
+    pub(super) fn send(&self, mut sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
+        let port = self.port(way.at).map_err(|error| kind_of(&error))?;
         let mut waiting = port.waiting.borrow_mut();
         if waiting.len() >= IN_FLIGHT_PER_PORT {
             return Err(FailureKind::Network);
@@ -99,7 +100,8 @@ impl UdpLink {
             result => result,
         };
         result.map_err(|error| kind_of(&error))?;
-        waiting.insert(sent.id(), Waiting { sent, at: now, until, attempt, inbox: Rc::clone(inbox) });
+        let Way { number, at, until, .. } = *way;
+        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(way.inbox) });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -180,9 +182,10 @@ async fn read(port: Rc<Port>, server: Arc<Server>) {
 /// Takes all that has arrived.
 fn drain(port: &Port, server: &Server) {
     let mut buffer = [0; LARGEST_REPLY];
+    let now = Instant::now();
     loop {
         match port.socket.try_recv(&mut buffer) {
-            Ok(len) => dispatch(port, server, &buffer[..len]),
+            Ok(len) => dispatch(port, server, &buffer[..len], now),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => fail_all(port, server, kind_of(&error)),
         }
@@ -200,7 +203,7 @@ fn report(socket: &UdpSocket) -> io::Result<()> {
     Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
 
-fn dispatch(port: &Port, server: &Server, datagram: &[u8]) {
+fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
     let mut all = port.waiting.borrow_mut();
     let Some(waiting) = all.get(&id) else { return };
@@ -212,15 +215,15 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8]) {
     let Some(waiting) = all.remove(&id) else { return };
     drop(all);
     server.metrics.in_flight.dec();
-    server.replied(waiting.at.elapsed());
-    waiting.inbox.put(waiting.attempt, event);
+    server.replied(now, now.saturating_duration_since(waiting.at));
+    waiting.inbox.put(waiting.number, event);
 }
 
 fn fail_all(port: &Port, server: &Server, kind: FailureKind) {
     let all = std::mem::take(&mut *port.waiting.borrow_mut());
     server.metrics.in_flight.sub(all.len() as i64);
     for waiting in all.into_values() {
-        waiting.inbox.put(waiting.attempt, Event::Failed(kind));
+        waiting.inbox.put(waiting.number, Event::Failed(kind));
     }
 }
 
