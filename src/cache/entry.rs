@@ -103,14 +103,15 @@ impl Entry {
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
         // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
-        let Stored { wire, ttls, least_ttl } = store(reply, cap.min(LONGEST_TTL));
+        let Stored { wire: mut bytes, ttls, least_ttl } = store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
-        let ttl_bytes = ttls.iter().flat_map(|at| at.to_be_bytes());
-        let bytes: Vec<u8> =
-            wire.iter().copied().chain(ttl_bytes).chain(reply.extended_errors.iter().copied()).collect();
+        let wire_len = bytes.len() as u32;
+        bytes.reserve(2 * ttls.len() + reply.extended_errors.len());
+        ttls.iter().for_each(|at| bytes.extend_from_slice(&at.to_be_bytes()));
+        bytes.extend_from_slice(&reply.extended_errors);
         Self {
-            wire_len: wire.len() as u32,
+            wire_len,
             ttl_count: ttls.len() as u16,
             bytes: bytes.into(),
             rcode: reply.rcode,

@@ -9,6 +9,9 @@ use super::{HEADER, LONGEST_MESSAGE, flag, option, rtype, u16_at, u32_at};
 /// say never crowds out an answer.
 const MOST_EXTENDED_ERRORS: usize = 256;
 
+/// A name that is nothing but a pointer to the question's.
+const TO_QUESTION: u16 = 0xc000 | HEADER as u16;
+
 /// The most CNAMEs that are followed in one reply; real chains have a handful, other resolvers give up at 11 to 16.
 const LONGEST_CHAIN: usize = 16;
 
@@ -188,6 +191,11 @@ impl<'a> Reply<'a> {
 
     /// Whether a record's owner is `name` (lower-case wire form).
     pub fn owner_is(&self, record: &Record, name: &[u8]) -> bool {
+        // Most owners are a pointer to the question.
+        if u16_at(self.message, record.start) == Some(TO_QUESTION) {
+            let question = self.message.get(HEADER..self.question_end - 4).unwrap_or_default();
+            return question.eq_ignore_ascii_case(name);
+        }
         let mut buffer = [0; MAX_NAME];
         name::expand(self.message, record.start, &mut buffer)
             .is_some_and(|len| buffer[..len].eq_ignore_ascii_case(name))

@@ -27,9 +27,13 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     }
     let qname_end = reply.question_end - 4;
     wire[HEADER..qname_end].make_ascii_lowercase();
-    let qname = wire[HEADER..qname_end].to_vec();
-    for record in records.iter().filter(|record| reply.owner_is(record, &qname)) {
-        lowercase_plain_labels(&mut wire, gap.moved(record.start));
+    // A name that begins with a pointer has no letters of its own.
+    let written_out = |record: &&Record| reply.message.get(record.start).is_some_and(|length| *length < 0xc0);
+    for record in records.iter().filter(written_out) {
+        let qname = reply.message.get(HEADER..qname_end).unwrap_or_default();
+        if reply.owner_is(record, qname) {
+            lowercase_plain_labels(&mut wire, gap.moved(record.start));
+        }
     }
 
     let mut ttls = Vec::with_capacity(records.len());
@@ -145,6 +149,9 @@ fn lowercase_plain_labels(wire: &mut [u8], mut at: usize) {
 /// The offset of each TTL with the least TTL of its RRset (RFC 2181 section 5.2).
 fn rrset_ttls(message: &[u8], records: &[Record]) -> Vec<(usize, u32)> {
     let mut ttls: Vec<(usize, u32)> = records.iter().map(|record| (record.ttl_at(), record.ttl(message))).collect();
+    if records.len() <= 1 {
+        return ttls;
+    }
     if records.len() > MANY_RECORDS {
         let least = ttls.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0);
         ttls.iter_mut().for_each(|(_, ttl)| *ttl = least);
