@@ -14,59 +14,72 @@ use tokio::sync::oneshot;
 use crate::cache::Entry;
 use crate::wire::query::Key;
 
-/// Those who wait, by the key of their question.
-type Flights = HashMap<Box<[u8]>, Vec<oneshot::Sender<Entry>>>;
+/// A question under a configuration: the hash of its key, and the configuration's generation.
+type Question = (u64, u32);
 
 /// The questions under way, shared by all workers. Bounded by the queries that the server lets wait.
 #[derive(Debug, Default)]
 pub struct Coalesce {
-    flights: Mutex<Flights>,
+    /// The hashes are of a keyed hash already.
+    flights: Mutex<HashMap<Question, Waiting, foldhash::fast::RandomState>>,
+}
+
+/// Those who wait for one question.
+#[derive(Debug)]
+struct Waiting {
+    key: Box<[u8]>,
+    senders: Vec<oneshot::Sender<Entry>>,
+}
+
+/// What there is to do for a question.
+pub enum Place {
+    /// Nobody asks yet: ask, and see the flight land.
+    Lead(Flight),
+    /// Wait for the one who asks.
+    Wait(oneshot::Receiver<Entry>),
 }
 
 /// The duty to ask for a question. Dropping it without a landing tells everyone who waits that nobody asks any more.
 pub struct Flight {
     table: Arc<Coalesce>,
-    /// None once it has landed.
-    key: Option<Box<[u8]>>,
+    /// None once it has landed, or if nobody can wait for it.
+    question: Option<Question>,
 }
 
 impl Coalesce {
-    /// Waits for the answer to `key`. Whoever comes first also gets the [`Flight`], and must see it land.
-    pub fn join(self: &Arc<Self>, generation: u32, key: &Key) -> (Option<Flight>, oneshot::Receiver<Entry>) {
-        let (sender, receiver) = oneshot::channel();
-        match self.flights().entry(under(generation, key)) {
-            Slot::Occupied(mut flight) => {
-                flight.get_mut().push(sender);
-                (None, receiver)
-            }
+    /// Takes a place among those who want the answer to `key`, whose hash is `hash`.
+    pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Place {
+        let question = (hash, generation);
+        match self.flights().entry(question) {
             Slot::Vacant(slot) => {
-                let key = slot.key().clone();
-                slot.insert(vec![sender]);
-                (Some(Flight { table: Arc::clone(self), key: Some(key) }), receiver)
+                slot.insert(Waiting { key: key.as_bytes().into(), senders: Vec::new() });
+                Place::Lead(self.flight(Some(question)))
             }
+            Slot::Occupied(mut waiting) if *waiting.get().key == *key.as_bytes() => {
+                let (sender, receiver) = oneshot::channel();
+                waiting.get_mut().senders.push(sender);
+                Place::Wait(receiver)
+            }
+            // Another question of the same hash, which next to never happens: it is asked for alone.
+            Slot::Occupied(_) => Place::Lead(self.flight(None)),
         }
     }
 
-    /// The flight for `key`, if nobody is asking for it: for those who must not wait for others.
-    pub fn lead(self: &Arc<Self>, generation: u32, key: &Key) -> Option<Flight> {
-        match self.flights().entry(under(generation, key)) {
-            Slot::Occupied(_) => None,
-            Slot::Vacant(slot) => {
-                let key = slot.key().clone();
-                slot.insert(Vec::new());
-                Some(Flight { table: Arc::clone(self), key: Some(key) })
-            }
+    /// The flight for a question, if nobody is asking for it: for those who must not wait for others.
+    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Option<Flight> {
+        match self.join(generation, hash, key) {
+            Place::Lead(flight) => Some(flight),
+            Place::Wait(_) => None,
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, Flights> {
+    fn flight(self: &Arc<Self>, question: Option<Question>) -> Flight {
+        Flight { table: Arc::clone(self), question }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Waiting, foldhash::fast::RandomState>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What a flight is found under.
-fn under(generation: u32, key: &Key) -> Box<[u8]> {
-    [key.as_bytes(), &generation.to_be_bytes()].concat().into()
 }
 
 impl Flight {
@@ -79,8 +92,8 @@ impl Flight {
     }
 
     fn take(&mut self) -> Vec<oneshot::Sender<Entry>> {
-        let Some(key) = self.key.take() else { return Vec::new() };
-        self.table.flights().remove(&key).unwrap_or_default()
+        let waiting = self.question.take().and_then(|question| self.table.flights().remove(&question));
+        waiting.map_or_else(Vec::new, |waiting| waiting.senders)
     }
 }
 
@@ -104,17 +117,16 @@ mod tests {
     fn one_leads_the_others_wait_and_a_lost_leader_frees_them() {
         let table = Arc::new(Coalesce::default());
         let (first, second) = (key(b"\x01a\0"), key(b"\x01b\0"));
-        let (flight, mut waits) = table.join(0, &first);
-        assert!(flight.is_some());
-        let (none, mut also) = table.join(0, &first);
-        assert!(none.is_none());
-        assert!(table.join(0, &second).0.is_some());
-        assert!(table.lead(0, &first).is_none());
-        assert!(table.lead(1, &first).is_some());
+        let flight = table.lead(0, 7, &first).expect("the first one leads");
+        let Place::Wait(mut waits) = table.join(0, 7, &first) else { panic!("the second one waits") };
+        assert!(table.lead(0, 8, &second).is_some());
+        assert!(table.lead(0, 7, &first).is_none());
+        assert!(table.lead(1, 7, &first).is_some(), "another configuration");
+        assert!(table.lead(0, 7, &second).is_some(), "another question of the same hash");
+        assert!(table.lead(0, 7, &first).is_none(), "which took nobody's place");
 
         drop(flight);
         assert!(waits.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
-        assert!(also.try_recv().is_err());
-        assert!(table.lead(0, &first).is_some());
+        assert!(table.lead(0, 7, &first).is_some());
     }
 }

@@ -8,6 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::answer::{Local, Resolver, Wanted, local};
@@ -28,14 +29,22 @@ use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype, u16_at};
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
 
-/// Fetches in a task of its own, so that it goes on when the client that began it has its answer or has gone.
-pub fn launch<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &Wanted, flight: Flight) {
+/// Fetches, for all who wait for it. The future must not be dropped before its end.
+pub async fn run<U: Ask>(resolver: &Resolver, upstreams: &U, wanted: &Wanted, flight: Flight) -> Entry {
+    let entry = fetch(resolver, upstreams, wanted, deadline(wanted), &mut Vec::new()).await;
+    flight.land(&entry);
+    entry
+}
+
+/// Fetches in a task of its own, so that it goes on when the client that began it has a stale answer.
+pub fn launch<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
+    wanted: &Wanted,
+    flight: Flight,
+) -> JoinHandle<Entry> {
     let (resolver, upstreams, wanted) = (Arc::clone(resolver), Rc::clone(upstreams), wanted.without_alias());
-    tokio::task::spawn_local(async move {
-        let deadline = deadline(&wanted);
-        let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline, &mut Vec::new()).await;
-        flight.land(&entry);
-    });
+    tokio::task::spawn_local(async move { run(&resolver, upstreams.as_ref(), &wanted, flight).await })
 }
 
 /// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
@@ -47,9 +56,10 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         if old.upstream_ages {
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
         }
-        let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, &wanted.key) else { return };
+        let wanted = Wanted { asked: Instant::now(), ..wanted };
+        let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };
         resolver.metrics.cache_prefetches.inc();
-        let left = old.expires.saturating_sub(resolver.now());
+        let left = old.expires.saturating_sub(resolver.millis(wanted.asked));
         let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
         resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failed().is_none());
@@ -108,18 +118,16 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     }
 }
 
-/// An entry that is good as it is, and its age in seconds.
-pub fn fresh_entry(resolver: &Resolver, wanted: &Wanted) -> Option<(Entry, u32)> {
-    let now = resolver.now();
-    let fresh = |entry: &mut Entry| {
+/// The entry that is kept for a question, if it belongs there, and what it was worth when that was asked. `stale` is how
+/// long after its time it may be served.
+pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
+    let asked = resolver.millis(wanted.asked);
+    let at_home = |entry: &mut Entry| {
         let at_home = entry.home.generation == wanted.snapshot.generation
             || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
-        match entry.worth(now, 0) {
-            Worth::Fresh(age) if at_home => Some((entry.clone(), age)),
-            _ => None,
-        }
+        at_home.then(|| (entry.clone(), entry.worth(asked, stale)))
     };
-    resolver.cache.with(wanted.hash, &wanted.key, fresh).flatten()
+    resolver.cache.with(wanted.hash, &wanted.key, at_home).flatten()
 }
 
 /// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
@@ -139,7 +147,6 @@ async fn fetch<U: Ask>(
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Entry {
-    let began = resolver.now();
     match ask_and_follow(resolver, upstreams, wanted, deadline, trail).await {
         Ok(entry) => {
             match entry.is_kept() {
@@ -152,7 +159,7 @@ async fn fetch<U: Ask>(
         Err((code, text)) => {
             let name = crate::wire::name::Shown(wanted.key.name());
             tracing::debug!(%name, qtype = wanted.key.qtype(), error = %text, "no answer");
-            remember_failure(resolver, wanted, began, &make::extended_error(code, &text))
+            remember_failure(resolver, wanted, resolver.millis(wanted.asked), &make::extended_error(code, &text))
         }
     }
 }
@@ -235,11 +242,11 @@ async fn look_up<U: Ask>(
         Local::Not { route } => (key, route, None),
     };
     let hash = resolver.cache.hash(&key);
-    let wanted = Wanted { key, hash, route, snapshot: Arc::clone(&from.snapshot), alias: None };
-    let (entry, age) = match fresh_entry(resolver, &wanted) {
-        Some(found) => found,
-        None => {
-            let flight = resolver.flights.lead(wanted.snapshot.generation, &wanted.key);
+    let wanted = Wanted { key, hash, route, snapshot: Arc::clone(&from.snapshot), alias: None, asked: Instant::now() };
+    let (entry, age) = match kept(resolver, &wanted, 0) {
+        Some((entry, Worth::Fresh(age))) => (entry, age),
+        _ => {
+            let flight = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key);
             let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
             if let Some(flight) = flight {
                 flight.land(&entry);
@@ -342,5 +349,5 @@ fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Opti
 
 fn deadline(wanted: &Wanted) -> Instant {
     let group = wanted.snapshot.group(wanted.route);
-    Instant::now() + group.map_or_else(Default::default, |group| group.config.deadline)
+    wanted.asked + group.map_or_else(Default::default, |group| group.config.deadline)
 }

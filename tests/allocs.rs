@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response, Turn};
+use nodens::answer::{Resolver, Response};
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::cache::{Cache, Millis};
 use nodens::config::parse::parse;
@@ -16,6 +16,7 @@ use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{Key, Query};
 use nodens::wire::reply::Reply;
+use tokio::time::Instant;
 
 thread_local! {
     /// Allocations made by this thread, and bytes that it allocated and has not freed.
@@ -161,7 +162,7 @@ impl Scene {
 
     /// The length of the reply, if one is given at once.
     fn ask(&mut self, query: &[u8], over_tcp: bool) -> Option<usize> {
-        let mut turn = Turn { snapshot: &self.snapshot, now: self.resolver.now(), tally: &mut self.tally };
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally);
         let client: IpAddr = [127, 0, 0, 1].into();
         match self.resolver.respond(&mut turn, query, client, over_tcp, &mut self.out) {
             Response::Reply(len) => Some(len),

@@ -1,14 +1,14 @@
 //! The second half of the path: a query whose answer takes its time, in a task of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{Resolver, Wanted, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
+use crate::coalesce::Place;
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
@@ -48,7 +48,7 @@ pub async fn finish<U: Ask + 'static>(
     let (age, mut options) = match source {
         Source::Stale => stale(&entry),
         // One that a static alias leads to may have been kept for a while.
-        _ => (Age::Seconds((resolver.now().saturating_sub(entry.born) / 1000) as u32), Vec::new()),
+        _ => (Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32), Vec::new()),
     };
     let limit = match over_tcp {
         true => {
@@ -74,42 +74,51 @@ async fn obtain<U: Ask + 'static>(
     upstreams: &std::rc::Rc<U>,
     wanted: &Wanted,
 ) -> (Entry, Source) {
-    let started = Instant::now();
-    let fallback = stale_entry(resolver, wanted);
-    let (flight, mut landing) = resolver.flights.join(wanted.snapshot.generation, &wanted.key);
-    match (flight, fetch::fresh_entry(resolver, wanted)) {
+    let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
+    let kept = fetch::kept(resolver, wanted, stale_window(&wanted.snapshot));
+    match (place, kept) {
         // It landed for someone else a moment ago.
-        (Some(flight), Some((entry, _))) => flight.land(&entry),
-        (Some(flight), None) => fetch::launch(resolver, upstreams, wanted, flight),
-        (None, _) => resolver.metrics.coalesced.inc(),
-    }
-    let landed = match fallback {
-        None => landing.await.ok(),
-        Some(_) => match timeout_at(started + STALE_AFTER, &mut landing).await {
-            Ok(landed) => landed.ok(),
-            Err(_) => {
-                // From here on nobody waits for this: the next client gets the stale answer at once.
-                fetch::remember_failure(resolver, wanted, resolver.millis(started), &[]);
-                None
+        (Place::Lead(flight), Some((entry, Worth::Fresh(_)))) => {
+            flight.land(&entry);
+            (entry, Source::Upstream)
+        }
+        (Place::Lead(flight), Some((stale, Worth::Stale))) => {
+            let fetch = fetch::launch(resolver, upstreams, wanted, flight);
+            or_stale(resolver, wanted, stale, async { fetch.await.ok() }).await
+        }
+        (Place::Lead(flight), _) => (fetch::run(resolver, upstreams.as_ref(), wanted, flight).await, Source::Upstream),
+        (Place::Wait(landing), kept) => {
+            resolver.metrics.coalesced.inc();
+            match kept {
+                Some((stale, Worth::Stale)) => or_stale(resolver, wanted, stale, async { landing.await.ok() }).await,
+                // None: whoever asked was stopped.
+                _ => match landing.await {
+                    Ok(entry) => (entry, Source::Upstream),
+                    Err(_) => {
+                        (fetch::failure_entry(resolver, wanted, resolver.millis(wanted.asked), &[]), Source::Upstream)
+                    }
+                },
             }
-        },
-    };
-    match (landed, fallback) {
-        (Some(entry), _) if entry.failed().is_none() => (entry, Source::Upstream),
-        (_, Some(stale)) => (stale, Source::Stale),
-        (Some(failure), None) => (failure, Source::Upstream),
-        // Whoever asked was stopped.
-        (None, None) => (fetch::failure_entry(resolver, wanted, resolver.millis(started), &[]), Source::Upstream),
+        }
     }
 }
 
-/// An entry past its time that may stand in for a failed refresh.
-fn stale_entry(resolver: &Resolver, wanted: &Wanted) -> Option<Entry> {
-    let (now, window) = (resolver.now(), stale_window(&wanted.snapshot));
-    let entry = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone())?;
-    let at_home = entry.home.generation == wanted.snapshot.generation
-        || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
-    (at_home && entry.worth(now, window) == Worth::Stale).then_some(entry)
+/// Waits for an entry a while, and takes the stale one if that fails or is late.
+async fn or_stale(
+    resolver: &Resolver,
+    wanted: &Wanted,
+    stale: Entry,
+    landing: impl Future<Output = Option<Entry>>,
+) -> (Entry, Source) {
+    match timeout_at(wanted.asked + STALE_AFTER, landing).await {
+        Ok(Some(entry)) if entry.failed().is_none() => (entry, Source::Upstream),
+        Ok(_) => (stale, Source::Stale),
+        Err(_) => {
+            // From here on nobody waits for this: the next client gets the stale answer at once.
+            fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), &[]);
+            (stale, Source::Stale)
+        }
+    }
 }
 
 /// Counts a query that waits, as long as it does.
@@ -117,7 +126,6 @@ struct Waiting<'a>(&'a Resolver);
 
 impl<'a> Waiting<'a> {
     fn new(resolver: &'a Resolver) -> Self {
-        resolver.pending.fetch_add(1, Ordering::Relaxed);
         resolver.metrics.pending.inc();
         Self(resolver)
     }
@@ -125,7 +133,6 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.pending.dec();
     }
 }

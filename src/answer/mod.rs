@@ -19,7 +19,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -44,7 +43,7 @@ pub use ours::{LOOP_CHECK, Local, local};
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
 /// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
-pub const MAX_PENDING: usize = 16_384;
+pub const MAX_PENDING: i64 = 16_384;
 /// Hits after which an entry is popular: fetched anew in the last tenth of its life.
 const POPULAR: u32 = 3;
 /// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
@@ -60,18 +59,19 @@ pub struct Resolver {
     pub metrics: Arc<Metrics>,
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
-    pending: AtomicUsize,
     epoch: Instant,
 }
 
 /// What one turn of a worker's loop has at hand.
 pub struct Turn<'a> {
     /// The configuration, loaded once a batch.
-    pub snapshot: &'a Arc<Snapshot>,
+    snapshot: &'a Arc<Snapshot>,
     /// The time, read once a batch.
-    pub now: Millis,
+    at: Instant,
+    /// The same as the cache has it.
+    now: Millis,
     /// The worker's counts.
-    pub tally: &'a mut Tally,
+    tally: &'a mut Tally,
 }
 
 /// What to do with a packet.
@@ -98,13 +98,22 @@ pub struct Wanted {
     pub snapshot: Arc<Snapshot>,
     /// Static CNAME records that lead to it.
     pub alias: Option<LocalRecords>,
+    /// When it was asked.
+    pub asked: Instant,
 }
 
 impl Wanted {
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
-        let Self { key, hash, route, snapshot, alias: _ } = self;
-        Self { key: key.clone(), hash: *hash, route: *route, snapshot: Arc::clone(snapshot), alias: None }
+        let Self { key, hash, route, snapshot, alias: _, asked } = self;
+        Self {
+            key: key.clone(),
+            hash: *hash,
+            route: *route,
+            snapshot: Arc::clone(snapshot),
+            alias: None,
+            asked: *asked,
+        }
     }
 }
 
@@ -116,7 +125,6 @@ impl Resolver {
             flights: Arc::default(),
             metrics,
             snapshot: ArcSwap::from_pointee(snapshot),
-            pending: AtomicUsize::new(0),
             epoch: Instant::now(),
         }
     }
@@ -130,6 +138,11 @@ impl Resolver {
     #[inline]
     pub fn millis(&self, now: Instant) -> Millis {
         now.saturating_duration_since(self.epoch).as_millis() as Millis
+    }
+
+    /// What one turn that begins at `at` has at hand.
+    pub fn turn<'a>(&self, snapshot: &'a Arc<Snapshot>, at: Instant, tally: &'a mut Tally) -> Turn<'a> {
+        Turn { snapshot, at, now: self.millis(at), tally }
     }
 
     /// The moment of `millis`.
@@ -228,7 +241,7 @@ impl Resolver {
             }
             Local::Not { route } => (key, hash, route, None),
         };
-        if self.pending.load(Ordering::Relaxed) >= MAX_PENDING {
+        if self.metrics.pending.get() >= MAX_PENDING {
             turn.tally.response(rcode::SERVFAIL, Source::Local);
             let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
@@ -238,7 +251,7 @@ impl Resolver {
     }
 
     fn wanted(&self, turn: &Turn<'_>, key: Key, hash: u64, route: u16, alias: Option<LocalRecords>) -> Box<Wanted> {
-        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(turn.snapshot), alias })
+        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(turn.snapshot), alias, asked: turn.at })
     }
 }
 

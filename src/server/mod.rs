@@ -75,11 +75,11 @@ impl<U: Ask + 'static> Worker<U> {
 
     /// Answers a query in the background's own time, counted as in flight.
     async fn finish(&self, wanted: Box<Wanted>, packet: &[u8], over_tcp: bool) -> Finished {
-        let started = Instant::now();
+        let asked = wanted.asked;
         let finished = answer::finish(&self.resolver, &self.upstreams, wanted, packet, over_tcp).await;
         let mut tally = self.tally.borrow_mut();
         tally.response(finished.rcode, finished.source);
-        tally.flush(&self.resolver.metrics, started.elapsed().as_secs_f64());
+        tally.flush(&self.resolver.metrics, asked.elapsed().as_secs_f64());
         finished
     }
 

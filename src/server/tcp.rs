@@ -152,7 +152,7 @@ impl<U: Ask + 'static> Connection<U> {
         worker.follow(&snapshot);
         let started = Instant::now();
         let mut tally = worker.tally.borrow_mut();
-        let mut turn = Turn { snapshot: &snapshot, now: worker.resolver.millis(started), tally: &mut tally };
+        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally);
         while self.in_flight < IN_FLIGHT
             && self.out.len() < WRITE_SOON
             && let Some(length) = crate::wire::u16_at(&input[..filled], at)

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::mmsg::{BATCH, Batch, Peer};
 use super::socket::is_wildcard;
 use super::{InFlight, Worker, stopped};
-use crate::answer::{Response, Turn, Wanted};
+use crate::answer::{Response, Wanted};
 use crate::upstream::Ask;
 
 /// Batches answered in a row before other tasks of the worker get their turn.
@@ -96,7 +96,7 @@ impl<U: Ask + 'static> Listener<U> {
         let snapshot = resolver.snapshot.load();
         worker.follow(&snapshot);
         let mut tally = worker.tally.borrow_mut();
-        let mut turn = Turn { snapshot: &snapshot, now: resolver.millis(started), tally: &mut tally };
+        let mut turn = resolver.turn(&snapshot, started, &mut tally);
         for at in 0..count {
             let Some((packet, client, out)) = batch.packet(at) else { continue };
             match resolver.respond(&mut turn, packet, client.ip(), false, out) {
