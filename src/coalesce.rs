@@ -5,10 +5,10 @@
 //!
 //! Queries of different configurations share nothing: a reload may send the same question elsewhere.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use crate::cache::Entry;
@@ -21,7 +21,7 @@ type Question = (u64, u32);
 #[derive(Debug, Default)]
 pub struct Coalesce {
     /// The hashes are of a keyed hash already.
-    flights: Mutex<HashMap<Question, Waiting, foldhash::fast::RandomState>>,
+    flights: Mutex<HashMap<Question, Waiting>>,
 }
 
 /// Those who wait for one question.
@@ -77,7 +77,7 @@ impl Coalesce {
         Flight { table: Arc::clone(self), question }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Waiting, foldhash::fast::RandomState>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Waiting>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Split horizon: which route a name takes. The longest suffix wins, on label boundaries.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use crate::config::Config;
 use crate::wire::name::suffixes;
@@ -8,6 +8,7 @@ use crate::wire::name::suffixes;
 /// Every claimed suffix and the route that claims it.
 #[derive(Clone, Debug)]
 pub struct Router {
+    /// The configuration's, so nobody else can make them collide.
     suffixes: HashMap<Box<[u8]>, u16>,
     /// The most labels of a claimed suffix, so that a deep name is not looked up suffix by suffix.
     deepest: usize,
@@ -16,7 +17,7 @@ pub struct Router {
 impl Router {
     /// The router of a configuration's routes.
     pub fn new(config: &Config) -> Self {
-        let mut claimed = HashMap::new();
+        let mut claimed = HashMap::default();
         let mut deepest = 0;
         for (index, route) in (0..).zip(&config.routes) {
             for zone in &route.zones {

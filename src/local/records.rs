@@ -1,6 +1,6 @@
 //! Static records, as in a hosts file: a name that has one is answered here for every type.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use crate::config::{self, Config};
 use crate::wire::make::LocalRecords;
@@ -29,7 +29,7 @@ pub enum Found {
 impl Records {
     /// The table of a configuration's records.
     pub fn new(config: &Config) -> Self {
-        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::new();
+        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::default();
         for record in &config.records {
             table.entry(record.name.as_wire().into()).or_default().push(record.clone());
         }
@@ -89,7 +89,7 @@ mod tests {
 
     /// Records by owner: an address, or the name that it is an alias of.
     fn records(list: &[(&str, &str)]) -> Records {
-        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::new();
+        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::default();
         for (owner, value) in list {
             let (rtype, rdata) = match value.parse::<std::net::Ipv4Addr>() {
                 Ok(address) => (rtype::A, address.octets().to_vec()),

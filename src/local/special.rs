@@ -7,8 +7,9 @@
 //! Two reserved names are forwarded like any other: `example`, which RFC 6761 section 6.5 leaves to the public tree, and
 //! `ipv4only.arpa` (RFC 8880), by which a client finds out whether its upstream does DNS64, so that only upstream knows.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+use foldhash::HashMap;
 
 use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};

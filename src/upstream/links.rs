@@ -1,10 +1,11 @@
 //! One worker's way to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
+use foldhash::HashMap;
 use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +15,7 @@ use super::race::{Attempt, Candidate, Outcome, Race, Step};
 use super::tcp::{self, TcpLink};
 use super::udp::UdpLink;
 use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
+use crate::wire::name::MAX_NAME;
 
 /// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
 #[derive(Default)]
@@ -80,9 +82,9 @@ impl Link {
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, way: &Way<'_>) {
         let random_case = way.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
-        let mut case = [0; 32];
+        let mut case = [0; MAX_NAME];
         if random_case {
-            rand::rng().fill(&mut case);
+            rand::rng().fill(&mut case[..question.name.as_wire().len()]);
         }
         let sent = Sent::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;

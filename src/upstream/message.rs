@@ -2,6 +2,7 @@
 
 use super::{Question, Transport};
 use crate::wire::make::{self, Writer};
+use crate::wire::name::MAX_NAME;
 use crate::wire::reply::Reply;
 use crate::wire::{HEADER, flag, option, u16_at};
 
@@ -45,9 +46,9 @@ pub struct Verdict {
 }
 
 impl Sent {
-    /// The query for `question`. `case` gives the random letter case, a bit for each byte of the name; none leaves it
-    /// lower. `edns` adds nodens's own OPT: on a connection with the keepalive option (RFC 7828), in TLS padded (RFC 7830).
-    pub fn new(question: &Question, id: u16, case: Option<&[u8; 32]>, edns: bool, transport: Transport) -> Self {
+    /// The query for `question`. `case` gives the random letter case, one bit of each byte for a byte of the name; none
+    /// leaves it lower. `edns` adds nodens's own OPT: on a connection with the keepalive option (RFC 7828), in TLS padded (RFC 7830).
+    pub fn new(question: &Question, id: u16, case: Option<&[u8; MAX_NAME]>, edns: bool, transport: Transport) -> Self {
         // AD says that the flag is understood in the reply (RFC 6840 section 5.7); who sees it is decided later.
         let mut flags = flag::AD;
         for (set, bit) in [(question.rd, flag::RD), (question.cd, flag::CD), (question.z, flag::Z)] {
@@ -72,11 +73,10 @@ impl Sent {
         }
         let len = writer.finish().unwrap_or(0);
         if let Some(case) = case {
-            for (at, byte) in bytes[HEADER..HEADER + name.len()].iter_mut().enumerate() {
-                // Length bytes are below 64, so they are no letters.
-                if case[at / 8] >> (at % 8) & 1 == 1 {
-                    byte.make_ascii_uppercase();
-                }
+            for (byte, random) in bytes[HEADER..HEADER + name.len()].iter_mut().zip(case) {
+                // Length bytes are below 64, so they are no letters. Written so that many bytes are done at once.
+                let letter = u8::from(byte.is_ascii_lowercase());
+                *byte ^= (letter << 5) & random;
             }
         }
         Self { bytes: bytes[..len].into(), question_end: HEADER + name.len() + 4, case_random: case.is_some() }

@@ -5,13 +5,13 @@
 //! A datagram that does not match is ignored and the wait goes on.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use rand::RngExt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
@@ -60,7 +60,7 @@ struct Port {
     opened: Instant,
     uses: Cell<u32>,
     /// By id: these are drawn here, so nobody can make them collide.
-    waiting: RefCell<HashMap<u16, Waiting, foldhash::fast::RandomState>>,
+    waiting: RefCell<HashMap<u16, Waiting>>,
     retired: Notify,
 }
 
