@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::admin::{Admin, HEARTBEAT};
 use crate::answer::{LOOP_CHECK, Resolver};
@@ -313,6 +314,7 @@ async fn tend(resolver: Arc<Resolver>) {
             }
         }
         let mut seen = Vec::new();
+        let now = Instant::now();
         for (index, group) in snapshot.groups.iter().enumerate() {
             let zone =
                 snapshot.config.routes.iter().filter(|route| route.to == index).find_map(|route| route.zones.first());
@@ -320,12 +322,13 @@ async fn tend(resolver: Arc<Resolver>) {
             for server in group.servers.load().iter() {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
-                let (new, probe_due) = (!checked.contains(&id), server.probe_due());
+                let new = !checked.contains(&id);
+                let probe_due = server.probe_due(now, group.in_use(now)) && group.spend(now);
                 if new {
                     server.forgive_loop();
                 }
                 // One that was silent may have been so when it was checked.
-                if new || probe_due {
+                if new || (probe_due && server.is_silent()) {
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
                 if probe_due {

@@ -57,6 +57,9 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
         }
         let wanted = Wanted { asked: Instant::now(), ..wanted };
+        if wanted.snapshot.group(wanted.route).is_some_and(|group| !group.has_room(wanted.asked)) {
+            return;
+        }
         let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };
         resolver.metrics.cache_prefetches.inc();
         let left = old.expires.saturating_sub(resolver.millis(wanted.asked));
@@ -242,7 +245,15 @@ async fn look_up<U: Ask>(
         Local::Not { route } => (key, route, None),
     };
     let hash = resolver.cache.hash(&key);
-    let wanted = Wanted { key, hash, route, snapshot: Arc::clone(&from.snapshot), alias: None, asked: Instant::now() };
+    let wanted = Wanted {
+        key,
+        hash,
+        route,
+        snapshot: Arc::clone(&from.snapshot),
+        alias: None,
+        asked: Instant::now(),
+        client: from.client,
+    };
     let (entry, age) = match kept(resolver, &wanted, 0) {
         Some((entry, Worth::Fresh(age))) => (entry, age),
         _ => {

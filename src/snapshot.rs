@@ -145,7 +145,11 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
             let resolved: Vec<_> = resolved.map(Arc::clone).collect();
             servers.extend(resolved);
         }
-        Arc::new(Group::new(upstream.clone(), servers, recoveries))
+        let group = Group::new(upstream.clone(), servers, recoveries);
+        Arc::new(match old {
+            Some(old) => group.after(old),
+            None => group,
+        })
     };
     config.upstreams.iter().map(build).collect()
 }

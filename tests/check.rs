@@ -172,7 +172,7 @@ fn mistakes_of_upstreams_and_routes() {
         (
             format!("{up}select = \"fast\"\ndeadline = \"5ms\"\n{all}"),
             &[
-                "3:10: select: \"fast\" is no way to select; right would be \"ordered\" or \"fastest\"",
+                "3:10: select: \"fast\" is no way to select; right would be \"ordered\", \"fastest\" or \"spread\"",
                 "4:12: deadline: 5ms is too little: from 50ms to 30s",
             ],
         ),

@@ -12,9 +12,11 @@ use crate::coalesce::Place;
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
+use crate::upstream::quota::Verdict;
 use crate::wire::fit::{Age, fit};
+use crate::wire::make;
 use crate::wire::query::Query;
-use crate::wire::{LARGEST_UDP_REPLY, rcode};
+use crate::wire::{LARGEST_UDP_REPLY, ede, rcode};
 
 /// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
 /// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
@@ -75,32 +77,59 @@ async fn obtain<U: Ask + 'static>(
     wanted: &Wanted,
 ) -> (Entry, Source) {
     let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
-    let kept = fetch::kept(resolver, wanted, stale_window(&wanted.snapshot));
-    match (place, kept) {
+    let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
+        Some((entry, Worth::Fresh(_))) => (Some(entry), None),
+        Some((entry, Worth::Stale)) => (None, Some(entry)),
+        _ => (None, None),
+    };
+    let flight = match (place, fresh) {
         // It landed for someone else a moment ago.
-        (Place::Lead(flight), Some((entry, Worth::Fresh(_)))) => {
-            flight.land(&entry);
-            (entry, Source::Upstream)
+        (Place::Lead(flight), Some(fresh)) => {
+            flight.land(&fresh);
+            return (fresh, Source::Upstream);
         }
-        (Place::Lead(flight), Some((stale, Worth::Stale))) => {
+        (Place::Lead(flight), None) => flight,
+        (Place::Wait(landing), _) => {
+            resolver.metrics.coalesced.inc();
+            let landing = async { landing.await.ok() };
+            return match stale {
+                Some(stale) => or_stale(resolver, wanted, stale, landing).await,
+                // None: whoever asked was stopped.
+                None => (landing.await.unwrap_or_else(|| unasked(resolver, wanted, &[])), Source::Upstream),
+            };
+        }
+    };
+    let group = wanted.snapshot.group(wanted.route);
+    let verdict = group.map_or(Verdict::Ask, |group| group.judge(wanted.asked, wanted.client));
+    match (verdict, stale) {
+        (Verdict::Ask, Some(stale)) => {
             let fetch = fetch::launch(resolver, upstreams, wanted, flight);
             or_stale(resolver, wanted, stale, async { fetch.await.ok() }).await
         }
-        (Place::Lead(flight), _) => (fetch::run(resolver, upstreams.as_ref(), wanted, flight).await, Source::Upstream),
-        (Place::Wait(landing), kept) => {
-            resolver.metrics.coalesced.inc();
-            match kept {
-                Some((stale, Worth::Stale)) => or_stale(resolver, wanted, stale, async { landing.await.ok() }).await,
-                // None: whoever asked was stopped.
-                _ => match landing.await {
-                    Ok(entry) => (entry, Source::Upstream),
-                    Err(_) => {
-                        (fetch::failure_entry(resolver, wanted, resolver.millis(wanted.asked), &[]), Source::Upstream)
-                    }
-                },
-            }
+        (Verdict::Ask | Verdict::AskUnlessStale, None) => {
+            (fetch::run(resolver, upstreams.as_ref(), wanted, flight).await, Source::Upstream)
+        }
+        (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
+            group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
+            flight.land(&unasked(resolver, wanted, &[]));
+            (stale, Source::Stale)
+        }
+        (Verdict::Shed, None) => {
+            let text = group.map(|group| {
+                resolver.metrics.shed(&group.config.name).inc();
+                let limit = group.config.max_qps.unwrap_or_default();
+                format!("upstream {}: not asked: max_qps = {limit} is nearly used up", group.config.name)
+            });
+            let entry = unasked(resolver, wanted, &make::extended_error(ede::OTHER, &text.unwrap_or_default()));
+            flight.land(&entry);
+            (entry, Source::Upstream)
         }
     }
+}
+
+/// A failure that is not to be remembered: nobody was asked.
+fn unasked(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+    fetch::failure_entry(resolver, wanted, resolver.millis(wanted.asked), extended_errors)
 }
 
 /// Waits for an entry a while, and takes the stale one if that fails or is late.

@@ -74,6 +74,19 @@ pub struct Turn<'a> {
     tally: &'a mut Tally,
 }
 
+impl Turn<'_> {
+    fn wanted(
+        &self,
+        key: Key,
+        hash: u64,
+        route: u16,
+        alias: Option<LocalRecords>,
+        client: Option<IpAddr>,
+    ) -> Box<Wanted> {
+        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(self.snapshot), alias, asked: self.at, client })
+    }
+}
+
 /// What to do with a packet.
 pub enum Response {
     /// Nothing: any reply could be used for reflection.
@@ -100,20 +113,16 @@ pub struct Wanted {
     pub alias: Option<LocalRecords>,
     /// When it was asked.
     pub asked: Instant,
+    /// By whom; none if nodens itself wants it.
+    pub client: Option<IpAddr>,
 }
 
 impl Wanted {
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
-        let Self { key, hash, route, snapshot, alias: _, asked } = self;
-        Self {
-            key: key.clone(),
-            hash: *hash,
-            route: *route,
-            snapshot: Arc::clone(snapshot),
-            alias: None,
-            asked: *asked,
-        }
+        let Self { key, hash, route, snapshot, alias: _, asked, client } = self;
+        let (key, snapshot) = (key.clone(), Arc::clone(snapshot));
+        Self { key, hash: *hash, route: *route, snapshot, alias: None, asked: *asked, client: *client }
     }
 }
 
@@ -182,11 +191,11 @@ impl Resolver {
                 turn.tally.response(rcode, source.0);
                 turn.tally.query(over_tcp, query.qtype, Some(source.1));
                 match route {
-                    Some(route) => Response::ReplyAndRefresh(len, self.wanted(turn, key, hash, route, None)),
+                    Some(route) => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
                     None => Response::Reply(len),
                 }
             }
-            _ => self.uncached(turn, &query, key, hash, over_tcp, &keepalive, out),
+            _ => self.uncached(turn, &query, key, hash, client, over_tcp, &keepalive, out),
         }
     }
 
@@ -218,6 +227,7 @@ impl Resolver {
         query: &Query<'_>,
         key: Key,
         hash: u64,
+        client: IpAddr,
         over_tcp: bool,
         options: &[u8],
         out: &mut [u8],
@@ -247,11 +257,7 @@ impl Resolver {
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
         }
         self.metrics.cache_misses.inc();
-        Response::Later(self.wanted(turn, target, hash, route, alias))
-    }
-
-    fn wanted(&self, turn: &Turn<'_>, key: Key, hash: u64, route: u16, alias: Option<LocalRecords>) -> Box<Wanted> {
-        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(turn.snapshot), alias, asked: turn.at })
+        Response::Later(turn.wanted(target, hash, route, alias, Some(client)))
     }
 }
 

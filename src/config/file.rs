@@ -55,12 +55,16 @@ pub const NEGATIVE_MAX_TTL: Bounds<Time> =
 pub const STALE: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(0), ceiling: Time::secs(WEEK) };
 /// `[cache] prefetch`.
 pub const PREFETCH: bool = true;
-/// `[upstreams.NAME] select`: in order, since the file's order is the one wish that is known; "fastest" also sends
+/// `[upstreams.NAME] select`: in order, since the file's order is the one wish that is known; the others also send
 /// queries to the later servers, which only whoever wrote them knows to be equals.
 pub const SELECT: Select = Select::Ordered;
 /// `[upstreams.NAME] deadline`: well below the 5 seconds after which stub resolvers ask again.
 pub const DEADLINE: Bounds<Time> =
     Bounds { default: Time::millis(1_500), floor: Time::millis(50), ceiling: Time::secs(30) };
+/// `[upstreams.NAME] max_qps`: none where the file gives none.
+pub const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
+/// `[upstreams.NAME] tcp_connections`: one carries many queries at once; another is for when it stalls.
+pub const UPSTREAM_TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(2), floor: Count(1), ceiling: Count(64) };
 /// `[upstreams.NAME] trust_ad` (RFC 6840 section 5.7).
 pub const TRUST_AD: bool = false;
 /// `[upstreams.NAME] randomize_case`.
@@ -140,6 +144,10 @@ pub struct Upstream {
     pub select: Select,
     /// Default: [`DEADLINE`].
     pub deadline: Spanned<Time>,
+    /// Default: none, without limit. Bounds: [`MAX_QPS`].
+    pub max_qps: Option<Spanned<Count>>,
+    /// Default: [`UPSTREAM_TCP_CONNECTIONS`].
+    pub tcp_connections: Spanned<Count>,
     /// Default: [`TRUST_AD`].
     pub trust_ad: bool,
     /// Default: [`RANDOMIZE_CASE`].
@@ -233,6 +241,8 @@ impl Upstream {
             servers: table.required_list("servers"),
             select: table.value("select").map_or(SELECT, Spanned::into_inner),
             deadline: table.bounded("deadline", &DEADLINE),
+            max_qps: table.within("max_qps", &MAX_QPS),
+            tcp_connections: table.bounded("tcp_connections", &UPSTREAM_TCP_CONNECTIONS),
             trust_ad: table.flag("trust_ad", TRUST_AD),
             randomize_case: table.flag("randomize_case", RANDOMIZE_CASE),
         })
@@ -270,7 +280,7 @@ impl Leaf for bool {
 }
 
 impl Leaf for Select {
-    const RIGHT: &'static str = r#""ordered" or "fastest""#;
+    const RIGHT: &'static str = r#""ordered", "fastest" or "spread""#;
 }
 
 impl<'de> Deserialize<'de> for Select {
@@ -279,6 +289,7 @@ impl<'de> Deserialize<'de> for Select {
         match text.to_ascii_lowercase().as_str() {
             "ordered" => Ok(Self::Ordered),
             "fastest" => Ok(Self::Fastest),
+            "spread" => Ok(Self::Spread),
             _ => Err(serde::de::Error::custom(format!("{text:?} is no way to select"))),
         }
     }

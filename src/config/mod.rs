@@ -87,6 +87,10 @@ pub struct Upstream {
     pub select: Select,
     /// From a client's query to its answer, good or bad.
     pub deadline: Duration,
+    /// The most queries that are sent to its servers together in any second; none: as many as there are.
+    pub max_qps: Option<u32>,
+    /// TCP or TLS connections at once of each worker to each server.
+    pub tcp_connections: usize,
     /// Whether its AD flag is believed (RFC 6840 section 5.7): only where the path to it is trusted.
     pub trust_ad: bool,
     /// Whether queries carry random letter case (0x20); it retreats by itself where a server folds case.
@@ -119,10 +123,12 @@ pub enum ServerAddress {
 /// Which server of a group is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Select {
-    /// The first healthy one in the order of the file.
+    /// The first in the order of the file that is healthy and not far slower than another.
     Ordered,
     /// The healthy one with the lowest smoothed latency.
     Fastest,
+    /// The better of two healthy ones drawn at random, by smoothed latency and queries in flight.
+    Spread,
 }
 
 /// Names that go to one group.

@@ -137,6 +137,8 @@ impl Check<'_, '_> {
             servers: servers.iter().map(|server| server.get_ref().0.clone()).collect(),
             select: file.select,
             deadline: file.deadline.get_ref().duration(),
+            max_qps: file.max_qps.as_ref().map(|count| count.get_ref().0 as u32),
+            tcp_connections: file.tcp_connections.get_ref().0,
             trust_ad: file.trust_ad,
             randomize_case: file.randomize_case,
         })

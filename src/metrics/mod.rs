@@ -61,6 +61,7 @@ struct UpstreamVecs {
     failures: IntCounterVec,
     hedges: IntCounterVec,
     hedges_won: IntCounterVec,
+    shed: IntCounterVec,
     healthy: IntGaugeVec,
     smoothed: GaugeVec,
 }
@@ -202,6 +203,12 @@ impl Metrics {
                     "Queries sent to a second server that brought the first answer.",
                     server,
                 )?,
+                shed: counters(
+                    &registry,
+                    "upstream_shed_total",
+                    "Questions not asked because an upstream's max_qps was nearly used up: SERVFAIL, or a stale answer.",
+                    &["upstream"],
+                )?,
                 healthy: int_gauges(
                     &registry,
                     "upstream_healthy",
@@ -227,6 +234,11 @@ impl Metrics {
     /// All of them in Prometheus's text format.
     pub fn render(&self) -> String {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// The questions that were not asked of the group `upstream` because of its `max_qps`.
+    pub fn shed(&self, upstream: &str) -> IntCounter {
+        self.upstream.shed.with_label_values(&[upstream])
     }
 
     /// The metrics of `server` of the group `upstream`.
@@ -279,6 +291,7 @@ pub const FAILURE_KINDS: &[&str] = &[
     "other_rcode",
     "malformed",
     "tls",
+    "quota",
 ];
 
 impl ServerMetrics {

@@ -1,16 +1,18 @@
 //! What all workers know together of a group and its servers. No sockets: those belong to each worker.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rand::RngExt;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::health::{Change, Health};
+use super::health::{Change, Health, UNHEARD};
+use super::quota::{Millis, Near, Quota, Verdict};
 use super::race::Candidate;
 use super::{FailureKind, Transport};
 use crate::config::{self, Select};
@@ -31,6 +33,12 @@ pub struct Group {
     pub servers: ArcSwap<Vec<Arc<Server>>>,
     /// What hedges may cost.
     pub budget: Mutex<Budget>,
+    /// What may be asked in a second, if that is bounded.
+    quota: Option<Arc<Mutex<Quota>>>,
+    /// When the quota's time began.
+    epoch: Instant,
+    /// When it was last asked, in milliseconds since the epoch.
+    asked: AtomicU64,
     recoveries: Arc<AtomicU32>,
 }
 
@@ -60,7 +68,24 @@ pub struct Server {
 impl Group {
     /// A group of `servers`.
     pub fn new(config: config::Upstream, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
-        Self { config, servers: ArcSwap::from_pointee(servers), budget: Mutex::default(), recoveries }
+        let quota = config.max_qps.map(|limit| Arc::new(Mutex::new(Quota::new(limit))));
+        Self {
+            config,
+            servers: ArcSwap::from_pointee(servers),
+            budget: Mutex::default(),
+            quota,
+            epoch: Instant::now(),
+            asked: AtomicU64::new(0),
+            recoveries,
+        }
+    }
+
+    /// The same group after a reload: what was asked of it before still counts.
+    pub fn after(self, old: &Self) -> Self {
+        let same = old.config.max_qps == self.config.max_qps;
+        let quota = if same { old.quota.clone() } else { self.quota };
+        let asked = AtomicU64::new(old.asked.load(Ordering::Relaxed));
+        Self { quota, epoch: old.epoch, asked, ..self }
     }
 
     /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
@@ -69,14 +94,93 @@ impl Group {
         let mut servers: Vec<_> =
             self.servers.load().iter().filter(|server| !server.is_looped()).map(Arc::clone).collect();
         if servers.len() > 1 {
-            let fastest = self.config.select == Select::Fastest;
-            // A server of which nothing is known is worth a try before the others: so it becomes known.
-            servers.sort_by_cached_key(|server| {
-                let health = server.health();
-                (!health.is_healthy(), health.smoothed().filter(|_| fastest).unwrap_or_default())
-            });
+            match self.config.select {
+                Select::Ordered => self.by_file(&mut servers),
+                // A server of which nothing is known is worth a try before the others: so it becomes known.
+                Select::Fastest => servers.sort_by_cached_key(|server| {
+                    let health = server.health();
+                    (!health.is_healthy(), health.smoothed().unwrap_or_default())
+                }),
+                Select::Spread => {
+                    servers.sort_by_cached_key(|server| (!server.is_healthy(), server.load()));
+                    let healthy = servers.iter().take_while(|server| server.is_healthy()).count();
+                    if let Some(first) = better_of_two(healthy, &mut rand::rng()) {
+                        servers[..=first].rotate_right(1);
+                    }
+                }
+            }
         }
         servers
+    }
+
+    /// In the order of the file, but for those that are far slower than another.
+    fn by_file(&self, servers: &mut [Arc<Server>]) {
+        let known = |server: &Arc<Server>| {
+            let health = server.health();
+            health.smoothed().filter(|_| health.is_healthy())
+        };
+        let best = servers.iter().filter_map(known).min();
+        servers.sort_by_cached_key(|server| {
+            let mut health = server.health();
+            (!health.is_healthy(), best.is_some_and(|best| health.is_passed_over(best)))
+        });
+    }
+
+    /// It is being asked now.
+    pub fn is_asked(&self, now: Instant) {
+        self.asked.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    /// Whether it was asked so short a time ago that it matters which of its servers are well.
+    pub fn in_use(&self, now: Instant) -> bool {
+        if self.servers.load().len() < 2 {
+            return false;
+        }
+        let asked = self.asked.load(Ordering::Relaxed);
+        asked > 0 && self.millis(now) < asked + UNHEARD.as_millis() as Millis
+    }
+
+    /// Judges a question that would have to be asked for `client`: see [`Quota::judge`].
+    pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> Verdict {
+        let Some(mut quota) = self.quota() else { return Verdict::Ask };
+        let now = self.millis(now);
+        let verdict = quota.judge(now, client);
+        if verdict != Verdict::Ask
+            && let Some(Near { used, heaviest }) = quota.tell(now)
+        {
+            drop(quota);
+            let (upstream, max_qps) = (&self.config.name, self.config.max_qps);
+            let heaviest = heaviest.map(|(client, asked)| format!("{client} with {asked} questions"));
+            tracing::warn!(
+                %upstream, used, max_qps, heaviest,
+                "max_qps is nearly used up: stale answers are served, the heaviest clients get SERVFAIL"
+            );
+        }
+        verdict
+    }
+
+    /// Whether there is room for a hedge or a prefetch.
+    pub fn has_room(&self, now: Instant) -> bool {
+        self.quota().is_none_or(|mut quota| quota.has_room(self.millis(now)))
+    }
+
+    /// Takes a query out of the quota, if one is left.
+    pub fn spend(&self, now: Instant) -> bool {
+        self.quota().is_none_or(|mut quota| quota.spend(self.millis(now)))
+    }
+
+    /// Takes a hedge out of the budget, if it has one and the quota has room for it.
+    pub fn may_hedge(&self, now: Instant) -> bool {
+        self.has_room(now) && self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend()
+    }
+
+    fn quota(&self) -> Option<MutexGuard<'_, Quota>> {
+        // A quota is consistent between any two of its calls.
+        self.quota.as_ref().map(|quota| quota.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn millis(&self, now: Instant) -> Millis {
+        now.saturating_duration_since(self.epoch).as_millis() as Millis
     }
 
     /// How often one of its servers came back: failures remembered from before are then forgotten.
@@ -97,7 +201,7 @@ impl Group {
     /// A number that equal groups share across reloads: answers of one are answers of the other.
     pub fn realm(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let config::Upstream { name: _, servers, select: _, deadline: _, trust_ad, randomize_case: _ } = &self.config;
+        let config::Upstream { servers, trust_ad, .. } = &self.config;
         (servers, trust_ad).hash(&mut hasher);
         hasher.finish()
     }
@@ -171,14 +275,25 @@ impl Server {
         }
     }
 
-    /// Whether a probe is due now; the next one is then set for later.
-    pub fn probe_due(&self) -> bool {
-        self.health().probe_due(Instant::now(), rand::random())
+    /// Whether a probe is due now; the next one is then set for later. `in_use`: see [`Group::in_use`].
+    pub fn probe_due(&self, now: Instant, in_use: bool) -> bool {
+        self.health().probe_due(now, rand::random(), in_use)
+    }
+
+    /// What one more query would have to wait for there, as far as can be told.
+    fn load(&self) -> Duration {
+        let waiting = u32::try_from(self.metrics.in_flight.get()).unwrap_or(0);
+        self.health().smoothed().unwrap_or_default() * waiting.saturating_add(1)
     }
 
     /// Whether clients' queries go there.
     pub fn is_healthy(&self) -> bool {
         !self.is_looped() && self.health().is_healthy()
+    }
+
+    /// Whether it is down and has given no sign of life since.
+    pub fn is_silent(&self) -> bool {
+        self.health().is_silent()
     }
 
     /// Whether to send it random letter case.
@@ -249,5 +364,33 @@ impl Server {
     fn health(&self) -> MutexGuard<'_, Health> {
         // Health is consistent between any two of its calls.
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of `count` servers, the best first, two are drawn at random; this is the better one. So the best is asked most, but
+/// what all know to be idle is not stormed by all (the power of two choices). None if there are no two.
+fn better_of_two(count: usize, random: &mut impl RngExt) -> Option<usize> {
+    let others = count.checked_sub(1).filter(|others| *others > 0)?;
+    let one = random.random_range(0..count);
+    let other = random.random_range(0..others);
+    Some(one.min(if other >= one { other + 1 } else { other }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_drawn_the_better_one_is_taken_and_all_pairs_are_as_likely() {
+        let mut random = rand::rng();
+        assert_eq!(better_of_two(0, &mut random), None);
+        assert_eq!(better_of_two(1, &mut random), None);
+        assert!((0..100).all(|_| better_of_two(2, &mut random) == Some(0)));
+        // Of four the ranks win 3, 2, 1 and 0 of the 6 pairs.
+        let mut won = [0_u32; 4];
+        (0..6_000).for_each(|_| won[better_of_two(4, &mut random).expect("two")] += 1);
+        for (won, expected) in won.into_iter().zip([3_000, 2_000, 1_000, 0]) {
+            assert!(won.abs_diff(expected) < 300, "{won} of {expected}");
+        }
     }
 }

@@ -1,11 +1,25 @@
 //! One server's health: a pure state machine, time is an argument.
 //!
+//! ```text
+//!           3 attempts in a row lost, or 8 of the last 32
+//! taking ─────────────────────────────────────────────────► ejected ── probes, 200 ms after, then ever less often
+//!    ▲  ◄──────────────────────────────────────────────────    │      to 1.2 s; once one is answered, every 50 ms
+//!    │         as many replies in a row as it has to prove
+//!    │    far slower than another server of its group
+//!    └────────────────────────────────────────────────► passed over ── probes, every 500 ms
+//! ```
+//!
 //! - Latency: an exponentially smoothed mean for the order of servers, and a sliding window of the last replies for the
 //!   "usual worst" (95th percentile), after which a second server is asked and, times a factor, the attempt is overdue.
-//! - Failures: a timeout, a refused port or a broken network count; a run of them ejects the server. A response code
-//!   such as SERVFAIL does not: one broken zone says nothing of the server, and going on to the next one costs no time.
-//! - An ejected server is asked by probes only, at growing, jittered intervals; the first good reply brings it back, as
-//!   does a late reply to a client's query. So no client waits for it, and it is back within two seconds.
+//! - Failures: a timeout, a refused port or a broken network count; a run of them ejects the server, and so do many
+//!   among few. A response code such as SERVFAIL does not: one broken zone says nothing of the server, and going on to
+//!   the next one costs no time.
+//! - An ejected server is asked by probes only, at jittered intervals; a good reply brings it back, as does one to a
+//!   client's query that comes late but in bearable time. So no client waits for it, and it is back within two seconds.
+//!   One that was back only a moment ago, or loses packets, has to give several replies in a row: it may be flapping.
+//! - One that is merely slow is passed over where the order is otherwise the file's, and probed as well.
+//! - Of a server that nobody has asked for a while, though its group is in use, a probe finds out how it is: before it
+//!   is needed.
 
 use std::time::Duration;
 
@@ -13,14 +27,30 @@ use tokio::time::Instant;
 
 /// Failures in a row that eject a server.
 pub const EJECT_AFTER: u32 = 3;
+/// Failures among the last 32 attempts that eject a server: a quarter.
+pub const EJECT_LOSING: u32 = 8;
 /// The first probe comes this long after the ejection, each later one after twice as long.
 pub const FIRST_PROBE: Duration = Duration::from_millis(200);
 /// The longest wait between probes; bounds how late a recovery is noticed.
-pub const LONGEST_PROBE: Duration = Duration::from_millis(1_500);
+pub const LONGEST_PROBE: Duration = Duration::from_millis(1_200);
+/// The wait for the next probe once one was answered, but more replies are asked for.
+const CONFIRM: Duration = Duration::from_millis(50);
+/// The most replies in a row that an ejected server has to give.
+pub const MOST_PROOF: u32 = 8;
+/// The replies in a row that a server has to give which was ejected for losing packets now and then.
+const PROOF_OF_LOSING: u32 = 4;
+/// A server ejected again within this time after it came back has to give twice the proof.
+const RELAPSE: Duration = Duration::from_secs(30);
+/// A reply slower than this is no help to a client, so it does not bring a server back.
+const BEARABLE: Duration = Duration::from_millis(1_000);
+/// How often one is probed that is passed over because it is slow.
+const SLOW_PROBE: Duration = Duration::from_millis(500);
+/// How long a server of a group in use may be unheard of until it is probed.
+pub const UNHEARD: Duration = Duration::from_secs(10);
 /// Replies in the sliding window.
 const WINDOW: usize = 64;
-/// The least wait before a second server is asked.
-pub const LEAST_HEDGE: Duration = Duration::from_millis(5);
+/// Bounds of the wait before a second server is asked.
+pub const HEDGE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
 /// The wait before a second server is asked while nothing is known of the first.
 const UNKNOWN_HEDGE: Duration = Duration::from_millis(40);
 /// Bounds of an attempt's own timeout.
@@ -35,8 +65,15 @@ pub struct Health {
     window: [u32; WINDOW],
     samples: usize,
     usual_worst: Option<Duration>,
+    /// The last attempts, the newest in the lowest bit; a bit that is set is one without a reply.
+    lost: u32,
     streak: u32,
     ejected: Option<Ejected>,
+    /// What it had to give to come back, and when it was back.
+    came_back: Option<(u32, Instant)>,
+    passed_over: bool,
+    heard: Option<Instant>,
+    next_check: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +81,11 @@ struct Ejected {
     since: Instant,
     wait: Duration,
     next_probe: Instant,
+    /// Replies in a row that bring it back, and how many it has given.
+    proof: u32,
+    given: u32,
+    /// A probe was sent after the last reply.
+    asked: bool,
 }
 
 /// A change that deserves a line in the log.
@@ -58,13 +100,29 @@ pub enum Change {
 impl Health {
     /// A server of which nothing is known; it counts as healthy.
     pub fn new() -> Self {
-        Self { smoothed: None, window: [0; WINDOW], samples: 0, usual_worst: None, streak: 0, ejected: None }
+        Self {
+            smoothed: None,
+            window: [0; WINDOW],
+            samples: 0,
+            usual_worst: None,
+            lost: 0,
+            streak: 0,
+            ejected: None,
+            came_back: None,
+            passed_over: false,
+            heard: None,
+            next_check: None,
+        }
     }
 
     /// A reply came after `latency`.
     pub fn replied(&mut self, now: Instant, latency: Duration) -> Option<Change> {
         self.streak = 0;
-        let smoothed = self.smoothed.map_or(latency, |mean| (mean * 7 + latency) / 8);
+        self.lost <<= 1;
+        self.heard = Some(now);
+        // Of one that only probes ask, few replies have to tell.
+        let weight = if self.passed_over || self.ejected.is_some() { 2 } else { 8 };
+        let smoothed = self.smoothed.map_or(latency, |mean| (mean * (weight - 1) + latency) / weight);
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.samples += 1;
@@ -72,25 +130,65 @@ impl Health {
         if self.samples < 16 || self.samples.is_multiple_of(8) {
             self.usual_worst = Some(self.percentile_95());
         }
-        self.ejected.take().map(|ejected| Change::Recovered(now.saturating_duration_since(ejected.since)))
+        let ejected = self.ejected.as_mut().filter(|_| latency <= BEARABLE)?;
+        ejected.asked = false;
+        ejected.given += 1;
+        if ejected.given < ejected.proof {
+            ejected.next_probe = now + CONFIRM;
+            return None;
+        }
+        let since = ejected.since;
+        self.came_back = Some((ejected.proof, now));
+        self.ejected = None;
+        self.lost = 0;
+        Some(Change::Recovered(now.saturating_duration_since(since)))
     }
 
     /// An attempt got no reply. `jitter` is a random number of 0..=1 that spreads the first probe.
     pub fn failed(&mut self, now: Instant, jitter: f64) -> Option<Change> {
         self.streak = self.streak.saturating_add(1);
-        if self.ejected.is_some() || self.streak < EJECT_AFTER {
+        self.lost = self.lost << 1 | 1;
+        self.heard = Some(now);
+        let loses = self.lost.count_ones() >= EJECT_LOSING;
+        if self.ejected.is_some() || !(loses || self.streak >= EJECT_AFTER) {
             return None;
         }
-        self.ejected = Some(Ejected { since: now, wait: FIRST_PROBE, next_probe: now + jittered(FIRST_PROBE, jitter) });
+        let relapse = self.came_back.filter(|(_, back)| now < *back + RELAPSE);
+        let proof = relapse.map_or(1, |(proof, _)| (proof * 2).min(MOST_PROOF));
+        let proof = if self.streak < EJECT_AFTER { proof.max(PROOF_OF_LOSING) } else { proof };
+        let next_probe = now + jittered(FIRST_PROBE, jitter);
+        self.ejected = Some(Ejected { since: now, wait: FIRST_PROBE, next_probe, proof, given: 0, asked: false });
         Some(Change::Ejected)
     }
 
-    /// Whether a probe is due now; the next one is then set for later.
-    pub fn probe_due(&mut self, now: Instant, jitter: f64) -> bool {
-        let Some(ejected) = self.ejected.as_mut().filter(|ejected| ejected.next_probe <= now) else { return false };
-        ejected.wait = (ejected.wait * 2).min(LONGEST_PROBE);
-        ejected.next_probe = now + jittered(ejected.wait, jitter);
-        true
+    /// Whether a probe is due now; the next one is then set for later. `in_use`: its group was asked a moment ago.
+    pub fn probe_due(&mut self, now: Instant, jitter: f64, in_use: bool) -> bool {
+        if let Some(ejected) = self.ejected.as_mut() {
+            if now < ejected.next_probe {
+                return false;
+            }
+            if std::mem::replace(&mut ejected.asked, true) {
+                ejected.given = 0;
+            }
+            if ejected.given == 0 {
+                ejected.wait = (ejected.wait * 2).min(LONGEST_PROBE);
+            }
+            let wait = if ejected.given == 0 { ejected.wait } else { FIRST_PROBE };
+            ejected.next_probe = now + jittered(wait, jitter);
+            return true;
+        }
+        let wait = match (self.passed_over, self.streak) {
+            (true, _) => SLOW_PROBE,
+            // The last thing heard of it was silence.
+            (false, 1..) => FIRST_PROBE,
+            (false, 0) => UNHEARD,
+        };
+        let since = self.heard.max(self.next_check);
+        let due = in_use && since.is_some_and(|since| now >= since + jittered(wait, jitter));
+        if due || since.is_none() {
+            self.next_check = Some(now);
+        }
+        due
     }
 
     /// When the next probe is due, if the server is ejected.
@@ -98,9 +196,25 @@ impl Health {
         self.ejected.map(|ejected| ejected.next_probe)
     }
 
+    /// Whether it is ejected and has given no sign of life since.
+    pub fn is_silent(&self) -> bool {
+        self.ejected.is_some_and(|ejected| ejected.given == 0)
+    }
+
     /// Whether clients' queries go there.
     pub fn is_healthy(&self) -> bool {
         self.ejected.is_none()
+    }
+
+    /// Whether it is to be passed over in favour of a server whose smoothed latency is `best`: four times that and 10 ms
+    /// more are too much. Once it is passed over, it has to come close to twice that or 5 ms more.
+    pub fn is_passed_over(&mut self, best: Duration) -> bool {
+        let (times, more) = match self.passed_over {
+            false => (4, Duration::from_millis(10)),
+            true => (2, Duration::from_millis(5)),
+        };
+        self.passed_over = self.smoothed.is_some_and(|mean| mean > (best * times).max(best + more));
+        self.passed_over
     }
 
     /// The smoothed latency; none before the first reply.
@@ -110,7 +224,7 @@ impl Health {
 
     /// How long to wait for it before a second server is asked as well.
     pub fn hedge_after(&self) -> Duration {
-        self.usual_worst.map_or(UNKNOWN_HEDGE, |worst| worst.max(LEAST_HEDGE))
+        self.usual_worst.map_or(UNKNOWN_HEDGE, |worst| worst.clamp(HEDGE.0, HEDGE.1))
     }
 
     /// How long to wait for it before the attempt counts as failed.
@@ -161,8 +275,8 @@ mod tests {
         for _ in 0..20 {
             let next = health.next_probe().expect("ejected");
             assert!(next > now && next - now <= LONGEST_PROBE);
-            assert!(!health.probe_due(next - MS, 0.5));
-            assert!(health.probe_due(next, 0.5));
+            assert!(!health.probe_due(next - MS, 0.5, false));
+            assert!(health.probe_due(next, 0.5, false));
             now = next;
         }
         assert_eq!(health.replied(now, MS), Some(Change::Recovered(now - start)));
@@ -181,7 +295,7 @@ mod tests {
         for _ in 0..64 {
             health.replied(now, MS);
         }
-        assert_eq!(health.hedge_after(), LEAST_HEDGE);
+        assert_eq!(health.hedge_after(), HEDGE.0);
         assert_eq!(health.attempt_timeout(), ATTEMPT.0);
     }
 }

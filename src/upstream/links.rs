@@ -114,6 +114,8 @@ pub(super) struct Way<'a> {
     /// After this nobody waits for it.
     pub(super) until: Instant,
     pub(super) random_case: bool,
+    /// The most connections to that server.
+    pub(super) connections: usize,
 }
 
 impl Ask for Links {
@@ -123,7 +125,6 @@ impl Ask for Links {
             return Err(Failure::nobody(group));
         }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
-        let may_hedge = || group.budget.lock().unwrap_or_else(PoisonError::into_inner).spend();
         let mut run = Run {
             race: Race::new(servers.iter().map(|server| self.to(server).candidate()), deadline),
             servers,
@@ -133,8 +134,13 @@ impl Ask for Links {
             answer: None,
         };
         let mut now = Instant::now();
+        group.is_asked(now);
         loop {
-            match run.race.step(now, may_hedge) {
+            match run.race.step(now, || group.may_hedge(now)) {
+                Step::Send(_) if !group.spend(now) => {
+                    run.sends += 1;
+                    run.take(run.sends - 1, Event::Failed(FailureKind::Quota));
+                }
                 Step::Send(attempt) => {
                     let link = self.to(&run.servers[attempt.candidate]);
                     let way = Way {
@@ -143,6 +149,7 @@ impl Ask for Links {
                         at: now,
                         until: deadline,
                         random_case: group.config.randomize_case,
+                        connections: group.config.tcp_connections,
                     };
                     run.sends += 1;
                     link.send(question, attempt, &way);
@@ -235,7 +242,11 @@ impl Run {
     fn charge(&mut self, number: usize, kind: FailureKind) {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
         let Some(server) = self.servers.get(attempt.candidate) else { return };
-        server.failed(kind);
+        if kind == FailureKind::Quota {
+            server.metrics.failed(kind.label());
+        } else {
+            server.failed(kind);
+        }
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 

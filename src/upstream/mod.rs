@@ -4,6 +4,7 @@
 //! answer ── ask(group, question, deadline) ──► links ── sends what the race decides, waits for what comes back
 //!                                               ├── race ── whom first, whom next, when, who won (pure)
 //!                                               ├── group, health ── what all workers know of the servers (pure)
+//!                                               ├── budget, quota ── what hedges may cost, what may be asked at all (pure)
 //!                                               ├──► udp ── random port, id and letter case; strangers are ignored
 //!                                               └──► tcp ── pipelined, one connection reused
 //!                                                     └── encrypted ── TLS around it
@@ -28,6 +29,7 @@ pub mod links;
 pub mod message;
 pub mod names;
 pub mod probe;
+pub mod quota;
 pub mod race;
 pub mod tcp;
 pub mod udp;
@@ -113,6 +115,8 @@ pub enum FailureKind {
     Malformed,
     /// TLS could not be set up; nothing was asked.
     Tls(TlsFault),
+    /// The group's `max_qps` is used up; nothing was asked.
+    Quota,
 }
 
 /// Why TLS could not be set up.
@@ -178,6 +182,7 @@ impl FailureKind {
             Self::OtherRcode => "other_rcode",
             Self::Malformed => "malformed",
             Self::Tls(_) => "tls",
+            Self::Quota => "quota",
         }
     }
 
@@ -194,6 +199,7 @@ impl FailureKind {
             Self::OtherRcode => "an unusual response code",
             Self::Malformed => "malformed reply",
             Self::Tls(fault) => fault.words(),
+            Self::Quota => "not asked: max_qps is used up",
         }
     }
 }
@@ -228,7 +234,7 @@ impl Failure {
                 continue;
             }
             let over = match (transport, kind) {
-                (_, FailureKind::Tls(_)) | (Transport::Udp, _) => "",
+                (_, FailureKind::Tls(_) | FailureKind::Quota) | (Transport::Udp, _) => "",
                 (Transport::Tcp, _) => " over TCP",
                 (Transport::Tls, _) => " over TLS",
             };

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::inbox::Inbox;
+use super::inbox::{Event, Inbox};
 use super::links::{Links, Way};
 use super::race::Attempt;
-use super::{Question, Server};
+use super::{FailureKind, Question, Server};
 use crate::wire::name::Name;
 use crate::wire::{class, rtype};
 
@@ -18,7 +18,7 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// How long a probe's reply is waited for. A later one still counts, as long as the port lives.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks a server for the SOA record of `zone`. Whatever it replies brings it back.
+/// Asks a server for the SOA record of `zone`. Whatever it replies counts for it, silence against it.
 pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name) {
     ask(links, server, Question { name: zone.clone(), ..question(rtype::SOA) });
 }
@@ -42,9 +42,13 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
         let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
         let inbox = Rc::<Inbox>::default();
         let at = Instant::now();
-        let way = Way { number: 0, inbox: &inbox, at, until: at + PATIENCE, random_case: false };
+        let way = Way { number: 0, inbox: &inbox, at, until: at + PATIENCE, random_case: false, connections: 1 };
         links.to(&server).send(&question, attempt, &way);
         // The link itself tells the server's health of a reply.
-        let _ = timeout(PATIENCE, inbox.next()).await;
+        match timeout(PATIENCE, inbox.next()).await {
+            Ok((_, Event::Reply(..) | Event::CaseFolded)) => {}
+            Ok((_, Event::Failed(kind))) => server.failed(kind),
+            Err(_) => server.failed(FailureKind::Timeout),
+        }
     });
 }

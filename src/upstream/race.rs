@@ -32,7 +32,7 @@ pub struct Candidate {
     pub edns: bool,
     /// What to begin with: UDP, or TLS where the server is configured so.
     pub transport: Transport,
-    /// Whether it takes clients' queries; one that does not is the last resort, and never hedged to.
+    /// Whether it takes clients' queries; one that does not is the last resort, and hedged to only if no server does.
     pub healthy: bool,
 }
 
@@ -112,8 +112,13 @@ impl Race {
     /// A race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
         let runner = |candidate| Runner { candidate, tries: 0, out: false };
+        let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
+        // Where all are down, any may be the first that is back.
+        if runners.iter().all(|runner| !runner.candidate.healthy) {
+            runners.iter_mut().for_each(|runner| runner.candidate.healthy = true);
+        }
         Self {
-            runners: candidates.into_iter().map(runner).collect(),
+            runners,
             attempts: Vec::with_capacity(2),
             deadline,
             owed: None,

@@ -1,4 +1,5 @@
-//! One server over TCP, as one worker sees it: one connection, reused and pipelined, replies in any order (RFC 7766).
+//! One server over TCP, as one worker sees it: one connection, reused and pipelined, replies in any order (RFC 7766);
+//! another one, up to a configured number, when nothing comes back over those that are open.
 //! With TLS around it where the server is configured so (RFC 7858); the rest is the same.
 //!
 //! A connection is opened when a query needs it, and closed when it has been idle or when queries wait and nothing at
@@ -33,14 +34,38 @@ pub(super) const SETUP: Duration = Duration::from_secs(1);
 /// How long queries may wait for a first sign of life. Longer than a client waits, shorter than the kernel: that tries
 /// for minutes, and a server that has lost the connection would seem down as long.
 const SILENCE: Duration = Duration::from_secs(2);
+/// How long queries may wait for a sign of life until another connection is opened, if there may be one.
+const STALLED: Duration = Duration::from_millis(200);
 /// Each time that so many more queries are in flight, those for which nobody waits are swept out.
 const SWEEP_EVERY: usize = 32;
 
-/// The connection of one worker to one server.
+/// The connections of one worker to one server.
 pub struct TcpLink {
     server: Arc<Server>,
-    queue: RefCell<Option<mpsc::Sender<Asked>>>,
-    open: Rc<Cell<bool>>,
+    pool: RefCell<Vec<Pooled>>,
+}
+
+/// One connection, as those see it who have a query for it.
+struct Pooled {
+    queue: mpsc::Sender<Asked>,
+    state: Rc<State>,
+}
+
+/// How a connection is.
+struct State {
+    /// Whether a query would be written at once.
+    open: Cell<bool>,
+    /// Queries that it has, written or not.
+    waiting: Cell<usize>,
+    /// The last sign of life while queries wait: the last reply, or the first query since.
+    alive: Cell<Instant>,
+}
+
+impl Pooled {
+    /// Whether queries wait there, and nothing comes: what is behind them may wait as long.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.state.waiting.get() > 0 && now > self.state.alive.get() + STALLED
+    }
 }
 
 /// A query and where its outcome goes.
@@ -57,33 +82,50 @@ struct Asked {
 impl TcpLink {
     /// No connection is opened before it is needed.
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server, queue: RefCell::new(None), open: Rc::default() }
+        Self { server, pool: RefCell::default() }
     }
 
     /// Whether a query would be written at once.
     pub fn is_open(&self) -> bool {
-        self.open.get()
+        self.pool.borrow().iter().any(|pooled| pooled.state.open.get())
     }
 
-    /// Sends a query; what becomes of it goes the given way.
+    /// Sends a query over the connection that has the fewest; where all are stalled, over a new one if there may be one
+    /// more. What becomes of it goes the given way.
     ///
     /// # Errors
     /// Too many queries are in flight.
     pub(super) fn send(&self, sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
-        let Way { number, at, until, .. } = *way;
+        let Way { number, at, until, connections, .. } = *way;
         let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(way.inbox), again: false };
-        let mut queue = self.queue.borrow_mut();
-        if let Some(open) = queue.as_ref() {
-            asked = match open.try_send(asked) {
+        let mut pool = self.pool.borrow_mut();
+        pool.retain(|pooled| !pooled.queue.is_closed());
+        let may_open = pool.len() < connections;
+        let best = pool.iter().min_by_key(|pooled| (pooled.is_stalled(at), pooled.state.waiting.get()));
+        if let Some(best) = best.filter(|best| !(may_open && best.is_stalled(at))) {
+            asked = match best.take(asked) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(_)) => return Err(FailureKind::Network),
                 Err(mpsc::error::TrySendError::Closed(asked)) => asked,
             };
         }
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        sender.try_send(asked).map_err(|_| FailureKind::Network)?;
-        *queue = Some(sender);
-        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, Rc::clone(&self.open)));
+        let (queue, receiver) = mpsc::channel(IN_FLIGHT);
+        let state = Rc::new(State { open: Cell::new(false), waiting: Cell::new(0), alive: Cell::new(at) });
+        let pooled = Pooled { queue, state: Rc::clone(&state) };
+        pooled.take(asked).map_err(|_| FailureKind::Network)?;
+        pool.push(pooled);
+        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, state));
+        Ok(())
+    }
+}
+
+impl Pooled {
+    fn take(&self, asked: Asked) -> Result<(), mpsc::error::TrySendError<Asked>> {
+        let at = asked.at;
+        self.queue.try_send(asked)?;
+        if self.state.waiting.replace(self.state.waiting.get() + 1) == 0 {
+            self.state.alive.set(at);
+        }
         Ok(())
     }
 }
@@ -104,8 +146,8 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
 }
 
 /// Opens connections as long as there are queries for them.
-async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, open: Rc<Cell<bool>>) {
-    let mut connection = Connection { server, waiting: HashMap::new(), idle: IDLE, served: false };
+async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<State>) {
+    let mut connection = Connection { server, state, waiting: HashMap::new(), idle: IDLE, served: false };
     let last = loop {
         let stream = timeout(SETUP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
         let mut stream = match stream {
@@ -115,9 +157,9 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, open: Rc<C
                 break kind;
             }
         };
-        open.set(true);
+        connection.state.open.set(true);
         let end = connection.run(&mut stream, &mut queue).await;
-        open.set(false);
+        connection.state.open.set(false);
         match end {
             // The peer is told, inside TLS too, and nobody waits for that.
             Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SETUP, stream.shutdown()).await })),
@@ -136,6 +178,7 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, open: Rc<C
 
 struct Connection {
     server: Arc<Server>,
+    state: Rc<State>,
     waiting: HashMap<u16, Asked>,
     idle: Duration,
     /// Whether the open connection has brought a reply yet.
@@ -152,8 +195,7 @@ impl Connection {
             frame(&asked.sent, &mut out);
         }
         let (mut input, mut filled) = (vec![0; 4_096], 0);
-        // The last reply, or the first query since; then silence counts.
-        let mut alive = Instant::now();
+        self.state.alive.set(Instant::now());
         let mut wanted = true;
         while wanted || !self.waiting.is_empty() {
             if !out.is_empty() {
@@ -166,9 +208,6 @@ impl Connection {
                 // What is queued is taken even where the peer has closed: then it is sent again.
                 biased;
                 asked = queue.recv(), if wanted && self.waiting.len() < IN_FLIGHT => {
-                    if self.waiting.is_empty() {
-                        alive = Instant::now();
-                    }
                     // Without, the sender's end is gone with its link; replies under way still find back.
                     wanted = asked.is_some();
                     let mut next = asked;
@@ -184,9 +223,9 @@ impl Connection {
                         read => read,
                     };
                     filled = self.take_frames(&mut input, filled);
-                    alive = Instant::now();
+                    self.state.alive.set(Instant::now());
                 }
-                () = sleep_until(alive + patience) => {
+                () = sleep_until(self.state.alive.get() + patience) => {
                     return if self.waiting.is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
                 }
             }
@@ -199,7 +238,7 @@ impl Connection {
         if self.waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
             let before = self.waiting.len();
             self.waiting.retain(|_, waiting| waiting.until > asked.at);
-            self.server.metrics.in_flight.sub((before - self.waiting.len()) as i64);
+            self.wait_no_more(before - self.waiting.len());
         }
         while self.waiting.contains_key(&asked.sent.id()) {
             asked.sent.set_id(rand::random());
@@ -245,7 +284,7 @@ impl Connection {
         }
         self.served = true;
         let Some(asked) = self.waiting.remove(&id) else { return };
-        self.server.metrics.in_flight.dec();
+        self.wait_no_more(1);
         let now = Instant::now();
         self.server.replied(now, now.saturating_duration_since(asked.at));
         asked.inbox.put(asked.number, event);
@@ -265,8 +304,14 @@ impl Connection {
         }
     }
 
+    /// So many queries have their outcome, or nobody waits for it.
+    fn wait_no_more(&self, count: usize) {
+        self.server.metrics.in_flight.sub(count as i64);
+        self.state.waiting.set(self.state.waiting.get().saturating_sub(count));
+    }
+
     fn fail(&self, asked: Asked, kind: FailureKind) {
-        self.server.metrics.in_flight.dec();
+        self.wait_no_more(1);
         asked.inbox.put(asked.number, Event::Failed(kind));
     }
 }
