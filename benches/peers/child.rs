@@ -1,0 +1,106 @@
+//! Programs that this one starts: pinned to a CPU, in a process group of their own, and gone when this program is.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// The hidden argument that makes this program start another: the parent's id, a CPU, the program and its arguments.
+pub const START: &str = "start";
+
+/// How long a program may take to end until it is made to.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A program that runs until this is dropped, with all that it started itself.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Starts a program in `dir`, on `cpu` if one is given. What it prints goes to `log`.
+    ///
+    /// # Errors
+    /// The system cannot start it, or the log cannot be written.
+    pub fn start(
+        program: &Path,
+        args: &[String],
+        env: &[(&str, &str)],
+        cpu: Option<usize>,
+        dir: &Path,
+        log: &Path,
+    ) -> io::Result<Self> {
+        let log = File::create(log)?;
+        let cpu = cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
+        let child = Command::new(std::env::current_exe()?)
+            .args([START, &std::process::id().to_string(), &cpu])
+            .arg(program)
+            .args(args)
+            .envs(env.iter().copied())
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { child })
+    }
+
+    /// Its process group, which all that it starts belongs to.
+    pub fn group(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let group = Pid::from_raw(self.child.id() as i32);
+        let _ = killpg(group, Signal::SIGTERM); // it may have ended by itself, here and below
+        let since = Instant::now();
+        while !self.has_ended() && since.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(10));
+        }
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Becomes the program that the arguments name. It is told to end when this program's parent does, however that happens.
+///
+/// # Errors
+/// It cannot be pinned or started.
+pub fn become_program(args: &[String]) -> io::Result<()> {
+    let [parent, cpu, program, args @ ..] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
+    set_pdeathsig(Signal::SIGTERM)?;
+    if parent.parse() != Ok(parent_id()) {
+        return Ok(()); // it has ended already
+    }
+    if let Ok(cpu) = cpu.parse() {
+        pin(cpu)?;
+    }
+    let error = Command::new(program).args(args).exec();
+    Err(io::Error::new(error.kind(), format!("{program}: {error}")))
+}
+
+/// Keeps this thread, and what it starts, on one CPU.
+///
+/// # Errors
+/// There is no such CPU, or this process may not use it.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}

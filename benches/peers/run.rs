@@ -1,0 +1,238 @@
+//! The run: starts all, measures in rounds, and tells.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use nodens::bench::draw::Random;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ask::Load;
+use crate::chart;
+use crate::child::{Running, pin};
+use crate::machine::{machine, today};
+use crate::markdown;
+use crate::modes::Mode;
+use crate::options::Options;
+use crate::processes::{cpu_time, memory};
+use crate::results::{ModeResults, Results, Server};
+use crate::server::{NSD, RESPONDER, SERVERS, Started};
+use crate::table::tables;
+use crate::upstream::write_zone;
+
+/// Gives the order of the servers in each round.
+const SEED: u64 = 1;
+/// Measures as the options say.
+///
+/// # Errors
+/// Nothing could be started, a file cannot be written, or the user ended the run.
+pub fn run(options: &Options) -> io::Result<()> {
+    let stop = stop_on_signal();
+    let dir = Dir::new()?;
+    let (servers_cpu, load_cpu) = cpus()?;
+    match (servers_cpu, load_cpu) {
+        (Some(one), Some(other)) => say(&format!("servers on CPU {one}, load and upstream on CPU {other}")),
+        _ => say("one CPU: servers, load and upstream share it, and compete for it"),
+    }
+    let upstream = start_upstream(options, &dir.0, load_cpu, &stop)?;
+    say(&format!("upstream: {}", upstream.title()));
+    let started = start_servers(options, &dir.0, servers_cpu, upstream.address, &stop)?;
+
+    let modes: Vec<Mode> =
+        Mode::ALL.into_iter().filter(|mode| options.modes.is_empty() || options.modes.contains(mode)).collect();
+    let mut results = Results {
+        date: today(),
+        machine: machine(),
+        upstream: upstream.title(),
+        rounds: options.rounds(),
+        seconds: options.seconds(),
+        rate: options.rate,
+        servers: started.iter().map(described).collect(),
+        modes: modes.into_iter().map(|mode| ModeResults { mode, samples: vec![Vec::new(); started.len()] }).collect(),
+    };
+    if let Some(cpu) = load_cpu {
+        pin(cpu)?; // from here on this program is the load
+    }
+    measure(options, &started, &mut results, &stop)?;
+    for (server, started) in results.servers.iter_mut().zip(&started) {
+        server.memory_mib[1] = mib(&started.running);
+    }
+    drop((started, upstream));
+
+    say("");
+    io::stdout().write_all(tables(&results).as_bytes())?;
+    write(options.json.as_deref(), || {
+        // A line for each sample.
+        let json = serde_json::to_string(&results)?.replace("[[", "[[\n").replace("},{", "},\n{");
+        Ok(json.replace("],[", "],[\n") + "\n")
+    })?;
+    write(options.svg.as_deref(), || Ok(chart::chart(&results)))?;
+    write(options.markdown.as_deref(), || Ok(markdown::table(&results)))?;
+    if results.modes.iter().flat_map(|mode| &mode.samples).any(Vec::is_empty) {
+        return Err(io::Error::other("a server could not be measured in a mode; the progress says why"));
+    }
+    Ok(())
+}
+
+/// All rounds.
+fn measure(options: &Options, started: &[Started], results: &mut Results, stop: &AtomicBool) -> io::Result<()> {
+    let mut order: Vec<usize> = (0..started.len()).collect();
+    let mut random = Random::new(SEED);
+    for round in 0..options.rounds() {
+        for mode in &mut results.modes {
+            let load = Load::new(mode.mode, round, options.seconds(), options.rate)?;
+            random.shuffle(&mut order);
+            for at in &order {
+                let server = &started[*at];
+                let group = server.running.group();
+                let sample = load.warm(server, stop).and_then(|()| load.measure(server, || cpu_time(group), stop));
+                interrupted(stop)?;
+                let told = match sample {
+                    Ok(sample) => {
+                        let told = format!("{:.2} us of CPU for an answer, {:.0} answers/s", sample.cpu_us, sample.qps);
+                        mode.samples[*at].push(sample);
+                        told
+                    }
+                    Err(error) => error.to_string(),
+                };
+                say(&format!(
+                    "round {} of {}, {}: {}: {told}",
+                    round + 1,
+                    options.rounds(),
+                    mode.mode.title(),
+                    server.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn start_upstream(options: &Options, dir: &Path, cpu: Option<usize>, stop: &AtomicBool) -> io::Result<Started> {
+    let nobody = (Ipv4Addr::LOCALHOST, 0).into();
+    if let Some(program) = NSD.find(options) {
+        fs::create_dir(dir.join(NSD.name))?;
+        write_zone(&dir.join(NSD.name).join("zone"))?;
+        match NSD.start(&program, dir, cpu, nobody, stop) {
+            Ok(started) => return Ok(started),
+            Err(error) => say(&format!("{}: {error}", NSD.name)),
+        }
+    }
+    RESPONDER.start(&std::env::current_exe()?, dir, cpu, nobody, stop)
+}
+
+fn start_servers(
+    options: &Options,
+    dir: &Path,
+    cpu: Option<usize>,
+    upstream: SocketAddr,
+    stop: &AtomicBool,
+) -> io::Result<Vec<Started>> {
+    let mut started = Vec::new();
+    for server in &SERVERS {
+        if !options.only.is_empty() && !options.only.iter().any(|name| name == server.name) {
+            continue;
+        }
+        let Some(program) = server.find(options) else {
+            say(&format!("{}: not installed", server.name));
+            continue;
+        };
+        interrupted(stop)?;
+        match server.start(&program, dir, cpu, upstream, stop) {
+            Ok(server) => {
+                say(&format!("{}: started in {:.0} ms", server.title(), server.start.as_secs_f64() * 1e3));
+                started.push(server);
+            }
+            Err(error) => say(&format!("{}: {error}", server.name)),
+        }
+    }
+    if started.is_empty() { Err(io::Error::other("no server could be started")) } else { Ok(started) }
+}
+
+fn described(server: &Started) -> Server {
+    Server {
+        name: server.name.to_owned(),
+        version: server.version.clone(),
+        start_ms: (server.start.as_secs_f64() * 1e3).round(),
+        memory_mib: [mib(&server.running), 0.0],
+    }
+}
+
+/// Resident memory, to a tenth of a MiB.
+fn mib(running: &Running) -> f64 {
+    (memory(running.group()) as f64 * 10.0 / 1024.0).round() / 10.0
+}
+
+/// The first two CPUs that this process may use, if it may use two.
+fn cpus() -> io::Result<(Option<usize>, Option<usize>)> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    let mut usable = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
+    match (usable.next(), usable.next()) {
+        (Some(one), Some(other)) => Ok((Some(one), Some(other))),
+        _ => Ok((None, None)),
+    }
+}
+
+/// True once the run is to end. It soon does, in good order: what was started is ended first.
+fn stop_on_signal() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let [mut interrupt, mut terminate, mut hangup] = kinds.map(signal);
+            let (interrupt, terminate, hangup) = (interrupt.as_mut(), terminate.as_mut(), hangup.as_mut());
+            if let (Ok(interrupt), Ok(terminate), Ok(hangup)) = (interrupt, terminate, hangup) {
+                loop {
+                    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+                    told.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        io::Result::Ok(())
+    });
+    stop
+}
+
+fn interrupted(stop: &AtomicBool) -> io::Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        Err(io::Error::new(io::ErrorKind::Interrupted, "ended before its time"))
+    } else {
+        Ok(())
+    }
+}
+
+/// A line of progress.
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+fn write(file: Option<&Path>, text: impl FnOnce() -> io::Result<String>) -> io::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let written = text().and_then(|text| fs::write(file, text));
+    written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+}
+
+/// A directory for this run, removed when it is over.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("nodens-peers-{}", std::process::id()));
+        fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0); // what is left is small, and in the system's place for it
+    }
+}
