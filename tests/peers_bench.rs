@@ -119,7 +119,7 @@ fn a_server_that_waited_is_told() {
 fn a_row_for_each_server() {
     assert_eq!(
         markdown::table(&example()),
-        "| CPU for an answer, × floor | hits |\n|---|---:|\n| floor | 1.0 |\n| nodens | 3.0 |\n"
+        "| CPU for an answer, × floor | hits |\n|---|---:|\n| floor | 1.00 |\n| nodens | 3.00 |\n"
     );
 }
 
@@ -131,7 +131,7 @@ fn a_bar_is_as_long_as_its_ratio() {
         bar.split("width=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().parse().unwrap()
     };
     assert!((width("own") - 3.0 * width("floor")).abs() < 0.3, "{svg}");
-    assert!(svg.contains(">3.0×, 4.5 µs<") && svg.contains(">hits<") && !svg.contains(">misses<"));
+    assert!(svg.contains(">3.00×, 4.5 µs<") && svg.contains(">hits<") && !svg.contains(">misses<"));
     assert!(svg.contains("2026-01-31, A &lt;processor&gt;, 2 CPUs"));
     assert!(svg.contains("prefers-color-scheme: dark"));
 }
@@ -142,6 +142,15 @@ fn marks_are_round_and_few() {
     assert_eq!(scale(10.5), (2.0, 12.0));
     assert_eq!(scale(44.0), (5.0, 45.0));
     assert_eq!(scale(99.0), (10.0, 100.0));
+}
+
+#[test]
+fn the_readme_and_the_chart_show_what_was_measured() {
+    let results: Results = serde_json::from_str(include_str!("../benches/peers/results.json")).unwrap();
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&markdown::table(&results)), "the table should be\n{}", markdown::table(&results));
+    assert!(readme.contains(&results.date), "{}", results.date);
+    assert!(include_str!("../benches/peers/results.svg") == chart(&results), "the chart is of another run");
 }
 
 #[test]

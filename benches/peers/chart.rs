@@ -85,7 +85,7 @@ pub fn chart(results: &Results) -> String {
                 "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{bar}\" rx=\"2\"/>",
                 y + 1.0
             ));
-            let label = row.ratio.map_or("no floor".to_owned(), |ratio| format!("{ratio:.1}×, {:.1} µs", row.cpu_us));
+            let label = row.ratio.map_or("no floor".to_owned(), |ratio| format!("{ratio:.2}×, {:.1} µs", row.cpu_us));
             add(format!("<text class=\"dim\" x=\"{:.1}\" y=\"{middle}\">{label}</text>", end + 6.0));
             y += BAR;
         }

@@ -20,7 +20,7 @@ pub fn table(results: &Results) -> String {
         let _ = write!(out, "| {server} |"); // a String takes everything
         for mode in &modes {
             let ratio = results.rows(*mode).iter().find(|row| row.server == server).and_then(|row| row.ratio);
-            let _ = write!(out, " {} |", ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.1}"))); // as above
+            let _ = write!(out, " {} |", ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"))); // as above
         }
         out += "\n";
     }

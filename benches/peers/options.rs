@@ -39,6 +39,9 @@ pub struct Options {
     /// Where a server's program is, if not in PATH or to try another one; may be given several times
     #[arg(long = "program", value_name = "NAME=FILE", value_parser = program)]
     pub programs: Vec<(String, PathBuf)>,
+    /// Measure nothing: show the figures that --json wrote before
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
     /// Write all figures of all rounds
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

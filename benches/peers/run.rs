@@ -33,6 +33,26 @@ const SEED: u64 = 1;
 /// # Errors
 /// Nothing could be started, a file cannot be written, or the user ended the run.
 pub fn run(options: &Options) -> io::Result<()> {
+    let results = match &options.from {
+        Some(file) => serde_json::from_str(&fs::read_to_string(file)?)?,
+        None => measured(options)?,
+    };
+    io::stdout().write_all(tables(&results).as_bytes())?;
+    write(options.json.as_deref(), || {
+        // A line for each sample.
+        let json = serde_json::to_string(&results)?.replace("[[", "[[\n").replace("},{", "},\n{");
+        Ok(json.replace("],[", "],[\n") + "\n")
+    })?;
+    write(options.svg.as_deref(), || Ok(chart::chart(&results)))?;
+    write(options.markdown.as_deref(), || Ok(markdown::table(&results)))?;
+    if results.modes.iter().flat_map(|mode| &mode.samples).any(Vec::is_empty) {
+        return Err(io::Error::other("a server could not be measured in a mode; the progress says why"));
+    }
+    Ok(())
+}
+
+/// Starts all and measures.
+fn measured(options: &Options) -> io::Result<Results> {
     let stop = stop_on_signal();
     let dir = Dir::new()?;
     let (servers_cpu, load_cpu) = cpus()?;
@@ -66,18 +86,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     drop((started, upstream));
 
     say("");
-    io::stdout().write_all(tables(&results).as_bytes())?;
-    write(options.json.as_deref(), || {
-        // A line for each sample.
-        let json = serde_json::to_string(&results)?.replace("[[", "[[\n").replace("},{", "},\n{");
-        Ok(json.replace("],[", "],[\n") + "\n")
-    })?;
-    write(options.svg.as_deref(), || Ok(chart::chart(&results)))?;
-    write(options.markdown.as_deref(), || Ok(markdown::table(&results)))?;
-    if results.modes.iter().flat_map(|mode| &mode.samples).any(Vec::is_empty) {
-        return Err(io::Error::other("a server could not be measured in a mode; the progress says why"));
-    }
-    Ok(())
+    Ok(results)
 }
 
 /// All rounds.
