@@ -8,7 +8,7 @@ use crate::results::{FLOOR, Results, Row};
 /// The chart's width, and where bars begin and end, in its own units.
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 130.0;
-const RIGHT: f64 = 790.0;
+const RIGHT: f64 = 740.0;
 /// Above the first group; height of a bar with its gap, of a group's title, and of its marks.
 const TOP: f64 = 76.0;
 const BAR: f64 = 18.0;
@@ -16,7 +16,7 @@ const GROUP: f64 = 34.0;
 const MARKS: f64 = 18.0;
 const BOTTOM: f64 = 8.0;
 /// The scale ends here at least, so that a run of few servers still looks like one.
-const LEAST_END: f64 = 4.0;
+const LEAST_END: f64 = 2.0;
 
 const STYLE: &str = "
   svg { background: #fff; font: 12px system-ui, sans-serif }

@@ -16,7 +16,7 @@ use crate::server::SERVERS;
 ///
 /// With two CPUs or more, servers run on one and the load and the upstream on another. Nothing is left running.
 #[derive(Debug, Parser)]
-#[command(name = "cargo bench --bench peers --", after_help = EXAMPLES)]
+#[command(bin_name = "cargo bench --bench peers --", after_help = EXAMPLES)]
 pub struct Options {
     /// A first look: one round of a third of a second
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
