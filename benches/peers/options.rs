@@ -9,8 +9,8 @@ use crate::server::SERVERS;
 
 /// nodens and other DNS servers side by side on this machine: what one answer costs each of them.
 ///
-/// Starts whatever of them is installed on loopback, each with one thread and a configuration that differs from its
-/// defaults only where it must, in front of one local upstream (nsd, or a built-in one). Then measures in rounds, in
+/// Starts whatever of them is installed on loopback, each with one thread and a configuration near its defaults, in front
+/// of one local upstream (nsd, or a built-in one). Then measures in rounds, in
 /// which each server has its turn, so that drift hits all alike. "floor" is a server that only turns packets round in
 /// batches: the least that a program can spend.
 ///
