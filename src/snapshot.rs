@@ -119,6 +119,10 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
     let before: HashMap<&str, &Arc<Group>> =
         previous.iter().flat_map(|old| &old.groups).map(|group| (group.config.name.as_str(), group)).collect();
     let build = |upstream: &crate::config::Upstream| {
+        if upstream.max_qps.is_some() {
+            // A rate needs a series from the start.
+            metrics.shed(&upstream.name);
+        }
         let old = before.get(upstream.name.as_str());
         let recoveries = old.map_or_else(Arc::default, |group| group.shared_recoveries());
         let known = old.map(|group| group.servers.load_full()).unwrap_or_default();

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -25,13 +26,13 @@ const BATCHES_IN_A_ROW: usize = 4;
 /// The socket cannot be watched.
 pub async fn serve<U: Ask + 'static>(
     worker: Rc<Worker<U>>,
-    socket: std::net::UdpSocket,
+    socket: UdpSocket,
     batch: Rc<RefCell<Batch>>,
 ) -> io::Result<()> {
     let with_destination = is_wildcard(&socket);
     let listener = Rc::new(Listener {
         worker,
-        socket: UdpSocket::from_std(socket)?,
+        socket: watched(socket)?,
         with_destination,
         batch,
         late: RefCell::new(Late { replies: Vec::new(), guards: Vec::new() }),
@@ -42,7 +43,7 @@ pub async fn serve<U: Ask + 'static>(
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            ready = listener.socket.readable() => ready?,
+            ready = listener.socket.readable() => drop(ready?),
             () = &mut stop => break,
         }
         let mut full = 0;
@@ -58,9 +59,15 @@ pub async fn serve<U: Ask + 'static>(
     Ok(())
 }
 
+/// Watches a socket for packets only: to hear of room in its send buffer too would cost a wake-up for each packet sent.
+#[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
+fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
 struct Listener<U> {
     worker: Rc<Worker<U>>,
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     with_destination: bool,
     batch: Rc<RefCell<Batch>>,
     late: RefCell<Late<U>>,
@@ -79,7 +86,7 @@ impl<U: Ask + 'static> Listener<U> {
     fn take_batch(self: &Rc<Self>) -> usize {
         let mut taken = 0;
         // A batch that is not full has emptied the socket: saying so saves the call that would find it empty.
-        let _ = self.socket.try_io(Interest::READABLE, || {
+        let _ = self.socket.try_io(Interest::READABLE, |_| {
             taken = self.turn()?;
             if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         });
@@ -89,7 +96,7 @@ impl<U: Ask + 'static> Listener<U> {
     /// Takes one batch and answers it. Returns how many packets it had.
     fn turn(self: &Rc<Self>) -> io::Result<usize> {
         let mut batch = self.batch.borrow_mut();
-        let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
+        let count = batch.receive(self.socket.get_ref().as_fd(), self.with_destination)?;
         let started = Instant::now();
         let worker = &self.worker;
         let resolver = &worker.resolver;
@@ -109,7 +116,7 @@ impl<U: Ask + 'static> Listener<U> {
                 Response::Later(wanted) => self.later(&batch, at, wanted),
             }
         }
-        self.count_refused(batch.send(self.socket.as_fd()));
+        self.count_refused(batch.send(self.socket.get_ref().as_fd()));
         tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
         Ok(count)
     }
@@ -134,7 +141,7 @@ impl<U: Ask + 'static> Listener<U> {
         loop {
             self.is_late.notified().await;
             let mut late = self.late.borrow_mut();
-            self.count_refused(self.batch.borrow_mut().send_late(self.socket.as_fd(), &mut late.replies));
+            self.count_refused(self.batch.borrow_mut().send_late(self.socket.get_ref().as_fd(), &mut late.replies));
             late.guards.clear();
         }
     }

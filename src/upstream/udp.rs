@@ -6,16 +6,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
 use rand::RngExt;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -56,7 +56,7 @@ struct Ports {
 }
 
 struct Port {
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     opened: Instant,
     uses: Cell<u32>,
     /// By id: these are drawn here, so nobody can make them collide.
@@ -92,8 +92,7 @@ impl UdpLink {
         while waiting.contains_key(&sent.id()) {
             sent.set_id(rand::random());
         }
-        // Past tokio, which takes a new socket for not writable until its event queue has said otherwise.
-        let socket = SockRef::from(&port.socket);
+        let socket = port.socket.get_ref();
         let result = match socket.send(sent.bytes()) {
             // The report of an earlier query's fate; it has been taken off the socket now.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(sent.bytes()),
@@ -120,7 +119,7 @@ impl UdpLink {
             port.retired.notify_one();
         }
         let port = Rc::new(Port {
-            socket: open(self.server.address)?,
+            socket: watched(open(self.server.address)?)?,
             opened: now,
             uses: Cell::new(1),
             waiting: RefCell::default(),
@@ -184,14 +183,14 @@ fn drain(port: &Port, server: &Server) {
     let mut buffer = [0; LARGEST_REPLY];
     let now = Instant::now();
     loop {
-        match port.socket.try_recv(&mut buffer) {
+        match port.socket.try_io(Interest::READABLE, |socket| socket.recv(&mut buffer)) {
             Ok(len) => dispatch(port, server, &buffer[..len], now),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => fail_all(port, server, kind_of(&error)),
         }
     }
     // Asked for until there is none, so that the same report does not wake the task again.
-    while let Err(error) = port.socket.try_io(Interest::ERROR, || report(&port.socket))
+    while let Err(error) = port.socket.try_io(Interest::ERROR, report)
         && error.kind() != io::ErrorKind::WouldBlock
     {
         fail_all(port, server, kind_of(&error));
@@ -239,7 +238,13 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
         socket.bind(&SocketAddr::new(any, 0).into())?;
     }
     socket.connect(&server.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
+}
+
+/// Watches a socket for what arrives only: to hear of room in its send buffer too would cost a wake-up for each query.
+#[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
+fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, ARRIVALS)
 }
 
 /// Which failure an error of the socket is.
