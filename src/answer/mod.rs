@@ -187,12 +187,13 @@ impl Resolver {
         let hash = self.cache.hash(&key);
         match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
             Some(Cached::Reply { len, rcode, source, refresh }) => {
-                let route = turn.snapshot.router.find(key.name()).map(|(route, _)| route).filter(|_| refresh);
-                turn.tally.response(rcode, source.0);
-                turn.tally.query(over_tcp, query.qtype, Some(source.1));
-                match route {
-                    Some(route) => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
-                    None => Response::Reply(len),
+                let (source, route) = source;
+                turn.tally.response(rcode, source);
+                turn.tally.query(over_tcp, query.qtype, Some(route));
+                match refresh {
+                    // An entry of this configuration came through the route of its name.
+                    true => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
+                    false => Response::Reply(len),
                 }
             }
             _ => self.uncached(turn, &query, key, hash, client, over_tcp, &keepalive, out),
