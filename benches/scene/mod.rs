@@ -1,0 +1,185 @@
+//! A resolver without sockets, and an upstream that answers at once.
+//!
+//! Each benchmark uses a part of this.
+#![allow(dead_code)]
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nodens::answer::{Finished, Resolver, Response, Turn, Wanted, finish};
+use nodens::cache::Cache;
+use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::config::parse::parse;
+use nodens::metrics::{Metrics, Source, Tally};
+use nodens::snapshot::Snapshot;
+use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
+use nodens::wire::query::{Key, Query};
+use nodens::wire::rcode;
+use nodens::wire::reply::Reply;
+use tokio::runtime::Runtime;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::Instant;
+
+pub(crate) mod packets;
+
+/// Packets that a socket hands over at once, at most.
+pub(crate) const BATCH: usize = 64;
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:0"]
+[upstreams.private]
+servers = ["192.0.2.1"]
+[upstreams.public]
+servers = ["192.0.2.2"]
+[[route]]
+zones = ["cluster.local", "corp.example"]
+to = "private"
+[[route]]
+zones = ["."]
+to = "public"
+"#;
+
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const LIMITS: Limits = Limits { max_ttl: 86_400, negative_max_ttl: 3_600 };
+
+/// A worker without its sockets.
+pub(crate) struct Scene {
+    resolver: Arc<Resolver>,
+    snapshot: Arc<Snapshot>,
+    tally: Tally,
+    upstreams: Rc<AtOnce>,
+    out: Vec<u8>,
+    runtime: Rc<Runtime>,
+    tasks: Rc<LocalSet>,
+}
+
+impl Scene {
+    /// One with an empty cache.
+    pub(crate) fn new() -> Self {
+        let config = parse(CONFIG, &[]).expect("a good configuration");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let tally = Tally::new(&metrics, &["cluster.local".to_string(), ".".to_string()]);
+        let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
+        Self {
+            snapshot: resolver.snapshot.load_full(),
+            tally,
+            upstreams: Rc::new(AtOnce),
+            resolver,
+            out: vec![0; 4096],
+            runtime: Rc::new(tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")),
+            tasks: Rc::default(),
+        }
+    }
+
+    /// One that knows the answer to a query.
+    pub(crate) fn knowing(case: &packets::Case) -> Self {
+        let scene = Self::new();
+        let reply = Reply::read(&case.reply).expect("a good reply");
+        let home = scene.snapshot.home(1, false);
+        let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
+        let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
+        scene.resolver.cache.insert(hash, &key, entry);
+        scene
+    }
+
+    /// Begins a batch.
+    pub(crate) fn batch(&mut self) -> Batch<'_> {
+        Batch {
+            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally),
+            resolver: &self.resolver,
+            upstreams: &self.upstreams,
+            out: &mut self.out,
+        }
+    }
+
+    /// Answers queries that came in one batch and are all new, each in a task of its own as the server does; the bytes of
+    /// all answers.
+    pub(crate) fn misses(&mut self, queries: &[Vec<u8>]) -> usize {
+        let (runtime, tasks) = (Rc::clone(&self.runtime), Rc::clone(&self.tasks));
+        tasks.block_on(&runtime, async {
+            let mut batch = self.batch();
+            let mut begun = Vec::with_capacity(queries.len());
+            for query in queries {
+                begun.push(batch.later(query));
+            }
+            let mut bytes = 0;
+            for task in begun {
+                let finished = task.await.expect("it does not panic");
+                assert_eq!((finished.rcode, finished.source), (rcode::NOERROR, Source::Upstream));
+                bytes += finished.wire.len();
+            }
+            bytes
+        })
+    }
+}
+
+/// Queries that came together; the clock was read once for them.
+pub(crate) struct Batch<'a> {
+    turn: Turn<'a>,
+    resolver: &'a Arc<Resolver>,
+    upstreams: &'a Rc<AtOnce>,
+    out: &'a mut [u8],
+}
+
+impl Batch<'_> {
+    /// Answers a query from the cache; the length of the answer.
+    #[inline]
+    pub(crate) fn hit(&mut self, query: &[u8]) -> usize {
+        match self.respond(query) {
+            Response::Reply(len) => len,
+            _ => panic!("this is known"),
+        }
+    }
+
+    /// The first half of a miss.
+    #[inline]
+    pub(crate) fn first_half(&mut self, query: &[u8]) -> Box<Wanted> {
+        match self.respond(query) {
+            Response::Later(wanted) => wanted,
+            _ => panic!("this is not known"),
+        }
+    }
+
+    fn later(&mut self, query: &[u8]) -> JoinHandle<Finished> {
+        let wanted = self.first_half(query);
+        let (resolver, upstreams, packet) = (Arc::clone(self.resolver), Rc::clone(self.upstreams), query.to_vec());
+        spawn_local(async move { finish(&resolver, &upstreams, wanted, &packet, false).await })
+    }
+
+    #[inline]
+    fn respond(&mut self, query: &[u8]) -> Response {
+        self.resolver.respond(&mut self.turn, query, CLIENT, false, self.out)
+    }
+}
+
+/// What a query is kept under.
+#[inline]
+pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
+    let key = Key::new(&Query::read(query).expect("a good query"), 0);
+    let hash = cache.hash(&key);
+    (key, hash)
+}
+
+/// What is kept of a reply.
+#[inline]
+pub(crate) fn entry(reply: &[u8]) -> Entry {
+    let home = Home { generation: 0, route: 0, realm: 0 };
+    Entry::from_reply(&Reply::read(reply).expect("a good reply"), LIMITS, false, home, 0)
+}
+
+/// An upstream that is no way off and takes no time: two addresses for every name.
+struct AtOnce;
+
+impl Ask for AtOnce {
+    async fn ask(&self, _: &Group, question: &Question, _: Instant) -> Result<Answer, Failure> {
+        const HEADER: &[u8] = b"\x12\x34\x81\x80\x00\x01\x00\x02\x00\x00\x00\x01";
+        const REST: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x00\
+            \xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x01\
+            \x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
+        let name = question.name.as_wire();
+        let wire = [HEADER, name, &question.qtype.to_be_bytes(), &question.qclass.to_be_bytes(), REST].concat();
+        Ok(Answer { wire, server: ([192, 0, 2, 2], 53).into(), transport: Transport::Udp })
+    }
+}

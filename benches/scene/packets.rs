@@ -1,0 +1,122 @@
+//! Queries and replies as bytes.
+
+use std::fmt;
+
+use nodens::wire::{HEADER, rtype};
+
+/// A name of the length that those of a CI cluster have.
+pub(crate) const NAME: &str = "registry.gitlab.example.com";
+
+/// The seconds that every record lives.
+const TTL: u32 = 300;
+
+/// OPT: 1,232 bytes, nothing else.
+const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
+
+/// A question, and what an upstream says to it.
+pub(crate) struct Case {
+    label: &'static str,
+    /// The client's query.
+    pub(crate) query: Vec<u8>,
+    /// The upstream's reply.
+    pub(crate) reply: Vec<u8>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label)
+    }
+}
+
+/// What clients usually ask, and some of what makes an answer longer to give.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![a(), a_with_edns(), a_in_mixed_case(), aaaa(), chain()]
+}
+
+/// Two addresses.
+pub(crate) fn a() -> Case {
+    let query = query(NAME, rtype::A);
+    Case { label: "A", reply: reply(&query, &addresses(2)), query }
+}
+
+/// The same for a client that speaks EDNS.
+pub(crate) fn a_with_edns() -> Case {
+    let case = a();
+    Case { label: "A, EDNS", query: with_edns(case.query), ..case }
+}
+
+/// The same for a client that draws the letter case by lot.
+pub(crate) fn a_in_mixed_case() -> Case {
+    let mut case = a();
+    for byte in case.query[HEADER..].iter_mut().step_by(2) {
+        byte.make_ascii_uppercase();
+    }
+    Case { label: "A, mixed case", ..case }
+}
+
+/// Two addresses of IPv6.
+pub(crate) fn aaaa() -> Case {
+    let query = query(NAME, rtype::AAAA);
+    let address = |n: u8| record(QUESTION, rtype::AAAA, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]);
+    Case { label: "AAAA", reply: reply(&query, &[address(1), address(2)]), query }
+}
+
+/// Two CNAMEs, and two addresses behind them.
+pub(crate) fn chain() -> Case {
+    let query = query(NAME, rtype::A);
+    let (first, second) = (name("edge.cdn.example.net"), name("pop-7.edge.cdn.example.net"));
+    let address = |n| record(&second, rtype::A, &[192, 0, 2, n]);
+    let records =
+        [record(QUESTION, rtype::CNAME, &first), record(&first, rtype::CNAME, &second), address(1), address(2)];
+    Case { label: "CNAME, CNAME, A", reply: reply(&query, &records), query }
+}
+
+/// More addresses than 512 bytes hold.
+pub(crate) fn large() -> Case {
+    let query = query(NAME, rtype::A);
+    Case { label: "A, too large", reply: reply(&query, &addresses(40)), query }
+}
+
+/// A query for the address of the name with this number; no two numbers share one.
+pub(crate) fn numbered(number: u32) -> Vec<u8> {
+    query(&format!("job-{number:08x}.gitlab.example.com"), rtype::A)
+}
+
+/// A query as a stub resolver sends it.
+pub(crate) fn query(text: &str, qtype: u16) -> Vec<u8> {
+    let header = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
+    [&header[..], &name(text), &qtype.to_be_bytes(), &[0, 1]].concat()
+}
+
+/// The answer of an upstream to a query without EDNS, with OPT, as nodens always asks with it.
+pub(crate) fn reply(query: &[u8], answers: &[Vec<u8>]) -> Vec<u8> {
+    let mut reply = [query, &answers.concat(), OPT].concat();
+    reply[2..4].copy_from_slice(&[0x81, 0x80]);
+    reply[7] = answers.len() as u8;
+    reply[11] = 1;
+    reply
+}
+
+/// Addresses of the question's name.
+pub(crate) fn addresses(count: u8) -> Vec<Vec<u8>> {
+    (0..count).map(|n| record(QUESTION, rtype::A, &[192, 0, 2, n])).collect()
+}
+
+/// A pointer to the question's name.
+const QUESTION: &[u8] = &[0xc0, HEADER as u8];
+
+fn record(owner: &[u8], rtype: u16, rdata: &[u8]) -> Vec<u8> {
+    let length = rdata.len() as u16;
+    [owner, &rtype.to_be_bytes(), &[0, 1], &TTL.to_be_bytes(), &length.to_be_bytes(), rdata].concat()
+}
+
+fn with_edns(mut query: Vec<u8>) -> Vec<u8> {
+    query[11] = 1;
+    query.extend(OPT);
+    query
+}
+
+fn name(text: &str) -> Vec<u8> {
+    let label = |label: &str| [&[label.len() as u8], label.as_bytes()].concat();
+    text.split('.').flat_map(label).chain([0]).collect()
+}
