@@ -1,0 +1,109 @@
+//! What is counted, and the bounds: the one table to change when something becomes cheaper or dearer on purpose.
+
+use std::hint::black_box;
+
+use nodens::cache::Cache;
+use nodens::wire::fit::{Age, fit};
+use nodens::wire::query::{Key, Query};
+
+use super::scene::{BATCH, Scene, entry, key_and_hash, packets};
+
+/// Something that is repeated and counted.
+pub(crate) struct Operation {
+    /// What it is called, on the command line too.
+    pub(crate) name: &'static str,
+    /// The most instructions that it may take once, a few percent above what it took when this was set (see README.md).
+    pub(crate) bound: u64,
+    /// Prepares, and then does it so many times. What is prepared must not depend on the number.
+    pub(crate) run: fn(usize),
+}
+
+/// All of them, in the order in which a query meets them.
+pub(crate) const OPERATIONS: [Operation; 9] = [
+    Operation { name: "read", bound: 140, run: read },
+    Operation { name: "key-hash", bound: 575, run: key_hash },
+    Operation { name: "look-up", bound: 168, run: look_up },
+    Operation { name: "fit", bound: 265, run: fit_plain },
+    Operation { name: "fit-edns", bound: 348, run: fit_edns },
+    Operation { name: "hit", bound: 1_400, run: |times| hit(&packets::a(), times) },
+    Operation { name: "hit-edns", bound: 1_600, run: |times| hit(&packets::a_with_edns(), times) },
+    Operation { name: "hit-cname", bound: 1_440, run: |times| hit(&packets::chain(), times) },
+    Operation { name: "miss", bound: 12_900, run: miss },
+];
+
+/// How often each is repeated; twice as often in the second run.
+pub(crate) const TIMES: usize = 64 * BATCH;
+
+fn read(times: usize) {
+    let case = packets::a();
+    for _ in 0..times {
+        let _ = black_box(Query::read(black_box(&case.query)));
+    }
+}
+
+fn key_hash(times: usize) {
+    let case = packets::a();
+    let cache = Cache::new(1 << 20);
+    let query = Query::read(&case.query).expect("a good query");
+    for _ in 0..times {
+        black_box(cache.hash(black_box(&Key::new(black_box(&query), 0))));
+    }
+}
+
+fn look_up(times: usize) {
+    let case = packets::a();
+    let cache = Cache::new(1 << 20);
+    let (key, hash) = key_and_hash(&cache, &case.query);
+    cache.insert(hash, &key, entry(&case.reply));
+    for _ in 0..times {
+        black_box(cache.with(black_box(hash), black_box(&key), |entry| entry.hits));
+    }
+}
+
+fn fit_plain(times: usize) {
+    fit_to(&packets::a(), times);
+}
+
+fn fit_edns(times: usize) {
+    fit_to(&packets::a_with_edns(), times);
+}
+
+fn fit_to(case: &packets::Case, times: usize) {
+    let entry = entry(&case.reply);
+    let query = Query::read(&case.query).expect("a good query");
+    let mut out = vec![0; usize::from(query.udp_size())];
+    for _ in 0..times {
+        let age = Age::Seconds(black_box(100));
+        black_box(fit(black_box(entry.kept()), black_box(&query), age, &[], black_box(&mut out)));
+    }
+}
+
+fn hit(case: &packets::Case, times: usize) {
+    let mut scene = Scene::knowing(case);
+    let mut batch = scene.batch();
+    for _ in 0..times {
+        black_box(batch.hit(black_box(&case.query)));
+    }
+}
+
+/// New names, in batches.
+///
+/// How a hash table lies in memory is drawn by lot, for each of a resolver's own: so there are many, which share the work.
+fn miss(times: usize) {
+    const RESOLVERS: usize = 128;
+    // What is prepared for the longer run is prepared for the shorter one too.
+    let mut names = (0..).map(packets::numbered);
+    let mut prepare = || {
+        let mut scene = Scene::new();
+        // The first batch finds tables and lists empty that grow only once.
+        scene.misses(&names.by_ref().take(BATCH).collect::<Vec<_>>());
+        let queries: Vec<_> = names.by_ref().take(2 * TIMES / RESOLVERS).collect();
+        (scene, queries)
+    };
+    let mut scenes: Vec<_> = (0..RESOLVERS).map(|_| prepare()).collect();
+    for (scene, queries) in &mut scenes[..times * RESOLVERS / (2 * TIMES)] {
+        for batch in queries.chunks(BATCH) {
+            black_box(scene.misses(black_box(batch)));
+        }
+    }
+}
