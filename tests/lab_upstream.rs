@@ -10,7 +10,7 @@ use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use nodens::lab::fault::{Behaviour, Forgery, Tcp};
 use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::zone::{Zone, address_of};
 use nodens::upstream::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -135,6 +135,32 @@ fn question(message: &[u8]) -> &[u8] {
 
 fn is_truncated(reply: &[u8]) -> bool {
     reply[2] & 0x02 != 0
+}
+
+#[tokio::test]
+async fn an_address_comes_from_the_name() {
+    let zone = Zone::new("example.").record("fixed.example. 60 A 192.0.2.1").addresses_from_names();
+    let upstream = Upstream::start(loopback(), zone).await.unwrap();
+    let ask = async |name: &str, qtype: u16| {
+        let socket = client(upstream.address()).await;
+        socket.send(&plain(1, name, qtype)).await.unwrap();
+        let mut reply = [0; 512];
+        let length = timeout(DEADLINE, socket.recv(&mut reply)).await.unwrap().unwrap();
+        Message::from_vec(&reply[..length]).unwrap()
+    };
+    let addresses = async |name: &str| {
+        ask(name, 1).await.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+    };
+    for name in ["n1.example.", "N2.Deep.Example."] {
+        assert_eq!(addresses(name).await, [address_of(&name.to_lowercase()).to_string()]);
+    }
+    assert_eq!(addresses("fixed.example.").await, ["192.0.2.1"]);
+    let other_type = ask("n1.example.", 28).await;
+    assert_eq!((other_type.metadata.response_code.low(), other_type.answers.len()), (0, 0));
+    assert_eq!(ask("n1.elsewhere.", 1).await.metadata.response_code.low(), 5);
+    let all: std::collections::HashSet<_> = (0..100).map(|n| address_of(&format!("n{n}.example"))).collect();
+    assert!(all.len() >= 99, "neighbours differ");
+    assert!(all.iter().all(|address| (address.octets()[0], address.octets()[1] & 0xfe) == (198, 18)));
 }
 
 #[tokio::test]
