@@ -148,9 +148,8 @@ async fn an_address_comes_from_the_name() {
         let length = timeout(DEADLINE, socket.recv(&mut reply)).await.unwrap().unwrap();
         Message::from_vec(&reply[..length]).unwrap()
     };
-    let addresses = async |name: &str| {
-        ask(name, 1).await.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
-    };
+    let addresses =
+        async |name: &str| ask(name, 1).await.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>();
     for name in ["n1.example.", "N2.Deep.Example."] {
         assert_eq!(addresses(name).await, [address_of(&name.to_lowercase()).to_string()]);
     }

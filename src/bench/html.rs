@@ -7,7 +7,7 @@ use super::svg::{Axis, Line, chart};
 use super::table::{codes, count, digits, headline, notes, percent};
 
 /// Colours of targets, for light and for dark; beyond these they come round.
-const COLOURS: [(&str, &str); 8] = [
+pub(super) const COLOURS: [(&str, &str); 8] = [
     ("#1f6fd0", "#6cb0ff"),
     ("#d1590f", "#ff9f5a"),
     ("#14804f", "#4fcf94"),

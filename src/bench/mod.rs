@@ -6,8 +6,11 @@
 //!           next     udp, tcp: send       over time
 //!                    pending: under way
 //! ```
+//!
+//! [`failover`] asks what the fault of an upstream costs, with servers and upstreams of its own.
 
 pub mod draw;
+pub mod failover;
 pub mod guard;
 pub mod html;
 pub mod load;

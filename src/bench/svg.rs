@@ -74,8 +74,13 @@ impl Axis {
         Self { title: title.to_owned(), scale: |value| value, ends: (0.0, last), marks: marks.collect() }
     }
 
+    /// Its marks: where, and what is written there.
+    pub(super) fn marks(&self) -> &[(f64, String)] {
+        &self.marks
+    }
+
     /// Where between 0 and 1 a value lies.
-    fn place(&self, value: f64) -> f64 {
+    pub(super) fn place(&self, value: f64) -> f64 {
         let (low, high) = ((self.scale)(self.ends.0), (self.scale)(self.ends.1));
         (((self.scale)(value.clamp(self.ends.0, self.ends.1)) - low) / (high - low)).clamp(0.0, 1.0)
     }

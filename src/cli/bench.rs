@@ -13,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::failover::Failover;
 use super::{Outcome, own_addresses};
 use crate::bench::draw::Draw;
 use crate::bench::guard::{GENTLE_RATE, forbidden};
@@ -36,6 +37,7 @@ pub(super) struct Bench {
 #[derive(Debug, Subcommand)]
 enum What {
     Latency(Latency),
+    Failover(Failover),
 }
 
 /// Measure how long DNS servers take to answer, several side by side: percentiles, loss and response codes.
@@ -122,9 +124,12 @@ const DEFAULT_RATE: u64 = 1_000;
 impl Bench {
     /// Measures.
     pub(super) fn run(&self) -> Outcome {
-        let What::Latency(latency) = &self.what;
-        latency.run().unwrap_or_else(|(error, outcome)| {
-            let _ = writeln!(io::stderr(), "nodens bench latency: {error}"); // the exit code tells as well
+        let (name, result) = match &self.what {
+            What::Latency(latency) => ("latency", latency.run()),
+            What::Failover(failover) => ("failover", failover.run()),
+        };
+        result.unwrap_or_else(|(error, outcome)| {
+            let _ = writeln!(io::stderr(), "nodens bench {name}: {error}"); // the exit code tells as well
             outcome
         })
     }
@@ -200,7 +205,7 @@ impl Latency {
 }
 
 /// True once the user or the system wants the run to end. A second signal ends the program at once.
-fn stop_on_signal() -> Arc<AtomicBool> {
+pub(super) fn stop_on_signal() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     thread::spawn(move || {
@@ -221,7 +226,7 @@ fn stop_on_signal() -> Arc<AtomicBool> {
 }
 
 /// A progress bar on stderr, if that is a terminal.
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3}%  {eta} left  {msg}") {

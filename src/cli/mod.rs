@@ -10,6 +10,7 @@ use tracing::warn;
 mod bench;
 mod check;
 mod config_file;
+mod failover;
 mod lab;
 mod serve;
 
@@ -51,6 +52,7 @@ Examples:
   nodens serve --config nodens.toml
   nodens check nodens.toml          every mistake of a configuration
   nodens bench latency --target 127.0.0.1:5300
+  nodens bench failover             what a fault of an upstream costs the clients
   nodens help check                 more about a command";
 
 /// Runs the command that `args` ask for; the first is the program's name. Output goes to stdout, complaints to stderr.

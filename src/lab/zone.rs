@@ -49,9 +49,9 @@ pub struct Zone {
 pub fn address_of(name: &str) -> Ipv4Addr {
     // FNV-1a: neighbouring names get unrelated addresses.
     let bare = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let hash = bare.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = bare
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     Ipv4Addr::from_bits(0xc612_0000 | ((hash >> 40) as u32 & 0x0001_ffff))
 }
 

@@ -1,0 +1,109 @@
+//! The clients: queries on a schedule, or one after the other, while the upstreams change.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::fault::Change;
+use super::figures::Fate;
+use super::names::{Verdict, name};
+use crate::lab::client::{Question, ask};
+use crate::lab::upstream::Upstream;
+
+/// From one query to the next of a steady client.
+pub const STEADY_PACE: Duration = Duration::from_millis(50);
+
+/// A burst asks nothing more once it has lasted so long: with a client that waits 5 s for each of 500 names it would
+/// take most of an hour.
+pub const BURST_LIMIT: Duration = Duration::from_secs(20);
+
+/// What to ask, and whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// The server under test.
+    pub server: SocketAddr,
+    /// Its upstreams.
+    pub upstreams: &'a [Upstream; 2],
+    /// What happens to them.
+    pub changes: &'a [Change],
+    /// How many names to ask for.
+    pub queries: u32,
+    /// Over TCP, a connection for each query.
+    pub tcp: bool,
+    /// True once the user wants the run to end.
+    pub stop: &'a AtomicBool,
+}
+
+/// Asks on schedule, whatever becomes of earlier queries; a time counts from when its query left.
+///
+/// # Errors
+/// What the system says if an upstream cannot change as it should.
+pub async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
+    let start = Instant::now();
+    let mut under_way = JoinSet::new();
+    for number in 0..task.queries {
+        sleep_until(start + STEADY_PACE * number).await;
+        if task.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        task.change(number).await?;
+        let (server, question) = (task.server, task.question(number)?);
+        under_way.spawn(async move { (number, fate(server, &name(number), &question).await) });
+    }
+    let mut fates = under_way.join_all().await;
+    fates.sort_by_key(|(number, _)| *number);
+    Ok(fates.into_iter().map(|(_, fate)| fate).collect())
+}
+
+/// Asks one name after the other, up to [`BURST_LIMIT`].
+///
+/// # Errors
+/// As [`steady`].
+pub async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
+    let start = Instant::now();
+    let mut fates = Vec::new();
+    for number in 0..task.queries {
+        if task.stop.load(Ordering::Relaxed) || start.elapsed() > BURST_LIMIT {
+            break;
+        }
+        task.change(number).await?;
+        fates.push(fate(task.server, &name(number), &task.question(number)?).await);
+    }
+    Ok(fates)
+}
+
+impl Task<'_> {
+    /// Does what is due at this query.
+    async fn change(&self, number: u32) -> io::Result<()> {
+        for change in self.changes.iter().filter(|change| change.at == number) {
+            put(self.upstreams, change).await?;
+        }
+        Ok(())
+    }
+
+    fn question(&self, number: u32) -> io::Result<Question> {
+        let question = Question::new(&name(number), "A")?;
+        Ok(if self.tcp { question.over_tcp() } else { question })
+    }
+}
+
+/// Puts both upstreams into the states of a change.
+///
+/// # Errors
+/// As [`steady`].
+pub async fn put(upstreams: &[Upstream; 2], change: &Change) -> io::Result<()> {
+    for (upstream, state) in upstreams.iter().zip(change.states) {
+        state.apply(upstream).await?;
+    }
+    Ok(())
+}
+
+async fn fate(server: SocketAddr, name: &str, question: &Question) -> Fate {
+    let start = Instant::now();
+    let reply = ask(server, question).await;
+    Fate { verdict: Verdict::of(name, &reply), took: start.elapsed() }
+}

@@ -1,0 +1,232 @@
+//! The faults: what happens to the two upstreams, and at which query.
+
+use std::io;
+use std::time::Duration;
+
+use crate::lab::fault::{Behaviour, Forgery, Tcp};
+use crate::lab::upstream::Upstream;
+use crate::wire::rcode;
+
+/// How long a healthy upstream takes to answer.
+pub const HEALTHY_LATENCY: Duration = Duration::from_millis(2);
+
+/// How many times as long the slow one takes.
+const SLOWER: u32 = 10;
+
+/// How long the late one takes: longer than any client's patience allows for a name.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// One row of the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Its name on the command line and in JSON.
+    pub name: &'static str,
+    /// What happens, in a few words.
+    pub label: &'static str,
+    course: Course,
+}
+
+/// When the upstreams change.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    /// The first upstream is so throughout.
+    Throughout(State),
+    /// The first upstream becomes so after some queries.
+    After(u32, State),
+    /// Silence moves from the second to the first after a third of the queries, and back after two thirds.
+    Swap,
+    /// The first upstream is silent and healthy by turns of so many queries.
+    Flaps(u32),
+}
+
+/// What an upstream does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Answers after [`HEALTHY_LATENCY`].
+    Healthy,
+    /// Receives and never answers.
+    Silent,
+    /// Its port is closed, for UDP and TCP.
+    Closed,
+    /// Answers with this code and no records.
+    Rcode(u16),
+    /// Answers after a second and a half.
+    Late,
+    /// Loses three in ten queries over UDP.
+    Lossy,
+    /// Takes ten times as long as a healthy one.
+    Slow,
+    /// Answers with the right id and noise behind it.
+    Garbage,
+    /// Answers from another port than the one that was asked.
+    OtherPort,
+    /// Truncates every answer over UDP, and takes connections without ever writing to them.
+    Truncated,
+}
+
+/// From a query on, the state of both upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The number of the query, from 0.
+    pub at: u32,
+    /// The states of the first and of the second upstream.
+    pub states: [State; 2],
+}
+
+/// How queries come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One every 50 ms, whatever becomes of those before it.
+    Steady,
+    /// One after the other, as fast as answers come.
+    Burst,
+}
+
+/// All faults, in the order of the tables.
+pub const FAULTS: [Fault; 15] = [
+    fault("none", "none", Course::Throughout(State::Healthy)),
+    fault("silent", "silent from the start", Course::Throughout(State::Silent)),
+    fault("goes-silent", "goes silent in use", Course::After(10, State::Silent)),
+    fault("closed", "port closed", Course::Throughout(State::Closed)),
+    fault("goes-closed", "port closes in use", Course::After(10, State::Closed)),
+    fault("servfail", "answers SERVFAIL", Course::Throughout(State::Rcode(rcode::SERVFAIL))),
+    fault("refused", "answers REFUSED", Course::Throughout(State::Rcode(rcode::REFUSED))),
+    fault("late", "answers after 1.5 s", Course::Throughout(State::Late)),
+    fault("loss", "loses 30 %", Course::Throughout(State::Lossy)),
+    fault("swap", "the two swap roles", Course::Swap),
+    fault("slower", "ten times slower", Course::Throughout(State::Slow)),
+    fault("garbage", "answers garbage", Course::Throughout(State::Garbage)),
+    fault("other-port", "answers from wrong port", Course::Throughout(State::OtherPort)),
+    fault("truncated", "truncates, TCP dead", Course::Throughout(State::Truncated)),
+    fault("flaps", "silent every other 2 s", Course::Flaps(40)),
+];
+
+const fn fault(name: &'static str, label: &'static str, course: Course) -> Fault {
+    Fault { name, label, course }
+}
+
+impl Fault {
+    /// The fault of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        FAULTS.into_iter().find(|fault| fault.name == name)
+    }
+
+    /// How many names are asked.
+    pub fn queries(&self, mode: Mode, quick: bool) -> u32 {
+        match (mode, self.course, quick) {
+            (Mode::Burst, _, false) => 500,
+            (Mode::Burst, _, true) => 100,
+            // Three turns, two when quick.
+            (Mode::Steady, Course::Flaps(turn), quick) => turn * if quick { 2 } else { 3 },
+            (Mode::Steady, Course::Swap, false) => 60,
+            (Mode::Steady, Course::Swap, true) => 30,
+            (Mode::Steady, _, false) => 50,
+            (Mode::Steady, _, true) => 20,
+        }
+    }
+
+    /// Whether it is measured in this mode. In a burst the fault begins at the first query, and all is over too soon to
+    /// tell of a fault that comes in use or goes by the clock.
+    pub fn is_for(&self, mode: Mode) -> bool {
+        mode == Mode::Steady || !matches!(self.course, Course::After(..) | Course::Flaps(_))
+    }
+
+    /// Whether the second upstream is healthy throughout, so that what it sees can be counted against what was asked.
+    pub fn spares_the_second(&self) -> bool {
+        !matches!(self.course, Course::Swap)
+    }
+
+    /// What happens in the course of so many queries. The first change is at query 0.
+    pub fn changes(&self, queries: u32) -> Vec<Change> {
+        let first = |at, state| Change { at, states: [state, State::Healthy] };
+        match self.course {
+            Course::Throughout(state) => vec![first(0, state)],
+            Course::After(at, state) => vec![first(0, State::Healthy), first(at, state)],
+            Course::Swap => (0..3)
+                .map(|third| {
+                    let states = [State::Healthy, State::Silent];
+                    let states = if third % 2 == 0 { states } else { [states[1], states[0]] };
+                    Change { at: queries * third / 3, states }
+                })
+                .collect(),
+            Course::Flaps(turn) => (0..queries.div_ceil(turn))
+                .map(|number| first(number * turn, if number % 2 == 0 { State::Silent } else { State::Healthy }))
+                .collect(),
+        }
+    }
+}
+
+impl Mode {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Burst => "burst",
+        }
+    }
+}
+
+impl State {
+    /// Puts an upstream into this state.
+    ///
+    /// # Errors
+    /// What the system says if a port that was closed is held by somebody else now.
+    pub async fn apply(self, upstream: &Upstream) -> io::Result<()> {
+        let normal = Behaviour::normal();
+        upstream.set(match self {
+            Self::Healthy | Self::Closed => normal,
+            Self::Silent => Behaviour::silent(),
+            Self::Rcode(code) => Behaviour::rcode(code),
+            Self::Late => normal.latency(LATE),
+            Self::Lossy => normal.lose_percent(30, 1),
+            Self::Slow => normal.slower(SLOWER),
+            Self::Garbage => Behaviour::edited(|_, wire| noise(wire)),
+            Self::OtherPort => Behaviour::forged(Forgery::OtherPort),
+            Self::Truncated => Behaviour::truncated().tcp(Tcp::Silent),
+        });
+        if self == Self::Closed {
+            upstream.stop().await;
+            return Ok(());
+        }
+        upstream.restart().await
+    }
+}
+
+/// Leaves the id and writes the same noise over all that follows.
+fn noise(wire: &mut [u8]) {
+    let mut byte = 0x5a_u8;
+    for place in wire.iter_mut().skip(2) {
+        byte = byte.wrapping_mul(167).wrapping_add(13);
+        *place = byte;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_course_begins_at_the_first_query() {
+        for fault in FAULTS {
+            for (mode, quick) in [(Mode::Steady, false), (Mode::Steady, true), (Mode::Burst, false)] {
+                let queries = fault.queries(mode, quick);
+                let changes = fault.changes(queries);
+                assert_eq!(changes[0].at, 0, "{}", fault.name);
+                assert!(changes.is_sorted_by(|one, next| one.at < next.at), "{}", fault.name);
+                assert!(changes.iter().all(|change| change.at < queries), "{}: {changes:?}", fault.name);
+            }
+            assert_eq!(Fault::named(fault.name).unwrap().label, fault.label);
+        }
+    }
+
+    #[test]
+    fn roles_change_at_a_third_and_two_thirds() {
+        let changes = Fault::named("swap").unwrap().changes(60);
+        let (healthy, silent) = (State::Healthy, State::Silent);
+        let change = |at, first, second| Change { at, states: [first, second] };
+        assert_eq!(changes, [change(0, healthy, silent), change(20, silent, healthy), change(40, healthy, silent)]);
+        let flaps = Fault::named("flaps").unwrap();
+        assert_eq!(flaps.changes(80), [change(0, silent, healthy), change(40, healthy, healthy)]);
+    }
+}

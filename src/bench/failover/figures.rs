@@ -1,0 +1,125 @@
+//! From what became of each query to the figures of a cell.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::names::Verdict;
+use crate::lab::client::PATIENCE;
+
+/// In a burst, what comes after so many queries is told apart: by then the fault could be known.
+const LEARNT_AFTER: usize = 10;
+
+/// What became of one query.
+#[derive(Clone, Copy, Debug)]
+pub struct Fate {
+    /// What came back.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What one fault cost the clients of one server. Times are milliseconds; a query that got no good answer counts as if it
+/// had taken the whole of the client's patience, so that loss never makes a server look faster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Figures {
+    /// Queries asked.
+    pub asked: u64,
+    /// Queries without a good answer: the sum of the next three.
+    pub lost: u64,
+    /// Queries without any answer.
+    pub silent: u64,
+    /// Queries answered with SERVFAIL, REFUSED and the like.
+    pub failed: u64,
+    /// Queries with an answer that is not theirs.
+    pub wrong: u64,
+    /// The median.
+    pub p50_ms: f64,
+    /// 99 % of the queries, rounded down, took at most so long.
+    pub p99_ms: f64,
+    /// The slowest.
+    pub max_ms: f64,
+    /// `p99_ms` without the first ten queries, of a burst.
+    pub p99_after_10_ms: Option<f64>,
+    /// How many queries the second upstream saw for each that was asked, where it is healthy throughout.
+    pub healthy_ratio: Option<f64>,
+}
+
+impl Figures {
+    /// The figures of these fates, in the order of their queries; the second upstream saw `healthy` queries, if that
+    /// means anything. `burst` says whether what comes after the first ten is told apart.
+    pub fn new(fates: &[Fate], burst: bool, healthy: Option<u64>) -> Self {
+        let count = |verdict| fates.iter().filter(|fate| fate.verdict == verdict).count() as u64;
+        let (silent, failed, wrong) = (count(Verdict::Silent), count(Verdict::Failed), count(Verdict::Wrong));
+        let times = sorted(fates);
+        let later = burst.then(|| sorted(fates.get(LEARNT_AFTER..).unwrap_or_default()));
+        Self {
+            asked: fates.len() as u64,
+            lost: silent + failed + wrong,
+            silent,
+            failed,
+            wrong,
+            p50_ms: within(&times, 50),
+            p99_ms: within(&times, 99),
+            max_ms: within(&times, 100),
+            p99_after_10_ms: later.filter(|times| !times.is_empty()).map(|times| within(&times, 99)),
+            healthy_ratio: healthy.filter(|_| !fates.is_empty()).map(|seen| seen as f64 / fates.len() as f64),
+        }
+    }
+}
+
+fn sorted(fates: &[Fate]) -> Vec<f64> {
+    let time = |fate: &Fate| if fate.verdict == Verdict::Good { fate.took } else { PATIENCE };
+    let mut times: Vec<f64> = fates.iter().map(|fate| time(fate).as_secs_f64() * 1000.0).collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// The time that so many percent of the queries, rounded down, took at most.
+fn within(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent / 100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn good(ms: u64) -> Fate {
+        Fate { verdict: Verdict::Good, took: Duration::from_millis(ms) }
+    }
+
+    #[test]
+    fn of_fifty_the_slowest_but_one_is_p99() {
+        let fates: Vec<Fate> = (1..=50).rev().map(good).collect();
+        let figures = Figures::new(&fates, false, Some(55));
+        assert_eq!((figures.p50_ms, figures.p99_ms, figures.max_ms), (25.0, 49.0, 50.0));
+        assert_eq!((figures.asked, figures.lost, figures.p99_after_10_ms), (50, 0, None));
+        assert_eq!(figures.healthy_ratio, Some(1.1));
+    }
+
+    #[test]
+    fn what_is_lost_counts_with_the_clients_patience() {
+        let mut fates: Vec<Fate> = (0..10).map(|_| good(900)).chain((0..90).map(|_| good(2))).collect();
+        for (fate, verdict) in
+            fates[10..].iter_mut().zip([Verdict::Silent, Verdict::Failed, Verdict::Failed, Verdict::Wrong])
+        {
+            fate.verdict = verdict;
+        }
+        let figures = Figures::new(&fates, true, None);
+        assert_eq!((figures.lost, figures.silent, figures.failed, figures.wrong), (4, 1, 2, 1));
+        assert_eq!((figures.p50_ms, figures.p99_ms, figures.max_ms), (2.0, 5000.0, 5000.0));
+        for fate in &mut fates {
+            fate.verdict = Verdict::Good;
+        }
+        let figures = Figures::new(&fates, true, None);
+        assert_eq!((figures.p99_ms, figures.p99_after_10_ms), (900.0, Some(2.0)));
+    }
+
+    #[test]
+    fn nothing_asked_is_no_mistake() {
+        let figures = Figures::new(&[], true, Some(3));
+        assert_eq!((figures.asked, figures.max_ms, figures.healthy_ratio), (0, 0.0, None));
+    }
+}

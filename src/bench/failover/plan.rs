@@ -1,0 +1,142 @@
+//! What is measured, in which order, and how long it will take.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::ask::{BURST_LIMIT, STEADY_PACE};
+use super::fault::{Fault, Mode};
+use super::server::Server;
+use crate::bench::draw::Random;
+use crate::lab::client::PATIENCE;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The servers and their programs.
+    pub servers: Vec<(Server, PathBuf)>,
+    /// Servers that were wanted and are not installed.
+    pub missing: Vec<Server>,
+    /// The faults.
+    pub faults: Vec<Fault>,
+    /// Only the burst, for all servers; else steady for all servers and the burst for nodens.
+    pub closed: bool,
+    /// Fewer queries.
+    pub quick: bool,
+    /// Everything at `::1`, not at `127.0.0.1`.
+    pub ipv6: bool,
+    /// Clients ask over TCP.
+    pub tcp: bool,
+}
+
+/// One fault of one server in one mode.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// How queries come.
+    pub mode: Mode,
+    /// What happens.
+    pub fault: Fault,
+    /// Whom it happens to.
+    pub server: Server,
+    /// Its program.
+    pub program: PathBuf,
+}
+
+/// About how long a server takes to start.
+const START: Duration = Duration::from_millis(500);
+
+impl Plan {
+    /// All cells in order: servers take turns at each fault.
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut random = Random::new(1);
+        let mut cells = Vec::new();
+        for mode in [Mode::Steady, Mode::Burst] {
+            for fault in self.faults.iter().filter(|fault| fault.is_for(mode)) {
+                let mut servers = self.servers.clone();
+                servers.retain(|(server, _)| match mode {
+                    Mode::Steady => !self.closed,
+                    Mode::Burst => self.closed || *server == Server::Nodens,
+                });
+                random.shuffle(&mut servers);
+                cells.extend(servers.into_iter().map(|(server, program)| Cell {
+                    mode,
+                    fault: *fault,
+                    server,
+                    program,
+                }));
+            }
+        }
+        cells
+    }
+
+    /// How long the run takes: about, and at most, if servers start as they should.
+    pub fn durations(&self) -> (Duration, Duration) {
+        let mut sum = (Duration::ZERO, Duration::ZERO);
+        for cell in self.cells() {
+            let (about, most) = cell.durations(self.quick);
+            sum = (sum.0 + about, sum.1 + most);
+        }
+        sum
+    }
+}
+
+impl Cell {
+    fn durations(&self, quick: bool) -> (Duration, Duration) {
+        let queries = self.fault.queries(self.mode, quick);
+        let nodens = self.server == Server::Nodens;
+        let (about, most) = match self.mode {
+            Mode::Steady => {
+                // The last queries may wait for their answers.
+                let tail = if nodens { PATIENCE / 20 } else { PATIENCE / 3 };
+                (STEADY_PACE * queries + tail, STEADY_PACE * queries + PATIENCE)
+            }
+            Mode::Burst => {
+                let each = Duration::from_millis(if nodens { 5 } else { 20 });
+                (each * queries, BURST_LIMIT + PATIENCE)
+            }
+        };
+        (START + about, START + most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fault::FAULTS;
+    use super::*;
+
+    fn plan(servers: &[Server], closed: bool) -> Plan {
+        Plan {
+            servers: servers.iter().map(|server| (*server, PathBuf::from("p"))).collect(),
+            missing: Vec::new(),
+            faults: FAULTS.into(),
+            closed,
+            quick: false,
+            ipv6: false,
+            tcp: false,
+        }
+    }
+
+    #[test]
+    fn every_server_has_its_turn_at_a_fault_before_the_next() {
+        let cells = plan(&[Server::Nodens, Server::Unbound, Server::Bind], false).cells();
+        let (steady, burst): (Vec<_>, Vec<_>) = cells.iter().partition(|cell| cell.mode == Mode::Steady);
+        for (turn, fault) in steady.chunks(3).zip(FAULTS) {
+            assert!(turn.iter().all(|cell| cell.fault.name == fault.name));
+            let mut names: Vec<_> = turn.iter().map(|cell| cell.server.name()).collect();
+            names.sort_unstable();
+            assert_eq!(names, ["bind", "nodens", "unbound"]);
+        }
+        assert_eq!(steady.len(), 3 * FAULTS.len());
+        assert_eq!(burst.len(), FAULTS.len() - 3, "nodens alone, and not what needs time");
+        assert!(burst.iter().all(|cell| cell.server == Server::Nodens));
+    }
+
+    #[test]
+    fn closed_is_the_burst_alone_and_for_all() {
+        let plan = plan(&[Server::Nodens, Server::Dnsdist], true);
+        let cells = plan.cells();
+        assert_eq!(cells.len(), 2 * (FAULTS.len() - 3));
+        assert!(cells.iter().all(|cell| cell.mode == Mode::Burst));
+        let (about, most) = plan.durations();
+        assert!(about < most, "{about:?} {most:?}");
+    }
+}

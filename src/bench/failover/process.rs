@@ -1,0 +1,162 @@
+//! A server as a process: started in a directory of its own, ready when it takes connections, and gone when dropped.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::server::{Place, Server};
+
+/// A port that is free may be taken before the server has it; then another is tried.
+const START_TRIES: u32 = 3;
+
+/// How long a server may take to listen.
+const START_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a server that listens gets to finish its start.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How much of a server's log a complaint shows, in lines.
+const LOG_LINES: usize = 5;
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    _dir: Dir,
+}
+
+/// A directory that goes when dropped.
+#[derive(Debug)]
+struct Dir(PathBuf);
+
+impl Process {
+    /// Starts a server on a free port of `ip`; returns when it takes queries.
+    ///
+    /// # Errors
+    /// What the system says if it cannot be started, and the end of its log if it ends or does not listen.
+    pub async fn start(server: Server, program: &Path, ip: IpAddr, upstreams: [SocketAddr; 2]) -> io::Result<Self> {
+        let mut tries = 1;
+        loop {
+            match Self::try_start(server, program, ip, upstreams).await {
+                Err(_) if tries < START_TRIES => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Where it takes queries.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    async fn try_start(server: Server, program: &Path, ip: IpAddr, upstreams: [SocketAddr; 2]) -> io::Result<Self> {
+        let dir = Dir::new()?;
+        let place = Place { listen: free(ip)?, upstreams, dir: &dir.0 };
+        let (config, log) = (dir.0.join("config"), dir.0.join("log"));
+        fs::write(&config, server.config(&place))?;
+        let output = File::create(&log)?;
+        let child = Command::new(program)
+            .args(server.arguments(&config.display().to_string(), &place))
+            .current_dir(&dir.0)
+            .env_remove("NODENS_LOG")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        let address = place.listen;
+        let mut process = Self { child, address, _dir: dir };
+        let start = Instant::now();
+        while TcpStream::connect(address).await.is_err() {
+            let trouble = match process.child.try_wait()? {
+                Some(status) => format!("{} ended with {status}", server.program()),
+                None if start.elapsed() > START_PATIENCE => format!("{} does not listen", server.program()),
+                None => {
+                    sleep(LOOK).await;
+                    continue;
+                }
+            };
+            return Err(io::Error::other(format!("{trouble}; its log ends:\n{}", end_of(&log))));
+        }
+        sleep(SETTLE).await;
+        Ok(process)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has nothing to lose: neither its cache nor its log is kept.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Dir {
+    fn new() -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("nodens-failover-{}-{count}", std::process::id()));
+        fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A port that is free for UDP and TCP at this moment.
+fn free(ip: IpAddr) -> io::Result<SocketAddr> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..100 {
+        let listener = TcpListener::bind((ip, 0))?;
+        let address = listener.local_addr()?;
+        match UdpSocket::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn end_of(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_told_with_its_log() {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let upstreams = [SocketAddr::new(ip, 9); 2];
+        let error = Process::start(Server::Unbound, Path::new("/bin/ls"), ip, upstreams).await.unwrap_err().to_string();
+        assert!(error.starts_with("unbound ended with exit status: "), "{error}");
+        assert!(error.contains("config"), "ls names the file that it takes -c or -d with: {error}");
+        let missing = Process::start(Server::Unbound, Path::new("/no/such/program"), ip, upstreams).await;
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,176 @@
+//! The figures of a run, and their JSON.
+
+use serde::Serialize;
+
+use super::fault::{Fault, Mode};
+use super::figures::Figures;
+use super::plan::{Cell, Plan};
+use super::server::Server;
+use crate::lab::client::PATIENCE;
+
+/// What JSON's `shape` says; it grows when a field changes its meaning or goes.
+const SHAPE: u32 = 1;
+
+/// A run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    shape: u32,
+    nodens: &'static str,
+    transport: &'static str,
+    ipv6: bool,
+    quick: bool,
+    patience_s: f64,
+    /// Whether the user ended it; cells are missing then.
+    pub interrupted: bool,
+    missing: Vec<&'static str>,
+    cells: Vec<Row>,
+    #[serde(skip)]
+    servers: Vec<Server>,
+    #[serde(skip)]
+    faults: Vec<Fault>,
+}
+
+/// What came of a cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Its figures, if the server started.
+    #[serde(flatten)]
+    pub figures: Option<Figures>,
+    /// What went wrong with the server's process.
+    pub trouble: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    server: &'static str,
+    mode: &'static str,
+    fault: &'static str,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+impl Report {
+    /// A report of a plan, without figures yet.
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            shape: SHAPE,
+            nodens: env!("CARGO_PKG_VERSION"),
+            transport: if plan.tcp { "tcp" } else { "udp" },
+            ipv6: plan.ipv6,
+            quick: plan.quick,
+            patience_s: PATIENCE.as_secs_f64(),
+            interrupted: false,
+            missing: plan.missing.iter().map(|server| server.name()).collect(),
+            cells: Vec::new(),
+            servers: plan.servers.iter().map(|(server, _)| *server).collect(),
+            faults: plan.faults.clone(),
+        }
+    }
+
+    /// Adds what came of a cell.
+    pub fn add(&mut self, cell: &Cell, outcome: Outcome) {
+        let (server, mode, fault) = (cell.server.name(), cell.mode.name(), cell.fault.name);
+        self.cells.push(Row { server, mode, fault, outcome });
+    }
+
+    /// The servers that have figures in this mode, in the order of the command line.
+    pub fn servers(&self, mode: Mode) -> Vec<Server> {
+        let has = |server: &Server| self.rows(mode).any(|row| row.server == server.name());
+        self.servers.iter().copied().filter(has).collect()
+    }
+
+    /// The faults that have figures in this mode.
+    pub fn faults(&self, mode: Mode) -> Vec<Fault> {
+        let has = |fault: &Fault| self.rows(mode).any(|row| row.fault == fault.name);
+        self.faults.iter().copied().filter(has).collect()
+    }
+
+    /// The figures of a cell, if there are any.
+    pub fn figures(&self, mode: Mode, fault: &Fault, server: Server) -> Option<&Figures> {
+        let row = self.rows(mode).find(|row| row.fault == fault.name && row.server == server.name())?;
+        row.outcome.figures.as_ref()
+    }
+
+    /// What else is to be said.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.missing.is_empty() {
+            notes.push(format!("not installed: {}", self.missing.join(", ")));
+        }
+        for row in &self.cells {
+            if let Some(trouble) = &row.outcome.trouble {
+                notes.push(format!("{}, {}, {}: {trouble}", row.server, row.mode, row.fault));
+            }
+        }
+        if self.interrupted {
+            notes.push("Ended early: this is what there was.".to_owned());
+        }
+        notes
+    }
+
+    /// How clients asked.
+    pub fn transport(&self) -> String {
+        format!("{} over {}", self.transport.to_uppercase(), if self.ipv6 { "IPv6" } else { "IPv4" })
+    }
+
+    /// The report as JSON; docs/bench.md tells its shape.
+    pub fn json(&self) -> String {
+        // Nothing in it can fail to be written.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    fn rows(&self, mode: Mode) -> impl Iterator<Item = &Row> {
+        self.cells.iter().filter(move |row| row.mode == mode.name())
+    }
+}
+
+/// A made-up report of two servers for the tests of what is drawn from it: the first loses nothing, the second all.
+#[cfg(test)]
+pub(super) fn example(mode: Mode, servers: &[Server]) -> Report {
+    use std::time::Duration;
+
+    use super::figures::Fate;
+    use super::names::Verdict;
+
+    let faults: Vec<Fault> = ["none", "silent"].into_iter().filter_map(Fault::named).collect();
+    let plan = Plan {
+        servers: servers.iter().map(|server| (*server, "p".into())).collect(),
+        missing: vec![Server::CoreDns],
+        faults: faults.clone(),
+        closed: false,
+        quick: false,
+        ipv6: false,
+        tcp: false,
+    };
+    let mut report = Report::new(&plan);
+    for fault in faults {
+        for (at, server) in servers.iter().enumerate() {
+            let fates: Vec<Fate> = (1..=50)
+                .map(|ms| Fate {
+                    verdict: if at == 0 { Verdict::Good } else { Verdict::Failed },
+                    took: Duration::from_millis(ms),
+                })
+                .collect();
+            let figures = Figures::new(&fates, mode == Mode::Burst, Some(52));
+            let cell = Cell { mode, fault, server: *server, program: "p".into() };
+            report.add(&cell, Outcome { figures: Some(figures), trouble: None });
+        }
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_a_row_for_each_cell() {
+        let report = example(Mode::Steady, &[Server::Nodens, Server::Bind]);
+        let value: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+        let cells = value["cells"].as_array().expect("cells");
+        assert_eq!(cells.len(), 4);
+        assert_eq!((&cells[3]["server"], &cells[3]["fault"]), (&"bind".into(), &"silent".into()));
+        assert_eq!((&cells[3]["lost"], &cells[0]["p99_ms"]), (&50.into(), &49.0.into()));
+        assert_eq!(value["missing"], serde_json::json!(["coredns"]));
+    }
+}

@@ -1,0 +1,187 @@
+//! The servers that can be measured: what their programs are called, and the least configuration that makes each a
+//! forwarder with two upstreams. All that is not needed for that is left as it comes.
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A DNS server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// This program.
+    Nodens,
+    /// NLnet Labs Unbound.
+    Unbound,
+    /// ISC BIND.
+    Bind,
+    /// CoreDNS, as in most clusters.
+    CoreDns,
+    /// PowerDNS dnsdist, a load balancer without a cache by default.
+    Dnsdist,
+    /// CZ.NIC Knot Resolver.
+    Knot,
+    /// dnsmasq.
+    Dnsmasq,
+}
+
+/// Where a server listens and whom it asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Where it takes queries, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// Its upstreams, the one with the fault first.
+    pub upstreams: [SocketAddr; 2],
+    /// A directory of its own.
+    pub dir: &'a Path,
+}
+
+/// System programs are here even where a user's PATH does not say so.
+const MORE_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+impl Server {
+    /// All of them, nodens first.
+    pub const ALL: [Self; 7] =
+        [Self::Nodens, Self::Unbound, Self::Bind, Self::CoreDns, Self::Dnsdist, Self::Knot, Self::Dnsmasq];
+
+    /// Its name on the command line, in tables and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nodens => "nodens",
+            Self::Unbound => "unbound",
+            Self::Bind => "bind",
+            Self::CoreDns => "coredns",
+            Self::Dnsdist => "dnsdist",
+            Self::Knot => "knot",
+            Self::Dnsmasq => "dnsmasq",
+        }
+    }
+
+    /// The server of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|server| server.name() == name)
+    }
+
+    /// What its program is called.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Bind => "named",
+            Self::Knot => "kresd",
+            other => other.name(),
+        }
+    }
+
+    /// Its program's file: this program's own, or the first of that name in PATH.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not installed; what the system says if it does not tell this program's own file.
+    pub fn find(self) -> io::Result<PathBuf> {
+        if self == Self::Nodens {
+            return env::current_exe();
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path)
+            .chain(MORE_PATH.map(PathBuf::from))
+            .map(|dir| dir.join(self.program()))
+            .find(|file| file.is_file())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// What its program is started with; `file` holds its [`Server::config`].
+    pub fn arguments(self, file: &str, place: &Place<'_>) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self::Nodens => &["serve", "--config", file],
+            Self::Unbound => &["-d", "-c", file],
+            Self::Bind => &["-g", "-n", "1", "-c", file],
+            Self::CoreDns => &["-conf", file],
+            Self::Dnsdist => &["--supervised", "--disable-syslog", "-C", file],
+            Self::Knot => return ["-n", "-c", file, &place.dir.display().to_string()].map(str::to_owned).into(),
+            Self::Dnsmasq => &["--keep-in-foreground", "--user=", "--group=", "--pid-file=", "-C", file],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Its configuration.
+    pub fn config(self, place: &Place<'_>) -> String {
+        let Place { listen, upstreams: [one, two], dir } = place;
+        let (ip, port, dir) = (listen.ip(), listen.port(), dir.display());
+        match self {
+            Self::Nodens => format!(
+                "[server]\nlisten = [\"{listen}\"]\nworkers = 1\n\
+                 [upstreams.both]\nservers = [\"{one}\", \"{two}\"]\nselect = \"ordered\"\n\
+                 [[route]]\nzones = [\".\"]\nto = \"both\"\n"
+            ),
+            Self::Unbound => format!(
+                "server:\n  interface: {}\n  directory: \"{dir}\"\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  \
+                 use-syslog: no\n  do-not-query-localhost: no\n\
+                 remote-control:\n  control-enable: no\n\
+                 forward-zone:\n  name: \".\"\n  forward-addr: {}\n  forward-addr: {}\n",
+                at(listen),
+                at(one),
+                at(two)
+            ),
+            Self::Bind => {
+                let (v4, v6) =
+                    if ip.is_ipv4() { (ip.to_string(), "none".into()) } else { ("none".into(), ip.to_string()) };
+                format!(
+                    "options {{\n  directory \"{dir}\";\n  pid-file none;\n  lock-file none;\n  \
+                     session-keyfile \"{dir}/session.key\";\n  listen-on port {port} {{ {v4}; }};\n  \
+                     listen-on-v6 port {port} {{ {v6}; }};\n  forward only;\n  \
+                     forwarders {{ {} port {}; {} port {}; }};\n  dnssec-validation no;\n}};\ncontrols {{ }};\n",
+                    one.ip(),
+                    one.port(),
+                    two.ip(),
+                    two.port()
+                )
+            }
+            Self::CoreDns => format!(".:{port} {{\n  bind {ip}\n  forward . {one} {two}\n  cache 30\n}}\n"),
+            Self::Dnsdist => format!(
+                "setLocal(\"{listen}\")\nsetSecurityPollSuffix(\"\")\n\
+                 newServer({{address=\"{one}\", order=1}})\nnewServer({{address=\"{two}\", order=2}})\n"
+            ),
+            // No trust anchor: the upstreams' names are not signed.
+            Self::Knot => format!(
+                "net.listen('{ip}', {port}, {{ kind = 'dns' }})\ntrust_anchors.remove('.')\n\
+                 cache.size = 10 * MB\npolicy.add(policy.all(policy.FORWARD({{ '{}', '{}' }})))\n",
+                at(one),
+                at(two)
+            ),
+            Self::Dnsmasq => format!(
+                "port={port}\nlisten-address={ip}\nbind-interfaces\nno-resolv\nno-hosts\nserver={}\nserver={}\n",
+                at(one).replace('@', "#"),
+                at(two).replace('@', "#")
+            ),
+        }
+    }
+}
+
+/// An address in the way of unbound and others: `127.0.0.1@53`.
+fn at(address: &SocketAddr) -> String {
+    format!("{}@{}", address.ip(), address.port())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+
+    #[test]
+    fn every_server_is_told_where_to_listen_and_whom_to_ask() {
+        for ip in ["127.0.0.1", "[::1]"] {
+            let address = |port| format!("{ip}:{port}").parse().unwrap();
+            let place =
+                Place { listen: address(10_053), upstreams: [address(20_001), address(20_002)], dir: Path::new("/d") };
+            for server in Server::ALL {
+                let config = server.config(&place);
+                let ports =
+                    ["10053", "20001", "20002"].map(|port| config.find(port).unwrap_or_else(|| panic!("{config}")));
+                assert!(ports.is_sorted(), "the one with the fault is first: {config}");
+                assert!(server.arguments("/d/config", &place).contains(&"/d/config".to_owned()));
+                assert_eq!(Server::named(server.name()), Some(server));
+            }
+            let config = parse(&Server::Nodens.config(&place), &[]).unwrap();
+            assert_eq!((config.upstreams.len(), config.routes.len()), (1, 1));
+        }
+    }
+}

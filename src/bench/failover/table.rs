@@ -1,0 +1,145 @@
+//! A report as text for a terminal: rows are faults.
+
+use std::fmt::Write;
+
+use super::ask::STEADY_PACE;
+use super::fault::Mode;
+use super::figures::Figures;
+use super::report::Report;
+use crate::bench::table::count;
+
+/// One table for each mode that was measured, and what else there is to say.
+pub fn table(report: &Report) -> String {
+    let mut out = String::new();
+    for mode in [Mode::Steady, Mode::Burst] {
+        let servers = report.servers(mode);
+        let rows = match servers.as_slice() {
+            [] => continue,
+            [_] => full(report, mode),
+            _ => side_by_side(report, mode),
+        };
+        let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
+        let _ = writeln!(out, "{}\n\n{}", headline(report, mode, &names), aligned(&rows)); // a String takes everything
+    }
+    for note in report.notes() {
+        let _ = writeln!(out, "{note}"); // as above
+    }
+    out
+}
+
+fn headline(report: &Report, mode: Mode, servers: &[&str]) -> String {
+    let what = match mode {
+        Mode::Steady => format!("a new name every {} ms", STEADY_PACE.as_millis()),
+        Mode::Burst => "new names one after another".to_owned(),
+    };
+    let cells = match servers {
+        [server] => format!("{server}, ms"),
+        _ => "p99 / max in ms, lost".to_owned(),
+    };
+    format!("{}: {what}, {}; {cells}", mode.name(), report.transport())
+}
+
+/// All that is known of the one server.
+fn full(report: &Report, mode: Mode) -> Vec<Vec<String>> {
+    let mut head = vec!["first upstream", "asked", "p50", "p99", "max", "lost", "wrong", "healthy one asked"];
+    if mode == Mode::Burst {
+        head.insert(4, "after 10");
+    }
+    let mut rows = vec![head.into_iter().map(str::to_owned).collect()];
+    for fault in report.faults(mode) {
+        for server in report.servers(mode) {
+            let mut row = vec![fault.label.to_owned()];
+            if let Some(figures) = report.figures(mode, &fault, server) {
+                row.push(count(figures.asked));
+                row.extend([figures.p50_ms, figures.p99_ms].map(ms));
+                if mode == Mode::Burst {
+                    row.push(figures.p99_after_10_ms.map_or("-".to_owned(), ms));
+                }
+                row.extend([ms(figures.max_ms), count(figures.lost), count(figures.wrong)]);
+                row.push(figures.healthy_ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} x")));
+            }
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// The least of each server.
+fn side_by_side(report: &Report, mode: Mode) -> Vec<Vec<String>> {
+    let servers = report.servers(mode);
+    let head = std::iter::once("first upstream").chain(servers.iter().map(|server| server.name()));
+    let mut rows = vec![head.map(str::to_owned).collect::<Vec<_>>()];
+    for fault in report.faults(mode) {
+        let cell = |server| report.figures(mode, &fault, server).map_or("-".to_owned(), cell);
+        rows.push(std::iter::once(fault.label.to_owned()).chain(servers.iter().copied().map(cell)).collect());
+    }
+    rows
+}
+
+fn cell(figures: &Figures) -> String {
+    let mut cell = format!("{} / {}", ms(figures.p99_ms), ms(figures.max_ms));
+    if figures.lost > 0 {
+        let _ = write!(cell, ", {} lost", count(figures.lost)); // a String takes everything
+    }
+    cell
+}
+
+/// Milliseconds, with a tenth where it tells something.
+pub(super) fn ms(ms: f64) -> String {
+    if ms < 9.95 { format!("{ms:.1}") } else { count(ms.round() as u64) }
+}
+
+/// Rows as lines, the first column to the left and the others to the right.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (at, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let _ = match at {
+                0 => write!(line, "{cell:<width$}"),
+                _ => write!(line, "  {cell:>width$}"),
+            }; // a String takes everything
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::example;
+    use super::super::server::Server;
+    use super::*;
+
+    #[test]
+    fn servers_stand_side_by_side() {
+        let text = table(&example(Mode::Steady, &[Server::Nodens, Server::Bind]));
+        let expected = "\
+steady: a new name every 50 ms, UDP over IPv4; p99 / max in ms, lost
+
+first upstream          nodens                    bind
+none                   49 / 50  5,000 / 5,000, 50 lost
+silent from the start  49 / 50  5,000 / 5,000, 50 lost
+
+not installed: coredns
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn one_server_is_told_of_in_full() {
+        let text = table(&example(Mode::Burst, &[Server::Nodens]));
+        let line = text.lines().find(|line| line.starts_with("silent")).unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().skip(4).collect();
+        assert_eq!(words, ["50", "25", "49", "49", "50", "0", "0", "1.04", "x"], "{text}");
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!([0.04, 2.25, 9.96, 250.4, 5000.0].map(ms), ["0.0", "2.2", "10", "250", "5,000"]);
+    }
+}
