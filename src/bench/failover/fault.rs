@@ -13,7 +13,7 @@ pub const HEALTHY_LATENCY: Duration = Duration::from_millis(2);
 /// How many times as long the slow one takes.
 const SLOWER: u32 = 10;
 
-/// How long the late one takes: longer than any client's patience allows for a name.
+/// How long the late one takes: longer than a resolver should wait for it, shorter than a client does.
 const LATE: Duration = Duration::from_millis(1500);
 
 /// One row of the tables.
