@@ -87,7 +87,8 @@ impl Failover {
         let (json, svg) = (open(self.json.as_deref())?, open(self.svg.as_deref())?);
         let cells = plan.cells().len() as u64;
         let (about, most) = plan.durations();
-        let _ = writeln!(io::stderr(), "{cells} runs, about {} in all, at most {}", minutes(about), minutes(most)); // the figures matter more than this line
+        // The figures matter more than this line.
+        let _ = writeln!(io::stderr(), "{cells} runs, about {} in all, at most {}", minutes(about), minutes(most));
         let stop = stop_on_signal();
         let bar = bar();
         bar.set_length(cells);

@@ -23,7 +23,8 @@ const PANEL_FOOT: f64 = 34.0;
 const STYLE: &str = "\
 text { font: 12px system-ui, sans-serif; fill: var(--ink) } .soft { fill: var(--soft) } .small { font-size: 11px }
 .title { font-size: 15px; font-weight: 600 } .head { font-weight: 600 } .page { fill: var(--page) }
-.grid { stroke: var(--rule) } .band { fill: var(--band) } .max { fill: var(--page); stroke-width: 1.6 } .span { stroke-width: 1.4 }
+.grid { stroke: var(--rule) } .band { fill: var(--band) }
+.max { fill: var(--page); stroke-width: 1.6 } .span { stroke-width: 1.4 }
 ";
 const LIGHT: &str = "--ink: #1c2127; --soft: #59636e; --page: #ffffff; --rule: #dde2e7; --band: #f5f7f9;";
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --band: #1b2128;";
