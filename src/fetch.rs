@@ -195,7 +195,7 @@ async fn ask_and_follow<U: Ask>(
     let trust_ad = group.config.trust_ad && stripped.is_none();
     let limits = snapshot.limits(wanted.route);
     let Some(fork) = fork(snapshot, &reply, wanted.route) else {
-        let (follows, now) = (!reply.chain().0.is_empty(), resolver.now());
+        let (follows, now) = (reply.may_lead_on(), resolver.now());
         if stripped.is_some() {
             errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
         }
@@ -289,6 +289,9 @@ struct Fork {
 }
 
 fn fork(snapshot: &Snapshot, reply: &Reply<'_>, route: u16) -> Option<Fork> {
+    if !reply.may_lead_on() {
+        return None;
+    }
     let (links, end) = reply.chain();
     for (at, link) in links.iter().enumerate() {
         let mut buffer = [0; MAX_NAME];

@@ -130,23 +130,36 @@ impl<'a> Reply<'a> {
         self.records.iter().filter(move |record| record.section == section)
     }
 
+    /// The name asked for, in the letter case of the reply.
+    fn qname(&self) -> &'a [u8] {
+        self.message.get(HEADER..self.question_end - 4).unwrap_or_default()
+    }
+
+    /// Whether CNAMEs may lead on from the question's name: most replies have none.
+    pub fn may_lead_on(&self) -> bool {
+        !matches!(self.qtype(), rtype::CNAME | rtype::ANY)
+            && self.section(Section::Answer).any(|record| record.rtype == rtype::CNAME)
+    }
+
     /// Positive, no data or no such name.
     pub fn kind(&self) -> Kind {
-        let chain_end = self.chain().1;
-        let qtype = self.qtype();
-        let answers = |record: &Record| {
-            (qtype == rtype::ANY || record.rtype == qtype)
-                && self.is_asked_class(record)
-                && self.owner_is(record, &chain_end)
-        };
         // With a chain of CNAMEs NXDOMAIN speaks of its end (RFC 6604).
         if self.rcode == super::rcode::NXDOMAIN {
-            Kind::NxDomain
-        } else if self.section(Section::Answer).any(answers) {
-            Kind::Positive
-        } else {
-            Kind::NoData
+            return Kind::NxDomain;
         }
+        match self.may_lead_on() {
+            true => self.kind_at(&self.chain().1),
+            false => self.kind_at(self.qname()),
+        }
+    }
+
+    /// Whether there is data at the name that all CNAMEs lead to.
+    fn kind_at(&self, end: &[u8]) -> Kind {
+        let qtype = self.qtype();
+        let answers = |record: &Record| {
+            (qtype == rtype::ANY || record.rtype == qtype) && self.is_asked_class(record) && self.owner_is(record, end)
+        };
+        if self.section(Section::Answer).any(answers) { Kind::Positive } else { Kind::NoData }
     }
 
     /// The SOA record of a negative answer (RFC 2308).
@@ -167,9 +180,9 @@ impl<'a> Reply<'a> {
     /// No record is taken twice, and no more than a few are, so neither a loop nor a reply full of CNAMEs is a trap.
     pub fn chain(&self) -> (Vec<Record>, Vec<u8>) {
         let mut buffer = [0; MAX_NAME];
-        let mut here = self.message.get(HEADER..self.question_end - 4).unwrap_or_default().to_ascii_lowercase();
+        let mut here = self.qname().to_ascii_lowercase();
         let mut links: Vec<Record> = Vec::new();
-        if self.qtype() == rtype::CNAME || self.qtype() == rtype::ANY {
+        if !self.may_lead_on() {
             return (links, here);
         }
         while links.len() < LONGEST_CHAIN {
@@ -193,8 +206,7 @@ impl<'a> Reply<'a> {
     pub fn owner_is(&self, record: &Record, name: &[u8]) -> bool {
         // Most owners are a pointer to the question.
         if u16_at(self.message, record.start) == Some(TO_QUESTION) {
-            let question = self.message.get(HEADER..self.question_end - 4).unwrap_or_default();
-            return question.eq_ignore_ascii_case(name);
+            return self.qname().eq_ignore_ascii_case(name);
         }
         let mut buffer = [0; MAX_NAME];
         name::expand(self.message, record.start, &mut buffer)

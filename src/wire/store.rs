@@ -82,13 +82,17 @@ fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     let records = &reply.records[..];
     // What trails the last record belongs to nobody.
     let end = records.last().map_or(reply.question_end, |record| record.end);
+    // Room for what an entry keeps behind the message too.
+    let mut wire = Vec::with_capacity(end + 2 * records.len() + reply.extended_errors.len());
     let Some((start, stop)) = reply.opt else {
-        return Bare { wire: reply.message[..end].to_vec(), gap: Gap { start: end, end }, records };
+        wire.extend_from_slice(&reply.message[..end]);
+        return Bare { wire, gap: Gap { start: end, end }, records };
     };
     let gap = Gap { start, end: stop };
     let before = records.partition_point(|record| record.start < start);
     let behind = &records[before..];
-    let mut wire = [&reply.message[..start], reply.message.get(stop..end).unwrap_or_default()].concat();
+    wire.extend_from_slice(&reply.message[..start]);
+    wire.extend_from_slice(reply.message.get(stop..end).unwrap_or_default());
     for record in behind {
         for at in names(reply.message, record) {
             pull_pointer(&mut wire, gap.moved(at), gap);
