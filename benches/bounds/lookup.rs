@@ -1,0 +1,104 @@
+//! A million names within the process: a hit without the kernel's work for the two packets.
+//!
+//! What is measured is what a server does with a packet: read it, find it, fit the kept reply to it.
+
+use std::hint::black_box;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use nix::time::{ClockId, clock_gettime};
+use nodens::answer::{Resolver, Response};
+use nodens::bench::names::Questions;
+use nodens::cache::entry::{Entry, Limits};
+use nodens::config::parse::parse;
+use nodens::metrics::{Metrics, Tally};
+use nodens::snapshot::Snapshot;
+use nodens::wire::query::{Key, Query};
+use nodens::wire::reply::Reply;
+use tokio::time::Instant;
+
+use super::Setting;
+use super::finding::Finding;
+use super::load::shuffled;
+use super::responder::RECORD;
+use super::workers::median;
+
+/// The names of the small cache.
+const FEW: usize = 1_000;
+/// Room for a million names.
+const CONFIG: &str = "[server]\nlisten = [\"127.0.0.1:0\"]\n[cache]\nmemory = \"512MiB\"\n\
+                      [upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+/// Measures.
+pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
+    let many = if setting.quick { 100_000 } else { 1_000_000 };
+    let (mut small, mut large) = (Cache::of(&shuffled(FEW, FEW)?)?, Cache::of(&shuffled(many, many)?)?);
+    let (few_questions, many_questions) = (shuffled(many, FEW)?, shuffled(many, many)?);
+    let (mut few, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..if setting.quick { 1 } else { 5 } {
+        few.push(small.cost(&few_questions)?);
+        all.push(large.cost(&many_questions)?);
+    }
+    let ratios = few.iter().zip(&all).map(|(few, all)| all / few).collect();
+    Ok(vec![
+        Finding::plain("look-up in process, 1,000 names", median(few), "ns"),
+        Finding::plain(format!("look-up in process, {many} names"), median(all), "ns"),
+        Finding::at_most("look-up in process, many names to few", median(ratios), 1.3, "x"),
+    ])
+}
+
+struct Cache {
+    resolver: Resolver,
+    snapshot: Arc<Snapshot>,
+    tally: Tally,
+}
+
+impl Cache {
+    /// A resolver that knows the answers to all of these.
+    fn of(questions: &Questions) -> io::Result<Self> {
+        let config = parse(CONFIG, &[]).map_err(|mistakes| io::Error::other(format!("{mistakes:?}")))?;
+        let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
+        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
+        let snapshot = resolver.snapshot.load_full();
+        let limits = Limits { max_ttl: 86_400, negative_max_ttl: 300 };
+        for at in 0..questions.len() as u32 {
+            let query = questions.query(at);
+            let mut wire = [query, RECORD].concat();
+            wire[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+            let (Ok(query), Ok(reply)) = (Query::read(query), Reply::read(&wire)) else {
+                return Err(io::Error::other("no query"));
+            };
+            let key = Key::new(&query, 0);
+            let hash = resolver.cache.hash(&key);
+            let entry = Entry::from_reply(&reply, limits, false, snapshot.home(0, false), resolver.now());
+            resolver.cache.insert(hash, &key, entry);
+            // Asked for again, so that it stays.
+            resolver.cache.with(hash, &key, |_| ());
+        }
+        Ok(Self { resolver, snapshot, tally })
+    }
+
+    /// Nanoseconds of CPU for a hit.
+    fn cost(&mut self, questions: &Questions) -> io::Result<f64> {
+        let client: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let mut out = [0; 4096];
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally);
+        let mut hits = 0;
+        let before = cpu()?;
+        for at in 0..questions.len() as u32 {
+            match self.resolver.respond(&mut turn, questions.query(at), client, false, &mut out) {
+                Response::Reply(len) => hits += u32::from(black_box(len) > 0),
+                _ => return Err(io::Error::other("a name is not in the cache")),
+            }
+        }
+        Ok((cpu()? - before) as f64 / f64::from(hits))
+    }
+}
+
+/// CPU time of this thread, in nanoseconds.
+fn cpu() -> io::Result<i64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
