@@ -1,0 +1,120 @@
+//! A flood of names that are asked for once, through the server's own path: what is popular stays in the cache.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use nodens::answer::{Resolver, Response, finish};
+use nodens::config::parse::parse;
+use nodens::metrics::{Metrics, Tally};
+use nodens::snapshot::Snapshot;
+use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
+use nodens::wire::name::Name;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+const CONFIG: &str = r#"
+[server]
+listen = ["127.0.0.1:0"]
+[cache]
+memory = "2MiB"
+[upstreams.up]
+servers = ["192.0.2.1"]
+[[route]]
+zones = ["."]
+to = "up"
+"#;
+
+/// Names that are asked for again and again.
+const POPULAR: usize = 250;
+/// Names that are asked for once, in each round: more than the cache holds, which is looked at below. By last use alone,
+/// no popular name would be there any more when its next turn comes.
+const FLOOD: usize = 9_000;
+const ROUNDS: usize = 3;
+
+/// An upstream that knows an address for every name.
+struct Knowing {
+    asked: Cell<usize>,
+}
+
+impl Ask for Knowing {
+    async fn ask(&self, _: &Group, question: &Question, _: Instant) -> Result<Answer, Failure> {
+        self.asked.set(self.asked.get() + 1);
+        let mut wire = query(question.name.as_wire());
+        wire[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+        wire.extend(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x01");
+        Ok(Answer { wire, server: "192.0.2.1:53".parse().unwrap(), transport: Transport::Udp })
+    }
+}
+
+struct Scene {
+    resolver: Arc<Resolver>,
+    upstreams: Rc<Knowing>,
+    tally: Tally,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let snapshot = Snapshot::new(parse(CONFIG, &[]).unwrap(), &metrics, None);
+        let resolver = Arc::new(Resolver::new(snapshot, metrics));
+        Self { resolver, upstreams: Rc::new(Knowing { asked: Cell::new(0) }), tally }
+    }
+
+    /// Asks for a name as a client does; true if the answer was there at once.
+    async fn ask(&mut self, name: &str) -> bool {
+        let packet = query(Name::from_str(name).unwrap().as_wire());
+        let snapshot = self.resolver.snapshot.load_full();
+        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally);
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut out = [0; 1232];
+        match self.resolver.respond(&mut turn, &packet, client, false, &mut out) {
+            Response::Reply(len) => {
+                assert_eq!((out[3] & 0x0f, out[7]), (0, 1), "{name}: {:?}", &out[..len]);
+                true
+            }
+            Response::Later(wanted) => {
+                let finished = finish(&self.resolver, &self.upstreams, wanted, &packet, false).await;
+                assert_eq!((finished.rcode, finished.wire[7]), (0, 1), "{name}");
+                false
+            }
+            _ => panic!("{name}: neither an answer nor a question for upstreams"),
+        }
+    }
+}
+
+/// A query for an address, recursion desired.
+fn query(name: &[u8]) -> Vec<u8> {
+    [b"\0\x07\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_unique_names_leaves_the_popular_ones_in_the_cache() {
+    let mut scene = Scene::new();
+    let flooded = async {
+        for round in 0..2 {
+            for popular in 0..POPULAR {
+                assert_eq!(scene.ask(&format!("p{popular}.popular.example")).await, round == 1);
+            }
+        }
+        let mut hits = 0;
+        for round in 0..ROUNDS {
+            for at in 0..FLOOD {
+                assert!(!scene.ask(&format!("u{at}.r{round}.flood.example")).await, "it was never asked for");
+                if at % (FLOOD / POPULAR) == 0 {
+                    hits += usize::from(scene.ask(&format!("p{}.popular.example", at / (FLOOD / POPULAR))).await);
+                }
+            }
+        }
+        let fill = scene.resolver.cache.fill();
+        assert!(fill.entries < FLOOD, "the cache holds more than a round of the flood: {fill:?}");
+        assert!(fill.evictions > 0 && scene.upstreams.asked.get() >= FLOOD * ROUNDS + POPULAR);
+        assert!(hits * 100 >= POPULAR * ROUNDS * 95, "{hits} hits of {}: {fill:?}", POPULAR * ROUNDS);
+        println!("{hits} hits of {}, {fill:?}", POPULAR * ROUNDS);
+    };
+    LocalSet::new().run_until(flooded).await;
+}
