@@ -2,12 +2,15 @@
 //! those that are asked for again and again:
 //!
 //! ```text
-//! new ──► probation (a quarter) ── pushed out: asked for since? ──► protected (the rest) ── pushed out ──► gone
-//!                                              └─ never ──► gone
+//! new ──► probation (a quarter) ── at its end: asked for since? ──► protected (the rest) ── at its end: asked for since?
+//!                                              └─ never ──► gone      ▲                                 │     └─ not ──► gone
+//!                                                                     └─────── in front again ──────────┘
 //! ```
 //!
-//! Each segment is a list by last use. A hit only moves an entry to the front of its own list: entries change segments
-//! when others push them out, never on the hot path.
+//! Each segment is a queue. A hit leaves a mark on its entry and moves nothing: with a million names each step in a list
+//! is a word that is not in the CPU's caches, and with two workers one that the other has just written. What a mark is
+//! worth is decided when room is needed: an entry that was asked for since goes round once more, without its mark
+//! ("second chance"; the two queues are those of S3-FIFO, Yang et al., SOSP 2023).
 //!
 //! The bound is on what is really allocated. A segment's table is made once, large enough for twice the entries that it
 //! may hold: a table of this kind that is at most half full clears out what removed entries leave behind in place, and
@@ -24,6 +27,9 @@ use crate::wire::query::Key;
 
 /// Of a shard's memory, one part in so many is on probation.
 const PROBATION: usize = 4;
+
+/// Entries that may go round before one has to go, whatever was asked for: the longest that an insertion holds the lock.
+const MOST_ROUNDS: usize = 64;
 
 /// Bytes of an entry for which the table is made: those of a short name with one or two addresses. Smaller ones, if all
 /// are, leave a part of the memory unused; the table takes a tenth to a fifth of it.
@@ -50,15 +56,18 @@ impl Shard {
 
     #[inline]
     pub(super) fn get(&mut self, hash: u64, key: &Key) -> Option<&mut Entry> {
-        let slot = match self.protected.entries.get_mut(&hash) {
+        let slot = match self.protected.entries.peek_mut(&hash) {
             Some(slot) => slot,
-            None => {
-                let slot = self.probation.entries.get_mut(&hash)?;
-                slot.asked_again = true;
-                slot
-            }
+            None => self.probation.entries.peek_mut(&hash)?,
         };
-        slot.is_under(key).then_some(&mut slot.entry)
+        if !slot.is_under(key) {
+            return None;
+        }
+        // Most often it is set, and a word that is not written stays in the other workers' caches.
+        if !slot.asked_again {
+            slot.asked_again = true;
+        }
+        Some(&mut slot.entry)
     }
 
     pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
@@ -70,7 +79,7 @@ impl Shard {
         let asked_again = self.probation.remove(hash).is_some_and(|old| old.asked_again);
         while let Some((hash, old)) = self.probation.make_room(slot.size()) {
             match old.asked_again {
-                true => self.protect(hash, old),
+                true => self.protect(hash, Slot { asked_again: false, ..old }),
                 false => self.evictions += 1,
             }
         }
@@ -78,8 +87,12 @@ impl Shard {
     }
 
     fn protect(&mut self, hash: u64, slot: Slot) {
+        if self.protected.lacks_room(slot.size()) {
+            self.protected.send_round();
+        }
         while self.protected.make_room(slot.size()).is_some() {
             self.evictions += 1;
+            self.protected.send_round();
         }
         self.protected.put(hash, slot);
     }
@@ -99,7 +112,7 @@ impl Shard {
     }
 }
 
-/// A list by last use, and its share of the memory.
+/// A queue, and its share of the memory.
 #[derive(Debug)]
 struct Segment {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
@@ -114,7 +127,7 @@ struct Segment {
 struct Slot {
     entry: Entry,
     rest: [u8; Key::REST],
-    /// Whether it was served since it came; only looked at on probation.
+    /// Whether it was served since it came, or since it last went round.
     asked_again: bool,
 }
 
@@ -132,10 +145,9 @@ impl Segment {
         Self { entries, limit: capacity.get() / 2, bytes, bound }
     }
 
-    /// Takes out the longest unused entry, if there is no room for another of this size.
+    /// Takes out the entry at the end, if there is no room for another of this size.
     fn make_room(&mut self, size: usize) -> Option<(u64, Slot)> {
-        // One reply that would empty the segment is not worth it: it will not be put there.
-        if self.has_room(size) || size > self.bound / 2 {
+        if !self.lacks_room(size) {
             return None;
         }
         let (hash, old) = self.entries.pop_lru()?;
@@ -150,6 +162,24 @@ impl Segment {
             self.bytes += size;
             self.entries.put(hash, slot);
         }
+    }
+
+    /// Puts those at the end that were asked for since back in front, until one is at the end that was not.
+    fn send_round(&mut self) {
+        for _ in 0..MOST_ROUNDS.min(self.entries.len()) {
+            let Some(hash) = self.entries.peek_lru().filter(|(_, slot)| slot.asked_again).map(|(hash, _)| *hash) else {
+                return;
+            };
+            if let Some(slot) = self.entries.get_mut(&hash) {
+                slot.asked_again = false;
+            }
+        }
+    }
+
+    /// Whether something must go for another of this size. One reply that would empty the segment is not worth it: it
+    /// will not be put there.
+    fn lacks_room(&self, size: usize) -> bool {
+        !self.has_room(size) && size <= self.bound / 2
     }
 
     fn remove(&mut self, hash: u64) -> Option<Slot> {
@@ -241,11 +271,14 @@ mod tests {
             shard.insert(hash, &key(name), entry(&key(name), 1900));
         }
         assert!(shard.get(1, &key(b'a')).is_some());
-        shard.insert(4, &key(b'd'), entry(&key(b'd'), 1900));
-        let held =
-            [(1, b'a'), (2, b'b'), (3, b'c'), (4, b'd')].map(|(hash, name)| shard.get(hash, &key(name)).is_some());
-        assert_eq!(held, [true, false, true, true]);
-        assert_eq!((shard.fill().entries, shard.fill().evictions), (3, 1));
+        // The first one makes room by changing over to the protected ones; then it is the second one's turn.
+        for (hash, name) in [(4, b'd'), (5, b'e')] {
+            shard.insert(hash, &key(name), entry(&key(name), 1900));
+        }
+        let held = [(1, b'a'), (2, b'b'), (3, b'c'), (4, b'd'), (5, b'e')]
+            .map(|(hash, name)| shard.get(hash, &key(name)).is_some());
+        assert_eq!(held, [true, false, true, true, true]);
+        assert_eq!((shard.fill().entries, shard.fill().evictions), (4, 1));
     }
 
     #[test]
@@ -263,6 +296,19 @@ mod tests {
         let left = popular.filter(|hash| shard.get(*hash, &key(b'p')).is_some()).count();
         assert_eq!(left, 1_000);
         assert!(shard.fill().bytes <= 1 << 20);
+    }
+
+    #[test]
+    fn what_is_asked_again_goes_round_before_it_goes() {
+        let mut shard = Shard::new(1 << 20);
+        // All are asked again, so all come to be protected, and more of them than there is room for.
+        for hash in 0..10_000u64 {
+            shard.insert(hash, &key(b'a'), entry(&key(b'a'), 50));
+            assert!(shard.get(hash, &key(b'a')).is_some());
+            // One of them goes on being asked for, seldom enough to be at the end more than once.
+            assert!(hash % 64 != 0 || shard.get(0, &key(b'a')).is_some(), "lost after {hash}");
+        }
+        assert!(shard.fill().evictions > 5_000, "{:?}", shard.fill());
     }
 
     #[test]
