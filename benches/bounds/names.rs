@@ -37,7 +37,7 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let kept = large.metric("nodens_cache_entries")?;
 
     let (few_questions, many_questions) = (shuffled(many, FEW)?, shuffled(many, many)?);
-    let (turns, time) = if setting.quick { (1, Duration::from_secs(1)) } else { (5, Duration::from_secs(2)) };
+    let (turns, time) = if setting.quick { (1, Duration::from_secs(1)) } else { (3, Duration::from_secs(2)) };
     let (mut few, mut all) = (Vec::new(), Vec::new());
     for _ in 0..turns {
         few.push(cost(&small, &few_questions, IN_FLIGHT, time)?);
