@@ -107,7 +107,7 @@ fn look_up_and_fit_allocate_nothing() {
         let key = Key::new(&query, 0);
         let hash = cache.hash(&key);
         let len = cache.with(hash, &key, |entry| {
-            entry.hits += 1;
+            entry.hits = entry.hits.saturating_add(1);
             fit(entry.kept(), &query, Age::Seconds(5), options, &mut out[..size])
         });
         assert_eq!(allocations(), before, "with {} bytes of options", options.len());

@@ -45,7 +45,7 @@ const STALE_TTL: u32 = 30;
 /// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
 pub const MAX_PENDING: i64 = 16_384;
 /// Hits after which an entry is popular: fetched anew in the last tenth of its life.
-const POPULAR: u32 = 3;
+const POPULAR: u8 = 3;
 /// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
 const LEAST_PREFETCHED: Millis = 5_000;
 
@@ -281,7 +281,10 @@ fn cached(turn: &Turn<'_>, entry: &mut Entry, query: &Query<'_>, key: &Key, opti
     let route = entry.home.route;
     match entry.worth(turn.now, stale_window(snapshot)) {
         Worth::Fresh(age) => {
-            entry.hits = entry.hits.saturating_add(1);
+            // Not counted further, so that workers do not take the entry out of each other's caches.
+            if entry.hits < POPULAR {
+                entry.hits += 1;
+            }
             let refresh = wants_prefetch(snapshot, entry, turn.now);
             entry.refreshing |= refresh;
             let len = fit(entry.kept(), query, Age::Seconds(age), options, out);

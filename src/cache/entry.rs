@@ -28,7 +28,7 @@ const LONGEST_TTL: u32 = i32::MAX as u32;
 pub struct Entry {
     /// The message without OPT, then the TTL offsets, then extended errors.
     bytes: Arc<[u8]>,
-    wire_len: u32,
+    wire_len: u16,
     ttl_count: u16,
     /// The response code.
     pub rcode: u16,
@@ -40,8 +40,8 @@ pub struct Entry {
     pub expires: Millis,
     /// Where it belongs: see [`Home`].
     pub home: Home,
-    /// How often it was served since it came.
-    pub hits: u32,
+    /// How often it was served since it came, as far as that matters.
+    pub hits: u8,
     /// Whether a prefetch of it is under way.
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
@@ -106,7 +106,8 @@ impl Entry {
         let Stored { wire: mut bytes, ttls, least_ttl } = store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
-        let wire_len = bytes.len() as u32;
+        // No message is longer than 65,535 bytes.
+        let wire_len = bytes.len() as u16;
         bytes.reserve(2 * ttls.len() + reply.extended_errors.len());
         ttls.iter().for_each(|at| bytes.extend_from_slice(&at.to_be_bytes()));
         bytes.extend_from_slice(&reply.extended_errors);
@@ -130,7 +131,7 @@ impl Entry {
     pub fn failure(question: &[u8], extended_errors: &[u8], home: Home, failed: Failed, now: Millis) -> Self {
         let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         bytes.extend_from_slice(question);
-        let wire_len = bytes.len() as u32;
+        let wire_len = bytes.len() as u16;
         bytes.extend_from_slice(extended_errors);
         Self {
             bytes: bytes.into(),
@@ -185,7 +186,7 @@ impl Entry {
     /// The reply, as [`crate::wire::fit`] takes it.
     #[inline]
     pub fn kept(&self) -> Kept<'_> {
-        let (wire, rest) = self.bytes.split_at(self.wire_len as usize);
+        let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
         Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic }
     }
