@@ -22,7 +22,7 @@ pub(crate) struct Operation {
 pub(crate) const OPERATIONS: [Operation; 9] = [
     Operation { name: "read", bound: 140, run: read },
     Operation { name: "key-hash", bound: 575, run: key_hash },
-    Operation { name: "look-up", bound: 168, run: look_up },
+    Operation { name: "look-up", bound: 150, run: look_up },
     Operation { name: "fit", bound: 265, run: fit_plain },
     Operation { name: "fit-edns", bound: 348, run: fit_edns },
     Operation { name: "hit", bound: 1_440, run: |times| hit(&packets::a(), times) },
