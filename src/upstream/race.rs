@@ -189,10 +189,11 @@ impl Race {
         match outcome {
             Outcome::Answered => self.won = self.won.or(Some(number)),
             Outcome::Truncated | Outcome::CaseFolded if attempt.transport == Transport::Udp => {
-                self.owed = Some(Attempt { transport: Transport::Tcp, hedge: false, ..attempt });
+                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             Outcome::Failed(FailureKind::Formerr) if attempt.edns => {
-                self.owed = Some(Attempt { edns: false, hedge: false, ..attempt });
+                self.runners[attempt.candidate].candidate.edns = false;
+                self.go_on(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
             outcome => {
                 let error = matches!(outcome, Outcome::Failed(kind) if kind.is_reply());
@@ -200,6 +201,24 @@ impl Race {
                 // One that was overdue has its successor already.
                 self.successor_owed |= !overdue;
             }
+        }
+    }
+
+    /// Owes the question to the same server in another way. Late replies may ask for that more than once: not where it
+    /// is under way already, and over each transport no more than three times.
+    fn go_on(&mut self, next: Attempt, overdue: bool) {
+        let same = |running: &&Running| {
+            (running.attempt.candidate, running.attempt.transport) == (next.candidate, next.transport)
+        };
+        let mut before = self.attempts.iter().filter(same);
+        let tries = before.clone().count();
+        if before.any(|running| running.open && !running.overdue && running.attempt.edns == next.edns) {
+            return;
+        }
+        if tries < usize::from(TRIES_PER_SERVER) {
+            self.owed = Some(next);
+        } else {
+            self.successor_owed |= !overdue;
         }
     }
 
@@ -373,6 +392,18 @@ mod tests {
             let next = sent(race.step(start, never));
             assert_eq!((next.candidate, next.transport, next.edns), (0, transport, edns));
         }
+    }
+
+    #[test]
+    fn late_replies_with_tc_ask_over_one_connection() {
+        let (mut race, start) = race(1);
+        sent(race.step(start, never));
+        assert_eq!(race.step(start + 50 * MS, never), Step::Overdue(0));
+        sent(race.step(start + 50 * MS, never));
+        race.ended(0, Outcome::Truncated);
+        assert_eq!(sent(race.step(start + 51 * MS, never)).transport, Transport::Tcp);
+        race.ended(1, Outcome::Truncated);
+        assert_eq!(race.step(start + 52 * MS, never), Step::Wait(start + 151 * MS));
     }
 
     #[test]
