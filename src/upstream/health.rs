@@ -118,7 +118,12 @@ impl Health {
     /// A reply came after `latency`.
     pub fn replied(&mut self, now: Instant, latency: Duration) -> Option<Change> {
         self.streak = 0;
-        self.lost <<= 1;
+        if latency >= self.attempt_timeout() && latency <= BEARABLE {
+            // Its attempt was counted as lost, and is not.
+            self.lost &= self.lost.wrapping_sub(1);
+        } else {
+            self.lost <<= 1;
+        }
         self.heard = Some(now);
         // Of one that only probes ask, few replies have to tell.
         let weight = if self.passed_over || self.ejected.is_some() { 2 } else { 8 };
@@ -173,7 +178,9 @@ impl Health {
             if ejected.given == 0 {
                 ejected.wait = (ejected.wait * 2).min(LONGEST_PROBE);
             }
-            let wait = if ejected.given == 0 { ejected.wait } else { FIRST_PROBE };
+            // Time for the reply, however far away the server is: the next probe would end the run of replies.
+            let reply = self.smoothed.map_or(FIRST_PROBE, |mean| (mean * 3).clamp(FIRST_PROBE, LONGEST_PROBE));
+            let wait = if ejected.given == 0 { ejected.wait } else { reply };
             ejected.next_probe = now + jittered(wait, jitter);
             return true;
         }
@@ -281,6 +288,44 @@ mod tests {
         }
         assert_eq!(health.replied(now, MS), Some(Change::Recovered(now - start)));
         assert!(health.is_healthy());
+    }
+
+    #[test]
+    fn a_late_reply_was_not_lost() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        (0..101).for_each(|_| _ = health.replied(start, MS));
+        // It has become slower, which the window tells only after some replies.
+        for _ in 0..=EJECT_LOSING {
+            let late = health.attempt_timeout() + MS;
+            assert_eq!(health.failed(start, 0.5), None);
+            assert_eq!(health.replied(start, late), None);
+        }
+    }
+
+    #[test]
+    fn one_that_is_far_away_can_give_its_proof() {
+        let (start, latency) = (Instant::now(), 300 * MS);
+        let mut health = Health::new();
+        // Each second one is lost, so that many replies in a row are asked for.
+        while health.is_healthy() {
+            health.replied(start, latency);
+            health.failed(start, 0.5);
+        }
+        let mut replies = std::collections::VecDeque::new();
+        for now in (0..3_000).map(|ms| start + MS * ms) {
+            if replies.front() == Some(&now) {
+                replies.pop_front();
+                health.replied(now, latency);
+            }
+            if health.is_healthy() {
+                return;
+            }
+            if health.probe_due(now, 1.0, false) {
+                replies.push_back(now + latency);
+            }
+        }
+        panic!("it is still down: {health:?}");
     }
 
     #[test]
