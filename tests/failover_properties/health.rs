@@ -1,0 +1,186 @@
+//! A server's health through weal and woe: clients ask while it takes queries, probes as often as they are due.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nodens::upstream::health::{Change, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, MOST_PROOF};
+use nodens::upstream::probe::TICK;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::config;
+
+const MS: Duration = Duration::from_millis(1);
+/// How long a probe is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A server that is ejected again within this time has to prove more.
+const RELAPSE: Duration = Duration::from_secs(30);
+
+/// How a server is for a while: it answers after so many milliseconds all but so many of a hundred queries.
+#[derive(Clone, Debug)]
+struct Spell {
+    lasts: u32,
+    latency: u32,
+    loses: u32,
+}
+
+fn spell() -> impl Strategy<Value = Spell> {
+    let latency = prop_oneof![6 => 0..60_u32, 1 => 60..900_u32];
+    let loses = prop_oneof![3 => Just(0_u32), 2 => Just(100_u32), 1 => 10..80_u32];
+    (200..9_000_u32, latency, loses).prop_map(|(lasts, latency, loses)| Spell { lasts, latency, loses })
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    Client,
+    Tick,
+    Reply(Duration),
+    Loss,
+}
+
+/// What has happened so far, counted apart from the code.
+struct Story {
+    lost: u32,
+    streak: u32,
+    ejected: Option<Instant>,
+    last_probe: Instant,
+    /// Replies since it was ejected, and how many it has to give at the least.
+    given: u32,
+    proof: u32,
+    came_back: Option<Instant>,
+    /// Since when it answers everything.
+    well: Option<Instant>,
+}
+
+impl Story {
+    fn failed(&mut self, now: Instant, change: Option<Change>) {
+        self.streak += 1;
+        self.lost = self.lost << 1 | 1;
+        if self.ejected.is_some() {
+            assert_eq!(change, None, "ejected twice");
+            return;
+        }
+        let bad = self.streak >= EJECT_AFTER || self.lost.count_ones() >= EJECT_LOSING;
+        assert_eq!(change == Some(Change::Ejected), bad, "ejected by {} in a row, {:b}", self.streak, self.lost);
+        if bad {
+            let relapse = self.came_back.is_some_and(|back| now < back + RELAPSE);
+            self.proof = if relapse { (self.proof * 2).min(MOST_PROOF) } else { 1 };
+            if self.streak < EJECT_AFTER {
+                self.proof = self.proof.max(4);
+            }
+            (self.ejected, self.last_probe, self.given) = (Some(now), now, 0);
+        }
+    }
+
+    /// `late`: it was counted as lost before.
+    fn replied(&mut self, now: Instant, latency: Duration, late: bool, change: Option<Change>) {
+        self.streak = 0;
+        self.lost = if late { self.lost & self.lost.wrapping_sub(1) } else { self.lost << 1 };
+        let Some(since) = self.ejected else { return assert_eq!(change, None) };
+        if latency <= PATIENCE {
+            self.given += 1;
+        }
+        if let Some(change) = change {
+            assert_eq!(change, Change::Recovered(now - since));
+            assert!(self.given >= self.proof, "back by {} replies, not {}", self.given, self.proof);
+            (self.ejected, self.came_back, self.lost) = (None, Some(now), 0);
+        }
+    }
+
+    /// Holds what must be so at any moment.
+    fn check(&self, now: Instant, health: &Health, latency: Duration) {
+        assert_eq!(health.is_healthy(), self.ejected.is_none());
+        assert!((HEDGE.0..=HEDGE.1).contains(&health.hedge_after()));
+        assert!((50 * MS..=1_000 * MS).contains(&health.attempt_timeout()));
+        if self.ejected.is_none() {
+            return;
+        }
+        let unasked = now - self.last_probe;
+        assert!(unasked <= LONGEST_PROBE + TICK, "not probed for {unasked:?}");
+        let well = self.well.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        // Two seconds, and the round trips of as many replies as it may have to give.
+        let most = Duration::from_secs(2) + latency * MOST_PROOF;
+        assert!(well <= most, "well for {well:?} with {latency:?}, and still not asked: {health:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn the_ill_are_probed_and_the_well_are_asked(
+        spells in vec(spell(), 1..14),
+        pace in 5..400_u32,
+        dice in vec((0..100_u32, 0.0..1.0), 97),
+    ) {
+        let start = Instant::now();
+        let mut health = Health::new();
+        let mut story = Story {
+            lost: 0,
+            streak: 0,
+            ejected: None,
+            last_probe: start,
+            given: 0,
+            proof: 0,
+            came_back: None,
+            well: Some(start),
+        };
+        let mut queue: BTreeMap<(Instant, usize), Event> = BTreeMap::new();
+        queue.insert((start, 0), Event::Client);
+        queue.insert((start, 1), Event::Tick);
+        let (mut count, mut draws) = (2, 0);
+        let mut until = start;
+        for spell in &spells {
+            let begins = until;
+            until += MS * spell.lasts;
+            let latency = MS * spell.latency;
+            // Replies of before may be later than this spell's.
+            story.well = if spell.loses > 0 { None } else { Some(begins + PATIENCE.min(latency)) };
+            while let Some(((now, _), _)) = queue.first_key_value().filter(|((now, _), _)| *now < until) {
+                let now = *now;
+                let (_, event) = queue.pop_first().unwrap();
+                draws += 1;
+                let (die, jitter) = dice[draws % dice.len()];
+                let mut add = |after: Duration, event| {
+                    count += 1;
+                    queue.insert((now + after, count), event);
+                };
+                // A reply that is late still counts, behind the loss.
+                let mut ask = |patience: Duration| {
+                    if die < spell.loses || latency > patience {
+                        add(patience, Event::Loss);
+                    }
+                    if die >= spell.loses {
+                        add(latency, Event::Reply(latency));
+                    }
+                };
+                match event {
+                    Event::Client => {
+                        if health.is_healthy() {
+                            ask(health.attempt_timeout());
+                        }
+                        add(MS * pace, Event::Client);
+                    }
+                    Event::Tick => {
+                        if health.probe_due(now, jitter, true) {
+                            story.last_probe = now;
+                            ask(PATIENCE);
+                        }
+                        add(TICK, Event::Tick);
+                    }
+                    Event::Reply(latency) => {
+                        let late = latency >= health.attempt_timeout() && latency <= PATIENCE;
+                        let change = health.replied(now, latency);
+                        story.replied(now, latency, late, change);
+                    }
+                    Event::Loss => {
+                        let change = health.failed(now, jitter);
+                        story.failed(now, change);
+                    }
+                }
+                story.check(now, &health, latency);
+            }
+        }
+    }
+}

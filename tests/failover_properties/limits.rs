@@ -1,0 +1,95 @@
+//! The budget of hedges, and the quota of a group.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use nodens::upstream::budget::Budget;
+use nodens::upstream::quota::{Quota, Verdict};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::config;
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    /// A span of the schedule is a window of any length, ten seconds among them: the budget knows no clock.
+    #[test]
+    fn hedges_are_a_burst_and_a_twentieth_in_any_window_and_what_is_within_is_not_refused(
+        schedule in vec((0..60_u32, 0..8_u32), 1..120),
+    ) {
+        let mut budget = Budget::default();
+        // Queries and hedges of each turn.
+        let mut turns: Vec<(u32, u32)> = Vec::new();
+        for (queries, wanted) in schedule {
+            (0..queries).for_each(|_| budget.earn());
+            turns.push((queries, 0));
+            for _ in 0..wanted {
+                let spent = budget.spend();
+                turns.last_mut().unwrap().1 += u32::from(spent);
+                // The window that leaves the least room.
+                let (mut queries, mut hedges, mut worst) = (0, 0, i64::MIN);
+                for (asked, hedged) in turns.iter().rev() {
+                    (queries, hedges) = (queries + asked, hedges + hedged);
+                    let over = i64::from(Budget::QUERIES_PER_HEDGE * hedges) - i64::from(queries);
+                    worst = worst.max(over);
+                }
+                let most = i64::from(Budget::QUERIES_PER_HEDGE * Budget::BURST);
+                prop_assert!(worst <= most, "more hedges than a burst and a twentieth");
+                // Queries of the turn itself may have come when the budget was full.
+                let room = i64::from(Budget::QUERIES_PER_HEDGE * 2);
+                prop_assert!(spent || worst + room > most - 60, "refused with {} to spare", most - worst);
+            }
+        }
+    }
+
+    #[test]
+    fn no_second_has_more_than_the_quota_and_below_80_percent_nothing_changes(
+        limit in 1..150_u32,
+        schedule in vec((prop_oneof![8 => 0..40_u64, 2 => 50..400_u64, 1 => 1_000..4_000_u64], 0..20_u32, 0..4_u8), 1..300),
+    ) {
+        let mut quota = Quota::new(limit);
+        let mut sent: Vec<u64> = Vec::new();
+        let mut now = 0;
+        for (pause, wanted, client) in schedule {
+            now += pause;
+            for _ in 0..wanted {
+                let within = |span: u64| sent.iter().rev().take_while(|at| **at + span > now).count() as u64;
+                // It counts by tenths of a second: what it holds against a query is at most 1.1 s old.
+                let (least, most) = (within(1_000), within(1_100));
+                let client = IpAddr::from(Ipv4Addr::new(10, 0, 0, client));
+                let verdict = quota.judge(now, Some(client));
+                prop_assert!(most * 100 >= 80 * u64::from(limit) || verdict == Verdict::Ask, "shed below 80 %");
+                prop_assert!(least * 100 < 80 * u64::from(limit) || verdict != Verdict::Ask, "nothing shed at 80 %");
+                prop_assert!(least * 100 < 95 * u64::from(limit) || verdict == Verdict::Shed, "asked at 95 %");
+                let room = quota.has_room(now);
+                prop_assert!(most * 100 >= 80 * u64::from(limit) || room, "no hedges below 80 %");
+                prop_assert!(least * 100 < 80 * u64::from(limit) || !room, "hedges at 80 %");
+                let spent = quota.spend(now);
+                prop_assert!(spent || most >= u64::from(limit), "refused at {most} of {limit}");
+                prop_assert!(!spent || least < u64::from(limit), "{least} of {limit} in a second, and one more");
+                sent.extend(spent.then_some(now));
+            }
+        }
+    }
+
+    /// A client that asks once a second beside one that asks without end, once that one is known.
+    #[test]
+    fn a_light_client_is_asked_for_as_long_as_there_is_room(limit in 40..1_000_u32, pace in 1..6_u64) {
+        let mut quota = Quota::new(limit);
+        let [heavy, light] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
+        let mut shed = 0;
+        for now in 0..10_000_u64 {
+            for _ in 0..u64::from(limit) * pace / 1_000 + 1 {
+                match quota.judge(now, Some(heavy)) {
+                    Verdict::Shed => shed += 1,
+                    _ => _ = quota.spend(now),
+                }
+            }
+            if now % 1_000 == 777 && now > 2_000 {
+                prop_assert!(quota.judge(now, Some(light)) != Verdict::Shed, "the light client had to do without");
+                prop_assert!(quota.spend(now));
+            }
+        }
+        prop_assert!(shed > 0, "and the heavy one has to do without some");
+    }
+}

@@ -1,0 +1,214 @@
+//! One question's race against servers that answer, are silent, late, broken or truncate, as a schedule says.
+
+use std::time::Duration;
+
+use nodens::upstream::race::{Attempt, Candidate, Outcome, Race, Step, TRIES_PER_SERVER};
+use nodens::upstream::{FailureKind, Transport};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use tokio::time::Instant;
+
+use super::config;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A server, and what becomes of each query that it gets: nothing, or this after so many milliseconds.
+#[derive(Clone, Debug)]
+struct Server {
+    candidate: Candidate,
+    fates: Vec<Option<(u32, Outcome)>>,
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    select(vec![
+        Outcome::Answered,
+        Outcome::Answered,
+        Outcome::Answered,
+        Outcome::Truncated,
+        Outcome::CaseFolded,
+        Outcome::Failed(FailureKind::Formerr),
+        Outcome::Failed(FailureKind::Servfail),
+        Outcome::Failed(FailureKind::Refused),
+        Outcome::Failed(FailureKind::ConnectionRefused),
+        Outcome::Failed(FailureKind::Malformed),
+    ])
+}
+
+fn server() -> impl Strategy<Value = Server> {
+    let fate = prop_oneof![
+        2 => Just(None),
+        2 => (0..2_000_u32, outcome()).prop_map(Some),
+        1 => outcome().prop_map(|outcome| Some((0, outcome))),
+    ];
+    let transport = select(vec![Transport::Udp, Transport::Udp, Transport::Tls]);
+    (5..150_u32, 50..1_000_u32, any::<bool>(), any::<bool>(), transport, vec(fate, 1..8)).prop_map(
+        |(hedge, timeout, edns, healthy, transport, fates)| {
+            let candidate = Candidate { hedge_after: MS * hedge, timeout: MS * timeout, edns, transport, healthy };
+            Server { candidate, fates }
+        },
+    )
+}
+
+/// An attempt that was sent, as the test sees it.
+struct Sent {
+    attempt: Attempt,
+    at: Instant,
+    times_out: Instant,
+    fate: Option<(Instant, Outcome)>,
+    open: bool,
+    overdue: bool,
+}
+
+struct Course<'a> {
+    servers: &'a [Server],
+    sent: Vec<Sent>,
+    out: Vec<bool>,
+    /// The server to which the question should go in another way: that comes before any successor.
+    goes_on: Option<usize>,
+}
+
+impl Course<'_> {
+    fn send(&mut self, attempt: Attempt, now: Instant) {
+        let server = &self.servers[attempt.candidate];
+        let like =
+            |sent: &&Sent| sent.attempt.candidate == attempt.candidate && sent.attempt.transport == attempt.transport;
+        let before = self.sent.iter().filter(like).count();
+        assert!(before < usize::from(TRIES_PER_SERVER), "a server was asked four times over one transport");
+        let mut same = self.sent.iter().filter(like).filter(|sent| sent.attempt.edns == attempt.edns);
+        let twin = same.any(|sent| sent.open && !sent.overdue && now < sent.times_out);
+        assert!(!twin, "a second attempt while the first is within its time");
+        if attempt.hedge {
+            assert!(self.sent.iter().any(|sent| sent.open && !sent.overdue), "a hedge beside nobody");
+            let all_ill = self.servers.iter().all(|server| !server.candidate.healthy);
+            assert!(all_ill || server.candidate.healthy, "hedged to a server that is down");
+        }
+        let asked = self.sent.iter().filter(|sent| sent.attempt.candidate == attempt.candidate).count();
+        let fate = server.fates[asked % server.fates.len()].map(|(after, outcome)| (now + MS * after, outcome));
+        let round_trips = if attempt.transport == Transport::Tcp { 2 } else { 1 };
+        let times_out = now + server.candidate.timeout * round_trips;
+        self.sent.push(Sent { attempt, at: now, times_out, fate, open: true, overdue: false });
+    }
+
+    /// Whether some server may be asked now.
+    fn someone_is_left(&self) -> bool {
+        (0..self.servers.len()).any(|at| {
+            let mut sent = self.sent.iter().filter(|sent| sent.attempt.candidate == at);
+            let tries = sent.clone().count();
+            !self.out[at] && tries < usize::from(TRIES_PER_SERVER) && !sent.any(|sent| sent.open && !sent.overdue)
+        })
+    }
+
+    /// Gives the race what comes next until `until`; false if nothing does.
+    fn deliver(&mut self, race: &mut Race, until: Instant, now: &mut Instant, owed: &mut bool) -> Option<Outcome> {
+        let (number, at, outcome) = (0..)
+            .zip(&self.sent)
+            .filter(|(_, sent)| sent.open)
+            .filter_map(|(number, sent)| sent.fate.map(|(at, outcome)| (number, at, outcome)))
+            .filter(|(_, at, _)| *at <= until)
+            .min_by_key(|(number, at, _)| (*at, *number))?;
+        *now = at.max(*now);
+        let sent: &mut Sent = &mut self.sent[number];
+        sent.open = false;
+        let follows = match outcome {
+            Outcome::Truncated | Outcome::CaseFolded => sent.attempt.transport == Transport::Udp,
+            Outcome::Failed(FailureKind::Formerr) => sent.attempt.edns,
+            _ => false,
+        };
+        self.goes_on = follows.then_some(sent.attempt.candidate);
+        if let Outcome::Failed(kind) = outcome
+            && !follows
+        {
+            self.out[sent.attempt.candidate] |= kind.is_reply();
+            *owed |= !sent.overdue;
+        }
+        race.ended(number, outcome);
+        Some(outcome)
+    }
+}
+
+proptest! {
+    #![proptest_config(config(4_000))]
+
+    #[test]
+    fn a_race_ends_as_it_should(
+        servers in vec(server(), 1..=4),
+        time in 200..3_000_u32,
+        budget in any::<bool>(),
+        late in 0..4_u32,
+    ) {
+        let start = Instant::now();
+        let deadline = start + MS * time;
+        let mut race = Race::new(servers.iter().map(|server| server.candidate), deadline);
+        let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], goes_on: None };
+        let (mut now, mut answered, mut hedges) = (start, false, 0);
+        // Whether someone has just failed, so that the next one is owed at once, whatever the budget says.
+        let mut owed = true;
+        for steps in 0.. {
+            prop_assert!(steps < 500, "it goes in circles");
+            let mut may_hedge = false;
+            let step = race.step(now, || {
+                may_hedge = true;
+                budget
+            });
+            let due = owed && course.someone_is_left() && now < deadline && !answered;
+            match step {
+                Step::Send(attempt) => {
+                    if attempt.hedge {
+                        prop_assert!(may_hedge && budget && !due, "a hedge out of turn");
+                        hedges += 1;
+                    } else {
+                        prop_assert!(!may_hedge, "the budget was asked for a retry");
+                    }
+                    prop_assert!(now < deadline, "sent when it is too late");
+                    owed &= course.goes_on.take() == Some(attempt.candidate);
+                    course.send(attempt, now);
+                }
+                Step::Overdue(number) => {
+                    let sent = &mut course.sent[number];
+                    prop_assert!(sent.open && !sent.overdue && now >= sent.times_out, "overdue before its time");
+                    sent.overdue = true;
+                    owed = true;
+                }
+                Step::Wait(until) => {
+                    prop_assert!(!due, "it waits though a server is left to be asked");
+                    prop_assert!(until > now && until <= deadline, "it waits for {:?}", until - now);
+                    owed = false;
+                    match course.deliver(&mut race, until, &mut now, &mut owed) {
+                        Some(outcome) => answered |= outcome == Outcome::Answered,
+                        None => now = until + MS * late,
+                    }
+                }
+                Step::Won(number) => {
+                    prop_assert!(matches!(course.sent[number].fate, Some((at, Outcome::Answered)) if at <= now));
+                    break;
+                }
+                Step::Lost => {
+                    prop_assert!(!answered, "an answer was lost");
+                    prop_assert!(now <= deadline + MS * late, "it ends {:?} too late", now - deadline);
+                    let open = course.sent.iter().any(|sent| sent.open);
+                    prop_assert!(now >= deadline || !(open || course.someone_is_left()), "it gave up too early");
+                    break;
+                }
+            }
+        }
+        prop_assert!(hedges <= 1);
+        let first = course.sent.first().map(|sent| (sent.at, sent.attempt.candidate));
+        prop_assert_eq!(first, Some((start, 0)), "the best server is asked at once");
+
+        // Losers are waited for until each has its outcome or has run out of its time.
+        for _ in 0..100 {
+            match race.wind_up(now) {
+                Step::Overdue(number) => course.sent[number].overdue = true,
+                Step::Wait(until) => {
+                    prop_assert!(until > now);
+                    if course.deliver(&mut race, until, &mut now, &mut owed).is_none() {
+                        now = until;
+                    }
+                }
+                _ => break,
+            }
+        }
+        prop_assert!(course.sent.iter().all(|sent| !sent.open || sent.overdue), "a silent server got away");
+    }
+}
