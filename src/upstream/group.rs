@@ -296,6 +296,11 @@ impl Server {
         self.health().is_silent()
     }
 
+    /// Whether it has replied since then.
+    pub fn has_answered_since(&self, then: Instant) -> bool {
+        self.health().has_answered_since(then)
+    }
+
     /// Whether to send it random letter case.
     pub fn takes_random_case(&self) -> bool {
         self.folds.load(Ordering::Relaxed) < FOLDS_BEFORE_RETREAT

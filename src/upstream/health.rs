@@ -35,6 +35,8 @@ pub const FIRST_PROBE: Duration = Duration::from_millis(200);
 pub const LONGEST_PROBE: Duration = Duration::from_millis(1_200);
 /// The wait for the next probe once one was answered, but more replies are asked for.
 const CONFIRM: Duration = Duration::from_millis(50);
+/// Replies that come closer together are one proof: of a network that loses packets they tell no more.
+const APART: Duration = Duration::from_millis(25);
 /// The most replies in a row that an ejected server has to give.
 pub const MOST_PROOF: u32 = 8;
 /// The replies in a row that a server has to give which was ejected for losing packets now and then.
@@ -73,6 +75,7 @@ pub struct Health {
     came_back: Option<(u32, Instant)>,
     passed_over: bool,
     heard: Option<Instant>,
+    answered: Option<Instant>,
     next_check: Option<Instant>,
 }
 
@@ -84,6 +87,8 @@ struct Ejected {
     /// Replies in a row that bring it back, and how many it has given.
     proof: u32,
     given: u32,
+    /// When it gave the last of them.
+    gave: Option<Instant>,
     /// A probe was sent after the last reply.
     asked: bool,
 }
@@ -111,6 +116,7 @@ impl Health {
             came_back: None,
             passed_over: false,
             heard: None,
+            answered: None,
             next_check: None,
         }
     }
@@ -124,9 +130,10 @@ impl Health {
         } else {
             self.lost <<= 1;
         }
-        self.heard = Some(now);
+        self.answered = Some(now);
+        let unheard = self.heard.replace(now).is_some_and(|heard| now >= heard + UNHEARD / 2);
         // Of one that only probes ask, few replies have to tell.
-        let weight = if self.passed_over || self.ejected.is_some() { 2 } else { 8 };
+        let weight = if self.passed_over || self.ejected.is_some() || unheard { 2 } else { 8 };
         let smoothed = self.smoothed.map_or(latency, |mean| (mean * (weight - 1) + latency) / weight);
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
@@ -137,6 +144,10 @@ impl Health {
         }
         let ejected = self.ejected.as_mut().filter(|_| latency <= BEARABLE)?;
         ejected.asked = false;
+        if ejected.gave.is_some_and(|gave| now < gave + APART) {
+            return None;
+        }
+        ejected.gave = Some(now);
         ejected.given += 1;
         if ejected.given < ejected.proof {
             ejected.next_probe = now + CONFIRM;
@@ -162,7 +173,8 @@ impl Health {
         let proof = relapse.map_or(1, |(proof, _)| (proof * 2).min(MOST_PROOF));
         let proof = if self.streak < EJECT_AFTER { proof.max(PROOF_OF_LOSING) } else { proof };
         let next_probe = now + jittered(FIRST_PROBE, jitter);
-        self.ejected = Some(Ejected { since: now, wait: FIRST_PROBE, next_probe, proof, given: 0, asked: false });
+        self.ejected =
+            Some(Ejected { since: now, wait: FIRST_PROBE, next_probe, proof, given: 0, gave: None, asked: false });
         Some(Change::Ejected)
     }
 
@@ -206,6 +218,11 @@ impl Health {
     /// Whether it is ejected and has given no sign of life since.
     pub fn is_silent(&self) -> bool {
         self.ejected.is_some_and(|ejected| ejected.given == 0)
+    }
+
+    /// Whether it has replied since then.
+    pub fn has_answered_since(&self, then: Instant) -> bool {
+        self.answered.is_some_and(|answered| answered > then)
     }
 
     /// Whether clients' queries go there.
