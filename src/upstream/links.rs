@@ -116,6 +116,8 @@ pub(super) struct Way<'a> {
     pub(super) random_case: bool,
     /// The most connections to that server.
     pub(super) connections: usize,
+    /// The same question was sent there before, over the same transport.
+    pub(super) again: bool,
 }
 
 impl Ask for Links {
@@ -150,6 +152,7 @@ impl Ask for Links {
                         until: deadline,
                         random_case: group.config.randomize_case,
                         connections: group.config.tcp_connections,
+                        again: run.was_sent(attempt),
                     };
                     run.sends += 1;
                     link.send(question, attempt, &way);
@@ -229,6 +232,13 @@ impl Run {
             self.charge(number, kind);
         }
         self.race.ended(number, outcome);
+    }
+
+    /// Whether its server was asked over its transport before.
+    fn was_sent(&self, new: Attempt) -> bool {
+        (0..self.sends)
+            .filter_map(|number| self.race.attempt(number))
+            .any(|(old, _)| (old.candidate, old.transport) == (new.candidate, new.transport))
     }
 
     /// Whether this server was asked with EDNS before in this race and did not answer that.

@@ -36,6 +36,8 @@ pub(super) const SETUP: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long queries may wait for a sign of life until another connection is opened, if there may be one.
 const STALLED: Duration = Duration::from_millis(200);
+/// The same for a query that was sent over a connection before, and got no reply in its time.
+const STALLED_AGAIN: Duration = Duration::from_millis(50);
 /// Each time that so many more queries are in flight, those for which nobody waits are swept out.
 const SWEEP_EVERY: usize = 32;
 
@@ -63,8 +65,8 @@ struct State {
 
 impl Pooled {
     /// Whether queries wait there, and nothing comes: what is behind them may wait as long.
-    fn is_stalled(&self, now: Instant) -> bool {
-        self.state.waiting.get() > 0 && now > self.state.alive.get() + STALLED
+    fn is_stalled(&self, now: Instant, after: Duration) -> bool {
+        self.state.waiting.get() > 0 && now >= self.state.alive.get() + after
     }
 }
 
@@ -98,11 +100,13 @@ impl TcpLink {
     pub(super) fn send(&self, sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
         let Way { number, at, until, connections, .. } = *way;
         let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(way.inbox), again: false };
+        let patience = if way.again { STALLED_AGAIN } else { STALLED };
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
         let may_open = pool.len() < connections;
-        let best = pool.iter().min_by_key(|pooled| (pooled.is_stalled(at), pooled.state.waiting.get()));
-        if let Some(best) = best.filter(|best| !(may_open && best.is_stalled(at))) {
+        let stalled = |pooled: &Pooled| pooled.is_stalled(at, patience);
+        let best = pool.iter().min_by_key(|pooled| (stalled(pooled), pooled.state.waiting.get()));
+        if let Some(best) = best.filter(|best| !(may_open && stalled(best))) {
             asked = match best.take(asked) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(_)) => return Err(FailureKind::Network),
