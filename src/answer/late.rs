@@ -22,6 +22,9 @@ use crate::wire::{LARGEST_UDP_REPLY, ede, rcode};
 /// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
 const STALE_AFTER: Duration = Duration::from_millis(500);
 
+/// The same while all servers that could be asked are known to be down: one that is back would answer within that.
+const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
+
 /// A reply that took its time.
 pub struct Finished {
     /// The message.
@@ -139,7 +142,9 @@ async fn or_stale(
     stale: Entry,
     landing: impl Future<Output = Option<Entry>>,
 ) -> (Entry, Source) {
-    match timeout_at(wanted.asked + STALE_AFTER, landing).await {
+    let alive = wanted.snapshot.group(wanted.route).is_none_or(|group| group.is_alive());
+    let patience = if alive { STALE_AFTER } else { STALE_AFTER_WHEN_DOWN };
+    match timeout_at(wanted.asked + patience, landing).await {
         Ok(Some(entry)) if entry.failed().is_none() => (entry, Source::Upstream),
         Ok(_) => (stale, Source::Stale),
         Err(_) => {
