@@ -38,6 +38,8 @@ pub enum Tcp {
     Silent,
     /// A connection is closed after so many replies; 0 closes it as soon as it is accepted.
     CloseAfter(usize),
+    /// Each connection is served for so many replies; after that it is read, and nothing more is written.
+    StallAfter(usize),
     /// So many queries are gathered, or those that came within 200 ms, and answered last one first.
     Reversed(usize),
     /// Replies arrive in pieces of so many bytes, each in a segment of its own.

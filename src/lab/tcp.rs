@@ -88,6 +88,7 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, client: Socket
         // The mode may have changed while the query was on its way.
         match shared.behaviour().tcp {
             Tcp::Silent => {}
+            Tcp::StallAfter(replies) if answered > replies => {}
             Tcp::Reversed(count) => {
                 gathered.extend(sends);
                 if gathered.len() >= count {
