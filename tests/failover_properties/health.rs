@@ -26,9 +26,9 @@ struct Spell {
 }
 
 fn spell() -> impl Strategy<Value = Spell> {
-    let latency = prop_oneof![6 => 0..60_u32, 1 => 60..900_u32];
+    let latency = prop_oneof![2 => 0..60_u32, 1 => 60..900_u32];
     let loses = prop_oneof![3 => Just(0_u32), 2 => Just(100_u32), 1 => 10..80_u32];
-    (200..9_000_u32, latency, loses).prop_map(|(lasts, latency, loses)| Spell { lasts, latency, loses })
+    (200..14_000_u32, latency, loses).prop_map(|(lasts, latency, loses)| Spell { lasts, latency, loses })
 }
 
 #[derive(Clone, Copy)]

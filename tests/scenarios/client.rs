@@ -27,7 +27,10 @@ impl Client {
     /// Sends the query that `words` describe.
     pub(crate) fn send(server: SocketAddr, words: &[String], id: u16) -> Self {
         let tcp = words.iter().any(|word| word == "tcp");
-        let words: Vec<_> = words.iter().filter(|word| *word != "tcp").cloned().collect();
+        let from = words.iter().find_map(|word| word.strip_prefix("from="));
+        let from: Ipv4Addr = from.map_or(Ipv4Addr::LOCALHOST, |address| address.parse().expect("an address"));
+        let own = |word: &&String| *word != "tcp" && !word.starts_with("from=");
+        let words: Vec<_> = words.iter().filter(own).cloned().collect();
         let query = match words.first().and_then(|word| word.strip_prefix("hex=")) {
             Some(bytes) => hex(bytes),
             None => build(&words, id),
@@ -39,7 +42,7 @@ impl Client {
             stream.write_all(&framed).expect("a small query fits");
             Socket::Tcp(stream, Vec::new())
         } else {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+            let socket = UdpSocket::bind((from, 0)).expect("a port");
             socket.connect(server).expect("an address");
             socket.set_nonblocking(true).expect("a socket");
             socket.send(&query).expect("nodens listens");

@@ -59,19 +59,35 @@ scenarios! {
         ttl_zero
     }
     upstream {
+        all_down_any_is_hedged_to
+        dead_standby_found_out
         deadline
         deny_private_addresses
         edns_kept_after_loss
         ejection_and_return
+        fastest_finds_out
+        flapping_server_proves_more
         folded_letter_case
         hedge
+        hedge_budget
+        ipv6_upstreams
         loop_check
+        lossy_server_ejected
+        max_qps_below_80_percent
+        max_qps_near
+        max_qps_no_hedges
+        max_qps_stale
         negative_answers_are_answers
         next_server_at_once
+        other_routes_feel_nothing
         random_ids_and_ports
         random_letter_case
         return_forgets_failures
         silent_to_edns
+        slow_server_passed_over
+        spread
+        stale_at_once_while_all_are_down
+        stalled_connection
         strange_replies_are_no_answer
         strange_replies_ignored
         tcp_on_truncation

@@ -5,11 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use nodens::app::{Running, start_here};
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::lab::upstream::Upstream;
 
+use super::burst::Tally;
 use super::client::Client;
 use super::clock::{Clock, FINE};
 use super::script::{Step, time};
@@ -64,6 +67,9 @@ impl Stage {
                 self.expect(client, &step.block).await;
             }
             ["ask-all", count, "of", name, kind] => self.ask_all(count, name, kind).await,
+            ["burst", count, "of", name, kind, ..] => {
+                self.burst(count.parse().expect("a count"), name, kind, rest(5), &step.block).await;
+            }
             ["begin", label, ..] => {
                 let client = self.send(rest(2));
                 self.pending.insert((*label).to_owned(), client);
@@ -105,10 +111,10 @@ impl Stage {
     }
 
     async fn upstream(&mut self, name: &str, words: &[String], block: &[String]) {
-        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let (address, latency) = upstreams::place(words);
         let started = self.clock.drive(Upstream::start(address, upstreams::zone(block))).await;
         let upstream = started.expect("an upstream");
-        upstream.set_latency(upstreams::latency(words));
+        upstream.set_latency(latency);
         self.upstreams.push((name.to_owned(), upstream));
     }
 
@@ -176,6 +182,32 @@ impl Stage {
             let client = self.send(&words);
             self.expect(client, &["NOERROR".to_owned(), "answers 0..9".to_owned()]).await;
         }
+    }
+
+    /// Asks for many names, `0-NAME`, `1-NAME` ..., at once or `every=TIME`, and waits for all replies. Lines of the block:
+    /// `CODE COUNT`, `slowest MILLISECONDS`, and `took MILLISECONDS COUNT` for how many took so long.
+    async fn burst(&mut self, count: u32, name: &str, kind: &str, words: &[String], block: &[String]) {
+        let pace = words.iter().find_map(|word| word.strip_prefix("every=")).map(time);
+        let words: Vec<_> = words.iter().filter(|word| !word.starts_with("every=")).cloned().collect();
+        let mut waiting = Vec::new();
+        let mut tally = Tally::default();
+        for number in 0..count {
+            let next = Instant::now() + pace.unwrap_or_default();
+            waiting.push(self.send(&[vec![format!("{number}-{name}"), kind.to_owned()], words.clone()].concat()));
+            while Instant::now() < next {
+                self.clock.step(FINE).await;
+                tally.take_from(&mut waiting);
+            }
+        }
+        self.clock.settle().await;
+        tally.take_from(&mut waiting);
+        while !waiting.is_empty() {
+            self.clock.step(FINE).await;
+            tally.take_from(&mut waiting);
+            let lost = waiting.iter().filter(|client| client.sent.elapsed() >= PATIENCE).count();
+            assert_eq!(lost, 0, "queries without a reply");
+        }
+        tally.check(block);
     }
 
     /// Sends to nodens the loop check that reached an upstream, as one would that leads back.

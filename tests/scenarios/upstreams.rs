@@ -1,5 +1,6 @@
 //! Scripted upstreams made of words: zones, behaviours, and what they saw.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nodens::lab::fault::{Behaviour, Forgery, Tcp};
@@ -93,11 +94,16 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     if let Some(n) = options.number("lose-every") {
         behaviour = behaviour.lose_every(n.into());
     }
+    if let Some(percent) = options.value("loss") {
+        let percent = percent.strip_suffix('%').and_then(|number| number.parse().ok()).expect("loss=30%");
+        behaviour = behaviour.lose_percent(percent, 1);
+    }
     if let Some(tcp) = options.value("tcp") {
         behaviour = behaviour.tcp(match tcp.split_once(':') {
             None if tcp == "refuse" => Tcp::Refuse,
             None if tcp == "silent" => Tcp::Silent,
             Some(("close-after", replies)) => Tcp::CloseAfter(replies.parse().expect("a number")),
+            Some(("stall-after", replies)) => Tcp::StallAfter(replies.parse().expect("a number")),
             Some(("reversed", queries)) => Tcp::Reversed(queries.parse().expect("a number")),
             Some(("in-pieces", bytes)) => Tcp::InPieces(bytes.parse().expect("a number")),
             _ => panic!("tcp={tcp}: unknown"),
@@ -107,16 +113,18 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     behaviour
 }
 
-/// The latency that an upstream begins with.
-pub(crate) fn latency(words: &[String]) -> Duration {
+/// Where an upstream listens (`v6` is the other loopback) and the latency that it begins with.
+pub(crate) fn place(words: &[String]) -> (SocketAddr, Duration) {
     let mut options = Options::new(words);
+    let v6 = options.flag("v6");
     let latency = options.value("latency").map(time).unwrap_or_default();
     options.close();
-    latency
+    let address: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    (SocketAddr::new(address, 0), latency)
 }
 
-/// Holds what an upstream saw against `saw NAME nothing`, `saw NAME COUNT [TYPE] [spread]`, or one line of the block for
-/// each query.
+/// Holds what an upstream saw against `saw NAME nothing`, `saw NAME COUNT [type=TYPE] [spread] [connections=COUNT]`, or one
+/// line of the block for each query.
 pub(crate) fn check(seen: &[Seen], words: &[String], block: &[String]) {
     let told = || seen.iter().map(tell).collect::<Vec<_>>().join("\n  ");
     match words {
@@ -131,7 +139,13 @@ pub(crate) fn check(seen: &[Seen], words: &[String], block: &[String]) {
             let mut options = Options::new(rest);
             let spread = options.flag("spread");
             let kind = options.value("type").map(rtype);
+            let connections = options.value("connections");
             options.close();
+            if let Some(count) = connections {
+                let over_tcp = seen.iter().filter(|seen| seen.transport == Transport::Tcp);
+                let connections: std::collections::HashSet<_> = over_tcp.map(|seen| seen.client).collect();
+                assert!(range(count).contains(&(connections.len() as u64)), "connections: {connections:?}");
+            }
             let of_kind: Vec<_> = seen.iter().filter(|seen| kind.is_none_or(|kind| kind == seen.qtype)).collect();
             assert!(range(count).contains(&(of_kind.len() as u64)), "queries seen:\n  {}", told());
             if spread {
