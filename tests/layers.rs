@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::health", 2),
     ("upstream::inbox", 2),
     ("upstream::message", 2),
+    ("upstream::minute", 2),
     ("upstream::quota", 2),
     ("upstream::race", 2),
     ("answer", 3),

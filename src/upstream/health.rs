@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::minute::{Latencies, Minute};
+
 /// Failures in a row that eject a server.
 pub const EJECT_AFTER: u32 = 3;
 /// Failures among the last 32 attempts that eject a server: a quarter.
@@ -77,6 +79,7 @@ pub struct Health {
     heard: Option<Instant>,
     answered: Option<Instant>,
     next_check: Option<Instant>,
+    minute: Minute,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +121,7 @@ impl Health {
             heard: None,
             answered: None,
             next_check: None,
+            minute: Minute::new(),
         }
     }
 
@@ -138,6 +142,7 @@ impl Health {
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.samples += 1;
+        self.minute.record(now, latency);
         // Sorting the window for each reply would be waste; early on each reply matters.
         if self.samples < 16 || self.samples.is_multiple_of(8) {
             self.usual_worst = Some(self.percentile_95());
@@ -244,6 +249,11 @@ impl Health {
     /// The smoothed latency; none before the first reply.
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
+    }
+
+    /// Its latencies in the last minute.
+    pub fn last_minute(&mut self, now: Instant) -> Latencies {
+        self.minute.latencies(now)
     }
 
     /// How long to wait for it before a second server is asked as well.

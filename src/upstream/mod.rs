@@ -3,7 +3,7 @@
 //! ```text
 //! answer ── ask(group, question, deadline) ──► links ── sends what the race decides, waits for what comes back
 //!                                               ├── race ── whom first, whom next, when, who won (pure)
-//!                                               ├── group, health ── what all workers know of the servers (pure)
+//!                                               ├── group, health, minute ── what all workers know of the servers (pure)
 //!                                               ├── budget, quota ── what hedges may cost, what may be asked at all (pure)
 //!                                               ├──► udp ── random port, id and letter case; strangers are ignored
 //!                                               └──► tcp ── pipelined, one connection reused
@@ -27,6 +27,7 @@ pub mod health;
 pub mod inbox;
 pub mod links;
 pub mod message;
+pub mod minute;
 pub mod names;
 pub mod probe;
 pub mod quota;

@@ -1,0 +1,179 @@
+//! One server's latencies of the last minute: pure, time is an argument.
+//!
+//! Seven slots of ten seconds, six whole ones and the one under way, so what is told covers the last 60 to 70 s. A slot
+//! counts replies by latency: in steps of 8 µs up to 128 µs, from there in eight steps to each doubling. A percentile is
+//! the middle of its step, so it is off by at most a sixteenth (below 128 µs: by 4 µs). All of it takes 4 KiB a server.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a slot counts.
+const SLOT: Duration = Duration::from_secs(10);
+/// Slots in the ring.
+const SLOTS: usize = 7;
+/// The finest step.
+const UNIT_MICROS: u64 = 8;
+/// Steps to each doubling, as a power of two.
+const STEPS_BITS: u32 = 3;
+/// Steps in all: the last one holds whatever took 8.4 s or longer.
+const STEPS: usize = 144;
+
+/// The counts.
+#[derive(Debug)]
+pub struct Minute {
+    /// When the slot under way is over; none before the first reply.
+    ends: Option<Instant>,
+    under_way: usize,
+    slots: [[u32; STEPS]; SLOTS],
+}
+
+/// What the last minute was like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// How many replies came.
+    pub replies: u64,
+    /// The latency that half of them did not exceed; none without a reply.
+    pub p50: Option<Duration>,
+    /// That 95 % of them did not exceed.
+    pub p95: Option<Duration>,
+    /// That 99 % of them did not exceed.
+    pub p99: Option<Duration>,
+}
+
+impl Minute {
+    /// No reply yet.
+    pub const fn new() -> Self {
+        Self { ends: None, under_way: 0, slots: [[0; STEPS]; SLOTS] }
+    }
+
+    /// A reply came after `latency`.
+    #[inline]
+    pub fn record(&mut self, now: Instant, latency: Duration) {
+        let ends = *self.ends.get_or_insert(now + SLOT);
+        if now >= ends {
+            self.turn(now, ends);
+        }
+        let count = &mut self.slots[self.under_way][step(latency)];
+        *count = count.saturating_add(1);
+    }
+
+    /// What the last minute was like.
+    pub fn latencies(&mut self, now: Instant) -> Latencies {
+        if let Some(ends) = self.ends.filter(|ends| now >= *ends) {
+            self.turn(now, ends);
+        }
+        let mut counts = [0_u64; STEPS];
+        for slot in &self.slots {
+            counts.iter_mut().zip(slot).for_each(|(sum, count)| *sum += u64::from(*count));
+        }
+        let replies = counts.iter().sum::<u64>();
+        let percentile = |percent: u64| {
+            let rank = (replies * percent).div_ceil(100).max(1);
+            let mut seen = 0;
+            let reaches = |count: &u64| {
+                seen += count;
+                seen >= rank
+            };
+            counts.iter().position(reaches).map(middle)
+        };
+        Latencies { replies, p50: percentile(50), p95: percentile(95), p99: percentile(99) }
+    }
+
+    /// Begins the slot that `now` is in, and forgets what is too old.
+    #[cold]
+    fn turn(&mut self, now: Instant, ends: Instant) {
+        let slots = now.saturating_duration_since(ends).as_secs() / SLOT.as_secs() + 1;
+        for _ in 0..slots.min(SLOTS as u64) {
+            self.under_way = (self.under_way + 1) % SLOTS;
+            self.slots[self.under_way] = [0; STEPS];
+        }
+        self.ends = Some(ends + SLOT * u32::try_from(slots).unwrap_or(u32::MAX));
+    }
+}
+
+impl Default for Minute {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The step that a latency falls into.
+fn step(latency: Duration) -> usize {
+    // Nothing that is waited for takes as long as 64 bits of microseconds.
+    let units = latency.as_micros() as u64 / UNIT_MICROS;
+    let octave = units.checked_ilog2().unwrap_or(0).saturating_sub(STEPS_BITS);
+    // Below two octaves of steps `octave` is 0, and a step is a unit.
+    ((u64::from(octave) << STEPS_BITS) + (units >> octave)).min(STEPS as u64 - 1) as usize
+}
+
+/// The middle of a step.
+fn middle(step: usize) -> Duration {
+    let (step, steps) = (step as u64, 1 << STEPS_BITS);
+    let octave = (step / steps).saturating_sub(1);
+    let floor = (step - octave * steps) << octave;
+    Duration::from_micros(floor * UNIT_MICROS + ((UNIT_MICROS << octave) / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_percentile_is_off_by_a_sixteenth_at_most() {
+        let mut micros = 1;
+        let mut last = 0;
+        while micros < 8_388_608 {
+            let (real, told) = (Duration::from_micros(micros), middle(step(Duration::from_micros(micros))));
+            let most = Duration::from_micros((micros / 16).max(4));
+            assert!(real.abs_diff(told) <= most, "{real:?} is told as {told:?}");
+            assert!((last..=last + 1).contains(&step(real)), "no step is left out and none goes back: {real:?}");
+            last = step(real);
+            micros += 1 + micros / 32;
+        }
+        assert_eq!(last, STEPS - 1);
+        assert_eq!(step(Duration::from_secs(1 << 40)), STEPS - 1);
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_replies() {
+        let (now, mut minute) = (Instant::now(), Minute::new());
+        assert_eq!(minute.latencies(now), Latencies::default());
+        for n in 1..=1_000 {
+            minute.record(now, MS * n);
+        }
+        let Latencies { replies, p50, p95, p99 } = minute.latencies(now);
+        assert_eq!(replies, 1_000);
+        for (told, real) in [(p50, 500), (p95, 950), (p99, 990)] {
+            let told = told.expect("there are replies");
+            assert!(told.abs_diff(MS * real) <= MS * real / 16, "{told:?}, not {real} ms");
+        }
+        let mut one = Minute::new();
+        one.record(now, MS * 3);
+        let Latencies { p50, p95, p99, .. } = one.latencies(now);
+        assert_eq!((p50, p95), (p99, p99));
+    }
+
+    #[test]
+    fn a_reply_counts_for_a_minute_and_not_for_more_than_70_s() {
+        // The slot under way begins with the first reply: one at its end is forgotten with it.
+        for late in [0, 9] {
+            let (start, mut minute) = (Instant::now(), Minute::new());
+            minute.record(start, MS);
+            minute.record(start + Duration::from_secs(late), MS);
+            let mut replies = |seconds| minute.latencies(start + Duration::from_secs(seconds)).replies;
+            assert_eq!([replies(late), replies(60), replies(69), replies(70)], [2, 2, 2, 0]);
+        }
+        // A quiet time of any length forgets all, and the slots begin anew where the time is.
+        let (start, mut minute) = (Instant::now(), Minute::new());
+        minute.record(start, MS);
+        let later = start + Duration::from_secs(1_000_003);
+        assert_eq!(minute.latencies(later).replies, 0);
+        minute.record(later, MS);
+        minute.record(later - Duration::from_secs(5), MS);
+        assert_eq!(minute.latencies(later + Duration::from_secs(56)).replies, 2);
+        assert_eq!(minute.latencies(later + Duration::from_secs(70)).replies, 0);
+    }
+}
