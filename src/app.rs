@@ -27,12 +27,14 @@ use crate::admin::{Admin, HEARTBEAT};
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::metrics::events::Kind;
 use crate::server::connections::Connections;
 use crate::server::mmsg::Batch;
 use crate::server::socket::{self, Listeners};
 use crate::server::{Worker, tcp, udp};
 use crate::snapshot::Snapshot;
 use crate::upstream::links::Links;
+use crate::upstream::standing::wall_clock;
 use crate::upstream::{names, probe};
 use crate::wire::name::Name;
 
@@ -188,12 +190,21 @@ impl Running {
             self.resolver.metrics.forget_server(&upstream, &server);
         }
         self.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
+        match needs_restart.as_slice() {
+            [] => self.tell(Kind::ReloadTaken, ""),
+            keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
+        }
         needs_restart
     }
 
-    /// A configuration could not be read: nothing changes, but it is counted.
-    pub fn reload_rejected(&self) {
+    /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.
+    pub fn reload_rejected(&self, reason: &str) {
         self.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
+        self.tell(Kind::ReloadRejected, reason);
+    }
+
+    fn tell(&self, kind: Kind, reason: &str) {
+        self.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
     }
 
     /// Stops reading, answers what is in flight, at most for [`crate::server::GRACE`]. Returns how many queries were

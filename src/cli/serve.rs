@@ -95,7 +95,7 @@ impl Serve {
             tracing::info!(%address, "listening on UDP and TCP");
         }
         if let Some(address) = running.admin_address() {
-            tracing::info!(%address, "admin pages: /metrics /healthz /readyz");
+            tracing::info!(%address, "admin pages: / lists them");
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
         runtime.block_on(self.mind(&running, signals, seen));
@@ -137,19 +137,13 @@ impl Serve {
             None => default_config().map_err(|error| vec![error]),
         };
         match config {
-            Ok(config) => {
-                let needs_restart = running.reload(config);
-                if needs_restart.is_empty() {
-                    tracing::info!("new configuration in force");
-                } else {
-                    let keys = needs_restart.join(", ");
-                    tracing::warn!(keys, "new configuration in force, but for these keys, which need a restart");
-                }
-            }
+            Ok(config) => drop(running.reload(config)),
             Err(lines) => {
-                running.reload_rejected();
-                for line in lines {
-                    tracing::error!("new configuration rejected, the old one stays: {line}");
+                let (first, others) = lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
+                running.reload_rejected(first);
+                // One event for one file, but the log has every mistake.
+                for line in others {
+                    tracing::error!("and another mistake: {line}");
                 }
             }
         }

@@ -1,13 +1,18 @@
-//! Every metric in one place, with its help text.
+//! Every metric in one place, with its help text; and [`events`], what happened.
 //!
 //! The hot path never touches these: a worker counts in a [`Tally`] of plain numbers and adds it up here once a batch.
+
+use std::array;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+pub mod events;
 pub mod tally;
 
+use events::{Events, Kind, UnixMillis};
 pub use tally::{Source, Tally};
 
 /// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.
@@ -50,6 +55,8 @@ pub struct Metrics {
     pub cache_prefetches: IntCounter,
     /// Configurations taken or rejected at run time.
     pub reloads: IntCounterVec,
+    /// What happened.
+    pub events: Arc<Events>,
     upstream: UpstreamVecs,
 }
 
@@ -62,6 +69,7 @@ struct UpstreamVecs {
     hedges: IntCounterVec,
     hedges_won: IntCounterVec,
     shed: IntCounterVec,
+    ejections: IntCounterVec,
     healthy: IntGaugeVec,
     smoothed: GaugeVec,
 }
@@ -71,7 +79,10 @@ struct UpstreamVecs {
 pub struct ServerMetrics {
     labels: [String; 2],
     failures: IntCounterVec,
+    /// By kind; resolved at the first one, so that a server that never fails has no such series.
+    failed: [OnceLock<IntCounter>; FAILURE_KINDS.len()],
     queries: [IntCounter; 3],
+    events: Arc<Events>,
     /// From a query to its reply.
     pub duration: Histogram,
     /// Queries under way.
@@ -80,6 +91,8 @@ pub struct ServerMetrics {
     pub hedges: IntCounter,
     /// Hedges to it that brought the first answer.
     pub hedges_won: IntCounter,
+    /// How often it was ejected.
+    pub ejections: IntCounter,
     /// 1 while it takes clients' queries.
     pub healthy: IntGauge,
     /// Its smoothed latency in seconds.
@@ -166,6 +179,7 @@ impl Metrics {
                 "Configurations read at run time, by result: taken or rejected.",
                 &["result"],
             )?,
+            events: Arc::default(),
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,
@@ -209,6 +223,12 @@ impl Metrics {
                     "Questions not asked because an upstream's max_qps was nearly used up: SERVFAIL, or a stale answer.",
                     &["upstream"],
                 )?,
+                ejections: counters(
+                    &registry,
+                    "upstream_ejections_total",
+                    "Times an upstream server was ejected: it gets probes then, no queries of clients.",
+                    server,
+                )?,
                 healthy: int_gauges(
                     &registry,
                     "upstream_healthy",
@@ -249,11 +269,14 @@ impl Metrics {
         ServerMetrics {
             labels: labels.map(str::to_string),
             failures: vecs.failures.clone(),
-            queries: ["udp", "tcp", "tls"].map(by_transport),
+            failed: array::from_fn(|_| OnceLock::new()),
+            events: Arc::clone(&self.events),
+            queries: TRANSPORTS.map(by_transport),
             duration: vecs.duration.with_label_values(&labels),
             in_flight: vecs.in_flight.with_label_values(&labels),
             hedges: vecs.hedges.with_label_values(&labels),
             hedges_won: vecs.hedges_won.with_label_values(&labels),
+            ejections: vecs.ejections.with_label_values(&labels),
             healthy: vecs.healthy.with_label_values(&labels),
             smoothed: vecs.smoothed.with_label_values(&labels),
         }
@@ -268,9 +291,10 @@ impl Metrics {
         let _ = vecs.in_flight.remove_label_values(&labels);
         let _ = vecs.hedges.remove_label_values(&labels);
         let _ = vecs.hedges_won.remove_label_values(&labels);
+        let _ = vecs.ejections.remove_label_values(&labels);
         let _ = vecs.healthy.remove_label_values(&labels);
         let _ = vecs.smoothed.remove_label_values(&labels);
-        for transport in ["udp", "tcp", "tls"] {
+        for transport in TRANSPORTS {
             let _ = vecs.queries.remove_label_values(&[upstream, server, transport]);
         }
         for kind in FAILURE_KINDS {
@@ -279,8 +303,11 @@ impl Metrics {
     }
 }
 
+/// The values of the label `transport` of queries to upstreams.
+pub const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
+
 /// The values of the label `kind` of failed attempts.
-pub const FAILURE_KINDS: &[&str] = &[
+pub const FAILURE_KINDS: [&str; 11] = [
     "timeout",
     "connection_refused",
     "network",
@@ -295,7 +322,7 @@ pub const FAILURE_KINDS: &[&str] = &[
 ];
 
 impl ServerMetrics {
-    /// A query was sent over transport number `transport`: 0 UDP, 1 TCP, 2 TLS.
+    /// A query was sent over the transport of that number in [`TRANSPORTS`].
     pub fn sent(&self, transport: usize) {
         if let Some(counter) = self.queries.get(transport) {
             counter.inc();
@@ -305,7 +332,27 @@ impl ServerMetrics {
     /// An attempt failed; `kind` is one of [`FAILURE_KINDS`].
     pub fn failed(&self, kind: &str) {
         let [upstream, server] = &self.labels;
-        self.failures.with_label_values(&[upstream.as_str(), server.as_str(), kind]).inc();
+        let resolve = || self.failures.with_label_values(&[upstream.as_str(), server.as_str(), kind]);
+        if let Some(index) = FAILURE_KINDS.iter().position(|known| *known == kind) {
+            self.failed[index].get_or_init(resolve).inc();
+        }
+    }
+
+    /// Queries sent, by transport.
+    pub fn queries(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        TRANSPORTS.into_iter().zip(self.queries.iter().map(IntCounter::get))
+    }
+
+    /// Attempts that failed, by kind.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let count = |counter: &OnceLock<IntCounter>| counter.get().map_or(0, IntCounter::get);
+        FAILURE_KINDS.into_iter().zip(self.failed.iter().map(count))
+    }
+
+    /// Something happened to it.
+    pub fn tell(&self, time: UnixMillis, kind: Kind, reason: String) {
+        let [upstream, server] = &self.labels;
+        self.events.tell(time, kind, (Some(upstream), Some(server)), reason);
     }
 }
 

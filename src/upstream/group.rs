@@ -11,12 +11,15 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::health::{Change, Health, UNHEARD};
+use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health, UNHEARD};
+use super::minute::Latencies;
 use super::quota::{Millis, Near, Quota, Verdict};
 use super::race::Candidate;
+use super::standing::{Standing, State, Streak, wall_clock};
 use super::{FailureKind, Transport};
 use crate::config::{self, Select};
 use crate::metrics::ServerMetrics;
+use crate::metrics::events::Kind;
 
 /// Folded replies in a row after which a server gets no random letter case any more.
 const FOLDS_BEFORE_RETREAT: u8 = 3;
@@ -49,7 +52,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// The name that its TLS certificate must bear, and it is never asked but over TLS; none: it is asked in clear text.
     pub tls_host: Option<String>,
-    /// The group's name, for the log.
+    /// The group's name.
     pub group: String,
     /// Its metrics.
     pub metrics: ServerMetrics,
@@ -63,6 +66,8 @@ pub struct Server {
     looped: AtomicBool,
     /// Random, so that only a query of the loop check bears it.
     token: u64,
+    standing: Mutex<Standing>,
+    last_failures: Mutex<Streak>,
 }
 
 impl Group {
@@ -120,10 +125,18 @@ impl Group {
             health.smoothed().filter(|_| health.is_healthy())
         };
         let best = servers.iter().filter_map(known).min();
+        let mut changed = Vec::new();
         servers.sort_by_cached_key(|server| {
             let mut health = server.health();
-            (!health.is_healthy(), best.is_some_and(|best| health.is_passed_over(best)))
+            let before = health.passed_over();
+            let passed_over = best.is_some_and(|best| health.is_passed_over(best));
+            if before != health.passed_over() {
+                changed.push(Arc::clone(server));
+            }
+            (!health.is_healthy(), passed_over)
         });
+        // Behind the sort, which holds the lock of a server's health.
+        changed.iter().for_each(|server| server.is_or_was_passed_over(best.unwrap_or_default()));
     }
 
     /// It is being asked now.
@@ -162,6 +175,11 @@ impl Group {
     /// Whether there is room for a hedge or a prefetch.
     pub fn has_room(&self, now: Instant) -> bool {
         self.quota().is_none_or(|mut quota| quota.has_room(self.millis(now)))
+    }
+
+    /// Queries sent in the last second, if they are bounded.
+    pub fn used(&self, now: Instant) -> Option<u32> {
+        self.quota().map(|mut quota| quota.used(self.millis(now)))
     }
 
     /// Takes a query out of the quota, if one is left.
@@ -228,6 +246,8 @@ impl Server {
             plain: AtomicU8::new(0),
             looped: AtomicBool::new(false),
             token: rand::random(),
+            standing: Mutex::new(Standing::new(State::Healthy, "nothing against it so far")),
+            last_failures: Mutex::default(),
         }
     }
 
@@ -237,14 +257,14 @@ impl Server {
         Candidate {
             hedge_after: health.hedge_after(),
             timeout: health.attempt_timeout(),
-            edns: self.plain.load(Ordering::Relaxed) < PLAIN_BEFORE_RETREAT,
+            edns: self.takes_edns(),
             transport: if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp },
             healthy: health.is_healthy(),
         }
     }
 
-    /// A reply came now, good or bad, after `latency`.
-    pub fn replied(&self, now: Instant, latency: Duration) {
+    /// A reply came now, good or bad, after `latency`, to a client's query or to a `probe`.
+    pub fn replied(&self, now: Instant, latency: Duration, probe: bool) {
         self.metrics.duration.observe(latency.as_secs_f64());
         let (change, smoothed) = {
             let mut health = self.health();
@@ -254,10 +274,15 @@ impl Server {
         if let Some(Change::Recovered(after)) = change
             && !self.is_looped()
         {
-            self.metrics.healthy.set(1);
             self.recoveries.fetch_add(1, Ordering::Relaxed);
-            let seconds = after.as_secs_f64();
-            tracing::info!(upstream = %self.group, server = %self.address, seconds, "upstream server is back");
+            self.becomes(self.state(), Kind::Recovered, || {
+                let by = match probe {
+                    _ if latency > after => "a late reply to a query from before",
+                    true => "a probe was answered",
+                    false => "a client's query of last resort was answered",
+                };
+                format!("after {:.3} s: {by}", after.as_secs_f64())
+            });
         }
     }
 
@@ -267,11 +292,20 @@ impl Server {
         if kind.is_reply() {
             return;
         }
-        let change = self.health().failed(Instant::now(), rand::random());
+        lock(&self.last_failures).push(kind);
+        let (change, in_a_row) = {
+            let mut health = self.health();
+            (health.failed(Instant::now(), rand::random()), health.streak())
+        };
         if change == Some(Change::Ejected) {
-            self.metrics.healthy.set(0);
-            let reason = kind.words();
-            tracing::warn!(upstream = %self.group, server = %self.address, reason, "upstream server is down");
+            self.metrics.ejections.inc();
+            self.becomes(State::Ejected, Kind::Ejected, || {
+                let last = lock(&self.last_failures).words();
+                match in_a_row >= EJECT_AFTER {
+                    true => format!("{EJECT_AFTER} failures in a row: {last}"),
+                    false => format!("{EJECT_LOSING} failures among 32 attempts, the last ones: {last}"),
+                }
+            });
         }
     }
 
@@ -306,13 +340,18 @@ impl Server {
         self.folds.load(Ordering::Relaxed) < FOLDS_BEFORE_RETREAT
     }
 
+    /// Whether to send it EDNS.
+    pub fn takes_edns(&self) -> bool {
+        self.plain.load(Ordering::Relaxed) < PLAIN_BEFORE_RETREAT
+    }
+
     /// The random letter case came back as sent, or not.
     pub fn case_came_back(&self, same: bool) {
         let before = self.folds.load(Ordering::Relaxed);
         if same && before > 0 && before < FOLDS_BEFORE_RETREAT {
             self.folds.store(0, Ordering::Relaxed);
         } else if !same && self.folds.fetch_add(1, Ordering::Relaxed) + 1 == FOLDS_BEFORE_RETREAT {
-            tracing::info!(upstream = %self.group, server = %self.address, "upstream server folds letter case: no more 0x20");
+            self.tell(Kind::RandomCaseOff, format!("{FOLDS_BEFORE_RETREAT} replies in a row in other letters"));
         }
     }
 
@@ -320,11 +359,14 @@ impl Server {
     /// silent the network may have lost two datagrams, so that counts only if it happens again and again.
     pub fn answered_without_edns(&self, said_so: bool) {
         let step = if said_so { PLAIN_BEFORE_RETREAT } else { 1 };
-        let before = self.plain.load(Ordering::Relaxed);
-        let after = before.saturating_add(step).min(PLAIN_BEFORE_RETREAT);
-        self.plain.store(after, Ordering::Relaxed);
-        if before < after && after == PLAIN_BEFORE_RETREAT {
-            tracing::info!(upstream = %self.group, server = %self.address, "upstream server cannot stand EDNS: no more OPT");
+        let add = |before: u8| Some(before.saturating_add(step).min(PLAIN_BEFORE_RETREAT));
+        let before = self.plain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_default();
+        if before < PLAIN_BEFORE_RETREAT && add(before) == Some(PLAIN_BEFORE_RETREAT) {
+            let reason = match said_so {
+                true => "it answered FORMERR".to_string(),
+                false => format!("{PLAIN_BEFORE_RETREAT} answers in a row came only without"),
+            };
+            self.tell(Kind::EdnsOff, reason);
         }
     }
 
@@ -338,11 +380,7 @@ impl Server {
     /// A query that only nodens sends came back to nodens through it.
     pub fn leads_back(&self) {
         if !self.looped.swap(true, Ordering::Relaxed) {
-            self.metrics.healthy.set(0);
-            tracing::error!(
-                upstream = %self.group, server = %self.address,
-                "loop: this upstream server sends its queries back to nodens; it is asked no more"
-            );
+            self.becomes(State::Looped, Kind::Looped, || "a query of the loop check came back".to_string());
         }
     }
 
@@ -357,8 +395,11 @@ impl Server {
 
     /// Forgets that it led back to nodens: it is about to be checked again.
     pub fn forgive_loop(&self) {
-        self.looped.store(false, Ordering::Relaxed);
-        self.metrics.healthy.set(i64::from(self.is_healthy()));
+        if self.looped.swap(false, Ordering::Relaxed) {
+            self.becomes(self.state(), Kind::LoopForgotten, || {
+                "it is about to be checked for a loop again".to_string()
+            });
+        }
     }
 
     /// Whether it leads back to nodens.
@@ -366,10 +407,70 @@ impl Server {
         self.looped.load(Ordering::Relaxed)
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        // Health is consistent between any two of its calls.
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How it stands, since when, and why.
+    pub fn standing(&self) -> Standing {
+        lock(&self.standing).clone()
     }
+
+    /// Its smoothed latency, and those of the last minute.
+    pub fn latencies(&self, now: Instant) -> (Option<Duration>, Latencies) {
+        let mut health = self.health();
+        (health.smoothed(), health.last_minute(now))
+    }
+
+    /// When it is probed next, if it is.
+    pub fn next_probe(&self) -> Option<Instant> {
+        self.health().next_probe()
+    }
+
+    fn state(&self) -> State {
+        if self.is_looped() {
+            return State::Looped;
+        }
+        let health = self.health();
+        match (health.is_healthy(), health.passed_over()) {
+            (false, _) => State::Ejected,
+            (true, true) => State::PassedOver,
+            (true, false) => State::Healthy,
+        }
+    }
+
+    /// Takes down a new state and tells of it, unless another worker has made it untrue in the meantime: so what is
+    /// told, what the gauge shows and what is true are the same in the end.
+    fn becomes(&self, state: State, kind: Kind, reason: impl FnOnce() -> String) {
+        let mut standing = lock(&self.standing);
+        if standing.state == state || self.state() != state {
+            return;
+        }
+        let reason = reason();
+        *standing = Standing::new(state, reason.as_str());
+        self.metrics.healthy.set(i64::from(matches!(state, State::Healthy | State::PassedOver)));
+        self.tell(kind, reason);
+    }
+
+    /// It has become, or is no more, far slower than the fastest of its group.
+    fn is_or_was_passed_over(&self, best: Duration) {
+        let smoothed = self.health().smoothed().unwrap_or_default();
+        let reason = || format!("{smoothed:.1?}, and the fastest one takes {best:.1?}");
+        match self.state() {
+            State::PassedOver => self.becomes(State::PassedOver, Kind::PassedOver, reason),
+            State::Healthy => self.becomes(State::Healthy, Kind::TakenAgain, reason),
+            State::Ejected | State::Looped => {}
+        }
+    }
+
+    fn tell(&self, kind: Kind, reason: String) {
+        self.metrics.tell(wall_clock(), kind, reason);
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        lock(&self.health)
+    }
+}
+
+/// What these locks guard is consistent between any two calls, also where one of them has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Of `count` servers, the best first, two are drawn at random; this is the better one. So the best is asked most, but
@@ -384,6 +485,8 @@ fn better_of_two(count: usize, random: &mut impl RngExt) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::upstream::health::MOST_PROOF;
 
     #[test]
     fn of_two_drawn_the_better_one_is_taken_and_all_pairs_are_as_likely() {
@@ -397,5 +500,35 @@ mod tests {
         for (won, expected) in won.into_iter().zip([3_000, 2_000, 1_000, 0]) {
             assert!(won.abs_diff(expected) < 300, "{won} of {expected}");
         }
+    }
+
+    #[test]
+    fn a_state_is_told_when_it_is_true_and_only_once() {
+        let metrics = Metrics::new().expect("metrics");
+        let address: SocketAddr = "192.0.2.1:53".parse().expect("an address");
+        let server = Server::new("up", address, None, metrics.server("up", "192.0.2.1:53"), Arc::default());
+        let told = || -> Vec<_> { metrics.events.after(0).0.iter().map(|event| event.kind).collect() };
+        let healthy = || server.metrics.healthy.get();
+        // What another worker has made untrue in the meantime.
+        server.becomes(State::Ejected, Kind::Ejected, String::new);
+        assert_eq!((told(), healthy()), (vec![], 1));
+
+        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout));
+        assert_eq!((told(), healthy(), server.standing().state), (vec![Kind::Ejected], 0, State::Ejected));
+        server.leads_back();
+        server.leads_back();
+        assert_eq!((healthy(), server.standing().state), (0, State::Looped));
+        // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
+        server.replied(Instant::now(), Duration::from_millis(1), true);
+        assert_eq!((healthy(), server.standing().state), (0, State::Looped));
+        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout));
+        server.forgive_loop();
+        server.forgive_loop();
+        assert_eq!((healthy(), server.standing().state), (0, State::Ejected));
+        // It was back only a moment ago, so one reply is no proof.
+        (0..MOST_PROOF).for_each(|_| server.replied(Instant::now(), Duration::ZERO, true));
+        assert_eq!((healthy(), server.standing().state), (1, State::Healthy));
+        assert_eq!(told(), [Kind::Ejected, Kind::Looped, Kind::LoopForgotten, Kind::Recovered]);
+        assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
     }
 }

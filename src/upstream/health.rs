@@ -235,6 +235,16 @@ impl Health {
         self.ejected.is_none()
     }
 
+    /// Attempts in a row without a reply.
+    pub fn streak(&self) -> u32 {
+        self.streak
+    }
+
+    /// Whether it is passed over.
+    pub fn passed_over(&self) -> bool {
+        self.passed_over
+    }
+
     /// Whether it is to be passed over in favour of a server whose smoothed latency is `best`: four times that and 10 ms
     /// more are too much. Once it is passed over, it has to come close to twice that or 5 ms more.
     pub fn is_passed_over(&mut self, best: Duration) -> bool {

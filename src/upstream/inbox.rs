@@ -23,9 +23,16 @@ pub enum Event {
 pub struct Inbox {
     events: RefCell<VecDeque<(usize, Event)>>,
     waker: RefCell<Option<Waker>>,
+    /// Whether nodens asks for itself, and no client waits.
+    pub probe: bool,
 }
 
 impl Inbox {
+    /// The inbox of a query that nodens asks for itself.
+    pub fn of_probe() -> Self {
+        Self { probe: true, ..Self::default() }
+    }
+
     /// Delivers what became of an attempt.
     pub fn put(&self, attempt: usize, event: Event) {
         self.events.borrow_mut().push_back((attempt, event));

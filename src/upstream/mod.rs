@@ -10,6 +10,7 @@
 //!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
 //! names ── the addresses of servers that are given by name
+//! standing ── how a server stands, since when and why, for those who watch
 //! ```
 
 use std::future::Future;
@@ -32,6 +33,7 @@ pub mod names;
 pub mod probe;
 pub mod quota;
 pub mod race;
+pub mod standing;
 pub mod tcp;
 pub mod udp;
 

@@ -9,9 +9,11 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
+use super::standing::wall_clock;
 use super::{Group, Server};
 use crate::config::ServerAddress;
 use crate::metrics::Metrics;
+use crate::metrics::events::Kind;
 
 /// Bounds of the time between two look-ups of one name, whatever its TTL.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -19,6 +21,9 @@ const BETWEEN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_s
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Addresses taken of one name.
 const MOST_ADDRESSES: usize = 8;
+
+/// An address to ask, and the host name that led there, if one did.
+type Found = (SocketAddr, Option<String>);
 
 /// Resolves the named servers of `group` again and again, and puts their addresses in place. Ends never by itself; ends
 /// at once where no server is named.
@@ -30,16 +35,27 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
         return Ok(());
     }
     let resolver = resolver(bootstrap)?;
+    let name = group.config.name.as_str();
+    let tell = |kind, reason| metrics.events.tell(wall_clock(), kind, (Some(name), None), reason);
     let mut after_failure = AFTER_FAILURE;
+    let mut failing: Option<String> = None;
     loop {
         let wait = match resolve(&resolver, &group).await {
             Ok((addresses, ttl)) => {
                 publish(&group, &addresses, metrics);
+                if let Some(host) = failing.take() {
+                    tell(Kind::NameResolved, host);
+                }
                 after_failure = AFTER_FAILURE;
                 ttl.clamp(BETWEEN.0, BETWEEN.1)
             }
             Err((host, error)) => {
-                tracing::warn!(upstream = %group.config.name, %host, %error, "upstream's name cannot be resolved; trying again");
+                if failing.as_ref() == Some(&host) {
+                    tracing::warn!(upstream = name, %host, %error, "upstream's name still cannot be resolved; trying again");
+                } else {
+                    tell(Kind::NameUnresolved, format!("{host}: {error}"));
+                    failing = Some(host);
+                }
                 let wait = after_failure;
                 after_failure = (after_failure * 2).min(BETWEEN.1);
                 wait
@@ -50,21 +66,22 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
 }
 
 /// All addresses of the group in the order of the file, and how long they hold. The error names the host.
-async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<SocketAddr>, Duration), (String, NetError)> {
+async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>, Duration), (String, NetError)> {
     let mut addresses = Vec::new();
     let mut ttl = BETWEEN.1;
     for server in &group.config.servers {
         match server {
-            ServerAddress::Plain(address) => addresses.push(*address),
+            ServerAddress::Plain(address) => addresses.push((*address, None)),
             ServerAddress::Tls { .. } => {}
             ServerAddress::Named { host, port } => {
                 let host = host.to_string();
-                let found = resolver.lookup_ip(host.as_str()).await.map_err(|error| (host, error))?;
+                let found = resolver.lookup_ip(host.as_str()).await.map_err(|error| (host.clone(), error))?;
                 ttl = ttl.min(found.valid_until().saturating_duration_since(std::time::Instant::now()));
                 let mut ips: Vec<IpAddr> = found.iter().collect();
                 // The order of a reply is random; the order of servers should not be.
                 ips.sort();
-                addresses.extend(ips.into_iter().take(MOST_ADDRESSES).map(|ip| SocketAddr::new(ip, *port)));
+                let ips = ips.into_iter().take(MOST_ADDRESSES);
+                addresses.extend(ips.map(|ip| (SocketAddr::new(ip, *port), Some(host.clone()))));
             }
         }
     }
@@ -72,27 +89,36 @@ async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<SocketA
 }
 
 /// Puts the addresses in place; servers that stay keep all that is known of them.
-fn publish(group: &Group, addresses: &[SocketAddr], metrics: &Metrics) {
+fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
     let old = group.servers.load_full();
     let plain = |server: &&Arc<Server>| server.tls_host.is_none();
     let name = group.config.name.as_str();
     let mut servers: Vec<Arc<Server>> = addresses
         .iter()
-        .map(|address| match old.iter().filter(plain).find(|server| server.address == *address) {
+        .map(|(address, host)| match old.iter().filter(plain).find(|server| server.address == *address) {
             Some(server) => Arc::clone(server),
             None => {
-                tracing::info!(upstream = name, server = %address, "upstream server found by its name");
                 let metrics = metrics.server(name, &address.to_string());
+                metrics.tell(wall_clock(), Kind::AddressAdded, host.clone().unwrap_or_default());
                 Arc::new(Server::new(name, *address, None, metrics, group.shared_recoveries()))
             }
         })
         .collect();
-    for gone in old.iter().filter(plain).filter(|server| !addresses.contains(&server.address)) {
-        tracing::info!(upstream = name, server = %gone.address, "upstream server gone from its name");
+    let stays = |server: &&Arc<Server>| addresses.iter().any(|(address, _)| *address == server.address);
+    for gone in old.iter().filter(plain).filter(|server| !stays(server)) {
+        let hosts: Vec<_> = group.config.servers.iter().filter_map(host_of).collect();
+        gone.metrics.tell(wall_clock(), Kind::AddressRemoved, hosts.join(", "));
         metrics.forget_server(name, &gone.address.to_string());
     }
     servers.extend(old.iter().filter(|server| server.tls_host.is_some()).map(Arc::clone));
     group.servers.store(Arc::new(servers));
+}
+
+fn host_of(server: &ServerAddress) -> Option<String> {
+    match server {
+        ServerAddress::Named { host, .. } => Some(host.to_string()),
+        ServerAddress::Plain(_) | ServerAddress::Tls { .. } => None,
+    }
 }
 
 fn resolver(bootstrap: &[SocketAddr]) -> Result<TokioResolver, NetError> {
@@ -112,4 +138,40 @@ fn resolver(bootstrap: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
     options.timeout = Duration::from_secs(2);
     builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+
+    #[test]
+    fn addresses_that_come_and_go_are_told_and_those_that_stay_keep_what_is_known() {
+        let metrics = Metrics::new().expect("metrics");
+        let text = "[bootstrap]\nservers = [\"192.0.2.9\"]\n[upstreams.up]\nservers = [\"dns.example\"]\n\
+                    [[route]]\nzones = [\".\"]\nto = \"up\"\n";
+        let config = parse(text, &[]).expect("a good configuration").upstreams.remove(0);
+        let host = "dns.example.".to_string();
+        let group = Group::new(config, Vec::new(), Arc::default());
+        let found = |last: u8| (SocketAddr::from(([192, 0, 2, last], 53)), Some(host.clone()));
+        publish(&group, &[found(1), found(2)], &metrics);
+        let before = group.servers.load_full();
+        publish(&group, &[found(2), found(3)], &metrics);
+        publish(&group, &[found(2), found(3)], &metrics);
+        let after = group.servers.load_full();
+        assert_eq!(after.iter().map(|server| server.address).collect::<Vec<_>>(), [found(2).0, found(3).0]);
+        assert!(Arc::ptr_eq(&before[1], &after[0]));
+
+        let (events, _) = metrics.events.after(0);
+        let told: Vec<_> = events.iter().map(|event| (event.kind, event.server.clone().unwrap_or_default())).collect();
+        let right = [
+            (Kind::AddressAdded, "192.0.2.1:53"),
+            (Kind::AddressAdded, "192.0.2.2:53"),
+            (Kind::AddressAdded, "192.0.2.3:53"),
+            (Kind::AddressRemoved, "192.0.2.1:53"),
+        ];
+        assert_eq!(told, right.map(|(kind, server)| (kind, server.to_string())));
+        assert!(events.iter().all(|event| event.upstream.as_deref() == Some("up")));
+        assert!(events.iter().all(|event| event.reason == host), "{events:?}");
+    }
 }

@@ -40,7 +40,7 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
     tokio::task::spawn_local(async move {
         let candidate = server.candidate();
         let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
-        let inbox = Rc::<Inbox>::default();
+        let inbox = Rc::new(Inbox::of_probe());
         let at = Instant::now();
         let way = Way {
             number: 0,

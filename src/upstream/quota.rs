@@ -90,6 +90,12 @@ impl Quota {
         }
     }
 
+    /// Queries sent in the last second.
+    pub fn used(&mut self, now: Millis) -> u32 {
+        self.advance(now);
+        self.used
+    }
+
     /// Whether there is room for what nobody would miss: hedges and prefetches.
     pub fn has_room(&mut self, now: Millis) -> bool {
         self.advance(now);

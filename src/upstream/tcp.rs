@@ -290,7 +290,7 @@ impl Connection {
         let Some(asked) = self.waiting.remove(&id) else { return };
         self.wait_no_more(1);
         let now = Instant::now();
-        self.server.replied(now, now.saturating_duration_since(asked.at));
+        self.server.replied(now, now.saturating_duration_since(asked.at), asked.inbox.probe);
         asked.inbox.put(asked.number, event);
     }
 

@@ -214,7 +214,7 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(waiting) = all.remove(&id) else { return };
     drop(all);
     server.metrics.in_flight.dec();
-    server.replied(now, now.saturating_duration_since(waiting.at));
+    server.replied(now, now.saturating_duration_since(waiting.at), waiting.inbox.probe);
     waiting.inbox.put(waiting.number, event);
 }
 

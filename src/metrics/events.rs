@@ -1,0 +1,273 @@
+//! What happened to upstreams and to the configuration: each change is told here once, and goes to the log and into a
+//! ring that the admin pages read.
+//!
+//! Told are changes of state, never queries: this is far off every hot path. The ring holds the last [`KEPT`] of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Serialize, Serializer};
+
+/// Events in the ring; the oldest are forgotten.
+pub const KEPT: usize = 256;
+/// The most bytes of a reason: it may quote what a stranger has written.
+const LONGEST_REASON: usize = 512;
+
+/// Milliseconds since 1970-01-01 00:00 UTC.
+pub type UnixMillis = u64;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Clients' queries go to this server no more; it is probed.
+    Ejected,
+    /// Clients' queries go there again.
+    Recovered,
+    /// It is far slower than another one, which is asked before it now.
+    PassedOver,
+    /// It is not far slower any more.
+    TakenAgain,
+    /// Its queries come back to nodens; it is asked no more.
+    Looped,
+    /// That is forgotten, because it is about to be checked again.
+    LoopForgotten,
+    /// It gets no EDNS any more.
+    EdnsOff,
+    /// It gets no random letter case any more.
+    RandomCaseOff,
+    /// The name of a server leads to this address.
+    AddressAdded,
+    /// The name of a server leads there no more.
+    AddressRemoved,
+    /// The name of a server cannot be resolved.
+    NameUnresolved,
+    /// It can again.
+    NameResolved,
+    /// A new configuration is in force.
+    ReloadTaken,
+    /// The same, but a part of it waits for a restart.
+    ReloadNeedsRestart,
+    /// A new configuration was not good.
+    ReloadRejected,
+}
+
+/// How loudly it is logged.
+enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Grows from event to event, across restarts too: it is the time, or one more than the last one's.
+    pub id: u64,
+    /// When.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub time: UnixMillis,
+    /// What.
+    pub kind: Kind,
+    /// The group, if it is about one.
+    pub upstream: Option<String>,
+    /// The server, if it is about one.
+    pub server: Option<String>,
+    /// Why, or which.
+    pub reason: String,
+    /// All of it in words, as the log has it.
+    pub text: String,
+}
+
+/// The ring.
+#[derive(Debug, Default)]
+pub struct Events {
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    last: u64,
+    /// The newest that is in the ring no more.
+    forgotten: u64,
+}
+
+impl Events {
+    /// Tells of an event, to the log and to whoever looks into the ring. `about` is the group and the server.
+    pub fn tell(&self, time: UnixMillis, kind: Kind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
+        let mut reason = reason.into();
+        let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or(0));
+        let text = if reason.is_empty() { kind.words().to_string() } else { format!("{}: {reason}", kind.words()) };
+        let (upstream, server) = about;
+        self.keep(Event {
+            id: 0,
+            time,
+            kind,
+            upstream: upstream.map(str::to_owned),
+            server: server.map(str::to_owned),
+            reason,
+            text: text.clone(),
+        });
+        // Behind the ring's lock: a log may be slow.
+        match kind.level() {
+            Level::Info => tracing::info!(upstream, server, "{text}"),
+            Level::Warn => tracing::warn!(upstream, server, "{text}"),
+            Level::Error => tracing::error!(upstream, server, "{text}"),
+        }
+    }
+
+    /// Gives the event its id and its place.
+    fn keep(&self, mut event: Event) {
+        let mut ring = self.ring();
+        // A clock that was set back does not take ids back.
+        event.id = event.time.max(ring.last + 1);
+        ring.last = event.id;
+        ring.events.push_back(Arc::new(event));
+        if ring.events.len() > KEPT
+            && let Some(oldest) = ring.events.pop_front()
+        {
+            ring.forgotten = oldest.id;
+        }
+    }
+
+    /// The events after that id, oldest first, and whether none of them has been forgotten.
+    pub fn after(&self, id: u64) -> (Vec<Arc<Event>>, bool) {
+        let ring = self.ring();
+        let from = ring.events.partition_point(|event| event.id <= id);
+        (ring.events.range(from..).map(Arc::clone).collect(), ring.forgotten <= id)
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // The ring is whole between any two of its calls.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Ejected => "upstream server is down",
+            Self::Recovered => "upstream server is back",
+            Self::PassedOver => "upstream server is slow: others are asked first",
+            Self::TakenAgain => "upstream server is no longer slow",
+            Self::Looped => "loop: this upstream server sends its queries back to nodens; it is asked no more",
+            Self::LoopForgotten => "upstream server is asked again",
+            Self::EdnsOff => "upstream server cannot stand EDNS: no more OPT",
+            Self::RandomCaseOff => "upstream server folds letter case: no more 0x20",
+            Self::AddressAdded => "upstream server found by its name",
+            Self::AddressRemoved => "upstream server gone from its name",
+            Self::NameUnresolved => "upstream's name cannot be resolved; trying again",
+            Self::NameResolved => "upstream's name can be resolved again",
+            Self::ReloadTaken => "new configuration in force",
+            Self::ReloadNeedsRestart => "new configuration in force, but for these keys, which need a restart",
+            Self::ReloadRejected => "new configuration rejected, the old one stays",
+        }
+    }
+
+    fn level(self) -> Level {
+        match self {
+            Self::Recovered | Self::LoopForgotten | Self::EdnsOff | Self::RandomCaseOff => Level::Info,
+            Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
+            Self::PassedOver | Self::TakenAgain => Level::Info,
+            Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
+            Self::Looped | Self::ReloadRejected => Level::Error,
+        }
+    }
+}
+
+/// A time as RFC 3339 writes it, in UTC, to the millisecond.
+pub fn rfc3339(time: UnixMillis) -> String {
+    let (days, of_day) = (time / 86_400_000, time % 86_400_000);
+    let is_leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    // The Gregorian calendar repeats itself every 400 years, which have 146,097 days.
+    let (mut year, mut day) = (1970 + days / 146_097 * 400, days % 146_097);
+    let mut length = 365;
+    while day >= length {
+        day -= length;
+        year += 1;
+        length = if is_leap(year) { 366 } else { 365 };
+    }
+    let mut month = 1;
+    for length in [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1_000 % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", day + 1, of_day % 1_000)
+}
+
+fn as_rfc3339<S: Serializer>(time: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(events: &[Arc<Event>]) -> Vec<u64> {
+        events.iter().map(|event| event.id).collect()
+    }
+
+    #[test]
+    fn ids_grow_with_the_time_and_never_go_back() {
+        let events = Events::default();
+        for time in [1_000, 1_000, 990, 2_000] {
+            events.tell(time, Kind::Ejected, (Some("up"), Some("192.0.2.1:53")), "three");
+        }
+        let (all, whole) = events.after(0);
+        assert_eq!((ids(&all), whole), (vec![1_000, 1_001, 1_002, 2_000], true));
+        assert_eq!(ids(&events.after(1_001).0), [1_002, 2_000]);
+        assert_eq!(ids(&events.after(1_500).0), [2_000]);
+        assert!(events.after(2_000).0.is_empty() && events.after(u64::MAX).0.is_empty());
+        let first = all.first().expect("an event");
+        assert_eq!(first.text, "upstream server is down: three");
+        assert_eq!((first.upstream.as_deref(), first.server.as_deref()), (Some("up"), Some("192.0.2.1:53")));
+    }
+
+    #[test]
+    fn the_ring_forgets_the_oldest_and_says_so() {
+        let events = Events::default();
+        for time in 1..=KEPT as u64 {
+            events.tell(time, Kind::ReloadTaken, (None, None), "");
+        }
+        assert!(events.after(0).1, "all are there");
+        events.tell(9_999, Kind::ReloadTaken, (None, None), "");
+        let (all, whole) = events.after(0);
+        assert_eq!((all.len(), all[0].id, whole), (KEPT, 2, false));
+        assert_eq!(all[0].text, "new configuration in force");
+        // Who has seen the first one misses nothing.
+        assert!(events.after(1).1);
+    }
+
+    #[test]
+    fn a_reason_is_bounded() {
+        let events = Events::default();
+        events.tell(1, Kind::ReloadRejected, (None, None), "ä".repeat(10_000) + "x");
+        let reason = events.after(0).0[0].reason.clone();
+        assert!(reason.len() <= LONGEST_REASON && reason.chars().all(|letter| letter == 'ä'));
+    }
+
+    #[test]
+    fn a_time_is_written_as_rfc_3339_does() {
+        for (time, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_234_567_890_123, "2009-02-13T23:31:30.123Z"),
+            (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+            (1_735_689_599_999, "2024-12-31T23:59:59.999Z"),
+            (1_735_689_600_000, "2025-01-01T00:00:00.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (4_107_455_999_000, "2100-02-27T23:59:59.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc3339(time), text);
+        }
+    }
+}
