@@ -322,6 +322,9 @@ fn pages_and_what_is_none() {
         ("/healthz", "text/plain"),
         ("/readyz", "text/plain"),
         ("/readyz?verbose", "text/plain"),
+        ("/api/v1/upstreams", "application/json"),
+        ("/api/v1/events", "application/json"),
+        ("/api/v1/events?x=y&after=7", "application/json"),
     ] {
         let page = nodens.get(path);
         assert_eq!(page.status, 200, "{path}");
@@ -336,9 +339,20 @@ fn pages_and_what_is_none() {
             assert!(page.head.contains("allow: get, head"), "{}", page.head);
         }
     }
-    for path in ["/nothing", "/metrics/", "/METRICS", "//", "/healthz/x"] {
-        let page = nodens.get(path);
-        assert_eq!(page.status, 404, "{path}");
-        assert!(page.body.contains("/metrics"), "it says what there is: {}", page.body);
+    let list = nodens.get("/").body;
+    for path in ["/metrics", "/healthz", "/readyz", "/api/v1/upstreams", "/api/v1/events"] {
+        assert!(list.lines().any(|line| line.split_whitespace().next() == Some(path)), "{path}: {list}");
+    }
+    for path in ["/nothing", "/metrics/", "/METRICS", "//", "/healthz/x", "/api/v1", "/api/v1/upstream"] {
+        for method in ["GET", "POST"] {
+            let page = nodens.request(method, path);
+            assert_eq!(page.status, 404, "{method} {path}");
+            assert!(page.body.contains("/metrics "), "it says what there is: {}", page.body);
+        }
+    }
+    for after in ["", "x", "-1", "1.5", "99999999999999999999"] {
+        let page = nodens.get(&format!("/api/v1/events?after={after}"));
+        assert_eq!(page.status, 400, "{after}");
+        assert!(page.body.contains("after="), "{}", page.body);
     }
 }

@@ -65,6 +65,11 @@ fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
     let server = format!("resolver.infra.example:{}", up.address().port());
     let mut nodens = Nodens::start(&config(&server, bootstrap.address));
     nodens.logged("upstream server found by its name");
+    let (upstreams, events) = (nodens.get("/api/v1/upstreams").body, nodens.get("/api/v1/events").body);
+    assert!(upstreams.contains(&format!("\"resolver.infra.example:{}\"", up.address().port())), "{upstreams}");
+    assert!(upstreams.contains(&format!("\"address\": \"{}\"", up.address())), "{upstreams}");
+    assert!(events.contains("\"kind\": \"address_added\""), "{events}");
+    assert!(events.contains("\"reason\": \"resolver.infra.example.\""), "{events}");
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example.")), ["192.0.2.1"]);
     // Only the group's server is asked for clients' names.
     assert!(up.seen().iter().any(|seen| seen.is_named("a.lab.example.")));
@@ -81,6 +86,8 @@ fn a_name_that_does_not_resolve_is_told_and_tried_again() {
         let tries = nodens.log().iter().filter(|line| line.contains("cannot be resolved")).count();
         (tries >= 2).then_some(())
     });
+    // One change is one event, however often it is tried.
+    assert_eq!(nodens.get("/api/v1/events").body.matches("\"kind\": \"name_unresolved\"").count(), 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! HTTP for people and machines that watch: `/metrics`, `/healthz`, `/readyz`.
+//! HTTP for people and machines that watch; `/` lists the pages, `api` makes those in JSON.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -12,9 +12,12 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::answer::Resolver;
 use crate::cache::Millis;
+
+mod api;
 
 /// Requests served at once.
 const MOST_CONNECTIONS: usize = 64;
@@ -24,8 +27,20 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 /// How often each worker shows that it turns.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
+/// What a page in JSON is.
+const JSON: &str = "application/json";
 /// A worker that has not turned for so long is stuck.
 const STUCK_AFTER: Millis = 5_000;
+
+/// What there is, and what for.
+const PAGES: [(&str, &str); 6] = [
+    ("/", "this list"),
+    ("/metrics", "metrics in Prometheus's text format"),
+    ("/healthz", "whether every worker turns"),
+    ("/readyz", "whether every route has a live upstream; ?verbose: which has not"),
+    ("/api/v1/upstreams", "JSON: every upstream server, its state and why, latencies, counts"),
+    ("/api/v1/events", "JSON: the last 256 changes, newest last; ?after=ID: those since"),
+];
 
 /// What the pages are made from.
 pub struct Admin {
@@ -67,25 +82,37 @@ impl Admin {
     }
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if !PAGES.iter().any(|(known, _)| *known == path) {
+            return page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}", pages()));
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = page(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed here\n");
+            let text = "only GET and HEAD are allowed here: these pages show, they change nothing\n";
+            let mut response = page(StatusCode::METHOD_NOT_ALLOWED, text);
             // RFC 9110 section 15.5.6 requires it.
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "verbose"));
-        match request.uri().path() {
-            "/" => page(StatusCode::OK, "nodens: /metrics /healthz /readyz /readyz?verbose\n"),
+        let mut parameters = request.uri().query().unwrap_or_default().split('&');
+        match path {
             "/metrics" => {
                 self.refresh_gauges();
-                let mut response = page(StatusCode::OK, self.resolver.metrics.render());
-                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-                response
+                page_of("text/plain; version=0.0.4; charset=utf-8", self.resolver.metrics.render())
             }
             "/healthz" => self.health(),
-            "/readyz" => self.readiness(verbose),
-            _ => page(StatusCode::NOT_FOUND, "not found: try /metrics /healthz /readyz\n"),
+            "/readyz" => self.readiness(parameters.any(|parameter| parameter == "verbose")),
+            "/api/v1/upstreams" => {
+                let Resolver { snapshot, metrics, .. } = &*self.resolver;
+                page_of(JSON, api::upstreams(&snapshot.load(), metrics, Instant::now()))
+            }
+            "/api/v1/events" => {
+                let after = parameters.find_map(|parameter| parameter.strip_prefix("after=")).unwrap_or("0");
+                match after.parse() {
+                    Ok(after) => page_of(JSON, api::events(&self.resolver.metrics.events, after)),
+                    Err(_) => page(StatusCode::BAD_REQUEST, "after= takes the id of an event, a whole number\n"),
+                }
+            }
+            _ => page(StatusCode::OK, format!("nodens {}\n\n{}", env!("CARGO_PKG_VERSION"), pages())),
         }
     }
 
@@ -133,6 +160,17 @@ impl Admin {
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
         metrics.cache_evictions.inc_by(fill.evictions.saturating_sub(metrics.cache_evictions.get()));
     }
+}
+
+/// A line for each page.
+fn pages() -> String {
+    PAGES.iter().map(|(path, what)| format!("{path:<20}{what}\n")).collect()
+}
+
+fn page_of(kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = page(StatusCode::OK, text);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

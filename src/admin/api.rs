@@ -1,0 +1,166 @@
+//! What the admin pages say as JSON; `docs/api.md` explains each field to those who read it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::config::{Select, ServerAddress};
+use crate::metrics::Metrics;
+use crate::metrics::events::{Event, Events, rfc3339};
+use crate::snapshot::Snapshot;
+use crate::upstream::standing::State;
+use crate::upstream::{Group, Server};
+
+/// `/api/v1/upstreams`.
+#[derive(Debug, Serialize)]
+struct Upstreams<'a> {
+    upstreams: Vec<Upstream<'a>>,
+}
+
+/// A group.
+#[derive(Debug, Serialize)]
+struct Upstream<'a> {
+    name: &'a str,
+    select: &'static str,
+    deadline_seconds: f64,
+    max_qps: Option<u32>,
+    queries_last_second: Option<u32>,
+    shed_total: Option<u64>,
+    /// The labels of the routes that lead to it.
+    routes: Vec<&'a str>,
+    /// The hosts whose addresses are among the servers.
+    names: Vec<String>,
+    servers: Vec<ServerView>,
+}
+
+/// A server.
+#[derive(Debug, Serialize)]
+struct ServerView {
+    address: SocketAddr,
+    transport: &'static str,
+    tls_name: Option<String>,
+    state: State,
+    reason: String,
+    since: String,
+    age_seconds: f64,
+    next_probe_seconds: Option<f64>,
+    edns: bool,
+    random_case: bool,
+    in_flight: i64,
+    smoothed_latency_seconds: Option<f64>,
+    last_minute: LastMinute,
+    queries_total: BTreeMap<&'static str, u64>,
+    replies_total: u64,
+    failures_total: BTreeMap<&'static str, u64>,
+    hedges_total: u64,
+    hedges_won_total: u64,
+    ejections_total: u64,
+}
+
+/// Its replies of the last minute.
+#[derive(Debug, Serialize)]
+struct LastMinute {
+    replies: u64,
+    latency_p50_seconds: Option<f64>,
+    latency_p95_seconds: Option<f64>,
+    latency_p99_seconds: Option<f64>,
+}
+
+/// `/api/v1/events`.
+#[derive(Debug, Serialize)]
+struct EventList<'a> {
+    events: Vec<&'a Event>,
+    complete: bool,
+}
+
+/// Every group, in the order of the file, and its servers as they stand now.
+pub(super) fn upstreams(snapshot: &Snapshot, metrics: &Metrics, now: Instant) -> String {
+    let groups = snapshot.groups.iter().enumerate();
+    let groups = groups.map(|(index, group)| upstream(snapshot, index, group, metrics, now));
+    json(&Upstreams { upstreams: groups.collect() })
+}
+
+/// The events after that id.
+pub(super) fn events(events: &Events, after: u64) -> String {
+    let (events, complete) = events.after(after);
+    json(&EventList { events: events.iter().map(Arc::as_ref).collect(), complete })
+}
+
+fn upstream<'a>(
+    snapshot: &'a Snapshot,
+    index: usize,
+    group: &'a Group,
+    metrics: &Metrics,
+    now: Instant,
+) -> Upstream<'a> {
+    let config = &group.config;
+    let name = |server: &ServerAddress| match server {
+        ServerAddress::Named { host, port } => Some(format!("{}:{port}", host.to_string().trim_end_matches('.'))),
+        ServerAddress::Plain(_) | ServerAddress::Tls { .. } => None,
+    };
+    let routes = snapshot.config.routes.iter().filter(|route| route.to == index);
+    Upstream {
+        name: &config.name,
+        select: match config.select {
+            Select::Ordered => "ordered",
+            Select::Fastest => "fastest",
+            Select::Spread => "spread",
+        },
+        deadline_seconds: config.deadline.as_secs_f64(),
+        max_qps: config.max_qps,
+        queries_last_second: group.used(now),
+        shed_total: config.max_qps.map(|_| metrics.shed(&config.name).get()),
+        routes: routes.map(|route| route.label.as_str()).collect(),
+        names: config.servers.iter().filter_map(name).collect(),
+        servers: group.servers.load().iter().map(|server| view(server, config.randomize_case, now)).collect(),
+    }
+}
+
+fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
+    let (metrics, standing) = (&server.metrics, server.standing());
+    let (smoothed, minute) = server.latencies(now);
+    let next_probe = server.next_probe().map(|at| at.saturating_duration_since(now));
+    ServerView {
+        address: server.address,
+        transport: if server.tls_host.is_some() { "tls" } else { "udp" },
+        tls_name: server.tls_host.clone(),
+        state: standing.state,
+        reason: standing.reason,
+        since: rfc3339(standing.since_unix),
+        age_seconds: seconds(now.saturating_duration_since(standing.since)),
+        next_probe_seconds: next_probe.map(seconds),
+        edns: server.takes_edns(),
+        // Inside TLS nobody else can guess, so there the case is never random.
+        random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(),
+        in_flight: metrics.in_flight.get(),
+        smoothed_latency_seconds: smoothed.map(seconds),
+        last_minute: LastMinute {
+            replies: minute.replies,
+            latency_p50_seconds: minute.p50.map(seconds),
+            latency_p95_seconds: minute.p95.map(seconds),
+            latency_p99_seconds: minute.p99.map(seconds),
+        },
+        queries_total: metrics.queries().collect(),
+        replies_total: metrics.duration.get_sample_count(),
+        failures_total: metrics.failures().collect(),
+        hedges_total: metrics.hedges.get(),
+        hedges_won_total: metrics.hedges_won.get(),
+        ejections_total: metrics.ejections.get(),
+    }
+}
+
+/// To the microsecond: what is finer is noise.
+fn seconds(duration: Duration) -> f64 {
+    Duration::from_micros(duration.as_micros() as u64).as_secs_f64()
+}
+
+fn json(page: &impl Serialize) -> String {
+    // Keys are text and numbers are finite, so there is nothing that JSON cannot hold.
+    let mut text = serde_json::to_string_pretty(page).unwrap_or_default();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,430 @@
+//! What `/api/v1` says of upstreams and of what happened to them, held against scripted upstreams.
+
+use std::fs;
+use std::time::Duration;
+
+use nodens::lab::fault::Behaviour;
+use nodens::lab::upstream::Upstream;
+use nodens::metrics::events::Kind;
+use process::client::{A, lookup, query, udp};
+use process::{Nodens, config, eventually, stop, upstream, zone};
+use serde_json::Value;
+
+mod process;
+
+const TXT: u16 = 16;
+
+/// What can happen.
+const ALL_KINDS: [Kind; 15] = [
+    Kind::Ejected,
+    Kind::Recovered,
+    Kind::PassedOver,
+    Kind::TakenAgain,
+    Kind::Looped,
+    Kind::LoopForgotten,
+    Kind::EdnsOff,
+    Kind::RandomCaseOff,
+    Kind::AddressAdded,
+    Kind::AddressRemoved,
+    Kind::NameUnresolved,
+    Kind::NameResolved,
+    Kind::ReloadTaken,
+    Kind::ReloadNeedsRestart,
+    Kind::ReloadRejected,
+];
+
+/// A page in JSON.
+fn json(nodens: &Nodens, path: &str) -> Value {
+    let page = nodens.get(path);
+    assert_eq!(page.status, 200, "{path}: {}", page.body);
+    assert!(page.head.contains("content-type: application/json"), "{}", page.head);
+    serde_json::from_str(&page.body).expect("JSON")
+}
+
+/// What is said of this server.
+fn of(nodens: &Nodens, server: &Upstream) -> Value {
+    let page = json(nodens, "/api/v1/upstreams");
+    let groups = page["upstreams"].as_array().expect("groups").iter();
+    let mut servers = groups.flat_map(|group| group["servers"].as_array().expect("servers"));
+    let is_it = |found: &&Value| found["address"] == server.address().to_string();
+    servers.find(is_it).unwrap_or_else(|| panic!("not there: {page:#}")).clone()
+}
+
+/// Waits until what is said of this server is as `good` says.
+fn becomes(nodens: &Nodens, server: &Upstream, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || Some(of(nodens, server)).filter(&good))
+}
+
+fn events(nodens: &Nodens) -> Vec<Value> {
+    json(nodens, "/api/v1/events")["events"].as_array().expect("events").clone()
+}
+
+/// Waits for an event of this kind that says so.
+fn told(nodens: &Nodens, kind: &str, reason: &str) -> Value {
+    let is_it = |event: &Value| event["kind"] == kind && event["reason"].as_str().is_some_and(|r| r.contains(reason));
+    eventually(&format!("{kind}: {reason}"), || events(nodens).into_iter().find(is_it))
+}
+
+fn kinds(nodens: &Nodens) -> Vec<String> {
+    events(nodens).iter().map(|event| event["kind"].as_str().expect("a kind").to_owned()).collect()
+}
+
+/// Asks for names until something is so.
+fn ask_until<T>(nodens: &Nodens, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let mut names = 0;
+    eventually(what, || {
+        names += 1;
+        lookup(nodens.address(), &format!("{names}.until.lab.example"));
+        look()
+    })
+}
+
+fn is_a_time(text: &Value) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    text.as_str().expect("text").chars().map(shape).eq("0000-00-00T00:00:00.000Z".chars())
+}
+
+/// Puts another configuration in force.
+fn reload(nodens: &Nodens, text: &str) {
+    let new = nodens.dir().write("new.toml", text);
+    fs::rename(new, nodens.config()).expect("a swap");
+    nodens.signal("HUP");
+}
+
+#[test]
+fn a_healthy_server_is_told_with_its_counts_and_latencies() {
+    let upstream = upstream(zone());
+    upstream.set_latency(Duration::from_millis(40));
+    let route = "[[route]]\nzones = [\"corp.lab.example\", \"10.0.0.0/8\"]\nto = \"up\"\n";
+    let nodens =
+        Nodens::start(&format!("{}{route}", config(&[&upstream], "", "deadline = \"20s\"\nselect = \"fastest\"")));
+    for n in 0..9 {
+        lookup(nodens.address(), &format!("{n}.lab.example"));
+    }
+    // The loop check's is the tenth.
+    let server = becomes(&nodens, &upstream, "ten replies", |server| server["replies_total"] == 10);
+    let group = json(&nodens, "/api/v1/upstreams")["upstreams"][0].clone();
+    assert_eq!((&group["name"], &group["select"]), (&"up".into(), &"fastest".into()));
+    assert_eq!(group["deadline_seconds"], 20.0);
+    for field in ["max_qps", "queries_last_second", "shed_total"] {
+        assert_eq!(group[field], Value::Null, "{field}");
+    }
+    assert_eq!(group["routes"], serde_json::json!([".", "corp.lab.example 10.0.0.0/8"]));
+    assert_eq!(group["names"], serde_json::json!([]));
+
+    assert_eq!((&server["transport"], &server["tls_name"]), (&"udp".into(), &Value::Null));
+    assert_eq!((&server["state"], &server["next_probe_seconds"]), (&"healthy".into(), &Value::Null));
+    assert_eq!(server["reason"], "nothing against it so far");
+    assert_eq!((&server["edns"], &server["random_case"]), (&true.into(), &true.into()));
+    assert!(is_a_time(&server["since"]), "{server:#}");
+    assert!(server["age_seconds"].as_f64().is_some_and(|age| age > 0.3), "nine queries of 40 ms: {server:#}");
+    assert_eq!(server["in_flight"], 0);
+    assert!(server["queries_total"]["udp"].as_u64() >= Some(10), "{server:#}");
+    assert_eq!((&server["queries_total"]["tcp"], &server["queries_total"]["tls"]), (&0.into(), &0.into()));
+    assert_eq!((&server["hedges_total"], &server["hedges_won_total"]), (&0.into(), &0.into()));
+    assert_eq!(server["ejections_total"], 0);
+    let minute = &server["last_minute"];
+    assert_eq!(minute["replies"], 10);
+    let percentiles = ["latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds"];
+    let percentiles = percentiles.map(|key| minute[key].as_f64().expect("a number"));
+    // What is told is off by a sixteenth at most.
+    assert!(percentiles[0] >= 0.0375 && percentiles.is_sorted(), "{percentiles:?}");
+    assert!(server["smoothed_latency_seconds"].as_f64() >= Some(0.04), "{server:#}");
+    assert!(events(&nodens).is_empty());
+}
+
+#[test]
+fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
+    becomes(&nodens, &upstream, "the loop check", |server| server["replies_total"] == 1);
+    upstream.set(Behaviour::silent());
+    let is_down = |server: &Value| server["state"] == "ejected";
+    let down = ask_until(&nodens, "ejection", || Some(of(&nodens, &upstream)).filter(is_down));
+    let reason = "3 failures in a row: no reply, no reply, no reply";
+    assert_eq!((&down["reason"], &down["ejections_total"]), (&reason.into(), &1.into()));
+    assert!(down["next_probe_seconds"].as_f64().is_some_and(|seconds| seconds <= 1.5), "{down:#}");
+    assert!(down["failures_total"]["timeout"].as_u64() >= Some(3), "{down:#}");
+    assert!(is_a_time(&down["since"]));
+    // A gauge and a line of the log say the same.
+    assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
+    assert_eq!(nodens.metric("nodens_upstream_ejections_total", &[]), 1.0);
+    let line = nodens.logged("upstream server is down");
+    assert!(line.contains(reason) && line.contains(&upstream.address().to_string()), "{line}");
+
+    upstream.set(Behaviour::normal());
+    let up = becomes(&nodens, &upstream, "recovery", |server| server["state"] == "healthy");
+    assert_eq!(up["next_probe_seconds"], Value::Null);
+    let back = told(&nodens, "recovered", "a probe was answered");
+    assert_eq!(back["reason"], up["reason"]);
+    assert!(back["reason"].as_str().is_some_and(|reason| reason.starts_with("after ")), "{back:#}");
+    assert_eq!((&back["upstream"], &back["server"]), (&"up".into(), &upstream.address().to_string().into()));
+    assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 1.0);
+
+    assert_eq!(kinds(&nodens), ["ejected", "recovered"]);
+    let ejected = told(&nodens, "ejected", reason);
+    assert_eq!((&ejected["time"], &back["time"]), (&down["since"], &up["since"]));
+    assert!(ejected["id"].as_u64() < back["id"].as_u64());
+    for (after, number) in [(0, 2), (ejected["id"].as_u64().unwrap_or(0), 1), (back["id"].as_u64().unwrap_or(0), 0)] {
+        let page = json(&nodens, &format!("/api/v1/events?after={after}"));
+        assert_eq!((page["events"].as_array().map(Vec::len), &page["complete"]), (Some(number), &true.into()));
+    }
+}
+
+#[test]
+fn a_closed_port_is_told_as_such() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
+    becomes(&nodens, &upstream, "the loop check", |server| server["replies_total"] == 1);
+    stop(&upstream);
+    ask_until(&nodens, "ejection", || kinds(&nodens).contains(&"ejected".to_owned()).then_some(()));
+    told(&nodens, "ejected", "port closed");
+    assert!(of(&nodens, &upstream)["failures_total"]["connection_refused"].as_u64() >= Some(1));
+}
+
+#[test]
+fn a_late_reply_brings_a_server_back_and_is_told_as_such() {
+    // Later than an attempt may take while nothing is known of the server, and sooner than is no help to anyone. Where
+    // this machine stands still for as long as that, nothing fails, and another nodens has to show it.
+    eventually("a late reply", || {
+        let upstream = upstream(zone());
+        upstream.set_latency(Duration::from_millis(700));
+        let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"15s\""));
+        let clients: Vec<_> = (0..3).map(|_| udp(nodens.address())).collect();
+        for (n, client) in (0..).zip(&clients) {
+            client.send(&query(n, &format!("{n}.lab.example"), A)).expect("sends");
+        }
+        becomes(&nodens, &upstream, "replies", |server| {
+            server["state"] == "healthy" && server["replies_total"].as_u64() >= Some(4)
+        });
+        let told = events(&nodens);
+        let late = |event: &&Value| event["reason"].as_str().is_some_and(|reason| reason.contains("a late reply to"));
+        let back = told.iter().find(late)?;
+        assert_eq!((&told[0]["kind"], &back["kind"]), (&"ejected".into(), &"recovered".into()));
+        Some(())
+    });
+}
+
+#[test]
+fn a_server_that_is_far_slower_than_another_is_told_as_passed_over() {
+    let (slow, fast) = (upstream(zone()), upstream(zone()));
+    let nodens = Nodens::start(&config(&[&slow, &fast], "", "select = \"ordered\""));
+    slow.set_latency(Duration::from_millis(120));
+    let is_passed_over = |server: &Value| server["state"] == "passed_over";
+    let server = ask_until(&nodens, "it to be slow", || Some(of(&nodens, &slow)).filter(is_passed_over));
+    assert!(server["reason"].as_str().is_some_and(|reason| reason.contains("the fastest one takes")), "{server:#}");
+    // It would still be asked.
+    let labels = [("server", server["address"].as_str().expect("an address"))];
+    assert_eq!(nodens.metric("nodens_upstream_healthy", &labels), 1.0);
+    slow.set_latency(Duration::ZERO);
+    let is_healthy = |server: &Value| server["state"] == "healthy";
+    ask_until(&nodens, "it to be fast", || Some(of(&nodens, &slow)).filter(is_healthy));
+    let told: Vec<_> = events(&nodens).into_iter().filter(|event| event["server"] == server["address"]).collect();
+    let of_it = |kind: &str| told.iter().any(|event| event["kind"] == kind);
+    assert!(of_it("passed_over") && (of_it("taken_again") || of_it("recovered")), "{told:#?}");
+}
+
+#[test]
+fn what_a_bound_on_queries_costs_is_told() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "max_qps = 10"));
+    let group = ask_until(&nodens, "the bound", || {
+        let group = json(&nodens, "/api/v1/upstreams")["upstreams"][0].clone();
+        (group["shed_total"].as_u64() > Some(0) && group["queries_last_second"].as_u64() > Some(0)).then_some(group)
+    });
+    assert_eq!(group["max_qps"], 10);
+    assert!(group["queries_last_second"].as_u64() <= Some(10), "{group:#}");
+}
+
+#[test]
+fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"2s\""));
+    becomes(&nodens, &upstream, "the loop check", |server| server["replies_total"] == 1);
+    upstream.set(Behaviour::normal().lose_every(2));
+    // Where this machine stands still, it may be ejected for something else first.
+    let reason = "8 failures among 32 attempts, the last ones: no reply, no reply, no reply";
+    ask_until(&nodens, "ejection", || events(&nodens).iter().any(|event| event["reason"] == reason).then_some(()));
+}
+
+#[test]
+fn a_query_of_last_resort_that_is_answered_is_no_probe() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
+    becomes(&nodens, &upstream, "the loop check", |server| server["replies_total"] == 1);
+    // Whatever nodens itself asks for stays without a reply.
+    let only_clients = Behaviour::edited(|seen, wire| {
+        if !seen.is_within("lab.example.") || seen.qtype != A {
+            // Another id: nobody's reply.
+            wire[0] ^= 0xff;
+        }
+    });
+    upstream.set(Behaviour::silent());
+    ask_until(&nodens, "ejection", || (of(&nodens, &upstream)["state"] == "ejected").then_some(()));
+    upstream.set(only_clients);
+    let mut names = 0;
+    eventually("recovery", || {
+        names += 1;
+        lookup(nodens.address(), &format!("{names}.back.lab.example"));
+        kinds(&nodens).contains(&"recovered".to_owned()).then_some(())
+    });
+    let back = events(&nodens).into_iter().find(|event| event["kind"] == "recovered").expect("it is back");
+    assert!(back["reason"].as_str().is_some_and(|reason| reason.contains("of last resort was answered")), "{back:#}");
+}
+
+#[test]
+fn a_server_that_leads_back_is_told_forgotten_and_told_again() {
+    let upstream = upstream(zone());
+    let text = config(&[&upstream], "", "");
+    let nodens = Nodens::start(&text);
+    let lead_back = || {
+        let check = eventually("a loop check", || {
+            upstream.seen().into_iter().find(|seen| seen.is_within("loop-check.nodens.internal"))
+        });
+        process::client::ask_udp(nodens.address(), &query(7, &check.name, TXT));
+    };
+    lead_back();
+    let looped = becomes(&nodens, &upstream, "the loop", |server| server["state"] == "looped");
+    assert_eq!(looped["reason"], "a query of the loop check came back");
+    assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
+    lead_back();
+    assert_eq!(kinds(&nodens), ["looped"], "once");
+
+    reload(&nodens, &text.replace("to = \"up\"", "to = \"up\"\nnegative_max_ttl = \"7s\""));
+    told(&nodens, "loop_forgotten", "checked");
+    becomes(&nodens, &upstream, "health", |server| server["state"] == "healthy");
+    assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 1.0);
+    lead_back();
+    becomes(&nodens, &upstream, "the loop", |server| server["state"] == "looped");
+    assert_eq!(kinds(&nodens), ["looped", "reload_taken", "loop_forgotten", "looped"]);
+}
+
+#[test]
+fn what_a_server_cannot_stand_is_told() {
+    for (behaviour, field, kind, reason) in [
+        (Behaviour::formerr_on_opt(), "edns", "edns_off", "FORMERR"),
+        (Behaviour::silent_on_opt(), "edns", "edns_off", "3 answers in a row came only without"),
+        (Behaviour::folded_case(), "random_case", "random_case_off", "3 replies in a row"),
+    ] {
+        let upstream = upstream(zone());
+        upstream.set(behaviour);
+        let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"5s\""));
+        ask_until(&nodens, kind, || (of(&nodens, &upstream)[field] == false).then_some(()));
+        let event = told(&nodens, kind, reason);
+        assert_eq!(event["server"], upstream.address().to_string());
+        let times = kinds(&nodens).iter().filter(|told| *told == kind).count();
+        assert_eq!(times, 1, "{kind} is told once");
+    }
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "randomize_case = false"));
+    assert_eq!(of(&nodens, &upstream)["random_case"], false);
+}
+
+#[test]
+fn a_server_over_tls_is_told_with_its_name() {
+    let upstream = upstream(zone());
+    let servers = format!("servers = [\"tls://{}#dns.test\"]", upstream.address());
+    let text = config(&[&upstream], "", "").replace(&format!("servers = [\"{}\"]", upstream.address()), &servers);
+    let nodens = Nodens::start(&text);
+    lookup(nodens.address(), "a.lab.example");
+    // It speaks clear text, so nothing comes of it.
+    let sum = |counts: &Value| counts.as_object().expect("counts").values().filter_map(Value::as_u64).sum::<u64>();
+    let server = becomes(&nodens, &upstream, "a failure", |server| sum(&server["failures_total"]) > 0);
+    assert_eq!((&server["transport"], &server["tls_name"]), (&"tls".into(), &"dns.test".into()));
+    assert_eq!(server["random_case"], false);
+    assert!(server["queries_total"]["tls"].as_u64() >= Some(1) && server["queries_total"]["udp"] == 0, "{server:#}");
+    assert_eq!((&server["replies_total"], &server["smoothed_latency_seconds"]), (&0.into(), &Value::Null));
+    assert_eq!(server["last_minute"]["latency_p50_seconds"], Value::Null);
+}
+
+#[test]
+fn hedges_are_told_when_sent_and_when_won() {
+    let (first, second) = (upstream(zone()), upstream(zone()));
+    let nodens = Nodens::start(&config(&[&first, &second], "", "select = \"ordered\""));
+    assert_eq!(json(&nodens, "/api/v1/upstreams")["upstreams"][0]["select"], "ordered");
+    let mut names = 0;
+    eventually("a hedge that wins", || {
+        first.set(Behaviour::silent());
+        names += 1;
+        lookup(nodens.address(), &format!("{names}.lab.example"));
+        first.set(Behaviour::normal());
+        becomes(&nodens, &first, "health", |server| server["state"] == "healthy");
+        (of(&nodens, &second)["hedges_won_total"].as_u64() > Some(0)).then_some(())
+    });
+    let server = of(&nodens, &second);
+    assert!(server["hedges_total"].as_u64() >= server["hedges_won_total"].as_u64(), "{server:#}");
+    assert_eq!(of(&nodens, &first)["hedges_won_total"], 0);
+}
+
+#[test]
+fn reloads_are_told_with_what_came_of_them() {
+    let (old, new) = (upstream(zone()), upstream(zone()));
+    let text = config(&[&old], "", "");
+    let nodens = Nodens::start(&text);
+    reload(&nodens, &config(&[&new], "", ""));
+    let event = told(&nodens, "reload_taken", "");
+    assert_eq!((&event["upstream"], &event["server"], &event["reason"]), (&Value::Null, &Value::Null, &"".into()));
+    assert_eq!(event["text"], "new configuration in force");
+    assert!(is_a_time(&event["time"]));
+    let page = nodens.get("/api/v1/upstreams").body;
+    assert!(page.contains(&new.address().to_string()) && !page.contains(&old.address().to_string()), "{page}");
+
+    reload(&nodens, &text.replace("to = \"up\"", "to = \"upp\"\nspeed = 5"));
+    told(&nodens, "reload_rejected", "nodens.toml:11:6: to: there is no [upstreams.upp]");
+    reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\n"));
+    told(&nodens, "reload_needs_restart", "cache.memory");
+    assert_eq!(kinds(&nodens), ["reload_taken", "reload_rejected", "reload_needs_restart"]);
+}
+
+#[test]
+fn every_field_is_explained_and_nothing_else_is() {
+    const DOC: &str = include_str!("../docs/api.md");
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
+    reload(&nodens, &config(&[&upstream], "", "deadline = \"2s\""));
+    told(&nodens, "reload_taken", "");
+    let mut keys = Vec::new();
+    for path in ["/api/v1/upstreams", "/api/v1/events"] {
+        collect(&json(&nodens, path), &mut keys);
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    assert!(keys.len() > 30, "{keys:?}");
+    let row = |line: &str| line.strip_prefix("| `").and_then(|line| line.split('`').next()).map(str::to_owned);
+    // Kinds of events are values, in a table of their own.
+    let (fields, kinds) = DOC.split_once("| kind |").expect("a table of kinds");
+    let mut explained: Vec<_> = fields.lines().filter_map(row).collect();
+    explained.sort_unstable();
+    explained.dedup();
+    for kind in ALL_KINDS {
+        let kind = serde_json::to_value(kind).expect("a kind").as_str().expect("text").to_owned();
+        assert!(kinds.contains(&format!("`{kind}`")), "{kind} is not explained");
+    }
+    // By kind and by transport: these are explained with their parent.
+    keys.retain(|key| !nodens::metrics::FAILURE_KINDS.contains(&key.as_str()));
+    keys.retain(|key| !nodens::metrics::TRANSPORTS.contains(&key.as_str()));
+    assert_eq!(keys, explained);
+    // The examples are JSON, with the same fields.
+    let examples = DOC.split("```json\n").skip(1).map(|block| block.split("```").next().expect("an end"));
+    let mut shown = Vec::new();
+    for example in examples {
+        collect(&serde_json::from_str(example).expect("an example is JSON"), &mut shown);
+    }
+    shown.retain(|key| !nodens::metrics::FAILURE_KINDS.contains(&key.as_str()));
+    shown.retain(|key| !nodens::metrics::TRANSPORTS.contains(&key.as_str()));
+    shown.sort_unstable();
+    shown.dedup();
+    assert_eq!(shown, explained);
+}
+
+/// The keys of all objects within.
+fn collect(value: &Value, keys: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => object.iter().for_each(|(key, value)| {
+            keys.push(key.clone());
+            collect(value, keys);
+        }),
+        Value::Array(values) => values.iter().for_each(|value| collect(value, keys)),
+        _ => {}
+    }
+}
