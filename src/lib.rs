@@ -22,7 +22,7 @@
 //! |---|---|---|---|
 //! | 0 bytes | [`wire`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
-//! | 2 knowledge | [`admission`], [`cache`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message and group | 0, 1 | sockets; time is an argument |
+//! | 2 knowledge | [`admission`], [`cache`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`answer`], [`coalesce`], [`fetch`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`lab`] | all | |

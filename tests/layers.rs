@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::minute", 2),
     ("upstream::quota", 2),
     ("upstream::race", 2),
+    ("upstream::server", 2),
     ("upstream::standing", 2),
     ("answer", 3),
     ("coalesce", 3),

@@ -3,7 +3,7 @@
 //! ```text
 //! answer ── ask(group, question, deadline) ──► links ── sends what the race decides, waits for what comes back
 //!                                               ├── race ── whom first, whom next, when, who won (pure)
-//!                                               ├── group, health, minute ── what all workers know of the servers (pure)
+//!                                               ├── group, server, health, minute ── what all workers know (pure)
 //!                                               ├── budget, quota ── what hedges may cost, what may be asked at all (pure)
 //!                                               ├──► udp ── random port, id and letter case; strangers are ignored
 //!                                               └──► tcp ── pipelined, one connection reused
@@ -33,11 +33,13 @@ pub mod names;
 pub mod probe;
 pub mod quota;
 pub mod race;
+pub mod server;
 pub mod standing;
 pub mod tcp;
 pub mod udp;
 
-pub use group::{Group, Server};
+pub use group::Group;
+pub use server::Server;
 
 /// What is asked of an upstream. Two equal questions may share one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
