@@ -93,25 +93,31 @@ fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
     let old = group.servers.load_full();
     let plain = |server: &&Arc<Server>| server.tls_host.is_none();
     let name = group.config.name.as_str();
-    let mut servers: Vec<Arc<Server>> = addresses
-        .iter()
-        .map(|(address, host)| match old.iter().filter(plain).find(|server| server.address == *address) {
+    let mut servers = Vec::new();
+    let mut added = Vec::new();
+    for (address, host) in addresses {
+        let server = match old.iter().filter(plain).find(|server| server.address == *address) {
             Some(server) => Arc::clone(server),
             None => {
                 let metrics = metrics.server(name, &address.to_string());
-                metrics.tell(wall_clock(), Kind::AddressAdded, host.clone().unwrap_or_default());
+                added.push((metrics.clone(), host.clone().unwrap_or_default()));
                 Arc::new(Server::new(name, *address, None, metrics, group.shared_recoveries()))
             }
-        })
-        .collect();
+        };
+        servers.push(server);
+    }
+    servers.extend(old.iter().filter(|server| server.tls_host.is_some()).map(Arc::clone));
+    group.servers.store(Arc::new(servers));
+    // Told once it is so: whoever hears of a server may ask for it at once.
+    for (server, host) in added {
+        server.tell(wall_clock(), Kind::AddressAdded, host);
+    }
     let stays = |server: &&Arc<Server>| addresses.iter().any(|(address, _)| *address == server.address);
     for gone in old.iter().filter(plain).filter(|server| !stays(server)) {
         let hosts: Vec<_> = group.config.servers.iter().filter_map(host_of).collect();
         gone.metrics.tell(wall_clock(), Kind::AddressRemoved, hosts.join(", "));
         metrics.forget_server(name, &gone.address.to_string());
     }
-    servers.extend(old.iter().filter(|server| server.tls_host.is_some()).map(Arc::clone));
-    group.servers.store(Arc::new(servers));
 }
 
 fn host_of(server: &ServerAddress) -> Option<String> {
