@@ -23,7 +23,7 @@ pub struct Group {
     /// Its servers; those given by name come and go with their addresses.
     pub servers: ArcSwap<Vec<Arc<Server>>>,
     /// What hedges may cost.
-    pub budget: Mutex<Budget>,
+    pub budget: Arc<Mutex<Budget>>,
     /// What may be asked in a second, if that is bounded.
     quota: Option<Arc<Mutex<Quota>>>,
     /// When the quota's time began.
@@ -40,7 +40,7 @@ impl Group {
         Self {
             config,
             servers: ArcSwap::from_pointee(servers),
-            budget: Mutex::default(),
+            budget: Arc::default(),
             quota,
             epoch: Instant::now(),
             asked: AtomicU64::new(0),
@@ -53,7 +53,7 @@ impl Group {
         let same = old.config.max_qps == self.config.max_qps;
         let quota = if same { old.quota.clone() } else { self.quota };
         let asked = AtomicU64::new(old.asked.load(Ordering::Relaxed));
-        Self { quota, epoch: old.epoch, asked, ..self }
+        Self { quota, budget: Arc::clone(&old.budget), epoch: old.epoch, asked, ..self }
     }
 
     /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
