@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use nodens::app::{Running, start_here};
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::lab::upstream::Upstream;
+use tokio::time::Instant;
 
 use super::burst::Tally;
 use super::client::Client;
