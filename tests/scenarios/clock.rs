@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// A step while something is waited for.
 pub(crate) const FINE: Duration = Duration::from_millis(1);
 /// A step at both ends of a long wait, where timers of milliseconds may run.
-const MEDIUM: Duration = Duration::from_millis(5);
+pub(crate) const MEDIUM: Duration = Duration::from_millis(5);
 /// How long these ends are.
 const ENDS: Duration = Duration::from_secs(1);
 /// A step in the middle of a long wait.

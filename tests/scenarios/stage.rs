@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::burst::Tally;
 use super::client::Client;
-use super::clock::{Clock, FINE};
+use super::clock::{Clock, FINE, MEDIUM};
 use super::script::{Step, time};
 use super::{expect, upstreams};
 
@@ -194,7 +194,8 @@ impl Stage {
             let next = Instant::now() + pace.unwrap_or_default();
             waiting.push(self.send(&[vec![format!("{number}-{name}"), kind.to_owned()], words.clone()].concat()));
             while Instant::now() < next {
-                self.clock.step(FINE).await;
+                let size = if waiting.is_empty() { MEDIUM.min(next - Instant::now()) } else { FINE };
+                self.clock.step(size).await;
                 tally.take_from(&mut waiting);
             }
         }
