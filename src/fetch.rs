@@ -88,8 +88,14 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, ext
     entry
 }
 
+/// A failure that is not to be remembered: nobody was asked.
+pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+    let (now, home) = (resolver.now(), wanted.snapshot.home(wanted.route, false));
+    Entry::failure(wanted.key.question(), extended_errors, home, Failed::unasked(now), now)
+}
+
 /// A failure of now, after what is remembered of earlier ones.
-pub fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
+fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
@@ -159,31 +165,48 @@ async fn fetch<U: Ask>(
             }
             entry
         }
-        Err((code, text)) => {
+        Err(NoAnswer { code, text, unasked }) => {
+            let error = make::extended_error(code, &text);
+            if unasked {
+                return unasked_entry(resolver, wanted, &error);
+            }
             let name = crate::wire::name::Shown(wanted.key.name());
             tracing::debug!(%name, qtype = wanted.key.qtype(), error = %text, "no answer");
-            remember_failure(resolver, wanted, resolver.millis(wanted.asked), &make::extended_error(code, &text))
+            remember_failure(resolver, wanted, resolver.millis(wanted.asked), &error)
         }
     }
 }
 
-/// The error is an extended error's code and text.
+/// Why there is no answer, as an extended error tells it (RFC 8914).
+struct NoAnswer {
+    code: u16,
+    text: String,
+    /// Nobody was asked, because of `max_qps`: that says nothing of the name.
+    unasked: bool,
+}
+
+impl From<(u16, String)> for NoAnswer {
+    fn from((code, text): (u16, String)) -> Self {
+        Self { code, text, unasked: false }
+    }
+}
+
 async fn ask_and_follow<U: Ask>(
     resolver: &Resolver,
     upstreams: &U,
     wanted: &Wanted,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
-) -> Result<Entry, (u16, String)> {
+) -> Result<Entry, NoAnswer> {
     let snapshot = &wanted.snapshot;
     let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
-        return Err((ede::OTHER, "no route".into()));
+        return Err((ede::OTHER, "no route".into()).into());
     };
     trail.push(wanted.key.name().to_vec());
     let answer = upstreams
         .ask(group, &Question::of(&wanted.key), deadline)
         .await
-        .map_err(|failure| failure.explain(&group.config.name))?;
+        .map_err(|failure| NoAnswer { unasked: failure.is_unasked(), ..failure.explain(&group.config.name).into() })?;
     let unreadable = |_| (ede::NETWORK_ERROR, format!("upstream {}: malformed reply", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
@@ -203,7 +226,7 @@ async fn ask_and_follow<U: Ask>(
         return Ok(Entry::from_reply(&reply, limits, trust_ad, snapshot.home(wanted.route, follows), now));
     };
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
-        return Err((ede::OTHER, "CNAMEs lead in a circle or too far".into()));
+        return Err((ede::OTHER, "CNAMEs lead in a circle or too far".into()).into());
     }
     let authentic = trust_ad && reply.flags & flag::AD != 0;
     let key = wanted.key.for_name(&fork.target);
@@ -235,7 +258,7 @@ async fn look_up<U: Ask>(
     key: Key,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
-) -> Result<Rest, (u16, String)> {
+) -> Result<Rest, NoAnswer> {
     let (key, route, alias) = match local(&from.snapshot, &key) {
         Local::Answer(code, records) => {
             let wire = message(key.question(), |query, out| make::local(query, code, false, &records, &[], out));
@@ -266,10 +289,12 @@ async fn look_up<U: Ask>(
         }
     };
     let extended_errors = entry.kept().extended_errors.to_vec();
-    if entry.failed().is_some() && !entry.is_kept() {
+    if let Some(failed) = entry.failed()
+        && !entry.is_kept()
+    {
         let code = u16_at(&extended_errors, 4).unwrap_or(ede::NETWORK_ERROR);
         let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
-        return Err((code, words));
+        return Err(NoAnswer { code, text: words, unasked: failed.is_unasked() });
     }
     let age = Age::Seconds(age);
     let wire = match &alias {

@@ -98,7 +98,9 @@ async fn obtain<U: Ask + 'static>(
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,
                 // None: whoever asked was stopped.
-                None => (landing.await.unwrap_or_else(|| unasked(resolver, wanted, &[])), Source::Upstream),
+                None => {
+                    (landing.await.unwrap_or_else(|| fetch::unasked_entry(resolver, wanted, &[])), Source::Upstream)
+                }
             };
         }
     };
@@ -114,7 +116,7 @@ async fn obtain<U: Ask + 'static>(
         }
         (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
-            flight.land(&unasked(resolver, wanted, &[]));
+            flight.land(&fetch::unasked_entry(resolver, wanted, &[]));
             (stale, Source::Stale)
         }
         (Verdict::Shed, None) => {
@@ -123,16 +125,12 @@ async fn obtain<U: Ask + 'static>(
                 let limit = group.config.max_qps.unwrap_or_default();
                 format!("upstream {}: not asked: max_qps = {limit} is nearly used up", group.config.name)
             });
-            let entry = unasked(resolver, wanted, &make::extended_error(ede::OTHER, &text.unwrap_or_default()));
+            let entry =
+                fetch::unasked_entry(resolver, wanted, &make::extended_error(ede::OTHER, &text.unwrap_or_default()));
             flight.land(&entry);
             (entry, Source::Upstream)
         }
     }
-}
-
-/// A failure that is not to be remembered: nobody was asked.
-fn unasked(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
-    fetch::failure_entry(resolver, wanted, resolver.millis(wanted.asked), extended_errors)
 }
 
 /// Waits for an entry a while, and takes the stale one if that fails or is late.

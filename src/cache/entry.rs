@@ -213,6 +213,16 @@ impl Failed {
         Self { until: now + Millis::from(span), span, recoveries }
     }
 
+    /// The failure of a question that was not asked: it keeps nobody from asking.
+    pub fn unasked(now: Millis) -> Self {
+        Self { until: now.max(1), span: 0, recoveries: 0 }
+    }
+
+    /// Whether nobody was asked.
+    pub fn is_unasked(&self) -> bool {
+        self.span == 0
+    }
+
     /// Whether it still keeps upstreams from being asked.
     pub fn holds(&self, recoveries: u32, now: Millis) -> bool {
         now < self.until && self.recoveries == recoveries

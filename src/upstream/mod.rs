@@ -226,6 +226,11 @@ impl Failure {
         Self { tried: Vec::new(), extended_error: Some((crate::wire::ede::OTHER, why.into())) }
     }
 
+    /// Whether nobody was asked, because of `max_qps`.
+    pub fn is_unasked(&self) -> bool {
+        !self.tried.is_empty() && self.tried.iter().all(|(_, _, kind)| *kind == FailureKind::Quota)
+    }
+
     /// The extended error that tells a client of it: 23 if some server answered or could be reached, else 22
     /// (RFC 8914 sections 4.23 and 4.24), and what was tried, each server once.
     pub fn explain(&self, group: &str) -> (u16, String) {

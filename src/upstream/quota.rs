@@ -127,7 +127,8 @@ impl Quota {
     fn fair_share(&self) -> u32 {
         // Counted are the running second and half of the one before, which is half as much again.
         let all = u64::from(self.limit) * NEAR / 100 * 3 / 2;
-        (all / self.clients.len().max(1) as u64).max(1) as u32
+        // One more than there are, for whoever comes next.
+        (all / (self.clients.len() as u64 + 1)).max(1) as u32
     }
 
     fn count(&mut self, client: IpAddr) -> u32 {
