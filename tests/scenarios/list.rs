@@ -73,7 +73,7 @@ scenarios! {
         ipv6_upstreams
         loop_check
         lossy_server_ejected
-        max_qps_below_80_percent
+        max_qps_behind_a_cname max_qps_below_80_percent
         max_qps_near
         max_qps_no_hedges
         max_qps_stale
