@@ -130,6 +130,46 @@ fn mistakes_of_server_admin_and_cache() {
 }
 
 #[test]
+fn mistakes_of_kubernetes_and_clients() {
+    let client = "[[client]]\nsource = \"10.0.8.0/24\"\nname = \"vms\"\n";
+    for (text, right) in [
+        ("[kubernetes]\nwacht = true\n".to_owned(), &["2:1: unknown key `wacht`; did you mean `watch`?"][..]),
+        (
+            "[kubernetes]\nwatch = \"yes\"\nnode = \"Node_1\"\nnamespaces = [\"ci\", \"-ci\", \"a.b\"]\n".to_owned(),
+            &[
+                "2:9: watch: invalid type: string \"yes\"; right would be true or false",
+                "3:8: node: \"Node_1\" is no name of a node; right would be \"node-1.example\"",
+                "4:21: namespaces: \"-ci\" is no name of a namespace",
+                "4:28: namespaces: \"a.b\" is no name of a namespace",
+            ],
+        ),
+        ("[kubernetes]\nnamespaces = []\n".to_owned(), &["2:14: namespaces: the list is empty"]),
+        (
+            "[client]\nsource = \"10.0.8.0/24\"\nname = \"vms\"\n".to_owned(),
+            &["1:1: client: there may be many, so each is headed [[client]]"],
+        ),
+        (
+            "[[client]]\nsorce = \"10.0.8.0/24\"\nname = \"vms\"\n".to_owned(),
+            &[
+                "1:1: `source` is missing; right would be \"10.0.0.0/8\"",
+                "2:1: unknown key `sorce`; did you mean `source`?",
+            ],
+        ),
+        (
+            "[[client]]\nsource = \"10.0.8.1/24\"\nname = \"\"\nproject = 7\n".to_owned(),
+            &[
+                "2:10: source: \"10.0.8.1/24\" has bits set behind its prefix",
+                "3:8: name: \"\" is empty, longer than 256 bytes or has control characters",
+                "4:11: project: invalid type: integer `7`; right would be a short text in quotes",
+            ],
+        ),
+        (format!("{client}{client}"), &["5:10: the same source is on line 2 already; leave one out"]),
+    ] {
+        refused(&format!("{text}{REST}"), right);
+    }
+}
+
+#[test]
 fn mistakes_of_upstreams_and_routes() {
     let up = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n";
     let all = "[[route]]\nzones = [\".\"]\nto = \"up\"\n";

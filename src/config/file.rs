@@ -13,6 +13,7 @@ use toml::Spanned;
 
 use super::Select;
 use super::address::{Bootstrap, Listen, Network, Server as ServerText};
+use super::clients::{Client, Kubernetes};
 use super::mistake::Mistakes;
 use super::records::{Kind, Owner};
 use super::table::{Table, sound_part};
@@ -95,6 +96,10 @@ pub struct File {
     pub routes: Option<Vec<Route>>,
     /// `[[record]]`, each that is whole.
     pub records: Vec<Record>,
+    /// `[kubernetes]`.
+    pub kubernetes: Kubernetes,
+    /// `[[client]]`, each that is whole.
+    pub clients: Vec<Client>,
     /// Whether the TOML is sound; if not, tables are left out here that the file has.
     pub sound: bool,
     /// Whether a table has an unknown name, which may be meant for one that is missing, or a known table is none.
@@ -190,6 +195,7 @@ impl File {
         let mut section = |key| file.table(key);
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
+        let kubernetes = section("kubernetes");
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
@@ -201,6 +207,8 @@ impl File {
             upstreams: file.named_tables("upstreams").map(|tables| tables.into_iter().map(Upstream::read).collect()),
             routes: file.tables("route").map(|tables| tables.into_iter().map(Route::read).collect()),
             records: file.tables("record").into_iter().flatten().filter_map(Record::read).collect(),
+            kubernetes: Kubernetes::read(kubernetes.unwrap_or_else(empty)),
+            clients: file.tables("client").into_iter().flatten().filter_map(Client::read).collect(),
             sound: part == text,
             strangers: file.close(),
         }

@@ -1,8 +1,8 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
 //! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
-//! [`mod@builtin`] makes one where there is no file. [`address`], [`records`], [`units`] and [`zones`] know how the values
-//! are written.
+//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`] and [`zones`] know how the
+//! values are written.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub mod file;
 pub mod parse;
 
 pub mod address;
+pub mod clients;
 pub mod records;
 pub mod units;
 pub mod zones;
@@ -42,6 +43,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Static records.
     pub records: Vec<Record>,
+    /// Whether and how the Kubernetes API tells who asks.
+    pub kubernetes: Kubernetes,
+    /// Clients by their network; of networks within each other the smallest counts.
+    pub clients: Vec<Client>,
 }
 
 /// The listeners and their limits.
@@ -157,4 +162,32 @@ pub struct Record {
     pub ttl: u32,
     /// Its RDATA in wire form, names uncompressed.
     pub rdata: Vec<u8>,
+}
+
+/// Where the pods of this node are learned from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Whether the API is watched; none: where nodens runs in a cluster and knows its node.
+    pub watch: Option<bool>,
+    /// The node's name; none: the environment variable `NODE_NAME` has it.
+    pub node: Option<String>,
+    /// The namespaces that are watched; empty: all.
+    pub namespaces: Vec<String>,
+}
+
+/// Whoever asks from one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The network.
+    pub source: IpNet,
+    /// What it is called.
+    pub name: String,
+    /// The namespace that it counts as.
+    pub namespace: Option<String>,
+    /// The project that it works for.
+    pub project: Option<String>,
+    /// The job that it does.
+    pub job: Option<String>,
+    /// The runner that it belongs to.
+    pub runner: Option<String>,
 }

@@ -11,7 +11,7 @@ use super::file::{self, File};
 use super::mistake::{Mistake, Mistakes, nearest, suggestion};
 use super::records::agree;
 use super::units::Time;
-use super::{Cache, Config, Record, Route, Server, ServerAddress, Upstream};
+use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, clients};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -47,7 +47,9 @@ impl Check<'_, '_> {
         let routes = self.routes();
         let records = self.records();
         let cache = self.cache();
-        Some(Config { server, admin, cache, bootstrap, upstreams: upstreams?, routes: routes?, records })
+        let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
+        let (upstreams, routes) = (upstreams?, routes?);
+        Some(Config { server, admin, cache, bootstrap, upstreams, routes, records, kubernetes, clients })
     }
 
     fn server(&self) -> Server {
@@ -223,6 +225,12 @@ impl Check<'_, '_> {
         (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
     }
 
+    fn clients(&self) -> Vec<Client> {
+        let clients = &self.file.clients;
+        self.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
+        clients.iter().map(clients::client).collect()
+    }
+
     /// Notes each item that was there before.
     fn once<T: PartialEq>(&self, what: &str, items: impl Iterator<Item = (Range<usize>, T)>) {
         let mut seen: Vec<(Range<usize>, T)> = Vec::new();
@@ -284,6 +292,13 @@ mod tests {
         assert!(public.deny_private_addresses && !kube.deny_private_addresses);
         assert_eq!((config.records[0].rtype, config.records[0].ttl), (rtype::A, 300));
         assert_eq!(config.records[0].rdata, [10, 0, 3, 7]);
+        assert_eq!(config.kubernetes.watch, Some(false));
+        assert_eq!(config.kubernetes.node.as_deref(), Some("node-1.example"));
+        assert_eq!(config.kubernetes.namespaces, ["gitlab-runner"]);
+        let [client] = config.clients.as_slice() else { panic!("{:?}", config.clients) };
+        assert_eq!((client.source.to_string().as_str(), client.name.as_str()), ("10.0.8.0/24", "build-vms"));
+        let words = [&client.namespace, &client.project, &client.job, &client.runner].map(Option::as_deref);
+        assert_eq!(words, ["ci", "group/project", "nightly", "shell-runner-1"].map(Some));
     }
 
     #[test]
