@@ -4,7 +4,7 @@
 //! main thread ──► start ──► worker 0 ─┐   each: a single-threaded runtime, its own sockets on every address, its own
 //!    │                      worker 1 ─┤         upstream sockets; shared: cache, health, counters, the snapshot
 //!    │                      ...      ─┘
-//!    │                      control ───── admin pages, probes, loop checks, upstreams' names
+//!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are
 //!    ├──► reload ── a new snapshot, one pointer swap
 //!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
 //! ```
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::admin::{Admin, HEARTBEAT};
 use crate::answer::{LOOP_CHECK, Resolver};
+use crate::clients::{self, Fixed};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::metrics::events::Kind;
@@ -177,6 +178,7 @@ impl Running {
         let old = self.resolver.snapshot.load_full();
         let needs_restart = old.needs_restart(&config);
         let new = Arc::new(Snapshot::new(config, &self.resolver.metrics, Some(&old)));
+        self.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
         self.resolver.snapshot.store(Arc::clone(&new));
         let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
             let of = |group: &Arc<crate::upstream::Group>| {
@@ -294,10 +296,22 @@ impl ControlPart {
             let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
             tokio::task::spawn_local(admin.serve(listener));
         }
+        let known = tokio::task::spawn_local(know_clients(Arc::clone(&self.resolver)));
         let tend = tokio::task::spawn_local(tend(self.resolver));
         // An error says that the whole server is gone.
         let _ = self.stop.wait_for(|stop| *stop).await;
         tend.abort();
+        known.abort();
+    }
+}
+
+/// Watches who the clients are, where that is wanted and possible.
+async fn know_clients(resolver: Arc<Resolver>) {
+    let settings = resolver.snapshot.load().config.kubernetes.clone();
+    match clients::watch::node(&settings, |name| std::env::var(name).ok()) {
+        Ok(Some(node)) => clients::watch::keep_current(resolver, node, settings.namespaces).await,
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "who asks is not watched"),
     }
 }
 

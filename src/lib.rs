@@ -22,9 +22,9 @@
 //! |---|---|---|---|
 //! | 0 bytes | [`wire`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
-//! | 2 knowledge | [`admission`], [`cache`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
+//! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`answer`], [`coalesce`], [`fetch`] | 0 to 2; upstreams through one trait | sockets |
-//! | 4 sockets | [`server`], [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
+//! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`lab`] | all | |
 //!
 //! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
@@ -45,6 +45,7 @@ pub mod snapshot;
 // What is known without asking.
 pub mod admission;
 pub mod cache;
+pub mod clients;
 pub mod local;
 pub mod rebinding;
 pub mod route;

@@ -107,6 +107,7 @@ impl Snapshot {
             (old.server.workers != new.server.workers, "server.workers"),
             (old.admin != new.admin, "admin.listen"),
             (old.cache.memory != new.cache.memory, "cache.memory"),
+            (old.kubernetes != new.kubernetes, "kubernetes"),
         ]
         .into_iter()
         .filter_map(|(changed, key)| changed.then_some(key))

@@ -18,6 +18,7 @@ use crate::answer::Resolver;
 use crate::cache::Millis;
 
 mod api;
+mod clients;
 
 /// Requests served at once.
 const MOST_CONNECTIONS: usize = 64;
@@ -33,13 +34,14 @@ const JSON: &str = "application/json";
 const STUCK_AFTER: Millis = 5_000;
 
 /// What there is, and what for.
-const PAGES: [(&str, &str); 6] = [
+const PAGES: [(&str, &str); 7] = [
     ("/", "this list"),
     ("/metrics", "metrics in Prometheus's text format"),
     ("/healthz", "whether every worker turns"),
     ("/readyz", "whether every route has a live upstream; ?verbose: which has not"),
     ("/api/v1/upstreams", "JSON: every upstream server, its state and why, latencies, counts"),
     ("/api/v1/events", "JSON: the last 256 changes, newest last; ?after=ID: those since"),
+    ("/api/v1/clients", "JSON: ?address=IP: who that is, how it is known, since when"),
 ];
 
 /// What the pages are made from.
@@ -112,6 +114,10 @@ impl Admin {
                     Err(_) => page(StatusCode::BAD_REQUEST, "after= takes the id of an event, a whole number\n"),
                 }
             }
+            "/api/v1/clients" => match clients::who(&self.resolver, parameters) {
+                Ok(json) => page_of(JSON, json),
+                Err(wrong) => page(StatusCode::BAD_REQUEST, wrong),
+            },
             _ => page(StatusCode::OK, format!("nodens {}\n\n{}", env!("CARGO_PKG_VERSION"), pages())),
         }
     }
@@ -156,6 +162,7 @@ impl Admin {
     /// Gauges that nobody keeps while nobody looks.
     fn refresh_gauges(&self) {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
+        metrics.watch.refresh(self.resolver.now());
         metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
         metrics.cache_evictions.inc_by(fill.evictions.saturating_sub(metrics.cache_evictions.get()));

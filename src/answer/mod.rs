@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::cache::entry::Worth;
 use crate::cache::{Cache, Entry, Millis};
+use crate::clients::{Clients, Fixed};
 use crate::coalesce::Coalesce;
 use crate::metrics::{Metrics, Source, Tally};
 use crate::snapshot::Snapshot;
@@ -59,6 +60,8 @@ pub struct Resolver {
     pub metrics: Arc<Metrics>,
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Who asks.
+    pub clients: Clients,
     epoch: Instant,
 }
 
@@ -133,6 +136,7 @@ impl Resolver {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),
             metrics,
+            clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             snapshot: ArcSwap::from_pointee(snapshot),
             epoch: Instant::now(),
         }

@@ -6,14 +6,17 @@ use std::array;
 use std::sync::{Arc, OnceLock};
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 pub mod events;
 pub mod tally;
+pub mod watch;
 
 use events::{Events, Kind, UnixMillis};
 pub use tally::{Source, Tally};
+pub use watch::WatchMetrics;
 
 /// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.
 const LATENCY: &[f64] = &[
@@ -57,6 +60,8 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     /// What happened.
     pub events: Arc<Events>,
+    /// The watch of the Kubernetes API.
+    pub watch: WatchMetrics,
     upstream: UpstreamVecs,
 }
 
@@ -180,6 +185,7 @@ impl Metrics {
                 &["result"],
             )?,
             events: Arc::default(),
+            watch: WatchMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,
@@ -370,6 +376,10 @@ fn int_gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<
 
 fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
     register(registry, IntGaugeVec::new(opts(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    register(registry, Gauge::with_opts(opts(name, help))?)
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {

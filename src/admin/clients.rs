@@ -1,0 +1,52 @@
+//! `/api/v1/clients?address=IP`: who that is, how it is known, and since when.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::answer::Resolver;
+use crate::clients::client::{Client, Fact, Field, Job};
+use crate::clients::{Millis, Who};
+
+/// The answer as JSON; the error says what is wrong with the request.
+pub(super) fn who<'q>(
+    resolver: &Resolver,
+    mut parameters: impl Iterator<Item = &'q str>,
+) -> Result<String, &'static str> {
+    let address = parameters.find_map(|parameter| parameter.strip_prefix("address=")).unwrap_or_default();
+    // Clients of HTTP may write the colons of an address as %3A.
+    let address = address.replace("%3A", ":").replace("%3a", ":");
+    let address: IpAddr = address.parse().map_err(|_| "right would be ?address=10.0.0.7\n")?;
+    let now = resolver.now();
+    let view = resolver.clients.view();
+    let mut answer = match view.who(address, now) {
+        Who::Known { client, since } => known(client, since, now),
+        Who::Unknown(why) => json!({ "known": false, "reason": why.label(), "explanation": why.to_string() }),
+    };
+    answer["address"] = Value::String(address.to_string());
+    Ok(format!("{answer:#}\n"))
+}
+
+fn known(client: &Client, since: Option<Millis>, now: Millis) -> Value {
+    let labels: Map<String, Value> =
+        client.labels.iter().map(|(key, value)| (key.to_string(), Value::from(&**value))).collect();
+    json!({
+        "known": true,
+        "by": if since.is_some() { "kubernetes" } else { "configuration" },
+        "for_seconds": since.map(|since| now.saturating_sub(since) as f64 / 1_000.0),
+        "kind": client.kind.label(),
+        "name": &*client.name,
+        "namespace": client.namespace.as_deref(),
+        "uid": client.uid.as_deref(),
+        "labels": labels,
+        "job": client.job.as_ref().map(job),
+    })
+}
+
+/// Each fact with its value and how far it can be trusted.
+fn job(job: &Job) -> Value {
+    let fact = |(field, fact): (Field, &Fact)| {
+        (field.label().to_owned(), json!({ "value": &*fact.value, "trust": fact.trust.label() }))
+    };
+    Value::Object(job.facts().map(fact).collect())
+}

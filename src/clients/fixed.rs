@@ -1,0 +1,113 @@
+//! Clients that the configuration names by their network: for machines that are no pods, and where there is no API.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+
+use super::client::{Client, Field, Job, Kind, Trust};
+use super::key;
+use crate::config;
+
+/// Networks and their names; the longest prefix wins.
+#[derive(Debug, Default)]
+pub struct Fixed {
+    /// The lengths of prefixes that there are, the longest first.
+    lengths: Vec<u32>,
+    clients: HashMap<(u32, u128), Arc<Client>, RandomState>,
+}
+
+/// Bits of an address as [`key`] has it.
+const BITS: u32 = 128;
+/// Bits before the IPv4 address in it.
+const MAPPED: u32 = 96;
+
+impl Fixed {
+    /// A table of the configuration's `[[client]]`s.
+    pub fn new(clients: &[config::Client]) -> Self {
+        let mut fixed = Self::default();
+        for client in clients {
+            let length = length(&client.source);
+            fixed.lengths.push(length);
+            fixed.clients.insert((length, masked(key(client.source.addr()), length)), Arc::new(made(client)));
+        }
+        fixed.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        fixed.lengths.dedup();
+        fixed
+    }
+
+    /// Whom the configuration says this address to be.
+    #[inline]
+    pub fn who(&self, address: IpAddr) -> Option<&Arc<Client>> {
+        let address = key(address);
+        self.lengths.iter().find_map(|length| self.clients.get(&(*length, masked(address, *length))))
+    }
+}
+
+fn made(client: &config::Client) -> Client {
+    let fields =
+        [(Field::ProjectPath, &client.project), (Field::JobName, &client.job), (Field::RunnerName, &client.runner)];
+    let mut job = Job::default();
+    for (field, value) in fields {
+        if let Some(value) = value {
+            job.note(field, value, Trust::Configuration);
+        }
+    }
+    Client {
+        kind: Kind::Configured,
+        name: client.name.as_str().into(),
+        namespace: client.namespace.as_deref().map(Into::into),
+        uid: None,
+        labels: Box::default(),
+        job: Some(job).filter(|job| !job.is_empty()),
+    }
+}
+
+fn length(net: &IpNet) -> u32 {
+    u32::from(net.prefix_len()) + if net.addr().is_ipv4() { MAPPED } else { 0 }
+}
+
+fn masked(address: u128, length: u32) -> u128 {
+    // A shift by all bits is none at all.
+    address & u128::MAX.checked_shl(BITS - length).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let client = |source: &str, name: &str| config::Client {
+            source: source.parse().expect(source),
+            name: name.to_owned(),
+            namespace: None,
+            project: None,
+            job: None,
+            runner: None,
+        };
+        let fixed = Fixed::new(&[
+            client("10.0.0.0/8", "ten"),
+            client("10.1.0.0/16", "one"),
+            client("10.1.2.3/32", "host"),
+            client("fd00::/8", "private"),
+            client("::/0", "rest"),
+        ]);
+        for (address, name) in [
+            ("10.9.9.9", "ten"),
+            ("10.1.9.9", "one"),
+            ("10.1.2.3", "host"),
+            ("::ffff:10.1.2.3", "host"),
+            ("fd12::1", "private"),
+            ("2001:db8::1", "rest"),
+        ] {
+            let who = fixed.who(address.parse().expect(address)).map(|client| &*client.name);
+            assert_eq!(who, Some(name), "{address}");
+        }
+        let none = Fixed::new(&[client("0.0.0.0/0", "v4")]);
+        assert!(none.who("10.0.0.1".parse().expect("v4")).is_some());
+        assert!(none.who("2001:db8::1".parse().expect("v6")).is_none(), "0.0.0.0/0 is IPv4 only");
+    }
+}

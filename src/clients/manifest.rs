@@ -1,0 +1,135 @@
+//! A pod as the Kubernetes API shows it, without all that nobody here needs: the rest is dropped while it is read.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::client::{Client, MOST_LABELS, text};
+use super::pods::Pod;
+use super::runner::{Meta, identify};
+
+/// A list of pods.
+#[derive(Clone, Debug, Deserialize)]
+pub struct List {
+    /// The list's own.
+    pub metadata: ListMetadata,
+    /// The pods.
+    #[serde(default)]
+    pub items: Vec<Manifest>,
+}
+
+/// What a list says of itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListMetadata {
+    /// What a watch goes on from.
+    #[serde(default)]
+    pub resource_version: String,
+    /// Where the next page starts; empty on the last one.
+    #[serde(default, rename = "continue")]
+    pub next: String,
+}
+
+/// One pod.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Manifest {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    host_network: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(default)]
+    phase: String,
+    #[serde(default, rename = "podIP")]
+    pod_ip: String,
+    #[serde(default, rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodIp {
+    #[serde(default)]
+    ip: String,
+}
+
+impl Manifest {
+    /// The version of this state.
+    pub fn version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+
+    /// The pod; none if it lacks what every pod has.
+    pub fn pod(self) -> Option<Pod> {
+        let Self { metadata, spec, status } = self;
+        if metadata.uid.is_empty() || metadata.name.is_empty() {
+            return None;
+        }
+        let meta = Meta {
+            name: &metadata.name,
+            namespace: &metadata.namespace,
+            labels: &metadata.labels,
+            annotations: &metadata.annotations,
+        };
+        let (kind, job) = identify(&meta);
+        let all = status.pod_ips.iter().map(|pod_ip| pod_ip.ip.as_str()).chain([status.pod_ip.as_str()]);
+        let mut addresses: Vec<IpAddr> = all.filter_map(|ip| ip.parse::<IpAddr>().ok()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let labels = metadata.labels.iter().take(MOST_LABELS).map(|(key, value)| (text(key), text(value)));
+        let client = Client {
+            kind,
+            name: text(&metadata.name),
+            namespace: Some(text(&metadata.namespace)),
+            uid: Some(text(&metadata.uid)),
+            labels: labels.collect(),
+            job,
+        };
+        Some(Pod {
+            uid: text(&metadata.uid),
+            version: version(&metadata.resource_version),
+            addresses,
+            host_network: spec.host_network,
+            ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            deleting: metadata.deletion_timestamp.is_some(),
+            client: Arc::new(client),
+        })
+    }
+}
+
+/// A resource version as a number, which newer API servers promise that it is; 0 where it is none.
+pub fn version(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
+}

@@ -1,0 +1,145 @@
+//! Who asks: from a source address and a time to a pod, its job, its project.
+//!
+//! ```text
+//! the API's events ──► watch ──► manifest ──► runner ──► pods ──► table ──┐
+//!                                what is     is it a    who has   swapped │
+//!                                kept        job?       what      in      ├──► Clients ──► who asks?
+//! [[client]] of the configuration ──────────────────────► fixed ──────────┘
+//! ```
+//!
+//! Rightly or not at all: where two pods may be meant, nobody is. Knowing nobody never delays or fails a query.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+pub mod client;
+pub mod fixed;
+pub mod manifest;
+pub mod pods;
+pub mod runner;
+pub mod table;
+pub mod watch;
+
+pub use client::Client;
+pub use fixed::Fixed;
+pub use table::Table;
+
+/// Milliseconds since the process began to keep time.
+pub type Millis = u64;
+
+/// Who has which address: two immutable tables, each swapped as a whole.
+#[derive(Debug, Default)]
+pub struct Clients {
+    fixed: ArcSwap<Fixed>,
+    pods: ArcSwap<Table>,
+}
+
+/// The tables of this moment, for a batch of look-ups without any further atomic operation.
+pub struct View {
+    fixed: Guard<Arc<Fixed>>,
+    pods: Guard<Arc<Table>>,
+}
+
+/// Whoever asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Who<'v> {
+    /// This one, without doubt.
+    Known {
+        /// It.
+        client: &'v Arc<Client>,
+        /// Since when it is known to have the address; none if the configuration says so.
+        since: Option<Millis>,
+    },
+    /// Not known, and why.
+    Unknown(Unknown),
+}
+
+/// Why an address is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    /// No pod of this node that is known has it.
+    Nobody,
+    /// It is the node's own, shared by all pods of the host network.
+    Host,
+    /// More than one pod has it, or may have.
+    Shared,
+    /// Its pod is being deleted while another one waits for an address.
+    Ending,
+    /// The Kubernetes API has not been heard for too long.
+    Lost,
+}
+
+impl Clients {
+    /// What the configuration says, and no pods yet.
+    pub fn new(fixed: Fixed) -> Self {
+        Self { fixed: ArcSwap::from_pointee(fixed), pods: ArcSwap::default() }
+    }
+
+    /// The tables of this moment.
+    #[inline]
+    pub fn view(&self) -> View {
+        View { fixed: self.fixed.load(), pods: self.pods.load() }
+    }
+
+    /// Puts the clients of another configuration in force.
+    pub fn put_fixed(&self, fixed: Fixed) {
+        self.fixed.store(Arc::new(fixed));
+    }
+
+    /// Puts another table of pods in force.
+    pub fn put_pods(&self, pods: Table) {
+        self.pods.store(Arc::new(pods));
+    }
+}
+
+impl View {
+    /// Who had `address` at `at`. A pod that is known beyond doubt comes before what the configuration says of its
+    /// network.
+    #[inline]
+    pub fn who(&self, address: IpAddr, at: Millis) -> Who<'_> {
+        match self.pods.who(address, at) {
+            Ok((client, since)) => Who::Known { client, since: Some(since) },
+            Err(why) => match self.fixed.who(address) {
+                Some(client) => Who::Known { client, since: None },
+                None => Who::Unknown(why),
+            },
+        }
+    }
+}
+
+impl Unknown {
+    /// As APIs show it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Host => "host",
+            Self::Shared => "shared",
+            Self::Ending => "ending",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "no pod of this node that is known has this address",
+            Self::Host => "this is the node's own address, which all pods of the host network share",
+            Self::Shared => "more than one pod has this address, or may have: the end of one of them is not known yet",
+            Self::Ending => "its pod is being deleted, and another one that waits for an address may have it already",
+            Self::Lost => "the Kubernetes API has not been heard for too long",
+        })
+    }
+}
+
+/// An address as a number; an IPv4 address is its IPv4-mapped IPv6 address.
+#[inline]
+fn key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}

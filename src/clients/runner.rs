@@ -1,0 +1,393 @@
+//! What makes a pod a job, and what is then known of it: one table of runners.
+//!
+//! Another runner is one more [`Runner`] in [`RUNNERS`]: the marks that its pods bear, and for each [`Field`] where the
+//! value is found and how far that place can be trusted. A pod without any mark is a plain pod.
+//!
+//! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it,
+//! so these are what the rest is checked against. Annotations under the same domain may be overwritten by a job
+//! (`KUBERNETES_POD_ANNOTATIONS_*`, where `pod_annotations_overwrite_allowed` matches): they are [`Trust::Settable`],
+//! and as soon as one of them contradicts something better, all of them are [`Trust::Disputed`].
+
+use std::collections::BTreeMap;
+
+use super::client::{Field, Job, Kind, Trust};
+
+/// What a pod says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta<'m> {
+    /// Its name.
+    pub name: &'m str,
+    /// Its namespace.
+    pub namespace: &'m str,
+    /// All of its labels.
+    pub labels: &'m BTreeMap<String, String>,
+    /// All of its annotations.
+    pub annotations: &'m BTreeMap<String, String>,
+}
+
+/// A system that runs jobs in pods.
+struct Runner {
+    kind: Kind,
+    /// Any of these says that a pod is one of its jobs.
+    marks: &'static [Mark],
+    /// None of these is on a job's pod.
+    not: &'static [Mark],
+    /// The most trusted source of a field first.
+    facts: &'static [(Field, Source, Trust)],
+}
+
+/// Something by which a pod is known.
+enum Mark {
+    /// A label with this key.
+    Label(&'static str),
+    /// A namespace that begins so, with a number behind it.
+    NumberedNamespace(&'static str),
+    /// The name that GitLab Runner gives to its pods.
+    GitlabName,
+    /// A label with the first key, on a pod whose name ends so.
+    LabelAndName(&'static str, &'static str),
+}
+
+/// Where a value is found.
+enum Source {
+    /// The value of a label.
+    Label(&'static str),
+    /// The value of an annotation.
+    Annotation(&'static str),
+    /// The pod's namespace.
+    Namespace,
+    /// The number behind this beginning of the namespace.
+    NamespaceNumber(&'static str),
+    /// The part of GitLab's job URL in this annotation: `https://HOST/PROJECT/-/jobs/JOB`.
+    Url(&'static str, UrlPart),
+    /// The part of the name that GitLab Runner gives to its pods.
+    GitlabName(NamePart),
+}
+
+#[derive(Clone, Copy)]
+enum UrlPart {
+    Project,
+    Job,
+}
+
+#[derive(Clone, Copy)]
+enum NamePart {
+    Runner,
+    Project,
+}
+
+const RUNNERS: &[Runner] = &[GITLAB, GITHUB, TEKTON];
+
+/// GitLab Runner's Kubernetes executor. Pause pods only keep room on a node.
+const GITLAB: Runner = Runner {
+    kind: Kind::GitlabJob,
+    marks: &[
+        Mark::Label("job.runner.gitlab.com/pod"),
+        Mark::Label("project.runner.gitlab.com/id"),
+        Mark::NumberedNamespace(CI_JOB),
+        Mark::GitlabName,
+    ],
+    not: &[Mark::Label("runner.gitlab.com/pause-pod")],
+    facts: &[
+        (Field::JobId, Source::NamespaceNumber(CI_JOB), Trust::Namespace),
+        (Field::RunnerId, Source::Label("manager.runner.gitlab.com/id-short"), Trust::Label),
+        (Field::RunnerName, Source::Label("manager.runner.gitlab.com/name"), Trust::Label),
+        (Field::ProjectId, Source::Label("project.runner.gitlab.com/id"), Trust::Label),
+        (Field::ProjectName, Source::Label("project.runner.gitlab.com/name"), Trust::Label),
+        (Field::ProjectNamespace, Source::Label("project.runner.gitlab.com/namespace"), Trust::Label),
+        (Field::ProjectId, Source::Annotation("project.runner.gitlab.com/id"), Trust::Settable),
+        (Field::JobId, Source::Annotation("job.runner.gitlab.com/id"), Trust::Settable),
+        (Field::JobUrl, Source::Annotation(JOB_URL), Trust::Settable),
+        (Field::JobId, Source::Url(JOB_URL, UrlPart::Job), Trust::Settable),
+        (Field::ProjectPath, Source::Url(JOB_URL, UrlPart::Project), Trust::Settable),
+        (Field::JobName, Source::Annotation("job.runner.gitlab.com/name"), Trust::Settable),
+        (Field::Ref, Source::Annotation("job.runner.gitlab.com/ref"), Trust::Settable),
+        (Field::Sha, Source::Annotation("job.runner.gitlab.com/sha"), Trust::Settable),
+        // The runner says neither; these are labels that operators add with `pod_labels`.
+        (Field::Pipeline, Source::Label("pipeline_id"), Trust::Settable),
+        (Field::User, Source::Label("user_login"), Trust::Settable),
+        (Field::RunnerId, Source::GitlabName(NamePart::Runner), Trust::Name),
+        (Field::ProjectId, Source::GitlabName(NamePart::Project), Trust::Name),
+    ],
+};
+
+/// GitHub's Actions Runner Controller: runner pods of a scale set, and the pods that a runner's container hooks make
+/// for a job. Which job it is, only GitHub knows.
+const GITHUB: Runner = Runner {
+    kind: Kind::GithubRunner,
+    marks: &[Mark::Label("actions.github.com/scale-set-name"), Mark::LabelAndName("runner-pod", "-workflow")],
+    // The listener waits for jobs and runs none.
+    not: &[Mark::LabelAndName("actions.github.com/scale-set-name", "-listener")],
+    facts: &[
+        (Field::RunnerId, Source::Label("actions.github.com/scale-set-name"), Trust::Label),
+        (Field::ProjectNamespace, Source::Label("actions.github.com/organization"), Trust::Label),
+        (Field::ProjectName, Source::Label("actions.github.com/repository"), Trust::Label),
+        (Field::RunnerName, Source::Label("runner-pod"), Trust::Settable),
+    ],
+};
+
+/// Tekton: one pod for each TaskRun. Its project is the namespace.
+const TEKTON: Runner = Runner {
+    kind: Kind::TektonTaskRun,
+    marks: &[Mark::Label("tekton.dev/taskRun")],
+    not: &[],
+    facts: &[
+        (Field::ProjectNamespace, Source::Namespace, Trust::Namespace),
+        (Field::JobId, Source::Label("tekton.dev/taskRunUID"), Trust::Label),
+        (Field::JobName, Source::Label("tekton.dev/taskRun"), Trust::Label),
+        (Field::Pipeline, Source::Label("tekton.dev/pipelineRun"), Trust::Label),
+    ],
+};
+
+/// How the namespaces begin that GitLab Runner makes with `namespace_per_job`.
+const CI_JOB: &str = "ci-job-";
+/// The annotation with the job's URL.
+const JOB_URL: &str = "job.runner.gitlab.com/url";
+/// The most characters of a runner's token in a pod's name.
+const LONGEST_TOKEN: usize = 9;
+/// The random end of a pod's name.
+const NAME_SUFFIX: usize = 8;
+
+/// What kind of client a pod is, and what is known of its job.
+pub fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
+    let is_of =
+        |runner: &&Runner| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
+    match RUNNERS.iter().find(is_of) {
+        Some(runner) => (runner.kind, Some(job(runner, pod))),
+        None => (Kind::Pod, None),
+    }
+}
+
+fn job(runner: &Runner, pod: &Meta<'_>) -> Job {
+    let mut job = Job::default();
+    let mut disputed = false;
+    for (field, source, trust) in runner.facts {
+        if let Some(value) = source.find(pod).filter(|value| !value.is_empty()) {
+            disputed |= !job.note(*field, value, *trust) && *trust == Trust::Settable;
+        }
+    }
+    if disputed {
+        job.dispute();
+    }
+    job
+}
+
+impl Mark {
+    fn is_on(&self, pod: &Meta<'_>) -> bool {
+        match self {
+            Self::Label(key) => pod.labels.contains_key(*key),
+            Self::NumberedNamespace(start) => number_behind(pod.namespace, start).is_some(),
+            Self::GitlabName => gitlab_name(pod.name).is_some(),
+            Self::LabelAndName(key, end) => pod.labels.contains_key(*key) && pod.name.ends_with(end),
+        }
+    }
+}
+
+impl Source {
+    fn find<'m>(&self, pod: &Meta<'m>) -> Option<&'m str> {
+        match self {
+            Self::Label(key) => pod.labels.get(*key).map(String::as_str),
+            Self::Annotation(key) => pod.annotations.get(*key).map(String::as_str),
+            Self::Namespace => Some(pod.namespace),
+            Self::NamespaceNumber(start) => number_behind(pod.namespace, start),
+            Self::Url(key, part) => {
+                let (project, job) = gitlab_url(pod.annotations.get(*key)?)?;
+                Some(match part {
+                    UrlPart::Project => project,
+                    UrlPart::Job => job,
+                })
+            }
+            Self::GitlabName(part) => {
+                let (runner, project) = gitlab_name(pod.name)?;
+                Some(match part {
+                    NamePart::Runner => runner,
+                    NamePart::Project => project,
+                })
+            }
+        }
+    }
+}
+
+fn number_behind<'t>(text: &'t str, start: &str) -> Option<&'t str> {
+    text.strip_prefix(start).filter(|rest| is_number(rest))
+}
+
+/// Project and job of `https://HOST/PROJECT/-/jobs/JOB`.
+fn gitlab_url(url: &str) -> Option<(&str, &str)> {
+    let (_, behind) = url.split_once("://")?;
+    let (_, path) = behind.split_once('/')?;
+    let (project, job) = path.split_once("/-/jobs/")?;
+    is_number(job).then_some((project, job))
+}
+
+/// Runner and project of `runner-TOKEN-project-PROJECT-concurrent-SLOT-SUFFIX`. A token may have hyphens.
+fn gitlab_name(name: &str) -> Option<(&str, &str)> {
+    let (rest, suffix) = name.strip_prefix("runner-")?.rsplit_once('-')?;
+    let (rest, slot) = rest.rsplit_once("-concurrent-")?;
+    let (token, project) = rest.rsplit_once("-project-")?;
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let good = suffix.len() == NAME_SUFFIX
+        && plain(suffix)
+        && (1..=LONGEST_TOKEN).contains(&token.len())
+        && is_number(project)
+        && is_number(slot);
+    good.then_some((token, project))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::manifest::Manifest;
+
+    /// The pod's kind, and its job's facts as `field=value (trust)`.
+    fn told(metadata: &str) -> (Kind, Vec<String>) {
+        let text = format!("{{\"metadata\": {metadata}}}");
+        let manifest: Manifest = serde_json::from_str(&text).expect("JSON");
+        let client = manifest.pod().expect("whole").client;
+        let fact = |(field, fact): (Field, &super::super::client::Fact)| {
+            format!("{}={} ({})", field.label(), fact.value, fact.trust.label())
+        };
+        (client.kind, client.job.iter().flat_map(|job| job.facts().map(fact)).collect())
+    }
+
+    const GITLAB_POD: &str = r#"{
+        "name": "runner-t1_a9kq2-project-4711-concurrent-0-x7k2m9qa", "namespace": "ci", "uid": "u1",
+        "labels": {
+            "pod": "runner-t1-a9kq2-project-4711-concurrent-0",
+            "job.runner.gitlab.com/pod": "runner-t1-a9kq2-project-4711-concurrent-0",
+            "manager.runner.gitlab.com/id-short": "t1_a9kq2", "manager.runner.gitlab.com/name": "builders-eu",
+            "project.runner.gitlab.com/id": "4711", "project.runner.gitlab.com/name": "shop",
+            "project.runner.gitlab.com/namespace": "retail_web", "pipeline_id": "990"
+        },
+        "annotations": {
+            "job.runner.gitlab.com/id": "8123", "job.runner.gitlab.com/name": "unit tests: [3/7]",
+            "job.runner.gitlab.com/url": "https://git.example/retail/web/shop/-/jobs/8123",
+            "job.runner.gitlab.com/ref": "main", "job.runner.gitlab.com/sha": "5f3c",
+            "project.runner.gitlab.com/id": "PROJECT", "kubernetes.io/config.source": "api"
+        }
+    }"#;
+
+    #[test]
+    fn a_gitlab_job() {
+        let (kind, facts) = told(&GITLAB_POD.replace("PROJECT", "4711"));
+        assert_eq!(kind, Kind::GitlabJob);
+        assert_eq!(
+            facts,
+            [
+                "runner_id=t1_a9kq2 (label)",
+                "runner_name=builders-eu (label)",
+                "project_id=4711 (label)",
+                "project_name=shop (label)",
+                "project_namespace=retail_web (label)",
+                "project_path=retail/web/shop (settable)",
+                "job_id=8123 (settable)",
+                "job_name=unit tests: [3/7] (settable)",
+                "job_url=https://git.example/retail/web/shop/-/jobs/8123 (settable)",
+                "pipeline=990 (settable)",
+                "ref=main (settable)",
+                "sha=5f3c (settable)",
+            ]
+        );
+    }
+
+    #[test]
+    fn annotations_that_contradict_a_label_or_each_other_are_disputed() {
+        let (_, facts) = told(&GITLAB_POD.replace("PROJECT", "1"));
+        assert!(facts.contains(&"project_id=4711 (label)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"job_id=8123 (disputed)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"ref=main (disputed)".to_owned()), "{facts:?}");
+        let (_, facts) = told(&GITLAB_POD.replace("PROJECT", "4711").replace("/id\": \"8123\"", "/id\": \"8124\""));
+        assert!(facts.contains(&"job_id=8124 (disputed)".to_owned()), "its URL says otherwise: {facts:?}");
+    }
+
+    #[test]
+    fn a_namespace_of_one_job_is_trusted_more_than_an_annotation() {
+        let own = GITLAB_POD.replace("PROJECT", "4711").replace("\"ci\"", "\"ci-job-9000\"");
+        let (_, facts) = told(&own);
+        assert!(facts.contains(&"job_id=9000 (namespace)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"ref=main (disputed)".to_owned()), "{facts:?}");
+        let (kind, facts) = told(r#"{"name": "build", "namespace": "ci-job-77", "uid": "u"}"#);
+        assert_eq!((kind, facts), (Kind::GitlabJob, vec!["job_id=77 (namespace)".to_owned()]));
+    }
+
+    #[test]
+    fn the_name_is_the_last_resort() {
+        for (name, right) in [
+            ("runner-abc-de12-project-7-concurrent-12-a1b2c3d4", Some(("abc-de12", "7"))),
+            ("runner-x-project-1-project-7-concurrent-0-a1b2c3d4", None),
+            ("runner-abcdefghij-project-7-concurrent-0-a1b2c3d4", None),
+            ("runner-abc-project-7-concurrent-0-a1b2c3d", None),
+            ("runner-abc-project-x-concurrent-0-a1b2c3d4", None),
+            ("runner--project-7-concurrent-0-a1b2c3d4", None),
+            ("gitlab-runner-6c9d7f-x2x9p", None),
+        ] {
+            assert_eq!(gitlab_name(name), right, "{name}");
+        }
+        let (kind, facts) =
+            told(r#"{"name": "runner-abc-project-7-concurrent-0-a1b2c3d4", "namespace": "ci", "uid": "u"}"#);
+        assert_eq!(kind, Kind::GitlabJob);
+        assert_eq!(facts, ["runner_id=abc (name)", "project_id=7 (name)"]);
+    }
+
+    #[test]
+    fn pods_beside_the_jobs_are_plain() {
+        for (metadata, why) in [
+            (r#"{"name": "web-5d", "namespace": "shop", "uid": "u", "labels": {"app": "web"}}"#, "any pod"),
+            (
+                r#"{"name": "runner-pause-1", "namespace": "ci", "uid": "u", "labels": {
+                "runner.gitlab.com/pause-pod": "true", "job.runner.gitlab.com/pod": "x"}}"#,
+                "a pause pod",
+            ),
+            (
+                r#"{"name": "set-754b-listener", "namespace": "arc", "uid": "u", "labels": {
+                "actions.github.com/scale-set-name": "set"}}"#,
+                "a listener",
+            ),
+            (r#"{"name": "x", "namespace": "ci-job-x", "uid": "u"}"#, "no number"),
+            (
+                r#"{"name": "x", "namespace": "n", "uid": "u", "annotations": {
+                "job.runner.gitlab.com/id": "5"}}"#,
+                "an annotation alone, which anybody may set",
+            ),
+        ] {
+            assert_eq!(told(metadata), (Kind::Pod, Vec::new()), "{why}");
+        }
+    }
+
+    #[test]
+    fn github_runners_and_tekton_task_runs() {
+        let (kind, facts) = told(
+            r#"{"name": "linux-x64-k8ff2-runner-9vq7d", "namespace": "arc-runners", "uid": "u", "labels": {
+            "actions.github.com/scale-set-name": "linux-x64", "actions.github.com/organization": "acme",
+            "actions.github.com/repository": "shop", "app.kubernetes.io/component": "runner"}}"#,
+        );
+        assert_eq!(kind, Kind::GithubRunner);
+        assert_eq!(
+            facts,
+            ["runner_id=linux-x64 (label)", "project_name=shop (label)", "project_namespace=acme (label)"]
+        );
+        let (kind, facts) = told(
+            r#"{"name": "linux-x64-k8ff2-runner-9vq7d-workflow", "namespace": "arc-runners", "uid": "u",
+            "labels": {"runner-pod": "linux-x64-k8ff2-runner-9vq7d"}}"#,
+        );
+        assert_eq!(kind, Kind::GithubRunner);
+        assert_eq!(facts, ["runner_name=linux-x64-k8ff2-runner-9vq7d (settable)"]);
+        let (kind, facts) = told(
+            r#"{"name": "build-shop-run-7-pod", "namespace": "shop", "uid": "u", "labels": {
+            "tekton.dev/taskRun": "build-shop-run-7", "tekton.dev/taskRunUID": "9b1e", "tekton.dev/task": "build",
+            "tekton.dev/pipelineRun": "shop-run", "app.kubernetes.io/managed-by": "tekton-pipelines"}}"#,
+        );
+        assert_eq!(kind, Kind::TektonTaskRun);
+        let right = [
+            "project_namespace=shop (namespace)",
+            "job_id=9b1e (label)",
+            "job_name=build-shop-run-7 (label)",
+            "pipeline=shop-run (label)",
+        ];
+        assert_eq!(facts, right);
+    }
+}

@@ -1,0 +1,344 @@
+//! The pods of this node from the Kubernetes API: listed once, then watched, and listed again where the watch was lost
+//! for too long to go on. Answers to queries wait for none of this.
+//!
+//! ```text
+//! list ──► watch ──► event, event, bookmark ... ──► closed, failed or silent ──► wait ──► watch on from there
+//!   ▲                                                                                      │
+//!   └──────────────────────────────── 410: too long ago ◄──────────────────────────────────┘
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use kube::Client as Api;
+use kube::core::WatchEvent;
+use kube::core::params::{ListParams, WatchParams};
+use kube::core::request::Request;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::manifest::{List, Manifest, version};
+use super::pods::{Event, Pods};
+use crate::answer::Resolver;
+use crate::config::Kubernetes;
+
+/// The wait after a first failure; it doubles up to the longest. What is waited is drawn from its upper half, so that the
+/// nodes of a cluster do not all come back at once.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A watch that lasted so long was a good one.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+/// How long a page of a list may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pods of one page.
+const PAGE: u32 = 500;
+/// How long the server is asked to keep a watch up.
+const WATCH_SECONDS: u32 = 290;
+/// A watch that says nothing for so long is dead: a bookmark comes every minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(150);
+/// How often what has ended long ago is dropped.
+const TIDY: Duration = Duration::from_secs(10);
+
+/// The API is to be watched, but it is not known for which node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kubernetes.watch needs the name of this node: set `node` under [kubernetes], or NODE_NAME in the environment")]
+pub struct NoNode;
+
+/// Why a watch ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    /// The server closed it, which it does every few minutes.
+    #[error("closed by the server")]
+    Closed,
+    /// What was asked for is too long ago.
+    #[error("the version asked for is too old")]
+    Gone,
+    /// Nothing was heard for too long.
+    #[error("silent for too long")]
+    Silent,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(#[from] kube::Error),
+}
+
+/// What all watches share.
+struct State {
+    resolver: Arc<Resolver>,
+    pods: RefCell<Pods>,
+    connected: RefCell<Vec<bool>>,
+    complained: Cell<bool>,
+}
+
+/// One watch.
+struct Watch {
+    state: Rc<State>,
+    api: Api,
+    scope: usize,
+    path: String,
+    fields: String,
+}
+
+/// The node whose pods are to be watched; none if nothing is to be. `variable` reads the environment.
+///
+/// # Errors
+/// The configuration wants a watch, but nobody names the node.
+pub fn node(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, NoNode> {
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    let node = settings.node.clone().or_else(|| set("NODE_NAME"));
+    match settings.watch {
+        Some(false) => Ok(None),
+        Some(true) => node.map(Some).ok_or(NoNode),
+        None => Ok(node.filter(|_| set("KUBERNETES_SERVICE_HOST").is_some())),
+    }
+}
+
+/// Keeps the resolver's clients current, from the pods of `node` in `namespaces`, or in all if that is empty. Never ends
+/// by itself. Where the API is comes from `KUBECONFIG` or `~/.kube/config` if there is one, else from the cluster that
+/// this runs in.
+pub async fn keep_current(resolver: Arc<Resolver>, node: String, namespaces: Vec<String>) {
+    resolver.metrics.watch.heard_at(resolver.now());
+    let mut wait = AFTER_FAILURE.0;
+    let api = loop {
+        match api().await {
+            Ok(api) => break api,
+            Err(error) => tracing::warn!(%error, "the Kubernetes API cannot be reached; trying again"),
+        }
+        tokio::time::sleep(jittered(wait)).await;
+        wait = (wait * 2).min(AFTER_FAILURE.1);
+    };
+    let paths: Vec<String> = match namespaces.as_slice() {
+        [] => vec!["/api/v1/pods".to_owned()],
+        some => some.iter().map(|namespace| format!("/api/v1/namespaces/{namespace}/pods")).collect(),
+    };
+    tracing::info!(%node, namespaces = namespaces.join(" "), "watching the pods of this node");
+    let state = Rc::new(State {
+        resolver,
+        pods: RefCell::new(Pods::new(paths.len(), !namespaces.is_empty())),
+        connected: RefCell::new(vec![false; paths.len()]),
+        complained: Cell::new(false),
+    });
+    // They end when this is dropped.
+    let mut watches = JoinSet::new();
+    for (scope, path) in paths.into_iter().enumerate() {
+        let (state, api, fields) = (Rc::clone(&state), api.clone(), format!("spec.nodeName={node}"));
+        watches.spawn_local(Watch { state, api, scope, path, fields }.follow());
+    }
+    loop {
+        tokio::time::sleep(TIDY).await;
+        if state.pods.borrow_mut().forget(state.resolver.now()) {
+            state.publish();
+        }
+    }
+}
+
+async fn api() -> Result<Api, Box<dyn std::error::Error>> {
+    let config = kube::Config::infer().await?;
+    Ok(Api::try_from(config)?)
+}
+
+impl Watch {
+    /// Lists and watches, again and again.
+    async fn follow(self) {
+        let mut wait = AFTER_FAILURE.0;
+        let mut at = None;
+        loop {
+            let began = Instant::now();
+            let lost = match self.once(&mut at).await {
+                Ok(lost) => lost,
+                Err(error) => Lost::of(error),
+            };
+            self.state.lost(self.scope, &lost);
+            if began.elapsed() >= GOOD_AFTER {
+                wait = AFTER_FAILURE.0;
+            }
+            if let Lost::Gone = lost {
+                at = None;
+            }
+            tokio::time::sleep(jittered(wait)).await;
+            wait = (wait * 2).min(AFTER_FAILURE.1);
+        }
+    }
+
+    /// Lists unless it is known where to go on, then watches until that ends. `at`: the version that is known.
+    async fn once(&self, at: &mut Option<String>) -> kube::Result<Lost> {
+        let from = match at.take() {
+            Some(version) => version,
+            None => {
+                let Ok(listed) = timeout(LIST_TIMEOUT, self.list()).await else { return Ok(Lost::Silent) };
+                listed?
+            }
+        };
+        let known = at.insert(from);
+        let params = WatchParams::default().fields(&self.fields).timeout(WATCH_SECONDS);
+        let request = Request::new(self.path.as_str()).watch(&params, known).map_err(kube::Error::BuildRequest)?;
+        let Ok(events) = timeout(LIST_TIMEOUT, self.api.request_events::<Manifest>(request)).await else {
+            return Ok(Lost::Silent);
+        };
+        let mut events = pin!(events?);
+        self.state.connected(self.scope);
+        loop {
+            let Ok(event) = timeout(LONGEST_SILENCE, events.try_next()).await else { return Ok(Lost::Silent) };
+            let Some(event) = event? else { return Ok(Lost::Closed) };
+            match event {
+                WatchEvent::Added(pod) => self.seen("added", pod, known, Event::Seen),
+                WatchEvent::Modified(pod) => self.seen("modified", pod, known, Event::Seen),
+                WatchEvent::Deleted(pod) => self.seen("deleted", pod, known, Event::Gone),
+                WatchEvent::Bookmark(bookmark) => {
+                    known.clone_from(&bookmark.metadata.resource_version);
+                    self.state.heard("bookmark");
+                }
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            }
+        }
+    }
+
+    fn seen(&self, kind: &str, pod: Manifest, known: &mut String, event: impl Fn(super::pods::Pod) -> Event) {
+        pod.version().clone_into(known);
+        self.state.heard(kind);
+        if let Some(pod) = pod.pod() {
+            self.state.apply(self.scope, event(pod));
+        }
+    }
+
+    /// All pods, page by page; the version that they were read at.
+    async fn list(&self) -> kube::Result<String> {
+        let mut pods = Vec::new();
+        let mut params = ListParams::default().fields(&self.fields).limit(PAGE);
+        loop {
+            let request = Request::new(self.path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
+            let page: List = self.api.request(request).await?;
+            pods.extend(page.items.into_iter().filter_map(Manifest::pod));
+            if page.metadata.next.is_empty() {
+                self.state.heard("listed");
+                let at = page.metadata.resource_version;
+                self.state.apply(self.scope, Event::Listed(pods, version(&at)));
+                return Ok(at);
+            }
+            params = params.continue_token(&page.metadata.next);
+        }
+    }
+}
+
+impl State {
+    fn apply(&self, scope: usize, event: Event) {
+        self.pods.borrow_mut().apply(scope, event, self.resolver.now());
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let pods = self.pods.borrow();
+        self.resolver.clients.put_pods(pods.table());
+        let metrics = &self.resolver.metrics.watch;
+        metrics.pods.set(i64::try_from(pods.live()).unwrap_or(i64::MAX));
+        metrics.ignored.inc_by(pods.ignored().saturating_sub(metrics.ignored.get()));
+    }
+
+    fn heard(&self, kind: &str) {
+        let metrics = &self.resolver.metrics.watch;
+        metrics.events.with_label_values(&[kind]).inc();
+        metrics.heard_at(self.resolver.now());
+    }
+
+    fn connected(&self, scope: usize) {
+        self.resolver.metrics.watch.heard_at(self.resolver.now());
+        self.apply(scope, Event::Resumed);
+        self.set_connected(scope, true);
+        if self.complained.take() {
+            tracing::info!("the Kubernetes API is heard again");
+        }
+    }
+
+    fn lost(&self, scope: usize, lost: &Lost) {
+        self.resolver.metrics.watch.restarts.with_label_values(&[lost.label()]).inc();
+        self.apply(scope, Event::Lost);
+        self.set_connected(scope, false);
+        // One line for each time that it goes away; and it goes every few minutes, to come back at once.
+        if let Lost::Failed(_) | Lost::Silent = lost
+            && !self.complained.replace(true)
+        {
+            tracing::warn!(reason = %lost, hint = lost.hint(), "the Kubernetes API is not heard; who asks is unknown until it is");
+        }
+    }
+
+    fn set_connected(&self, scope: usize, connected: bool) {
+        let mut all = self.connected.borrow_mut();
+        if let Some(one) = all.get_mut(scope) {
+            *one = connected;
+        }
+        self.resolver.metrics.watch.connected.set(i64::from(all.iter().all(|connected| *connected)));
+    }
+}
+
+impl Lost {
+    fn of(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.code == 410 => Self::Gone,
+            _ => Self::Failed(error),
+        }
+    }
+
+    /// As metrics show it.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Gone => "gone",
+            Self::Silent => "silent",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Failed(kube::Error::Api(status)) if status.code == 403 => {
+                "its service account needs a role with get, list and watch on pods"
+            }
+            Self::Failed(kube::Error::Api(status)) if status.code == 401 => "its token is not accepted",
+            _ => "",
+        }
+    }
+}
+
+/// Between half of `wait` and all of it.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watched_is_where_there_is_a_cluster_or_a_wish() {
+        let settings =
+            |watch, node: Option<&str>| Kubernetes { watch, node: node.map(str::to_owned), namespaces: Vec::new() };
+        let cluster = ("KUBERNETES_SERVICE_HOST", "10.96.0.1");
+        let named = ("NODE_NAME", "from-environment");
+        for (watch, configured, environment, right) in [
+            (None, None, &[][..], Ok(None)),
+            (None, None, &[cluster], Ok(None)),
+            (None, None, &[named], Ok(None)),
+            (None, None, &[cluster, named], Ok(Some("from-environment"))),
+            (None, None, &[cluster, ("NODE_NAME", "")], Ok(None)),
+            (None, Some("own"), &[cluster, named], Ok(Some("own"))),
+            (Some(false), Some("own"), &[cluster, named], Ok(None)),
+            (Some(true), None, &[named], Ok(Some("from-environment"))),
+            (Some(true), None, &[cluster], Err(NoNode)),
+        ] {
+            let variable = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, v)| v.to_string());
+            let node = node(&settings(watch, configured), variable);
+            assert_eq!(node.as_ref().map(Option::as_deref), right.as_ref().copied(), "{watch:?} {environment:?}");
+        }
+    }
+
+    #[test]
+    fn waits_differ() {
+        let wait = Duration::from_secs(8);
+        let drawn: Vec<_> = (0..100).map(|_| jittered(wait)).collect();
+        assert!(drawn.iter().all(|drawn| (wait / 2..=wait).contains(drawn)));
+        assert!(drawn.iter().any(|other| *other != drawn[0]));
+    }
+}

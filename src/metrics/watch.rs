@@ -1,0 +1,78 @@
+//! Metrics of the watch of the Kubernetes API.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+
+use super::{counter, counters, gauge, int_gauge};
+
+/// How well it is known who asks.
+#[derive(Debug)]
+pub struct WatchMetrics {
+    /// Pods of this node that have not ended.
+    pub pods: IntGauge,
+    /// Times that a pod was left out because too many are known.
+    pub ignored: IntCounter,
+    /// 1 while every watch is up.
+    pub connected: IntGauge,
+    /// What was heard, by kind.
+    pub events: IntCounterVec,
+    /// Watches that ended, by reason.
+    pub restarts: IntCounterVec,
+    age: Gauge,
+    heard: AtomicU64,
+}
+
+/// In place of a time: nothing is watched.
+const NEVER: u64 = u64::MAX;
+
+impl WatchMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            pods: int_gauge(registry, "watch_pods", "Pods of this node that are known and have not ended.")?,
+            ignored: counter(
+                registry,
+                "watch_pods_ignored_total",
+                "Times that a pod was left out because too many are known.",
+            )?,
+            connected: int_gauge(registry, "watch_connected", "1 while the Kubernetes API tells of every change.")?,
+            events: counters(
+                registry,
+                "watch_events_total",
+                "What the Kubernetes API told: pods added, modified or deleted, bookmarks, and whole lists.",
+                &["kind"],
+            )?,
+            restarts: counters(
+                registry,
+                "watch_restarts_total",
+                "Watches of the Kubernetes API that ended: closed by the server, gone (410), silent or failed.",
+                &["reason"],
+            )?,
+            age: gauge(
+                registry,
+                "watch_age_seconds",
+                "Time since the Kubernetes API was last heard; 0 where it is not watched.",
+            )?,
+            heard: AtomicU64::new(NEVER),
+        };
+        for kind in ["added", "modified", "deleted", "bookmark", "listed"] {
+            metrics.events.with_label_values(&[kind]);
+        }
+        for reason in ["closed", "gone", "silent", "failed"] {
+            metrics.restarts.with_label_values(&[reason]);
+        }
+        Ok(metrics)
+    }
+
+    /// The API was heard at that time, in milliseconds.
+    pub fn heard_at(&self, now: u64) {
+        self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Sets what depends on the time of looking, in milliseconds.
+    pub fn refresh(&self, now: u64) {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let age = if heard == NEVER { 0 } else { now.saturating_sub(heard) };
+        self.age.set(age as f64 / 1_000.0);
+    }
+}
