@@ -1,0 +1,419 @@
+//! Who asks, held to a world that knows: a node whose pods come and go and hand on their addresses, and an API that tells
+//! of it late, twice, out of order, and not at all for a while. Whoever is named had the address; nobody is named wrongly.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use nodens::clients::client::{Client, Kind};
+use nodens::clients::pods::{Event, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
+use nodens::clients::table::{SLACK, Table};
+use nodens::clients::{Millis, Unknown};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Addresses of the node: few, so that they are used again all the time.
+const ADDRESSES: u8 = 12;
+/// An event is late by no more.
+const LATEST: Millis = SLACK;
+/// The node takes at least so long from what it is told to what it does, and an address rests so long.
+const HAND_OVER: Millis = 2 * SLACK + 1;
+
+fn address(number: u8) -> IpAddr {
+    match number % 2 {
+        0 => Ipv4Addr::new(10, 244, 0, number).into(),
+        _ => std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()).into(),
+    }
+}
+
+fn pod(uid: u64, version: u64, addresses: &[u8]) -> Pod {
+    let client = Client {
+        kind: Kind::Pod,
+        name: "same-name".into(),
+        namespace: None,
+        uid: Some(uid.to_string().into()),
+        labels: Box::default(),
+        job: None,
+    };
+    Pod {
+        uid: uid.to_string().into(),
+        version,
+        addresses: addresses.iter().copied().map(address).collect(),
+        host_network: false,
+        ended: false,
+        deleting: false,
+        client: Arc::new(client),
+    }
+}
+
+/// What has happened on the node.
+struct World {
+    dice: StdRng,
+    now: Millis,
+    version: u64,
+    uids: u64,
+    /// The pods that the API has, in the state that it shows.
+    api: BTreeMap<u64, Shown>,
+    /// When each address may be given out again.
+    rests: Vec<Millis>,
+    /// Who had each address, from when until when.
+    truth: Vec<Vec<(u64, Millis, Millis)>>,
+    /// What is on its way: when it arrives.
+    wire: Vec<(Millis, Event)>,
+    told: u64,
+}
+
+/// A pod, and what the node will do with it next.
+struct Shown {
+    pod: Pod,
+    next: Next,
+    at: Millis,
+    has: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Next {
+    GetAddress,
+    ShowAddress,
+    Finish,
+    Release,
+    Vanish,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            dice: StdRng::seed_from_u64(seed),
+            now: 100_000,
+            version: 10,
+            uids: 0,
+            api: BTreeMap::new(),
+            rests: vec![0; ADDRESSES.into()],
+            truth: vec![Vec::new(); ADDRESSES.into()],
+            wire: Vec::new(),
+            told: 0,
+        }
+    }
+
+    fn owner(&self, number: u8, at: Millis) -> Option<u64> {
+        let owners = self.truth[usize::from(number)].iter().rev();
+        owners.clone().find(|(_, from, until)| *from <= at && at < *until).map(|(uid, _, _)| *uid)
+    }
+
+    /// Puts a pod's state on the wire, maybe twice, each time late in its own way.
+    fn tell(&mut self, uid: u64, gone: bool, connected: bool) {
+        self.version += 1;
+        let shown = self.api.get_mut(&uid).unwrap();
+        shown.pod.version = self.version;
+        let state = shown.pod.clone();
+        self.told += 1;
+        for _ in 0..if self.dice.random_bool(0.1) { 2 } else { 1 } {
+            let event = if gone { Event::Gone(state.clone()) } else { Event::Seen(state.clone()) };
+            let late = self.dice.random_range(0..=LATEST);
+            if connected {
+                self.wire.push((self.now + late, event));
+            }
+        }
+    }
+
+    /// One thing happens, a moment later.
+    fn step(&mut self, connected: bool) {
+        let due = self.api.iter().filter(|(_, shown)| shown.at <= self.now).map(|(uid, _)| *uid).next();
+        let Some(uid) = due else {
+            if self.api.len() < usize::from(ADDRESSES) && self.dice.random_bool(0.5) {
+                self.uids += 1;
+                let at = self.now + HAND_OVER + self.dice.random_range(0..2_000);
+                let pod = pod(self.uids, 0, &[]);
+                self.api.insert(self.uids, Shown { pod, next: Next::GetAddress, at, has: Vec::new() });
+                self.tell(self.uids, false, connected);
+            }
+            return;
+        };
+        let after = self.now + self.dice.random_range(0..3_000);
+        let next = self.api[&uid].next;
+        match next {
+            Next::GetAddress => {
+                // One of each family, or one, of those that are free.
+                let first = self.dice.random_range(0..ADDRESSES);
+                let both = [first, first ^ 1];
+                let wanted = if self.dice.random_bool(0.3) { &both[..] } else { &both[..1] };
+                let free: Vec<u8> =
+                    wanted.iter().copied().filter(|n| self.rests[usize::from(*n)] <= self.now).collect();
+                for number in &free {
+                    self.rests[usize::from(*number)] = Millis::MAX;
+                    self.truth[usize::from(*number)].push((uid, self.now, Millis::MAX));
+                }
+                let shown = self.api.get_mut(&uid).unwrap();
+                (shown.next, shown.at) = (Next::ShowAddress, after);
+                if free.is_empty() {
+                    (shown.next, shown.at) = (Next::GetAddress, self.now + 500);
+                }
+                shown.has = free;
+            }
+            Next::ShowAddress => {
+                let shown = self.api.get_mut(&uid).unwrap();
+                shown.pod.addresses = shown.has.iter().copied().map(address).collect();
+                (shown.next, shown.at) = (Next::Finish, after + 3 * HAND_OVER);
+                self.tell(uid, false, connected);
+            }
+            Next::Finish => {
+                let by_itself = self.dice.random_bool(0.4);
+                let annotated = self.dice.random_bool(0.3);
+                let shown = self.api.get_mut(&uid).unwrap();
+                if annotated {
+                    shown.at = after;
+                } else if by_itself {
+                    // It keeps its address in the API, and the node rests it.
+                    shown.pod.ended = true;
+                    (shown.next, shown.at) = (Next::Vanish, after + HAND_OVER);
+                    self.release(uid, HAND_OVER);
+                } else {
+                    shown.pod.deleting = true;
+                    (shown.next, shown.at) = (Next::Release, after + HAND_OVER);
+                }
+                self.tell(uid, false, connected);
+            }
+            Next::Release => {
+                // At once somebody else's, though the API shows it as this one's.
+                self.release(uid, 0);
+                let shown = self.api.get_mut(&uid).unwrap();
+                (shown.next, shown.at) = (Next::Vanish, after);
+            }
+            Next::Vanish => {
+                self.tell(uid, true, connected);
+                self.api.remove(&uid);
+            }
+        }
+    }
+
+    fn release(&mut self, uid: u64, rest: Millis) {
+        for number in self.api[&uid].has.clone() {
+            self.rests[usize::from(number)] = self.now + rest;
+            self.truth[usize::from(number)].last_mut().unwrap().2 = self.now;
+        }
+    }
+
+    /// What arrives by now, in any order.
+    fn arrived(&mut self) -> Vec<Event> {
+        let (here, later) = self.wire.drain(..).partition(|(at, _)| *at <= self.now);
+        self.wire = later;
+        let here: Vec<(Millis, Event)> = here;
+        here.into_iter().map(|(_, event)| event).collect()
+    }
+
+    fn list(&self) -> Event {
+        Event::Listed(self.api.values().map(|shown| shown.pod.clone()).collect(), self.version)
+    }
+}
+
+/// How often each outcome was seen.
+#[derive(Debug, Default)]
+struct Count {
+    right: u64,
+    unknown: u64,
+    wrong: Vec<String>,
+}
+
+impl Count {
+    fn look(&mut self, table: &Table, world: &World, number: u8, at: Millis) {
+        // Where nobody has the address, nobody asks from it.
+        let Some(owner) = world.owner(number, at) else { return };
+        match table.who(address(number), at) {
+            Ok((client, _)) if client.uid.as_deref() == Some(owner.to_string().as_str()) => self.right += 1,
+            Ok((client, since)) => self.wrong.push(format!(
+                "{} at {at}, now {}: {:?} since {since}, but {:?}",
+                address(number),
+                world.now,
+                client.uid,
+                world.truth[usize::from(number)].iter().rev().take(3).collect::<Vec<_>>()
+            )),
+            Err(_) => self.unknown += 1,
+        }
+    }
+}
+
+#[test]
+fn nobody_is_named_wrongly_in_100_000_events() {
+    let (mut events, mut live, mut past) = (0, Count::default(), Count::default());
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        let mut pods = Pods::new(1, false);
+        pods.apply(0, world.list(), world.now);
+        // The watch is lost until then; then it is listed anew or goes on.
+        let mut lost: Option<(Millis, bool)> = None;
+        let mut missed: VecDeque<Event> = VecDeque::new();
+        let mut table = pods.table();
+        while world.told < 10_000 {
+            world.now += world.dice.random_range(1..400);
+            world.step(true);
+            let arrived = world.arrived();
+            let news = !arrived.is_empty() || lost.is_some();
+            match lost {
+                Some((until, relist)) if world.now >= until => {
+                    lost = None;
+                    let now = world.now;
+                    if relist {
+                        missed.clear();
+                        pods.apply(0, world.list(), now);
+                    }
+                    pods.apply(0, Event::Resumed, now);
+                    for event in missed.drain(..) {
+                        pods.apply(0, event, now);
+                    }
+                    arrived.into_iter().for_each(|event| pods.apply(0, event, now));
+                }
+                Some(_) => missed.extend(arrived),
+                None => {
+                    arrived.into_iter().for_each(|event| pods.apply(0, event, world.now));
+                    if world.dice.random_bool(0.002) {
+                        let until = world.now + world.dice.random_range(1..20_000);
+                        lost = Some((until, world.dice.random_bool(0.5)));
+                        pods.apply(0, Event::Lost, world.now);
+                    }
+                }
+            }
+            if news || lost.is_some() {
+                table = pods.table();
+            }
+            let number = world.dice.random_range(0..ADDRESSES);
+            live.look(&table, &world, number, world.now);
+            // A query that was asked a while ago, and is told of now.
+            let at = world.now - world.dice.random_range(0..10_000).min(world.now);
+            past.look(&table, &world, number, at);
+        }
+        events += world.told;
+    }
+    assert!(events >= 100_000);
+    for (count, what) in [(&live, "live"), (&past, "past")] {
+        let wrong = &count.wrong;
+        assert!(
+            wrong.is_empty(),
+            "{what}: {} wrong, {} right: {:#?}",
+            wrong.len(),
+            count.right,
+            &wrong[..wrong.len().min(5)]
+        );
+        // Pods live for seconds here, and their first and last moments are in doubt: the price of never being wrong.
+        assert!(count.right > count.unknown, "{what}: {} right, {} unknown", count.right, count.unknown);
+        println!("{what}: {} right, {} unknown", count.right, count.unknown);
+    }
+}
+
+fn uid(pods: &Pods, number: u8, at: Millis) -> Result<String, Unknown> {
+    pods.table().who(address(number), at).map(|(client, _)| client.uid.as_deref().unwrap().to_owned())
+}
+
+#[test]
+fn a_completed_pod_that_still_carries_an_address_is_nobody() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
+    assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
+    pods.apply(0, Event::Seen(Pod { ended: true, ..pod(1, 6, &[2]) }), 5_000);
+    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 2, 4_999).as_deref(), Ok("1"), "a query that was under way");
+    pods.apply(0, Event::Seen(pod(2, 7, &[2])), 8_000);
+    assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("2"));
+    // News of the dead one change nothing.
+    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 9_000);
+    assert_eq!(uid(&pods, 2, 9_000).as_deref(), Ok("2"));
+    pods.apply(0, Event::Gone(Pod { ended: true, ..pod(1, 10, &[2]) }), 10_000);
+    assert_eq!(uid(&pods, 2, 10_000).as_deref(), Ok("2"));
+}
+
+#[test]
+fn two_pods_with_one_address_are_nobody_until_one_has_ended() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
+    pods.apply(0, Event::Seen(pod(2, 6, &[2])), 20_000);
+    assert_eq!(uid(&pods, 2, 20_000), Err(Unknown::Shared));
+    pods.apply(0, Event::Gone(pod(1, 7, &[2])), 21_000);
+    assert_eq!(uid(&pods, 2, 21_000).as_deref(), Ok("2"));
+    assert_eq!(uid(&pods, 2, 10_000).as_deref(), Ok("1"));
+    assert_eq!(uid(&pods, 2, 20_500), Err(Unknown::Shared), "when both had it");
+}
+
+#[test]
+fn the_nodes_own_address_is_nobodys() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(Pod { host_network: true, ..pod(1, 5, &[2]) }), 1_000);
+    assert_eq!(uid(&pods, 2, 1_000), Err(Unknown::Host));
+    pods.apply(0, Event::Seen(pod(2, 6, &[2])), 2_000);
+    assert_eq!(uid(&pods, 2, 2_000), Err(Unknown::Host), "whoever claims it");
+}
+
+#[test]
+fn both_families_and_mapped_addresses() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 5, &[2, 3])), 1_000);
+    assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
+    assert_eq!(uid(&pods, 3, 1_000).as_deref(), Ok("1"));
+    let mapped = "::ffff:10.244.0.2".parse().unwrap();
+    assert!(pods.table().who(mapped, 1_000).is_ok());
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
+    pods.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
+    assert_eq!(uid(&pods, 2, 6_000).as_deref(), Ok("1"), "nobody waits");
+    pods.apply(0, Event::Seen(pod(2, 7, &[])), 7_000);
+    assert_eq!(uid(&pods, 2, 7_000), Err(Unknown::Ending));
+    pods.apply(0, Event::Seen(pod(2, 8, &[4])), 8_000);
+    assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("1"), "the other one has its own");
+    // Where not all pods are told of, one may wait at any time.
+    let mut partial = Pods::new(1, true);
+    partial.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
+    assert_eq!(uid(&partial, 2, 6_000), Err(Unknown::Ending));
+}
+
+#[test]
+fn a_lost_watch_knows_nobody_after_a_while() {
+    let mut pods = Pods::new(2, false);
+    pods.apply(0, Event::Listed(vec![pod(1, 5, &[2]), pod(2, 6, &[4])], 6), 1_000);
+    pods.apply(1, Event::Listed(vec![pod(3, 6, &[6])], 6), 1_000);
+    pods.apply(0, Event::Lost, 10_000);
+    assert_eq!(uid(&pods, 2, 10_000 + SLACK).as_deref(), Ok("1"));
+    assert_eq!(uid(&pods, 2, 60_000), Err(Unknown::Lost));
+    assert_eq!(uid(&pods, 6, 60_000).as_deref(), Ok("3"), "told of by another watch");
+    // Back: the one that is still there had its address all the time; of the other nobody knows since when not.
+    pods.apply(0, Event::Listed(vec![pod(1, 5, &[2])], 90), 60_000);
+    assert_eq!(uid(&pods, 2, 60_001).as_deref(), Ok("1"));
+    assert_eq!(uid(&pods, 4, 60_001), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 4, 10_001), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 4, 9_999).as_deref(), Ok("2"));
+}
+
+#[test]
+fn an_old_list_does_not_bring_back_the_dead_nor_bury_the_living() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 10, &[2])), 1_000);
+    pods.apply(0, Event::Gone(pod(1, 11, &[2])), 2_000);
+    pods.apply(0, Event::Seen(pod(2, 12, &[4])), 3_000);
+    pods.apply(0, Event::Listed(vec![pod(1, 10, &[2])], 10), 4_000);
+    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 4, 5_000).as_deref(), Ok("2"));
+}
+
+#[test]
+fn memory_is_bounded_and_what_ended_goes() {
+    let mut pods = Pods::new(1, false);
+    let most = MOST_PODS as u64;
+    for uid in 1..=most + 10 {
+        pods.apply(0, Event::Seen(pod(uid, uid, &[])), 1_000);
+    }
+    assert_eq!((pods.live(), pods.ignored()), (MOST_PODS, 10));
+    pods.apply(0, Event::Gone(pod(1, most + 20, &[])), 2_000);
+    pods.apply(0, Event::Seen(pod(most + 30, most + 30, &[2])), 3_000);
+    assert_eq!(uid(&pods, 2, 3_000).as_deref(), Ok((most + 30).to_string().as_str()), "what has ended makes room");
+
+    let mut pods = Pods::new(1, false);
+    for uid in 1..=1_000 {
+        pods.apply(0, Event::Seen(pod(uid, 2 * uid, &[2])), uid * 10_000);
+        pods.apply(0, Event::Gone(pod(uid, 2 * uid + 1, &[2])), uid * 10_000 + 5_000);
+    }
+    assert_eq!(uid(&pods, 2, 9_990_100).as_deref(), Ok("999"));
+    assert!(pods.forget(10_005_000 + KEPT_AFTER_END));
+    assert!(pods.table().is_empty());
+}
