@@ -17,6 +17,7 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use tokio::runtime::Runtime;
 
+pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod page;
 pub(crate) mod space;

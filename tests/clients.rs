@@ -1,0 +1,199 @@
+//! Who asks, by the built binary and an API server that lists and watches by script.
+
+use process::api::Api;
+use process::client::lookup;
+use process::{Dir, Nodens, config, eventually, serve, upstream, zone};
+use serde_json::Value;
+
+mod process;
+
+/// nodens on node-1, which is told where the API is.
+fn start(api: &Api, more: &str) -> (Nodens, nodens::lab::upstream::Upstream) {
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let text = format!("{}[kubernetes]\nwatch = true\n{more}", config(&[&upstream], "", ""));
+    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
+    let mut command = serve();
+    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
+    (Nodens::spawn(&mut command, dir), upstream)
+}
+
+fn who(nodens: &Nodens, address: &str) -> Value {
+    let page = nodens.get(&format!("/api/v1/clients?address={address}"));
+    assert_eq!(page.status, 200, "{}", page.body);
+    assert!(page.head.contains("content-type: application/json"), "{}", page.head);
+    serde_json::from_str(&page.body).expect("JSON")
+}
+
+/// Waits until the address is that pod's.
+fn is_pod(nodens: &Nodens, address: &str, name: &str) -> Value {
+    eventually(&format!("{address} is {name}"), || Some(who(nodens, address)).filter(|who| who["name"] == name))
+}
+
+/// Waits until the address is nobody's, for that reason.
+fn is_unknown(nodens: &Nodens, address: &str, reason: &str) {
+    eventually(&format!("{address} is unknown: {reason}"), || {
+        let who = who(nodens, address);
+        (who["known"] == false && who["reason"] == reason).then_some(())
+    });
+}
+
+#[test]
+fn pods_are_known_from_the_list_and_from_the_watch() {
+    let api = Api::start();
+    api.put("ci", "runner-t1abc-project-42-concurrent-0-x7k2m9qa", &["10.244.1.7", "fd00::7"], |pod| {
+        pod["metadata"]["labels"]["job.runner.gitlab.com/pod"] = "runner-t1abc-project-42-concurrent-0".into();
+        pod["metadata"]["labels"]["project.runner.gitlab.com/id"] = "42".into();
+        pod["metadata"]["annotations"]["job.runner.gitlab.com/id"] = "8123".into();
+    });
+    api.put("shop", "web", &["10.244.1.8"], |_| {});
+    let (nodens, _upstream) = start(&api, "");
+    let job = is_pod(&nodens, "10.244.1.7", "runner-t1abc-project-42-concurrent-0-x7k2m9qa");
+    assert_eq!(
+        (&job["kind"], &job["by"], &job["namespace"]),
+        (&"gitlab-job".into(), &"kubernetes".into(), &"ci".into())
+    );
+    assert_eq!(job["uid"], "uid-runner-t1abc-project-42-concurrent-0-x7k2m9qa");
+    assert_eq!(job["job"]["project_id"], serde_json::json!({ "value": "42", "trust": "label" }));
+    assert_eq!(job["job"]["job_id"], serde_json::json!({ "value": "8123", "trust": "settable" }));
+    assert_eq!(job["labels"]["project.runner.gitlab.com/id"], "42");
+    assert!(job["for_seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0));
+    is_pod(&nodens, "fd00%3A%3A7", "runner-t1abc-project-42-concurrent-0-x7k2m9qa");
+    assert_eq!(is_pod(&nodens, "10.244.1.8", "web")["kind"], "pod");
+    is_unknown(&nodens, "10.244.1.9", "nobody");
+
+    api.put("shop", "late", &["10.244.1.9"], |_| {});
+    is_pod(&nodens, "10.244.1.9", "late");
+    // Completed, it still carries its address; then it goes, and another one comes.
+    api.put("shop", "late", &["10.244.1.9"], |pod| pod["status"]["phase"] = "Succeeded".into());
+    is_unknown(&nodens, "10.244.1.9", "nobody");
+    api.put("shop", "next", &["10.244.1.9"], |_| {});
+    is_pod(&nodens, "10.244.1.9", "next");
+    api.delete("late");
+    api.put("kube-system", "proxy", &["192.168.7.7"], |pod| pod["spec"]["hostNetwork"] = true.into());
+    is_unknown(&nodens, "192.168.7.7", "host");
+    is_pod(&nodens, "10.244.1.9", "next");
+    nodens.metric_becomes("nodens_watch_events_total", &[("kind", "deleted")], |deleted| deleted == 1.0);
+    assert_eq!(nodens.metric("nodens_watch_pods", &[]), 4.0);
+    assert_eq!(nodens.metric("nodens_watch_connected", &[]), 1.0);
+    assert!(api.requests().iter().any(|request| request.contains("allowWatchBookmarks=true")), "{:?}", api.requests());
+}
+
+#[test]
+fn a_watch_goes_on_from_where_it_ended_and_from_a_bookmark() {
+    let api = Api::start();
+    api.put("ci", "a", &["10.244.1.1"], |_| {});
+    let (nodens, _upstream) = start(&api, "");
+    is_pod(&nodens, "10.244.1.1", "a");
+    let lists = || api.requests().iter().filter(|request| request.starts_with("list")).count();
+    let listed = lists();
+    api.bookmark();
+    nodens.metric_becomes("nodens_watch_events_total", &[("kind", "bookmark")], |seen| seen == 1.0);
+    // What was before the bookmark is asked for no more, so it may be forgotten.
+    api.compact_to_bookmark();
+    api.cut();
+    api.put("ci", "b", &["10.244.1.2"], |_| {});
+    is_pod(&nodens, "10.244.1.2", "b");
+    is_pod(&nodens, "10.244.1.1", "a");
+    nodens.metric_becomes("nodens_watch_restarts_total", &[("reason", "closed")], |closed| closed >= 1.0);
+    assert_eq!(lists(), listed, "{:?}", api.requests());
+    assert_eq!(nodens.metric("nodens_watch_restarts_total", &[("reason", "gone")]), 0.0);
+}
+
+#[test]
+fn what_is_too_long_ago_is_listed_anew() {
+    let api = Api::start();
+    api.put("ci", "a", &["10.244.1.1"], |_| {});
+    api.put("ci", "b", &["10.244.1.2"], |_| {});
+    let (nodens, _upstream) = start(&api, "");
+    is_pod(&nodens, "10.244.1.2", "b");
+    // While nobody is told: one goes, one comes with the address of the other.
+    api.refuse(Some(500));
+    nodens.metric_becomes("nodens_watch_connected", &[], |connected| connected == 0.0);
+    api.delete("b");
+    api.put("ci", "c", &["10.244.1.2"], |_| {});
+    api.compact();
+    is_unknown(&nodens, "10.244.1.1", "lost");
+    is_unknown(&nodens, "10.244.1.2", "lost");
+    // Whoever asks is answered all the same.
+    lookup(nodens.address(), "a.lab.example");
+    api.refuse(None);
+    is_pod(&nodens, "10.244.1.2", "c");
+    is_pod(&nodens, "10.244.1.1", "a");
+    assert_eq!(nodens.metric("nodens_watch_restarts_total", &[("reason", "gone")]), 1.0);
+    assert_eq!(nodens.metric("nodens_watch_connected", &[]), 1.0);
+}
+
+#[test]
+fn answers_wait_for_no_api() {
+    let api = Api::start();
+    api.refuse(Some(403));
+    let (mut nodens, _upstream) =
+        start(&api, "[[client]]\nsource = \"127.0.0.0/8\"\nname = \"here\"\nproject = \"g/p\"\n");
+    lookup(nodens.address(), "a.lab.example");
+    let warning = nodens.logged("the Kubernetes API is not heard");
+    assert!(warning.contains("get, list and watch on pods"), "{warning}");
+    assert_eq!(nodens.metric("nodens_watch_connected", &[]), 0.0);
+    let here = who(&nodens, "127.0.0.1");
+    assert_eq!(
+        (&here["name"], &here["by"], &here["kind"]),
+        (&"here".into(), &"configuration".into(), &"configured".into())
+    );
+    assert_eq!(here["job"]["project_path"], serde_json::json!({ "value": "g/p", "trust": "configuration" }));
+    api.put("ci", "a", &["127.0.0.1"], |_| {});
+    api.refuse(None);
+    is_pod(&nodens, "127.0.0.1", "a");
+    nodens.logged("the Kubernetes API is heard again");
+}
+
+#[test]
+fn namespaces_are_watched_each_by_itself() {
+    let api = Api::start();
+    api.put("ci", "a", &["10.244.1.1"], |_| {});
+    api.put("other", "b", &["10.244.1.2"], |_| {});
+    api.put("secret", "c", &["10.244.1.3"], |_| {});
+    let (nodens, _upstream) = start(&api, "namespaces = [\"ci\", \"other\"]\n");
+    is_pod(&nodens, "10.244.1.1", "a");
+    is_pod(&nodens, "10.244.1.2", "b");
+    is_unknown(&nodens, "10.244.1.3", "nobody");
+    api.put("other", "d", &["10.244.1.4"], |_| {});
+    is_pod(&nodens, "10.244.1.4", "d");
+    assert!(api.requests().iter().all(|request| request.contains("/namespaces/")), "{:?}", api.requests());
+}
+
+#[test]
+fn without_a_node_or_a_wish_nothing_is_watched() {
+    let api = Api::start();
+    for (more, node, logged) in [("watch = true\n", "", "who asks is not watched"), ("", "node-1", "nodens serves")] {
+        let upstream = upstream(zone());
+        let dir = Dir::new();
+        let text = format!("{}[kubernetes]\n{more}", config(&[&upstream], "", ""));
+        let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
+        let mut command = serve();
+        command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", node);
+        let mut nodens = Nodens::spawn(command.env_remove("KUBERNETES_SERVICE_HOST"), dir);
+        nodens.logged(logged);
+        lookup(nodens.address(), "a.lab.example");
+        is_unknown(&nodens, "127.0.0.1", "nobody");
+        assert_eq!(nodens.metric("nodens_watch_age_seconds", &[]), 0.0);
+    }
+    assert_eq!(api.requests(), [String::new(); 0]);
+}
+
+#[test]
+fn configured_clients_change_with_the_file() {
+    let upstream = upstream(zone());
+    let client = |name: &str| {
+        format!("{}[[client]]\nsource = \"10.0.8.0/24\"\nname = \"{name}\"\n", config(&[&upstream], "", ""))
+    };
+    let mut nodens = Nodens::start(&client("before"));
+    assert_eq!(who(&nodens, "10.0.8.7")["name"], "before");
+    for wrong in ["", "?address=", "?address=x", "?addres=10.0.8.7"] {
+        let page = nodens.get(&format!("/api/v1/clients{wrong}"));
+        assert_eq!((page.status, page.body.as_str()), (400, "right would be ?address=10.0.0.7\n"), "{wrong}");
+    }
+    std::fs::write(nodens.config(), client("after")).expect("writes");
+    nodens.signal("HUP");
+    nodens.logged("new configuration in force");
+    assert_eq!(who(&nodens, "10.0.8.7")["name"], "after");
+}

@@ -1,0 +1,264 @@
+//! A Kubernetes API server of one resource: pods, listed and watched over HTTP with real JSON, by a script.
+//!
+//! It keeps the whole history, so that a watch goes on from any version that has not been compacted away.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::{DEADLINE, Dir};
+
+/// A server that runs until its process ends.
+pub(crate) struct Api {
+    address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+struct State {
+    version: u64,
+    /// Versions up to this one are forgotten: a watch from there gets 410.
+    compacted: u64,
+    pods: BTreeMap<String, Value>,
+    /// What happened: version, type, object.
+    history: Vec<(u64, &'static str, Value)>,
+    /// Counts up to cut every watch off.
+    cut: u64,
+    /// The status that every request gets; none: what is right.
+    refuses: Option<u16>,
+    /// Each request's method and path, and whether it is a watch.
+    requests: Vec<String>,
+}
+
+impl Api {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let state = State {
+            version: 1_000,
+            compacted: 0,
+            pods: BTreeMap::new(),
+            history: Vec::new(),
+            cut: 0,
+            refuses: None,
+            requests: Vec::new(),
+        };
+        let state = Arc::new((Mutex::new(state), Condvar::new()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let state = Arc::clone(&shared);
+                // A client that goes away ends it with an error.
+                thread::spawn(move || drop(serve(stream, &state)));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// A file that leads to it.
+    pub(crate) fn kubeconfig(&self, dir: &Dir) -> std::path::PathBuf {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+             clusters: [{{name: test, cluster: {{server: 'http://{}'}}}}]\n\
+             contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
+             users: [{{name: test, user: {{token: secret}}}}]\n",
+            self.address
+        );
+        dir.write("kubeconfig", &text)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.0.lock().expect("a lock"));
+        self.state.1.notify_all();
+        changed
+    }
+
+    /// A pod is there, or has changed. `name` is its UID as well.
+    pub(crate) fn put(&self, namespace: &str, name: &str, addresses: &[&str], edit: impl FnOnce(&mut Value)) {
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        let mut pod = json!({
+            "metadata": {
+                "name": name, "namespace": namespace, "uid": format!("uid-{name}"),
+                "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {}, "annotations": {},
+                "managedFields": [{ "manager": "kubelet", "operation": "Update", "fieldsV1": { "f:status": {} } }],
+            },
+            "spec": { "nodeName": "node-1", "containers": [{ "name": "build", "image": "alpine:3" }] },
+            "status": { "phase": "Running", "podIP": addresses.first(), "podIPs": ips },
+        });
+        edit(&mut pod);
+        self.change(|state| {
+            let kind = if state.pods.contains_key(name) { "MODIFIED" } else { "ADDED" };
+            state.happens(kind, name, pod);
+        });
+    }
+
+    /// A pod is no more.
+    pub(crate) fn delete(&self, name: &str) {
+        self.change(|state| {
+            let pod = state.pods.get(name).expect("a pod").clone();
+            state.happens("DELETED", name, pod);
+            state.pods.remove(name);
+        });
+    }
+
+    /// Nothing happens, and every watch is told so.
+    pub(crate) fn bookmark(&self) {
+        self.change(|state| {
+            state.version += 10;
+            let object = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "resourceVersion": state.version.to_string() } });
+            state.history.push((state.version, "BOOKMARK", object));
+        });
+    }
+
+    /// Ends every watch.
+    pub(crate) fn cut(&self) {
+        self.change(|state| state.cut += 1);
+    }
+
+    /// Forgets what happened: whoever was not told of it must list anew.
+    pub(crate) fn compact(&self) {
+        self.change(|state| {
+            state.version += 1;
+            state.compacted = state.version;
+        });
+    }
+
+    /// Forgets what happened before the last bookmark.
+    pub(crate) fn compact_to_bookmark(&self) {
+        self.change(|state| {
+            let last = state.history.iter().rev().find(|(_, kind, _)| *kind == "BOOKMARK");
+            state.compacted = last.map_or(0, |(version, _, _)| *version);
+        });
+    }
+
+    /// Answers everything with this status, or as is right again.
+    pub(crate) fn refuse(&self, status: Option<u16>) {
+        self.change(|state| {
+            state.refuses = status;
+            state.cut += 1;
+        });
+    }
+
+    /// The requests so far, each "list PATH?QUERY" or "watch PATH?QUERY".
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.change(|state| state.requests.clone())
+    }
+}
+
+impl State {
+    fn happens(&mut self, kind: &'static str, name: &str, mut pod: Value) {
+        self.version += 1;
+        pod["metadata"]["resourceVersion"] = self.version.to_string().into();
+        pod["kind"] = "Pod".into();
+        pod["apiVersion"] = "v1".into();
+        self.pods.insert(name.to_owned(), pod.clone());
+        self.history.push((self.version, kind, pod));
+    }
+}
+
+/// Answers the requests of one connection.
+fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            match line.trim_end() {
+                "" => break,
+                text => lines.push(text.to_owned()),
+            }
+        }
+        let target = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let watch = value("watch").is_some_and(|watch| watch == "1" || watch == "true");
+        let authorized = lines.iter().any(|line| line.eq_ignore_ascii_case("authorization: bearer secret"));
+        let of_node = value("fieldSelector") == Some("spec.nodeName%3Dnode-1");
+        let namespace = path.strip_prefix("/api/v1/namespaces/").and_then(|rest| rest.strip_suffix("/pods"));
+        let right = authorized && of_node && (namespace.is_some() || path == "/api/v1/pods");
+        let mut guard = state.0.lock().expect("a lock");
+        guard.requests.push(format!("{} {target}", if watch { "watch" } else { "list" }));
+        let refuses = guard.refuses.or((!right).then_some(400));
+        if let Some(code) = refuses {
+            drop(guard);
+            whole(&stream, code, &status(code))?;
+        } else if watch {
+            drop(guard);
+            let from = value("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+            return tell(&stream, state, namespace, from);
+        } else {
+            // One pod to a page, so that there are pages.
+            let mine = guard.pods.values().filter(|pod| is_in(pod, namespace));
+            let at: usize = value("continue").and_then(|at| at.parse().ok()).unwrap_or(0);
+            let items: Vec<&Value> = mine.clone().skip(at).take(1).collect();
+            let next = if at + 1 < mine.count() { (at + 1).to_string() } else { String::new() };
+            let list = json!({
+                "kind": "PodList", "apiVersion": "v1", "items": items,
+                "metadata": { "resourceVersion": guard.version.to_string(), "continue": next },
+            });
+            drop(guard);
+            whole(&stream, 200, &list)?;
+        }
+    }
+}
+
+/// Tells what happens from that version on, until it is cut off.
+fn tell(
+    mut stream: &TcpStream,
+    state: &(Mutex<State>, Condvar),
+    namespace: Option<&str>,
+    mut from: u64,
+) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let mut chunk = |event: Value| {
+        let line = format!("{event}\n");
+        write!(stream, "{:x}\r\n{line}\r\n", line.len())
+    };
+    let mut guard = state.0.lock().expect("a lock");
+    let cut = guard.cut;
+    loop {
+        if guard.cut != cut {
+            return write!(stream, "0\r\n\r\n");
+        }
+        if from < guard.compacted {
+            chunk(json!({ "type": "ERROR", "object": status(410) }))?;
+            return write!(stream, "0\r\n\r\n");
+        }
+        let news: Vec<_> = guard.history.iter().filter(|(version, _, _)| *version > from).cloned().collect();
+        for (version, kind, object) in news {
+            if kind == "BOOKMARK" || is_in(&object, namespace) {
+                chunk(json!({ "type": kind, "object": object }))?;
+            }
+            from = version;
+        }
+        guard = state.1.wait_timeout(guard, DEADLINE).expect("a lock").0;
+    }
+}
+
+fn is_in(pod: &Value, namespace: Option<&str>) -> bool {
+    namespace.is_none_or(|namespace| pod["metadata"]["namespace"] == namespace)
+}
+
+fn status(code: u16) -> Value {
+    let reason = match code {
+        403 => "Forbidden",
+        410 => "Expired",
+        _ => "InternalError",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason,
+        "message": format!("{reason} by the script"),
+    })
+}
+
+fn whole(mut stream: &TcpStream, code: u16, body: &Value) -> std::io::Result<()> {
+    let body = body.to_string();
+    let head = format!("HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes())
+}
