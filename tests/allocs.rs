@@ -10,6 +10,9 @@ use std::sync::Arc;
 use nodens::answer::{Resolver, Response};
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::cache::{Cache, Millis};
+use nodens::clients::client::{Client, Kind};
+use nodens::clients::pods::{Event, Pod, Pods};
+use nodens::clients::{Unknown, Who};
 use nodens::config::parse::parse;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
@@ -200,6 +203,46 @@ fn a_hit_through_the_whole_path_allocates_nothing() {
         assert_eq!(after - before, 0, "over TCP: {over_tcp}, query of {} bytes", query.len());
     }
     assert!(scene.out.starts_with(&QUERY[..2]), "the id is the query's");
+}
+
+#[test]
+fn knowing_who_asks_allocates_nothing() {
+    let scene = Scene::new();
+    let clients = &scene.resolver.clients;
+    let pod = |uid: u8, address: [u8; 4]| {
+        let client = Client {
+            kind: Kind::Pod,
+            name: "a".into(),
+            namespace: None,
+            uid: Some(uid.to_string().into()),
+            labels: Box::default(),
+            job: None,
+        };
+        Event::Seen(Pod {
+            uid: uid.to_string().into(),
+            version: 1,
+            addresses: vec![address.into()],
+            host_network: false,
+            ended: false,
+            deleting: false,
+            client: Arc::new(client),
+        })
+    };
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, pod(1, [10, 0, 0, 1]), 0);
+    pods.apply(0, pod(2, [10, 0, 0, 2]), 0);
+    pods.apply(0, pod(3, [10, 0, 0, 2]), 0);
+    clients.put_pods(pods.table());
+    // The first look of a thread gives it its place among those that look.
+    drop(clients.view());
+    let before = allocations();
+    for _ in 0..1_000 {
+        let view = clients.view();
+        assert!(matches!(view.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
+        assert!(matches!(view.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
+        assert!(matches!(view.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
+    }
+    assert_eq!(allocations() - before, 0);
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! Who asks, by the built binary and an API server that lists and watches by script.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use process::api::Api;
 use process::client::lookup;
+use process::space::inside;
 use process::{Dir, Nodens, config, eventually, serve, upstream, zone};
 use serde_json::Value;
 
@@ -159,6 +164,34 @@ fn namespaces_are_watched_each_by_itself() {
     api.put("other", "d", &["10.244.1.4"], |_| {});
     is_pod(&nodens, "10.244.1.4", "d");
     assert!(api.requests().iter().all(|request| request.contains("/namespaces/")), "{:?}", api.requests());
+}
+
+#[test]
+fn in_a_cluster_it_is_found_by_itself_over_tls() {
+    inside("in_a_cluster_it_is_found_by_itself_over_tls", &[], || {
+        // Where every pod has the token and the certificate of its cluster.
+        let account = Path::new("/run/secrets/kubernetes.io/serviceaccount");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status().expect("mount runs");
+        assert!(mounted.success());
+        fs::create_dir_all(account).expect("a directory");
+        let api = Api::start();
+        let (address, certificate) = api.over_tls();
+        for (name, text) in [("token", "secret"), ("ca.crt", certificate.as_str()), ("namespace", "dns")] {
+            fs::write(account.join(name), text).expect("writes");
+        }
+        assert!(Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists(), "/var/run leads to /run");
+        api.put("ci", "a", &["10.244.1.1"], |_| {});
+        let upstream = upstream(zone());
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+        let mut command = serve();
+        command.arg("--config").arg(file).env_remove("KUBECONFIG").env("HOME", "/run").env("NODE_NAME", "node-1");
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+        let nodens = Nodens::spawn(&mut command, dir);
+        is_pod(&nodens, "10.244.1.1", "a");
+        api.put("ci", "b", &["10.244.1.2"], |_| {});
+        is_pod(&nodens, "10.244.1.2", "b");
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 
 use super::{DEADLINE, Dir};
@@ -56,6 +57,32 @@ impl Api {
             }
         });
         Self { address, state }
+    }
+
+    /// The same over TLS; where, and the certificate that it is to be trusted by, in PEM.
+    pub(crate) fn over_tls(&self) -> (SocketAddr, String) {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).expect("a key");
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .expect("a configuration");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = super::RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a listener");
+        let (address, behind) = (listener.local_addr().expect("an address"), self.address);
+        super::RUNTIME.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut front = acceptor.accept(stream).await?;
+                    let mut back = tokio::net::TcpStream::connect(behind).await?;
+                    tokio::io::copy_bidirectional(&mut front, &mut back).await
+                });
+            }
+        });
+        (address, signed.cert.pem())
     }
 
     /// A file that leads to it.

@@ -1,0 +1,80 @@
+//! What it costs to know who asks, on a node with 250 pods: one look-up of an address.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use divan::{AllocProfiler, Bencher, black_box};
+use mimalloc::MiMalloc;
+use nodens::clients::client::{Client, Kind};
+use nodens::clients::pods::{Event, Pod, Pods};
+use nodens::clients::{Clients, Fixed};
+use nodens::config;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
+
+/// More than a node runs by default.
+const PODS: u8 = 250;
+
+fn main() {
+    divan::main();
+}
+
+fn address(number: u8) -> IpAddr {
+    Ipv4Addr::new(10, 244, 3, number).into()
+}
+
+/// Everyone that runs on the node, and a network of the configuration.
+fn clients() -> Clients {
+    let mut pods = Pods::new(1, false);
+    for number in 0..PODS {
+        let client = Client {
+            kind: Kind::Pod,
+            name: format!("pod-{number}").into(),
+            namespace: Some("ci".into()),
+            uid: Some(number.to_string().into()),
+            labels: Box::default(),
+            job: None,
+        };
+        let pod = Pod {
+            uid: number.to_string().into(),
+            version: u64::from(number) + 1,
+            addresses: vec![address(number)],
+            host_network: false,
+            ended: false,
+            deleting: false,
+            client: Arc::new(client),
+        };
+        pods.apply(0, Event::Seen(pod), 1_000);
+    }
+    let network = config::Client {
+        source: "10.0.8.0/24".parse().expect("a network"),
+        name: "machines".to_owned(),
+        namespace: None,
+        project: None,
+        job: None,
+        runner: None,
+    };
+    let clients = Clients::new(Fixed::new(&[network]));
+    clients.put_pods(pods.table());
+    clients
+}
+
+/// The address of a pod, one that the configuration has, and one that nobody knows.
+#[divan::bench(args = ["10.244.3.7", "10.0.8.7", "192.0.2.7"], sample_size = 1_000)]
+fn who(bencher: Bencher<'_, '_>, address: &str) {
+    let (clients, address) = (clients(), address.parse::<IpAddr>().expect("an address"));
+    let view = clients.view();
+    bencher.bench_local(|| {
+        let _ = black_box(view.who(black_box(address), black_box(2_000)));
+    });
+}
+
+/// What is loaded once a batch.
+#[divan::bench(sample_size = 1_000)]
+fn view(bencher: Bencher<'_, '_>) {
+    let clients = clients();
+    bencher.bench_local(|| {
+        let _ = black_box(clients.view());
+    });
+}
