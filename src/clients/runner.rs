@@ -1,6 +1,6 @@
 //! What makes a pod a job, and what is then known of it: one table of runners.
 //!
-//! Another runner is one more [`Runner`] in [`RUNNERS`]: the marks that its pods bear, and for each [`Field`] where the
+//! Another runner is one more `Runner` in `RUNNERS`: the marks that its pods bear, and for each [`Field`] where the
 //! value is found and how far that place can be trusted. A pod without any mark is a plain pod.
 //!
 //! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it,
