@@ -325,6 +325,7 @@ fn pages_and_what_is_none() {
         ("/api/v1/upstreams", "application/json"),
         ("/api/v1/events", "application/json"),
         ("/api/v1/events?x=y&after=7", "application/json"),
+        ("/api/v1/clients?x=y&address=::1", "application/json"),
     ] {
         let page = nodens.get(path);
         assert_eq!(page.status, 200, "{path}");
@@ -340,7 +341,7 @@ fn pages_and_what_is_none() {
         }
     }
     let list = nodens.get("/").body;
-    for path in ["/metrics", "/healthz", "/readyz", "/api/v1/upstreams", "/api/v1/events"] {
+    for path in ["/metrics", "/healthz", "/readyz", "/api/v1/upstreams", "/api/v1/events", "/api/v1/clients"] {
         assert!(list.lines().any(|line| line.split_whitespace().next() == Some(path)), "{path}: {list}");
     }
     for path in ["/nothing", "/metrics/", "/METRICS", "//", "/healthz/x", "/api/v1", "/api/v1/upstream"] {

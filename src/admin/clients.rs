@@ -1,12 +1,14 @@
 //! `/api/v1/clients?address=IP`: who that is, how it is known, and since when.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
 use crate::answer::Resolver;
 use crate::clients::client::{Client, Fact, Field, Job};
 use crate::clients::{Millis, Who};
+use crate::metrics::events::{UnixMillis, rfc3339};
 
 /// The answer as JSON; the error says what is wrong with the request.
 pub(super) fn who<'q>(
@@ -28,12 +30,14 @@ pub(super) fn who<'q>(
 }
 
 fn known(client: &Client, since: Option<Millis>, now: Millis) -> Value {
+    let age = since.map(|since| now.saturating_sub(since));
     let labels: Map<String, Value> =
         client.labels.iter().map(|(key, value)| (key.to_string(), Value::from(&**value))).collect();
     json!({
         "known": true,
         "by": if since.is_some() { "kubernetes" } else { "configuration" },
-        "for_seconds": since.map(|since| now.saturating_sub(since) as f64 / 1_000.0),
+        "since": age.map(|age| rfc3339(unix_now().saturating_sub(age))),
+        "age_seconds": age.map(|age| age as f64 / 1_000.0),
         "kind": client.kind.label(),
         "name": &*client.name,
         "namespace": client.namespace.as_deref(),
@@ -49,4 +53,9 @@ fn job(job: &Job) -> Value {
         (field.label().to_owned(), json!({ "value": &*fact.value, "trust": fact.trust.label() }))
     };
     Value::Object(job.facts().map(fact).collect())
+}
+
+fn unix_now() -> UnixMillis {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(UnixMillis::MAX)
 }
