@@ -353,6 +353,24 @@ fn both_families_and_mapped_addresses() {
 }
 
 #[test]
+fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
+    let mut pods = Pods::new(1, false);
+    for (version, number) in [(5, 2), (6, 4), (7, 2)] {
+        pods.apply(0, Event::Seen(pod(1, version, &[number])), version * 10_000);
+    }
+    for (number, at, right) in [
+        (2, 55_000, Ok("1")),
+        (4, 55_000, Err(Unknown::Nobody)),
+        (2, 65_000, Err(Unknown::Nobody)),
+        (4, 65_000, Ok("1")),
+        (2, 75_000, Ok("1")),
+        (4, 75_000, Err(Unknown::Nobody)),
+    ] {
+        assert_eq!(uid(&pods, number, at).as_deref().map_err(|why| *why), right, "{number} at {at}");
+    }
+}
+
+#[test]
 fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() {
     let mut pods = Pods::new(1, false);
     pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);

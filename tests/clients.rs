@@ -150,6 +150,8 @@ fn answers_wait_for_no_api() {
     api.refuse(None);
     is_pod(&nodens, "127.0.0.1", "a");
     nodens.logged("the Kubernetes API is heard again");
+    let told = nodens.log().iter().filter(|line| line.contains("\"WARN\"") || line.contains("\"ERROR\"")).count();
+    assert_eq!(told, 1, "one line, however often it was tried: {:#?}", nodens.log());
 }
 
 #[test]

@@ -157,8 +157,8 @@ impl Serve {
                 .map_err(|_| format!("{LOG_VARIABLE}={text:?} is no level: use error, warn, info, debug or off"))?,
             Err(_) => LevelFilter::INFO,
         };
-        // The library that resolves upstreams' names tells of each try; what comes of them is told here.
-        let filter = EnvFilter::new(format!("{level},hickory_resolver=error,hickory_net=error"));
+        // The libraries that resolve upstreams' names and watch Kubernetes tell of each try; what comes of them is told here.
+        let filter = EnvFilter::new(format!("{level},hickory_resolver=error,hickory_net=error,kube_client=off"));
         let json = match self.log {
             LogFormat::Auto => !io::stderr().is_terminal(),
             LogFormat::Text => false,

@@ -87,17 +87,10 @@ impl Table {
     #[inline]
     pub fn who(&self, address: IpAddr, at: Millis) -> Result<(&Arc<Client>, Millis), Unknown> {
         let claims = self.claims.get(&key(address)).ok_or(Unknown::Nobody)?;
-        let (mut holder, mut doubt) = (None, false);
-        for claim in claims {
-            if claim.from <= at && at < claim.until {
-                doubt |= holder.replace(claim).is_some();
-            } else {
-                doubt |= claim.maybe <= at && at < claim.from;
-            }
-        }
-        let claim = holder.ok_or(Unknown::Nobody)?;
+        let claim = claims.iter().find(|claim| claim.from <= at && at < claim.until).ok_or(Unknown::Nobody)?;
         let client = claim.client.as_ref().ok_or(Unknown::Host)?;
-        if doubt {
+        let another = |other: &Claim| !other.client.as_ref().is_some_and(|other| Arc::ptr_eq(other, client));
+        if claims.iter().any(|claim| claim.maybe <= at && at < claim.until && another(claim)) {
             return Err(Unknown::Shared);
         }
         if claim.ending <= at && self.hungry <= at {
