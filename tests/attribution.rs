@@ -353,6 +353,18 @@ fn both_families_and_mapped_addresses() {
 }
 
 #[test]
+fn a_state_that_comes_late_takes_nothing_back() {
+    let mut pods = Pods::new(1, false);
+    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 1_000);
+    pods.apply(0, Event::Seen(pod(1, 8, &[])), 2_000);
+    assert_eq!(uid(&pods, 2, 2_000).as_deref(), Ok("1"), "it had none before");
+    pods.apply(0, Event::Seen(pod(1, 10, &[4])), 3_000);
+    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 4_000);
+    assert_eq!(uid(&pods, 2, 4_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 4, 4_000).as_deref(), Ok("1"));
+}
+
+#[test]
 fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
     let mut pods = Pods::new(1, false);
     for (version, number) in [(5, 2), (6, 4), (7, 2)] {
