@@ -254,7 +254,7 @@ impl WorkerPart {
             tasks.push(tokio::task::spawn_local(udp));
             tasks.push(tokio::task::spawn_local(tcp));
         }
-        let beat = tokio::task::spawn_local(beat(self.resolver, links, self.heartbeats, self.number));
+        let beat = tokio::task::spawn_local(beat(Rc::clone(&worker), links, self.heartbeats, self.number));
         for task in tasks {
             if let Ok(Err(error)) = task.await {
                 tracing::error!(%error, worker = self.number, "a listener failed");
@@ -266,13 +266,16 @@ impl WorkerPart {
     }
 }
 
-/// Shows that the worker turns, and closes sockets to servers that are configured no more.
-async fn beat(resolver: Arc<Resolver>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to servers that are configured no
+/// more.
+async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+    let resolver = Arc::clone(&worker.resolver);
     let mut generation = 0;
     loop {
         if let Some(heartbeat) = heartbeats.get(number) {
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
+        worker.settle(Instant::now());
         let snapshot = resolver.snapshot.load_full();
         if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
             links.keep_only(&snapshot.groups);

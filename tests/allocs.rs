@@ -14,6 +14,7 @@ use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, Pod, Pods};
 use nodens::clients::{Unknown, Who};
 use nodens::config::parse::parse;
+use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
@@ -139,6 +140,7 @@ struct Scene {
     resolver: Resolver,
     snapshot: Arc<Snapshot>,
     tally: Tally,
+    ledger: Ledger,
     out: Vec<u8>,
 }
 
@@ -149,7 +151,7 @@ impl Scene {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
         let snapshot = resolver.snapshot.load_full();
-        Self { resolver, snapshot, tally, out: vec![0; 4096] }
+        Self { resolver, snapshot, tally, ledger: Ledger::new(["."]), out: vec![0; 4096] }
     }
 
     fn keep_the_answer(&self) {
@@ -165,7 +167,7 @@ impl Scene {
 
     /// The length of the reply, if one is given at once.
     fn ask(&mut self, query: &[u8], over_tcp: bool) -> Option<usize> {
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally);
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
         let client: IpAddr = [127, 0, 0, 1].into();
         match self.resolver.respond(&mut turn, query, client, over_tcp, &mut self.out) {
             Response::Reply(len) => Some(len),
@@ -243,6 +245,28 @@ fn knowing_who_asks_allocates_nothing() {
         assert!(matches!(view.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
     }
     assert_eq!(allocations() - before, 0);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_noted_without_allocation() {
+    let mut scene = Scene::new();
+    let mut wire = QUERY.to_vec();
+    wire[2..4].copy_from_slice(&[0x81, 0x83]);
+    wire[9] = 1;
+    // The root's SOA record, for a TTL of 300 s.
+    wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
+    wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
+    let reply = Reply::read(&wire).expect("a good reply");
+    let entry = Entry::from_reply(&reply, LIMITS, false, scene.snapshot.home(0, false), scene.resolver.now());
+    let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
+    scene.resolver.cache.insert(scene.resolver.cache.hash(&key), &key, entry);
+    assert!(scene.ask(QUERY, false).is_some());
+    scene.tally.flush(&scene.resolver.metrics, 0.000_1);
+    let before = allocations();
+    (0..1_000).for_each(|_| assert!(scene.ask(QUERY, false).is_some()));
+    assert_eq!(allocations() - before, 0);
+    let noted: Vec<_> = scene.ledger.failures().map(|failure| (failure.question().0, failure.times.times)).collect();
+    assert_eq!(noted, [(&b"\x03www\x07example\x00"[..], 1_001)]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use nodens::answer::{Resolver, Response, finish};
 use nodens::config::parse::parse;
+use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
@@ -54,6 +55,7 @@ struct Scene {
     resolver: Arc<Resolver>,
     upstreams: Rc<Knowing>,
     tally: Tally,
+    ledger: Ledger,
 }
 
 impl Scene {
@@ -62,14 +64,14 @@ impl Scene {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let snapshot = Snapshot::new(parse(CONFIG, &[]).unwrap(), &metrics, None);
         let resolver = Arc::new(Resolver::new(snapshot, metrics));
-        Self { resolver, upstreams: Rc::new(Knowing { asked: Cell::new(0) }), tally }
+        Self { resolver, upstreams: Rc::new(Knowing { asked: Cell::new(0) }), tally, ledger: Ledger::new(["."]) }
     }
 
     /// Asks for a name as a client does; true if the answer was there at once.
     async fn ask(&mut self, name: &str) -> bool {
         let packet = query(Name::from_str(name).unwrap().as_wire());
         let snapshot = self.resolver.snapshot.load_full();
-        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally);
+        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut out = [0; 1232];
         match self.resolver.respond(&mut turn, &packet, client, false, &mut out) {

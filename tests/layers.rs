@@ -41,6 +41,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("answer", 3),
     ("coalesce", 3),
     ("fetch", 3),
+    ("jobs", 3),
     ("refresh", 3),
     ("snapshot", 3),
     ("admin", 4),

@@ -12,6 +12,7 @@ use nodens::answer::{Resolver, Response};
 use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, Limits};
 use nodens::config::parse::parse;
+use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
 use nodens::wire::query::{Key, Query};
@@ -52,6 +53,7 @@ struct Cache {
     resolver: Resolver,
     snapshot: Arc<Snapshot>,
     tally: Tally,
+    ledger: Ledger,
 }
 
 impl Cache {
@@ -77,14 +79,14 @@ impl Cache {
             // Asked for again, so that it stays.
             resolver.cache.with(hash, &key, |_| ());
         }
-        Ok(Self { resolver, snapshot, tally })
+        Ok(Self { resolver, snapshot, tally, ledger: Ledger::new(["."]) })
     }
 
     /// Nanoseconds of CPU for a hit.
     fn cost(&mut self, questions: &Questions) -> io::Result<f64> {
         let client: IpAddr = Ipv4Addr::LOCALHOST.into();
         let mut out = [0; 4096];
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally);
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
         let mut hits = 0;
         let before = cpu()?;
         for at in 0..questions.len() as u32 {

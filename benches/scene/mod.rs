@@ -11,6 +11,7 @@ use nodens::answer::{Finished, Resolver, Response, Turn, Wanted, finish};
 use nodens::cache::Cache;
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::config::parse::parse;
+use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Source, Tally};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
@@ -49,6 +50,7 @@ pub(crate) struct Scene {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
     tally: Tally,
+    ledger: Ledger,
     upstreams: Rc<AtOnce>,
     out: Vec<u8>,
     runtime: Rc<Runtime>,
@@ -65,6 +67,7 @@ impl Scene {
         Self {
             snapshot: resolver.snapshot.load_full(),
             tally,
+            ledger: Ledger::new(["cluster.local", "."]),
             upstreams: Rc::new(AtOnce),
             resolver,
             out: vec![0; 4096],
@@ -87,7 +90,7 @@ impl Scene {
     /// Begins a batch.
     pub(crate) fn batch(&mut self) -> Batch<'_> {
         Batch {
-            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally),
+            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger),
             resolver: &self.resolver,
             upstreams: &self.upstreams,
             out: &mut self.out,

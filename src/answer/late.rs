@@ -33,6 +33,8 @@ pub struct Finished {
     pub rcode: u16,
     /// Where it came from.
     pub source: Source,
+    /// The extended errors that say why it is no answer, as whole options.
+    pub extended_errors: Box<[u8]>,
 }
 
 /// Answers a query that [`Resolver::respond`] could not.
@@ -48,7 +50,7 @@ pub async fn finish<U: Ask + 'static>(
     let _waiting = Waiting::new(resolver);
     let (entry, source) = obtain(resolver, upstreams, &wanted).await;
     let Ok(query) = Query::read(packet) else {
-        return Finished { wire: Vec::new(), rcode: rcode::SERVFAIL, source };
+        return Finished { wire: Vec::new(), rcode: rcode::SERVFAIL, source, extended_errors: Box::default() };
     };
     let (age, mut options) = match source {
         Source::Stale => stale(&entry),
@@ -70,7 +72,8 @@ pub async fn finish<U: Ask + 'static>(
     let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
     let len = fit(entry.kept(), &query, age, &options, &mut wire);
     wire.truncate(len);
-    Finished { wire, rcode: entry.rcode, source }
+    let why = if entry.rcode == rcode::NOERROR { Box::default() } else { entry.kept().extended_errors.into() };
+    Finished { wire, rcode: entry.rcode, source, extended_errors: why }
 }
 
 /// Gets the entry for a question from upstreams, or what stands in for it.

@@ -13,7 +13,7 @@
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`late`] has the second half, [`ours`] the names that nodens answers itself.
+//! [`late`] has the second half, [`ours`] the names that nodens answers itself, `inside` what it tells a client of itself.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
 
@@ -28,6 +28,8 @@ use crate::cache::entry::Worth;
 use crate::cache::{Cache, Entry, Millis};
 use crate::clients::{Clients, Fixed};
 use crate::coalesce::Coalesce;
+use crate::jobs::ledger::{Failed, NO_ROUTE};
+use crate::jobs::{Jobs, Ledger};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
@@ -35,6 +37,7 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
 use crate::wire::{ede, rcode};
 
+mod inside;
 pub mod late;
 pub mod ours;
 
@@ -62,6 +65,8 @@ pub struct Resolver {
     pub snapshot: ArcSwap<Snapshot>,
     /// Who asks.
     pub clients: Clients,
+    /// What each of them asked, and how it fared.
+    pub jobs: Jobs,
     epoch: Instant,
 }
 
@@ -75,9 +80,18 @@ pub struct Turn<'a> {
     now: Millis,
     /// The worker's counts.
     tally: &'a mut Tally,
+    /// Its notes of who got what.
+    ledger: &'a mut Ledger,
 }
 
 impl Turn<'_> {
+    /// Counts an answer.
+    #[inline]
+    fn answered(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source) {
+        self.tally.response(rcode, source);
+        self.ledger.count(client, route, rcode, source, self.now);
+    }
+
     fn wanted(
         &self,
         key: Key,
@@ -137,6 +151,7 @@ impl Resolver {
             flights: Arc::default(),
             metrics,
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
+            jobs: Jobs::new(),
             snapshot: ArcSwap::from_pointee(snapshot),
             epoch: Instant::now(),
         }
@@ -154,8 +169,14 @@ impl Resolver {
     }
 
     /// What one turn that begins at `at` has at hand.
-    pub fn turn<'a>(&self, snapshot: &'a Arc<Snapshot>, at: Instant, tally: &'a mut Tally) -> Turn<'a> {
-        Turn { snapshot, at, now: self.millis(at), tally }
+    pub fn turn<'a>(
+        &self,
+        snapshot: &'a Arc<Snapshot>,
+        at: Instant,
+        tally: &'a mut Tally,
+        ledger: &'a mut Ledger,
+    ) -> Turn<'a> {
+        Turn { snapshot, at, now: self.millis(at), tally, ledger }
     }
 
     /// The moment of `millis`.
@@ -183,7 +204,11 @@ impl Resolver {
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {
             turn.tally.query(over_tcp, query.qtype, None);
-            turn.tally.response(rcode::REFUSED, Source::Refused);
+            turn.answered(client, NO_ROUTE, rcode::REFUSED, Source::Refused);
+            // One for all that it asks: what for does not matter.
+            let (name, qtype, source) = (query.name(), query.qtype, Source::Refused);
+            let failed = Failed { name, hash: 0, qtype, route: NO_ROUTE, rcode: rcode::REFUSED, source };
+            turn.ledger.fail(client, failed, turn.now, || None);
             let error = make::extended_error(ede::PROHIBITED, "this client may not ask: see server.allow");
             return Response::Reply(make::local(&query, rcode::REFUSED, false, &LocalRecords::default(), &error, out));
         }
@@ -192,8 +217,11 @@ impl Resolver {
         match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
             Some(Cached::Reply { len, rcode, source, refresh }) => {
                 let (source, route) = source;
-                turn.tally.response(rcode, source);
+                turn.answered(client, route, rcode, source);
                 turn.tally.query(over_tcp, query.qtype, Some(route));
+                if rcode != rcode::NOERROR {
+                    self.note(turn, client, &key, hash, route, rcode, source);
+                }
                 match refresh {
                     // An entry of this configuration came through the route of its name.
                     true => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
@@ -202,6 +230,20 @@ impl Resolver {
             }
             _ => self.uncached(turn, &query, key, hash, client, over_tcp, &keepalive, out),
         }
+    }
+
+    /// Notes an answer from here that is none. Names that do not exist are asked for in masses: for these it allocates
+    /// nothing.
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)]
+    fn note(&self, turn: &mut Turn<'_>, client: IpAddr, key: &Key, hash: u64, route: u16, rcode: u16, source: Source) {
+        let failed = Failed { name: key.name(), hash, qtype: key.qtype(), route, rcode, source };
+        turn.ledger.fail(client, failed, turn.now, || {
+            // Only a remembered failure has more to say.
+            let remembered = source == Source::Hit && rcode == rcode::SERVFAIL;
+            let said = |entry: &mut Entry| Box::<[u8]>::from(entry.kept().extended_errors);
+            if remembered { self.cache.with(hash, key, said).filter(|said| !said.is_empty()) } else { None }
+        });
     }
 
     /// A packet that is no query to be answered.
@@ -213,11 +255,11 @@ impl Resolver {
                 Response::Silence
             }
             Reject::Code { question_end, edns, .. } if !turn.snapshot.admission.admits(client) => {
-                turn.tally.response(rcode::REFUSED, Source::Refused);
+                turn.answered(client, NO_ROUTE, rcode::REFUSED, Source::Refused);
                 Response::Reply(make::rejection(packet, rcode::REFUSED, question_end, edns, out))
             }
             Reject::Code { rcode, question_end, edns } => {
-                turn.tally.response(rcode, Source::Local);
+                turn.answered(client, NO_ROUTE, rcode, Source::Local);
                 Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
             }
         }
@@ -238,6 +280,11 @@ impl Resolver {
         out: &mut [u8],
     ) -> Response {
         let snapshot = turn.snapshot;
+        if let Some((rcode, records)) = inside::inside(self, turn, query, &key, client, out.len()) {
+            turn.tally.query(over_tcp, query.qtype, None);
+            turn.answered(client, NO_ROUTE, rcode, Source::Local);
+            return Response::Reply(make::local(query, rcode, true, &records, options, out));
+        }
         let found = local(snapshot, &key);
         let route = match &found {
             Local::Not { route } => Some(*route),
@@ -246,7 +293,10 @@ impl Resolver {
         turn.tally.query(over_tcp, query.qtype, route);
         let (target, hash, route, alias) = match found {
             Local::Answer(rcode, records) => {
-                turn.tally.response(rcode, Source::Local);
+                turn.answered(client, NO_ROUTE, rcode, Source::Local);
+                if rcode != rcode::NOERROR {
+                    self.note(turn, client, &key, hash, NO_ROUTE, rcode, Source::Local);
+                }
                 return Response::Reply(make::local(query, rcode, false, &records, options, out));
             }
             Local::Alias(records, target, route) => {
@@ -257,7 +307,8 @@ impl Resolver {
             Local::Not { route } => (key, hash, route, None),
         };
         if self.metrics.pending.get() >= MAX_PENDING {
-            turn.tally.response(rcode::SERVFAIL, Source::Local);
+            turn.answered(client, route, rcode::SERVFAIL, Source::Local);
+            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local);
             let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
         }

@@ -15,7 +15,7 @@ pub mod tally;
 pub mod watch;
 
 use events::{Events, Kind, UnixMillis};
-pub use tally::{Source, Tally};
+pub use tally::{Source, Tally, rcode_label};
 pub use watch::WatchMetrics;
 
 /// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.

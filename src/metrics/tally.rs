@@ -19,6 +19,21 @@ pub enum Source {
     Refused,
 }
 
+impl Source {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Local, Self::Upstream, Self::Refused];
+
+    /// The value of the label `source` in metrics.
+    pub fn label(self) -> &'static str {
+        SOURCES[self as usize]
+    }
+}
+
+/// The value of the label `rcode` in metrics.
+pub fn rcode_label(rcode: u16) -> &'static str {
+    RCODES.get(usize::from(rcode)).copied().unwrap_or("other")
+}
+
 /// The labels of [`Source`], by its number.
 const SOURCES: [&str; 5] = ["hit", "stale", "local", "upstream", "refused"];
 

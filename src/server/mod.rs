@@ -16,10 +16,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::answer::{self, Finished, Resolver, Wanted};
 use crate::fetch;
+use crate::jobs::Ledger;
+use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::LONGEST_MESSAGE;
+use crate::wire::query::{Key, Query};
+use crate::wire::{LONGEST_MESSAGE, rcode};
 
 pub mod connections;
 pub mod mmsg;
@@ -39,6 +42,7 @@ pub struct Worker<U> {
     /// Turns true when the server stops.
     pub stop: watch::Receiver<bool>,
     tally: RefCell<Tally>,
+    ledger: RefCell<Ledger>,
     /// Where a TCP reply is written before it is framed.
     scratch: RefCell<Box<[u8]>>,
     generation: Cell<u32>,
@@ -52,6 +56,7 @@ impl<U: Ask + 'static> Worker<U> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
+            ledger: RefCell::new(ledger(&snapshot)),
             scratch: RefCell::new(vec![0; LONGEST_MESSAGE].into()),
             generation: Cell::new(snapshot.generation),
             resolver,
@@ -75,12 +80,38 @@ impl<U: Ask + 'static> Worker<U> {
 
     /// Answers a query in the background's own time, counted as in flight.
     async fn finish(&self, wanted: Box<Wanted>, packet: &[u8], over_tcp: bool) -> Finished {
-        let asked = wanted.asked;
+        let (asked, client, generation, route) =
+            (wanted.asked, wanted.client, wanted.snapshot.generation, wanted.route);
         let finished = answer::finish(&self.resolver, &self.upstreams, wanted, packet, over_tcp).await;
-        let mut tally = self.tally.borrow_mut();
-        tally.response(finished.rcode, finished.source);
-        tally.flush(&self.resolver.metrics, asked.elapsed().as_secs_f64());
+        let took = asked.elapsed();
+        {
+            let mut tally = self.tally.borrow_mut();
+            tally.response(finished.rcode, finished.source);
+            tally.flush(&self.resolver.metrics, took.as_secs_f64());
+        }
+        if let (Some(client), Ok(query)) = (client, Query::read(packet)) {
+            // Numbers of another configuration's routes mean nothing now.
+            let route = if generation == self.generation.get() { route } else { NO_ROUTE };
+            let (key, at, mut ledger) = (Key::new(&query, 0), self.resolver.millis(asked), self.ledger.borrow_mut());
+            let (qtype, rcode, source) = (query.qtype, finished.rcode, finished.source);
+            ledger.count(client, route, rcode, source, at);
+            if rcode != rcode::NOERROR {
+                let failed =
+                    Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
+                ledger.fail(client, failed, at, || Some(finished.extended_errors.clone()));
+            }
+            ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
+        }
         finished
+    }
+
+    /// Hands what was noted of clients to the accounts, if it is time.
+    pub fn settle(&self, now: Instant) {
+        let now = self.resolver.millis(now);
+        let mut ledger = self.ledger.borrow_mut();
+        if ledger.is_due(now) && !ledger.is_empty() {
+            self.resolver.jobs.settle(&mut ledger, &self.resolver.clients, now);
+        }
     }
 
     /// Fetches a popular entry anew.
@@ -92,6 +123,8 @@ impl<U: Ask + 'static> Worker<U> {
     fn follow(&self, snapshot: &Snapshot) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
             *self.tally.borrow_mut() = tally(&self.resolver, snapshot);
+            let mut notes = self.ledger.replace(ledger(snapshot));
+            self.resolver.jobs.settle_now(&mut notes, &self.resolver.clients, self.resolver.now());
         }
     }
 
@@ -115,6 +148,10 @@ impl<U> Drop for InFlight<U> {
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error says that the whole server is gone.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn ledger(snapshot: &Snapshot) -> Ledger {
+    Ledger::new(snapshot.config.routes.iter().map(|route| &route.label))
 }
 
 fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {

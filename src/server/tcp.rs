@@ -151,8 +151,8 @@ impl<U: Ask + 'static> Connection<U> {
         let snapshot = worker.resolver.snapshot.load();
         worker.follow(&snapshot);
         let started = Instant::now();
-        let mut tally = worker.tally.borrow_mut();
-        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally);
+        let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
+        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut ledger);
         while self.in_flight < IN_FLIGHT
             && self.out.len() < WRITE_SOON
             && let Some(length) = crate::wire::u16_at(&input[..filled], at)
@@ -168,6 +168,8 @@ impl<U: Ask + 'static> Connection<U> {
             at = end;
         }
         tally.flush(&worker.resolver.metrics, started.elapsed().as_secs_f64());
+        drop(ledger);
+        worker.settle(started);
         input.copy_within(at..filled, 0);
         if filled - at == input.len() {
             input.resize(input.len() * 2, 0);

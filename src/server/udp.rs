@@ -102,8 +102,8 @@ impl<U: Ask + 'static> Listener<U> {
         let resolver = &worker.resolver;
         let snapshot = resolver.snapshot.load();
         worker.follow(&snapshot);
-        let mut tally = worker.tally.borrow_mut();
-        let mut turn = resolver.turn(&snapshot, started, &mut tally);
+        let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
+        let mut turn = resolver.turn(&snapshot, started, &mut tally, &mut ledger);
         for at in 0..count {
             let Some((packet, client, out)) = batch.packet(at) else { continue };
             match resolver.respond(&mut turn, packet, client.ip(), false, out) {
@@ -118,6 +118,8 @@ impl<U: Ask + 'static> Listener<U> {
         }
         self.count_refused(batch.send(self.socket.get_ref().as_fd()));
         tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
+        drop(ledger);
+        worker.settle(started);
         Ok(count)
     }
 

@@ -252,6 +252,17 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// The same without the final dot, as people write names.
+#[derive(Clone, Copy)]
+pub struct Bare<'a>(pub &'a [u8]);
+
+impl fmt::Display for Bare<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = Shown(self.0).to_string();
+        f.write_str(text.strip_suffix('.').filter(|bare| !bare.is_empty()).unwrap_or(&text))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

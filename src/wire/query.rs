@@ -226,6 +226,11 @@ impl Key {
         Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.view())
     }
 
+    /// The same key for another name and type.
+    pub fn for_question(&self, wire: &[u8], qtype: u16) -> Self {
+        Self::of(wire, qtype, self.qclass(), self.tail()[4], self.view())
+    }
+
     #[inline]
     fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, view: u16) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };

@@ -1,0 +1,193 @@
+//! What a client learns of itself with nothing but a resolver: the source address says who it is, so it needs no
+//! credentials, and sees nobody else.
+//!
+//! - `me.nodens.internal` TXT: who it is, how much it asked, what failed;
+//! - `NAME.why.nodens.internal` TXT: which way NAME takes, what is known of it, and how it failed for this client last.
+
+use std::net::IpAddr;
+
+use super::{Local, Resolver, Turn, local, stale_window};
+use crate::cache::entry::Worth;
+use crate::clients::client::Field;
+use crate::clients::{Client, Who};
+use crate::jobs::Account;
+use crate::metrics::rcode_label;
+use crate::wire::make::{LocalRecords, OPT_SIZE};
+use crate::wire::name::{Bare, suffixes};
+use crate::wire::query::{Key, Query};
+use crate::wire::{HEADER, class, rcode, rtype};
+
+/// All names that nodens has to say something of itself at lie below this.
+const ZONE: &[u8] = b"\x06nodens\x08internal\x00";
+/// Who asks.
+const ME: &[u8] = b"\x02me\x06nodens\x08internal\x00";
+/// Why the name before it resolves as it does.
+const WHY: &[u8] = b"\x03why\x06nodens\x08internal\x00";
+/// The longest string of a TXT record (RFC 1035 section 3.3).
+const LONGEST_STRING: usize = 255;
+/// Bytes of a record before its only string: pointer, type, class, TTL, length, the string's length.
+const BEFORE_STRING: usize = 13;
+/// Failures that are told at once.
+const MOST_FAILURES: usize = 5;
+
+/// The answer, if the name is one of these: a response code, and as many strings as the client's reply has room for, in a
+/// record each. Nobody may cache it.
+pub(super) fn inside(
+    resolver: &Resolver,
+    turn: &mut Turn<'_>,
+    query: &Query<'_>,
+    key: &Key,
+    client: IpAddr,
+    room: usize,
+) -> Option<(u16, LocalRecords)> {
+    let name = key.name();
+    if !name.ends_with(ZONE) || key.qclass() != class::IN {
+        return None;
+    }
+    let asked_for = name.len().checked_sub(WHY.len()).filter(|_| suffixes(name).any(|suffix| suffix == WHY));
+    let mut records = LocalRecords::default();
+    if (asked_for.is_none() && name != ME) || (asked_for == Some(0)) || key.qtype() != rtype::TXT {
+        let exists = asked_for.is_some() || name == ME;
+        return exists.then(|| {
+            records.soa(ZONE, 0);
+            (rcode::NOERROR, records)
+        });
+    }
+    // What this worker has noted up to now belongs to the picture.
+    resolver.jobs.settle_now(turn.ledger, &resolver.clients, turn.now);
+    let view = resolver.clients.view();
+    let who = view.who(client, turn.now);
+    let lines = match asked_for {
+        Some(length) => why(resolver, turn, key, &[&name[..length], &[0]].concat(), who),
+        None => me(resolver, turn, client, who),
+    };
+    let mut left = room.saturating_sub(HEADER + query.question().len() + query.edns.map_or(0, |_| OPT_SIZE));
+    for line in lines {
+        let text = cut(&line);
+        let Some(rest) = left.checked_sub(BEFORE_STRING + text.len()) else { break };
+        left = rest;
+        records.answer(rtype::TXT, 0, &[&[text.len() as u8], text].concat());
+    }
+    Some((rcode::NOERROR, records))
+}
+
+/// Who the client is, and how it fares.
+fn me(resolver: &Resolver, turn: &Turn<'_>, address: IpAddr, who: Who<'_>) -> Vec<String> {
+    let client = match who {
+        Who::Known { client, .. } => client,
+        Who::Unknown(why) => return vec![format!("{address} is not known: {why}")],
+    };
+    let mut lines = vec![title(client, address)];
+    let tell = |account: &Account| {
+        lines.push(format!(
+            "{} queries, {} failed, {} for names of the search list",
+            account.count(|_| true),
+            account.failed(),
+            account.searches
+        ));
+        let mut failures: Vec<_> = account.failures.iter().collect();
+        failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
+        for failure in failures.into_iter().take(MOST_FAILURES) {
+            let seconds = turn.now.saturating_sub(failure.last) / 1_000;
+            let (name, sentence) = (Bare(&failure.name), account.sentence(failure));
+            lines.push(format!("{name} failed {}x, last {seconds} s ago: {sentence}", failure.times));
+        }
+    };
+    if resolver.jobs.look(client, tell).is_none() {
+        lines.push("no queries yet".to_string());
+    }
+    lines
+}
+
+fn title(client: &Client, address: IpAddr) -> String {
+    let mut text = format!("{address} is {} {}", client.kind, client.name);
+    if let Some(namespace) = &client.namespace {
+        text.push_str(&format!(" in namespace {namespace}"));
+    }
+    let fact = |field| Some(&*client.job.as_ref()?.get(field)?.value);
+    if let Some(job) = fact(Field::JobId) {
+        text.push_str(&format!(", job {job}"));
+    }
+    if let Some(project) = fact(Field::ProjectPath).or(fact(Field::ProjectId)) {
+        text.push_str(&format!(", project {project}"));
+    }
+    text
+}
+
+/// Which way `name` takes.
+fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_>) -> Vec<String> {
+    let snapshot = turn.snapshot;
+    let question = key.for_question(name, rtype::A);
+    let (target, route, mut lines) = match local(snapshot, &question) {
+        Local::Answer(code, _) => {
+            let what = if snapshot.records.has(name) { "a static record" } else { "a special-use name" };
+            (
+                name.to_vec(),
+                None,
+                vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode_label(code))],
+            )
+        }
+        Local::Alias(_, target, route) => {
+            let line = format!("{} is a static alias of {}", Bare(name), Bare(&target));
+            (target, Some(route), vec![line])
+        }
+        Local::Not { route } => (name.to_vec(), Some(route), Vec::new()),
+    };
+    // How it failed is what is asked for most.
+    if let Who::Known { client, .. } = who {
+        resolver.jobs.look(client, |account| {
+            let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
+            let seconds = turn.now.saturating_sub(failure.last) / 1_000;
+            lines.push(format!("it failed {seconds} s ago for you: {}", account.sentence(failure)));
+            Some(())
+        });
+    }
+    let (Some(number), Some((route, group))) =
+        (route, route.and_then(|route| snapshot.route(route).zip(snapshot.group(route))))
+    else {
+        return lines;
+    };
+    lines.push(format!("{} takes route \"{}\" to upstream {}", Bare(&target), route.label, group.config.name));
+    for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
+        let line = cached(resolver, turn, &key.for_question(&target, qtype), number);
+        lines.push(format!("{label}: {line}"));
+    }
+    for server in group.servers.load().iter() {
+        let state = match (server.is_looped(), server.is_healthy()) {
+            (true, _) => "leads back to nodens",
+            (_, true) => "is well",
+            (_, false) => "is down",
+        };
+        lines.push(format!("server {} {state}", server.address));
+    }
+    lines
+}
+
+/// What the cache has for a question.
+fn cached(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16) -> String {
+    let (now, window) = (turn.now, stale_window(turn.snapshot));
+    let generation = turn.snapshot.generation;
+    let look = |entry: &mut crate::cache::Entry| {
+        let at_home = entry.home.generation == generation && entry.home.route == route;
+        let code = rcode_label(entry.rcode);
+        let left = entry.expires.saturating_sub(now) / 1_000;
+        match entry.worth(now, window) {
+            _ if !at_home => None,
+            Worth::Fresh(age) => Some(format!("cached {age} s ago, {code}, for {left} s more")),
+            Worth::Stale => Some(format!("{code} in the cache is past its time; upstreams are asked first")),
+            Worth::Failed => Some("failed a moment ago; upstreams are asked again soon".to_string()),
+            Worth::Gone => None,
+        }
+    };
+    let known = resolver.cache.with(resolver.cache.hash(key), key, look).flatten();
+    known.unwrap_or_else(|| "not in the cache, upstreams are asked".to_string())
+}
+
+/// As much of a text as one string takes, cut between characters.
+fn cut(text: &str) -> &[u8] {
+    let mut end = text.len().min(LONGEST_STRING);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text.as_bytes()[..end]
+}

@@ -1,0 +1,212 @@
+//! Which job asked what, and why it failed.
+//!
+//! ```text
+//! a worker's turn ──► ledger ── at most every 100 ms ──► settle ──► who was that? ──► account of the pod
+//!                     by address, no look-up                        clients           counts, slowest, failures
+//! ```
+//!
+//! - [`ledger`] what a worker notes: the part on the hot path;
+//! - [`account`] what is known of one client's queries;
+//! - [`cause`] from a failure to its class and a sentence.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use lru::LruCache;
+
+use crate::clients::client::Field;
+use crate::clients::{Client, Clients, View, Who};
+
+pub mod account;
+pub mod cause;
+pub mod ledger;
+
+pub use account::Account;
+pub use ledger::Ledger;
+
+use account::{Failure, Kind, Slow};
+use cause::Cause;
+use ledger::Count;
+
+/// Milliseconds since the process began to keep time.
+pub type Millis = u64;
+
+/// Accounts kept; then the one that asked nothing for the longest time goes.
+pub const MOST_ACCOUNTS: usize = 1_024;
+/// Bytes that they may take together, about; then the same.
+pub const MOST_BYTES: usize = 8 << 20;
+/// How long the account of a pod that is no more is kept after its last query.
+pub const KEPT_FOR: Millis = 3_600_000;
+/// How often old accounts are looked for.
+const TEND_EVERY: Millis = 60_000;
+/// The account of all that are not known.
+const UNKNOWN: &str = "unknown";
+
+/// All accounts, shared by workers and those who read them.
+#[derive(Debug)]
+pub struct Jobs(Mutex<Accounts>);
+
+#[derive(Debug)]
+struct Accounts {
+    by_owner: LruCache<Box<str>, Account>,
+    bytes: usize,
+    dropped: u64,
+    tended: Millis,
+}
+
+impl Jobs {
+    /// No accounts yet.
+    pub fn new() -> Self {
+        Self(Mutex::new(Accounts { by_owner: LruCache::unbounded(), bytes: 0, dropped: 0, tended: 0 }))
+    }
+
+    /// Takes over what a worker noted. If someone reads the accounts just now the worker keeps its notes for later.
+    pub fn settle(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
+        let mut accounts = match self.0.try_lock() {
+            Ok(accounts) => accounts,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        accounts.settle(ledger, &clients.view(), now);
+    }
+
+    /// The same, and waits for its turn: for a reader who wants to see these notes.
+    pub fn settle_now(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
+        self.lock().settle(ledger, &clients.view(), now);
+    }
+
+    /// Shows each account, those that asked last first, to `show`, which must be quick.
+    pub fn each<R>(&self, show: impl FnMut(&Account) -> R) -> Vec<R> {
+        self.lock().by_owner.iter().map(|(_, account)| account).map(show).collect()
+    }
+
+    /// Notes that found no room since the start.
+    pub fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Shows the account of this client, if there is one, to `look`, which must be quick.
+    pub fn look<R>(&self, client: &Client, look: impl FnOnce(&Account) -> R) -> Option<R> {
+        self.lock().by_owner.peek(&*owner(Some(client))).map(look)
+    }
+
+    /// The account that a person means: by UID, job id, or name; of several the one that asked last. "unknown" is that of
+    /// all that are not known.
+    pub fn find(&self, id: &str) -> Option<Account> {
+        let accounts = self.lock();
+        let find = |is: &dyn Fn(&Client) -> bool| {
+            let mut all = accounts.by_owner.iter().map(|(_, account)| account);
+            all.find(|account| account.client.as_ref().is_some_and(|client| is(client))).cloned()
+        };
+        let job = |client: &Client| Some(client.job.as_ref()?.get(Field::JobId)?.value.clone());
+        find(&|client| client.uid.as_deref() == Some(id))
+            .or_else(|| find(&|client| job(client).as_deref() == Some(id)))
+            .or_else(|| find(&|client| *client.name == *id))
+            .or_else(|| accounts.by_owner.peek(id).filter(|_| id == UNKNOWN).cloned())
+    }
+
+    /// Accounts are consistent enough between any two statements: a panic elsewhere loses a count at most.
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Accounts {
+    fn settle(&mut self, ledger: &mut Ledger, view: &View, now: Millis) {
+        for count in ledger.counts() {
+            let (route, rcode, source) = (ledger.route(count.route()).cloned(), count.rcode(), count.source());
+            let kind = Kind { route, rcode, source, times: count.times.into() };
+            self.change(view, count.address, count.first, count.last, |account| account.add(kind));
+        }
+        for failure in ledger.failures() {
+            let Count { address, first, last, times, .. } = failure.times;
+            let ((name, qtype), rcode, source) = (failure.question(), failure.times.rcode(), failure.times.source());
+            let (code, text) = cause::read_errors(failure.errors.as_deref().unwrap_or_default());
+            let failure = Failure {
+                name: name.into(),
+                qtype,
+                route: ledger.route(failure.times.route()).cloned(),
+                rcode,
+                cause: Cause::of(rcode, source, code, &text),
+                text: text.into(),
+                times: times.into(),
+                first,
+                last,
+            };
+            self.change(view, address, first, last, |account| account.fail(failure));
+        }
+        for wait in ledger.waits() {
+            let route = ledger.route(wait.route).cloned();
+            let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
+            let slow = Slow { name, qtype, route, rcode, took };
+            self.change(view, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
+        }
+        self.dropped += ledger.dropped();
+        ledger.clear(now);
+        if now >= self.tended + TEND_EVERY {
+            self.tended = now;
+            self.forget(view, now);
+        }
+    }
+
+    /// Changes the account of whoever had `address` from `first` to `last`.
+    fn change(&mut self, view: &View, address: u128, first: Millis, last: Millis, change: impl FnOnce(&mut Account)) {
+        let address = IpAddr::V6(Ipv6Addr::from_bits(address)).to_canonical();
+        let client = who(view, address, first, last);
+        let owner = owner(client.map(|client| &**client));
+        let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
+        let account = self.by_owner.get_or_insert_mut(owner, || Account::new(None, address, first));
+        if let Some(client) = client {
+            account.client = Some(Arc::clone(client));
+        }
+        (account.first, account.last) = (account.first.min(first), account.last.max(last));
+        account.address = address;
+        change(account);
+        self.bytes = (self.bytes + account.weight()).saturating_sub(before);
+        while self.by_owner.len() > MOST_ACCOUNTS || self.bytes > MOST_BYTES {
+            let Some((_, gone)) = self.by_owner.pop_lru() else { break };
+            self.bytes = self.bytes.saturating_sub(gone.weight());
+        }
+    }
+
+    /// Drops the accounts of those who are no more and have asked nothing for long.
+    fn forget(&mut self, view: &View, now: Millis) {
+        let is_gone = |account: &Account| {
+            let there = who(view, account.address, now, now);
+            let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
+            now >= account.last + KEPT_FOR && !there
+        };
+        let gone = self.by_owner.iter().filter(|(_, account)| is_gone(account)).map(|(owner, _)| owner.clone());
+        for owner in gone.collect::<Vec<_>>() {
+            let account = self.by_owner.pop(&owner);
+            self.bytes = self.bytes.saturating_sub(account.map_or(0, |account| account.weight()));
+        }
+    }
+}
+
+/// Who had `address` at both times; nobody if it changed hands.
+fn who(view: &View, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
+    match (view.who(address, first), view.who(address, last)) {
+        (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
+        _ => None,
+    }
+}
+
+fn same(one: &Arc<Client>, other: &Arc<Client>) -> bool {
+    Arc::ptr_eq(one, other) || (&one.uid, one.kind, &one.name) == (&other.uid, other.kind, &other.name)
+}
+
+/// What an account is kept under.
+fn owner(client: Option<&Client>) -> Box<str> {
+    match client {
+        None => UNKNOWN.into(),
+        Some(Client { uid: Some(uid), .. }) => format!("pod {uid}").into(),
+        Some(Client { name, .. }) => format!("client {name}").into(),
+    }
+}
