@@ -48,14 +48,14 @@ fn known(client: &Client, since: Option<Millis>, now: Millis) -> Value {
 }
 
 /// Each fact with its value and how far it can be trusted.
-fn job(job: &Job) -> Value {
+pub(super) fn job(job: &Job) -> Value {
     let fact = |(field, fact): (Field, &Fact)| {
         (field.label().to_owned(), json!({ "value": &*fact.value, "trust": fact.trust.label() }))
     };
     Value::Object(job.facts().map(fact).collect())
 }
 
-fn unix_now() -> UnixMillis {
+pub(super) fn unix_now() -> UnixMillis {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(UnixMillis::MAX)
 }

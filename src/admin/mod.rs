@@ -19,6 +19,7 @@ use crate::cache::Millis;
 
 mod api;
 mod clients;
+mod jobs;
 
 /// Requests served at once.
 const MOST_CONNECTIONS: usize = 64;
@@ -33,8 +34,11 @@ const JSON: &str = "application/json";
 /// A worker that has not turned for so long is stuck.
 const STUCK_AFTER: Millis = 5_000;
 
+/// Before a job's ID.
+const JOB: &str = "/api/v1/jobs/";
+
 /// What there is, and what for.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: [(&str, &str); 9] = [
     ("/", "this list"),
     ("/metrics", "metrics in Prometheus's text format"),
     ("/healthz", "whether every worker turns"),
@@ -42,6 +46,8 @@ const PAGES: [(&str, &str); 7] = [
     ("/api/v1/upstreams", "JSON: every upstream server, its state and why, latencies, counts"),
     ("/api/v1/events", "JSON: the last 256 changes, newest last; ?after=ID: those since"),
     ("/api/v1/clients", "JSON: ?address=IP: who that is, how it is known, since when"),
+    ("/api/v1/jobs", "JSON: who asked how much, and how much of it failed"),
+    ("/api/v1/jobs/ID", "JSON: what one job asked and why it failed; ID: a job's number, a pod's name or UID"),
 ];
 
 /// What the pages are made from.
@@ -85,7 +91,8 @@ impl Admin {
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        if !PAGES.iter().any(|(known, _)| *known == path) {
+        let job = path.strip_prefix(JOB);
+        if job.is_none() && !PAGES.iter().any(|(known, _)| *known == path) {
             return page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}", pages()));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -118,7 +125,14 @@ impl Admin {
                 Ok(json) => page_of(JSON, json),
                 Err(wrong) => page(StatusCode::BAD_REQUEST, wrong),
             },
-            _ => page(StatusCode::OK, format!("nodens {}\n\n{}", env!("CARGO_PKG_VERSION"), pages())),
+            "/api/v1/jobs" => page_of(JSON, jobs::list(&self.resolver)),
+            _ => match job.map(|id| jobs::one(&self.resolver, id)) {
+                Some(Some(json)) => page_of(JSON, json),
+                Some(None) => {
+                    page(StatusCode::NOT_FOUND, "no such job: ID is a job's number, or a pod's name or UID\n")
+                }
+                None => page(StatusCode::OK, format!("nodens {}\n\n{}", env!("CARGO_PKG_VERSION"), pages())),
+            },
         }
     }
 

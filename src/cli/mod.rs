@@ -13,6 +13,7 @@ mod config_file;
 mod failover;
 mod lab;
 mod serve;
+mod status;
 
 /// How a run of the command ended; `main` turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ enum Command {
     Lab(lab::Lab),
     Serve(serve::Serve),
     Check(check::Check),
+    Status(status::Status),
+    Job(status::Job),
     Bench(bench::Bench),
 }
 
@@ -51,6 +54,8 @@ Examples:
   nodens serve                      a cache in front of /etc/resolv.conf, on port 5300
   nodens serve --config nodens.toml
   nodens check nodens.toml          every mistake of a configuration
+  nodens status --jobs              who asks a nodens that runs, and how much of it fails
+  nodens job 8123                   what one job asked, and why it failed
   nodens bench latency --target 127.0.0.1:5300
   nodens bench failover             what a fault of an upstream costs the clients
   nodens help check                 more about a command";
@@ -62,6 +67,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
             Command::Lab(lab) => lab.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Status(status) => status.run(),
+            Command::Job(job) => job.run(),
             Command::Bench(bench) => bench.run(),
         },
         Err(answer) => {

@@ -1,0 +1,121 @@
+//! `/api/v1/jobs`: who asked how much, and `/api/v1/jobs/ID`: what one of them asked and why it failed.
+
+use std::collections::BTreeMap;
+
+use hickory_proto::rr::RecordType;
+use serde_json::{Value, json};
+
+use super::clients::{self, unix_now};
+use crate::answer::Resolver;
+use crate::clients::Client;
+use crate::clients::client::Field;
+use crate::jobs::account::{Failure, Kind, Slow};
+use crate::jobs::{Account, Millis};
+use crate::metrics::events::rfc3339;
+use crate::metrics::rcode_label;
+use crate::wire::name::Bare;
+
+/// All accounts with their totals, those that asked last first.
+pub(super) fn list(resolver: &Resolver) -> String {
+    let now = resolver.now();
+    // Accounts are held as short as can be: workers want them too.
+    let mut jobs = Vec::new();
+    resolver.jobs.each(|account| jobs.push((account.client.clone(), totals(account, now))));
+    let jobs: Vec<Value> = jobs.into_iter().map(|(client, totals)| with_client(client.as_deref(), totals)).collect();
+    format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.jobs.dropped() }))
+}
+
+/// One account, by job id, pod name or UID; none if there is none.
+pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
+    let account = resolver.jobs.find(id)?;
+    Some(format!("{:#}\n", report(&account, resolver.now())))
+}
+
+/// All that is known of an account.
+fn report(account: &Account, now: Millis) -> Value {
+    let mut report = with_client(account.client.as_deref(), totals(account, now));
+    let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
+    for Kind { route, rcode, source, times } in &account.kinds {
+        *routes.entry(route.as_deref().unwrap_or("none")).or_default() += times;
+        *rcodes.entry(rcode_label(*rcode)).or_default() += times;
+        *sources.entry(source.label()).or_default() += times;
+    }
+    let mut failures: Vec<&Failure> = account.failures.iter().collect();
+    failures.sort_by_key(|failure| (std::cmp::Reverse(failure.times), failure.first));
+    let mut meant: Vec<_> = account.meant.iter().collect();
+    meant.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    let meant: Vec<_> =
+        meant.iter().map(|(name, times)| json!({ "name": Bare(name).to_string(), "queries": times })).collect();
+    report["address"] = account.address.to_string().into();
+    report["by_route"] = json!(routes);
+    report["by_rcode"] = json!(rcodes);
+    report["by_source"] = json!(sources);
+    report["slowest"] = account.slowest.iter().map(slow).collect();
+    report["failures"] = failures.iter().map(|failure| self::failure(account, failure, now)).collect();
+    report["failures_left_out"] = account.left_out.into();
+    report["search_list"] = json!({ "queries": account.searches, "names": meant });
+    report
+}
+
+fn totals(account: &Account, now: Millis) -> Value {
+    json!({
+        "queries": account.count(|_| true),
+        "failed": account.failed(),
+        "search_list_queries": account.searches,
+        "distinct_failures": account.failures.len(),
+        "first": time(account.first, now),
+        "last": time(account.last, now),
+        "last_age_seconds": age(account.last, now) as f64 / 1_000.0,
+    })
+}
+
+fn with_client(client: Option<&Client>, mut totals: Value) -> Value {
+    let Some(client) = client else {
+        totals["known"] = false.into();
+        totals["name"] = "unknown".into();
+        return totals;
+    };
+    totals["known"] = true.into();
+    totals["kind"] = client.kind.label().into();
+    totals["name"] = (*client.name).into();
+    totals["namespace"] = client.namespace.as_deref().into();
+    totals["uid"] = client.uid.as_deref().into();
+    totals["job_id"] = client.job.as_ref().and_then(|job| job.get(Field::JobId)).map(|fact| &*fact.value).into();
+    totals["job"] = client.job.as_ref().map(clients::job).into();
+    totals
+}
+
+fn slow(slow: &Slow) -> Value {
+    json!({
+        "name": Bare(&slow.name).to_string(),
+        "type": RecordType::from(slow.qtype).to_string(),
+        "rcode": rcode_label(slow.rcode),
+        "route": slow.route.as_deref(),
+        "seconds": slow.took.as_secs_f64(),
+    })
+}
+
+fn failure(account: &Account, failure: &Failure, now: Millis) -> Value {
+    json!({
+        "name": Bare(&failure.name).to_string(),
+        "type": RecordType::from(failure.qtype).to_string(),
+        "rcode": rcode_label(failure.rcode),
+        "route": failure.route.as_deref(),
+        "cause": failure.cause.label(),
+        "explanation": account.sentence(failure),
+        "queries": failure.times,
+        "first": time(failure.first, now),
+        "last": time(failure.last, now),
+    })
+}
+
+/// A time of this process as the world has it.
+fn time(then: Millis, now: Millis) -> String {
+    rfc3339(unix_now().saturating_sub(age(then, now)))
+}
+
+fn age(then: Millis, now: Millis) -> Millis {
+    now.saturating_sub(then)
+}
