@@ -1,0 +1,226 @@
+//! Which job asked what and why it failed, by the built binary, pods from a scripted API, and clients with addresses of
+//! their own.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+
+use nodens::lab::fault::Behaviour;
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use process::api::Api;
+use process::client::{A, code, data, query, receive};
+use process::{DEADLINE, Dir, Nodens, eventually, serve, upstream};
+use serde_json::{Value, json};
+
+mod process;
+
+const TXT: u16 = 16;
+const ONE: &str = "127.0.0.2";
+const TWO: &str = "127.0.0.3";
+const STRANGER: &str = "127.0.0.9";
+
+struct Scene {
+    nodens: Nodens,
+    api: Api,
+    corp: Upstream,
+    _public: Upstream,
+}
+
+/// Two jobs of different projects on one node; the servers of corp.example are silent.
+fn scene() -> Scene {
+    let api = Api::start();
+    for (name, address, project, job) in [("one", ONE, "42", "8123"), ("two", TWO, "43", "8124")] {
+        api.put("ci", name, &[address], |pod| {
+            pod["metadata"]["labels"]["project.runner.gitlab.com/id"] = project.into();
+            pod["metadata"]["annotations"]["job.runner.gitlab.com/id"] = job.into();
+        });
+    }
+    let public = upstream(Zone::new(".").record("registry.example.com. 300 A 192.0.2.1"));
+    let corp = upstream(Zone::new("corp.example."));
+    corp.set(Behaviour::silent());
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"400ms\"\n\
+         [[route]]\nzones = [\"corp.example\"]\nto = \"corp\"\n\
+         [[route]]\nzones = [\"cluster.local\"]\nto = \"public\"\n[[route]]\nzones = [\".\"]\nto = \"public\"\n\
+         [kubernetes]\nwatch = true\n",
+        public.address(),
+        corp.address()
+    );
+    let dir = Dir::new();
+    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
+    let mut command = serve();
+    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
+    let nodens = Nodens::spawn(&mut command, dir);
+    is_pod(&nodens, ONE, "one");
+    is_pod(&nodens, TWO, "two");
+    Scene { nodens, api, corp, _public: public }
+}
+
+/// Waits until nodens has heard that the address is that pod's.
+fn is_pod(nodens: &Nodens, address: &str, name: &str) {
+    eventually(&format!("{address} is {name}"), || {
+        let page = nodens.get(&format!("/api/v1/clients?address={address}"));
+        page.body.contains(&format!("\"name\": \"{name}\"")).then_some(())
+    });
+}
+
+impl Scene {
+    /// Asks as the client with this address.
+    fn ask(&self, from: &str, name: &str, qtype: u16) -> Vec<u8> {
+        let socket = UdpSocket::bind((from, 0)).expect("a socket");
+        socket.connect(self.nodens.address()).expect("a way there");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        socket.send(&query(7, name, qtype)).expect("sends");
+        receive(&socket)
+    }
+
+    /// What TXT says, all in one.
+    fn txt(&self, from: &str, name: &str) -> String {
+        let reply = self.ask(from, name, TXT);
+        assert_eq!(code(&reply), hickory_proto::op::ResponseCode::NoError, "{name}");
+        data(&reply).join("\n")
+    }
+
+    /// The report of a job, once it has so many queries.
+    fn report(&self, id: &str, queries: u64) -> Value {
+        eventually(&format!("{queries} queries of {id}"), || {
+            let page = self.nodens.get(&format!("/api/v1/jobs/{id}"));
+            let report: Value = serde_json::from_str(&page.body).ok()?;
+            (report["queries"] == queries).then_some(report)
+        })
+    }
+
+    fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let admin: SocketAddr = self.nodens.admin.expect("admin pages");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
+        let output = command.args(arguments).args(["--admin", &admin.to_string()]).output().expect("nodens runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).expect("UTF-8"))
+    }
+}
+
+/// What job one does: eight queries.
+fn job_one(scene: &Scene) {
+    for suffix in [".ci.svc.cluster.local", ".svc.cluster.local", ".cluster.local", "", ""] {
+        scene.ask(ONE, &format!("registry.example.com{suffix}"), A);
+    }
+    scene.ask(ONE, "typo.example.com", A);
+    scene.ask(ONE, "Typo.example.com", 28);
+    scene.ask(ONE, "git.corp.example", A);
+}
+
+#[test]
+fn each_job_has_a_report_of_its_own() {
+    let scene = scene();
+    job_one(&scene);
+    scene.ask(TWO, "secret.example.org", A);
+    scene.ask(STRANGER, "strange.example.org", A);
+    let report = scene.report("one", 8);
+    assert_eq!(
+        (&report["uid"], &report["job_id"], &report["kind"]),
+        (&json!("uid-one"), &json!("8123"), &json!("gitlab-job"))
+    );
+    assert_eq!(report["by_route"], json!({ "cluster.local": 3, ".": 4, "corp.example": 1 }));
+    assert_eq!(report["by_rcode"], json!({ "NOERROR": 2, "NXDOMAIN": 5, "SERVFAIL": 1 }));
+    assert_eq!(report["by_source"], json!({ "hit": 1, "upstream": 7 }));
+    assert_eq!(report["failed"], 3);
+    assert_eq!(
+        report["search_list"],
+        json!({ "queries": 3, "names": [{ "name": "registry.example.com", "queries": 3 }] })
+    );
+    let failures: Vec<_> = report["failures"].as_array().expect("a list").iter().collect();
+    let told: Vec<_> = failures.iter().map(|f| (&f["name"], &f["cause"], &f["queries"])).collect();
+    let expected = [
+        (&json!("typo.example.com"), &json!("no_such_name"), &json!(2)),
+        (&json!("git.corp.example"), &json!("upstream_timeout"), &json!(1)),
+    ];
+    assert_eq!(told, expected);
+    let said = failures[1]["explanation"].as_str().expect("a text");
+    let server = format!("upstream corp: {} no reply", scene.corp.address());
+    assert!(said.contains("route \"corp.example\"") && said.contains(&server), "{said}");
+    let slowest = &report["slowest"][0];
+    assert_eq!((&slowest["name"], &slowest["route"]), (&json!("git.corp.example"), &json!("corp.example")));
+    assert!(slowest["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{slowest}");
+    assert_eq!(report["slowest"].as_array().map(Vec::len), Some(7), "hits take no time");
+    // By any name it is the same one.
+    for id in ["8123", "uid-one"] {
+        assert_eq!(scene.report(id, 8)["name"], "one");
+    }
+    assert_eq!(scene.report("two", 1)["failures"][0]["name"], "secret.example.org");
+    assert_eq!(scene.report("unknown", 1)["failures"][0]["name"], "strange.example.org");
+    assert_eq!(scene.nodens.get("/api/v1/jobs/three").status, 404);
+    let list: Value = serde_json::from_str(&scene.nodens.get("/api/v1/jobs").body).expect("JSON");
+    assert_eq!((list["jobs"].as_array().map(Vec::len), &list["dropped"]), (Some(3), &json!(0)));
+
+    // It stays when the pod is gone, and the next one with its address has its own.
+    scene.api.delete("one");
+    scene.api.put("ci", "three", &[ONE], |_| {});
+    is_pod(&scene.nodens, ONE, "three");
+    let me = scene.txt(ONE, "me.nodens.internal");
+    assert!(me.contains("pod three") && me.contains("no queries yet"), "{me}");
+    assert_eq!(scene.report("one", 8)["failed"], 3);
+}
+
+#[test]
+fn a_job_sees_itself_and_nobody_else() {
+    let scene = scene();
+    job_one(&scene);
+    scene.ask(TWO, "secret.example.org", A);
+    scene.report("one", 8);
+    scene.report("two", 1);
+    let me = scene.txt(ONE, "me.nodens.internal");
+    assert!(me.contains("127.0.0.2 is gitlab-job one in namespace ci, job 8123, project 42"), "{me}");
+    assert!(me.contains("8 queries, 3 failed, 3 for names of the search list"), "{me}");
+    assert!(me.contains("typo.example.com failed 2x") && !me.contains("secret"), "{me}");
+    let me = scene.txt(TWO, "ME.nodens.internal");
+    assert!(me.contains("1 queries, 1 failed, 0 for") && !me.contains("typo"), "{me}");
+    let me = scene.txt(STRANGER, "me.nodens.internal");
+    assert!(me.contains("127.0.0.9 is not known: no pod of this node"), "{me}");
+
+    let why = scene.txt(ONE, "git.corp.example.why.nodens.internal");
+    assert!(why.contains("ago for you: no server of route \"corp.example\" answered in time"), "{why}");
+    assert!(why.contains("git.corp.example takes route \"corp.example\" to upstream corp"), "{why}");
+    assert!(why.contains(&format!("server {}", scene.corp.address())), "{why}");
+    let why = scene.txt(TWO, "git.corp.example.why.nodens.internal");
+    assert!(why.contains("to upstream corp") && !why.contains("for you"), "{why}");
+    let why = scene.txt(TWO, "registry.example.com.why.nodens.internal");
+    assert!(
+        why.contains("A: cached ") && why.contains("NOERROR, for 2") && why.contains("AAAA: not in the cache"),
+        "{why}"
+    );
+    let why = scene.txt(TWO, "localhost.why.nodens.internal");
+    assert!(why.contains("localhost is a special-use name: nodens answers NOERROR itself"), "{why}");
+    // Too long for a reply without EDNS: what there is room for, whole.
+    let long = format!("{}example.com", "long-label-long-label-long-label-long-label-long-label.".repeat(3));
+    let reply = scene.ask(TWO, &format!("{long}.why.nodens.internal"), TXT);
+    assert!(reply.len() <= 512 && reply[2] & 2 == 0 && !data(&reply).is_empty(), "{reply:?}");
+    for (name, qtype) in [("why.nodens.internal", TXT), ("a.why.nodens.internal", A), ("me.nodens.internal", A)] {
+        let reply = scene.ask(ONE, name, qtype);
+        assert!(data(&reply).is_empty() && code(&reply) == hickory_proto::op::ResponseCode::NoError, "{name}");
+    }
+}
+
+#[test]
+fn the_command_line_shows_it() {
+    let scene = scene();
+    job_one(&scene);
+    scene.report("one", 8);
+    let (good, text) = scene.run(&["status", "--jobs"]);
+    assert!(
+        good && text.contains("        8       3       3 ") && text.contains("one, gitlab-job, namespace ci, job 8123"),
+        "{text}"
+    );
+    let (good, text) = scene.run(&["job", "8123"]);
+    assert!(good && text.contains("    2x typo.example.com A"), "{text}");
+    assert!(text.contains("3 of 8 queries were for names with a suffix of the search list"), "{text}");
+    let (good, text) = scene.run(&["job", "one", "--json"]);
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(good && report["queries"] == 8, "{text}");
+    let (good, text) = scene.run(&["job", "three"]);
+    assert!(!good && text.contains("no such job"), "{text}");
+    let (good, text) = scene.run(&["job", "a/../b"]);
+    assert!(!good && text.contains("neither a job's number nor a pod's name"), "{text}");
+    let (good, text) = scene.run(&["status"]);
+    assert!(text.contains("route . to public") && text.contains(&scene.corp.address().to_string()), "{good} {text}");
+}
