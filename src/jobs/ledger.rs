@@ -29,7 +29,7 @@ const PROBES: usize = 8;
 /// A worker's notes.
 pub struct Ledger {
     routes: Vec<Arc<str>>,
-    counts: Box<[Count]>,
+    counts: Box<[Count; COUNTS]>,
     counted: Vec<u16>,
     failures: Box<[Failure]>,
     failed: Vec<u16>,
@@ -138,7 +138,7 @@ impl Ledger {
     pub fn new(routes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self {
             routes: routes.into_iter().map(|label| label.as_ref().into()).collect(),
-            counts: vec![Count::EMPTY; COUNTS].into(),
+            counts: Box::new([Count::EMPTY; COUNTS]),
             counted: Vec::with_capacity(COUNTS),
             failures: vec![Failure::EMPTY; FAILURES].into(),
             failed: Vec::with_capacity(FAILURES),
@@ -149,17 +149,25 @@ impl Ledger {
         }
     }
 
-    /// Counts an answer to a query of `client` that was asked at `at`.
+    /// Counts an answer to a query of `client` that was asked at `now`: no answer before it was to a later query, but by
+    /// [`Self::count_late`].
     #[inline]
-    pub fn count(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, at: Millis) {
+    pub fn count(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
-        let home = spread(fold(address) ^ u64::from(kind).rotate_left(32) ^ self.seed, COUNTS);
+        let home = home(address, kind, self.seed);
         let slot = &mut self.counts[home];
         if slot.kind == kind && slot.address == address {
-            slot.add(at);
+            slot.times += 1;
+            slot.last = now;
         } else {
-            self.count_elsewhere(home, address, kind, at);
+            self.count_elsewhere(home, address, kind, now);
         }
+    }
+
+    /// The same for an answer that took its time: it was asked earlier than those that were answered meanwhile.
+    pub fn count_late(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, asked: Millis) {
+        let (address, kind) = (key(client), kind(route, rcode, source));
+        self.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
     #[cold]
@@ -268,7 +276,6 @@ impl Count {
     #[inline]
     fn add(&mut self, at: Millis) {
         self.times += 1;
-        // One that took its time was asked earlier than those that were answered meanwhile.
         self.first = self.first.min(at);
         self.last = self.last.max(at);
     }
@@ -285,6 +292,11 @@ fn key(address: IpAddr) -> u128 {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
     }
+}
+
+#[inline]
+fn home(address: u128, kind: u32, seed: u64) -> usize {
+    spread(fold(address) ^ u64::from(kind) << 32 ^ seed, COUNTS)
 }
 
 #[inline]
@@ -319,7 +331,7 @@ mod tests {
         ledger.count(ONE, 0, rcode::NXDOMAIN, Source::Hit, 4);
         ledger.count(ONE, NO_ROUTE, rcode::NOERROR, Source::Local, 5);
         ledger.count(two, 0, rcode::BADVERS, Source::Upstream, 7);
-        ledger.count(two, 0, rcode::BADVERS, Source::Upstream, 6);
+        ledger.count_late(two, 0, rcode::BADVERS, Source::Upstream, 6);
         let mut counts: Vec<_> = ledger
             .counts()
             .map(|c| (c.address == key(two), c.route(), c.rcode(), c.source(), c.times, c.first, c.last))

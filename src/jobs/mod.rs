@@ -210,3 +210,89 @@ fn owner(client: Option<&Client>) -> Box<str> {
         Some(Client { name, .. }) => format!("client {name}").into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::Fixed;
+    use crate::clients::client;
+    use crate::clients::pods::{Event, Pod, Pods};
+    use crate::metrics::Source;
+    use crate::wire::rcode;
+
+    fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
+        let client = Client {
+            kind: client::Kind::Pod,
+            name: format!("pod-{uid}").into(),
+            namespace: None,
+            uid: Some(uid.to_string().into()),
+            labels: Box::default(),
+            job: None,
+        };
+        let (uid, version) = (uid.to_string().into(), if ended { 2 } else { 1 });
+        let addresses = vec![address.into()];
+        Pod { uid, version, addresses, host_network: false, ended, deleting: false, client: Arc::new(client) }
+    }
+
+    fn count(ledger: &mut Ledger, address: [u8; 4], at: Millis) {
+        ledger.count(address.into(), 0, rcode::NOERROR, Source::Hit, at);
+    }
+
+    fn queries(jobs: &Jobs, id: &str) -> u64 {
+        jobs.find(id).map_or(0, |account| account.count(|_| true))
+    }
+
+    #[test]
+    fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
+        const HERE: [u8; 4] = [10, 0, 0, 1];
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
+        pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
+        pods.apply(0, Event::Seen(pod(2, HERE, false)), 30_000);
+        clients.put_pods(pods.table());
+        // Long after: who it was then counts.
+        for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
+            times.iter().for_each(|asked| count(&mut ledger, HERE, *asked));
+            jobs.settle_now(&mut ledger, &clients, at);
+        }
+        let counts = ["pod-1", "pod-2", "unknown"].map(|id| queries(&jobs, id));
+        assert_eq!(counts, [2, 1, 3]);
+    }
+
+    #[test]
+    fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
+        let all = MOST_ACCOUNTS as u32 + 10;
+        (0..all).for_each(|number| pods.apply(0, Event::Seen(pod(number, address(number), false)), 1_000));
+        clients.put_pods(pods.table());
+        for number in 0..all {
+            count(&mut ledger, address(number), 5_000);
+            // The first one asks all the time.
+            count(&mut ledger, address(0), 5_000);
+            jobs.settle_now(&mut ledger, &clients, 5_000);
+        }
+        assert_eq!(jobs.each(|_| ()).len(), MOST_ACCOUNTS);
+        assert_eq!(["pod-0", "pod-1", "pod-1033"].map(|id| queries(&jobs, id)), [u64::from(all) + 1, 0, 1]);
+    }
+
+    #[test]
+    fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
+        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
+        clients.put_pods(pods.table());
+        count(&mut ledger, [10, 0, 0, 1], 5_000);
+        count(&mut ledger, [10, 0, 0, 2], 5_000);
+        jobs.settle_now(&mut ledger, &clients, 5_000);
+        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
+        clients.put_pods(pods.table());
+        for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
+            jobs.settle_now(&mut ledger, &clients, now);
+            assert_eq!(["pod-1", "pod-2"].map(|id| queries(&jobs, id)), expected);
+        }
+    }
+}

@@ -94,7 +94,7 @@ impl<U: Ask + 'static> Worker<U> {
             let route = if generation == self.generation.get() { route } else { NO_ROUTE };
             let (key, at, mut ledger) = (Key::new(&query, 0), self.resolver.millis(asked), self.ledger.borrow_mut());
             let (qtype, rcode, source) = (query.qtype, finished.rcode, finished.source);
-            ledger.count(client, route, rcode, source, at);
+            ledger.count_late(client, route, rcode, source, at);
             if rcode != rcode::NOERROR {
                 let failed =
                     Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
@@ -109,7 +109,7 @@ impl<U: Ask + 'static> Worker<U> {
     pub fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
         let mut ledger = self.ledger.borrow_mut();
-        if ledger.is_due(now) && !ledger.is_empty() {
+        if ledger.is_due(now) {
             self.resolver.jobs.settle(&mut ledger, &self.resolver.clients, now);
         }
     }
