@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn search_lists_are_seen_through() {
-        let tried = |front: &[u8]| [wire("registry.example.com"), wire("redis")].iter().any(|known| **known == *front);
+        let known = ["registry.example.com", "redis", "redis.example.com"].map(wire);
+        let tried = |front: &[u8]| known.iter().any(|known| **known == *front);
         for (name, expected) in [
             ("registry.example.com.ci.svc.cluster.local", Some("registry.example.com")),
             ("registry.example.com.svc.cluster.local", Some("registry.example.com")),
@@ -158,6 +159,7 @@ mod tests {
             ("registry.example.com", None),
             ("redis.ci.svc.cluster.local", None),
             ("redis.svc.cluster.local", Some("redis")),
+            ("redis.example.com", None),
             ("_http._tcp.web.ci.svc.cluster.local", None),
             ("web.shop.svc.cluster.local", None),
             ("example.com", None),
