@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Millis;
+use crate::clients::key;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
 
@@ -284,14 +285,6 @@ impl Count {
 #[inline]
 fn kind(route: u16, rcode: u16, source: Source) -> u32 {
     u32::from(route) | u32::from(rcode.min(15)) << 16 | (source as u32) << 20
-}
-
-#[inline]
-fn key(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
 }
 
 #[inline]
