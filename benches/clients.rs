@@ -64,17 +64,17 @@ fn clients() -> Clients {
 #[divan::bench(args = ["10.244.3.7", "10.0.8.7", "192.0.2.7"], sample_size = 1_000)]
 fn who(bencher: Bencher<'_, '_>, address: &str) {
     let (clients, address) = (clients(), address.parse::<IpAddr>().expect("an address"));
-    let view = clients.view();
+    let tables = clients.tables();
     bencher.bench_local(|| {
-        let _ = black_box(view.who(black_box(address), black_box(2_000)));
+        let _ = black_box(tables.who(black_box(address), black_box(2_000)));
     });
 }
 
 /// What is loaded once a batch.
 #[divan::bench(sample_size = 1_000)]
-fn view(bencher: Bencher<'_, '_>) {
+fn tables(bencher: Bencher<'_, '_>) {
     let clients = clients();
     bencher.bench_local(|| {
-        let _ = black_box(clients.view());
+        let _ = black_box(clients.tables());
     });
 }

@@ -236,13 +236,13 @@ fn knowing_who_asks_allocates_nothing() {
     pods.apply(0, pod(3, [10, 0, 0, 2]), 0);
     clients.put_pods(pods.table());
     // The first look of a thread gives it its place among those that look.
-    drop(clients.view());
+    drop(clients.tables());
     let before = allocations();
     for _ in 0..1_000 {
-        let view = clients.view();
-        assert!(matches!(view.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
-        assert!(matches!(view.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
-        assert!(matches!(view.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
+        let tables = clients.tables();
+        assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
+        assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
+        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
     }
     assert_eq!(allocations() - before, 0);
 }

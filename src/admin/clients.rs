@@ -20,8 +20,8 @@ pub(super) fn who<'q>(
     let address = address.replace("%3A", ":").replace("%3a", ":");
     let address: IpAddr = address.parse().map_err(|_| "right would be ?address=10.0.0.7\n")?;
     let now = resolver.now();
-    let view = resolver.clients.view();
-    let mut answer = match view.who(address, now) {
+    let tables = resolver.clients.tables();
+    let mut answer = match tables.who(address, now) {
         Who::Known { client, since } => known(client, since, now),
         Who::Unknown(why) => json!({ "known": false, "reason": why.label(), "explanation": why.to_string() }),
     };

@@ -55,8 +55,8 @@ pub(super) fn inside(
     }
     // What this worker has noted up to now belongs to the picture.
     resolver.jobs.settle_now(turn.ledger, &resolver.clients, turn.now);
-    let view = resolver.clients.view();
-    let who = view.who(client, turn.now);
+    let tables = resolver.clients.tables();
+    let who = tables.who(client, turn.now);
     let lines = match asked_for {
         Some(length) => why(resolver, turn, key, &[&name[..length], &[0]].concat(), who),
         None => me(resolver, turn, client, who),

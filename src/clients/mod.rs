@@ -38,18 +38,18 @@ pub struct Clients {
 }
 
 /// The tables of this moment, for a batch of look-ups without any further atomic operation.
-pub struct View {
+pub struct Tables {
     fixed: Guard<Arc<Fixed>>,
     pods: Guard<Arc<Table>>,
 }
 
 /// Whoever asks.
 #[derive(Clone, Copy, Debug)]
-pub enum Who<'v> {
+pub enum Who<'t> {
     /// This one, without doubt.
     Known {
         /// It.
-        client: &'v Arc<Client>,
+        client: &'t Arc<Client>,
         /// Since when it is known to have the address; none if the configuration says so.
         since: Option<Millis>,
     },
@@ -80,8 +80,8 @@ impl Clients {
 
     /// The tables of this moment.
     #[inline]
-    pub fn view(&self) -> View {
-        View { fixed: self.fixed.load(), pods: self.pods.load() }
+    pub fn tables(&self) -> Tables {
+        Tables { fixed: self.fixed.load(), pods: self.pods.load() }
     }
 
     /// Puts the clients of another configuration in force.
@@ -95,7 +95,7 @@ impl Clients {
     }
 }
 
-impl View {
+impl Tables {
     /// Who had `address` at `at`. A pod that is known beyond doubt comes before what the configuration says of its
     /// network.
     #[inline]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use lru::LruCache;
 
 use crate::clients::client::Field;
-use crate::clients::{Client, Clients, View, Who};
+use crate::clients::{Client, Clients, Tables, Who};
 
 pub mod account;
 pub mod cause;
@@ -67,12 +67,12 @@ impl Jobs {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        accounts.settle(ledger, &clients.view(), now);
+        accounts.settle(ledger, &clients.tables(), now);
     }
 
     /// The same, and waits for its turn: for a reader who wants to see these notes.
     pub fn settle_now(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
-        self.lock().settle(ledger, &clients.view(), now);
+        self.lock().settle(ledger, &clients.tables(), now);
     }
 
     /// Shows each account, those that asked last first, to `show`, which must be quick.
@@ -118,11 +118,11 @@ impl Default for Jobs {
 }
 
 impl Accounts {
-    fn settle(&mut self, ledger: &mut Ledger, view: &View, now: Millis) {
+    fn settle(&mut self, ledger: &mut Ledger, tables: &Tables, now: Millis) {
         for count in ledger.counts() {
             let (route, rcode, source) = (ledger.route(count.route()).cloned(), count.rcode(), count.source());
             let kind = Kind { route, rcode, source, times: count.times.into() };
-            self.change(view, count.address, count.first, count.last, |account| account.add(kind));
+            self.change(tables, count.address, count.first, count.last, |account| account.add(kind));
         }
         for failure in ledger.failures() {
             let Count { address, first, last, times, .. } = failure.times;
@@ -139,26 +139,33 @@ impl Accounts {
                 first,
                 last,
             };
-            self.change(view, address, first, last, |account| account.fail(failure));
+            self.change(tables, address, first, last, |account| account.fail(failure));
         }
         for wait in ledger.waits() {
             let route = ledger.route(wait.route).cloned();
             let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
             let slow = Slow { name, qtype, route, rcode, took };
-            self.change(view, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
+            self.change(tables, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
         }
         self.dropped += ledger.dropped();
         ledger.clear(now);
         if now >= self.tended + TEND_EVERY {
             self.tended = now;
-            self.forget(view, now);
+            self.forget(tables, now);
         }
     }
 
     /// Changes the account of whoever had `address` from `first` to `last`.
-    fn change(&mut self, view: &View, address: u128, first: Millis, last: Millis, change: impl FnOnce(&mut Account)) {
+    fn change(
+        &mut self,
+        tables: &Tables,
+        address: u128,
+        first: Millis,
+        last: Millis,
+        change: impl FnOnce(&mut Account),
+    ) {
         let address = IpAddr::V6(Ipv6Addr::from_bits(address)).to_canonical();
-        let client = who(view, address, first, last);
+        let client = who(tables, address, first, last);
         let owner = owner(client.map(|client| &**client));
         let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
         let account = self.by_owner.get_or_insert_mut(owner, || Account::new(None, address, first));
@@ -176,9 +183,9 @@ impl Accounts {
     }
 
     /// Drops the accounts of those who are no more and have asked nothing for long.
-    fn forget(&mut self, view: &View, now: Millis) {
+    fn forget(&mut self, tables: &Tables, now: Millis) {
         let is_gone = |account: &Account| {
-            let there = who(view, account.address, now, now);
+            let there = who(tables, account.address, now, now);
             let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
             now >= account.last + KEPT_FOR && !there
         };
@@ -191,8 +198,8 @@ impl Accounts {
 }
 
 /// Who had `address` at both times; nobody if it changed hands.
-fn who(view: &View, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
-    match (view.who(address, first), view.who(address, last)) {
+fn who(tables: &Tables, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
+    match (tables.who(address, first), tables.who(address, last)) {
         (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
         _ => None,
     }
