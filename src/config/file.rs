@@ -18,6 +18,7 @@ use super::mistake::Mistakes;
 use super::records::{Kind, Owner};
 use super::table::{Table, sound_part};
 use super::units::{Bounds, Count, Size, Time};
+use super::views::View;
 use super::zones::Zone;
 
 /// A value that serde reads from one TOML value.
@@ -100,6 +101,8 @@ pub struct File {
     pub kubernetes: Kubernetes,
     /// `[[client]]`, each that is whole.
     pub clients: Vec<Client>,
+    /// `[[view]]`, each.
+    pub views: Vec<View>,
     /// Whether the TOML is sound; if not, tables are left out here that the file has.
     pub sound: bool,
     /// Whether a table has an unknown name, which may be meant for one that is missing, or a known table is none.
@@ -209,6 +212,7 @@ impl File {
             records: file.tables("record").into_iter().flatten().filter_map(Record::read).collect(),
             kubernetes: Kubernetes::read(kubernetes.unwrap_or_else(empty)),
             clients: file.tables("client").into_iter().flatten().filter_map(Client::read).collect(),
+            views: file.tables("view").into_iter().flatten().map(View::read).collect(),
             sound: part == text,
             strangers: file.close(),
         }
@@ -258,7 +262,7 @@ impl Upstream {
 }
 
 impl Route {
-    fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self {
             at: table.at(),
             zones: table.required_list("zones"),
@@ -270,7 +274,7 @@ impl Route {
 }
 
 impl Record {
-    fn read(table: Table<'_, '_>) -> Option<Self> {
+    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let (name, kind, value) = (table.required("name"), table.required("type"), table.required("value"));
             let ttl = table.bounded("ttl", &RECORD_TTL);

@@ -1,10 +1,12 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
 //! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
-//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`] and [`zones`] know how the
-//! values are written.
+//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`], [`views`] and [`zones`]
+//! know how the values are written.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,6 +21,7 @@ pub mod address;
 pub mod clients;
 pub mod records;
 pub mod units;
+pub mod views;
 pub mod zones;
 
 mod mistake;
@@ -39,7 +42,8 @@ pub struct Config {
     pub bootstrap: Vec<SocketAddr>,
     /// The groups of upstream servers; a route names one by its index.
     pub upstreams: Vec<Upstream>,
-    /// The routes, in the order of the file, which means nothing: the longest suffix wins.
+    /// The routes, in the order of the file, which means nothing: the longest suffix wins. First those of all clients,
+    /// then those of each view.
     pub routes: Vec<Route>,
     /// Static records.
     pub records: Vec<Record>,
@@ -47,6 +51,9 @@ pub struct Config {
     pub kubernetes: Kubernetes,
     /// Clients by their network; of networks within each other the smallest counts.
     pub clients: Vec<Client>,
+    /// What some clients see that others do not: the first view that a client is of is its own. Who is of none sees what
+    /// all of the above says.
+    pub views: Vec<View>,
 }
 
 /// The listeners and their limits.
@@ -190,4 +197,67 @@ pub struct Client {
     pub job: Option<String>,
     /// The runner that it belongs to.
     pub runner: Option<String>,
+}
+
+/// What some clients see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Whom it is for.
+    pub selector: Selector,
+    /// Whether the routes and records of all clients hold here where the view's own say nothing else.
+    pub inherit: bool,
+    /// Its own routes, as [`Config::routes`] counts them.
+    pub routes: Range<usize>,
+    /// Its own records; a name that has any has no others here.
+    pub records: Vec<Record>,
+    /// Zones whose names do not exist here; of zones within each other the smallest counts, a route's or this.
+    pub deny: Vec<Name>,
+    /// Whether private addresses are taken out of answers, whatever the routes say; none: as they say.
+    pub deny_private_addresses: Option<bool>,
+    /// The most queries of each client address in a second; none: as many as there are.
+    pub client_max_qps: Option<u32>,
+}
+
+/// Whom a view is for: a client for whom all of this is true. Of each list one item has to be; what is empty always is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// Its namespace.
+    pub namespaces: Vec<Pattern>,
+    /// All of these labels, with these values.
+    pub labels: BTreeMap<String, String>,
+    /// The path or number of its project, as far as that can be trusted.
+    pub projects: Vec<Pattern>,
+    /// The name or id of its runner, as far as that can be trusted.
+    pub runners: Vec<Pattern>,
+    /// Its address.
+    pub sources: Vec<IpNet>,
+    /// Whether it is known who it is; none: either.
+    pub known: Option<bool>,
+}
+
+/// A text, or the beginning of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The text or how it begins.
+    pub start: String,
+    /// Whether anything may follow.
+    pub open: bool,
+}
+
+impl Selector {
+    /// Whether something has to be known of a client to be selected.
+    pub fn asks_of_client(&self) -> bool {
+        let Self { namespaces, labels, projects, runners, sources: _, known } = self;
+        !(namespaces.is_empty() && labels.is_empty() && projects.is_empty() && runners.is_empty())
+            || *known == Some(true)
+    }
+}
+
+impl Pattern {
+    /// Whether a text is meant.
+    pub fn fits(&self, text: &str) -> bool {
+        if self.open { text.starts_with(&self.start) } else { text == self.start }
+    }
 }

@@ -11,7 +11,9 @@ use super::file::{self, File};
 use super::mistake::{Mistake, Mistakes, nearest, suggestion};
 use super::records::agree;
 use super::units::Time;
-use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, clients};
+use super::views::MOST_VIEWS;
+use super::zones::Zone;
+use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -44,12 +46,20 @@ impl Check<'_, '_> {
         let bootstrap = self.bootstrap(&server.listen);
         let upstreams = self.upstreams(&server.listen);
         self.zones();
-        let routes = self.routes();
-        let records = self.records();
+        self.uses();
+        let routes = self.routes(self.file.routes.as_deref().unwrap_or_default(), None);
+        let records = self.records(&self.file.records);
         let cache = self.cache();
         let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
-        let (upstreams, routes) = (upstreams?, routes?);
-        Some(Config { server, admin, cache, bootstrap, upstreams, routes, records, kubernetes, clients })
+        let views = self.views(routes.as_ref().map_or(0, Vec::len));
+        let (upstreams, mut routes) = (upstreams?, routes?);
+        let views = views.into_iter().map(|view| {
+            let (view, own) = view?;
+            routes.extend(own);
+            Some(view)
+        });
+        let views = views.collect::<Option<_>>()?;
+        Some(Config { server, admin, cache, bootstrap, upstreams, routes, records, kubernetes, clients, views })
     }
 
     fn server(&self) -> Server {
@@ -146,11 +156,30 @@ impl Check<'_, '_> {
         })
     }
 
-    /// Every zone is claimed once, and there is one for every name.
+    /// Every zone is claimed once, and there is one for every name: among all clients' routes, and in each view.
     fn zones(&self) {
         let routes = self.file.routes.as_deref().unwrap_or_default();
+        let covered = self.claims(routes, &[]);
+        let readable = routes.iter().all(|route| route.zones.is_some());
+        if self.sure(self.file.routes.is_some()) && readable && !covered {
+            let last = routes.last().map(|route| route.at.clone()).unwrap_or_default();
+            let what = "no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`";
+            self.mistakes.add(last, what);
+        }
+        for view in &self.file.views {
+            let covered = self.claims(&view.routes, &view.deny);
+            if !covered && !view.inherit && view.routes.iter().all(|route| route.zones.is_some()) {
+                let what = "inherit = false, and nothing here covers the names outside all zones: one [[view.route]] needs \
+                            `zones = [\".\"]`, or the view `deny = [\".\"]`";
+                self.mistakes.add(view.at.clone(), what);
+            }
+        }
+    }
+
+    /// Notes each zone that is claimed twice; whether there is one for every name.
+    fn claims(&self, routes: &[file::Route], deny: &[Spanned<Zone>]) -> bool {
         let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
-        for zone in routes.iter().filter_map(|route| route.zones.as_deref()).flatten() {
+        for zone in routes.iter().filter_map(|route| route.zones.as_deref()).flatten().chain(deny) {
             let again = zone.get_ref().names.iter().find_map(|name| Some((name, claimed.get(name)?)));
             if let Some((name, first)) = again {
                 let line = self.mistakes.line(first.clone());
@@ -161,17 +190,13 @@ impl Check<'_, '_> {
                 claimed.entry(name).or_insert_with(|| zone.span());
             }
         }
-        let readable = routes.iter().all(|route| route.zones.is_some());
-        if self.sure(self.file.routes.is_some()) && readable && !claimed.contains_key(&Name::root()) {
-            let last = routes.last().map(|route| route.at.clone()).unwrap_or_default();
-            let what = "no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`";
-            self.mistakes.add(last, what);
-        }
+        claimed.contains_key(&Name::root())
     }
 
-    fn routes(&self) -> Option<Vec<Route>> {
-        let routes = self.file.routes.as_deref().unwrap_or_default();
-        let built: Vec<_> = routes.iter().map(|route| self.route(route)).collect();
+    /// Every group is used.
+    fn uses(&self) {
+        let views = self.file.views.iter().flat_map(|view| &view.routes);
+        let routes: Vec<_> = self.file.routes.iter().flatten().chain(views).collect();
         let readable = routes.iter().all(|route| route.to.is_some());
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let known = || upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
@@ -189,10 +214,44 @@ impl Check<'_, '_> {
                 self.mistakes.add(upstream.name.span(), what);
             }
         }
+    }
+
+    /// Routes, of a view or of all clients; none if one of them is not whole.
+    fn routes(&self, routes: &[file::Route], view: Option<&str>) -> Option<Vec<Route>> {
+        let built: Vec<_> = routes.iter().map(|route| self.route(route, view)).collect(); // all, then whether all
         built.into_iter().collect()
     }
 
-    fn route(&self, file: &file::Route) -> Option<Route> {
+    /// Each view with its own routes, which come after the `before` that there are already.
+    fn views(&self, before: usize) -> Vec<Option<(View, Vec<Route>)>> {
+        let views = &self.file.views;
+        self.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
+        if let Some(view) = views.get(MOST_VIEWS) {
+            self.mistakes.add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
+        }
+        let mut before = before;
+        let view = |file: &super::views::View| {
+            let name = file.name.get_ref().0.clone();
+            let (selector, records) = (file.selector(self.mistakes), self.records(&file.records));
+            let own = self.routes(&file.routes, Some(&name))?;
+            let routes = before..before + own.len();
+            before = routes.end;
+            let view = View {
+                name,
+                selector,
+                inherit: file.inherit,
+                routes,
+                records,
+                deny: file.deny.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
+                deny_private_addresses: file.deny_private_addresses,
+                client_max_qps: file.client_max_qps.as_ref().map(|count| count.get_ref().0 as u32),
+            };
+            Some((view, own))
+        };
+        views.iter().map(view).collect()
+    }
+
+    fn route(&self, file: &file::Route, view: Option<&str>) -> Option<Route> {
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let name = file.to.as_ref()?;
         let to = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
@@ -202,17 +261,18 @@ impl Check<'_, '_> {
             self.mistakes.add(name.span(), format!("to: there is no [upstreams.{}]{near}", name.get_ref()));
         }
         let zones = file.zones.as_ref()?;
+        let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
         Some(Route {
             zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
-            label: zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" "),
+            label: view.map_or_else(|| label.clone(), |view| format!("{label} ({view})")),
             to: to?,
             negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
             deny_private_addresses: file.deny_private_addresses,
         })
     }
 
-    fn records(&self) -> Vec<Record> {
-        let records: Vec<_> = self.file.records.iter().map(|record| self.record(record)).collect();
+    fn records(&self, records: &[file::Record]) -> Vec<Record> {
+        let records: Vec<_> = records.iter().map(|record| self.record(record)).collect();
         agree(&records, self.mistakes);
         records.into_iter().map(|(_, record)| record).collect()
     }

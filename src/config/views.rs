@@ -1,0 +1,164 @@
+//! Which clients see what, as the file has it: `[[view]]`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::address::Network;
+use super::clients::Words;
+use super::file::{Leaf, Record, Route};
+use super::mistake::Mistakes;
+use super::table::Table;
+use super::units::{Bounds, Count};
+use super::zones::Zone;
+use super::{Pattern, Selector};
+
+/// `[[view]] inherit`.
+pub const INHERIT: bool = true;
+/// `[[view]] client_max_qps`: none where the file gives none.
+pub const CLIENT_MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
+/// The most views: whether a client is of each is kept in one word beside it.
+pub const MOST_VIEWS: usize = 32;
+/// The longest key of a label: a prefix (253), a slash, a name (63).
+const LONGEST_KEY: usize = 317;
+/// The longest value of a label.
+const LONGEST_VALUE: usize = 63;
+
+/// `[[view]]`.
+#[derive(Debug)]
+pub struct View {
+    /// Its header.
+    pub at: Range<usize>,
+    /// Required.
+    pub name: Spanned<Words>,
+    /// Default: whatever namespace.
+    pub namespaces: Vec<Spanned<Glob>>,
+    /// Default: whatever labels.
+    pub labels: Option<Spanned<Labels>>,
+    /// Default: whatever project.
+    pub projects: Vec<Spanned<Glob>>,
+    /// Default: whatever runner.
+    pub runners: Vec<Spanned<Glob>>,
+    /// Default: whatever address.
+    pub sources: Vec<Spanned<Network>>,
+    /// Default: known clients and others.
+    pub known: Option<Spanned<bool>>,
+    /// Default: [`INHERIT`].
+    pub inherit: bool,
+    /// Default: none.
+    pub deny: Vec<Spanned<Zone>>,
+    /// Default: as each route says.
+    pub deny_private_addresses: Option<bool>,
+    /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
+    pub client_max_qps: Option<Spanned<Count>>,
+    /// `[[view.route]]`, each.
+    pub routes: Vec<Route>,
+    /// `[[view.record]]`, each that is whole.
+    pub records: Vec<Record>,
+}
+
+/// A text, or the beginning of one with `*` behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Glob(pub Pattern);
+
+/// Labels with their values.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl View {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
+        table.read(|table| {
+            let (at, name) = (table.at(), table.required("name"));
+            let mut globs = |key| table.list(key).unwrap_or_default();
+            let (namespaces, projects, runners) = (globs("namespaces"), globs("projects"), globs("runners"));
+            Self {
+                at: at.clone(),
+                name: name.unwrap_or_else(|| Spanned::new(at, Words(String::new()))),
+                namespaces,
+                labels: table.value("labels"),
+                projects,
+                runners,
+                sources: table.list("sources").unwrap_or_default(),
+                known: table.value("known"),
+                inherit: table.flag("inherit", INHERIT),
+                deny: table.list("deny").unwrap_or_default(),
+                deny_private_addresses: table.value("deny_private_addresses").map(Spanned::into_inner),
+                client_max_qps: table.within("client_max_qps", &CLIENT_MAX_QPS),
+                routes: table.tables("route").into_iter().flatten().map(Route::read).collect(),
+                records: table.tables("record").into_iter().flatten().filter_map(Record::read).collect(),
+            }
+        })
+    }
+
+    /// Whom it is for, as the rest of the house reads it.
+    pub(super) fn selector(&self, mistakes: &Mistakes<'_>) -> Selector {
+        let globs = |globs: &[Spanned<Glob>]| globs.iter().map(|glob| glob.get_ref().0.clone()).collect();
+        let labels = self.labels.iter().flat_map(|labels| labels.get_ref().0.clone()).collect();
+        let selector = Selector {
+            namespaces: globs(&self.namespaces),
+            labels,
+            projects: globs(&self.projects),
+            runners: globs(&self.runners),
+            sources: self.sources.iter().map(|network| network.get_ref().0).collect(),
+            known: self.known.as_ref().map(|known| *known.get_ref()),
+        };
+        if selector == Selector::default() {
+            let what =
+                "the view is for nobody: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
+            mistakes.add(self.at.clone(), what);
+        }
+        if let (Some(known), true) = (&self.known, selector.asks_of_client())
+            && !known.get_ref()
+        {
+            let what = "known: of a client that is not known nothing is known: leave out namespaces, labels, projects and \
+                        runners, or make another view of them";
+            mistakes.add(known.span(), what);
+        }
+        selector
+    }
+}
+
+impl TryFrom<String> for Glob {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let Words(text) = Words::try_from(text)?;
+        let (start, open) = match text.strip_suffix('*') {
+            Some(start) => (start.to_owned(), true),
+            None => (text.clone(), false),
+        };
+        if start.contains('*') {
+            return Err(format!("{text:?}: a `*` stands at the end, for whatever follows"));
+        }
+        Ok(Self(Pattern { start, open }))
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for Labels {
+    type Error = String;
+
+    fn try_from(labels: BTreeMap<String, String>) -> Result<Self, String> {
+        if labels.is_empty() {
+            return Err("no label is given".to_owned());
+        }
+        match labels
+            .iter()
+            .find(|(key, value)| key.is_empty() || key.len() > LONGEST_KEY || value.len() > LONGEST_VALUE)
+        {
+            Some((key, value)) => Err(format!("{key:?} = {value:?} is no label of Kubernetes")),
+            None => Ok(Self(labels)),
+        }
+    }
+}
+
+impl Leaf for Glob {
+    const RIGHT: &'static str = r#""group/project" or "group/*""#;
+}
+
+impl Leaf for Labels {
+    const RIGHT: &'static str = r#"{ "example.com/trust" = "low" }"#;
+}
