@@ -34,7 +34,9 @@ fn clients() -> Clients {
             namespace: Some("ci".into()),
             uid: Some(number.to_string().into()),
             labels: Box::default(),
+            more_labels: false,
             job: None,
+            memo: Default::default(),
         };
         let pod = Pod {
             uid: number.to_string().into(),

@@ -34,7 +34,9 @@ fn pod(uid: u64, version: u64, addresses: &[u8]) -> Pod {
         namespace: None,
         uid: Some(uid.to_string().into()),
         labels: Box::default(),
+        more_labels: false,
         job: None,
+        memo: Default::default(),
     };
     Pod {
         uid: uid.to_string().into(),

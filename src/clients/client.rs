@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use super::views::Memo;
+
 /// The longest text that is kept of one label, annotation or name; more is cut off. Annotations may be 256 KiB long.
 pub const LONGEST_TEXT: usize = 256;
 /// Labels kept of one pod.
-pub const MOST_LABELS: usize = 32;
+pub const MOST_LABELS: usize = 64;
 
 /// Whoever asks: a pod of this node, or what the configuration says of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +22,12 @@ pub struct Client {
     pub uid: Option<Box<str>>,
     /// The pod's labels, sorted, at most [`MOST_LABELS`].
     pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Whether it has more labels than that.
+    pub more_labels: bool,
     /// The job that it runs, if it does.
     pub job: Option<Job>,
+    /// Which views it is of, as far as that has been looked into.
+    pub memo: Memo,
 }
 
 /// What asks.

@@ -61,7 +61,9 @@ fn made(client: &config::Client) -> Client {
         namespace: client.namespace.as_deref().map(Into::into),
         uid: None,
         labels: Box::default(),
+        more_labels: false,
         job: Some(job).filter(|job| !job.is_empty()),
+        memo: Default::default(),
     }
 }
 

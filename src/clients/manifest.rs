@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use super::client::{Client, MOST_LABELS, text};
 use super::pods::Pod;
 use super::runner::{Meta, identify};
+use super::views::Memo;
 
 /// A list of pods.
 #[derive(Clone, Debug, Deserialize)]
@@ -115,7 +116,9 @@ impl Manifest {
             namespace: Some(text(&metadata.namespace)),
             uid: Some(text(&metadata.uid)),
             labels: labels.collect(),
+            more_labels: metadata.labels.len() > MOST_LABELS,
             job,
+            memo: Memo::default(),
         };
         Some(Pod {
             uid: text(&metadata.uid),

@@ -7,6 +7,8 @@
 //! [[client]] of the configuration ──────────────────────► fixed ──────────┘
 //! ```
 //!
+//! [`views`] tells which of the configuration's views the one who asks is of.
+//!
 //! Rightly or not at all: where two pods may be meant, nobody is. Knowing nobody never delays or fails a query.
 
 use std::fmt;
@@ -21,11 +23,13 @@ pub mod manifest;
 pub mod pods;
 pub mod runner;
 pub mod table;
+pub mod views;
 pub mod watch;
 
 pub use client::Client;
 pub use fixed::Fixed;
 pub use table::Table;
+pub use views::Views;
 
 /// Milliseconds since the process began to keep time.
 pub type Millis = u64;

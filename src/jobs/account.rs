@@ -255,7 +255,9 @@ mod tests {
             namespace: Some("ci".into()),
             uid: Some("1".into()),
             labels: Box::default(),
+            more_labels: false,
             job: None,
+            memo: Default::default(),
         };
         let names = ["a.b.ci.svc.x", "a.b.svc.x", "a.b.x", "a.b", "db.ci.svc.x", "db.svc.x", "db.x"];
         for turn in 0..names.len() {

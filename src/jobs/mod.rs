@@ -234,7 +234,9 @@ mod tests {
             namespace: None,
             uid: Some(uid.to_string().into()),
             labels: Box::default(),
+            more_labels: false,
             job: None,
+            memo: Default::default(),
         };
         let (uid, version) = (uid.to_string().into(), if ended { 2 } else { 1 });
         let addresses = vec![address.into()];
