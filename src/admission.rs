@@ -1,7 +1,11 @@
-//! Who may ask.
+//! Who may ask, and how much.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use ipnet::{IpNet, Ipv4Net};
 
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
@@ -40,6 +44,62 @@ fn canonical(net: &IpNet) -> IpNet {
     }
 }
 
+/// Addresses whose rate is kept at once.
+const RATES: usize = 4_096;
+/// Slots looked at for one address.
+const PROBES: usize = 8;
+/// How much a client that asked nothing may ask at once: the queries of so long.
+const BURST: u64 = 1_000_000_000;
+
+/// How much each client asked of late, shared by all workers.
+///
+/// One time for each address: when all that it asked would have been asked if each query took its share of a second
+/// (the generic cell rate algorithm). An address whose time has come has no debts, and makes room for another one. Where
+/// there is no room, nothing is limited: rather that than to limit the wrong one.
+#[derive(Debug)]
+pub struct Rates {
+    slots: Box<[Rate]>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Rate {
+    /// The address's hash.
+    owner: AtomicU64,
+    /// In nanoseconds.
+    until: AtomicU64,
+}
+
+impl Rates {
+    /// Nobody has asked anything.
+    pub fn new() -> Self {
+        Self { slots: (0..RATES).map(|_| Rate::default()).collect(), hasher: RandomState::default() }
+    }
+
+    /// Whether one more query at `now` is within `per_second`, on average and with a second's worth at once.
+    pub fn admits(&self, client: IpAddr, per_second: u32, now: Duration) -> bool {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let (owner, share) = (self.hasher.hash_one(client.to_canonical()), BURST / u64::from(per_second.max(1)));
+        let stride = (owner >> 32) as usize | 1;
+        let mut slots =
+            (0..PROBES).map(|step| &self.slots[(owner as usize).wrapping_add(step.wrapping_mul(stride)) % RATES]);
+        let is_free = |slot: &&Rate| slot.until.load(Ordering::Relaxed) <= now;
+        let slot = slots
+            .clone()
+            .find(|slot| slot.owner.load(Ordering::Relaxed) == owner)
+            .or_else(|| slots.find(is_free).inspect(|slot| slot.owner.store(owner, Ordering::Relaxed)));
+        let Some(slot) = slot else { return true };
+        let add = |until: u64| Some(until.max(now) + share).filter(|until| until - now <= BURST);
+        slot.until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +123,36 @@ mod tests {
             (&[], "127.0.0.1", false),
         ] {
             assert_eq!(admits(allow, client), expected, "{client} in {allow:?}");
+        }
+    }
+    #[test]
+    fn a_second_at_once_and_then_the_rate() {
+        let rates = Rates::new();
+        let client: IpAddr = [10, 0, 0, 1].into();
+        let admitted =
+            |at: u64, many: usize| (0..many).filter(|_| rates.admits(client, 100, Duration::from_millis(at))).count();
+        assert_eq!(admitted(5_000, 500), 100);
+        assert_eq!(admitted(5_005, 10), 0);
+        assert_eq!(admitted(5_500, 500), 50);
+        assert_eq!(admitted(60_000, 500), 100, "no more for having been silent");
+        assert!(rates.admits([10, 0, 0, 2].into(), 100, Duration::from_secs(60)), "another client");
+        assert!(
+            !rates.admits("::ffff:10.0.0.1".parse().expect("mapped"), 100, Duration::from_secs(60)),
+            "the same one"
+        );
+    }
+
+    #[test]
+    fn many_clients_make_room_for_each_other() {
+        let rates = Rates::new();
+        let client = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        for second in 0..80 {
+            let now = Duration::from_secs(5 + 2 * second);
+            for number in 0..250 {
+                let number = number + 250 * second as u32;
+                let admitted = (0..5).filter(|_| rates.admits(client(number), 2, now)).count();
+                assert_eq!(admitted, 2, "{number}");
+            }
         }
     }
 }
