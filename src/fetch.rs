@@ -11,11 +11,13 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::answer::{Local, Resolver, Wanted, local};
+use crate::answer::{Local, Own, Resolver, Wanted, local};
 use crate::cache::entry::{Failed, Worth};
 use crate::cache::{Entry, Millis};
 use crate::coalesce::Flight;
+use crate::horizon::Horizon;
 use crate::rebinding;
+use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Ask, Question};
 use crate::wire::compose::Composer;
@@ -90,7 +92,7 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, ext
 
 /// A failure that is not to be remembered: nobody was asked.
 pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
-    let (now, home) = (resolver.now(), wanted.snapshot.home(wanted.route, false));
+    let (now, home) = (resolver.now(), wanted.home(false));
     Entry::failure(wanted.key.question(), extended_errors, home, Failed::unasked(now), now)
 }
 
@@ -100,7 +102,7 @@ fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_e
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
     let failed = Failed::after(previous, recoveries, began, now);
-    let home = wanted.snapshot.home(wanted.route, false);
+    let home = wanted.home(false);
     Entry::failure(wanted.key.question(), extended_errors, home, failed, now)
 }
 
@@ -118,7 +120,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     match Reply::read(&joined) {
         Ok(mut reply) => {
             reply.extended_errors = entry.kept().extended_errors.to_vec();
-            let home = wanted.snapshot.home(wanted.route, true);
+            let home = wanted.home(true);
             let mut answer = Entry::from_reply(&reply, wanted.snapshot.limits(wanted.route), false, home, entry.born);
             answer.rcode = entry.rcode;
             answer
@@ -133,7 +135,7 @@ pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entr
     let asked = resolver.millis(wanted.asked);
     let at_home = |entry: &mut Entry| {
         let at_home = entry.home.generation == wanted.snapshot.generation
-            || wanted.snapshot.rehome(entry.home, wanted.key.name()).is_some();
+            || wanted.snapshot.rehome(entry.home, &wanted.key).is_some();
         at_home.then(|| (entry.clone(), entry.worth(asked, stale)))
     };
     resolver.cache.with(wanted.hash, &wanted.key, at_home).flatten()
@@ -210,20 +212,21 @@ async fn ask_and_follow<U: Ask>(
     let unreadable = |_| (ede::NETWORK_ERROR, format!("upstream {}: malformed reply", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
-    let stripped = if route.deny_private_addresses { rebinding::strip(&reply) } else { None };
+    let horizon = snapshot.horizon(wanted.key.horizon());
+    let stripped = if horizon.strips(route) { rebinding::strip(&reply) } else { None };
     if let Some(wire) = &stripped {
         reply = Reply::read(wire).map_err(unreadable)?;
     }
     // What records were taken out of is not what the upstream vouched for.
     let trust_ad = group.config.trust_ad && stripped.is_none();
     let limits = snapshot.limits(wanted.route);
-    let Some(fork) = fork(snapshot, &reply, wanted.route) else {
+    let Some(fork) = fork(snapshot, horizon, &reply, wanted.route) else {
         let (follows, now) = (reply.may_lead_on(), resolver.now());
         if stripped.is_some() {
             errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
         }
         reply.extended_errors = errors;
-        return Ok(Entry::from_reply(&reply, limits, trust_ad, snapshot.home(wanted.route, follows), now));
+        return Ok(Entry::from_reply(&reply, limits, trust_ad, wanted.home(follows), now));
     };
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
         return Err((ede::OTHER, "CNAMEs lead in a circle or too far".into()).into());
@@ -238,7 +241,7 @@ async fn ask_and_follow<U: Ask>(
         errors.extend(rest.extended_errors);
     }
     joined.extended_errors = errors;
-    let home = snapshot.home(wanted.route, true);
+    let home = wanted.home(true);
     Ok(Entry::from_reply(&joined, limits, authentic, home, resolver.now()))
 }
 
@@ -260,9 +263,10 @@ async fn look_up<U: Ask>(
     trail: &mut Vec<Vec<u8>>,
 ) -> Result<Rest, NoAnswer> {
     let (key, route, alias) = match local(&from.snapshot, &key) {
-        Local::Answer(code, records) => {
-            let wire = message(key.question(), |query, out| make::local(query, code, false, &records, &[], out));
-            return Ok(Rest { wire, extended_errors: Vec::new() });
+        Local::Answer(Own { rcode, records, error }) => {
+            let wire = message(key.question(), |query, out| make::local(query, rcode, false, &records, &[], out));
+            let extended_errors = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
+            return Ok(Rest { wire, extended_errors });
         }
         Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
         Local::Not { route } => (key, route, None),
@@ -313,7 +317,7 @@ struct Fork {
     target: Vec<u8>,
 }
 
-fn fork(snapshot: &Snapshot, reply: &Reply<'_>, route: u16) -> Option<Fork> {
+fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -> Option<Fork> {
     if !reply.may_lead_on() {
         return None;
     }
@@ -322,9 +326,9 @@ fn fork(snapshot: &Snapshot, reply: &Reply<'_>, route: u16) -> Option<Fork> {
         let mut buffer = [0; MAX_NAME];
         let len = expand(reply.message, link.rdata_at(), &mut buffer)?;
         let target = buffer[..len].to_ascii_lowercase();
-        let found = snapshot.router.find(&target);
+        let found = horizon.router.find(&target);
         let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
-        if special || snapshot.records.has(&target) || found.is_none_or(|(other, _)| other != route) {
+        if special || horizon.records.has(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
             return Some(Fork { links: links[..=at].to_vec(), target });
         }
     }

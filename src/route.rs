@@ -1,35 +1,45 @@
-//! Split horizon: which route a name takes. The longest suffix wins, on label boundaries.
+//! Split horizon: which way a name goes. The longest suffix wins, on label boundaries.
 
 use foldhash::HashMap;
 
-use crate::config::Config;
-use crate::wire::name::suffixes;
+use crate::wire::name::{Name, suffixes};
 
-/// Every claimed suffix and the route that claims it.
+/// Where a name goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the servers of the route with this number.
+    Route(u16),
+    /// Nowhere: it does not exist for those who ask.
+    Denied,
+}
+
+/// Every claimed suffix and where it goes.
 #[derive(Clone, Debug)]
 pub struct Router {
     /// The configuration's, so nobody else can make them collide.
-    suffixes: HashMap<Box<[u8]>, u16>,
+    suffixes: HashMap<Box<[u8]>, Way>,
     /// The most labels of a claimed suffix, so that a deep name is not looked up suffix by suffix.
     deepest: usize,
 }
 
 impl Router {
-    /// The router of a configuration's routes.
-    pub fn new(config: &Config) -> Self {
-        let mut claimed = HashMap::default();
-        let mut deepest = 0;
-        for (index, route) in (0..).zip(&config.routes) {
-            for zone in &route.zones {
-                claimed.insert(zone.as_wire().into(), index);
-                deepest = deepest.max(zone.label_count());
-            }
+    /// The router of these claims; of two to one zone the later one holds.
+    pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+        let mut router = Self { suffixes: HashMap::default(), deepest: 0 };
+        for (zone, way) in claims {
+            router.suffixes.insert(zone.as_wire().into(), way);
+            router.deepest = router.deepest.max(zone.label_count());
         }
-        Self { suffixes: claimed, deepest }
+        router
     }
 
-    /// The index of the route for `name` (lower-case wire form), and how many labels its suffix has.
-    pub fn find(&self, name: &[u8]) -> Option<(u16, usize)> {
+    /// All claims, in no order.
+    pub fn ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
+        self.suffixes.iter().map(|(zone, way)| (&**zone, *way))
+    }
+
+    /// Where `name` (lower-case wire form) goes, and how many labels the suffix has that says so.
+    pub fn find(&self, name: &[u8]) -> Option<(Way, usize)> {
         let labels = suffixes(name).count().saturating_sub(1);
         suffixes(name)
             .enumerate()
@@ -41,12 +51,10 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::name::Name;
 
     fn router(zones: &[&str]) -> Router {
-        let zones = zones.iter().map(|zone| zone.parse::<Name>().expect(zone));
-        let deepest = zones.clone().map(|zone| zone.label_count()).max().unwrap_or(0);
-        Router { suffixes: zones.map(|zone| zone.as_wire().into()).zip(0..).collect(), deepest }
+        let zones: Vec<Name> = zones.iter().map(|zone| zone.parse().expect(zone)).collect();
+        Router::new(zones.iter().zip((0..).map(Way::Route)))
     }
 
     #[test]
@@ -63,6 +71,7 @@ mod tests {
             (".", (0, 0)),
         ] {
             let name: Name = name.parse().expect(name);
+            let expected = (Way::Route(expected.0), expected.1);
             assert_eq!(router.find(name.as_wire()), Some(expected), "{name}");
         }
     }
@@ -72,6 +81,7 @@ mod tests {
         let router = router(&["local"]);
         for (name, expected) in [("a.local", Some((0, 1))), ("a.b", None), (".", None)] {
             let name: Name = name.parse().expect(name);
+            let expected = expected.map(|(route, depth)| (Way::Route(route), depth));
             assert_eq!(router.find(name.as_wire()), expected, "{name}");
         }
     }

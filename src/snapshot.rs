@@ -1,19 +1,20 @@
 //! One configuration made ready to answer from. Immutable: a reload builds another and swaps the pointer.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
+use crate::clients::Views;
 use crate::config::{Config, Route, ServerAddress};
-use crate::local::records::Records;
+use crate::horizon::{self, Horizon};
 use crate::local::special::Special;
 use crate::metrics::Metrics;
-use crate::route::Router;
+use crate::route::Way;
 use crate::upstream::{Group, Server};
+use crate::wire::query::Key;
 use crate::wire::rtype;
 
 /// A configuration, its tables, and its upstream groups.
@@ -25,44 +26,54 @@ pub struct Snapshot {
     pub config: Config,
     /// Who may ask.
     pub admission: Admission,
-    /// Which route a name takes.
-    pub router: Router,
-    /// Static records.
-    pub records: Records,
+    /// Which view a client is of.
+    pub views: Views,
+    /// What each of these sees, by its number in [`Config::views`]: an index of the horizons.
+    sees: Vec<u16>,
+    /// What clients see; the first is for those who are of no view.
+    horizons: Vec<Horizon>,
     /// Special-use names.
     pub special: Special,
     /// The groups, as [`Route::to`] counts them.
     pub groups: Vec<Arc<Group>>,
-    realms: Vec<u32>,
-    whole: u32,
 }
 
 impl Snapshot {
     /// The first snapshot, or the one after `previous`: servers that both have keep their health.
     pub fn new(config: Config, metrics: &Metrics, previous: Option<&Self>) -> Self {
         let groups = groups(&config, metrics, previous);
-        let realm = |route: &Route| {
-            let limits = (config.cache.max_ttl, config.cache.negative_max_ttl);
-            let zoneless = (route.negative_max_ttl, route.deny_private_addresses);
-            number(&(limits, zoneless, groups.get(route.to).map(|group| group.realm())))
-        };
-        let upstreams: Vec<u64> = groups.iter().map(|group| group.realm()).collect();
+        let generation = previous.map_or(0, |previous| previous.generation.wrapping_add(1));
+        let mut horizons = vec![Horizon::new(&config, None, &groups)];
+        let mut sees = Vec::new();
+        for view in &config.views {
+            // Those who see the same share what is cached.
+            sees.push(if horizon::differs(view) { horizons.len() as u16 } else { 0 });
+            if horizon::differs(view) {
+                horizons.push(Horizon::new(&config, Some(view), &groups));
+            }
+        }
         Self {
-            generation: previous.map_or(0, |previous| previous.generation.wrapping_add(1)),
+            generation,
             admission: Admission::new(&config.server.allow),
-            router: Router::new(&config),
-            records: Records::new(&config),
+            views: Views::new(&config.views, generation),
+            sees,
+            horizons,
             special: Special::new(),
-            realms: config.routes.iter().map(realm).collect(),
-            whole: number(&(
-                &config.routes,
-                upstreams,
-                config.records.iter().map(|record| (&record.name, record.rtype, &record.rdata)).collect::<Vec<_>>(),
-                (config.cache.max_ttl, config.cache.negative_max_ttl),
-            )),
             groups,
             config,
         }
+    }
+
+    /// What the clients of a view see, as [`Key::horizon`] has it; `view` as [`Config::views`] counts.
+    #[inline]
+    pub fn sees(&self, view: Option<usize>) -> u16 {
+        view.and_then(|view| self.sees.get(view).copied()).unwrap_or(0)
+    }
+
+    /// The horizon with this number; the common one if there is none.
+    pub fn horizon(&self, number: u16) -> &Horizon {
+        // There is always the first.
+        self.horizons.get(usize::from(number)).unwrap_or(&self.horizons[0])
     }
 
     /// The route of that number.
@@ -82,21 +93,25 @@ impl Snapshot {
         Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative) }
     }
 
-    /// Where an answer that came through `route` belongs. One that `follows` a CNAME depends on all routes.
-    pub fn home(&self, route: u16, follows: bool) -> Home {
-        let realm = if follows { self.whole } else { self.realms.get(usize::from(route)).copied().unwrap_or(0) };
-        Home { generation: self.generation, route, realm }
+    /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends
+    /// on all routes.
+    pub fn home(&self, horizon: u16, route: u16, follows: bool) -> Home {
+        Home { generation: self.generation, route, realm: self.horizon(horizon).realm(route, follows) }
     }
 
-    /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `name` (lower-case
-    /// wire form), because that is static or special now, takes another route, or is asked of others.
+    /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `key`, because its name
+    /// is static, special or denied now, takes another route, or is asked of others.
     #[cold]
-    pub fn rehome(&self, home: Home, name: &[u8]) -> Option<Home> {
-        let (route, depth) = self.router.find(name)?;
-        if self.records.has(name) || self.special.find(name, rtype::A, depth).is_some() {
+    pub fn rehome(&self, home: Home, key: &Key) -> Option<Home> {
+        let (name, horizon) = (key.name(), self.horizons.get(usize::from(key.horizon()))?);
+        let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
+        if horizon.records.has(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
         }
-        [self.home(route, false), self.home(route, true)].into_iter().find(|now| now.realm == home.realm)
+        [false, true]
+            .map(|follows| self.home(key.horizon(), route, follows))
+            .into_iter()
+            .find(|now| now.realm == home.realm)
     }
 
     /// Why a reload to `next` is not enough: what it changes that only a start reads.
@@ -157,12 +172,6 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
         })
     };
     config.upstreams.iter().map(build).collect()
-}
-
-fn number(value: &impl Hash) -> u32 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish() as u32
 }
 
 fn seconds(duration: Duration) -> u32 {

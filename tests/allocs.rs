@@ -159,7 +159,7 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let reply = Reply::read(&wire).expect("a good reply");
-        let home = self.snapshot.home(0, false);
+        let home = self.snapshot.home(0, 0, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
         let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
@@ -218,7 +218,9 @@ fn knowing_who_asks_allocates_nothing() {
             namespace: None,
             uid: Some(uid.to_string().into()),
             labels: Box::default(),
+            more_labels: false,
             job: None,
+            memo: Default::default(),
         };
         Event::Seen(Pod {
             uid: uid.to_string().into(),
@@ -257,7 +259,7 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
     wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
     wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
     let reply = Reply::read(&wire).expect("a good reply");
-    let entry = Entry::from_reply(&reply, LIMITS, false, scene.snapshot.home(0, false), scene.resolver.now());
+    let entry = Entry::from_reply(&reply, LIMITS, false, scene.snapshot.home(0, 0, false), scene.resolver.now());
     let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
     scene.resolver.cache.insert(scene.resolver.cache.hash(&key), &key, entry);
     assert!(scene.ask(QUERY, false).is_some());

@@ -74,7 +74,7 @@ impl Cache {
             };
             let key = Key::new(&query, 0);
             let hash = resolver.cache.hash(&key);
-            let entry = Entry::from_reply(&reply, limits, false, snapshot.home(0, false), resolver.now());
+            let entry = Entry::from_reply(&reply, limits, false, snapshot.home(0, 0, false), resolver.now());
             resolver.cache.insert(hash, &key, entry);
             // Asked for again, so that it stays.
             resolver.cache.with(hash, &key, |_| ());

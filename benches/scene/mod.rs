@@ -80,7 +80,7 @@ impl Scene {
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
         let reply = Reply::read(&case.reply).expect("a good reply");
-        let home = scene.snapshot.home(1, false);
+        let home = scene.snapshot.home(0, 1, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
         scene.resolver.cache.insert(hash, &key, entry);

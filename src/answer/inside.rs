@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::{Local, Resolver, Turn, local, stale_window};
+use super::{Local, Own, Resolver, Turn, local, stale_window};
 use crate::cache::entry::Worth;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
@@ -119,12 +119,17 @@ fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_
     let snapshot = turn.snapshot;
     let question = key.for_question(name, rtype::A);
     let (target, route, mut lines) = match local(snapshot, &question) {
-        Local::Answer(code, _) => {
-            let what = if snapshot.records.has(name) { "a static record" } else { "a special-use name" };
+        Local::Answer(Own { rcode, records: _, error }) => {
+            let is_static = snapshot.horizon(key.horizon()).records.has(name);
+            let what = match error {
+                Some((_, why)) => why,
+                None if is_static => "a static record",
+                None => "a special-use name",
+            };
             (
                 name.to_vec(),
                 None,
-                vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode_label(code))],
+                vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode_label(rcode))],
             )
         }
         Local::Alias(_, target, route) => {

@@ -24,9 +24,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use crate::cache::entry::Worth;
+use crate::admission::Rates;
+use crate::cache::entry::{Home, Worth};
 use crate::cache::{Cache, Entry, Millis};
-use crate::clients::{Clients, Fixed};
+use crate::clients::{Clients, Fixed, Tables};
 use crate::coalesce::Coalesce;
 use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::{Jobs, Ledger};
@@ -42,7 +43,7 @@ pub mod late;
 pub mod ours;
 
 pub use late::{Finished, finish};
-pub use ours::{LOOP_CHECK, Local, local};
+pub use ours::{LOOP_CHECK, Local, Own, local};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -67,6 +68,8 @@ pub struct Resolver {
     pub clients: Clients,
     /// What each of them asked, and how it fared.
     pub jobs: Jobs,
+    /// How much each of them asked of late, where a view limits that.
+    rates: Rates,
     epoch: Instant,
 }
 
@@ -82,6 +85,8 @@ pub struct Turn<'a> {
     tally: &'a mut Tally,
     /// Its notes of who got what.
     ledger: &'a mut Ledger,
+    /// Who asks, if that decides what is answered.
+    tables: Option<Tables>,
 }
 
 impl Turn<'_> {
@@ -90,6 +95,13 @@ impl Turn<'_> {
     fn answered(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source) {
         self.tally.response(rcode, source);
         self.ledger.count(client, route, rcode, source, self.now);
+    }
+
+    /// Which view a client is of, as [`crate::config::Config::views`] counts.
+    #[inline]
+    fn view(&self, client: IpAddr) -> Option<usize> {
+        let tables = self.tables.as_ref()?;
+        self.snapshot.views.of(&tables.who(client, self.now), client)
     }
 
     fn wanted(
@@ -135,6 +147,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Where the answer belongs; one that `follows` a CNAME depends on all routes.
+    pub fn home(&self, follows: bool) -> Home {
+        self.snapshot.home(self.key.horizon(), self.route, follows)
+    }
+
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
         let Self { key, hash, route, snapshot, alias: _, asked, client } = self;
@@ -152,6 +169,7 @@ impl Resolver {
             metrics,
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             jobs: Jobs::new(),
+            rates: Rates::new(),
             snapshot: ArcSwap::from_pointee(snapshot),
             epoch: Instant::now(),
         }
@@ -176,7 +194,8 @@ impl Resolver {
         tally: &'a mut Tally,
         ledger: &'a mut Ledger,
     ) -> Turn<'a> {
-        Turn { snapshot, at, now: self.millis(at), tally, ledger }
+        let tables = (!snapshot.views.is_empty()).then(|| self.clients.tables());
+        Turn { snapshot, at, now: self.millis(at), tally, ledger, tables }
     }
 
     /// The moment of `millis`.
@@ -212,7 +231,13 @@ impl Resolver {
             let error = make::extended_error(ede::PROHIBITED, "this client may not ask: see server.allow");
             return Response::Reply(make::local(&query, rcode::REFUSED, false, &LocalRecords::default(), &error, out));
         }
-        let key = Key::new(&query, 0);
+        let view = turn.view(client);
+        if let Some(view) = view
+            && let Some(len) = self.over_rate(turn, view, &query, client, over_tcp, out)
+        {
+            return Response::Reply(len);
+        }
+        let key = Key::new(&query, turn.snapshot.sees(view));
         let hash = self.cache.hash(&key);
         match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
             Some(Cached::Reply { len, rcode, source, refresh }) => {
@@ -220,7 +245,7 @@ impl Resolver {
                 turn.answered(client, route, rcode, source);
                 turn.tally.query(over_tcp, query.qtype, Some(route));
                 if rcode != rcode::NOERROR {
-                    self.note(turn, client, &key, hash, route, rcode, source);
+                    self.note(turn, client, &key, hash, route, rcode, source, None);
                 }
                 match refresh {
                     // An entry of this configuration came through the route of its name.
@@ -232,13 +257,53 @@ impl Resolver {
         }
     }
 
+    /// The reply to a client that has asked more than its view lets it, if it has.
+    #[inline(never)]
+    fn over_rate(
+        &self,
+        turn: &mut Turn<'_>,
+        view: usize,
+        query: &Query<'_>,
+        client: IpAddr,
+        over_tcp: bool,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let view = turn.snapshot.config.views.get(view)?;
+        let limit = view.client_max_qps?;
+        if self.rates.admits(client, limit, turn.at.saturating_duration_since(self.epoch)) {
+            return None;
+        }
+        turn.tally.query(over_tcp, query.qtype, None);
+        turn.answered(client, NO_ROUTE, rcode::SERVFAIL, Source::Local);
+        // One for all that it asks: what for does not matter.
+        let (name, qtype, source) = (query.name(), query.qtype, Source::Local);
+        let failed = Failed { name, hash: 0, qtype, route: NO_ROUTE, rcode: rcode::SERVFAIL, source };
+        let error =
+            make::extended_error(ede::OTHER, &format!("view {}: client_max_qps = {limit} is used up", view.name));
+        turn.ledger.fail(client, failed, turn.now, || Some(error.clone().into()));
+        Some(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out))
+    }
+
     /// Notes an answer from here that is none. Names that do not exist are asked for in masses: for these it allocates
     /// nothing.
     #[inline(never)]
     #[allow(clippy::too_many_arguments)]
-    fn note(&self, turn: &mut Turn<'_>, client: IpAddr, key: &Key, hash: u64, route: u16, rcode: u16, source: Source) {
+    fn note(
+        &self,
+        turn: &mut Turn<'_>,
+        client: IpAddr,
+        key: &Key,
+        hash: u64,
+        route: u16,
+        rcode: u16,
+        source: Source,
+        error: Option<(u16, &str)>,
+    ) {
         let failed = Failed { name: key.name(), hash, qtype: key.qtype(), route, rcode, source };
         turn.ledger.fail(client, failed, turn.now, || {
+            if let Some((code, text)) = error {
+                return Some(make::extended_error(code, text).into());
+            }
             // Only a remembered failure has more to say.
             let remembered = source == Source::Hit && rcode == rcode::SERVFAIL;
             let said = |entry: &mut Entry| Box::<[u8]>::from(entry.kept().extended_errors);
@@ -292,12 +357,14 @@ impl Resolver {
         };
         turn.tally.query(over_tcp, query.qtype, route);
         let (target, hash, route, alias) = match found {
-            Local::Answer(rcode, records) => {
+            Local::Answer(Own { rcode, records, error }) => {
                 turn.answered(client, NO_ROUTE, rcode, Source::Local);
                 if rcode != rcode::NOERROR {
-                    self.note(turn, client, &key, hash, NO_ROUTE, rcode, Source::Local);
+                    self.note(turn, client, &key, hash, NO_ROUTE, rcode, Source::Local, error);
                 }
-                return Response::Reply(make::local(query, rcode, false, &records, options, out));
+                let error = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
+                let options = [options, &error].concat();
+                return Response::Reply(make::local(query, rcode, false, &records, &options, out));
             }
             Local::Alias(records, target, route) => {
                 let target = key.for_name(&target);
@@ -308,7 +375,7 @@ impl Resolver {
         };
         if self.metrics.pending.get() >= MAX_PENDING {
             turn.answered(client, route, rcode::SERVFAIL, Source::Local);
-            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local);
+            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local, None);
             let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
         }
@@ -330,7 +397,7 @@ enum Cached {
 fn cached(turn: &Turn<'_>, entry: &mut Entry, query: &Query<'_>, key: &Key, options: &[u8], out: &mut [u8]) -> Cached {
     let snapshot = turn.snapshot;
     if entry.home.generation != snapshot.generation {
-        let Some(home) = snapshot.rehome(entry.home, key.name()) else { return Cached::Nothing };
+        let Some(home) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
         entry.home = home;
     }
     let route = entry.home.route;

@@ -3,18 +3,25 @@
 use crate::fetch;
 use crate::local::records::{Found, Records};
 use crate::local::server_facts;
+use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
+use crate::wire::name::suffixes;
 use crate::wire::query::Key;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{class, ede, rcode, rtype};
 
 /// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
+/// Why a denied name does not exist.
+const DENIED: &str = "denied: the view that this client is of does not show this zone";
+/// How long a denied name may be held for not to exist, in seconds: a view may change.
+const DENIED_TTL: u32 = 30;
+
 /// What nodens itself has to say to a question.
 pub enum Local {
-    /// A response code and its records.
-    Answer(u16, LocalRecords),
+    /// This.
+    Answer(Own),
     /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
     Alias(LocalRecords, Vec<u8>, u16),
     /// Nothing: it takes this route.
@@ -24,40 +31,67 @@ pub enum Local {
     },
 }
 
+/// An answer of nodens's own.
+pub struct Own {
+    /// The response code.
+    pub rcode: u16,
+    /// Its records.
+    pub records: LocalRecords,
+    /// The extended error that says why it is no better: its code and text.
+    pub error: Option<(u16, &'static str)>,
+}
+
+impl Own {
+    /// One that needs no explanation.
+    fn plain(rcode: u16, records: LocalRecords) -> Self {
+        Self { rcode, records, error: None }
+    }
+}
+
 /// Whether nodens answers a question itself.
 pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     let (name, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
     if qclass == class::CH {
         let (rcode, records) = server_facts::chaos(name, qtype);
-        return Local::Answer(rcode, records);
+        return Local::Answer(Own::plain(rcode, records));
     }
     if qtype == rtype::ANY {
-        return Local::Answer(rcode::NOERROR, server_facts::any());
+        return Local::Answer(Own::plain(rcode::NOERROR, server_facts::any()));
     }
     if name.ends_with(LOOP_CHECK) {
         fetch::loop_check(snapshot, name);
-        return Local::Answer(rcode::NXDOMAIN, LocalRecords::default());
+        return Local::Answer(Own::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
-    match snapshot.records.find(name, qtype, qclass) {
-        Some(Found::Answer(records)) => return Local::Answer(Records::RCODE, records),
+    let horizon = snapshot.horizon(key.horizon());
+    match horizon.records.find(name, qtype, qclass) {
+        Some(Found::Answer(records)) => return Local::Answer(Own::plain(Records::RCODE, records)),
         Some(Found::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
                 Local::Not { route } => Local::Alias(records, target.as_wire().to_vec(), route),
-                // A special-use name behind a static alias: its records join the alias's.
-                Local::Answer(rcode, more) => Local::Answer(rcode, records.followed_by(&more, target.as_wire())),
-                Local::Alias(..) => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
+                // A special-use or denied name behind a static alias: its records join the alias's.
+                Local::Answer(own) => {
+                    Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
+                }
+                Local::Alias(..) => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
             };
         }
         None => {}
     }
-    let route = snapshot.router.find(name);
-    let claimed = route.map_or(0, |(_, depth)| depth);
+    let found = horizon.router.find(name);
+    let claimed = found.map_or(0, |(_, depth)| depth);
     if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
-        return Local::Answer(rcode, records);
+        return Local::Answer(Own::plain(rcode, records));
     }
-    match route {
-        Some((route, _)) => Local::Not { route },
+    match found {
+        Some((Way::Route(route), _)) => Local::Not { route },
+        Some((Way::Denied, depth)) => {
+            let labels = suffixes(name).count() - 1;
+            let zone = suffixes(name).nth(labels - depth).unwrap_or(name);
+            let mut records = LocalRecords::default();
+            records.soa(zone, DENIED_TTL);
+            Local::Answer(Own { rcode: rcode::NXDOMAIN, records, error: Some((ede::BLOCKED, DENIED)) })
+        }
         // The configuration was checked to cover every name.
-        None => Local::Answer(rcode::SERVFAIL, LocalRecords::default()),
+        None => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
     }
 }

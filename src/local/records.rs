@@ -2,7 +2,7 @@
 
 use foldhash::HashMap;
 
-use crate::config::{self, Config};
+use crate::config;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::Name;
 use crate::wire::{class, rcode, rtype};
@@ -27,10 +27,10 @@ pub enum Found {
 }
 
 impl Records {
-    /// The table of a configuration's records.
-    pub fn new(config: &Config) -> Self {
+    /// The table of these records.
+    pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Self {
         let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::default();
-        for record in &config.records {
+        for record in records {
             table.entry(record.name.as_wire().into()).or_default().push(record.clone());
         }
         Self(table)

@@ -136,6 +136,8 @@ pub mod ede {
     pub const STALE: u16 = 3;
     /// The failure is remembered, nobody was asked.
     pub const CACHED_ERROR: u16 = 13;
+    /// Whoever runs this server denies the name.
+    pub const BLOCKED: u16 = 15;
     /// Filtered by policy of this server.
     pub const FILTERED: u16 = 17;
     /// This client may not ask.

@@ -185,7 +185,7 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
     Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), keepalive }))
 }
 
-/// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, view.
+/// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, horizon.
 ///
 /// It lives on the stack, so that a look-up allocates nothing.
 #[derive(Clone)]
@@ -203,12 +203,12 @@ mod bit {
 }
 
 impl Key {
-    /// Bytes after the name: type, class, flags, view.
+    /// Bytes after the name: type, class, flags, horizon.
     const TAIL: usize = 7;
 
-    /// The key of a query that came through `view`.
+    /// The key of a query of a client that sees this horizon.
     #[inline]
-    pub fn new(query: &Query<'_>, view: u16) -> Self {
+    pub fn new(query: &Query<'_>, horizon: u16) -> Self {
         let mut flags = 0;
         for (set, bit) in [
             (query.flags & flag::RD != 0, bit::RD),
@@ -218,21 +218,21 @@ impl Key {
         ] {
             flags |= if set { bit } else { 0 };
         }
-        Self::of(query.name(), query.qtype, query.qclass, flags, view)
+        Self::of(query.name(), query.qtype, query.qclass, flags, horizon)
     }
 
     /// The same key for another name: a CNAME's target is looked up as its owner was.
     pub fn for_name(&self, wire: &[u8]) -> Self {
-        Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.view())
+        Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.horizon())
     }
 
     /// The same key for another name and type.
     pub fn for_question(&self, wire: &[u8], qtype: u16) -> Self {
-        Self::of(wire, qtype, self.qclass(), self.tail()[4], self.view())
+        Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, view: u16) -> Self {
+    fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, horizon: u16) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -241,7 +241,7 @@ impl Key {
         tail[..2].copy_from_slice(&qtype.to_be_bytes());
         tail[2..4].copy_from_slice(&qclass.to_be_bytes());
         tail[4] = flags;
-        tail[5..].copy_from_slice(&view.to_be_bytes());
+        tail[5..].copy_from_slice(&horizon.to_be_bytes());
         key.len = name.len() + Self::TAIL;
         key
     }
@@ -261,7 +261,7 @@ impl Key {
         &self.bytes[..self.len - Self::REST]
     }
 
-    /// What the question does not say: flags and view.
+    /// What the question does not say: flags and horizon.
     #[inline]
     pub fn rest(&self) -> [u8; Self::REST] {
         let at = self.len - Self::REST;
@@ -284,8 +284,8 @@ impl Key {
         u16::from_be_bytes([self.tail()[2], self.tail()[3]])
     }
 
-    /// The view asked through.
-    pub fn view(&self) -> u16 {
+    /// The number of what the client sees: see [`crate::horizon`].
+    pub fn horizon(&self) -> u16 {
         u16::from_be_bytes([self.tail()[5], self.tail()[6]])
     }
 
@@ -409,7 +409,7 @@ mod tests {
         }
         let query = Query::read(&base).expect("a query");
         let key = Key::new(&query, 7).for_name(b"\x01B\x00");
-        assert_eq!((key.name(), key.qtype(), key.qclass(), key.view()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));
+        assert_eq!((key.name(), key.qtype(), key.qclass(), key.horizon()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));
         assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());
     }
 }

@@ -101,4 +101,12 @@ scenarios! {
         name_becomes_static
         other_upstream
     }
+    views {
+        deny
+        in_place_of
+        own_routes
+        rate
+        rebinding
+        reload
+    }
 }
