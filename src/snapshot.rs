@@ -1,14 +1,14 @@
 //! One configuration made ready to answer from. Immutable: a reload builds another and swaps the pointer.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
-use crate::clients::Views;
-use crate::config::{Config, Route, ServerAddress};
+use crate::clients::{Views, Who};
+use crate::config::{Config, Route, ServerAddress, View};
 use crate::horizon::{self, Horizon};
 use crate::local::special::Special;
 use crate::metrics::Metrics;
@@ -68,6 +68,16 @@ impl Snapshot {
     #[inline]
     pub fn sees(&self, view: Option<usize>) -> u16 {
         view.and_then(|view| self.sees.get(view).copied()).unwrap_or(0)
+    }
+
+    /// How many horizons there are.
+    pub fn horizons(&self) -> u16 {
+        self.horizons.len() as u16
+    }
+
+    /// The view that a client is of.
+    pub fn view(&self, who: &Who<'_>, address: IpAddr) -> Option<&View> {
+        self.config.views.get(self.views.of(who, address)?)
     }
 
     /// The horizon with this number; the common one if there is none.

@@ -61,7 +61,7 @@ const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = 
 fn good_files() {
     let summary = "good: 2 listeners, 3 routes, 3 upstreams, cache 64MiB";
     accepted(&written(HYBRID), summary);
-    accepted(&root().join("config/nodens.toml"), summary);
+    accepted(&root().join("config/nodens.toml"), "good: 2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB");
     accepted(&root().join("config/minimal.toml"), "good: 2 listeners, 1 route, 1 upstream, cache 64MiB");
     let contract = root().join("../shared/examples/hybrid.toml");
     if contract.exists() {
@@ -270,6 +270,54 @@ fn mistakes_of_upstreams_and_routes() {
     ] {
         refused(&text, right);
     }
+}
+
+#[test]
+fn mistakes_of_views() {
+    let view = |keys: &str| format!("[[view]]\n{keys}");
+    for (text, right) in [
+        (view(""), &["1:1: `name` is missing", "1:1: the view is for nobody: give it `namespaces`"][..]),
+        (
+            view("name = 'a'\nnamspaces = ['ci']\n"),
+            &["1:1: the view is for nobody", "3:1: unknown key `namspaces`; did you mean `namespaces`?"],
+        ),
+        (
+            view("name = 'a'\nknown = true\n[[view]]\nname = 'a'\nknown = false\n"),
+            &["5:8: the same view is on line 2 already"],
+        ),
+        (
+            view("name = 'a'\nknown = false\nprojects = ['42']\n"),
+            &["3:9: known: of a client that is not known nothing is known"],
+        ),
+        (view("name = 'a'\nprojects = ['a*b']\n"), &["3:13: projects: \"a*b\": a `*` stands at the end"]),
+        (view("name = 'a'\nlabels = { }\n"), &["3:10: labels: no label is given; right would be"]),
+        (view("name = 'a'\nlabels = { a = 1 }\n"), &["3:10: labels: invalid type: integer `1`"]),
+        (view("name = 'a'\nknown = true\nclient_max_qps = 0\n"), &["4:18: client_max_qps: 0 is too little: from 1"]),
+        (
+            view("name = 'a'\nknown = true\ndeny = ['a.example']\n[[view.route]]\nzones = ['A.example']\nto = 'upp'\n"),
+            &[
+                "4:9: deny: line 6 claims a.example. already",
+                "7:6: to: there is no [upstreams.upp]; did you mean `up`?",
+            ],
+        ),
+        (
+            view("name = 'a'\nknown = true\ninherit = false\n[[view.route]]\nzones = ['a.example']\nto = 'up'\n"),
+            &["1:1: inherit = false, and nothing here covers the names outside all zones"],
+        ),
+        (
+            view("name = 'a'\nknown = true\n[[view.record]]\nname = 'x.example'\ntype = 'A'\nvalue = 'y'\n"),
+            &["7:9: value: \"y\""],
+        ),
+        (
+            (0..33).map(|n| view(&format!("name = '{n}'\nknown = true\n"))).collect(),
+            &["97:1: there are 33 views; at most 32 may be"],
+        ),
+    ] {
+        refused(&format!("{text}{REST}"), right);
+    }
+    let used = "[[view]]\nname = 'a'\nknown = true\n[[view.route]]\nzones = ['a.example']\nto = 'spare'\n\
+                [upstreams.spare]\nservers = ['9.9.9.9']\n";
+    accepted(&written(&format!("{used}{REST}")), "good: 2 listeners, 2 routes, 2 upstreams, 1 view, cache 64MiB");
 }
 
 #[test]

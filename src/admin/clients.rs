@@ -21,10 +21,12 @@ pub(super) fn who<'q>(
     let address: IpAddr = address.parse().map_err(|_| "right would be ?address=10.0.0.7\n")?;
     let now = resolver.now();
     let tables = resolver.clients.tables();
-    let mut answer = match tables.who(address, now) {
+    let who = tables.who(address, now);
+    let mut answer = match who {
         Who::Known { client, since } => known(client, since, now),
         Who::Unknown(why) => json!({ "known": false, "reason": why.label(), "explanation": why.to_string() }),
     };
+    answer["view"] = resolver.snapshot.load().view(&who, address).map(|view| view.name.as_str()).into();
     answer["address"] = Value::String(address.to_string());
     Ok(format!("{answer:#}\n"))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::clients::{self, unix_now};
 use crate::answer::Resolver;
+use crate::answer::hints::explain;
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::jobs::account::{Failure, Kind, Slow};
@@ -28,11 +29,12 @@ pub(super) fn list(resolver: &Resolver) -> String {
 /// One account, by job id, pod name or UID; none if there is none.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
     let account = resolver.jobs.find(id)?;
-    Some(format!("{:#}\n", report(&account, resolver.now())))
+    Some(format!("{:#}\n", report(resolver, &account)))
 }
 
 /// All that is known of an account.
-fn report(account: &Account, now: Millis) -> Value {
+fn report(resolver: &Resolver, account: &Account) -> Value {
+    let (now, snapshot) = (resolver.now(), resolver.snapshot.load());
     let mut report = with_client(account.client.as_deref(), totals(account, now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
@@ -53,7 +55,10 @@ fn report(account: &Account, now: Millis) -> Value {
     report["by_rcode"] = json!(rcodes);
     report["by_source"] = json!(sources);
     report["slowest"] = account.slowest.iter().map(slow).collect();
-    report["failures"] = failures.iter().map(|failure| self::failure(account, failure, now)).collect();
+    report["failures"] = failures
+        .iter()
+        .map(|failure| self::failure(failure, explain(resolver, &snapshot, account, failure), now))
+        .collect();
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({ "queries": account.searches, "names": meant });
     report
@@ -97,14 +102,14 @@ fn slow(slow: &Slow) -> Value {
     })
 }
 
-fn failure(account: &Account, failure: &Failure, now: Millis) -> Value {
+fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis) -> Value {
     json!({
         "name": Bare(&failure.name).to_string(),
         "type": RecordType::from(failure.qtype).to_string(),
         "rcode": rcode_label(failure.rcode),
         "route": failure.route.as_deref(),
-        "cause": failure.cause.label(),
-        "explanation": account.sentence(failure),
+        "cause": cause,
+        "explanation": explanation,
         "queries": failure.times,
         "first": time(failure.first, now),
         "last": time(failure.last, now),

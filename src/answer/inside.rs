@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::hints::explain;
 use super::{Local, Own, Resolver, Turn, local, stale_window};
 use crate::cache::entry::Worth;
 use crate::clients::client::Field;
@@ -78,6 +79,9 @@ fn me(resolver: &Resolver, turn: &Turn<'_>, address: IpAddr, who: Who<'_>) -> Ve
         Who::Unknown(why) => return vec![format!("{address} is not known: {why}")],
     };
     let mut lines = vec![title(client, address)];
+    if let Some(view) = turn.snapshot.view(&who, address) {
+        lines[0].push_str(&format!(", view {}", view.name));
+    }
     let tell = |account: &Account| {
         lines.push(format!(
             "{} queries, {} failed, {} for names of the search list",
@@ -89,7 +93,7 @@ fn me(resolver: &Resolver, turn: &Turn<'_>, address: IpAddr, who: Who<'_>) -> Ve
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
         for failure in failures.into_iter().take(MOST_FAILURES) {
             let seconds = turn.now.saturating_sub(failure.last) / 1_000;
-            let (name, sentence) = (Bare(&failure.name), account.sentence(failure));
+            let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, turn.snapshot, account, failure));
             lines.push(format!("{name} failed {}x, last {seconds} s ago: {sentence}", failure.times));
         }
     };
@@ -143,7 +147,8 @@ fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_
         resolver.jobs.look(client, |account| {
             let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
             let seconds = turn.now.saturating_sub(failure.last) / 1_000;
-            lines.push(format!("it failed {seconds} s ago for you: {}", account.sentence(failure)));
+            let (_, sentence) = explain(resolver, snapshot, account, failure);
+            lines.push(format!("it failed {seconds} s ago for you: {sentence}"));
             Some(())
         });
     }

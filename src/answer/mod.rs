@@ -38,6 +38,7 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
 use crate::wire::{ede, rcode};
 
+pub mod hints;
 mod inside;
 pub mod late;
 pub mod ours;

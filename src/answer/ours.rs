@@ -14,7 +14,7 @@ use crate::wire::{class, ede, rcode, rtype};
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
 /// Why a denied name does not exist.
-const DENIED: &str = "denied: the view that this client is of does not show this zone";
+const DENIED: &str = "denied to this client: the view that it is of does not show this zone";
 /// How long a denied name may be held for not to exist, in seconds: a view may change.
 const DENIED_TTL: u32 = 30;
 

@@ -191,6 +191,11 @@ impl Entry {
         Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic }
     }
 
+    /// Whether it has records that answer.
+    pub fn has_answers(&self) -> bool {
+        self.bytes.get(6..8).is_some_and(|count| count != [0, 0])
+    }
+
     /// Bytes of its allocation: what it shares, and the two counts of who shares it.
     pub(super) fn heap_size(&self) -> usize {
         self.bytes.len() + 2 * size_of::<usize>()

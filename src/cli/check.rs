@@ -44,11 +44,14 @@ impl Check {
 /// The counts that a reader would look at first.
 fn summary(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!(
-        "{}, {}, {}, cache {}",
+    let mut parts = vec![
         count(config.server.listen.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.upstreams.len(), "upstream"),
-        Size(config.cache.memory as u64),
-    )
+    ];
+    if !config.views.is_empty() {
+        parts.push(count(config.views.len(), "view"));
+    }
+    parts.push(format!("cache {}", Size(config.cache.memory as u64)));
+    parts.join(", ")
 }

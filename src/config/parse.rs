@@ -179,12 +179,13 @@ impl Check<'_, '_> {
     /// Notes each zone that is claimed twice; whether there is one for every name.
     fn claims(&self, routes: &[file::Route], deny: &[Spanned<Zone>]) -> bool {
         let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
-        for zone in routes.iter().filter_map(|route| route.zones.as_deref()).flatten().chain(deny) {
+        let zones = routes.iter().filter_map(|route| route.zones.as_deref()).flatten().map(|zone| ("zones", zone));
+        for (key, zone) in zones.chain(deny.iter().map(|zone| ("deny", zone))) {
             let again = zone.get_ref().names.iter().find_map(|name| Some((name, claimed.get(name)?)));
             if let Some((name, first)) = again {
                 let line = self.mistakes.line(first.clone());
                 self.mistakes
-                    .add(zone.span(), format!("zones: line {line} claims {name} already; a zone has one route"));
+                    .add(zone.span(), format!("{key}: line {line} claims {name} already; a zone has one route"));
             }
             for name in &zone.get_ref().names {
                 claimed.entry(name).or_insert_with(|| zone.span());
@@ -264,7 +265,10 @@ impl Check<'_, '_> {
         let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
         Some(Route {
             zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
-            label: view.map_or_else(|| label.clone(), |view| format!("{label} ({view})")),
+            label: match view {
+                Some(view) => format!("{label} ({view})"),
+                None => label,
+            },
             to: to?,
             negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
             deny_private_addresses: file.deny_private_addresses,
@@ -330,7 +334,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Select;
+    use crate::config::{Pattern, Select, Selector};
     use crate::wire::rtype;
 
     const FULL: &str = include_str!("../../config/nodens.toml");
@@ -344,8 +348,8 @@ mod tests {
         let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         assert_eq!(names, ["kube-dns", "corporate", "public"], "in the order of the file");
         assert_eq!(config.upstreams[2].select, Select::Fastest);
-        let [kube, corporate, public] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
-        assert_eq!((kube.to, corporate.to, public.to), (0, 1, 2));
+        let [kube, corporate, public, mirror] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+        assert_eq!((kube.to, corporate.to, public.to, mirror.to), (0, 1, 2, 1));
         assert_eq!(kube.label, "cluster.local 10.96.0.0/12 10.244.0.0/16");
         assert_eq!(kube.zones.len(), 1 + 16 + 1);
         assert_eq!(kube.negative_max_ttl, Some(Duration::from_secs(5)));
@@ -359,6 +363,24 @@ mod tests {
         assert_eq!((client.source.to_string().as_str(), client.name.as_str()), ("10.0.8.0/24", "build-vms"));
         let words = [&client.namespace, &client.project, &client.job, &client.runner].map(Option::as_deref);
         assert_eq!(words, ["ci", "group/project", "nightly", "shell-runner-1"].map(Some));
+        let [view] = config.views.as_slice() else { panic!("{:?}", config.views) };
+        let pattern = |text: &str| Pattern { start: text.trim_end_matches('*').to_owned(), open: text.ends_with('*') };
+        let selector = Selector {
+            namespaces: vec![pattern("ci-forks"), pattern("ci-job-*")],
+            labels: [("example.com/trust".to_owned(), "low".to_owned())].into(),
+            projects: vec![pattern("42"), pattern("group/*")],
+            runners: vec![pattern("fork-runner-*")],
+            sources: ["10.244.0.0/16", "fd00::/64"].map(|net| net.parse().expect(net)).into(),
+            known: Some(true),
+        };
+        assert_eq!((view.name.as_str(), &view.selector), ("forks", &selector));
+        assert_eq!((view.inherit, view.deny_private_addresses, view.client_max_qps), (true, Some(true), Some(500)));
+        assert_eq!(
+            view.deny.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["corp.example.", "10.in-addr.arpa."]
+        );
+        assert_eq!((view.routes.clone(), mirror.label.as_str()), (3..4, "mirror.corp.example (forks)"));
+        assert_eq!(view.records[0].rdata, [10, 0, 9, 9]);
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl<'m, 't> Table<'m, 't> {
         Self { entries, at, asked: Vec::new(), misshapen: false, mistakes }
     }
 
+    /// Whether it has any of these keys, with whatever value. To be asked before they are read.
+    pub(super) fn has_any(&self, keys: &[&str]) -> bool {
+        keys.iter().any(|key| self.entries.contains_key(*key))
+    }
+
     /// Where the table starts: its header.
     pub(super) fn at(&self) -> Range<usize> {
         self.at.clone()

@@ -21,6 +21,8 @@ pub const INHERIT: bool = true;
 pub const CLIENT_MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
 /// The most views: whether a client is of each is kept in one word beside it.
 pub const MOST_VIEWS: usize = 32;
+/// The keys that say whom a view is for.
+const SELECTS: [&str; 6] = ["namespaces", "labels", "projects", "runners", "sources", "known"];
 /// The longest key of a label: a prefix (253), a slash, a name (63).
 const LONGEST_KEY: usize = 317;
 /// The longest value of a label.
@@ -33,6 +35,8 @@ pub struct View {
     pub at: Range<usize>,
     /// Required.
     pub name: Spanned<Words>,
+    /// Whether it says whom it is for, rightly or not.
+    pub selects: bool,
     /// Default: whatever namespace.
     pub namespaces: Vec<Spanned<Glob>>,
     /// Default: whatever labels.
@@ -72,12 +76,14 @@ pub struct Labels(pub BTreeMap<String, String>);
 impl View {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| {
+            let selects = table.has_any(&SELECTS);
             let (at, name) = (table.at(), table.required("name"));
             let mut globs = |key| table.list(key).unwrap_or_default();
             let (namespaces, projects, runners) = (globs("namespaces"), globs("projects"), globs("runners"));
             Self {
                 at: at.clone(),
                 name: name.unwrap_or_else(|| Spanned::new(at, Words(String::new()))),
+                selects,
                 namespaces,
                 labels: table.value("labels"),
                 projects,
@@ -106,7 +112,7 @@ impl View {
             sources: self.sources.iter().map(|network| network.get_ref().0).collect(),
             known: self.known.as_ref().map(|known| *known.get_ref()),
         };
-        if selector == Selector::default() {
+        if !self.selects {
             let what =
                 "the view is for nobody: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
             mistakes.add(self.at.clone(), what);

@@ -17,6 +17,8 @@ pub enum Cause {
     UpstreamFailed,
     /// A limit on queries was reached.
     RateLimited,
+    /// The view that this client is of denies the name.
+    Denied,
     /// This client may not ask.
     Refused,
     /// The query could not be read, or asks for what nodens does not do.
@@ -31,6 +33,7 @@ impl Cause {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
             Self::RateLimited => "rate_limited",
+            Self::Denied => "denied",
             Self::Refused => "refused",
             Self::BadQuery => "bad_query",
         }
@@ -40,6 +43,7 @@ impl Cause {
     pub fn of(rcode: u16, source: Source, code: Option<u16>, text: &str) -> Self {
         match (rcode, source) {
             (_, Source::Refused) => Self::Refused,
+            _ if code == Some(ede::BLOCKED) => Self::Denied,
             (rcode::NXDOMAIN, _) => Self::NoSuchName,
             (rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS | rcode::REFUSED, Source::Local) => Self::BadQuery,
             (_, Source::Local) => Self::RateLimited,
@@ -86,6 +90,9 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
         (Cause::UpstreamFailed, None) => format!("no answer could be got{because}"),
         (Cause::RateLimited, _) if text.is_empty() => "not asked: too many queries wait for upstreams".to_string(),
         (Cause::RateLimited, _) => format!("not asked{because}"),
+        (Cause::Denied, _) => {
+            format!("{shown} is denied to this client: the view that it is of does not show this zone")
+        }
         (Cause::Refused, _) => "this client may not ask here: its address is not in server.allow".to_string(),
         (Cause::BadQuery, _) => "the query is malformed or asks for what nodens does not do".to_string(),
     }

@@ -221,6 +221,11 @@ impl Key {
         Self::of(query.name(), query.qtype, query.qclass, flags, horizon)
     }
 
+    /// The key of a plain query, as stub resolvers send it: recursion desired, class IN, nothing else.
+    pub fn of_stub(name: &[u8], qtype: u16, horizon: u16) -> Self {
+        Self::of(name, qtype, class::IN, bit::RD, horizon)
+    }
+
     /// The same key for another name: a CNAME's target is looked up as its owner was.
     pub fn for_name(&self, wire: &[u8]) -> Self {
         Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.horizon())
