@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod page;
+pub(crate) mod pod;
 pub(crate) mod space;
 
 /// Far longer than anything here takes: when it is over, the test has failed.

@@ -1,0 +1,203 @@
+//! A node and four pods with addresses of their own: each asks with the resolvers of glibc and musl, and report, metrics,
+//! views and explanations are right for each.
+
+use std::process::Command;
+
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use process::api::Api;
+use process::pod::{Pod, make_bridge};
+use process::space::{add_address, inside, ip};
+use process::{Dir, Nodens, eventually, serve, upstream};
+use serde_json::{Value, json};
+
+mod process;
+
+/// Where nodens is, for every pod of every node.
+const NODENS: [&str; 2] = ["169.254.20.10", "fd00:53::10"];
+
+struct Scene {
+    dir: Dir,
+    nodens: Nodens,
+    /// A job of a project that may see the private zone.
+    staff: Pod,
+    /// A job of a fork, which may not.
+    fork: Pod,
+    /// A job that has ended, whose process asks on.
+    done: Pod,
+    /// A pod that is no job.
+    plain: Pod,
+    _upstreams: [Upstream; 3],
+}
+
+fn scene() -> Scene {
+    make_bridge();
+    ip(&format!("address add {}/32 dev lo", NODENS[0]));
+    add_address(NODENS[1]);
+    let api = Api::start();
+    let dir = Dir::new();
+    let resolv = |namespace: &str, nodens: &str| {
+        format!(
+            "nameserver {nodens}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
+        )
+    };
+    let staff = Pod::start(11, &dir, &resolv("ci", NODENS[0]));
+    let fork = Pod::start(12, &dir, &resolv("ci", NODENS[1]));
+    let done = Pod::start(13, &dir, &resolv("ci", NODENS[0]));
+    let plain = Pod::start(14, &dir, &resolv("shop", NODENS[0]));
+    for (name, namespace, pod, project, job) in [
+        ("staff", "ci", &staff, Some("42"), "8123"),
+        ("fork", "ci", &fork, Some("43"), "8124"),
+        ("done", "ci", &done, Some("42"), "8122"),
+        ("plain", "shop", &plain, None, ""),
+    ] {
+        let addresses = pod.addresses.each_ref().map(String::as_str);
+        api.put(namespace, name, &addresses, |manifest| {
+            if let Some(project) = project {
+                manifest["metadata"]["labels"]["project.runner.gitlab.com/id"] = project.into();
+                manifest["metadata"]["labels"]["manager.runner.gitlab.com/name"] = "shared-1".into();
+                manifest["metadata"]["annotations"]["job.runner.gitlab.com/id"] = job.into();
+            }
+            if name == "fork" {
+                manifest["metadata"]["labels"]["example.com/trust"] = "low".into();
+            }
+            if name == "done" {
+                manifest["status"]["phase"] = "Succeeded".into();
+            }
+        });
+    }
+    let cluster = Zone::new("cluster.local.").record("web.shop.svc.cluster.local. 5 A 10.96.0.7");
+    let corp = Zone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7");
+    let public = Zone::new(".").record("www.example.com. 300 A 192.0.2.1");
+    let upstreams = [cluster, corp, public].map(upstream);
+    let [cluster, corp, public] = upstreams.each_ref().map(Upstream::address);
+    let text = format!(
+        "[server]\nlisten = [\"{}\", \"[{}]\"]\nallow = [\"10.244.1.0/24\", \"fd00:1::/64\"]\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n[kubernetes]\nwatch = true\n\
+         [upstreams.kube-dns]\nservers = [\"{cluster}\"]\n[upstreams.vpc]\nservers = [\"{corp}\"]\n\
+         [upstreams.public]\nservers = [\"{public}\"]\n\
+         [[route]]\nzones = [\"cluster.local\"]\nto = \"kube-dns\"\n\
+         [[route]]\nzones = [\".\"]\nto = \"public\"\n\
+         [[view]]\nname = \"forks\"\nlabels = {{ \"example.com/trust\" = \"low\" }}\ndeny = [\"corp.example\"]\n\
+         [[view]]\nname = \"staff\"\nprojects = [\"42\"]\n[[view.route]]\nzones = [\"corp.example\"]\nto = \"vpc\"\n",
+        NODENS[0], NODENS[1]
+    );
+    let file = dir.write("nodens.toml", &text);
+    let mut command = serve();
+    command.arg("--config").arg(file).env("KUBECONFIG", api.kubeconfig(&dir)).env("NODE_NAME", "node-1");
+    let nodens = Nodens::spawn(&mut command, Dir::new());
+    let scene = Scene { dir, nodens, staff, fork, done, plain, _upstreams: upstreams };
+    for (pod, name) in [(&scene.staff, "staff"), (&scene.fork, "fork"), (&scene.plain, "plain")] {
+        for address in &pod.addresses {
+            eventually(name, || (scene.page(&format!("clients?address={address}"))["name"] == name).then_some(()));
+        }
+    }
+    scene
+}
+
+impl Scene {
+    fn page(&self, path: &str) -> Value {
+        serde_json::from_str(&self.nodens.get(&format!("/api/v1/{path}")).body).expect("JSON")
+    }
+
+    /// A job's report, once it has as many queries as `enough` says.
+    fn report(&self, id: &str) -> Value {
+        self.page(&format!("jobs/{id}"))
+    }
+
+    /// A program of musl that prints the addresses of a name.
+    fn musl(&self) -> String {
+        let (source, program) = (self.dir.write("look.c", LOOK), self.dir.file("look"));
+        let mut command = Command::new("musl-gcc");
+        assert!(command.arg("-static").arg("-o").arg(&program).arg(source).status().expect("musl-gcc runs").success());
+        program.display().to_string()
+    }
+}
+
+#[test]
+fn each_pod_is_itself() {
+    inside("each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig"], || {
+        let scene = scene();
+        let Scene { staff, fork, done, plain, .. } = &scene;
+        let musl = scene.musl();
+        // glibc and musl, over IPv4 and IPv6, with search lists.
+        for (pod, name, address) in [
+            (staff, "www.example.com", Some("192.0.2.1")),
+            (staff, "git.corp.example", Some("10.0.0.7")),
+            (staff, "web.shop", Some("10.96.0.7")),
+            (fork, "www.example.com", Some("192.0.2.1")),
+            (fork, "git.corp.example", None),
+            (done, "www.example.com", Some("192.0.2.1")),
+            (done, "git.corp.example", None),
+            (plain, "web", Some("10.96.0.7")),
+            (plain, "git.corp.example", None),
+        ] {
+            let glibc = pod.run("getent", &["ahosts", name]);
+            let musl = pod.run(&musl, &[name]);
+            for (program, output) in [("getent", glibc), ("musl", musl)] {
+                let text = String::from_utf8_lossy(&output.stdout);
+                let found = text.split_whitespace().next().filter(|_| output.status.success());
+                assert_eq!(found, address, "{program} {name} {text}");
+            }
+        }
+
+        // Whom each is to itself.
+        let txt = |pod: &Pod, name: &str, server: &str| {
+            pod.must("dig", &[&format!("@{server}"), "+short", "+tries=1", "+timeout=30", "TXT", name])
+        };
+        for (pod, server, words) in [
+            (staff, NODENS[0], "is gitlab-job staff in namespace ci, job 8123, project 42, view staff"),
+            (staff, NODENS[1], "is gitlab-job staff in namespace ci, job 8123, project 42, view staff"),
+            (fork, NODENS[1], "is gitlab-job fork in namespace ci, job 8124, project 43, view forks"),
+            (done, NODENS[0], "10.244.1.13 is not known"),
+            (plain, NODENS[0], "is pod plain in namespace shop"),
+        ] {
+            let me = txt(pod, "me.nodens.internal.", server);
+            assert!(me.contains(words), "{words}: {me}");
+        }
+        let why = |pod: &Pod, server: &str| txt(pod, "git.corp.example.why.nodens.internal.", server);
+        for (pod, server, words) in [
+            (staff, NODENS[0], "takes route \\\"corp.example (staff)\\\" to upstream vpc"),
+            (fork, NODENS[1], "git.corp.example is denied to this client"),
+            (plain, NODENS[0], "other clients have route \\\"corp.example (staff)\\\" for it"),
+        ] {
+            let why = why(pod, server);
+            assert!(why.contains(words), "{words}: {why}");
+        }
+
+        // What the node knows of each.
+        for (id, name, causes) in [
+            ("8123", "staff", json!([])),
+            ("8124", "fork", json!([["git.corp.example", "denied"]])),
+            ("plain", "plain", json!([["git.corp.example", "other_view"]])),
+        ] {
+            let report = scene.report(id);
+            assert_eq!(report["name"], name);
+            let failures = report["failures"].as_array().expect("a list");
+            let mut told: Vec<Value> = failures.iter().map(|f| json!([f["name"], f["cause"]])).collect();
+            told.dedup();
+            assert_eq!(json!(told), causes, "{report:#}");
+        }
+        assert_eq!(scene.nodens.get("/api/v1/jobs/8122").status, 404, "it had ended before it asked");
+        let unknown = scene.report("unknown");
+        assert!(unknown["queries"].as_u64().is_some_and(|queries| queries > 0), "{unknown:#}");
+    });
+}
+
+/// Prints each address of a name on a line of its own.
+const LOOK: &str = r#"
+#include <netdb.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+int main(int argc, char **argv) {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found, *at;
+    char text[128];
+    if (argc != 2 || getaddrinfo(argv[1], "443", &hints, &found))
+        return 1;
+    for (at = found; at; at = at->ai_next)
+        if (!getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST))
+            puts(text);
+    return 0;
+}
+"#;

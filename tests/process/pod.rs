@@ -1,0 +1,86 @@
+//! Pods in network and mount namespaces of their own, on a bridge of the node that the test's namespaces are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use super::space::ip;
+use super::{DEADLINE, Dir, eventually};
+
+/// The node's addresses on the bridge; the pods' are in the same networks.
+pub(crate) const GATEWAY: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
+
+/// Makes the node's bridge; to be called inside.
+pub(crate) fn make_bridge() {
+    ip("link add pods type bridge");
+    ip(&format!("address add {}/24 dev pods", GATEWAY[0]));
+    ip(&format!("address add {}/64 dev pods nodad", GATEWAY[1]));
+    ip("link set pods up");
+}
+
+/// A pod whose only process waits. It ends when dropped.
+pub(crate) struct Pod {
+    child: Child,
+    /// Its addresses of both families.
+    pub(crate) addresses: [String; 2],
+}
+
+impl Pod {
+    /// A pod with the `number`th address of the bridge's networks, and this text as resolv.conf.
+    pub(crate) fn start(number: u8, dir: &Dir, resolv: &str) -> Self {
+        // Whatever happens to the test, it goes after a while.
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "sleep", "300"]).stdin(Stdio::null());
+        let child = command.spawn().expect("unshare runs");
+        let id = child.id();
+        let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        eventually("namespaces of a pod", || {
+            let is_sleep = fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name == "sleep\n");
+            (is_sleep && network(&id.to_string()) != network("self")).then_some(())
+        });
+        let addresses = [format!("10.244.1.{number}"), format!("fd00:1::{number:x}")];
+        let pod = Self { child, addresses };
+        ip(&format!("link add pod{number} type veth peer name eth0 netns {id}"));
+        ip(&format!("link set pod{number} master pods up"));
+        let resolv = dir.write(&format!("resolv-{number}.conf"), resolv);
+        let nsswitch = dir.write("nsswitch.conf", "hosts: files dns\n");
+        for (file, of) in [(&resolv, "/etc/resolv.conf"), (&nsswitch, "/etc/nsswitch.conf")] {
+            let of = Path::new(of).canonicalize().unwrap_or_else(|_| PathBuf::from(of));
+            pod.must("mount", &["--bind", &file.display().to_string(), &of.display().to_string()]);
+        }
+        for words in [
+            "link set lo up".to_owned(),
+            "link set eth0 up".to_owned(),
+            format!("address add {}/24 dev eth0", pod.addresses[0]),
+            format!("address add {}/64 dev eth0 nodad", pod.addresses[1]),
+            format!("route add default via {}", GATEWAY[0]),
+            format!("-6 route add default via {}", GATEWAY[1]),
+        ] {
+            pod.must("ip", &words.split(' ').collect::<Vec<_>>());
+        }
+        pod
+    }
+
+    /// Runs a program as the pod does, at most for as long as a test may take.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.arg(DEADLINE.as_secs().to_string()).args(["nsenter", "--net", "--mount", "--target"]);
+        command.arg(self.child.id().to_string()).arg(program).args(arguments);
+        command.stdin(Stdio::null()).output().expect("timeout runs")
+    }
+
+    /// What a program prints that must succeed.
+    pub(crate) fn must(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(program, arguments);
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{program} {arguments:?}: {stdout}{stderr}");
+        stdout.into_owned()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
