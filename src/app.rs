@@ -24,12 +24,12 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::admin::{Admin, HEARTBEAT};
+use crate::admission::connections::Connections;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients::{self, Fixed};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::metrics::events::Kind;
-use crate::server::connections::Connections;
 use crate::server::mmsg::Batch;
 use crate::server::socket::{self, Listeners};
 use crate::server::{Worker, tcp, udp};

@@ -3,8 +3,7 @@
 //! - [`socket`] every socket option;
 //! - [`mmsg`] datagrams in batches;
 //! - [`udp`] take a batch, answer what is known in place, hand over the rest, send a batch;
-//! - [`tcp`] framed queries: pipelined, answered out of order;
-//! - [`connections`] how many connections there may be.
+//! - [`tcp`] framed queries: pipelined, answered out of order.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +23,6 @@ use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
 use crate::wire::{LONGEST_MESSAGE, rcode};
 
-pub mod connections;
 pub mod mmsg;
 pub mod socket;
 pub mod tcp;

@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connections::{Connections, Place};
 use super::{Worker, stopped};
+use crate::admission::connections::{Connections, Place};
 use crate::answer::{Response, Turn};
 use crate::upstream::Ask;
 

@@ -1,4 +1,4 @@
-//! Who may ask, and how much.
+//! Who may ask, and how much; and [`connections`], how many connections whoever may have.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use ipnet::{IpNet, Ipv4Net};
+
+pub mod connections;
 
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;
