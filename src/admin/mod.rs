@@ -20,6 +20,7 @@ use crate::cache::Millis;
 mod api;
 mod clients;
 mod jobs;
+pub mod text;
 
 /// Requests served at once.
 const MOST_CONNECTIONS: usize = 64;

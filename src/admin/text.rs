@@ -1,0 +1,95 @@
+//! The JSON of jobs as text for people: for the command line, and for a job that looks at itself.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// A line for each job, as `/api/v1/jobs` tells of them.
+pub fn jobs(list: &Value) -> String {
+    let none = Vec::new();
+    let jobs = list["jobs"].as_array().unwrap_or(&none);
+    let mut text = format!("{:>9} {:>7} {:>7} {:>7}  {}\n", "queries", "failed", "search", "last", "who");
+    for job in jobs {
+        let number = |key: &str| job[key].as_u64().unwrap_or(0);
+        let last = format!("{:.0} s", job["last_age_seconds"].as_f64().unwrap_or(0.0));
+        let (queries, failed, search) = (number("queries"), number("failed"), number("search_list_queries"));
+        let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", who(job)); // a String takes all
+    }
+    if let Some(dropped @ 1..) = list["dropped"].as_u64() {
+        let _ = writeln!(text, "{dropped} notes found no room and are missing here");
+    }
+    text
+}
+
+/// One job, as `/api/v1/jobs/ID` tells it.
+pub fn job(job: &Value) -> String {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut text = format!("{}\n", who(job));
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(format!("  queries   {} ({} failed)", job["queries"], job["failed"]));
+    for (key, label) in [("by_route", "routes"), ("by_rcode", "codes"), ("by_source", "from")] {
+        let parts = job[key].as_object().into_iter().flatten().map(|(key, value)| format!("{key} {value}"));
+        line(format!("  {label:<9} {}", parts.collect::<Vec<_>>().join(", ")));
+    }
+    let search = &job["search_list"];
+    if search["queries"].as_u64().is_some_and(|queries| queries > 0) {
+        line(format!(
+            "  search    {} of {} queries were for names with a suffix of the search list; a final dot, or ndots: 1, spares \
+             them",
+            search["queries"], job["queries"]
+        ));
+        for meant in list(&search["names"]).iter().take(5) {
+            line(format!("            {:>5} for {}", meant["queries"], word(&meant["name"])));
+        }
+    }
+    line("  failures".to_string());
+    for failure in list(&job["failures"]) {
+        let (name, kind, times) = (word(&failure["name"]), word(&failure["type"]), &failure["queries"]);
+        line(format!("    {times}x {name} {kind}: {}", word(&failure["cause"])));
+        line(format!("      {}", word(&failure["explanation"])));
+    }
+    if list(&job["failures"]).is_empty() {
+        line("    none".to_string());
+    }
+    line("  slowest".to_string());
+    for slow in list(&job["slowest"]).iter().take(5) {
+        let millis = slow["seconds"].as_f64().unwrap_or(0.0) * 1_000.0;
+        let (name, kind, route) = (word(&slow["name"]), word(&slow["type"]), word(&slow["route"]));
+        line(format!("    {millis:>8.1} ms  {name} {kind} by route {route}"));
+    }
+    text
+}
+
+fn who(job: &Value) -> String {
+    let mut text = word(&job["name"]);
+    for (key, before) in [("kind", ", "), ("namespace", ", namespace "), ("job_id", ", job ")] {
+        if let Some(value) = job[key].as_str() {
+            text.push_str(before);
+            text.push_str(&plain(value));
+        }
+    }
+    text
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| "-".to_string(), plain)
+}
+
+/// Jobs name themselves and what they ask: no control character of theirs reaches a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_say_of_themselves_does_not_steer_the_terminal() {
+        let text = jobs(&serde_json::json!({ "jobs": [{ "name": "a\u{1b}[2J", "queries": 3 }] }));
+        assert!(text.ends_with("  a\u{fffd}[2J\n") && text.contains("3"), "{text:?}");
+    }
+}
