@@ -5,6 +5,7 @@
 //!    │                      worker 1 ─┤         upstream sockets; shared: cache, health, counters, the snapshot
 //!    │                      ...      ─┘
 //!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are
+//!    │                      report ────── what each client may see of itself, where that is wanted
 //!    ├──► reload ── a new snapshot, one pointer swap
 //!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
 //! ```
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
+use crate::admin::report::Report;
 use crate::admin::{Admin, HEARTBEAT};
 use crate::admission::connections::Connections;
 use crate::answer::{LOOP_CHECK, Resolver};
@@ -44,9 +46,10 @@ pub struct Running {
     resolver: Arc<Resolver>,
     listen: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
+    report: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<usize>>,
-    control: Option<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
 }
 
 /// Why nodens could not start. Trying again makes sense only after the cause is gone.
@@ -79,16 +82,23 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let (mut running, parts, control) = prepare(config, workers)?;
-    for part in parts {
+    let (mut running, parts) = prepare(config, workers)?;
+    for part in parts.workers {
         let name = format!("nodens-{}", part.number);
         let handle = thread(name, || block_on_local(part.run()).unwrap_or(0)).map_err(StartError::Thread)?;
         running.workers.push(handle);
     }
     let control = thread("nodens-control".into(), || {
-        block_on_local(control.run());
+        block_on_local(parts.control.run());
     });
-    running.control = Some(control.map_err(StartError::Thread)?);
+    running.others.push(control.map_err(StartError::Thread)?);
+    if let Some(report) = parts.report {
+        // Whatever clients do there, upstreams are probed in time.
+        let report = thread("nodens-report".into(), || {
+            block_on_local(report.run());
+        });
+        running.others.push(report.map_err(StartError::Thread)?);
+    }
     Ok(running)
 }
 
@@ -98,9 +108,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 /// # Errors
 /// As for [`start`].
 pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
-    let (running, parts, control) = prepare(config, 1)?;
-    tokio::task::spawn_local(control.run());
-    let parts = parts.into_iter().map(WorkerPart::run);
+    let (running, parts) = prepare(config, 1)?;
+    tokio::task::spawn_local(parts.control.run());
+    parts.report.map(|report| tokio::task::spawn_local(report.run()));
+    let parts = parts.workers.into_iter().map(WorkerPart::run);
     let worker = tokio::task::spawn_local(async move {
         let mut left = 0;
         for part in parts {
@@ -111,8 +122,15 @@ pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<us
     Ok((running, worker))
 }
 
+/// All that runs.
+struct Parts {
+    workers: Vec<WorkerPart>,
+    control: ControlPart,
+    report: Option<ReportPart>,
+}
+
 /// Binds every address and builds all parts, none of them running yet.
-fn prepare(config: Config, workers: usize) -> Result<(Running, Vec<WorkerPart>, ControlPart), StartError> {
+fn prepare(config: Config, workers: usize) -> Result<(Running, Parts), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let listen_on = |what| move |address: SocketAddr, error| StartError::Listen { address, what, error };
     let mut listeners = Vec::new();
@@ -124,6 +142,8 @@ fn prepare(config: Config, workers: usize) -> Result<(Running, Vec<WorkerPart>, 
         Some(address) => Some(admin_listener(address).map_err(|error| listen_on("admin")(address, error))?),
         None => None,
     };
+    let report = |address: &SocketAddr| socket::http(*address).map_err(|error| listen_on("report")(*address, error));
+    let report = config.report.iter().map(report).collect::<Result<Vec<_>, _>>()?;
     let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
 
     let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
@@ -131,10 +151,11 @@ fn prepare(config: Config, workers: usize) -> Result<(Running, Vec<WorkerPart>, 
     let running = Running {
         listen: listeners.iter().map(|listeners| listeners.address).collect(),
         admin: admin_address,
+        report: report.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
         resolver: Arc::clone(&resolver),
         stop,
         workers: Vec::new(),
-        control: None,
+        others: Vec::new(),
     };
     let now = resolver.now();
     let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
@@ -147,8 +168,13 @@ fn prepare(config: Config, workers: usize) -> Result<(Running, Vec<WorkerPart>, 
         heartbeats: Arc::clone(&heartbeats),
         stop: stopping.clone(),
     };
-    let parts = (0..workers).map(part).collect();
-    Ok((running, parts, ControlPart { resolver, heartbeats, admin, stop: stopping }))
+    let workers = (0..workers).map(part).collect();
+    let report = (!report.is_empty()).then(|| ReportPart {
+        report: Report::new(Arc::clone(&resolver)),
+        listeners: report,
+        stop: stopping.clone(),
+    });
+    Ok((running, Parts { workers, control: ControlPart { resolver, heartbeats, admin, stop: stopping }, report }))
 }
 
 impl Running {
@@ -160,6 +186,11 @@ impl Running {
     /// Where the admin pages are, if anywhere.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Where each client may look at what is known of itself, in the order of the file.
+    pub fn report_addresses(&self) -> &[SocketAddr] {
+        &self.report
     }
 
     /// How many workers serve.
@@ -218,8 +249,8 @@ impl Running {
     fn halt(&mut self) -> usize {
         let _ = self.stop.send(true);
         let left = self.workers.drain(..).map(|worker| worker.join().unwrap_or(0)).sum();
-        if let Some(control) = self.control.take() {
-            let _ = control.join();
+        for other in self.others.drain(..) {
+            let _ = other.join();
         }
         left
     }
@@ -305,6 +336,24 @@ impl ControlPart {
         let _ = self.stop.wait_for(|stop| *stop).await;
         tend.abort();
         known.abort();
+    }
+}
+
+/// Where each client sees itself.
+struct ReportPart {
+    report: Arc<Report>,
+    listeners: Vec<TcpListener>,
+    stop: watch::Receiver<bool>,
+}
+
+impl ReportPart {
+    /// Serves until the stop.
+    async fn run(mut self) {
+        for listener in self.listeners {
+            tokio::task::spawn_local(Arc::clone(&self.report).serve(listener));
+        }
+        // An error says that the whole server is gone.
+        let _ = self.stop.wait_for(|stop| *stop).await;
     }
 }
 

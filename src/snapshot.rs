@@ -131,6 +131,7 @@ impl Snapshot {
             (old.server.listen != new.server.listen, "server.listen"),
             (old.server.workers != new.server.workers, "server.workers"),
             (old.admin != new.admin, "admin.listen"),
+            (old.report != new.report, "report.listen"),
             (old.cache.memory != new.cache.memory, "cache.memory"),
             (old.kubernetes != new.kubernetes, "kubernetes"),
         ]

@@ -113,6 +113,16 @@ fn mistakes_of_server_admin_and_cache() {
             "[admin]\nlisten = \"0.0.0.0:5300\"\n",
             &["2:10: listen: 0.0.0.0:5300 is taken: [server] listens on 127.0.0.1:5300"],
         ),
+        ("[report]\n", &["1:1: `listen` is missing; right would be \"127.0.0.1:5300\""]),
+        ("[report]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
+        (
+            "[admin]\nlisten = \"[::1]\"\n[report]\nlisten = [\"127.0.0.1:5300\", \"[::]:9353\", \"::1\", \"[::1]:9355\"]\n",
+            &[
+                "4:11: listen: 127.0.0.1:5300 is taken: [server] listens on 127.0.0.1:5300; choose another port",
+                "4:29: listen: [::]:9353 is taken: [admin] listens on [::1]:9353; choose another port",
+                "4:49: the same listener is on line 4 already",
+            ],
+        ),
         ("[cache]\nmemory = \"64 apples\"\n", &["2:10: memory: \"64 apples\" is not a size; right would be \"64MiB\""]),
         (
             "[cache]\nmemory = \"0\"\nmax_ttl = \"0s\"\nnegative_max_ttl = \"1d\"\nstale = \"8d\"\n",

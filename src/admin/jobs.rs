@@ -33,7 +33,7 @@ pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
 }
 
 /// All that is known of an account.
-fn report(resolver: &Resolver, account: &Account) -> Value {
+pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
     let (now, snapshot) = (resolver.now(), resolver.snapshot.load());
     let mut report = with_client(account.client.as_deref(), totals(account, now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();

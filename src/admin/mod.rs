@@ -1,4 +1,5 @@
-//! HTTP for people and machines that watch; `/` lists the pages, `api` makes those in JSON.
+//! HTTP for people and machines that watch; `/` lists the pages, `api` makes those in JSON. And [`report`], where each
+//! client sees itself.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -20,6 +21,7 @@ use crate::cache::Millis;
 mod api;
 mod clients;
 mod jobs;
+pub mod report;
 pub mod text;
 
 /// Requests served at once.
@@ -96,12 +98,8 @@ impl Admin {
         if job.is_none() && !PAGES.iter().any(|(known, _)| *known == path) {
             return page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}", pages()));
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let text = "only GET and HEAD are allowed here: these pages show, they change nothing\n";
-            let mut response = page(StatusCode::METHOD_NOT_ALLOWED, text);
-            // RFC 9110 section 15.5.6 requires it.
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+        if let Some(refusal) = unless_it_shows(request.method()) {
+            return refusal;
         }
         let mut parameters = request.uri().query().unwrap_or_default().split('&');
         match path {
@@ -182,6 +180,18 @@ impl Admin {
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
         metrics.cache_evictions.inc_by(fill.evictions.saturating_sub(metrics.cache_evictions.get()));
     }
+}
+
+/// The refusal of a request that wants to change something.
+fn unless_it_shows(method: &Method) -> Option<Response<Full<Bytes>>> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let text = "only GET and HEAD are allowed here: these pages show, they change nothing\n";
+    let mut response = page(StatusCode::METHOD_NOT_ALLOWED, text);
+    // RFC 9110 section 15.5.6 requires it.
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    Some(response)
 }
 
 /// A line for each page.

@@ -8,11 +8,13 @@ use std::net::IpAddr;
 
 use super::hints::explain;
 use super::{Local, Own, Resolver, Turn, local, stale_window};
+use crate::cache::Millis;
 use crate::cache::entry::Worth;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
 use crate::jobs::Account;
 use crate::metrics::rcode_label;
+use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::query::{Key, Query};
@@ -56,11 +58,12 @@ pub(super) fn inside(
     }
     // What this worker has noted up to now belongs to the picture.
     resolver.jobs.settle_now(turn.ledger, &resolver.clients, turn.now);
-    let tables = resolver.clients.tables();
-    let who = tables.who(client, turn.now);
     let lines = match asked_for {
-        Some(length) => why(resolver, turn, key, &[&name[..length], &[0]].concat(), who),
-        None => me(resolver, turn, client, who),
+        Some(length) => {
+            let question = key.for_question(&[&name[..length], &[0]].concat(), rtype::A);
+            why(resolver, turn.snapshot, turn.now, &question, client)
+        }
+        None => me(resolver, turn.snapshot, turn.now, client),
     };
     let mut left = room.saturating_sub(HEADER + query.question().len() + query.edns.map_or(0, |_| OPT_SIZE));
     for line in lines {
@@ -73,13 +76,15 @@ pub(super) fn inside(
 }
 
 /// Who the client is, and how it fares.
-fn me(resolver: &Resolver, turn: &Turn<'_>, address: IpAddr, who: Who<'_>) -> Vec<String> {
+fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) -> Vec<String> {
+    let tables = resolver.clients.tables();
+    let who = tables.who(address, now);
     let client = match who {
         Who::Known { client, .. } => client,
         Who::Unknown(why) => return vec![format!("{address} is not known: {why}")],
     };
     let mut lines = vec![title(client, address)];
-    if let Some(view) = turn.snapshot.view(&who, address) {
+    if let Some(view) = snapshot.view(&who, address) {
         lines[0].push_str(&format!(", view {}", view.name));
     }
     let tell = |account: &Account| {
@@ -92,8 +97,8 @@ fn me(resolver: &Resolver, turn: &Turn<'_>, address: IpAddr, who: Who<'_>) -> Ve
         let mut failures: Vec<_> = account.failures.iter().collect();
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
         for failure in failures.into_iter().take(MOST_FAILURES) {
-            let seconds = turn.now.saturating_sub(failure.last) / 1_000;
-            let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, turn.snapshot, account, failure));
+            let seconds = now.saturating_sub(failure.last) / 1_000;
+            let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, account, failure));
             lines.push(format!("{name} failed {}x, last {seconds} s ago: {sentence}", failure.times));
         }
     };
@@ -118,13 +123,12 @@ fn title(client: &Client, address: IpAddr) -> String {
     text
 }
 
-/// Which way `name` takes.
-fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_>) -> Vec<String> {
-    let snapshot = turn.snapshot;
-    let question = key.for_question(name, rtype::A);
-    let (target, route, mut lines) = match local(snapshot, &question) {
+/// Which way the name of `question` takes, what is known of it, and how it failed for `client` last: a sentence each.
+pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key, client: IpAddr) -> Vec<String> {
+    let name = question.name();
+    let (target, route, mut lines) = match local(snapshot, question) {
         Local::Answer(Own { rcode, records: _, error }) => {
-            let is_static = snapshot.horizon(key.horizon()).records.has(name);
+            let is_static = snapshot.horizon(question.horizon()).records.has(name);
             let what = match error {
                 Some((_, why)) => why,
                 None if is_static => "a static record",
@@ -143,10 +147,10 @@ fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_
         Local::Not { route } => (name.to_vec(), Some(route), Vec::new()),
     };
     // How it failed is what is asked for most.
-    if let Who::Known { client, .. } = who {
+    if let Who::Known { client, .. } = resolver.clients.tables().who(client, now) {
         resolver.jobs.look(client, |account| {
             let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
-            let seconds = turn.now.saturating_sub(failure.last) / 1_000;
+            let seconds = now.saturating_sub(failure.last) / 1_000;
             let (_, sentence) = explain(resolver, snapshot, account, failure);
             lines.push(format!("it failed {seconds} s ago for you: {sentence}"));
             Some(())
@@ -159,7 +163,7 @@ fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_
     };
     lines.push(format!("{} takes route \"{}\" to upstream {}", Bare(&target), route.label, group.config.name));
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
-        let line = cached(resolver, turn, &key.for_question(&target, qtype), number);
+        let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));
     }
     for server in group.servers.load().iter() {
@@ -174,9 +178,8 @@ fn why(resolver: &Resolver, turn: &Turn<'_>, key: &Key, name: &[u8], who: Who<'_
 }
 
 /// What the cache has for a question.
-fn cached(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16) -> String {
-    let (now, window) = (turn.now, stale_window(turn.snapshot));
-    let generation = turn.snapshot.generation;
+fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, route: u16) -> String {
+    let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
         let at_home = entry.home.generation == generation && entry.home.route == route;
         let code = rcode_label(entry.rcode);

@@ -43,6 +43,7 @@ mod inside;
 pub mod late;
 pub mod ours;
 
+pub use inside::why;
 pub use late::{Finished, finish};
 pub use ours::{LOOP_CHECK, Local, Own, local};
 

@@ -97,6 +97,9 @@ impl Serve {
         if let Some(address) = running.admin_address() {
             tracing::info!(%address, "admin pages: / lists them");
         }
+        for address in running.report_addresses() {
+            tracing::info!(%address, "each client's own report: /v1/me");
+        }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
         runtime.block_on(self.mind(&running, signals, seen));
         let left = running.stop();

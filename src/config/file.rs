@@ -45,6 +45,8 @@ pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<Count> =
     Bounds { default: Count(64), floor: Count(1), ceiling: Count(65_536) };
 /// `[admin] listen`: the port where the file gives none.
 pub const ADMIN_PORT: u16 = 9353;
+/// `[report] listen`: the port where the file gives none.
+pub const REPORT_PORT: u16 = 9355;
 /// `[cache] memory`: below the floor the shards could not hold one large answer each.
 pub const MEMORY: Bounds<Size> = Bounds { default: Size(64 << 20), floor: Size(1 << 20), ceiling: Size(256 << 30) };
 /// `[cache] max_ttl`: RFC 8767 section 4 advises no more than a week.
@@ -87,6 +89,8 @@ pub struct File {
     pub server: Server,
     /// `[admin]`: where it listens, if it does.
     pub admin: Option<Spanned<Listen<ADMIN_PORT>>>,
+    /// `[report]`: where it listens.
+    pub report: Vec<Spanned<Listen<REPORT_PORT>>>,
     /// `[cache]`.
     pub cache: Cache,
     /// `[bootstrap]`: its servers.
@@ -198,11 +202,12 @@ impl File {
         let mut section = |key| file.table(key);
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
-        let kubernetes = section("kubernetes");
+        let (kubernetes, report) = (section("kubernetes"), section("report"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
             admin: admin.and_then(|table| table.read(|table| table.required("listen"))),
+            report: report.and_then(|table| table.read(|table| table.required_list("listen"))).unwrap_or_default(),
             cache: Cache::read(cache.unwrap_or_else(empty)),
             bootstrap: bootstrap
                 .and_then(|table| table.read(|table| table.required_list("servers")))

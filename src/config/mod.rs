@@ -36,6 +36,8 @@ pub struct Config {
     pub server: Server,
     /// Where metrics and health are served; none: nowhere.
     pub admin: Option<SocketAddr>,
+    /// Where each client may look at what is known of itself; empty: nowhere.
+    pub report: Vec<SocketAddr>,
     /// How much is kept, and how long.
     pub cache: Cache,
     /// Servers that resolve the upstreams given by name; empty if none is.

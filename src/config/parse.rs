@@ -43,6 +43,7 @@ impl Check<'_, '_> {
     fn config(&self) -> Option<Config> {
         let server = self.server();
         let admin = self.admin(&server.listen);
+        let report = self.report(&server.listen, admin);
         let bootstrap = self.bootstrap(&server.listen);
         let upstreams = self.upstreams(&server.listen);
         self.zones();
@@ -59,7 +60,7 @@ impl Check<'_, '_> {
             Some(view)
         });
         let views = views.collect::<Option<_>>()?;
-        Some(Config { server, admin, cache, bootstrap, upstreams, routes, records, kubernetes, clients, views })
+        Some(Config { server, admin, report, cache, bootstrap, upstreams, routes, records, kubernetes, clients, views })
     }
 
     fn server(&self) -> Server {
@@ -85,15 +86,30 @@ impl Check<'_, '_> {
     fn admin(&self, listen: &[SocketAddr]) -> Option<SocketAddr> {
         let admin = self.file.admin.as_ref()?;
         let address = admin.get_ref().0;
+        self.free(admin.span(), address, "server", listen);
+        Some(address)
+    }
+
+    fn report(&self, listen: &[SocketAddr], admin: Option<SocketAddr>) -> Vec<SocketAddr> {
+        let report = &self.file.report;
+        self.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+        for own in report {
+            self.free(own.span(), own.get_ref().0, "server", listen);
+            self.free(own.span(), own.get_ref().0, "admin", admin.as_slice());
+        }
+        report.iter().map(|listen| listen.get_ref().0).collect()
+    }
+
+    /// Notes if `address` belongs to the listeners of another table already.
+    fn free(&self, at: Range<usize>, address: SocketAddr, table: &str, listeners: &[SocketAddr]) {
         let taken = |other: &&SocketAddr| {
             let overlap = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
             address.port() != 0 && other.port() == address.port() && other.is_ipv4() == address.is_ipv4() && overlap
         };
-        if let Some(other) = listen.iter().find(taken) {
-            let what = format!("listen: {address} is taken: [server] listens on {other}; choose another port");
-            self.mistakes.add(admin.span(), what);
+        if let Some(other) = listeners.iter().find(taken) {
+            let what = format!("listen: {address} is taken: [{table}] listens on {other}; choose another port");
+            self.mistakes.add(at, what);
         }
-        Some(address)
     }
 
     fn bootstrap(&self, listen: &[SocketAddr]) -> Vec<SocketAddr> {
@@ -344,6 +360,7 @@ mod tests {
     fn every_key_arrives() {
         let config = parse(FULL, &[]).expect("good");
         assert_eq!(config.admin.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9353"));
+        assert_eq!(config.report.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:9355", "[::1]:9355"]);
         assert_eq!(config.bootstrap.len(), 2);
         let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         assert_eq!(names, ["kube-dns", "corporate", "public"], "in the order of the file");
@@ -388,7 +405,7 @@ mod tests {
         let (full, minimal) = (parse(FULL, &[]).expect("good"), parse(MINIMAL, &[]).expect("good"));
         assert_eq!(full.server, minimal.server);
         assert_eq!(full.cache, minimal.cache);
-        assert_eq!(minimal.admin, None);
+        assert_eq!((minimal.admin, minimal.report.as_slice()), (None, &[][..]));
         let kube = &full.upstreams[0];
         assert_eq!(
             minimal.upstreams[0],

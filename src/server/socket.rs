@@ -44,6 +44,18 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Listeners> {
     }
 }
 
+/// A listener for HTTP.
+///
+/// # Errors
+/// The address is in use, not of this host, or not permitted.
+pub fn http(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address, Type::STREAM, false)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// Whether replies from this socket need a source address: it is bound to all of them.
 pub fn is_wildcard(socket: &UdpSocket) -> bool {
     socket.local_addr().is_ok_and(|address| address.ip().is_unspecified())

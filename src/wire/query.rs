@@ -412,6 +412,7 @@ mod tests {
         ] {
             assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
         }
+        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, 7).as_bytes());
         let query = Query::read(&base).expect("a query");
         let key = Key::new(&query, 7).for_name(b"\x01B\x00");
         assert_eq!((key.name(), key.qtype(), key.qclass(), key.horizon()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));

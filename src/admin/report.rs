@@ -1,0 +1,181 @@
+//! What each client may see of itself over HTTP. The source address of its connection says who it is, so it needs no
+//! credentials and sees nobody else; these pages are apart from those of the admin address, which pods need not reach.
+//!
+//! A request is a connection of its own: clients ask once, and nobody holds a place for longer than that takes.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+
+use super::{HEARTBEAT, JSON, jobs, page, page_of, text, unless_it_shows};
+use crate::admission::connections::Connections;
+use crate::answer::{Resolver, why};
+use crate::clients::Who;
+use crate::jobs::Account;
+use crate::wire::name::{Bare, Name};
+use crate::wire::query::Key;
+use crate::wire::rtype;
+
+/// Connections at once of those who may ask.
+const MOST_CONNECTIONS: usize = 256;
+/// Connections at once of those who may not, who are told so.
+const MOST_OF_STRANGERS: usize = 16;
+/// Connections at once from one address.
+const MOST_PER_CLIENT: usize = 4;
+/// From a connection to its end.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(5);
+/// Bytes of a request's head.
+const LONGEST_HEAD: usize = 8 << 10;
+
+/// Before a name.
+const WHY: &str = "/v1/why/";
+
+/// What there is.
+const PAGES: &str = "\
+/v1/me         what you asked, how slow it was and why it failed; as JSON with \"Accept: application/json\"
+/v1/me.json    the same as JSON
+/v1/why/NAME   which way NAME takes, what is known of it, and why it failed for you
+";
+
+/// What the pages are made from.
+pub struct Report {
+    resolver: Arc<Resolver>,
+    clients: Arc<Connections>,
+    strangers: Arc<Connections>,
+}
+
+impl Report {
+    /// The pages of what workers share.
+    pub fn new(resolver: Arc<Resolver>) -> Arc<Self> {
+        Arc::new(Self { resolver, clients: Arc::default(), strangers: Arc::default() })
+    }
+
+    /// Answers requests until its task is dropped.
+    ///
+    /// # Errors
+    /// The listener cannot be watched.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let Ok((stream, peer)) = listener.accept().await else {
+                tokio::time::sleep(HEARTBEAT).await;
+                continue;
+            };
+            let client = peer.ip().to_canonical();
+            let admitted = self.resolver.snapshot.load().admission.admits(client);
+            let place = match admitted {
+                true => self.clients.admit(client, MOST_CONNECTIONS, MOST_PER_CLIENT),
+                false => self.strangers.admit(client, MOST_OF_STRANGERS, MOST_PER_CLIENT),
+            };
+            let Some(place) = place else { continue };
+            let report = Arc::clone(&self);
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let mut response = report.respond(&request, client, admitted);
+                    // What it says is true for this client at this moment.
+                    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(LONGEST_CONNECTION)
+                    .keep_alive(false)
+                    .max_buf_size(LONGEST_HEAD)
+                    .serve_connection(TokioIo::new(stream), service);
+                // A client that goes away is its own affair.
+                let _ = tokio::time::timeout(LONGEST_CONNECTION, connection).await;
+                drop(place);
+            });
+        }
+    }
+
+    fn respond(&self, request: &Request<Incoming>, client: IpAddr, admitted: bool) -> Response<Full<Bytes>> {
+        if !admitted {
+            let text = format!("{client} may not ask here: it is not in server.allow\n");
+            return page(StatusCode::FORBIDDEN, text);
+        }
+        let path = request.uri().path();
+        let name = path.strip_prefix(WHY);
+        if name.is_none() && !matches!(path, "/" | "/v1/me" | "/v1/me.json") {
+            return page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{PAGES}"));
+        }
+        if let Some(refusal) = unless_it_shows(request.method()) {
+            return refusal;
+        }
+        let as_json = path.ends_with("/me.json")
+            || request
+                .headers()
+                .get_all(ACCEPT)
+                .iter()
+                .any(|kinds| kinds.to_str().is_ok_and(|kinds| kinds.contains(JSON)));
+        match name {
+            Some(name) => self.why(name, client, as_json),
+            None if path == "/" => page(StatusCode::OK, PAGES),
+            None => self.me(client, as_json),
+        }
+    }
+
+    /// Who the client is and how it fares.
+    fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
+        let now = self.resolver.now();
+        let tables = self.resolver.clients.tables();
+        let known = match tables.who(client, now) {
+            Who::Known { client, .. } => client,
+            Who::Unknown(why) => {
+                let explanation = format!("{client} is not known: {why}\n");
+                let value = json!({
+                    "known": false,
+                    "address": client.to_string(),
+                    "reason": why.label(),
+                    "explanation": why.to_string(),
+                });
+                return respond(StatusCode::NOT_FOUND, as_json, &value, |_| explanation);
+            }
+        };
+        let account = self.resolver.jobs.look(known, Account::clone);
+        let quiet = account.is_none();
+        let account = account.unwrap_or_else(|| Account::new(Some(Arc::clone(known)), client, now));
+        let mut value = jobs::report(&self.resolver, &account);
+        if quiet {
+            for time in ["first", "last", "last_age_seconds"] {
+                value[time] = Value::Null;
+            }
+        }
+        respond(StatusCode::OK, as_json, &value, text::job)
+    }
+
+    /// Which way a name takes.
+    fn why(&self, name: &str, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
+        let Ok(name) = name.parse::<Name>() else {
+            return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
+        };
+        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
+        let horizon = snapshot.sees(snapshot.views.of(&self.resolver.clients.tables().who(client, now), client));
+        let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), client);
+        let value = json!({ "name": Bare(name.as_wire()).to_string(), "lines": lines });
+        respond(StatusCode::OK, as_json, &value, |_| lines.join("\n") + "\n")
+    }
+}
+
+/// The value as JSON, or as the text that `text` makes of it.
+fn respond(
+    status: StatusCode,
+    as_json: bool,
+    value: &Value,
+    text: impl FnOnce(&Value) -> String,
+) -> Response<Full<Bytes>> {
+    let mut response = match as_json {
+        true => page_of(JSON, format!("{value:#}\n")),
+        false => page(status, text(value)),
+    };
+    *response.status_mut() = status;
+    response
+}
