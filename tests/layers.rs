@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients", 2),
     ("clients::client", 2),
     ("clients::fixed", 2),
+    ("clients::likely", 2),
     ("clients::manifest", 2),
     ("clients::pods", 2),
     ("clients::runner", 2),

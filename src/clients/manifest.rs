@@ -8,9 +8,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::client::{Client, MOST_LABELS, text};
+use super::likely::{self, Container};
 use super::pods::Pod;
-use super::runner::{Meta, identify};
+use super::runner::{JOB_URL, Meta, identify};
 use super::views::Memo;
+use crate::wire::name::Name;
 
 /// A list of pods.
 #[derive(Clone, Debug, Deserialize)]
@@ -67,6 +69,8 @@ struct Metadata {
 struct Spec {
     #[serde(default)]
     host_network: bool,
+    init_containers: Option<Vec<Container>>,
+    containers: Option<Vec<Container>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -90,6 +94,13 @@ impl Manifest {
     /// The version of this state.
     pub fn version(&self) -> &str {
         &self.metadata.resource_version
+    }
+
+    /// The hosts that it is likely to ask for first.
+    pub fn likely_hosts(&self) -> Vec<Name> {
+        let url = self.metadata.annotations.get(JOB_URL).map(String::as_str);
+        let (containers, init) = (&self.spec.containers, &self.spec.init_containers);
+        likely::hosts(url, containers.iter().chain(init).flatten())
     }
 
     /// The pod; none if it lacks what every pod has.

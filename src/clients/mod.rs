@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, Guard};
 
 pub mod client;
 pub mod fixed;
+pub mod likely;
 pub mod manifest;
 pub mod pods;
 pub mod runner;

@@ -142,7 +142,7 @@ const TEKTON: Runner = Runner {
 /// How the namespaces begin that GitLab Runner makes with `namespace_per_job`.
 const CI_JOB: &str = "ci-job-";
 /// The annotation with the job's URL.
-const JOB_URL: &str = "job.runner.gitlab.com/url";
+pub(super) const JOB_URL: &str = "job.runner.gitlab.com/url";
 /// The most characters of a runner's token in a pod's name.
 const LONGEST_TOKEN: usize = 9;
 /// The random end of a pod's name.
