@@ -7,7 +7,8 @@
 //!
 //! - [`ledger`] what a worker notes: the part on the hot path;
 //! - [`account`] what is known of one client's queries;
-//! - [`cause`] from a failure to its class and a sentence.
+//! - [`cause`] from a failure to its class and a sentence;
+//! - [`habits`] what the jobs of a project ask for.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -16,9 +17,11 @@ use lru::LruCache;
 
 use crate::clients::client::Field;
 use crate::clients::{Client, Clients, Tables, Who};
+use crate::wire::rcode;
 
 pub mod account;
 pub mod cause;
+pub mod habits;
 pub mod ledger;
 
 pub use account::Account;
@@ -26,6 +29,7 @@ pub use ledger::Ledger;
 
 use account::{Failure, Kind, Slow};
 use cause::Cause;
+use habits::Habits;
 use ledger::Count;
 
 /// Milliseconds since the process began to keep time.
@@ -49,6 +53,7 @@ pub struct Jobs(Mutex<Accounts>);
 #[derive(Debug)]
 struct Accounts {
     by_owner: LruCache<Box<str>, Account>,
+    habits: Habits,
     bytes: usize,
     dropped: u64,
     tended: Millis,
@@ -57,7 +62,8 @@ struct Accounts {
 impl Jobs {
     /// No accounts yet.
     pub fn new() -> Self {
-        Self(Mutex::new(Accounts { by_owner: LruCache::unbounded(), bytes: 0, dropped: 0, tended: 0 }))
+        let (by_owner, habits) = (LruCache::unbounded(), Habits::new());
+        Self(Mutex::new(Accounts { by_owner, habits, bytes: 0, dropped: 0, tended: 0 }))
     }
 
     /// Takes over what a worker noted. If someone reads the accounts just now the worker keeps its notes for later.
@@ -73,6 +79,11 @@ impl Jobs {
     /// The same, and waits for its turn: for a reader who wants to see these notes.
     pub fn settle_now(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
         self.lock().settle(ledger, &clients.tables(), now);
+    }
+
+    /// Looks at what the jobs of each project ask for, or changes it; `look` must be quick.
+    pub fn habits<R>(&self, look: impl FnOnce(&mut Habits) -> R) -> R {
+        look(&mut self.lock().habits)
     }
 
     /// Shows each account, those that asked last first, to `show`, which must be quick.
@@ -142,6 +153,11 @@ impl Accounts {
             self.change(tables, address, first, last, |account| account.fail(failure));
         }
         for wait in ledger.waits() {
+            if wait.rcode == rcode::NOERROR
+                && let Some(client) = who(tables, address(wait.address), wait.asked, wait.asked)
+            {
+                self.habits.note(client, &wait.name, wait.qtype);
+            }
             let route = ledger.route(wait.route).cloned();
             let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
             let slow = Slow { name, qtype, route, rcode, took };
@@ -164,7 +180,7 @@ impl Accounts {
         last: Millis,
         change: impl FnOnce(&mut Account),
     ) {
-        let address = IpAddr::V6(Ipv6Addr::from_bits(address)).to_canonical();
+        let address = self::address(address);
         let client = who(tables, address, first, last);
         let owner = owner(client.map(|client| &**client));
         let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
@@ -197,6 +213,11 @@ impl Accounts {
     }
 }
 
+/// The address that a ledger has as a number.
+fn address(number: u128) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(number)).to_canonical()
+}
+
 /// Who had `address` at both times; nobody if it changed hands.
 fn who(tables: &Tables, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
     match (tables.who(address, first), tables.who(address, last)) {
@@ -225,7 +246,6 @@ mod tests {
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
     use crate::metrics::Source;
-    use crate::wire::rcode;
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {

@@ -1,0 +1,358 @@
+//! What the jobs of each project ask for, so that the next one finds it in the cache.
+//!
+//! Of each project the questions that most of its jobs had answers to, from what took its time: an answer that was in the
+//! cache anyway need not be remembered, and one that is fetched ahead is noted again when a client takes it. Tries of a
+//! search list have no answers, so they are not among these.
+//!
+//! No job sees any of this, not even of its own project: it only decides what is asked ahead. Only a project that the job
+//! cannot have made up counts.
+
+use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
+
+use foldhash::fast::FixedState;
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use crate::clients::Client;
+use crate::clients::client::{Field, Kind};
+use crate::wire::name::{Name, Shown};
+
+/// Projects kept; then the one whose jobs asked nothing for the longest time goes.
+pub const MOST_PROJECTS: usize = 256;
+/// Questions kept of one project; then the one that the fewest jobs asked makes room, of equals the oldest.
+pub const MOST_QUESTIONS: usize = 64;
+/// Bytes that all of it may take, about.
+pub const MOST_BYTES: usize = 1 << 20;
+/// After so many jobs all counts of their project are halved: what was asked once and is no more makes room in the end.
+const HALVED_AFTER: u32 = 64;
+/// The most that is read of a count.
+const MOST_JOBS: u32 = 2 * HALVED_AFTER;
+/// The version of the form that is written down.
+const VERSION: u32 = 1;
+
+/// A name in lower-case wire form, and a type.
+pub type Question = (Box<[u8]>, u16);
+
+/// The questions of all projects.
+#[derive(Debug)]
+pub struct Habits {
+    projects: LruCache<Box<str>, Project>,
+    bytes: usize,
+    /// Whether anything is learned.
+    on: bool,
+    /// How often anything has changed.
+    changes: u64,
+}
+
+/// What the jobs of one project ask.
+#[derive(Debug, Default)]
+struct Project {
+    /// In the order of the last that asked.
+    habits: Vec<Habit>,
+    /// Jobs that asked anything since the counts were halved.
+    jobs: u32,
+    /// The last of them, as a number.
+    last: u64,
+}
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Habit {
+    name: Box<[u8]>,
+    qtype: u16,
+    /// How many jobs asked it.
+    jobs: u32,
+    /// The last of them, as a number: within one job it counts once.
+    last: u64,
+}
+
+/// As it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    projects: Vec<WrittenProject>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WrittenProject {
+    project: Box<str>,
+    questions: Vec<(String, u16, u32)>,
+}
+
+/// Why what was written down cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not in the form that is written.
+    #[error("{0}")]
+    Form(#[from] serde_json::Error),
+    /// It was written by another nodens.
+    #[error("it has the form of version {0}, not {VERSION}")]
+    Version(u32),
+}
+
+impl Habits {
+    /// None yet.
+    pub fn new() -> Self {
+        let most = NonZeroUsize::new(MOST_PROJECTS).unwrap_or(NonZeroUsize::MIN);
+        Self { projects: LruCache::new(most), bytes: 0, on: false, changes: 0 }
+    }
+
+    /// Learns from now on, or forgets all.
+    pub fn learn(&mut self, on: bool) {
+        if !on {
+            *self = Self { changes: self.changes, ..Self::new() };
+        }
+        self.on = on;
+    }
+
+    /// How often anything has changed since the start.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// A job of a project had an answer to a question.
+    pub fn note(&mut self, client: &Client, name: &[u8], qtype: u16) {
+        if !self.on {
+            return;
+        }
+        let (Some(project), Some(uid)) = (project(client), &client.uid) else { return };
+        self.add(project, name, qtype, 1, FixedState::default().hash_one(uid));
+        self.changes += 1;
+    }
+
+    /// What the jobs of this one's project asked, what most of them asked first.
+    pub fn of(&self, client: &Client) -> Vec<Question> {
+        let habits = project(client).and_then(|project| self.projects.peek(&project));
+        let mut habits: Vec<&Habit> = habits.into_iter().flat_map(|project| &project.habits).collect();
+        habits.sort_by_key(|habit| std::cmp::Reverse(habit.jobs));
+        habits.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
+    }
+
+    /// All of it as JSON.
+    pub fn write(&self) -> String {
+        let question = |habit: &Habit| (Shown(&habit.name).to_string(), habit.qtype, habit.jobs);
+        // The one that asked last comes last: when it is read, it is then the newest.
+        let projects = self.projects.iter().rev().map(|(project, asked)| WrittenProject {
+            project: project.clone(),
+            questions: asked.habits.iter().map(question).collect(),
+        });
+        let written = Written { version: VERSION, projects: projects.collect() };
+        serde_json::to_string(&written).unwrap_or_default()
+    }
+
+    /// Adds what was written down, within the bounds that hold now; how many projects that were.
+    ///
+    /// # Errors
+    /// It is not what [`Self::write`] writes; nothing is added then.
+    pub fn read(&mut self, text: &[u8]) -> Result<usize, Unreadable> {
+        let written: Written = serde_json::from_slice(text)?;
+        if written.version != VERSION {
+            return Err(Unreadable::Version(written.version));
+        }
+        let projects = if self.on { written.projects } else { Vec::new() };
+        for WrittenProject { project, questions } in projects {
+            for (name, qtype, jobs) in questions {
+                if let Ok(name) = name.parse::<Name>() {
+                    self.add(project.clone(), name.as_wire(), qtype, jobs.clamp(1, MOST_JOBS), 0);
+                }
+            }
+        }
+        Ok(self.projects.len())
+    }
+
+    fn add(&mut self, key: Box<str>, name: &[u8], qtype: u16, jobs: u32, last: u64) {
+        if !self.projects.contains(&key) {
+            let project = Project::default();
+            self.bytes += project.weight(&key);
+            if let Some((gone, project)) = self.projects.push(key.clone(), project) {
+                self.bytes = self.bytes.saturating_sub(project.weight(&gone));
+            }
+        }
+        let Some(project) = self.projects.get_mut(&key) else { return };
+        let before = project.weight(&key);
+        project.note(Habit { name: name.into(), qtype, jobs, last });
+        self.bytes = (self.bytes + project.weight(&key)).saturating_sub(before);
+        while self.bytes > MOST_BYTES {
+            let Some((gone, project)) = self.projects.pop_lru() else { break };
+            self.bytes = self.bytes.saturating_sub(project.weight(&gone));
+        }
+    }
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Project {
+    /// Adds one job's question.
+    fn note(&mut self, new: Habit) {
+        if self.last != new.last {
+            self.last = new.last;
+            self.jobs += 1;
+            if self.jobs >= HALVED_AFTER {
+                self.jobs = 0;
+                self.habits.iter_mut().for_each(|habit| habit.jobs = (habit.jobs / 2).max(1));
+            }
+        }
+        let habits = &mut self.habits;
+        let habit = match habits.iter().position(|old| old.qtype == new.qtype && old.name == new.name) {
+            Some(at) => {
+                let old = habits.remove(at);
+                let more = if old.last == new.last { 0 } else { new.jobs };
+                Habit { jobs: old.jobs.saturating_add(more), ..new }
+            }
+            None => {
+                if habits.len() >= MOST_QUESTIONS {
+                    // Of equals the first is the oldest.
+                    let least = habits.iter().enumerate().min_by_key(|(_, habit)| habit.jobs);
+                    least.map(|(at, _)| at).into_iter().for_each(|at| drop(habits.remove(at)));
+                }
+                new
+            }
+        };
+        habits.push(habit);
+    }
+
+    /// About how many bytes it takes under its key.
+    fn weight(&self, key: &str) -> usize {
+        let names: usize = self.habits.iter().map(|habit| size_of::<Habit>() + habit.name.len()).sum();
+        // Its place in the list is a few pointers more.
+        size_of::<Self>() + key.len() + 64 + names
+    }
+}
+
+/// What a pod's project is kept under, if it is a pod and that is beyond doubt. Numbers are unique within one server only,
+/// so the names belong to it where they are known.
+fn project(client: &Client) -> Option<Box<str>> {
+    let job = client.job.as_ref().filter(|_| client.kind != Kind::Configured)?;
+    let [id, namespace, name] =
+        [Field::ProjectId, Field::ProjectNamespace, Field::ProjectName].map(|field| job.trusted(field));
+    id.or(namespace)?;
+    let [id, namespace, name] = [id, namespace, name].map(Option::unwrap_or_default);
+    Some(format!("{} {id} {namespace} {name}", client.kind).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::client::{Job, Trust};
+
+    const A: u16 = 1;
+
+    fn job(project: &str, uid: &str, trust: Trust) -> Client {
+        let mut job = Job::default();
+        job.note(Field::ProjectId, project, trust);
+        Client {
+            kind: Kind::GitlabJob,
+            name: uid.into(),
+            namespace: Some("ci".into()),
+            uid: Some(uid.into()),
+            labels: Box::default(),
+            more_labels: false,
+            job: Some(job),
+            memo: Default::default(),
+        }
+    }
+
+    fn habits() -> Habits {
+        let mut habits = Habits::new();
+        habits.learn(true);
+        habits
+    }
+
+    fn wire(name: &str) -> Box<[u8]> {
+        name.parse::<Name>().expect(name).as_wire().into()
+    }
+
+    /// What is asked ahead for a job of this project.
+    fn names(habits: &Habits, project: &str) -> Vec<String> {
+        let client = job(project, "next", Trust::Label);
+        habits.of(&client).iter().map(|(name, qtype)| format!("{} {qtype}", Shown(name))).collect()
+    }
+
+    #[test]
+    fn what_most_jobs_asked_comes_first_and_a_job_counts_once() {
+        let mut habits = habits();
+        for (uid, name) in
+            [("1", "once.example"), ("1", "once.example"), ("1", "often.example"), ("2", "often.example")]
+        {
+            habits.note(&job("7", uid, Trust::Label), &wire(name), A);
+        }
+        habits.note(&job("7", "3", Trust::Label), &wire("often.example"), 28);
+        assert_eq!(names(&habits, "7"), ["often.example. 1", "once.example. 1", "often.example. 28"]);
+        assert!(names(&habits, "8").is_empty(), "another project");
+        habits.note(&job("8", "4", Trust::Settable), &wire("a.example"), A);
+        habits.note(&job("8", "4", Trust::Name), &wire("a.example"), A);
+        let plain = Client { kind: Kind::Pod, job: None, ..job("8", "5", Trust::Label) };
+        habits.note(&plain, &wire("a.example"), A);
+        assert!(names(&habits, "8").is_empty(), "the job may have made it up");
+        habits.learn(false);
+        habits.note(&job("7", "6", Trust::Label), &wire("a.example"), A);
+        assert!(names(&habits, "7").is_empty(), "switched off");
+    }
+
+    #[test]
+    fn one_job_that_asks_for_everything_drives_out_nothing_that_others_ask() {
+        let mut habits = habits();
+        for uid in ["1", "2"] {
+            (0..40).for_each(|n| habits.note(&job("7", uid, Trust::Label), &wire(&format!("n{n}.example")), A));
+        }
+        (0..1_000).for_each(|n| habits.note(&job("7", "3", Trust::Label), &wire(&format!("x{n}.example")), A));
+        let names = names(&habits, "7");
+        assert_eq!(names.len(), MOST_QUESTIONS);
+        assert!(names[..40].iter().all(|name| name.starts_with('n')), "{names:?}");
+        assert!(names.contains(&"x999.example. 1".to_owned()), "{names:?}");
+        // What is asked no more makes room in the end.
+        for uid in 0..500 {
+            (0..70).for_each(|n| {
+                habits.note(&job("7", &format!("u{uid}"), Trust::Label), &wire(&format!("y{n}.example")), A)
+            });
+        }
+        assert!(habits.of(&job("7", "next", Trust::Label)).iter().all(|(name, _)| name[1] == b'y'));
+    }
+
+    #[test]
+    fn all_of_it_is_bounded() {
+        let mut habits = habits();
+        for project in 0..2_000 {
+            habits.note(&job(&project.to_string(), "1", Trust::Label), &wire("a.example"), A);
+        }
+        assert_eq!(habits.projects.len(), MOST_PROJECTS);
+        assert_eq!(names(&habits, "1999"), ["a.example. 1"]);
+        let long = format!("{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(63));
+        for project in 0..200 {
+            let client = job(&project.to_string(), "1", Trust::Label);
+            (0..MOST_QUESTIONS).for_each(|n| habits.note(&client, &wire(&format!("n{n}.{long}")), A));
+            let true_weight: usize = habits.projects.iter().map(|(key, project)| project.weight(key)).sum();
+            assert_eq!(habits.bytes, true_weight);
+            assert!(habits.bytes <= MOST_BYTES, "{}", habits.bytes);
+        }
+        assert_eq!(names(&habits, "199").len(), MOST_QUESTIONS);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut one = habits();
+        for (project, uid, name) in
+            [("7", "1", r"a\.b\255\032c.example"), ("7", "1", "b.example"), ("7", "2", "b.example"), ("8", "3", ".")]
+        {
+            one.note(&job(project, uid, Trust::Label), &wire(name), A);
+        }
+        let mut other = habits();
+        assert_eq!(other.read(one.write().as_bytes()).map_err(|error| error.to_string()), Ok(2));
+        for project in ["7", "8"] {
+            assert_eq!(names(&other, project), names(&one, project));
+        }
+        assert_eq!(other.write(), one.write(), "in the same order");
+        for text in ["", "{", "[]", r#"{"version":1}"#, r#"{"version":2,"projects":[]}"#] {
+            assert!(other.read(text.as_bytes()).is_err(), "{text}");
+        }
+        // A name that is none is left out, and counts are within bounds.
+        let text = r#"{"version":1,"projects":[{"project":"p","questions":[["a..b",1,1],["c",1,4000000000]]}]}"#;
+        assert!(other.read(text.as_bytes()).is_ok());
+        assert!(other.write().contains(r#"[["c.",1,128]]"#), "{}", other.write());
+    }
+}
