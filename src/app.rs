@@ -4,7 +4,8 @@
 //! main thread ──► start ──► worker 0 ─┐   each: a single-threaded runtime, its own sockets on every address, its own
 //!    │                      worker 1 ─┤         upstream sockets; shared: cache, health, counters, the snapshot
 //!    │                      ...      ─┘
-//!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are
+//!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are, what is
+//!    │                                    asked for them ahead
 //!    │                      report ────── what each client may see of itself, where that is wanted
 //!    ├──► reload ── a new snapshot, one pointer swap
 //!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
@@ -39,6 +40,8 @@ use crate::snapshot::Snapshot;
 use crate::upstream::links::Links;
 use crate::upstream::standing::wall_clock;
 use crate::upstream::{names, probe};
+use crate::warm_up;
+use crate::warm_up::file::Keeper;
 use crate::wire::name::Name;
 
 /// A nodens that serves.
@@ -210,6 +213,7 @@ impl Running {
         let needs_restart = old.needs_restart(&config);
         let new = Arc::new(Snapshot::new(config, &self.resolver.metrics, Some(&old)));
         self.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
+        self.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
         self.resolver.snapshot.store(Arc::clone(&new));
         let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
             let of = |group: &Arc<crate::upstream::Group>| {
@@ -330,12 +334,28 @@ impl ControlPart {
             let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
             tokio::task::spawn_local(admin.serve(listener));
         }
+        let links = Rc::new(Links::new());
+        let mut keeper = Keeper::open(&self.resolver);
+        let warm = tokio::task::spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
         let known = tokio::task::spawn_local(know_clients(Arc::clone(&self.resolver)));
-        let tend = tokio::task::spawn_local(tend(self.resolver));
-        // An error says that the whole server is gone.
-        let _ = self.stop.wait_for(|stop| *stop).await;
+        let tend = tokio::task::spawn_local(tend(self.resolver, links));
+        let keep = async {
+            match &mut keeper {
+                Some(keeper) => keeper.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // An error says that the whole server is gone.
+            _ = self.stop.wait_for(|stop| *stop) => {}
+            () = keep => {}
+        }
         tend.abort();
         known.abort();
+        warm.abort();
+        if let Some(keeper) = keeper {
+            keeper.close();
+        }
     }
 }
 
@@ -368,8 +388,7 @@ async fn know_clients(resolver: Arc<Resolver>) {
 }
 
 /// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
-async fn tend(resolver: Arc<Resolver>) {
-    let links = Rc::new(Links::new());
+async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
     let mut checked: Vec<usize> = Vec::new();
     let mut generation = None;
     let mut named = Vec::new();

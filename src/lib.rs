@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`lab`] | all | |
 //!
@@ -42,6 +42,7 @@ pub mod coalesce;
 pub mod fetch;
 pub mod horizon;
 pub mod snapshot;
+pub mod warm_up;
 
 // What is known without asking.
 pub mod admission;

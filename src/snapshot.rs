@@ -134,6 +134,7 @@ impl Snapshot {
             (old.report != new.report, "report.listen"),
             (old.cache.memory != new.cache.memory, "cache.memory"),
             (old.kubernetes != new.kubernetes, "kubernetes"),
+            (old.warm_up.file != new.warm_up.file, "warm_up.file"),
         ]
         .into_iter()
         .filter_map(|(changed, key)| changed.then_some(key))

@@ -173,6 +173,14 @@ fn mistakes_of_kubernetes_and_clients() {
                 "4:11: project: invalid type: integer `7`; right would be a short text in quotes",
             ],
         ),
+        (
+            "[warm_up]\nenable = true\nfile = \"habits.json\"\n".to_owned(),
+            &[
+                "2:1: unknown key `enable`; did you mean `enabled`?",
+                "3:8: file: \"habits.json\" is not the whole path of a file; right would be \"/var/lib/nodens/habits.json\"",
+            ],
+        ),
+        ("[warm_up]\nfile = \"/var/lib/\"\n".to_owned(), &["2:8: file: \"/var/lib/\" is not the whole path"]),
         (format!("{client}{client}"), &["5:10: the same source is on line 2 already; leave one out"]),
     ] {
         refused(&format!("{text}{REST}"), right);

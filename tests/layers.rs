@@ -47,6 +47,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("jobs", 3),
     ("refresh", 3),
     ("snapshot", 3),
+    ("warm_up", 3),
     ("admin", 4),
     ("node", 4),
     ("server", 4),

@@ -33,6 +33,7 @@ use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::{Jobs, Ledger};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::snapshot::Snapshot;
+use crate::warm_up;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
@@ -72,6 +73,8 @@ pub struct Resolver {
     pub jobs: Jobs,
     /// How much each of them asked of late, where a view limits that.
     rates: Rates,
+    /// Jobs that are about to start, and what is asked for them ahead.
+    pub warm_up: warm_up::Queue,
     epoch: Instant,
 }
 
@@ -165,13 +168,16 @@ impl Wanted {
 impl Resolver {
     /// A resolver with an empty cache.
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
+        let jobs = Jobs::new();
+        jobs.habits(|habits| habits.learn(snapshot.config.warm_up.enabled));
         Self {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),
             metrics,
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
-            jobs: Jobs::new(),
+            jobs,
             rates: Rates::new(),
+            warm_up: warm_up::Queue::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             epoch: Instant::now(),
         }

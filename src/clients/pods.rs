@@ -149,6 +149,11 @@ impl Pods {
         Table::new(of_pods.chain(self.hosts.iter().map(host)), &self.gaps, hungry)
     }
 
+    /// Whether this pod has been heard of.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.known.contains_key(uid)
+    }
+
     /// How many pods run, or are about to.
     pub fn live(&self) -> usize {
         self.known.values().filter(|record| record.ended == NEVER).count()

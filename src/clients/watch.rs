@@ -22,9 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::manifest::{List, Manifest, version};
-use super::pods::{Event, Pods};
+use super::pods::{Event, Pod, Pods};
 use crate::answer::Resolver;
 use crate::config::Kubernetes;
+use crate::warm_up;
 
 /// The wait after a first failure; it doubles up to the longest. What is waited is drawn from its upper half, so that the
 /// nodes of a cluster do not all come back at once.
@@ -195,10 +196,10 @@ impl Watch {
         }
     }
 
-    fn seen(&self, kind: &str, pod: Manifest, known: &mut String, event: impl Fn(super::pods::Pod) -> Event) {
+    fn seen(&self, kind: &str, pod: Manifest, known: &mut String, event: impl Fn(Pod) -> Event) {
         pod.version().clone_into(known);
         self.state.heard(kind);
-        if let Some(pod) = pod.pod() {
+        if let Some(pod) = self.state.pod(pod) {
             self.state.apply(self.scope, event(pod));
         }
     }
@@ -210,7 +211,7 @@ impl Watch {
         loop {
             let request = Request::new(self.path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
             let page: List = self.api.request(request).await?;
-            pods.extend(page.items.into_iter().filter_map(Manifest::pod));
+            pods.extend(page.items.into_iter().filter_map(|pod| self.state.pod(pod)));
             if page.metadata.next.is_empty() {
                 self.state.heard("listed");
                 let at = page.metadata.resource_version;
@@ -223,6 +224,17 @@ impl Watch {
 }
 
 impl State {
+    /// The pod. If it is a job that has just been bound to this node, its questions are asked ahead.
+    fn pod(&self, manifest: Manifest) -> Option<Pod> {
+        let hosts = manifest.likely_hosts();
+        let pod = manifest.pod()?;
+        let starts = pod.addresses.is_empty() && !pod.ended && !pod.deleting && !pod.host_network;
+        if starts && pod.client.job.is_some() && !self.pods.borrow().knows(&pod.uid) {
+            warm_up::expect(&self.resolver, &pod.client, &hosts);
+        }
+        Some(pod)
+    }
+
     fn apply(&self, scope: usize, event: Event) {
         self.pods.borrow_mut().apply(scope, event, self.resolver.now());
         self.publish();

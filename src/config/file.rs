@@ -19,6 +19,7 @@ use super::records::{Kind, Owner};
 use super::table::{Table, sound_part};
 use super::units::{Bounds, Count, Size, Time};
 use super::views::View;
+use super::warm_up::WarmUp;
 use super::zones::Zone;
 
 /// A value that serde reads from one TOML value.
@@ -103,6 +104,8 @@ pub struct File {
     pub records: Vec<Record>,
     /// `[kubernetes]`.
     pub kubernetes: Kubernetes,
+    /// `[warm_up]`.
+    pub warm_up: WarmUp,
     /// `[[client]]`, each that is whole.
     pub clients: Vec<Client>,
     /// `[[view]]`, each.
@@ -202,7 +205,7 @@ impl File {
         let mut section = |key| file.table(key);
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
-        let (kubernetes, report) = (section("kubernetes"), section("report"));
+        let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
@@ -216,6 +219,7 @@ impl File {
             routes: file.tables("route").map(|tables| tables.into_iter().map(Route::read).collect()),
             records: file.tables("record").into_iter().flatten().filter_map(Record::read).collect(),
             kubernetes: Kubernetes::read(kubernetes.unwrap_or_else(empty)),
+            warm_up: WarmUp::read(warm_up.unwrap_or_else(empty)),
             clients: file.tables("client").into_iter().flatten().filter_map(Client::read).collect(),
             views: file.tables("view").into_iter().flatten().map(View::read).collect(),
             sound: part == text,

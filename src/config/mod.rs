@@ -1,12 +1,13 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
 //! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
-//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`], [`views`] and [`zones`]
-//! know how the values are written.
+//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`], [`views`],
+//! [`mod@warm_up`] and [`zones`] know how the values are written.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -22,6 +23,7 @@ pub mod clients;
 pub mod records;
 pub mod units;
 pub mod views;
+pub mod warm_up;
 pub mod zones;
 
 mod mistake;
@@ -51,6 +53,8 @@ pub struct Config {
     pub records: Vec<Record>,
     /// Whether and how the Kubernetes API tells who asks.
     pub kubernetes: Kubernetes,
+    /// What is asked ahead for jobs that are about to start.
+    pub warm_up: WarmUp,
     /// Clients by their network; of networks within each other the smallest counts.
     pub clients: Vec<Client>,
     /// What some clients see that others do not: the first view that a client is of is its own. Who is of none sees what
@@ -182,6 +186,21 @@ pub struct Kubernetes {
     pub node: Option<String>,
     /// The namespaces that are watched; empty: all.
     pub namespaces: Vec<String>,
+}
+
+/// What is asked ahead for jobs that are about to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUp {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Where it is kept what the jobs of each project ask; none: in memory alone.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self { enabled: warm_up::ENABLED, file: None }
+    }
 }
 
 /// Whoever asks from one network.

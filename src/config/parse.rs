@@ -13,7 +13,7 @@ use super::records::agree;
 use super::units::Time;
 use super::views::MOST_VIEWS;
 use super::zones::Zone;
-use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients};
+use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -52,6 +52,7 @@ impl Check<'_, '_> {
         let records = self.records(&self.file.records);
         let cache = self.cache();
         let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
+        let warm_up = warm_up::warm_up(&self.file.warm_up);
         let views = self.views(routes.as_ref().map_or(0, Vec::len));
         let (upstreams, mut routes) = (upstreams?, routes?);
         let views = views.into_iter().map(|view| {
@@ -60,7 +61,20 @@ impl Check<'_, '_> {
             Some(view)
         });
         let views = views.collect::<Option<_>>()?;
-        Some(Config { server, admin, report, cache, bootstrap, upstreams, routes, records, kubernetes, clients, views })
+        Some(Config {
+            server,
+            admin,
+            report,
+            cache,
+            bootstrap,
+            upstreams,
+            routes,
+            records,
+            kubernetes,
+            warm_up,
+            clients,
+            views,
+        })
     }
 
     fn server(&self) -> Server {
@@ -345,6 +359,7 @@ fn seconds(time: Time) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -376,6 +391,8 @@ mod tests {
         assert_eq!(config.kubernetes.watch, Some(false));
         assert_eq!(config.kubernetes.node.as_deref(), Some("node-1.example"));
         assert_eq!(config.kubernetes.namespaces, ["gitlab-runner"]);
+        assert!(config.warm_up.enabled);
+        assert_eq!(config.warm_up.file.as_deref(), Some(Path::new("/var/lib/nodens/habits.json")));
         let [client] = config.clients.as_slice() else { panic!("{:?}", config.clients) };
         assert_eq!((client.source.to_string().as_str(), client.name.as_str()), ("10.0.8.0/24", "build-vms"));
         let words = [&client.namespace, &client.project, &client.job, &client.runner].map(Option::as_deref);
@@ -405,6 +422,7 @@ mod tests {
         let (full, minimal) = (parse(FULL, &[]).expect("good"), parse(MINIMAL, &[]).expect("good"));
         assert_eq!(full.server, minimal.server);
         assert_eq!(full.cache, minimal.cache);
+        assert_eq!(minimal.warm_up, crate::config::WarmUp { file: None, ..full.warm_up.clone() });
         assert_eq!((minimal.admin, minimal.report.as_slice()), (None, &[][..]));
         let kube = &full.upstreams[0];
         assert_eq!(

@@ -12,10 +12,12 @@ use prometheus::{
 
 pub mod events;
 pub mod tally;
+pub mod warm_up;
 pub mod watch;
 
 use events::{Events, Kind, UnixMillis};
 pub use tally::{Source, Tally, rcode_label};
+pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
 
 /// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.
@@ -62,6 +64,8 @@ pub struct Metrics {
     pub events: Arc<Events>,
     /// The watch of the Kubernetes API.
     pub watch: WatchMetrics,
+    /// What is asked ahead for jobs.
+    pub warm_up: WarmUpMetrics,
     upstream: UpstreamVecs,
 }
 
@@ -186,6 +190,7 @@ impl Metrics {
             )?,
             events: Arc::default(),
             watch: WatchMetrics::new(&registry)?,
+            warm_up: WarmUpMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,

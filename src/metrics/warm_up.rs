@@ -1,0 +1,49 @@
+//! Metrics of what is asked ahead for jobs that are about to start.
+
+use prometheus::{IntCounter, IntCounterVec, Registry};
+
+use super::{counter, counters};
+
+/// Reasons for which a question is not asked ahead.
+pub const SKIPPED: [&str; 4] = ["cached", "local", "upstream", "crowd"];
+
+/// What was asked ahead, and what came of it.
+#[derive(Debug)]
+pub struct WarmUpMetrics {
+    /// Jobs that were seen before they started.
+    pub pods: IntCounter,
+    /// Questions asked of upstreams for them.
+    pub prefetches: IntCounter,
+    /// Answers to these that a client got from the cache.
+    pub used: IntCounter,
+    /// Questions that were not asked, by reason.
+    pub skipped: IntCounterVec,
+}
+
+impl WarmUpMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            pods: counter(registry, "warm_up_pods_total", "Job pods that were seen before they started.")?,
+            prefetches: counter(
+                registry,
+                "warm_up_prefetches_total",
+                "Questions asked of upstreams for job pods that were about to start.",
+            )?,
+            used: counter(
+                registry,
+                "warm_up_used_total",
+                "Answers fetched for job pods that a client got from the cache; known when the answer runs out.",
+            )?,
+            skipped: counters(
+                registry,
+                "warm_up_skipped_total",
+                "Questions of job pods that were not asked ahead: cached, local, upstream (no room or down), crowd.",
+                &["reason"],
+            )?,
+        };
+        for reason in SKIPPED {
+            metrics.skipped.with_label_values(&[reason]);
+        }
+        Ok(metrics)
+    }
+}

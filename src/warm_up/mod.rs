@@ -1,0 +1,266 @@
+//! What a job is likely to ask is asked before it starts: its first queries are then hits.
+//!
+//! ```text
+//! a job's pod is bound to this node ──► expect ──► queue ──► run ──► cached? ──► coalesce ──► fetch ──► cache
+//! hosts of its images, its GitLab ──────┘  ▲                  one at a time,                              │
+//! what its project's jobs asked ───────────┘                  pod by pod in turn      used? ◄─────────────┘
+//!                 ▲                                                                     │
+//!                 └───────────────────────── habits ◄───────────────────────────────────┘
+//! ```
+//!
+//! From the binding to the first query there are seconds, in which images are pulled and containers made. A prefetch is the
+//! least of all queries: it is asked once, for what is not fresh, where an upstream is alive and `max_qps` has room for it;
+//! so many a second, so many at a time; and a client that asks meanwhile joins it.
+//!
+//! [`file`] keeps what is known beyond the end of the process.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::answer::{Local, Resolver, Wanted, local};
+use crate::cache::entry::Worth;
+use crate::cache::{Entry, Millis};
+use crate::clients::{Client, Who};
+use crate::coalesce::Flight;
+use crate::fetch;
+use crate::jobs::habits::Question;
+use crate::snapshot::Snapshot;
+use crate::upstream::Ask;
+use crate::wire::name::Name;
+use crate::wire::query::Key;
+use crate::wire::{rcode, rtype};
+
+pub mod file;
+
+/// Questions asked ahead for one pod.
+pub const MOST_QUESTIONS: usize = 64;
+/// Pods whose turn is yet to come; for more nothing is asked ahead.
+const MOST_PODS: usize = 64;
+/// Between two questions: 200 a second for all pods together.
+const PACE: Duration = Duration::from_millis(5);
+/// Questions under way at once.
+const MOST_IN_FLIGHT: usize = 32;
+/// Answers of which it is watched whether a client takes them.
+const MOST_WATCHED: usize = 4_096;
+/// How long that is watched: a job that asks later had nothing of it.
+const WATCHED_FOR: Millis = 600_000;
+
+/// Pods that are about to start, and what is yet to be asked for them.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pods: Mutex<VecDeque<Expected>>,
+    woken: Notify,
+}
+
+#[derive(Debug)]
+struct Expected {
+    client: Arc<Client>,
+    questions: VecDeque<Question>,
+}
+
+impl Queue {
+    /// The next question. The pods take turns: what each of them asks first comes before what others ask last.
+    fn next(&self) -> Option<(Arc<Client>, Question)> {
+        let mut pods = self.pods();
+        let mut pod = pods.pop_front()?;
+        let question = pod.questions.pop_front()?;
+        let client = Arc::clone(&pod.client);
+        if !pod.questions.is_empty() {
+            pods.push_back(pod);
+        }
+        Some((client, question))
+    }
+
+    fn pods(&self) -> MutexGuard<'_, VecDeque<Expected>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job's pod is about to start, and names these hosts; the names that its project's jobs ask come behind them.
+pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
+    if !resolver.snapshot.load().config.warm_up.enabled {
+        return;
+    }
+    let metrics = &resolver.metrics.warm_up;
+    metrics.pods.inc();
+    let hosts = hosts.iter().flat_map(|host| [rtype::A, rtype::AAAA].map(|qtype| (host.as_wire().into(), qtype)));
+    let mut questions: VecDeque<Question> = hosts.collect();
+    for question in resolver.jobs.habits(|habits| habits.of(client)) {
+        if !questions.contains(&question) {
+            questions.push_back(question);
+        }
+    }
+    questions.truncate(MOST_QUESTIONS);
+    if questions.is_empty() {
+        return;
+    }
+    let mut pods = resolver.warm_up.pods();
+    if pods.len() >= MOST_PODS {
+        metrics.skipped.with_label_values(&["crowd"]).inc_by(questions.len() as u64);
+        return;
+    }
+    pods.push_back(Expected { client: Arc::clone(client), questions });
+    drop(pods);
+    resolver.warm_up.woken.notify_one();
+}
+
+/// Asks for whatever is expected. Never ends by itself.
+pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
+    let places = Arc::new(Semaphore::new(MOST_IN_FLIGHT));
+    let watched = Arc::new(Semaphore::new(MOST_WATCHED));
+    loop {
+        let Some((client, question)) = resolver.warm_up.next() else {
+            resolver.warm_up.woken.notified().await;
+            continue;
+        };
+        // While upstreams are slow the rest waits here.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (wanted, flight) = match wanted(&resolver, &client, &question) {
+            Ok(wanted) => wanted,
+            Err(reason) => {
+                resolver.metrics.warm_up.skipped.with_label_values(&[reason]).inc();
+                continue;
+            }
+        };
+        resolver.metrics.warm_up.prefetches.inc();
+        let (resolver, upstreams, watched) = (Arc::clone(&resolver), Rc::clone(&upstreams), Arc::clone(&watched));
+        tokio::task::spawn_local(async move {
+            let entry = fetch::run(&resolver, upstreams.as_ref(), &wanted, flight).await;
+            drop(place);
+            let Ok(watched) = watched.try_acquire_owned() else { return };
+            let (key, hash) = (wanted.key.clone(), wanted.hash);
+            // It holds a configuration, which may be another one by then.
+            drop(wanted);
+            if entry.rcode == rcode::NOERROR && entry.is_kept() {
+                watch(&resolver, &key, hash, entry, watched).await.then(|| {
+                    resolver.metrics.warm_up.used.inc();
+                    resolver.jobs.habits(|habits| habits.note(&client, &question.0, question.1));
+                });
+            }
+        });
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// What a client will see. Its address is not known yet, so it is taken to be in no network that a view asks for.
+fn horizon(snapshot: &Snapshot, client: &Arc<Client>) -> u16 {
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    snapshot.sees(snapshot.views.of(&Who::Known { client, since: None }, nowhere))
+}
+
+/// What is to be asked for a question, and the duty to ask it; or the reason why nothing is.
+fn wanted(
+    resolver: &Resolver,
+    client: &Arc<Client>,
+    (name, qtype): &Question,
+) -> Result<(Wanted, Flight), &'static str> {
+    let snapshot = resolver.snapshot.load_full();
+    let key = Key::of_stub(name, *qtype, horizon(&snapshot, client));
+    let (key, route) = match local(&snapshot, &key) {
+        Local::Answer(..) => return Err("local"),
+        Local::Alias(_, target, route) => (key.for_name(&target), route),
+        Local::Not { route } => (key, route),
+    };
+    let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
+    let wanted = Wanted { key, hash, route, snapshot, alias: None, asked, client: None };
+    // One that failed a moment ago is not asked again so soon either.
+    if let Some((_, Worth::Fresh(_) | Worth::Failed)) = fetch::kept(resolver, &wanted, 0) {
+        return Err("cached");
+    }
+    if !wanted.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
+        return Err("upstream");
+    }
+    // Someone may be asking it just now.
+    let flight = resolver.flights.lead(wanted.snapshot.generation, hash, &wanted.key).ok_or("cached")?;
+    Ok((wanted, flight))
+}
+
+/// Whether a client takes this answer from the cache while it is fresh.
+async fn watch(resolver: &Resolver, key: &Key, hash: u64, entry: Entry, place: OwnedSemaphorePermit) -> bool {
+    let (born, until) = (entry.born, entry.expires.min(entry.born + WATCHED_FOR));
+    drop(entry);
+    tokio::time::sleep_until(resolver.instant(until)).await;
+    drop(place);
+    resolver.cache.with(hash, key, |kept| is_used(kept, born, until)) == Some(true)
+}
+
+/// Whether a client took the answer that was born then, and watched until then, from the cache that has `kept` now.
+fn is_used(kept: &Entry, born: Millis, until: Millis) -> bool {
+    match kept.born == born {
+        true => kept.hits > 0,
+        // Only what clients take is fetched anew while it is fresh.
+        false => kept.born > born && kept.born < until,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::entry::{Failed, Home};
+    use crate::clients::client::Kind;
+    use crate::config::parse::parse;
+    use crate::metrics::Metrics;
+
+    fn client(name: &str) -> Arc<Client> {
+        Arc::new(Client {
+            kind: Kind::Pod,
+            name: name.into(),
+            namespace: None,
+            uid: None,
+            labels: Box::default(),
+            more_labels: false,
+            job: None,
+            memo: Default::default(),
+        })
+    }
+
+    fn hosts(count: usize) -> Vec<Name> {
+        (0..count).map(|number| format!("n{number}.example").parse().expect("a name")).collect()
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let config = parse(include_str!("../../config/minimal.toml"), &[]).expect("good");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
+        let skipped = || resolver.metrics.warm_up.skipped.with_label_values(&["crowd"]).get();
+        expect(&resolver, &client("many"), &hosts(99));
+        assert_eq!(resolver.warm_up.pods()[0].questions.len(), MOST_QUESTIONS);
+        (0..MOST_PODS - 1).for_each(|_| expect(&resolver, &client("one"), &hosts(1)));
+        assert_eq!((resolver.warm_up.pods().len(), skipped()), (MOST_PODS, 0));
+        expect(&resolver, &client("late"), &hosts(3));
+        assert_eq!((resolver.warm_up.pods().len(), skipped()), (MOST_PODS, 6));
+        assert_eq!(resolver.metrics.warm_up.pods.get(), MOST_PODS as u64 + 1);
+    }
+
+    #[test]
+    fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
+        let home = Home { generation: 0, route: 0, realm: 0 };
+        let entry = |born, hits| {
+            let mut entry = Entry::failure(&[0, 0, 1, 0, 1], &[], home, Failed::unasked(0), born);
+            entry.hits = hits;
+            entry
+        };
+        for (born, hits, used) in [(10, 0, false), (10, 1, true), (50, 0, true), (100, 3, false), (5, 3, false)] {
+            assert_eq!(is_used(&entry(born, hits), 10, 100), used, "born {born}, hits {hits}");
+        }
+    }
+
+    #[test]
+    fn pods_take_turns() {
+        let queue = Queue::default();
+        for (name, count) in [("a", 3), ("b", 1), ("c", 2)] {
+            let questions = (0..count).map(|qtype| (Box::from(&b"\0"[..]), qtype)).collect();
+            queue.pods().push_back(Expected { client: client(name), questions });
+        }
+        let order: Vec<_> =
+            std::iter::from_fn(|| queue.next()).map(|(client, (_, qtype))| format!("{}{qtype}", client.name)).collect();
+        assert_eq!(order, ["a0", "b0", "c0", "a1", "c1", "a2"]);
+    }
+}

@@ -1,0 +1,279 @@
+//! What is asked ahead for jobs, by the built binary, pods from a scripted API, and clients with addresses of their own.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use process::api::Api;
+use process::client::{A, lookup, query, receive};
+use process::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream};
+use serde_json::{Value, json};
+
+mod process;
+
+const AAAA: u16 = 28;
+/// What each job asks beside its GitLab server and its registry.
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+
+struct Scene {
+    nodens: Nodens,
+    api: Api,
+    upstream: Upstream,
+}
+
+fn zone() -> Zone {
+    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
+}
+
+fn text(upstream: &Upstream, more: &str) -> String {
+    format!("{}[kubernetes]\nwatch = true\n[warm_up]\n{more}", config(&[upstream], "", ""))
+}
+
+/// nodens that hears of the pods of `api`.
+fn start(api: Api, more: &str) -> Scene {
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text(&upstream, more)));
+    let mut command = serve();
+    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
+    let nodens = Nodens::spawn(&mut command, dir);
+    nodens.metric_becomes("nodens_watch_connected", &[], |connected| connected == 1.0);
+    Scene { nodens, api, upstream }
+}
+
+impl Scene {
+    /// A job's pod is bound to the node, or has its address.
+    fn put(&self, name: &str, project: &str, address: Option<&str>, edit: impl FnOnce(&mut Value)) {
+        self.api.put("ci", name, address.as_slice(), |pod| {
+            pod["metadata"]["labels"]["project.runner.gitlab.com/id"] = project.into();
+            pod["spec"]["containers"] = json!([
+                { "name": "build", "image": "registry.lab.example:5050/group/build:1",
+                  "env": [{ "name": "CI_SERVER_HOST", "value": "git.lab.example" }] },
+            ]);
+            if address.is_none() {
+                pod["status"] = json!({ "phase": "Pending" });
+            }
+            edit(pod);
+        });
+    }
+
+    /// A job is bound, and whatever is asked for it has come: so many answers are then in the cache.
+    fn bind(&self, name: &str, project: &str, answers: f64) {
+        self.put(name, project, None, |_| {});
+        self.nodens.metric_becomes("nodens_cache_entries", &[], |entries| entries == answers);
+    }
+
+    /// A job starts with an address.
+    fn begin(&self, name: &str, project: &str, address: &str) {
+        self.put(name, project, Some(address), |_| {});
+        eventually(&format!("{address} is {name}"), || {
+            let page = self.nodens.get(&format!("/api/v1/clients?address={address}"));
+            page.body.contains(&format!("\"name\": \"{name}\"")).then_some(())
+        });
+    }
+
+    fn ask(&self, from: &str, name: &str, qtype: u16) {
+        let socket = UdpSocket::bind((from, 0)).expect("a socket");
+        socket.connect(self.nodens.address()).expect("a way there");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        socket.send(&query(7, name, qtype)).expect("sends");
+        receive(&socket);
+    }
+
+    /// What a job asks, addresses of both families each; how many of the answers were hits.
+    fn work(&self, job: &str, from: &str) -> (u64, u64) {
+        let names = NAMES.iter().chain(&["git", "registry"]);
+        for name in names {
+            [A, AAAA].into_iter().for_each(|qtype| self.ask(from, &format!("{name}.lab.example"), qtype));
+        }
+        let all = 2 * (NAMES.len() as u64 + 2);
+        let report = eventually(&format!("{all} queries of {job}"), || {
+            let page = self.nodens.get(&format!("/api/v1/jobs/{job}"));
+            let report: Value = serde_json::from_str(&page.body).ok()?;
+            (report["queries"].as_u64()? >= all).then_some(report)
+        });
+        (report["by_source"]["hit"].as_u64().unwrap_or(0), all)
+    }
+
+    /// Another server is asked from now on: all that is in the cache is worth nothing.
+    fn forget_answers(&mut self, more: &str) {
+        let before = self.nodens.metric("nodens_config_reloads_total", &[]);
+        self.upstream = upstream(zone());
+        fs::write(self.nodens.config(), text(&self.upstream, more)).expect("writes");
+        self.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads > before);
+    }
+
+    /// Waits until the server that is asked now has had so many questions of the zone and no reply is outstanding.
+    fn is_asked(&self, questions: usize) {
+        eventually(&format!("{questions} questions"), || {
+            let seen = self.upstream.seen();
+            let asked = seen.iter().filter(|seen| seen.name.to_ascii_lowercase().ends_with(".lab.example.")).count();
+            (asked >= questions && self.nodens.metric("nodens_upstream_in_flight", &[]) == 0.0).then_some(())
+        });
+    }
+
+    fn prefetches(&self) -> f64 {
+        self.nodens.metric("nodens_warm_up_prefetches_total", &[])
+    }
+}
+
+#[test]
+fn the_first_job_finds_its_hosts_and_the_second_one_all() {
+    let mut scene = start(Api::start(), "");
+    scene.bind("one", "42", 4.0);
+    scene.begin("one", "42", "127.0.0.2");
+    assert_eq!(scene.work("one", "127.0.0.2"), (4, 24), "GitLab and the registry, both families");
+    // Tries of a search list and names that fail are not worth to be asked ahead.
+    for name in ["a.lab.example.ci.svc.cluster.local", "typo.example"] {
+        scene.ask("127.0.0.2", name, A);
+    }
+    scene.forget_answers("");
+    let before = scene.prefetches();
+    scene.put("two", "42", None, |_| {});
+    scene.is_asked(24);
+    scene.begin("two", "42", "127.0.0.3");
+    let (hits, all) = scene.work("two", "127.0.0.3");
+    assert!(hits * 10 >= all * 9, "{hits} of {all} are hits");
+    assert_eq!(scene.prefetches(), before + 24.0, "nothing but what had answers");
+
+    // Other projects have nothing of it, and a project that may be made up has nothing to have.
+    scene.forget_answers("");
+    let before = scene.prefetches();
+    scene.put("three", "43", None, |_| {});
+    scene.is_asked(4);
+    scene.put("four", "44", None, |pod| {
+        pod["metadata"]["labels"] = json!({ "job.runner.gitlab.com/pod": "four" });
+        pod["metadata"]["annotations"]["project.runner.gitlab.com/id"] = "42".into();
+    });
+    scene.nodens.metric_becomes("nodens_warm_up_skipped_total", &[("reason", "cached")], |skipped| skipped >= 4.0);
+    scene.begin("three", "43", "127.0.0.4");
+    assert_eq!(scene.work("three", "127.0.0.4").0, 4);
+    assert_eq!(scene.prefetches(), before + 4.0);
+    // A pod is warmed up for once, and only a job's.
+    scene.api.put("ci", "web", &[], |pod| pod["status"] = json!({ "phase": "Pending" }));
+    scene.put("four", "44", None, |pod| pod["metadata"]["annotations"]["more"] = "1".into());
+    scene.begin("five", "43", "127.0.0.5");
+    assert_eq!(scene.nodens.metric("nodens_warm_up_pods_total", &[]), 4.0);
+}
+
+#[test]
+fn switched_off_nothing_is_asked_or_learned() {
+    let mut scene = start(Api::start(), "enabled = false\n");
+    scene.put("one", "42", None, |_| {});
+    scene.begin("one", "42", "127.0.0.2");
+    assert_eq!(scene.work("one", "127.0.0.2").0, 0);
+    scene.forget_answers("enabled = false\n");
+    scene.put("two", "42", None, |_| {});
+    scene.begin("two", "42", "127.0.0.3");
+    assert_eq!(scene.work("two", "127.0.0.3").0, 0);
+    assert_eq!(scene.nodens.metric("nodens_warm_up_pods_total", &[]), 0.0);
+    // Switched on, it begins with nothing.
+    scene.forget_answers("enabled = true\n");
+    scene.put("three", "42", None, |_| {});
+    scene.is_asked(4);
+    scene.begin("three", "42", "127.0.0.4");
+    assert_eq!(scene.work("three", "127.0.0.4").0, 4);
+}
+
+/// The file of a nodens whose job has asked, and which has ended.
+fn written(dir: &Dir) -> std::path::PathBuf {
+    let file = dir.file("state/habits.json");
+    let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
+    scene.begin("one", "42", "127.0.0.2");
+    scene.work("one", "127.0.0.2");
+    scene.nodens.signal("TERM");
+    assert!(scene.nodens.exit().success());
+    file
+}
+
+/// A nodens that begins with this file.
+fn begun_with(file: &Path) -> Scene {
+    start(Api::start(), &format!("file = {file:?}\n"))
+}
+
+#[test]
+fn what_jobs_ask_outlives_a_restart() {
+    let dir = Dir::new();
+    let file = written(&dir);
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(file.parent().expect("a directory")).expect("it").count(), 1, "no rests");
+    let mut scene = begun_with(&file);
+    let line = scene.nodens.logged("what the jobs of each project ask is read");
+    assert!(line.contains("\"projects\":1"), "{line}");
+    scene.bind("two", "42", 24.0);
+    scene.begin("two", "42", "127.0.0.3");
+    assert_eq!(scene.work("two", "127.0.0.3"), (24, 24));
+}
+
+#[test]
+fn a_file_that_is_no_good_is_told_of_and_replaced() {
+    let dir = Dir::new();
+    for (name, text) in [("empty", ""), ("broken", "{\"version\":1,"), ("new", "{\"version\":9,\"projects\":[]}")] {
+        let file = dir.write(name, text);
+        let mut scene = begun_with(&file);
+        let line = scene.nodens.logged("could not be read; beginning anew");
+        assert!(line.contains("\"WARN\"") && line.contains(name), "{line}");
+        scene.begin("one", "42", "127.0.0.2");
+        scene.work("one", "127.0.0.2");
+        scene.nodens.signal("TERM");
+        assert!(scene.nodens.exit().success());
+        assert!(fs::read_to_string(&file).expect("a file").contains("a.lab.example."), "{name}");
+    }
+    // Where it cannot be written, nothing else is the worse for it.
+    let file = dir.write("file", "").join("habits.json");
+    let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
+    scene.begin("one", "42", "127.0.0.2");
+    scene.work("one", "127.0.0.2");
+    scene.nodens.signal("TERM");
+    assert!(scene.nodens.exit().success());
+    scene.nodens.logged("what jobs ask cannot be written");
+}
+
+#[test]
+fn it_is_counted_what_clients_took() {
+    let scene = start(Api::start(), "");
+    let short = Zone::new("lab.example.").record("*.lab.example. 1 A 192.0.2.1");
+    scene.upstream.set_zone(short).expect("a zone");
+    let mut pods = 0.0;
+    // On a slow machine an answer may run out before it is asked for: then the next one counts.
+    eventually("an answer that was used", || {
+        pods += 1.0;
+        let host = format!("git{pods}.lab.example");
+        scene.put(&format!("pod{pods}"), "42", None, |pod| {
+            pod["spec"]["containers"][0]["env"][0]["value"] = host.as_str().into()
+        });
+        scene.nodens.metric_becomes("nodens_warm_up_pods_total", &[], |seen| seen == pods);
+        lookup(scene.nodens.address(), &host);
+        (scene.nodens.metric("nodens_warm_up_used_total", &[]) > 0.0).then_some(())
+    });
+}
+
+#[test]
+fn a_prefetch_is_the_least_of_all_queries() {
+    let scene = start(Api::start(), "");
+    let limited = text(&scene.upstream, "").replace("[[route]]", "max_qps = 10\ndeadline = \"200ms\"\n[[route]]");
+    fs::write(scene.nodens.config(), limited).expect("writes");
+    scene.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads == 1.0);
+    let many: Vec<_> = (0..14).map(|n| json!({ "name": "c", "image": format!("r{n}.lab.example/image") })).collect();
+    scene.put("one", "42", None, |pod| pod["spec"]["containers"] = many.into());
+    // 28 questions in 140 ms, where 8 a second leave room.
+    let skipped = |scene: &Scene| scene.nodens.metric("nodens_warm_up_skipped_total", &[("reason", "upstream")]);
+    eventually("all to be asked or not", || (scene.prefetches() + skipped(&scene) == 28.0).then_some(()));
+    assert!(skipped(&scene) > 0.0, "{} are asked", scene.prefetches());
+    assert_eq!(process::client::data(&lookup(scene.nodens.address(), "client.lab.example")), ["192.0.2.1"]);
+
+    // Nor is a server asked that is down.
+    scene.upstream.set(nodens::lab::fault::Behaviour::silent());
+    let down = || scene.nodens.metric("nodens_upstream_healthy", &[]) == 0.0;
+    eventually("the server to be down", || {
+        lookup(scene.nodens.address(), "down.lab.example");
+        down().then_some(())
+    });
+    let before = (scene.prefetches(), skipped(&scene));
+    scene.put("two", "42", None, |_| {});
+    eventually("four more to be skipped", || (skipped(&scene) == before.1 + 4.0).then_some(()));
+    assert_eq!(scene.prefetches(), before.0);
+}
