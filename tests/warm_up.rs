@@ -233,6 +233,32 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
 }
 
 #[test]
+fn a_job_is_warmed_up_for_in_its_own_view() {
+    let mut scene = start(Api::start(), "");
+    let own = upstream(Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.42"));
+    let views = format!(
+        "[upstreams.own]\nservers = [\"{}\"]\n[[view]]\nname = \"own\"\nprojects = [\"42\"]\n\
+         [[view.route]]\nzones = [\"git.lab.example\"]\nto = \"own\"\n\
+         [[view]]\nname = \"denied\"\nprojects = [\"43\"]\ndeny = [\"lab.example\"]\n\
+         [[view]]\nname = \"there\"\nprojects = [\"44\"]\nsources = [\"127.0.0.4\"]\ndeny = [\"lab.example\"]\n",
+        own.address()
+    );
+    scene.forget_answers(&views);
+    for (name, project) in [("one", "42"), ("two", "43"), ("three", "44")] {
+        scene.put(name, project, None, |_| {});
+    }
+    let skipped = |reason| scene.nodens.metric("nodens_warm_up_skipped_total", &[("reason", reason)]);
+    eventually("all to be asked or not", || {
+        ((scene.prefetches(), skipped("local"), skipped("view")) == (4.0, 4.0, 4.0)).then_some(())
+    });
+    assert!(own.seen().iter().any(|seen| seen.asks("git.lab.example", A)), "{:?}", own.seen());
+    assert!(!scene.upstream.seen().iter().any(|seen| seen.asks("git.lab.example", A)), "{:?}", scene.upstream.seen());
+    scene.nodens.metric_becomes("nodens_cache_entries", &[], |entries| entries == 4.0);
+    scene.begin("one", "42", "127.0.0.2");
+    assert_eq!(scene.work("one", "127.0.0.2").0, 4);
+}
+
+#[test]
 fn it_is_counted_what_clients_took() {
     let scene = start(Api::start(), "");
     let short = Zone::new("lab.example.").record("*.lab.example. 1 A 192.0.2.1");

@@ -48,10 +48,7 @@ impl Views {
     /// The number of the view, in the order of the configuration.
     #[inline]
     pub fn of(&self, who: &Who<'_>, address: IpAddr) -> Option<usize> {
-        let mut fits = match who {
-            Who::Known { client, .. } => client.memo.get(self.generation).unwrap_or_else(|| self.look(client)),
-            Who::Unknown(_) => self.strangers,
-        };
+        let mut fits = self.fitting(who);
         let address = key(address);
         while fits != 0 {
             let number = fits.trailing_zeros() as usize;
@@ -62,6 +59,24 @@ impl Views {
             fits &= fits - 1;
         }
         None
+    }
+
+    /// The same for a client whose address is not known yet: the outer none says that it depends on that.
+    pub fn wherever(&self, who: &Who<'_>) -> Option<Option<usize>> {
+        let first = match self.fitting(who) {
+            0 => return Some(None),
+            fits => fits.trailing_zeros() as usize,
+        };
+        self.sources.get(first).is_some_and(|sources| sources.is_empty()).then_some(Some(first))
+    }
+
+    /// The views that a client is of by all but its address, a bit each.
+    #[inline]
+    fn fitting(&self, who: &Who<'_>) -> u32 {
+        match who {
+            Who::Known { client, .. } => client.memo.get(self.generation).unwrap_or_else(|| self.look(client)),
+            Who::Unknown(_) => self.strangers,
+        }
     }
 
     #[cold]

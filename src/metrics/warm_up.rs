@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 use super::{counter, counters};
 
 /// Reasons for which a question is not asked ahead.
-pub const SKIPPED: [&str; 4] = ["cached", "local", "upstream", "crowd"];
+pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "crowd"];
 
 /// What was asked ahead, and what came of it.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl WarmUpMetrics {
             skipped: counters(
                 registry,
                 "warm_up_skipped_total",
-                "Questions of job pods that were not asked ahead: cached, local, upstream (no room or down), crowd.",
+                "Questions of job pods that were not asked ahead: cached, local, upstream (no room or down), view, crowd.",
                 &["reason"],
             )?,
         };

@@ -15,7 +15,6 @@
 //! [`file`] keeps what is known beyond the end of the process.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,7 +29,6 @@ use crate::clients::{Client, Who};
 use crate::coalesce::Flight;
 use crate::fetch;
 use crate::jobs::habits::Question;
-use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
@@ -148,12 +146,6 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
     }
 }
 
-/// What a client will see. Its address is not known yet, so it is taken to be in no network that a view asks for.
-fn horizon(snapshot: &Snapshot, client: &Arc<Client>) -> u16 {
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    snapshot.sees(snapshot.views.of(&Who::Known { client, since: None }, nowhere))
-}
-
 /// What is to be asked for a question, and the duty to ask it; or the reason why nothing is.
 fn wanted(
     resolver: &Resolver,
@@ -161,7 +153,8 @@ fn wanted(
     (name, qtype): &Question,
 ) -> Result<(Wanted, Flight), &'static str> {
     let snapshot = resolver.snapshot.load_full();
-    let key = Key::of_stub(name, *qtype, horizon(&snapshot, client));
+    let view = snapshot.views.wherever(&Who::Known { client, since: None }).ok_or("view")?;
+    let key = Key::of_stub(name, *qtype, snapshot.sees(view));
     let (key, route) = match local(&snapshot, &key) {
         Local::Answer(..) => return Err("local"),
         Local::Alias(_, target, route) => (key.for_name(&target), route),
@@ -206,6 +199,7 @@ mod tests {
     use crate::clients::client::Kind;
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
+    use crate::snapshot::Snapshot;
 
     fn client(name: &str) -> Arc<Client> {
         Arc::new(Client {
