@@ -1,0 +1,137 @@
+//! What runs beside the workers: the control thread, and where each client sees itself.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::admin::report::Report;
+use crate::answer::{LOOP_CHECK, Resolver};
+use crate::clients;
+use crate::upstream::links::Links;
+use crate::upstream::{names, probe};
+use crate::warm_up;
+use crate::warm_up::file::Keeper;
+use crate::wire::name::Name;
+
+/// What watches and tends while the workers serve.
+pub(super) struct ControlPart {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) heartbeats: Arc<Vec<AtomicU64>>,
+    pub(super) admin: Option<TcpListener>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl ControlPart {
+    /// Tends until the stop.
+    pub(super) async fn run(mut self) {
+        if let Some(listener) = self.admin {
+            let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
+            tokio::task::spawn_local(admin.serve(listener));
+        }
+        let links = Rc::new(Links::new());
+        let mut keeper = Keeper::open(&self.resolver);
+        let warm = tokio::task::spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
+        let known = tokio::task::spawn_local(know_clients(Arc::clone(&self.resolver)));
+        let tend = tokio::task::spawn_local(tend(self.resolver, links));
+        let keep = async {
+            match &mut keeper {
+                Some(keeper) => keeper.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // An error says that the whole server is gone.
+            _ = self.stop.wait_for(|stop| *stop) => {}
+            () = keep => {}
+        }
+        tend.abort();
+        known.abort();
+        warm.abort();
+        if let Some(keeper) = keeper {
+            keeper.close();
+        }
+    }
+}
+
+/// Where each client sees itself.
+pub(super) struct ReportPart {
+    pub(super) report: Arc<Report>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl ReportPart {
+    /// Serves until the stop.
+    pub(super) async fn run(mut self) {
+        for listener in self.listeners {
+            tokio::task::spawn_local(Arc::clone(&self.report).serve(listener));
+        }
+        // An error says that the whole server is gone.
+        let _ = self.stop.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Watches who the clients are, where that is wanted and possible.
+async fn know_clients(resolver: Arc<Resolver>) {
+    let settings = resolver.snapshot.load().config.kubernetes.clone();
+    match clients::watch::node(&settings, |name| std::env::var(name).ok()) {
+        Ok(Some(node)) => clients::watch::keep_current(resolver, node, settings.namespaces).await,
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "who asks is not watched"),
+    }
+}
+
+/// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
+async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
+    let mut checked: Vec<usize> = Vec::new();
+    let mut generation = None;
+    let mut named = Vec::new();
+    loop {
+        let snapshot = resolver.snapshot.load_full();
+        if generation.replace(snapshot.generation) != Some(snapshot.generation) {
+            links.keep_only(&snapshot.groups);
+            checked.clear();
+            named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
+            for group in &snapshot.groups {
+                let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
+                named.push(tokio::task::spawn_local(async move {
+                    let name = group.config.name.clone();
+                    if let Err(error) = names::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
+                    {
+                        tracing::error!(upstream = %name, %error, "the bootstrap servers cannot be used");
+                    }
+                }));
+            }
+        }
+        let mut seen = Vec::new();
+        let now = Instant::now();
+        for (index, group) in snapshot.groups.iter().enumerate() {
+            let zone =
+                snapshot.config.routes.iter().filter(|route| route.to == index).find_map(|route| route.zones.first());
+            let zone = zone.cloned().unwrap_or_else(Name::root);
+            for server in group.servers.load().iter() {
+                let id = Arc::as_ptr(server) as usize;
+                seen.push(id);
+                let new = !checked.contains(&id);
+                let probe_due = server.probe_due(now, group.in_use(now)) && group.spend(now);
+                if new {
+                    server.forgive_loop();
+                }
+                // One that was silent may have been so when it was checked.
+                if new || (probe_due && server.is_silent()) {
+                    probe::check_loop(&links, server, LOOP_CHECK);
+                }
+                if probe_due {
+                    probe::probe(&links, server, &zone);
+                }
+            }
+        }
+        checked = seen;
+        tokio::time::sleep(probe::TICK).await;
+    }
+}
