@@ -42,7 +42,6 @@ pub mod coalesce;
 pub mod fetch;
 pub mod horizon;
 pub mod snapshot;
-pub mod warm_up;
 
 // What is known without asking.
 pub mod admission;
@@ -57,6 +56,7 @@ pub mod wire;
 
 // Asking others.
 pub mod upstream;
+pub mod warm_up;
 
 // Watching.
 pub mod admin;

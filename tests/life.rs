@@ -216,12 +216,12 @@ fn keys_that_need_a_restart_are_named() {
     let good = config(&[&upstream], "", "");
     let mut nodens = Nodens::start(&good);
     let server = "listen = [\"127.0.0.3:0\"]\nworkers = 7";
-    let admin = "[admin]\nlisten = \"127.0.0.3:0\"\n[report]\nlisten = [\"127.0.0.3:0\"]\n[cache]\nmemory = \"3MiB\"";
+    let admin = "[admin]\nlisten = \"127.0.0.3:0\"\n[report]\nlisten = [\"127.0.0.3:0\"]\n[warm_up]\nfile = \"/nowhere/file\"\n[cache]\nmemory = \"3MiB\"";
     let text = config(&[&upstream], server, "").replace("[admin]\nlisten = \"127.0.0.1:0\"", admin);
     replace(&nodens, &text);
     let line = nodens.logged("which need a restart");
     assert_eq!(field(&line, "level"), "WARN");
-    let keys = ": server.listen, server.workers, admin.listen, report.listen, cache.memory";
+    let keys = ": server.listen, server.workers, admin.listen, report.listen, cache.memory, warm_up.file";
     assert!(field(&line, "message").ends_with(keys), "{line}");
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
 }

@@ -12,7 +12,7 @@
 //! least of all queries: it is asked once, for what is not fresh, where an upstream is alive and `max_qps` has room for it;
 //! so many a second, so many at a time; and a client that asks meanwhile joins it.
 //!
-//! [`file`] keeps what is known beyond the end of the process.
+//! [`mod@file`] keeps what is known beyond the end of the process.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
