@@ -113,15 +113,16 @@ impl<'de> Deserialize<'de> for Variable {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Variable, A::Error> {
-                let (mut wanted, mut value) = (false, None);
+                let (mut wanted, mut value) = (None, None);
                 while let Some(key) = fields.next_key::<String>()? {
                     match key.as_str() {
-                        "name" => wanted = SERVERS.contains(&fields.next_value::<String>()?.as_str()),
-                        "value" => value = fields.next_value::<Option<String>>()?,
+                        "name" => wanted = Some(SERVERS.contains(&fields.next_value::<String>()?.as_str())),
+                        // The name comes first; values may be long.
+                        "value" if wanted != Some(false) => value = fields.next_value::<Option<String>>()?,
                         _ => drop(fields.next_value::<IgnoredAny>()?),
                     }
                 }
-                Ok(Variable(value.filter(|_| wanted)))
+                Ok(Variable(value.filter(|_| wanted == Some(true))))
             }
         }
         deserializer.deserialize_map(Fields)
@@ -167,7 +168,8 @@ mod tests {
     #[test]
     fn gitlab_comes_first_and_nothing_twice() {
         let text = r#"{"name": "build", "image": "registry.git.example:5050/a/b", "env": [
-            {"name": "SECRET", "value": "secret.example"}, {"value": "git.example", "name": "CI_SERVER_HOST"},
+            {"name": "SECRET", "value": "secret.example"}, {"value": "secret.example", "name": "OTHER"},
+            {"value": "git.example", "name": "CI_SERVER_HOST"},
             {"name": "CI_REGISTRY", "value": "registry.git.example:5050"},
             {"name": "CI_DEPENDENCY_PROXY_SERVER", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}"#;
         let build: Container = serde_json::from_str(text).expect("JSON");
