@@ -103,6 +103,7 @@ impl Scene {
         let before = self.nodens.metric("nodens_config_reloads_total", &[]);
         self.upstream = upstream(zone());
         fs::write(self.nodens.config(), text(&self.upstream, more)).expect("writes");
+        self.nodens.signal("HUP");
         self.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads > before);
     }
 
@@ -282,6 +283,7 @@ fn a_prefetch_is_the_least_of_all_queries() {
     let scene = start(Api::start(), "");
     let limited = text(&scene.upstream, "").replace("[[route]]", "max_qps = 10\ndeadline = \"200ms\"\n[[route]]");
     fs::write(scene.nodens.config(), limited).expect("writes");
+    scene.nodens.signal("HUP");
     scene.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads == 1.0);
     let many: Vec<_> = (0..14).map(|n| json!({ "name": "c", "image": format!("r{n}.lab.example/image") })).collect();
     scene.put("one", "42", None, |pod| pod["spec"]["containers"] = many.into());

@@ -142,3 +142,64 @@ fn write(file: &Path, extension: &str, text: &str) -> io::Result<()> {
     writer.sync_all()?;
     fs::rename(new, file)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::clients::Client;
+    use crate::clients::client::{Field, Job, Kind, Trust};
+    use crate::config::parse::parse;
+    use crate::metrics::Metrics;
+    use crate::snapshot::Snapshot;
+
+    fn job(uid: &str) -> Client {
+        let mut job = Job::default();
+        job.note(Field::ProjectId, "7", Trust::Label);
+        Client {
+            kind: Kind::GitlabJob,
+            name: uid.into(),
+            namespace: None,
+            uid: Some(uid.into()),
+            labels: Box::default(),
+            more_labels: false,
+            job: Some(job),
+            memo: Default::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_is_written_while_it_is_switched_on() {
+        let dir = std::env::temp_dir().join(format!("nodens-habits-{}", std::process::id()));
+        let file = dir.join("deep/habits.json");
+        let minimal = include_str!("../../config/minimal.toml");
+        let config = |on| parse(&format!("[warm_up]\nenabled = {on}\nfile = {file:?}\n{minimal}"), &[]).expect("good");
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let resolver = Arc::new(Resolver::new(Snapshot::new(config(true), &metrics, None), Arc::clone(&metrics)));
+        let switch = |on| {
+            let snapshot = Snapshot::new(config(on), &metrics, Some(&resolver.snapshot.load()));
+            resolver.snapshot.store(Arc::new(snapshot));
+            resolver.jobs.habits(|habits| habits.learn(on));
+        };
+        let note = |uid: &str| resolver.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", 1));
+        let mut keeper = Keeper::open(&resolver).expect("a file is named");
+        for (uid, written) in [(None, false), (Some("1"), true), (None, false), (Some("2"), true)] {
+            uid.into_iter().for_each(note);
+            let _ = timeout(WRITE_EVERY + WRITE_EVERY / 2, keeper.keep()).await;
+            assert_eq!(file.exists(), written, "{uid:?}");
+            let _ = fs::remove_file(&file);
+        }
+        note("3");
+        switch(false);
+        let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
+        assert!(!file.exists(), "it is switched off");
+        let text = r#"{"version":1,"projects":[{"project":"gitlab-job 7  ","questions":[["kept.",1,1]]}]}"#;
+        fs::write(&file, text).expect("writes");
+        switch(true);
+        let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
+        let known = resolver.jobs.habits(|habits| habits.of(&job("4")));
+        assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), 1)], "what was kept before comes back");
+        fs::remove_dir_all(&dir).expect("removes");
+    }
+}
