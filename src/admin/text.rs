@@ -32,7 +32,10 @@ pub fn job(job: &Value) -> String {
     line(format!("  queries   {} ({} failed)", job["queries"], job["failed"]));
     for (key, label) in [("by_route", "routes"), ("by_rcode", "codes"), ("by_source", "from")] {
         let parts = job[key].as_object().into_iter().flatten().map(|(key, value)| format!("{key} {value}"));
-        line(format!("  {label:<9} {}", parts.collect::<Vec<_>>().join(", ")));
+        let parts: Vec<_> = parts.collect();
+        if !parts.is_empty() {
+            line(format!("  {label:<9} {}", parts.join(", ")));
+        }
     }
     let search = &job["search_list"];
     if search["queries"].as_u64().is_some_and(|queries| queries > 0) {
@@ -60,6 +63,9 @@ pub fn job(job: &Value) -> String {
         let (name, kind, route) = (word(&slow["name"]), word(&slow["type"]), word(&slow["route"]));
         line(format!("    {millis:>8.1} ms  {name} {kind} by route {route}"));
     }
+    if list(&job["slowest"]).is_empty() {
+        line("    none".to_string());
+    }
     text
 }
 
@@ -86,6 +92,12 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_has_asked_nothing_has_no_empty_lines() {
+        let text = job(&serde_json::json!({ "name": "a", "queries": 0, "failed": 0, "by_route": {}, "slowest": [] }));
+        assert_eq!(text, "a\n  queries   0 (0 failed)\n  failures\n    none\n  slowest\n    none\n");
+    }
 
     #[test]
     fn what_clients_say_of_themselves_does_not_steer_the_terminal() {
