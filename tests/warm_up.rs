@@ -4,6 +4,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
@@ -257,6 +258,24 @@ fn a_job_is_warmed_up_for_in_its_own_view() {
     scene.nodens.metric_becomes("nodens_cache_entries", &[], |entries| entries == 4.0);
     scene.begin("one", "42", "127.0.0.2");
     assert_eq!(scene.work("one", "127.0.0.2").0, 4);
+}
+
+#[test]
+fn a_client_that_asks_meanwhile_waits_for_the_same_reply() {
+    let scene = start(Api::start(), "");
+    scene.upstream.set_latency(Duration::from_millis(400));
+    let mut pods = 0;
+    // On a slow machine the reply may be there before the client asks: then the next one counts.
+    eventually("a query that joins a prefetch", || {
+        pods += 1;
+        let host = format!("git{pods}.lab.example");
+        scene.put(&format!("pod{pods}"), "42", None, |pod| {
+            pod["spec"]["containers"][0]["env"][0]["value"] = host.as_str().into();
+        });
+        eventually("the prefetch", || scene.upstream.seen().iter().any(|seen| seen.asks(&host, A)).then_some(()));
+        lookup(scene.nodens.address(), &host);
+        (scene.nodens.metric("nodens_coalesced_queries_total", &[]) > 0.0).then_some(())
+    });
 }
 
 #[test]
