@@ -28,6 +28,11 @@ struct Scene {
 
 /// Two jobs of different projects on one node; the servers of corp.example are silent.
 fn scene() -> Scene {
+    scene_with("")
+}
+
+/// The same with more of a configuration.
+fn scene_with(more: &str) -> Scene {
     let api = Api::start();
     for (name, address, project, job) in [("one", ONE, "42", "8123"), ("two", TWO, "43", "8124")] {
         api.put("ci", name, &[address], |pod| {
@@ -43,7 +48,7 @@ fn scene() -> Scene {
          [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"400ms\"\n\
          [[route]]\nzones = [\"corp.example\"]\nto = \"corp\"\n\
          [[route]]\nzones = [\"cluster.local\"]\nto = \"public\"\n[[route]]\nzones = [\".\"]\nto = \"public\"\n\
-         [kubernetes]\nwatch = true\n",
+         [kubernetes]\nwatch = true\n{more}",
         public.address(),
         corp.address()
     );
@@ -223,4 +228,37 @@ fn the_command_line_shows_it() {
     assert!(!good && text.contains("neither a job's number nor a pod's name"), "{text}");
     let (good, text) = scene.run(&["status"]);
     assert!(text.contains("route . to public") && text.contains(&scene.corp.address().to_string()), "{good} {text}");
+}
+
+#[test]
+fn projects_are_counted_in_the_metrics_up_to_a_number() {
+    let scene = scene_with("[metrics]\nmax_projects = 1\n");
+    let count = |family: &str, labels: &[(&str, &str)], expected: f64| {
+        scene.nodens.metric_becomes(&format!("nodens_client_{family}_total"), labels, |count| count == expected);
+    };
+    job_one(&scene);
+    count("queries", &[("namespace", "ci"), ("project", "42"), ("runner", "")], 8.0);
+    count("failures", &[("project", "42")], 3.0);
+    scene.ask(TWO, "secret.example.org", A);
+    scene.ask(TWO, "registry.example.com", A);
+    scene.ask(STRANGER, "strange.example.org", A);
+    for (project, queries, failures) in [("other", 2.0, 1.0), ("unknown", 1.0, 1.0), ("42", 8.0, 3.0)] {
+        count("queries", &[("project", project)], queries);
+        count("failures", &[("project", project)], failures);
+    }
+    let metrics = scene.nodens.metrics();
+    let series = |name: &str| metrics.samples.iter().filter(|sample| sample.name == name).count();
+    assert_eq!(["nodens_client_queries_total", "nodens_client_failures_total"].map(series), [3, 3]);
+    let said = format!("{:?}", metrics.samples);
+    assert!(!said.contains("8123") && !said.contains("secret"), "no job and no name is in the metrics: {said}");
+
+    // With more room the next query of a project gives it its series; what was counted stays where it is.
+    let file = scene.nodens.config();
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, text.replace("max_projects = 1", "max_projects = 2")).expect("writes");
+    scene.nodens.signal("HUP");
+    scene.nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken >= 1.0);
+    scene.ask(TWO, "registry.example.com", A);
+    count("queries", &[("project", "43")], 1.0);
+    count("queries", &[("project", "other")], 2.0);
 }

@@ -30,6 +30,7 @@ use crate::cache::{Cache, Entry, Millis};
 use crate::clients::{Clients, Fixed, Tables};
 use crate::coalesce::Coalesce;
 use crate::jobs::ledger::{Failed, NO_ROUTE};
+use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::snapshot::Snapshot;
@@ -168,16 +169,16 @@ impl Wanted {
 impl Resolver {
     /// A resolver with an empty cache.
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
-        let jobs = Jobs::new();
+        let jobs = Jobs::new(Projects::new(&metrics.clients, snapshot.config.metrics.max_projects));
         jobs.habits(|habits| habits.learn(snapshot.config.warm_up.enabled));
         Self {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),
-            metrics,
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             jobs,
             rates: Rates::new(),
             warm_up: warm_up::Queue::default(),
+            metrics,
             snapshot: ArcSwap::from_pointee(snapshot),
             epoch: Instant::now(),
         }

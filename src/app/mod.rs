@@ -214,6 +214,7 @@ impl Running {
         let new = Arc::new(Snapshot::new(config, &self.resolver.metrics, Some(&old)));
         self.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
         self.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
+        self.resolver.jobs.set_max_projects(new.config.metrics.max_projects);
         self.resolver.snapshot.store(Arc::clone(&new));
         let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
             let of = |group: &Arc<crate::upstream::Group>| {

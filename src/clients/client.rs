@@ -1,5 +1,6 @@
 //! What is known of whoever asks, and how far each part of it can be trusted.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::views::Memo;
@@ -116,7 +117,29 @@ impl Job {
 
     /// The value, if it is known and neither the job nor whoever wrote it could have made it up.
     pub fn trusted(&self, field: Field) -> Option<&str> {
-        self.get(field).filter(|fact| fact.trust <= Trust::Label).map(|fact| &*fact.value)
+        self.known(field, Trust::Label)
+    }
+
+    /// The project as people write it, from facts that are trusted at least so far.
+    pub fn project(&self, least: Trust) -> Option<Cow<'_, str>> {
+        let known = |field| self.known(field, least);
+        let of_both =
+            || Some(Cow::Owned(format!("{}/{}", known(Field::ProjectNamespace)?, known(Field::ProjectName)?)));
+        let one = [Field::ProjectName, Field::ProjectNamespace, Field::ProjectId];
+        known(Field::ProjectPath)
+            .map(Cow::Borrowed)
+            .or_else(of_both)
+            .or_else(|| one.into_iter().find_map(known).map(Cow::Borrowed))
+    }
+
+    /// The runner, from facts that are trusted at least so far.
+    pub fn runner(&self, least: Trust) -> Option<&str> {
+        self.known(Field::RunnerName, least).or_else(|| self.known(Field::RunnerId, least))
+    }
+
+    /// The value, if it is known and trusted at least so far.
+    pub fn known(&self, field: Field, least: Trust) -> Option<&str> {
+        self.get(field).filter(|fact| fact.trust <= least).map(|fact| &*fact.value)
     }
 
     /// All facts, in the order of [`Field`].

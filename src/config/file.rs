@@ -20,6 +20,7 @@ use super::table::{Table, sound_part};
 use super::units::{Bounds, Count, Size, Time};
 use super::views::View;
 use super::warm_up::WarmUp;
+use super::watching::Metrics;
 use super::zones::Zone;
 
 /// A value that serde reads from one TOML value.
@@ -110,6 +111,8 @@ pub struct File {
     pub clients: Vec<Client>,
     /// `[[view]]`, each.
     pub views: Vec<View>,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// Whether the TOML is sound; if not, tables are left out here that the file has.
     pub sound: bool,
     /// Whether a table has an unknown name, which may be meant for one that is missing, or a known table is none.
@@ -206,6 +209,7 @@ impl File {
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
+        let metrics = section("metrics");
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
@@ -222,6 +226,7 @@ impl File {
             warm_up: WarmUp::read(warm_up.unwrap_or_else(empty)),
             clients: file.tables("client").into_iter().flatten().filter_map(Client::read).collect(),
             views: file.tables("view").into_iter().flatten().map(View::read).collect(),
+            metrics: Metrics::read(metrics.unwrap_or_else(empty)),
             sound: part == text,
             strangers: file.close(),
         }

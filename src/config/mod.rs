@@ -2,7 +2,7 @@
 //!
 //! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
 //! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`], [`views`],
-//! [`mod@warm_up`] and [`zones`] know how the values are written.
+//! [`mod@warm_up`], [`watching`] and [`zones`] know how the values are written.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +24,7 @@ pub mod records;
 pub mod units;
 pub mod views;
 pub mod warm_up;
+pub mod watching;
 pub mod zones;
 
 mod mistake;
@@ -60,6 +61,8 @@ pub struct Config {
     /// What some clients see that others do not: the first view that a client is of is its own. Who is of none sees what
     /// all of the above says.
     pub views: Vec<View>,
+    /// What the metrics show.
+    pub metrics: Metrics,
 }
 
 /// The listeners and their limits.
@@ -281,4 +284,11 @@ impl Pattern {
     pub fn fits(&self, text: &str) -> bool {
         if self.open { text.starts_with(&self.start) } else { text == self.start }
     }
+}
+
+/// What the metrics show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Namespaces, projects and runners that have series of their own; the rest is project `other`.
+    pub max_projects: usize,
 }

@@ -13,7 +13,7 @@ use super::records::agree;
 use super::units::Time;
 use super::views::MOST_VIEWS;
 use super::zones::Zone;
-use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up};
+use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up, watching};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -61,6 +61,7 @@ impl Check<'_, '_> {
             Some(view)
         });
         let views = views.collect::<Option<_>>()?;
+        let metrics = watching::metrics(&self.file.metrics);
         Some(Config {
             server,
             admin,
@@ -74,6 +75,7 @@ impl Check<'_, '_> {
             warm_up,
             clients,
             views,
+            metrics,
         })
     }
 
@@ -421,7 +423,7 @@ mod tests {
     fn the_full_example_shows_the_defaults() {
         let (full, minimal) = (parse(FULL, &[]).expect("good"), parse(MINIMAL, &[]).expect("good"));
         assert_eq!(full.server, minimal.server);
-        assert_eq!(full.cache, minimal.cache);
+        assert_eq!((&full.cache, &full.metrics), (&minimal.cache, &minimal.metrics));
         assert_eq!(minimal.warm_up, crate::config::WarmUp { file: None, ..full.warm_up.clone() });
         assert_eq!((minimal.admin, minimal.report.as_slice()), (None, &[][..]));
         let kube = &full.upstreams[0];

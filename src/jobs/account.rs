@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Millis;
 use super::cause::{self, Cause};
+use super::projects::Told;
 use crate::clients::Client;
 use crate::metrics::Source;
 use crate::wire::rcode;
@@ -42,6 +43,7 @@ pub struct Account {
     pub meant: Vec<(Box<[u8]>, u64)>,
     /// Failures that made room for others.
     pub left_out: u64,
+    pub(super) told: Told,
 }
 
 /// Answers of one kind.
@@ -109,6 +111,7 @@ impl Account {
             searches: 0,
             meant: Vec::new(),
             left_out: 0,
+            told: Told::default(),
         }
     }
 

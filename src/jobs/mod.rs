@@ -8,7 +8,8 @@
 //! - [`ledger`] what a worker notes: the part on the hot path;
 //! - [`account`] what is known of one client's queries;
 //! - [`cause`] from a failure to its class and a sentence;
-//! - [`habits`] what the jobs of a project ask for.
+//! - [`habits`] what the jobs of a project ask for;
+//! - [`projects`] which of them are counted by name in the metrics.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -23,6 +24,7 @@ pub mod account;
 pub mod cause;
 pub mod habits;
 pub mod ledger;
+pub mod projects;
 
 pub use account::Account;
 pub use ledger::Ledger;
@@ -31,6 +33,7 @@ use account::{Failure, Kind, Slow};
 use cause::Cause;
 use habits::Habits;
 use ledger::Count;
+use projects::{Projects, Whose};
 
 /// Milliseconds since the process began to keep time.
 pub type Millis = u64;
@@ -54,6 +57,7 @@ pub struct Jobs(Mutex<Accounts>);
 struct Accounts {
     by_owner: LruCache<Box<str>, Account>,
     habits: Habits,
+    projects: Projects,
     bytes: usize,
     dropped: u64,
     tended: Millis,
@@ -61,9 +65,14 @@ struct Accounts {
 
 impl Jobs {
     /// No accounts yet.
-    pub fn new() -> Self {
+    pub fn new(projects: Projects) -> Self {
         let (by_owner, habits) = (LruCache::unbounded(), Habits::new());
-        Self(Mutex::new(Accounts { by_owner, habits, bytes: 0, dropped: 0, tended: 0 }))
+        Self(Mutex::new(Accounts { by_owner, habits, projects, bytes: 0, dropped: 0, tended: 0 }))
+    }
+
+    /// From now on at most so many projects have series in the metrics.
+    pub fn set_max_projects(&self, most: usize) {
+        self.lock().projects.set_most(most);
     }
 
     /// Takes over what a worker noted. If someone reads the accounts just now the worker keeps its notes for later.
@@ -122,12 +131,6 @@ impl Jobs {
     }
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Accounts {
     fn settle(&mut self, ledger: &mut Ledger, tables: &Tables, now: Millis) {
         for count in ledger.counts() {
@@ -165,6 +168,10 @@ impl Accounts {
         }
         self.dropped += ledger.dropped();
         ledger.clear(now);
+        // Those that were changed are in front: they were used last.
+        for (_, account) in self.by_owner.iter_mut().take_while(|(_, account)| account.told.due) {
+            self.projects.tell(account, now);
+        }
         if now >= self.tended + TEND_EVERY {
             self.tended = now;
             self.forget(tables, now);
@@ -185,15 +192,22 @@ impl Accounts {
         let owner = owner(client.map(|client| &**client));
         let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
         let account = self.by_owner.get_or_insert_mut(owner, || Account::new(None, address, first));
-        if let Some(client) = client {
+        if let Some(client) = client
+            && !account.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, client))
+        {
             account.client = Some(Arc::clone(client));
+            account.told.whose = Some(Arc::new(Whose::of(client)));
         }
+        account.told.due = true;
         (account.first, account.last) = (account.first.min(first), account.last.max(last));
         account.address = address;
         change(account);
         self.bytes = (self.bytes + account.weight()).saturating_sub(before);
         while self.by_owner.len() > MOST_ACCOUNTS || self.bytes > MOST_BYTES {
-            let Some((_, gone)) = self.by_owner.pop_lru() else { break };
+            let Some((_, mut gone)) = self.by_owner.pop_lru() else { break };
+            if gone.told.due {
+                self.projects.tell(&mut gone, last);
+            }
             self.bytes = self.bytes.saturating_sub(gone.weight());
         }
     }
@@ -245,7 +259,7 @@ mod tests {
     use crate::clients::Fixed;
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
-    use crate::metrics::Source;
+    use crate::metrics::{Metrics, Source};
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {
@@ -263,6 +277,10 @@ mod tests {
         Pod { uid, version, addresses, host_network: false, ended, deleting: false, client: Arc::new(client) }
     }
 
+    fn jobs() -> Jobs {
+        Jobs::new(Projects::new(&Metrics::new().expect("metrics").clients, 10))
+    }
+
     fn count(ledger: &mut Ledger, address: [u8; 4], at: Millis) {
         ledger.count(address.into(), 0, rcode::NOERROR, Source::Hit, at);
     }
@@ -274,7 +292,7 @@ mod tests {
     #[test]
     fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
         const HERE: [u8; 4] = [10, 0, 0, 1];
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
         pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
@@ -291,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
         let all = MOST_ACCOUNTS as u32 + 10;
@@ -309,7 +327,7 @@ mod tests {
 
     #[test]
     fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), Jobs::new(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);

@@ -10,11 +10,13 @@ use prometheus::{
     Registry,
 };
 
+pub mod clients;
 pub mod events;
 pub mod tally;
 pub mod warm_up;
 pub mod watch;
 
+use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
 pub use tally::{Source, Tally, rcode_label};
 pub use warm_up::WarmUpMetrics;
@@ -66,6 +68,8 @@ pub struct Metrics {
     pub watch: WatchMetrics,
     /// What is asked ahead for jobs.
     pub warm_up: WarmUpMetrics,
+    /// Whoever asks.
+    pub clients: ClientMetrics,
     upstream: UpstreamVecs,
 }
 
@@ -191,6 +195,7 @@ impl Metrics {
             events: Arc::default(),
             watch: WatchMetrics::new(&registry)?,
             warm_up: WarmUpMetrics::new(&registry)?,
+            clients: ClientMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,

@@ -1,0 +1,375 @@
+//! Which projects have series of their own in the metrics, so that there are never more than are wanted.
+//!
+//! 1. While there is room, a project that asks gets its series at once.
+//! 2. The rest is counted as project `other`. Who is how much of it is estimated by the Space-Saving algorithm (Metwally,
+//!    Agrawal, El Abbadi 2005) in a table of fixed size: one that is new takes the place of the least, and inherits its
+//!    count as what its own may be too high by.
+//! 3. Every ten minutes all weights are halved, and the heaviest of the rest takes the series of the lightest that has
+//!    some if it is surely more than twice as heavy: the least that it can have asked counts.
+//!
+//! A counter never goes down, and no count ever moves from one series to another: whoever loses its series has lost them,
+//! is counted as `other` from then on, and would begin at zero again, which Prometheus takes for a restart. To add the
+//! lost count to `other` would show as a burst of queries that nobody asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::{Account, Millis};
+use crate::clients::Client;
+use crate::clients::client::{Field, Kind, Trust};
+use crate::metrics::clients::{ClientMetrics, ClientSeries};
+
+/// How often weights are halved and series change hands.
+pub const ROUND: Millis = 600_000;
+/// Projects without series whose weights are estimated.
+const MOST_OTHERS: usize = 256;
+/// How much heavier than one that has series another must be to take them.
+const HEAVIER: u64 = 2;
+
+/// The projects that have series, and an estimate of those that have not.
+#[derive(Debug)]
+pub struct Projects {
+    metrics: ClientMetrics,
+    most: usize,
+    named: HashMap<Arc<Whose>, Named, RandomState>,
+    others: HashMap<Arc<Whose>, Estimate, RandomState>,
+    unknown: ClientSeries,
+    other: ClientSeries,
+    round: Millis,
+}
+
+#[derive(Debug)]
+struct Named {
+    weight: u64,
+    series: ClientSeries,
+}
+
+/// The weight of one that has no series.
+#[derive(Clone, Copy, Debug)]
+struct Estimate {
+    weight: u64,
+    /// By how much it may be too high.
+    error: u64,
+}
+
+/// Whose queries are counted together: only what nobody but the runner or the configuration can have set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Whose {
+    namespace: Box<str>,
+    project: Box<str>,
+    runner: Box<str>,
+}
+
+/// What of an account is in the metrics already.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// Whose it is; none: nobody's who is known.
+    pub(super) whose: Option<Arc<Whose>>,
+    /// Whether there is something new.
+    pub(super) due: bool,
+    queries: u64,
+    failed: u64,
+}
+
+impl Whose {
+    /// Whose a client's queries are.
+    pub fn of(client: &Client) -> Self {
+        let job = client.job.as_ref();
+        let project = job.and_then(|job| job.project(Trust::Label)).map(Into::into);
+        // A network that the configuration names is no job: there are as many as someone wrote down.
+        let name = || if client.kind == Kind::Configured { client.name.clone() } else { Box::default() };
+        let namespace = client.namespace.as_deref().unwrap_or_default();
+        let of_one_job = job.and_then(|job| job.get(Field::JobId)).is_some_and(|fact| fact.trust == Trust::Namespace);
+        Self {
+            namespace: match of_one_job {
+                true => format!("{}*", namespace.trim_end_matches(|c: char| c.is_ascii_digit())).into(),
+                false => namespace.into(),
+            },
+            project: project.unwrap_or_else(name),
+            runner: job.and_then(|job| job.runner(Trust::Label)).unwrap_or_default().into(),
+        }
+    }
+
+    fn labels(&self) -> [&str; 3] {
+        [&self.namespace, &self.project, &self.runner]
+    }
+}
+
+/// The labels of what has no series of its own.
+const OTHER: [&str; 3] = ["", "other", ""];
+/// The labels of all that are not known.
+const UNKNOWN: [&str; 3] = ["", "unknown", ""];
+
+impl Projects {
+    /// No projects yet; at most so many get series.
+    pub fn new(metrics: &ClientMetrics, most: usize) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            most,
+            named: HashMap::default(),
+            others: HashMap::default(),
+            unknown: metrics.series(UNKNOWN),
+            other: metrics.series(OTHER),
+            round: 0,
+        }
+    }
+
+    /// From now on at most so many have series; of more the lightest lose theirs.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+        while self.named.len() > most {
+            let Some((weight, whose)) = self.lightest() else { break };
+            self.unname(&whose, weight);
+        }
+    }
+
+    /// Counts what is new of an account.
+    pub(super) fn tell(&mut self, account: &mut Account, now: Millis) {
+        let (queries, failed) = (account.count(|_| true), account.failed());
+        let told = &mut account.told;
+        told.due = false;
+        let new = queries.saturating_sub(told.queries);
+        // What failed may turn out to be a try of the search list a little later: no counter goes back for that, the next
+        // failure is not counted instead.
+        let failures = failed.saturating_sub(told.failed);
+        (told.queries, told.failed) = (queries, told.failed.max(failed));
+        let series = match &told.whose {
+            None => &self.unknown,
+            Some(whose) => self.series(whose, new, now),
+        };
+        series.queries.inc_by(new);
+        series.failures.inc_by(failures);
+    }
+
+    /// The series that so many queries of `whose` are counted in.
+    fn series(&mut self, whose: &Arc<Whose>, queries: u64, now: Millis) -> &ClientSeries {
+        if now >= self.round + ROUND {
+            self.round = now;
+            self.turn();
+        }
+        // One that is called like these is one of them.
+        if whose.labels() == UNKNOWN {
+            return &self.unknown;
+        }
+        let named = self.named.contains_key(whose);
+        if whose.labels() == OTHER || (!named && self.named.len() >= self.most) {
+            self.estimate(whose, queries);
+            return &self.other;
+        }
+        if !named {
+            let weight = self.others.remove(whose).map_or(0, |estimate| estimate.weight - estimate.error);
+            self.name(Arc::clone(whose), weight);
+        }
+        match self.named.get_mut(whose) {
+            Some(named) => {
+                named.weight += queries;
+                &named.series
+            }
+            None => &self.other,
+        }
+    }
+
+    /// Adds to the weight of one without series.
+    fn estimate(&mut self, whose: &Arc<Whose>, queries: u64) {
+        if let Some(estimate) = self.others.get_mut(whose) {
+            estimate.weight += queries;
+            return;
+        }
+        let mut error = 0;
+        if self.others.len() >= MOST_OTHERS {
+            let least = self.others.iter().min_by_key(|(_, estimate)| estimate.weight);
+            let Some((gone, weight)) = least.map(|(whose, estimate)| (Arc::clone(whose), estimate.weight)) else {
+                return;
+            };
+            self.others.remove(&gone);
+            error = weight;
+        }
+        self.others.insert(Arc::clone(whose), Estimate { weight: error + queries, error });
+    }
+
+    /// Halves all weights, and lets series change hands.
+    fn turn(&mut self) {
+        self.named.values_mut().for_each(|named| named.weight /= 2);
+        self.others.retain(|_, estimate| {
+            (estimate.weight, estimate.error) = (estimate.weight / 2, estimate.error / 2);
+            estimate.weight > 0
+        });
+        let sure = |(whose, estimate): (&Arc<Whose>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(whose));
+        let mut rising: Vec<_> = self.others.iter().filter(|(whose, _)| whose.labels() != OTHER).map(sure).collect();
+        rising.sort_by(|one, other| other.cmp(one));
+        for (weight, whose) in rising {
+            let Some((least, lightest)) = self.lightest() else { return };
+            if weight <= HEAVIER * least {
+                return;
+            }
+            self.unname(&lightest, least);
+            self.others.remove(&whose);
+            self.name(whose, weight);
+        }
+    }
+
+    fn lightest(&self) -> Option<(u64, Arc<Whose>)> {
+        let weight = |(whose, named): (&Arc<Whose>, &Named)| (named.weight, Arc::clone(whose));
+        self.named.iter().map(weight).min()
+    }
+
+    fn name(&mut self, whose: Arc<Whose>, weight: u64) {
+        let series = self.metrics.series(whose.labels());
+        self.named.insert(whose, Named { weight, series });
+    }
+
+    fn unname(&mut self, whose: &Arc<Whose>, weight: u64) {
+        self.named.remove(whose);
+        self.metrics.forget(whose.labels());
+        self.estimate(whose, weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::client::Job;
+    use crate::metrics::Metrics;
+
+    fn whose(project: &str) -> Arc<Whose> {
+        Arc::new(Whose { namespace: "ci".into(), project: project.into(), runner: "r".into() })
+    }
+
+    struct Scene {
+        metrics: Metrics,
+        projects: Projects,
+        now: Millis,
+    }
+
+    impl Scene {
+        fn new(most: usize) -> Self {
+            let metrics = Metrics::new().expect("metrics");
+            Self { projects: Projects::new(&metrics.clients, most), metrics, now: 1_000 }
+        }
+
+        fn ask(&mut self, project: &str, queries: u64) {
+            self.projects.series(&whose(project), queries, self.now).queries.inc_by(queries);
+        }
+
+        /// Lets a round pass.
+        fn round(&mut self) {
+            self.now += ROUND;
+            self.ask("tick", 0);
+        }
+
+        /// The count of each project that has one.
+        fn counts(&self) -> Vec<(String, u64)> {
+            let text = self.metrics.render();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("nodens_client_queries_total{"));
+            let read = |line: &str| {
+                let project = line.split("project=\"").nth(1)?.split('"').next()?.to_owned();
+                Some((project, line.rsplit(' ').next()?.parse().ok()?))
+            };
+            let mut counts: Vec<_> = lines.filter_map(read).filter(|(project, _)| project != "unknown").collect();
+            counts.sort();
+            counts
+        }
+    }
+
+    fn told(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
+        counts.iter().map(|(project, count)| ((*project).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn the_rest_is_other_and_the_heavy_take_over_without_any_count_moving() {
+        let mut scene = Scene::new(2);
+        for (project, queries) in [("a", 100), ("b", 10), ("c", 50), ("a", 1)] {
+            scene.ask(project, queries);
+        }
+        assert_eq!(scene.counts(), told(&[("a", 101), ("b", 10), ("other", 50)]));
+        scene.round();
+        // 25 against 5: c takes over from b, and begins at zero.
+        scene.ask("b", 3);
+        scene.ask("c", 7);
+        assert_eq!(scene.counts(), told(&[("a", 101), ("c", 7), ("other", 53)]));
+        // Not without being twice as heavy: a has 25 after another round, d 49 at most.
+        scene.ask("d", 98);
+        scene.ask("c", 200);
+        scene.round();
+        assert_eq!(scene.counts(), told(&[("a", 101), ("c", 207), ("other", 151)]));
+    }
+
+    #[test]
+    fn there_are_never_more_series_than_are_wanted() {
+        let mut scene = Scene::new(3);
+        let mut total = 0;
+        for at in 0..5_000_u64 {
+            scene.ask(&format!("p{}", at * 7_919 % 1_000), at % 5);
+            total += at % 5;
+            if at % 500 == 0 {
+                scene.round();
+            }
+        }
+        let counts = scene.counts();
+        assert!(counts.len() <= 4, "{counts:?}");
+        assert!(scene.projects.others.len() <= MOST_OTHERS + 1);
+        assert!(counts.iter().map(|(_, count)| count).sum::<u64>() <= total);
+        scene.projects.set_most(1);
+        assert_eq!(scene.counts().len(), 2);
+        scene.projects.set_most(0);
+        scene.ask("p1", 1);
+        let counts = scene.counts();
+        assert!(matches!(counts.as_slice(), [(only, _)] if only == "other"), "{counts:?}");
+    }
+
+    #[test]
+    fn a_newcomer_that_inherits_a_count_is_not_taken_for_heavy() {
+        let mut scene = Scene::new(1);
+        scene.ask("a", 100);
+        (0..MOST_OTHERS).for_each(|at| scene.ask(&format!("p{at}"), 200));
+        // The others are exactly twice as heavy as a; the newcomer is more than that by what it inherits alone.
+        scene.ask("newcomer", 2);
+        assert_eq!(scene.projects.others[&whose("newcomer")].weight, 202);
+        scene.round();
+        assert_eq!(scene.counts(), told(&[("a", 100), ("other", 200 * MOST_OTHERS as u64 + 2)]));
+    }
+
+    #[test]
+    fn only_what_is_trusted_names_a_series_and_no_job_does() {
+        let client = |kind, namespace: Option<&str>, facts: &[(Field, &str, Trust)]| {
+            let mut job = Job::default();
+            facts.iter().for_each(|(field, value, trust)| assert!(job.note(*field, value, *trust)));
+            let (name, namespace) = ("pod-1".into(), namespace.map(Into::into));
+            let job = Some(job).filter(|job| !job.is_empty());
+            let (labels, memo) = Default::default();
+            Client { kind, name, namespace, uid: None, labels, more_labels: false, job, memo }
+        };
+        use Field::*;
+        for (client, expected) in [
+            (client(Kind::Pod, Some("shop"), &[]), ["shop", "", ""]),
+            (client(Kind::Configured, None, &[]), ["", "pod-1", ""]),
+            (
+                client(
+                    Kind::GitlabJob,
+                    Some("ci"),
+                    &[
+                        (RunnerId, "t1", Trust::Label),
+                        (ProjectId, "42", Trust::Label),
+                        (ProjectName, "api", Trust::Label),
+                        (ProjectNamespace, "shop", Trust::Label),
+                        (ProjectPath, "made/up", Trust::Settable),
+                        (JobId, "8123", Trust::Settable),
+                    ],
+                ),
+                ["ci", "shop/api", "t1"],
+            ),
+            (
+                client(
+                    Kind::GitlabJob,
+                    Some("ci-job-8123"),
+                    &[(JobId, "8123", Trust::Namespace), (ProjectId, "42", Trust::Name)],
+                ),
+                ["ci-job-*", "", ""],
+            ),
+        ] {
+            assert_eq!(Whose::of(&client).labels(), expected);
+        }
+    }
+}

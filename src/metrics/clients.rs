@@ -1,0 +1,58 @@
+//! Metrics of whoever asks. Which clients have series of their own is for [`crate::jobs`] to say: here are the counters.
+
+use prometheus::{IntCounter, IntCounterVec, Registry};
+
+use super::counters;
+
+/// The labels of each series.
+const LABELS: &[&str] = &["namespace", "project", "runner"];
+
+/// The families of counters by client. Cheap to clone: all clones are the same ones.
+#[derive(Clone, Debug)]
+pub struct ClientMetrics {
+    queries: IntCounterVec,
+    failures: IntCounterVec,
+}
+
+/// The counters of one namespace, project and runner.
+#[derive(Clone, Debug)]
+pub struct ClientSeries {
+    /// Answers to its queries.
+    pub queries: IntCounter,
+    /// Those that failed.
+    pub failures: IntCounter,
+}
+
+impl ClientMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            queries: counters(
+                registry,
+                "client_queries_total",
+                "Queries answered, by whoever asked: the projects that ask most; the rest is project other.",
+                LABELS,
+            )?,
+            failures: counters(
+                registry,
+                "client_failures_total",
+                "Those that failed: neither NOERROR nor a try of the client's search list.",
+                LABELS,
+            )?,
+        })
+    }
+
+    /// The series of this namespace, project and runner; they begin at zero if there are none yet.
+    pub fn series(&self, labels: [&str; 3]) -> ClientSeries {
+        ClientSeries {
+            queries: self.queries.with_label_values(&labels),
+            failures: self.failures.with_label_values(&labels),
+        }
+    }
+
+    /// Takes these series out.
+    pub fn forget(&self, labels: [&str; 3]) {
+        // An error says that they did not exist, which is what is wanted.
+        let _ = self.queries.remove_label_values(&labels);
+        let _ = self.failures.remove_label_values(&labels);
+    }
+}
