@@ -60,7 +60,11 @@ pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
         .map(|failure| self::failure(failure, explain(resolver, &snapshot, account, failure), now))
         .collect();
     report["failures_left_out"] = account.left_out.into();
-    report["search_list"] = json!({ "queries": account.searches, "names": meant });
+    report["search_list"] = json!({
+        "queries": account.searches,
+        "explanation": account.noise(),
+        "names": meant,
+    });
     report
 }
 

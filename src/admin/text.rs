@@ -38,12 +38,8 @@ pub fn job(job: &Value) -> String {
         }
     }
     let search = &job["search_list"];
-    if search["queries"].as_u64().is_some_and(|queries| queries > 0) {
-        line(format!(
-            "  search    {} of {} queries were for names with a suffix of the search list; a final dot, or ndots: 1, spares \
-             them",
-            search["queries"], job["queries"]
-        ));
+    if let Some(noise) = search["explanation"].as_str() {
+        line(format!("  {}", plain(noise)));
         for meant in list(&search["names"]).iter().take(5) {
             line(format!("            {:>5} for {}", meant["queries"], word(&meant["name"])));
         }

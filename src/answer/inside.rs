@@ -13,6 +13,7 @@ use crate::cache::entry::Worth;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
 use crate::jobs::Account;
+use crate::jobs::cause::Cause;
 use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
@@ -88,18 +89,15 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) ->
         lines[0].push_str(&format!(", view {}", view.name));
     }
     let tell = |account: &Account| {
-        lines.push(format!(
-            "{} queries, {} failed, {} for names of the search list",
-            account.count(|_| true),
-            account.failed(),
-            account.searches
-        ));
+        lines.push(format!("{} queries, {} failed", account.count(|_| true), account.failed()));
+        lines.extend(account.noise());
         let mut failures: Vec<_> = account.failures.iter().collect();
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
         for failure in failures.into_iter().take(MOST_FAILURES) {
             let seconds = now.saturating_sub(failure.last) / 1_000;
             let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, account, failure));
-            lines.push(format!("{name} failed {}x, last {seconds} s ago: {sentence}", failure.times));
+            let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
+            lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
         }
     };
     if resolver.jobs.look(client, tell).is_none() {
@@ -152,7 +150,8 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
             let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
             let seconds = now.saturating_sub(failure.last) / 1_000;
             let (_, sentence) = explain(resolver, snapshot, account, failure);
-            lines.push(format!("it failed {seconds} s ago for you: {sentence}"));
+            let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
+            lines.push(format!("it {fared} {seconds} s ago for you: {sentence}"));
             Some(())
         });
     }

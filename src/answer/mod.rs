@@ -38,7 +38,7 @@ use crate::warm_up;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{ede, rcode};
+use crate::wire::{ede, flag, is_truncated, rcode, u16_at};
 
 pub mod hints;
 mod inside;
@@ -227,7 +227,12 @@ impl Resolver {
             Ok(query) => query,
             Err(reject) => return self.reject(turn, packet, reject, client, out),
         };
-        let keepalive = if over_tcp { keepalive(turn.snapshot, &query) } else { Vec::new() };
+        let keepalive = if over_tcp {
+            self.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
+            keepalive(turn.snapshot, &query)
+        } else {
+            Vec::new()
+        };
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {
@@ -253,8 +258,13 @@ impl Resolver {
                 let (source, route) = source;
                 turn.answered(client, route, rcode, source);
                 turn.tally.query(over_tcp, query.qtype, Some(route));
-                if rcode != rcode::NOERROR {
-                    self.note(turn, client, &key, hash, route, rcode, source, None);
+                // Both are seldom, and one look at what was written shows either.
+                if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
+                    if rcode != rcode::NOERROR {
+                        self.note(turn, client, &key, hash, route, rcode, source, None);
+                    } else if !over_tcp {
+                        self.cut_off(turn, client, &key, route, out.len());
+                    }
                 }
                 match refresh {
                     // An entry of this configuration came through the route of its name.
@@ -320,6 +330,13 @@ impl Resolver {
         });
     }
 
+    /// Notes an answer of which only a part went to the client, who takes `size` bytes.
+    #[cold]
+    fn cut_off(&self, turn: &Turn<'_>, client: IpAddr, key: &Key, route: u16, size: usize) {
+        let route = turn.ledger.route(route).cloned();
+        self.jobs.truncated.cut(client, key.name(), key.qtype(), route, size, turn.now);
+    }
+
     /// A packet that is no query to be answered.
     #[cold]
     fn reject(&self, turn: &mut Turn<'_>, packet: &[u8], reject: Reject, client: IpAddr, out: &mut [u8]) -> Response {
@@ -373,7 +390,11 @@ impl Resolver {
                 }
                 let error = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
                 let options = [options, &error].concat();
-                return Response::Reply(make::local(query, rcode, false, &records, &options, out));
+                let len = make::local(query, rcode, false, &records, &options, out);
+                if !over_tcp && rcode == rcode::NOERROR && is_truncated(out) {
+                    self.cut_off(turn, client, &key, NO_ROUTE, out.len());
+                }
+                return Response::Reply(len);
             }
             Local::Alias(records, target, route) => {
                 let target = key.for_name(&target);

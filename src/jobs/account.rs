@@ -135,6 +135,17 @@ impl Account {
         cause::sentence(failure.cause, &failure.name, failure.route.as_ref(), self.namespace(), &failure.text)
     }
 
+    /// What its search list cost, as a sentence; none if nothing.
+    pub fn noise(&self) -> Option<String> {
+        let (searches, queries) = (self.searches, self.count(|_| true));
+        (searches > 0).then(|| {
+            format!(
+                "search-list noise ({searches} of {queries} queries): names with a suffix of the search list behind; a final \
+                 dot, or ndots: 1, spares them"
+            )
+        })
+    }
+
     /// More answers of a kind.
     pub(super) fn add(&mut self, more: Kind) {
         let same =
@@ -216,12 +227,13 @@ impl Account {
 
     /// Whether this name was tried with the client's own namespace behind it, which is where a search list begins.
     fn has_searched(&self, name: &[u8]) -> bool {
-        let Some(namespace) = self.namespace() else { return false };
         let front = &name[..name.len().saturating_sub(1)];
+        let begins = |failure: &Failure, namespace: &str| {
+            failure.rcode != rcode::NOERROR
+                && failure.name.strip_prefix(front).is_some_and(|rest| cause::is_of_namespace(rest, namespace))
+        };
         self.meant.iter().any(|(meant, _)| **meant == *name)
-            || self.failures.iter().any(|failure| {
-                failure.name.strip_prefix(front).is_some_and(|rest| cause::is_of_namespace(rest, namespace))
-            })
+            || self.namespace().is_some_and(|space| self.failures.iter().any(|failure| begins(failure, space)))
     }
 
     /// About how many bytes it takes.

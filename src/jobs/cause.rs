@@ -6,6 +6,9 @@ use crate::metrics::Source;
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::{ede, rcode, u16_at};
 
+/// Where all namespaces are by default.
+const SERVICES: &[u8] = b"\x03svc\x07cluster\x05local\x00";
+
 /// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
@@ -23,6 +26,8 @@ pub enum Cause {
     Refused,
     /// The query could not be read, or asks for what nodens does not do.
     BadQuery,
+    /// The answer did not fit into a UDP reply, and the client did not ask for the rest of it over TCP.
+    TooBig,
 }
 
 impl Cause {
@@ -36,6 +41,7 @@ impl Cause {
             Self::Denied => "denied",
             Self::Refused => "refused",
             Self::BadQuery => "bad_query",
+            Self::TooBig => "too_big",
         }
     }
 
@@ -95,6 +101,10 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
         }
         (Cause::Refused, _) => "this client may not ask here: its address is not in server.allow".to_string(),
         (Cause::BadQuery, _) => "the query is malformed or asks for what nodens does not do".to_string(),
+        (Cause::TooBig, _) => format!(
+            "the answer is larger than the {text} that this client takes over UDP, and it did not ask again over TCP, as \
+             musl before 1.2.4 (Alpine 3.17 and older) never does"
+        ),
     }
 }
 
@@ -103,14 +113,19 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
 /// A search list begins with the client's own namespace. So a name of two labels or more in front of that cannot be one of
 /// its services but by a pod's hostname; and whatever else was tried behind a name for which that was tried before is of
 /// the same list. `tried` says whether it was.
+///
+/// Where the namespace is not known, it may be any one of the default cluster domain, and the name in front must have
+/// three labels or more: no service and no pod's hostname has (but for SRV, whose names begin with an underscore).
 pub fn meant(name: &[u8], namespace: Option<&str>, tried: impl Fn(&[u8]) -> bool) -> Option<Box<[u8]>> {
     let before = |suffix: &[u8]| -> Box<[u8]> { [&name[..name.len() - suffix.len()], &[0]].concat().into() };
-    let namespace = namespace?;
-    if let Some(suffix) = suffixes(name).skip(1).find(|suffix| is_of_namespace(suffix, namespace)) {
+    let of_a_list = |suffix: &[u8], least: usize| {
         let front = before(suffix);
-        let labels = suffixes(&front).count() - 1;
-        let underscore = front.get(1) == Some(&b'_');
-        return (labels >= 2 && !underscore).then_some(front);
+        let (labels, underscore) = (suffixes(&front).count() - 1, front.get(1) == Some(&b'_'));
+        (labels >= least && !underscore).then_some(front)
+    };
+    let mut behind = suffixes(name).skip(1);
+    if let Some(suffix) = namespace.and_then(|space| behind.find(|suffix| is_of_namespace(suffix, space))) {
+        return of_a_list(suffix, 2);
     }
     if tried(name) {
         // It is the end of its own list.
@@ -118,7 +133,11 @@ pub fn meant(name: &[u8], namespace: Option<&str>, tried: impl Fn(&[u8]) -> bool
     }
     let mut fronts: Vec<_> = suffixes(name).skip(1).filter(|suffix| suffix.len() > 1).map(before).collect();
     fronts.reverse();
-    fronts.into_iter().find(|front| tried(front))
+    if let Some(front) = fronts.into_iter().find(|front| tried(front)) {
+        return Some(front);
+    }
+    let any = suffixes(name).skip(1).find(|suffix| suffixes(suffix).nth(1) == Some(SERVICES));
+    any.filter(|_| namespace.is_none()).and_then(|suffix| of_a_list(suffix, 3))
 }
 
 /// Whether a name has one label before `namespace.svc.`: a service, and where the search list for a bare name begins.
@@ -174,7 +193,18 @@ mod tests {
             let meant = meant(&wire(name), Some("ci"), tried);
             assert_eq!(meant, expected.map(wire), "{name}");
         }
-        assert_eq!(meant(&wire("a.b.ci.svc.cluster.local"), None, |_| true), None, "its namespace is not known");
+        // Its namespace is not known.
+        for (name, expected) in [
+            ("registry.example.com.ci.svc.cluster.local", Some("registry.example.com")),
+            ("registry.example.com.svc.cluster.local", Some("registry.example.com")),
+            ("a.registry.example.com.svc.cluster.local", Some("a.registry.example")),
+            ("redis.svc.cluster.local", Some("redis")),
+            ("db-0.db.ci.svc.cluster.local", None),
+            ("_pg._tcp.db.ci.svc.cluster.local", None),
+            ("www.api.prod.eu.svc.corp.example", None),
+        ] {
+            assert_eq!(meant(&wire(name), None, tried), expected.map(wire), "{name}");
+        }
     }
 
     #[test]
@@ -224,6 +254,8 @@ mod tests {
             let said = sentence(found, &wire("a.b"), Some(&route), None, &text);
             assert_eq!((found.label(), said.as_str()), (cause, expected));
         }
+        let said = sentence(Cause::TooBig, &wire("a.b"), Some(&route), None, "512 bytes");
+        assert!(said.contains("larger than the 512 bytes") && said.contains("musl before 1.2.4"), "{said}");
         let said = sentence(Cause::NoSuchName, &wire("db.ci.svc.cluster.local"), Some(&route), Some("ci"), "");
         assert_eq!(said, "no service db in namespace ci");
     }

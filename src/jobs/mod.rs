@@ -9,6 +9,7 @@
 //! - [`account`] what is known of one client's queries;
 //! - [`cause`] from a failure to its class and a sentence;
 //! - [`habits`] what the jobs of a project ask for;
+//! - [`truncated`] what was cut off over UDP, until its client comes back over TCP;
 //! - [`projects`] which of them are counted by name in the metrics.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,6 +26,7 @@ pub mod cause;
 pub mod habits;
 pub mod ledger;
 pub mod projects;
+pub mod truncated;
 
 pub use account::Account;
 pub use ledger::Ledger;
@@ -34,6 +36,7 @@ use cause::Cause;
 use habits::Habits;
 use ledger::Count;
 use projects::{Projects, Whose};
+use truncated::{Cut, Truncated};
 
 /// Milliseconds since the process began to keep time.
 pub type Millis = u64;
@@ -51,7 +54,11 @@ const UNKNOWN: &str = "unknown";
 
 /// All accounts, shared by workers and those who read them.
 #[derive(Debug)]
-pub struct Jobs(Mutex<Accounts>);
+pub struct Jobs {
+    /// Answers that were cut off, until their clients come back over TCP.
+    pub truncated: Truncated,
+    accounts: Mutex<Accounts>,
+}
 
 #[derive(Debug)]
 struct Accounts {
@@ -67,7 +74,8 @@ impl Jobs {
     /// No accounts yet.
     pub fn new(projects: Projects) -> Self {
         let (by_owner, habits) = (LruCache::unbounded(), Habits::new());
-        Self(Mutex::new(Accounts { by_owner, habits, projects, bytes: 0, dropped: 0, tended: 0 }))
+        let accounts = Mutex::new(Accounts { by_owner, habits, projects, bytes: 0, dropped: 0, tended: 0 });
+        Self { truncated: Truncated::default(), accounts }
     }
 
     /// From now on at most so many projects have series in the metrics.
@@ -77,17 +85,17 @@ impl Jobs {
 
     /// Takes over what a worker noted. If someone reads the accounts just now the worker keeps its notes for later.
     pub fn settle(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
-        let mut accounts = match self.0.try_lock() {
+        let mut accounts = match self.accounts.try_lock() {
             Ok(accounts) => accounts,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        accounts.settle(ledger, &clients.tables(), now);
+        accounts.settle(ledger, &self.truncated, &clients.tables(), now);
     }
 
     /// The same, and waits for its turn: for a reader who wants to see these notes.
     pub fn settle_now(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
-        self.lock().settle(ledger, &clients.tables(), now);
+        self.lock().settle(ledger, &self.truncated, &clients.tables(), now);
     }
 
     /// Looks at what the jobs of each project ask for, or changes it; `look` must be quick.
@@ -127,12 +135,12 @@ impl Jobs {
 
     /// Accounts are consistent enough between any two statements: a panic elsewhere loses a count at most.
     fn lock(&self) -> MutexGuard<'_, Accounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Accounts {
-    fn settle(&mut self, ledger: &mut Ledger, tables: &Tables, now: Millis) {
+    fn settle(&mut self, ledger: &mut Ledger, truncated: &Truncated, tables: &Tables, now: Millis) {
         for count in ledger.counts() {
             let (route, rcode, source) = (ledger.route(count.route()).cloned(), count.rcode(), count.source());
             let kind = Kind { route, rcode, source, times: count.times.into() };
@@ -165,6 +173,12 @@ impl Accounts {
             let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
             let slow = Slow { name, qtype, route, rcode, took };
             self.change(tables, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
+        }
+        for ((address, name, qtype), cut) in truncated.overdue(now) {
+            let Cut { route, size, times, first, last } = cut;
+            let (rcode, cause, text) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
+            let failure = Failure { name, qtype, route, rcode, cause, text, times, first, last };
+            self.change(tables, address, first, last, |account| account.fail(failure));
         }
         self.dropped += ledger.dropped();
         ledger.clear(now);

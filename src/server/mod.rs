@@ -21,7 +21,7 @@ use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
-use crate::wire::{LONGEST_MESSAGE, rcode};
+use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
 pub mod mmsg;
 pub mod socket;
@@ -97,6 +97,11 @@ impl<U: Ask + 'static> Worker<U> {
                 let failed =
                     Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
                 ledger.fail(client, failed, at, || Some(finished.extended_errors.clone()));
+            }
+            if !over_tcp && rcode == rcode::NOERROR && is_truncated(&finished.wire) {
+                let (truncated, route) = (&self.resolver.jobs.truncated, ledger.route(route).cloned());
+                let size = query.udp_size().min(LARGEST_UDP_REPLY);
+                truncated.cut(client, key.name(), qtype, route, size.into(), at);
             }
             ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
         }

@@ -150,6 +150,11 @@ pub mod ede {
     pub const NETWORK_ERROR: u16 = 23;
 }
 
+/// Whether a message says that a part of it had to be left out (TC).
+pub fn is_truncated(message: &[u8]) -> bool {
+    u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
+}
+
 /// The big-endian `u16` at `at`, if it lies within `bytes`.
 #[inline]
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -17,6 +17,7 @@ scenarios! {
         silence
         stranger_refused
         tcp_keepalive
+        truncated_and_not_asked_again
         truncation
         unknown_flag
         unknown_types

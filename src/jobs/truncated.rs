@@ -1,0 +1,124 @@
+//! Answers that were cut off for want of room in a UDP reply, until their clients ask again over TCP, or do not.
+//!
+//! A client that is told so (TC) has to come back over TCP (RFC 7766 section 5). It may come to another worker, so this is
+//! shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+
+use super::Millis;
+use crate::clients::key;
+
+/// How long a client is waited for.
+pub const PATIENCE: Millis = 5_000;
+/// Questions that are waited for at once; more are let go.
+const MOST: usize = 1_024;
+
+/// The questions whose clients are waited for.
+#[derive(Debug, Default)]
+pub struct Truncated {
+    waiting: AtomicUsize,
+    questions: Mutex<HashMap<Question, Cut, RandomState>>,
+}
+
+/// Who asked, the name in lower-case wire form, and the type. Whatever else a query says may be otherwise over TCP.
+type Question = (u128, Box<[u8]>, u16);
+
+/// An answer that was cut off.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The label of the route.
+    pub route: Option<Arc<str>>,
+    /// The most bytes that the client takes over UDP.
+    pub size: usize,
+    /// How often.
+    pub times: u64,
+    /// When first.
+    pub first: Millis,
+    /// When last.
+    pub last: Millis,
+}
+
+impl Truncated {
+    /// An answer to this client was cut off. The name is in lower-case wire form.
+    pub fn cut(&self, client: IpAddr, name: &[u8], qtype: u16, route: Option<Arc<str>>, size: usize, at: Millis) {
+        let mut questions = self.questions();
+        let room = questions.len() < MOST;
+        let question = (key(client), name.into(), qtype);
+        match questions.get_mut(&question) {
+            Some(cut) => (cut.times, cut.last) = (cut.times + 1, cut.last.max(at)),
+            None if room => {
+                questions.insert(question, Cut { route, size, times: 1, first: at, last: at });
+            }
+            None => {}
+        }
+        self.waiting.store(questions.len(), Ordering::Release);
+    }
+
+    /// A client asks over TCP; the name may be in any letter case.
+    #[inline]
+    pub fn asked_over_tcp(&self, client: IpAddr, name: &[u8], qtype: u16) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.take(client, name, qtype);
+        }
+    }
+
+    #[cold]
+    fn take(&self, client: IpAddr, name: &[u8], qtype: u16) {
+        let mut questions = self.questions();
+        questions.remove(&(key(client), name.to_ascii_lowercase().into(), qtype));
+        self.waiting.store(questions.len(), Ordering::Release);
+    }
+
+    /// Takes out those whose clients have not come back in time.
+    pub(super) fn overdue(&self, now: Millis) -> Vec<(Question, Cut)> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut questions = self.questions();
+        let overdue = questions.extract_if(|_, cut| now >= cut.first + PATIENCE).collect();
+        self.waiting.store(questions.len(), Ordering::Release);
+        overdue
+    }
+
+    fn questions(&self) -> MutexGuard<'_, HashMap<Question, Cut, RandomState>> {
+        // The table is whole between any two of its calls.
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_over_tcp_is_not_overdue() {
+        let truncated = Truncated::default();
+        let clients: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        for (at, client) in [(1_000, clients[0]), (1_500, clients[1]), (3_000, clients[0])] {
+            truncated.cut(client, b"\x03big\x00", 1, None, 512, at);
+        }
+        // Another type, another name, another client: it is still waited for.
+        truncated.asked_over_tcp(clients[0], b"\x03big\x00", 28);
+        truncated.asked_over_tcp(clients[0], b"\x03bug\x00", 1);
+        truncated.asked_over_tcp(clients[1], b"\x03BiG\x00", 1);
+        assert!(truncated.overdue(1_000 + PATIENCE - 1).is_empty());
+        let overdue = truncated.overdue(1_000 + PATIENCE);
+        let [((client, ..), cut)] = overdue.as_slice() else { panic!("{overdue:?}") };
+        assert_eq!((*client, cut.times, cut.first, cut.last), (key(clients[0]), 2, 1_000, 3_000));
+        assert!(truncated.overdue(1_000_000).is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn there_are_never_more_than_are_kept() {
+        let truncated = Truncated::default();
+        for number in 0..2 * MOST as u32 {
+            truncated.cut(IpAddr::V4(number.into()), b"\x03big\x00", 1, None, 512, 1_000);
+        }
+        assert_eq!(truncated.overdue(1_000 + PATIENCE).len(), MOST);
+    }
+}
