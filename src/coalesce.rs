@@ -6,6 +6,7 @@
 //! Queries of different configurations share nothing: a reload may send the same question elsewhere.
 
 use std::collections::hash_map::Entry as Slot;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
@@ -28,7 +29,43 @@ pub struct Coalesce {
 #[derive(Debug)]
 struct Waiting {
     key: Box<[u8]>,
-    senders: Vec<oneshot::Sender<Entry>>,
+    senders: Vec<oneshot::Sender<Landed>>,
+}
+
+/// What a flight brought.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// The answer, or the failure.
+    pub entry: Entry,
+    /// The server that gave the answer, if one was asked and gave any.
+    pub by: By,
+}
+
+/// A server's address, or none, in 18 bytes: the 32 of `SocketAddr` would cost each question that waits a larger block of
+/// memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct By {
+    /// IPv4 is mapped.
+    ip: [u8; 16],
+    /// Zero: none.
+    port: u16,
+}
+
+impl By {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<SocketAddr> {
+        (self.port > 0).then(|| SocketAddr::new(IpAddr::from(self.ip).to_canonical(), self.port))
+    }
+}
+
+impl From<SocketAddr> for By {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip: ip.octets(), port: address.port() }
+    }
 }
 
 /// What there is to do for a question.
@@ -36,7 +73,7 @@ pub enum Place {
     /// Nobody asks yet: ask, and see the flight land.
     Lead(Flight),
     /// Wait for the one who asks.
-    Wait(oneshot::Receiver<Entry>),
+    Wait(oneshot::Receiver<Landed>),
 }
 
 /// The duty to ask for a question. Dropping it without a landing tells everyone who waits that nobody asks any more.
@@ -84,14 +121,14 @@ impl Coalesce {
 
 impl Flight {
     /// Gives everyone who waits the answer.
-    pub fn land(mut self, entry: &Entry) {
+    pub fn land(mut self, entry: &Entry, by: By) {
         for sender in self.take() {
             // One that has gone does not need it.
-            let _ = sender.send(entry.clone());
+            let _ = sender.send(Landed { entry: entry.clone(), by });
         }
     }
 
-    fn take(&mut self) -> Vec<oneshot::Sender<Entry>> {
+    fn take(&mut self) -> Vec<oneshot::Sender<Landed>> {
         let waiting = self.question.take().and_then(|question| self.table.flights().remove(&question));
         waiting.map_or_else(Vec::new, |waiting| waiting.senders)
     }
@@ -111,6 +148,14 @@ mod tests {
     fn key(name: &[u8]) -> Key {
         let packet = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat();
         Key::new(&Query::read(&packet).expect("a query"), 0)
+    }
+
+    #[test]
+    fn an_address_in_fewer_bytes() {
+        for address in ["192.0.2.1:53", "[2001:db8::1]:853"] {
+            assert_eq!(By::from(address.parse::<SocketAddr>().expect(address)).address(), address.parse().ok());
+        }
+        assert_eq!(By::default().address(), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! route (a public name that points into the private zone), or one that the upstream itself did not follow. The chain is
 //! cut there, the target looked up as a query of its own, and the answer composed of both parts.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use crate::answer::{Local, Own, Resolver, Wanted, local};
 use crate::cache::entry::{Failed, Worth};
 use crate::cache::{Entry, Millis};
-use crate::coalesce::Flight;
+use crate::coalesce::{Flight, Landed};
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
@@ -34,7 +35,7 @@ const LONGEST_TRAIL: usize = 8;
 /// Fetches, for all who wait for it. The future must not be dropped before its end.
 pub async fn run<U: Ask>(resolver: &Resolver, upstreams: &U, wanted: &Wanted, flight: Flight) -> Entry {
     let entry = fetch(resolver, upstreams, wanted, deadline(wanted), &mut Vec::new()).await;
-    flight.land(&entry);
+    flight.land(&entry, wanted.by.get());
     entry
 }
 
@@ -44,9 +45,12 @@ pub fn launch<U: Ask + 'static>(
     upstreams: &Rc<U>,
     wanted: &Wanted,
     flight: Flight,
-) -> JoinHandle<Entry> {
+) -> JoinHandle<Landed> {
     let (resolver, upstreams, wanted) = (Arc::clone(resolver), Rc::clone(upstreams), wanted.without_alias());
-    tokio::task::spawn_local(async move { run(&resolver, upstreams.as_ref(), &wanted, flight).await })
+    tokio::task::spawn_local(async move {
+        let entry = run(&resolver, upstreams.as_ref(), &wanted, flight).await;
+        Landed { entry, by: wanted.by.get() }
+    })
 }
 
 /// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
@@ -68,7 +72,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
         resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failed().is_none());
-        flight.land(&entry);
+        flight.land(&entry, wanted.by.get());
     });
 }
 
@@ -209,6 +213,7 @@ async fn ask_and_follow<U: Ask>(
         .ask(group, &Question::of(&wanted.key), deadline)
         .await
         .map_err(|failure| NoAnswer { unasked: failure.is_unasked(), ..failure.explain(&group.config.name).into() })?;
+    wanted.by.set(answer.server.into());
     let unreadable = |_| (ede::NETWORK_ERROR, format!("upstream {}: malformed reply", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
@@ -280,6 +285,7 @@ async fn look_up<U: Ask>(
         alias: None,
         asked: Instant::now(),
         client: from.client,
+        by: Cell::default(),
     };
     let (entry, age) = match kept(resolver, &wanted, 0) {
         Some((entry, Worth::Fresh(age))) => (entry, age),
@@ -287,7 +293,7 @@ async fn look_up<U: Ask>(
             let flight = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key);
             let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
             if let Some(flight) = flight {
-                flight.land(&entry);
+                flight.land(&entry, wanted.by.get());
             }
             (entry, 0)
         }

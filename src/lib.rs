@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`lab`] | all | |
 //!
@@ -62,6 +62,7 @@ pub mod warm_up;
 pub mod admin;
 pub mod jobs;
 pub mod metrics;
+pub mod query_log;
 
 // The whole, the commands, a network to try it in, and an instrument to measure it.
 pub mod app;

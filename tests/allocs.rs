@@ -16,6 +16,7 @@ use nodens::clients::{Unknown, Who};
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
+use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{Key, Query};
@@ -137,7 +138,7 @@ const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
 const RECORD: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x07";
 
 struct Scene {
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
     tally: Tally,
     ledger: Ledger,
@@ -146,10 +147,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let config = parse(CONFIG, &[]).expect("a good configuration");
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
+        let config = parse(&format!("{CONFIG}{more}"), &[]).expect("a good configuration");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let tally = Tally::new(&metrics, &[".".to_string()]);
-        let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
+        let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
         let snapshot = resolver.snapshot.load_full();
         Self { resolver, snapshot, tally, ledger: Ledger::new(["."]), out: vec![0; 4096] }
     }
@@ -205,6 +210,26 @@ fn a_hit_through_the_whole_path_allocates_nothing() {
         assert_eq!(after - before, 0, "over TCP: {over_tcp}, query of {} bytes", query.len());
     }
     assert!(scene.out.starts_with(&QUERY[..2]), "the id is the query's");
+}
+
+#[test]
+fn a_hit_that_is_logged_allocates_nothing() {
+    let file = format!("{}/allocs-{}.jsonl", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    let mut scene = Scene::with(&format!("[query_log]\nto = {file:?}\nmax_per_second = 100000\n"));
+    scene.keep_the_answer();
+    scene.resolver.query_log.follow(&scene.resolver, &scene.snapshot.config);
+    scene.ledger.log = scene.resolver.query_log.sampler(&scene.snapshot);
+    // As many as a buffer has room for before it is handed over.
+    let before = allocations();
+    for _ in 0..BUFFER - 1 {
+        assert!(scene.ask(QUERY, false).is_some());
+    }
+    assert_eq!(allocations() - before, 0);
+    scene.ledger = Ledger::new(["."]);
+    scene.resolver.query_log.close();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(text.lines().count(), BUFFER - 1);
 }
 
 #[test]

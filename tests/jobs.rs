@@ -134,8 +134,8 @@ fn each_job_has_a_report_of_its_own() {
         report["search_list"],
         json!({
             "queries": 3,
-            "explanation": "search-list noise (3 of 8 queries): names with a suffix of the search list behind; a final dot, \
-                            or ndots: 1, spares them",
+            "explanation": "search-list noise (3 of 8 queries): names with a suffix of the search list behind; a final \
+                            dot, or ndots: 1, spares them",
             "names": [{ "name": "registry.example.com", "queries": 3 }],
         })
     );

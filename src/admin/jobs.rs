@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 
 use super::clients::{self, unix_now};
@@ -11,6 +10,7 @@ use crate::answer::hints::explain;
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::jobs::account::{Failure, Kind, Slow};
+use crate::jobs::cause::type_name;
 use crate::jobs::{Account, Millis};
 use crate::metrics::events::rfc3339;
 use crate::metrics::rcode_label;
@@ -99,7 +99,7 @@ fn with_client(client: Option<&Client>, mut totals: Value) -> Value {
 fn slow(slow: &Slow) -> Value {
     json!({
         "name": Bare(&slow.name).to_string(),
-        "type": RecordType::from(slow.qtype).to_string(),
+        "type": type_name(slow.qtype),
         "rcode": rcode_label(slow.rcode),
         "route": slow.route.as_deref(),
         "seconds": slow.took.as_secs_f64(),
@@ -109,7 +109,7 @@ fn slow(slow: &Slow) -> Value {
 fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis) -> Value {
     json!({
         "name": Bare(&failure.name).to_string(),
-        "type": RecordType::from(failure.qtype).to_string(),
+        "type": type_name(failure.qtype),
         "rcode": rcode_label(failure.rcode),
         "route": failure.route.as_deref(),
         "cause": cause,

@@ -1,5 +1,6 @@
 //! The second half of the path: a query whose answer takes its time, in a task of its own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::timeout_at;
 use super::{Resolver, Wanted, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
-use crate::coalesce::Place;
+use crate::coalesce::{By, Landed, Place};
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
@@ -35,6 +36,8 @@ pub struct Finished {
     pub source: Source,
     /// The extended errors that say why it is no answer, as whole options.
     pub extended_errors: Box<[u8]>,
+    /// The server that gave the answer, if one was asked for this query or an identical one.
+    pub by: Option<SocketAddr>,
 }
 
 /// Answers a query that [`Resolver::respond`] could not.
@@ -50,7 +53,13 @@ pub async fn finish<U: Ask + 'static>(
     let _waiting = Waiting::new(resolver);
     let (entry, source) = obtain(resolver, upstreams, &wanted).await;
     let Ok(query) = Query::read(packet) else {
-        return Finished { wire: Vec::new(), rcode: rcode::SERVFAIL, source, extended_errors: Box::default() };
+        return Finished {
+            wire: Vec::new(),
+            rcode: rcode::SERVFAIL,
+            source,
+            extended_errors: Box::default(),
+            by: None,
+        };
     };
     let (age, mut options) = match source {
         Source::Stale => stale(&entry),
@@ -73,7 +82,9 @@ pub async fn finish<U: Ask + 'static>(
     let len = fit(entry.kept(), &query, age, &options, &mut wire);
     wire.truncate(len);
     let why = if entry.rcode == rcode::NOERROR { Box::default() } else { entry.kept().extended_errors.into() };
-    Finished { wire, rcode: entry.rcode, source, extended_errors: why }
+    let answered = source == Source::Upstream && entry.rcode != rcode::SERVFAIL;
+    let by = if answered { wanted.by.get().address() } else { None };
+    Finished { wire, rcode: entry.rcode, source, extended_errors: why, by }
 }
 
 /// Gets the entry for a question from upstreams, or what stands in for it.
@@ -82,6 +93,11 @@ async fn obtain<U: Ask + 'static>(
     upstreams: &std::rc::Rc<U>,
     wanted: &Wanted,
 ) -> (Entry, Source) {
+    // Whoever gave the answer to another gave it to this one.
+    let take_in = |landed: Landed| {
+        wanted.by.set(landed.by);
+        landed.entry
+    };
     let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
     let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
         Some((entry, Worth::Fresh(_))) => (Some(entry), None),
@@ -91,13 +107,13 @@ async fn obtain<U: Ask + 'static>(
     let flight = match (place, fresh) {
         // It landed for someone else a moment ago.
         (Place::Lead(flight), Some(fresh)) => {
-            flight.land(&fresh);
+            flight.land(&fresh, By::default());
             return (fresh, Source::Upstream);
         }
         (Place::Lead(flight), None) => flight,
         (Place::Wait(landing), _) => {
             resolver.metrics.coalesced.inc();
-            let landing = async { landing.await.ok() };
+            let landing = async { landing.await.ok().map(take_in) };
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,
                 // None: whoever asked was stopped.
@@ -112,14 +128,14 @@ async fn obtain<U: Ask + 'static>(
     match (verdict, stale) {
         (Verdict::Ask, Some(stale)) => {
             let fetch = fetch::launch(resolver, upstreams, wanted, flight);
-            or_stale(resolver, wanted, stale, async { fetch.await.ok() }).await
+            or_stale(resolver, wanted, stale, async { fetch.await.ok().map(take_in) }).await
         }
         (Verdict::Ask | Verdict::AskUnlessStale, None) => {
             (fetch::run(resolver, upstreams.as_ref(), wanted, flight).await, Source::Upstream)
         }
         (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
-            flight.land(&fetch::unasked_entry(resolver, wanted, &[]));
+            flight.land(&fetch::unasked_entry(resolver, wanted, &[]), By::default());
             (stale, Source::Stale)
         }
         (Verdict::Shed, None) => {
@@ -130,7 +146,7 @@ async fn obtain<U: Ask + 'static>(
             });
             let entry =
                 fetch::unasked_entry(resolver, wanted, &make::extended_error(ede::OTHER, &text.unwrap_or_default()));
-            flight.land(&entry);
+            flight.land(&entry, By::default());
             (entry, Source::Upstream)
         }
     }

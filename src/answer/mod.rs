@@ -13,10 +13,12 @@
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`late`] has the second half, [`ours`] the names that nodens answers itself, `inside` what it tells a client of itself.
+//! [`late`] has the second half, `notes` what is noted of answers that are given at once, [`ours`] the names that
+//! nodens answers itself, `inside` what it tells a client of itself.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +30,12 @@ use crate::admission::Rates;
 use crate::cache::entry::{Home, Worth};
 use crate::cache::{Cache, Entry, Millis};
 use crate::clients::{Clients, Fixed, Tables};
-use crate::coalesce::Coalesce;
+use crate::coalesce::{By, Coalesce};
 use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
 use crate::metrics::{Metrics, Source, Tally};
+use crate::query_log::QueryLog;
 use crate::snapshot::Snapshot;
 use crate::warm_up;
 use crate::wire::fit::{Age, fit};
@@ -43,7 +46,10 @@ use crate::wire::{ede, flag, is_truncated, rcode, u16_at};
 pub mod hints;
 mod inside;
 pub mod late;
+mod notes;
 pub mod ours;
+
+use notes::Answered;
 
 pub use inside::why;
 pub use late::{Finished, finish};
@@ -76,6 +82,8 @@ pub struct Resolver {
     rates: Rates,
     /// Jobs that are about to start, and what is asked for them ahead.
     pub warm_up: warm_up::Queue,
+    /// The log of all that.
+    pub query_log: QueryLog,
     epoch: Instant,
 }
 
@@ -118,7 +126,16 @@ impl Turn<'_> {
         alias: Option<LocalRecords>,
         client: Option<IpAddr>,
     ) -> Box<Wanted> {
-        Box::new(Wanted { key, hash, route, snapshot: Arc::clone(self.snapshot), alias, asked: self.at, client })
+        Box::new(Wanted {
+            key,
+            hash,
+            route,
+            snapshot: Arc::clone(self.snapshot),
+            alias,
+            asked: self.at,
+            client,
+            by: Cell::default(),
+        })
     }
 }
 
@@ -150,6 +167,8 @@ pub struct Wanted {
     pub asked: Instant,
     /// By whom; none if nodens itself wants it.
     pub client: Option<IpAddr>,
+    /// The server of its route that gave an answer, once one has.
+    pub by: Cell<By>,
 }
 
 impl Wanted {
@@ -160,9 +179,9 @@ impl Wanted {
 
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
-        let Self { key, hash, route, snapshot, alias: _, asked, client } = self;
+        let Self { key, hash, route, snapshot, alias: _, asked, client, by } = self;
         let (key, snapshot) = (key.clone(), Arc::clone(snapshot));
-        Self { key, hash: *hash, route: *route, snapshot, alias: None, asked: *asked, client: *client }
+        Self { key, hash: *hash, route: *route, snapshot, alias: None, asked: *asked, client: *client, by: by.clone() }
     }
 }
 
@@ -177,6 +196,7 @@ impl Resolver {
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             jobs,
             rates: Rates::new(),
+            query_log: QueryLog::default(),
             warm_up: warm_up::Queue::default(),
             metrics,
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -242,6 +262,7 @@ impl Resolver {
             let (name, qtype, source) = (query.name(), query.qtype, Source::Refused);
             let failed = Failed { name, hash: 0, qtype, route: NO_ROUTE, rcode: rcode::REFUSED, source };
             turn.ledger.fail(client, failed, turn.now, || None);
+            turn.log(&Answered { client, name, qtype, rcode: failed.rcode, source, route: NO_ROUTE, over_tcp }, &[]);
             let error = make::extended_error(ede::PROHIBITED, "this client may not ask: see server.allow");
             return Response::Reply(make::local(&query, rcode::REFUSED, false, &LocalRecords::default(), &error, out));
         }
@@ -265,6 +286,11 @@ impl Resolver {
                     } else if !over_tcp {
                         self.cut_off(turn, client, &key, route, out.len());
                     }
+                }
+                if turn.ledger.log.draws(rcode) {
+                    let (name, qtype) = (key.name(), key.qtype());
+                    let answered = Answered { client, name, qtype, rcode, source, route, over_tcp };
+                    turn.copy(&answered, self.remembered(&key, hash, rcode, source));
                 }
                 match refresh {
                     // An entry of this configuration came through the route of its name.
@@ -300,41 +326,8 @@ impl Resolver {
         let error =
             make::extended_error(ede::OTHER, &format!("view {}: client_max_qps = {limit} is used up", view.name));
         turn.ledger.fail(client, failed, turn.now, || Some(error.clone().into()));
+        turn.log(&Answered { client, name, qtype, rcode: failed.rcode, source, route: NO_ROUTE, over_tcp }, &error);
         Some(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out))
-    }
-
-    /// Notes an answer from here that is none. Names that do not exist are asked for in masses: for these it allocates
-    /// nothing.
-    #[inline(never)]
-    #[allow(clippy::too_many_arguments)]
-    fn note(
-        &self,
-        turn: &mut Turn<'_>,
-        client: IpAddr,
-        key: &Key,
-        hash: u64,
-        route: u16,
-        rcode: u16,
-        source: Source,
-        error: Option<(u16, &str)>,
-    ) {
-        let failed = Failed { name: key.name(), hash, qtype: key.qtype(), route, rcode, source };
-        turn.ledger.fail(client, failed, turn.now, || {
-            if let Some((code, text)) = error {
-                return Some(make::extended_error(code, text).into());
-            }
-            // Only a remembered failure has more to say.
-            let remembered = source == Source::Hit && rcode == rcode::SERVFAIL;
-            let said = |entry: &mut Entry| Box::<[u8]>::from(entry.kept().extended_errors);
-            if remembered { self.cache.with(hash, key, said).filter(|said| !said.is_empty()) } else { None }
-        });
-    }
-
-    /// Notes an answer of which only a part went to the client, who takes `size` bytes.
-    #[cold]
-    fn cut_off(&self, turn: &Turn<'_>, client: IpAddr, key: &Key, route: u16, size: usize) {
-        let route = turn.ledger.route(route).cloned();
-        self.jobs.truncated.cut(client, key.name(), key.qtype(), route, size, turn.now);
     }
 
     /// A packet that is no query to be answered.
@@ -371,9 +364,12 @@ impl Resolver {
         out: &mut [u8],
     ) -> Response {
         let snapshot = turn.snapshot;
+        let (name, qtype) = (query.name(), query.qtype);
+        let here = |rcode, route| Answered { client, name, qtype, rcode, source: Source::Local, route, over_tcp };
         if let Some((rcode, records)) = inside::inside(self, turn, query, &key, client, out.len()) {
             turn.tally.query(over_tcp, query.qtype, None);
             turn.answered(client, NO_ROUTE, rcode, Source::Local);
+            turn.log(&here(rcode, NO_ROUTE), &[]);
             return Response::Reply(make::local(query, rcode, true, &records, options, out));
         }
         let found = local(snapshot, &key);
@@ -389,6 +385,7 @@ impl Resolver {
                     self.note(turn, client, &key, hash, NO_ROUTE, rcode, Source::Local, error);
                 }
                 let error = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
+                turn.log(&here(rcode, NO_ROUTE), &error);
                 let options = [options, &error].concat();
                 let len = make::local(query, rcode, false, &records, &options, out);
                 if !over_tcp && rcode == rcode::NOERROR && is_truncated(out) {
@@ -407,6 +404,7 @@ impl Resolver {
             turn.answered(client, route, rcode::SERVFAIL, Source::Local);
             self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local, None);
             let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
+            turn.log(&here(rcode::SERVFAIL, route), &error);
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
         }
         self.metrics.cache_misses.inc();

@@ -150,6 +150,7 @@ fn prepare(config: Config, workers: usize) -> Result<(Running, Parts), StartErro
     let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
 
     let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
+    resolver.query_log.follow(&resolver, &resolver.snapshot.load().config);
     let (stop, stopping) = watch::channel(false);
     let running = Running {
         listen: listeners.iter().map(|listeners| listeners.address).collect(),
@@ -215,6 +216,7 @@ impl Running {
         self.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
         self.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
         self.resolver.jobs.set_max_projects(new.config.metrics.max_projects);
+        self.resolver.query_log.follow(&self.resolver, &new.config);
         self.resolver.snapshot.store(Arc::clone(&new));
         let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
             let of = |group: &Arc<crate::upstream::Group>| {
@@ -257,6 +259,7 @@ impl Running {
         for other in self.others.drain(..) {
             let _ = other.join();
         }
+        self.resolver.query_log.close();
         left
     }
 }
@@ -311,8 +314,9 @@ async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<A
         if let Some(heartbeat) = heartbeats.get(number) {
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
-        worker.settle(Instant::now());
         let snapshot = resolver.snapshot.load_full();
+        worker.follow(&snapshot);
+        worker.settle(Instant::now());
         if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
             links.keep_only(&snapshot.groups);
         }

@@ -20,7 +20,7 @@ use super::table::{Table, sound_part};
 use super::units::{Bounds, Count, Size, Time};
 use super::views::View;
 use super::warm_up::WarmUp;
-use super::watching::Metrics;
+use super::watching::{Metrics, QueryLog};
 use super::zones::Zone;
 
 /// A value that serde reads from one TOML value.
@@ -113,6 +113,8 @@ pub struct File {
     pub views: Vec<View>,
     /// `[metrics]`.
     pub metrics: Metrics,
+    /// `[query_log]`, if it is whole.
+    pub query_log: Option<QueryLog>,
     /// Whether the TOML is sound; if not, tables are left out here that the file has.
     pub sound: bool,
     /// Whether a table has an unknown name, which may be meant for one that is missing, or a known table is none.
@@ -209,7 +211,7 @@ impl File {
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
-        let metrics = section("metrics");
+        let (metrics, query_log) = (section("metrics"), section("query_log"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
@@ -227,6 +229,7 @@ impl File {
             clients: file.tables("client").into_iter().flatten().filter_map(Client::read).collect(),
             views: file.tables("view").into_iter().flatten().map(View::read).collect(),
             metrics: Metrics::read(metrics.unwrap_or_else(empty)),
+            query_log: query_log.and_then(QueryLog::read),
             sound: part == text,
             strangers: file.close(),
         }

@@ -63,6 +63,8 @@ pub struct Config {
     pub views: Vec<View>,
     /// What the metrics show.
     pub metrics: Metrics,
+    /// Whether and where queries are logged.
+    pub query_log: Option<QueryLog>,
 }
 
 /// The listeners and their limits.
@@ -291,4 +293,37 @@ impl Pattern {
 pub struct Metrics {
     /// Namespaces, projects and runners that have series of their own; the rest is project `other`.
     pub max_projects: usize,
+}
+
+/// Which queries are logged, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryLog {
+    /// Where.
+    pub to: LogTarget,
+    /// Which of them.
+    pub only: Logged,
+    /// How many of these, drawn at random, in millionths.
+    pub sample: u32,
+    /// The most in any second.
+    pub max_per_second: u32,
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The standard output.
+    Stdout,
+    /// This file.
+    File(PathBuf),
+}
+
+/// Which queries are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// All.
+    All,
+    /// Those whose answer is not NOERROR.
+    Failures,
+    /// Those whose answer is neither NOERROR nor NXDOMAIN.
+    Errors,
 }

@@ -62,6 +62,7 @@ impl Check<'_, '_> {
         });
         let views = views.collect::<Option<_>>()?;
         let metrics = watching::metrics(&self.file.metrics);
+        let query_log = self.file.query_log.as_ref().map(watching::query_log);
         Some(Config {
             server,
             admin,
@@ -76,6 +77,7 @@ impl Check<'_, '_> {
             clients,
             views,
             metrics,
+            query_log,
         })
     }
 
@@ -367,7 +369,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Pattern, Select, Selector};
+    use crate::config::{LogTarget, Logged, Pattern, Select, Selector};
     use crate::wire::rtype;
 
     const FULL: &str = include_str!("../../config/nodens.toml");
@@ -390,6 +392,9 @@ mod tests {
         assert!(public.deny_private_addresses && !kube.deny_private_addresses);
         assert_eq!((config.records[0].rtype, config.records[0].ttl), (rtype::A, 300));
         assert_eq!(config.records[0].rdata, [10, 0, 3, 7]);
+        let log = config.query_log.as_ref().expect("a query log");
+        assert_eq!((&log.to, log.only), (&LogTarget::Stdout, Logged::Failures));
+        assert_eq!((log.sample, log.max_per_second), (1_000_000, 100));
         assert_eq!(config.kubernetes.watch, Some(false));
         assert_eq!(config.kubernetes.node.as_deref(), Some("node-1.example"));
         assert_eq!(config.kubernetes.namespaces, ["gitlab-runner"]);

@@ -1,13 +1,24 @@
-//! What is told of clients, as the file has it: `[metrics]`.
+//! What is told of clients, as the file has it: `[metrics]` and `[query_log]`.
 
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
 use toml::Spanned;
 
-use super::Metrics as Settings;
+use super::file::Leaf;
 use super::table::Table;
 use super::units::{Bounds, Count};
+use super::{LogTarget, Logged, Metrics as MetricsSettings, QueryLog as QueryLogSettings};
 
 /// `[metrics] max_projects`: each is two series in every scrape of every node.
 pub const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
+/// `[query_log] only`.
+pub const ONLY: Logged = Logged::All;
+/// `[query_log] sample`: the floor is one of a million.
+pub const SAMPLE: Bounds<Share> = Bounds { default: Share(1_000_000), floor: Share(1), ceiling: Share(1_000_000) };
+/// `[query_log] max_per_second`: a line is some 400 bytes, so by default 40 KB of them a second.
+pub const MAX_PER_SECOND: Bounds<Count> = Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
 
 /// `[metrics]`.
 #[derive(Debug)]
@@ -16,13 +27,159 @@ pub struct Metrics {
     pub max_projects: Spanned<Count>,
 }
 
+/// `[query_log]`.
+#[derive(Debug)]
+pub struct QueryLog {
+    /// Required.
+    pub to: Spanned<Target>,
+    /// Default: [`ONLY`].
+    pub only: Logged,
+    /// Default: [`SAMPLE`].
+    pub sample: Spanned<Share>,
+    /// Default: [`MAX_PER_SECOND`].
+    pub max_per_second: Spanned<Count>,
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Target(pub LogTarget);
+
+/// A part of a whole, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Share(pub u32);
+
 impl Metrics {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self { max_projects: table.bounded("max_projects", &MAX_PROJECTS) })
     }
 }
 
+impl QueryLog {
+    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+        table.read(|table| {
+            let to = table.required("to");
+            let only = table.value("only").map_or(ONLY, Spanned::into_inner);
+            let sample = table.bounded("sample", &SAMPLE);
+            let max_per_second = table.bounded("max_per_second", &MAX_PER_SECOND);
+            Some(Self { to: to?, only, sample, max_per_second })
+        })
+    }
+}
+
 /// `[metrics]` as the rest of the house reads it.
-pub(super) fn metrics(file: &Metrics) -> Settings {
-    Settings { max_projects: file.max_projects.get_ref().0 }
+pub(super) fn metrics(file: &Metrics) -> MetricsSettings {
+    MetricsSettings { max_projects: file.max_projects.get_ref().0 }
+}
+
+/// `[query_log]` as the rest of the house reads it.
+pub(super) fn query_log(file: &QueryLog) -> QueryLogSettings {
+    QueryLogSettings {
+        to: file.to.get_ref().0.clone(),
+        only: file.only,
+        sample: file.sample.get_ref().0,
+        max_per_second: u32::try_from(file.max_per_second.get_ref().0).unwrap_or(u32::MAX),
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "stdout" => Ok(Self(LogTarget::Stdout)),
+            path if path.starts_with('/') && !path.ends_with('/') => Ok(Self(LogTarget::File(PathBuf::from(path)))),
+            _ => Err(format!("{text:?} is neither stdout nor the whole path of a file")),
+        }
+    }
+}
+
+impl TryFrom<f64> for Share {
+    type Error = String;
+
+    fn try_from(share: f64) -> Result<Self, String> {
+        // What is far out of bounds is a share too, so that the bounds are what is told of it.
+        let millionths = (share * 1e6).round();
+        if millionths >= 0.0 { Ok(Self(millionths as u32)) } else { Err(format!("{share} is not a share")) }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", f64::from(self.0) / 1e6)
+    }
+}
+
+impl Leaf for Target {
+    const RIGHT: &'static str = r#""stdout" or "/var/log/nodens/queries.jsonl""#;
+}
+
+impl Leaf for Share {
+    const RIGHT: &'static str = "a number from 0.000001 to 1, without quotes";
+}
+
+impl Leaf for Logged {
+    const RIGHT: &'static str = r#""all", "failures" or "errors""#;
+}
+
+impl<'de> Deserialize<'de> for Logged {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.to_ascii_lowercase().as_str() {
+            "all" => Ok(Self::All),
+            "failures" => Ok(Self::Failures),
+            "errors" => Ok(Self::Errors),
+            _ => Err(serde::de::Error::custom(format!("{text:?} is nothing that can be logged alone"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::parse;
+    use super::*;
+
+    const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+    fn read(query_log: &str) -> Result<Option<QueryLogSettings>, String> {
+        let config = parse(&format!("[query_log]\n{query_log}\n{REST}"), &[]);
+        config.map(|config| config.query_log).map_err(|mistakes| mistakes[0].what.clone())
+    }
+
+    #[test]
+    fn a_query_log_is_read() {
+        let all = QueryLogSettings { to: LogTarget::Stdout, only: Logged::All, sample: 1_000_000, max_per_second: 100 };
+        assert_eq!(read("to = \"stdout\""), Ok(Some(all.clone())));
+        assert_eq!(read("to = \"stdout\"\nsample = 1"), Ok(Some(all.clone())));
+        let some = QueryLogSettings {
+            to: LogTarget::File("/tmp/log".into()),
+            only: Logged::Errors,
+            sample: 10_000,
+            max_per_second: 5,
+        };
+        assert_eq!(read("to = \"/tmp/log\"\nonly = \"errors\"\nsample = 0.01\nmax_per_second = 5"), Ok(Some(some)));
+        assert_eq!(parse(REST, &[]).expect("good").query_log, None);
+        for (text, mistake) in [
+            ("", "`to` is missing; right would be \"stdout\" or \"/var/log/nodens/queries.jsonl\""),
+            (
+                "to = \"log\"",
+                "to: \"log\" is neither stdout nor the whole path of a file; right would be \"stdout\" or \
+                 \"/var/log/nodens/queries.jsonl\"",
+            ),
+            ("to = \"stdout\"\nsample = 0", "sample: 0 is too little: from 0.000001 to 1"),
+            ("to = \"stdout\"\nsample = 1.5", "sample: 1.5 is too much: from 0.000001 to 1"),
+            (
+                "to = \"stdout\"\nsample = -0.5",
+                "sample: -0.5 is not a share; right would be a number from 0.000001 to 1, without quotes",
+            ),
+            (
+                "to = \"stdout\"\nonly = \"hits\"",
+                "only: \"hits\" is nothing that can be logged alone; right would be \"all\", \"failures\" or \
+                 \"errors\"",
+            ),
+        ] {
+            assert_eq!(read(text), Err(mistake.to_owned()));
+        }
+    }
 }

@@ -140,8 +140,8 @@ impl Account {
         let (searches, queries) = (self.searches, self.count(|_| true));
         (searches > 0).then(|| {
             format!(
-                "search-list noise ({searches} of {queries} queries): names with a suffix of the search list behind; a final \
-                 dot, or ndots: 1, spares them"
+                "search-list noise ({searches} of {queries} queries): names with a suffix of the search list behind; a \
+                 final dot, or ndots: 1, spares them"
             )
         })
     }

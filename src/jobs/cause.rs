@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hickory_proto::rr::RecordType;
+
 use crate::metrics::Source;
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::{ede, rcode, u16_at};
@@ -102,8 +104,8 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
         (Cause::Refused, _) => "this client may not ask here: its address is not in server.allow".to_string(),
         (Cause::BadQuery, _) => "the query is malformed or asks for what nodens does not do".to_string(),
         (Cause::TooBig, _) => format!(
-            "the answer is larger than the {text} that this client takes over UDP, and it did not ask again over TCP, as \
-             musl before 1.2.4 (Alpine 3.17 and older) never does"
+            "the answer is larger than the {text} that this client takes over UDP, and it did not ask again over TCP, \
+             as musl before 1.2.4 (Alpine 3.17 and older) never does"
         ),
     }
 }
@@ -157,6 +159,14 @@ pub fn is_of_namespace(name: &[u8], namespace: &str) -> bool {
 fn service(name: &[u8], namespace: Option<&str>) -> Option<String> {
     let rest = suffixes(name).nth(1)?;
     is_of_namespace(rest, namespace?).then(|| String::from_utf8_lossy(&name[1..name.len() - rest.len()]).into_owned())
+}
+
+/// The mnemonic of a type, or `TYPE65280` (RFC 3597 section 5).
+pub fn type_name(qtype: u16) -> String {
+    match RecordType::from(qtype) {
+        RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
 }
 
 fn quoted(route: &str) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Millis;
 use crate::clients::key;
 use crate::metrics::Source;
+use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
 
 /// How long a worker keeps what it noted, at most, while queries come.
@@ -35,6 +36,8 @@ pub struct Ledger {
     failures: Box<[Failure]>,
     failed: Vec<u16>,
     waits: Vec<Wait>,
+    /// Which of the answers are logged.
+    pub log: Sampler,
     dropped: u64,
     settled: Millis,
     /// So that no client can choose addresses that collide.
@@ -144,6 +147,7 @@ impl Ledger {
             failures: vec![Failure::EMPTY; FAILURES].into(),
             failed: Vec::with_capacity(FAILURES),
             waits: Vec::with_capacity(WAITS),
+            log: Sampler::off(),
             dropped: 0,
             settled: 0,
             seed: rand::random(),

@@ -1,15 +1,15 @@
 //! Which projects have series of their own in the metrics, so that there are never more than are wanted.
 //!
 //! 1. While there is room, a project that asks gets its series at once.
-//! 2. The rest is counted as project `other`. Who is how much of it is estimated by the Space-Saving algorithm (Metwally,
-//!    Agrawal, El Abbadi 2005) in a table of fixed size: one that is new takes the place of the least, and inherits its
-//!    count as what its own may be too high by.
+//! 2. The rest is counted as project `other`. Who is how much of it is estimated by the Space-Saving algorithm
+//!    (Metwally, Agrawal, El Abbadi 2005) in a table of fixed size: one that is new takes the place of the least, and
+//!    inherits its count as what its own may be too high by.
 //! 3. Every ten minutes all weights are halved, and the heaviest of the rest takes the series of the lightest that has
 //!    some if it is surely more than twice as heavy: the least that it can have asked counts.
 //!
-//! A counter never goes down, and no count ever moves from one series to another: whoever loses its series has lost them,
-//! is counted as `other` from then on, and would begin at zero again, which Prometheus takes for a restart. To add the
-//! lost count to `other` would show as a burst of queries that nobody asked.
+//! A counter never goes down, and no count ever moves from one series to another: whoever loses its series has lost
+//! them, is counted as `other` from then on, and would begin at zero again, which Prometheus takes for a restart. To
+//! add the lost count to `other` would show as a burst of queries that nobody asked.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,8 +131,8 @@ impl Projects {
         let told = &mut account.told;
         told.due = false;
         let new = queries.saturating_sub(told.queries);
-        // What failed may turn out to be a try of the search list a little later: no counter goes back for that, the next
-        // failure is not counted instead.
+        // What failed may turn out to be a try of the search list a little later: no counter goes back for that, the
+        // next failure is not counted instead.
         let failures = failed.saturating_sub(told.failed);
         (told.queries, told.failed) = (queries, told.failed.max(failed));
         let series = match &told.whose {

@@ -1,7 +1,7 @@
 //! Answers that were cut off for want of room in a UDP reply, until their clients ask again over TCP, or do not.
 //!
-//! A client that is told so (TC) has to come back over TCP (RFC 7766 section 5). It may come to another worker, so this is
-//! shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits.
+//! A client that is told so (TC) has to come back over TCP (RFC 7766 section 5). It may come to another worker, so this
+//! is shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! Metrics of whoever asks. Which clients have series of their own is for [`crate::jobs`] to say: here are the counters.
+//! Metrics of whoever asks. Which clients have series of their own is for [`crate::jobs`] to say: here are the
+//! counters.
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 

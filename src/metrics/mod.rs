@@ -12,12 +12,14 @@ use prometheus::{
 
 pub mod clients;
 pub mod events;
+pub mod query_log;
 pub mod tally;
 pub mod warm_up;
 pub mod watch;
 
 use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
+pub use query_log::QueryLogMetrics;
 pub use tally::{Source, Tally, rcode_label};
 pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
@@ -70,6 +72,8 @@ pub struct Metrics {
     pub warm_up: WarmUpMetrics,
     /// Whoever asks.
     pub clients: ClientMetrics,
+    /// The log of queries.
+    pub query_log: QueryLogMetrics,
     upstream: UpstreamVecs,
 }
 
@@ -196,6 +200,7 @@ impl Metrics {
             watch: WatchMetrics::new(&registry)?,
             warm_up: WarmUpMetrics::new(&registry)?,
             clients: ClientMetrics::new(&registry)?,
+            query_log: QueryLogMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,

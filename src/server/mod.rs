@@ -18,6 +18,7 @@ use crate::fetch;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use crate::metrics::Tally;
+use crate::query_log::sampler::{Name, Record};
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
@@ -54,7 +55,7 @@ impl<U: Ask + 'static> Worker<U> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
-            ledger: RefCell::new(ledger(&snapshot)),
+            ledger: RefCell::new(ledger(&resolver, &snapshot)),
             scratch: RefCell::new(vec![0; LONGEST_MESSAGE].into()),
             generation: Cell::new(snapshot.generation),
             resolver,
@@ -103,6 +104,23 @@ impl<U: Ask + 'static> Worker<U> {
                 let size = query.udp_size().min(LARGEST_UDP_REPLY);
                 truncated.cut(client, key.name(), qtype, route, size.into(), at);
             }
+            if ledger.log.draws(rcode) {
+                let (name, now, by) = (Name::new(key.name()), self.resolver.millis(asked + took), finished.by);
+                let errors = Some(finished.extended_errors.clone()).filter(|errors| !errors.is_empty());
+                ledger.log.take(now, || Record {
+                    client,
+                    asked: at,
+                    took,
+                    over_tcp,
+                    name,
+                    qtype,
+                    rcode,
+                    source,
+                    route,
+                    by,
+                    errors,
+                });
+            }
             ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
         }
         finished
@@ -114,6 +132,7 @@ impl<U: Ask + 'static> Worker<U> {
         let mut ledger = self.ledger.borrow_mut();
         if ledger.is_due(now) {
             self.resolver.jobs.settle(&mut ledger, &self.resolver.clients, now);
+            ledger.log.hand_over();
         }
     }
 
@@ -123,10 +142,10 @@ impl<U: Ask + 'static> Worker<U> {
     }
 
     /// Makes the counts fit the configuration in force.
-    fn follow(&self, snapshot: &Snapshot) {
+    pub fn follow(&self, snapshot: &Snapshot) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
             *self.tally.borrow_mut() = tally(&self.resolver, snapshot);
-            let mut notes = self.ledger.replace(ledger(snapshot));
+            let mut notes = self.ledger.replace(ledger(&self.resolver, snapshot));
             self.resolver.jobs.settle_now(&mut notes, &self.resolver.clients, self.resolver.now());
         }
     }
@@ -153,8 +172,10 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn ledger(snapshot: &Snapshot) -> Ledger {
-    Ledger::new(snapshot.config.routes.iter().map(|route| &route.label))
+fn ledger(resolver: &Resolver, snapshot: &Snapshot) -> Ledger {
+    let mut ledger = Ledger::new(snapshot.config.routes.iter().map(|route| &route.label));
+    ledger.log = resolver.query_log.sampler(snapshot);
+    ledger
 }
 
 fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {

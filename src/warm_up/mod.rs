@@ -14,6 +14,7 @@
 //!
 //! [`mod@file`] keeps what is known beyond the end of the process.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -161,7 +162,7 @@ fn wanted(
         Local::Not { route } => (key, route),
     };
     let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
-    let wanted = Wanted { key, hash, route, snapshot, alias: None, asked, client: None };
+    let wanted = Wanted { key, hash, route, snapshot, alias: None, asked, client: None, by: Cell::default() };
     // One that failed a moment ago is not asked again so soon either.
     if let Some((_, Worth::Fresh(_) | Worth::Failed)) = fetch::kept(resolver, &wanted, 0) {
         return Err("cached");

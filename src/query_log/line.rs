@@ -1,0 +1,100 @@
+//! A query as a line of JSON.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::sampler::{Batch, Record, Route};
+use crate::cache::Millis;
+use crate::clients::client::{Field, Kind, Trust};
+use crate::clients::{Tables, Who};
+use crate::jobs::cause::{Cause, read_errors, type_name};
+use crate::metrics::events::{UnixMillis, rfc3339};
+use crate::metrics::{Source, rcode_label};
+use crate::wire::name::Bare;
+use crate::wire::rcode;
+
+/// What was guessed or is disputed is not told here, where nobody sees how far it can be trusted.
+const LEAST_TRUST: Trust = Trust::Settable;
+
+/// The fields in their order; what is not known is null.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    client: String,
+    kind: Option<&'static str>,
+    namespace: Option<&'a str>,
+    pod: Option<&'a str>,
+    network: Option<&'a str>,
+    job: Option<&'a str>,
+    project: Option<Cow<'a, str>>,
+    runner: Option<&'a str>,
+    name: String,
+    #[serde(rename = "type")]
+    qtype: String,
+    transport: &'static str,
+    rcode: &'static str,
+    source: &'static str,
+    route: Option<&'a str>,
+    upstream: Option<&'a str>,
+    server: Option<String>,
+    seconds: f64,
+    cause: Option<&'static str>,
+    error: Option<String>,
+}
+
+/// The time of a server as the world has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The server's.
+    pub now: Millis,
+    /// The world's at that moment.
+    pub wall: UnixMillis,
+}
+
+/// Writes a line for each query of a batch behind `out`.
+pub fn write(batch: &Batch, tables: &Tables, clock: Clock, out: &mut Vec<u8>) {
+    for record in &batch.records {
+        let route = batch.routes.get(usize::from(record.route));
+        // A line is written to memory, which does not fail.
+        let _ = serde_json::to_writer(&mut *out, &line(record, route, tables, clock));
+        out.push(b'\n');
+    }
+}
+
+/// What one line says.
+fn line<'a>(record: &Record, route: Option<&'a Route>, tables: &'a Tables, clock: Clock) -> impl Serialize + 'a {
+    let client = match tables.who(record.client, record.asked) {
+        Who::Known { client, .. } => Some(&**client),
+        Who::Unknown(_) => None,
+    };
+    let job = client.and_then(|client| client.job.as_ref());
+    let known = |field| job.and_then(|job| job.known(field, LEAST_TRUST));
+    let network = client.is_some_and(|client| client.kind == Kind::Configured);
+    let name = client.map(|client| &*client.name);
+    let (code, text) = read_errors(record.errors.as_deref().unwrap_or_default());
+    let failed = record.rcode != rcode::NOERROR;
+    let asked = matches!(record.source, Source::Upstream | Source::Hit | Source::Stale);
+    Line {
+        time: rfc3339(clock.wall.saturating_sub(clock.now.saturating_sub(record.asked))),
+        client: record.client.to_string(),
+        kind: client.map(|client| client.kind.label()),
+        namespace: client.and_then(|client| client.namespace.as_deref()),
+        pod: name.filter(|_| !network),
+        network: name.filter(|_| network),
+        job: known(Field::JobId).or_else(|| known(Field::JobName)),
+        project: job.and_then(|job| job.project(LEAST_TRUST)),
+        runner: job.and_then(|job| job.runner(LEAST_TRUST)),
+        name: Bare(record.name.as_wire()).to_string(),
+        qtype: type_name(record.qtype),
+        transport: if record.over_tcp { "tcp" } else { "udp" },
+        rcode: rcode_label(record.rcode),
+        source: record.source.label(),
+        route: route.map(|route| &*route.label),
+        upstream: route.filter(|_| asked).map(|route| &*route.upstream),
+        server: record.by.map(|server| server.to_string()),
+        seconds: record.took.as_micros() as f64 / 1e6,
+        cause: failed.then(|| Cause::of(record.rcode, record.source, code, &text).label()),
+        error: Some(text).filter(|text| !text.is_empty()),
+    }
+}

@@ -1,0 +1,298 @@
+//! Which queries are logged. With the log off or the query not drawn this is a countdown; one that is drawn is copied.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::TrySendError;
+use std::time::Duration;
+
+use super::Way;
+use crate::cache::Millis;
+use crate::config::{Logged, QueryLog as Settings};
+use crate::metrics::Source;
+use crate::snapshot::Snapshot;
+use crate::wire::name::MAX_NAME;
+use crate::wire::rcode;
+
+/// Copies that one worker keeps until it hands them over.
+pub const BUFFER: usize = 256;
+/// Never: even a query in each nanosecond takes centuries.
+const NEVER: u64 = u64::MAX;
+
+/// Draws queries for one worker.
+pub struct Sampler {
+    /// Until the next one is drawn, by response code; the last stands for all larger ones.
+    left: [u64; CODES],
+    on: Option<Box<On>>,
+}
+
+/// Response codes that are drawn by themselves.
+const CODES: usize = 16;
+
+struct On {
+    way: Arc<Way>,
+    only: Logged,
+    share: f64,
+    most: u32,
+    routes: Arc<[Route]>,
+    records: Vec<Record>,
+    /// What was drawn but was too much for this second.
+    over: u64,
+}
+
+/// A query and its answer.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Who asked.
+    pub client: IpAddr,
+    /// When.
+    pub asked: Millis,
+    /// From then to the answer.
+    pub took: Duration,
+    /// Over TCP or UDP.
+    pub over_tcp: bool,
+    /// The name in lower-case wire form.
+    pub name: Name,
+    /// The type.
+    pub qtype: u16,
+    /// The response code.
+    pub rcode: u16,
+    /// Where the answer came from.
+    pub source: Source,
+    /// The route's number in the batch.
+    pub route: u16,
+    /// The server that gave the answer.
+    pub by: Option<SocketAddr>,
+    /// The extended errors that came with it, as whole options.
+    pub errors: Option<Box<[u8]>>,
+}
+
+/// A name without an allocation of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    length: u8,
+    bytes: [u8; MAX_NAME],
+}
+
+/// What is said of a route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// As in metrics.
+    pub label: Box<str>,
+    /// The group that it leads to.
+    pub upstream: Box<str>,
+}
+
+/// What one worker hands over at once.
+#[derive(Debug)]
+pub struct Batch {
+    /// The queries.
+    pub records: Vec<Record>,
+    /// What their routes are.
+    pub routes: Arc<[Route]>,
+}
+
+impl Sampler {
+    /// Draws none.
+    pub fn off() -> Self {
+        Self { left: [NEVER; CODES], on: None }
+    }
+
+    pub(super) fn new(way: Arc<Way>, settings: &Settings, snapshot: &Snapshot) -> Self {
+        let route = |route: &crate::config::Route| Route {
+            label: route.label.as_str().into(),
+            upstream: snapshot.groups.get(route.to).map(|group| group.config.name.as_str().into()).unwrap_or_default(),
+        };
+        let on = On {
+            way,
+            only: settings.only,
+            share: f64::from(settings.sample) / 1e6,
+            most: settings.max_per_second,
+            routes: snapshot.config.routes.iter().map(route).collect(),
+            records: Vec::with_capacity(BUFFER),
+            over: 0,
+        };
+        let left = std::array::from_fn(|code| on.gap(code));
+        Self { left, on: Some(Box::new(on)) }
+    }
+
+    /// Whether an answer with this code is drawn: then [`Self::take`] wants a copy of it.
+    #[inline]
+    pub fn draws(&mut self, code: u16) -> bool {
+        let left = &mut self.left[usize::from(code).min(CODES - 1)];
+        *left = left.wrapping_sub(1);
+        *left == 0
+    }
+
+    /// Takes a copy of one that was drawn, unless this second has had its lines.
+    #[cold]
+    pub fn take(&mut self, now: Millis, record: impl FnOnce() -> Record) {
+        let Some(on) = &mut self.on else { return };
+        // Nobody draws twice before this: which code it was is seen by what has run down.
+        for (code, left) in self.left.iter_mut().enumerate().filter(|(_, left)| **left == 0) {
+            *left = on.gap(code);
+        }
+        if !on.way.budget.admits(now, on.most) {
+            on.over += 1;
+            return;
+        }
+        on.records.push(record());
+        if on.records.len() == BUFFER {
+            on.hand_over();
+        }
+    }
+
+    /// Hands over what was copied.
+    pub fn hand_over(&mut self) {
+        if let Some(on) = &mut self.on {
+            on.hand_over();
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+impl On {
+    /// How many answers with this code it is to the next one that is drawn, itself included: each is drawn with the
+    /// same chance, whatever was before it. To take every hundredth would take the same one of five tries each time.
+    fn gap(&self, code: usize) -> u64 {
+        let wanted = match self.only {
+            Logged::All => true,
+            Logged::Failures => code != usize::from(rcode::NOERROR),
+            Logged::Errors => ![rcode::NOERROR, rcode::NXDOMAIN].map(usize::from).contains(&code),
+        };
+        if !wanted {
+            return NEVER;
+        }
+        // At least 2^-53, so that the logarithm is finite.
+        let chance = 1.0 - rand::random::<f64>();
+        // A share of 1 divides by minus infinity: always the next one.
+        1 + (chance.ln() / (-self.share).ln_1p()) as u64
+    }
+
+    fn hand_over(&mut self) {
+        let dropped = &self.way.metrics;
+        if self.over > 0 {
+            dropped.rate.inc_by(std::mem::take(&mut self.over));
+        }
+        if self.records.is_empty() {
+            return;
+        }
+        // A list of the right size: the buffer itself stays.
+        let batch = Batch { records: self.records.drain(..).collect(), routes: Arc::clone(&self.routes) };
+        match self.way.sender.try_send(batch) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch)) => dropped.full.inc_by(batch.records.len() as u64),
+            Err(TrySendError::Disconnected(batch)) => dropped.failed.inc_by(batch.records.len() as u64),
+        }
+    }
+}
+
+impl Name {
+    /// A copy of a name in wire form, in lower case.
+    pub fn new(wire: &[u8]) -> Self {
+        let length = wire.len().min(MAX_NAME);
+        let mut name = Self { length: length as u8, bytes: [0; MAX_NAME] };
+        name.bytes[..length].copy_from_slice(&wire[..length]);
+        // The lengths of labels are no letters.
+        name.bytes[..length].make_ascii_lowercase();
+        name
+    }
+
+    /// The name in wire form.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use super::*;
+    use crate::config::parse::parse;
+    use crate::metrics::Metrics;
+    use crate::query_log::Budget;
+
+    const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+    /// A sampler with these settings, and a channel of that size behind it.
+    fn sampler(settings: &str, waiting: usize) -> (Sampler, Receiver<Batch>, Metrics) {
+        let config = parse(&format!("[query_log]\nto = \"stdout\"\n{settings}\n{REST}"), &[]).expect("good");
+        let metrics = Metrics::new().expect("metrics");
+        let snapshot = Snapshot::new(config, &metrics, None);
+        let (sender, receiver) = sync_channel(waiting);
+        let way = Arc::new(Way { sender, budget: Budget::default(), metrics: metrics.query_log.clone() });
+        let settings = snapshot.config.query_log.clone().expect("a query log");
+        (Sampler::new(way, &settings, &snapshot), receiver, metrics)
+    }
+
+    fn record(rcode: u16) -> Record {
+        Record {
+            client: [10, 0, 0, 1].into(),
+            asked: 0,
+            took: Duration::ZERO,
+            over_tcp: false,
+            name: Name::new(b"\x01a\x00"),
+            qtype: 1,
+            rcode,
+            source: Source::Hit,
+            route: 0,
+            by: None,
+            errors: None,
+        }
+    }
+
+    fn answer(sampler: &mut Sampler, rcode: u16, now: Millis) -> bool {
+        let drawn = sampler.draws(rcode);
+        if drawn {
+            sampler.take(now, || record(rcode));
+        }
+        drawn
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_drawn() {
+        for (settings, expected) in [
+            ("", [true, true, true, true]),
+            ("only = \"failures\"", [false, true, true, true]),
+            ("only = \"errors\"", [false, false, true, true]),
+        ] {
+            let (mut sampler, ..) = sampler(settings, 8);
+            for _ in 0..50 {
+                let codes = [rcode::NOERROR, rcode::NXDOMAIN, rcode::SERVFAIL, rcode::BADVERS];
+                assert_eq!(codes.map(|code| answer(&mut sampler, code, 1_000)), expected, "{settings}");
+            }
+        }
+        let mut off = Sampler::off();
+        assert!((0..1_000).all(|_| !answer(&mut off, rcode::SERVFAIL, 1_000)));
+    }
+
+    #[test]
+    fn a_share_is_drawn_by_chance_alone() {
+        let (mut sampler, ..) = sampler("sample = 0.1", 8);
+        let drawn: Vec<bool> = (0..100_000).map(|_| answer(&mut sampler, rcode::NOERROR, 1_000)).collect();
+        let count = |step: usize, from: usize| drawn.iter().skip(from).step_by(step).filter(|drawn| **drawn).count();
+        // 95 is the standard deviation, 42 that of each fifth: ten of them never happen.
+        assert!(count(1, 0).abs_diff(10_000) < 950, "{}", count(1, 0));
+        assert!((0..5).all(|from| count(5, from).abs_diff(2_000) < 420));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_by_its_reason() {
+        let (mut sampler, receiver, metrics) = sampler("max_per_second = 1000", 1);
+        for _ in 0..2_000 {
+            answer(&mut sampler, rcode::NOERROR, 1_000);
+        }
+        // The channel holds one full buffer, two find none left; the rest is in the sampler.
+        let dropped = &metrics.query_log;
+        let records = receiver.try_recv().expect("a batch").records.len();
+        assert_eq!((records, dropped.full.get(), dropped.rate.get()), (BUFFER, 2 * BUFFER as u64, 0));
+        drop(sampler);
+        let rest = receiver.try_recv().expect("a batch").records.len();
+        assert_eq!((records * 3 + rest, dropped.rate.get()), (1_000, 1_000));
+    }
+}

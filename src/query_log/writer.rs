@@ -1,0 +1,116 @@
+//! The thread that writes the log, and what it writes to.
+//!
+//! A file is opened anew when its path leads elsewhere, or nowhere: whoever moves it away, as logrotate does, need not
+//! say so.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use super::line::{self, Clock};
+use super::sampler::Batch;
+use crate::answer::Resolver;
+use crate::config::LogTarget;
+use crate::upstream::standing::wall_clock;
+
+/// The rights of a new file: it tells what was asked, and by whom.
+const MODE: u32 = 0o640;
+
+/// Writes what comes until nobody is left to send any; then drops `ending`.
+///
+/// # Errors
+/// The system gives no thread.
+pub(super) fn start(
+    to: LogTarget,
+    batches: Receiver<Batch>,
+    resolver: Weak<Resolver>,
+    ending: SyncSender<()>,
+) -> io::Result<()> {
+    let write = move || {
+        write_all(&mut Output::new(to), &batches, &resolver);
+        drop(ending);
+    };
+    std::thread::Builder::new().name("nodens-log".into()).spawn(write).map(drop)
+}
+
+fn write_all(output: &mut Output, batches: &Receiver<Batch>, resolver: &Weak<Resolver>) {
+    let (mut lines, mut fails) = (Vec::new(), false);
+    while let Ok(batch) = batches.recv() {
+        // Whoever holds the resolver may hold the way to here: this must not keep it.
+        let Some(resolver) = resolver.upgrade() else { return };
+        lines.clear();
+        let clock = Clock { now: resolver.now(), wall: wall_clock() };
+        line::write(&batch, &resolver.clients.tables(), clock, &mut lines);
+        let (metrics, count) = (&resolver.metrics.query_log, batch.records.len() as u64);
+        let written = output.write(&lines);
+        match &written {
+            Ok(()) => metrics.lines.inc_by(count),
+            Err(_) => metrics.failed.inc_by(count),
+        }
+        // A line for each change, not for each batch.
+        match (&written, std::mem::replace(&mut fails, written.is_err())) {
+            (Err(error), false) => tracing::error!(%error, to = %output.shown(), "queries cannot be logged"),
+            (Ok(()), true) => tracing::info!(to = %output.shown(), "queries are logged again"),
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+    }
+}
+
+/// What is written to.
+enum Output {
+    Stdout { torn: bool },
+    File { path: PathBuf, open: Option<File>, torn: bool },
+}
+
+impl Output {
+    fn new(to: LogTarget) -> Self {
+        match to {
+            LogTarget::Stdout => Self::Stdout { torn: false },
+            LogTarget::File(path) => Self::File { path, open: None, torn: false },
+        }
+    }
+
+    /// Writes whole lines. After an error the next ones begin a new line: a part of the last may have been written.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout { torn } => behind(&mut io::stdout().lock(), lines, torn),
+            Self::File { path, open, torn } => {
+                if !open.as_ref().is_some_and(|file| is_at(file, path)) {
+                    *open = None;
+                    *torn = false;
+                }
+                let file = match open {
+                    Some(file) => file,
+                    None => open.insert(OpenOptions::new().append(true).create(true).mode(MODE).open(path)?),
+                };
+                behind(file, lines, torn)
+            }
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Stdout { .. } => "stdout".to_string(),
+            Self::File { path, .. } => path.display().to_string(),
+        }
+    }
+}
+
+fn behind(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
+    if std::mem::replace(torn, true) {
+        out.write_all(b"\n")?;
+    }
+    out.write_all(lines)?;
+    out.flush()?;
+    *torn = false;
+    Ok(())
+}
+
+/// Whether the file is the one that the path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(file), Ok(path)) if place(&file) == place(&path))
+}
