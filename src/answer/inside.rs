@@ -89,8 +89,10 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) ->
         lines[0].push_str(&format!(", view {}", view.name));
     }
     let tell = |account: &Account| {
-        lines.push(format!("{} queries, {} failed", account.count(|_| true), account.failed()));
-        lines.extend(account.noise());
+        let (queries, searches) = (account.count(|_| true), account.searches);
+        let noise = format!(", search-list noise ({searches} of {queries} queries)");
+        let noise = if searches > 0 { noise.as_str() } else { "" };
+        lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
         let mut failures: Vec<_> = account.failures.iter().collect();
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
         for failure in failures.into_iter().take(MOST_FAILURES) {
@@ -98,6 +100,10 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) ->
             let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, account, failure));
             let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
             lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
+        }
+        // The last line is the first to be left out where there is no room.
+        if searches > 0 {
+            lines.push("a final dot behind a name, or ndots: 1, spares the queries of the search list".to_string());
         }
     };
     if resolver.jobs.look(client, tell).is_none() {
