@@ -259,6 +259,20 @@ fn mistakes_of_upstreams_and_routes() {
             &["3:1: no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`"],
         ),
         (String::new(), &["1:1: no route covers the names outside all zones"]),
+        (
+            format!(
+                "{up}{all}[[route]]\nzones = [\"a\"]\nto = \"up\"\ncluster_domain = \"b.a\"\n[[route]]\nzones = [\"b\"]\nto = \"up\"\nautopath = true\nprune_search = true\n"
+            ),
+            &[
+                "9:18: cluster_domain: b.a. is none of this route's zones; add it to them",
+                "13:12: autopath: this route has no cluster's domain; name it with cluster_domain",
+                "14:16: prune_search: this route has no cluster's domain; name it with cluster_domain",
+            ],
+        ),
+        (
+            format!("{up}{all}[[route]]\nzones = [\"a\"]\nto = \"up\"\ncluster_domain = \".\"\n"),
+            &["9:18: cluster_domain: the root is no cluster's domain"],
+        ),
         (format!("{up}{all}[[route]]\n"), &["6:1: `zones` is missing", "6:1: `to` is missing"]),
         (
             format!("{up}{all}[[route]]\nzones = [\"a..b\", \"10.0.0.1/8\", \"10.0.0.1\"]\nto = \"up\"\n"),

@@ -21,7 +21,7 @@ use super::units::{Bounds, Count, Size, Time};
 use super::views::View;
 use super::warm_up::WarmUp;
 use super::watching::{Metrics, QueryLog};
-use super::zones::Zone;
+use super::zones::{Domain, Zone};
 
 /// A value that serde reads from one TOML value.
 pub trait Leaf: DeserializeOwned {
@@ -77,6 +77,12 @@ pub const TRUST_AD: bool = false;
 pub const RANDOMIZE_CASE: bool = true;
 /// `[[route]] deny_private_addresses`.
 pub const DENY_PRIVATE_ADDRESSES: bool = false;
+/// `[[route]] cluster_domain` of a route that claims this zone: what kubeadm and most others call it.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// `[[route]] prune_search`: of the cluster's domain, where no answer is lost by it.
+pub const PRUNE_SEARCH: bool = true;
+/// `[[route]] autopath`: it gives an answer for another name than was asked for.
+pub const AUTOPATH: bool = false;
 /// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
 pub const RECORD_TTL: Bounds<Time> =
     Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::secs(WEEK) };
@@ -187,6 +193,12 @@ pub struct Route {
     pub negative_max_ttl: Option<Spanned<Time>>,
     /// Default: [`DENY_PRIVATE_ADDRESSES`].
     pub deny_private_addresses: bool,
+    /// Default: [`CLUSTER_DOMAIN`] if that is among the zones, else none.
+    pub cluster_domain: Option<Spanned<Domain>>,
+    /// Default: [`PRUNE_SEARCH`].
+    pub prune_search: Option<Spanned<bool>>,
+    /// Default: [`AUTOPATH`].
+    pub autopath: Option<Spanned<bool>>,
 }
 
 /// `[[record]]`.
@@ -286,6 +298,9 @@ impl Route {
             to: table.required("to"),
             negative_max_ttl: table.within("negative_max_ttl", &NEGATIVE_MAX_TTL),
             deny_private_addresses: table.flag("deny_private_addresses", DENY_PRIVATE_ADDRESSES),
+            cluster_domain: table.value("cluster_domain"),
+            prune_search: table.value("prune_search"),
+            autopath: table.value("autopath"),
         })
     }
 }

@@ -167,6 +167,19 @@ pub struct Route {
     pub negative_max_ttl: Option<Duration>,
     /// Whether private addresses are taken out of answers (protection against DNS rebinding).
     pub deny_private_addresses: bool,
+    /// The zone of its that Kubernetes serves, if it has one.
+    pub cluster: Option<Cluster>,
+}
+
+/// The zone that Kubernetes serves, and what is done about the search lists that end in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// The cluster's domain: one of the route's zones.
+    pub domain: Name,
+    /// Whether names that cannot exist there are denied without asking.
+    pub prune_search: bool,
+    /// Whether the first try of a pod's search list gets the answer of the last.
+    pub autopath: bool,
 }
 
 /// One static record, class IN.

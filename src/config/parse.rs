@@ -13,7 +13,9 @@ use super::records::agree;
 use super::units::Time;
 use super::views::MOST_VIEWS;
 use super::zones::Zone;
-use super::{Cache, Client, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up, watching};
+use super::{
+    Cache, Client, Cluster, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up, watching,
+};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -297,7 +299,9 @@ impl Check<'_, '_> {
         }
         let zones = file.zones.as_ref()?;
         let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
+        let cluster = self.cluster(file, zones);
         Some(Route {
+            cluster,
             zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
             label: match view {
                 Some(view) => format!("{label} ({view})"),
@@ -306,6 +310,36 @@ impl Check<'_, '_> {
             to: to?,
             negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
             deny_private_addresses: file.deny_private_addresses,
+        })
+    }
+
+    /// What a route says of the cluster's domain.
+    fn cluster(&self, file: &file::Route, zones: &[Spanned<Zone>]) -> Option<Cluster> {
+        let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
+        let usual = || file::CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
+        let domain = match &file.cluster_domain {
+            Some(given) => Some(given.get_ref().0.clone()),
+            None => usual(),
+        };
+        if let (Some(given), Some(domain)) = (&file.cluster_domain, &domain)
+            && !claims(domain)
+        {
+            let what = format!("cluster_domain: {domain} is none of this route's zones; add it to them");
+            self.mistakes.add(given.span(), what);
+        }
+        if domain.is_none() {
+            for (key, flag) in [("prune_search", &file.prune_search), ("autopath", &file.autopath)] {
+                if let Some(flag) = flag.as_ref().filter(|flag| *flag.get_ref()) {
+                    let what = format!("{key}: this route has no cluster's domain; name it with cluster_domain");
+                    self.mistakes.add(flag.span(), what);
+                }
+            }
+        }
+        let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
+        Some(Cluster {
+            domain: domain?,
+            prune_search: flag(&file.prune_search, file::PRUNE_SEARCH),
+            autopath: flag(&file.autopath, file::AUTOPATH),
         })
     }
 

@@ -39,6 +39,27 @@ impl Leaf for Zone {
     const RIGHT: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
+/// A route's `cluster_domain`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Domain(pub Name);
+
+impl TryFrom<String> for Domain {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.parse::<Name>() {
+            Ok(name) if name.is_root() => Err("the root is no cluster's domain".to_owned()),
+            Ok(name) => Ok(Self(name)),
+            Err(error) => Err(format!("{text:?} is not a name: {error}")),
+        }
+    }
+}
+
+impl Leaf for Domain {
+    const RIGHT: &'static str = r#""cluster.local""#;
+}
+
 /// A network from its text; an error names the right network where bits are set behind the prefix.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a network"))?;
