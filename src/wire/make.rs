@@ -1,7 +1,7 @@
 //! Messages that nodens writes itself.
 
 use super::query::{Edns, Query};
-use super::{ADVERTISED_SIZE, HEADER, class, flag, option, rtype};
+use super::{ADVERTISED_SIZE, HEADER, class, flag, option, rcode, rtype};
 
 /// Writes messages into a fixed buffer; what does not fit is left out and remembered.
 pub struct Writer<'a> {
@@ -93,6 +93,36 @@ pub fn local(query: &Query<'_>, rcode: u16, aa: bool, records: &LocalRecords, op
     writer.finish().unwrap_or(0)
 }
 
+/// NXDOMAIN to a query for a name whose last `zone` bytes are those of a zone above it: with an SOA record of that zone for
+/// `ttl` seconds and, to a client with EDNS, the options `error` and `options`. What does not fit of these is left out.
+pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &[u8], out: &mut [u8]) -> usize {
+    let room = out.len();
+    let mut writer = Writer::new(out);
+    writer.u16(query.id);
+    writer.u16(reply_flags(query.flags, rcode::NXDOMAIN));
+    for count in [1, 0, 1, u16::from(query.edns.is_some())] {
+        writer.u16(count);
+    }
+    writer.bytes(query.question());
+    // A name is no longer than 255 bytes, so every place in it can be pointed at.
+    writer.u16(0xc000 | (HEADER + query.name().len().saturating_sub(zone)) as u16);
+    writer.u16(rtype::SOA);
+    writer.u16(class::IN);
+    writer.bytes(&ttl.to_be_bytes());
+    writer.u16(SOA_SIZE);
+    write_soa(ttl, |part| writer.bytes(part));
+    if let Some(edns) = query.edns {
+        let left = room.saturating_sub(writer.len + OPT_SIZE);
+        let (error, options) = match left {
+            _ if error.len() + options.len() <= left => (error, options),
+            _ if options.len() <= left => (&[][..], options),
+            _ => (&[][..], &[][..]),
+        };
+        opt_of_two(&mut writer, rcode::NXDOMAIN, edns.dnssec_ok, error, options);
+    }
+    writer.finish().unwrap_or(0)
+}
+
 /// Records in wire form, owners pointing at the question or written out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalRecords {
@@ -164,12 +194,19 @@ pub const LOCAL_SERVER: &[u8] = b"\x06nodens\x07invalid\x00";
 /// The RDATA of such a zone's SOA record, its names and numbers but the last as RFC 6303 section 3 has them.
 pub fn soa_rdata(minimum: u32) -> Vec<u8> {
     let mut rdata = Vec::with_capacity(64);
-    rdata.extend_from_slice(LOCAL_SERVER);
-    rdata.extend_from_slice(b"\x06nobody\x07invalid\x00");
-    for number in [1, 3600, 1200, 604_800, minimum] {
-        rdata.extend_from_slice(&number.to_be_bytes());
-    }
+    write_soa(minimum, |part| rdata.extend_from_slice(part));
     rdata
+}
+
+/// Bytes of that.
+const SOA_SIZE: u16 = 2 * LOCAL_SERVER.len() as u16 + 20;
+
+fn write_soa(minimum: u32, mut write: impl FnMut(&[u8])) {
+    write(LOCAL_SERVER);
+    write(b"\x06nobody\x07invalid\x00");
+    for number in [1, 3600, 1200, 604_800, minimum] {
+        write(&number.to_be_bytes());
+    }
 }
 
 /// Bytes of an OPT record without options.

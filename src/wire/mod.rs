@@ -148,6 +148,8 @@ pub mod ede {
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// An upstream could be reached, but failed.
     pub const NETWORK_ERROR: u16 = 23;
+    /// Made by the server itself, of what it knows, instead of asking.
+    pub const SYNTHESIZED: u16 = 29;
 }
 
 /// Whether a message says that a part of it had to be left out (TC).
