@@ -37,6 +37,7 @@ fn clients() -> Clients {
             more_labels: false,
             job: None,
             memo: Default::default(),
+            search: None,
         };
         let pod = Pod {
             uid: number.to_string().into(),

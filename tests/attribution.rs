@@ -37,6 +37,7 @@ fn pod(uid: u64, version: u64, addresses: &[u8]) -> Pod {
         more_labels: false,
         job: None,
         memo: Default::default(),
+        search: None,
     };
     Pod {
         uid: uid.to_string().into(),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::search::SearchList;
 use super::views::Memo;
 
 /// The longest text that is kept of one label, annotation or name; more is cut off. Annotations may be 256 KiB long.
@@ -29,6 +30,8 @@ pub struct Client {
     pub job: Option<Job>,
     /// Which views it is of, as far as that has been looked into.
     pub memo: Memo,
+    /// Its search list, if all of it is known.
+    pub search: Option<Box<SearchList>>,
 }
 
 /// What asks.

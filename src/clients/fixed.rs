@@ -64,6 +64,7 @@ fn made(client: &config::Client) -> Client {
         more_labels: false,
         job: Some(job).filter(|job| !job.is_empty()),
         memo: Default::default(),
+        search: None,
     }
 }
 

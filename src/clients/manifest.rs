@@ -11,6 +11,7 @@ use super::client::{Client, MOST_LABELS, text};
 use super::likely::{self, Container};
 use super::pods::Pod;
 use super::runner::{JOB_URL, Meta, identify};
+use super::search::SearchList;
 use super::views::Memo;
 use crate::wire::name::Name;
 
@@ -71,6 +72,26 @@ struct Spec {
     host_network: bool,
     init_containers: Option<Vec<Container>>,
     containers: Option<Vec<Container>>,
+    #[serde(default)]
+    dns_policy: String,
+    #[serde(default)]
+    dns_config: DnsConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct DnsConfig {
+    #[serde(default)]
+    searches: Vec<String>,
+    #[serde(default)]
+    options: Vec<DnsOption>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct DnsOption {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    value: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -88,6 +109,15 @@ struct Status {
 struct PodIp {
     #[serde(default)]
     ip: String,
+}
+
+impl Spec {
+    /// The pod's search list, if its policy leaves it all to `dnsConfig`: with any other the kubelet adds the node's.
+    fn search(&self) -> Option<Box<SearchList>> {
+        let options = self.dns_config.options.iter().map(|option| (option.name.as_str(), option.value.as_str()));
+        let domains = self.dns_config.searches.iter().map(String::as_str);
+        if self.dns_policy == "None" { SearchList::new(domains, options) } else { None }
+    }
 }
 
 impl Manifest {
@@ -130,6 +160,7 @@ impl Manifest {
             more_labels: metadata.labels.len() > MOST_LABELS,
             job,
             memo: Memo::default(),
+            search: spec.search(),
         };
         Some(Pod {
             uid: text(&metadata.uid),

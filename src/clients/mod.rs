@@ -23,6 +23,7 @@ pub mod likely;
 pub mod manifest;
 pub mod pods;
 pub mod runner;
+pub mod search;
 pub mod table;
 pub mod views;
 pub mod watch;

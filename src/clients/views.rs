@@ -205,6 +205,7 @@ mod tests {
             more_labels: false,
             job: Some(job),
             memo: Memo::default(),
+            search: None,
         })
     }
 

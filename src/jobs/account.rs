@@ -273,6 +273,7 @@ mod tests {
             more_labels: false,
             job: None,
             memo: Default::default(),
+            search: None,
         };
         let names = ["a.b.ci.svc.x", "a.b.svc.x", "a.b.x", "a.b", "db.ci.svc.x", "db.svc.x", "db.x"];
         for turn in 0..names.len() {

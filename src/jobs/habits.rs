@@ -254,6 +254,7 @@ mod tests {
             more_labels: false,
             job: Some(job),
             memo: Default::default(),
+            search: None,
         }
     }
 

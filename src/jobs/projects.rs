@@ -339,7 +339,7 @@ mod tests {
             let (name, namespace) = ("pod-1".into(), namespace.map(Into::into));
             let job = Some(job).filter(|job| !job.is_empty());
             let (labels, memo) = Default::default();
-            Client { kind, name, namespace, uid: None, labels, more_labels: false, job, memo }
+            Client { kind, name, namespace, uid: None, labels, more_labels: false, job, search: None, memo }
         };
         use Field::*;
         for (client, expected) in [

@@ -166,6 +166,7 @@ mod tests {
             more_labels: false,
             job: Some(job),
             memo: Default::default(),
+            search: None,
         }
     }
 
