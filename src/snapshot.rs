@@ -10,6 +10,7 @@ use crate::cache::entry::{Home, Limits};
 use crate::clients::{Views, Who};
 use crate::config::{Config, Route, ServerAddress, View};
 use crate::horizon::{self, Horizon};
+use crate::local::cluster::Cluster;
 use crate::local::special::Special;
 use crate::metrics::Metrics;
 use crate::route::Way;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub special: Special,
     /// The groups, as [`Route::to`] counts them.
     pub groups: Vec<Arc<Group>>,
+    /// The cluster's domain of each route that has one.
+    clusters: Vec<Option<Cluster>>,
 }
 
 impl Snapshot {
@@ -59,6 +62,7 @@ impl Snapshot {
             sees,
             horizons,
             special: Special::new(),
+            clusters: config.routes.iter().map(|route| route.cluster.as_ref().map(Cluster::new)).collect(),
             groups,
             config,
         }
@@ -94,6 +98,11 @@ impl Snapshot {
     /// The upstream group of that route.
     pub fn group(&self, route: u16) -> Option<&Arc<Group>> {
         self.groups.get(self.route(route)?.to)
+    }
+
+    /// The cluster's domain among that route's zones.
+    pub fn cluster(&self, route: u16) -> Option<&Cluster> {
+        self.clusters.get(usize::from(route))?.as_ref()
     }
 
     /// The bounds of what that route's answers may live.
