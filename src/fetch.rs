@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::answer::{Local, Own, Resolver, Wanted, local};
-use crate::cache::entry::{Failed, Worth};
+use crate::answer::{Local, Own, Resolver, Wanted, denial, local};
+use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cache::{Entry, Millis};
 use crate::coalesce::{Flight, Landed};
 use crate::horizon::Horizon;
@@ -98,6 +98,20 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, ext
 pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
     let (now, home) = (resolver.now(), wanted.home(false));
     Entry::failure(wanted.key.question(), extended_errors, home, Failed::unasked(now), now)
+}
+
+/// An answer of nodens's own, as an entry that is not kept.
+pub fn own_entry(resolver: &Resolver, wanted: &Wanted, own: &Own) -> Entry {
+    let wire =
+        message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
+    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
+    match Reply::read(&wire) {
+        Ok(mut reply) => {
+            reply.extended_errors = own.error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
+            Entry::from_reply(&reply, limits, false, wanted.home(false), resolver.now())
+        }
+        Err(_) => unasked_entry(resolver, wanted, &[]),
+    }
 }
 
 /// A failure of now, after what is remembered of earlier ones.
@@ -274,7 +288,13 @@ async fn look_up<U: Ask>(
             return Ok(Rest { wire, extended_errors });
         }
         Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
-        Local::Not { route } => (key, route, None),
+        Local::Denied { route } => {
+            let own = denial(&from.snapshot, route);
+            let wire =
+                message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
+            return Ok(Rest { wire, extended_errors: Vec::new() });
+        }
+        Local::Not { route, .. } => (key, route, None),
     };
     let hash = resolver.cache.hash(&key);
     let wanted = Wanted {
@@ -283,6 +303,7 @@ async fn look_up<U: Ask>(
         route,
         snapshot: Arc::clone(&from.snapshot),
         alias: None,
+        path: None,
         asked: Instant::now(),
         client: from.client,
         by: Cell::default(),

@@ -148,7 +148,11 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
             let line = format!("{} is a static alias of {}", Bare(name), Bare(&target));
             (target, Some(route), vec![line])
         }
-        Local::Not { route } => (name.to_vec(), Some(route), Vec::new()),
+        Local::Denied { .. } => {
+            let line = format!("{} is of no form that names of Kubernetes have: nodens denies it itself", Bare(name));
+            (name.to_vec(), None, vec![line])
+        }
+        Local::Not { route, .. } => (name.to_vec(), Some(route), Vec::new()),
     };
     // How it failed is what is asked for most.
     if let Who::Known { client, .. } = resolver.clients.tables().who(client, now) {

@@ -1,12 +1,14 @@
 //! The second half of the path: a query whose answer takes its time, in a task of its own.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout_at;
 
-use super::{Resolver, Wanted, keepalive, stale, stale_window};
+use super::autopath::Arrived;
+use super::{Resolver, Wanted, ancestors, autopath, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::coalesce::{By, Landed, Place};
@@ -45,13 +47,21 @@ pub struct Finished {
 /// Runs in a `LocalSet`, because `upstreams` belong to one worker.
 pub async fn finish<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
-    upstreams: &std::rc::Rc<U>,
+    upstreams: &Rc<U>,
     wanted: Box<Wanted>,
     packet: &[u8],
     over_tcp: bool,
 ) -> Finished {
     let _waiting = Waiting::new(resolver);
-    let (entry, source) = obtain(resolver, upstreams, &wanted).await;
+    let Arrived { entry, source, other } = match &wanted.path {
+        // On the heap, so that those who do not go this way need not carry its room along.
+        Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
+        None => {
+            let (entry, source) = obtain(resolver, upstreams, &wanted).await;
+            ancestors::learn(resolver, upstreams, &wanted, entry.rcode, source);
+            Arrived { entry, source, other: None }
+        }
+    };
     let Ok(query) = Query::read(packet) else {
         return Finished {
             wire: Vec::new(),
@@ -73,9 +83,10 @@ pub async fn finish<U: Ask + 'static>(
         }
         false => usize::from(query.udp_size().min(LARGEST_UDP_REPLY)),
     };
-    let (entry, age) = match &wanted.alias {
+    let alias = other.as_deref().map(|(alias, target)| (alias, target));
+    let (entry, age) = match alias.or(wanted.alias.as_ref().map(|alias| (alias, &*wanted))) {
         // The alias itself does not age.
-        Some(alias) => (fetch::behind_alias(alias, &entry, age, &query, &wanted), Age::Seconds(0)),
+        Some((alias, target)) => (fetch::behind_alias(alias, &entry, age, &query, target), Age::Seconds(0)),
         None => (entry, age),
     };
     let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
@@ -88,9 +99,9 @@ pub async fn finish<U: Ask + 'static>(
 }
 
 /// Gets the entry for a question from upstreams, or what stands in for it.
-async fn obtain<U: Ask + 'static>(
+pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
-    upstreams: &std::rc::Rc<U>,
+    upstreams: &Rc<U>,
     wanted: &Wanted,
 ) -> (Entry, Source) {
     // Whoever gave the answer to another gave it to this one.

@@ -34,6 +34,7 @@ use crate::coalesce::{By, Coalesce};
 use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
+use crate::local::cluster::{FORM_TTL, Rule};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::query_log::QueryLog;
 use crate::snapshot::Snapshot;
@@ -43,17 +44,19 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
 use crate::wire::{ede, flag, is_truncated, rcode, u16_at};
 
+mod ancestors;
+mod autopath;
 pub mod hints;
 mod inside;
 pub mod late;
 mod notes;
 pub mod ours;
 
-use notes::Answered;
-
+pub use autopath::Path;
 pub use inside::why;
 pub use late::{Finished, finish};
-pub use ours::{LOOP_CHECK, Local, Own, local};
+use notes::Answered;
+pub use ours::{LOOP_CHECK, Local, Own, denial, local};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -132,6 +135,7 @@ impl Turn<'_> {
             route,
             snapshot: Arc::clone(self.snapshot),
             alias,
+            path: None,
             asked: self.at,
             client,
             by: Cell::default(),
@@ -163,6 +167,8 @@ pub struct Wanted {
     pub snapshot: Arc<Snapshot>,
     /// Static CNAME records that lead to it.
     pub alias: Option<LocalRecords>,
+    /// The names that its client tries after it, if it is to have the answer of the first that exists.
+    pub path: Option<Box<Path>>,
     /// When it was asked.
     pub asked: Instant,
     /// By whom; none if nodens itself wants it.
@@ -179,9 +185,9 @@ impl Wanted {
 
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
-        let Self { key, hash, route, snapshot, alias: _, asked, client, by } = self;
-        let (key, snapshot) = (key.clone(), Arc::clone(snapshot));
-        Self { key, hash: *hash, route: *route, snapshot, alias: None, asked: *asked, client: *client, by: by.clone() }
+        let Self { key, hash, route, snapshot, alias: _, path: _, asked, client, by } = self;
+        let (key, snapshot, by) = (key.clone(), Arc::clone(snapshot), by.clone());
+        Self { key, hash: *hash, route: *route, snapshot, alias: None, path: None, asked: *asked, client: *client, by }
     }
 }
 
@@ -277,10 +283,14 @@ impl Resolver {
         match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
             Some(Cached::Reply { len, rcode, source, refresh }) => {
                 let (source, route) = source;
-                turn.answered(client, route, rcode, source);
-                turn.tally.query(over_tcp, query.qtype, Some(route));
                 // Both are seldom, and one look at what was written shows either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
+                    if rcode == rcode::NXDOMAIN
+                        && source == Source::Hit
+                        && let Some(path) = autopath::path(self, turn, &key, route, client)
+                    {
+                        return self.walk(turn, key, hash, route, client, over_tcp, path);
+                    }
                     if rcode != rcode::NOERROR {
                         self.note(turn, client, &key, hash, route, rcode, source, None);
                     } else if !over_tcp {
@@ -292,6 +302,8 @@ impl Resolver {
                     let answered = Answered { client, name, qtype, rcode, source, route, over_tcp };
                     turn.copy(&answered, self.remembered(&key, hash, rcode, source));
                 }
+                turn.answered(client, route, rcode, source);
+                turn.tally.query(over_tcp, query.qtype, Some(route));
                 match refresh {
                     // An entry of this configuration came through the route of its name.
                     true => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
@@ -374,9 +386,14 @@ impl Resolver {
         }
         let found = local(snapshot, &key);
         let route = match &found {
-            Local::Not { route } => Some(*route),
+            Local::Not { route, .. } | Local::Denied { route } => Some(*route),
             _ => None,
         };
+        if let Some(route) = route
+            && let Some(path) = autopath::path(self, turn, &key, route, client)
+        {
+            return self.walk(turn, key, hash, route, client, over_tcp, path);
+        }
         turn.tally.query(over_tcp, query.qtype, route);
         let (target, hash, route, alias) = match found {
             Local::Answer(Own { rcode, records, error }) => {
@@ -398,7 +415,22 @@ impl Resolver {
                 let hash = self.cache.hash(&target);
                 (target, hash, route, Some(records))
             }
-            Local::Not { route } => (key, hash, route, None),
+            Local::Denied { route } => {
+                let answered = here(rcode::NXDOMAIN, route);
+                let len = self.deny(turn, query, (&key, hash), &answered, (Rule::Form, FORM_TTL), options, out);
+                return Response::Reply(len);
+            }
+            Local::Not { route, depth } => match ancestors::cut(self, snapshot, &key, route, depth, turn.now) {
+                Some(cut) => {
+                    let (answered, rule) = (here(rcode::NXDOMAIN, route), (Rule::Ancestor, cut.ttl));
+                    let len = self.deny(turn, query, (&key, hash), &answered, rule, options, out);
+                    return match cut.refresh {
+                        Some((key, hash)) => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
+                        None => Response::Reply(len),
+                    };
+                }
+                None => (key, hash, route, None),
+            },
         };
         if self.metrics.pending.get() >= MAX_PENDING {
             turn.answered(client, route, rcode::SERVFAIL, Source::Local);

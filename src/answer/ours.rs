@@ -1,6 +1,7 @@
 //! What nodens has to say to a question by itself, before anyone else is asked.
 
 use crate::fetch;
+use crate::local::cluster::FORM_TTL;
 use crate::local::records::{Found, Records};
 use crate::local::server_facts;
 use crate::route::Way;
@@ -24,10 +25,17 @@ pub enum Local {
     Answer(Own),
     /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
     Alias(LocalRecords, Vec<u8>, u16),
+    /// No such name: it would take this route, but its cluster's domain cannot have it.
+    Denied {
+        /// The route's number.
+        route: u16,
+    },
     /// Nothing: it takes this route.
     Not {
         /// The route's number.
         route: u16,
+        /// The labels of the suffix by which it does.
+        depth: usize,
     },
 }
 
@@ -67,9 +75,13 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         Some(Found::Answer(records)) => return Local::Answer(Own::plain(Records::RCODE, records)),
         Some(Found::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
-                Local::Not { route } => Local::Alias(records, target.as_wire().to_vec(), route),
+                Local::Not { route, .. } => Local::Alias(records, target.as_wire().to_vec(), route),
                 // A special-use or denied name behind a static alias: its records join the alias's.
                 Local::Answer(own) => {
+                    Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
+                }
+                Local::Denied { route } => {
+                    let own = denial(snapshot, route);
                     Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
                 }
                 Local::Alias(..) => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
@@ -83,7 +95,12 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         return Local::Answer(Own::plain(rcode, records));
     }
     match found {
-        Some((Way::Route(route), _)) => Local::Not { route },
+        Some((Way::Route(route), depth)) => match snapshot.cluster(route) {
+            Some(cluster) if qclass == class::IN && cluster.has(name, depth) && cluster.lacks(name, qtype) => {
+                Local::Denied { route }
+            }
+            _ => Local::Not { route, depth },
+        },
         Some((Way::Denied, depth)) => {
             let labels = suffixes(name).count() - 1;
             let zone = suffixes(name).nth(labels - depth).unwrap_or(name);
@@ -94,4 +111,13 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         // The configuration was checked to cover every name.
         None => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
     }
+}
+
+/// The denial of a name that a route's cluster domain cannot have.
+pub fn denial(snapshot: &Snapshot, route: u16) -> Own {
+    let mut records = LocalRecords::default();
+    if let Some(cluster) = snapshot.cluster(route) {
+        records.soa(cluster.domain(), FORM_TTL);
+    }
+    Own::plain(rcode::NXDOMAIN, records)
 }

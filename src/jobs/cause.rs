@@ -62,6 +62,9 @@ impl Cause {
     }
 }
 
+/// What is said of a name that a route's `prune_search` denies.
+pub const PRUNED: &str = "nodens denies it itself, as nothing of this name can be in the cluster (prune_search)";
+
 /// The first code among extended errors, and what all of them say.
 pub fn read_errors(mut options: &[u8]) -> (Option<u16>, String) {
     let (mut first, mut text) = (None, String::new());
@@ -83,6 +86,7 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
     let shown = Bare(name);
     let because = if text.is_empty() { String::new() } else { format!(": {text}") };
     match (cause, route) {
+        (Cause::NoSuchName, Some(_)) if text == PRUNED => format!("no such name: {shown}{because}"),
         (Cause::NoSuchName, Some(route)) => match service(name, namespace) {
             Some(service) => format!("no service {service} in namespace {}", namespace.unwrap_or_default()),
             None => format!("no such name: {shown} does not exist for the servers of route {}", quoted(route)),
@@ -268,6 +272,8 @@ mod tests {
         assert!(said.contains("larger than the 512 bytes") && said.contains("musl before 1.2.4"), "{said}");
         let said = sentence(Cause::NoSuchName, &wire("db.ci.svc.cluster.local"), Some(&route), Some("ci"), "");
         assert_eq!(said, "no service db in namespace ci");
+        let said = sentence(Cause::NoSuchName, &wire("a.cluster.local"), Some(&route), Some("ci"), PRUNED);
+        assert!(said.starts_with("no such name: a.cluster.local: nodens denies it itself"), "{said}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use lru::LruCache;
 
 use crate::clients::client::Field;
 use crate::clients::{Client, Clients, Tables, Who};
+use crate::metrics::Source;
 use crate::wire::rcode;
 
 pub mod account;
@@ -149,7 +150,10 @@ impl Accounts {
         for failure in ledger.failures() {
             let Count { address, first, last, times, .. } = failure.times;
             let ((name, qtype), rcode, source) = (failure.question(), failure.times.rcode(), failure.times.source());
-            let (code, text) = cause::read_errors(failure.errors.as_deref().unwrap_or_default());
+            let (code, mut text) = cause::read_errors(failure.errors.as_deref().unwrap_or_default());
+            if rcode == rcode::NXDOMAIN && source == Source::Local && failure.times.route() != ledger::NO_ROUTE {
+                text = cause::PRUNED.to_string();
+            }
             let failure = Failure {
                 name: name.into(),
                 qtype,
@@ -285,6 +289,7 @@ mod tests {
             more_labels: false,
             job: None,
             memo: Default::default(),
+            search: None,
         };
         let (uid, version) = (uid.to_string().into(), if ended { 2 } else { 1 });
         let addresses = vec![address.into()];

@@ -13,6 +13,7 @@ use prometheus::{
 pub mod clients;
 pub mod events;
 pub mod query_log;
+pub mod search;
 pub mod tally;
 pub mod warm_up;
 pub mod watch;
@@ -20,6 +21,7 @@ pub mod watch;
 use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
 pub use query_log::QueryLogMetrics;
+pub use search::SearchMetrics;
 pub use tally::{Source, Tally, rcode_label};
 pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
@@ -74,6 +76,8 @@ pub struct Metrics {
     pub clients: ClientMetrics,
     /// The log of queries.
     pub query_log: QueryLogMetrics,
+    /// What was done about search lists.
+    pub search: SearchMetrics,
     upstream: UpstreamVecs,
 }
 
@@ -201,6 +205,7 @@ impl Metrics {
             warm_up: WarmUpMetrics::new(&registry)?,
             clients: ClientMetrics::new(&registry)?,
             query_log: QueryLogMetrics::new(&registry)?,
+            search: SearchMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(
                     &registry,

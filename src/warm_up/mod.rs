@@ -157,12 +157,13 @@ fn wanted(
     let view = snapshot.views.wherever(&Who::Known { client, since: None }).ok_or("view")?;
     let key = Key::of_stub(name, *qtype, snapshot.sees(view));
     let (key, route) = match local(&snapshot, &key) {
-        Local::Answer(..) => return Err("local"),
+        Local::Answer(..) | Local::Denied { .. } => return Err("local"),
         Local::Alias(_, target, route) => (key.for_name(&target), route),
-        Local::Not { route } => (key, route),
+        Local::Not { route, .. } => (key, route),
     };
     let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
-    let wanted = Wanted { key, hash, route, snapshot, alias: None, asked, client: None, by: Cell::default() };
+    let wanted =
+        Wanted { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // One that failed a moment ago is not asked again so soon either.
     if let Some((_, Worth::Fresh(_) | Worth::Failed)) = fetch::kept(resolver, &wanted, 0) {
         return Err("cached");
@@ -212,6 +213,7 @@ mod tests {
             more_labels: false,
             job: None,
             memo: Default::default(),
+            search: None,
         })
     }
 

@@ -1,0 +1,43 @@
+//! What was done about the search lists of clients.
+
+use prometheus::{IntCounter, Registry};
+
+use super::{counter, counters};
+
+/// The values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
+const RULES: [&str; 2] = ["form", "ancestor"];
+
+/// Counts of names that a search list made.
+#[derive(Debug)]
+pub struct SearchMetrics {
+    /// Denied without asking, by the rule's number.
+    pub denied: [IntCounter; RULES.len()],
+    /// Names of namespaces and services that were asked for on nodens's own account.
+    pub probes: IntCounter,
+    /// First tries of a search list that got the answer of a later one.
+    pub completed: IntCounter,
+}
+
+impl SearchMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let denied = counters(
+            registry,
+            "search_denied_total",
+            "Names below a cluster's domain denied without asking, by rule: form or ancestor.",
+            &["rule"],
+        )?;
+        Ok(Self {
+            denied: RULES.map(|rule| denied.with_label_values(&[rule])),
+            probes: counter(
+                registry,
+                "search_probes_total",
+                "Namespaces and services asked for by nodens itself, to deny what is below those that do not exist.",
+            )?,
+            completed: counter(
+                registry,
+                "search_completed_total",
+                "First names of a pod's search list that got the answer of a later one (autopath).",
+            )?,
+        })
+    }
+}
