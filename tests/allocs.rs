@@ -126,7 +126,7 @@ listen = ["127.0.0.1:0"]
 [upstreams.public]
 servers = ["192.0.2.1"]
 [[route]]
-zones = ["."]
+zones = [".", "cluster.local"]
 to = "public"
 "#;
 
@@ -167,6 +167,20 @@ impl Scene {
         let home = self.snapshot.home(0, 0, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
         let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
+        self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
+    }
+
+    /// Keeps that there is no such name.
+    fn keep_a_denial(&self, query: &[u8]) {
+        let mut wire = query.to_vec();
+        wire[2..4].copy_from_slice(&[0x81, 0x83]);
+        wire[9] = 1;
+        // The root's SOA record, for a TTL of 300 s.
+        wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
+        wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
+        let reply = Reply::read(&wire).expect("a good reply");
+        let entry = Entry::from_reply(&reply, LIMITS, false, self.snapshot.home(0, 0, false), self.resolver.now());
+        let key = Key::new(&Query::read(query).expect("a good query"), 0);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -246,6 +260,7 @@ fn knowing_who_asks_allocates_nothing() {
             more_labels: false,
             job: None,
             memo: Default::default(),
+            search: None,
         };
         Event::Seen(Pod {
             uid: uid.to_string().into(),
@@ -277,16 +292,7 @@ fn knowing_who_asks_allocates_nothing() {
 #[test]
 fn a_name_that_does_not_exist_is_noted_without_allocation() {
     let mut scene = Scene::new();
-    let mut wire = QUERY.to_vec();
-    wire[2..4].copy_from_slice(&[0x81, 0x83]);
-    wire[9] = 1;
-    // The root's SOA record, for a TTL of 300 s.
-    wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
-    wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
-    let reply = Reply::read(&wire).expect("a good reply");
-    let entry = Entry::from_reply(&reply, LIMITS, false, scene.snapshot.home(0, 0, false), scene.resolver.now());
-    let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
-    scene.resolver.cache.insert(scene.resolver.cache.hash(&key), &key, entry);
+    scene.keep_a_denial(QUERY);
     assert!(scene.ask(QUERY, false).is_some());
     scene.tally.flush(&scene.resolver.metrics, 0.000_1);
     let before = allocations();
@@ -294,6 +300,29 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
     assert_eq!(allocations() - before, 0);
     let noted: Vec<_> = scene.ledger.failures().map(|failure| (failure.question().0, failure.times.times)).collect();
     assert_eq!(noted, [(&b"\x03www\x07example\x00"[..], 1_001)]);
+}
+
+#[test]
+fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
+    let mut scene = Scene::new();
+    let question = |name: &[u8]| [&QUERY[..12], name, b"\x07cluster\x05local\x00\x00\x01\x00\x01"].concat();
+    let cluster = scene.snapshot.cluster(0).expect("the zone is claimed");
+    cluster.probes.judge(true, scene.resolver.now());
+    scene.keep_a_denial(&question(b"\x03com\x03svc"));
+    for name in [&b"\x08registry\x07example\x03com"[..], b"\x08registry\x07example\x03com\x03svc"] {
+        let plain = question(name);
+        let mut with_opt = [&plain[..], OPT].concat();
+        with_opt[11] = 1;
+        for query in [plain, with_opt] {
+            let length = scene.ask(&query, false);
+            assert!(length.is_some_and(|length| length > query.len() + 60), "with an SOA record");
+            assert_eq!(scene.out[3] & 0xf, 3, "no such name");
+            scene.tally.flush(&scene.resolver.metrics, 0.000_1);
+            let before = allocations();
+            (0..1_000).for_each(|_| assert_eq!(scene.ask(&query, false), length));
+            assert_eq!(allocations() - before, 0);
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients::manifest", 2),
     ("clients::pods", 2),
     ("clients::runner", 2),
+    ("clients::search", 2),
     ("clients::table", 2),
     ("clients::views", 2),
     ("clients::watch", 4),

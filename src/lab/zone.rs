@@ -35,6 +35,7 @@ pub struct Zone {
     records: HashMap<LowerName, Vec<Record>>,
     existing: HashSet<LowerName>,
     rcodes: HashMap<LowerName, ResponseCode>,
+    denied: HashSet<LowerName>,
     errors: HashMap<LowerName, ExtendedError>,
     error: Option<ExtendedError>,
     without_soa: bool,
@@ -91,6 +92,14 @@ impl Zone {
     pub fn rcode(mut self, name: &str, rcode: u16) -> Self {
         if let Some(name) = self.name(name) {
             self.rcodes.insert(LowerName::new(&name), rcode.into());
+        }
+        self
+    }
+
+    /// Denies that `name` exists, though names below it do: as kube-dns does with namespaces (against RFC 8020).
+    pub fn denied(mut self, name: &str) -> Self {
+        if let Some(name) = self.name(name) {
+            self.denied.insert(LowerName::new(&name));
         }
         self
     }
@@ -189,6 +198,10 @@ impl Zone {
     fn answer(&self, name: &Name, qtype: RecordType, class: DNSClass, reply: &mut Message) -> ResponseCode {
         if let Some(&rcode) = self.rcodes.get(&LowerName::new(name)) {
             return rcode;
+        }
+        if self.denied.contains(&LowerName::new(name)) {
+            reply.authorities.extend(self.soa(name).filter(|_| !self.without_soa).cloned());
+            return ResponseCode::NXDomain;
         }
         let mut owner = name.clone();
         for step in 0..LONGEST_CHAIN {

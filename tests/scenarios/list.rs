@@ -102,6 +102,16 @@ scenarios! {
         name_becomes_static
         other_upstream
     }
+    search {
+        denial_renewed
+        failure_denies_nothing
+        forms
+        namespace_denied
+        own_names
+        server_that_denies_namespaces
+        service_denied
+        switches
+    }
     views {
         deny
         in_place_of

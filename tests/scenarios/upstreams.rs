@@ -12,7 +12,7 @@ use super::client::rtype;
 use super::script::{Options, hex, range, time, words};
 
 /// A zone: records, and `$origin NAME`, `$negative-ttl N`, `$without-soa`, `$authentic`, `$signed`, `$rcode NAME N`,
-/// `$ede NAME N TEXT`. Every name is within it.
+/// `$denied NAME`, `$ede NAME N TEXT`. Every name is within it.
 pub(crate) fn zone(block: &[String]) -> Zone {
     block.iter().fold(Zone::new("."), |zone, line| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -24,6 +24,7 @@ pub(crate) fn zone(block: &[String]) -> Zone {
             ["$authentic"] => zone.authentic(),
             ["$signed"] => zone.signed(),
             ["$rcode", name, code] => zone.rcode(name, number(code)),
+            ["$denied", name] => zone.denied(name),
             ["$ede", name, code, text @ ..] => zone.extended_error(name, number(code), &text.join(" ")),
             _ => zone.record(line),
         }
