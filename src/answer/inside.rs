@@ -94,7 +94,7 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) ->
         let noise = if searches > 0 { noise.as_str() } else { "" };
         lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
         let mut failures: Vec<_> = account.failures.iter().collect();
-        failures.sort_by_key(|failure| std::cmp::Reverse(failure.last));
+        failures.sort_by_key(|failure| (std::cmp::Reverse((failure.last, failure.times)), &failure.name));
         for failure in failures.into_iter().take(MOST_FAILURES) {
             let seconds = now.saturating_sub(failure.last) / 1_000;
             let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, account, failure));
