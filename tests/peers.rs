@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use process::client::{A, query, udp};
+use process::musl;
 use process::space::{can_run, inside, put_in_place};
 use process::{Dir, Nodens, eventually, upstream_on, zone};
 
@@ -237,9 +238,7 @@ fn a_programs_own_resolver_goes_through_nodens() {
 fn so_does_musls() {
     inside("so_does_musls", &["musl-gcc"], || {
         let (dir, _nodens, upstream) = as_the_system_resolver();
-        let source = dir.write("look.c", LOOK);
-        let program = dir.file("look");
-        run(Command::new("musl-gcc").arg("-static").arg("-o").arg(&program).arg(source));
+        let program = musl::look_up(&dir);
         for name in ["www.lab.example", "www", "big.lab.example"] {
             let addresses = run(Command::new(&program).arg(name));
             assert!(addresses.contains("192.0.2.1\n") && addresses.contains("2001:db8::1\n"), "{name}: {addresses}");
@@ -271,24 +270,3 @@ fn run(command: &mut Command) -> String {
     assert!(output.status.success(), "{command:?}: {stdout}{stderr}");
     stdout.into_owned()
 }
-
-/// Prints each address of a name on a line of its own.
-const LOOK: &str = r#"
-#include <netdb.h>
-#include <stdio.h>
-#include <sys/socket.h>
-
-int main(int argc, char **argv) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found, *at;
-    char text[128];
-    int error = argc == 2 ? getaddrinfo(argv[1], "443", &hints, &found) : EAI_FAIL;
-    if (error) {
-        puts(gai_strerror(error));
-        return 1;
-    }
-    for (at = found; at; at = at->ai_next)
-        if (!getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST))
-            puts(text);
-    return 0;
-}
-"#;

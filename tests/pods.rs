@@ -1,11 +1,10 @@
 //! A node and four pods with addresses of their own: each asks with the resolvers of glibc and musl, and report, metrics,
 //! views and explanations are right for each.
 
-use std::process::Command;
-
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use process::api::Api;
+use process::musl;
 use process::pod::{Pod, make_bridge};
 use process::space::{add_address, inside, ip};
 use process::{Dir, Nodens, eventually, serve, upstream};
@@ -104,14 +103,6 @@ impl Scene {
     fn report(&self, id: &str) -> Value {
         self.page(&format!("jobs/{id}"))
     }
-
-    /// A program of musl that prints the addresses of a name.
-    fn musl(&self) -> String {
-        let (source, program) = (self.dir.write("look.c", LOOK), self.dir.file("look"));
-        let mut command = Command::new("musl-gcc");
-        assert!(command.arg("-static").arg("-o").arg(&program).arg(source).status().expect("musl-gcc runs").success());
-        program.display().to_string()
-    }
 }
 
 #[test]
@@ -119,7 +110,7 @@ fn each_pod_is_itself() {
     inside("each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig"], || {
         let scene = scene();
         let Scene { staff, fork, done, plain, .. } = &scene;
-        let musl = scene.musl();
+        let musl = musl::look_up(&scene.dir).display().to_string();
         // glibc and musl, over IPv4 and IPv6, with search lists.
         for (pod, name, address) in [
             (staff, "www.example.com", Some("192.0.2.1")),
@@ -183,21 +174,3 @@ fn each_pod_is_itself() {
         assert!(unknown["queries"].as_u64().is_some_and(|queries| queries > 0), "{unknown:#}");
     });
 }
-
-/// Prints each address of a name on a line of its own.
-const LOOK: &str = r#"
-#include <netdb.h>
-#include <stdio.h>
-#include <sys/socket.h>
-
-int main(int argc, char **argv) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found, *at;
-    char text[128];
-    if (argc != 2 || getaddrinfo(argv[1], "443", &hints, &found))
-        return 1;
-    for (at = found; at; at = at->ai_next)
-        if (!getnameinfo(at->ai_addr, at->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST))
-            puts(text);
-    return 0;
-}
-"#;

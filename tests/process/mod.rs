@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) mod api;
 pub(crate) mod client;
+pub(crate) mod musl;
 pub(crate) mod page;
 pub(crate) mod pod;
 pub(crate) mod space;
