@@ -14,6 +14,8 @@ mod process;
 
 /// Where nodens is, for every pod of every node.
 const NODENS: [&str; 2] = ["169.254.20.10", "fd00:53::10"];
+/// Where each pod sees itself over HTTP; the namespace is this test's own.
+const REPORT: u16 = 9354;
 
 struct Scene {
     dir: Dir,
@@ -72,14 +74,15 @@ fn scene() -> Scene {
     let [cluster, corp, public] = upstreams.each_ref().map(Upstream::address);
     let text = format!(
         "[server]\nlisten = [\"{}\", \"[{}]\"]\nallow = [\"10.244.1.0/24\", \"fd00:1::/64\"]\n\
-         [admin]\nlisten = \"127.0.0.1:0\"\n[kubernetes]\nwatch = true\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n[report]\nlisten = [\"{}:{REPORT}\", \"[{}]:{REPORT}\"]\n\
+         [kubernetes]\nwatch = true\n\
          [upstreams.kube-dns]\nservers = [\"{cluster}\"]\n[upstreams.vpc]\nservers = [\"{corp}\"]\n\
          [upstreams.public]\nservers = [\"{public}\"]\n\
          [[route]]\nzones = [\"cluster.local\"]\nto = \"kube-dns\"\n\
          [[route]]\nzones = [\".\"]\nto = \"public\"\n\
          [[view]]\nname = \"forks\"\nlabels = {{ \"example.com/trust\" = \"low\" }}\ndeny = [\"corp.example\"]\n\
          [[view]]\nname = \"staff\"\nprojects = [\"42\"]\n[[view.route]]\nzones = [\"corp.example\"]\nto = \"vpc\"\n",
-        NODENS[0], NODENS[1]
+        NODENS[0], NODENS[1], NODENS[0], NODENS[1]
     );
     let file = dir.write("nodens.toml", &text);
     let mut command = serve();
@@ -107,7 +110,7 @@ impl Scene {
 
 #[test]
 fn each_pod_is_itself() {
-    inside("each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig"], || {
+    inside("each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig", "curl"], || {
         let scene = scene();
         let Scene { staff, fork, done, plain, .. } = &scene;
         let musl = musl::look_up(&scene.dir).display().to_string();
@@ -156,6 +159,15 @@ fn each_pod_is_itself() {
             assert!(why.contains(words), "{words}: {why}");
         }
 
+        // The same over HTTP, of the pod that asks alone.
+        for (pod, url, name, job) in [
+            (staff, format!("http://{}:{REPORT}/v1/me", NODENS[0]), "staff", "8123"),
+            (fork, format!("http://[{}]:{REPORT}/v1/me", NODENS[1]), "fork", "8124"),
+        ] {
+            let me = pod.must("curl", &["--silent", "--show-error", "--fail", "--max-time", "30", &url]);
+            assert!(me.starts_with(&format!("{name}, gitlab-job, namespace ci, job {job}\n")), "{me}");
+        }
+
         // What the node knows of each.
         for (id, name, causes) in [
             ("8123", "staff", json!([])),
@@ -172,5 +184,17 @@ fn each_pod_is_itself() {
         assert_eq!(scene.nodens.get("/api/v1/jobs/8122").status, 404, "it had ended before it asked");
         let unknown = scene.report("unknown");
         assert!(unknown["queries"].as_u64().is_some_and(|queries| queries > 0), "{unknown:#}");
+
+        // Metrics tell projects apart, and no pods.
+        let client = |project, runner, namespace| [("namespace", namespace), ("project", project), ("runner", runner)];
+        for (report, labels) in [
+            ("8123", client("42", "shared-1", "ci")),
+            ("8124", client("43", "shared-1", "ci")),
+            ("plain", client("", "", "shop")),
+            ("unknown", client("unknown", "", "")),
+        ] {
+            let asked = scene.report(report)["queries"].as_f64().expect("a number");
+            scene.nodens.metric_becomes("nodens_client_queries_total", &labels, |count| count == asked);
+        }
     });
 }
