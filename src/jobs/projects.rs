@@ -25,6 +25,8 @@ use crate::metrics::clients::{ClientMetrics, ClientSeries};
 pub const ROUND: Millis = 600_000;
 /// Projects without series whose weights are estimated.
 const MOST_OTHERS: usize = 256;
+/// How long a failure waits to be counted: by then every worker has settled what it knew of the same search.
+const PATIENCE: Millis = 1_000;
 /// How much heavier than one that has series another must be to take them.
 const HEAVIER: u64 = 2;
 
@@ -71,6 +73,8 @@ pub(super) struct Told {
     pub(super) due: bool,
     queries: u64,
     failed: u64,
+    /// How many failures there were when it was last looked, and when that was.
+    waiting: Option<(u64, Millis)>,
 }
 
 impl Whose {
@@ -125,16 +129,27 @@ impl Projects {
         }
     }
 
-    /// Counts what is new of an account.
-    pub(super) fn tell(&mut self, account: &mut Account, now: Millis) {
+    /// Counts what is new of an account; if it is the `last` time, all of it.
+    pub(super) fn tell(&mut self, account: &mut Account, now: Millis, last: bool) {
         let (queries, failed) = (account.count(|_| true), account.failed());
         let told = &mut account.told;
-        told.due = false;
         let new = queries.saturating_sub(told.queries);
-        // What failed may turn out to be a try of the search list a little later: no counter goes back for that, the
-        // next failure is not counted instead.
-        let failures = failed.saturating_sub(told.failed);
-        (told.queries, told.failed) = (queries, told.failed.max(failed));
+        told.queries = queries;
+        // What failed may turn out to be a try of the search list a little later, and a counter never goes back.
+        let sure = match told.waiting {
+            _ if last => failed,
+            Some((seen, since)) if now >= since + PATIENCE => {
+                told.waiting = None;
+                seen.min(failed)
+            }
+            _ => told.failed,
+        };
+        let failures = sure.saturating_sub(told.failed);
+        told.failed += failures;
+        if told.waiting.is_none() && failed > told.failed {
+            told.waiting = Some((failed, now));
+        }
+        told.due = told.waiting.is_some();
         let series = match &told.whose {
             None => &self.unknown,
             Some(whose) => self.series(whose, new, now),
