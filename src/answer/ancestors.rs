@@ -80,12 +80,7 @@ pub(super) fn cut(
     depth: usize,
     now: Millis,
 ) -> Option<Cut> {
-    let cluster = snapshot.cluster(route).filter(|cluster| cluster.probes.is_trusted(now))?;
-    if !is_prunable(cluster, key, depth) {
-        return None;
-    }
-    cluster.ancestors(key.name()).into_iter().flatten().find_map(|above| {
-        let above = key.for_question(above, rtype::A);
+    above(snapshot, key, route, depth, now)?.find_map(|above| {
         let hash = resolver.cache.hash(&above);
         let denial = |entry: &mut Entry| {
             if known(entry, snapshot, route, now) != Known::Denied {
@@ -100,6 +95,31 @@ pub(super) fn cut(
         let (ttl, again) = resolver.cache.with(hash, &above, denial).flatten()?;
         Some(Cut { ttl, refresh: again.then_some((above, hash)) })
     })
+}
+
+/// The same for people: which name it is. That is no use of it.
+pub(super) fn denied_above(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    key: &Key,
+    (route, depth): (u16, usize),
+    now: Millis,
+) -> Option<Key> {
+    above(snapshot, key, route, depth, now)?
+        .find(|above| look_up(resolver, snapshot, route, above, now) == Known::Denied)
+}
+
+/// The questions for the names above that of `key` whose denials count; none if no such denial does.
+fn above<'a>(
+    snapshot: &'a Snapshot,
+    key: &'a Key,
+    route: u16,
+    depth: usize,
+    now: Millis,
+) -> Option<impl Iterator<Item = Key> + 'a> {
+    let cluster = snapshot.cluster(route).filter(|cluster| cluster.probes.is_trusted(now))?;
+    is_prunable(cluster, key, depth)
+        .then(|| cluster.ancestors(key.name()).into_iter().flatten().map(|above| key.for_question(above, rtype::A)))
 }
 
 /// Learns from an answer to `wanted`.

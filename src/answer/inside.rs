@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::hints::explain;
-use super::{Local, Own, Resolver, Turn, local, stale_window};
+use super::{Local, Own, Resolver, Turn, ancestors, local, stale_window};
 use crate::cache::Millis;
 use crate::cache::entry::Worth;
 use crate::clients::client::Field;
@@ -152,7 +152,17 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
             let line = format!("{} is of no form that names of Kubernetes have: nodens denies it itself", Bare(name));
             (name.to_vec(), None, vec![line])
         }
-        Local::Not { route, .. } => (name.to_vec(), Some(route), Vec::new()),
+        Local::Not { route, depth } => {
+            match ancestors::denied_above(resolver, snapshot, question, (route, depth), now) {
+                Some(above) => {
+                    let (above, denied) = (Bare(above.name()), Bare(name));
+                    let line =
+                        format!("{above} does not exist, and so nothing below it: nodens denies {denied} itself");
+                    (name.to_vec(), None, vec![line])
+                }
+                None => (name.to_vec(), Some(route), Vec::new()),
+            }
+        }
     };
     // How it failed is what is asked for most.
     if let Who::Known { client, .. } = resolver.clients.tables().who(client, now) {
