@@ -13,12 +13,12 @@
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`late`] has the second half, `notes` what is noted of answers that are given at once, [`ours`] the names that
-//! nodens answers itself, `inside` what it tells a client of itself.
+//! [`late`] has the second half, `turn` what both have at hand, `kept` what an entry of the cache is worth, `notes` what is
+//! noted of answers that are given at once, [`ours`] the names that nodens answers itself, `inside` what it tells a client
+//! of itself, `ancestors` and `autopath` what is done about search lists.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,9 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::admission::Rates;
-use crate::cache::entry::{Home, Worth};
-use crate::cache::{Cache, Entry, Millis};
-use crate::clients::{Clients, Fixed, Tables};
-use crate::coalesce::{By, Coalesce};
+use crate::cache::{Cache, Millis};
+use crate::clients::{Clients, Fixed};
+use crate::coalesce::Coalesce;
 use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
@@ -39,7 +38,6 @@ use crate::metrics::{Metrics, Source, Tally};
 use crate::query_log::QueryLog;
 use crate::snapshot::Snapshot;
 use crate::warm_up;
-use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
 use crate::wire::{ede, flag, is_truncated, rcode, u16_at};
@@ -48,24 +46,22 @@ mod ancestors;
 mod autopath;
 pub mod hints;
 mod inside;
+mod kept;
 pub mod late;
 mod notes;
 pub mod ours;
+mod turn;
 
 pub use autopath::Path;
 pub use inside::why;
+use kept::{Cached, cached, failure_holds, stale, stale_window};
 pub use late::{Finished, finish};
 use notes::Answered;
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
+pub use turn::{Turn, Wanted};
 
-/// The TTL of a stale answer, in seconds (RFC 8767 section 4).
-const STALE_TTL: u32 = 30;
 /// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
 pub const MAX_PENDING: i64 = 16_384;
-/// Hits after which an entry is popular: fetched anew in the last tenth of its life.
-const POPULAR: u8 = 3;
-/// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
-const LEAST_PREFETCHED: Millis = 5_000;
 
 /// All that workers share.
 pub struct Resolver {
@@ -90,59 +86,6 @@ pub struct Resolver {
     epoch: Instant,
 }
 
-/// What one turn of a worker's loop has at hand.
-pub struct Turn<'a> {
-    /// The configuration, loaded once a batch.
-    snapshot: &'a Arc<Snapshot>,
-    /// The time, read once a batch.
-    at: Instant,
-    /// The same as the cache has it.
-    now: Millis,
-    /// The worker's counts.
-    tally: &'a mut Tally,
-    /// Its notes of who got what.
-    ledger: &'a mut Ledger,
-    /// Who asks, if that decides what is answered.
-    tables: Option<Tables>,
-}
-
-impl Turn<'_> {
-    /// Counts an answer.
-    #[inline]
-    fn answered(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source) {
-        self.tally.response(rcode, source);
-        self.ledger.count(client, route, rcode, source, self.now);
-    }
-
-    /// Which view a client is of, as [`crate::config::Config::views`] counts.
-    #[inline]
-    fn view(&self, client: IpAddr) -> Option<usize> {
-        let tables = self.tables.as_ref()?;
-        self.snapshot.views.of(&tables.who(client, self.now), client)
-    }
-
-    fn wanted(
-        &self,
-        key: Key,
-        hash: u64,
-        route: u16,
-        alias: Option<LocalRecords>,
-        client: Option<IpAddr>,
-    ) -> Box<Wanted> {
-        Box::new(Wanted {
-            key,
-            hash,
-            route,
-            snapshot: Arc::clone(self.snapshot),
-            alias,
-            path: None,
-            asked: self.at,
-            client,
-            by: Cell::default(),
-        })
-    }
-}
-
 /// What to do with a packet.
 pub enum Response {
     /// Nothing: any reply could be used for reflection.
@@ -153,42 +96,6 @@ pub enum Response {
     ReplyAndRefresh(usize, Box<Wanted>),
     /// The answer takes a task: see [`finish`].
     Later(Box<Wanted>),
-}
-
-/// A question that has to be asked of upstreams.
-pub struct Wanted {
-    /// What it is kept under.
-    pub key: Key,
-    /// The hash of that.
-    pub hash: u64,
-    /// The route that its name takes.
-    pub route: u16,
-    /// The configuration that it came under.
-    pub snapshot: Arc<Snapshot>,
-    /// Static CNAME records that lead to it.
-    pub alias: Option<LocalRecords>,
-    /// The names that its client tries after it, if it is to have the answer of the first that exists.
-    pub path: Option<Box<Path>>,
-    /// When it was asked.
-    pub asked: Instant,
-    /// By whom; none if nodens itself wants it.
-    pub client: Option<IpAddr>,
-    /// The server of its route that gave an answer, once one has.
-    pub by: Cell<By>,
-}
-
-impl Wanted {
-    /// Where the answer belongs; one that `follows` a CNAME depends on all routes.
-    pub fn home(&self, follows: bool) -> Home {
-        self.snapshot.home(self.key.horizon(), self.route, follows)
-    }
-
-    /// The same question, for its own sake.
-    pub fn without_alias(&self) -> Self {
-        let Self { key, hash, route, snapshot, alias: _, path: _, asked, client, by } = self;
-        let (key, snapshot, by) = (key.clone(), Arc::clone(snapshot), by.clone());
-        Self { key, hash: *hash, route: *route, snapshot, alias: None, path: None, asked: *asked, client: *client, by }
-    }
 }
 
 impl Resolver {
@@ -442,75 +349,6 @@ impl Resolver {
         self.metrics.cache_misses.inc();
         Response::Later(turn.wanted(target, hash, route, alias, Some(client)))
     }
-}
-
-/// What the cache says.
-enum Cached {
-    /// That many bytes were written.
-    Reply { len: usize, rcode: u16, source: (Source, u16), refresh: bool },
-    /// Nothing to be served without asking.
-    Nothing,
-}
-
-/// Fits a cached entry to the query, if it is worth it; under the shard's lock, so it only copies.
-#[inline]
-fn cached(turn: &Turn<'_>, entry: &mut Entry, query: &Query<'_>, key: &Key, options: &[u8], out: &mut [u8]) -> Cached {
-    let snapshot = turn.snapshot;
-    if entry.home.generation != snapshot.generation {
-        let Some(home) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
-        entry.home = home;
-    }
-    let route = entry.home.route;
-    match entry.worth(turn.now, stale_window(snapshot)) {
-        Worth::Fresh(age) => {
-            // Not counted further, so that workers do not take the entry out of each other's caches.
-            if entry.hits < POPULAR {
-                entry.hits += 1;
-            }
-            let refresh = wants_prefetch(snapshot, entry, turn.now);
-            entry.refreshing |= refresh;
-            let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh }
-        }
-        Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
-            let (age, error) = stale(entry);
-            let len = fit(entry.kept(), query, age, &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Stale, route), refresh: false }
-        }
-        Worth::Failed if failure_holds(snapshot, entry, turn.now) => {
-            let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
-            let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh: false }
-        }
-        _ => Cached::Nothing,
-    }
-}
-
-/// Whether the entry's failure is still to be believed: no server of its group has come back since.
-fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
-    let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
-    entry.failed().is_some_and(|failure| failure.holds(recoveries, now))
-}
-
-#[inline]
-fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
-    snapshot.config.cache.prefetch
-        && entry.hits >= POPULAR
-        && !entry.refreshing
-        // A prefetch that failed is not tried again by each client (RFC 9520).
-        && !failure_holds(snapshot, entry, now)
-        && entry.lifetime() >= LEAST_PREFETCHED
-        && entry.expires - now <= entry.lifetime() / 10
-}
-
-/// How a stale entry is served: TTL 30 and an extended error that says so.
-fn stale(entry: &Entry) -> (Age, Vec<u8>) {
-    let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
-    (Age::Stale(STALE_TTL), make::extended_error(code, "upstreams failed"))
-}
-
-fn stale_window(snapshot: &Snapshot) -> Millis {
-    snapshot.config.cache.stale.as_millis() as Millis
 }
 
 fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {

@@ -1,0 +1,93 @@
+//! What an entry of the cache is worth to a query: served, served past its time, or nothing.
+
+use super::Turn;
+use crate::cache::entry::Worth;
+use crate::cache::{Entry, Millis};
+use crate::metrics::Source;
+use crate::snapshot::Snapshot;
+use crate::wire::fit::{Age, fit};
+use crate::wire::query::{Key, Query};
+use crate::wire::{ede, make, rcode};
+
+/// The TTL of a stale answer, in seconds (RFC 8767 section 4).
+const STALE_TTL: u32 = 30;
+/// Hits after which an entry is popular: fetched anew in the last tenth of its life.
+const POPULAR: u8 = 3;
+/// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
+const LEAST_PREFETCHED: Millis = 5_000;
+
+/// What the cache says.
+pub(super) enum Cached {
+    /// That many bytes were written.
+    Reply { len: usize, rcode: u16, source: (Source, u16), refresh: bool },
+    /// Nothing to be served without asking.
+    Nothing,
+}
+
+/// Fits a cached entry to the query, if it is worth it; under the shard's lock, so it only copies.
+#[inline]
+pub(super) fn cached(
+    turn: &Turn<'_>,
+    entry: &mut Entry,
+    query: &Query<'_>,
+    key: &Key,
+    options: &[u8],
+    out: &mut [u8],
+) -> Cached {
+    let snapshot = turn.snapshot;
+    if entry.home.generation != snapshot.generation {
+        let Some(home) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
+        entry.home = home;
+    }
+    let route = entry.home.route;
+    match entry.worth(turn.now, stale_window(snapshot)) {
+        Worth::Fresh(age) => {
+            // Not counted further, so that workers do not take the entry out of each other's caches.
+            if entry.hits < POPULAR {
+                entry.hits += 1;
+            }
+            let refresh = wants_prefetch(snapshot, entry, turn.now);
+            entry.refreshing |= refresh;
+            let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh }
+        }
+        Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
+            let (age, error) = stale(entry);
+            let len = fit(entry.kept(), query, age, &[options, &error].concat(), out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Stale, route), refresh: false }
+        }
+        Worth::Failed if failure_holds(snapshot, entry, turn.now) => {
+            let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
+            let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
+            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh: false }
+        }
+        _ => Cached::Nothing,
+    }
+}
+
+/// Whether the entry's failure is still to be believed: no server of its group has come back since.
+pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
+    let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
+    entry.failed().is_some_and(|failure| failure.holds(recoveries, now))
+}
+
+#[inline]
+fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
+    snapshot.config.cache.prefetch
+        && entry.hits >= POPULAR
+        && !entry.refreshing
+        // A prefetch that failed is not tried again by each client (RFC 9520).
+        && !failure_holds(snapshot, entry, now)
+        && entry.lifetime() >= LEAST_PREFETCHED
+        && entry.expires - now <= entry.lifetime() / 10
+}
+
+/// How a stale entry is served: TTL 30 and an extended error that says so.
+pub(super) fn stale(entry: &Entry) -> (Age, Vec<u8>) {
+    let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
+    (Age::Stale(STALE_TTL), make::extended_error(code, "upstreams failed"))
+}
+
+pub(super) fn stale_window(snapshot: &Snapshot) -> Millis {
+    snapshot.config.cache.stale.as_millis() as Millis
+}
