@@ -27,13 +27,13 @@ const LONGEST_TTL: u32 = i32::MAX as u32;
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The message without OPT, then the TTL offsets, then extended errors.
-    bytes: Arc<[u8]>,
-    wire_len: u16,
-    ttl_count: u16,
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) wire_len: u16,
+    pub(super) ttl_count: u16,
     /// The response code.
     pub rcode: u16,
     /// Whether a trusted upstream vouched for it.
-    authentic: bool,
+    pub(super) authentic: bool,
     /// When it came.
     pub born: Millis,
     /// When it stops being fresh.
@@ -47,7 +47,7 @@ pub struct Entry {
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
-    failed: Failed,
+    pub(super) failed: Failed,
 }
 
 /// The route that an entry came through, and since which configuration that is known to hold.
@@ -203,7 +203,7 @@ impl Entry {
 }
 
 impl Failed {
-    const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
+    pub(super) const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
 
     /// The failure, noted now, of a try that began at `began`, after `previous` or as the first one.
     pub fn after(previous: Option<Self>, recoveries: u32, began: Millis, now: Millis) -> Self {

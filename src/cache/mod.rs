@@ -1,7 +1,8 @@
 //! What upstreams said, kept as bytes under a hard bound.
 //!
 //! - [`entry`] one reply: fresh, stale or gone; remembered failures;
-//! - [`shard`] entries by key, least recently used first out, bounded by bytes.
+//! - [`shard`] entries by key, least recently used first out, bounded by bytes;
+//! - [`packed`] entries as bytes, for another process.
 //!
 //! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under
 //! the lock and touches nothing else that is shared.
@@ -12,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::wire::query::Key;
 
 pub mod entry;
+pub mod packed;
 pub mod shard;
 
 pub use entry::Entry;
@@ -79,6 +81,15 @@ impl Cache {
                 bytes: sum.bytes + fill.bytes,
                 evictions: sum.evictions + fill.evictions,
             }
+        })
+    }
+
+    /// The entries of one shard after the other, packed, those first that were asked for last.
+    fn packed_shards(&self, now: Millis) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.shards.iter().map(move |shard| {
+            let mut bytes = Vec::new();
+            lock(shard).each(|rest, entry| packed::pack(rest, entry, now, &mut bytes));
+            bytes
         })
     }
 

@@ -103,6 +103,12 @@ impl Shard {
         }
     }
 
+    /// Shows every entry and what its reply does not say of its key, those first that were asked for most or came last.
+    pub(super) fn each(&self, mut show: impl FnMut([u8; Key::REST], &Entry)) {
+        let slots = self.protected.entries.iter().chain(self.probation.entries.iter());
+        slots.for_each(|(_, slot)| show(slot.rest, &slot.entry));
+    }
+
     pub(super) fn fill(&self) -> Fill {
         Fill {
             entries: self.probation.entries.len() + self.protected.entries.len(),

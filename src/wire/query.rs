@@ -236,6 +236,16 @@ impl Key {
         Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
+    /// The key with this [`Key::question`] and [`Key::rest`]; none if that is no question.
+    pub fn from_parts(question: &[u8], rest: [u8; Self::REST]) -> Option<Self> {
+        let (name, fixed) = question.split_at_checked(question.len().checked_sub(4)?)?;
+        if name.len() > MAX_NAME || name::skip(name, 0) != Some(name.len()) {
+            return None;
+        }
+        let (qtype, qclass) = (u16_at(fixed, 0)?, u16_at(fixed, 2)?);
+        Some(Self::of(name, qtype, qclass, rest[0], u16::from_be_bytes([rest[1], rest[2]])))
+    }
+
     #[inline]
     fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, horizon: u16) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };

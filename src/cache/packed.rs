@@ -1,0 +1,222 @@
+//! Entries as bytes, for another process of the same version: what a new nodens takes over from an old one.
+//!
+//! ```text
+//! length of the rest │ key's flags and horizon │ code, marks, hits │ age │ time left │ realm │ lengths │ reply, TTL offsets, errors
+//! ```
+//!
+//! Times are relative: the two processes count from different moments. The realm says what the answer depends on, the
+//! number of a route would not: configurations may differ. Failures stay behind, they are soon found out again.
+
+use std::sync::Arc;
+
+use super::entry::{Failed, Home};
+use super::{Cache, Entry, Millis};
+use crate::wire::query::Key;
+use crate::wire::{HEADER, name, rcode};
+
+/// No configuration has this generation, so the entry's home is looked for anew.
+const ELSEWHERE: u32 = u32::MAX;
+
+/// Appends an entry and what its reply does not say of its key; nothing if it is a failure.
+pub(super) fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
+    if entry.rcode == rcode::SERVFAIL || !entry.is_kept() {
+        return;
+    }
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&rest);
+    out.extend_from_slice(&entry.rcode.to_be_bytes());
+    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
+    out.push(entry.hits);
+    out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
+    out.extend_from_slice(&(entry.expires as i64 - now as i64).to_be_bytes());
+    out.extend_from_slice(&entry.home.realm.to_be_bytes());
+    out.extend_from_slice(&entry.wire_len.to_be_bytes());
+    out.extend_from_slice(&entry.ttl_count.to_be_bytes());
+    out.extend_from_slice(&entry.bytes);
+    let length = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Takes the first entry off `bytes`; none if they make no sense, or the entry is older than this process can say.
+fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
+    let length = u32::from_be_bytes(take(bytes)?) as usize;
+    let (mut packed, others) = bytes.split_at_checked(length)?;
+    *bytes = others;
+    let packed = &mut packed;
+    let rest: [u8; Key::REST] = take(packed)?;
+    let rcode = u16::from_be_bytes(take(packed)?);
+    let [marks, hits] = take(packed)?;
+    let age = u64::from_be_bytes(take(packed)?);
+    let left = i64::from_be_bytes(take(packed)?);
+    let realm = u32::from_be_bytes(take(packed)?);
+    let wire_len = u16::from_be_bytes(take(packed)?);
+    let ttl_count = u16::from_be_bytes(take(packed)?);
+    let ends = usize::from(wire_len) + 2 * usize::from(ttl_count);
+    let wire = packed.get(..usize::from(wire_len)).filter(|_| packed.len() >= ends)?;
+    let offsets = packed.get(usize::from(wire_len)..ends)?.chunks_exact(2);
+    let in_reach = |at: &[u8]| usize::from(u16::from_be_bytes([at[0], at[1]])) + 4 <= wire.len();
+    let end =
+        name::skip(wire, HEADER)?.checked_add(4).filter(|end| *end <= wire.len() && offsets.clone().all(in_reach))?;
+    let key = Key::from_parts(&wire[HEADER..end], rest)?;
+    let (Some(born), Some(expires)) = (now.checked_sub(age), now.checked_add_signed(left)) else { return Some(None) };
+    let entry = Entry {
+        bytes: Arc::from(&**packed),
+        wire_len,
+        ttl_count,
+        rcode,
+        authentic: marks & 1 != 0,
+        born,
+        expires,
+        home: Home { generation: ELSEWHERE, route: 0, realm },
+        hits,
+        refreshing: false,
+        upstream_ages: marks & 2 != 0,
+        failed: Failed::NONE,
+    };
+    Some(Some((key, entry)).filter(|_| expires > born))
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, others) = bytes.split_first_chunk()?;
+    *bytes = others;
+    Some(*first)
+}
+
+impl Cache {
+    /// Gives away the entries that were asked for last, as bytes, in parts of at most `part` bytes, until `give` has
+    /// enough. Entries that are longer than a part are left out.
+    pub fn pack(&self, now: Millis, part: usize, mut give: impl FnMut(&[u8]) -> bool) {
+        for shard in self.packed_shards(now) {
+            let mut rest = shard.as_slice();
+            while !rest.is_empty() {
+                let mut end = 0;
+                while let Some(length) = rest.get(end..).and_then(|rest| rest.first_chunk()) {
+                    let next = end + 4 + u32::from_be_bytes(*length) as usize;
+                    if next > part {
+                        break;
+                    }
+                    end = next;
+                }
+                if end == 0 {
+                    // This one alone is too long.
+                    end = rest.first_chunk().map_or(rest.len(), |length| 4 + u32::from_be_bytes(*length) as usize);
+                    rest = rest.get(end..).unwrap_or_default();
+                    continue;
+                }
+                if !give(&rest[..end]) {
+                    return;
+                }
+                rest = &rest[end..];
+            }
+        }
+    }
+
+    /// Keeps entries of another process. Returns how many: those behind one that makes no sense are lost.
+    pub fn unpack(&self, mut bytes: &[u8], now: Millis) -> usize {
+        let mut kept = 0;
+        while let Some(entry) = unpack(&mut bytes, now) {
+            if let Some((key, entry)) = entry {
+                self.insert(self.hash(&key), &key, entry);
+                kept += 1;
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::entry::{Limits, Worth};
+    use crate::wire::reply::Reply;
+    use crate::wire::rtype;
+
+    const LIMITS: Limits = Limits { max_ttl: 1_000, negative_max_ttl: 100 };
+
+    fn entry(label: u8, ttl: u32, now: Millis) -> (Key, Entry) {
+        let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();
+        bytes[13] = label;
+        bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
+        let home = Home { generation: 3, route: 2, realm: 77 };
+        let reply = Reply::read(&bytes).expect("a reply");
+        (Key::of_stub(&[1, label, 0], rtype::A, 1), Entry::from_reply(&reply, LIMITS, false, home, now))
+    }
+
+    #[test]
+    fn entries_move_with_their_times() {
+        let (old, new) = (Cache::new(1 << 20), Cache::new(1 << 20));
+        for (label, ttl) in [(b'a', 300), (b'b', 20), (b'c', 0)] {
+            let (key, entry) = entry(label, ttl, 50_000);
+            old.insert(old.hash(&key), &key, entry);
+        }
+        let (key, _) = entry(b'd', 0, 0);
+        let failed = Failed { until: 90_000, span: 1_000, recoveries: 0 };
+        let failure = Entry::failure(key.question(), &[], Home { generation: 0, route: 0, realm: 77 }, failed, 1);
+        old.insert(old.hash(&key), &key, failure);
+        let mut kept = 0;
+        old.pack(80_000, 4_096, |part| {
+            kept += new.unpack(part, 1_000_000);
+            true
+        });
+        assert_eq!(kept, 2, "neither what lives no time nor a failure");
+        let look = |label, now| {
+            let (key, _) = entry(label, 1, 0);
+            new.with(new.hash(&key), &key, |entry| (entry.worth(now, 60_000), entry.home, entry.kept().wire.len()))
+        };
+        let home = Home { generation: ELSEWHERE, route: 0, realm: 77 };
+        assert_eq!(look(b'a', 1_000_000), Some((Worth::Fresh(30), home, 35)));
+        assert_eq!(look(b'a', 1_269_999).map(|found| found.0), Some(Worth::Fresh(299)));
+        assert_eq!(look(b'a', 1_270_000).map(|found| found.0), Some(Worth::Stale));
+        assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Worth::Stale), "it may still stand in");
+        assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
+        let (key, _) = entry(b'a', 1, 0);
+        let other = Key::of_stub(key.name(), rtype::A, 2);
+        assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
+    }
+
+    #[test]
+    fn parts_are_bounded_and_enough_is_enough() {
+        let old = Cache::new(1 << 20);
+        for label in b'a'..=b'z' {
+            let (key, entry) = entry(label, 300, 0);
+            old.insert(old.hash(&key), &key, entry);
+        }
+        let mut sizes = Vec::new();
+        old.pack(0, 150, |part| {
+            sizes.push(part.len());
+            true
+        });
+        assert!(sizes.iter().all(|size| *size <= 150) && sizes.iter().sum::<usize>() % 26 == 0, "{sizes:?}");
+        let mut parts = 0;
+        old.pack(0, 150, |_| {
+            parts += 1;
+            parts < 3
+        });
+        assert_eq!(parts, 3);
+        old.pack(0, 10, |_| panic!("none is that small"));
+    }
+
+    #[test]
+    fn nonsense_does_no_harm() {
+        let old = Cache::new(1 << 20);
+        let (key, entry) = entry(b'a', 300, 0);
+        old.insert(old.hash(&key), &key, entry);
+        let mut packed = Vec::new();
+        old.pack(0, 4_096, |part| {
+            packed = part.to_vec();
+            true
+        });
+        for at in 0..packed.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut broken = packed.clone();
+                broken[at] = value;
+                let new = Cache::new(1 << 20);
+                new.unpack(&broken, 1_000);
+                new.unpack(&broken[..at], 1_000);
+                new.pack(2_000, 4_096, |_| true);
+                new.with(new.hash(&key), &key, |entry| (entry.worth(2_000, 1), entry.kept().ttls.len()));
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A connection between two processes of one host that carries messages, some of them with an open socket.
+//!
+//! It is a Unix socket that keeps the bounds of messages (SOCK_SEQPACKET). A message is a word of length, so much JSON
+//! (what it is), and then bytes as they are (a part of a configuration, entries of a cache). Sockets travel with it as
+//! SCM_RIGHTS, see unix(7): the receiver has the same socket then, with all that waits in it, not a copy of it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use super::sockets::Label;
+
+/// The most bytes behind a message's JSON.
+pub const LONGEST_BODY: usize = 96 << 10;
+/// The most bytes of a whole message.
+const LONGEST: usize = LONGEST_BODY + (8 << 10);
+/// Before the JSON there is its length.
+const LENGTH: usize = 4;
+
+/// What two processes say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// Who speaks, and which protocol.
+    Hello {
+        /// See [`super::PROTOCOL`].
+        protocol: u32,
+        /// The version of nodens.
+        version: String,
+    },
+    /// There will be no handover.
+    Refused {
+        /// For people.
+        why: String,
+    },
+    /// With a socket: what it is.
+    Socket(Label),
+    /// With bytes: entries of the cache, see [`super::entries`].
+    Entries,
+    /// With bytes: a part of the configuration in force, as its file has it.
+    Config,
+    /// That was all.
+    Complete,
+    /// The new one takes queries: the old one may rest.
+    Ready,
+    /// With a socket, and bytes that were read from it: a client's connection.
+    Connection {
+        /// The client.
+        client: IpAddr,
+    },
+    /// From the new one, which is about to stop: the old one shall take queries again.
+    Back,
+    /// The old one does.
+    Resumed,
+    /// From one that rests itself, about to stop: nobody will come back.
+    Released,
+    /// From a supervisor: how its last worker ended.
+    Replaces(Replaces),
+}
+
+/// What a worker learns of the one whose place it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaces {
+    /// How many have been replaced since the supervisor began.
+    pub restarts: u64,
+    /// How the last one ended; empty if there was none.
+    pub ended: String,
+    /// When it was seen to have ended, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// What was received.
+#[derive(Debug)]
+pub struct Received {
+    /// What it is.
+    pub message: Message,
+    /// The bytes that came with it.
+    pub body: Vec<u8>,
+    /// The socket that came with it.
+    pub socket: Option<OwnedFd>,
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The end that this descriptor is.
+    pub fn of(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
+    /// Another descriptor of the same end.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// The descriptor.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+
+    /// How long a call may wait for the other side; zero is for ever.
+    ///
+    /// # Errors
+    /// It is no socket.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        let patience = Some(patience).filter(|patience| !patience.is_zero());
+        set_socket_timeout(&self.0, Timeout::Recv, patience)?;
+        set_socket_timeout(&self.0, Timeout::Send, patience)?;
+        Ok(())
+    }
+
+    /// Whose process is at the other end, as a user id: that of the moment when it connected.
+    ///
+    /// # Errors
+    /// It is no socket.
+    pub fn peer_uid(&self) -> io::Result<u32> {
+        Ok(getsockopt(&self.0, sockopt::PeerCredentials)?.uid())
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The other side is gone, or does not read.
+    pub fn send(&self, message: &Message) -> io::Result<()> {
+        self.send_with(message, &[], None)
+    }
+
+    /// Sends a message with bytes, at most [`LONGEST_BODY`], and a socket.
+    ///
+    /// # Errors
+    /// The other side is gone, or does not read.
+    pub fn send_with(&self, message: &Message, body: &[u8], socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        if text.len() + LENGTH + body.len() > LONGEST {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a message is too long"));
+        }
+        let length = (text.len() as u32).to_be_bytes();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let sockets: Vec<BorrowedFd<'_>> = socket.into_iter().collect();
+        if !sockets.is_empty() {
+            // The space is for one.
+            ancillary.push(SendAncillaryMessage::ScmRights(&sockets));
+        }
+        let parts = [IoSlice::new(&length), IoSlice::new(&text), IoSlice::new(body)];
+        sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Receives a message; none if the other side is gone.
+    ///
+    /// # Errors
+    /// The other side takes too long, or says what cannot be understood.
+    pub fn receive(&self) -> io::Result<Option<Received>> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut part = [IoSliceMut::new(&mut bytes)];
+        let got = match recvmsg(&self.0, &mut part, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => got,
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut sockets = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        });
+        let socket = sockets.by_ref().flatten().next();
+        if got.bytes == 0 {
+            return Ok(None);
+        }
+        let strange = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        if got.flags.contains(ReturnFlags::TRUNC) {
+            return Err(strange("a message that is too long"));
+        }
+        bytes.truncate(got.bytes);
+        let length = bytes.first_chunk::<LENGTH>().map(|length| u32::from_be_bytes(*length) as usize);
+        let end = length.and_then(|length| length.checked_add(LENGTH)).ok_or_else(|| strange("a broken message"))?;
+        let text = bytes.get(LENGTH..end).ok_or_else(|| strange("a broken message"))?;
+        let message = serde_json::from_slice(text)?;
+        bytes.drain(..end);
+        Ok(Some(Received { message, body: bytes, socket }))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn messages_bring_bytes_and_sockets() {
+        let (one, other) = Channel::pair().expect("a pair");
+        let (mut near, far) = UnixStream::pair().expect("a pair");
+        let client = [192, 0, 2, 1].into();
+        one.send_with(&Message::Connection { client }, &[7; LONGEST_BODY], Some(far.as_fd())).expect("sends");
+        one.send(&Message::Complete).expect("sends");
+        drop(far);
+        let got = other.receive().expect("a message").expect("a message");
+        assert_eq!((got.message, got.body), (Message::Connection { client }, vec![7; LONGEST_BODY]));
+        let mut far = UnixStream::from(got.socket.expect("a socket"));
+        far.write_all(b"here").expect("writes");
+        let mut text = [0; 4];
+        near.read_exact(&mut text).expect("reads");
+        assert_eq!(&text, b"here");
+        let got = other.receive().expect("a message").expect("a message");
+        assert!(got.message == Message::Complete && got.body.is_empty() && got.socket.is_none());
+        drop(one);
+        assert!(other.receive().expect("an end").is_none());
+        assert!(other.send(&Message::Ready).is_err());
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        for bytes in [&b"\0\0\0"[..], b"\0\0\0\x09{}", b"\xff\xff\xff\xff{}", b"\0\0\0\x02{}", b"\0\0\0\x05\"new\""] {
+            let (one, other) = Channel::pair().expect("a pair");
+            rustix::net::send(&one.0, bytes, SendFlags::empty()).expect("sends");
+            assert!(other.receive().is_err(), "{bytes:?}");
+        }
+        let (one, other) = Channel::pair().expect("a pair");
+        assert!(one.send_with(&Message::Entries, &vec![0; LONGEST], None).is_err());
+        rustix::net::send(&one.0, &vec![0; LONGEST + 1], SendFlags::empty()).expect("sends");
+        assert!(other.receive().is_err());
+        other.set_patience(Duration::from_millis(1)).expect("a socket");
+        assert!(other.receive().is_err(), "nobody says anything");
+    }
+
+    #[test]
+    fn the_peer_is_known() {
+        let (one, _other) = Channel::pair().expect("a pair");
+        assert_eq!(one.peer_uid().expect("a uid"), nix::unistd::geteuid().as_raw());
+    }
+}

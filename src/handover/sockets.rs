@@ -1,0 +1,155 @@
+//! The sockets that one process gives to another, each with what it is for.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::channel::Channel;
+
+/// What a socket is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// Queries over UDP.
+    Udp(Address),
+    /// Queries over TCP.
+    Tcp(Address),
+    /// The admin pages.
+    Admin(Address),
+    /// Where each client sees itself.
+    Report(Address),
+    /// Where another nodens asks for all this.
+    Handover,
+    /// The way to one that rests as long as this is open.
+    Elder,
+    /// The way to one for which this process rests.
+    Heir,
+}
+
+/// Where a socket listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// As the configuration has it; port 0 is any.
+    pub wanted: SocketAddr,
+    /// With the true port.
+    pub bound: SocketAddr,
+}
+
+/// A client's connection that moves, and what had been read from it: less than one whole query.
+#[derive(Debug)]
+pub struct Moved {
+    /// The connection.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub client: IpAddr,
+    /// What had been read.
+    pub rest: Vec<u8>,
+}
+
+/// Sockets that a process holds for others, or was given.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets(Vec<(Label, Arc<OwnedFd>)>);
+
+impl Sockets {
+    /// Adds one.
+    pub fn put(&mut self, label: Label, socket: impl Into<OwnedFd>) {
+        self.0.push((label, Arc::new(socket.into())));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Label, &OwnedFd)> {
+        self.0.iter().map(|(label, socket)| (label, &**socket))
+    }
+
+    /// The same without those of which `gone` says so.
+    pub fn without(&self, gone: impl Fn(&Label) -> bool) -> Self {
+        Self(self.0.iter().filter(|(label, _)| !gone(label)).cloned().collect())
+    }
+
+    /// Takes out those whose labels `wanted` makes something of.
+    ///
+    /// One whose descriptor is shared with somebody stays open there.
+    pub fn take<R>(&mut self, mut wanted: impl FnMut(&Label) -> Option<R>) -> Vec<(R, OwnedFd)> {
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        for (label, socket) in self.0.drain(..) {
+            match wanted(&label) {
+                None => left.push((label, socket)),
+                Some(found) => match Arc::try_unwrap(socket) {
+                    Ok(socket) => taken.push((found, socket)),
+                    Err(shared) => taken.extend(shared.try_clone().map(|socket| (found, socket))),
+                },
+            }
+        }
+        self.0 = left;
+        taken
+    }
+
+    /// Takes the UDP sockets and TCP listeners of one address that is `wanted`, with its true port, if there are any.
+    pub fn take_dns(&mut self, wanted: SocketAddr) -> Option<(SocketAddr, Vec<UdpSocket>, Vec<TcpListener>)> {
+        let bound = self.iter().find_map(|(label, _)| match label {
+            Label::Udp(address) if address.wanted == wanted => Some(address.bound),
+            _ => None,
+        })?;
+        let address = Address { wanted, bound };
+        let udp = self.take(|label| (*label == Label::Udp(address)).then_some(()));
+        let tcp = self.take(|label| (*label == Label::Tcp(address)).then_some(()));
+        let udp = udp.into_iter().map(|(_, socket)| socket.into()).collect();
+        Some((bound, udp, tcp.into_iter().map(|(_, socket)| socket.into()).collect()))
+    }
+
+    /// Takes the first listener of which `is` says that it is the one.
+    pub fn take_listener(&mut self, is: impl Fn(&Label) -> bool) -> Option<OwnedFd> {
+        let mut found = false;
+        let taken = self.take(|label| (!found && is(label)).then(|| found = true));
+        taken.into_iter().next().map(|(_, socket)| socket)
+    }
+
+    /// Takes the way to another process.
+    pub fn take_channel(&mut self, label: &Label) -> Option<Channel> {
+        self.take_listener(|other| other == label).map(Channel::of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(wanted: &str, port: u16) -> Address {
+        let wanted: SocketAddr = wanted.parse().expect("an address");
+        Address { wanted, bound: SocketAddr::new(wanted.ip(), port) }
+    }
+
+    #[test]
+    fn two_addresses_that_were_wanted_alike_are_told_apart() {
+        let udp = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let tcp = || TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let mut sockets = Sockets::default();
+        for port in [7, 8, 7, 8] {
+            sockets.put(Label::Udp(address("127.0.0.1:0", port)), udp());
+            sockets.put(Label::Tcp(address("127.0.0.1:0", port)), tcp());
+        }
+        sockets.put(Label::Admin(address("127.0.0.1:0", 9)), tcp());
+        let wanted = "127.0.0.1:0".parse().expect("an address");
+        assert!(sockets.take_dns("127.0.0.1:53".parse().expect("an address")).is_none());
+        for port in [7, 8] {
+            let (bound, udp, tcp) = sockets.take_dns(wanted).expect("sockets");
+            assert_eq!((bound.port(), udp.len(), tcp.len()), (port, 2, 2));
+        }
+        assert!(sockets.take_dns(wanted).is_none());
+        assert!(sockets.take_listener(|label| matches!(label, Label::Report(_))).is_none());
+        assert!(sockets.take_listener(|label| matches!(label, Label::Admin(_))).is_some());
+        assert!(sockets.is_empty());
+    }
+}
