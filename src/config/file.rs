@@ -14,6 +14,7 @@ use toml::Spanned;
 use super::Select;
 use super::address::{Bootstrap, Listen, Network, Server as ServerText};
 use super::clients::{Client, Kubernetes};
+use super::handover::SocketPath;
 use super::mistake::Mistakes;
 use super::records::{Kind, Owner};
 use super::table::{Table, sound_part};
@@ -99,6 +100,8 @@ pub struct File {
     pub admin: Option<Spanned<Listen<ADMIN_PORT>>>,
     /// `[report]`: where it listens.
     pub report: Vec<Spanned<Listen<REPORT_PORT>>>,
+    /// `[handover]`: its socket, if there is one.
+    pub handover: Option<Spanned<SocketPath>>,
     /// `[cache]`.
     pub cache: Cache,
     /// `[bootstrap]`: its servers.
@@ -223,12 +226,13 @@ impl File {
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
-        let (metrics, query_log) = (section("metrics"), section("query_log"));
+        let (metrics, query_log, handover) = (section("metrics"), section("query_log"), section("handover"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
             admin: admin.and_then(|table| table.read(|table| table.required("listen"))),
             report: report.and_then(|table| table.read(|table| table.required_list("listen"))).unwrap_or_default(),
+            handover: handover.and_then(|table| table.read(|table| table.required("socket"))),
             cache: Cache::read(cache.unwrap_or_else(empty)),
             bootstrap: bootstrap
                 .and_then(|table| table.read(|table| table.required_list("servers")))

@@ -20,6 +20,7 @@ pub mod parse;
 
 pub mod address;
 pub mod clients;
+pub mod handover;
 pub mod records;
 pub mod units;
 pub mod views;
@@ -41,6 +42,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where each client may look at what is known of itself; empty: nowhere.
     pub report: Vec<SocketAddr>,
+    /// The Unix socket where a new nodens asks this one for its place; none if there is to be no handover.
+    pub handover: Option<PathBuf>,
     /// How much is kept, and how long.
     pub cache: Cache,
     /// Servers that resolve the upstreams given by name; empty if none is.

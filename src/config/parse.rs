@@ -69,6 +69,7 @@ impl Check<'_, '_> {
             server,
             admin,
             report,
+            handover: self.file.handover.as_ref().map(|socket| socket.get_ref().0.clone()),
             cache,
             bootstrap,
             upstreams,

@@ -1,0 +1,35 @@
+//! Where a new nodens asks for the place of the one that serves, as the file has it: `[handover]`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::file::Leaf;
+
+/// The longest path of a Unix socket, in bytes: see unix(7).
+const LONGEST: usize = 107;
+
+/// `[handover] socket`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketPath(pub PathBuf);
+
+impl TryFrom<String> for SocketPath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let path = Path::new(&text);
+        let good = path.is_absolute() && path.file_name().is_some() && !text.ends_with('/');
+        if !good || text.chars().any(char::is_control) {
+            return Err(format!("{text:?} is not the whole path of a socket"));
+        }
+        if text.len() > LONGEST {
+            return Err(format!("{text:?} is too long for a Unix socket: at most {LONGEST} bytes"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl Leaf for SocketPath {
+    const RIGHT: &'static str = r#""/run/nodens/handover.sock""#;
+}
