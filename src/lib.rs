@@ -25,7 +25,7 @@
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
-//! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`lab`] | all | |
+//! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
 //! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
 //! everyone. `tests/layers.rs` holds the code to this.
@@ -63,6 +63,10 @@ pub mod admin;
 pub mod jobs;
 pub mod metrics;
 pub mod query_log;
+
+// One process after the other, on the same sockets.
+pub mod handover;
+pub mod supervisor;
 
 // The whole, the commands, a network to try it in, and an instrument to measure it.
 pub mod app;

@@ -2,17 +2,12 @@
 
 use std::process::ExitCode;
 
-use nodens::cli::{Outcome, run};
+use nodens::cli::run;
 
 /// A miss allocates some twenty times, and the C library's allocator (musl's above all) makes that its largest cost.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(std::env::args_os()) {
-        Outcome::Good => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
-        Outcome::BadUsage => ExitCode::from(64),
-        Outcome::BadConfig => ExitCode::from(78),
-    }
+    ExitCode::from(run(std::env::args_os()).code())
 }

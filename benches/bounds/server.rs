@@ -53,7 +53,7 @@ impl Server {
         let file = dir.join("nodens.toml");
         fs::write(&file, config.text(address, admin))?;
         let mut command = Command::new(&setting.binary);
-        command.arg("serve").arg("--config").arg(&file).env("NODENS_LOG", "off");
+        command.args(["serve", "--no-supervisor"]).arg("--config").arg(&file).env("NODENS_LOG", "off");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let started = Instant::now();
         let child = command.spawn()?;

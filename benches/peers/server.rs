@@ -35,7 +35,7 @@ pub struct Server {
 pub const SERVERS: [Server; 9] = [
     Server { args: &[floor::FLOOR, "%PORT%"], ..Server::new(FLOOR, None) },
     Server {
-        args: &["serve", "--config", "%FILE%"],
+        args: &["serve", "--no-supervisor", "--config", "%FILE%"],
         version: Some("--version"),
         config: Some(("nodens.toml", include_str!("nodens.toml"))),
         ..Server::new("nodens", None)

@@ -63,6 +63,9 @@ pub use turn::{Turn, Wanted};
 /// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
 pub const MAX_PENDING: i64 = 16_384;
 
+/// How long before its start a resolver begins to count: answers of another process may be as old as this.
+const BEFORE: Duration = Duration::from_secs(14 * 86_400);
+
 /// All that workers share.
 pub struct Resolver {
     /// What upstreams said.
@@ -113,11 +116,11 @@ impl Resolver {
             warm_up: warm_up::Queue::default(),
             metrics,
             snapshot: ArcSwap::from_pointee(snapshot),
-            epoch: Instant::now(),
+            epoch: Instant::now().checked_sub(BEFORE).unwrap_or_else(Instant::now),
         }
     }
 
-    /// Milliseconds since this resolver began.
+    /// Milliseconds since a moment before this resolver began.
     pub fn now(&self) -> Millis {
         self.millis(Instant::now())
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::admin::report::Report;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients;
+use crate::server::Phase;
 use crate::upstream::links::Links;
 use crate::upstream::{names, probe};
 use crate::warm_up;
@@ -23,21 +25,29 @@ pub(super) struct ControlPart {
     pub(super) resolver: Arc<Resolver>,
     pub(super) heartbeats: Arc<Vec<AtomicU64>>,
     pub(super) admin: Option<TcpListener>,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) phase: watch::Receiver<Phase>,
 }
 
 impl ControlPart {
-    /// Tends until the stop.
+    /// Tends until the stop. While the server rests, another process does all this.
     pub(super) async fn run(mut self) {
-        if let Some(listener) = self.admin {
-            let admin = Arc::new(Admin { resolver: Arc::clone(&self.resolver), heartbeats: self.heartbeats });
-            tokio::task::spawn_local(admin.serve(listener));
+        while serves(&mut self.phase).await {
+            self.tend().await;
+        }
+    }
+
+    /// Tends until the server serves no more.
+    async fn tend(&mut self) {
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = self.admin.as_ref().and_then(|listener| listener.try_clone().ok()) {
+            let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
+            tasks.spawn_local(async move { drop(Arc::new(Admin { resolver, heartbeats }).serve(listener).await) });
         }
         let links = Rc::new(Links::new());
         let mut keeper = Keeper::open(&self.resolver);
-        let warm = tokio::task::spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
-        let known = tokio::task::spawn_local(know_clients(Arc::clone(&self.resolver)));
-        let tend = tokio::task::spawn_local(tend(self.resolver, links));
+        tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
+        tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
+        tasks.spawn_local(tend(Arc::clone(&self.resolver), links));
         let keep = async {
             match &mut keeper {
                 Some(keeper) => keeper.keep().await,
@@ -45,34 +55,45 @@ impl ControlPart {
             }
         };
         tokio::select! {
-            // An error says that the whole server is gone.
-            _ = self.stop.wait_for(|stop| *stop) => {}
+            () = over(&mut self.phase) => {}
             () = keep => {}
         }
-        tend.abort();
-        known.abort();
-        warm.abort();
+        drop(tasks);
         if let Some(keeper) = keeper {
             keeper.close();
         }
     }
 }
 
+/// Waits until the server serves; whether it ever will.
+async fn serves(phase: &mut watch::Receiver<Phase>) -> bool {
+    phase.wait_for(|phase| *phase != Phase::Resting).await.is_ok_and(|phase| *phase == Phase::Serving)
+}
+
+/// Waits until the server serves no more.
+async fn over(phase: &mut watch::Receiver<Phase>) {
+    // An error says that the whole server is gone.
+    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+}
+
 /// Where each client sees itself.
 pub(super) struct ReportPart {
     pub(super) report: Arc<Report>,
     pub(super) listeners: Vec<TcpListener>,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) phase: watch::Receiver<Phase>,
 }
 
 impl ReportPart {
-    /// Serves until the stop.
+    /// Serves until the stop, but while the server rests.
     pub(super) async fn run(mut self) {
-        for listener in self.listeners {
-            tokio::task::spawn_local(Arc::clone(&self.report).serve(listener));
+        while serves(&mut self.phase).await {
+            let mut tasks = JoinSet::new();
+            for listener in self.listeners.iter().filter_map(|listener| listener.try_clone().ok()) {
+                let report = Arc::clone(&self.report);
+                tasks.spawn_local(async move { drop(report.serve(listener).await) });
+            }
+            over(&mut self.phase).await;
         }
-        // An error says that the whole server is gone.
-        let _ = self.stop.wait_for(|stop| *stop).await;
     }
 }
 

@@ -8,51 +8,109 @@
 //!    │                                    asked for them ahead
 //!    │                      report ────── what each client may see of itself, where that is wanted
 //!    ├──► reload ── a new snapshot, one pointer swap
+//!    ├──► rest ──── another process has the same sockets and serves: read nothing, finish what there is, wait
 //!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
 //! ```
 
-use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::Instant;
 
-use crate::admin::HEARTBEAT;
-use crate::admin::report::Report;
-use crate::admission::connections::Connections;
 use crate::answer::Resolver;
 use crate::clients::Fixed;
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::handover::sockets::Sockets;
 use crate::metrics::events::Kind;
-use crate::server::mmsg::Batch;
-use crate::server::socket::{self, Listeners};
-use crate::server::{Worker, tcp, udp};
+use crate::server::{Moved, Phase};
 use crate::snapshot::Snapshot;
-use crate::upstream::links::Links;
 use crate::upstream::standing::wall_clock;
 
 mod control;
+mod room;
+mod start;
+mod worker;
 
-use control::{ControlPart, ReportPart};
+pub use start::Seat;
+use start::prepare;
+use worker::WorkerPart;
+
+/// How often it is looked whether every worker turns.
+const TURNS_CHECK: Duration = Duration::from_millis(1);
 
 /// A nodens that serves.
 pub struct Running {
-    resolver: Arc<Resolver>,
     listen: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     report: Vec<SocketAddr>,
-    stop: watch::Sender<bool>,
+    host: Host,
+    /// How many workers have begun to turn.
+    turning: Arc<AtomicUsize>,
+    failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
     workers: Vec<JoinHandle<usize>>,
     others: Vec<JoinHandle<()>>,
+}
+
+/// What another process is told of, and what it tells: for those who give the sockets away.
+#[derive(Clone)]
+pub struct Host {
+    /// What workers share.
+    pub resolver: Arc<Resolver>,
+    /// What the server is about.
+    phase: Arc<watch::Sender<Phase>>,
+    /// Every socket that it listens on.
+    pub sockets: Sockets,
+    /// To each worker: connections of another process.
+    adopt: Vec<mpsc::Sender<Moved>>,
+}
+
+impl Host {
+    /// What the server is about.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// From now on it is about this.
+    pub fn turn_to(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Takes over a connection of another process; it is closed if there are too many.
+    pub fn adopt(&self, moved: Moved) {
+        if let Some(worker) = self.adopt.get(usize::from(moved.client_number()) % self.adopt.len().max(1)) {
+            let _ = worker.try_send(moved);
+        }
+    }
+}
+
+/// Sees how a thread ends.
+struct Watch {
+    what: &'static str,
+    failed: watch::Sender<Option<&'static str>>,
+    phase: Arc<watch::Sender<Phase>>,
+    well: bool,
+}
+
+impl Watch {
+    /// The thread is about to end, as it should or not.
+    fn ended(mut self, well: bool) {
+        self.well = well && *self.phase.borrow() == Phase::Stopping;
+    }
+}
+
+impl Drop for Watch {
+    /// A panic leads here too.
+    fn drop(&mut self) {
+        if !self.well {
+            self.failed.send_replace(Some(self.what));
+        }
+    }
 }
 
 /// Why nodens could not start. Trying again makes sense only after the cause is gone.
@@ -81,25 +139,35 @@ pub enum StartError {
 /// # Errors
 /// An address is in use, not of this host or not permitted; or the system is out of threads.
 pub fn start(config: Config) -> Result<Running, StartError> {
+    start_in(config, Seat::default())
+}
+
+/// The same with what the process has been given.
+///
+/// # Errors
+/// As for [`start`].
+pub fn start_in(config: Config, seat: Seat) -> Result<Running, StartError> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let (mut running, parts) = prepare(config, workers)?;
+    let (mut running, parts) = prepare(config, workers, seat)?;
     for part in parts.workers {
-        let name = format!("nodens-{}", part.number);
-        let handle = thread(name, || block_on_local(part.run()).unwrap_or(0)).map_err(StartError::Thread)?;
-        running.workers.push(handle);
+        let (name, watch) = (format!("nodens-{}", part.number), running.watch("a worker"));
+        let handle = thread(name, move || {
+            let left = block_on_local(part.run());
+            watch.ended(left.as_ref().is_some_and(Result::is_ok));
+            left.and_then(Result::ok).unwrap_or(0)
+        });
+        running.workers.push(handle.map_err(StartError::Thread)?);
     }
-    let control = thread("nodens-control".into(), || {
-        block_on_local(parts.control.run());
-    });
+    let watch = running.watch("the control thread");
+    let control = thread("nodens-control".into(), move || watch.ended(block_on_local(parts.control.run()).is_some()));
     running.others.push(control.map_err(StartError::Thread)?);
     if let Some(report) = parts.report {
+        let watch = running.watch("the report's thread");
         // Whatever clients do there, upstreams are probed in time.
-        let report = thread("nodens-report".into(), || {
-            block_on_local(report.run());
-        });
+        let report = thread("nodens-report".into(), move || watch.ended(block_on_local(report.run()).is_some()));
         running.others.push(report.map_err(StartError::Thread)?);
     }
     Ok(running)
@@ -111,74 +179,18 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 /// # Errors
 /// As for [`start`].
 pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
-    let (running, parts) = prepare(config, 1)?;
+    let (running, parts) = prepare(config, 1, Seat::default())?;
     tokio::task::spawn_local(parts.control.run());
     parts.report.map(|report| tokio::task::spawn_local(report.run()));
     let parts = parts.workers.into_iter().map(WorkerPart::run);
     let worker = tokio::task::spawn_local(async move {
         let mut left = 0;
         for part in parts {
-            left += part.await;
+            left += part.await.unwrap_or(0);
         }
         left
     });
     Ok((running, worker))
-}
-
-/// All that runs.
-struct Parts {
-    workers: Vec<WorkerPart>,
-    control: ControlPart,
-    report: Option<ReportPart>,
-}
-
-/// Binds every address and builds all parts, none of them running yet.
-fn prepare(config: Config, workers: usize) -> Result<(Running, Parts), StartError> {
-    let metrics = Arc::new(Metrics::new()?);
-    let listen_on = |what| move |address: SocketAddr, error| StartError::Listen { address, what, error };
-    let mut listeners = Vec::new();
-    for address in &config.server.listen {
-        let bound = socket::bind(*address, workers).map_err(|error| listen_on("UDP and TCP")(*address, error))?;
-        listeners.push(bound);
-    }
-    let admin = match config.admin {
-        Some(address) => Some(admin_listener(address).map_err(|error| listen_on("admin")(address, error))?),
-        None => None,
-    };
-    let report = |address: &SocketAddr| socket::http(*address).map_err(|error| listen_on("report")(*address, error));
-    let report = config.report.iter().map(report).collect::<Result<Vec<_>, _>>()?;
-    let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
-
-    let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
-    resolver.query_log.follow(&resolver, &resolver.snapshot.load().config);
-    let (stop, stopping) = watch::channel(false);
-    let running = Running {
-        listen: listeners.iter().map(|listeners| listeners.address).collect(),
-        admin: admin_address,
-        report: report.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
-        resolver: Arc::clone(&resolver),
-        stop,
-        workers: Vec::new(),
-        others: Vec::new(),
-    };
-    let now = resolver.now();
-    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
-    let connections = Arc::<Connections>::default();
-    let part = |number| WorkerPart {
-        number,
-        sockets: take_one_of_each(&mut listeners),
-        resolver: Arc::clone(&resolver),
-        connections: Arc::clone(&connections),
-        heartbeats: Arc::clone(&heartbeats),
-        stop: stopping.clone(),
-    };
-    let workers = (0..workers).map(part).collect();
-    let report = (!report.is_empty()).then(|| ReportPart {
-        report: Report::new(Arc::clone(&resolver)),
-        listeners: report,
-        stop: stopping.clone(),
-    });
-    Ok((running, Parts { workers, control: ControlPart { resolver, heartbeats, admin, stop: stopping }, report }))
 }
 
 impl Running {
@@ -204,20 +216,20 @@ impl Running {
 
     /// What workers share; for tests and tools that look inside.
     pub fn resolver(&self) -> &Arc<Resolver> {
-        &self.resolver
+        &self.host.resolver
     }
 
     /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
     /// keys that changed but that only a start reads.
     pub fn reload(&self, config: Config) -> Vec<&'static str> {
-        let old = self.resolver.snapshot.load_full();
+        let old = self.host.resolver.snapshot.load_full();
         let needs_restart = old.needs_restart(&config);
-        let new = Arc::new(Snapshot::new(config, &self.resolver.metrics, Some(&old)));
-        self.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
-        self.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
-        self.resolver.jobs.set_max_projects(new.config.metrics.max_projects);
-        self.resolver.query_log.follow(&self.resolver, &new.config);
-        self.resolver.snapshot.store(Arc::clone(&new));
+        let new = Arc::new(Snapshot::new(config, &self.host.resolver.metrics, Some(&old)));
+        self.host.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
+        self.host.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
+        self.host.resolver.jobs.set_max_projects(new.config.metrics.max_projects);
+        self.host.resolver.query_log.follow(&self.host.resolver, &new.config);
+        self.host.resolver.snapshot.store(Arc::clone(&new));
         let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
             let of = |group: &Arc<crate::upstream::Group>| {
                 let name = group.config.name.clone();
@@ -227,9 +239,9 @@ impl Running {
         };
         let kept = servers(&new);
         for (upstream, server) in servers(&old).into_iter().filter(|server| !kept.contains(server)) {
-            self.resolver.metrics.forget_server(&upstream, &server);
+            self.host.resolver.metrics.forget_server(&upstream, &server);
         }
-        self.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
+        self.host.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
         match needs_restart.as_slice() {
             [] => self.tell(Kind::ReloadTaken, ""),
             keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
@@ -239,12 +251,44 @@ impl Running {
 
     /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.
     pub fn reload_rejected(&self, reason: &str) {
-        self.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
+        self.host.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
         self.tell(Kind::ReloadRejected, reason);
     }
 
-    fn tell(&self, kind: Kind, reason: &str) {
-        self.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    /// Tells of something that happened to the server as a whole.
+    pub fn tell(&self, kind: Kind, reason: &str) {
+        self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    }
+
+    /// For those who give the sockets away.
+    pub fn host(&self) -> Host {
+        self.host.clone()
+    }
+
+    /// Waits until every worker turns, at most for so long; whether they do.
+    pub fn turns(&self, patience: Duration) -> bool {
+        let deadline = std::time::Instant::now() + patience;
+        while self.turning.load(Ordering::Acquire) < self.workers.len() {
+            if std::time::Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(TURNS_CHECK);
+        }
+        true
+    }
+
+    /// Resolves when a part of it has failed, with what that is: the process had better begin anew.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.failed.1.clone();
+        match failed.wait_for(Option::is_some).await.map(|what| *what) {
+            Ok(Some(what)) => what,
+            // It is gone as a whole.
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn watch(&self, what: &'static str) -> Watch {
+        Watch { what, failed: self.failed.0.clone(), phase: Arc::clone(&self.host.phase), well: false }
     }
 
     /// Stops reading, answers what is in flight, at most for [`crate::server::GRACE`]. Returns how many queries were
@@ -254,12 +298,12 @@ impl Running {
     }
 
     fn halt(&mut self) -> usize {
-        let _ = self.stop.send(true);
+        self.host.turn_to(Phase::Stopping);
         let left = self.workers.drain(..).map(|worker| worker.join().unwrap_or(0)).sum();
         for other in self.others.drain(..) {
             let _ = other.join();
         }
-        self.resolver.query_log.close();
+        self.host.resolver.query_log.close();
         left
     }
 }
@@ -268,71 +312,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.halt();
     }
-}
-
-/// One worker's share of everything.
-struct WorkerPart {
-    number: usize,
-    sockets: Vec<(std::net::UdpSocket, TcpListener)>,
-    resolver: Arc<Resolver>,
-    connections: Arc<Connections>,
-    heartbeats: Arc<Vec<AtomicU64>>,
-    stop: watch::Receiver<bool>,
-}
-
-impl WorkerPart {
-    /// Serves until the stop; returns how many queries were left.
-    async fn run(self) -> usize {
-        let links = Rc::new(Links::new());
-        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.stop);
-        let batch = Rc::new(RefCell::new(Batch::new()));
-        let mut tasks = Vec::new();
-        for (datagrams, connections) in self.sockets {
-            let udp = udp::serve(Rc::clone(&worker), datagrams, Rc::clone(&batch));
-            let tcp = tcp::serve(Rc::clone(&worker), connections, Arc::clone(&self.connections));
-            tasks.push(tokio::task::spawn_local(udp));
-            tasks.push(tokio::task::spawn_local(tcp));
-        }
-        let beat = tokio::task::spawn_local(beat(Rc::clone(&worker), links, self.heartbeats, self.number));
-        for task in tasks {
-            if let Ok(Err(error)) = task.await {
-                tracing::error!(%error, worker = self.number, "a listener failed");
-            }
-        }
-        let left = worker.drain().await;
-        beat.abort();
-        left
-    }
-}
-
-/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to servers that are configured no
-/// more.
-async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
-    let resolver = Arc::clone(&worker.resolver);
-    let mut generation = 0;
-    loop {
-        if let Some(heartbeat) = heartbeats.get(number) {
-            heartbeat.store(resolver.now(), Ordering::Relaxed);
-        }
-        let snapshot = resolver.snapshot.load_full();
-        worker.follow(&snapshot);
-        worker.settle(Instant::now());
-        if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
-            links.keep_only(&snapshot.groups);
-        }
-        tokio::time::sleep(HEARTBEAT).await;
-    }
-}
-
-/// A UDP socket and a TCP listener of each address.
-fn take_one_of_each(listeners: &mut [Listeners]) -> Vec<(std::net::UdpSocket, TcpListener)> {
-    listeners.iter_mut().filter_map(|listeners| Some((listeners.udp.pop()?, listeners.tcp.pop()?))).collect()
-}
-
-fn admin_listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 fn thread<R: Send + 'static>(name: String, run: impl FnOnce() -> R + Send + 'static) -> io::Result<JoinHandle<R>> {

@@ -18,12 +18,16 @@ pub(super) enum Unusable {
 
 /// The configuration of a file.
 pub(super) fn load(file: &Path) -> Result<Config, Unusable> {
-    let bytes = fs::read(file).map_err(Unusable::Unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let (line, column) = end_of(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+    read(&fs::read(file).map_err(Unusable::Unreadable)?)
+}
+
+/// The configuration of what a file holds.
+pub(super) fn read(bytes: &[u8]) -> Result<Config, Unusable> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let (line, column) = end_of(&bytes[..error.valid_up_to()]);
         Unusable::Mistakes(vec![format!("{line}:{column}: not UTF-8, which TOML must be")])
     })?;
-    parse(&text, &own_addresses())
+    parse(text, &own_addresses())
         .map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))
 }
 

@@ -28,6 +28,24 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// The exit code (sysexits.h).
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Failed => 1,
+            Self::BadUsage => 64,
+            Self::BadConfig => 78,
+        }
+    }
+
+    /// What the exit code of another nodens says.
+    fn of_code(code: u8) -> Self {
+        let all = [Self::Good, Self::BadUsage, Self::BadConfig];
+        all.into_iter().find(|outcome| outcome.code() == code).unwrap_or(Self::Failed)
+    }
+}
+
 /// A DNS caching resolver for the nodes of a Kubernetes CI cluster.
 #[derive(Debug, Parser)]
 #[command(name = "nodens", version, after_help = EXAMPLES)]

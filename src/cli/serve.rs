@@ -1,8 +1,11 @@
 //! `nodens serve`: serves until SIGTERM or SIGINT, takes a new configuration on SIGHUP or when the file changes.
+//!
+//! What is started is the supervisor, see [`crate::supervisor`]; it starts this program again as the worker, which serves.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,11 +14,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::config_file::load;
+use super::config_file::{self, Unusable, load};
 use super::{Outcome, own_addresses};
-use crate::app::{self, Running};
+use crate::app::{self, Running, Seat};
 use crate::config::Config;
 use crate::config::builtin::builtin;
+use crate::handover::channel::{Channel, Message};
+use crate::handover::desk::{self, Begin, Desk, Door};
+use crate::handover::sockets::Label;
+use crate::handover::take::{Taken, take};
+use crate::metrics::events::Kind;
+use crate::server::Phase;
+use crate::supervisor;
+use crate::supervisor::link::{Given, Link};
+use crate::upstream::standing::wall_clock;
 
 /// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
 const WATCH: Duration = Duration::from_secs(2);
@@ -23,6 +35,8 @@ const WATCH: Duration = Duration::from_secs(2);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The environment variable that sets what is logged.
 const LOG_VARIABLE: &str = "NODENS_LOG";
+/// How long all workers may take until they turn.
+const TURNS: Duration = Duration::from_secs(15);
 
 /// Serve DNS over UDP and TCP.
 ///
@@ -32,6 +46,10 @@ const LOG_VARIABLE: &str = "NODENS_LOG";
 /// SIGHUP or a changed file: the new configuration is taken in one swap; a bad one changes nothing and says why. SIGTERM
 /// or SIGINT: answers what is in flight, at most 5 s, and exits 0. Exit codes: 78 the configuration is wrong, 64 the
 /// command line is, 1 the file cannot be read or an address cannot be listened on.
+///
+/// It is two processes: a worker that serves, and a supervisor that holds the sockets and replaces a worker that dies; queries
+/// wait meanwhile. With [handover] in the configuration, a second `nodens serve` takes over the sockets and the cache of one
+/// that runs already, without losing a query (docs/upgrades.md).
 ///
 /// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug or off); info by default.
 #[derive(Debug, Args)]
@@ -44,6 +62,14 @@ pub(super) struct Serve {
     /// How the log on stderr looks: auto is text on a terminal, JSON otherwise
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log: LogFormat,
+
+    /// Serve in this process; who started it replaces it when it dies, as systemd does
+    #[arg(long)]
+    no_supervisor: bool,
+
+    /// This process is the worker of a supervisor
+    #[arg(long, hide = true, conflicts_with = "no_supervisor")]
+    worker: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -58,6 +84,7 @@ Examples:
   nodens serve                                 a cache in front of /etc/resolv.conf, on port 5300
   dig @127.0.0.1 -p 5300 example.com           ask it
   nodens serve --config /etc/nodens/nodens.toml
+  nodens serve --no-supervisor                 one process, for a systemd unit with Restart=always
   NODENS_LOG=debug nodens serve --log text     also tell of each query that got no answer";
 
 impl Serve {
@@ -66,31 +93,52 @@ impl Serve {
         if let Err(error) = self.log() {
             return fail(&error, Outcome::BadUsage);
         }
+        if self.no_supervisor || self.worker {
+            return self.serve();
+        }
+        match supervisor::run() {
+            Ok(code) => Outcome::of_code(code),
+            Err(error) => fail(&error, Outcome::Failed),
+        }
+    }
+
+    /// Serves in this process.
+    fn serve(&self) -> Outcome {
         // Before anything is started: from here on a signal is heard, however early it comes.
         let minder = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let signals = runtime.block_on(async { Signals::new() })?;
+            supervisor::hear_signals()?;
             Ok((runtime, signals))
         });
         let (runtime, signals) = match minder {
             Ok(minder) => minder,
             Err(error) => return fail(&error, Outcome::Failed),
         };
-        // Before it is loaded: a change between the two is then seen.
-        let seen = self.contents();
-        let config = match &self.config {
-            Some(file) => match load(file) {
-                Ok(config) => config,
-                Err(unusable) => return unusable.complain(file),
-            },
-            None => match default_config() {
-                Ok(config) => config,
-                Err(error) => return fail(&error, Outcome::BadConfig),
-            },
+        let link = self.worker.then(|| Link::open(Channel::of(supervisor::link_from_stdin()?))).transpose();
+        let (link, given) = match link {
+            Ok(link) => link.unzip(),
+            Err(error) => return fail(&format!("--worker is for the supervisor alone: {error}"), Outcome::BadUsage),
         };
-        let running = match app::start(config) {
-            Ok(running) => running,
+        let mut given = given.unwrap_or_default();
+        let replaces = given.replaces.clone();
+        // One that takes the place of another begins with the same configuration, whatever the file says by now.
+        let seen = match std::mem::take(&mut given.config) {
+            config if config.is_empty() => self.contents(),
+            config => Some(config),
+        };
+        let config = match self.config(seen.as_deref()) {
+            Ok(config) => config,
+            Err(Bad::File(file, unusable)) => return unusable.complain(file),
+            Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
+        };
+        let place = match Place::take(config, given, link.clone()) {
+            Ok(place) => place,
             Err(error) => return fail(&error, Outcome::Failed),
         };
+        let Place { running, desk } = place;
+        if let Some(link) = &link {
+            link.hold_config(seen.as_deref().unwrap_or_default());
+        }
         for address in running.listen_addresses() {
             tracing::info!(%address, "listening on UDP and TCP");
         }
@@ -101,28 +149,59 @@ impl Serve {
             tracing::info!(%address, "each client's own report: /v1/me");
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
-        runtime.block_on(self.mind(&running, signals, seen));
+        if replaces.restarts > 0 {
+            let took = wall_clock().saturating_sub(replaces.at);
+            running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
+        }
+        let end = runtime.block_on(self.mind(&running, link.as_ref(), signals, seen));
+        if let End::Failed(what) = end {
+            tracing::error!("{what} failed: nodens ends, to begin anew");
+            // To wait for the others would only keep a new one from serving.
+            std::mem::forget(running);
+            return Outcome::Failed;
+        }
+        if let Some(desk) = desk {
+            desk.leave();
+        }
         let left = running.stop();
         tracing::info!(unanswered = left, "nodens stopped");
         Outcome::Good
     }
 
     /// Minds signals and the file, until it is time to stop. `seen` is what the file held when it was last looked at.
-    async fn mind(&self, running: &Running, mut signals: Signals, mut seen: Option<Vec<u8>>) {
+    async fn mind(
+        &self,
+        running: &Running,
+        link: Option<&Link>,
+        mut signals: Signals,
+        mut seen: Option<Vec<u8>>,
+    ) -> End {
+        let broken = async {
+            match link {
+                Some(link) => link.broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(broken);
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return,
-                _ = signals.interrupt.recv() => return,
+                _ = signals.terminate.recv() => return End::Told,
+                _ = signals.interrupt.recv() => return End::Told,
+                what = running.failed() => return End::Failed(what),
+                () = &mut broken => {
+                    tracing::warn!("the supervisor is gone");
+                    return End::Told;
+                }
                 _ = signals.hang_up.recv() => {
                     seen = self.contents();
-                    self.reload(running);
+                    self.reload(running, link, seen.as_deref());
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
                     let now = self.contents();
                     // A file that is being replaced may be missing for a moment.
                     if now.is_some() && now != seen {
                         seen = now;
-                        self.reload(running);
+                        self.reload(running, link, seen.as_deref());
                     }
                 }
             }
@@ -134,13 +213,28 @@ impl Serve {
         self.config.as_ref().and_then(|file| fs::read(file).ok())
     }
 
-    fn reload(&self, running: &Running) {
-        let config = match &self.config {
-            Some(file) => load(file).map_err(|unusable| unusable.lines(file)),
-            None => default_config().map_err(|error| vec![error]),
-        };
+    /// The configuration of what the file holds, or the embedded one where there is no file.
+    fn config(&self, contents: Option<&[u8]>) -> Result<Config, Bad<'_>> {
+        match (&self.config, contents) {
+            (Some(file), Some(bytes)) => config_file::read(bytes).map_err(|unusable| Bad::File(file, unusable)),
+            // It says why it cannot be read.
+            (Some(file), None) => load(file).map_err(|unusable| Bad::File(file, unusable)),
+            (None, _) => default_config().map_err(Bad::Builtin),
+        }
+    }
+
+    fn reload(&self, running: &Running, link: Option<&Link>, contents: Option<&[u8]>) {
+        let config = self.config(contents).map_err(|bad| match bad {
+            Bad::File(file, unusable) => unusable.lines(file),
+            Bad::Builtin(error) => vec![error],
+        });
         match config {
-            Ok(config) => drop(running.reload(config)),
+            Ok(config) => {
+                running.reload(config);
+                if let Some(link) = link {
+                    link.hold_config(contents.unwrap_or_default());
+                }
+            }
             Err(lines) => {
                 let (first, others) = lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
                 running.reload_rejected(first);
@@ -174,6 +268,92 @@ impl Serve {
             false => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
         };
         Ok(())
+    }
+}
+
+/// Why there is no configuration.
+enum Bad<'s> {
+    File(&'s Path, Unusable),
+    Builtin(String),
+}
+
+/// Why it is time to stop.
+enum End {
+    /// Somebody wants it.
+    Told,
+    /// This part has failed.
+    Failed(&'static str),
+}
+
+/// A server on its sockets, wherever it has them from.
+struct Place {
+    running: Running,
+    desk: Option<Desk>,
+}
+
+impl Place {
+    /// Serves on the sockets of the last worker, on those of the nodens that serves here now, or on new ones.
+    fn take(config: Config, given: Given, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
+        let (path, door) = (config.handover.clone(), Door::new()?);
+        let mut sockets = given.sockets;
+        let (mut taken, mut beside, mut entries) = (None, false, Vec::new());
+        if let Some(path) = path.as_deref().filter(|_| sockets.is_empty()) {
+            match take(path) {
+                Ok(None) => {}
+                Ok(Some(Taken { elder, sockets: given, entries: packed })) => {
+                    (taken, sockets, entries) = (Some(elder), given, packed);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no handover: it is tried to listen beside the other one until that one stops");
+                    beside = true;
+                }
+            }
+        }
+        let [elder, heir] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
+        let mut listener = sockets.take_listener(|label| *label == Label::Handover);
+        let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
+        let running = app::start_in(
+            config,
+            Seat {
+                sockets,
+                beside,
+                phase: if heir.is_some() { Phase::Resting } else { Phase::Serving },
+                entries,
+                restarts: given.replaces.restarts,
+                mover: door.mover(),
+            },
+        )?;
+        if let Some(elder) = &taken {
+            // What fails before this leaves the other one as it is.
+            if !running.turns(TURNS) {
+                return Err("not every worker turns: the other nodens goes on".into());
+            }
+            // If it is gone by now, nobody else serves.
+            let _ = elder.send(&Message::Ready);
+            running.tell(Kind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
+        }
+        if let (None, Some(path)) = (&listener, &path) {
+            match desk::listen(path) {
+                Ok(new) => listener = Some(new),
+                Err(error) => tracing::warn!(%error, path = %path.display(), "nobody can take over from this one"),
+            }
+        }
+        let holder = {
+            let link = link.clone();
+            Arc::new(move |sockets: &_| {
+                if let Some(link) = &link {
+                    link.hold_sockets(sockets);
+                }
+            })
+        };
+        let host = running.host();
+        let (elder, desk) = (taken.or(elder), door);
+        if listener.is_none() && elder.is_none() && heir.is_none() {
+            holder(&host.sockets);
+            return Ok(Self { running, desk: None });
+        }
+        let desk = desk.open(Begin { host, listener, elder, heir, holder })?;
+        Ok(Self { running, desk: Some(desk) })
     }
 }
 

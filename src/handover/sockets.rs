@@ -1,6 +1,6 @@
 //! The sockets that one process gives to another, each with what it is for.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -35,17 +35,6 @@ pub struct Address {
     pub wanted: SocketAddr,
     /// With the true port.
     pub bound: SocketAddr,
-}
-
-/// A client's connection that moves, and what had been read from it: less than one whole query.
-#[derive(Debug)]
-pub struct Moved {
-    /// The connection.
-    pub stream: std::net::TcpStream,
-    /// The client.
-    pub client: IpAddr,
-    /// What had been read.
-    pub rest: Vec<u8>,
 }
 
 /// Sockets that a process holds for others, or was given.

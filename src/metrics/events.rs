@@ -50,6 +50,16 @@ pub enum Kind {
     ReloadNeedsRestart,
     /// A new configuration was not good.
     ReloadRejected,
+    /// This worker takes the place of one that died.
+    WorkerReplaced,
+    /// This nodens takes the place of another one, with its sockets and its cache.
+    TookOver,
+    /// A new one takes queries from now on; this one rests.
+    HandedOver,
+    /// The new one does no more; this one takes queries again.
+    TookBack,
+    /// There was no handover.
+    HandoverFailed,
 }
 
 /// How loudly it is logged.
@@ -163,6 +173,11 @@ impl Kind {
             Self::ReloadTaken => "new configuration in force",
             Self::ReloadNeedsRestart => "new configuration in force, but for these keys, which need a restart",
             Self::ReloadRejected => "new configuration rejected, the old one stays",
+            Self::WorkerReplaced => "worker replaced",
+            Self::TookOver => "took over from the nodens that served here",
+            Self::HandedOver => "handed over: a new nodens serves, this one rests",
+            Self::TookBack => "serves again",
+            Self::HandoverFailed => "no handover",
         }
     }
 
@@ -170,9 +185,10 @@ impl Kind {
         match self {
             Self::Recovered | Self::LoopForgotten | Self::EdnsOff | Self::RandomCaseOff => Level::Info,
             Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
-            Self::PassedOver | Self::TakenAgain => Level::Info,
+            Self::PassedOver | Self::TakenAgain | Self::TookOver | Self::HandedOver => Level::Info,
             Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
-            Self::Looped | Self::ReloadRejected => Level::Error,
+            Self::TookBack | Self::HandoverFailed => Level::Warn,
+            Self::Looped | Self::ReloadRejected | Self::WorkerReplaced => Level::Error,
         }
     }
 }

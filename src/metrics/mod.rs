@@ -66,6 +66,8 @@ pub struct Metrics {
     pub cache_prefetches: IntCounter,
     /// Configurations taken or rejected at run time.
     pub reloads: IntCounterVec,
+    /// Worker processes that died and were replaced.
+    pub worker_restarts: IntCounter,
     /// What happened.
     pub events: Arc<Events>,
     /// The watch of the Kubernetes API.
@@ -199,6 +201,11 @@ impl Metrics {
                 "config_reloads_total",
                 "Configurations read at run time, by result: taken or rejected.",
                 &["result"],
+            )?,
+            worker_restarts: counter(
+                &registry,
+                "worker_restarts_total",
+                "Worker processes that died and were replaced by the supervisor.",
             )?,
             events: Arc::default(),
             watch: WatchMetrics::new(&registry)?,

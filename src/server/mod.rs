@@ -6,6 +6,7 @@
 //! - [`tcp`] framed queries: pipelined, answered out of order.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,14 +33,49 @@ pub mod udp;
 /// How long queries in flight are waited for when the server stops.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// What the server is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It takes queries.
+    #[default]
+    Serving,
+    /// Another process has the same sockets and takes queries from them; this one finishes what it has, and waits.
+    Resting,
+    /// It ends.
+    Stopping,
+}
+
+/// A client's connection on its way to another process, and what has been read of the next query.
+#[derive(Debug)]
+pub struct Moved {
+    /// The connection.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub client: IpAddr,
+    /// What has been read.
+    pub rest: Vec<u8>,
+}
+
+impl Moved {
+    /// A number that tells clients apart, to spread them.
+    pub fn client_number(&self) -> u16 {
+        self.stream.peer_addr().map_or(0, |address| address.port())
+    }
+}
+
+/// Takes connections to the process that serves now.
+pub type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
+
 /// What the listeners of one worker share.
 pub struct Worker<U> {
     /// What all workers share.
     pub resolver: Arc<Resolver>,
     /// This worker's upstreams.
     pub upstreams: Rc<U>,
-    /// Turns true when the server stops.
-    pub stop: watch::Receiver<bool>,
+    /// What the server is about.
+    pub phase: watch::Receiver<Phase>,
+    /// Where connections go when the server rests.
+    pub mover: Mover,
     tally: RefCell<Tally>,
     ledger: RefCell<Ledger>,
     /// Where a TCP reply is written before it is framed.
@@ -51,7 +87,7 @@ pub struct Worker<U> {
 
 impl<U: Ask + 'static> Worker<U> {
     /// A worker without listeners yet.
-    pub fn new(resolver: Arc<Resolver>, upstreams: Rc<U>, stop: watch::Receiver<bool>) -> Rc<Self> {
+    pub fn new(resolver: Arc<Resolver>, upstreams: Rc<U>, phase: watch::Receiver<Phase>, mover: Mover) -> Rc<Self> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
@@ -60,7 +96,8 @@ impl<U: Ask + 'static> Worker<U> {
             generation: Cell::new(snapshot.generation),
             resolver,
             upstreams,
-            stop,
+            phase,
+            mover,
             in_flight: Cell::new(0),
             landed: Notify::new(),
         })
@@ -166,10 +203,15 @@ impl<U> Drop for InFlight<U> {
     }
 }
 
-/// Resolves when the server stops.
-async fn stopped(mut stop: watch::Receiver<bool>) {
+/// Resolves when the server serves no more, with what it is about then.
+async fn over(mut phase: watch::Receiver<Phase>) -> Phase {
     // An error says that the whole server is gone.
-    let _ = stop.wait_for(|stop| *stop).await;
+    phase.wait_for(|phase| *phase != Phase::Serving).await.map_or(Phase::Stopping, |phase| *phase)
+}
+
+/// Resolves when the server does not rest, with what it is about then.
+async fn rested(mut phase: watch::Receiver<Phase>) -> Phase {
+    phase.wait_for(|phase| *phase != Phase::Resting).await.map_or(Phase::Stopping, |phase| *phase)
 }
 
 fn ledger(resolver: &Resolver, snapshot: &Snapshot) -> Ledger {

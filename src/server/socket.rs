@@ -11,7 +11,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Bytes of queries that wait while a worker is busy: 4 MiB are some 5,000 queries.
-const RECEIVE_BUFFER: usize = 4 << 20;
+pub const RECEIVE_BUFFER: usize = 4 << 20;
+/// The least of it: some 300 queries.
+pub const LEAST_RECEIVE_BUFFER: usize = 256 << 10;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// Ports tried where any port will do, and TCP does not get the one that UDP got.
@@ -28,32 +30,49 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
 }
 
-/// Binds an address for so many workers. Port 0 takes any port that is free for both transports.
+/// Binds an address for so many workers, with receive buffers of so many bytes. Port 0 takes any port that is free for both
+/// transports.
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Listeners> {
+pub fn bind(address: SocketAddr, workers: usize, buffer: usize) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
-        match bind_both(address, workers) {
+        match claim(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && draws < PORT_DRAWS => {
                 draws += 1
             }
-            result => return result,
+            Err(error) => return Err(error),
+            Ok(address) => {
+                return complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffer);
+            }
         }
     }
 }
 
-/// A listener for HTTP.
+/// Binds as many more sockets of an address as it takes for so many workers to have one of each kind.
+///
+/// # Errors
+/// The address is in use by someone who does not share it, not of this host, or not permitted.
+pub fn complete(mut listeners: Listeners, workers: usize, buffer: usize) -> io::Result<Listeners> {
+    while listeners.udp.len() < workers {
+        listeners.udp.push(udp(listeners.address, buffer)?);
+    }
+    while listeners.tcp.len() < workers {
+        listeners.tcp.push(tcp(listeners.address)?);
+    }
+    Ok(listeners)
+}
+
+/// A listener for HTTP; `beside` another process that listens there, or only if nobody does.
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub fn http(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = open(address, Type::STREAM, false)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+pub fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
+    if !beside && address.port() != 0 {
+        claim_tcp(address)?;
+    }
+    tcp(address)
 }
 
 /// Whether replies from this socket need a source address: it is bound to all of them.
@@ -61,27 +80,28 @@ pub fn is_wildcard(socket: &UdpSocket) -> bool {
     socket.local_addr().is_ok_and(|address| address.ip().is_unspecified())
 }
 
-fn bind_both(wanted: SocketAddr, workers: usize) -> io::Result<Listeners> {
+/// Finds out whether an address is free for both transports; returns it with its true port.
+fn claim(wanted: SocketAddr) -> io::Result<SocketAddr> {
     let claim = open(wanted, Type::DGRAM, false)?;
     claim.bind(&wanted.into())?;
     let address = SocketAddr::new(wanted.ip(), UdpSocket::from(claim.try_clone()?).local_addr()?.port());
-    // The same for TCP, where a listening socket is needed to find another one.
-    let tcp_claim = open(address, Type::STREAM, false)?;
-    tcp_claim.set_reuse_address(true)?;
-    tcp_claim.bind(&address.into())?;
-    tcp_claim.listen(1)?;
-    drop((claim, tcp_claim));
-
-    let udp = (0..workers).map(|_| udp(address)).collect::<io::Result<_>>()?;
-    let tcp = (0..workers).map(|_| tcp(address)).collect::<io::Result<_>>()?;
-    Ok(Listeners { address, udp, tcp })
+    claim_tcp(address)?;
+    Ok(address)
 }
 
-fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+/// For TCP a listening socket is needed to find another one.
+fn claim_tcp(address: SocketAddr) -> io::Result<()> {
+    let claim = open(address, Type::STREAM, false)?;
+    claim.set_reuse_address(true)?;
+    claim.bind(&address.into())?;
+    claim.listen(1)
+}
+
+fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, true)?;
     // Root may go beyond the system's limit; for others the limit is what they get.
-    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &buffer).is_err() {
+        SockRef::from(&socket).set_recv_buffer_size(buffer)?;
     }
     if address.ip().is_unspecified() {
         match address {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Worker, stopped};
+use super::{Moved, Phase, Worker, over, rested};
 use crate::admission::connections::{Connections, Place};
 use crate::answer::{Response, Turn};
 use crate::upstream::Ask;
@@ -43,32 +43,66 @@ pub async fn serve<U: Ask + 'static>(
     listener: TcpListener,
     connections: Arc<Connections>,
 ) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let stop = stopped(worker.stop.clone());
-    tokio::pin!(stop);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut stop => break,
-        };
-        match accepted {
-            Ok((stream, client)) => admit(&worker, stream, client.ip().to_canonical(), &connections),
-            // One connection that broke before it was accepted says nothing of the next; want of descriptors passes.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        if rested(worker.phase.clone()).await == Phase::Stopping {
+            return Ok(());
+        }
+        // Watched only while the server serves.
+        let watched = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+        if accept(&worker, &watched, &connections).await == Phase::Stopping {
+            break;
         }
     }
     // Clients that have connected by now may have asked already.
     while let Ok((stream, client)) = SockRef::from(&listener).accept() {
         stream.set_nonblocking(true)?;
         if let Some(client) = client.as_socket() {
-            admit(&worker, TcpStream::from_std(stream.into())?, client.ip().to_canonical(), &connections);
+            admit(&worker, TcpStream::from_std(stream.into())?, client.ip().to_canonical(), &connections, Vec::new());
         }
     }
     Ok(())
 }
 
-fn admit<U: Ask + 'static>(worker: &Rc<Worker<U>>, stream: TcpStream, client: IpAddr, connections: &Arc<Connections>) {
+/// Takes over a connection from another process.
+///
+/// # Errors
+/// It cannot be watched.
+pub fn adopt<U: Ask + 'static>(worker: &Rc<Worker<U>>, moved: Moved, connections: &Arc<Connections>) -> io::Result<()> {
+    moved.stream.set_nonblocking(true)?;
+    admit(worker, TcpStream::from_std(moved.stream)?, moved.client, connections, moved.rest);
+    Ok(())
+}
+
+/// Accepts connections as long as the server serves; returns what it is about then.
+async fn accept<U: Ask + 'static>(
+    worker: &Rc<Worker<U>>,
+    listener: &tokio::net::TcpListener,
+    connections: &Arc<Connections>,
+) -> Phase {
+    let over = over(worker.phase.clone());
+    tokio::pin!(over);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            phase = &mut over => return phase,
+        };
+        match accepted {
+            Ok((stream, client)) => admit(worker, stream, client.ip().to_canonical(), connections, Vec::new()),
+            // One connection that broke before it was accepted says nothing of the next; want of descriptors passes.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Serves a connection in a task of its own, if there is a place for it; `rest` has been read from it already.
+fn admit<U: Ask + 'static>(
+    worker: &Rc<Worker<U>>,
+    stream: TcpStream,
+    client: IpAddr,
+    connections: &Arc<Connections>,
+    rest: Vec<u8>,
+) {
     let metrics = &worker.resolver.metrics;
     let limits = &worker.resolver.snapshot.load().config.server;
     let Some(place) = connections.admit(client, limits.tcp_connections, limits.tcp_connections_per_client) else {
@@ -82,7 +116,7 @@ fn admit<U: Ask + 'static>(worker: &Rc<Worker<U>>, stream: TcpStream, client: Ip
         let connection =
             Connection { worker: Rc::clone(&worker), client, idle, out: Vec::new(), in_flight: 0, _place: place };
         // A connection that breaks is the client's own affair.
-        let _ = connection.run(stream).await;
+        let _ = connection.run(stream, rest).await;
         worker.resolver.metrics.tcp_connections.dec();
         drop(guard);
     });
@@ -99,16 +133,30 @@ struct Connection<U> {
 }
 
 impl<U: Ask + 'static> Connection<U> {
-    async fn run(mut self, mut stream: TcpStream) -> io::Result<()> {
+    async fn run(mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (done, mut finished) = mpsc::channel::<Vec<u8>>(IN_FLIGHT);
-        let (mut input, mut filled) = (vec![0; BUFFER], 0);
-        // Whether more may be read: not after the client's half-close, nor once the server stops.
+        let mut filled = input.len();
+        input.resize(filled.max(BUFFER / 2) * 2, 0);
+        // Whether more may be read: not after the client's half-close, nor once the server serves no more.
         let mut open = true;
+        let mut moves = false;
         let mut last_use = Instant::now();
-        let stop = stopped(self.worker.stop.clone());
-        tokio::pin!(stop);
-        while open || self.in_flight > 0 {
+        let over = over(self.worker.phase.clone());
+        tokio::pin!(over);
+        loop {
+            // Frames also wait here when too many of the connection's queries were in flight to take them.
+            loop {
+                filled = self.take_frames(&mut input, filled, &done);
+                if self.out.is_empty() {
+                    break;
+                }
+                timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await??;
+                self.out.clear();
+            }
+            if !open && self.in_flight == 0 {
+                break;
+            }
             tokio::select! {
                 read = stream.read(&mut input[filled..]), if open && self.in_flight < IN_FLIGHT => {
                     match read? {
@@ -125,20 +173,19 @@ impl<U: Ask + 'static> Connection<U> {
                     last_use = Instant::now();
                 }
                 () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
-                () = &mut stop, if open => {
+                phase = &mut over, if open => {
                     open = false;
-                    filled = read_rest(&stream, &mut input, filled);
+                    moves = phase == Phase::Resting;
+                    if !moves {
+                        filled = read_rest(&stream, &mut input, filled);
+                    }
                 }
             }
-            // Frames also wait here when too many of the connection's queries were in flight to take them.
-            loop {
-                filled = self.take_frames(&mut input, filled, &done);
-                if self.out.is_empty() {
-                    break;
-                }
-                timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await??;
-                self.out.clear();
-            }
+        }
+        if moves {
+            input.truncate(filled);
+            (self.worker.mover)(Moved { stream: stream.into_std()?, client: self.client, rest: input });
+            return Ok(());
         }
         stream.shutdown().await
     }

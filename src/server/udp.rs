@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 
 use tokio::io::Interest;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::mmsg::{BATCH, Batch, Peer};
 use super::socket::is_wildcard;
-use super::{InFlight, Worker, stopped};
+use super::{InFlight, Phase, Worker, over, rested};
 use crate::answer::{Response, Wanted};
 use crate::upstream::Ask;
 
@@ -32,26 +32,19 @@ pub async fn serve<U: Ask + 'static>(
     let with_destination = is_wildcard(&socket);
     let listener = Rc::new(Listener {
         worker,
-        socket: watched(socket)?,
+        socket: Rc::new(socket),
         with_destination,
         batch,
         late: RefCell::new(Late { replies: Vec::new(), guards: Vec::new() }),
         is_late: Notify::new(),
     });
     tokio::task::spawn_local(Rc::clone(&listener).send_late());
-    let stop = stopped(listener.worker.stop.clone());
-    tokio::pin!(stop);
     loop {
-        tokio::select! {
-            ready = listener.socket.readable() => drop(ready?),
-            () = &mut stop => break,
+        if rested(listener.worker.phase.clone()).await == Phase::Stopping {
+            return Ok(());
         }
-        let mut full = 0;
-        while full < BATCHES_IN_A_ROW && listener.take_batch() == BATCH {
-            full += 1;
-        }
-        if full == BATCHES_IN_A_ROW {
-            tokio::task::yield_now().await;
+        if listener.read().await? == Phase::Stopping {
+            break;
         }
     }
     // What has arrived by now is answered too.
@@ -61,13 +54,22 @@ pub async fn serve<U: Ask + 'static>(
 
 /// Watches a socket for packets only: to hear of room in its send buffer too would cost a wake-up for each packet sent.
 #[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
-fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
+fn watched(socket: &Rc<UdpSocket>) -> io::Result<AsyncFd<Shared>> {
+    AsyncFd::with_interest(Shared(Rc::clone(socket)), Interest::READABLE)
+}
+
+/// The socket, for as long as it is watched: while the server rests no packet shall wake it.
+struct Shared(Rc<UdpSocket>);
+
+impl AsRawFd for Shared {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 struct Listener<U> {
     worker: Rc<Worker<U>>,
-    socket: AsyncFd<UdpSocket>,
+    socket: Rc<UdpSocket>,
     with_destination: bool,
     batch: Rc<RefCell<Batch>>,
     late: RefCell<Late<U>>,
@@ -82,11 +84,31 @@ struct Late<U> {
 }
 
 impl<U: Ask + 'static> Listener<U> {
+    /// Answers what comes, as long as the server serves; returns what it is about then.
+    async fn read(self: &Rc<Self>) -> io::Result<Phase> {
+        let socket = watched(&self.socket)?;
+        let over = over(self.worker.phase.clone());
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                ready = socket.readable() => drop(ready?),
+                phase = &mut over => return Ok(phase),
+            }
+            let mut full = 0;
+            while full < BATCHES_IN_A_ROW && self.take_batch(&socket) == BATCH {
+                full += 1;
+            }
+            if full == BATCHES_IN_A_ROW {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Takes one batch, if the socket has any. Returns how many packets it had.
-    fn take_batch(self: &Rc<Self>) -> usize {
+    fn take_batch(self: &Rc<Self>, socket: &AsyncFd<Shared>) -> usize {
         let mut taken = 0;
         // A batch that is not full has emptied the socket: saying so saves the call that would find it empty.
-        let _ = self.socket.try_io(Interest::READABLE, |_| {
+        let _ = socket.try_io(Interest::READABLE, |_| {
             taken = self.turn()?;
             if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         });
@@ -96,7 +118,7 @@ impl<U: Ask + 'static> Listener<U> {
     /// Takes one batch and answers it. Returns how many packets it had.
     fn turn(self: &Rc<Self>) -> io::Result<usize> {
         let mut batch = self.batch.borrow_mut();
-        let count = batch.receive(self.socket.get_ref().as_fd(), self.with_destination)?;
+        let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
         let started = Instant::now();
         let worker = &self.worker;
         let resolver = &worker.resolver;
@@ -116,7 +138,7 @@ impl<U: Ask + 'static> Listener<U> {
                 Response::Later(wanted) => self.later(&batch, at, wanted),
             }
         }
-        self.count_refused(batch.send(self.socket.get_ref().as_fd()));
+        self.count_refused(batch.send(self.socket.as_fd()));
         tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
         drop(ledger);
         worker.settle(started);
@@ -143,7 +165,7 @@ impl<U: Ask + 'static> Listener<U> {
         loop {
             self.is_late.notified().await;
             let mut late = self.late.borrow_mut();
-            self.count_refused(self.batch.borrow_mut().send_late(self.socket.get_ref().as_fd(), &mut late.replies));
+            self.count_refused(self.batch.borrow_mut().send_late(self.socket.as_fd(), &mut late.replies));
             late.guards.clear();
         }
     }

@@ -90,7 +90,7 @@ impl Server {
     /// What its program is started with; `file` holds its [`Server::config`].
     pub fn arguments(self, file: &str, place: &Place<'_>) -> Vec<String> {
         let words: &[&str] = match self {
-            Self::Nodens => &["serve", "--config", file],
+            Self::Nodens => &["serve", "--no-supervisor", "--config", file],
             Self::Unbound => &["-d", "-c", file],
             Self::Bind => &["-g", "-n", "1", "-c", file],
             Self::CoreDns => &["-conf", file],

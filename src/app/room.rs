@@ -1,0 +1,100 @@
+//! How much memory the control group leaves, and what the sockets may have of it.
+//!
+//! What waits in a socket is charged to the group too: a flood that fills every buffer must not lead to its end. How many
+//! CPUs there are `std::thread::available_parallelism` says, by affinity and by the group's quota (cgroup v1 and v2).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::server::socket::{LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER};
+
+/// Where the hierarchy is mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Of the group's memory, the sockets may take one part in so many.
+const SHARE: usize = 8;
+/// What nodens takes besides its cache, about: code, threads, buffers, accounts of jobs.
+const BESIDES: usize = 48 << 20;
+
+/// Bytes of queries that may wait in each UDP socket. Warns if the group has less memory than the configuration may take.
+pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
+    let Some(limit) =
+        fs::read_to_string("/proc/self/cgroup").ok().and_then(|own| memory_limit(Path::new(CGROUPS), &own))
+    else {
+        return RECEIVE_BUFFER;
+    };
+    let buffer = share(limit, config.server.listen.len() * workers);
+    let wanted = config.cache.memory + BESIDES + buffer * config.server.listen.len() * workers;
+    if wanted > limit {
+        tracing::warn!(
+            limit_mib = limit >> 20,
+            wanted_mib = wanted >> 20,
+            "the control group's memory limit is below cache.memory and what nodens takes besides; it may be killed"
+        );
+    }
+    buffer
+}
+
+/// What each of so many sockets may have of so much memory.
+fn share(limit: usize, sockets: usize) -> usize {
+    (limit / SHARE / sockets.max(1)).clamp(LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER)
+}
+
+/// The least memory limit of a process's group and of those above it; none if there is no limit. `own` is what
+/// `/proc/self/cgroup` says: see cgroups(7).
+fn memory_limit(root: &Path, own: &str) -> Option<usize> {
+    let limits = own.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let (top, file): (PathBuf, &str) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let group = top.join(path);
+        let read = |group: &Path| fs::read_to_string(group.join(file)).ok()?.trim().parse::<usize>().ok();
+        // In a namespace of its own the process sees its group as the root.
+        group.ancestors().take_while(|group| group.starts_with(&top)).filter_map(read).min()
+    });
+    // Without a limit, the first version says a number of this size.
+    limits.min().filter(|limit| *limit < 1 << 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_limit_on_the_way_up_counts() {
+        let root = std::env::temp_dir().join(format!("nodens-room-{}", std::process::id()));
+        let write = |file: &str, text: &str| {
+            let file = root.join(file);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("a directory");
+            fs::write(file, text).expect("writes");
+        };
+        write("kubepods/pod1/one/memory.max", "max\n");
+        write("kubepods/pod1/memory.max", "134217728\n");
+        write("kubepods/memory.max", "1073741824\n");
+        write("memory/old/memory.limit_in_bytes", "67108864\n");
+        write("memory/free/memory.limit_in_bytes", "9223372036854771712\n");
+        for (own, limit) in [
+            ("0::/kubepods/pod1/one\n", Some(128 << 20)),
+            ("0::/kubepods\n", Some(1 << 30)),
+            ("0::/\n", None),
+            ("0::/elsewhere\n", None),
+            ("5:cpu,cpuacct:/old\n4:hugetlb,memory:/old\n0::/\n", Some(64 << 20)),
+            ("4:memory:/free\n", None),
+            ("nonsense\n", None),
+        ] {
+            assert_eq!(memory_limit(&root, own), limit, "{own}");
+        }
+        fs::remove_dir_all(&root).expect("removes");
+    }
+
+    #[test]
+    fn buffers_follow() {
+        assert_eq!(share(4 << 30, 4), RECEIVE_BUFFER);
+        assert_eq!(share(64 << 20, 4), 2 << 20);
+        assert_eq!(share(64 << 20, 1_000), LEAST_RECEIVE_BUFFER);
+    }
+}

@@ -1,0 +1,198 @@
+//! All parts of a nodens, built from its configuration and from what the process has been given, none of them running yet.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use tokio::sync::{mpsc, watch};
+
+use super::control::{ControlPart, ReportPart};
+use super::worker::WorkerPart;
+use super::{Host, Running, StartError, room};
+use crate::admin::report::Report;
+use crate::admission::connections::Connections;
+use crate::answer::Resolver;
+use crate::config::Config;
+use crate::handover::sockets::{Address, Label, Sockets};
+use crate::metrics::Metrics;
+use crate::server::socket::{self, Listeners};
+use crate::server::{Mover, Phase};
+use crate::snapshot::Snapshot;
+
+/// Connections of another process that wait for a worker; more are closed.
+const MOST_ADOPTED: usize = 4_096;
+
+/// What a nodens starts with besides its configuration.
+pub struct Seat {
+    /// Sockets that it was given, by a supervisor or by the nodens whose place it takes.
+    pub sockets: Sockets,
+    /// Whether another nodens listens on the same addresses and goes on doing so: ports need not be free then.
+    pub beside: bool,
+    /// Whether it takes queries at first.
+    pub phase: Phase,
+    /// Entries of another nodens' cache, see [`crate::cache::packed`].
+    pub entries: Vec<Vec<u8>>,
+    /// How many workers the supervisor has replaced.
+    pub restarts: u64,
+    /// Where connections go when it rests.
+    pub mover: Mover,
+}
+
+impl Default for Seat {
+    fn default() -> Self {
+        Self {
+            sockets: Sockets::default(),
+            beside: false,
+            phase: Phase::Serving,
+            entries: Vec::new(),
+            restarts: 0,
+            mover: Arc::new(drop),
+        }
+    }
+}
+
+/// All that runs.
+pub(super) struct Parts {
+    pub(super) workers: Vec<WorkerPart>,
+    pub(super) control: ControlPart,
+    pub(super) report: Option<ReportPart>,
+}
+
+/// Binds every address that the process was not given, and builds all parts.
+pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<(Running, Parts), StartError> {
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.worker_restarts.inc_by(seat.restarts);
+    let buffer = room::receive_buffer(&config, workers);
+    let mut sockets = Sockets::default();
+    let mut listeners = Vec::new();
+    for wanted in &config.server.listen {
+        let bound = dns(*wanted, workers, buffer, &mut seat);
+        let bound = bound.map_err(|error| StartError::Listen { address: *wanted, what: "UDP and TCP", error })?;
+        let address = Address { wanted: *wanted, bound: bound.address };
+        keep(&mut sockets, &bound.udp, &Label::Udp(address))?;
+        keep(&mut sockets, &bound.tcp, &Label::Tcp(address))?;
+        listeners.push(bound);
+    }
+    let mut http = |wanted: SocketAddr, what, label: fn(Address) -> Label| {
+        let listener = page(wanted, &mut seat, label);
+        let listener = listener.map_err(|error| StartError::Listen { address: wanted, what, error })?;
+        let bound = listener.local_addr().unwrap_or(wanted);
+        keep(&mut sockets, std::slice::from_ref(&listener), &label(Address { wanted, bound }))?;
+        Ok::<_, StartError>((bound, listener))
+    };
+    let admin = config.admin.map(|address| http(address, "admin", Label::Admin)).transpose()?;
+    let report = config.report.iter().map(|address| http(*address, "report", Label::Report));
+    let report = report.collect::<Result<Vec<_>, _>>()?;
+
+    let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
+    resolver.query_log.follow(&resolver, &resolver.snapshot.load().config);
+    for part in &seat.entries {
+        resolver.cache.unpack(part, resolver.now());
+    }
+    let (phase, phases) = watch::channel(seat.phase);
+    let (adopt, adopted): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(MOST_ADOPTED)).unzip();
+    let turning = Arc::<AtomicUsize>::default();
+    let listen = listeners.iter().map(|listeners| listeners.address).collect();
+    let (report_addresses, report): (Vec<_>, Vec<_>) = report.into_iter().unzip();
+    let (admin_address, admin) = admin.unzip();
+    let running = Running {
+        listen,
+        admin: admin_address,
+        report: report_addresses,
+        host: Host { resolver: Arc::clone(&resolver), phase: Arc::new(phase), sockets, adopt },
+        turning: Arc::clone(&turning),
+        failed: watch::channel(None),
+        workers: Vec::new(),
+        others: Vec::new(),
+    };
+    let now = resolver.now();
+    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
+    let connections = Arc::<Connections>::default();
+    let mut shares = deal(listeners, workers).into_iter();
+    let part = |(number, adopted)| {
+        let (udp, tcp) = shares.next().unwrap_or_default();
+        WorkerPart {
+            number,
+            udp,
+            tcp,
+            resolver: Arc::clone(&resolver),
+            connections: Arc::clone(&connections),
+            heartbeats: Arc::clone(&heartbeats),
+            turning: Arc::clone(&turning),
+            phase: phases.clone(),
+            mover: Arc::clone(&seat.mover),
+            adopted,
+        }
+    };
+    let workers = adopted.into_iter().enumerate().map(part).collect();
+    let report = (!report.is_empty()).then(|| ReportPart {
+        report: Report::new(Arc::clone(&resolver)),
+        listeners: report,
+        phase: phases.clone(),
+    });
+    Ok((running, Parts { workers, control: ControlPart { resolver, heartbeats, admin, phase: phases }, report }))
+}
+
+/// The listeners of one address: given ones, and as many more as there are workers without.
+fn dns(wanted: SocketAddr, workers: usize, buffer: usize, seat: &mut Seat) -> io::Result<Listeners> {
+    match seat.sockets.take_dns(wanted) {
+        Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffer),
+        None if seat.beside => {
+            socket::complete(Listeners { address: wanted, udp: Vec::new(), tcp: Vec::new() }, workers, buffer)
+        }
+        None => socket::bind(wanted, workers, buffer),
+    }
+}
+
+/// The listener of pages: a given one, or a new one.
+fn page(wanted: SocketAddr, seat: &mut Seat, label: fn(Address) -> Label) -> io::Result<TcpListener> {
+    let is = |other: &Label| match other {
+        Label::Admin(address) | Label::Report(address) => address.wanted == wanted && *other == label(*address),
+        _ => false,
+    };
+    match seat.sockets.take_listener(is) {
+        Some(listener) => Ok(listener.into()),
+        None => socket::http(wanted, seat.beside),
+    }
+}
+
+/// Keeps other descriptors of these sockets.
+fn keep<S: TryClone>(sockets: &mut Sockets, all: &[S], label: &Label) -> Result<(), StartError> {
+    for socket in all {
+        sockets.put(label.clone(), socket.another().map_err(StartError::Thread)?);
+    }
+    Ok(())
+}
+
+/// What can have another descriptor.
+trait TryClone {
+    fn another(&self) -> io::Result<OwnedFd>;
+}
+
+impl TryClone for UdpSocket {
+    fn another(&self) -> io::Result<OwnedFd> {
+        self.try_clone().map(Into::into)
+    }
+}
+
+impl TryClone for TcpListener {
+    fn another(&self) -> io::Result<OwnedFd> {
+        self.try_clone().map(Into::into)
+    }
+}
+
+/// Each worker's sockets: one of each kind of each address, or more if more were given than there are workers.
+fn deal(listeners: Vec<Listeners>, workers: usize) -> Vec<(Vec<UdpSocket>, Vec<TcpListener>)> {
+    let mut shares: Vec<(Vec<UdpSocket>, Vec<TcpListener>)> = (0..workers).map(|_| Default::default()).collect();
+    for listeners in listeners {
+        for (number, socket) in listeners.udp.into_iter().enumerate() {
+            shares[number % workers].0.push(socket);
+        }
+        for (number, listener) in listeners.tcp.into_iter().enumerate() {
+            shares[number % workers].1.push(listener);
+        }
+    }
+    shares
+}

@@ -1,0 +1,96 @@
+//! One worker: a thread with listeners and upstream sockets of its own.
+
+use std::cell::RefCell;
+use std::net::{TcpListener, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::admin::HEARTBEAT;
+use crate::admission::connections::Connections;
+use crate::answer::Resolver;
+use crate::server::mmsg::Batch;
+use crate::server::{Moved, Mover, Phase, Worker, tcp, udp};
+use crate::upstream::links::Links;
+
+/// One worker's share of everything.
+pub(super) struct WorkerPart {
+    pub(super) number: usize,
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) tcp: Vec<TcpListener>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) heartbeats: Arc<Vec<AtomicU64>>,
+    pub(super) turning: Arc<AtomicUsize>,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) mover: Mover,
+    pub(super) adopted: mpsc::Receiver<Moved>,
+}
+
+/// A listener cannot go on.
+pub(super) struct ListenerFailed;
+
+impl WorkerPart {
+    /// Serves until the stop; returns how many queries were left.
+    pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
+        let links = Rc::new(Links::new());
+        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover);
+        let batch = Rc::new(RefCell::new(Batch::new()));
+        let mut listeners = JoinSet::new();
+        for socket in self.udp {
+            listeners.spawn_local(udp::serve(Rc::clone(&worker), socket, Rc::clone(&batch)));
+        }
+        for listener in self.tcp {
+            listeners.spawn_local(tcp::serve(Rc::clone(&worker), listener, Arc::clone(&self.connections)));
+        }
+        let mut beside = JoinSet::new();
+        beside.spawn_local(adopt(Rc::clone(&worker), self.adopted, self.connections));
+        beside.spawn_local(beat(Rc::clone(&worker), links, self.heartbeats, self.number));
+        self.turning.fetch_add(1, Ordering::Release);
+        while let Some(ended) = listeners.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, worker = self.number, "a listener failed");
+                    return Err(ListenerFailed);
+                }
+                Err(error) => {
+                    tracing::error!(%error, worker = self.number, "a listener panicked");
+                    return Err(ListenerFailed);
+                }
+            }
+        }
+        Ok(worker.drain().await)
+    }
+}
+
+/// Takes over connections of another process.
+async fn adopt(worker: Rc<Worker<Links>>, mut adopted: mpsc::Receiver<Moved>, connections: Arc<Connections>) {
+    while let Some(moved) = adopted.recv().await {
+        // One that broke on its way is its client's own affair.
+        let _ = tcp::adopt(&worker, moved, &connections);
+    }
+}
+
+/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to servers that are configured no
+/// more.
+async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+    let resolver = Arc::clone(&worker.resolver);
+    let mut generation = 0;
+    loop {
+        if let Some(heartbeat) = heartbeats.get(number) {
+            heartbeat.store(resolver.now(), Ordering::Relaxed);
+        }
+        let snapshot = resolver.snapshot.load_full();
+        worker.follow(&snapshot);
+        worker.settle(Instant::now());
+        if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
+            links.keep_only(&snapshot.groups);
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}

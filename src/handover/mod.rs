@@ -1,0 +1,35 @@
+//! One nodens gives its place to another, on the same node, without losing a query.
+//!
+//! ```text
+//!  old one                                                 new one
+//!     │ ◄──────────────── Hello: protocol, version ──────────── │   over a Unix socket, `[handover] socket`
+//!     │ ───────── its sockets, the cache's entries ───────────► │   SCM_RIGHTS: the same sockets, with all that waits there
+//!     │                                                         │   starts; from now on both take queries
+//!     │ ◄──────────────────────── Ready ─────────────────────── │   every worker turns
+//!     │ reads no more: rests                                    │
+//!     │ ─────────── clients' connections, one by one ─────────► │   each once nothing is in flight on it
+//!     │ ◄─────────────── the connection stays ────────────────► │
+//! ```
+//!
+//! - The new one gives up before `Ready`: the old one goes on, it never stopped.
+//! - The new one is gone while the old one still rests: the connection between them ends, and the old one serves again. A
+//!   supervisor holds its end too, so the death of a worker, who is replaced at once, is not the end of the new one.
+//! - The new one is told to stop before the old one: it says `Back`, and goes when the old one has said `Resumed`.
+//! - They speak other protocols: no handover. The new one binds the same ports beside the old one (SO_REUSEPORT).
+//!
+//! Modules: [`channel`] messages, [`sockets`] which socket is what for, [`take`] the new one's side, [`desk`] the old one's,
+//! and all that comes after.
+
+pub mod channel;
+pub mod desk;
+pub mod sockets;
+pub mod take;
+
+use std::time::Duration;
+
+/// What both must speak. It counts up with every change of a message or of the form of the cache's entries.
+pub const PROTOCOL: u32 = 1;
+/// How long either side waits for the next message.
+const STEP: Duration = Duration::from_secs(5);
+/// How long the new one may take from the last message of the old one until it is ready.
+const START: Duration = Duration::from_secs(20);

@@ -1,0 +1,112 @@
+//! The link between a supervisor and its worker: each gives the other the sockets and the configuration.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::handover::channel::{Channel, LONGEST_BODY, Message, Replaces};
+use crate::handover::sockets::Sockets;
+use crate::handover::take::send_sockets;
+
+/// How long the supervisor may leave a message unread. It has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A worker's end.
+#[derive(Clone)]
+pub struct Link(Arc<Inner>);
+
+struct Inner {
+    channel: Channel,
+    sent: Mutex<Sent>,
+}
+
+/// What the supervisor holds.
+#[derive(Default)]
+struct Sent {
+    sockets: Sockets,
+    config: Vec<u8>,
+}
+
+/// What a worker begins with.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Whose place it takes.
+    pub replaces: Replaces,
+    /// The sockets of the last one.
+    pub sockets: Sockets,
+    /// The configuration of the last one, as its file had it; empty if there was none.
+    pub config: Vec<u8>,
+}
+
+/// Sends all that a worker begins with, or all that its supervisor is to hold.
+pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &Sockets, config: &[u8]) -> io::Result<()> {
+    channel.send(&Message::Replaces(replaces.clone()))?;
+    send_all(channel, sockets, config)
+}
+
+fn send_all(channel: &Channel, sockets: &Sockets, config: &[u8]) -> io::Result<()> {
+    send_sockets(channel, sockets)?;
+    config.chunks(LONGEST_BODY).try_for_each(|part| channel.send_with(&Message::Config, part, None))?;
+    channel.send(&Message::Complete)
+}
+
+impl Link {
+    /// The worker's end, and what the supervisor gives through it.
+    ///
+    /// # Errors
+    /// The supervisor is gone, or there was none.
+    pub fn open(channel: Channel) -> io::Result<(Self, Given)> {
+        channel.set_patience(PATIENCE)?;
+        let mut given = Given::default();
+        loop {
+            let got = channel.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            match (got.message, got.socket) {
+                (Message::Replaces(replaces), None) => given.replaces = replaces,
+                (Message::Socket(label), Some(socket)) => given.sockets.put(label, socket),
+                (Message::Config, None) => given.config.extend_from_slice(&got.body),
+                (Message::Complete, None) => break,
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            }
+        }
+        Ok((Self(Arc::new(Inner { channel, sent: Mutex::default() })), given))
+    }
+
+    /// The supervisor shall hold these sockets from now on.
+    pub fn hold_sockets(&self, sockets: &Sockets) {
+        self.hold(|sent| sent.sockets = sockets.clone());
+    }
+
+    /// The supervisor shall hold this configuration from now on.
+    pub fn hold_config(&self, config: &[u8]) {
+        self.hold(|sent| sent.config = config.to_vec());
+    }
+
+    fn hold(&self, change: impl FnOnce(&mut Sent)) {
+        let mut sent = self.0.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut sent);
+        if sent.sockets.is_empty() {
+            // It serves nothing yet.
+            return;
+        }
+        if let Err(error) = send_all(&self.0.channel, &sent.sockets, &sent.config) {
+            tracing::warn!(%error, "the supervisor does not hear");
+        }
+    }
+
+    /// Resolves when the supervisor is gone.
+    pub async fn broken(&self) {
+        let Ok(channel) = self.0.channel.try_clone().and_then(watched) else {
+            return std::future::pending().await;
+        };
+        // The supervisor says nothing more, so this is its end.
+        let _ = channel.readable().await;
+    }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; this one stays the same")]
+fn watched(channel: Channel) -> io::Result<AsyncFd<std::os::fd::OwnedFd>> {
+    AsyncFd::with_interest(channel.into_descriptor(), Interest::READABLE)
+}

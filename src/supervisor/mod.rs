@@ -1,0 +1,278 @@
+//! `nodens serve` is two processes: a supervisor that does nothing, and a worker that does everything.
+//!
+//! ```text
+//! supervisor ── starts ──► worker        the worker binds the sockets, and gives the supervisor other descriptors of them
+//!     │  holds the sockets   ✗           dies: by a signal, a panic, for want of memory
+//!     └───── starts ──► worker           gets the same sockets: queries that came meanwhile wait there
+//! ```
+//!
+//! The supervisor has no threads, reads nothing from the network and parses nothing, so that there is little in it that
+//! could fail. A new worker begins with the configuration that the last one had, whatever the file says by then. Where the
+//! supervisor itself dies, the worker sees the end of [`link`], and stops.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use crate::handover::channel::{Channel, Message, Replaces};
+use crate::handover::sockets::Sockets;
+use crate::server::GRACE;
+use crate::upstream::standing::wall_clock;
+
+pub mod link;
+
+/// Behind the arguments of `serve`: this process is the worker.
+pub const WORKER: &str = "--worker";
+/// A worker that served for so long before it died does not die in a loop.
+const LONG: Duration = Duration::from_secs(1);
+/// How long the second death in a row is waited after; each further one twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a worker may take to end when it is told to; then it is killed.
+const END: Duration = Duration::from_secs(30);
+/// How long a worker may leave a message of the supervisor unread.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of a configuration that are kept.
+const LONGEST_CONFIG: usize = 16 << 20;
+
+/// How it ended: with the worker's exit code, 0 to 255.
+pub type Code = u8;
+
+/// Runs this program's own command line again as a worker, and replaces the worker when it dies, until it ends by itself or
+/// is told to.
+///
+/// # Errors
+/// The system does not let it start a process.
+pub fn run() -> io::Result<Code> {
+    let signals = signals()?;
+    let mut held = Held::default();
+    let (mut replaces, mut streak) = (Replaces::default(), 0);
+    loop {
+        let mut worker = Worker::start(&replaces, &held)?;
+        let ended = worker.mind(&signals, &mut held)?;
+        let status = ended.status;
+        let code = status.code().and_then(|code| Code::try_from(code).ok());
+        match code {
+            Some(code) if code == 0 || ended.told || !held.serves => return Ok(code),
+            None if ended.told || !held.serves => return Ok(1),
+            _ => {}
+        }
+        streak = if ended.served > LONG { 0 } else { streak + 1 };
+        let pause = pause(streak);
+        replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock() };
+        tracing::error!(
+            restarts = replaces.restarts,
+            pause_ms = pause.as_millis() as u64,
+            "the worker died ({}): a new one takes its sockets",
+            replaces.ended
+        );
+        if !wait(&signals, pause)? {
+            return Ok(0);
+        }
+    }
+}
+
+/// What must outlive a worker.
+#[derive(Default)]
+struct Held {
+    sockets: Sockets,
+    config: Vec<u8>,
+    /// Whether any worker has ever served.
+    serves: bool,
+}
+
+struct Worker {
+    child: Child,
+    channel: Channel,
+    /// What it has given so far, until it has said that this is all.
+    coming: Held,
+    serves_since: Option<Instant>,
+}
+
+struct Ended {
+    status: ExitStatus,
+    /// Whether it was told to end.
+    told: bool,
+    /// For how long it served.
+    served: Duration,
+}
+
+impl Worker {
+    fn start(replaces: &Replaces, held: &Held) -> io::Result<Self> {
+        let (channel, far) = Channel::pair()?;
+        channel.set_patience(PATIENCE)?;
+        // Not by its name: the file may be another one by now.
+        let mut command = Command::new("/proc/self/exe");
+        let mut arguments = std::env::args_os();
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        let stdin = Stdio::from(far.into_descriptor());
+        let child = command.args(arguments).arg(WORKER).stdin(stdin).spawn()?;
+        // One that dies meanwhile is seen to have died.
+        let _ = link::give(&channel, replaces, &held.sockets, &held.config);
+        Ok(Self { child, channel, coming: Held::default(), serves_since: None })
+    }
+
+    /// Passes signals on and holds what the worker gives, until the worker has ended.
+    fn mind(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
+        let (mut told, mut deadline, mut speaks) = (false, None, true);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                let served = self.serves_since.map_or(Duration::ZERO, |since| since.elapsed());
+                return Ok(Ended { status, told, served });
+            }
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                tracing::error!("the worker does not end; it is killed");
+                self.signal(Signal::SIGKILL);
+                deadline = None;
+            }
+            let patience = deadline.map_or(PollTimeout::NONE, |_| PollTimeout::from(1_000_u16));
+            let mut both = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            if speaks {
+                both.push(PollFd::new(self.channel.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut both, patience) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let said = both.get(1).is_some_and(|channel| channel.any().unwrap_or(false));
+            while let Some(signal) = next(signals)? {
+                match signal {
+                    Signal::SIGCHLD => {}
+                    Signal::SIGHUP => self.signal(signal),
+                    _ => {
+                        told = true;
+                        deadline.get_or_insert(Instant::now() + END + GRACE);
+                        self.signal(signal);
+                    }
+                }
+            }
+            if said {
+                speaks = self.hear(held);
+            }
+        }
+    }
+
+    /// Takes one message of the worker; whether more may come.
+    fn hear(&mut self, held: &mut Held) -> bool {
+        let Ok(Some(got)) = self.channel.receive() else { return false };
+        match (got.message, got.socket) {
+            (Message::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
+            (Message::Config, None) if self.coming.config.len() < LONGEST_CONFIG => {
+                self.coming.config.extend_from_slice(&got.body);
+            }
+            (Message::Complete, None) => {
+                *held = std::mem::take(&mut self.coming);
+                held.serves = true;
+                self.serves_since.get_or_insert_with(Instant::now);
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended already.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
+    }
+}
+
+/// How long the next worker waits after so many deaths in a row of workers that hardly served.
+fn pause(streak: u32) -> Duration {
+    match streak {
+        0 | 1 => Duration::ZERO,
+        _ => FIRST_PAUSE.saturating_mul(1 << (streak - 2).min(16)).min(LONGEST_PAUSE),
+    }
+}
+
+/// How a process ended, in words.
+fn words(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
+            format!("signal {signal}, {name}")
+        }
+        (None, code) => format!("exit code {}", code.unwrap_or(-1)),
+    }
+}
+
+/// The signals that a supervisor hears, as a descriptor. A worker starts with them blocked: see [`hear_signals`].
+fn signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|signal| set.add(signal));
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+/// The next signal that has come.
+fn next(signals: &SignalFd) -> io::Result<Option<Signal>> {
+    let info = signals.read_signal()?;
+    Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()))
+}
+
+/// Waits; false if a signal says to end.
+fn wait(signals: &SignalFd, pause: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + pause;
+    loop {
+        while let Some(signal) = next(signals)? {
+            if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+                return Ok(false);
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(true);
+        }
+        let patience = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], patience) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Lets a worker hear signals, once it is prepared to: until then they wait.
+///
+/// # Errors
+/// None, on Linux.
+pub fn hear_signals() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// The end of the link that a worker has on its standard input.
+///
+/// # Errors
+/// There is none: the process was not started by a supervisor.
+pub fn link_from_stdin() -> io::Result<OwnedFd> {
+    io::stdin().as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_death_costs_no_time_and_a_loop_ever_more() {
+        let millis: Vec<_> = (0..12).map(|streak| pause(streak).as_millis()).collect();
+        assert_eq!(millis, [0, 0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 10_000]);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn deaths_have_words() {
+        for (wait_status, expected) in [(9, "signal 9, SIGKILL"), (11, "signal 11, SIGSEGV"), (70 << 8, "exit code 70")]
+        {
+            assert_eq!(words(ExitStatus::from_raw(wait_status)), expected);
+        }
+    }
+}
