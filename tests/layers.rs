@@ -62,9 +62,11 @@ const FLOORS: &[(&str, u8)] = &[
     ("app", 5),
     ("bench", 5),
     ("cli", 5),
+    ("handover", 5),
     ("lab", 5),
     ("lib", 5),
     ("main", 5),
+    ("supervisor", 5),
 ];
 
 /// Floors on which modules may import one another: the answer is one path, and the whole is one.

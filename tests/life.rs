@@ -11,7 +11,7 @@ use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::zone::Zone;
 use process::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, config, eventually, field, serve, upstream, zone};
+use process::{Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
 
 mod process;
 
@@ -76,10 +76,10 @@ fn what_has_arrived_at_a_signal_is_answered() {
     let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
     // Half of the names are known already.
     (0..20).for_each(|n| drop(lookup(nodens.address(), &format!("udp-{n}.lab.example"))));
-    nodens.freeze();
+    let worker = nodens.freeze();
     let asked = Asked::new(nodens.address(), 40);
     nodens.signal("TERM");
-    nodens.signal("CONT");
+    send_signal(worker, "CONT");
     asked.are_answered();
     assert_eq!(nodens.exit().code(), Some(0));
     assert!(nodens.logged("nodens stopped").contains("\"unanswered\":0"));

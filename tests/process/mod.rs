@@ -133,26 +133,28 @@ impl Nodens {
         })
     }
 
-    /// Sends a signal, by name: "TERM".
+    /// Sends a signal to what was started, by name: "TERM".
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success());
+        send_signal(self.child.id(), name);
     }
 
-    /// Stops it at this moment, as SIGSTOP does: when this returns, none of its threads runs.
-    pub(crate) fn freeze(&self) {
-        self.signal("STOP");
-        let tasks = format!("/proc/{}/task", self.child.id());
-        eventually("all threads to be stopped", || {
-            let mut tasks = fs::read_dir(&tasks).ok()?.flatten();
-            // The state is the first word behind the name, which is in brackets.
-            tasks
-                .all(|task| {
-                    let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-                })
-                .then_some(())
-        });
+    /// The process that was started.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process that serves, if there is one now.
+    pub(crate) fn worker(&self) -> Option<u32> {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Stops the process that serves at this moment, as SIGSTOP does: when this returns, none of its threads runs. `CONT`
+    /// sent to the process that is returned lets them go on.
+    pub(crate) fn freeze(&self) -> u32 {
+        let worker = self.worker().expect("a worker");
+        freeze(worker);
+        worker
     }
 
     /// Waits for its end.
@@ -178,6 +180,25 @@ impl Drop for Nodens {
             println!("the log of nodens: {:#?}", self.log());
         }
     }
+}
+
+/// Sends a signal to a process, by name.
+pub(crate) fn send_signal(process: u32, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// Stops a process as SIGSTOP does: when this returns, none of its threads runs.
+pub(crate) fn freeze(process: u32) {
+    send_signal(process, "STOP");
+    eventually("all threads to be stopped", || states(process)?.chars().all(|state| state == 'T').then_some(()));
+}
+
+/// The state of each thread of a process: see proc_pid_stat(5). None if there is no such process.
+pub(crate) fn states(process: u32) -> Option<String> {
+    let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
+    Some(tasks.filter_map(|task| state(fs::read_to_string(task.path().join("stat")).ok()?)).collect())
 }
 
 /// `nodens serve` with a JSON log, as the tests read it.

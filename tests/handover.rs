@@ -1,0 +1,312 @@
+//! One nodens after the other on the same sockets, by the built binary: nothing is lost, whoever fails.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nodens::handover::channel::{Channel, Message};
+use nodens::handover::desk;
+use nodens::lab::upstream::Upstream;
+use process::client::{A, Tcp, data, id, lookup, query, receive, udp};
+use process::{Dir, Nodens, eventually, send_signal, serve, states, upstream, zone};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+mod process;
+
+/// Where all of a test's nodens meet.
+struct Scene {
+    dir: Dir,
+    upstream: Upstream,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Scene {
+    fn new() -> Self {
+        // Ports of one's own, as the second one cannot ask for any.
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        Self { dir: Dir::new(), upstream: upstream(zone()), listen: free(), admin: free() }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.file("run/handover.sock")
+    }
+
+    fn config(&self, listen: &str) -> String {
+        format!(
+            "[server]\nlisten = [\"{}\"{listen}]\nworkers = 2\n[admin]\nlisten = \"{}\"\n[handover]\nsocket = {:?}\n\
+             [upstreams.up]\nservers = [\"{}\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n",
+            self.listen,
+            self.admin,
+            self.socket(),
+            self.upstream.address()
+        )
+    }
+
+    /// One more nodens; returns once it serves.
+    fn nodens(&self) -> Nodens {
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", &self.config(""));
+        Nodens::spawn(serve().arg("--config").arg(file), dir)
+    }
+}
+
+/// A process that serves and its supervisor, killed.
+fn kill_whole(nodens: &mut Nodens) {
+    let worker = nodens.worker().expect("a worker");
+    nodens.signal("STOP");
+    send_signal(worker, "KILL");
+    nodens.signal("KILL");
+    nodens.exit();
+    eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+}
+
+/// Clients that ask all the time, over UDP and over one TCP connection each, and never again: each query must be answered.
+struct Clients {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    fn new(server: SocketAddr) -> Self {
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let name = |n: u16| match n % 4 {
+            0 => format!("miss-{n}.lab.example"),
+            _ => "hit.lab.example".to_owned(),
+        };
+        let run = |work: fn(SocketAddr, u16, &mut Vec<Tcp>, &str)| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            thread::spawn(move || {
+                let mut connection = Vec::new();
+                let mut number = 0_u16;
+                while !stop.load(Ordering::Relaxed) {
+                    work(server, number, &mut connection, &name(number));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    number = number.wrapping_add(1);
+                }
+            })
+        };
+        let over_udp = |server, number, _: &mut Vec<Tcp>, name: &str| {
+            let socket = udp(server);
+            socket.send(&query(number, name, A)).expect("sends");
+            assert_eq!((id(&receive(&socket))), number);
+        };
+        let over_tcp = |server, number, connection: &mut Vec<Tcp>, name: &str| {
+            if connection.is_empty() {
+                connection.push(Tcp::connect(server));
+            }
+            // A part of a query is under way at any moment.
+            let framed = process::client::framed(&query(number, name, A));
+            let (one, other) = framed.split_at(usize::from(number) % framed.len());
+            connection[0].write(one);
+            connection[0].write(other);
+            assert_eq!(id(&connection[0].receive()), number);
+        };
+        let once = |server, number, _: &mut Vec<Tcp>, name: &str| {
+            assert_eq!(id(&Tcp::connect(server).ask(&query(number, name, A))), number);
+        };
+        let threads = vec![run(over_udp), run(over_udp), run(over_tcp), run(over_tcp), run(once)];
+        Self { stop, answered, threads }
+    }
+
+    /// Waits until some hundred more have been answered.
+    fn go_on(&self) {
+        let before = self.answered.load(Ordering::Relaxed);
+        eventually("answers", || (self.answered.load(Ordering::Relaxed) > before + 300).then_some(()));
+    }
+
+    /// All of them were answered.
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("every query is answered");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_lost_from_one_to_the_next() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    let clients = Clients::new(scene.listen);
+    for _ in 0..6 {
+        clients.go_on();
+        let mut new = scene.nodens();
+        assert!(new.logged("took over").contains("KiB of cached answers"));
+        old.logged("handed over");
+        clients.go_on();
+        old.signal("TERM");
+        assert_eq!(old.exit().code(), Some(0));
+        old = new;
+    }
+    clients.go_on();
+    clients.end();
+}
+
+#[test]
+fn the_cache_goes_along() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    lookup(scene.listen, "known.lab.example");
+    scene.upstream.clear_seen();
+    let _new = scene.nodens();
+    old.logged("handed over");
+    old.signal("TERM");
+    old.exit();
+    assert_eq!(data(&lookup(scene.listen, "known.lab.example")), ["192.0.2.1"]);
+    assert!(!scene.upstream.seen().iter().any(|seen| seen.is_named("known.lab.example.")));
+}
+
+#[test]
+fn a_new_one_that_fails_before_it_is_ready_changes_nothing() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    let clients = Clients::new(scene.listen);
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let more = format!(", \"{}\"", taken.local_addr().expect("an address"));
+    let (status, lines) = process::refused(&scene.config(&more), |_| ());
+    assert_eq!(status, Some(1), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("the port is in use")), "{lines:?}");
+    old.logged("the new one gave up");
+    clients.go_on();
+    clients.end();
+}
+
+#[test]
+fn the_old_one_serves_again_when_the_new_one_is_gone() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    for _ in 0..2 {
+        let mut new = scene.nodens();
+        new.logged("took over");
+        // A worker that dies is no reason: its supervisor replaces it.
+        send_signal(new.worker().expect("a worker"), "KILL");
+        new.metric_becomes("nodens_worker_restarts_total", &[], |count| count == 1.0);
+        lookup(scene.listen, "a.lab.example");
+        kill_whole(&mut new);
+        eventually("the old one to serve", || {
+            let log = old.log();
+            let last = |text| log.iter().rposition(|line| line.contains(text));
+            (last("serves again") > last("handed over")).then_some(())
+        });
+        lookup(scene.listen, "b.lab.example");
+        Tcp::connect(scene.listen).ask(&query(9, "c.lab.example", A));
+    }
+    old.signal("TERM");
+    assert_eq!(old.exit().code(), Some(0));
+}
+
+#[test]
+fn a_new_one_that_is_stopped_first_gives_the_place_back() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    let clients = Clients::new(scene.listen);
+    for _ in 0..3 {
+        clients.go_on();
+        let mut new = scene.nodens();
+        new.logged("took over");
+        clients.go_on();
+        new.signal("TERM");
+        assert_eq!(new.exit().code(), Some(0));
+    }
+    clients.go_on();
+    clients.end();
+    assert!(old.logged("serves again").contains("the other one is about to stop"));
+}
+
+#[test]
+fn a_resting_worker_that_dies_rests_again() {
+    let scene = Scene::new();
+    let old = scene.nodens();
+    let mut new = scene.nodens();
+    new.logged("took over");
+    let worker = old.worker().expect("a worker");
+    send_signal(worker, "KILL");
+    eventually("another one", || old.worker().filter(|other| *other != worker));
+    eventually("its start", || {
+        (old.log().iter().filter(|line| line.contains("nodens serves")).count() == 2).then_some(())
+    });
+    let clients = Clients::new(scene.listen);
+    clients.go_on();
+    clients.end();
+    kill_whole(&mut new);
+    lookup(scene.listen, "a.lab.example");
+}
+
+#[test]
+fn in_a_row_of_three_the_middle_one_may_go() {
+    let scene = Scene::new();
+    let mut first = scene.nodens();
+    let mut second = scene.nodens();
+    second.logged("took over");
+    let mut third = scene.nodens();
+    third.logged("took over");
+    second.signal("TERM");
+    assert_eq!(second.exit().code(), Some(0));
+    let clients = Clients::new(scene.listen);
+    clients.go_on();
+    clients.end();
+    assert!(!first.log().iter().any(|line| line.contains("serves again")), "the third one serves");
+    first.signal("TERM");
+    assert_eq!(first.exit().code(), Some(0));
+}
+
+/// Answers whoever knocks with one message, and no more.
+fn strange_elder(path: &std::path::Path, answer: Message) -> JoinHandle<()> {
+    let listener = desk::listen(path).expect("listens");
+    thread::spawn(move || {
+        let accepted = rustix::net::accept(&listener).expect("somebody knocks");
+        let new = Channel::of(accepted);
+        new.receive().expect("a message").expect("hello");
+        new.send(&answer).expect("sends");
+    })
+}
+
+#[test]
+fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
+    for answer in [
+        Message::Hello { protocol: 999, version: "9.9.9".to_owned() },
+        Message::Refused { why: "not today".to_owned() },
+        Message::Complete,
+    ] {
+        let scene = Scene::new();
+        let mut old = scene.nodens();
+        let elder = strange_elder(&scene.socket(), answer);
+        let mut new = scene.nodens();
+        elder.join().expect("it was asked");
+        new.logged("listen beside the other one");
+        old.signal("TERM");
+        assert_eq!(old.exit().code(), Some(0));
+        lookup(scene.listen, "a.lab.example");
+        // The next one finds it.
+        let mut next = scene.nodens();
+        next.logged("took over");
+    }
+}
+
+#[test]
+fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    let knock = || {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        socket.connect(&SockAddr::unix(scene.socket()).expect("a path")).expect("somebody is there");
+        socket
+    };
+    let channel = Channel::of(OwnedFd::from(knock()));
+    channel.send(&Message::Hello { protocol: 999, version: "9.9.9".to_owned() }).expect("sends");
+    let got = channel.receive().expect("a message").expect("a message");
+    assert!(matches!(got.message, Message::Refused { why } if why.contains("999")) && got.socket.is_none());
+    knock().send(b"GET / HTTP/1.1\r\n\r\n").expect("sends");
+    drop(knock());
+    let channel = Channel::of(OwnedFd::from(knock()));
+    channel.send(&Message::Ready).expect("sends");
+    assert!(channel.receive().is_ok_and(|got| got.is_none()));
+    old.logged("no handover");
+    // It gave nothing, and serves.
+    lookup(scene.listen, "a.lab.example");
+}
