@@ -148,7 +148,11 @@ impl Serve {
         for address in running.report_addresses() {
             tracing::info!(%address, "each client's own report: /v1/me");
         }
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = running.workers(), "nodens serves");
+        let (version, workers) = (env!("CARGO_PKG_VERSION"), running.workers());
+        match running.host().phase() {
+            Phase::Resting => tracing::info!(version, workers, "nodens rests: another one serves"),
+            _ => tracing::info!(version, workers, "nodens serves"),
+        }
         if replaces.restarts > 0 {
             let took = wall_clock().saturating_sub(replaces.at);
             running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));

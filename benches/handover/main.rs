@@ -1,0 +1,151 @@
+//! What an upgrade, a crash and a restart cost the clients: queries lost under load, by nodens and its peers.
+//!
+//! ```text
+//! main: what is done to the server ──► server   the program as a process, its configuration, its log
+//!                                  ──► load     dnsperf over UDP and TCP at once, which never asks again
+//! ```
+//!
+//! The server has one CPU and one worker, the clients the others; each keeps so many queries under way that the server is
+//! never idle. It is a report and no test: the exit code stays 0 whatever it finds.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+
+use self::load::{Load, Lost};
+use self::server::{Kind, Server, Site};
+
+mod load;
+mod server;
+
+/// Names that are asked for; all of them are in the cache after a moment.
+const NAMES: usize = 1_000;
+/// Before the first event, and behind the last one.
+const MARGIN: Duration = Duration::from_secs(2);
+/// Between two events. A worker that dies sooner than a second after it began to serve is replaced more slowly.
+const EVERY: Duration = Duration::from_millis(1_300);
+
+/// Count the queries that upgrades, crashes and restarts lose: a report, whose exit code is 0 whatever it finds.
+#[derive(Debug, Parser)]
+#[command(name = "handover", after_help = EXAMPLES)]
+struct Options {
+    /// Only these; may be given several times [default: all]
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Event>,
+    /// How many upgrades and how many kills
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    events: u32,
+    /// How many restarts of each peer
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    restarts: u32,
+    /// Measure this program instead of the one that was built along
+    #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_nodens"))]
+    binary: PathBuf,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What is done to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Event {
+    /// A new nodens takes over, the old one is stopped
+    Upgrades,
+    /// The worker is killed with SIGKILL
+    Kills,
+    /// Unbound is stopped and started again
+    Unbound,
+    /// dnsdist is stopped and started again
+    Dnsdist,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo bench --bench handover                           all of it, some four minutes; needs dnsperf
+  cargo bench --bench handover -- --only kills --events 5
+  cargo bench --bench handover -- --only upgrades --binary target/release/nodens";
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("handover: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let zone = Zone::new(".").record("*.load.example. 3600 A 192.0.2.1");
+    let upstream = runtime.block_on(Upstream::start(([127, 0, 0, 1], 0).into(), zone))?;
+    let wanted = |event| options.only.is_empty() || options.only.contains(&event);
+    println!("{:<28} {:>11} {:>6} {:>11} {:>6}   ", "", "UDP queries", "lost", "TCP queries", "lost");
+    for event in [Event::Upgrades, Event::Kills, Event::Unbound, Event::Dnsdist].into_iter().filter(|one| wanted(*one))
+    {
+        let (kind, count) = match event {
+            Event::Upgrades | Event::Kills => (Kind::Nodens, options.events),
+            Event::Unbound => (Kind::Unbound, options.restarts),
+            Event::Dnsdist => (Kind::Dnsdist, options.restarts),
+        };
+        let what = match event {
+            Event::Upgrades => format!("nodens, {count} upgrades"),
+            Event::Kills => format!("nodens, {count} kills"),
+            Event::Unbound => format!("unbound, {count} restarts"),
+            Event::Dnsdist => format!("dnsdist, {count} restarts"),
+        };
+        let site = Site::new(&options.binary, upstream.address())?;
+        let Some(server) = site.start(kind)? else {
+            println!("{what:<28} skipped: it is not installed");
+            continue;
+        };
+        match measure(event, count, &site, server) {
+            Ok((lost, more)) => println!(
+                "{what:<28} {:>11} {:>6} {:>11} {:>6}   {more}",
+                lost.udp.sent, lost.udp.lost, lost.tcp.sent, lost.tcp.lost
+            ),
+            Err(error) => println!("{what:<28} failed: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// Does it so many times under load; returns what was lost, and what else there is to say.
+fn measure(event: Event, count: u32, site: &Site, mut server: Server) -> io::Result<(Lost, String)> {
+    let time = MARGIN * 2 + EVERY * count;
+    let load = Load::start(&site.dir, site.address(), NAMES, time)?;
+    sleep(MARGIN);
+    let mut gaps = Vec::new();
+    for _ in 0..count {
+        let began = std::time::Instant::now();
+        match event {
+            Event::Upgrades => {
+                let new = site.start(Kind::Nodens)?.ok_or_else(|| io::Error::other("no program"))?;
+                server.stop()?;
+                server = new;
+            }
+            Event::Kills => gaps.push(server.kill_worker()?),
+            Event::Unbound | Event::Dnsdist => {
+                let kind = server.kind;
+                server.stop()?;
+                server = site.start(kind)?.ok_or_else(|| io::Error::other("no program"))?;
+            }
+        }
+        sleep(EVERY.saturating_sub(began.elapsed()));
+    }
+    let lost = load.end()?;
+    server.stop()?;
+    gaps.sort_unstable();
+    let more = match (gaps.get(gaps.len() / 2), gaps.last()) {
+        (Some(median), Some(most)) => format!("no worker for {median} ms in the median, {most} ms at most"),
+        _ => String::new(),
+    };
+    Ok((lost, more))
+}
