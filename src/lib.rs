@@ -24,7 +24,7 @@
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
-//! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`] | 0 to 3 | each other |
+//! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
 //! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
@@ -63,6 +63,9 @@ pub mod admin;
 pub mod jobs;
 pub mod metrics;
 pub mod query_log;
+
+// The node that it runs on.
+pub mod node;
 
 // One process after the other, on the same sockets.
 pub mod handover;

@@ -141,6 +141,7 @@ impl Snapshot {
             (old.server.workers != new.server.workers, "server.workers"),
             (old.admin != new.admin, "admin.listen"),
             (old.report != new.report, "report.listen"),
+            (old.node != new.node, "node"),
             (old.handover != new.handover, "handover.socket"),
             (old.cache.memory != new.cache.memory, "cache.memory"),
             (old.kubernetes != new.kubernetes, "kubernetes"),

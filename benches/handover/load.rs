@@ -12,7 +12,7 @@ const CLIENTS: &str = "16";
 /// Queries under way of each kind.
 const UNDER_WAY: &str = "128";
 /// How long a query may take before it counts as lost, in seconds.
-const TIMEOUT: &str = "3";
+const TIMEOUT: &str = "1";
 
 /// What one kind of clients met.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,12 +14,18 @@ use crate::admin::Admin;
 use crate::admin::report::Report;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients;
+use crate::metrics::events::Kind;
+use crate::node::{self, Mended, Node, Untracked};
 use crate::server::Phase;
 use crate::upstream::links::Links;
+use crate::upstream::standing::wall_clock;
 use crate::upstream::{names, probe};
 use crate::warm_up;
 use crate::warm_up::file::Keeper;
 use crate::wire::name::Name;
+
+/// How often the firewall's counters are read.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// What watches and tends while the workers serve.
 pub(super) struct ControlPart {
@@ -46,6 +53,9 @@ impl ControlPart {
         let links = Rc::new(Links::new());
         let mut keeper = Keeper::open(&self.resolver);
         tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
+        if let Some(node) = Node::of(&self.resolver.snapshot.load().config) {
+            tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
+        }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
         tasks.spawn_local(tend(Arc::clone(&self.resolver), links));
         let keep = async {
@@ -105,6 +115,38 @@ async fn know_clients(resolver: Arc<Resolver>) {
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "who asks is not watched"),
     }
+}
+
+/// Puts back what somebody takes away of the node, and counts what passes its firewall.
+async fn tend_node(node: Node, resolver: Arc<Resolver>) {
+    let metrics = &resolver.metrics;
+    let mend = node.tend(|mended| {
+        let (kind, reason) = match mended {
+            Ok(Mended { addresses, firewall }) => {
+                metrics.node_repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
+                metrics.node_repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
+                let mut what: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                what.extend(firewall.then(|| "the table of nftables".to_owned()));
+                (Kind::NodeMended, what.join(", "))
+            }
+            Err(error) => (Kind::NodeBroken, error.to_string()),
+        };
+        metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    });
+    let count = async {
+        let mut last = Untracked::default();
+        loop {
+            let now = node::untracked();
+            for (kind, now, last) in [("queries", now.queries, last.queries), ("replies", now.replies, last.replies)] {
+                // The kernel's counters begin anew when the table is written anew.
+                let new = now.checked_sub(last).unwrap_or(now);
+                metrics.node_untracked.with_label_values(&[kind]).inc_by(new);
+            }
+            last = now;
+            tokio::time::sleep(COUNT_EVERY).await;
+        }
+    };
+    tokio::join!(mend, count);
 }
 
 /// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.

@@ -12,6 +12,7 @@ mod check;
 mod config_file;
 mod failover;
 mod lab;
+mod node;
 mod serve;
 mod status;
 
@@ -62,6 +63,7 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Job(status::Job),
+    Node(node::NodeCommand),
     Bench(bench::Bench),
 }
 
@@ -74,6 +76,7 @@ Examples:
   nodens check nodens.toml          every mistake of a configuration
   nodens status --jobs              who asks a nodens that runs, and how much of it fails
   nodens job 8123                   what one job asked, and why it failed
+  nodens node status --config nodens.toml       what it has put on this node
   nodens bench latency --target 127.0.0.1:5300
   nodens bench failover             what a fault of an upstream costs the clients
   nodens help check                 more about a command";
@@ -87,6 +90,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
             Command::Check(check) => check.run(),
             Command::Status(status) => status.run(),
             Command::Job(job) => job.run(),
+            Command::Node(node) => node.run(),
             Command::Bench(bench) => bench.run(),
         },
         Err(answer) => {

@@ -24,6 +24,7 @@ use crate::handover::desk::{self, Begin, Desk, Door};
 use crate::handover::sockets::Label;
 use crate::handover::take::{Taken, take};
 use crate::metrics::events::Kind;
+use crate::node::{Mended, Node};
 use crate::server::Phase;
 use crate::supervisor;
 use crate::supervisor::link::{Given, Link};
@@ -135,7 +136,7 @@ impl Serve {
             Ok(place) => place,
             Err(error) => return fail(&error, Outcome::Failed),
         };
-        let Place { running, desk } = place;
+        let Place { running, desk, node } = place;
         if let Some(link) = &link {
             link.hold_config(seen.as_deref().unwrap_or_default());
         }
@@ -167,7 +168,14 @@ impl Serve {
         if let Some(desk) = desk {
             desk.leave();
         }
+        // One that rests leaves all to the one that serves.
+        let node = node.filter(|_| running.host().phase() == Phase::Serving);
         let left = running.stop();
+        match node.as_ref().map(Node::tear_down) {
+            Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "the node is as it was"),
+            Some(Err(error)) => tracing::error!(%error, "something is left on the node: see nodens node cleanup"),
+            None => {}
+        }
         tracing::info!(unanswered = left, "nodens stopped");
         Outcome::Good
     }
@@ -293,6 +301,7 @@ enum End {
 struct Place {
     running: Running,
     desk: Option<Desk>,
+    node: Option<Node>,
 }
 
 impl Place {
@@ -316,6 +325,8 @@ impl Place {
         let [elder, heir] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
+        let node = Node::of(&config);
+        let mended = node.as_ref().map(Node::set_up).transpose()?.unwrap_or_default();
         let running = app::start_in(
             config,
             Seat {
@@ -326,7 +337,17 @@ impl Place {
                 restarts: given.replaces.restarts,
                 mover: door.mover(),
             },
-        )?;
+        );
+        let running = match running {
+            Ok(running) => running,
+            Err(error) => {
+                // What was there before belongs to another one, or to nobody.
+                if let Some(node) = node.filter(|_| mended != Mended::default() && taken.is_none() && !beside) {
+                    let _ = node.tear_down();
+                }
+                return Err(error.into());
+            }
+        };
         if let Some(elder) = &taken {
             // What fails before this leaves the other one as it is.
             if !running.turns(TURNS) {
@@ -354,10 +375,10 @@ impl Place {
         let (elder, desk) = (taken.or(elder), door);
         if listener.is_none() && elder.is_none() && heir.is_none() {
             holder(&host.sockets);
-            return Ok(Self { running, desk: None });
+            return Ok(Self { running, desk: None, node });
         }
         let desk = desk.open(Begin { host, listener, elder, heir, holder })?;
-        Ok(Self { running, desk: Some(desk) })
+        Ok(Self { running, desk: Some(desk), node })
     }
 }
 

@@ -16,6 +16,7 @@ use super::address::{Bootstrap, Listen, Network, Server as ServerText};
 use super::clients::{Client, Kubernetes};
 use super::handover::SocketPath;
 use super::mistake::Mistakes;
+use super::node::Node;
 use super::records::{Kind, Owner};
 use super::table::{Table, sound_part};
 use super::units::{Bounds, Count, Size, Time};
@@ -100,6 +101,8 @@ pub struct File {
     pub admin: Option<Spanned<Listen<ADMIN_PORT>>>,
     /// `[report]`: where it listens.
     pub report: Vec<Spanned<Listen<REPORT_PORT>>>,
+    /// `[node]`, if there is one.
+    pub node: Option<Node>,
     /// `[handover]`: its socket, if there is one.
     pub handover: Option<Spanned<SocketPath>>,
     /// `[cache]`.
@@ -226,12 +229,14 @@ impl File {
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
-        let (metrics, query_log, handover) = (section("metrics"), section("query_log"), section("handover"));
+        let (metrics, query_log) = (section("metrics"), section("query_log"));
+        let (handover, node) = (section("handover"), section("node"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: Server::read(server.unwrap_or_else(empty)),
             admin: admin.and_then(|table| table.read(|table| table.required("listen"))),
             report: report.and_then(|table| table.read(|table| table.required_list("listen"))).unwrap_or_default(),
+            node: node.map(Node::read),
             handover: handover.and_then(|table| table.read(|table| table.required("socket"))),
             cache: Cache::read(cache.unwrap_or_else(empty)),
             bootstrap: bootstrap

@@ -5,7 +5,7 @@
 //! [`mod@warm_up`], [`watching`] and [`zones`] know how the values are written.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub mod parse;
 pub mod address;
 pub mod clients;
 pub mod handover;
+pub mod node;
 pub mod records;
 pub mod units;
 pub mod views;
@@ -42,6 +43,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where each client may look at what is known of itself; empty: nowhere.
     pub report: Vec<SocketAddr>,
+    /// The node's own addresses; none if the node is to be left alone.
+    pub node: Option<Node>,
     /// The Unix socket where a new nodens asks this one for its place; none if there is to be no handover.
     pub handover: Option<PathBuf>,
     /// How much is kept, and how long.
@@ -85,6 +88,19 @@ pub struct Server {
     pub tcp_connections: usize,
     /// TCP connections at once from one client address.
     pub tcp_connections_per_client: usize,
+}
+
+/// Addresses that nodens puts on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// They, not empty.
+    pub addresses: Vec<IpAddr>,
+    /// Where nodens listens on them.
+    pub listen: Vec<SocketAddr>,
+    /// The link that they are put on.
+    pub interface: node::Interface,
+    /// What keeps queries from connection tracking.
+    pub firewall: node::Firewall,
 }
 
 /// The cache's bounds.

@@ -14,7 +14,8 @@ use super::units::Time;
 use super::views::MOST_VIEWS;
 use super::zones::Zone;
 use super::{
-    Cache, Client, Cluster, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, warm_up, watching,
+    Cache, Client, Cluster, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, node, warm_up,
+    watching,
 };
 use crate::wire::name::Name;
 
@@ -46,6 +47,7 @@ impl Check<'_, '_> {
         let server = self.server();
         let admin = self.admin(&server.listen);
         let report = self.report(&server.listen, admin);
+        let node = self.file.node.as_ref().map(|file| node::node(file, &server.listen, self.mistakes));
         let bootstrap = self.bootstrap(&server.listen);
         let upstreams = self.upstreams(&server.listen);
         self.zones();
@@ -69,6 +71,7 @@ impl Check<'_, '_> {
             server,
             admin,
             report,
+            node,
             handover: self.file.handover.as_ref().map(|socket| socket.get_ref().0.clone()),
             cache,
             bootstrap,

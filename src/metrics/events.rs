@@ -60,6 +60,10 @@ pub enum Kind {
     TookBack,
     /// There was no handover.
     HandoverFailed,
+    /// An address or the firewall was gone, and is back.
+    NodeMended,
+    /// It cannot be put back.
+    NodeBroken,
 }
 
 /// How loudly it is logged.
@@ -178,6 +182,8 @@ impl Kind {
             Self::HandedOver => "handed over: a new nodens serves, this one rests",
             Self::TookBack => "serves again",
             Self::HandoverFailed => "no handover",
+            Self::NodeMended => "the node was mended: somebody had taken this away",
+            Self::NodeBroken => "the node cannot be mended",
         }
     }
 
@@ -187,8 +193,8 @@ impl Kind {
             Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
             Self::PassedOver | Self::TakenAgain | Self::TookOver | Self::HandedOver => Level::Info,
             Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
-            Self::TookBack | Self::HandoverFailed => Level::Warn,
-            Self::Looped | Self::ReloadRejected | Self::WorkerReplaced => Level::Error,
+            Self::TookBack | Self::HandoverFailed | Self::NodeMended => Level::Warn,
+            Self::Looped | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeBroken => Level::Error,
         }
     }
 }

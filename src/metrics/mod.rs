@@ -66,6 +66,10 @@ pub struct Metrics {
     pub cache_prefetches: IntCounter,
     /// Configurations taken or rejected at run time.
     pub reloads: IntCounterVec,
+    /// What was put back on the node.
+    pub node_repairs: IntCounterVec,
+    /// Packets past connection tracking.
+    pub node_untracked: IntCounterVec,
     /// Worker processes that died and were replaced.
     pub worker_restarts: IntCounter,
     /// What happened.
@@ -201,6 +205,18 @@ impl Metrics {
                 "config_reloads_total",
                 "Configurations read at run time, by result: taken or rejected.",
                 &["result"],
+            )?,
+            node_repairs: counters(
+                &registry,
+                "node_repairs_total",
+                "What somebody took away of the node's addresses and firewall and nodens put back, by what it was.",
+                &["what"],
+            )?,
+            node_untracked: counters(
+                &registry,
+                "node_untracked_packets_total",
+                "Packets that the firewall kept from connection tracking: queries to the node's addresses, replies of them.",
+                &["kind"],
             )?,
             worker_restarts: counter(
                 &registry,

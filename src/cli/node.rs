@@ -1,0 +1,156 @@
+//! `nodens node`: what nodens has put on the node, and how to get rid of what a nodens that was killed has left.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Outcome;
+use super::config_file::load;
+use crate::node::{self, Node, State};
+
+/// Where a nodens listens that nobody has a configuration of.
+const PORT: u16 = 53;
+
+/// Look after the addresses and the firewall of this node: what [node] in the configuration asks for.
+#[derive(Debug, Args)]
+pub(super) struct NodeCommand {
+    #[command(subcommand)]
+    command: What,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum What {
+    Status(Status),
+    Cleanup(Cleanup),
+}
+
+/// Show what is there of what [node] asks for, and what the firewall has counted; exit code 1 if something is missing.
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+struct Status {
+    /// The TOML file that nodens runs with
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Remove what a nodens that was killed has left on the node: its table of nftables, its link, its addresses.
+///
+/// Nothing else is removed. It needs CAP_NET_ADMIN, and refuses while a nodens serves on the addresses, which would put them
+/// back at once.
+#[derive(Debug, Args)]
+#[command(after_help = CLEANUP_EXAMPLES)]
+struct Cleanup {
+    /// The TOML file that it ran with: only its addresses; without it, all that are known to be nodens' own
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Also while something listens on the addresses
+    #[arg(long)]
+    force: bool,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  nodens node status --config /etc/nodens/nodens.toml";
+
+const CLEANUP_EXAMPLES: &str = "\
+Examples:
+  nodens node cleanup
+  nodens node cleanup --config /etc/nodens/nodens.toml";
+
+impl NodeCommand {
+    /// Does it.
+    pub(super) fn run(&self) -> Outcome {
+        match &self.command {
+            What::Status(status) => status.run(),
+            What::Cleanup(cleanup) => cleanup.run(),
+        }
+    }
+}
+
+impl Status {
+    fn run(&self) -> Outcome {
+        let config = match load(&self.config) {
+            Ok(config) => config,
+            Err(unusable) => return unusable.complain(&self.config),
+        };
+        let Some(node) = Node::of(&config) else {
+            return say("nothing: the configuration has no [node]\n", Outcome::Good);
+        };
+        match node.state() {
+            Ok(state) => say(&table(&state), if state.is_good() { Outcome::Good } else { Outcome::Failed }),
+            Err(error) => complain(&error),
+        }
+    }
+}
+
+/// A line for each thing.
+fn table(state: &State) -> String {
+    let mut text = String::new();
+    for (ip, there, own) in &state.addresses {
+        let link = state.link.as_deref().unwrap_or("?");
+        let how = match (there, own) {
+            (true, true) => format!("on {link}"),
+            (true, false) => format!("on {link}, not put there by nodens: it stays when nodens stops"),
+            (false, _) => "missing".to_owned(),
+        };
+        text.push_str(&format!("address   {ip}  {how}\n"));
+    }
+    let untracked = state.untracked;
+    text.push_str(&match state.firewall {
+        Some(true) => {
+            format!(
+                "firewall  in place: {} packets of queries, {} of replies untracked\n",
+                untracked.queries, untracked.replies
+            )
+        }
+        Some(false) => "firewall  missing, or changed by somebody\n".to_owned(),
+        None => "firewall  none is asked for, or the kernel has none\n".to_owned(),
+    });
+    text
+}
+
+impl Cleanup {
+    fn run(&self) -> Outcome {
+        let config =
+            self.config.as_ref().map(|file| load(file).map_err(|unusable| unusable.complain(file))).transpose();
+        let settings = match config {
+            Ok(config) => config.map(|config| config.node),
+            Err(outcome) => return outcome,
+        };
+        let (addresses, listen): (Vec<IpAddr>, Vec<SocketAddr>) = match settings {
+            Some(None) => return say("nothing to remove: the configuration has no [node]\n", Outcome::Good),
+            Some(Some(settings)) => (settings.addresses, settings.listen),
+            None => match node::own_addresses() {
+                Ok(own) => (Vec::new(), own.into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect()),
+                Err(error) => return complain(&error),
+            },
+        };
+        let busy = |listen: &&SocketAddr| {
+            UdpSocket::bind(**listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        };
+        if let Some(listen) = listen.iter().find(busy).filter(|_| !self.force) {
+            return complain(&format!("somebody listens on {listen}: stop it first, or say --force"));
+        }
+        match node::remove(&addresses) {
+            Ok(removed) if removed.is_empty() => say("nothing to remove\n", Outcome::Good),
+            Ok(removed) => {
+                say(&removed.iter().map(|what| format!("removed {what}\n")).collect::<String>(), Outcome::Good)
+            }
+            Err(error) => complain(&error),
+        }
+    }
+}
+
+fn say(text: &str, outcome: Outcome) -> Outcome {
+    let _ = io::stdout().write_all(text.as_bytes()); // whoever closed it wants no more
+    outcome
+}
+
+fn complain(error: &dyn std::fmt::Display) -> Outcome {
+    let _ = writeln!(io::stderr(), "nodens: {error}"); // if nobody listens, the exit code still tells
+    Outcome::Failed
+}

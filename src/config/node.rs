@@ -1,0 +1,163 @@
+//! The node's own addresses, as the file has them: `[node]`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::Node as Settings;
+use super::file::Leaf;
+use super::mistake::Mistakes;
+use super::table::Table;
+
+/// The most addresses.
+const MOST: usize = 16;
+/// The longest name of a link: IFNAMSIZ without its zero.
+const LONGEST_NAME: usize = 15;
+
+/// `[node]`.
+#[derive(Debug)]
+pub struct Node {
+    /// Required.
+    pub addresses: Vec<Spanned<Address>>,
+    /// Default: [`Interface::Auto`].
+    pub interface: Option<Spanned<Interface>>,
+    /// Default: [`Firewall::Nft`].
+    pub firewall: Option<Spanned<Firewall>>,
+}
+
+/// `[node] addresses`, each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Address(pub IpAddr);
+
+/// `[node] interface`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Interface {
+    /// A dummy link, or the loopback where the kernel has none.
+    #[default]
+    Auto,
+    /// A dummy link.
+    Dummy,
+    /// A link that is there.
+    Named(String),
+}
+
+/// `[node] firewall`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Firewall {
+    /// A table of nftables keeps queries from connection tracking.
+    #[default]
+    Nft,
+    /// None.
+    None,
+}
+
+impl Node {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
+        table.read(|table| Self {
+            addresses: table.required_list("addresses").unwrap_or_default(),
+            interface: table.value("interface"),
+            firewall: table.value("firewall"),
+        })
+    }
+}
+
+/// `[node]` as the rest of the house reads it; notes addresses on which the server does not listen.
+pub(super) fn node(file: &Node, server: &[SocketAddr], mistakes: &Mistakes<'_>) -> Settings {
+    let mut listen = Vec::new();
+    for (number, address) in file.addresses.iter().enumerate() {
+        let ip = address.get_ref().0;
+        let takes =
+            |other: &&SocketAddr| other.ip() == ip || (other.ip().is_unspecified() && other.is_ipv4() == ip.is_ipv4());
+        let before = listen.len();
+        listen.extend(server.iter().filter(takes).map(|other| SocketAddr::new(ip, other.port())));
+        if listen.len() == before {
+            let what = format!("addresses: nodens does not listen on {ip}: add it to [server] listen, or drop it here");
+            mistakes.add(address.span(), what);
+        }
+        if file.addresses[..number].iter().any(|other| other.get_ref().0 == ip) {
+            mistakes.add(address.span(), format!("addresses: {ip} is there twice"));
+        }
+        if number == MOST {
+            mistakes.add(address.span(), format!("addresses: there are more than {MOST}"));
+        }
+    }
+    Settings {
+        addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
+        listen,
+        interface: file.interface.as_ref().map(|interface| interface.get_ref().clone()).unwrap_or_default(),
+        firewall: file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default(),
+    }
+}
+
+impl Interface {
+    /// The name of the link, if it is given.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let ip: IpAddr = text.parse().map_err(|_| format!("{text:?} is no address"))?;
+        let why = match ip {
+            _ if ip.is_loopback() => "is the loopback's, which a pod has for itself",
+            _ if ip.is_unspecified() || ip.is_multicast() => "is not the address of a host",
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                "is a link-local one: a pod's resolv.conf cannot name its link"
+            }
+            IpAddr::V4(ip) if ip.is_broadcast() => "is not the address of a host",
+            _ => return Ok(Self(ip)),
+        };
+        Err(format!("{ip} {why}"))
+    }
+}
+
+impl TryFrom<String> for Interface {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_part = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "dummy" => Ok(Self::Dummy),
+            "" | "." | ".." => Err(format!("{text:?} is no name of a link")),
+            _ if text.len() > LONGEST_NAME || !text.chars().all(is_part) => {
+                Err(format!("{text:?} is no name of a link: at most {LONGEST_NAME} characters, no spaces, no slash"))
+            }
+            _ => Ok(Self::Named(text)),
+        }
+    }
+}
+
+impl TryFrom<String> for Firewall {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "nft" => Ok(Self::Nft),
+            "none" => Ok(Self::None),
+            _ => Err(format!("{text:?} is neither \"nft\" nor \"none\"")),
+        }
+    }
+}
+
+impl Leaf for Address {
+    const RIGHT: &'static str = r#""169.254.20.10" or "fd00::a""#;
+}
+
+impl Leaf for Interface {
+    const RIGHT: &'static str = r#""auto", "dummy", "lo" or the name of a link"#;
+}
+
+impl Leaf for Firewall {
+    const RIGHT: &'static str = r#""nft" or "none""#;
+}

@@ -1,0 +1,276 @@
+//! The node's addresses: put on a link of its own, or on one that is there, and taken off again; over rtnetlink.
+//!
+//! What nodens has put there it knows again, after a crash too, and nothing else is ever removed:
+//!
+//! - a link is its own if it is a dummy link called `nodens`;
+//! - an address is its own if the kernel says so: the protocol that added it (IFA_PROTO, Linux 5.18), or its label `LINK:nodens`
+//!   for IPv4 on older ones. On those an IPv6 address on a link that is not its own cannot be known again.
+
+use std::io;
+use std::net::IpAddr;
+
+use nix::sys::socket::SockProtocol;
+
+use super::NodeError;
+use super::netlink::{Message, Netlink, attribute, flag, put, text};
+use crate::config::node::Interface;
+
+/// The link that nodens makes.
+pub(super) const LINK: &str = "nodens";
+/// Behind the name of the link, in an address's label.
+const LABEL: &str = ":nodens";
+/// Who added an address: a number that neither the kernel nor any known daemon uses.
+const PROTOCOL: u8 = 0x6e;
+/// The loopback link.
+const LOOPBACK: &str = "lo";
+
+/// Message types: see rtnetlink(7).
+mod kind {
+    pub(super) const NEW_LINK: u16 = 16;
+    pub(super) const DELETE_LINK: u16 = 17;
+    pub(super) const GET_LINK: u16 = 18;
+    pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const DELETE_ADDRESS: u16 = 21;
+    pub(super) const GET_ADDRESS: u16 = 22;
+}
+
+/// Attributes of links (IFLA_) and addresses (IFA_).
+mod attr {
+    pub(super) const LINK_NAME: u16 = 3;
+    pub(super) const LINK_INFO: u16 = 18;
+    pub(super) const INFO_KIND: u16 = 1;
+    pub(super) const ADDRESS: u16 = 1;
+    pub(super) const LOCAL: u16 = 2;
+    pub(super) const LABEL: u16 = 3;
+    pub(super) const FLAGS: u16 = 8;
+    pub(super) const PROTOCOL: u16 = 11;
+}
+
+/// Bytes of the header of a link's message, and of an address's.
+const LINK_HEADER: usize = 16;
+const ADDRESS_HEADER: usize = 8;
+/// The link is up (IFF_UP).
+const UP: u32 = 1;
+/// No duplicate address detection, which an address that every node has would fail (IFA_F_NODAD).
+const NO_DAD: u32 = 2;
+
+/// The groups that tell of changes of links and addresses (RTMGRP_).
+pub(super) const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    is_dummy: bool,
+    is_up: bool,
+}
+
+impl Link {
+    /// Whether nodens has made it.
+    pub(super) fn is_own(&self) -> bool {
+        self.is_dummy && self.name == LINK
+    }
+}
+
+/// An address of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) ip: IpAddr,
+    pub(super) link: u32,
+    prefix: u8,
+    label: String,
+    protocol: u8,
+}
+
+impl Present {
+    /// Whether nodens has put it on `link`.
+    pub(super) fn is_own(&self, link: &Link) -> bool {
+        self.link == link.index
+            && (link.is_own() || self.protocol == PROTOCOL || self.label == format!("{}{LABEL}", link.name))
+    }
+}
+
+/// The way to the kernel's tables.
+pub(super) struct Addresses(Netlink);
+
+impl Addresses {
+    pub(super) fn open() -> io::Result<Self> {
+        Netlink::open(SockProtocol::NetlinkRoute).map(Self)
+    }
+
+    /// All links.
+    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let answers = self.0.dump(&Message::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
+        let links = answers.iter().filter(|answer| answer.kind == kind::NEW_LINK);
+        Ok(links.filter_map(|answer| read_link(&answer.body)).collect())
+    }
+
+    /// All addresses.
+    pub(super) fn present(&mut self) -> io::Result<Vec<Present>> {
+        let message = Message::new(kind::GET_ADDRESS, flag::REQUEST | flag::DUMP, &[0; ADDRESS_HEADER]);
+        let answers = self.0.dump(&message)?;
+        let addresses = answers.iter().filter(|answer| answer.kind == kind::NEW_ADDRESS);
+        Ok(addresses.filter_map(|answer| read_address(&answer.body)).collect())
+    }
+
+    /// The link that is wanted; it is made if it is to be nodens' own and is not there.
+    pub(super) fn link(&mut self, wanted: &Interface) -> Result<Link, NodeError> {
+        let link = match wanted {
+            Interface::Named(name) => self.named(name)?,
+            _ => match self.own() {
+                Ok(link) => link,
+                // The kernel has no such links.
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) && *wanted == Interface::Auto => {
+                    self.named(LOOPBACK)?
+                }
+                Err(error) => return Err(NodeError::of(error, "make the dummy link nodens")),
+            },
+        };
+        if !link.is_up {
+            self.set_up(&link).map_err(|error| NodeError::of(error, format!("set the link {} up", link.name)))?;
+        }
+        Ok(link)
+    }
+
+    fn named(&mut self, name: &str) -> Result<Link, NodeError> {
+        let links = self.links().map_err(|error| NodeError::of(error, "list links"))?;
+        links.into_iter().find(|link| link.name == name).ok_or_else(|| NodeError::NoLink(name.to_owned()))
+    }
+
+    /// The link of nodens' own.
+    fn own(&mut self) -> io::Result<Link> {
+        if let Some(link) = self.links()?.into_iter().find(Link::is_own) {
+            return Ok(link);
+        }
+        self.make_link()?;
+        self.links()?.into_iter().find(Link::is_own).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    fn make_link(&mut self) -> io::Result<()> {
+        let mut info = Vec::new();
+        put(&mut info, attr::INFO_KIND, b"dummy");
+        let flags = flag::REQUEST | flag::ACK | flag::CREATE | flag::EXCL;
+        self.0.change(
+            &Message::new(kind::NEW_LINK, flags, &link_header(0, UP))
+                .text(attr::LINK_NAME, LINK)
+                .nest(attr::LINK_INFO, &info),
+        )
+    }
+
+    fn set_up(&mut self, link: &Link) -> io::Result<()> {
+        self.0.change(&Message::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
+    }
+
+    /// Takes a link away.
+    pub(super) fn remove_link(&mut self, link: &Link) -> io::Result<()> {
+        self.0.change(&Message::new(kind::DELETE_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, 0)))
+    }
+
+    /// Puts an address on a link, marked as nodens' own.
+    pub(super) fn add(&mut self, ip: IpAddr, link: &Link) -> io::Result<()> {
+        let flags = flag::REQUEST | flag::ACK | flag::CREATE | flag::EXCL;
+        let mut message = address_message(kind::NEW_ADDRESS, flags, ip, link.index)
+            .put(attr::FLAGS, &NO_DAD.to_ne_bytes())
+            .put(attr::PROTOCOL, &[PROTOCOL]);
+        let label = format!("{}{LABEL}", link.name);
+        // A label is as long as a link's name at most: IFNAMSIZ, with its zero.
+        if ip.is_ipv4() && label.len() < 16 {
+            message = message.text(attr::LABEL, &label);
+        }
+        self.0.change(&message)
+    }
+
+    /// Takes an address off a link.
+    pub(super) fn remove(&mut self, address: &Present) -> io::Result<()> {
+        self.0.change(&address_message(kind::DELETE_ADDRESS, flag::REQUEST | flag::ACK, address.ip, address.link))
+    }
+}
+
+fn link_header(index: u32, flags: u32) -> [u8; LINK_HEADER] {
+    let mut header = [0; LINK_HEADER];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&UP.to_ne_bytes());
+    header
+}
+
+fn address_message(kind: u16, flags: u16, ip: IpAddr, link: u32) -> Message {
+    let (family, bits, octets) = match ip {
+        IpAddr::V4(ip) => (libc::AF_INET, 32, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, 128, ip.octets().to_vec()),
+    };
+    let mut header = [0; ADDRESS_HEADER];
+    (header[0], header[1]) = (family as u8, bits);
+    header[4..].copy_from_slice(&link.to_ne_bytes());
+    Message::new(kind, flags, &header).put(attr::LOCAL, &octets).put(attr::ADDRESS, &octets)
+}
+
+fn read_link(body: &[u8]) -> Option<Link> {
+    let number = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+    let info = attribute(body, LINK_HEADER, attr::LINK_INFO);
+    let kind = info.and_then(|info| attribute(info, 0, attr::INFO_KIND)).map(text);
+    Some(Link {
+        index: number(4)?,
+        name: text(attribute(body, LINK_HEADER, attr::LINK_NAME)?),
+        is_dummy: kind.as_deref() == Some("dummy"),
+        is_up: number(8)? & UP != 0,
+    })
+}
+
+fn read_address(body: &[u8]) -> Option<Present> {
+    let value = |kind| attribute(body, ADDRESS_HEADER, kind);
+    // Of a link between two points the first is this end.
+    let octets = value(attr::LOCAL).or_else(|| value(attr::ADDRESS))?;
+    let ip = match octets.len() {
+        4 => IpAddr::from(*octets.first_chunk::<4>()?),
+        _ => IpAddr::from(*octets.first_chunk::<16>()?),
+    };
+    Some(Present {
+        ip,
+        link: u32::from_ne_bytes(*body.get(4..)?.first_chunk()?),
+        prefix: *body.get(1)?,
+        label: value(attr::LABEL).map(text).unwrap_or_default(),
+        protocol: value(attr::PROTOCOL).and_then(|value| value.first().copied()).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_is_read() {
+        let mut addresses = Addresses::open().expect("a socket");
+        let links = addresses.links().expect("links");
+        let lo = links.iter().find(|link| link.name == "lo").expect("lo");
+        assert!(!lo.is_own() && lo.is_up);
+        let present = addresses.present().expect("addresses");
+        let own = present.iter().find(|address| address.ip == IpAddr::from([127, 0, 0, 1])).expect("127.0.0.1");
+        assert!(own.link == lo.index && own.prefix == 8 && !own.is_own(lo), "{own:?}");
+    }
+
+    #[test]
+    fn what_is_its_own_is_known_by_link_protocol_or_label() {
+        let link = |name: &str, is_dummy| Link { index: 3, name: name.to_owned(), is_dummy, is_up: true };
+        let address = |link, label: &str, protocol| Present {
+            ip: [169, 254, 20, 10].into(),
+            link,
+            prefix: 32,
+            label: label.to_owned(),
+            protocol,
+        };
+        let (own, lo) = (link("nodens", true), link("lo", false));
+        assert!(own.is_own() && !lo.is_own() && !link("nodens", false).is_own() && !link("nodens0", true).is_own());
+        for (address, on, expected) in [
+            (address(3, "nodens", 0), &own, true),
+            (address(4, "nodens", 0), &own, false),
+            (address(3, "lo", 0), &lo, false),
+            (address(3, "lo", PROTOCOL), &lo, true),
+            (address(3, "lo:nodens", 0), &lo, true),
+            (address(4, "lo:nodens", PROTOCOL), &lo, false),
+        ] {
+            assert_eq!(address.is_own(on), expected, "{address:?}");
+        }
+    }
+}
