@@ -1,0 +1,397 @@
+//! What is in `deploy`: rendered, validated, held against each other and against the nodens that is built.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use process::client::lookup;
+use process::space::can_run;
+use process::{Dir, Nodens, config, serve, upstream, zone};
+use serde_json::Value;
+
+mod process;
+
+const OVERLAYS: [&str; 7] =
+    ["link-local", "transparent", "kubelet-clusterdns", "pod-network", "cilium-lrp", "prometheus-operator", "canary"];
+/// The oldest and the newest Kubernetes.
+const VERSIONS: &str = "1.30,1.37";
+/// Of 1.36 on.
+const ADMISSION: &str = "1.36,1.37";
+/// What nodens takes besides its cache, and the part of its memory that sockets may take: see `app::room`.
+const BESIDES: u64 = 48 << 20;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Whether tests/deploy/install has been run.
+fn has_tools() -> bool {
+    let missing = ["bin/kubectl", "python/bin/python", "npm/node_modules/@kubernetes-models/cilium"]
+        .into_iter()
+        .find(|tool| !tools().join(tool).exists());
+    match missing {
+        None => can_run(false, &["node"]),
+        Some(_) => can_run(false, &["tests/deploy/install to have been run"]),
+    }
+}
+
+/// Runs a command; what it prints.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The objects of a folder of deploy/kustomize, valid in these versions of Kubernetes.
+fn render(folders: &[&str], versions: &str) -> BTreeMap<String, Vec<Value>> {
+    let mut command = Command::new(tools().join("python/bin/python"));
+    command.arg(root().join("tests/deploy/render.py")).arg(tools().join("bin/kubectl")).arg(versions);
+    let text = run(command.args(folders).current_dir(root().join("deploy/kustomize")));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+static RENDERED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
+    let folders: Vec<_> = OVERLAYS.iter().map(|overlay| format!("overlays/{overlay}")).collect();
+    render(&folders.iter().map(String::as_str).collect::<Vec<_>>(), VERSIONS)
+});
+
+/// Each overlay's objects of a kind.
+fn all(kind: &str) -> Vec<(&'static str, &'static Value)> {
+    let of = |overlay: &&'static str| {
+        let objects = &RENDERED[&format!("overlays/{overlay}")];
+        let overlay = *overlay;
+        objects.iter().filter(|object| object["kind"] == kind).map(move |object| (overlay, object)).collect::<Vec<_>>()
+    };
+    OVERLAYS.iter().flat_map(of).collect()
+}
+
+/// The configuration of each DaemonSet.
+fn configs() -> Vec<(&'static str, &'static Value, &'static str)> {
+    let of = |(overlay, set): (&'static str, &'static Value)| {
+        let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
+        let name = volumes.iter().find_map(|volume| volume["configMap"]["name"].as_str()).expect("a ConfigMap");
+        let maps = all("ConfigMap");
+        let map = maps.iter().find(|(other, map)| *other == overlay && map["metadata"]["name"] == name);
+        let map = map.unwrap_or_else(|| panic!("{overlay} lacks {name}")).1;
+        assert_eq!(map["metadata"]["namespace"], set["metadata"]["namespace"], "{overlay}");
+        (overlay, set, map["data"]["nodens.toml"].as_str().expect("a configuration"))
+    };
+    all("DaemonSet").into_iter().map(of).collect()
+}
+
+fn table(config: &str) -> toml::Table {
+    config.parse().expect("TOML")
+}
+
+/// Bytes of a Kubernetes quantity in Mi.
+fn mebibytes(quantity: &Value) -> u64 {
+    let number = quantity.as_str().and_then(|text| text.strip_suffix("Mi")).expect("a quantity in Mi");
+    number.parse::<u64>().expect("a number") << 20
+}
+
+#[test]
+fn every_overlay_is_valid() {
+    if !has_tools() {
+        return;
+    }
+    assert_eq!(RENDERED.len(), OVERLAYS.len());
+    let custom: Vec<_> = ["CiliumLocalRedirectPolicy", "PrometheusRule", "ServiceMonitor"]
+        .iter()
+        .flat_map(|kind| all(kind).into_iter().map(|(_, object)| object))
+        .collect();
+    assert_eq!(custom.len(), 3);
+    let mut command = Command::new("node");
+    // Modules are looked for beside the program.
+    let program = tools().join("npm/custom.mjs");
+    fs::copy(root().join("tests/deploy/custom.mjs"), &program).expect("copies");
+    let mut node = command.arg(program).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("node runs");
+    let text = serde_json::to_vec(&custom).expect("JSON");
+    node.stdin.take().expect("piped").write_all(&text).expect("writes");
+    let output = node.wait_with_output().expect("node ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn other_folders_are_valid() {
+    if !has_tools() {
+        return;
+    }
+    let jobs = render(&["job-namespace"], VERSIONS);
+    let policy = &jobs["job-namespace"][0];
+    assert_eq!(policy["kind"], "NetworkPolicy");
+    // It lets through what the overlays listen on.
+    let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
+    let egress = &policy["spec"]["egress"][0];
+    let blocks: BTreeSet<_> = egress["to"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|to| to["ipBlock"]["cidr"].as_str().expect("a block"))
+        .collect();
+    let addresses = config["node"]["addresses"].as_array().expect("a list").iter();
+    let wanted: Vec<_> = addresses
+        .map(|ip| ip.as_str().expect("text"))
+        .map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 }))
+        .collect();
+    assert_eq!(blocks, wanted.iter().map(String::as_str).collect());
+    let ports: Vec<_> = egress["ports"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|port| (port["protocol"].as_str().expect("text"), port["port"].as_u64().expect("a number")))
+        .collect();
+    assert_eq!(ports, [("UDP", 53), ("TCP", 53), ("TCP", 9355)]);
+    assert_eq!(policy["spec"]["policyTypes"][0], "Egress");
+
+    let admission = render(&["admission"], ADMISSION);
+    let kinds: Vec<_> = admission["admission"].iter().map(|object| object["kind"].as_str().expect("text")).collect();
+    assert_eq!(kinds, ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"]);
+    let expression =
+        admission["admission"][0]["spec"]["mutations"][0]["jsonPatch"]["expression"].as_str().expect("text");
+    assert!(expression.contains(r#"nameservers: ["169.254.20.10"]"#), "{expression}");
+}
+
+#[test]
+fn every_configuration_is_good_and_fits_its_pod() {
+    if !has_tools() {
+        return;
+    }
+    let all = configs();
+    assert_eq!(all.len(), OVERLAYS.len() + 1, "the canary has two");
+    for (overlay, set, text) in all {
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", text);
+        run(Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(file));
+        let (config, pod) = (table(text), &set["spec"]["template"]["spec"]);
+        let container = &pod["containers"][0];
+        let memory = config["cache"]["memory"].as_str().and_then(|text| text.strip_suffix("MiB")).expect("in MiB");
+        let memory = memory.parse::<u64>().expect("a number") << 20;
+        let limit = mebibytes(&container["resources"]["limits"]["memory"]);
+        assert!(limit >= (memory + BESIDES) * 8 / 7, "{overlay}: {limit}");
+        // The probes find the admin pages.
+        let admin = config["admin"]["listen"].as_str().expect("text");
+        let on_host = pod["hostNetwork"] == true;
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            let get = &container[probe]["httpGet"];
+            assert_eq!((&get["path"], &get["port"]), (&Value::from("/healthz"), &Value::from(9353)), "{overlay}");
+            assert_eq!(get["host"] == "127.0.0.1", on_host, "{overlay}");
+        }
+        assert!(admin == "0.0.0.0:9353" || (on_host && admin == "127.0.0.1:9353"), "{overlay}: {admin}");
+        // What touches the node is for those that live on it, and there the next pod must find this one.
+        assert_eq!((config.contains_key("node"), config.contains_key("handover")), (on_host, on_host), "{overlay}");
+        let mounts = container["volumeMounts"].as_array().expect("a list");
+        let mounted =
+            |path: &str| mounts.iter().any(|mount| path.starts_with(mount["mountPath"].as_str().expect("text")));
+        assert!(mounted(config["warm_up"]["file"].as_str().expect("text")), "{overlay}");
+        if on_host {
+            assert!(mounted(config["handover"]["socket"].as_str().expect("text")), "{overlay}");
+        }
+    }
+}
+
+#[test]
+fn every_pod_may_do_what_it_must_and_no_more() {
+    if !has_tools() {
+        return;
+    }
+    for (overlay, set) in all("DaemonSet") {
+        let (spec, pod) = (&set["spec"], &set["spec"]["template"]["spec"]);
+        let container = &pod["containers"][0];
+        assert!(container["ports"].is_null(), "{overlay}: ports of the host keep the next pod away");
+        let update = &spec["updateStrategy"]["rollingUpdate"];
+        assert_eq!((&update["maxSurge"], &update["maxUnavailable"]), (&Value::from(1), &Value::from(0)), "{overlay}");
+        assert_eq!(pod["dnsPolicy"], "Default", "{overlay}");
+        let labels = &spec["template"]["metadata"]["labels"];
+        let selector = spec["selector"]["matchLabels"].as_object().expect("labels");
+        assert!(selector.iter().all(|(key, value)| labels[key] == *value), "{overlay}: {selector:?} {labels}");
+        let context = &container["securityContext"];
+        assert_eq!(context["readOnlyRootFilesystem"], true, "{overlay}");
+        assert_eq!(context["allowPrivilegeEscalation"], false, "{overlay}");
+        assert_eq!(context["capabilities"]["drop"][0], "ALL", "{overlay}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{overlay}");
+        let added: Vec<_> = context["capabilities"]["add"].as_array().into_iter().flatten().collect();
+        let root = pod["securityContext"]["runAsUser"] == 0;
+        match pod["hostNetwork"] == true {
+            true => assert!(root && added == ["NET_BIND_SERVICE", "NET_ADMIN"], "{overlay}: {added:?}"),
+            false => assert!(!root && added.is_empty(), "{overlay}: {added:?}"),
+        }
+        let critical = pod["priorityClassName"] == "system-node-critical";
+        assert_eq!(critical, overlay != "pod-network", "{overlay}");
+        let image = container["image"].as_str().expect("text");
+        assert!(image.contains(':') && !image.ends_with(":latest"), "{overlay}: {image}");
+        let account = (pod["serviceAccountName"].as_str().expect("text"), &set["metadata"]["namespace"]);
+        let bound = all("ClusterRoleBinding").into_iter().filter(|(other, _)| *other == overlay).any(|(_, binding)| {
+            let subject = &binding["subjects"][0];
+            (subject["name"].as_str().expect("text"), &subject["namespace"]) == account
+        });
+        assert!(bound, "{overlay}: nobody lets {account:?} see pods");
+    }
+    for (overlay, role) in all("ClusterRole") {
+        let rules =
+            serde_json::json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] }]);
+        assert_eq!(role["rules"], rules, "{overlay}");
+    }
+    for (overlay, service) in all("Service") {
+        if service["metadata"]["name"] == "nodens" {
+            assert_eq!(service["spec"]["internalTrafficPolicy"], "Local", "{overlay}");
+        }
+    }
+}
+
+#[test]
+fn runners_name_the_address_and_nothing_else() {
+    let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
+    let address = config["node"]["addresses"][0].as_str().expect("text").to_owned();
+    for file in ["deploy/gitlab-runner/values.yaml", "deploy/gitlab-runner/operator.yaml"] {
+        let text = read(file);
+        let block = text.split("    [[runners]]\n").nth(1).expect("a template of TOML");
+        let own: String =
+            block.lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{line}\n")).collect();
+        let parsed = table(&format!("[[runners]]\n{own}"));
+        let kubernetes = &parsed["runners"][0]["kubernetes"];
+        assert_eq!(kubernetes["dns_policy"].as_str(), Some("none"), "{file}");
+        let servers = kubernetes["dns_config"]["nameservers"].as_array().expect("a list");
+        assert_eq!(
+            servers.iter().map(|server| server.as_str().expect("text")).collect::<Vec<_>>(),
+            [&address],
+            "{file}"
+        );
+    }
+    let patch = table(&read("deploy/gitlab-runner/pod-spec-patch.toml"));
+    let text = patch["runners"][0]["kubernetes"]["pod_spec"][0]["patch"].as_str().expect("text");
+    assert!(text.contains(&format!("nameservers: [\"{address}\"]")) && text.contains("dnsPolicy: None"), "{text}");
+}
+
+#[test]
+fn the_rules_fire_for_what_they_are_for() {
+    if !can_run(false, &["promtool"]) {
+        return;
+    }
+    let dir = root().join("deploy/prometheus");
+    run(Command::new("promtool").args(["check", "rules", "rules.yaml"]).current_dir(&dir));
+    run(Command::new("promtool").args(["test", "rules", "rules-test.yaml"]).current_dir(&dir));
+    let (rules, tests, book) =
+        (read("deploy/prometheus/rules.yaml"), read("deploy/prometheus/rules-test.yaml"), read("docs/deploy.md"));
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 7);
+    for alert in alerts {
+        let fires = format!("'ALERTS{{alertname=\"{alert}\", alertstate=\"firing\",");
+        assert!(tests.contains(&fires), "no test shows that {alert} fires");
+        assert!(book.contains(&format!("### {alert}\n")), "docs/deploy.md does not say what to do about {alert}");
+    }
+    // The operator's copy.
+    let body = &rules[rules.find("groups:").expect("groups")..];
+    let copy = read("deploy/kustomize/overlays/prometheus-operator/rules.yaml");
+    let copy = &copy[copy.find("  groups:").expect("groups")..];
+    let indented: String = body.lines().map(|line| format!("  {line}\n")).collect();
+    assert_eq!(copy, indented);
+}
+
+/// Metrics in an expression, each with the labels that are asked for there.
+fn used(expression: &str) -> Vec<(String, Vec<String>)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = expression;
+    while let Some(at) = rest.find(is_word) {
+        let word: String = rest[at..].chars().take_while(|c| is_word(*c)).collect();
+        rest = &rest[at + word.len()..];
+        if word.starts_with("nodens_") || word.starts_with("process_") {
+            let labels = rest.strip_prefix('{').and_then(|inner| inner.split('}').next()).unwrap_or_default();
+            let labels =
+                labels.split(',').filter_map(|label| label.split(['=', '!']).next()).filter(|label| !label.is_empty());
+            found.push((word, labels.map(str::to_owned).collect()));
+        }
+    }
+    found
+}
+
+#[test]
+fn rules_and_dashboard_ask_for_what_there_is() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    lookup(nodens.address(), "a.lab.example");
+    lookup(nodens.address(), "nothing.example");
+    nodens.metric_becomes("nodens_queries_total", &[], |count| count >= 2.0);
+    let metrics = nodens.metrics();
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for sample in &metrics.samples {
+        labels.entry(&sample.name).or_default().extend(sample.labels.keys().map(String::as_str));
+    }
+    let rules = read("deploy/prometheus/rules.yaml");
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/nodens.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("a list");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("a list"));
+    let expressions: Vec<_> =
+        targets.map(|target| target["expr"].as_str().expect("text").to_owned()).chain([rules]).collect();
+    let mut count = 0;
+    for (name, asked) in expressions.iter().flat_map(|expression| used(expression)) {
+        // A family shows with its first series: those of clients, views, shed and search need more than this scene has.
+        let listed = read("README.md").contains(&format!("`{}`", name.trim_end_matches("_bucket")));
+        assert!(labels.contains_key(name.as_str()) || listed, "{name} is not exported");
+        if let Some(own) = labels.get(name.as_str()) {
+            // Prometheus adds this one.
+            let strange: Vec<_> =
+                asked.iter().filter(|label| *label != "instance" && !own.contains(label.as_str())).collect();
+            assert!(strange.is_empty(), "{name} has no {strange:?}, but {own:?}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
+
+#[test]
+fn the_dockerfile_is_clean() {
+    let hadolint = tools().join("python/bin/hadolint");
+    if !hadolint.exists() {
+        can_run(false, &["tests/deploy/install to have been run"]);
+        return;
+    }
+    run(Command::new(hadolint).arg("Dockerfile").current_dir(root()));
+    run(Command::new("sh").args(["-n", "deploy/image/target.sh"]).current_dir(root()));
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    if !can_run(false, &["systemd-analyze"]) {
+        return;
+    }
+    let dir = Dir::new();
+    let unit = read("deploy/systemd/nodens.service").replace("/usr/local/bin/nodens", env!("CARGO_BIN_EXE_nodens"));
+    let file = dir.write("nodens.service", &unit);
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(file).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!text.contains("nodens.service"), "{text}");
+    // What it starts is a command line that there is.
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let words = line.split(' ').skip(1).take_while(|word| *word != "--config");
+    run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--help"));
+}
+
+#[test]
+fn a_pod_that_may_nothing_serves_on_its_own_network() {
+    // As pod-network runs it: nobody, without capabilities, on a port that needs none.
+    if !can_run(true, &["setpriv"]) {
+        return;
+    }
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+    let words: Vec<_> = serve().get_args().map(ToOwned::to_owned).collect();
+    command.arg(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--config").arg(file);
+    let nodens = Nodens::spawn(&mut command, dir);
+    lookup(nodens.address(), "a.lab.example");
+}
