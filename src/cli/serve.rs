@@ -94,6 +94,9 @@ impl Serve {
         if let Err(error) = self.log() {
             return fail(&error, Outcome::BadUsage);
         }
+        if self.worker {
+            supervisor::take_name();
+        }
         if self.no_supervisor || self.worker {
             return self.serve();
         }

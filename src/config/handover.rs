@@ -33,3 +33,18 @@ impl TryFrom<String> for SocketPath {
 impl Leaf for SocketPath {
     const RIGHT: &'static str = r#""/run/nodens/handover.sock""#;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_whole_and_not_too_long() {
+        let path = |text: &str| SocketPath::try_from(text.to_owned());
+        assert_eq!(path("/run/nodens/handover.sock").map(|path| path.0), Ok("/run/nodens/handover.sock".into()));
+        for bad in ["", "handover.sock", "/run/nodens/", "/run/a\nb", &format!("/{}", "a".repeat(LONGEST))] {
+            assert!(path(bad).is_err(), "{bad:?}");
+        }
+        assert!(path(&format!("/{}", "a".repeat(LONGEST - 1))).is_ok());
+    }
+}

@@ -161,3 +161,54 @@ impl Leaf for Interface {
 impl Leaf for Firewall {
     const RIGHT: &'static str = r#""nft" or "none""#;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::parse::parse;
+
+    const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.53\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+    fn read(listen: &str, node: &str) -> Result<Config, String> {
+        let text = format!("[server]\nlisten = [{listen}]\n[node]\n{node}\n{REST}");
+        parse(&text, &[]).map_err(|mistakes| mistakes.iter().map(|mistake| format!("{mistake}\n")).collect())
+    }
+
+    #[test]
+    fn addresses_are_served_where_the_server_listens() {
+        let config =
+            read(r#""169.254.20.10", "[::]:5353""#, r#"addresses = ["169.254.20.10", "fd00::a"]"#).expect("good");
+        let node = config.node.expect("a node");
+        assert_eq!(
+            node.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["169.254.20.10:53", "[fd00::a]:5353"]
+        );
+        assert_eq!((node.interface, node.firewall), (Interface::Auto, Firewall::Nft));
+        let node =
+            read(r#""169.254.20.10""#, "addresses = [\"169.254.20.10\"]\ninterface = \"lo\"\nfirewall = \"none\"");
+        let node = node.expect("good").node.expect("a node");
+        assert_eq!((node.interface.name(), node.firewall), (Some("lo"), Firewall::None));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (node, reason) in [
+            ("", "`addresses` is missing"),
+            (r#"addresses = ["169.254.20.11"]"#, "4:14: addresses: nodens does not listen on 169.254.20.11: add it to"),
+            (r#"addresses = ["169.254.20.10", "169.254.20.10"]"#, "169.254.20.10 is there twice"),
+            (r#"addresses = ["127.0.0.1"]"#, "127.0.0.1 is the loopback's, which a pod has for itself"),
+            (r#"addresses = ["fe80::1"]"#, "fe80::1 is a link-local one: a pod's resolv.conf cannot name its link"),
+            (r#"addresses = ["0.0.0.0"]"#, "0.0.0.0 is not the address of a host"),
+            (r#"addresses = ["node"]"#, "\"node\" is no address"),
+            ("addresses = [\"169.254.20.10\"]\ninterface = \"a/b\"", "\"a/b\" is no name of a link"),
+            (
+                "addresses = [\"169.254.20.10\"]\nfirewall = \"iptables\"",
+                "\"iptables\" is neither \"nft\" nor \"none\"",
+            ),
+        ] {
+            let told = read(r#""169.254.20.10""#, node).expect_err(node);
+            assert!(told.contains(reason), "{node}: {told}");
+        }
+    }
+}

@@ -297,6 +297,12 @@ impl Metrics {
         for result in ["taken", "rejected"] {
             metrics.reloads.with_label_values(&[result]);
         }
+        for what in ["address", "firewall"] {
+            metrics.node_repairs.with_label_values(&[what]);
+        }
+        for kind in ["queries", "replies"] {
+            metrics.node_untracked.with_label_values(&[kind]);
+        }
         Ok(metrics)
     }
 

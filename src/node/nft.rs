@@ -332,7 +332,10 @@ mod tests {
         let found = read_rule(&bytes[16..]);
         assert_eq!(found, Found { chain: "output".to_owned(), comment: rule.comment, packets: 0 });
         let at = |wanted: &[u8]| bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
-        assert_eq!((at(b"notrack\0"), at(b"counter\0"), at(b"payload\0"), at(&[0, 0, 0, 8])), (1, 1, 2, 1));
+        assert_eq!(
+            ["notrack\0", "counter\0", "payload\0", "meta\0", "cmp\0"].map(|name| at(name.as_bytes())),
+            [1, 1, 2, 2, 4]
+        );
     }
 
     #[test]

@@ -249,6 +249,12 @@ pub fn hear_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
+/// Gives the worker the program's name, where lists of processes would have that of the file it was started from, `exe`.
+pub fn take_name() {
+    // It is for people only.
+    let _ = nix::sys::prctl::set_name(c"nodens");
+}
+
 /// The end of the link that a worker has on its standard input.
 ///
 /// # Errors

@@ -69,6 +69,13 @@ impl Pod {
         command.stdin(Stdio::null()).output().expect("timeout runs")
     }
 
+    /// Starts a program as the pod does; it ends with its handle.
+    pub(crate) fn spawn(&self, program: &str, arguments: &[&str], file: &Path) -> Child {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--mount", "--target", &self.child.id().to_string(), program]);
+        command.args(arguments).arg(file).stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nsenter runs")
+    }
+
     /// What a program prints that must succeed.
     pub(crate) fn must(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.run(program, arguments);

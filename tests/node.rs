@@ -1,0 +1,352 @@
+//! A node with pods: the address that nodens puts there, its firewall, and what is left of them when, by the built binary.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+use process::pod::{Pod, make_bridge};
+use process::space::{inside, ip};
+use process::{Dir, Nodens, eventually, send_signal, serve, states};
+
+mod process;
+
+/// Where nodens is, for every pod of every node.
+const ADDRESSES: [&str; 2] = ["169.254.20.10", "fd00:53::a"];
+const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "nsenter", "dig", "setpriv"];
+
+fn run(program: &str, words: &str) -> String {
+    let output = Command::new(program).args(words.split(' ')).output().expect(program);
+    assert!(output.status.success(), "{program} {words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The addresses of the node, each with its link.
+fn addresses() -> BTreeSet<String> {
+    let text = run("ip", "-o address");
+    let word = |line: &str, number: usize| line.split_whitespace().nth(number).unwrap_or_default().to_owned();
+    text.lines().map(|line| format!("{} {}", word(line, 1), word(line, 3))).collect()
+}
+
+fn has_address(address: &str) -> bool {
+    addresses().iter().any(|line| line.contains(&format!(" {address}/")))
+}
+
+/// The tables of nftables.
+fn tables() -> BTreeSet<String> {
+    run("nft", "list tables").lines().map(str::to_owned).collect()
+}
+
+fn nodens(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).output().expect("nodens runs")
+}
+
+/// What nodens says, and whether its exit code is good.
+fn said(output: &Output) -> (bool, String) {
+    let text = [&*output.stdout, &*output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).expect("UTF-8"))
+}
+
+/// A node: a bridge, connection tracking, and something else of the same kinds that is none of nodens' business.
+struct Site {
+    dir: Dir,
+    before: (BTreeSet<String>, BTreeSet<String>),
+}
+
+impl Site {
+    fn new() -> Self {
+        make_bridge();
+        ip("address add 169.254.20.11/32 dev lo");
+        run("nft", "add table inet other");
+        run("nft", "add chain inet other pre { type filter hook prerouting priority 0 ; }");
+        // Only now does the kernel track connections in this namespace.
+        run("nft", "add rule inet other pre ct state new counter");
+        Self { dir: Dir::new(), before: (addresses(), tables()) }
+    }
+
+    fn config(&self, node: &str, more: &str) -> String {
+        let socket = self.dir.file("run/handover.sock");
+        format!(
+            "[server]\nlisten = [\"{}\", \"[{}]\"]\nallow = [\"10.244.1.0/24\", \"fd00:1::/64\", \"169.254.20.10\"]\n\
+             [admin]\nlisten = \"127.0.0.1:9353\"\n[handover]\nsocket = {socket:?}\n\
+             [node]\naddresses = [\"{}\", \"{}\"]\n{node}\n{more}",
+            ADDRESSES[0], ADDRESSES[1], ADDRESSES[0], ADDRESSES[1]
+        )
+    }
+
+    fn nodens(&self, config: &str) -> Nodens {
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", config);
+        Nodens::spawn(serve().arg("--config").arg(file), dir)
+    }
+
+    /// Everything is as it was before nodens came.
+    fn is_as_before(&self) {
+        assert_eq!((addresses(), tables()), self.before);
+    }
+}
+
+/// Routes to nowhere, for those who ask nothing of upstreams.
+const NOWHERE: &str = "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+/// A server in a namespace of its own that knows one name.
+struct Server {
+    _pod: Pod,
+    program: std::process::Child,
+    address: String,
+}
+
+impl Server {
+    fn start(number: u8, dir: &Dir, name: &str, value: &str) -> Self {
+        let pod = Pod::start(number, dir, "");
+        let address = pod.addresses[0].clone();
+        let text = format!(
+            "[server]\nlisten = [\"{address}\"]\nallow = [\"0.0.0.0/0\"]\n{NOWHERE}\
+             [[record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"{value}\"\n"
+        );
+        let file = dir.write(&format!("server-{number}.toml"), &text);
+        let program = pod.spawn(env!("CARGO_BIN_EXE_nodens"), &["serve", "--no-supervisor", "--config"], &file);
+        eventually("a server", || {
+            let output = pod.run("dig", &[&format!("@{address}"), "+short", "+tries=1", "+timeout=1", name]);
+            (String::from_utf8_lossy(&output.stdout).trim() == value).then_some(())
+        });
+        Self { _pod: pod, program, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+/// Connections to nodens that the kernel tracks.
+fn tracked() -> usize {
+    let of = |family: &str| run("conntrack", &format!("-L -f {family}"));
+    let all = of("ipv4") + &of("ipv6");
+    all.lines().filter(|line| line.contains("dport=53 ") && ADDRESSES.iter().any(|one| line.contains(one))).count()
+}
+
+/// Each pod asks for each name over both families and both transports.
+fn ask_all(pods: &[Pod], names: &[(&str, &str)]) {
+    for pod in pods {
+        for (name, value) in names {
+            for server in ADDRESSES {
+                for transport in ["+notcp", "+tcp"] {
+                    let at = format!("@{server}");
+                    let answer = pod.must("dig", &[&at, "+short", "+tries=1", "+timeout=30", transport, name]);
+                    assert_eq!(answer.trim(), *value, "{name} {server} {transport}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
+    inside("pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens", &TOOLS, || {
+        let site = Site::new();
+        let servers = [
+            ("web.shop.svc.cluster.local", "10.96.0.7"),
+            ("git.corp.example", "10.0.0.7"),
+            ("www.example.com", "192.0.2.1"),
+        ];
+        let [cluster, vpc, public] = [51, 52, 53].map(|number| {
+            let (name, value) = servers[usize::from(number) - 51];
+            Server::start(number, &site.dir, name, value)
+        });
+        let pods = [11, 12, 13].map(|number| Pod::start(number, &site.dir, "nameserver 169.254.20.10\n"));
+        let routes = [("cluster.local", &cluster), ("corp.example", &vpc), (".", &public)].map(|(zone, server)| {
+            let name = format!("up-{}", zone.len());
+            let servers = format!("[upstreams.{name}]\nservers = [\"{}\"]\n", server.address);
+            format!("{servers}[[route]]\nzones = [\"{zone}\"]\nto = \"{name}\"\n")
+        });
+        let before = (addresses(), tables());
+        let config = site.config("", &routes.concat());
+
+        // Without the firewall the kernel tracks each query: this is what it is for.
+        let mut plain = site.nodens(&config.replace("[node]", "[node]\nfirewall = \"none\""));
+        assert!(ADDRESSES.iter().all(|address| has_address(address)));
+        ask_all(&pods, &servers);
+        assert!(tracked() >= 12, "{}", run("conntrack", "-L"));
+        plain.signal("TERM");
+        assert_eq!(plain.exit().code(), Some(0));
+        assert_eq!((addresses(), tables()), before);
+        run("conntrack", "-F");
+
+        let mut nodens = site.nodens(&config);
+        ask_all(&pods, &servers);
+        assert_eq!(tracked(), 0, "{}", run("conntrack", "-L"));
+        let queries = [("kind", "queries")];
+        nodens.metric_becomes("nodens_node_untracked_packets_total", &queries, |count| count >= 36.0);
+        nodens.metric_becomes("nodens_node_untracked_packets_total", &[("kind", "replies")], |count| count >= 36.0);
+
+        // A new configuration.
+        let file = nodens.config();
+        std::fs::write(
+            &file,
+            config.clone() + "[[record]]\nname = \"new.example\"\ntype = \"A\"\nvalue = \"192.0.2.9\"\n",
+        )
+        .expect("writes");
+        nodens.signal("HUP");
+        nodens.logged("new configuration in force");
+        ask_all(&pods, &[("new.example", "192.0.2.9")]);
+        // A worker that dies.
+        for _ in 0..3 {
+            send_signal(nodens.worker().expect("a worker"), "KILL");
+            ask_all(&pods[..1], &servers);
+        }
+        // One nodens after the other.
+        for _ in 0..3 {
+            let new = site.nodens(&config);
+            nodens.logged("handed over");
+            ask_all(&pods[..1], &servers);
+            nodens.signal("TERM");
+            assert_eq!(nodens.exit().code(), Some(0));
+            ask_all(&pods[1..2], &servers);
+            nodens = new;
+        }
+        assert!(ADDRESSES.iter().all(|address| has_address(address)));
+        assert_eq!(tracked(), 0, "{}", run("conntrack", "-L"));
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert_eq!((addresses(), tables()), before);
+    });
+}
+
+#[test]
+fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
+    inside("what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be", &TOOLS, || {
+        let site = Site::new();
+        let config = site.config("", NOWHERE);
+        let file = site.dir.write("nodens.toml", &config);
+        let file = file.to_str().expect("UTF-8");
+        assert_eq!(said(&nodens(&["node", "cleanup"])), (true, "nothing to remove\n".to_owned()));
+        assert!(!said(&nodens(&["node", "status", "--config", file])).0, "nothing is there");
+        for words in [&["node", "cleanup"][..], &["node", "cleanup", "--config", file]] {
+            let mut killed = site.nodens(&config);
+            let (good, status) = said(&nodens(&["node", "status", "--config", file]));
+            assert!(
+                good && status.contains("address   169.254.20.10  on lo") && status.contains("in place"),
+                "{status}"
+            );
+            let (good, text) = said(&nodens(words));
+            assert!(!good && text.contains("somebody listens on"), "{text}");
+            let worker = killed.worker().expect("a worker");
+            killed.signal("STOP");
+            send_signal(worker, "KILL");
+            killed.signal("KILL");
+            killed.exit();
+            eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+            assert!(has_address(ADDRESSES[0]) && tables().contains("table inet nodens"));
+            // The next one finds it, and takes it away when it stops.
+            let mut next = site.nodens(&config);
+            assert!(!next.log().iter().any(|line| line.contains("mended")));
+            next.signal("TERM");
+            next.exit();
+            site.is_as_before();
+
+            let mut killed = site.nodens(&config);
+            let worker = killed.worker().expect("a worker");
+            killed.signal("STOP");
+            send_signal(worker, "KILL");
+            killed.signal("KILL");
+            killed.exit();
+            eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+            let (good, text) = said(&nodens(words));
+            let lines = [
+                "removed the table nodens of nftables",
+                "removed 169.254.20.10 from the link lo",
+                "removed fd00:53::a from the link lo",
+            ];
+            assert!(good && lines.iter().all(|line| text.contains(line)), "{text}");
+            site.is_as_before();
+            assert_eq!(said(&nodens(words)), (true, "nothing to remove\n".to_owned()));
+        }
+    });
+}
+
+#[test]
+fn what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays() {
+    inside("what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays", &TOOLS, || {
+        let site = Site::new();
+        // This one is not nodens' own.
+        ip("address add fd00:53::a/128 dev lo nodad");
+        let mut nodens = site.nodens(&site.config("interface = \"lo\"", NOWHERE));
+        let rules = || run("nft", "list table inet nodens").matches("notrack").count();
+        let mut repairs = 0.0;
+        for damage in [
+            &["flush table inet nodens"][..],
+            &["delete chain inet nodens output"],
+            &["delete table inet nodens"],
+            &["add rule inet nodens output counter"],
+            &["flush ruleset", "add table inet other"],
+        ] {
+            damage.iter().for_each(|words| drop(run("nft", words)));
+            repairs += 1.0;
+            nodens.metric_becomes("nodens_node_repairs_total", &[("what", "firewall")], |count| count == repairs);
+            assert_eq!(rules(), 12, "{damage:?}");
+        }
+        ip("address del 169.254.20.10/32 dev lo");
+        nodens.metric_becomes("nodens_node_repairs_total", &[("what", "address")], |count| count == 1.0);
+        assert!(has_address(ADDRESSES[0]));
+        assert!(nodens.logged("the node was mended").contains("the table of nftables"));
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert!(!has_address(ADDRESSES[0]) && has_address(ADDRESSES[1]), "{:?}", addresses());
+        assert!(!tables().contains("table inet nodens") && tables().contains("table inet other"));
+    });
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    inside("what_cannot_be_done_is_said", &TOOLS, || {
+        let site = Site::new();
+        let start = |node: &str, drop: bool| {
+            let file = site.dir.write("refused.toml", &site.config(node, NOWHERE));
+            let mut command = Command::new(if drop { "setpriv" } else { "env" });
+            if drop {
+                command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+            }
+            command.arg(env!("CARGO_BIN_EXE_nodens")).args(["serve", "--config"]).arg(file);
+            let output = command.env_remove("NODENS_LOG").output().expect("nodens runs");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, text) = start("", true);
+        assert!(code == Some(1) && text.contains("it needs CAP_NET_ADMIN"), "{code:?} {text}");
+        let (code, text) = start("interface = \"none0\"", false);
+        assert!(code == Some(1) && text.contains("there is no link none0: see [node] interface"), "{code:?} {text}");
+        ip("address add 169.254.20.10/32 dev pods");
+        let (code, text) = start("", false);
+        assert!(
+            code == Some(1) && text.contains("169.254.20.10 is on the link pods already, not on"),
+            "{code:?} {text}"
+        );
+        ip("address del 169.254.20.10/32 dev pods");
+        // Where the kernel has such links there is nothing to be said.
+        if !Command::new("ip")
+            .args(["link", "add", "probe0", "type", "dummy"])
+            .output()
+            .expect("ip runs")
+            .status
+            .success()
+        {
+            let (code, text) = start("interface = \"dummy\"", false);
+            assert!(code == Some(1) && text.contains("cannot make the dummy link nodens"), "{code:?} {text}");
+        } else {
+            ip("link del probe0");
+        }
+        site.is_as_before();
+        // Without nftables it serves all the same: nobody may write tables here, but the addresses are there already.
+        ip("address add 169.254.20.10/32 dev lo");
+        ip("address add fd00:53::a/128 dev lo nodad");
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", &site.config("interface = \"lo\"", NOWHERE));
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", env!("CARGO_BIN_EXE_nodens"), "serve"]);
+        let mut nodens = Nodens::spawn(command.args(["--log", "json", "--config"]).arg(file), dir);
+        nodens.logged("queries are tracked by the kernel");
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert!(ADDRESSES.iter().all(|address| has_address(address)), "they are not nodens' own");
+    });
+}
