@@ -214,6 +214,42 @@ fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
 }
 
 #[test]
+fn the_address_of_kube_dns_is_nodens_until_it_goes() {
+    inside("the_address_of_kube_dns_is_nodens_until_it_goes", &TOOLS, || {
+        const KUBE_DNS: &str = "10.96.0.10";
+        let site = Site::new();
+        let name = "web.shop.svc.cluster.local";
+        let server = Server::start(51, &site.dir, name, "10.96.0.7");
+        let pod = Pod::start(11, &site.dir, "");
+        // What kube-proxy does for the Service of kube-dns, and that replies of one pod to another come by the node.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("writes");
+        run("nft", "add table ip kube-proxy");
+        run("nft", "add chain ip kube-proxy services { type nat hook prerouting priority dstnat ; }");
+        run("nft", "add chain ip kube-proxy leave { type nat hook postrouting priority srcnat ; }");
+        for protocol in ["udp", "tcp"] {
+            let rule = format!("add rule ip kube-proxy services ip daddr {KUBE_DNS} {protocol} dport 53");
+            run("nft", &format!("{rule} dnat to {}", server.address));
+        }
+        run("nft", "add rule ip kube-proxy leave ct status dnat masquerade");
+        let ask = |transport: &str| {
+            let words = [&format!("@{KUBE_DNS}"), "+short", "+tries=1", "+timeout=30", transport, name];
+            pod.must("dig", &words).trim().to_owned()
+        };
+        let by_whom = || [ask("+notcp"), ask("+tcp")];
+        assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy");
+        let record = format!("{NOWHERE}[[record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"192.0.2.7\"\n");
+        let config = site.config("", &record);
+        let config = config.replace("listen = [\"169", &format!("listen = [\"{KUBE_DNS}\", \"169"));
+        let config = config.replace("addresses = [\"169", &format!("addresses = [\"{KUBE_DNS}\", \"169"));
+        let mut nodens = site.nodens(&config);
+        assert_eq!(by_whom(), ["192.0.2.7"; 2], "by nodens");
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy again");
+    });
+}
+
+#[test]
 fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
     inside("what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be", &TOOLS, || {
         let site = Site::new();
