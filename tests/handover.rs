@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use nodens::handover::channel::{Channel, Message};
-use nodens::handover::desk;
+use nodens::handover::door;
 use nodens::lab::upstream::Upstream;
 use process::client::{A, Tcp, data, id, lookup, query, receive, udp};
 use process::{Dir, Nodens, eventually, send_signal, serve, states, upstream, zone};
@@ -275,7 +275,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 
 /// Answers whoever knocks with one message, and no more.
 fn strange_elder(path: &std::path::Path, answer: Message) -> JoinHandle<()> {
-    let listener = desk::listen(path).expect("listens");
+    let listener = door::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");
         let new = Channel::of(accepted);

@@ -33,6 +33,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::standing::wall_clock;
 
 mod control;
+pub mod place;
 mod room;
 mod start;
 mod worker;

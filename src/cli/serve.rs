@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -16,18 +15,15 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::config_file::{self, Unusable, load};
 use super::{Outcome, own_addresses};
-use crate::app::{self, Running, Seat};
+use crate::app::Running;
+use crate::app::place::Place;
 use crate::config::Config;
 use crate::config::builtin::builtin;
-use crate::handover::channel::{Channel, Message};
-use crate::handover::desk::{self, Begin, Desk, Door};
-use crate::handover::sockets::Label;
-use crate::handover::take::{Taken, take};
+use crate::handover::channel::Channel;
 use crate::metrics::events::Kind;
-use crate::node::{Mended, Node};
 use crate::server::Phase;
 use crate::supervisor;
-use crate::supervisor::link::{Given, Link};
+use crate::supervisor::link::Link;
 use crate::upstream::standing::wall_clock;
 
 /// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
@@ -36,8 +32,6 @@ const WATCH: Duration = Duration::from_secs(2);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The environment variable that sets what is logged.
 const LOG_VARIABLE: &str = "NODENS_LOG";
-/// How long all workers may take until they turn.
-const TURNS: Duration = Duration::from_secs(15);
 
 /// Serve DNS over UDP and TCP.
 ///
@@ -139,7 +133,7 @@ impl Serve {
             Ok(place) => place,
             Err(error) => return fail(&error, Outcome::Failed),
         };
-        let Place { running, desk, node } = place;
+        let running = place.running();
         if let Some(link) = &link {
             link.hold_config(seen.as_deref().unwrap_or_default());
         }
@@ -161,24 +155,14 @@ impl Serve {
             let took = wall_clock().saturating_sub(replaces.at);
             running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
-        let end = runtime.block_on(self.mind(&running, link.as_ref(), signals, seen));
+        let end = runtime.block_on(self.mind(running, link.as_ref(), signals, seen));
         if let End::Failed(what) = end {
             tracing::error!("{what} failed: nodens ends, to begin anew");
             // To wait for the others would only keep a new one from serving.
-            std::mem::forget(running);
+            std::mem::forget(place);
             return Outcome::Failed;
         }
-        if let Some(desk) = desk {
-            desk.leave();
-        }
-        // One that rests leaves all to the one that serves.
-        let node = node.filter(|_| running.host().phase() == Phase::Serving);
-        let left = running.stop();
-        match node.as_ref().map(Node::tear_down) {
-            Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "the node is as it was"),
-            Some(Err(error)) => tracing::error!(%error, "something is left on the node: see nodens node cleanup"),
-            None => {}
-        }
+        let left = place.leave();
         tracing::info!(unanswered = left, "nodens stopped");
         Outcome::Good
     }
@@ -298,91 +282,6 @@ enum End {
     Told,
     /// This part has failed.
     Failed(&'static str),
-}
-
-/// A server on its sockets, wherever it has them from.
-struct Place {
-    running: Running,
-    desk: Option<Desk>,
-    node: Option<Node>,
-}
-
-impl Place {
-    /// Serves on the sockets of the last worker, on those of the nodens that serves here now, or on new ones.
-    fn take(config: Config, given: Given, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
-        let (path, door) = (config.handover.clone(), Door::new()?);
-        let mut sockets = given.sockets;
-        let (mut taken, mut beside, mut entries) = (None, false, Vec::new());
-        if let Some(path) = path.as_deref().filter(|_| sockets.is_empty()) {
-            match take(path) {
-                Ok(None) => {}
-                Ok(Some(Taken { elder, sockets: given, entries: packed })) => {
-                    (taken, sockets, entries) = (Some(elder), given, packed);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "no handover: it is tried to listen beside the other one until that one stops");
-                    beside = true;
-                }
-            }
-        }
-        let [elder, heir] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
-        let mut listener = sockets.take_listener(|label| *label == Label::Handover);
-        let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
-        let node = Node::of(&config);
-        let mended = node.as_ref().map(Node::set_up).transpose()?.unwrap_or_default();
-        let running = app::start_in(
-            config,
-            Seat {
-                sockets,
-                beside,
-                phase: if heir.is_some() { Phase::Resting } else { Phase::Serving },
-                entries,
-                restarts: given.replaces.restarts,
-                mover: door.mover(),
-            },
-        );
-        let running = match running {
-            Ok(running) => running,
-            Err(error) => {
-                // What was there before belongs to another one, or to nobody.
-                if let Some(node) = node.filter(|_| mended != Mended::default() && taken.is_none() && !beside) {
-                    let _ = node.tear_down();
-                }
-                return Err(error.into());
-            }
-        };
-        if let Some(elder) = &taken {
-            // What fails before this leaves the other one as it is.
-            if !running.turns(TURNS) {
-                return Err("not every worker turns: the other nodens goes on".into());
-            }
-            // If it is gone by now, nobody else serves.
-            let _ = elder.send(&Message::Ready);
-            running.tell(Kind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
-        }
-        if let (None, Some(path)) = (&listener, &path) {
-            match desk::listen(path) {
-                Ok(new) => listener = Some(new),
-                Err(error) => tracing::warn!(%error, path = %path.display(), "nobody can take over from this one"),
-            }
-        }
-        let holder = {
-            let link = link.clone();
-            Arc::new(move |sockets: &_| {
-                if let Some(link) = &link {
-                    link.hold_sockets(sockets);
-                }
-            })
-        };
-        let host = running.host();
-        let (elder, desk) = (taken.or(elder), door);
-        if listener.is_none() && elder.is_none() && heir.is_none() {
-            holder(&host.sockets);
-            return Ok(Self { running, desk: None, node });
-        }
-        let desk = desk.open(Begin { host, listener, elder, heir, holder })?;
-        Ok(Self { running, desk: Some(desk), node })
-    }
 }
 
 /// The signals that are heard.

@@ -45,7 +45,7 @@ pub enum Message {
     },
     /// With a socket: what it is.
     Socket(Label),
-    /// With bytes: entries of the cache, see [`super::entries`].
+    /// With bytes: entries of the cache, see [`crate::cache::packed`].
     Entries,
     /// With bytes: a part of the configuration in force, as its file has it.
     Config,

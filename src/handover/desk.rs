@@ -2,167 +2,49 @@
 //! the one whose place it took itself.
 //!
 //! All of it is one thread that waits for: a new one that knocks, a word of the elder (who rests for this one), a word of the
-//! heir (for whom this one rests), and commands of its own process.
+//! heir (for whom this one rests), and commands of its own process, which come through the [`door`](super::door).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::{Channel, LONGEST_BODY, Message};
-use super::sockets::{Label, Sockets};
+use super::door::{Command, Holder};
+use super::sockets::Label;
 use super::take::{MOST_ENTRIES, hello, send_sockets};
 use super::{PROTOCOL, START, STEP};
 use crate::app::Host;
 use crate::metrics::events::Kind;
-use crate::server::{GRACE, Moved, Mover, Phase};
+use crate::server::{GRACE, Moved, Phase};
 use crate::upstream::standing::wall_clock;
 
 /// How long giving away the cache may take; the rest of it stays behind.
 const PACKING: Duration = Duration::from_secs(2);
-/// New ones that knock while one is being served.
-const BACKLOG: i32 = 4;
 /// How often connections that are still to move are looked at.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
 
-/// What the process says to its desk.
-enum Command {
-    Moved(Moved),
-    Leave(SyncSender<()>),
-}
-
-/// The way to a desk, before there is one and after.
-pub struct Door {
-    commands: Sender<Command>,
-    heard: Receiver<Command>,
-    bell: Arc<UnixStream>,
-    rung: UnixStream,
-}
-
-/// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
-pub type Holder = Arc<dyn Fn(&Sockets) + Send + Sync>;
-
-/// What a desk begins with.
-pub struct Begin {
-    /// The server.
-    pub host: Host,
-    /// Where new ones knock.
-    pub listener: Option<OwnedFd>,
-    /// The one that rests for this one.
-    pub elder: Option<Channel>,
-    /// The one for which this one rests.
-    pub heir: Option<Channel>,
-    /// Who must know of changes.
-    pub holder: Holder,
-}
-
-/// The desk's thread.
-pub struct Desk {
-    commands: Sender<Command>,
-    bell: Arc<UnixStream>,
-    thread: JoinHandle<()>,
-}
-
-impl Door {
-    /// A door that leads nowhere yet.
-    ///
-    /// # Errors
-    /// The process has no file descriptor left.
-    pub fn new() -> io::Result<Self> {
-        let (bell, rung) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        rung.set_nonblocking(true)?;
-        let (commands, heard) = channel();
-        Ok(Self { commands, heard, bell: Arc::new(bell), rung })
-    }
-
-    /// Takes connections to the desk.
-    pub fn mover(&self) -> Mover {
-        let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
-        Arc::new(move |moved| {
-            // Without a desk any more, the connection is closed.
-            let _ = commands.send(Command::Moved(moved));
-            ring(&bell);
-        })
-    }
-
-    /// Opens the desk behind it.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub fn open(self, begin: Begin) -> io::Result<Desk> {
-        let Self { commands, heard, bell, rung } = self;
-        let Begin { host, listener, elder, heir, holder } = begin;
-        let state = State { host, listener: listener.map(Arc::new), elder, heir, leaving: false, holder, heard, rung };
-        state.hold();
-        let thread = thread::Builder::new().name("nodens-handover".into()).spawn(move || state.run())?;
-        Ok(Desk { commands, bell, thread })
-    }
-}
-
-impl Desk {
-    /// The process is about to stop: gives the place back to the elder, or lets connections go to the heir. Returns once that
-    /// is done, or cannot be.
-    pub fn leave(self) {
-        let (done, wait) = sync_channel(1);
-        if self.commands.send(Command::Leave(done)).is_ok() {
-            ring(&self.bell);
-            if wait.recv_timeout(STEP + 2 * GRACE).is_ok() {
-                let _ = self.thread.join();
-            }
-        }
-    }
-}
-
-fn ring(bell: &UnixStream) {
-    // If it is full, it rings already.
-    let _ = io::Write::write(&mut &*bell, &[0]);
-}
-
-/// Listens for new ones at `path`, in a directory that only this user may enter.
-///
-/// # Errors
-/// The directory cannot be made, or there is something else of that name.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(file) if file.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and no socket")),
-        Err(_) => {}
-    }
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-struct State {
-    host: Host,
-    listener: Option<Arc<OwnedFd>>,
-    elder: Option<Channel>,
-    heir: Option<Channel>,
+/// What the thread has in hand.
+pub(super) struct State {
+    pub(super) host: Host,
+    pub(super) listener: Option<Arc<OwnedFd>>,
+    pub(super) elder: Option<Channel>,
+    pub(super) heir: Option<Channel>,
     /// Whether the heir has said that it leaves.
-    leaving: bool,
-    holder: Holder,
-    heard: Receiver<Command>,
-    rung: UnixStream,
+    pub(super) leaving: bool,
+    pub(super) holder: Holder,
+    pub(super) heard: Receiver<Command>,
+    pub(super) rung: UnixStream,
 }
 
 impl State {
-    fn run(mut self) {
+    /// Waits and acts until the process leaves.
+    pub(super) fn run(mut self) {
         loop {
             let [knocks, elder, heir] = self.wait();
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
@@ -358,7 +240,7 @@ impl State {
     }
 
     /// Tells the supervisor what to hold.
-    fn hold(&self) {
+    pub(super) fn hold(&self) {
         let mut sockets = self.host.sockets.clone();
         if let Some(Ok(listener)) = self.listener.as_deref().map(OwnedFd::try_clone) {
             sockets.put(Label::Handover, listener);
@@ -401,22 +283,5 @@ mod tests {
     fn only_root_and_the_same_user_are_trusted() {
         let own = geteuid().as_raw();
         assert!(is_trusted(0) && is_trusted(own) && !is_trusted(own + 1_000));
-    }
-
-    #[test]
-    fn the_socket_is_for_this_user_alone_and_replaces_only_a_socket() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = std::env::temp_dir().join(format!("nodens-desk-{}", std::process::id()));
-        let path = dir.join("run/handover.sock");
-        for _ in 0..2 {
-            drop(listen(&path).expect("listens"));
-        }
-        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(&dir.join("run"))), (0o600, 0o700));
-        fs::remove_file(&path).expect("removes");
-        fs::write(&path, "mine").expect("writes");
-        assert!(listen(&path).is_err());
-        assert_eq!(fs::read(&path).expect("reads"), b"mine");
-        fs::remove_dir_all(&dir).expect("removes");
     }
 }

@@ -17,11 +17,12 @@
 //! - The new one is told to stop before the old one: it says `Back`, and goes when the old one has said `Resumed`.
 //! - They speak other protocols: no handover. The new one binds the same ports beside the old one (SO_REUSEPORT).
 //!
-//! Modules: [`channel`] messages, [`sockets`] which socket is what for, [`take`] the new one's side, [`desk`] the old one's,
-//! and all that comes after.
+//! Modules: [`channel`] messages, [`sockets`] which socket is what for, [`take`] the new one's side, `desk` the old one's and
+//! all that comes after, [`door`] the way there.
 
 pub mod channel;
-pub mod desk;
+mod desk;
+pub mod door;
 pub mod sockets;
 pub mod take;
 

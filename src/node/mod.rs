@@ -6,9 +6,9 @@
 //! stop  ──► firewall ──► addresses, link: what nodens has put there, nothing else
 //! ```
 //!
-//! - [`addresses`] links and addresses, over rtnetlink;
-//! - [`firewall`] which rules there are, [`nft`] how they are said to the kernel, over nfnetlink;
-//! - [`netlink`] what both speak.
+//! - `addresses` links and addresses, over rtnetlink;
+//! - `firewall` which rules there are, `nft` how they are said to the kernel, over nfnetlink;
+//! - `netlink` what both speak.
 //!
 //! A process that dies leaves everything in place: its successor finds it as it wants it. `nodens node cleanup` removes
 //! what is left where there is no successor.

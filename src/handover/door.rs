@@ -1,0 +1,159 @@
+//! The way to the desk: where new ones knock, and how its own process speaks to it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::{fs, thread};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::STEP;
+use super::channel::Channel;
+use super::desk::State;
+use super::sockets::Sockets;
+use crate::app::Host;
+use crate::server::{GRACE, Moved, Mover};
+
+/// New ones that knock while one is being served.
+const BACKLOG: i32 = 4;
+
+/// What the process says to its desk.
+pub(super) enum Command {
+    Moved(Moved),
+    Leave(SyncSender<()>),
+}
+
+/// The way to a desk, before there is one and after.
+pub struct Door {
+    commands: Sender<Command>,
+    heard: Receiver<Command>,
+    bell: Arc<UnixStream>,
+    rung: UnixStream,
+}
+
+/// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
+pub type Holder = Arc<dyn Fn(&Sockets) + Send + Sync>;
+
+/// What a desk begins with.
+pub struct Begin {
+    /// The server.
+    pub host: Host,
+    /// Where new ones knock.
+    pub listener: Option<OwnedFd>,
+    /// The one that rests for this one.
+    pub elder: Option<Channel>,
+    /// The one for which this one rests.
+    pub heir: Option<Channel>,
+    /// Who must know of changes.
+    pub holder: Holder,
+}
+
+/// The desk's thread.
+pub struct Desk {
+    commands: Sender<Command>,
+    bell: Arc<UnixStream>,
+    thread: JoinHandle<()>,
+}
+
+impl Door {
+    /// A door that leads nowhere yet.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let (bell, rung) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        let (commands, heard) = channel();
+        Ok(Self { commands, heard, bell: Arc::new(bell), rung })
+    }
+
+    /// Takes connections to the desk.
+    pub fn mover(&self) -> Mover {
+        let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
+        Arc::new(move |moved| {
+            // Without a desk any more, the connection is closed.
+            let _ = commands.send(Command::Moved(moved));
+            ring(&bell);
+        })
+    }
+
+    /// Opens the desk behind it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn open(self, begin: Begin) -> io::Result<Desk> {
+        let Self { commands, heard, bell, rung } = self;
+        let Begin { host, listener, elder, heir, holder } = begin;
+        let state = State { host, listener: listener.map(Arc::new), elder, heir, leaving: false, holder, heard, rung };
+        state.hold();
+        let thread = thread::Builder::new().name("nodens-handover".into()).spawn(move || state.run())?;
+        Ok(Desk { commands, bell, thread })
+    }
+}
+
+impl Desk {
+    /// The process is about to stop: gives the place back to the elder, or lets connections go to the heir. Returns once that
+    /// is done, or cannot be.
+    pub fn leave(self) {
+        let (done, wait) = sync_channel(1);
+        if self.commands.send(Command::Leave(done)).is_ok() {
+            ring(&self.bell);
+            if wait.recv_timeout(STEP + 2 * GRACE).is_ok() {
+                let _ = self.thread.join();
+            }
+        }
+    }
+}
+
+fn ring(bell: &UnixStream) {
+    // If it is full, it rings already.
+    let _ = io::Write::write(&mut &*bell, &[0]);
+}
+
+/// Listens for new ones at `path`, in a directory that only this user may enter.
+///
+/// # Errors
+/// The directory cannot be made, or there is something else of that name.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and no socket")),
+        Err(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_for_this_user_alone_and_replaces_only_a_socket() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = std::env::temp_dir().join(format!("nodens-desk-{}", std::process::id()));
+        let path = dir.join("run/handover.sock");
+        for _ in 0..2 {
+            drop(listen(&path).expect("listens"));
+        }
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&dir.join("run"))), (0o600, 0o700));
+        fs::remove_file(&path).expect("removes");
+        fs::write(&path, "mine").expect("writes");
+        assert!(listen(&path).is_err());
+        assert_eq!(fs::read(&path).expect("reads"), b"mine");
+        fs::remove_dir_all(&dir).expect("removes");
+    }
+}
