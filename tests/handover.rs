@@ -1,6 +1,6 @@
 //! One nodens after the other on the same sockets, by the built binary: nothing is lost, whoever fails.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 use nodens::handover::channel::{Channel, Message};
 use nodens::handover::door;
 use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
 use process::client::{A, Tcp, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, eventually, send_signal, serve, states, upstream, zone};
+use process::{Dir, Nodens, eventually, own_port, send_signal, serve, states, upstream, zone};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 mod process;
@@ -26,9 +27,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        // Ports of one's own, as the second one cannot ask for any.
-        let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-        Self { dir: Dir::new(), upstream: upstream(zone()), listen: free(), admin: free() }
+        let own = || SocketAddr::from(([127, 0, 0, 1], own_port()));
+        Self { dir: Dir::new(), upstream: upstream(zone()), listen: own(), admin: own() }
     }
 
     fn socket(&self) -> PathBuf {
@@ -48,8 +48,13 @@ impl Scene {
 
     /// One more nodens; returns once it serves.
     fn nodens(&self) -> Nodens {
+        self.nodens_with(&self.config(""))
+    }
+
+    /// The same with another configuration.
+    fn nodens_with(&self, config: &str) -> Nodens {
         let dir = Dir::new();
-        let file = dir.write("nodens.toml", &self.config(""));
+        let file = dir.write("nodens.toml", config);
         Nodens::spawn(serve().arg("--config").arg(file), dir)
     }
 }
@@ -133,9 +138,10 @@ fn nothing_is_lost_from_one_to_the_next() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let clients = Clients::new(scene.listen);
-    for _ in 0..6 {
+    // Each has the sockets of the one before, however many workers it has for them.
+    for workers in [2, 1, 3, 2, 1, 2] {
         clients.go_on();
-        let mut new = scene.nodens();
+        let mut new = scene.nodens_with(&scene.config("").replace("workers = 2", &format!("workers = {workers}")));
         assert!(new.logged("took over").contains("KiB of cached answers"));
         old.logged("handed over");
         clients.go_on();
@@ -179,6 +185,19 @@ fn the_cache_goes_along() {
     old.exit();
     assert_eq!(data(&lookup(scene.listen, "known.lab.example")), ["192.0.2.1"]);
     assert!(!scene.upstream.seen().iter().any(|seen| seen.is_named("known.lab.example.")));
+}
+
+#[test]
+fn what_was_asked_of_others_does_not_go_along() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    lookup(scene.listen, "known.lab.example");
+    let other = upstream(Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2"));
+    let servers = [&scene.upstream, &other].map(|upstream| upstream.address().to_string());
+    let mut new = scene.nodens_with(&scene.config("").replace(&servers[0], &servers[1]));
+    new.logged("took over");
+    old.logged("handed over");
+    assert_eq!(data(&lookup(scene.listen, "known.lab.example")), ["192.0.2.2"]);
 }
 
 #[test]

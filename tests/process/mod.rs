@@ -182,6 +182,17 @@ impl Drop for Nodens {
     }
 }
 
+/// A port that is free for UDP and TCP, and that the kernel gives nobody who asks for any: it is below those.
+pub(crate) fn own_port() -> u16 {
+    static DRAWS: AtomicUsize = AtomicUsize::new(0);
+    let is_free = |port: &u16| {
+        let address = (Ipv4Addr::LOCALHOST, *port);
+        std::net::UdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok()
+    };
+    let draw = || DRAWS.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as usize * 61);
+    std::iter::repeat_with(|| 15_000 + (draw() * 37 % 17_000) as u16).take(1_000).find(is_free).expect("a free port")
+}
+
 /// Sends a signal to a process, by name.
 pub(crate) fn send_signal(process: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
