@@ -11,7 +11,7 @@ use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::zone::Zone;
 use process::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
+use process::{Dir, Nodens, config, eventually, field, own_port, send_signal, serve, upstream, zone};
 
 mod process;
 
@@ -234,4 +234,21 @@ fn replace(nodens: &Nodens, text: &str) {
 
 fn another_zone() -> Zone {
     Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2")
+}
+
+#[test]
+fn what_differs_from_node_to_node_is_listened_on_by_an_argument() {
+    let upstream = upstream(zone());
+    let (one, two) = (own_port(), own_port());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+    let listen = format!("127.0.0.1:{one},127.0.0.2:{two}");
+    let mut nodens = Nodens::spawn(serve().arg("--config").arg(file).args(["--listen", &listen]), dir);
+    let text: Vec<_> = nodens.listen[1..].iter().map(ToString::to_string).collect();
+    assert_eq!(text.join(","), listen);
+    for address in nodens.listen.clone() {
+        lookup(address, "a.lab.example");
+    }
+    nodens.signal("HUP");
+    assert!(!nodens.logged("new configuration in force").contains("need a restart"));
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::{Outcome, own_addresses};
 use crate::app::Running;
 use crate::app::place::Place;
 use crate::config::Config;
+use crate::config::address::{DNS_PORT, Listen};
 use crate::config::builtin::builtin;
 use crate::handover::channel::Channel;
 use crate::metrics::events::Kind;
@@ -54,6 +56,11 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Listen on these as well as on server.listen: what differs from node to node, such as its own addresses. Port 53 where
+    /// none is given
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = listen_address)]
+    listen: Vec<SocketAddr>,
+
     /// How the log on stderr looks: auto is text on a terminal, JSON otherwise
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log: LogFormat,
@@ -79,6 +86,7 @@ Examples:
   nodens serve                                 a cache in front of /etc/resolv.conf, on port 5300
   dig @127.0.0.1 -p 5300 example.com           ask it
   nodens serve --config /etc/nodens/nodens.toml
+  nodens serve --config /etc/nodens/nodens.toml --listen 10.0.0.7,fd00::7
   nodens serve --no-supervisor                 one process, for a systemd unit with Restart=always
   NODENS_LOG=debug nodens serve --log text     also tell of each query that got no answer";
 
@@ -214,12 +222,18 @@ impl Serve {
 
     /// The configuration of what the file holds, or the embedded one where there is no file.
     fn config(&self, contents: Option<&[u8]>) -> Result<Config, Bad<'_>> {
-        match (&self.config, contents) {
-            (Some(file), Some(bytes)) => config_file::read(bytes).map_err(|unusable| Bad::File(file, unusable)),
+        let mut config = match (&self.config, contents) {
+            (Some(file), Some(bytes)) => config_file::read(bytes).map_err(|unusable| Bad::File(file, unusable))?,
             // It says why it cannot be read.
-            (Some(file), None) => load(file).map_err(|unusable| Bad::File(file, unusable)),
-            (None, _) => default_config().map_err(Bad::Builtin),
+            (Some(file), None) => load(file).map_err(|unusable| Bad::File(file, unusable))?,
+            (None, _) => default_config().map_err(Bad::Builtin)?,
+        };
+        for address in &self.listen {
+            if !config.server.listen.contains(address) {
+                config.server.listen.push(*address);
+            }
         }
+        Ok(config)
     }
 
     fn reload(&self, running: &Running, link: Option<&Link>, contents: Option<&[u8]>) {
@@ -268,6 +282,11 @@ impl Serve {
         };
         Ok(())
     }
+}
+
+/// An address to listen on, as the file has them.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    Listen::<DNS_PORT>::try_from(text.to_owned()).map(|listen| listen.0)
 }
 
 /// Why there is no configuration.
