@@ -12,13 +12,12 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::geteuid;
 
 use super::channel::{Channel, LONGEST_BODY, Message};
 use super::door::{Command, Holder};
 use super::sockets::Label;
 use super::take::{MOST_ENTRIES, hello, send_sockets};
-use super::{PROTOCOL, START, STEP};
+use super::{PROTOCOL, START, STEP, is_trusted};
 use crate::app::Host;
 use crate::metrics::events::Kind;
 use crate::server::{GRACE, Moved, Phase};
@@ -268,20 +267,4 @@ fn hear(other: &Channel, host: &Host) -> Option<io::Result<Message>> {
         host.adopt(Moved { stream: socket.into(), client: *client, rest: got.body });
     }
     Some(Ok(got.message))
-}
-
-/// Whether a process of this user may have the sockets: root's, or one of the same user.
-fn is_trusted(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_root_and_the_same_user_are_trusted() {
-        let own = geteuid().as_raw();
-        assert!(is_trusted(0) && is_trusted(own) && !is_trusted(own + 1_000));
-    }
 }

@@ -8,7 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::{Channel, Message};
 use super::sockets::Sockets;
-use super::{PROTOCOL, STEP};
+use super::{PROTOCOL, STEP, is_trusted};
 
 /// Sockets that one nodens may have: more are not taken.
 const MOST_SOCKETS: usize = 4_096;
@@ -50,6 +50,10 @@ pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
         Err(error) => return Err(error.into()),
     }
     let elder = Channel::of(OwnedFd::from(socket));
+    let uid = elder.peer_uid()?;
+    if !is_trusted(uid) {
+        return Err(TakeError::Refused(format!("it is user {uid}'s, whose sockets are not to be trusted")));
+    }
     elder.set_patience(STEP)?;
     elder.send(&hello())?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
