@@ -263,6 +263,7 @@ fn a_resting_worker_that_dies_rests_again() {
     let mut old = scene.nodens();
     let mut new = scene.nodens();
     new.logged("took over");
+    old.logged("handed over");
     let worker = old.worker().expect("a worker");
     send_signal(worker, "KILL");
     eventually("another one", || old.worker().filter(|other| *other != worker));
