@@ -20,8 +20,9 @@ const OVERLAYS: [&str; 7] =
 const VERSIONS: &str = "1.30,1.37";
 /// Of 1.36 on.
 const ADMISSION: &str = "1.36,1.37";
-/// What nodens takes besides its cache, and the part of its memory that sockets may take: see `app::room`.
-const BESIDES: u64 = 48 << 20;
+/// What nodens takes besides its cache, and what each worker takes: see `app::room`.
+const BESIDES: u64 = 44 << 20;
+const WORKER: u64 = 1 << 20;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -179,7 +180,9 @@ fn every_configuration_is_good_and_fits_its_pod() {
         let memory = config["cache"]["memory"].as_str().and_then(|text| text.strip_suffix("MiB")).expect("in MiB");
         let memory = memory.parse::<u64>().expect("a number") << 20;
         let limit = mebibytes(&container["resources"]["limits"]["memory"]);
-        assert!(limit >= (memory + BESIDES) * 8 / 7, "{overlay}: {limit}");
+        let workers = config["server"]["workers"].as_integer().expect("a number").unsigned_abs();
+        // An eighth of it is for what waits in sockets.
+        assert!(limit >= (memory + BESIDES + WORKER * workers) * 8 / 7, "{overlay}: {limit}");
         // The probes find the admin pages.
         let admin = config["admin"]["listen"].as_str().expect("text");
         let on_host = pod["hostNetwork"] == true;

@@ -13,8 +13,10 @@ use crate::server::socket::{LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER};
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Of the group's memory, the sockets may take one part in so many.
 const SHARE: usize = 8;
-/// What nodens takes besides its cache, about: code, threads, buffers, accounts of jobs.
-const BESIDES: usize = 48 << 20;
+/// What nodens takes besides its cache, at most, about: code, tables, accounts of jobs, queries under way.
+const BESIDES: usize = 44 << 20;
+/// What each worker takes of its own, about: buffers for batches, notes, connections to upstreams.
+const WORKER: usize = 1 << 20;
 
 /// Bytes of queries that may wait in each UDP socket. Warns if the group has less memory than the configuration may take.
 pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
@@ -24,7 +26,7 @@ pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
         return RECEIVE_BUFFER;
     };
     let buffer = share(limit, config.server.listen.len() * workers);
-    let wanted = config.cache.memory + BESIDES + buffer * config.server.listen.len() * workers;
+    let wanted = config.cache.memory + BESIDES + WORKER * workers + buffer * config.server.listen.len() * workers;
     if wanted > limit {
         tracing::warn!(
             limit_mib = limit >> 20,
