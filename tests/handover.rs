@@ -12,7 +12,7 @@ use nodens::handover::door;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use process::client::{A, Tcp, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, eventually, own_port, send_signal, serve, states, upstream, zone};
+use process::{Dir, Nodens, eventually, own_port, send_signal, serve, upstream, zone};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 mod process;
@@ -57,16 +57,6 @@ impl Scene {
         let file = dir.write("nodens.toml", config);
         Nodens::spawn(serve().arg("--config").arg(file), dir)
     }
-}
-
-/// A process that serves and its supervisor, killed.
-fn kill_whole(nodens: &mut Nodens) {
-    let worker = nodens.worker().expect("a worker");
-    nodens.signal("STOP");
-    send_signal(worker, "KILL");
-    nodens.signal("KILL");
-    nodens.exit();
-    eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
 }
 
 /// Clients that ask all the time, over UDP and over one TCP connection each, and never again: each query must be answered.
@@ -226,7 +216,7 @@ fn the_old_one_serves_again_when_the_new_one_is_gone() {
         send_signal(new.worker().expect("a worker"), "KILL");
         new.metric_becomes("nodens_worker_restarts_total", &[], |count| count == 1.0);
         lookup(scene.listen, "a.lab.example");
-        kill_whole(&mut new);
+        new.kill();
         eventually("the old one to serve", || {
             let log = old.log();
             let last = |text| log.iter().rposition(|line| line.contains(text));
@@ -271,7 +261,7 @@ fn a_resting_worker_that_dies_rests_again() {
     let clients = Clients::new(scene.listen);
     clients.go_on();
     clients.end();
-    kill_whole(&mut new);
+    new.kill();
     lookup(scene.listen, "a.lab.example");
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use process::pod::{Pod, make_bridge};
 use process::space::{inside, ip};
-use process::{Dir, Nodens, eventually, send_signal, serve, states};
+use process::{Dir, Nodens, eventually, send_signal, serve};
 
 mod process;
 
@@ -267,12 +267,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
             );
             let (good, text) = said(&nodens(words));
             assert!(!good && text.contains("somebody listens on"), "{text}");
-            let worker = killed.worker().expect("a worker");
-            killed.signal("STOP");
-            send_signal(worker, "KILL");
-            killed.signal("KILL");
-            killed.exit();
-            eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+            killed.kill();
             assert!(has_address(ADDRESSES[0]) && tables().contains("table inet nodens"));
             // The next one finds it, and takes it away when it stops.
             let mut next = site.nodens(&config);
@@ -282,12 +277,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
             site.is_as_before();
 
             let mut killed = site.nodens(&config);
-            let worker = killed.worker().expect("a worker");
-            killed.signal("STOP");
-            send_signal(worker, "KILL");
-            killed.signal("KILL");
-            killed.exit();
-            eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+            killed.kill();
             let (good, text) = said(&nodens(words));
             let lines = [
                 "removed the table nodens of nftables",

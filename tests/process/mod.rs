@@ -157,6 +157,17 @@ impl Nodens {
         worker
     }
 
+    /// Kills it and its worker; returns when both are dead.
+    pub(crate) fn kill(&mut self) {
+        let worker = self.worker().expect("a worker");
+        // It would replace the worker.
+        self.signal("STOP");
+        send_signal(worker, "KILL");
+        self.signal("KILL");
+        self.exit();
+        eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
+    }
+
     /// Waits for its end.
     pub(crate) fn exit(&mut self) -> ExitStatus {
         eventually("the end of nodens", || self.ended())
