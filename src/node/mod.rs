@@ -216,19 +216,28 @@ impl Node {
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
         ];
         let [addresses, rules] = changes;
+        // What cannot be mended is told once, not every minute.
+        let mut told = String::new();
         loop {
-            tokio::select! {
-                () = changed(addresses.as_ref()) => tokio::time::sleep(SETTLE).await,
-                () = changed(rules.as_ref()) => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
+            // At first too: the one that served before may have put its own back since this one set the node up.
             let mended = self.put_addresses().and_then(|addresses| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
                 Ok(Mended { addresses, firewall: self.put_firewall().map_err(failed)? })
             });
-            if !mended.as_ref().is_ok_and(|mended| *mended == Mended::default()) {
+            let trouble = mended.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let is_news = match &mended {
+                Ok(mended) => *mended != Mended::default(),
+                Err(_) => trouble != told,
+            };
+            told = trouble;
+            if is_news {
                 tell(mended);
                 tokio::time::sleep(MEND_PAUSE).await;
+            }
+            tokio::select! {
+                () = changed(addresses.as_ref()) => tokio::time::sleep(SETTLE).await,
+                () = changed(rules.as_ref()) => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
     }
