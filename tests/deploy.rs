@@ -215,6 +215,7 @@ fn every_pod_may_do_what_it_must_and_no_more() {
         assert!(container["ports"].is_null(), "{overlay}: ports of the host keep the next pod away");
         let update = &spec["updateStrategy"]["rollingUpdate"];
         assert_eq!((&update["maxSurge"], &update["maxUnavailable"]), (&Value::from(1), &Value::from(0)), "{overlay}");
+        assert!(spec["minReadySeconds"].as_u64().is_some_and(|seconds| seconds >= 10), "{overlay}");
         assert_eq!(pod["dnsPolicy"], "Default", "{overlay}");
         let labels = &spec["template"]["metadata"]["labels"];
         let selector = spec["selector"]["matchLabels"].as_object().expect("labels");
