@@ -175,6 +175,7 @@ impl Admin {
     /// Gauges that nobody keeps while nobody looks.
     fn refresh_gauges(&self) {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
+        metrics.process.refresh();
         metrics.watch.refresh(self.resolver.now());
         metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));

@@ -111,7 +111,7 @@ impl ReportPart {
 async fn know_clients(resolver: Arc<Resolver>) {
     let settings = resolver.snapshot.load().config.kubernetes.clone();
     match clients::watch::node(&settings, |name| std::env::var(name).ok()) {
-        Ok(Some(node)) => clients::watch::keep_current(resolver, node, settings.namespaces).await,
+        Ok(Some(node)) => clients::watch::keep_current(resolver, node, settings).await,
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "who asks is not watched"),
     }

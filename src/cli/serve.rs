@@ -11,8 +11,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config_file::{self, Unusable, load};
 use super::{Outcome, own_addresses};
@@ -267,19 +269,24 @@ impl Serve {
                 .map_err(|_| format!("{LOG_VARIABLE}={text:?} is no level: use error, warn, info, debug or off"))?,
             Err(_) => LevelFilter::INFO,
         };
-        // The libraries that resolve upstreams' names and watch Kubernetes tell of each try; what comes of them is told here.
-        let filter = EnvFilter::new(format!("{level},hickory_resolver=error,hickory_net=error,kube_client=off"));
+        // The library that resolves upstreams' names logs each attempt; the outcome is logged here.
+        let library = level.min(LevelFilter::ERROR);
+        let filter = Targets::new()
+            .with_default(level)
+            .with_target("hickory_resolver", library)
+            .with_target("hickory_net", library);
         let json = match self.log {
             LogFormat::Auto => !io::stderr().is_terminal(),
             LogFormat::Text => false,
             LogFormat::Json => true,
         };
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-        // Someone who uses the library may have a log of their own.
-        let _ = match json {
-            true => builder.json().flatten_event(true).with_target(false).try_init(),
-            false => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
+        let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stderr);
+        let lines = match json {
+            true => lines.json().flatten_event(true).boxed(),
+            false => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         };
+        // Someone who uses the library may have a log of their own.
+        let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
         Ok(())
     }
 }

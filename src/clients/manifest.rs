@@ -1,6 +1,7 @@
 //! A pod as the Kubernetes API shows it, without all that nobody here needs: the rest is dropped while it is read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,6 +38,39 @@ pub struct ListMetadata {
     pub next: String,
 }
 
+/// An event of a watch of pods.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
+pub enum WatchEvent {
+    /// A pod is new.
+    Added(Manifest),
+    /// A pod has changed.
+    Modified(Manifest),
+    /// A pod is no more; as it was last.
+    Deleted(Manifest),
+    /// Nothing changed up to the version of this otherwise empty pod.
+    Bookmark(Manifest),
+    /// The watch has failed.
+    Error(Status),
+}
+
+/// A `Status` object: what the API server says when it refuses.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Status {
+    /// The HTTP status code.
+    #[serde(default)]
+    pub code: u16,
+    /// Text for people.
+    #[serde(default)]
+    pub message: String,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP status {}: {}", self.code, self.message)
+    }
+}
+
 /// One pod.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Manifest {
@@ -44,7 +78,7 @@ pub struct Manifest {
     #[serde(default)]
     spec: Spec,
     #[serde(default)]
-    status: Status,
+    status: PodStatus,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -96,7 +130,7 @@ struct DnsOption {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct PodStatus {
     #[serde(default)]
     phase: String,
     #[serde(default, rename = "podIP")]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+pub mod api;
 pub mod client;
 pub mod fixed;
 pub mod likely;

@@ -8,20 +8,15 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use kube::Client as Api;
-use kube::core::WatchEvent;
-use kube::core::params::{ListParams, WatchParams};
-use kube::core::request::Request;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::manifest::{List, Manifest, version};
+use super::api::{Api, ApiError, Connection, Events};
+use super::manifest::{List, Manifest, Status, WatchEvent, version};
 use super::pods::{Event, Pod, Pods};
 use crate::answer::Resolver;
 use crate::config::Kubernetes;
@@ -35,9 +30,11 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// How long a page of a list may take.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pods of one page.
-const PAGE: u32 = 500;
-/// How long the server is asked to keep a watch up.
-const WATCH_SECONDS: u32 = 290;
+const PAGE: &str = "500";
+/// How long the server is asked to keep a watch up, in seconds.
+const WATCH_SECONDS: &str = "290";
+/// The code of a `Status` that says that a version is too old (410 Gone).
+const GONE: u16 = 410;
 /// A watch that says nothing for so long is dead: a bookmark comes every minute.
 const LONGEST_SILENCE: Duration = Duration::from_secs(150);
 /// How often what has ended long ago is dropped.
@@ -62,7 +59,7 @@ enum Lost {
     Silent,
     /// Anything else.
     #[error("{0}")]
-    Failed(#[from] kube::Error),
+    Failed(#[from] ApiError),
 }
 
 /// What all watches share.
@@ -76,7 +73,7 @@ struct State {
 /// One watch.
 struct Watch {
     state: Rc<State>,
-    api: Api,
+    api: Rc<Api>,
     scope: usize,
     path: String,
     fields: String,
@@ -96,21 +93,21 @@ pub fn node(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) ->
     }
 }
 
-/// Keeps the resolver's clients current, from the pods of `node` in `namespaces`, or in all if that is empty. Never ends
-/// by itself. Where the API is comes from `KUBECONFIG` or `~/.kube/config` if there is one, else from the cluster that
-/// this runs in.
-pub async fn keep_current(resolver: Arc<Resolver>, node: String, namespaces: Vec<String>) {
+/// Keeps the resolver's clients current, from the pods of `node` in the namespaces of the settings, or in all if there are
+/// none. Never ends by itself.
+pub async fn keep_current(resolver: Arc<Resolver>, node: String, settings: Kubernetes) {
     resolver.metrics.watch.heard_at(resolver.now());
+    let namespaces = settings.namespaces.as_slice();
     let mut wait = AFTER_FAILURE.0;
     let api = loop {
-        match api().await {
-            Ok(api) => break api,
+        match Api::new(&settings, |name| std::env::var(name).ok()) {
+            Ok(api) => break Rc::new(api),
             Err(error) => tracing::warn!(%error, "the Kubernetes API cannot be reached; trying again"),
         }
         tokio::time::sleep(jittered(wait)).await;
         wait = (wait * 2).min(AFTER_FAILURE.1);
     };
-    let paths: Vec<String> = match namespaces.as_slice() {
+    let paths: Vec<String> = match namespaces {
         [] => vec!["/api/v1/pods".to_owned()],
         some => some.iter().map(|namespace| format!("/api/v1/namespaces/{namespace}/pods")).collect(),
     };
@@ -124,7 +121,7 @@ pub async fn keep_current(resolver: Arc<Resolver>, node: String, namespaces: Vec
     // They end when this is dropped.
     let mut watches = JoinSet::new();
     for (scope, path) in paths.into_iter().enumerate() {
-        let (state, api, fields) = (Rc::clone(&state), api.clone(), format!("spec.nodeName={node}"));
+        let (state, api, fields) = (Rc::clone(&state), Rc::clone(&api), format!("spec.nodeName={node}"));
         watches.spawn_local(Watch { state, api, scope, path, fields }.follow());
     }
     loop {
@@ -133,11 +130,6 @@ pub async fn keep_current(resolver: Arc<Resolver>, node: String, namespaces: Vec
             state.publish();
         }
     }
-}
-
-async fn api() -> Result<Api, Box<dyn std::error::Error>> {
-    let config = kube::Config::infer().await?;
-    Ok(Api::try_from(config)?)
 }
 
 impl Watch {
@@ -164,36 +156,42 @@ impl Watch {
     }
 
     /// Lists unless it is known where to go on, then watches until that ends. `at`: the version that is known.
-    async fn once(&self, at: &mut Option<String>) -> kube::Result<Lost> {
+    async fn once(&self, at: &mut Option<String>) -> Result<Lost, ApiError> {
+        let Ok(connection) = timeout(LIST_TIMEOUT, self.api.connect()).await else { return Ok(Lost::Silent) };
+        let mut connection = connection?;
         let from = match at.take() {
             Some(version) => version,
-            None => {
-                let Ok(listed) = timeout(LIST_TIMEOUT, self.list()).await else { return Ok(Lost::Silent) };
-                listed?
-            }
+            None => self.list(&mut connection).await?,
         };
         let known = at.insert(from);
-        let params = WatchParams::default().fields(&self.fields).timeout(WATCH_SECONDS);
-        let request = Request::new(self.path.as_str()).watch(&params, known).map_err(kube::Error::BuildRequest)?;
-        let Ok(events) = timeout(LIST_TIMEOUT, self.api.request_events::<Manifest>(request)).await else {
-            return Ok(Lost::Silent);
-        };
-        let mut events = pin!(events?);
+        let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else { return Ok(Lost::Silent) };
+        let mut events = events?;
         self.state.connected(self.scope);
         loop {
-            let Ok(event) = timeout(LONGEST_SILENCE, events.try_next()).await else { return Ok(Lost::Silent) };
+            let Ok(event) = timeout(LONGEST_SILENCE, events.next()).await else { return Ok(Lost::Silent) };
             let Some(event) = event? else { return Ok(Lost::Closed) };
             match event {
                 WatchEvent::Added(pod) => self.seen("added", pod, known, Event::Seen),
                 WatchEvent::Modified(pod) => self.seen("modified", pod, known, Event::Seen),
                 WatchEvent::Deleted(pod) => self.seen("deleted", pod, known, Event::Gone),
                 WatchEvent::Bookmark(bookmark) => {
-                    known.clone_from(&bookmark.metadata.resource_version);
+                    bookmark.version().clone_into(known);
                     self.state.heard("bookmark");
                 }
-                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                WatchEvent::Error(status) => return Err(ApiError::Refused(status)),
             }
         }
+    }
+
+    async fn events(&self, connection: Connection, from: &str) -> Result<Events, ApiError> {
+        let query = [
+            ("watch", "true"),
+            ("fieldSelector", &self.fields),
+            ("timeoutSeconds", WATCH_SECONDS),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", from),
+        ];
+        connection.watch(&self.path, &query).await
     }
 
     fn seen(&self, kind: &str, pod: Manifest, known: &mut String, event: impl Fn(Pod) -> Event) {
@@ -205,12 +203,14 @@ impl Watch {
     }
 
     /// All pods, page by page; the version that they were read at.
-    async fn list(&self) -> kube::Result<String> {
-        let mut pods = Vec::new();
-        let mut params = ListParams::default().fields(&self.fields).limit(PAGE);
+    async fn list(&self, connection: &mut Connection) -> Result<String, ApiError> {
+        let (mut pods, mut next) = (Vec::new(), String::new());
         loop {
-            let request = Request::new(self.path.as_str()).list(&params).map_err(kube::Error::BuildRequest)?;
-            let page: List = self.api.request(request).await?;
+            let mut query = vec![("fieldSelector", self.fields.as_str()), ("limit", PAGE)];
+            if !next.is_empty() {
+                query.push(("continue", &next));
+            }
+            let page: List = timeout(LIST_TIMEOUT, connection.get(&self.path, &query)).await??;
             pods.extend(page.items.into_iter().filter_map(|pod| self.state.pod(pod)));
             if page.metadata.next.is_empty() {
                 self.state.heard("listed");
@@ -218,7 +218,7 @@ impl Watch {
                 self.state.apply(self.scope, Event::Listed(pods, version(&at)));
                 return Ok(at);
             }
-            params = params.continue_token(&page.metadata.next);
+            next = page.metadata.next;
         }
     }
 }
@@ -285,10 +285,11 @@ impl State {
 }
 
 impl Lost {
-    fn of(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if status.code == 410 => Self::Gone,
-            _ => Self::Failed(error),
+    fn of(error: ApiError) -> Self {
+        match error {
+            ApiError::Refused(Status { code: GONE, .. }) => Self::Gone,
+            ApiError::Late(_) => Self::Silent,
+            error => Self::Failed(error),
         }
     }
 
@@ -305,10 +306,10 @@ impl Lost {
     /// What to do about it.
     fn hint(&self) -> &'static str {
         match self {
-            Self::Failed(kube::Error::Api(status)) if status.code == 403 => {
+            Self::Failed(ApiError::Refused(Status { code: 403, .. })) => {
                 "its service account needs a role with get, list and watch on pods"
             }
-            Self::Failed(kube::Error::Api(status)) if status.code == 401 => "its token is not accepted",
+            Self::Failed(ApiError::Refused(Status { code: 401, .. })) => "its token is not accepted",
             _ => "",
         }
     }
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn watched_is_where_there_is_a_cluster_or_a_wish() {
         let settings =
-            |watch, node: Option<&str>| Kubernetes { watch, node: node.map(str::to_owned), namespaces: Vec::new() };
+            |watch, node: Option<&str>| Kubernetes { watch, node: node.map(str::to_owned), ..Kubernetes::default() };
         let cluster = ("KUBERNETES_SERVICE_HOST", "10.96.0.1");
         let named = ("NODE_NAME", "from-environment");
         for (watch, configured, environment, right) in [

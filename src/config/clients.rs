@@ -6,7 +6,8 @@ use toml::Spanned;
 use super::address::Network;
 use super::file::Leaf;
 use super::table::Table;
-use super::{Client as Configured, Kubernetes as Settings};
+use super::warm_up::File;
+use super::{ApiServer, Client as Configured, Kubernetes as Settings};
 
 /// The longest name of a Kubernetes node (RFC 1123, as a DNS subdomain).
 const LONGEST_NODE: usize = 253;
@@ -24,6 +25,12 @@ pub struct Kubernetes {
     pub node: Option<Spanned<Node>>,
     /// Default: all.
     pub namespaces: Vec<Spanned<Namespace>>,
+    /// Default: that of the cluster whose pod nodens is.
+    pub api_server: Option<Spanned<Url>>,
+    /// Default: the service account's in a pod, else the system's store.
+    pub ca_file: Option<Spanned<File>>,
+    /// Default: the service account's in a pod, else none.
+    pub token_file: Option<Spanned<File>>,
 }
 
 /// `[[client]]`.
@@ -53,6 +60,11 @@ pub struct Node(pub String);
 #[serde(try_from = "String")]
 pub struct Namespace(pub String);
 
+/// The URL of a Kubernetes API server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Url(pub ApiServer);
+
 /// A text on one line that is not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -64,6 +76,9 @@ impl Kubernetes {
             watch: table.value("watch").map(Spanned::into_inner),
             node: table.value("node"),
             namespaces: table.list("namespaces").unwrap_or_default(),
+            api_server: table.value("api_server"),
+            ca_file: table.value("ca_file"),
+            token_file: table.value("token_file"),
         })
     }
 }
@@ -85,7 +100,15 @@ pub(super) fn kubernetes(file: &Kubernetes) -> Settings {
     let mut namespaces: Vec<_> = file.namespaces.iter().map(|namespace| namespace.get_ref().0.clone()).collect();
     namespaces.sort();
     namespaces.dedup();
-    Settings { watch: file.watch, node: file.node.as_ref().map(|node| node.get_ref().0.clone()), namespaces }
+    let path = |file: &Option<Spanned<File>>| file.as_ref().map(|file| file.get_ref().0.clone());
+    Settings {
+        watch: file.watch,
+        node: file.node.as_ref().map(|node| node.get_ref().0.clone()),
+        namespaces,
+        api_server: file.api_server.as_ref().map(|url| url.get_ref().0.clone()),
+        ca_file: path(&file.ca_file),
+        token_file: path(&file.token_file),
+    }
 }
 
 /// A `[[client]]` as the rest of the house reads it.
@@ -119,6 +142,29 @@ impl TryFrom<String> for Namespace {
     }
 }
 
+impl TryFrom<String> for Url {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let url: hyper::Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+        let tls = match url.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(format!("{text:?} does not begin with https:// or http://")),
+        };
+        let authority = url.authority().filter(|authority| !authority.as_str().contains('@'));
+        let (Some(authority), None) = (authority, url.query()) else {
+            return Err(format!("{text:?} has a user or a query"));
+        };
+        Ok(Self(ApiServer {
+            tls,
+            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            path: url.path().trim_end_matches('/').to_owned(),
+        }))
+    }
+}
+
 impl TryFrom<String> for Words {
     type Error = String;
 
@@ -140,6 +186,10 @@ impl Leaf for Namespace {
     const RIGHT: &'static str = r#""gitlab-runner": small letters, digits and hyphens"#;
 }
 
+impl Leaf for Url {
+    const RIGHT: &'static str = r#""https://10.0.0.1:6443""#;
+}
+
 impl Leaf for Words {
     const RIGHT: &'static str = "a short text in quotes";
 }
@@ -151,4 +201,35 @@ fn is_label(text: &str) -> bool {
     bytes.iter().all(|byte| plain(byte) || *byte == b'-')
         && bytes.first().is_some_and(plain)
         && bytes.last().is_some_and(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_of_an_api_server_is_read() {
+        let read = |text: &str| Url::try_from(text.to_owned()).map(|url| url.0);
+        for (text, tls, authority, path) in [
+            ("https://10.0.0.1:6443", true, "10.0.0.1:6443", ""),
+            ("https://api.cluster.example/", true, "api.cluster.example:443", ""),
+            ("https://[fd00::1]:6443", true, "[fd00::1]:6443", ""),
+            ("https://rancher.example/k8s/clusters/c-1/", true, "rancher.example:443", "/k8s/clusters/c-1"),
+            ("http://127.0.0.1:8001", false, "127.0.0.1:8001", ""),
+        ] {
+            let server = read(text).expect(text);
+            assert_eq!((server.tls, server.authority().as_str(), server.path.as_str()), (tls, authority, path));
+        }
+        for (text, why) in [
+            ("10.0.0.1:6443", "does not begin with https"),
+            ("10.0.0.1", "does not begin with https"),
+            ("ftp://10.0.0.1", "does not begin with https"),
+            ("https://admin:secret@10.0.0.1", "has a user or a query"),
+            ("https://10.0.0.1/?x=y", "has a user or a query"),
+            ("https://", "is no URL"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
 }

@@ -223,6 +223,34 @@ pub struct Kubernetes {
     pub node: Option<String>,
     /// The namespaces that are watched; empty: all.
     pub namespaces: Vec<String>,
+    /// The API server; none: that of the cluster whose pod this process is.
+    pub api_server: Option<ApiServer>,
+    /// Certificates, in PEM, of the authorities that the API server is trusted by; none: the service account's in a pod,
+    /// else the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The bearer token; none: the service account's in a pod, else none.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The address of a Kubernetes API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Its name or IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The path before `/api`; empty or with a leading and without a trailing slash.
+    pub path: String,
+}
+
+impl ApiServer {
+    /// Returns host and port as an HTTP `Host` header has them.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
 }
 
 /// What is asked ahead for jobs that are about to start.

@@ -12,6 +12,7 @@ use prometheus::{
 
 pub mod clients;
 pub mod events;
+pub mod process;
 pub mod query_log;
 pub mod search;
 pub mod tally;
@@ -20,6 +21,7 @@ pub mod watch;
 
 use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
+use process::ProcessMetrics;
 pub use query_log::QueryLogMetrics;
 pub use search::SearchMetrics;
 pub use tally::{Source, Tally, rcode_label};
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub node_untracked: IntCounterVec,
     /// Worker processes that died and were replaced.
     pub worker_restarts: IntCounter,
+    /// The process itself.
+    pub process: ProcessMetrics,
     /// What happened.
     pub events: Arc<Events>,
     /// The watch of the Kubernetes API.
@@ -135,9 +139,9 @@ impl Metrics {
         let registry = Registry::new();
         let build = int_gauges(&registry, "build_info", "Version of the running nodens; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let server = &["upstream", "server"];
         let metrics = Self {
+            process: ProcessMetrics::new(&registry)?,
             queries: counters(
                 &registry,
                 "queries_total",

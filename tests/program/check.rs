@@ -153,6 +153,13 @@ fn mistakes_of_kubernetes_and_clients() {
                 "4:28: namespaces: \"a.b\" is no name of a namespace",
             ],
         ),
+        (
+            "[kubernetes]\napi_server = \"10.0.0.1\"\ntoken_file = \"token\"\n".to_owned(),
+            &[
+                "2:14: api_server: \"10.0.0.1\" does not begin with https:// or http://; right would be",
+                "3:14: token_file: \"token\" is not the whole path of a file",
+            ],
+        ),
         ("[kubernetes]\nnamespaces = []\n".to_owned(), &["2:14: namespaces: the list is empty"]),
         (
             "[client]\nsource = \"10.0.8.0/24\"\nname = \"vms\"\n".to_owned(),

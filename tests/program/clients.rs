@@ -4,23 +4,18 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use process::api::Api;
-use process::client::lookup;
-use process::space::inside;
-use process::{Dir, Nodens, config, eventually, serve, upstream, zone};
+use crate::support::api::Api;
+use crate::support::client::lookup;
+use crate::support::space::inside;
+use crate::support::{Dir, Nodens, config, eventually, serve, upstream, zone};
 use serde_json::Value;
-
-mod process;
 
 /// nodens on node-1, which is told where the API is.
 fn start(api: &Api, more: &str) -> (Nodens, nodens::lab::upstream::Upstream) {
     let upstream = upstream(zone());
     let dir = Dir::new();
     let text = format!("{}[kubernetes]\nwatch = true\n{more}", config(&[&upstream], "", ""));
-    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    (Nodens::spawn(&mut command, dir), upstream)
+    (api.nodens(&text, dir), upstream)
 }
 
 fn who(nodens: &Nodens, address: &str) -> Value {
@@ -171,7 +166,7 @@ fn namespaces_are_watched_each_by_itself() {
 
 #[test]
 fn in_a_cluster_it_is_found_by_itself_over_tls() {
-    inside("in_a_cluster_it_is_found_by_itself_over_tls", &[], || {
+    inside("clients::in_a_cluster_it_is_found_by_itself_over_tls", &[], || {
         // Where every pod has the token and the certificate of its cluster.
         let account = Path::new("/run/secrets/kubernetes.io/serviceaccount");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status().expect("mount runs");
@@ -188,7 +183,7 @@ fn in_a_cluster_it_is_found_by_itself_over_tls() {
         let dir = Dir::new();
         let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
         let mut command = serve();
-        command.arg("--config").arg(file).env_remove("KUBECONFIG").env("HOME", "/run").env("NODE_NAME", "node-1");
+        command.arg("--config").arg(file).env("NODE_NAME", "node-1");
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", address.port().to_string());
         let nodens = Nodens::spawn(&mut command, dir);
         is_pod(&nodens, "10.244.1.1", "a");
@@ -204,9 +199,9 @@ fn without_a_node_or_a_wish_nothing_is_watched() {
         let upstream = upstream(zone());
         let dir = Dir::new();
         let text = format!("{}[kubernetes]\n{more}", config(&[&upstream], "", ""));
-        let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
+        let file = api.write_config(&text, &dir);
         let mut command = serve();
-        command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", node);
+        command.arg("--config").arg(file).env("NODE_NAME", node);
         let mut nodens = Nodens::spawn(command.env_remove("KUBERNETES_SERVICE_HOST"), dir);
         nodens.logged(logged);
         lookup(nodens.address(), "a.lab.example");

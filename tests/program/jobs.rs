@@ -4,15 +4,13 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
+use crate::support::api::Api;
+use crate::support::client::{A, code, data, query, receive};
+use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream};
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, code, data, query, receive};
-use process::{DEADLINE, Dir, Nodens, eventually, serve, upstream};
 use serde_json::{Value, json};
-
-mod process;
 
 const TXT: u16 = 16;
 const ONE: &str = "127.0.0.2";
@@ -53,10 +51,7 @@ fn scene_with(more: &str) -> Scene {
         corp.address()
     );
     let dir = Dir::new();
-    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&text, dir);
     is_pod(&nodens, ONE, "one");
     is_pod(&nodens, TWO, "two");
     Scene { nodens, api, corp, _public: public }

@@ -1,16 +1,14 @@
 //! A node and four pods with addresses of their own: each asks with the resolvers of glibc and musl, and report, metrics,
 //! views and explanations are right for each.
 
+use crate::support::api::Api;
+use crate::support::musl;
+use crate::support::pod::{Pod, make_bridge};
+use crate::support::space::{add_address, inside, ip};
+use crate::support::{Dir, Nodens, eventually, upstream};
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::musl;
-use process::pod::{Pod, make_bridge};
-use process::space::{add_address, inside, ip};
-use process::{Dir, Nodens, eventually, serve, upstream};
 use serde_json::{Value, json};
-
-mod process;
 
 /// Where nodens is, for every pod of every node.
 const NODENS: [&str; 2] = ["169.254.20.10", "fd00:53::10"];
@@ -84,10 +82,7 @@ fn scene() -> Scene {
          [[view]]\nname = \"staff\"\nprojects = [\"42\"]\n[[view.route]]\nzones = [\"corp.example\"]\nto = \"vpc\"\n",
         NODENS[0], NODENS[1], NODENS[0], NODENS[1]
     );
-    let file = dir.write("nodens.toml", &text);
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", api.kubeconfig(&dir)).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, Dir::new());
+    let nodens = api.nodens(&text, Dir::new());
     let scene = Scene { dir, nodens, staff, fork, done, plain, _upstreams: upstreams };
     for (pod, name) in [(&scene.staff, "staff"), (&scene.fork, "fork"), (&scene.plain, "plain")] {
         for address in &pod.addresses {
@@ -110,7 +105,7 @@ impl Scene {
 
 #[test]
 fn each_pod_is_itself() {
-    inside("each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig", "curl"], || {
+    inside("pods::each_pod_is_itself", &["ip", "nsenter", "getent", "musl-gcc", "dig", "curl"], || {
         let scene = scene();
         let Scene { staff, fork, done, plain, .. } = &scene;
         let musl = musl::look_up(&scene.dir).display().to_string();

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::api::Api;
+use crate::support::client::{A, Tcp, code, lookup, query, receive, udp};
+use crate::support::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, zone};
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, Tcp, code, lookup, query, receive, udp};
-use process::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, zone};
 use serde_json::{Value, json};
-
-mod process;
 
 const POD: &str = "127.0.0.2";
 const NETWORK: &str = "127.0.0.3";
@@ -87,10 +85,7 @@ fn a_line_says_who_asked_what_and_who_answered() {
          [kubernetes]\nwatch = true\n[query_log]\nto = {file:?}\n\
          [[client]]\nsource = \"{NETWORK}\"\nname = \"vms\"\nproject = \"group/project\"\njob = \"nightly\"\n"
     );
-    let (kubeconfig, path) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
-    let mut command = serve();
-    command.arg("--config").arg(path).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&text, dir);
     eventually("the pod to be known", || {
         nodens.get(&format!("/api/v1/clients?address={POD}")).body.contains("\"name\": \"one\"").then_some(())
     });

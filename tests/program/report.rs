@@ -3,16 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
+use crate::support::api::Api;
+use crate::support::client::{A, query, receive};
+use crate::support::{DEADLINE, Dir, Nodens, eventually, field, upstream};
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, query, receive};
-use process::{DEADLINE, Dir, Nodens, eventually, field, serve, upstream};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-
-mod process;
 
 const ONE: &str = "127.0.0.2";
 const TWO: &str = "127.0.0.3";
@@ -49,10 +47,7 @@ fn scene() -> Scene {
         corp.address()
     );
     let dir = Dir::new();
-    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text));
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&text, dir);
     let own = |line: &String| field(line, "address").parse().expect("an address");
     let report = nodens.log().iter().filter(|line| line.contains("own report")).map(own).collect();
     let scene = Scene { nodens, report, _api: api, _public: public, _corp: corp };

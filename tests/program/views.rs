@@ -2,15 +2,13 @@
 
 use std::net::UdpSocket;
 
+use crate::support::api::Api;
+use crate::support::client::{A, code, data, query, receive};
+use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, code, data, query, receive};
-use process::{DEADLINE, Dir, Nodens, eventually, serve, upstream};
 use serde_json::{Value, json};
-
-mod process;
 
 const TXT: u16 = 16;
 /// A job of a project that is trusted with the private zone.
@@ -42,11 +40,7 @@ fn scene() -> Scene {
     let public = upstream(Zone::new(".").record("www.example.com. 300 A 192.0.2.1"));
     let corp = upstream(Zone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7"));
     let dir = Dir::new();
-    let file = dir.write("nodens.toml", &text(&public, &corp));
-    let kubeconfig = api.kubeconfig(&dir);
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&text(&public, &corp), dir);
     let scene = Scene { nodens, api, corp, _public: public };
     for (address, name) in [(STAFF, "staff"), (FORK, "fork"), (PLAIN, "plain")] {
         eventually(name, || (scene.who(address)["name"] == name).then_some(()));

@@ -6,14 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::api::Api;
+use crate::support::client::{A, lookup, query, receive};
+use crate::support::{DEADLINE, Dir, Nodens, config, eventually, upstream};
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, lookup, query, receive};
-use process::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream};
 use serde_json::{Value, json};
-
-mod process;
 
 const AAAA: u16 = 28;
 /// What each job asks beside its GitLab server and its registry.
@@ -37,10 +35,7 @@ fn text(upstream: &Upstream, more: &str) -> String {
 fn start(api: Api, more: &str) -> Scene {
     let upstream = upstream(zone());
     let dir = Dir::new();
-    let (kubeconfig, file) = (api.kubeconfig(&dir), dir.write("nodens.toml", &text(&upstream, more)));
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&text(&upstream, more), dir);
     nodens.metric_becomes("nodens_watch_connected", &[], |connected| connected == 1.0);
     Scene { nodens, api, upstream }
 }
@@ -310,7 +305,7 @@ fn a_prefetch_is_the_least_of_all_queries() {
     let skipped = |scene: &Scene| scene.nodens.metric("nodens_warm_up_skipped_total", &[("reason", "upstream")]);
     eventually("all to be asked or not", || (scene.prefetches() + skipped(&scene) == 28.0).then_some(()));
     assert!(skipped(&scene) > 0.0, "{} are asked", scene.prefetches());
-    assert_eq!(process::client::data(&lookup(scene.nodens.address(), "client.lab.example")), ["192.0.2.1"]);
+    assert_eq!(crate::support::client::data(&lookup(scene.nodens.address(), "client.lab.example")), ["192.0.2.1"]);
 
     // Nor is a server asked that is down.
     scene.upstream.set(nodens::lab::fault::Behaviour::silent());

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("admission", 2),
     ("cache", 2),
     ("clients", 2),
+    ("clients::api", 4),
     ("clients::client", 2),
     ("clients::fixed", 2),
     ("clients::likely", 2),

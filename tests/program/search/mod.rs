@@ -3,19 +3,16 @@
 
 use std::process::Command;
 
+use crate::support::api::Api;
+use crate::support::client::{A, ask_udp, parse, query, receive};
+use crate::support::space::{inside, put_in_place};
+use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream, upstream_on};
 use cluster::{Cluster, Dice};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::api::Api;
-use process::client::{A, ask_udp, parse, query, receive};
-use process::space::{inside, put_in_place};
-use process::{DEADLINE, Dir, Nodens, eventually, serve, upstream, upstream_on};
 
-#[path = "search/cluster.rs"]
 mod cluster;
-mod process;
-
 /// Behind a public name these come in a pod of the namespace `ci`.
 const SEARCH: [&str; 4] = ["ci.svc.cluster.local", "svc.cluster.local", "cluster.local", "eu-west-1.compute.internal"];
 
@@ -84,7 +81,7 @@ fn public_names() -> Vec<String> {
 
 #[test]
 fn glibc_asks_kube_dns_less() {
-    inside("glibc_asks_kube_dns_less", &["getent"], || {
+    inside("search::glibc_asks_kube_dns_less", &["getent"], || {
         compare("glibc", |names| {
             let mut command = Command::new("getent");
             command.arg("ahosts").args(names);
@@ -95,7 +92,7 @@ fn glibc_asks_kube_dns_less() {
 
 #[test]
 fn musl_asks_kube_dns_less() {
-    inside("musl_asks_kube_dns_less", &["musl-gcc"], || {
+    inside("search::musl_asks_kube_dns_less", &["musl-gcc"], || {
         let dir = Dir::new();
         let (source, program) = (dir.write("look.c", LOOK), dir.file("look"));
         let compiled = Command::new("musl-gcc").arg("-static").arg("-o").arg(&program).arg(source).status();
@@ -201,11 +198,7 @@ fn with_pod(address: &str, text: &str) -> (Nodens, Api) {
         });
     });
     let dir = Dir::new();
-    let (kubeconfig, file) =
-        (api.kubeconfig(&dir), dir.write("nodens.toml", &format!("{text}[kubernetes]\nwatch = true\n")));
-    let mut command = serve();
-    command.arg("--config").arg(file).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "node-1");
-    let nodens = Nodens::spawn(&mut command, dir);
+    let nodens = api.nodens(&format!("{text}[kubernetes]\nwatch = true\n"), dir);
     let page = format!("/api/v1/clients?address={address}");
     eventually("the pod", || nodens.get(&page).body.contains("\"job\"").then_some(()));
     (nodens, api)

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 
-use super::{DEADLINE, Dir};
+use super::{DEADLINE, Dir, Nodens};
 
 /// A server that runs until its process ends.
 pub(crate) struct Api {
@@ -85,16 +86,17 @@ impl Api {
         (address, signed.cert.pem())
     }
 
-    /// A file that leads to it.
-    pub(crate) fn kubeconfig(&self, dir: &Dir) -> std::path::PathBuf {
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-             clusters: [{{name: test, cluster: {{server: 'http://{}'}}}}]\n\
-             contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
-             users: [{{name: test, user: {{token: secret}}}}]\n",
-            self.address
-        );
-        dir.write("kubeconfig", &text)
+    /// Starts nodens on node-1 with this configuration, in which `[kubernetes]` leads here.
+    pub(crate) fn nodens(&self, config: &str, dir: Dir) -> Nodens {
+        let file = self.write_config(config, &dir);
+        Nodens::spawn(super::serve().arg("--config").arg(file).env("NODE_NAME", "node-1"), dir)
+    }
+
+    /// Writes this configuration with a `[kubernetes]` that leads here.
+    pub(crate) fn write_config(&self, config: &str, dir: &Dir) -> PathBuf {
+        let token = dir.write("token", "secret\n");
+        let here = format!("[kubernetes]\napi_server = \"http://{}\"\ntoken_file = {token:?}\n", self.address);
+        dir.write("nodens.toml", &config.replacen("[kubernetes]\n", &here, 1))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

@@ -1,0 +1,277 @@
+//! The Kubernetes API over HTTP/1.1, as far as listing and watching pods goes: GET, a bearer token, JSON, lines of JSON.
+//!
+//! A client library would bring every resource type, a YAML reader and JSONPath for these two requests, and with them a third
+//! of the build.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use form_urlencoded::Serializer;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use hyper::rt::{Read, Write};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
+use tokio_rustls::TlsConnector;
+
+use super::manifest::Status;
+use crate::config::{ApiServer, Kubernetes};
+
+/// Where each pod finds the token and the CA certificate of its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The largest response, and the largest event of a watch, in bytes. etcd holds objects of 1.5 MiB; a page has 500 pods.
+const LARGEST: usize = 64 << 20;
+/// The largest error message that is shown, in bytes.
+const LARGEST_STATUS: usize = 16 << 10;
+
+/// Why the API gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Neither the configuration nor the environment names the API server.
+    #[error("no API server: set `api_server` under [kubernetes]; outside a pod KUBERNETES_SERVICE_HOST is not set")]
+    NoServer,
+    /// A file with the token or a certificate cannot be used.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        error: String,
+    },
+    /// No connection, or none with TLS.
+    #[error("cannot connect to {server}: {error}")]
+    Connect {
+        /// Host and port.
+        server: String,
+        /// The error of the system or of TLS.
+        error: io::Error,
+    },
+    /// HTTP failed.
+    #[error("HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    /// The response did not come in time.
+    #[error("no response in time")]
+    Late(#[from] Elapsed),
+    /// The response is larger than 64 MiB.
+    #[error("a response of more than {} MiB", LARGEST >> 20)]
+    TooLarge,
+    /// The response is not the JSON that was expected.
+    #[error("unreadable response: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The API server refuses.
+    #[error("{0}")]
+    Refused(Status),
+}
+
+/// An API server and how to authenticate to it.
+pub struct Api {
+    server: ApiServer,
+    tls: Option<TlsConnector>,
+    token_file: Option<PathBuf>,
+}
+
+impl Api {
+    /// The API server of the configuration, else that of the cluster whose pod this process is. `variable` reads the
+    /// environment.
+    ///
+    /// # Errors
+    /// There is neither, or the CA certificates cannot be read. Trying again helps once the files are there.
+    pub fn new(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        let account = Path::new(SERVICE_ACCOUNT);
+        let (server, ca_file, token_file) = match &settings.api_server {
+            Some(server) => (server.clone(), settings.ca_file.clone(), settings.token_file.clone()),
+            None => {
+                let host = variable("KUBERNETES_SERVICE_HOST").ok_or(ApiError::NoServer)?;
+                let port = variable("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok()).unwrap_or(443);
+                let server = ApiServer { tls: true, host, port, path: String::new() };
+                let of_account =
+                    |file: &Option<PathBuf>, name| Some(file.clone().unwrap_or_else(|| account.join(name)));
+                (server, of_account(&settings.ca_file, "ca.crt"), of_account(&settings.token_file, "token"))
+            }
+        };
+        let tls = if server.tls { Some(connector(ca_file.as_deref())?) } else { None };
+        Ok(Self { server, tls, token_file })
+    }
+
+    /// Opens a connection. The token is read each time, since the kubelet replaces it before it expires.
+    ///
+    /// # Errors
+    /// The token cannot be read, or the server cannot be reached or is not the one of the CA. The caller bounds the time.
+    pub async fn connect(&self) -> Result<Connection, ApiError> {
+        let authorization = self.token_file.as_deref().map(authorization).transpose()?;
+        let ApiServer { host, port, .. } = &self.server;
+        let failed = |error| ApiError::Connect { server: self.server.authority(), error };
+        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        match &self.tls {
+            None => self.handshake(TokioIo::new(stream), authorization).await,
+            Some(tls) => {
+                let name = ServerName::try_from(host.clone()).map_err(|error| failed(io::Error::other(error)))?;
+                let stream = tls.connect(name, stream).await.map_err(failed)?;
+                self.handshake(TokioIo::new(stream), authorization).await
+            }
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S, authorization: Option<HeaderValue>) -> Result<Connection, ApiError>
+    where
+        S: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) = handshake(stream).await?;
+        let mut driver = JoinSet::new();
+        // An error of the connection shows in the request that it ends.
+        driver.spawn(async move { drop(connection.await) });
+        let authority = HeaderValue::try_from(self.server.authority())
+            .map_err(|error| ApiError::Connect { server: self.server.authority(), error: io::Error::other(error) })?;
+        Ok(Connection { sender, authority, authorization, path: self.server.path.clone(), _driver: driver })
+    }
+}
+
+/// A connection to the API server, for one request at a time. Dropping it closes it.
+pub struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    authority: HeaderValue,
+    authorization: Option<HeaderValue>,
+    path: String,
+    _driver: JoinSet<()>,
+}
+
+impl Connection {
+    /// Requests an object.
+    ///
+    /// # Errors
+    /// The server refuses or is gone, or the response is too large or not of this type.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str, query: &[(&str, &str)]) -> Result<T, ApiError> {
+        let response = self.request(path, query).await?;
+        Ok(serde_json::from_slice(&whole(response.into_body(), LARGEST).await?)?)
+    }
+
+    /// Requests a stream of events, one on each line.
+    ///
+    /// # Errors
+    /// The server refuses or is gone.
+    pub async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<Events, ApiError> {
+        let response = self.request(path, query).await?;
+        Ok(Events { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
+    }
+
+    async fn request(&mut self, path: &str, query: &[(&str, &str)]) -> Result<Response<Incoming>, ApiError> {
+        let query = Serializer::new(String::new()).extend_pairs(query).finish();
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = format!("{}{path}?{query}", self.path).parse().map_err(|error| {
+            let message = format!("{path} is no path: {error}");
+            ApiError::Refused(Status { code: 0, message })
+        })?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.authority.clone());
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("nodens/", env!("CARGO_PKG_VERSION"))));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let code = response.status();
+        if code.is_success() {
+            return Ok(response);
+        }
+        let text = whole(response.into_body(), LARGEST_STATUS).await.unwrap_or_default();
+        let message = match serde_json::from_slice::<Status>(&text) {
+            Ok(status) => status.message,
+            Err(_) => code.canonical_reason().unwrap_or_default().to_owned(),
+        };
+        Err(ApiError::Refused(Status { code: code.as_u16(), message }))
+    }
+}
+
+/// The events of a watch.
+pub struct Events {
+    body: Incoming,
+    /// Received bytes of events that have not been returned.
+    buffer: Vec<u8>,
+    /// How far the buffer has been searched for the end of the first line.
+    searched: usize,
+    _connection: Connection,
+}
+
+impl Events {
+    /// The next event; `None` once the server has closed the stream.
+    ///
+    /// # Errors
+    /// The connection broke, or the event is too large or not of this type.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+        loop {
+            if let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {
+                let end = self.searched + end;
+                let event = serde_json::from_slice(self.buffer.get(..end).unwrap_or_default());
+                self.buffer.drain(..=end);
+                self.searched = 0;
+                return Ok(Some(event?));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > LARGEST {
+                return Err(ApiError::TooLarge);
+            }
+            match self.body.frame().await.transpose()? {
+                None => return Ok(None),
+                Some(frame) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            }
+        }
+    }
+}
+
+/// All of a body, at most `limit` bytes of it.
+async fn whole(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+    let collected =
+        Limited::new(body, limit).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => ApiError::Http(*error),
+            Err(_) => ApiError::TooLarge,
+        })?;
+    Ok(collected.to_bytes())
+}
+
+/// The `Authorization` header for the token in a file.
+fn authorization(path: &Path) -> Result<HeaderValue, ApiError> {
+    let failed = |error: String| ApiError::File { path: path.to_owned(), error };
+    let token = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| failed("has characters that no token has".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// TLS that trusts the certificates in `ca_file`, or those of the system if there is no such file.
+fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, ApiError> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        Some(path) => {
+            let failed = |error: String| ApiError::File { path: path.to_owned(), error };
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(failed("has no certificate".to_owned()));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder
+        .map_err(|error| ApiError::Connect { server: "TLS".to_owned(), error: io::Error::other(error) })?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
