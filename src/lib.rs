@@ -24,11 +24,11 @@
 //! | 1 wishes | [`config`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
-//! | 4 sockets | [`server`], [`clients`]'s watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
+//! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s links, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
 //! Bytes know nothing. Knowledge knows bytes. The answer knows knowledge. Sockets know the answer. Only the whole knows
-//! everyone. `tests/layers.rs` holds the code to this.
+//! everyone. `tests/repository/layers.rs` holds the code to this.
 
 // What was asked for.
 pub mod config;

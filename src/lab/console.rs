@@ -72,7 +72,7 @@ impl<'n> Console<'n> {
         server.upstream.set(behaviour);
         if verb == "close" {
             server.upstream.stop().await;
-        } else if let Err(error) = server.upstream.restart().await {
+        } else if let Err(error) = server.upstream.restart() {
             return format!("{name} cannot listen again on {}: {error}", server.upstream.address());
         }
         match state {

@@ -5,12 +5,12 @@
 //! [`Upstream::start`], of any flavour, and ends with it or when it is dropped.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket as StdUdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -51,7 +51,14 @@ pub(super) struct Shared {
     behaviour: watch::Sender<Arc<Behaviour>>,
     udp_queries: AtomicU64,
     log: Mutex<Log>,
-    listener: Mutex<Option<TcpListener>>,
+    sockets: Mutex<Sockets>,
+}
+
+/// The sockets of the port. They stay bound while the server is stopped, so that nobody else is given the port.
+#[derive(Debug)]
+struct Sockets {
+    udp: StdUdpSocket,
+    tcp: TcpListener,
 }
 
 #[derive(Debug)]
@@ -68,18 +75,18 @@ impl Upstream {
     /// `InvalidInput` with every mistake of the zone; what the system says if the address cannot be bound.
     pub async fn start(address: SocketAddr, zone: Zone) -> io::Result<Self> {
         check(&zone)?;
-        let (udp, listener) = bind(address).await?;
+        let sockets = bind(address).await?;
         let shared = Shared {
-            address: udp.local_addr()?,
+            address: sockets.udp.local_addr()?,
             zone: Mutex::new(Arc::new(zone)),
             latency: Mutex::default(),
             behaviour: watch::Sender::new(Arc::new(Behaviour::normal())),
             udp_queries: AtomicU64::new(0),
             log: Mutex::default(),
-            listener: Mutex::new(Some(listener)),
+            sockets: Mutex::new(sockets),
         };
         let upstream = Self { shared: Arc::new(shared), tasks: Mutex::default() };
-        upstream.spawn(udp);
+        upstream.spawn()?;
         Ok(upstream)
     }
 
@@ -108,11 +115,11 @@ impl Upstream {
         self.shared.udp_queries.store(0, Ordering::Relaxed);
         let refuse = behaviour.tcp == Tcp::Refuse;
         // The port closes and opens before this returns; the tasks follow.
-        let listener = lock(&self.shared.listener);
+        let sockets = lock(&self.shared.sockets);
         let refused = self.shared.behaviour.send_replace(Arc::new(behaviour)).tcp == Tcp::Refuse;
-        if let Some(listener) = listener.as_ref().filter(|_| refuse != refused) {
-            let socket = SockRef::from(listener);
-            let _ = if refuse { socket.shutdown(std::net::Shutdown::Both) } else { socket.listen(BACKLOG) };
+        if refuse != refused && lock(&self.tasks).is_some() {
+            let socket = SockRef::from(&sockets.tcp);
+            let _ = if refuse { socket.shutdown(Shutdown::Both) } else { socket.listen(BACKLOG) };
         }
     }
 
@@ -131,40 +138,50 @@ impl Upstream {
         Ok(())
     }
 
-    /// Closes the sockets: when this returns, the port is closed and replies still due are gone.
+    /// Closes the port: when this returns, datagrams and connections are refused and replies still due are gone. Nobody else
+    /// can bind the port meanwhile.
     pub async fn stop(&self) {
         let Some(tasks) = lock(&self.tasks).take() else { return };
+        self.shared.close();
         tasks.stop.send_replace(true);
-        // A task that panicked has closed its socket as well.
+        // A task that panicked has ended as well.
         let _ = tasks.udp.await;
         let _ = tasks.tcp.await;
-        *lock(&self.shared.listener) = None;
     }
 
-    /// Listens again on the same port after [`Upstream::stop`], with the same zone, behaviour and record of queries.
+    /// Opens the port again after [`Upstream::stop`], with the same zone, behaviour and record of queries.
     ///
     /// # Errors
-    /// What the system says if somebody else holds the port, and goes on holding it for a while.
-    pub async fn restart(&self) -> io::Result<()> {
+    /// What the system says if it has no socket left.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn restart(&self) -> io::Result<()> {
         if lock(&self.tasks).is_some() {
             return Ok(());
         }
-        let (udp, listener) = bind(self.shared.address).await?;
-        let mut place = lock(&self.shared.listener);
-        if self.shared.behaviour().tcp == Tcp::Refuse {
-            SockRef::from(&listener).shutdown(std::net::Shutdown::Both)?;
+        let mut sockets = lock(&self.shared.sockets);
+        // The port passes from the connected socket to a new one while both are bound.
+        SockRef::from(&sockets.udp).set_reuse_port(true)?;
+        let udp = Socket::new(Domain::for_address(self.shared.address), Type::DGRAM.nonblocking(), None)?;
+        udp.set_reuse_port(true)?;
+        udp.bind(&self.shared.address.into())?;
+        sockets.udp = with_room(udp.into());
+        SockRef::from(&sockets.udp).set_reuse_port(false)?;
+        if self.shared.behaviour().tcp != Tcp::Refuse {
+            SockRef::from(&sockets.tcp).listen(BACKLOG)?;
         }
-        *place = Some(listener);
-        drop(place);
-        self.spawn(udp);
-        Ok(())
+        drop(sockets);
+        self.spawn()
     }
 
-    fn spawn(&self, udp: UdpSocket) {
+    fn spawn(&self) -> io::Result<()> {
         let (stop, stopped) = watch::channel(false);
+        let udp = UdpSocket::from_std(lock(&self.shared.sockets).udp.try_clone()?)?;
         let udp = tokio::spawn(serve_udp(Arc::clone(&self.shared), udp, stopped.clone()));
         let tcp = tokio::spawn(tcp::serve(Arc::clone(&self.shared), stopped));
         *lock(&self.tasks) = Some(Tasks { stop, udp, tcp });
+        Ok(())
     }
 }
 
@@ -178,6 +195,14 @@ impl Drop for Upstream {
 }
 
 impl Shared {
+    /// Closes the port and keeps it bound.
+    fn close(&self) {
+        let sockets = lock(&self.sockets);
+        // A connected socket takes datagrams from its peer alone, which is itself. The kernel refuses those of others.
+        let _ = sockets.udp.connect(self.address);
+        let _ = SockRef::from(&sockets.tcp).shutdown(Shutdown::Both);
+    }
+
     pub(super) fn behaviour(&self) -> Arc<Behaviour> {
         self.behaviour.borrow().clone()
     }
@@ -190,10 +215,7 @@ impl Shared {
     ///
     /// The runtime's view of a socket that was shut down stays "closed" for good, so each opening needs its own.
     pub(super) fn listener(&self) -> io::Result<tokio::net::TcpListener> {
-        match lock(&self.listener).as_ref() {
-            Some(listener) => tokio::net::TcpListener::from_std(listener.try_clone()?),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        }
+        tokio::net::TcpListener::from_std(lock(&self.sockets).tcp.try_clone()?)
     }
 
     /// Writes a query down and says what to send for it.
@@ -269,7 +291,7 @@ async fn send_udp(socket: &UdpSocket, client: SocketAddr, sends: &[Outgoing]) {
 }
 
 /// Binds UDP first, then TCP on the same port.
-async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+async fn bind(address: SocketAddr) -> io::Result<Sockets> {
     let mut tries = 0;
     loop {
         let bound = bind_once(address);
@@ -281,14 +303,18 @@ async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
-fn bind_once(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = std::net::UdpSocket::bind(address)?;
+fn bind_once(address: SocketAddr) -> io::Result<Sockets> {
+    let udp = StdUdpSocket::bind(address)?;
     udp.set_nonblocking(true)?;
-    // Smaller is fine where the system does not allow as much.
+    let tcp = TcpListener::bind(udp.local_addr()?)?;
+    tcp.set_nonblocking(true)?;
+    Ok(Sockets { udp: with_room(udp), tcp })
+}
+
+/// Gives a socket its receive buffer. Smaller is fine where the system does not allow as much.
+fn with_room(udp: StdUdpSocket) -> StdUdpSocket {
     let _ = SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER);
-    let listener = TcpListener::bind(udp.local_addr()?)?;
-    listener.set_nonblocking(true)?;
-    Ok((UdpSocket::from_std(udp)?, listener))
+    udp
 }
 
 fn check(zone: &Zone) -> io::Result<()> {

@@ -38,14 +38,14 @@ pub struct Listeners {
 pub fn bind(address: SocketAddr, workers: usize, buffer: usize) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
-        match claim(address) {
+        let bound = claim(address)
+            .and_then(|address| complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffer));
+        match bound {
+            // The port is in use for the other transport, or somebody else was given it in between.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && draws < PORT_DRAWS => {
                 draws += 1
             }
-            Err(error) => return Err(error),
-            Ok(address) => {
-                return complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffer);
-            }
+            bound => return bound,
         }
     }
 }

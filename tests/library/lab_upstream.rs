@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::addresses::own_address;
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use nodens::lab::fault::{Behaviour, Forgery, Tcp};
@@ -500,8 +501,8 @@ async fn a_stopped_upstream_has_closed_its_port_until_it_is_restarted() {
 
         upstream.set_latency(Duration::ZERO);
         upstream.clear_seen();
-        upstream.restart().await.unwrap();
-        upstream.restart().await.unwrap();
+        upstream.restart().unwrap();
+        upstream.restart().unwrap();
         assert_eq!(counts(&udp(&upstream, &query).await), [2, 0, 0]);
         assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
     }
@@ -522,7 +523,7 @@ async fn messages_that_are_no_queries() {
 fn dropping_it_frees_the_port() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let address = runtime.block_on(async {
-        let upstream = upstream().await;
+        let upstream = Upstream::start(own_address(), zone()).await.unwrap();
         udp(&upstream, &plain(1, "www.example.", 1)).await;
         upstream.address()
     });

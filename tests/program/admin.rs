@@ -3,14 +3,12 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::support::client::{A, Tcp, ask_udp, id, lookup, query, receive, udp};
+use crate::support::space::can_run;
+use crate::support::{Nodens, config, eventually, restart, stop, upstream, zone};
 use nodens::lab::fault::{Behaviour, Tcp as TcpFault};
 use nodens::lab::upstream::Upstream;
 use nodens::upstream::Transport;
-use process::client::{A, Tcp, ask_udp, id, lookup, query, receive, udp};
-use process::space::can_run;
-use process::{Nodens, config, eventually, restart, stop, upstream, zone};
-
-mod process;
 
 const AAAA: u16 = 28;
 const TXT: u16 = 16;
@@ -81,7 +79,7 @@ fn queries_and_responses_are_counted_by_what_they_are() {
     // Its source address is not allowed.
     let stranger = std::net::UdpSocket::bind("127.0.0.2:0").expect("a socket");
     stranger.connect(here).expect("a way there");
-    stranger.set_read_timeout(Some(process::DEADLINE)).expect("a timeout");
+    stranger.set_read_timeout(Some(crate::support::DEADLINE)).expect("a timeout");
     stranger.send(&query(9, "a.lab.example", A)).expect("sends");
     receive(&stranger);
     let mut response = query(10, "a.lab.example", A);

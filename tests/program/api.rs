@@ -3,14 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::support::client::{A, lookup, query, udp};
+use crate::support::{Nodens, config, eventually, stop, upstream, zone};
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::metrics::events::Kind;
-use process::client::{A, lookup, query, udp};
-use process::{Nodens, config, eventually, stop, upstream, zone};
 use serde_json::Value;
-
-mod process;
 
 const TXT: u16 = 16;
 
@@ -281,7 +279,7 @@ fn a_server_that_leads_back_is_told_forgotten_and_told_again() {
         let check = eventually("a loop check", || {
             upstream.seen().into_iter().find(|seen| seen.is_within("loop-check.nodens.internal"))
         });
-        process::client::ask_udp(nodens.address(), &query(7, &check.name, TXT));
+        crate::support::client::ask_udp(nodens.address(), &query(7, &check.name, TXT));
     };
     lead_back();
     let looped = becomes(&nodens, &upstream, "the loop", |server| server["state"] == "looped");
@@ -378,7 +376,7 @@ fn reloads_are_told_with_what_came_of_them() {
 
 #[test]
 fn every_field_is_explained_and_nothing_else_is() {
-    const DOC: &str = include_str!("../docs/api.md");
+    const DOC: &str = include_str!("../../docs/api.md");
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     reload(&nodens, &config(&[&upstream], "", "deadline = \"2s\""));

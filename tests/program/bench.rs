@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::addresses::own_address;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
@@ -177,7 +178,7 @@ async fn silence_is_loss() {
 
 #[tokio::test]
 async fn a_closed_port_is_told_from_silence() {
-    let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let free = own_address();
     for transport in [&[][..], &["--tcp"]] {
         let args = [&["--rate", "100", "--duration", "500ms", "--timeout", "500ms"], transport].concat();
         let (report, code) = json(&[free], &args).await;
@@ -248,7 +249,7 @@ async fn the_page_is_whole_and_loads_nothing() {
     let upstream = upstream().await;
     let names = file("<&\"names\">.txt", "www.example\nother.example\n");
     let page = file("page.html", "");
-    let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let closed = own_address();
     let args = [&QUICK[..], &["--html", page.to_str().unwrap(), "--names", names.to_str().unwrap()]].concat();
     bench(&[upstream.address(), closed], &args).await;
     let text = std::fs::read_to_string(page).unwrap();

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use process::client::lookup;
-use process::space::can_run;
-use process::{Dir, Nodens, config, serve, upstream, zone};
+use crate::support::client::lookup;
+use crate::support::space::can_run;
+use crate::support::{Dir, Nodens, config, serve, upstream, zone};
 use serde_json::Value;
-
-mod process;
 
 const OVERLAYS: [&str; 7] =
     ["link-local", "transparent", "kubelet-clusterdns", "pod-network", "cilium-lrp", "prometheus-operator", "canary"];

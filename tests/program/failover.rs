@@ -7,13 +7,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
+use crate::support::client::{A, Tcp, data, id, query, receive, udp};
+use crate::support::{Nodens, restart, stop, upstream_on};
 use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::{Zone, address_of};
-use process::client::{A, Tcp, data, id, query, receive, udp};
-use process::{Nodens, restart, stop, upstream_on};
-
-mod process;
 
 /// Queries of a cell.
 const QUERIES: u16 = 120;

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
+use crate::addresses::own_address;
+use crate::support::client::{A, Tcp, ask_udp, data, id, lookup, query, receive, udp};
+use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
 use nodens::handover::channel::{Channel, Message};
 use nodens::handover::door;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::client::{A, Tcp, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, eventually, own_port, send_signal, serve, upstream, zone};
 use socket2::{Domain, SockAddr, Socket, Type};
-
-mod process;
 
 /// Where all of a test's nodens meet.
 struct Scene {
@@ -27,8 +26,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let own = || SocketAddr::from(([127, 0, 0, 1], own_port()));
-        Self { dir: Dir::new(), upstream: upstream(zone()), listen: own(), admin: own() }
+        Self { dir: Dir::new(), upstream: upstream(zone()), listen: own_address(), admin: own_address() }
     }
 
     fn socket(&self) -> PathBuf {
@@ -95,7 +93,7 @@ impl Clients {
                 connection.push(Tcp::connect(server));
             }
             // A part of a query is under way at any moment.
-            let framed = process::client::framed(&query(number, name, A));
+            let framed = crate::support::client::framed(&query(number, name, A));
             let (one, other) = framed.split_at(usize::from(number) % framed.len());
             connection[0].write(one);
             connection[0].write(other);
@@ -149,7 +147,7 @@ fn a_connection_moves_with_the_part_of_a_query_that_was_read() {
     let mut old = scene.nodens();
     let mut client = Tcp::connect(scene.listen);
     client.ask(&query(1, "a.lab.example", A));
-    let framed = process::client::framed(&query(2, "b.lab.example", A));
+    let framed = crate::support::client::framed(&query(2, "b.lab.example", A));
     let (one, other) = framed.split_at(framed.len() / 2);
     client.write(one);
     // The old one reads it, as far as anybody can tell: its worker answers others meanwhile.
@@ -187,7 +185,12 @@ fn what_was_asked_of_others_does_not_go_along() {
     let mut new = scene.nodens_with(&scene.config("").replace(&servers[0], &servers[1]));
     new.logged("took over");
     old.logged("handed over");
-    assert_eq!(data(&lookup(scene.listen, "known.lab.example")), ["192.0.2.2"]);
+    // From now on every query is answered by the new configuration, whichever socket it comes by.
+    for number in 0..100 {
+        let query = query(number, "known.lab.example", A);
+        assert_eq!(data(&ask_udp(scene.listen, &query)), ["192.0.2.2"]);
+        assert_eq!(data(&Tcp::connect(scene.listen).ask(&query)), ["192.0.2.2"]);
+    }
 }
 
 #[test]
@@ -197,7 +200,7 @@ fn a_new_one_that_fails_before_it_is_ready_changes_nothing() {
     let clients = Clients::new(scene.listen);
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let more = format!(", \"{}\"", taken.local_addr().expect("an address"));
-    let (status, lines) = process::refused(&scene.config(&more), |_| ());
+    let (status, lines) = crate::support::refused(&scene.config(&more), |_| ());
     assert_eq!(status, Some(1), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("the port is in use")), "{lines:?}");
     old.logged("the new one gave up");

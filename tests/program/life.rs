@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::addresses::own_address;
+use crate::support::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
+use crate::support::{Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::zone::Zone;
-use process::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
-use process::{Dir, Nodens, config, eventually, field, own_port, send_signal, serve, upstream, zone};
-
-mod process;
 
 /// Queries under way over UDP and over one TCP connection each.
 struct Asked {
@@ -239,10 +238,10 @@ fn another_zone() -> Zone {
 #[test]
 fn what_differs_from_node_to_node_is_listened_on_by_an_argument() {
     let upstream = upstream(zone());
-    let (one, two) = (own_port(), own_port());
+    let (one, two) = (own_address(), own_address());
     let dir = Dir::new();
     let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
-    let listen = format!("127.0.0.1:{one},127.0.0.2:{two}");
+    let listen = format!("{one},{two}");
     let mut nodens = Nodens::spawn(serve().arg("--config").arg(file).args(["--listen", &listen]), dir);
     let text: Vec<_> = nodens.listen[1..].iter().map(ToString::to_string).collect();
     assert_eq!(text.join(","), listen);

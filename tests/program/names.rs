@@ -2,12 +2,13 @@
 //! not of this house.
 #![allow(clippy::unwrap_used)]
 
-mod process;
-
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::addresses::own_address;
+use crate::support::client::{code, data, lookup};
+use crate::support::{Nodens, eventually, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
 use hickory_server::Server;
@@ -15,8 +16,6 @@ use hickory_server::net::runtime::TokioRuntimeProvider;
 use hickory_server::proto::serialize::txt::Parser;
 use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
-use process::client::{code, data, lookup};
-use process::{Nodens, eventually, upstream, zone};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 
@@ -41,7 +40,7 @@ impl Hickory {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut server = Server::new(catalog);
         let address = runtime.block_on(async {
-            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let udp = UdpSocket::bind(own_address()).await.unwrap();
             let address = udp.local_addr().unwrap();
             server.register_socket(udp);
             server.register_listener(TcpListener::bind(address).await.unwrap(), Duration::from_secs(10), 32);

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
-use process::pod::{Pod, make_bridge};
-use process::space::{inside, ip};
-use process::{Dir, Nodens, eventually, send_signal, serve};
-
-mod process;
+use crate::support::pod::{Pod, make_bridge};
+use crate::support::space::{inside, ip};
+use crate::support::{Dir, Nodens, eventually, send_signal, serve};
 
 /// Where nodens is, for every pod of every node.
 const ADDRESSES: [&str; 2] = ["169.254.20.10", "fd00:53::a"];
@@ -143,7 +141,7 @@ fn ask_all(pods: &[Pod], names: &[(&str, &str)]) {
 
 #[test]
 fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
-    inside("pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens", &TOOLS, || {
+    inside("node::pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens", &TOOLS, || {
         let site = Site::new();
         let servers = [
             ("web.shop.svc.cluster.local", "10.96.0.7"),
@@ -215,7 +213,7 @@ fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
 
 #[test]
 fn the_address_of_kube_dns_is_nodens_until_it_goes() {
-    inside("the_address_of_kube_dns_is_nodens_until_it_goes", &TOOLS, || {
+    inside("node::the_address_of_kube_dns_is_nodens_until_it_goes", &TOOLS, || {
         const KUBE_DNS: &str = "10.96.0.10";
         let site = Site::new();
         let name = "web.shop.svc.cluster.local";
@@ -251,7 +249,7 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
 
 #[test]
 fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
-    inside("what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be", &TOOLS, || {
+    inside("node::what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be", &TOOLS, || {
         let site = Site::new();
         let config = site.config("", NOWHERE);
         let file = site.dir.write("nodens.toml", &config);
@@ -293,7 +291,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
 
 #[test]
 fn what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays() {
-    inside("what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays", &TOOLS, || {
+    inside("node::what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays", &TOOLS, || {
         let site = Site::new();
         // This one is not nodens' own.
         ip("address add fd00:53::a/128 dev lo nodad");
@@ -325,7 +323,7 @@ fn what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays() 
 
 #[test]
 fn what_cannot_be_done_is_said() {
-    inside("what_cannot_be_done_is_said", &TOOLS, || {
+    inside("node::what_cannot_be_done_is_said", &TOOLS, || {
         let site = Site::new();
         let start = |node: &str, drop: bool| {
             let file = site.dir.write("refused.toml", &site.config(node, NOWHERE));

@@ -7,12 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use process::client::{A, query, udp};
-use process::musl;
-use process::space::{can_run, inside, put_in_place};
-use process::{Dir, Nodens, eventually, upstream_on, zone};
-
-mod process;
+use crate::support::client::{A, query, udp};
+use crate::support::musl;
+use crate::support::space::{can_run, inside, put_in_place};
+use crate::support::{Dir, Nodens, eventually, upstream_on, zone};
 
 /// Every type has a record at this name, but for those of `OTHERS`.
 const NAME: &str = "All.Lab.Example";
@@ -222,7 +220,7 @@ fn one_blank(line: &str) -> String {
 
 #[test]
 fn a_programs_own_resolver_goes_through_nodens() {
-    inside("a_programs_own_resolver_goes_through_nodens", &["getent"], || {
+    inside("peers::a_programs_own_resolver_goes_through_nodens", &["getent"], || {
         let (_dir, _nodens, upstream) = as_the_system_resolver();
         for name in ["www.lab.example", "www"] {
             let addresses = run(Command::new("getent").args(["ahosts", name]));
@@ -236,7 +234,7 @@ fn a_programs_own_resolver_goes_through_nodens() {
 
 #[test]
 fn so_does_musls() {
-    inside("so_does_musls", &["musl-gcc"], || {
+    inside("peers::so_does_musls", &["musl-gcc"], || {
         let (dir, _nodens, upstream) = as_the_system_resolver();
         let program = musl::look_up(&dir);
         for name in ["www.lab.example", "www", "big.lab.example"] {

@@ -5,12 +5,11 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
+use crate::addresses::own_address;
+use crate::support::client::{A, Tcp, ask_udp, code, data, id, lookup, query};
+use crate::support::space::{add_address, inside, put_in_place};
+use crate::support::{DEADLINE, Dir, Nodens, config, eventually, field, refused, serve, upstream, upstream_on, zone};
 use hickory_proto::op::ResponseCode;
-use process::client::{A, Tcp, ask_udp, code, data, id, lookup, query};
-use process::space::{add_address, inside, put_in_place};
-use process::{DEADLINE, Dir, Nodens, config, eventually, field, refused, serve, upstream, upstream_on, zone};
-
-mod process;
 
 #[test]
 fn udp_and_tcp_on_every_address_at_a_port_that_the_log_tells() {
@@ -41,7 +40,7 @@ fn bound_to_all_addresses_it_replies_from_the_one_that_was_asked() {
 
 #[test]
 fn bound_to_all_addresses_of_ipv6_as_well() {
-    inside("bound_to_all_addresses_of_ipv6_as_well", &[], || {
+    inside("serve::bound_to_all_addresses_of_ipv6_as_well", &[], || {
         for address in ["fd00::53", "fd00::54", "fd00::99"] {
             add_address(address);
         }
@@ -105,7 +104,7 @@ fn an_address_of_another_host_is_one_line_and_exit_code_1() {
 #[test]
 fn a_port_that_is_not_permitted_is_one_line_and_exit_code_1() {
     // A namespace of its own has the usual limit of 1024, whatever this machine's is.
-    inside("a_port_that_is_not_permitted_is_one_line_and_exit_code_1", &["setpriv"], || {
+    inside("serve::a_port_that_is_not_permitted_is_one_line_and_exit_code_1", &["setpriv"], || {
         let upstream = upstream(zone());
         let text = config(&[&upstream], r#"listen = ["127.0.0.1:53"]"#, "");
         let line = one_line(refused(&text, |command| {
@@ -152,7 +151,7 @@ fn one_line((code, mut lines): (Option<i32>, Vec<String>)) -> String {
 
 #[test]
 fn without_a_file_the_servers_of_resolv_conf_are_asked() {
-    inside("without_a_file_the_servers_of_resolv_conf_are_asked", &[], || {
+    inside("serve::without_a_file_the_servers_of_resolv_conf_are_asked", &[], || {
         let dir = Dir::new();
         put_in_place(&dir.write("resolv.conf", "search lab.example\nnameserver 127.0.0.2\n"), "/etc/resolv.conf");
         let upstream = upstream_on(([127, 0, 0, 2], 53).into(), zone());
@@ -169,7 +168,7 @@ fn without_a_file_the_servers_of_resolv_conf_are_asked() {
 
 #[test]
 fn without_a_file_a_nameserver_that_leads_back_is_named() {
-    inside("without_a_file_a_nameserver_that_leads_back_is_named", &[], || {
+    inside("serve::without_a_file_a_nameserver_that_leads_back_is_named", &[], || {
         let dir = Dir::new();
         put_in_place(&dir.write("resolv.conf", "nameserver 127.0.0.2\n"), "/etc/resolv.conf");
         let forwarder = Forwarder::bind(([127, 0, 0, 2], 53).into());
@@ -188,13 +187,9 @@ fn an_upstream_that_leads_back_is_named() {
 
 #[test]
 fn an_upstream_that_leads_back_once_it_is_there_is_named() {
-    let (nodens, address) = {
-        // Its port is closed when nodens starts.
-        let place = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let address = place.local_addr().expect("bound");
-        drop(place);
-        (Nodens::start(&forwarding(address)), address)
-    };
+    // Its port is closed when nodens starts.
+    let address = own_address();
+    let nodens = Nodens::start(&forwarding(address));
     for n in 0..3 {
         lookup(nodens.address(), &format!("{n}.lab.example"));
     }
@@ -230,7 +225,7 @@ struct Forwarder {
 
 impl Forwarder {
     fn bind(address: SocketAddr) -> Self {
-        let socket = eventually("the port to be free", || UdpSocket::bind(address).ok());
+        let socket = UdpSocket::bind(address).expect("a socket");
         let address = socket.local_addr().expect("bound");
         // It lives as long as the test program.
         let to: &'static OnceLock<SocketAddr> = Box::leak(Box::default());

@@ -9,14 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::support::client::{A, Tcp, code, data, id, query, receive, udp};
+use crate::support::{Nodens, restart, stop, upstream_on};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::{Zone, address_of};
-use process::client::{A, Tcp, code, data, id, query, receive, udp};
-use process::{Nodens, restart, stop, upstream_on};
-
-mod process;
 
 /// How long it goes on if nobody says otherwise.
 const SECONDS: u64 = 5;

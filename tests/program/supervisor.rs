@@ -3,10 +3,9 @@
 use std::fs;
 use std::net::UdpSocket;
 
-use process::client::{A, code, id, lookup, query, receive, udp};
-use process::{Nodens, config, eventually, freeze, send_signal, serve, states, upstream, zone};
-
-mod process;
+use crate::addresses::own_address;
+use crate::support::client::{A, code, id, lookup, query, receive, udp};
+use crate::support::{Nodens, config, eventually, freeze, send_signal, serve, states, upstream, zone};
 
 /// Kills the worker while the supervisor sleeps, so that queries come while nobody serves.
 fn kill_worker(nodens: &Nodens, meanwhile: impl FnOnce()) {
@@ -50,7 +49,7 @@ fn tcp_connections_that_come_meanwhile_are_served_too() {
     let mut clients = Vec::new();
     kill_worker(&nodens, || {
         for n in 0..10 {
-            let mut client = process::client::Tcp::connect(nodens.address());
+            let mut client = crate::support::client::Tcp::connect(nodens.address());
             client.send(&query(n, "a.lab.example", A));
             clients.push(client);
         }
@@ -73,7 +72,7 @@ fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
     fs::write(nodens.config(), "[server\n").expect("writes");
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
-    assert_eq!(process::client::data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
+    assert_eq!(crate::support::client::data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
     nodens.logged("new configuration rejected");
     fs::write(nodens.config(), good).expect("writes");
     nodens.logged("new configuration in force");
@@ -84,7 +83,8 @@ fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
 #[test]
 fn a_worker_ends_with_its_supervisor() {
     let upstream = upstream(zone());
-    let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let listen = format!("listen = [\"{}\"]", own_address());
+    let mut nodens = Nodens::start(&config(&[&upstream], &listen, ""));
     let worker = nodens.worker().expect("a worker");
     nodens.signal("KILL");
     assert_eq!(nodens.exit().code(), None);
@@ -97,7 +97,7 @@ fn a_worker_that_does_not_begin_is_not_replaced() {
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let listen = format!("listen = [\"{}\"]", taken.local_addr().expect("an address"));
     let upstream = upstream(zone());
-    let (status, lines) = process::refused(&config(&[&upstream], &listen, ""), |_| ());
+    let (status, lines) = crate::support::refused(&config(&[&upstream], &listen, ""), |_| ());
     assert_eq!(status, Some(1), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("the port is in use")), "{lines:?}");
     assert!(!lines.iter().any(|line| line.contains("the worker died")), "{lines:?}");
@@ -106,7 +106,7 @@ fn a_worker_that_does_not_begin_is_not_replaced() {
 #[test]
 fn without_a_supervisor_there_is_one_process() {
     let upstream = upstream(zone());
-    let dir = process::Dir::new();
+    let dir = crate::support::Dir::new();
     let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
     let mut nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(file), dir);
     assert_eq!(nodens.worker(), None);

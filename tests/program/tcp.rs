@@ -5,15 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::client::{A, KEEPALIVE, Tcp, ask_udp, code, data, framed, id, option, query, query_with_option};
+use crate::support::{DEADLINE, Nodens, config, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use process::client::{A, KEEPALIVE, Tcp, ask_udp, code, data, framed, id, option, query, query_with_option};
-use process::{DEADLINE, Nodens, config, upstream, zone};
 use socket2::{Domain, Socket, Type};
-
-mod process;
 
 /// An option that nodens does not know.
 const UNKNOWN_OPTION: u16 = 65_001;

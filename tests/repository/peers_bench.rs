@@ -1,31 +1,17 @@
 //! The pieces of the side-by-side run (`benches/peers/`) that need no server, and that what the README shows of it is
 //! what was measured.
-#![allow(clippy::unwrap_used, unreachable_pub)]
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::time::Duration;
 
-use chart::{chart, scale};
-use machine::{date, machine, processor, today};
-use modes::Mode;
-use processes::{Stat, cpu_time, memory, parse_resident, parse_stat};
-use results::{FLOOR, ModeResults, Results, Sample, Server, median, spread};
-use table::tables;
-
-#[path = "../benches/peers/chart.rs"]
-mod chart;
-#[path = "../benches/peers/machine.rs"]
-mod machine;
-#[path = "../benches/peers/markdown.rs"]
-mod markdown;
-#[path = "../benches/peers/modes.rs"]
-mod modes;
-#[path = "../benches/peers/processes.rs"]
-mod processes;
-#[path = "../benches/peers/results.rs"]
-mod results;
-#[path = "../benches/peers/table.rs"]
-mod table;
+use crate::chart::{chart, scale};
+use crate::machine::{date, machine, processor, today};
+use crate::markdown;
+use crate::modes::Mode;
+use crate::processes::{Stat, cpu_time, memory, parse_resident, parse_stat};
+use crate::results::{FLOOR, ModeResults, Results, Sample, Server, median, spread};
+use crate::table::tables;
 
 /// Two servers and two rounds, of which the second was slow for both.
 fn example() -> Results {
@@ -146,11 +132,11 @@ fn marks_are_round_and_few() {
 
 #[test]
 fn the_readme_and_the_chart_show_what_was_measured() {
-    let results: Results = serde_json::from_str(include_str!("../benches/peers/results.json")).unwrap();
-    let readme = include_str!("../README.md");
+    let results: Results = serde_json::from_str(include_str!("../../benches/peers/results.json")).unwrap();
+    let readme = include_str!("../../README.md");
     assert!(readme.contains(&markdown::table(&results)), "the table should be\n{}", markdown::table(&results));
     assert!(readme.contains(&results.date), "{}", results.date);
-    assert!(include_str!("../benches/peers/results.svg") == chart(&results), "the chart is of another run");
+    assert!(include_str!("../../benches/peers/results.svg") == chart(&results), "the chart is of another run");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use nodens::config::parse::parse;
 use nodens::metrics::Metrics;
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 
 /// The blocks of the README in this language, in order.
 fn blocks(language: &str) -> Vec<&'static str> {

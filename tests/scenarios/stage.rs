@@ -46,7 +46,7 @@ impl Stage {
             ["upstream", name, ..] => self.upstream(name, rest(2), &step.block).await,
             ["config"] => self.start(&step.block).await,
             ["set", name, "stop"] => self.clock.drive(self.named(name).stop()).await,
-            ["set", name, "start"] => self.clock.drive(self.named(name).restart()).await.expect("the port is free"),
+            ["set", name, "start"] => self.named(name).restart().expect("a socket"),
             ["set", name, ..] => self.named(name).set(upstreams::behaviour(rest(2))),
             ["zone", name] => self.named(name).set_zone(upstreams::zone(&step.block)).expect("a zone"),
             _ => {

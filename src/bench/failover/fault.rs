@@ -188,7 +188,7 @@ impl State {
             upstream.stop().await;
             return Ok(());
         }
-        upstream.restart().await
+        upstream.restart()
     }
 }
 

@@ -7,11 +7,8 @@
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::RngSeed;
 
-#[path = "failover_properties/health.rs"]
 mod health;
-#[path = "failover_properties/limits.rs"]
 mod limits;
-#[path = "failover_properties/race.rs"]
 mod race;
 
 fn config(cases: u32) -> ProptestConfig {

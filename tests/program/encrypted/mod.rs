@@ -1,6 +1,5 @@
 //! DNS over TLS to upstreams: the built binary in front of a TLS server that the test scripts query by query.
 
-#[path = "encrypted/server.rs"]
 mod server;
 
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,6 @@
 //! A TLS server that a test scripts query by query, and the authority that signs its certificate.
 
+use crate::addresses::own_address;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -100,7 +101,7 @@ impl Server {
 
     async fn with(acceptor: Option<TlsAcceptor>) -> Self {
         let acceptor = Arc::new(Mutex::new(acceptor));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(own_address()).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let datagrams = UdpSocket::bind(address).await.expect("the same port");
         let (sender, queries) = mpsc::unbounded_channel();

@@ -1,0 +1,10 @@
+//! Parts of the library, each by itself: properties over generated input, and the scripted upstream of the lab.
+
+#[path = "../support/addresses.rs"]
+mod addresses;
+
+mod attribution;
+mod failover_properties;
+mod flood;
+mod lab_upstream;
+mod wire_properties;

@@ -1,0 +1,31 @@
+//! The built program, as its users and its node meet it: a process, real sockets, scripted upstreams beside it.
+
+#[path = "../support/addresses.rs"]
+mod addresses;
+mod support;
+
+mod admin;
+mod api;
+mod bench;
+mod bench_failover;
+mod check;
+mod clients;
+mod deploy;
+mod encrypted;
+mod failover;
+mod handover;
+mod jobs;
+mod life;
+mod names;
+mod node;
+mod peers;
+mod pods;
+mod query_log;
+mod report;
+mod search;
+mod serve;
+mod soak;
+mod supervisor;
+mod tcp;
+mod views;
+mod warm_up;

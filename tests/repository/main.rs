@@ -1,0 +1,22 @@
+//! The repository holds what it says: the layers of the code, the README, the published results.
+// The files of the benchmark are a crate of their own there, in which this is reachable.
+#![allow(unreachable_pub)]
+
+mod layers;
+mod peers_bench;
+mod readme;
+
+#[path = "../../benches/peers/chart.rs"]
+mod chart;
+#[path = "../../benches/peers/machine.rs"]
+mod machine;
+#[path = "../../benches/peers/markdown.rs"]
+mod markdown;
+#[path = "../../benches/peers/modes.rs"]
+mod modes;
+#[path = "../../benches/peers/processes.rs"]
+mod processes;
+#[path = "../../benches/peers/results.rs"]
+mod results;
+#[path = "../../benches/peers/table.rs"]
+mod table;
