@@ -28,6 +28,7 @@ use crate::clients::Fixed;
 use crate::config::Config;
 use crate::handover::sockets::Sockets;
 use crate::metrics::events::Kind;
+use crate::server::readers::Readers;
 use crate::server::{Moved, Phase};
 use crate::snapshot::Snapshot;
 use crate::upstream::standing::wall_clock;
@@ -65,6 +66,8 @@ pub struct Host {
     pub resolver: Arc<Resolver>,
     /// What the server is about.
     phase: Arc<watch::Sender<Phase>>,
+    /// Who reads queries.
+    readers: Readers,
     /// Every socket that it listens on.
     pub sockets: Sockets,
     /// To each worker: connections of another process.
@@ -80,6 +83,12 @@ impl Host {
     /// From now on it is about this.
     pub fn turn_to(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Whether any listener or connection still reads queries. After [`Host::turn_to`] with another phase than
+    /// [`Phase::Serving`] there are soon none.
+    pub fn reads(&self) -> bool {
+        self.readers.count() > 0
     }
 
     /// Takes over a connection of another process; it is closed if there are too many.

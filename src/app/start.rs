@@ -17,6 +17,7 @@ use crate::answer::Resolver;
 use crate::config::Config;
 use crate::handover::sockets::{Address, Label, Sockets};
 use crate::metrics::Metrics;
+use crate::server::readers::Readers;
 use crate::server::socket::{self, Listeners};
 use crate::server::{Mover, Phase};
 use crate::snapshot::Snapshot;
@@ -93,7 +94,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
     }
     let (phase, phases) = watch::channel(seat.phase);
     let (adopt, adopted): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(MOST_ADOPTED)).unzip();
-    let turning = Arc::<AtomicUsize>::default();
+    let (turning, readers) = (Arc::<AtomicUsize>::default(), Readers::default());
     let listen = listeners.iter().map(|listeners| listeners.address).collect();
     let (report_addresses, report): (Vec<_>, Vec<_>) = report.into_iter().unzip();
     let (admin_address, admin) = admin.unzip();
@@ -101,7 +102,13 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         listen,
         admin: admin_address,
         report: report_addresses,
-        host: Host { resolver: Arc::clone(&resolver), phase: Arc::new(phase), sockets, adopt },
+        host: Host {
+            resolver: Arc::clone(&resolver),
+            phase: Arc::new(phase),
+            readers: readers.clone(),
+            sockets,
+            adopt,
+        },
         turning: Arc::clone(&turning),
         failed: watch::channel(None),
         workers: Vec::new(),
@@ -123,6 +130,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
             turning: Arc::clone(&turning),
             phase: phases.clone(),
             mover: Arc::clone(&seat.mover),
+            readers: readers.clone(),
             adopted,
         }
     };

@@ -14,6 +14,7 @@ use crate::admin::HEARTBEAT;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
 use crate::server::mmsg::Batch;
+use crate::server::readers::Readers;
 use crate::server::{Moved, Mover, Phase, Worker, tcp, udp};
 use crate::upstream::links::Links;
 
@@ -28,6 +29,7 @@ pub(super) struct WorkerPart {
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) mover: Mover,
+    pub(super) readers: Readers,
     pub(super) adopted: mpsc::Receiver<Moved>,
 }
 
@@ -38,7 +40,7 @@ impl WorkerPart {
     /// Serves until the stop; returns how many queries were left.
     pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
         let links = Rc::new(Links::new());
-        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover);
+        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
         let batch = Rc::new(RefCell::new(Batch::new()));
         let mut listeners = JoinSet::new();
         for socket in self.udp {

@@ -25,6 +25,8 @@ use crate::upstream::standing::wall_clock;
 
 /// How long giving away the cache may take; the rest of it stays behind.
 const PACKING: Duration = Duration::from_secs(2);
+/// How often it is checked whether anything still reads queries, in milliseconds.
+const READERS_CHECK: u8 = 1;
 /// How often connections that are still to move are looked at.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
 
@@ -34,6 +36,8 @@ pub(super) struct State {
     pub(super) listener: Option<Arc<OwnedFd>>,
     pub(super) elder: Option<Channel>,
     pub(super) heir: Option<Channel>,
+    /// The handover is to be announced once nothing reads queries here any more, or at this time at the latest.
+    pub(super) announce: Option<Instant>,
     /// Whether the heir has said that it leaves.
     pub(super) leaving: bool,
     pub(super) holder: Holder,
@@ -46,6 +50,11 @@ impl State {
     pub(super) fn run(mut self) {
         loop {
             let [knocks, elder, heir] = self.wait();
+            // Only then is it true that the new one answers all queries to come.
+            if self.announce.is_some_and(|latest| !self.host.reads() || Instant::now() > latest) {
+                self.announce = None;
+                self.tell(Kind::HandedOver, "");
+            }
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
             while let Ok(command) = self.heard.try_recv() {
                 match command {
@@ -80,7 +89,8 @@ impl State {
         ];
         let mut all = vec![PollFd::new(self.rung.as_fd(), PollFlags::POLLIN)];
         all.extend(others.iter().flatten().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
-        if poll(&mut all, PollTimeout::NONE).is_err() {
+        let timeout = if self.announce.is_some() { PollTimeout::from(READERS_CHECK) } else { PollTimeout::NONE };
+        if poll(&mut all, timeout).is_err() {
             // A signal, most likely.
             return [false; 3];
         }
@@ -95,8 +105,8 @@ impl State {
         let Ok(new) = accepted.map(Channel::of) else { return };
         match self.give(&new) {
             Ok(true) => {
-                self.tell(Kind::HandedOver, "");
                 self.host.turn_to(Phase::Resting);
+                self.announce = Some(Instant::now() + STEP);
                 let _ = new.set_patience(STEP);
                 self.heir = Some(new);
                 self.hold();

@@ -89,7 +89,17 @@ impl Door {
     pub fn open(self, begin: Begin) -> io::Result<Desk> {
         let Self { commands, heard, bell, rung } = self;
         let Begin { host, listener, elder, heir, holder } = begin;
-        let state = State { host, listener: listener.map(Arc::new), elder, heir, leaving: false, holder, heard, rung };
+        let state = State {
+            host,
+            listener: listener.map(Arc::new),
+            elder,
+            heir,
+            announce: None,
+            leaving: false,
+            holder,
+            heard,
+            rung,
+        };
         state.hold();
         let thread = thread::Builder::new().name("nodens-handover".into()).spawn(move || state.run())?;
         Ok(Desk { commands, bell, thread })

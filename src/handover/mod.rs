@@ -6,7 +6,7 @@
 //!     │ ───────── its sockets, the cache's entries ───────────► │   SCM_RIGHTS: the same sockets, with all that waits there
 //!     │                                                         │   starts; from now on both take queries
 //!     │ ◄──────────────────────── Ready ─────────────────────── │   every worker turns
-//!     │ reads no more: rests                                    │
+//!     │ reads no more: rests, then logs "handed over"           │
 //!     │ ─────────── clients' connections, one by one ─────────► │   each once nothing is in flight on it
 //!     │ ◄─────────────── the connection stays ────────────────► │
 //! ```

@@ -3,7 +3,8 @@
 //! - [`socket`] every socket option;
 //! - [`mmsg`] datagrams in batches;
 //! - [`udp`] take a batch, answer what is known in place, hand over the rest, send a batch;
-//! - [`tcp`] framed queries: pipelined, answered out of order.
+//! - [`tcp`] framed queries: pipelined, answered out of order;
+//! - [`readers`] how many of them read.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
+
+use readers::Readers;
 
 use crate::answer::{self, Finished, Resolver, Wanted};
 use crate::fetch;
@@ -26,6 +29,7 @@ use crate::wire::query::{Key, Query};
 use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
 pub mod mmsg;
+pub mod readers;
 pub mod socket;
 pub mod tcp;
 pub mod udp;
@@ -76,6 +80,8 @@ pub struct Worker<U> {
     pub phase: watch::Receiver<Phase>,
     /// Where connections go when the server rests.
     pub mover: Mover,
+    /// Who reads queries, in all workers.
+    pub readers: Readers,
     tally: RefCell<Tally>,
     ledger: RefCell<Ledger>,
     /// Where a TCP reply is written before it is framed.
@@ -87,7 +93,13 @@ pub struct Worker<U> {
 
 impl<U: Ask + 'static> Worker<U> {
     /// A worker without listeners yet.
-    pub fn new(resolver: Arc<Resolver>, upstreams: Rc<U>, phase: watch::Receiver<Phase>, mover: Mover) -> Rc<Self> {
+    pub fn new(
+        resolver: Arc<Resolver>,
+        upstreams: Rc<U>,
+        phase: watch::Receiver<Phase>,
+        mover: Mover,
+        readers: Readers,
+    ) -> Rc<Self> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
@@ -98,6 +110,7 @@ impl<U: Ask + 'static> Worker<U> {
             upstreams,
             phase,
             mover,
+            readers,
             in_flight: Cell::new(0),
             landed: Notify::new(),
         })

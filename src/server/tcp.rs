@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::readers::Reading;
 use super::{Moved, Phase, Worker, over, rested};
 use crate::admission::connections::{Connections, Place};
 use crate::answer::{Response, Turn};
@@ -81,6 +82,7 @@ async fn accept<U: Ask + 'static>(
 ) -> Phase {
     let over = over(worker.phase.clone());
     tokio::pin!(over);
+    let Some(_reading) = worker.readers.enter_if_serving(&worker.phase) else { return over.await };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -112,11 +114,12 @@ fn admit<U: Ask + 'static>(
     metrics.tcp_connections.inc();
     // As long as queries may be in flight here, the worker waits for the connection when it stops.
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
+    let reading = worker.readers.enter();
     tokio::task::spawn_local(async move {
         let connection =
             Connection { worker: Rc::clone(&worker), client, idle, out: Vec::new(), in_flight: 0, _place: place };
         // A connection that breaks is the client's own affair.
-        let _ = connection.run(stream, rest).await;
+        let _ = connection.run(stream, rest, reading).await;
         worker.resolver.metrics.tcp_connections.dec();
         drop(guard);
     });
@@ -133,13 +136,13 @@ struct Connection<U> {
 }
 
 impl<U: Ask + 'static> Connection<U> {
-    async fn run(mut self, mut stream: TcpStream, mut input: Vec<u8>) -> io::Result<()> {
+    async fn run(mut self, mut stream: TcpStream, mut input: Vec<u8>, reading: Reading) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (done, mut finished) = mpsc::channel::<Vec<u8>>(IN_FLIGHT);
         let mut filled = input.len();
         input.resize(filled.max(BUFFER / 2) * 2, 0);
-        // Whether more may be read: not after the client's half-close, nor once the server serves no more.
-        let mut open = true;
+        // While more may be read: not after the client's half-close, nor once the server serves no more.
+        let mut reading = Some(reading);
         let mut moves = false;
         let mut last_use = Instant::now();
         let over = over(self.worker.phase.clone());
@@ -154,13 +157,13 @@ impl<U: Ask + 'static> Connection<U> {
                 timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await??;
                 self.out.clear();
             }
-            if !open && self.in_flight == 0 {
+            if reading.is_none() && self.in_flight == 0 {
                 break;
             }
             tokio::select! {
-                read = stream.read(&mut input[filled..]), if open && self.in_flight < IN_FLIGHT => {
+                read = stream.read(&mut input[filled..]), if reading.is_some() && self.in_flight < IN_FLIGHT => {
                     match read? {
-                        0 => open = false,
+                        0 => reading = None,
                         read => filled += read,
                     }
                     last_use = Instant::now();
@@ -173,8 +176,8 @@ impl<U: Ask + 'static> Connection<U> {
                     last_use = Instant::now();
                 }
                 () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
-                phase = &mut over, if open => {
-                    open = false;
+                phase = &mut over, if reading.is_some() => {
+                    reading = None;
                     moves = phase == Phase::Resting;
                     if !moves {
                         filled = read_rest(&stream, &mut input, filled);

@@ -89,6 +89,7 @@ impl<U: Ask + 'static> Listener<U> {
         let socket = watched(&self.socket)?;
         let over = over(self.worker.phase.clone());
         tokio::pin!(over);
+        let Some(_reading) = self.worker.readers.enter_if_serving(&self.worker.phase) else { return Ok(over.await) };
         loop {
             tokio::select! {
                 ready = socket.readable() => drop(ready?),
