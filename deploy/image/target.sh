@@ -25,8 +25,8 @@ case "${1:-}" in
     export RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\""
     name=$(echo "$target" | tr a-z- A-Z_)
     export "CARGO_TARGET_${name}_LINKER=$triple-gcc" "CC_$(echo "$target" | tr - _)=$triple-gcc"
-    cargo auditable build --release --locked --target "$target"
-    cp "${CARGO_TARGET_DIR:-target}/$target/release/nodens" "$2"
+    cargo auditable build --profile dist --locked --target "$target"
+    cp "${CARGO_TARGET_DIR:-target}/$target/dist/nodens" "$2"
     ;;
   *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2 && exit 64 ;;
 esac
