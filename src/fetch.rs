@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::{Local, Own, Resolver, Wanted, denial, local};
 use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cache::{Entry, Millis};
-use crate::coalesce::{Flight, Landed};
+use crate::coalesce::{Flight, Landed, Place};
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
@@ -56,15 +56,25 @@ pub fn launch<U: Ask + 'static>(
 /// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
 /// the entry expires; so it is fetched right then.
 pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
+    let Some(place) = resolver.governor.pending.admit_prefetch() else {
+        resolver.metrics.overload.with_label_values(&["prefetches"]).inc();
+        return put_off(resolver, &wanted);
+    };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
     tokio::task::spawn_local(async move {
+        let _place = place;
         let Some(old) = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone()) else { return };
         if old.upstream_ages {
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
+            // Another configuration may ask others: its own clients see to that.
+            if resolver.snapshot.load().generation != wanted.snapshot.generation {
+                return put_off(&resolver, &wanted);
+            }
         }
         let wanted = Wanted { asked: Instant::now(), ..wanted };
-        if wanted.snapshot.group(wanted.route).is_some_and(|group| !group.has_room(wanted.asked)) {
-            return;
+        let has_room = wanted.snapshot.group(wanted.route).is_none_or(|group| group.has_room(wanted.asked));
+        if !has_room || resolver.governor.pending.is_busy() {
+            return put_off(&resolver, &wanted);
         }
         let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };
         resolver.metrics.cache_prefetches.inc();
@@ -76,6 +86,11 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
     });
 }
 
+/// A prefetch is not made: a later hit may begin another one.
+fn put_off(resolver: &Resolver, wanted: &Wanted) {
+    resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.refreshing = false);
+}
+
 /// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its reply and carries the
 /// failure; otherwise a failure without reply takes its place, and is returned.
 ///
@@ -85,8 +100,10 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, ext
     let now = resolver.now();
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
-        entry.failed().into_iter().for_each(|failed| kept.fail(failed));
-        matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale)
+        // One that an earlier configuration left behind is not served: the failure takes its place.
+        let serves = is_at_home(wanted, kept) && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
+        entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
+        serves
     });
     if carried != Some(true) {
         resolver.cache.insert(wanted.hash, &wanted.key, entry.clone());
@@ -151,12 +168,13 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 /// long after its time it may be served.
 pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
     let asked = resolver.millis(wanted.asked);
-    let at_home = |entry: &mut Entry| {
-        let at_home = entry.home.generation == wanted.snapshot.generation
-            || wanted.snapshot.rehome(entry.home, &wanted.key).is_some();
-        at_home.then(|| (entry.clone(), entry.worth(asked, stale)))
-    };
+    let at_home = |entry: &mut Entry| is_at_home(wanted, entry).then(|| (entry.clone(), entry.worth(asked, stale)));
     resolver.cache.with(wanted.hash, &wanted.key, at_home).flatten()
+}
+
+/// Whether an entry may answer under the configuration of `wanted`.
+fn is_at_home(wanted: &Wanted, entry: &Entry) -> bool {
+    entry.home.generation == wanted.snapshot.generation || wanted.snapshot.rehome(entry.home, &wanted.key).is_some()
 }
 
 /// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
@@ -272,7 +290,8 @@ struct Rest {
 
 /// Looks up a CNAME's target the way that a query goes: local, cache, upstream.
 ///
-/// It never waits for a flight of others: two that wait for one another would wait for ever.
+/// A question that is in flight for others already is not asked again: their answer is waited for. Two that wait for one
+/// another are two ends of a circle of CNAMEs, which has no answer; the deadline ends it.
 async fn look_up<U: Ask>(
     resolver: &Resolver,
     upstreams: &U,
@@ -311,11 +330,23 @@ async fn look_up<U: Ask>(
     let (entry, age) = match kept(resolver, &wanted, 0) {
         Some((entry, Worth::Fresh(age))) => (entry, age),
         _ => {
-            let flight = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key);
-            let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
-            if let Some(flight) = flight {
-                flight.land(&entry, wanted.by.get());
-            }
+            let entry = match resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key) {
+                Place::Lead(flight) => {
+                    let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
+                    flight.land(&entry, wanted.by.get());
+                    entry
+                }
+                Place::Wait(landing) => {
+                    resolver.metrics.coalesced.inc();
+                    match timeout_at(deadline, landing).await {
+                        Ok(Ok(landed)) => landed.entry,
+                        _ => {
+                            let error = make::extended_error(ede::NETWORK_ERROR, "the target of a CNAME took too long");
+                            unasked_entry(resolver, &wanted, &error)
+                        }
+                    }
+                }
+            };
             (entry, 0)
         }
     };

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{Finished, Resolver, Response, Turn, Wanted, finish};
+use nodens::answer::{Deferred, Resolved, Resolver, Response, Turn, resolve};
 use nodens::cache::Cache;
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::config::parse::parse;
@@ -107,11 +107,11 @@ impl Scene {
             for query in queries {
                 begun.push(batch.later(query));
             }
-            let mut bytes = 0;
+            let (mut bytes, mut out) = (0, vec![0; 4096]);
             for task in begun {
-                let finished = task.await.expect("it does not panic");
-                assert_eq!((finished.rcode, finished.source), (rcode::NOERROR, Source::Upstream));
-                bytes += finished.wire.len();
+                let resolved = task.await.expect("it does not panic");
+                assert_eq!((resolved.rcode(), resolved.source), (rcode::NOERROR, Source::Upstream));
+                bytes += resolved.render(&self.resolver, &mut out);
             }
             bytes
         })
@@ -138,17 +138,17 @@ impl Batch<'_> {
 
     /// The first half of a miss.
     #[inline]
-    pub(crate) fn first_half(&mut self, query: &[u8]) -> Box<Wanted> {
+    pub(crate) fn first_half(&mut self, query: &[u8]) -> Box<Deferred> {
         match self.respond(query) {
-            Response::Later(wanted) => wanted,
+            Response::Deferred(deferred) => deferred,
             _ => panic!("this is not known"),
         }
     }
 
-    fn later(&mut self, query: &[u8]) -> JoinHandle<Finished> {
-        let wanted = self.first_half(query);
-        let (resolver, upstreams, packet) = (Arc::clone(self.resolver), Rc::clone(self.upstreams), query.to_vec());
-        spawn_local(async move { finish(&resolver, &upstreams, wanted, &packet, false).await })
+    fn later(&mut self, query: &[u8]) -> JoinHandle<Resolved> {
+        let deferred = self.first_half(query);
+        let (resolver, upstreams) = (Arc::clone(self.resolver), Rc::clone(self.upstreams));
+        spawn_local(async move { resolve(&resolver, &upstreams, deferred).await })
     }
 
     #[inline]

@@ -175,7 +175,11 @@ impl Admin {
     /// Gauges that nobody keeps while nobody looks.
     fn refresh_gauges(&self) {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.process.refresh();
+        metrics.pending.set(gauge(self.resolver.governor.pending.count()));
+        metrics.prefetches.set(gauge(self.resolver.governor.pending.prefetches()));
+        metrics.buffered.set(gauge(self.resolver.governor.buffered.held()));
         metrics.watch.refresh(self.resolver.now());
         metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));

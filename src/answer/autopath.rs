@@ -12,10 +12,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{
-    Local, MAX_PENDING, Own, Resolver, Response, Turn, Wanted, ancestors, denial, failure_holds, late, local,
-    stale_window,
-};
+use super::{Local, Own, Resolver, Turn, Wanted, ancestors, denial, failure_holds, late, local, stale_window};
 use crate::cache::entry::Worth;
 use crate::cache::{Entry, Millis};
 use crate::clients::Who;
@@ -45,35 +42,15 @@ pub(super) struct Arrived {
 
 /// The rest of the client's search list, if this is the first name on it and it wants to be spared that.
 #[inline]
-pub(super) fn path(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16, client: IpAddr) -> Option<Path> {
+pub(super) fn path(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16, client: IpAddr) -> Option<Box<Path>> {
     turn.snapshot.cluster(route).filter(|cluster| cluster.config.autopath)?;
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
-    if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) || resolver.metrics.pending.get() >= MAX_PENDING {
+    if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) {
         return None;
     }
     let tables = resolver.clients.tables();
     let Who::Known { client, .. } = tables.who(client, turn.now) else { return None };
-    Some(Path(client.search.as_ref()?.after_first(key.name())?))
-}
-
-impl Resolver {
-    /// Leaves a query to a task that looks for the first name on its client's path that exists.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn walk(
-        &self,
-        turn: &mut Turn<'_>,
-        key: Key,
-        hash: u64,
-        route: u16,
-        client: IpAddr,
-        over_tcp: bool,
-        path: Path,
-    ) -> Response {
-        turn.tally.query(over_tcp, key.qtype(), Some(route));
-        let mut wanted = turn.wanted(key, hash, route, None, Some(client));
-        wanted.path = Some(Box::new(path));
-        Response::Later(wanted)
-    }
+    Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }
 
 /// Goes along the path until a name exists.

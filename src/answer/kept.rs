@@ -65,6 +65,23 @@ pub(super) fn cached(
     }
 }
 
+/// Fits an entry that is past its time to a query that no upstream will be asked for: the length and the response code.
+pub(super) fn past_its_time(
+    turn: &Turn<'_>,
+    entry: &mut Entry,
+    query: &Query<'_>,
+    key: &Key,
+    options: &[u8],
+    out: &mut [u8],
+) -> Option<(usize, u16)> {
+    let at_home = entry.home.generation == turn.snapshot.generation || turn.snapshot.rehome(entry.home, key).is_some();
+    if !at_home || entry.worth(turn.now, stale_window(turn.snapshot)) != Worth::Stale {
+        return None;
+    }
+    let (age, error) = stale(entry);
+    Some((fit(entry.kept(), query, age, &[options, &error].concat(), out), entry.rcode))
+}
+
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.
 pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());

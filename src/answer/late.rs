@@ -8,16 +8,17 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::autopath::Arrived;
-use super::{Resolver, Wanted, ancestors, autopath, keepalive, stale, stale_window};
+use super::{Deferred, Resolver, Wanted, ancestors, autopath, failure_holds, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::coalesce::{By, Landed, Place};
 use crate::fetch;
+use crate::governor::pool::Share;
 use crate::metrics::Source;
 use crate::upstream::Ask;
 use crate::upstream::quota::Verdict;
 use crate::wire::fit::{Age, fit};
-use crate::wire::make;
+use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::Query;
 use crate::wire::{LARGEST_UDP_REPLY, ede, rcode};
 
@@ -28,33 +29,40 @@ const STALE_AFTER: Duration = Duration::from_millis(500);
 /// The same while all servers that could be asked are known to be down: one that is back would answer within that.
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
-/// A reply that took its time.
-pub struct Finished {
-    /// The message.
-    pub wire: Vec<u8>,
-    /// Its response code.
-    pub rcode: u16,
-    /// Where it came from.
+/// The smallest answer, in bytes, whose memory is accounted for: most answers are far smaller.
+const LARGE: usize = 1_024;
+
+/// A query whose answer is there: the response is rendered only when it can be sent, so that what waits are shares of
+/// answers and no copies.
+pub struct Resolved {
+    /// What was asked.
+    pub wanted: Box<Wanted>,
+    /// The client's query, as much of it as its response depends on.
+    pub query: Box<[u8]>,
+    /// Whether it came over TCP.
+    pub over_tcp: bool,
+    /// Where the answer came from.
     pub source: Source,
-    /// The extended errors that say why it is no answer, as whole options.
-    pub extended_errors: Box<[u8]>,
-    /// The server that gave the answer, if one was asked for this query or an identical one.
-    pub by: Option<SocketAddr>,
+    /// From the query to its answer.
+    pub took: Duration,
+    entry: Entry,
+    /// The CNAME that leads to the name that was found, and its question.
+    other: Option<Box<(LocalRecords, Wanted)>>,
+    /// What a large answer holds of the memory for those that wait.
+    _share: Option<Share>,
 }
 
-/// Answers a query that [`Resolver::respond`] could not.
+/// Resolves a query that [`Resolver::respond`] could not answer at once.
 ///
 /// Runs in a `LocalSet`, because `upstreams` belong to one worker.
-pub async fn finish<U: Ask + 'static>(
+pub async fn resolve<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: Box<Wanted>,
-    packet: &[u8],
-    over_tcp: bool,
-) -> Finished {
-    let _waiting = Waiting::new(resolver);
+    deferred: Box<Deferred>,
+) -> Resolved {
+    let Deferred { wanted, query, over_tcp, place } = *deferred;
     let Arrived { entry, source, other } = match &wanted.path {
-        // On the heap, so that those who do not go this way need not carry its room along.
+        // Boxed to keep the common path's future small.
         Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
         None => {
             let (entry, source) = obtain(resolver, upstreams, &wanted).await;
@@ -62,40 +70,73 @@ pub async fn finish<U: Ask + 'static>(
             Arrived { entry, source, other: None }
         }
     };
-    let Ok(query) = Query::read(packet) else {
-        return Finished {
-            wire: Vec::new(),
-            rcode: rcode::SERVFAIL,
-            source,
-            extended_errors: Box::default(),
-            by: None,
-        };
-    };
-    let (age, mut options) = match source {
-        Source::Stale => stale(&entry),
-        // One that a static alias leads to may have been kept for a while.
-        _ => (Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32), Vec::new()),
-    };
-    let limit = match over_tcp {
-        true => {
-            options.extend(keepalive(&wanted.snapshot, &query));
-            usize::from(u16::MAX)
+    drop(place);
+    let took = wanted.asked.elapsed();
+    let size = entry.share_of_bytes();
+    let share = wanted.client.filter(|_| size >= LARGE).map(|client| {
+        let share = Share::of(&resolver.governor.buffered, client, size);
+        if share.is_none() {
+            resolver.metrics.overload.with_label_values(&["buffered_bytes"]).inc();
         }
-        false => usize::from(query.udp_size().min(LARGEST_UDP_REPLY)),
-    };
-    let alias = other.as_deref().map(|(alias, target)| (alias, target));
-    let (entry, age) = match alias.or(wanted.alias.as_ref().map(|alias| (alias, &*wanted))) {
-        // The alias itself does not age.
-        Some((alias, target)) => (fetch::behind_alias(alias, &entry, age, &query, target), Age::Seconds(0)),
-        None => (entry, age),
-    };
-    let mut wire = vec![0; limit.min(entry.kept().wire.len() + query.question().len() + 512 + options.len())];
-    let len = fit(entry.kept(), &query, age, &options, &mut wire);
-    wire.truncate(len);
-    let why = if entry.rcode == rcode::NOERROR { Box::default() } else { entry.kept().extended_errors.into() };
-    let answered = source == Source::Upstream && entry.rcode != rcode::SERVFAIL;
-    let by = if answered { wanted.by.get().address() } else { None };
-    Finished { wire, rcode: entry.rcode, source, extended_errors: why, by }
+        share
+    });
+    match share {
+        Some(None) => {
+            let error = make::extended_error(ede::OTHER, "too many large responses of this client wait to be read");
+            let entry = fetch::unasked_entry(resolver, &wanted, &error);
+            Resolved { wanted, query, over_tcp, source: Source::Local, took, entry, other: None, _share: None }
+        }
+        share => Resolved { wanted, query, over_tcp, source, took, entry, other, _share: share.flatten() },
+    }
+}
+
+impl Resolved {
+    /// Renders the response into `out`, whose length is the most that the transport carries; over UDP the client's own limit
+    /// comes on top. Returns its length.
+    pub fn render(&self, resolver: &Resolver, out: &mut [u8]) -> usize {
+        let Ok(query) = Query::read(&self.query) else { return 0 };
+        let (age, mut options) = match self.source {
+            Source::Stale => stale(&self.entry),
+            // One that a static alias leads to may have been kept for a while.
+            _ => {
+                let age = resolver.millis(self.wanted.asked).saturating_sub(self.entry.born) / 1000;
+                (Age::Seconds(age as u32), Vec::new())
+            }
+        };
+        let limit = match self.over_tcp {
+            true => {
+                options.extend(keepalive(&self.wanted.snapshot, &query));
+                out.len()
+            }
+            false => out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))),
+        };
+        let out = &mut out[..limit];
+        let alias = self.other.as_deref().map(|(alias, target)| (alias, target));
+        match alias.or(self.wanted.alias.as_ref().map(|alias| (alias, &*self.wanted))) {
+            // The alias itself does not age.
+            Some((alias, target)) => {
+                let entry = fetch::behind_alias(alias, &self.entry, age, &query, target);
+                fit(entry.kept(), &query, Age::Seconds(0), &options, out)
+            }
+            None => fit(self.entry.kept(), &query, age, &options, out),
+        }
+    }
+
+    /// Its response code.
+    pub fn rcode(&self) -> u16 {
+        self.entry.rcode
+    }
+
+    /// The extended errors that say why it is no answer, as whole options; empty for an answer.
+    pub fn extended_errors(&self) -> &[u8] {
+        if self.entry.rcode == rcode::NOERROR { &[] } else { self.entry.kept().extended_errors }
+    }
+
+    /// The server that gave the answer, if one was asked for this query or an identical one.
+    pub fn answered_by(&self) -> Option<SocketAddr> {
+        let answered = self.source == Source::Upstream && self.entry.rcode != rcode::SERVFAIL;
+        if answered { self.wanted.by.get().address() } else { None }
+    }
 }
 
 /// Gets the entry for a question from upstreams, or what stands in for it.
@@ -113,6 +154,13 @@ pub(super) async fn obtain<U: Ask + 'static>(
     let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
         Some((entry, Worth::Fresh(_))) => (Some(entry), None),
         Some((entry, Worth::Stale)) => (None, Some(entry)),
+        // A remembered failure is known before the cache was asked, but for the target of a static alias (RFC 9520).
+        Some((entry, Worth::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
+            if let Place::Lead(flight) = place {
+                flight.land(&entry, By::default());
+            }
+            return (entry, Source::Hit);
+        }
         _ => (None, None),
     };
     let flight = match (place, fresh) {
@@ -180,21 +228,5 @@ async fn or_stale(
             fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), &[]);
             (stale, Source::Stale)
         }
-    }
-}
-
-/// Counts a query that waits, as long as it does.
-struct Waiting<'a>(&'a Resolver);
-
-impl<'a> Waiting<'a> {
-    fn new(resolver: &'a Resolver) -> Self {
-        resolver.metrics.pending.inc();
-        Self(resolver)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.pending.dec();
     }
 }

@@ -27,9 +27,11 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::admission::Rates;
-use crate::cache::{Cache, Millis};
+use crate::cache::{Cache, Entry, Millis};
 use crate::clients::{Clients, Fixed};
 use crate::coalesce::Coalesce;
+use crate::governor::Governor;
+use crate::governor::pending::Place;
 use crate::jobs::ledger::{Failed, NO_ROUTE};
 use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
@@ -55,13 +57,13 @@ mod turn;
 pub use autopath::Path;
 pub use inside::why;
 use kept::{Cached, cached, failure_holds, stale, stale_window};
-pub use late::{Finished, finish};
+pub use late::{Resolved, resolve};
 use notes::Answered;
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
-pub use turn::{Turn, Wanted};
+pub use turn::{Deferred, Turn, Wanted};
 
-/// Queries that may wait for upstreams at once; more get SERVFAIL. Bounds the memory of a flood of unique names.
-pub const MAX_PENDING: i64 = 16_384;
+/// What a client is told whose query finds no place among those that wait.
+const TURNED_AWAY: &str = "too many queries of this client, or in all, wait for upstreams";
 
 /// How long before its start a resolver begins to count: answers of another process may be as old as this.
 const BEFORE: Duration = Duration::from_secs(14 * 86_400);
@@ -82,6 +84,8 @@ pub struct Resolver {
     pub jobs: Jobs,
     /// How much each of them asked of late, where a view limits that.
     rates: Rates,
+    /// What each of them holds.
+    pub governor: Governor,
     /// Jobs that are about to start, and what is asked for them ahead.
     pub warm_up: warm_up::Queue,
     /// The log of all that.
@@ -97,8 +101,8 @@ pub enum Response {
     Reply(usize),
     /// Send that many bytes, and then fetch the answer anew.
     ReplyAndRefresh(usize, Box<Wanted>),
-    /// The answer takes a task: see [`finish`].
-    Later(Box<Wanted>),
+    /// The answer takes a task: see [`resolve`].
+    Deferred(Box<Deferred>),
 }
 
 impl Resolver {
@@ -112,6 +116,7 @@ impl Resolver {
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             jobs,
             rates: Rates::new(),
+            governor: Governor::new(),
             query_log: QueryLog::default(),
             warm_up: warm_up::Queue::default(),
             metrics,
@@ -198,8 +203,11 @@ impl Resolver {
                     if rcode == rcode::NXDOMAIN
                         && source == Source::Hit
                         && let Some(path) = autopath::path(self, turn, &key, route, client)
+                        && let Some(place) = self.place(turn, route, client)
                     {
-                        return self.walk(turn, key, hash, route, client, over_tcp, path);
+                        turn.tally.query(over_tcp, query.qtype, Some(route));
+                        let wanted = Wanted { path: Some(path), ..*turn.wanted(key, hash, route, None, Some(client)) };
+                        return defer(wanted, &query, over_tcp, place);
                     }
                     if rcode != rcode::NOERROR {
                         self.note(turn, client, &key, hash, route, rcode, source, None);
@@ -301,8 +309,11 @@ impl Resolver {
         };
         if let Some(route) = route
             && let Some(path) = autopath::path(self, turn, &key, route, client)
+            && let Some(place) = self.place(turn, route, client)
         {
-            return self.walk(turn, key, hash, route, client, over_tcp, path);
+            turn.tally.query(over_tcp, query.qtype, Some(route));
+            let wanted = Wanted { path: Some(path), ..*turn.wanted(key, hash, route, None, Some(client)) };
+            return defer(wanted, query, over_tcp, place);
         }
         turn.tally.query(over_tcp, query.qtype, route);
         let (target, hash, route, alias) = match found {
@@ -342,16 +353,38 @@ impl Resolver {
                 None => (key, hash, route, None),
             },
         };
-        if self.metrics.pending.get() >= MAX_PENDING {
+        let Some(place) = self.place(turn, route, client) else {
+            self.metrics.overload.with_label_values(&["pending_queries"]).inc();
+            // Better old than none: RFC 8767.
+            let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, query, &target, options, out);
+            if alias.is_none()
+                && let Some((len, rcode)) = self.cache.with(hash, &target, stale).flatten()
+            {
+                turn.answered(client, route, rcode, Source::Stale);
+                turn.log(&Answered { source: Source::Stale, ..here(rcode, route) }, &[]);
+                return Response::Reply(len);
+            }
             turn.answered(client, route, rcode::SERVFAIL, Source::Local);
-            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local, None);
-            let error = make::extended_error(ede::OTHER, "too many queries wait for upstreams");
+            let error = Some((ede::OTHER, TURNED_AWAY));
+            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local, error);
+            let error = make::extended_error(ede::OTHER, TURNED_AWAY);
             turn.log(&here(rcode::SERVFAIL, route), &error);
             return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
-        }
+        };
         self.metrics.cache_misses.inc();
-        Response::Later(turn.wanted(target, hash, route, alias, Some(client)))
+        defer(*turn.wanted(target, hash, route, alias, Some(client)), query, over_tcp, place)
     }
+
+    /// A place among the queries that wait, for one of this client.
+    fn place(&self, turn: &Turn<'_>, route: u16, client: IpAddr) -> Option<Place> {
+        let group = turn.snapshot.group(route).map(|group| &group.pending);
+        self.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
+    }
+}
+
+/// Leaves a query to a task.
+fn defer(wanted: Wanted, query: &Query<'_>, over_tcp: bool, place: Place) -> Response {
+    Response::Deferred(Box::new(Deferred { wanted: Box::new(wanted), query: query.retained(), over_tcp, place }))
 }
 
 fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {

@@ -11,6 +11,7 @@ use crate::cache::Millis;
 use crate::cache::entry::Home;
 use crate::clients::Tables;
 use crate::coalesce::By;
+use crate::governor::pending::Place;
 use crate::jobs::Ledger;
 use crate::metrics::{Source, Tally};
 use crate::snapshot::Snapshot;
@@ -68,6 +69,18 @@ impl Turn<'_> {
             by: Cell::default(),
         })
     }
+}
+
+/// A query whose response takes a task of its own: see [`resolve`](super::resolve).
+pub struct Deferred {
+    /// What is to be asked.
+    pub wanted: Box<Wanted>,
+    /// The client's query, as much of it as its response depends on.
+    pub query: Box<[u8]>,
+    /// Whether it came over TCP.
+    pub over_tcp: bool,
+    /// Its place among those that wait.
+    pub(super) place: Place,
 }
 
 /// A question that has to be asked of upstreams.

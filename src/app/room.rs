@@ -7,26 +7,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::server::socket::{LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER};
+use crate::server::socket::Buffers;
 
 /// Where the hierarchy is mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Of the group's memory, the sockets may take one part in so many.
-const SHARE: usize = 8;
+/// Of the group's memory, the UDP sockets may take one part in so many, and the TCP connections as much again.
+const SHARE: usize = 16;
 /// What nodens takes besides its cache, at most, about: code, tables, accounts of jobs, queries under way.
 const BESIDES: usize = 44 << 20;
 /// What each worker takes of its own, about: buffers for batches, notes, connections to upstreams.
 const WORKER: usize = 1 << 20;
 
-/// Bytes of queries that may wait in each UDP socket. Warns if the group has less memory than the configuration may take.
-pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
+/// What the kernel may hold for the listeners. Warns if the group has less memory than the configuration may take.
+pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     let Some(limit) =
         fs::read_to_string("/proc/self/cgroup").ok().and_then(|own| memory_limit(Path::new(CGROUPS), &own))
     else {
-        return RECEIVE_BUFFER;
+        return Buffers::LARGEST;
     };
-    let buffer = share(limit, config.server.listen.len() * workers);
-    let wanted = config.cache.memory + BESIDES + WORKER * workers + buffer * config.server.listen.len() * workers;
+    let (sockets, connections) = (config.server.listen.len() * workers, config.server.tcp_connections);
+    let buffers = shares(limit, sockets, connections);
+    let wanted = config.cache.memory
+        + BESIDES
+        + WORKER * workers
+        + buffers.udp * sockets
+        + (buffers.tcp_send + buffers.tcp_receive) * connections;
     if wanted > limit {
         tracing::warn!(
             limit_mib = limit >> 20,
@@ -34,12 +39,19 @@ pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
             "the control group's memory limit is below cache.memory and what nodens takes besides; it may be killed"
         );
     }
-    buffer
+    buffers
 }
 
-/// What each of so many sockets may have of so much memory.
-fn share(limit: usize, sockets: usize) -> usize {
-    (limit / SHARE / sockets.max(1)).clamp(LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER)
+/// What each of so many UDP sockets and TCP connections may have of so much memory.
+fn shares(limit: usize, sockets: usize, connections: usize) -> Buffers {
+    let (least, most) = (Buffers::LEAST, Buffers::LARGEST);
+    // Of a connection's part, a third is for queries.
+    let third = limit / SHARE / connections.max(1) / 3;
+    Buffers {
+        udp: (limit / SHARE / sockets.max(1)).clamp(least.udp, most.udp),
+        tcp_send: (third * 2).clamp(least.tcp_send, most.tcp_send),
+        tcp_receive: third.clamp(least.tcp_receive, most.tcp_receive),
+    }
 }
 
 /// The least memory limit of a process's group and of those above it; none if there is no limit. `own` is what
@@ -95,8 +107,10 @@ mod tests {
 
     #[test]
     fn buffers_follow() {
-        assert_eq!(share(4 << 30, 4), RECEIVE_BUFFER);
-        assert_eq!(share(64 << 20, 4), 2 << 20);
-        assert_eq!(share(64 << 20, 1_000), LEAST_RECEIVE_BUFFER);
+        assert_eq!(shares(4 << 30, 4, 1_024), Buffers::LARGEST);
+        assert_eq!(shares(64 << 20, 4, 1_024).udp, 1 << 20);
+        assert_eq!(shares(64 << 20, 1_000, 100_000), Buffers::LEAST);
+        let some = shares(96 << 20, 4, 256);
+        assert_eq!((some.tcp_send, some.tcp_receive), (16 << 10, 8 << 10));
     }
 }

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::handover::sockets::{Address, Label, Sockets};
 use crate::metrics::Metrics;
 use crate::server::readers::Readers;
-use crate::server::socket::{self, Listeners};
+use crate::server::socket::{self, Buffers, Listeners};
 use crate::server::{Mover, Phase};
 use crate::snapshot::Snapshot;
 
@@ -65,11 +65,11 @@ pub(super) struct Parts {
 pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<(Running, Parts), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     metrics.worker_restarts.inc_by(seat.restarts);
-    let buffer = room::receive_buffer(&config, workers);
+    let buffers = room::buffers(&config, workers);
     let mut sockets = Sockets::default();
     let mut listeners = Vec::new();
     for wanted in &config.server.listen {
-        let bound = dns(*wanted, workers, buffer, &mut seat);
+        let bound = dns(*wanted, workers, buffers, &mut seat);
         let bound = bound.map_err(|error| StartError::Listen { address: *wanted, what: "UDP and TCP", error })?;
         let address = Address { wanted: *wanted, bound: bound.address };
         keep(&mut sockets, &bound.udp, &Label::Udp(address))?;
@@ -144,13 +144,13 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
 }
 
 /// The listeners of one address: given ones, and as many more as there are workers without.
-fn dns(wanted: SocketAddr, workers: usize, buffer: usize, seat: &mut Seat) -> io::Result<Listeners> {
+fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut Seat) -> io::Result<Listeners> {
     match seat.sockets.take_dns(wanted) {
-        Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffer),
+        Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffers),
         None if seat.beside => {
-            socket::complete(Listeners { address: wanted, udp: Vec::new(), tcp: Vec::new() }, workers, buffer)
+            socket::complete(Listeners { address: wanted, udp: Vec::new(), tcp: Vec::new() }, workers, buffers)
         }
-        None => socket::bind(wanted, workers, buffer),
+        None => socket::bind(wanted, workers, buffers),
     }
 }
 

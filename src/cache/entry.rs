@@ -196,6 +196,11 @@ impl Entry {
         self.bytes.get(6..8).is_some_and(|count| count != [0, 0])
     }
 
+    /// Bytes of its allocation, divided by how many share it now.
+    pub fn share_of_bytes(&self) -> usize {
+        self.heap_size() / Arc::strong_count(&self.bytes).max(1)
+    }
+
     /// Bytes of its allocation: what it shares, and the two counts of who shares it.
     pub(super) fn heap_size(&self) -> usize {
         self.bytes.len() + 2 * size_of::<usize>()

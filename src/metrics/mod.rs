@@ -52,6 +52,12 @@ pub struct Metrics {
     pub tcp_rejected: IntCounter,
     /// Queries that wait for an upstream.
     pub pending: IntGauge,
+    /// Prefetches under way.
+    pub prefetches: IntGauge,
+    /// Bytes of messages that wait to be read, written or sent.
+    pub buffered: IntGauge,
+    /// Queries, prefetches and connections that were turned away because a bound was reached, by resource.
+    pub overload: IntCounterVec,
     /// Queries that joined one already under way.
     pub coalesced: IntCounter,
     /// Entries in the cache.
@@ -173,6 +179,18 @@ impl Metrics {
                 "TCP connections closed on arrival because a cap was reached.",
             )?,
             pending: int_gauge(&registry, "pending_queries", "Queries that wait for an upstream.")?,
+            prefetches: int_gauge(&registry, "pending_prefetches", "Prefetches that wait for an upstream.")?,
+            buffered: int_gauge(
+                &registry,
+                "buffered_bytes",
+                "Bytes of queries not read to their end and of responses that wait to be written.",
+            )?,
+            overload: counters(
+                &registry,
+                "overload_rejections_total",
+                "Queries, prefetches and connections turned away because a bound was reached, by resource.",
+                &["resource"],
+            )?,
             coalesced: counter(
                 &registry,
                 "coalesced_queries_total",
@@ -301,6 +319,9 @@ impl Metrics {
         for result in ["taken", "rejected"] {
             metrics.reloads.with_label_values(&[result]);
         }
+        for resource in RESOURCES {
+            metrics.overload.with_label_values(&[resource]);
+        }
         for what in ["address", "firewall"] {
             metrics.node_repairs.with_label_values(&[what]);
         }
@@ -361,6 +382,9 @@ impl Metrics {
         }
     }
 }
+
+/// The values of the label `resource` of what was turned away.
+pub const RESOURCES: [&str; 3] = ["pending_queries", "prefetches", "buffered_bytes"];
 
 /// The values of the label `transport` of queries to upstreams.
 pub const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];

@@ -111,9 +111,9 @@ impl Batch {
         Some((self.queries[at].get(..self.lengths[at])?, client, &mut self.replies[at][..]))
     }
 
-    /// Packet `at` and its sender, for a reply that comes later.
-    pub fn keep(&self, at: usize) -> Option<(Box<[u8]>, Peer)> {
-        Some((self.queries.get(at)?.get(..self.lengths[at])?.into(), *self.peers.get(at)?))
+    /// The sender of packet `at`, for a response that comes later.
+    pub fn peer(&self, at: usize) -> Option<Peer> {
+        self.peers.get(at).copied()
     }
 
     /// The reply to packet `at` is in its buffer and this long.
@@ -123,19 +123,26 @@ impl Batch {
         }
     }
 
-    /// Sends replies that came late, each to its peer, and forgets them. Returns as [`Batch::send`] does.
-    pub fn send_late(&mut self, socket: BorrowedFd<'_>, replies: &mut Vec<(Peer, Vec<u8>)>) -> usize {
-        let mut refused = 0;
-        for chunk in replies.chunks_mut(BATCH) {
-            for (slot, (peer, reply)) in chunk.iter_mut().enumerate() {
-                self.vectors[slot] = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
-                self.headers[slot].msg_hdr = peer.header(&mut self.vectors[slot]);
+    /// Sends late responses, at most [`BATCH`] of them, each to its peer. `render` writes one into the buffer that it is given
+    /// and returns its length; one of no length is not sent. Returns as [`Batch::send`] does.
+    pub fn send_rendered<T>(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        responses: impl Iterator<Item = (Peer, T)>,
+        render: impl Fn(&T, &mut [u8]) -> usize,
+    ) -> usize {
+        let mut count = 0;
+        for (peer, response) in responses.take(BATCH) {
+            let len = render(&response, &mut self.replies[count]).min(Self::LARGEST_REPLY);
+            if len > 0 {
+                self.vectors[count] = libc::iovec { iov_base: self.replies[count].as_mut_ptr().cast(), iov_len: len };
+                self.peers[count] = peer;
+                self.headers[count].msg_hdr = self.peers[count].header(&mut self.vectors[count]);
+                count += 1;
             }
-            // SAFETY: each header points at a name, a control buffer and a reply in `chunk`, and at a vector of `self`.
-            refused += unsafe { send_all(socket, &mut self.headers[..chunk.len()]) };
         }
-        replies.clear();
-        refused
+        // SAFETY: each header points at a name, a vector, a reply and a control buffer that `self` owns.
+        unsafe { send_all(socket, &mut self.headers[..count]) }
     }
 
     /// Sends the replies. Returns how many the kernel would not take: an address that cannot be reached any more.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use readers::Readers;
 
-use crate::answer::{self, Finished, Resolver, Wanted};
+use crate::answer::{Resolved, Resolver, Wanted};
 use crate::fetch;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
@@ -127,53 +127,51 @@ impl<U: Ask + 'static> Worker<U> {
         self.in_flight.get()
     }
 
-    /// Answers a query in the background's own time, counted as in flight.
-    async fn finish(&self, wanted: Box<Wanted>, packet: &[u8], over_tcp: bool) -> Finished {
-        let (asked, client, generation, route) =
-            (wanted.asked, wanted.client, wanted.snapshot.generation, wanted.route);
-        let finished = answer::finish(&self.resolver, &self.upstreams, wanted, packet, over_tcp).await;
-        let took = asked.elapsed();
+    /// Renders the response to a query that was deferred, and accounts for it. Returns its length.
+    fn complete(&self, resolved: &Resolved, out: &mut [u8]) -> usize {
+        let len = resolved.render(&self.resolver, out);
+        let (rcode, source, took) = (resolved.rcode(), resolved.source, resolved.took);
         {
             let mut tally = self.tally.borrow_mut();
-            tally.response(finished.rcode, finished.source);
+            tally.response(rcode, source);
             tally.flush(&self.resolver.metrics, took.as_secs_f64());
         }
-        if let (Some(client), Ok(query)) = (client, Query::read(packet)) {
-            // Numbers of another configuration's routes mean nothing now.
-            let route = if generation == self.generation.get() { route } else { NO_ROUTE };
-            let (key, at, mut ledger) = (Key::new(&query, 0), self.resolver.millis(asked), self.ledger.borrow_mut());
-            let (qtype, rcode, source) = (query.qtype, finished.rcode, finished.source);
-            ledger.count_late(client, route, rcode, source, at);
-            if rcode != rcode::NOERROR {
-                let failed =
-                    Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
-                ledger.fail(client, failed, at, || Some(finished.extended_errors.clone()));
-            }
-            if !over_tcp && rcode == rcode::NOERROR && is_truncated(&finished.wire) {
-                let (truncated, route) = (&self.resolver.jobs.truncated, ledger.route(route).cloned());
-                let size = query.udp_size().min(LARGEST_UDP_REPLY);
-                truncated.cut(client, key.name(), qtype, route, size.into(), at);
-            }
-            if ledger.log.draws(rcode) {
-                let (name, now, by) = (Name::new(key.name()), self.resolver.millis(asked + took), finished.by);
-                let errors = Some(finished.extended_errors.clone()).filter(|errors| !errors.is_empty());
-                ledger.log.take(now, || Record {
-                    client,
-                    asked: at,
-                    took,
-                    over_tcp,
-                    name,
-                    qtype,
-                    rcode,
-                    source,
-                    route,
-                    by,
-                    errors,
-                });
-            }
-            ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
+        let wanted = &resolved.wanted;
+        let (Some(client), Ok(query)) = (wanted.client, Query::read(&resolved.query)) else { return len };
+        // Numbers of another configuration's routes mean nothing now.
+        let route = if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE };
+        let at = self.resolver.millis(wanted.asked);
+        let (key, mut ledger) = (Key::new(&query, 0), self.ledger.borrow_mut());
+        let (qtype, over_tcp) = (query.qtype, resolved.over_tcp);
+        ledger.count_late(client, route, rcode, source, at);
+        if rcode != rcode::NOERROR {
+            let failed = Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
+            ledger.fail(client, failed, at, || Some(resolved.extended_errors().into()));
         }
-        finished
+        if !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]) {
+            let (truncated, route) = (&self.resolver.jobs.truncated, ledger.route(route).cloned());
+            let size = query.udp_size().min(LARGEST_UDP_REPLY);
+            truncated.cut(client, key.name(), qtype, route, size.into(), at);
+        }
+        if ledger.log.draws(rcode) {
+            let (name, now, by) = (Name::new(key.name()), at + took.as_millis() as u64, resolved.answered_by());
+            let errors = Some(resolved.extended_errors()).filter(|errors| !errors.is_empty()).map(Into::into);
+            ledger.log.take(now, || Record {
+                client,
+                asked: at,
+                took,
+                over_tcp,
+                name,
+                qtype,
+                rcode,
+                source,
+                route,
+                by,
+                errors,
+            });
+        }
+        ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
+        len
     }
 
     /// Hands what was noted of clients to the accounts, if it is time.

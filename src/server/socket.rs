@@ -10,10 +10,25 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Bytes of queries that wait while a worker is busy: 4 MiB are some 5,000 queries.
-pub const RECEIVE_BUFFER: usize = 4 << 20;
-/// The least of it: some 300 queries.
-pub const LEAST_RECEIVE_BUFFER: usize = 256 << 10;
+/// Bytes that the kernel may hold for each socket. All of it is memory of the node, and of the pod where control groups
+/// account for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Queries that wait in a UDP socket while its worker is busy.
+    pub udp: usize,
+    /// Responses that the client of a TCP connection has not read. A longer one goes out in parts, as the client reads.
+    pub tcp_send: usize,
+    /// Queries that wait in a TCP connection.
+    pub tcp_receive: usize,
+}
+
+impl Buffers {
+    /// 4 MiB are some 5,000 queries.
+    pub const LARGEST: Self = Self { udp: 4 << 20, tcp_send: 32 << 10, tcp_receive: 16 << 10 };
+    /// 256 KiB are some 300 queries.
+    pub const LEAST: Self = Self { udp: 256 << 10, tcp_send: 8 << 10, tcp_receive: 4 << 10 };
+}
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 /// Ports tried where any port will do, and TCP does not get the one that UDP got.
@@ -30,16 +45,16 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
 }
 
-/// Binds an address for so many workers, with receive buffers of so many bytes. Port 0 takes any port that is free for both
+/// Binds an address for so many workers, with these buffers. Port 0 takes any port that is free for both
 /// transports.
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub fn bind(address: SocketAddr, workers: usize, buffer: usize) -> io::Result<Listeners> {
+pub fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
         let bound = claim(address)
-            .and_then(|address| complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffer));
+            .and_then(|address| complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffers));
         match bound {
             // The port is in use for the other transport, or somebody else was given it in between.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && draws < PORT_DRAWS => {
@@ -54,12 +69,12 @@ pub fn bind(address: SocketAddr, workers: usize, buffer: usize) -> io::Result<Li
 ///
 /// # Errors
 /// The address is in use by someone who does not share it, not of this host, or not permitted.
-pub fn complete(mut listeners: Listeners, workers: usize, buffer: usize) -> io::Result<Listeners> {
+pub fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
     while listeners.udp.len() < workers {
-        listeners.udp.push(udp(listeners.address, buffer)?);
+        listeners.udp.push(udp(listeners.address, buffers.udp)?);
     }
     while listeners.tcp.len() < workers {
-        listeners.tcp.push(tcp(listeners.address)?);
+        listeners.tcp.push(tcp(listeners.address, buffers)?);
     }
     Ok(listeners)
 }
@@ -72,7 +87,7 @@ pub fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     if !beside && address.port() != 0 {
         claim_tcp(address)?;
     }
-    tcp(address)
+    tcp(address, Buffers::LARGEST)
 }
 
 /// Whether replies from this socket need a source address: it is bound to all of them.
@@ -113,10 +128,13 @@ fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn tcp(address: SocketAddr, buffers: Buffers) -> io::Result<TcpListener> {
     let socket = open(address, Type::STREAM, true)?;
     // Connections of before a restart that still linger are no hindrance.
     socket.set_reuse_address(true)?;
+    // Accepted connections inherit both. The kernel doubles them, for its own overhead, and may give less.
+    socket.set_send_buffer_size(buffers.tcp_send / 2)?;
+    socket.set_recv_buffer_size(buffers.tcp_receive / 2)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

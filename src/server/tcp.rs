@@ -3,6 +3,10 @@
 //! A connection is one task. What is known is answered in place; the rest in tasks that report back through a channel, so
 //! that a slow answer holds up none behind it. A client that does not read its replies holds up only itself: while they
 //! wait to be written, nothing more is read from it, and in the end it is cut off.
+//!
+//! What a connection holds is bounded and accounted for. Responses are rendered one after the other, when the one before is
+//! written. Bytes beyond a small buffer, of a query that has not come to its end or of a response that the client does not
+//! read, are a share of [`Governor::buffered`](crate::governor::Governor): where that is used up, the connection is closed.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener};
@@ -17,9 +21,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::readers::Reading;
+use super::socket::Buffers;
 use super::{Moved, Phase, Worker, over, rested};
 use crate::admission::connections::{Connections, Place};
-use crate::answer::{Response, Turn};
+use crate::answer::{self, Resolved, Response, Turn};
+use crate::governor::pool::Share;
 use crate::upstream::Ask;
 
 /// Queries of one connection that may wait for upstreams; while there are so many, no more are read.
@@ -28,10 +34,12 @@ const IN_FLIGHT: usize = 100;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The reading buffer's size at first; it grows to one whole frame.
+/// Bytes of the reading buffer that every connection has. Beyond that it grows, as bytes come, up to one whole frame.
 const BUFFER: usize = 4_096;
+/// The largest frame: length and message.
+const LARGEST_FRAME: usize = 2 + u16::MAX as usize;
 /// Bytes of queries that are still read from a connection when the server stops.
-const MOST_AT_STOP: usize = 1 << 20;
+const MOST_AT_STOP: usize = 64 << 10;
 /// Once so many bytes of replies are ready they are written, before more queries are answered.
 const WRITE_SOON: usize = 64 * 1_024;
 
@@ -116,8 +124,15 @@ fn admit<U: Ask + 'static>(
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
     let reading = worker.readers.enter();
     tokio::task::spawn_local(async move {
-        let connection =
-            Connection { worker: Rc::clone(&worker), client, idle, out: Vec::new(), in_flight: 0, _place: place };
+        let connection = Connection {
+            worker: Rc::clone(&worker),
+            client,
+            idle,
+            out: Vec::new(),
+            in_flight: 0,
+            long: None,
+            _place: place,
+        };
         // A connection that breaks is the client's own affair.
         let _ = connection.run(stream, rest, reading).await;
         worker.resolver.metrics.tcp_connections.dec();
@@ -132,15 +147,17 @@ struct Connection<U> {
     /// Framed replies that wait to be written.
     out: Vec<u8>,
     in_flight: usize,
+    /// What the reading buffer holds of the bytes that clients share, beyond [`BUFFER`].
+    long: Option<Share>,
     _place: Place,
 }
 
 impl<U: Ask + 'static> Connection<U> {
     async fn run(mut self, mut stream: TcpStream, mut input: Vec<u8>, reading: Reading) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let (done, mut finished) = mpsc::channel::<Vec<u8>>(IN_FLIGHT);
+        let (done, mut finished) = mpsc::channel::<Resolved>(IN_FLIGHT);
         let mut filled = input.len();
-        input.resize(filled.max(BUFFER / 2) * 2, 0);
+        self.fit_input(&mut input, filled)?;
         // While more may be read: not after the client's half-close, nor once the server serves no more.
         let mut reading = Some(reading);
         let mut moves = false;
@@ -150,12 +167,17 @@ impl<U: Ask + 'static> Connection<U> {
         loop {
             // Frames also wait here when too many of the connection's queries were in flight to take them.
             loop {
-                filled = self.take_frames(&mut input, filled, &done);
+                filled = self.take_frames(&mut input, filled, &done)?;
+                while self.out.len() < WRITE_SOON
+                    && let Ok(resolved) = finished.try_recv()
+                {
+                    self.complete(&resolved);
+                }
                 if self.out.is_empty() {
                     break;
                 }
-                timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await??;
-                self.out.clear();
+                self.write(&mut stream).await?;
+                last_use = Instant::now();
             }
             if reading.is_none() && self.in_flight == 0 {
                 break;
@@ -168,11 +190,8 @@ impl<U: Ask + 'static> Connection<U> {
                     }
                     last_use = Instant::now();
                 }
-                Some(reply) = finished.recv(), if self.in_flight > 0 => {
-                    self.take(&reply);
-                    while let Ok(reply) = finished.try_recv() {
-                        self.take(&reply);
-                    }
+                Some(resolved) = finished.recv(), if self.in_flight > 0 => {
+                    self.complete(&resolved);
                     last_use = Instant::now();
                 }
                 () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
@@ -195,7 +214,7 @@ impl<U: Ask + 'static> Connection<U> {
 
     /// Answers the whole frames in `input[..filled]`, as far as there is room for their replies; returns how much is
     /// left, moved to the front.
-    fn take_frames(&mut self, input: &mut Vec<u8>, filled: usize, done: &mpsc::Sender<Vec<u8>>) -> usize {
+    fn take_frames(&mut self, input: &mut Vec<u8>, filled: usize, done: &mpsc::Sender<Resolved>) -> io::Result<usize> {
         let mut at = 0;
         let worker = Rc::clone(&self.worker);
         let snapshot = worker.resolver.snapshot.load();
@@ -209,9 +228,6 @@ impl<U: Ask + 'static> Connection<U> {
         {
             let end = at + 2 + usize::from(length);
             if end > filled {
-                if input.len() < end - at {
-                    input.resize(end - at, 0);
-                }
                 break;
             }
             self.respond(&mut turn, &input[at + 2..end], done);
@@ -221,13 +237,65 @@ impl<U: Ask + 'static> Connection<U> {
         drop(ledger);
         worker.settle(started);
         input.copy_within(at..filled, 0);
-        if filled - at == input.len() {
-            input.resize(input.len() * 2, 0);
+        let left = filled - at;
+        if at > 0 || left == input.len() {
+            self.fit_input(input, left)?;
         }
-        filled - at
+        Ok(left)
     }
 
-    fn respond(&mut self, turn: &mut Turn<'_>, packet: &[u8], done: &mpsc::Sender<Vec<u8>>) {
+    /// Gives the reading buffer the size that suits `filled` bytes: room for more, and no room that nobody needs.
+    fn fit_input(&mut self, input: &mut Vec<u8>, filled: usize) -> io::Result<()> {
+        let size = match filled {
+            0..BUFFER => BUFFER,
+            filled => (filled * 2).min(LARGEST_FRAME).max(filled + 1),
+        };
+        if size == input.len() {
+            return Ok(());
+        }
+        let more = size - BUFFER;
+        let enough = match &mut self.long {
+            Some(long) => long.resize(more),
+            None if more > 0 => {
+                self.long = Share::of(&self.worker.resolver.governor.buffered, self.client, more);
+                self.long.is_some()
+            }
+            None => true,
+        };
+        if !enough {
+            return Err(self.turned_away());
+        }
+        input.resize(size, 0);
+        input.shrink_to_fit();
+        Ok(())
+    }
+
+    /// Writes what is in `out`, as far as the client reads within [`WRITE_TIMEOUT`].
+    async fn write(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        let written = match stream.try_write(&self.out) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if written < self.out.len() {
+            // The kernel's buffer is full as well.
+            let waiting = self.out.len() - written + Buffers::LARGEST.tcp_send;
+            let share = Share::of(&self.worker.resolver.governor.buffered, self.client, waiting);
+            let Some(_share) = share else { return Err(self.turned_away()) };
+            timeout(WRITE_TIMEOUT, stream.write_all(&self.out[written..])).await??;
+        }
+        self.out.clear();
+        self.out.shrink_to(BUFFER);
+        Ok(())
+    }
+
+    /// The bytes that clients may hold are used up, by this client or in all: its connection is closed.
+    fn turned_away(&self) -> io::Error {
+        self.worker.resolver.metrics.overload.with_label_values(&["buffered_bytes"]).inc();
+        io::ErrorKind::OutOfMemory.into()
+    }
+
+    fn respond(&mut self, turn: &mut Turn<'_>, packet: &[u8], done: &mpsc::Sender<Resolved>) {
         let mut scratch = self.worker.scratch.borrow_mut();
         let len = match self.worker.resolver.respond(turn, packet, self.client, true, &mut scratch) {
             Response::Silence => return,
@@ -236,13 +304,13 @@ impl<U: Ask + 'static> Connection<U> {
                 self.worker.refresh(*wanted);
                 len
             }
-            Response::Later(wanted) => {
+            Response::Deferred(deferred) => {
                 self.in_flight += 1;
-                let (worker, packet, done) = (Rc::clone(&self.worker), Box::<[u8]>::from(packet), done.clone());
+                let (worker, done) = (Rc::clone(&self.worker), done.clone());
                 tokio::task::spawn_local(async move {
-                    let finished = worker.finish(wanted, &packet, true).await;
-                    // The connection may have broken meanwhile.
-                    let _ = done.send(finished.wire).await;
+                    let resolved = answer::resolve(&worker.resolver, &worker.upstreams, deferred).await;
+                    // The connection may have broken meanwhile. There is room for all that are in flight.
+                    let _ = done.try_send(resolved);
                 });
                 return;
             }
@@ -250,10 +318,12 @@ impl<U: Ask + 'static> Connection<U> {
         frame(&scratch[..len], &mut self.out);
     }
 
-    /// Takes in the reply to a query that was in flight.
-    fn take(&mut self, reply: &[u8]) {
+    /// Renders the response to a query that was in flight.
+    fn complete(&mut self, resolved: &Resolved) {
         self.in_flight -= 1;
-        frame(reply, &mut self.out);
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let len = self.worker.complete(resolved, &mut scratch);
+        frame(&scratch[..len], &mut self.out);
     }
 }
 

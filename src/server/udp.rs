@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::mmsg::{BATCH, Batch, Peer};
 use super::socket::is_wildcard;
 use super::{InFlight, Phase, Worker, over, rested};
-use crate::answer::{Response, Wanted};
+use crate::answer::{self, Deferred, Resolved, Response};
 use crate::upstream::Ask;
 
 /// Batches answered in a row before other tasks of the worker get their turn.
@@ -35,7 +35,7 @@ pub async fn serve<U: Ask + 'static>(
         socket: Rc::new(socket),
         with_destination,
         batch,
-        late: RefCell::new(Late { replies: Vec::new(), guards: Vec::new() }),
+        late: RefCell::new(Late { resolved: Vec::new(), guards: Vec::new() }),
         is_late: Notify::new(),
     });
     tokio::task::spawn_local(Rc::clone(&listener).send_late());
@@ -78,7 +78,7 @@ struct Listener<U> {
 
 /// Replies that took their time and wait to be sent, together with those that are ready in the same moment.
 struct Late<U> {
-    replies: Vec<(Peer, Vec<u8>)>,
+    resolved: Vec<(Peer, Resolved)>,
     /// They are in flight until they are sent.
     guards: Vec<InFlight<U>>,
 }
@@ -136,7 +136,7 @@ impl<U: Ask + 'static> Listener<U> {
                     batch.reply(at, len);
                     worker.refresh(*wanted);
                 }
-                Response::Later(wanted) => self.later(&batch, at, wanted),
+                Response::Deferred(deferred) => self.defer(&batch, at, deferred),
             }
         }
         self.count_refused(batch.send(self.socket.as_fd()));
@@ -146,28 +146,32 @@ impl<U: Ask + 'static> Listener<U> {
         Ok(count)
     }
 
-    /// Answers a packet in a task of its own.
-    fn later(self: &Rc<Self>, batch: &Batch, at: usize, wanted: Box<Wanted>) {
-        let Some((packet, peer)) = batch.keep(at) else { return };
+    /// Resolves a query in a task of its own.
+    fn defer(self: &Rc<Self>, batch: &Batch, at: usize, deferred: Box<Deferred>) {
+        let Some(peer) = batch.peer(at) else { return };
         let (listener, guard) = (Rc::clone(self), self.worker.depart());
         tokio::task::spawn_local(async move {
-            let finished = listener.worker.finish(wanted, &packet, false).await;
-            if !finished.wire.is_empty() {
-                let mut late = listener.late.borrow_mut();
-                late.replies.push((peer, finished.wire));
-                late.guards.push(guard);
-                listener.is_late.notify_one();
-            }
+            let worker = &listener.worker;
+            let resolved = answer::resolve(&worker.resolver, &worker.upstreams, deferred).await;
+            let mut late = listener.late.borrow_mut();
+            late.resolved.push((peer, resolved));
+            late.guards.push(guard);
+            listener.is_late.notify_one();
         });
     }
 
-    /// Sends replies that took their time. It is woken behind the tasks that are ready now, so theirs go out together.
+    /// Sends responses that took their time. It is woken behind the tasks that are ready now, so theirs go out together.
     async fn send_late(self: Rc<Self>) {
         loop {
             self.is_late.notified().await;
-            let mut late = self.late.borrow_mut();
-            self.count_refused(self.batch.borrow_mut().send_late(self.socket.as_fd(), &mut late.replies));
-            late.guards.clear();
+            let Late { resolved, guards } = &mut *self.late.borrow_mut();
+            let mut batch = self.batch.borrow_mut();
+            while !resolved.is_empty() {
+                let part = resolved.drain(..resolved.len().min(BATCH));
+                let render = |resolved: &Resolved, out: &mut [u8]| self.worker.complete(resolved, out);
+                self.count_refused(batch.send_rendered(self.socket.as_fd(), part, render));
+            }
+            guards.clear();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,8 @@ pub struct Group {
     pub servers: ArcSwap<Vec<Arc<Server>>>,
     /// What hedges may cost.
     pub budget: Arc<Mutex<Budget>>,
+    /// How many queries to it wait.
+    pub pending: Arc<AtomicUsize>,
     /// What may be asked in a second, if that is bounded.
     quota: Option<Arc<Mutex<Quota>>>,
     /// When the quota's time began.
@@ -41,6 +43,7 @@ impl Group {
             config,
             servers: ArcSwap::from_pointee(servers),
             budget: Arc::default(),
+            pending: Arc::default(),
             quota,
             epoch: Instant::now(),
             asked: AtomicU64::new(0),
@@ -53,7 +56,8 @@ impl Group {
         let same = old.config.max_qps == self.config.max_qps;
         let quota = if same { old.quota.clone() } else { self.quota };
         let asked = AtomicU64::new(old.asked.load(Ordering::Relaxed));
-        Self { quota, budget: Arc::clone(&old.budget), epoch: old.epoch, asked, ..self }
+        let (budget, pending) = (Arc::clone(&old.budget), Arc::clone(&old.pending));
+        Self { quota, budget, pending, epoch: old.epoch, asked, ..self }
     }
 
     /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then

@@ -3,6 +3,9 @@
 use super::name::{self, MAX_NAME};
 use super::{HEADER, PLAIN_SIZE, class, flag, option, rcode, rtype, u16_at};
 
+/// An OPT record with an empty edns-tcp-keepalive option.
+const LARGEST_RETAINED_OPT: usize = 15;
+
 /// A query that deserves an answer: one question, opcode QUERY, EDNS version 0 or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
@@ -113,6 +116,27 @@ impl<'a> Query<'a> {
             _ => {}
         }
         Ok(Self { message, id: word(0), flags, question_end, qtype, qclass, edns })
+    }
+
+    /// Returns a query that gets the same response and has no more bytes than that takes: header, question and, if the client
+    /// sent one, an OPT record without options but edns-tcp-keepalive.
+    pub fn retained(&self) -> Box<[u8]> {
+        let mut bytes = Vec::with_capacity(self.question_end + LARGEST_RETAINED_OPT);
+        bytes.extend_from_slice(&self.id.to_be_bytes());
+        bytes.extend_from_slice(&self.flags.to_be_bytes());
+        bytes.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(self.edns.is_some())]);
+        bytes.extend_from_slice(self.question());
+        if let Some(edns) = self.edns {
+            bytes.push(0);
+            bytes.extend_from_slice(&rtype::OPT.to_be_bytes());
+            bytes.extend_from_slice(&edns.size.to_be_bytes());
+            bytes.extend_from_slice(&[0, 0, u8::from(edns.dnssec_ok) << 7, 0]);
+            match edns.keepalive {
+                true => bytes.extend_from_slice(&[0, 4, 0, option::KEEPALIVE as u8, 0, 0]),
+                false => bytes.extend_from_slice(&[0, 0]),
+            }
+        }
+        bytes.into()
     }
 
     /// The question's name as the client wrote it, in wire form.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response, finish};
+use nodens::answer::{Resolver, Response, resolve};
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
@@ -79,9 +79,10 @@ impl Scene {
                 assert_eq!((out[3] & 0x0f, out[7]), (0, 1), "{name}: {:?}", &out[..len]);
                 true
             }
-            Response::Later(wanted) => {
-                let finished = finish(&self.resolver, &self.upstreams, wanted, &packet, false).await;
-                assert_eq!((finished.rcode, finished.wire[7]), (0, 1), "{name}");
+            Response::Deferred(deferred) => {
+                let resolved = resolve(&self.resolver, &self.upstreams, deferred).await;
+                resolved.render(&self.resolver, &mut out);
+                assert_eq!((resolved.rcode(), out[7]), (0, 1), "{name}");
                 false
             }
             _ => panic!("{name}: neither an answer nor a question for upstreams"),

@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients::table", 2),
     ("clients::views", 2),
     ("clients::watch", 4),
+    ("governor", 2),
     ("local", 2),
     ("rebinding", 2),
     ("route", 2),

@@ -31,6 +31,7 @@ scenarios! {
         cname_not_followed_by_the_upstream
         dead_route_stays_shut
         longest_suffix
+        many_names_one_target
         order_of_the_file
         special_use_names
         special_use_names_claimed
@@ -40,6 +41,7 @@ scenarios! {
     cache {
         coalescing
         failures
+        failures_behind_an_alias
         failures_of_a_crowd
         max_ttl
         negative
@@ -99,6 +101,8 @@ scenarios! {
         cache_kept
         in_flight
         longer_suffix
+        failure_of_a_left_behind_name
+        prefetch_that_sleeps
         name_becomes_static
         other_upstream
     }

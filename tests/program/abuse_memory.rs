@@ -1,0 +1,229 @@
+//! What hostile clients cannot do: take the memory of the process or of the kernel, or the places of other clients.
+//!
+//! The bounds are those of the memory formula (docs/deploy.md), and what others are answered. No time is held against
+//! anything.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use nodens::lab::fault::Behaviour;
+use nodens::lab::zone::Zone;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::client::{A, Tcp, code, data, framed, lookup, query, receive};
+use crate::support::space::can_run;
+use crate::support::{DEADLINE, Nodens, config, eventually, upstream, zone};
+use hickory_proto::op::ResponseCode;
+
+/// The type of records that hold large answers.
+const TXT: u16 = 16;
+/// What a process takes at most besides its cache and 1 MiB for each worker, in MiB.
+const BESIDES: u64 = 44;
+/// Connections of a client, as many as it may have by default.
+const CONNECTIONS: usize = 64;
+/// Queries in flight on each, as many as it may have.
+const PIPELINED: u16 = 100;
+
+/// The cache is small, so that little else can hide behind it; the upstream's deadline is long.
+fn start(upstream: &nodens::lab::upstream::Upstream) -> Nodens {
+    Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"20s\"")))
+}
+
+/// The most that the serving process has had resident so far, in MiB.
+fn peak(nodens: &Nodens) -> u64 {
+    let worker = nodens.worker().expect("a worker");
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("a status");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
+    kib >> 10
+}
+
+/// Holds the peak against the formula: the cache, what is besides, and two workers.
+fn stays_small(nodens: &Nodens, what: &str) {
+    let peak = peak(nodens);
+    println!("{what}: at most {peak} MiB resident");
+    assert!(peak < 4 + BESIDES + 2, "{what}: {peak} MiB");
+}
+
+/// A zone in which `big.lab.example` has 61 KB of TXT records, beside what [`zone`] has.
+fn big_zone() -> Zone {
+    let text = "x".repeat(250);
+    (0..235).fold(zone(), |zone, number| zone.record(&format!("big.lab.example. 300 TXT \"{number:03}{text}\"")))
+}
+
+/// Connections of 127.0.0.1 that send the same frames and never read.
+fn unread(server: SocketAddr, count: usize, frames: &[u8]) -> Vec<TcpStream> {
+    let connect = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("an option");
+        socket.connect(&server.into()).expect("a connection");
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(true).expect("an option");
+        // The server may close it at any moment, and need not read it all.
+        let _ = std::io::Write::write_all(&mut &stream, frames);
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+fn pipelined(name: &str, qtype: u16) -> Vec<u8> {
+    (0..PIPELINED).flat_map(|id| framed(&query(id, name, qtype))).collect()
+}
+
+/// Another client is served meanwhile.
+fn serves_others(nodens: &Nodens) {
+    assert_eq!(data(&lookup(nodens.address(), "other.lab.example")), ["192.0.2.1"]);
+}
+
+#[test]
+fn identical_queries_for_a_large_answer() {
+    let upstream = upstream(big_zone());
+    let nodens = start(&upstream);
+    upstream.set(Behaviour::normal().latency(Duration::from_millis(500)));
+    let clients = unread(nodens.address(), CONNECTIONS, &pipelined("big.lab.example", TXT));
+    serves_others(&nodens);
+    eventually("the large answer", || (nodens.metric("nodens_pending_queries", &[]) == 0.0).then_some(()));
+    serves_others(&nodens);
+    stays_small(&nodens, "64 connections, 100 queries each, for one answer of 61 KB that nobody reads");
+    drop(clients);
+    // A client that reads gets it whole.
+    assert!(Tcp::connect(nodens.address()).ask(&query(7, "big.lab.example", TXT)).len() > 60_000);
+}
+
+#[test]
+fn hits_that_nobody_reads_do_not_fill_the_kernel() {
+    if !can_run(false, &["ss"]) {
+        return;
+    }
+    let upstream = upstream(big_zone());
+    let nodens = start(&upstream);
+    Tcp::connect(nodens.address()).ask(&query(7, "big.lab.example", TXT));
+    let _clients = unread(nodens.address(), CONNECTIONS, &pipelined("big.lab.example", TXT));
+    serves_others(&nodens);
+    let filter = format!("sport = :{}", nodens.address().port());
+    let mut most = 0;
+    for _ in 0..20 {
+        let output = Command::new("ss").args(["-tmnH", &filter]).output().expect("ss runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // skmem:(r<read>,rb..,t<written>,tb..,f..,w<queued for writing>,o..,bl..,d..)
+        let memory = text.split("skmem:(").skip(1).flat_map(|rest| rest.split([',', ')']));
+        let held = |field: &str| match field.split_at_checked(1) {
+            Some(("r" | "w", number)) => number.parse::<u64>().unwrap_or(0),
+            _ => 0,
+        };
+        most = most.max(memory.map(held).sum::<u64>());
+    }
+    println!("64 connections, 100 hits of 61 KB each: the kernel held {} KiB at most", most >> 10);
+    assert!(most < 8 << 20, "{most} bytes");
+    stays_small(&nodens, "hits that nobody reads");
+}
+
+#[test]
+fn long_queries_for_slow_names() {
+    let upstream = upstream(zone());
+    let nodens = start(&upstream);
+    serves_others(&nodens);
+    upstream.set(Behaviour::silent());
+    // An OPT record with 60,000 bytes of padding (RFC 7830).
+    let padded = |id: u16| {
+        let mut message = query(id, &format!("{id}.slow.lab.example"), A);
+        message[11] = 1;
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0]);
+        message.extend_from_slice(&60_004_u16.to_be_bytes());
+        message.extend_from_slice(&[0, 12]);
+        message.extend_from_slice(&60_000_u16.to_be_bytes());
+        message.resize(message.len() + 60_000, 0);
+        framed(&message)
+    };
+    let frames: Vec<u8> = (0..20).flat_map(padded).collect();
+    let clients: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let stream = TcpStream::connect(nodens.address()).expect("a connection");
+            stream.set_write_timeout(Some(DEADLINE)).expect("a timeout");
+            let _ = std::io::Write::write_all(&mut &stream, &frames);
+            stream
+        })
+        .collect();
+    serves_others(&nodens);
+    stays_small(&nodens, "64 connections, 20 queries of 60 KB each, for names that are not answered");
+    drop(clients);
+}
+
+#[test]
+fn announced_lengths_take_no_memory() {
+    let upstream = upstream(zone());
+    let strangers = "workers = 2\nallow = [\"127.0.0.1/32\"]\ntcp_connections_per_client = 1000";
+    let text = format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[&upstream], strangers, ""));
+    let nodens = Nodens::start(&text);
+    let before = peak(&nodens);
+    let connect = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let from: SocketAddr = ([127, 0, 0, 9], 0).into();
+        socket.bind(&from.into()).expect("an address");
+        socket.connect(&nodens.address().into()).expect("a connection");
+        let stream = TcpStream::from(socket);
+        let _ = std::io::Write::write_all(&mut &stream, &[0xff, 0xff, 0]);
+        stream
+    };
+    let clients: Vec<_> = (0..900).map(connect).collect();
+    nodens.metric_becomes("nodens_tcp_connections", &[], |count| count == 900.0);
+    serves_others(&nodens);
+    let grown = peak(&nodens) - before;
+    println!("900 connections that announce 65,535 bytes: {grown} MiB more");
+    assert!(grown < 20, "{grown} MiB");
+    drop(clients);
+}
+
+#[test]
+fn one_client_cannot_take_the_places_of_the_others() {
+    let (silent, well) =
+        (upstream(zone()), upstream(Zone::new("well.example.").record("*.well.example. 300 A 192.0.2.9")));
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n[cache]\nmemory = \"4MiB\"\n\
+         [upstreams.silent]\nservers = [\"{}\"]\ndeadline = \"30s\"\n[upstreams.well]\nservers = [\"{}\"]\n\
+         [[route]]\nzones = [\".\"]\nto = \"silent\"\n[[route]]\nzones = [\"well.example\"]\nto = \"well\"\n",
+        silent.address(),
+        well.address()
+    );
+    let nodens = Nodens::start(&text);
+    silent.set(Behaviour::silent());
+    let flood = |from: u8, count: u32| {
+        let socket = UdpSocket::bind((IpAddr::V4(Ipv4Addr::new(127, 0, 0, from)), 0)).expect("a socket");
+        socket.connect(nodens.address()).expect("a way there");
+        for number in 0..count {
+            socket.send(&query(number as u16, &format!("{number}.{from}.lab.example"), A)).expect("sends");
+            if number % 64 == 0 {
+                // Paced by answers, so that none is lost in the socket's buffer.
+                serves_well(&nodens, &format!("{number}-{from}"));
+            }
+        }
+        socket
+    };
+    let serves_well = serves_well;
+    let first = flood(2, 4_000);
+    let second = flood(3, 3_000);
+    let pending = nodens.metric("nodens_pending_queries", &[]);
+    println!("two clients that ask 7,000 names of a silent zone: {pending} wait");
+    assert!((2_000.0..4_096.0).contains(&pending), "{pending}");
+    let turned_away = nodens.metric("nodens_overload_rejections_total", &[("resource", "pending_queries")]);
+    assert!(turned_away > 1_000.0, "{turned_away}");
+    // Those that found no place are told at once.
+    first.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    assert_eq!(code(&receive(&first)), ResponseCode::ServFail);
+    // A third client's fresh names are resolved, as long as it asks for them, and one of the silent zone finds a place.
+    for number in 0..30 {
+        serves_well(&nodens, &format!("third-{number}"));
+    }
+    let before = nodens.metric("nodens_pending_queries", &[]);
+    let third = flood(4, 30);
+    nodens.metric_becomes("nodens_pending_queries", &[], |pending| pending >= before + 30.0);
+    stays_small(&nodens, "two clients that ask 7,000 names of a silent zone");
+    drop((second, third));
+}
+
+/// A fresh name of the zone that is well has its answer, to 127.0.0.1.
+fn serves_well(nodens: &Nodens, label: &str) {
+    assert_eq!(data(&lookup(nodens.address(), &format!("{label}.well.example"))), ["192.0.2.9"], "{label}");
+}
