@@ -1,4 +1,5 @@
-//! A flood of names that are asked for once, through the server's own path: what is popular stays in the cache.
+//! Floods through the server's own path: names that are asked for once leave the popular ones in the cache, and prefetches
+//! of a slow upstream are bounded.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
@@ -6,9 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nodens::answer::{Resolver, Response, resolve};
 use nodens::config::parse::parse;
+use nodens::fetch::refresh;
+use nodens::governor::MOST_PENDING;
 use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Tally};
 use nodens::snapshot::Snapshot;
@@ -39,11 +43,15 @@ const ROUNDS: usize = 3;
 /// An upstream that knows an address for every name.
 struct Knowing {
     asked: Cell<usize>,
+    silent: Cell<bool>,
 }
 
 impl Ask for Knowing {
     async fn ask(&self, _: &Group, question: &Question, _: Instant) -> Result<Answer, Failure> {
         self.asked.set(self.asked.get() + 1);
+        if self.silent.get() {
+            return std::future::pending().await;
+        }
         let mut wire = query(question.name.as_wire());
         wire[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
         wire.extend(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x01");
@@ -59,12 +67,19 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    /// One with so much memory for its cache.
+    fn new(memory: &str) -> Self {
+        let config = CONFIG.replace("2MiB", memory);
         let metrics = Arc::new(Metrics::new().unwrap());
         let tally = Tally::new(&metrics, &[".".to_string()]);
-        let snapshot = Snapshot::new(parse(CONFIG, &[]).unwrap(), &metrics, None);
+        let snapshot = Snapshot::new(parse(&config, &[]).unwrap(), &metrics, None);
         let resolver = Arc::new(Resolver::new(snapshot, metrics));
-        Self { resolver, upstreams: Rc::new(Knowing { asked: Cell::new(0) }), tally, ledger: Ledger::new(["."]) }
+        Self {
+            resolver,
+            upstreams: Rc::new(Knowing { asked: Cell::new(0), silent: Cell::new(false) }),
+            tally,
+            ledger: Ledger::new(["."]),
+        }
     }
 
     /// Asks for a name as a client does; true if the answer was there at once.
@@ -85,7 +100,11 @@ impl Scene {
                 assert_eq!((resolved.rcode(), out[7]), (0, 1), "{name}");
                 false
             }
-            _ => panic!("{name}: neither an answer nor a question for upstreams"),
+            Response::ReplyAndRefresh(_, wanted) => {
+                refresh(&self.resolver, &self.upstreams, *wanted);
+                true
+            }
+            Response::Silence => panic!("{name}: neither an answer nor a question for upstreams"),
         }
     }
 }
@@ -97,7 +116,7 @@ fn query(name: &[u8]) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_unique_names_leaves_the_popular_ones_in_the_cache() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new("2MiB");
     let flooded = async {
         for round in 0..2 {
             for popular in 0..POPULAR {
@@ -120,4 +139,35 @@ async fn a_flood_of_unique_names_leaves_the_popular_ones_in_the_cache() {
         println!("{hits} hits of {}, {fill:?}", POPULAR * ROUNDS);
     };
     LocalSet::new().run_until(flooded).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn prefetches_from_a_silent_upstream_are_bounded() {
+    const NAMES: usize = 3_000;
+    let mut scene = Scene::new("64MiB");
+    let flooded = async {
+        // All of them become popular.
+        for round in 0..4 {
+            for name in 0..NAMES {
+                assert_eq!(scene.ask(&format!("p{name}.popular.example")).await, round > 0);
+            }
+        }
+        // The last tenth of their lives: each hit wants a prefetch.
+        tokio::time::advance(Duration::from_secs(3_300)).await;
+        scene.upstreams.silent.set(true);
+        scene.upstreams.asked.set(0);
+        for name in 0..NAMES {
+            assert!(scene.ask(&format!("p{name}.popular.example")).await);
+        }
+        // Until all of their tasks have begun.
+        for _ in 0..NAMES {
+            tokio::task::yield_now().await;
+        }
+        let (most, pending) = (MOST_PENDING / 8, &scene.resolver.governor.pending);
+        assert_eq!((pending.prefetches(), scene.upstreams.asked.get(), pending.count()), (most, most, 0));
+        let turned_away = scene.resolver.metrics.overload.with_label_values(&["prefetches"]).get();
+        assert_eq!(turned_away, (NAMES - most) as u64);
+    };
+    LocalSet::new().run_until(flooded).await;
+    assert_eq!(scene.resolver.governor.pending.prefetches(), 0, "their tasks are gone");
 }
