@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::notes::Answered;
-use super::{Resolver, Turn, Wanted};
+use super::outcome::{Outcome, Reason};
+use super::{From, Resolver, Response, Turn, Wanted};
 use crate::cache::entry::Worth;
 use crate::cache::{Entry, Millis};
 use crate::fetch;
@@ -24,7 +24,7 @@ use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::make;
-use crate::wire::query::{Key, Query};
+use crate::wire::query::Key;
 use crate::wire::{class, rcode, rtype, u16_at};
 
 /// How often a denial must have been of use to be fetched anew before its end.
@@ -50,24 +50,20 @@ enum Known {
 
 impl Resolver {
     /// Denies a name of a route's cluster domain by a rule, for so many seconds. It allocates nothing, unless it is logged.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn deny(
         &self,
         turn: &mut Turn<'_>,
-        query: &Query<'_>,
-        (key, hash): (&Key, u64),
-        answered: &Answered<'_>,
-        (rule, ttl): (Rule, u32),
+        from: &From<'_>,
+        asked: (&Key, u64),
+        (route, rule, ttl): (u16, Rule, u32),
         options: &[u8],
         out: &mut [u8],
-    ) -> usize {
-        let &Answered { client, route, rcode, source, .. } = answered;
-        let Some(cluster) = turn.snapshot.cluster(route) else { return 0 };
+    ) -> Response {
+        let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
-        turn.answered(client, route, rcode, source);
-        self.note(turn, client, key, hash, route, rcode, source, None);
-        turn.log(answered, cluster.error(rule));
-        make::denial(query, cluster.domain().len(), ttl, cluster.error(rule), options, out)
+        let reason = Reason::OnlyLogged(cluster.error(rule));
+        self.enter(turn, &Outcome { reason, ..from.outcome(asked, route, rcode::NXDOMAIN, Source::Local) });
+        Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }
 

@@ -13,8 +13,8 @@
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`late`] has the second half, `turn` what both have at hand, `kept` what an entry of the cache is worth, `notes` what is
-//! noted of answers that are given at once, [`ours`] the names that nodens answers itself, `inside` what it tells a client
+//! [`late`] has the second half, `turn` what both have at hand, `kept` what an entry of the cache is worth, [`outcome`] the one
+//! place where what came of a query is entered, [`ours`] the names that nodens answers itself, `inside` what it tells a client
 //! of itself, `ancestors` and `autopath` what is done about search lists.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
@@ -32,7 +32,7 @@ use crate::clients::{Clients, Fixed};
 use crate::coalesce::Coalesce;
 use crate::governor::Governor;
 use crate::governor::pending::Place;
-use crate::jobs::ledger::{Failed, NO_ROUTE};
+use crate::jobs::ledger::NO_ROUTE;
 use crate::jobs::projects::Projects;
 use crate::jobs::{Jobs, Ledger};
 use crate::local::cluster::{FORM_TTL, Rule};
@@ -42,7 +42,7 @@ use crate::snapshot::Snapshot;
 use crate::warm_up;
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{ede, flag, is_truncated, rcode, u16_at};
+use crate::wire::{HEADER, ede, flag, is_truncated, rcode, u16_at};
 
 mod ancestors;
 mod autopath;
@@ -50,16 +50,16 @@ pub mod hints;
 mod inside;
 mod kept;
 pub mod late;
-mod notes;
 pub mod ours;
+pub mod outcome;
 mod turn;
 
 pub use autopath::Path;
 pub use inside::why;
 use kept::{Cached, cached, failure_holds, stale, stale_window};
 pub use late::{Resolved, resolve};
-use notes::Answered;
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
+use outcome::{Asked, Outcome, Reason, Timing};
 pub use turn::{Deferred, Turn, Wanted};
 
 /// What a client is told whose query finds no place among those that wait.
@@ -153,8 +153,8 @@ impl Resolver {
         self.epoch + Duration::from_millis(millis)
     }
 
-    /// Responds at once to whatever can be responded to at once. The reply is written to `out`, whose length is the most
-    /// that the transport carries; over UDP the client's own limit comes on top. `options` go into the reply's OPT.
+    /// Responds at once to whatever can be responded to at once. The response is written to `out`, whose length is the most
+    /// that the transport carries; over UDP the client's own limit comes on top.
     #[inline]
     pub fn respond(
         &self,
@@ -166,9 +166,10 @@ impl Resolver {
     ) -> Response {
         let query = match Query::read(packet) {
             Ok(query) => query,
-            Err(reject) => return self.reject(turn, packet, reject, client, out),
+            Err(reject) => return self.reject(turn, packet, reject, (client, over_tcp), out),
         };
-        let keepalive = if over_tcp {
+        let from = From { query, client, over_tcp };
+        let options = if over_tcp {
             self.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
             keepalive(turn.snapshot, &query)
         } else {
@@ -177,158 +178,144 @@ impl Resolver {
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {
-            turn.tally.query(over_tcp, query.qtype, None);
-            turn.answered(client, NO_ROUTE, rcode::REFUSED, Source::Refused);
-            // One for all that it asks: what for does not matter.
-            let (name, qtype, source) = (query.name(), query.qtype, Source::Refused);
-            let failed = Failed { name, hash: 0, qtype, route: NO_ROUTE, rcode: rcode::REFUSED, source };
-            turn.ledger.fail(client, failed, turn.now, || None);
-            turn.log(&Answered { client, name, qtype, rcode: failed.rcode, source, route: NO_ROUTE, over_tcp }, &[]);
-            let error = make::extended_error(ede::PROHIBITED, "this client may not ask: see server.allow");
-            return Response::Reply(make::local(&query, rcode::REFUSED, false, &LocalRecords::default(), &error, out));
+            return self.refuse(turn, &from, out);
         }
         let view = turn.view(client);
         if let Some(view) = view
-            && let Some(len) = self.over_rate(turn, view, &query, client, over_tcp, out)
+            && let Some(response) = self.over_rate(turn, view, &from, out)
         {
-            return Response::Reply(len);
+            return response;
         }
         let key = Key::new(&query, turn.snapshot.sees(view));
-        let hash = self.cache.hash(&key);
-        match self.cache.with(hash, &key, |entry| cached(turn, entry, &query, &key, &keepalive, out)) {
-            Some(Cached::Reply { len, rcode, source, refresh }) => {
-                let (source, route) = source;
+        let asked = (&key, self.cache.hash(&key));
+        let (key, hash) = asked;
+        match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, &options, out)) {
+            Some(Cached::Reply { len, rcode, source: (source, route), refresh }) => {
+                let mut outcome = from.outcome(asked, route, rcode, source);
                 // Both are seldom, and one look at what was written shows either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
                         && source == Source::Hit
-                        && let Some(path) = autopath::path(self, turn, &key, route, client)
+                        && let Some(path) = autopath::path(self, turn, key, route, client)
                         && let Some(place) = self.place(turn, route, client)
                     {
-                        turn.tally.query(over_tcp, query.qtype, Some(route));
-                        let wanted = Wanted { path: Some(path), ..*turn.wanted(key, hash, route, None, Some(client)) };
-                        return defer(wanted, &query, over_tcp, place);
+                        let wanted =
+                            Wanted { path: Some(path), ..*turn.wanted(key.clone(), hash, route, None, Some(client)) };
+                        return self.defer(turn, wanted, &from, place);
                     }
-                    if rcode != rcode::NOERROR {
-                        self.note(turn, client, &key, hash, route, rcode, source, None);
-                    } else if !over_tcp {
-                        self.cut_off(turn, client, &key, route, out.len());
-                    }
+                    let is_cut = rcode == rcode::NOERROR && !over_tcp;
+                    outcome.truncated_to = is_cut.then_some(out.len());
+                    outcome.reason = Reason::Remembered(key);
                 }
-                if turn.ledger.log.draws(rcode) {
-                    let (name, qtype) = (key.name(), key.qtype());
-                    let answered = Answered { client, name, qtype, rcode, source, route, over_tcp };
-                    turn.copy(&answered, self.remembered(&key, hash, rcode, source));
-                }
-                turn.answered(client, route, rcode, source);
-                turn.tally.query(over_tcp, query.qtype, Some(route));
+                self.enter(turn, &outcome);
                 match refresh {
                     // An entry of this configuration came through the route of its name.
-                    true => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
+                    true => Response::ReplyAndRefresh(len, turn.wanted(key.clone(), hash, route, None, None)),
                     false => Response::Reply(len),
                 }
             }
-            _ => self.uncached(turn, &query, key, hash, client, over_tcp, &keepalive, out),
+            _ => self.uncached(turn, &from, asked, &options, out),
         }
     }
 
-    /// The reply to a client that has asked more than its view lets it, if it has.
+    /// Enters what came of a query that is responded to at once.
+    #[inline]
+    fn enter(&self, turn: &mut Turn<'_>, outcome: &Outcome<'_>) {
+        outcome::enter(self, turn.tally, turn.ledger, outcome, Timing::AtOnce(turn.now, turn.at));
+    }
+
+    /// The response to a client that may not ask.
+    #[cold]
+    fn refuse(&self, turn: &mut Turn<'_>, from: &From<'_>, out: &mut [u8]) -> Response {
+        let text = "this client may not ask: see server.allow";
+        let outcome = from.turned_away(rcode::REFUSED, Source::Refused, Reason::Error(ede::PROHIBITED, text));
+        self.enter(turn, &outcome);
+        from.error(rcode::REFUSED, ede::PROHIBITED, text, out)
+    }
+
+    /// The response to a client that has asked more than its view lets it, if it has.
     #[inline(never)]
-    fn over_rate(
-        &self,
-        turn: &mut Turn<'_>,
-        view: usize,
-        query: &Query<'_>,
-        client: IpAddr,
-        over_tcp: bool,
-        out: &mut [u8],
-    ) -> Option<usize> {
+    fn over_rate(&self, turn: &mut Turn<'_>, view: usize, from: &From<'_>, out: &mut [u8]) -> Option<Response> {
         let view = turn.snapshot.config.views.get(view)?;
         let limit = view.client_max_qps?;
-        if self.rates.admits(client, limit, turn.at.saturating_duration_since(self.epoch)) {
+        if self.rates.admits(from.client, limit, turn.at.saturating_duration_since(self.epoch)) {
             return None;
         }
-        turn.tally.query(over_tcp, query.qtype, None);
-        turn.answered(client, NO_ROUTE, rcode::SERVFAIL, Source::Local);
-        // One for all that it asks: what for does not matter.
-        let (name, qtype, source) = (query.name(), query.qtype, Source::Local);
-        let failed = Failed { name, hash: 0, qtype, route: NO_ROUTE, rcode: rcode::SERVFAIL, source };
-        let error =
-            make::extended_error(ede::OTHER, &format!("view {}: client_max_qps = {limit} is used up", view.name));
-        turn.ledger.fail(client, failed, turn.now, || Some(error.clone().into()));
-        turn.log(&Answered { client, name, qtype, rcode: failed.rcode, source, route: NO_ROUTE, over_tcp }, &error);
-        Some(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out))
+        let text = format!("view {}: client_max_qps = {limit} is used up", view.name);
+        let outcome = from.turned_away(rcode::SERVFAIL, Source::Local, Reason::Error(ede::OTHER, &text));
+        self.enter(turn, &outcome);
+        Some(from.error(rcode::SERVFAIL, ede::OTHER, &text, out))
     }
 
     /// A packet that is no query to be answered.
     #[cold]
-    fn reject(&self, turn: &mut Turn<'_>, packet: &[u8], reject: Reject, client: IpAddr, out: &mut [u8]) -> Response {
-        match reject {
+    fn reject(
+        &self,
+        turn: &mut Turn<'_>,
+        packet: &[u8],
+        reject: Reject,
+        (client, over_tcp): (IpAddr, bool),
+        out: &mut [u8],
+    ) -> Response {
+        let (code, question_end, edns) = match reject {
             Reject::Silence(why) => {
                 self.metrics.dropped.with_label_values(&[why.label()]).inc();
-                Response::Silence
+                return Response::Silence;
             }
-            Reject::Code { question_end, edns, .. } if !turn.snapshot.admission.admits(client) => {
-                turn.answered(client, NO_ROUTE, rcode::REFUSED, Source::Refused);
-                Response::Reply(make::rejection(packet, rcode::REFUSED, question_end, edns, out))
-            }
-            Reject::Code { rcode, question_end, edns } => {
-                turn.answered(client, NO_ROUTE, rcode, Source::Local);
-                Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
-            }
-        }
+            Reject::Code { rcode, question_end, edns } => (rcode, question_end, edns),
+        };
+        let (rcode, source) = match turn.snapshot.admission.admits(client) {
+            true => (code, Source::Local),
+            false => (rcode::REFUSED, Source::Refused),
+        };
+        // The question is there if it is to be echoed.
+        let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
+        let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
+        let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
+        let question = Asked { name: &name, qtype: qtype.unwrap_or(0), hash: 0 };
+        let reason = Reason::None;
+        let outcome =
+            Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, reason, truncated_to: None };
+        self.enter(turn, &outcome);
+        Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
     }
 
     /// What is not in the cache: a name that nodens answers itself, or a question for upstreams.
     #[cold]
-    #[allow(clippy::too_many_arguments)]
     fn uncached(
         &self,
         turn: &mut Turn<'_>,
-        query: &Query<'_>,
-        key: Key,
-        hash: u64,
-        client: IpAddr,
-        over_tcp: bool,
+        from: &From<'_>,
+        asked: (&Key, u64),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
-        let snapshot = turn.snapshot;
-        let (name, qtype) = (query.name(), query.qtype);
-        let here = |rcode, route| Answered { client, name, qtype, rcode, source: Source::Local, route, over_tcp };
-        if let Some((rcode, records)) = inside::inside(self, turn, query, &key, client, out.len()) {
-            turn.tally.query(over_tcp, query.qtype, None);
-            turn.answered(client, NO_ROUTE, rcode, Source::Local);
-            turn.log(&here(rcode, NO_ROUTE), &[]);
+        let (snapshot, (key, hash), From { query, client, over_tcp }) = (turn.snapshot, asked, from);
+        let own = |rcode| from.outcome(asked, NO_ROUTE, rcode, Source::Local);
+        if let Some((rcode, records)) = inside::inside(self, turn, query, key, *client, out.len()) {
+            self.enter(turn, &own(rcode));
             return Response::Reply(make::local(query, rcode, true, &records, options, out));
         }
-        let found = local(snapshot, &key);
-        let route = match &found {
-            Local::Not { route, .. } | Local::Denied { route } => Some(*route),
-            _ => None,
-        };
-        if let Some(route) = route
-            && let Some(path) = autopath::path(self, turn, &key, route, client)
-            && let Some(place) = self.place(turn, route, client)
+        let found = local(snapshot, key);
+        if let Local::Not { route, .. } | Local::Denied { route } = found
+            && let Some(path) = autopath::path(self, turn, key, route, *client)
+            && let Some(place) = self.place(turn, route, *client)
         {
-            turn.tally.query(over_tcp, query.qtype, Some(route));
-            let wanted = Wanted { path: Some(path), ..*turn.wanted(key, hash, route, None, Some(client)) };
-            return defer(wanted, query, over_tcp, place);
+            let wanted = Wanted { path: Some(path), ..*turn.wanted(key.clone(), hash, route, None, Some(*client)) };
+            return self.defer(turn, wanted, from, place);
         }
-        turn.tally.query(over_tcp, query.qtype, route);
         let (target, hash, route, alias) = match found {
             Local::Answer(Own { rcode, records, error }) => {
-                turn.answered(client, NO_ROUTE, rcode, Source::Local);
-                if rcode != rcode::NOERROR {
-                    self.note(turn, client, &key, hash, NO_ROUTE, rcode, Source::Local, error);
+                let mut outcome = own(rcode);
+                let mut all = options.to_vec();
+                if let Some((code, text)) = error {
+                    all.extend(make::extended_error(code, text));
+                    outcome.reason = Reason::Error(code, text);
                 }
-                let error = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
-                turn.log(&here(rcode, NO_ROUTE), &error);
-                let options = [options, &error].concat();
-                let len = make::local(query, rcode, false, &records, &options, out);
-                if !over_tcp && rcode == rcode::NOERROR && is_truncated(out) {
-                    self.cut_off(turn, client, &key, NO_ROUTE, out.len());
-                }
+                let len = make::local(query, rcode, false, &records, &all, out);
+                let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
+                outcome.truncated_to = is_cut.then_some(out.len());
+                self.enter(turn, &outcome);
                 return Response::Reply(len);
             }
             Local::Alias(records, target, route) => {
@@ -337,42 +324,57 @@ impl Resolver {
                 (target, hash, route, Some(records))
             }
             Local::Denied { route } => {
-                let answered = here(rcode::NXDOMAIN, route);
-                let len = self.deny(turn, query, (&key, hash), &answered, (Rule::Form, FORM_TTL), options, out);
-                return Response::Reply(len);
+                return self.deny(turn, from, asked, (route, Rule::Form, FORM_TTL), options, out);
             }
-            Local::Not { route, depth } => match ancestors::cut(self, snapshot, &key, route, depth, turn.now) {
+            Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, turn.now) {
                 Some(cut) => {
-                    let (answered, rule) = (here(rcode::NXDOMAIN, route), (Rule::Ancestor, cut.ttl));
-                    let len = self.deny(turn, query, (&key, hash), &answered, rule, options, out);
-                    return match cut.refresh {
-                        Some((key, hash)) => Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None)),
-                        None => Response::Reply(len),
+                    let response = self.deny(turn, from, asked, (route, Rule::Ancestor, cut.ttl), options, out);
+                    return match (response, cut.refresh) {
+                        (Response::Reply(len), Some((key, hash))) => {
+                            Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None))
+                        }
+                        (response, _) => response,
                     };
                 }
-                None => (key, hash, route, None),
+                None => (key.clone(), hash, route, None),
             },
         };
-        let Some(place) = self.place(turn, route, client) else {
-            self.metrics.overload.with_label_values(&["pending_queries"]).inc();
-            // Better old than none: RFC 8767.
-            let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, query, &target, options, out);
-            if alias.is_none()
-                && let Some((len, rcode)) = self.cache.with(hash, &target, stale).flatten()
-            {
-                turn.answered(client, route, rcode, Source::Stale);
-                turn.log(&Answered { source: Source::Stale, ..here(rcode, route) }, &[]);
-                return Response::Reply(len);
-            }
-            turn.answered(client, route, rcode::SERVFAIL, Source::Local);
-            let error = Some((ede::OTHER, TURNED_AWAY));
-            self.note(turn, client, &target, hash, route, rcode::SERVFAIL, Source::Local, error);
-            let error = make::extended_error(ede::OTHER, TURNED_AWAY);
-            turn.log(&here(rcode::SERVFAIL, route), &error);
-            return Response::Reply(make::local(query, rcode::SERVFAIL, false, &LocalRecords::default(), &error, out));
+        let Some(place) = self.place(turn, route, *client) else {
+            return self.turn_away(turn, from, (&target, hash), (route, alias.is_some()), options, out);
         };
         self.metrics.cache_misses.inc();
-        defer(*turn.wanted(target, hash, route, alias, Some(client)), query, over_tcp, place)
+        let wanted = *turn.wanted(target, hash, route, alias, Some(*client));
+        self.defer(turn, wanted, from, place)
+    }
+
+    /// The response to a query that finds no place among those that wait: better an old answer than none (RFC 8767).
+    #[cold]
+    fn turn_away(
+        &self,
+        turn: &mut Turn<'_>,
+        from: &From<'_>,
+        asked: (&Key, u64),
+        (route, is_alias): (u16, bool),
+        options: &[u8],
+        out: &mut [u8],
+    ) -> Response {
+        self.metrics.overload.with_label_values(&["pending_queries"]).inc();
+        let (target, hash) = asked;
+        let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, &from.query, target, options, out);
+        if !is_alias && let Some((len, rcode)) = self.cache.with(hash, target, stale).flatten() {
+            self.enter(turn, &from.outcome(asked, route, rcode, Source::Stale));
+            return Response::Reply(len);
+        }
+        let reason = Reason::Error(ede::OTHER, TURNED_AWAY);
+        self.enter(turn, &Outcome { reason, ..from.outcome(asked, route, rcode::SERVFAIL, Source::Local) });
+        from.error(rcode::SERVFAIL, ede::OTHER, TURNED_AWAY, out)
+    }
+
+    /// Leaves a query to a task.
+    fn defer(&self, turn: &mut Turn<'_>, wanted: Wanted, from: &From<'_>, place: Place) -> Response {
+        turn.tally.query(from.over_tcp, from.query.qtype, Some(wanted.route));
+        let (query, over_tcp) = (from.query.retained(), from.over_tcp);
+        Response::Deferred(Box::new(Deferred { wanted: Box::new(wanted), query, over_tcp, place }))
     }
 
     /// A place among the queries that wait, for one of this client.
@@ -382,9 +384,37 @@ impl Resolver {
     }
 }
 
-/// Leaves a query to a task.
-fn defer(wanted: Wanted, query: &Query<'_>, over_tcp: bool, place: Place) -> Response {
-    Response::Deferred(Box::new(Deferred { wanted: Box::new(wanted), query: query.retained(), over_tcp, place }))
+/// A query, and where it came from.
+struct From<'q> {
+    query: Query<'q>,
+    client: IpAddr,
+    over_tcp: bool,
+}
+
+impl<'q> From<'q> {
+    /// What came of it; without a reason, and whole.
+    #[inline]
+    fn outcome<'a>(&self, (key, hash): (&'a Key, u64), route: u16, rcode: u16, source: Source) -> Outcome<'a> {
+        let &Self { client, over_tcp, .. } = self;
+        let (question, reason) = (Asked::of(key, hash), Reason::None);
+        Outcome { client, over_tcp, question, route, rcode, source, reason, truncated_to: None }
+    }
+
+    /// The same where what was asked for does not matter: one failure for all that the client asks.
+    fn turned_away<'a>(&self, rcode: u16, source: Source, reason: Reason<'a>) -> Outcome<'a>
+    where
+        'q: 'a,
+    {
+        let &Self { query, client, over_tcp } = self;
+        let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
+        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, reason, truncated_to: None }
+    }
+
+    /// A response without records, with an extended error.
+    fn error(&self, rcode: u16, code: u16, text: &str, out: &mut [u8]) -> Response {
+        let error = make::extended_error(code, text);
+        Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
+    }
 }
 
 fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {

@@ -13,7 +13,7 @@ use crate::clients::Tables;
 use crate::coalesce::By;
 use crate::governor::pending::Place;
 use crate::jobs::Ledger;
-use crate::metrics::{Source, Tally};
+use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;
@@ -35,13 +35,6 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Counts an answer.
-    #[inline]
-    pub(super) fn answered(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source) {
-        self.tally.response(rcode, source);
-        self.ledger.count(client, route, rcode, source, self.now);
-    }
-
     /// Which view a client is of, as [`crate::config::Config::views`] counts.
     #[inline]
     pub(super) fn view(&self, client: IpAddr) -> Option<usize> {

@@ -15,11 +15,11 @@ pub mod pool;
 use pending::Pending;
 use pool::Pool;
 
-/// Queries that may wait for upstreams at once. One takes some 4 KiB with its task, its key and its slot at the server.
-pub const MOST_PENDING: usize = 4_096;
+/// Queries that may wait for upstreams at once. One takes up to 8 KiB with its task, its key and its slot at the server.
+pub const MOST_PENDING: usize = 3_072;
 /// Bytes of messages that may wait at once: long queries that have not been read to their end, responses that clients have
 /// not read, and answers whose client's connection is busy.
-pub const MOST_BUFFERED: usize = 8 << 20;
+pub const MOST_BUFFERED: usize = 4 << 20;
 
 /// All bounds of a process.
 #[derive(Debug)]

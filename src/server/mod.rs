@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout_at};
 
 use readers::Readers;
 
+use crate::answer::outcome::{self, Asked, Outcome, Reason, Timing};
 use crate::answer::{Resolved, Resolver, Wanted};
 use crate::fetch;
 use crate::jobs::Ledger;
-use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
+use crate::jobs::ledger::NO_ROUTE;
 use crate::metrics::Tally;
-use crate::query_log::sampler::{Name, Record};
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
@@ -130,47 +130,27 @@ impl<U: Ask + 'static> Worker<U> {
     /// Renders the response to a query that was deferred, and accounts for it. Returns its length.
     fn complete(&self, resolved: &Resolved, out: &mut [u8]) -> usize {
         let len = resolved.render(&self.resolver, out);
-        let (rcode, source, took) = (resolved.rcode(), resolved.source, resolved.took);
-        {
-            let mut tally = self.tally.borrow_mut();
-            tally.response(rcode, source);
-            tally.flush(&self.resolver.metrics, took.as_secs_f64());
-        }
-        let wanted = &resolved.wanted;
-        let (Some(client), Ok(query)) = (wanted.client, Query::read(&resolved.query)) else { return len };
-        // Numbers of another configuration's routes mean nothing now.
-        let route = if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE };
-        let at = self.resolver.millis(wanted.asked);
-        let (key, mut ledger) = (Key::new(&query, 0), self.ledger.borrow_mut());
-        let (qtype, over_tcp) = (query.qtype, resolved.over_tcp);
-        ledger.count_late(client, route, rcode, source, at);
-        if rcode != rcode::NOERROR {
-            let failed = Failed { name: key.name(), hash: self.resolver.cache.hash(&key), qtype, route, rcode, source };
-            ledger.fail(client, failed, at, || Some(resolved.extended_errors().into()));
-        }
-        if !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]) {
-            let (truncated, route) = (&self.resolver.jobs.truncated, ledger.route(route).cloned());
-            let size = query.udp_size().min(LARGEST_UDP_REPLY);
-            truncated.cut(client, key.name(), qtype, route, size.into(), at);
-        }
-        if ledger.log.draws(rcode) {
-            let (name, now, by) = (Name::new(key.name()), at + took.as_millis() as u64, resolved.answered_by());
-            let errors = Some(resolved.extended_errors()).filter(|errors| !errors.is_empty()).map(Into::into);
-            ledger.log.take(now, || Record {
+        let (wanted, took) = (&resolved.wanted, resolved.took);
+        let mut tally = self.tally.borrow_mut();
+        if let (Some(client), Ok(query)) = (wanted.client, Query::read(&resolved.query)) {
+            let key = Key::new(&query, 0);
+            let (rcode, over_tcp) = (resolved.rcode(), resolved.over_tcp);
+            let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]);
+            let outcome = Outcome {
                 client,
-                asked: at,
-                took,
                 over_tcp,
-                name,
-                qtype,
+                question: Asked::of(&key, self.resolver.cache.hash(&key)),
+                // Numbers of another configuration's routes mean nothing now.
+                route: if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE },
                 rcode,
-                source,
-                route,
-                by,
-                errors,
-            });
+                source: resolved.source,
+                reason: Reason::Options(resolved.extended_errors()),
+                truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
+            };
+            let timing = Timing::Deferred(self.resolver.millis(wanted.asked), took, resolved.answered_by());
+            outcome::enter(&self.resolver, &mut tally, &mut self.ledger.borrow_mut(), &outcome, timing);
         }
-        ledger.wait(client, Wait { address: 0, asked: at, took, name: key.name().into(), qtype, route, rcode });
+        tally.flush(&self.resolver.metrics, took.as_secs_f64());
         len
     }
 

@@ -125,7 +125,14 @@ fn a_line_says_who_asked_what_and_who_answered() {
         ),
         ("localhost", "A", "local", "NOERROR", &pod, &nobody),
         ("me.nodens.internal", "TXT", "local", "NOERROR", &pod, &nobody),
-        ("www.lab.example", "A", "refused", "REFUSED", &json!({ "client": STRANGER }), &json!({ "cause": "refused" })),
+        (
+            "www.lab.example",
+            "A",
+            "refused",
+            "REFUSED",
+            &json!({ "client": STRANGER }),
+            &json!({ "cause": "refused", "error": "this client may not ask: see server.allow" }),
+        ),
         (
             "tcp.lab.example",
             "TYPE65280",

@@ -182,8 +182,14 @@ impl Nodens {
 
 impl Drop for Nodens {
     fn drop(&mut self) {
+        let worker = self.worker();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The worker sees that its supervisor is gone, and holds the sockets until it ends.
+        let deadline = Instant::now() + DEADLINE;
+        while worker.and_then(states).is_some_and(|states| states != "Z") && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
         if thread::panicking() {
             println!("the log of nodens: {:#?}", self.log());
         }
