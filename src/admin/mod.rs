@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use crate::answer::Resolver;
 use crate::cache::Millis;
+use crate::upstream::LocalFault;
+use crate::upstream::standing::wall_clock;
 
 mod api;
 mod clients;
@@ -24,8 +26,6 @@ mod jobs;
 pub mod report;
 pub mod text;
 
-/// Requests served at once.
-const MOST_CONNECTIONS: usize = 64;
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live: scrapers keep theirs open between scrapes.
@@ -59,6 +59,8 @@ pub struct Admin {
     pub resolver: Arc<Resolver>,
     /// When each worker last turned.
     pub heartbeats: Arc<Vec<AtomicU64>>,
+    /// Connections served at once; others wait.
+    pub connections: usize,
 }
 
 impl Admin {
@@ -68,12 +70,16 @@ impl Admin {
     /// The listener cannot be watched.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let places = Arc::new(Semaphore::new(self.connections));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(HEARTBEAT).await;
-                continue;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    not_accepted(&self.resolver, &error);
+                    tokio::time::sleep(HEARTBEAT).await;
+                    continue;
+                }
             };
             let admin = Arc::clone(&self);
             tokio::spawn(async move {
@@ -184,6 +190,13 @@ impl Admin {
         metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
         metrics.cache_evictions.inc_by(fill.evictions.saturating_sub(metrics.cache_evictions.get()));
+    }
+}
+
+/// A connection could not be accepted; tells of it if that is this machine's fault.
+fn not_accepted(resolver: &Resolver, error: &std::io::Error) {
+    if let Some(fault) = LocalFault::of(error) {
+        resolver.metrics.faults.count(fault.index(), wall_clock());
     }
 }
 

@@ -15,7 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 
-use super::{HEARTBEAT, JSON, jobs, page, page_of, text, unless_it_shows};
+use super::{HEARTBEAT, JSON, jobs, not_accepted, page, page_of, text, unless_it_shows};
 use crate::admission::connections::Connections;
 use crate::answer::{Resolver, why};
 use crate::clients::Who;
@@ -24,7 +24,7 @@ use crate::wire::name::{Bare, Name};
 use crate::wire::query::Key;
 use crate::wire::rtype;
 
-/// Connections at once of those who may ask.
+/// Connections at once of those who may ask; fewer where file descriptors are scarce.
 const MOST_CONNECTIONS: usize = 256;
 /// Connections at once of those who may not, who are told so.
 const MOST_OF_STRANGERS: usize = 16;
@@ -50,12 +50,15 @@ pub struct Report {
     resolver: Arc<Resolver>,
     clients: Arc<Connections>,
     strangers: Arc<Connections>,
+    /// Connections at once of those who may ask.
+    most: usize,
 }
 
 impl Report {
-    /// The pages of what workers share.
-    pub fn new(resolver: Arc<Resolver>) -> Arc<Self> {
-        Arc::new(Self { resolver, clients: Arc::default(), strangers: Arc::default() })
+    /// The pages of what workers share, over at most so many connections.
+    pub fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
+        let most = connections.min(MOST_CONNECTIONS);
+        Arc::new(Self { resolver, clients: Arc::default(), strangers: Arc::default(), most })
     }
 
     /// Answers requests until its task is dropped.
@@ -65,14 +68,18 @@ impl Report {
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
-            let Ok((stream, peer)) = listener.accept().await else {
-                tokio::time::sleep(HEARTBEAT).await;
-                continue;
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    not_accepted(&self.resolver, &error);
+                    tokio::time::sleep(HEARTBEAT).await;
+                    continue;
+                }
             };
             let client = peer.ip().to_canonical();
             let admitted = self.resolver.snapshot.load().admission.admits(client);
             let place = match admitted {
-                true => self.clients.admit(client, MOST_CONNECTIONS, MOST_PER_CLIENT),
+                true => self.clients.admit(client, self.most, MOST_PER_CLIENT),
                 false => self.strangers.admit(client, MOST_OF_STRANGERS, MOST_PER_CLIENT),
             };
             let Some(place) = place else { continue };

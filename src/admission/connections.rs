@@ -4,9 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::descriptors::Descriptors;
+
+/// Connections that one client may have where file descriptors are scarce, at least.
+const LEAST_PER_CLIENT: usize = 4;
+
 /// The open connections of all workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
+    descriptors: Arc<Descriptors>,
     by_client: Mutex<(usize, HashMap<IpAddr, usize>)>,
 }
 
@@ -17,9 +23,23 @@ pub struct Place {
     client: IpAddr,
 }
 
+impl Default for Connections {
+    /// Not bounded by file descriptors.
+    fn default() -> Self {
+        Self::within(Arc::new(Descriptors::unlimited()))
+    }
+}
+
 impl Connections {
-    /// A place for a connection of `client`, unless there are `most` already, or `most_per_client` of this client.
+    /// At most as many as their share of the file descriptors.
+    pub fn within(descriptors: Arc<Descriptors>) -> Self {
+        Self { descriptors, by_client: Mutex::default() }
+    }
+
+    /// A place for a connection of `client`, unless there are `most` already, or `most_per_client` of this client. Where there
+    /// are not descriptors enough for `most`, both are less, in the same proportion.
     pub fn admit(self: &Arc<Self>, client: IpAddr, most: usize, most_per_client: usize) -> Option<Place> {
+        let (most, most_per_client) = within(self.descriptors.clients(), most, most_per_client);
         let mut open = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
         let of_client = open.1.get(&client).copied().unwrap_or(0);
         if open.0 >= most || of_client >= most_per_client {
@@ -29,6 +49,15 @@ impl Connections {
         open.1.insert(client, of_client + 1);
         Some(Place { of: Arc::clone(self), client })
     }
+}
+
+/// The caps where there is room for so many.
+fn within(room: usize, most: usize, most_per_client: usize) -> (usize, usize) {
+    if most <= room {
+        return (most, most_per_client);
+    }
+    let share = most_per_client.saturating_mul(room) / most;
+    (room, share.max(LEAST_PER_CLIENT).min(most_per_client))
 }
 
 impl Drop for Place {
@@ -47,6 +76,14 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_descriptors_lower_both_caps() {
+        assert_eq!(within(usize::MAX, 1_024, 64), (1_024, 64));
+        assert_eq!(within(256, 1_024, 64), (256, 16));
+        assert_eq!(within(20, 1_024, 64), (20, LEAST_PER_CLIENT));
+        assert_eq!(within(20, 1_024, 2), (20, 2));
+    }
 
     #[test]
     fn caps_in_all_and_per_client() {

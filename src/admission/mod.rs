@@ -1,4 +1,5 @@
-//! Who may ask, and how much; and [`connections`], how many connections whoever may have.
+//! Who may ask, and how much; [`connections`], how many connections a client may have; [`descriptors`], how file descriptors
+//! are shared out.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use foldhash::fast::RandomState;
 use ipnet::{IpNet, Ipv4Net};
 
 pub mod connections;
+pub mod descriptors;
 
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;

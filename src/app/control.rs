@@ -1,5 +1,6 @@
 //! What runs beside the workers: the control thread, and where each client sees itself.
 
+use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::admin::Admin;
 use crate::admin::report::Report;
+use crate::admin::{Admin, HEARTBEAT};
+use crate::admission::descriptors::Descriptors;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients;
 use crate::metrics::events::Kind;
@@ -31,7 +33,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct ControlPart {
     pub(super) resolver: Arc<Resolver>,
     pub(super) heartbeats: Arc<Vec<AtomicU64>>,
-    pub(super) admin: Option<TcpListener>,
+    pub(super) descriptors: Arc<Descriptors>,
+    pub(super) admin: Option<Arc<TcpListener>>,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -46,17 +49,19 @@ impl ControlPart {
     /// Tends until the server serves no more.
     async fn tend(&mut self) {
         let mut tasks = JoinSet::new();
-        if let Some(listener) = self.admin.as_ref().and_then(|listener| listener.try_clone().ok()) {
+        if let Some(listener) = self.admin.clone() {
             let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
-            tasks.spawn_local(async move { drop(Arc::new(Admin { resolver, heartbeats }).serve(listener).await) });
+            let admin = Arc::new(Admin { resolver, heartbeats, connections: self.descriptors.pages() });
+            tasks.spawn_local(pages(listener, move |listener| Arc::clone(&admin).serve(listener)));
         }
-        let links = Rc::new(Links::new());
+        let links = Rc::new(Links::new(Arc::clone(&self.descriptors)));
         let mut keeper = Keeper::open(&self.resolver);
         tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
         if let Some(node) = Node::of(&self.resolver.snapshot.load().config) {
             tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
         }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
+        tasks.spawn_local(tidy(Arc::clone(&self.resolver), Rc::clone(&links)));
         tasks.spawn_local(tend(Arc::clone(&self.resolver), links));
         let keep = async {
             match &mut keeper {
@@ -86,10 +91,21 @@ async fn over(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
 }
 
+/// Serves pages on a copy of a listener, as soon as one can be had and watched.
+async fn pages<F: Future<Output = io::Result<()>>>(listener: Arc<TcpListener>, serve: impl Fn(TcpListener) -> F) {
+    loop {
+        if let Ok(copy) = listener.try_clone() {
+            // It ends only if it cannot be watched.
+            let _ = serve(copy).await;
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
 /// Where each client sees itself.
 pub(super) struct ReportPart {
     pub(super) report: Arc<Report>,
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Vec<Arc<TcpListener>>,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -98,9 +114,9 @@ impl ReportPart {
     pub(super) async fn run(mut self) {
         while serves(&mut self.phase).await {
             let mut tasks = JoinSet::new();
-            for listener in self.listeners.iter().filter_map(|listener| listener.try_clone().ok()) {
+            for listener in &self.listeners {
                 let report = Arc::clone(&self.report);
-                tasks.spawn_local(async move { drop(report.serve(listener).await) });
+                tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&report).serve(listener)));
             }
             over(&mut self.phase).await;
         }
@@ -149,6 +165,15 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
     tokio::join!(mend, count);
 }
 
+/// Closes sockets to upstreams that are needed no more, and tells of local faults that are over.
+async fn tidy(resolver: Arc<Resolver>, links: Rc<Links>) {
+    loop {
+        links.tidy(&resolver.snapshot.load().groups, Instant::now());
+        resolver.metrics.faults.check(wall_clock());
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
+
 /// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
 async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
     let mut checked: Vec<usize> = Vec::new();
@@ -157,7 +182,6 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
     loop {
         let snapshot = resolver.snapshot.load_full();
         if generation.replace(snapshot.generation) != Some(snapshot.generation) {
-            links.keep_only(&snapshot.groups);
             checked.clear();
             named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
             for group in &snapshot.groups {

@@ -23,6 +23,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
+use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
 use crate::clients::Fixed;
 use crate::config::Config;
@@ -34,6 +35,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::standing::wall_clock;
 
 mod control;
+pub mod descriptors;
 pub mod place;
 mod room;
 mod start;
@@ -52,6 +54,7 @@ pub struct Running {
     admin: Option<SocketAddr>,
     report: Vec<SocketAddr>,
     host: Host,
+    descriptors: Arc<Descriptors>,
     /// How many workers have begun to turn.
     turning: Arc<AtomicUsize>,
     failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
@@ -234,6 +237,7 @@ impl Running {
     pub fn reload(&self, config: Config) -> Vec<&'static str> {
         let old = self.host.resolver.snapshot.load_full();
         let needs_restart = old.needs_restart(&config);
+        descriptors::share_out(&self.descriptors, &config);
         let new = Arc::new(Snapshot::new(config, &self.host.resolver.metrics, Some(&old)));
         self.host.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
         self.host.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlPart, ReportPart};
 use super::worker::WorkerPart;
-use super::{Host, Running, StartError, room};
+use super::{Host, Running, StartError, descriptors, room};
 use crate::admin::report::Report;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
@@ -98,6 +98,10 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
     let listen = listeners.iter().map(|listeners| listeners.address).collect();
     let (report_addresses, report): (Vec<_>, Vec<_>) = report.into_iter().unzip();
     let (admin_address, admin) = admin.unzip();
+    let now = resolver.now();
+    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
+    let watched = listeners.iter().map(|listeners| listeners.tcp.len()).sum();
+    let descriptors = descriptors::shares(&resolver.snapshot.load().config, workers, watched);
     let running = Running {
         listen,
         admin: admin_address,
@@ -109,14 +113,13 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
             sockets,
             adopt,
         },
+        descriptors: Arc::clone(&descriptors),
         turning: Arc::clone(&turning),
         failed: watch::channel(None),
         workers: Vec::new(),
         others: Vec::new(),
     };
-    let now = resolver.now();
-    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
-    let connections = Arc::<Connections>::default();
+    let connections = Arc::new(Connections::within(Arc::clone(&descriptors)));
     let mut shares = deal(listeners, workers).into_iter();
     let part = |(number, adopted)| {
         let (udp, tcp) = shares.next().unwrap_or_default();
@@ -126,6 +129,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
             tcp,
             resolver: Arc::clone(&resolver),
             connections: Arc::clone(&connections),
+            descriptors: Arc::clone(&descriptors),
             heartbeats: Arc::clone(&heartbeats),
             turning: Arc::clone(&turning),
             phase: phases.clone(),
@@ -136,11 +140,12 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
     };
     let workers = adopted.into_iter().enumerate().map(part).collect();
     let report = (!report.is_empty()).then(|| ReportPart {
-        report: Report::new(Arc::clone(&resolver)),
-        listeners: report,
+        report: Report::new(Arc::clone(&resolver), descriptors.reports()),
+        listeners: report.into_iter().map(Arc::new).collect(),
         phase: phases.clone(),
     });
-    Ok((running, Parts { workers, control: ControlPart { resolver, heartbeats, admin, phase: phases }, report }))
+    let control = ControlPart { resolver, heartbeats, descriptors, admin: admin.map(Arc::new), phase: phases };
+    Ok((running, Parts { workers, control, report }))
 }
 
 /// The listeners of one address: given ones, and as many more as there are workers without.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::admin::HEARTBEAT;
 use crate::admission::connections::Connections;
+use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
 use crate::server::mmsg::Batch;
 use crate::server::readers::Readers;
@@ -25,6 +26,7 @@ pub(super) struct WorkerPart {
     pub(super) tcp: Vec<TcpListener>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) connections: Arc<Connections>,
+    pub(super) descriptors: Arc<Descriptors>,
     pub(super) heartbeats: Arc<Vec<AtomicU64>>,
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -39,7 +41,8 @@ pub(super) struct ListenerFailed;
 impl WorkerPart {
     /// Serves until the stop; returns how many queries were left.
     pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
-        let links = Rc::new(Links::new());
+        let links = Rc::new(Links::new(self.descriptors));
+        links.tidy(&self.resolver.snapshot.load().groups, Instant::now());
         let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
         let batch = Rc::new(RefCell::new(Batch::new()));
         let mut listeners = JoinSet::new();
@@ -78,21 +81,18 @@ async fn adopt(worker: Rc<Worker<Links>>, mut adopted: mpsc::Receiver<Moved>, co
     }
 }
 
-/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to servers that are configured no
-/// more.
+/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to upstreams that are needed no more.
 async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
     let resolver = Arc::clone(&worker.resolver);
-    let mut generation = 0;
     loop {
         if let Some(heartbeat) = heartbeats.get(number) {
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
         let snapshot = resolver.snapshot.load_full();
         worker.follow(&snapshot);
-        worker.settle(Instant::now());
-        if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
-            links.keep_only(&snapshot.groups);
-        }
+        let now = Instant::now();
+        worker.settle(now);
+        links.tidy(&snapshot.groups, now);
         tokio::time::sleep(HEARTBEAT).await;
     }
 }

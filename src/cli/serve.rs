@@ -19,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::config_file::{self, Unusable, load};
 use super::{Outcome, own_addresses};
 use crate::app::Running;
+use crate::app::descriptors::raise_limit;
 use crate::app::place::Place;
 use crate::config::Config;
 use crate::config::address::{DNS_PORT, Listen};
@@ -101,6 +102,8 @@ impl Serve {
         if self.worker {
             supervisor::take_name();
         }
+        // The supervisor holds copies of all listeners, and the worker begins with its limit.
+        raise_limit();
         if self.no_supervisor || self.worker {
             return self.serve();
         }

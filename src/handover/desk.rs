@@ -29,6 +29,8 @@ const PACKING: Duration = Duration::from_secs(2);
 const READERS_CHECK: u8 = 1;
 /// How often connections that are still to move are looked at.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
+/// How long accepting pauses where no file descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the thread has in hand.
 pub(super) struct State {
@@ -102,7 +104,11 @@ impl State {
     fn admit(&mut self) {
         let Some(listener) = &self.listener else { return };
         let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC);
-        let Ok(new) = accepted.map(Channel::of) else { return };
+        let Ok(new) = accepted.map(Channel::of) else {
+            // It still waits there: for want of a file descriptor, which passes.
+            std::thread::sleep(ACCEPT_PAUSE);
+            return;
+        };
         match self.give(&new) {
             Ok(true) => {
                 self.host.turn_to(Phase::Resting);

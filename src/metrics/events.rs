@@ -64,6 +64,10 @@ pub enum Kind {
     NodeMended,
     /// It cannot be put back.
     NodeBroken,
+    /// This machine refuses sockets or what is done with them.
+    LocalFault,
+    /// It has not done so for a while.
+    LocalFaultOver,
 }
 
 /// How loudly it is logged.
@@ -184,6 +188,8 @@ impl Kind {
             Self::HandoverFailed => "no handover",
             Self::NodeMended => "the node was mended: somebody had taken this away",
             Self::NodeBroken => "the node cannot be mended",
+            Self::LocalFault => "local fault: this machine, not an upstream server, fails queries",
+            Self::LocalFaultOver => "local fault is over",
         }
     }
 
@@ -192,8 +198,9 @@ impl Kind {
             Self::Recovered | Self::LoopForgotten | Self::EdnsOff | Self::RandomCaseOff => Level::Info,
             Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
             Self::PassedOver | Self::TakenAgain | Self::TookOver | Self::HandedOver => Level::Info,
+            Self::LocalFaultOver => Level::Info,
             Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
-            Self::TookBack | Self::HandoverFailed | Self::NodeMended => Level::Warn,
+            Self::TookBack | Self::HandoverFailed | Self::NodeMended | Self::LocalFault => Level::Warn,
             Self::Looped | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeBroken => Level::Error,
         }
     }

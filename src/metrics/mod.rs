@@ -12,6 +12,7 @@ use prometheus::{
 
 pub mod clients;
 pub mod events;
+pub mod faults;
 pub mod process;
 pub mod query_log;
 pub mod search;
@@ -21,6 +22,7 @@ pub mod watch;
 
 use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
+use faults::Faults;
 use process::ProcessMetrics;
 pub use query_log::QueryLogMetrics;
 pub use search::SearchMetrics;
@@ -84,6 +86,8 @@ pub struct Metrics {
     pub process: ProcessMetrics,
     /// What happened.
     pub events: Arc<Events>,
+    /// Faults of this machine.
+    pub faults: Arc<Faults>,
     /// The watch of the Kubernetes API.
     pub watch: WatchMetrics,
     /// What is asked ahead for jobs.
@@ -120,6 +124,7 @@ pub struct ServerMetrics {
     failed: [OnceLock<IntCounter>; FAILURE_KINDS.len()],
     queries: [IntCounter; 3],
     events: Arc<Events>,
+    faults: Arc<Faults>,
     /// From a query to its reply.
     pub duration: Histogram,
     /// Queries under way.
@@ -143,6 +148,7 @@ impl Metrics {
     /// A name is taken twice, which no input can cause.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let events = Arc::<Events>::default();
         let build = int_gauges(&registry, "build_info", "Version of the running nodens; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let server = &["upstream", "server"];
@@ -245,7 +251,8 @@ impl Metrics {
                 "worker_restarts_total",
                 "Worker processes that died and were replaced by the supervisor.",
             )?,
-            events: Arc::default(),
+            faults: Arc::new(Faults::new(&registry, Arc::clone(&events))?),
+            events,
             watch: WatchMetrics::new(&registry)?,
             warm_up: WarmUpMetrics::new(&registry)?,
             clients: ClientMetrics::new(&registry)?,
@@ -351,6 +358,7 @@ impl Metrics {
             failures: vecs.failures.clone(),
             failed: array::from_fn(|_| OnceLock::new()),
             events: Arc::clone(&self.events),
+            faults: Arc::clone(&self.faults),
             queries: TRANSPORTS.map(by_transport),
             duration: vecs.duration.with_label_values(&labels),
             in_flight: vecs.in_flight.with_label_values(&labels),
@@ -390,7 +398,7 @@ pub const RESOURCES: [&str; 3] = ["pending_queries", "prefetches", "buffered_byt
 pub const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
 
 /// The values of the label `kind` of failed attempts.
-pub const FAILURE_KINDS: [&str; 11] = [
+pub const FAILURE_KINDS: [&str; 12] = [
     "timeout",
     "connection_refused",
     "network",
@@ -402,6 +410,7 @@ pub const FAILURE_KINDS: [&str; 11] = [
     "malformed",
     "tls",
     "quota",
+    "local",
 ];
 
 impl ServerMetrics {
@@ -430,6 +439,11 @@ impl ServerMetrics {
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let count = |counter: &OnceLock<IntCounter>| counter.get().map_or(0, IntCounter::get);
         FAILURE_KINDS.into_iter().zip(self.failed.iter().map(count))
+    }
+
+    /// An attempt at it failed by a fault of this machine, by its index in [`faults::CAUSES`].
+    pub fn local_fault(&self, index: usize, now: UnixMillis) {
+        self.faults.count(index, now);
     }
 
     /// Something happened to it.

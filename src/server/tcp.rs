@@ -26,7 +26,8 @@ use super::{Moved, Phase, Worker, over, rested};
 use crate::admission::connections::{Connections, Place};
 use crate::answer::{self, Resolved, Response, Turn};
 use crate::governor::pool::Share;
-use crate::upstream::Ask;
+use crate::upstream::standing::wall_clock;
+use crate::upstream::{Ask, LocalFault};
 
 /// Queries of one connection that may wait for upstreams; while there are so many, no more are read.
 const IN_FLIGHT: usize = 100;
@@ -57,7 +58,14 @@ pub async fn serve<U: Ask + 'static>(
             return Ok(());
         }
         // Watched only while the server serves.
-        let watched = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+        let watched = match listener.try_clone().and_then(tokio::net::TcpListener::from_std) {
+            Ok(watched) => watched,
+            Err(error) if LocalFault::of(&error).is_some() => {
+                not_accepted(&worker, &error).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if accept(&worker, &watched, &connections).await == Phase::Stopping {
             break;
         }
@@ -100,9 +108,17 @@ async fn accept<U: Ask + 'static>(
             Ok((stream, client)) => admit(worker, stream, client.ip().to_canonical(), connections, Vec::new()),
             // One connection that broke before it was accepted says nothing of the next; want of descriptors passes.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            Err(error) => not_accepted(worker, &error).await,
         }
     }
+}
+
+/// Waits for better times: the connection still waits to be accepted. Tells of it if it is this machine's fault.
+async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
+    if let Some(fault) = LocalFault::of(error) {
+        worker.resolver.metrics.faults.count(fault.index(), wall_clock());
+    }
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Serves a connection in a task of its own, if there is a place for it; `rest` has been read from it already.

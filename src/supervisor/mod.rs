@@ -128,6 +128,10 @@ impl Worker {
         let (mut told, mut deadline, mut speaks) = (false, None, true);
         loop {
             if let Some(status) = self.child.try_wait()? {
+                // What it gave and nobody has taken yet is true all the same; behind it is the end of the link.
+                while speaks {
+                    speaks = self.hear(held);
+                }
                 let served = self.serves_since.map_or(Duration::ZERO, |since| since.elapsed());
                 return Ok(Ended { status, told, served });
             }

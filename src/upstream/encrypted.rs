@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls_native_certs::{CertificateResult, Error, ErrorKind};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
@@ -23,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::udp::kind_of;
-use super::{FailureKind, TlsFault};
+use super::{FailureKind, LocalFault, TlsFault};
 
 /// What DNS over TLS is called in ALPN (registered with RFC 7858).
 const ALPN: &[u8] = b"dot";
@@ -39,8 +40,9 @@ static CONNECTOR: OnceCell<Result<TlsConnector, TlsFault>> = OnceCell::const_new
 /// As for TCP; and [`FailureKind::Tls`] if the certificate is not good for `host`, or the peer does not speak TLS as it
 /// should. That lasts until the server changes or the roots do.
 pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>, FailureKind> {
-    let load = || async { spawn_blocking(load).await.unwrap_or(Err(TlsFault::Handshake)) };
-    let connector = CONNECTOR.get_or_init(load).await.as_ref().map_err(|fault| FailureKind::Tls(*fault))?;
+    let load = || async { spawn_blocking(load).await.unwrap_or(Ok(Err(TlsFault::Handshake))) };
+    let connector = CONNECTOR.get_or_try_init(load).await.map_err(FailureKind::Local)?;
+    let connector = connector.as_ref().map_err(|fault| FailureKind::Tls(*fault))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| FailureKind::Tls(TlsFault::WrongName))?;
     let stream = TcpStream::connect(address).await.map_err(|error| kind_of(&error))?;
     stream.set_nodelay(true).map_err(|error| kind_of(&error))?;
@@ -50,21 +52,33 @@ pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStr
     })
 }
 
-fn load() -> Result<TlsConnector, TlsFault> {
+/// What is worth to be kept. A fault of this machine is not: once it is over the roots can be read.
+fn load() -> Result<Result<TlsConnector, TlsFault>, LocalFault> {
+    let found = rustls_native_certs::load_native_certs();
+    let fault = |error: &Error| match &error.kind {
+        ErrorKind::Io { inner, .. } => LocalFault::of(inner).filter(|fault| *fault == LocalFault::Descriptors),
+        _ => None,
+    };
+    match found.errors.iter().find_map(fault) {
+        Some(fault) => Err(fault),
+        None => Ok(connector(found)),
+    }
+}
+
+fn connector(found: CertificateResult) -> Result<TlsConnector, TlsFault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| {
         tracing::error!(%error, "no TLS: upstream servers with tls:// cannot be asked");
         TlsFault::Handshake
     })?;
-    let mut config = builder.with_root_certificates(roots()?).with_no_client_auth();
+    let mut config = builder.with_root_certificates(roots(found)?).with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn roots() -> Result<RootCertStore, TlsFault> {
+fn roots(found: CertificateResult) -> Result<RootCertStore, TlsFault> {
     let chosen = ROOT_VARIABLES.into_iter().find(|variable| env::var_os(variable).is_some());
-    let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     match chosen {

@@ -215,6 +215,13 @@ impl Health {
         due
     }
 
+    /// The last probe was not sent: replies that it gave before are still in a row.
+    pub fn was_not_probed(&mut self) {
+        if let Some(ejected) = self.ejected.as_mut() {
+            ejected.asked = false;
+        }
+    }
+
     /// When the next probe is due, if the server is ejected.
     pub fn next_probe(&self) -> Option<Instant> {
         self.ejected.map(|ejected| ejected.next_probe)

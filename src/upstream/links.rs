@@ -12,15 +12,17 @@ use tokio::time::{Instant, timeout_at};
 use super::inbox::{Event, Inbox};
 use super::message::Sent;
 use super::race::{Attempt, Candidate, Outcome, Race, Step};
+use super::sockets::OpenSockets;
 use super::tcp::{self, TcpLink};
 use super::udp::UdpLink;
 use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
+use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 
 /// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
-#[derive(Default)]
 pub struct Links {
     by_server: RefCell<HashMap<*const Server, Rc<Link>>>,
+    open: Rc<OpenSockets>,
 }
 
 /// The sockets of one worker towards one server.
@@ -37,30 +39,45 @@ enum Ways {
 }
 
 impl Links {
-    /// No socket is opened before it is needed.
-    pub fn new() -> Self {
-        Self::default()
+    /// No socket is opened before it is needed, and no more than a thread's share of the file descriptors.
+    pub fn new(descriptors: Arc<Descriptors>) -> Self {
+        Self { by_server: RefCell::default(), open: OpenSockets::new(descriptors) }
     }
 
-    /// Closes the sockets to servers that are in none of `groups`; replies under way still find back.
-    pub fn keep_only(&self, groups: &[Arc<Group>]) {
-        let known: HashSet<_> =
-            groups.iter().flat_map(|group| group.servers.load().iter().map(Arc::as_ptr).collect::<Vec<_>>()).collect();
-        self.by_server.borrow_mut().retain(|server, _| known.contains(server));
+    /// Closes the sockets to servers that are in none of `groups`, where replies under way still find back, and those that
+    /// have not been used for a while. Names and reloads change the servers, so this is to be called again and again.
+    pub fn tidy(&self, groups: &[Arc<Group>], now: Instant) {
+        let (mut known, mut connections) = (HashSet::new(), 0);
+        for group in groups {
+            let servers = group.servers.load();
+            connections += servers.len() * group.config.tcp_connections;
+            known.extend(servers.iter().map(Arc::as_ptr));
+        }
+        self.open.serve(known.len(), connections);
+        let mut links = self.by_server.borrow_mut();
+        links.retain(|server, _| known.contains(server));
+        for link in links.values() {
+            // Connections close when they are idle by themselves.
+            if let Ways::Clear { udp, .. } = &link.ways {
+                udp.close_idle(now);
+            }
+        }
     }
 
     pub(super) fn to(&self, server: &Arc<Server>) -> Rc<Link> {
         let mut links = self.by_server.borrow_mut();
-        Rc::clone(links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(Link::new(Arc::clone(server)))))
+        Rc::clone(
+            links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(Link::new(Arc::clone(server), &self.open))),
+        )
     }
 }
 
 impl Link {
-    fn new(server: Arc<Server>) -> Self {
-        let connection = TcpLink::new(Arc::clone(&server));
+    fn new(server: Arc<Server>, open: &Rc<OpenSockets>) -> Self {
+        let connection = TcpLink::new(Arc::clone(&server), Rc::clone(open));
         let ways = match server.tls_host {
             Some(_) => Ways::Tls(connection),
-            None => Ways::Clear { udp: UdpLink::new(Arc::clone(&server)), tcp: connection },
+            None => Ways::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection },
         };
         Self { server, ways }
     }
@@ -88,16 +105,19 @@ impl Link {
         }
         let sent = Sent::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
-        metrics.sent(attempt.transport as usize);
-        if attempt.hedge {
-            metrics.hedges.inc();
-        }
         metrics.in_flight.inc();
         let result = match (&self.ways, attempt.transport) {
             (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, way),
             (Ways::Clear { tcp, .. }, _) => tcp.send(sent, way),
             (Ways::Tls(connection), _) => connection.send(sent, way),
         };
+        // What this machine kept back was not sent.
+        if !matches!(result, Err(FailureKind::Local(_))) {
+            metrics.sent(attempt.transport as usize);
+            if attempt.hedge {
+                metrics.hedges.inc();
+            }
+        }
         if let Err(kind) = result {
             metrics.in_flight.dec();
             way.inbox.put(way.number, Event::Failed(kind));
@@ -252,11 +272,7 @@ impl Run {
     fn charge(&mut self, number: usize, kind: FailureKind) {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
         let Some(server) = self.servers.get(attempt.candidate) else { return };
-        if kind == FailureKind::Quota {
-            server.metrics.failed(kind.label());
-        } else {
-            server.failed(kind);
-        }
+        server.failed(kind);
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 
@@ -302,7 +318,8 @@ mod tests {
         let timeout = |tls_host: Option<&str>| {
             let metrics = metrics.server("up", "127.0.0.1:853");
             let server = Server::new("up", address, tls_host.map(str::to_owned), metrics, Arc::default());
-            Link::new(Arc::new(server)).candidate().timeout
+            let open = OpenSockets::new(Arc::new(Descriptors::unlimited()));
+            Link::new(Arc::new(server), &open).candidate().timeout
         };
         assert!(timeout(None) < tcp::SETUP);
         assert_eq!(timeout(Some("dns.test")), tcp::SETUP);

@@ -10,6 +10,7 @@
 //!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
 //! names ── the addresses of servers that are given by name
+//! local ── faults of this machine, for which no server is to blame
 //! standing ── how a server stands, since when and why, for those who watch
 //! ```
 
@@ -27,6 +28,7 @@ pub mod group;
 pub mod health;
 pub mod inbox;
 pub mod links;
+pub mod local;
 pub mod message;
 pub mod minute;
 pub mod names;
@@ -34,11 +36,13 @@ pub mod probe;
 pub mod quota;
 pub mod race;
 pub mod server;
+pub mod sockets;
 pub mod standing;
 pub mod tcp;
 pub mod udp;
 
 pub use group::Group;
+pub use local::LocalFault;
 pub use server::Server;
 
 /// What is asked of an upstream. Two equal questions may share one answer.
@@ -104,7 +108,7 @@ pub enum FailureKind {
     Timeout,
     /// The host says that nobody listens there.
     ConnectionRefused,
-    /// The host or its network cannot be reached, the connection broke, or too much is under way to this server.
+    /// The host or its network cannot be reached, or the connection broke.
     Network,
     /// It answered SERVFAIL.
     Servfail,
@@ -122,6 +126,8 @@ pub enum FailureKind {
     Tls(TlsFault),
     /// The group's `max_qps` is used up; nothing was asked.
     Quota,
+    /// This machine could not ask; nothing is known of the server.
+    Local(LocalFault),
 }
 
 /// Why TLS could not be set up.
@@ -174,6 +180,16 @@ impl FailureKind {
         matches!(self, Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode)
     }
 
+    /// Whether asking the same server again at once would come to the same.
+    fn is_final(self) -> bool {
+        self.is_reply() || matches!(self, Self::Local(fault) if !fault.is_brief())
+    }
+
+    /// Whether it is the server's: it then counts for the server's health.
+    pub fn is_servers(self) -> bool {
+        !matches!(self, Self::Quota | Self::Local(_))
+    }
+
     /// The value of the label `kind` in metrics.
     pub fn label(self) -> &'static str {
         match self {
@@ -188,6 +204,7 @@ impl FailureKind {
             Self::Malformed => "malformed",
             Self::Tls(_) => "tls",
             Self::Quota => "quota",
+            Self::Local(_) => "local",
         }
     }
 
@@ -205,6 +222,7 @@ impl FailureKind {
             Self::Malformed => "malformed reply",
             Self::Tls(fault) => fault.words(),
             Self::Quota => "not asked: max_qps is used up",
+            Self::Local(fault) => fault.words(),
         }
     }
 }
@@ -226,13 +244,18 @@ impl Failure {
         Self { tried: Vec::new(), extended_error: Some((crate::wire::ede::OTHER, why.into())) }
     }
 
-    /// Whether nobody was asked, because of `max_qps`.
+    /// Whether it says nothing of the name: nobody was asked, because of `max_qps`; or some server was not asked at all
+    /// because this machine could not, which might have answered.
     pub fn is_unasked(&self) -> bool {
-        !self.tried.is_empty() && self.tried.iter().all(|(_, _, kind)| *kind == FailureKind::Quota)
+        let is_local = |kind: FailureKind| matches!(kind, FailureKind::Local(_));
+        let asked = |server| self.tried.iter().any(|(other, _, kind)| *other == server && !is_local(*kind));
+        let left_out = self.tried.iter().any(|(server, _, kind)| is_local(*kind) && !asked(*server));
+        let by_quota = self.tried.iter().all(|(_, _, kind)| *kind == FailureKind::Quota);
+        !self.tried.is_empty() && (by_quota || left_out)
     }
 
-    /// The extended error that tells a client of it: 23 if some server answered or could be reached, else 22
-    /// (RFC 8914 sections 4.23 and 4.24), and what was tried, each server once.
+    /// The extended error that tells a client of it: 0 if this machine alone failed, 23 if some server answered or could be
+    /// reached, else 22 (RFC 8914 sections 4.1, 4.23 and 4.24), and what was tried, each server once.
     pub fn explain(&self, group: &str) -> (u16, String) {
         use std::fmt::Write;
 
@@ -244,7 +267,7 @@ impl Failure {
                 continue;
             }
             let over = match (transport, kind) {
-                (_, FailureKind::Tls(_) | FailureKind::Quota) | (Transport::Udp, _) => "",
+                (_, FailureKind::Tls(_) | FailureKind::Quota | FailureKind::Local(_)) | (Transport::Udp, _) => "",
                 (Transport::Tcp, _) => " over TCP",
                 (Transport::Tls, _) => " over TLS",
             };
@@ -260,7 +283,13 @@ impl Failure {
             let _ = write!(text, "; extended error {code} {}", String::from_utf8_lossy(detail));
         }
         let heard = self.tried.iter().any(|(_, _, kind)| kind.is_reply());
-        (if heard { ede::NETWORK_ERROR } else { ede::NO_REACHABLE_AUTHORITY }, text)
+        let local = |(_, _, kind): &(_, _, FailureKind)| matches!(kind, FailureKind::Local(_));
+        let code = match (heard, !self.tried.is_empty() && self.tried.iter().all(local)) {
+            (_, true) => ede::OTHER,
+            (true, _) => ede::NETWORK_ERROR,
+            (false, _) => ede::NO_REACHABLE_AUTHORITY,
+        };
+        (code, text)
     }
 }
 

@@ -55,7 +55,12 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
         // The link itself tells the server's health of a reply.
         match timeout(PATIENCE, inbox.next()).await {
             Ok((_, Event::Reply(..) | Event::CaseFolded)) => {}
-            Ok((_, Event::Failed(kind))) => server.failed(kind),
+            Ok((_, Event::Failed(kind))) => {
+                if !kind.is_servers() {
+                    server.was_not_probed();
+                }
+                server.failed(kind);
+            }
             // One of before its return must not count against it after that.
             Err(_) if server.has_answered_since(at) => {}
             Err(_) => server.failed(FailureKind::Timeout),

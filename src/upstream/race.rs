@@ -5,7 +5,7 @@
 //!    hedges are at most 5 % of queries beyond a burst, so that a slow network is not made slower.
 //! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
 //!    without regard to the budget. When all were asked, begin again with those that were silent, each server at most
-//!    three times; one that answered with an error would only say it again.
+//!    three times; one that answered with an error would only say it again. One that this machine cannot ask is left out.
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
 //!
@@ -96,7 +96,7 @@ pub struct Race {
 struct Runner {
     candidate: Candidate,
     tries: u8,
-    /// It answered with an error.
+    /// It answered with an error, or this machine cannot ask it.
     out: bool,
 }
 
@@ -196,8 +196,9 @@ impl Race {
                 self.go_on(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
             outcome => {
-                let error = matches!(outcome, Outcome::Failed(kind) if kind.is_reply());
-                self.runners[attempt.candidate].out |= error;
+                // Neither a server's error nor a lasting fault of this machine would be another one at once.
+                let is_final = matches!(outcome, Outcome::Failed(kind) if kind.is_final());
+                self.runners[attempt.candidate].out |= is_final;
                 // One that was overdue has its successor already.
                 self.successor_owed |= !overdue;
             }
@@ -293,6 +294,7 @@ impl Race {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::LocalFault;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -362,6 +364,26 @@ mod tests {
         race.ended(0, Outcome::Failed(FailureKind::Servfail));
         assert_eq!(sent(race.step(start, never)).candidate, 1);
         race.ended(1, Outcome::Failed(FailureKind::Refused));
+        assert_eq!(race.step(start, never), Step::Lost);
+    }
+
+    #[test]
+    fn a_local_fault_goes_on_to_another_server_at_once() {
+        let (mut race, start) = race(2);
+        sent(race.step(start, never));
+        race.ended(0, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        assert_eq!(sent(race.step(start, never)).candidate, 1);
+        race.ended(1, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        assert_eq!(race.step(start, never), Step::Lost);
+    }
+
+    #[test]
+    fn a_brief_local_fault_is_tried_again() {
+        let (mut race, start) = race(1);
+        for number in 0..usize::from(TRIES_PER_SERVER) {
+            sent(race.step(start, never));
+            race.ended(number, Outcome::Failed(FailureKind::Local(LocalFault::Buffers)));
+        }
         assert_eq!(race.step(start, never), Step::Lost);
     }
 

@@ -107,10 +107,10 @@ impl Server {
         }
     }
 
-    /// An attempt failed. One that got a reply says nothing of the server's health.
+    /// An attempt failed. One that got a reply says nothing of the server's health, nor does one that was never sent.
     pub fn failed(&self, kind: FailureKind) {
         self.metrics.failed(kind.label());
-        if kind.is_reply() {
+        if kind.is_reply() || !kind.is_servers() {
             return;
         }
         lock(&self.last_failures).push(kind);
@@ -130,9 +130,22 @@ impl Server {
         }
     }
 
+    /// Takes down a failure that is this machine's, as soon as it is seen; returns it.
+    pub(super) fn noted(&self, kind: FailureKind) -> FailureKind {
+        if let FailureKind::Local(fault) = kind {
+            self.metrics.local_fault(fault.index(), wall_clock());
+        }
+        kind
+    }
+
     /// Whether a probe is due now; the next one is then set for later. `in_use`: see [`super::Group::in_use`].
     pub fn probe_due(&self, now: Instant, in_use: bool) -> bool {
         self.health().probe_due(now, rand::random(), in_use)
+    }
+
+    /// The last probe was not sent: this machine could not.
+    pub(super) fn was_not_probed(&self) {
+        self.health().was_not_probed();
     }
 
     /// What one more query would have to wait for there, as far as can be told.

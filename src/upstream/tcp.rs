@@ -22,8 +22,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::inbox::{Event, Inbox};
 use super::links::Way;
 use super::message::{Judgement, Sent, keepalive};
-use super::udp::kind_of;
-use super::{FailureKind, Server, encrypted};
+use super::sockets::{OpenSocket, OpenSockets};
+use super::udp::{arrived, kind_of};
+use super::{FailureKind, LocalFault, Server, encrypted};
 
 /// Queries in flight on the connection; more are refused, which sends them to another server.
 const IN_FLIGHT: usize = 512;
@@ -45,6 +46,7 @@ const SWEEP_EVERY: usize = 32;
 pub struct TcpLink {
     server: Arc<Server>,
     pool: RefCell<Vec<Pooled>>,
+    open: Rc<OpenSockets>,
 }
 
 /// One connection, as those see it who have a query for it.
@@ -83,8 +85,8 @@ struct Asked {
 
 impl TcpLink {
     /// No connection is opened before it is needed.
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server, pool: RefCell::default() }
+    pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
+        Self { server, pool: RefCell::default(), open }
     }
 
     /// Whether a query would be written at once.
@@ -103,22 +105,27 @@ impl TcpLink {
         let patience = if way.again { STALLED_AGAIN } else { STALLED };
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
-        let may_open = pool.len() < connections;
+        let place = if pool.len() < connections { self.open.connection(pool.is_empty()) } else { None };
         let stalled = |pooled: &Pooled| pooled.is_stalled(at, patience);
         let best = pool.iter().min_by_key(|pooled| (stalled(pooled), pooled.state.waiting.get()));
-        if let Some(best) = best.filter(|best| !(may_open && stalled(best))) {
+        if let Some(best) = best.filter(|best| !(place.is_some() && stalled(best))) {
             asked = match best.take(asked) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(_)) => return Err(FailureKind::Network),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    return Err(self.server.noted(FailureKind::Local(LocalFault::Busy)));
+                }
                 Err(mpsc::error::TrySendError::Closed(asked)) => asked,
             };
         }
+        let busy = FailureKind::Local(LocalFault::Busy);
+        // Only where the best one closed this very moment, and others are all that there may be.
+        let Some(place) = place else { return Err(self.server.noted(busy)) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
         let state = Rc::new(State { open: Cell::new(false), waiting: Cell::new(0), alive: Cell::new(at) });
         let pooled = Pooled { queue, state: Rc::clone(&state) };
-        pooled.take(asked).map_err(|_| FailureKind::Network)?;
+        pooled.take(asked).map_err(|_| busy)?;
         pool.push(pooled);
-        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, state));
+        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, state, place));
         Ok(())
     }
 }
@@ -150,13 +157,14 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
 }
 
 /// Opens connections as long as there are queries for them.
-async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<State>) {
+async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<State>, _place: OpenSocket) {
     let mut connection = Connection { server, state, waiting: HashMap::new(), idle: IDLE, served: false };
     let last = loop {
         let stream = timeout(SETUP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(kind) => {
+                connection.server.noted(kind);
                 connection.fail_those_who_had_their_chance(kind);
                 break kind;
             }
@@ -167,7 +175,7 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<
         match end {
             // The peer is told, inside TLS too, and nobody waits for that.
             Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SETUP, stream.shutdown()).await })),
-            Err(error) => connection.fail_those_who_had_their_chance(kind_of(&error)),
+            Err(error) => connection.fail_those_who_had_their_chance(arrived(&error)),
         }
         if connection.waiting.is_empty() && queue.is_empty() {
             break FailureKind::Network;

@@ -3,6 +3,9 @@
 //! A guesser must hit address, port, id, letter case and time at once (RFC 5452): sockets are connected, so the kernel
 //! drops what comes from elsewhere and reports closed ports; each sits on a random port and is renewed; ids are random.
 //! A datagram that does not match is ignored and the wait goes on.
+//!
+//! Ports are opened as they are needed, and closed when they have been idle. Where file descriptors are scarce there are
+//! fewer; where none is left, the ports that there are serve on, and are renewed later.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,15 +25,17 @@ use tokio::time::Instant;
 use super::inbox::{Event, Inbox};
 use super::links::Way;
 use super::message::{Judgement, Sent};
-use super::{FailureKind, Server};
+use super::sockets::{OpenSocket, OpenSockets};
+use super::{FailureKind, LocalFault, Server};
+use crate::admission::descriptors::PORTS;
 
-/// Ports in rotation per worker and server.
-pub const PORTS: usize = 64;
 /// Queries after which a port is renewed.
 const RENEW_AFTER: u32 = 512;
 /// The age after which a port is renewed.
 const RENEW_AGE: Duration = Duration::from_secs(120);
-/// Queries in flight on one port; more are refused, which sends them to another server.
+/// The time without a query after which a port is closed. A new one costs less than a query does.
+const IDLE: Duration = Duration::from_secs(15);
+/// Queries in flight on one port; where all ports have so many, more are sent to another server.
 const IN_FLIGHT_PER_PORT: usize = 512;
 /// How often queries for which nobody waits any more are swept out, while there are any.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
@@ -47,6 +52,7 @@ const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 pub struct UdpLink {
     server: Arc<Server>,
     ports: Rc<Ports>,
+    open: Rc<OpenSockets>,
 }
 
 /// The rotation, and whether someone sweeps it.
@@ -58,10 +64,26 @@ struct Ports {
 struct Port {
     socket: AsyncFd<UdpSocket>,
     opened: Instant,
+    used: Cell<Instant>,
     uses: Cell<u32>,
     /// By id: these are drawn here, so nobody can make them collide.
     waiting: RefCell<HashMap<u16, Waiting>>,
     retired: Notify,
+    _place: OpenSocket,
+}
+
+impl Port {
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.uses.get() < RENEW_AFTER && now < self.opened + RENEW_AGE
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.borrow().len() < IN_FLIGHT_PER_PORT
+    }
 }
 
 struct Waiting {
@@ -74,9 +96,9 @@ struct Waiting {
 
 impl UdpLink {
     /// No port is opened before it is needed.
-    pub fn new(server: Arc<Server>) -> Self {
+    pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let slots = RefCell::new((0..PORTS).map(|_| None).collect());
-        Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }) }
+        Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }), open }
     }
 
     /// Sends a query; what becomes of it goes the given way.
@@ -84,21 +106,20 @@ impl UdpLink {
     /// # Errors
     /// The kernel will not send it, or too many queries are in flight.
     pub(super) fn send(&self, mut sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
-        let port = self.port(way.at).map_err(|error| kind_of(&error))?;
+        let port = self.port(way.at)?;
+        port.uses.set(port.uses.get().saturating_add(1));
+        port.used.set(way.at);
         let mut waiting = port.waiting.borrow_mut();
-        if waiting.len() >= IN_FLIGHT_PER_PORT {
-            return Err(FailureKind::Network);
-        }
         while waiting.contains_key(&sent.id()) {
             sent.set_id(rand::random());
         }
         let socket = port.socket.get_ref();
         let result = match socket.send(sent.bytes()) {
-            // The report of an earlier query's fate; it has been taken off the socket now.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(sent.bytes()),
+            // It may be the report of an earlier query's fate, which has been taken off the socket now.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => socket.send(sent.bytes()),
             result => result,
         };
-        result.map_err(|error| kind_of(&error))?;
+        result.map_err(|error| self.server.noted(kind_of(&error)))?;
         let Way { number, at, until, .. } = *way;
         waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(way.inbox) });
         if !self.ports.swept.replace(true) {
@@ -107,33 +128,92 @@ impl UdpLink {
         Ok(())
     }
 
-    /// A port of the rotation, drawn at random.
-    fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
-        let mut ports = self.ports.slots.borrow_mut();
-        let slot = &mut ports[rand::rng().random_range(0..PORTS)];
-        if let Some(port) = slot {
-            if port.uses.get() < RENEW_AFTER && now < port.opened + RENEW_AGE {
-                port.uses.set(port.uses.get() + 1);
-                return Ok(Rc::clone(port));
-            }
-            port.retired.notify_one();
+    /// A port of the rotation, drawn at random; where it cannot be opened, another one that is open.
+    fn port(&self, now: Instant) -> Result<Rc<Port>, FailureKind> {
+        let mut slots = self.ports.slots.borrow_mut();
+        let at = rand::rng().random_range(0..self.open.ports_per_server().clamp(1, PORTS));
+        let port = match &slots[at] {
+            Some(port) if !port.is_fresh(now) => self.renew(&mut slots, at, now),
+            Some(port) if port.has_room() => Ok(Rc::clone(port)),
+            Some(_) => Err(FailureKind::Local(LocalFault::Busy)),
+            None => self.renew(&mut slots, at, now),
+        };
+        let failure = match port {
+            Ok(port) => return Ok(port),
+            Err(failure) => failure,
+        };
+        let open: Vec<_> = slots.iter().flatten().filter(|port| port.has_room()).collect();
+        match open.len() {
+            0 => Err(self.server.noted(failure)),
+            count => Ok(Rc::clone(open[rand::rng().random_range(0..count)])),
         }
+    }
+
+    /// Opens a port in a place of the rotation that is empty or due to be renewed.
+    fn renew(&self, slots: &mut [Option<Rc<Port>>], at: usize, now: Instant) -> Result<Rc<Port>, FailureKind> {
+        let others = slots.iter().enumerate().any(|(other, slot)| other != at && slot.is_some());
+        // The old one makes room first, unless it still waits for replies or is the only one.
+        let is_idle = slots[at].as_ref().is_none_or(|port| port.is_idle());
+        if others && is_idle {
+            retire(&mut slots[at]);
+        }
+        match self.open_port(now, !others && is_idle) {
+            Ok(Some(port)) => {
+                retire(&mut slots[at]);
+                slots[at] = Some(Rc::clone(&port));
+                Ok(port)
+            }
+            // As many are open as there may be: not a fault as long as one of them serves.
+            Ok(None) => Err(FailureKind::Local(LocalFault::Busy)),
+            Err(error) => {
+                let failure = kind_of(&error);
+                // Told also where another port serves instead.
+                if slots.iter().any(Option::is_some) {
+                    self.server.noted(failure);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens a port; none where there is no room for it.
+    fn open_port(&self, now: Instant, first: bool) -> io::Result<Option<Rc<Port>>> {
+        let Some(place) = self.open.port(first) else { return Ok(None) };
         let port = Rc::new(Port {
             socket: watched(open(self.server.address)?)?,
             opened: now,
-            uses: Cell::new(1),
+            used: Cell::new(now),
+            uses: Cell::new(0),
             waiting: RefCell::default(),
             retired: Notify::new(),
+            _place: place,
         });
         tokio::task::spawn_local(read(Rc::clone(&port), Arc::clone(&self.server)));
-        *slot = Some(Rc::clone(&port));
-        Ok(port)
+        Ok(Some(port))
+    }
+
+    /// Closes the ports that have not been used for a while, and those beyond the rotation.
+    pub(super) fn close_idle(&self, now: Instant) {
+        let in_rotation = self.open.ports_per_server();
+        for (at, slot) in self.ports.slots.borrow_mut().iter_mut().enumerate() {
+            let is_over = |port: &Rc<Port>| port.is_idle() && (at >= in_rotation || now >= port.used.get() + IDLE);
+            if slot.as_ref().is_some_and(is_over) {
+                retire(slot);
+            }
+        }
+    }
+}
+
+/// Takes a port out of the rotation: it closes once nobody waits there, and soon.
+fn retire(slot: &mut Option<Rc<Port>>) {
+    if let Some(port) = slot.take() {
+        port.retired.notify_one();
     }
 }
 
 impl Drop for UdpLink {
     fn drop(&mut self) {
-        self.ports.slots.borrow().iter().flatten().for_each(|port| port.retired.notify_one());
+        self.ports.slots.borrow_mut().iter_mut().for_each(retire);
     }
 }
 
@@ -186,14 +266,14 @@ fn drain(port: &Port, server: &Server) {
         match port.socket.try_io(Interest::READABLE, |socket| socket.recv(&mut buffer)) {
             Ok(len) => dispatch(port, server, &buffer[..len], now),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => fail_all(port, server, kind_of(&error)),
+            Err(error) => fail_all(port, server, arrived(&error)),
         }
     }
     // Asked for until there is none, so that the same report does not wake the task again.
     while let Err(error) = port.socket.try_io(Interest::ERROR, report)
         && error.kind() != io::ErrorKind::WouldBlock
     {
-        fail_all(port, server, kind_of(&error));
+        fail_all(port, server, arrived(&error));
     }
 }
 
@@ -247,8 +327,16 @@ fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, ARRIVALS)
 }
 
-/// Which failure an error of the socket is.
+/// Which failure an error of a socket is, when it is opened or written to.
 pub(super) fn kind_of(error: &io::Error) -> FailureKind {
+    match LocalFault::of(error) {
+        Some(fault) => FailureKind::Local(fault),
+        None => arrived(error),
+    }
+}
+
+/// Which failure an error is that was reported to a socket later on: it came over the network, whatever its number.
+pub(super) fn arrived(error: &io::Error) -> FailureKind {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => FailureKind::ConnectionRefused,
         io::ErrorKind::TimedOut => FailureKind::Timeout,

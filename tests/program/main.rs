@@ -4,6 +4,7 @@
 mod addresses;
 mod support;
 
+mod abuse_descriptors;
 mod abuse_memory;
 mod admin;
 mod api;

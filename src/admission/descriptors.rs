@@ -1,0 +1,203 @@
+//! How the file descriptors that the process may open are shared out, so that nobody who opens some can take them all.
+//!
+//! ```text
+//! limit (RLIMIT_NOFILE)
+//!   - open at the start, and what each thread opens to run       as many as it takes
+//!   - pages: connections to the admin pages                      1/16 of the limit, 8 to 64
+//!   - reports: connections to clients' reports, if there are any  4 times that
+//!   - spare: files, the Kubernetes API, names, ports to close    1/16 of the limit, 8 to 64
+//!   = free ── clients' connections                               half at least, and never less than 4
+//!          └─ upstreams, the same for each thread                half at least: UDP ports, connections
+//! ```
+//!
+//! What one half does not want the other may have. Pure: what is open and what is wanted are arguments.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// UDP ports in rotation per thread and server, where there are descriptors enough.
+pub const PORTS: usize = 64;
+/// What a thread opens to run: an event queue, what wakes it, its end of the signals; twice that, for what a library adds.
+const PER_THREAD: usize = 8;
+/// Of the limit, the pages may take one part in so many, and as much is spare.
+const PART: usize = 16;
+/// Bounds of each of these parts.
+const LEAST_PART: usize = 8;
+const MOST_PART: usize = 64;
+/// Parts for reports: there are more clients than scrapers.
+const REPORT_PARTS: usize = 4;
+/// Connections of clients that are admitted even where nothing is free for them: TCP is not optional (RFC 7766).
+const LEAST_CLIENTS: usize = 4;
+/// Of a thread's descriptors for upstreams, connections may take one part in so many where there are too few.
+const CONNECTIONS_PART: usize = 4;
+/// Of a thread's UDP ports, one part in so many is for renewed ones that still wait for replies.
+const LINGER_PART: usize = 4;
+
+/// What the configuration would take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Connections of clients.
+    pub clients: usize,
+    /// Upstream servers.
+    pub servers: usize,
+    /// Connections of one thread to all of them.
+    pub connections: usize,
+}
+
+impl Wish {
+    /// Descriptors that one thread would take for upstreams.
+    fn of_thread(self) -> usize {
+        // With room for renewed ports that still wait.
+        (self.servers * PORTS * LINGER_PART).div_ceil(LINGER_PART - 1) + self.connections
+    }
+}
+
+/// What one thread may open for upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadShare {
+    /// UDP ports in rotation for each server, 1 at least.
+    pub ports_per_server: usize,
+    /// UDP ports in all; a server's first one may always be opened.
+    pub ports: usize,
+    /// Connections in all; a server's first one may always be opened.
+    pub connections: usize,
+}
+
+/// The shares of a process.
+#[derive(Debug)]
+pub struct Descriptors {
+    limit: usize,
+    free: usize,
+    pages: usize,
+    threads: usize,
+    clients: AtomicUsize,
+    of_thread: AtomicUsize,
+}
+
+impl Descriptors {
+    /// Shares of a process that may open `limit`, has opened or will open `fixed` whatever it is asked, and has so many
+    /// threads that ask upstreams. `reports`: whether clients may look at theirs.
+    pub fn new(limit: usize, fixed: usize, threads: usize, reports: bool) -> Self {
+        let part = (limit / PART).clamp(LEAST_PART, MOST_PART);
+        let parts = if reports { 2 + REPORT_PARTS } else { 2 };
+        let free = limit.saturating_sub(fixed + threads * PER_THREAD + parts * part);
+        Self { limit, free, pages: part, threads: threads.max(1), clients: 0.into(), of_thread: 0.into() }
+    }
+
+    /// Shares without bounds.
+    pub fn unlimited() -> Self {
+        let shares = Self::new(usize::MAX, 0, 1, false);
+        shares.share_out(Wish::default());
+        shares
+    }
+
+    /// Shares out what is free; whether there is as much as `wish` would take.
+    pub fn share_out(&self, wish: Wish) -> bool {
+        let upstreams = wish.of_thread().saturating_mul(self.threads);
+        let half = self.free / 2;
+        // A new configuration may want more later on, so what nobody wants is nobody's bound.
+        let clients = half.max(self.free.saturating_sub(upstreams)).max(LEAST_CLIENTS);
+        let rest = half.max(self.free.saturating_sub(wish.clients));
+        self.clients.store(clients, Ordering::Relaxed);
+        self.of_thread.store(rest / self.threads, Ordering::Relaxed);
+        wish.clients <= clients && wish.of_thread() <= rest / self.threads
+    }
+
+    /// The limit of the process.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The limit that `wish` would take.
+    pub fn needed(&self, wish: Wish) -> usize {
+        self.limit - self.free + wish.clients + wish.of_thread() * self.threads
+    }
+
+    /// Connections of clients.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Connections to the admin pages.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Connections to clients' reports.
+    pub fn reports(&self) -> usize {
+        self.pages * REPORT_PARTS
+    }
+
+    /// What one thread may open for so many upstream servers, with so many connections to all of them.
+    pub fn of_thread(&self, servers: usize, connections: usize) -> ThreadShare {
+        let (share, servers) = (self.of_thread.load(Ordering::Relaxed), servers.max(1));
+        let wish = Wish { clients: 0, servers, connections };
+        let connections = match wish.of_thread() <= share {
+            true => connections,
+            false => connections.min((share / CONNECTIONS_PART).max(servers)),
+        };
+        let ports = share.saturating_sub(connections);
+        let in_rotation = ports - ports / LINGER_PART;
+        ThreadShare { ports_per_server: (in_rotation / servers).clamp(1, PORTS), ports, connections }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WISH: Wish = Wish { clients: 1_024, servers: 3, connections: 6 };
+
+    #[test]
+    fn where_there_are_enough_nothing_shrinks() {
+        let shares = Descriptors::new(1 << 20, 300, 17, true);
+        assert!(shares.share_out(WISH));
+        assert!(shares.clients() > 100_000 && shares.pages() == 64);
+        let share = shares.of_thread(3, 6);
+        assert_eq!((share.ports_per_server, share.connections), (PORTS, 6));
+        // A configuration of more servers and clients has room too.
+        assert_eq!(shares.of_thread(30, 60).ports_per_server, PORTS);
+        assert!(shares.needed(WISH) < 10_000 && shares.limit() == 1 << 20);
+    }
+
+    #[test]
+    fn where_there_are_not_no_one_can_take_what_is_for_others() {
+        for (limit, fixed, threads) in [(1_024, 120, 17), (256, 40, 3), (128, 30, 2), (512, 200, 17)] {
+            let shares = Descriptors::new(limit, fixed, threads, false);
+            assert!(!shares.share_out(WISH), "{limit}");
+            for servers in [1, 3, 12] {
+                let ThreadShare { ports_per_server, ports, connections } = shares.of_thread(servers, 2 * servers);
+                // The first ones of each server are always opened; beyond them all keep to the limit.
+                let upstreams = (ports + connections).max(2 * servers) * threads;
+                let others = fixed + threads * PER_THREAD + shares.pages() + LEAST_PART;
+                if 2 * servers * threads <= shares.free / 2 {
+                    assert!(upstreams + shares.clients() + others <= limit, "{limit} {servers}");
+                }
+                assert!((1..PORTS).contains(&ports_per_server) && connections >= servers.min(2 * servers));
+            }
+            assert!(shares.needed(WISH) > limit);
+        }
+    }
+
+    #[test]
+    fn what_one_half_does_not_want_the_other_has() {
+        let shares = Descriptors::new(1_024, 40, 3, false);
+        let few = Wish { clients: 1_024, servers: 1, connections: 2 };
+        assert!(!shares.share_out(few));
+        assert!(shares.clients() > shares.free / 2);
+        assert_eq!(shares.of_thread(1, 2).ports_per_server, PORTS);
+        let quiet = Wish { clients: 16, servers: 8, connections: 16 };
+        shares.share_out(quiet);
+        assert!(shares.of_thread(8, 16).ports > shares.free / 2 / 3);
+    }
+
+    #[test]
+    fn a_limit_below_what_is_fixed_leaves_one_port_for_each_server() {
+        let shares = Descriptors::new(64, 60, 2, false);
+        assert!(!shares.share_out(WISH));
+        assert_eq!(shares.clients(), LEAST_CLIENTS);
+        let share = shares.of_thread(3, 6);
+        assert_eq!(share, ThreadShare { ports_per_server: 1, ports: 0, connections: 3 });
+        let unlimited = Descriptors::unlimited();
+        assert!(unlimited.clients() > 1 << 40 && unlimited.of_thread(1, 2).ports_per_server == PORTS);
+    }
+}

@@ -1,0 +1,60 @@
+//! The limit of open files: raised as far as it goes, and shared out.
+
+use std::fs;
+use std::sync::Arc;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::admission::descriptors::{Descriptors, Wish};
+use crate::config::{Config, ServerAddress};
+
+/// Addresses that a server's name is counted for; it may have up to eight.
+const OF_A_NAME: usize = 4;
+/// The limit where the system does not say it: the usual one.
+const USUAL: usize = 1_024;
+
+/// Raises the soft limit of open files to the hard one. The low soft limit is for programs that use select(2), which fails
+/// beyond 1,024; nodens does not.
+pub fn raise_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Shares out what the process may open besides what is open by now: its listeners and their copies. Each worker opens one
+/// more for each of `watched` listeners.
+pub(super) fn shares(config: &Config, workers: usize, watched: usize) -> Arc<Descriptors> {
+    let limit =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
+    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // Workers and the control thread ask upstreams.
+    let descriptors = Arc::new(Descriptors::new(limit, open + watched, workers + 1, !config.report.is_empty()));
+    share_out(&descriptors, config);
+    descriptors
+}
+
+/// Shares out anew for a configuration; says so in the log if it would take more.
+pub(super) fn share_out(descriptors: &Descriptors, config: &Config) {
+    let mut wish = Wish { clients: config.server.tcp_connections, servers: 0, connections: 0 };
+    for upstream in &config.upstreams {
+        let count = |server: &ServerAddress| if matches!(server, ServerAddress::Named { .. }) { OF_A_NAME } else { 1 };
+        let servers: usize = upstream.servers.iter().map(count).sum();
+        wish.servers += servers;
+        wish.connections += servers * upstream.tcp_connections;
+    }
+    if !descriptors.share_out(wish) {
+        let share = descriptors.of_thread(wish.servers, wish.connections);
+        tracing::warn!(
+            limit = descriptors.limit(),
+            needed = descriptors.needed(wish),
+            client_connections = descriptors.clients().min(wish.clients),
+            ports_per_server = share.ports_per_server,
+            upstream_connections_per_worker = share.connections,
+            "the limit of open files (RLIMIT_NOFILE) is below what the configuration may take: fewer are opened"
+        );
+    }
+}

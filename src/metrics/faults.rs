@@ -1,0 +1,100 @@
+//! Faults of this machine: how often each came, and since when it lasts.
+//!
+//! A fault that comes with each query is told once when it begins and once when it is over, never for each query.
+
+use std::array;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use prometheus::{IntCounter, Registry};
+
+use super::counters;
+use super::events::{Events, Kind, UnixMillis};
+
+/// The values of the label `cause`, each with what to say of it.
+pub const CAUSES: [(&str, &str); 6] = [
+    ("descriptors", "no file descriptor left (EMFILE, ENFILE); raise the limit of open files, see process_max_fds"),
+    ("buffers", "no memory or buffer for a socket (ENOBUFS, ENOMEM, EAGAIN, ENOSPC)"),
+    ("ports", "no local port left (EADDRNOTAVAIL, EADDRINUSE); see net.ipv4.ip_local_port_range"),
+    ("forbidden", "a socket operation is forbidden here (EPERM); see the firewall's output rules"),
+    ("unsupported", "a socket operation is not supported here (EAFNOSUPPORT and the like)"),
+    ("busy", "too many queries in flight to one server"),
+];
+
+/// A fault that has not come for so many milliseconds is over.
+const OVER_AFTER: UnixMillis = 10_000;
+
+/// The faults of all threads.
+#[derive(Debug)]
+pub struct Faults {
+    causes: [Cause; CAUSES.len()],
+    events: Arc<Events>,
+}
+
+#[derive(Debug)]
+struct Cause {
+    count: IntCounter,
+    last: AtomicU64,
+    lasts: AtomicBool,
+}
+
+impl Faults {
+    pub(super) fn new(registry: &Registry, events: Arc<Events>) -> prometheus::Result<Self> {
+        let counts = counters(
+            registry,
+            "local_faults_total",
+            "Socket operations that this machine refused, by cause; no server is to blame for them.",
+            &["cause"],
+        )?;
+        let cause = |index: usize| Cause {
+            count: counts.with_label_values(&[CAUSES[index].0]),
+            last: AtomicU64::new(0),
+            lasts: AtomicBool::new(false),
+        };
+        Ok(Self { causes: array::from_fn(cause), events })
+    }
+
+    /// Counts a fault, by its index in [`CAUSES`]; the first one is told.
+    pub fn count(&self, index: usize, now: UnixMillis) {
+        let Some(cause) = self.causes.get(index) else { return };
+        cause.count.inc();
+        cause.last.store(now, Ordering::Relaxed);
+        if !cause.lasts.swap(true, Ordering::Relaxed) {
+            self.events.tell(now, Kind::LocalFault, (None, None), CAUSES[index].1);
+        }
+    }
+
+    /// Tells of faults that have not come again for a while.
+    pub fn check(&self, now: UnixMillis) {
+        for (cause, (label, _)) in self.causes.iter().zip(CAUSES) {
+            let is_over = now.abs_diff(cause.last.load(Ordering::Relaxed)) >= OVER_AFTER;
+            if cause.lasts.load(Ordering::Relaxed) && is_over && cause.lasts.swap(false, Ordering::Relaxed) {
+                self.events.tell(now, Kind::LocalFaultOver, (None, None), label);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_when_it_begins_and_when_it_is_over() {
+        let events = Arc::<Events>::default();
+        let faults = Faults::new(&Registry::new(), Arc::clone(&events)).expect("metrics");
+        let told = || -> Vec<_> { events.after(0).0.iter().map(|event| event.kind).collect() };
+        faults.check(1);
+        assert!(told().is_empty());
+        (0..1_000).for_each(|now| faults.count(0, now));
+        faults.check(999 + OVER_AFTER - 1);
+        assert_eq!(told(), [Kind::LocalFault]);
+        faults.check(999 + OVER_AFTER);
+        faults.check(2 * OVER_AFTER);
+        assert_eq!(told(), [Kind::LocalFault, Kind::LocalFaultOver]);
+        faults.count(0, 3 * OVER_AFTER);
+        faults.count(CAUSES.len(), 3 * OVER_AFTER);
+        assert_eq!(told().len(), 3);
+        assert_eq!(faults.causes[0].count.get(), 1_001);
+    }
+}

@@ -1,0 +1,104 @@
+//! The sockets that one thread has open towards upstreams, counted against its share of the file descriptors.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::admission::descriptors::{Descriptors, ThreadShare};
+
+/// What one thread has open, and what it may.
+#[derive(Debug)]
+pub struct OpenSockets {
+    descriptors: Arc<Descriptors>,
+    share: Cell<ThreadShare>,
+    ports: Cell<usize>,
+    connections: Cell<usize>,
+}
+
+/// One open socket; dropping it makes room for another.
+#[derive(Debug)]
+pub struct OpenSocket {
+    of: Rc<OpenSockets>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Port,
+    Connection,
+}
+
+impl OpenSockets {
+    /// Nothing is open yet.
+    pub fn new(descriptors: Arc<Descriptors>) -> Rc<Self> {
+        let share = Cell::new(descriptors.of_thread(1, 1));
+        Rc::new(Self { descriptors, share, ports: Cell::new(0), connections: Cell::new(0) })
+    }
+
+    /// From now on they are for so many servers, with so many connections to all of them.
+    pub fn serve(&self, servers: usize, connections: usize) {
+        self.share.set(self.descriptors.of_thread(servers, connections));
+    }
+
+    /// UDP ports in rotation for each server.
+    pub fn ports_per_server(&self) -> usize {
+        self.share.get().ports_per_server
+    }
+
+    /// Room for one more UDP port; the `first` one of a server always has it.
+    pub fn port(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
+        self.open(Kind::Port, first || self.ports.get() < self.share.get().ports)
+    }
+
+    /// Room for one more connection; the `first` one to a server always has it.
+    pub fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
+        self.open(Kind::Connection, first || self.connections.get() < self.share.get().connections)
+    }
+
+    fn open(self: &Rc<Self>, kind: Kind, has_room: bool) -> Option<OpenSocket> {
+        let count = self.count(kind);
+        has_room.then(|| {
+            count.set(count.get() + 1);
+            OpenSocket { of: Rc::clone(self), kind }
+        })
+    }
+
+    fn count(&self, kind: Kind) -> &Cell<usize> {
+        match kind {
+            Kind::Port => &self.ports,
+            Kind::Connection => &self.connections,
+        }
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        let count = self.of.count(self.kind);
+        count.set(count.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::descriptors::Wish;
+
+    #[test]
+    fn a_first_one_always_has_room_and_others_as_long_as_there_is_some() {
+        let descriptors = Descriptors::new(200, 60, 2, false);
+        descriptors.share_out(Wish { clients: 1_000, servers: 1, connections: 2 });
+        let open = OpenSockets::new(Arc::new(descriptors));
+        open.serve(1, 2);
+        let ports: Vec<_> = std::iter::from_fn(|| open.port(false)).collect();
+        assert!((1..64).contains(&ports.len()) && open.ports_per_server() < ports.len());
+        let first = open.port(true);
+        assert!(first.is_some() && open.port(false).is_none());
+        drop(first);
+        assert!(open.port(false).is_none());
+        drop(ports);
+        assert!(open.port(false).is_some());
+        let connections: Vec<_> = std::iter::from_fn(|| open.connection(false)).collect();
+        assert_eq!(connections.len(), 2);
+        assert!(open.connection(true).is_some());
+    }
+}

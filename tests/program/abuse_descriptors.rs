@@ -1,0 +1,297 @@
+//! A machine that runs out of file descriptors or of ports: no server is to blame for it, and it passes.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+
+use crate::addresses::own_address;
+use crate::support::client::{A, Tcp, code, data, lookup, option, query, query_with_option, receive, udp};
+use crate::support::space::{can_run, inside};
+use crate::support::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, upstream_on, zone};
+use hickory_proto::op::ResponseCode;
+use nodens::lab::fault::Behaviour;
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// The option of extended errors (RFC 8914).
+const EXTENDED_ERROR: u16 = 15;
+/// Datagrams under way at once, in these tests.
+const BURST: usize = 100;
+
+/// nodens under these limits of open files.
+fn start_within(soft: u32, hard: u32, config: &str) -> Nodens {
+    let (dir, program) = (Dir::new(), serve());
+    let file = dir.write("nodens.toml", config);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"")]);
+    command.arg(program.get_program()).args(program.get_args()).arg("--config").arg(file).env_remove("NODENS_LOG");
+    Nodens::spawn(&mut command, dir)
+}
+
+/// The process that serves, and how many file descriptors it has open.
+fn open_files(nodens: &Nodens) -> usize {
+    let worker = nodens.worker().expect("a worker");
+    fs::read_dir(format!("/proc/{worker}/fd")).expect("a process").count()
+}
+
+/// Sets the soft limit of open files of the process that serves.
+fn set_limit(nodens: &Nodens, limit: u32) {
+    let worker = nodens.worker().expect("a worker").to_string();
+    let status = Command::new("prlimit").args(["--pid", &worker, &format!("--nofile={limit}:")]).status();
+    assert!(status.expect("prlimit runs").success());
+}
+
+/// Sockets of any process that are connected to this address of IPv4 over UDP.
+fn sockets_to(address: SocketAddr) -> usize {
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address} is no address of IPv4") };
+    let peer = format!("{:08X}:{:04X}", u32::from(ip).swap_bytes(), address.port());
+    let table = fs::read_to_string("/proc/net/udp").expect("a table");
+    table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&peer)).count()
+}
+
+/// Asks for so many names that nobody has asked for, from many ports at once: how many got an answer.
+fn answered(server: SocketAddr, what: &str, count: usize) -> usize {
+    let names: Vec<_> = (0..count).map(|n| format!("{what}-{n}.lab.example")).collect();
+    let ask = |burst: &[String]| {
+        let send = |name: &String| {
+            let socket = udp(server);
+            socket.send(&query(7, name, A)).expect("sends");
+            socket
+        };
+        let sockets: Vec<_> = burst.iter().map(send).collect();
+        sockets.iter().filter(|socket| code(&receive(socket)) == ResponseCode::NoError).count()
+    };
+    names.chunks(BURST).map(ask).sum()
+}
+
+/// No server was held responsible for anything but silence, which a busy machine may cause, and all are well in the end.
+fn no_server_was_blamed(nodens: &Nodens, servers: usize) {
+    nodens.metric_becomes("nodens_upstream_healthy", &[], |healthy| healthy == servers as f64);
+    for kind in ["network", "connection_refused"] {
+        assert_eq!(nodens.metric("nodens_upstream_failures_total", &[("kind", kind)]), 0.0, "{kind}");
+    }
+    for down in nodens.log().iter().filter(|line| line.contains("upstream server is down")) {
+        assert!(down.contains("no reply, no reply, no reply\""), "{down}");
+    }
+}
+
+/// A connection from this address.
+fn connect_from(client: Ipv4Addr, server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");
+    socket.connect(&server.into()).expect("a connection");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream
+}
+
+#[test]
+fn the_soft_limit_is_raised_to_the_hard_one() {
+    let upstream = upstream(zone());
+    let nodens = start_within(256, 8_192, &config(&[&upstream], "workers = 2", ""));
+    assert_eq!(nodens.metric("process_max_fds", &[]), 8_192.0);
+    assert!(!nodens.log().iter().any(|line| line.contains("RLIMIT_NOFILE")), "{:?}", nodens.log());
+}
+
+#[test]
+fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
+    let upstreams = [upstream(zone()), upstream(zone()), upstream(zone())];
+    let servers = upstreams.each_ref();
+    // 4 workers x 3 servers x 64 ports would be 768.
+    let mut nodens = start_within(256, 256, &config(&servers, "workers = 4", "select = \"spread\""));
+    assert!(nodens.logged("RLIMIT_NOFILE").contains("\"limit\":256"));
+    let at_start = open_files(&nodens);
+    let mut most = 0;
+    for round in 0..24 {
+        assert_eq!(answered(nodens.address(), &format!("round-{round}"), BURST), BURST, "round {round}");
+        assert_eq!(nodens.get("/healthz").status, 200);
+        most = most.max(open_files(&nodens));
+    }
+    assert!(most > at_start + 12 && most < 240, "{at_start} {most}");
+    no_server_was_blamed(&nodens, 3);
+    assert_eq!(nodens.metric("nodens_local_faults_total", &[]), 0.0);
+    let open = || upstreams.iter().map(|upstream| sockets_to(upstream.address())).sum::<usize>();
+    // A group in use is probed from time to time, over one port.
+    eventually("idle ports to close", || (open() <= 6).then_some(()));
+    assert_eq!(nodens.log().iter().filter(|line| line.contains("RLIMIT_NOFILE")).count(), 1);
+}
+
+#[test]
+fn idle_connections_of_clients_leave_room_for_all_else() {
+    let upstream = upstream(zone());
+    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", ""));
+    // Each is within the limits of the file: 1,024 in all, 64 of one client.
+    let crowd: Vec<_> = (1..=10)
+        .flat_map(|client| (0..60).map(move |_| Ipv4Addr::new(127, 9, 0, client)))
+        .map(|client| connect_from(client, nodens.address()))
+        .collect();
+    nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected > 300.0);
+    assert_eq!(nodens.get("/healthz").status, 200);
+    assert_eq!(answered(nodens.address(), "beside", 300), 300);
+    assert!(nodens.metric("nodens_tcp_connections", &[]) > 20.0);
+    assert!(open_files(&nodens) < 250, "{}", open_files(&nodens));
+    no_server_was_blamed(&nodens, 1);
+    assert_eq!(nodens.metric("nodens_local_faults_total", &[]), 0.0);
+
+    drop(crowd);
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 0.0);
+    let mut tcp = Tcp::connect(nodens.address());
+    assert_eq!(data(&tcp.ask(&query(1, "after.lab.example", A))), ["192.0.2.1"]);
+}
+
+#[test]
+fn one_client_does_not_take_the_connections_of_all() {
+    let upstream = upstream(zone());
+    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", ""));
+    let _crowd: Vec<_> = (0..64).map(|_| connect_from(Ipv4Addr::new(127, 9, 0, 1), nodens.address())).collect();
+    nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected > 40.0);
+    let mut other = Tcp(connect_from(Ipv4Addr::new(127, 9, 0, 2), nodens.address()));
+    assert_eq!(data(&other.ask(&query(1, "a.lab.example", A))), ["192.0.2.1"]);
+}
+
+#[test]
+fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts() {
+    if !can_run(false, &["prlimit"]) {
+        return;
+    }
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+    let ask = |nodens: &Nodens, name: &str| {
+        let socket = udp(nodens.address());
+        socket.send(&query_with_option(7, name, EXTENDED_ERROR)).expect("sends");
+        receive(&socket)
+    };
+    // Whatever is open stays so, nothing new is opened.
+    set_limit(&nodens, 3);
+    for n in 0..50 {
+        let reply = ask(&nodens, &format!("{n}.lab.example"));
+        assert_eq!(code(&reply), ResponseCode::ServFail);
+        let error = option(&reply, EXTENDED_ERROR).expect("an extended error");
+        let text = String::from_utf8_lossy(&error[2..]).into_owned();
+        assert!(error.starts_with(&[0, 0]) && text.contains("no file descriptor left"), "{text}");
+    }
+    set_limit(&nodens, 4_096);
+    // The same names at once: their failure was not theirs, so it is not remembered.
+    for n in 0..50 {
+        assert_eq!(code(&ask(&nodens, &format!("{n}.lab.example"))), ResponseCode::NoError, "{n}");
+    }
+    no_server_was_blamed(&nodens, 1);
+    let metrics = nodens.metrics();
+    assert!(metrics.sum("nodens_local_faults_total", &[("cause", "descriptors")]) >= 50.0);
+    assert!(metrics.sum("nodens_upstream_failures_total", &[("kind", "local")]) >= 50.0);
+    nodens.logged("local fault is over");
+    let told = nodens.log().iter().filter(|line| line.contains("local fault: ")).count();
+    assert_eq!(told, 1, "once for all of them");
+}
+
+#[test]
+fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
+    if !can_run(false, &["prlimit"]) {
+        return;
+    }
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+    assert_eq!(answered(nodens.address(), "before", 4), 4);
+    assert!((1..60).contains(&sockets_to(upstream.address())));
+    set_limit(&nodens, 3);
+    // More than a port lives.
+    assert_eq!(answered(nodens.address(), "meanwhile", 3_000), 3_000);
+    // What connects now waits, and is served when there is room again.
+    let waits = TcpStream::connect(nodens.address()).expect("the kernel's backlog");
+    waits.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    nodens.logged("local fault: ");
+    set_limit(&nodens, 4_096);
+    assert_eq!(data(&Tcp(waits).ask(&query(1, "after.lab.example", A))), ["192.0.2.1"]);
+    no_server_was_blamed(&nodens, 1);
+}
+
+#[test]
+fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
+    let servers: Vec<Upstream> = (0..2).map(|_| upstream_on(own_address(), zone())).collect();
+    let addresses: Vec<_> = servers.iter().map(Upstream::address).collect();
+    let names = |address: SocketAddr| {
+        Zone::new("infra.example.").record(&format!("resolver.infra.example. 1 A {}", address.ip()))
+    };
+    let bootstrap = upstream(names(addresses[0]));
+    let mut nodens = Nodens::start(&format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [bootstrap]\nservers = [\"{}\"]\n[upstreams.up]\nservers = [\"resolver.infra.example:{}\"]\n\
+         [[route]]\nzones = [\".\"]\nto = \"up\"\n",
+        bootstrap.address(),
+        addresses[0].port()
+    ));
+    nodens.logged("upstream server found by its name");
+    assert_eq!(answered(nodens.address(), "one", 400), 400);
+    assert!(sockets_to(addresses[0]) > 50, "{}", sockets_to(addresses[0]));
+    bootstrap.set_zone(names(addresses[1])).expect("a zone");
+    nodens.logged("upstream server gone from its name");
+    // Queries go on, so that no port of the worker is closed because all is quiet.
+    let mut round = 0;
+    eventually("sockets to the old address to close", || {
+        round += 1;
+        assert_eq!(answered(nodens.address(), &format!("two-{round}"), 100), 100);
+        (sockets_to(addresses[0]) == 0).then_some(())
+    });
+    assert!(sockets_to(addresses[1]) > 0);
+}
+
+#[test]
+fn without_a_local_port_left_no_server_is_blamed() {
+    inside("abuse_descriptors::without_a_local_port_left_no_server_is_blamed", &[], || {
+        let (full, other) = (upstream(zone()), upstream(zone()));
+        // Each answer takes a connection.
+        full.set(Behaviour::truncated());
+        let group = format!("[upstreams.other]\nservers = [\"{}\"]\n", other.address());
+        let route = "[[route]]\nzones = [\"other.example\"]\nto = \"other\"\n";
+        let nodens = Nodens::start(&format!("{}{group}{route}", config(&[&full], "workers = 1", "")));
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 20015").expect("a range");
+        let mut taken = Vec::new();
+        while let Ok(stream) = TcpStream::connect(full.address()) {
+            SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("an option");
+            taken.push(stream);
+            assert!(taken.len() <= 16);
+        }
+        let ask = |name: &str| {
+            let socket = udp(nodens.address());
+            socket.send(&query_with_option(7, name, EXTENDED_ERROR)).expect("sends");
+            receive(&socket)
+        };
+        for n in 0..20 {
+            let reply = ask(&format!("{n}.lab.example"));
+            assert_eq!(code(&reply), ResponseCode::ServFail);
+            let error = option(&reply, EXTENDED_ERROR).expect("an extended error");
+            let text = String::from_utf8_lossy(&error[2..]).into_owned();
+            assert!(text.contains("no local port left"), "{text}");
+        }
+        no_server_was_blamed(&nodens, 2);
+        assert!(nodens.metric("nodens_local_faults_total", &[("cause", "ports")]) >= 20.0);
+        // They are reset, so no port stays behind.
+        drop(taken);
+        for n in 0..20 {
+            let reply = ask(&format!("{n}.lab.example"));
+            assert_eq!(code(&reply), ResponseCode::NoError, "{n}");
+        }
+        no_server_was_blamed(&nodens, 2);
+    });
+}
+
+#[test]
+fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
+    inside("abuse_descriptors::a_firewall_of_this_machine_sends_queries_to_another_server_at_once", &["nft"], || {
+        let (shut, open) = (upstream(zone()), upstream(zone()));
+        let nodens = Nodens::start(&config(&[&shut, &open], "workers = 1", "select = \"ordered\""));
+        let rules = format!(
+            "add table ip shut; add chain ip shut out {{ type filter hook output priority 0; }}; \
+             add rule ip shut out udp dport {} drop",
+            shut.address().port()
+        );
+        let status = Command::new("nft").arg(rules).status().expect("nft runs");
+        assert!(status.success());
+        // The kernel says EPERM to each.
+        assert_eq!(answered(nodens.address(), "shut", 200), 200);
+        assert_eq!(code(&lookup(nodens.address(), "one-more.lab.example")), ResponseCode::NoError);
+        no_server_was_blamed(&nodens, 2);
+        assert!(nodens.metric("nodens_local_faults_total", &[("cause", "forbidden")]) >= 200.0);
+    });
+}
