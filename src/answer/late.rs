@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::autopath::Arrived;
-use super::{Resolver, Wanted, ancestors, autopath, keepalive, stale, stale_window};
+use super::{Resolver, Wanted, ancestors, autopath, inside, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::coalesce::{By, Landed, Place};
 use crate::fetch;
+use crate::jobs::ledger::NO_ROUTE;
 use crate::metrics::Source;
 use crate::upstream::Ask;
 use crate::upstream::quota::Verdict;
@@ -53,6 +54,10 @@ pub async fn finish<U: Ask + 'static>(
     over_tcp: bool,
 ) -> Finished {
     let _waiting = Waiting::new(resolver);
+    if wanted.route == NO_ROUTE {
+        // No question for upstreams: what nodens tells a client of itself.
+        return inside::finish(resolver, &wanted, packet, over_tcp).await;
+    }
     let Arrived { entry, source, other } = match &wanted.path {
         // On the heap, so that those who do not go this way need not carry its room along.
         Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,

@@ -53,6 +53,7 @@ pub mod ours;
 mod turn;
 
 pub use autopath::Path;
+use inside::Inside;
 pub use inside::why;
 use kept::{Cached, cached, failure_holds, stale, stale_window};
 pub use late::{Finished, finish};
@@ -82,6 +83,8 @@ pub struct Resolver {
     pub jobs: Jobs,
     /// How much each of them asked of late, where a view limits that.
     rates: Rates,
+    /// How often each of them asked for itself of late.
+    introspection: Rates,
     /// Jobs that are about to start, and what is asked for them ahead.
     pub warm_up: warm_up::Queue,
     /// The log of all that.
@@ -112,6 +115,7 @@ impl Resolver {
             clients: Clients::new(Fixed::new(&snapshot.config.clients)),
             jobs,
             rates: Rates::new(),
+            introspection: Rates::new(),
             query_log: QueryLog::default(),
             warm_up: warm_up::Queue::default(),
             metrics,
@@ -288,11 +292,18 @@ impl Resolver {
         let snapshot = turn.snapshot;
         let (name, qtype) = (query.name(), query.qtype);
         let here = |rcode, route| Answered { client, name, qtype, rcode, source: Source::Local, route, over_tcp };
-        if let Some((rcode, records)) = inside::inside(self, turn, query, &key, client, out.len()) {
-            turn.tally.query(over_tcp, query.qtype, None);
-            turn.answered(client, NO_ROUTE, rcode, Source::Local);
-            turn.log(&here(rcode, NO_ROUTE), &[]);
-            return Response::Reply(make::local(query, rcode, true, &records, options, out));
+        match inside::inside(self, turn, query, &key, client, out.len()) {
+            Some(Inside::Now(rcode, records)) => {
+                turn.tally.query(over_tcp, query.qtype, None);
+                turn.answered(client, NO_ROUTE, rcode, Source::Local);
+                turn.log(&here(rcode, NO_ROUTE), &[]);
+                return Response::Reply(make::local(query, rcode, true, &records, options, out));
+            }
+            Some(Inside::Later) => {
+                turn.tally.query(over_tcp, query.qtype, None);
+                return Response::Later(turn.wanted(key, hash, NO_ROUTE, None, Some(client)));
+            }
+            None => {}
         }
         let found = local(snapshot, &key);
         let route = match &found {

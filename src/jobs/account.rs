@@ -1,11 +1,18 @@
 //! What one client asked, and how it fared: bounded, whatever it asks.
+//!
+//! A note costs the same whatever names it has and however many there were before: what is known is found by hash, in lists
+//! of fixed length, and [`Account::steps`] counts each look at an item of these.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::Millis;
 use super::cause::{self, Cause};
+use super::prefix::{MOST_SUFFIX_LABELS, Prefix, Prefixes};
 use super::projects::Told;
 use crate::clients::Client;
 use crate::metrics::Source;
@@ -44,6 +51,40 @@ pub struct Account {
     /// Failures that made room for others.
     pub left_out: u64,
     pub(super) told: Told,
+    /// One for each of the failures.
+    marks: Vec<Mark>,
+    /// The hashes of the names that were meant.
+    meant_hashes: Vec<u64>,
+    /// By hash, the names for which a search list was tried: how many failures and names that were meant say so.
+    tried: HashMap<u64, u32, RandomState>,
+    /// Bytes of all its lists, about.
+    bytes: usize,
+    /// Looks at items of its lists, see [`Self::take_steps`].
+    steps: u64,
+}
+
+/// What a failure is found by.
+#[derive(Clone, Debug)]
+struct Mark {
+    /// The hash of the question and the response code.
+    key: u64,
+    /// The hash of its name.
+    whole: u64,
+    /// The hash of what stands before the client's own namespace, which is where a search list begins.
+    begins: Option<u64>,
+    /// Parts of the hashes of its prefixes.
+    prefixes: [u32; MOST_SUFFIX_LABELS],
+}
+
+/// The failures that an excerpt shows.
+#[derive(Clone, Copy, Debug)]
+pub enum Pick<'a> {
+    /// All of them, and everything else as well.
+    All,
+    /// So many, the latest first.
+    Latest(usize),
+    /// The latest one of this name, in lower-case wire form.
+    Of(&'a [u8]),
 }
 
 /// Answers of one kind.
@@ -112,6 +153,39 @@ impl Account {
             meant: Vec::new(),
             left_out: 0,
             told: Told::default(),
+            marks: Vec::new(),
+            meant_hashes: Vec::new(),
+            tried: HashMap::default(),
+            bytes: size_of::<Self>(),
+            steps: 0,
+        }
+    }
+
+    /// A copy for readers, with these failures.
+    pub fn excerpt(&self, pick: Pick<'_>) -> Self {
+        let failures = match pick {
+            Pick::All => self.failures.clone(),
+            Pick::Latest(most) => {
+                let mut latest: Vec<&Failure> = self.failures.iter().collect();
+                latest.sort_by_key(|failure| (std::cmp::Reverse((failure.last, failure.times)), &failure.name));
+                latest.into_iter().take(most).cloned().collect()
+            }
+            Pick::Of(name) => {
+                let of_name = self.failures.iter().filter(|failure| *failure.name == *name);
+                of_name.max_by_key(|failure| failure.last).cloned().into_iter().collect()
+            }
+        };
+        let all = matches!(pick, Pick::All);
+        Self {
+            kinds: self.kinds.clone(),
+            slowest: if all { self.slowest.clone() } else { Vec::new() },
+            failures,
+            searches: self.searches,
+            meant: if all { self.meant.clone() } else { Vec::new() },
+            left_out: self.left_out,
+            first: self.first,
+            last: self.last,
+            ..Self::new(self.client.clone(), self.address, self.first)
         }
     }
 
@@ -146,13 +220,26 @@ impl Account {
         })
     }
 
+    /// From now on it is this client's.
+    pub(super) fn belongs_to(&mut self, client: &Arc<Client>) {
+        let namespace = self.namespace() == client.namespace.as_deref();
+        self.client = Some(Arc::clone(client));
+        if !namespace {
+            // A network that the configuration names has another namespace after a reload.
+            let failures: Vec<Failure> = (0..self.failures.len()).rev().filter_map(|at| self.take(at)).collect();
+            failures.into_iter().for_each(|failure| self.fail(failure));
+        }
+    }
+
     /// More answers of a kind.
     pub(super) fn add(&mut self, more: Kind) {
         let same =
             |kind: &&mut Kind| (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route;
+        self.steps += self.kinds.len() as u64;
         if let Some(kind) = self.kinds.iter_mut().find(same) {
             kind.times += more.times;
         } else if self.kinds.len() < MOST_KINDS || more.route.is_none() {
+            self.bytes += size_of::<Kind>();
             self.kinds.push(more);
         } else {
             self.add(Kind { route: None, ..more });
@@ -161,100 +248,206 @@ impl Account {
 
     /// An answer that took its time.
     pub(super) fn wait(&mut self, slow: Slow) {
+        self.steps += 1;
         let at = self.slowest.partition_point(|other| other.took >= slow.took);
         if at < MOST_SLOW {
-            self.slowest.truncate(MOST_SLOW - 1);
+            self.bytes += slow.weight();
+            for gone in self.slowest.drain(self.slowest.len().min(MOST_SLOW - 1)..) {
+                self.bytes = self.bytes.saturating_sub(gone.weight());
+            }
             self.slowest.insert(at, slow);
         }
     }
 
     /// A failure; one that a search list caused goes to the name that was meant.
     pub(super) fn fail(&mut self, failure: Failure) {
+        let name = failure.name.clone();
+        let prefixes = Prefixes::of(&name);
         if failure.rcode == rcode::NXDOMAIN
-            && let Some(meant) = cause::meant(&failure.name, self.namespace(), |front| self.has_searched(front))
+            && let Some(meant) = self.meant_by(&prefixes)
         {
-            self.searches += failure.times;
-            match self.meant.iter_mut().find(|(name, _)| *name == meant) {
-                Some((_, times)) => *times += failure.times,
-                None => {
-                    make_room(&mut self.meant, MOST_MEANT, |(_, times)| (*times, 0));
-                    self.meant.push((meant, failure.times));
-                    self.look_again();
-                }
+            let new = self.search(&prefixes, meant, failure.times);
+            if new {
+                self.look_again(&prefixes, meant);
             }
             return;
         }
-        // A name that does not exist has no type.
-        let same = |old: &&mut Failure| {
-            old.rcode == failure.rcode
-                && old.name == failure.name
-                && (old.qtype == failure.qtype || failure.rcode == rcode::NXDOMAIN)
-        };
-        if let Some(old) = self.failures.iter_mut().find(same) {
-            let failure = Failure {
-                qtype: if failure.first < old.first { failure.qtype } else { old.qtype },
-                times: old.times + failure.times,
-                first: old.first.min(failure.first),
-                last: old.last.max(failure.last),
-                ..failure
-            };
-            // Words of an earlier time are better than none: a remembered failure may have lost them.
-            *old = match failure.text.is_empty() {
-                true => Failure { text: std::mem::take(&mut old.text), cause: old.cause, ..failure },
-                false => failure,
-            };
+        let mark = Mark::of(&failure, &prefixes, self.namespace());
+        self.steps += self.marks.len() as u64;
+        if let Some(at) = self.marks.iter().position(|old| old.key == mark.key) {
+            self.merge(at, failure);
             return;
         }
-        let room = make_room(&mut self.failures, MOST_FAILURES, |failure| (failure.times, failure.last));
-        self.left_out += u64::from(room);
-        let begins_a_list = self.namespace().is_some_and(|namespace| cause::is_service(&failure.name, namespace));
-        self.failures.push(failure);
-        if begins_a_list {
-            self.look_again();
+        if self.failures.len() >= MOST_FAILURES {
+            self.steps += self.failures.len() as u64;
+            let least = least(&self.failures, |failure| (failure.times, failure.last));
+            least.and_then(|at| self.take(at));
+            self.left_out += 1;
+        }
+        // The workers do not settle in the order of the queries: an earlier failure may be seen to be of a list now.
+        let begins = self.namespace().and_then(|space| cause::before_namespace(&prefixes, space));
+        self.put(failure, mark);
+        if let Some(front) = begins {
+            self.look_again(&prefixes, front);
         }
     }
 
-    /// The workers do not settle in the order of the queries: a failure may be seen to be of a search list later.
-    fn look_again(&mut self) {
-        let is_search = |failure: &Failure| {
-            failure.rcode == rcode::NXDOMAIN
-                && cause::meant(&failure.name, self.namespace(), |front| self.has_searched(front)).is_some()
-        };
-        let at: Vec<usize> = (0..self.failures.len()).rev().filter(|at| is_search(&self.failures[*at])).collect();
-        let found: Vec<Failure> = at.into_iter().map(|at| self.failures.remove(at)).collect();
-        found.into_iter().for_each(|failure| self.fail(failure));
+    /// The prefix of this name that was meant, if the rest is of a search list.
+    fn meant_by(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
+        let (mut steps, tried) = (0, &self.tried);
+        let namespace = self.client.as_ref().and_then(|client| client.namespace.as_deref());
+        let meant = cause::meant(name, namespace, |hash| {
+            steps += 1;
+            tried.contains_key(&hash)
+        });
+        self.steps += steps;
+        meant
     }
 
-    /// Whether this name was tried with the client's own namespace behind it, which is where a search list begins.
-    fn has_searched(&self, name: &[u8]) -> bool {
-        let front = &name[..name.len().saturating_sub(1)];
-        let begins = |failure: &Failure, namespace: &str| {
-            failure.rcode != rcode::NOERROR
-                && failure.name.strip_prefix(front).is_some_and(|rest| cause::is_of_namespace(rest, namespace))
+    /// Adds queries of a search list to the name that was meant; whether that is a new one.
+    fn search(&mut self, name: &Prefixes<'_>, meant: Prefix, times: u64) -> bool {
+        self.searches += times;
+        self.steps += self.meant_hashes.len() as u64;
+        if let Some(at) = self.meant_hashes.iter().position(|hash| *hash == meant.hash) {
+            self.meant.get_mut(at).into_iter().for_each(|(_, all)| *all += times);
+            return false;
+        }
+        if self.meant.len() >= MOST_MEANT
+            && let Some(at) = least(&self.meant, |(_, times)| (*times, 0))
+        {
+            self.steps += self.meant.len() as u64;
+            let (gone, _) = self.meant.swap_remove(at);
+            self.bytes = self.bytes.saturating_sub(meant_weight(&gone));
+            let gone = self.meant_hashes.swap_remove(at);
+            self.forget_tried(gone);
+        }
+        let front = name.front(meant);
+        self.bytes += meant_weight(&front);
+        self.meant.push((front, times));
+        self.meant_hashes.push(meant.hash);
+        *self.tried.entry(meant.hash).or_default() += 1;
+        true
+    }
+
+    /// Takes out the failures that are now seen to be of the search list behind this prefix.
+    fn look_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
+        let is_search = |mark: &Mark, failure: &Failure| {
+            mark.prefixes.contains(&(front.hash as u32))
+                && mark.begins.is_none()
+                && failure.rcode == rcode::NXDOMAIN
+                && Prefixes::of(&failure.name).each().any(|prefix| prefix == front)
         };
-        self.meant.iter().any(|(meant, _)| **meant == *name)
-            || self.namespace().is_some_and(|space| self.failures.iter().any(|failure| begins(failure, space)))
+        let mut times = 0;
+        for at in (0..self.failures.len()).rev() {
+            let Some((mark, failure)) = self.marks.get(at).zip(self.failures.get(at)) else { continue };
+            self.steps += 1;
+            if is_search(mark, failure) && !self.tried.contains_key(&mark.whole) {
+                times += self.take(at).map_or(0, |failure| failure.times);
+            }
+        }
+        if times > 0 {
+            self.search(name, front, times);
+        }
+    }
+
+    /// More of a failure that is in the list.
+    fn merge(&mut self, at: usize, failure: Failure) {
+        let Some(old) = self.failures.get_mut(at) else { return };
+        self.bytes = self.bytes.saturating_sub(old.weight());
+        let failure = Failure {
+            qtype: if failure.first < old.first { failure.qtype } else { old.qtype },
+            times: old.times + failure.times,
+            first: old.first.min(failure.first),
+            last: old.last.max(failure.last),
+            ..failure
+        };
+        // Words of an earlier time are better than none: a remembered failure may have lost them.
+        *old = match failure.text.is_empty() {
+            true => Failure { text: std::mem::take(&mut old.text), cause: old.cause, ..failure },
+            false => failure,
+        };
+        self.bytes += old.weight();
+    }
+
+    fn put(&mut self, failure: Failure, mark: Mark) {
+        if let Some(front) = mark.begins {
+            *self.tried.entry(front).or_default() += 1;
+        }
+        self.bytes += failure.weight();
+        self.failures.push(failure);
+        self.marks.push(mark);
+    }
+
+    fn take(&mut self, at: usize) -> Option<Failure> {
+        if at >= self.failures.len() || at >= self.marks.len() {
+            return None;
+        }
+        let (failure, mark) = (self.failures.swap_remove(at), self.marks.swap_remove(at));
+        mark.begins.into_iter().for_each(|front| self.forget_tried(front));
+        self.bytes = self.bytes.saturating_sub(failure.weight());
+        Some(failure)
+    }
+
+    /// One reason less to think that a search list was tried for the name with this hash.
+    fn forget_tried(&mut self, hash: u64) {
+        if let Some(reasons) = self.tried.get_mut(&hash) {
+            *reasons = reasons.saturating_sub(1);
+            if *reasons == 0 {
+                self.tried.remove(&hash);
+            }
+        }
     }
 
     /// About how many bytes it takes.
     pub(super) fn weight(&self) -> usize {
-        let slow: usize = self.slowest.iter().map(|slow| size_of::<Slow>() + slow.name.len()).sum();
-        let failed = self.failures.iter().map(|failure| size_of::<Failure>() + failure.name.len() + failure.text.len());
-        let meant: usize = self.meant.iter().map(|(name, _)| 24 + name.len()).sum();
-        size_of::<Self>() + self.kinds.len() * size_of::<Kind>() + slow + failed.sum::<usize>() + meant
+        self.bytes
+    }
+
+    /// Looks at items of its lists since the last call: what its notes have cost.
+    pub(super) fn take_steps(&mut self) -> u64 {
+        std::mem::take(&mut self.steps)
     }
 }
 
-/// Takes out the least of a full list; whether it did.
-fn make_room<T>(list: &mut Vec<T>, most: usize, rank: impl Fn(&T) -> (u64, Millis)) -> bool {
-    if list.len() < most {
-        return false;
+impl Slow {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.len()
     }
-    let least = list.iter().enumerate().min_by_key(|(_, item)| rank(item)).map(|(at, _)| at);
-    least.is_some_and(|at| {
-        list.swap_remove(at);
-        true
-    })
+}
+
+impl Failure {
+    /// With its mark, and its place among what was tried.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.len() + self.text.len() + size_of::<Mark>() + TRIED_WEIGHT
+    }
+}
+
+impl Mark {
+    fn of(failure: &Failure, name: &Prefixes<'_>, namespace: Option<&str>) -> Self {
+        // A name that does not exist has no type.
+        let qtype = if failure.rcode == rcode::NXDOMAIN { 0 } else { failure.qtype };
+        let begins = namespace.filter(|_| failure.rcode != rcode::NOERROR);
+        let mut prefixes = [0; MOST_SUFFIX_LABELS];
+        prefixes.iter_mut().zip(name.each()).for_each(|(part, prefix)| *part = prefix.hash as u32);
+        Self {
+            key: name.whole() ^ (u64::from(qtype) << 16 | u64::from(failure.rcode)),
+            whole: name.whole(),
+            begins: begins.and_then(|space| cause::before_namespace(name, space)).map(|prefix| prefix.hash),
+            prefixes,
+        }
+    }
+}
+
+/// A place among what was tried.
+const TRIED_WEIGHT: usize = 2 * size_of::<(u64, u32)>();
+
+fn meant_weight(name: &[u8]) -> usize {
+    size_of::<(Box<[u8]>, u64, u64)>() + name.len() + TRIED_WEIGHT
+}
+
+/// Where the least of a list is.
+fn least<T>(list: &[T], rank: impl Fn(&T) -> (u64, Millis)) -> Option<usize> {
+    list.iter().enumerate().min_by_key(|(_, item)| rank(item)).map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -347,5 +540,55 @@ mod tests {
         }
         let took: Vec<_> = account.slowest.iter().map(|slow| slow.took.as_millis() as u64).collect();
         assert_eq!(took, (90..100).rev().flat_map(|millis| [millis, millis]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn its_weight_is_that_of_its_lists() {
+        let mut account = account();
+        let long = vec!["b"; 100].join(".");
+        for n in 0..300 {
+            account.fail(failure(&format!("n{}.{long}", n % 90), 1, rcode::NXDOMAIN, "", n));
+            account.fail(failure(&format!("a.b{}.c.ci.svc.cluster.local", n % 80), 1, rcode::NXDOMAIN, "", n));
+            account.fail(failure(&format!("n{}.x", n % 90), 1, rcode::SERVFAIL, &"text".repeat(n as usize % 7), n));
+            let name = vec![0; n as usize % 200].into();
+            account.wait(Slow { name, qtype: 1, route: None, rcode: 0, took: Duration::from_millis(n % 50) });
+            account.add(Kind { route: Some(n.to_string().into()), rcode: 0, source: Source::Hit, times: 1 });
+        }
+        let failures: usize = account.failures.iter().map(Failure::weight).sum();
+        let slowest: usize = account.slowest.iter().map(Slow::weight).sum();
+        let meant: usize = account.meant.iter().map(|(name, _)| meant_weight(name)).sum();
+        let kinds = account.kinds.len() * size_of::<Kind>();
+        assert_eq!(account.weight(), size_of::<Account>() + failures + slowest + meant + kinds);
+        assert_eq!((account.meant.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
+        assert_eq!((account.marks.len(), account.failures.len()), (MOST_FAILURES, MOST_FAILURES));
+    }
+
+    #[test]
+    fn what_made_room_is_tried_no_more() {
+        let client = Client {
+            kind: crate::clients::client::Kind::Pod,
+            name: "a".into(),
+            namespace: Some("ci".into()),
+            uid: Some("1".into()),
+            labels: Box::default(),
+            more_labels: false,
+            job: None,
+            memo: Default::default(),
+            search: None,
+        };
+        let mut account = Account { client: Some(Arc::new(client)), ..account() };
+        account.fail(failure("db.ci.svc.x", 1, rcode::NXDOMAIN, "", 1));
+        account.fail(failure("db.svc.x", 1, rcode::NXDOMAIN, "", 1));
+        assert_eq!((account.searches, account.failures.len()), (1, 1));
+        for n in 0..MOST_MEANT {
+            (0..2).for_each(|_| account.fail(failure(&format!("a.b{n}.ci.svc.x"), 1, rcode::NXDOMAIN, "", 2)));
+        }
+        for n in 0..MOST_FAILURES {
+            (0..2).for_each(|_| account.fail(failure(&format!("n{n}.y"), 1, rcode::NXDOMAIN, "", 2)));
+        }
+        let before = account.searches;
+        account.fail(failure("db.x", 1, rcode::NXDOMAIN, "", 3));
+        assert_eq!(account.searches, before, "nothing says any more that db was tried");
+        assert!(account.failures.iter().any(|failure| failure.last == 3));
     }
 }
