@@ -8,10 +8,11 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::account::{Failure, Kind, Pick, Slow};
+use super::buffer::{Buffer, Count};
 use super::cause::{self, Cause};
 use super::existing::Existing;
 use super::habits::Habits;
-use super::ledger::{self, Buffer, Count};
+use super::ledger;
 use super::projects::{Projects, Whose};
 use super::truncated::{Cut, Question};
 use super::{Account, Excerpt, Millis};

@@ -8,6 +8,7 @@
 //! No worker does anything else than note and hand over, and none ever waits for a lock: the control thread settles.
 //!
 //! - [`ledger`] what a worker notes: the part on the hot path;
+//! - [`buffer`] the tables that it is noted in;
 //! - [`handoff`] how that gets to the control thread;
 //! - [`accounts`] all accounts, and what settling does to them;
 //! - [`account`] what is known of one client's queries;
@@ -25,6 +26,7 @@ use crate::snapshot::Snapshot;
 
 pub mod account;
 mod accounts;
+pub mod buffer;
 pub mod cause;
 pub mod existing;
 pub mod habits;
