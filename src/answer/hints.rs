@@ -47,11 +47,11 @@ pub fn explain(
 /// it that they can see.
 fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
     let records = &snapshot.horizon(horizon).records;
-    let exists = |other: &&Box<[u8]>| {
+    let exists = |other: &&[u8]| {
         records.has(other)
             || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, other, qtype))
     };
-    let found = like.iter().take(MOST_LIKE).find(exists);
+    let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
     found.map(|found| Hint::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
 }
 

@@ -82,7 +82,11 @@ pub fn read_errors(mut options: &[u8]) -> (Option<u16>, String) {
         text.push_str(&String::from_utf8_lossy(words.get(..MOST_TEXT).unwrap_or(words)));
         options = options.get(end..).unwrap_or_default();
     }
-    text.truncate(text.floor_char_boundary(MOST_TEXT));
+    let mut end = text.len().min(MOST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
     (first, text)
 }
 

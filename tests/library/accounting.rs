@@ -89,10 +89,13 @@ impl Accounts {
     }
 }
 
+/// A kind of names, and the name with each number.
+type Form<'a> = (&'static str, Box<dyn Fn(u64) -> String + 'a>);
+
 #[test]
 fn a_note_costs_the_same_whatever_was_asked() {
     let long = vec!["a"; 115].join(".");
-    let forms: [(&str, Box<dyn Fn(u64) -> String>); 7] = [
+    let forms: [Form<'_>; 7] = [
         ("short names", Box::new(|n| format!("n{n}.test"))),
         ("119 labels", Box::new(|n| format!("n{n}.{long}.b.test"))),
         ("the same again and again", Box::new(|n| format!("n{}.{long}.b.test", n % 64))),
