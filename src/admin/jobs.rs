@@ -1,6 +1,7 @@
 //! `/api/v1/jobs`: who asked how much, and `/api/v1/jobs/ID`: what one of them asked and why it failed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::jobs::account::{Failure, Kind, Slow};
 use crate::jobs::cause::type_name;
-use crate::jobs::{Account, Millis};
+use crate::jobs::{Account, Excerpt, Millis};
 use crate::metrics::events::rfc3339;
 use crate::metrics::rcode_label;
 use crate::wire::name::Bare;
@@ -19,23 +20,23 @@ use crate::wire::name::Bare;
 /// All accounts with their totals, those that asked last first.
 pub(super) fn list(resolver: &Resolver) -> String {
     let now = resolver.now();
-    // Accounts are held as short as can be: workers want them too.
-    let mut jobs = Vec::new();
-    resolver.jobs.each(|account| jobs.push((account.client.clone(), totals(account, now))));
-    let jobs: Vec<Value> = jobs.into_iter().map(|(client, totals)| with_client(client.as_deref(), totals)).collect();
+    // The accounts are held as short as can be: the control thread wants them too.
+    let jobs = resolver.jobs.each(|account| (account.client.clone(), Totals::of(account)));
+    let json = |(client, totals): &(Option<Arc<Client>>, Totals)| with_client(client.as_deref(), totals.json(now));
+    let jobs: Vec<Value> = jobs.iter().map(json).collect();
     format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.jobs.dropped() }))
 }
 
 /// One account, by job id, pod name or UID; none if there is none.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
-    let account = resolver.jobs.find(id)?;
-    Some(format!("{:#}\n", report(resolver, &account)))
+    let found = resolver.jobs.find(id)?;
+    Some(format!("{:#}\n", report(resolver, &found)))
 }
 
 /// All that is known of an account.
-pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
+pub(super) fn report(resolver: &Resolver, Excerpt { account, like }: &Excerpt) -> Value {
     let (now, snapshot) = (resolver.now(), resolver.snapshot.load());
-    let mut report = with_client(account.client.as_deref(), totals(account, now));
+    let mut report = with_client(account.client.as_deref(), Totals::of(account).json(now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
@@ -44,8 +45,8 @@ pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
         *rcodes.entry(rcode_label(*rcode)).or_default() += times;
         *sources.entry(source.label()).or_default() += times;
     }
-    let mut failures: Vec<&Failure> = account.failures.iter().collect();
-    failures.sort_by_key(|failure| (std::cmp::Reverse(failure.times), failure.first));
+    let mut failures: Vec<(&Failure, _)> = account.failures.iter().zip(like).collect();
+    failures.sort_by_key(|(failure, _)| (std::cmp::Reverse(failure.times), failure.first));
     let mut meant: Vec<_> = account.meant.iter().collect();
     meant.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
     let meant: Vec<_> =
@@ -57,7 +58,7 @@ pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
     report["slowest"] = account.slowest.iter().map(slow).collect();
     report["failures"] = failures
         .iter()
-        .map(|failure| self::failure(failure, explain(resolver, &snapshot, account, failure), now))
+        .map(|(failure, like)| self::failure(failure, explain(resolver, &snapshot, account, failure, like), now))
         .collect();
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({
@@ -68,16 +69,34 @@ pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
     report
 }
 
-fn totals(account: &Account, now: Millis) -> Value {
-    json!({
-        "queries": account.count(|_| true),
-        "failed": account.failed(),
-        "search_list_queries": account.searches,
-        "distinct_failures": account.failures.len(),
-        "first": time(account.first, now),
-        "last": time(account.last, now),
-        "last_age_seconds": age(account.last, now) as f64 / 1_000.0,
-    })
+/// What an account comes to.
+struct Totals {
+    queries: u64,
+    failed: u64,
+    searches: u64,
+    failures: usize,
+    first: Millis,
+    last: Millis,
+}
+
+impl Totals {
+    fn of(account: &Account) -> Self {
+        let (queries, failed) = (account.count(|_| true), account.failed());
+        let Account { searches, first, last, .. } = *account;
+        Self { queries, failed, searches, failures: account.failures.len(), first, last }
+    }
+
+    fn json(&self, now: Millis) -> Value {
+        json!({
+            "queries": self.queries,
+            "failed": self.failed,
+            "search_list_queries": self.searches,
+            "distinct_failures": self.failures,
+            "first": time(self.first, now),
+            "last": time(self.last, now),
+            "last_age_seconds": age(self.last, now) as f64 / 1_000.0,
+        })
+    }
 }
 
 fn with_client(client: Option<&Client>, mut totals: Value) -> Value {

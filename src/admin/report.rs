@@ -19,7 +19,7 @@ use super::{HEARTBEAT, JSON, jobs, not_accepted, page, page_of, text, unless_it_
 use crate::admission::connections::Connections;
 use crate::answer::{Resolver, why};
 use crate::clients::Who;
-use crate::jobs::Account;
+use crate::jobs::{Account, Excerpt, Pick};
 use crate::wire::name::{Bare, Name};
 use crate::wire::query::Key;
 use crate::wire::rtype;
@@ -147,10 +147,10 @@ impl Report {
                 return respond(StatusCode::NOT_FOUND, as_json, &value, |_| explanation);
             }
         };
-        let account = self.resolver.jobs.look(known, Account::clone);
-        let quiet = account.is_none();
-        let account = account.unwrap_or_else(|| Account::new(Some(Arc::clone(known)), client, now));
-        let mut value = jobs::report(&self.resolver, &account);
+        let told = self.resolver.jobs.look(known, Pick::All);
+        let quiet = told.is_none();
+        let nothing = || Excerpt { account: Account::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
+        let mut value = jobs::report(&self.resolver, &told.unwrap_or_else(nothing));
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
                 value[time] = Value::Null;
@@ -165,8 +165,14 @@ impl Report {
             return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
         };
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
-        let horizon = snapshot.sees(snapshot.views.of(&self.resolver.clients.tables().who(client, now), client));
-        let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), client);
+        let tables = self.resolver.clients.tables();
+        let who = tables.who(client, now);
+        let told = match &who {
+            Who::Known { client, .. } => self.resolver.jobs.look(client, Pick::Of(name.as_wire())),
+            Who::Unknown(_) => None,
+        };
+        let horizon = snapshot.sees(snapshot.views.of(&who, client));
+        let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), told);
         let value = json!({ "name": Bare(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.join("\n") + "\n")
     }

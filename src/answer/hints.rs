@@ -1,5 +1,5 @@
 //! What a name that does not exist may have been meant for: the same one under another suffix, or one that other clients
-//! see.
+//! see. The first are found by [`crate::jobs::existing`]; here only those count that this client can see.
 
 use super::Resolver;
 use crate::cache::entry::Worth;
@@ -7,14 +7,12 @@ use crate::clients::Who;
 use crate::jobs::Account;
 use crate::jobs::account::Failure;
 use crate::jobs::cause::Cause;
+use crate::jobs::existing::MOST_LIKE;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
-use crate::wire::name::{Bare, MAX_NAME, suffixes};
+use crate::wire::name::Bare;
 use crate::wire::query::Key;
 use crate::wire::{rcode, rtype};
-
-/// The least labels of a zone that is tried as a suffix: `.` and `com` would make anything of anything.
-const LEAST_LABELS: usize = 2;
 
 /// What may have been meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +23,18 @@ pub enum Hint {
     OtherView(String),
 }
 
-/// Why a query failed: the class for machines, and the sentence.
+/// Why a query failed: the class for machines, and the sentence. `like` are names that exist and are like the one that
+/// failed.
 pub fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
     account: &Account,
     failure: &Failure,
+    like: &[Box<[u8]>],
 ) -> (&'static str, String) {
     let (cause, sentence) = (failure.cause, account.sentence(failure));
     let hint = match cause {
-        Cause::NoSuchName => hint(resolver, snapshot, horizon(snapshot, account), &failure.name),
+        Cause::NoSuchName => hint(resolver, snapshot, horizon(snapshot, account), &failure.name, like),
         _ => None,
     };
     match hint {
@@ -43,28 +43,16 @@ pub fn explain(
     }
 }
 
-/// What may have been meant by a name that does not exist for those who see a horizon.
-pub fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8]) -> Option<Hint> {
-    let seen = snapshot.horizon(horizon);
-    let zones: Vec<&[u8]> = seen.router.ways().filter(|(_, way)| *way != Way::Denied).map(|(zone, _)| zone).collect();
-    let candidates = candidates(name, zones.into_iter());
-    let exists = |candidate: &Vec<u8>| {
-        seen.records.has(candidate)
-            || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, candidate, qtype))
+/// What may have been meant by a name that does not exist for those who see a horizon: the first of the names that are like
+/// it that they can see.
+fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
+    let records = &snapshot.horizon(horizon).records;
+    let exists = |other: &&[u8]| {
+        records.has(other)
+            || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, other, qtype))
     };
-    // The shortest, of equals the first: the same whatever order the zones have.
-    let found = candidates.into_iter().filter(exists).min_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
-    found.map(Hint::ExistsAs).or_else(|| other_view(snapshot, horizon, name))
-}
-
-/// Names that this one would be under other suffixes: behind it, or in place of its own.
-fn candidates<'z>(name: &[u8], zones: impl Iterator<Item = &'z [u8]> + Clone) -> Vec<Vec<u8>> {
-    let zones = zones.filter(|zone| suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00"));
-    let fronts = suffixes(name).filter(|suffix| suffix.len() == 1 || zones.clone().any(|zone| zone == *suffix));
-    let fronts: Vec<&[u8]> =
-        fronts.map(|suffix| &name[..name.len() - suffix.len()]).filter(|front| !front.is_empty()).collect();
-    let joined = zones.flat_map(|zone| fronts.iter().map(move |front| [*front, zone].concat()));
-    joined.filter(|candidate| candidate != name && candidate.len() <= MAX_NAME).collect()
+    let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
+    found.map(|found| Hint::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
 }
 
 /// Whether the cache has an answer with records.
@@ -118,42 +106,6 @@ impl Hint {
             Self::OtherView(route) => {
                 format!("other clients have route \"{route}\" for it, the view of this one has not")
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::name::Name;
-
-    #[test]
-    fn other_suffixes() {
-        let wire = |name: &str| name.parse::<Name>().expect(name).as_wire().to_vec();
-        let zones = [".", "com", "corp.example", "eu.corp.example", "10.in-addr.arpa"].map(wire);
-        for (name, expected) in [
-            ("git", &["git.corp.example", "git.eu.corp.example"][..]),
-            (
-                "git.corp.example",
-                &["git.corp.example.corp.example", "git.corp.example.eu.corp.example", "git.eu.corp.example"],
-            ),
-            (
-                "git.eu.corp.example",
-                &[
-                    "git.corp.example",
-                    "git.eu.corp.example.corp.example",
-                    "git.eu.corp.example.eu.corp.example",
-                    "git.eu.eu.corp.example",
-                ],
-            ),
-            ("corp.example", &["corp.example.corp.example", "corp.example.eu.corp.example"]),
-        ] {
-            let mut found: Vec<String> = candidates(&wire(name), zones.iter().map(Vec::as_slice))
-                .iter()
-                .map(|candidate| Bare(candidate).to_string())
-                .collect();
-            found.sort();
-            assert_eq!(found, expected, "{name}");
         }
     }
 }

@@ -5,21 +5,24 @@
 //! - `NAME.why.nodens.internal` TXT: which way NAME takes, what is known of it, and how it failed for this client last.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::hints::explain;
-use super::{Local, Own, Resolver, Turn, ancestors, local, stale_window};
+use super::{Local, Own, Resolver, Turn, Wanted, ancestors, keepalive, local, stale_window};
 use crate::cache::Millis;
 use crate::cache::entry::Worth;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
-use crate::jobs::Account;
 use crate::jobs::cause::Cause;
+use crate::jobs::{Excerpt, Pick};
 use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::query::{Key, Query};
-use crate::wire::{HEADER, class, rcode, rtype};
+use crate::wire::{HEADER, LARGEST_UDP_REPLY, class, rcode, rtype};
 
 /// All names that nodens has to say something of itself at lie below this.
 const ZONE: &[u8] = b"\x06nodens\x08internal\x00";
@@ -33,9 +36,25 @@ const LONGEST_STRING: usize = 255;
 const BEFORE_STRING: usize = 13;
 /// Failures that are told at once.
 const MOST_FAILURES: usize = 5;
+/// Servers that are told at once; a UDP reply has room for fewer.
+const MOST_SERVERS: usize = 32;
+/// Answers of this kind to one client in a second, with as many at once. People and scripts ask a few times.
+const MOST_A_SECOND: u32 = 10;
+/// How long such an answer waits for what was noted before it to be settled, and to be read; the control thread takes
+/// some 50 ms.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Interval between looks whether it can be read.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The answer, if the name is one of these: a response code, and as many strings as the client's reply has room for, in a
-/// record each. Nobody may cache it.
+/// How such a name is answered.
+pub(super) enum Inside {
+    /// At once.
+    Now(u16, LocalRecords),
+    /// By [`tell`], once what this worker noted up to now is settled.
+    Later,
+}
+
+/// How the name is answered, if it is one of these. Nobody may cache it.
 pub(super) fn inside(
     resolver: &Resolver,
     turn: &mut Turn<'_>,
@@ -43,41 +62,89 @@ pub(super) fn inside(
     key: &Key,
     client: IpAddr,
     room: usize,
-) -> Option<(u16, LocalRecords)> {
+) -> Option<Inside> {
     let name = key.name();
     if !name.ends_with(ZONE) || key.qclass() != class::IN {
         return None;
     }
-    let asked_for = name.len().checked_sub(WHY.len()).filter(|_| suffixes(name).any(|suffix| suffix == WHY));
-    let mut records = LocalRecords::default();
+    let asked_for = asked_for(name);
     if (asked_for.is_none() && name != ME) || (asked_for == Some(0)) || key.qtype() != rtype::TXT {
         let exists = asked_for.is_some() || name == ME;
         return exists.then(|| {
+            let mut records = LocalRecords::default();
             records.soa(ZONE, 0);
-            (rcode::NOERROR, records)
+            Inside::Now(rcode::NOERROR, records)
         });
     }
+    let since_start = turn.at.saturating_duration_since(resolver.epoch);
+    if !resolver.introspection.admits(client, MOST_A_SECOND, since_start) {
+        let line = format!("asked too often: nodens tells each client {MOST_A_SECOND} times a second at most");
+        return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
+    }
     // What this worker has noted up to now belongs to the picture.
-    resolver.jobs.settle_now(turn.ledger, &resolver.clients, turn.now);
-    let lines = match asked_for {
-        Some(length) => {
-            let question = key.for_question(&[&name[..length], &[0]].concat(), rtype::A);
-            why(resolver, turn.snapshot, turn.now, &question, client)
+    resolver.jobs.flush(turn.ledger, turn.now);
+    Some(Inside::Later)
+}
+
+/// The records for a query that [`inside`] left for later. Waits for the control thread and for whoever reads the accounts,
+/// but only as a task: other queries of the worker go on.
+pub(super) async fn tell(resolver: &Resolver, wanted: &Wanted, packet: &[u8], over_tcp: bool) -> LocalRecords {
+    let (Ok(query), Some(client)) = (Query::read(packet), wanted.client) else { return LocalRecords::default() };
+    let (handed_over, _) = resolver.jobs.progress();
+    let deadline = Instant::now() + PATIENCE;
+    while resolver.jobs.progress().1 < handed_over && Instant::now() < deadline {
+        sleep(LOOK_EVERY).await;
+    }
+    let name = wanted.key.name();
+    let length = asked_for(name);
+    let question = length.map(|length| wanted.key.for_question(&[&name[..length], &[0]].concat(), rtype::A));
+    let pick = question.as_ref().map_or(Pick::Latest(MOST_FAILURES), |question| Pick::Of(question.name()));
+    let now = resolver.millis(wanted.asked);
+    let lines = loop {
+        match (try_look(resolver, client, now, pick), &question) {
+            (Some(told), Some(question)) => break why(resolver, &wanted.snapshot, now, question, told),
+            (Some(told), None) => break me(resolver, &wanted.snapshot, now, client, told),
+            (None, _) if Instant::now() >= deadline => {
+                break vec!["the accounts are in use just now: ask again".to_string()];
+            }
+            (None, _) => sleep(LOOK_EVERY).await,
         }
-        None => me(resolver, turn.snapshot, turn.now, client),
     };
+    let room = match over_tcp {
+        true => usize::from(u16::MAX).saturating_sub(keepalive(&wanted.snapshot, &query).len()),
+        false => query.udp_size().min(LARGEST_UDP_REPLY).into(),
+    };
+    records(&query, &lines, room)
+}
+
+/// How many bytes stand before `why.nodens.internal`, if the name is that or lies below it.
+fn asked_for(name: &[u8]) -> Option<usize> {
+    name.len().checked_sub(WHY.len()).filter(|_| suffixes(name).any(|suffix| suffix == WHY))
+}
+
+/// The excerpt of the client's account, if it is known and has one; the outer none says that it cannot be read just now.
+fn try_look(resolver: &Resolver, address: IpAddr, now: Millis, pick: Pick<'_>) -> Option<Option<Excerpt>> {
+    match resolver.clients.tables().who(address, now) {
+        Who::Known { client, .. } => resolver.jobs.try_look(client, pick),
+        Who::Unknown(_) => Some(None),
+    }
+}
+
+/// As many lines as the client's reply has room for, in a record each.
+fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
+    let mut records = LocalRecords::default();
     let mut left = room.saturating_sub(HEADER + query.question().len() + query.edns.map_or(0, |_| OPT_SIZE));
     for line in lines {
-        let text = cut(&line);
+        let text = cut(line);
         let Some(rest) = left.checked_sub(BEFORE_STRING + text.len()) else { break };
         left = rest;
         records.answer(rtype::TXT, 0, &[&[text.len() as u8], text].concat());
     }
-    Some((rcode::NOERROR, records))
+    records
 }
 
 /// Who the client is, and how it fares.
-fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) -> Vec<String> {
+fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, told: Option<Excerpt>) -> Vec<String> {
     let tables = resolver.clients.tables();
     let who = tables.who(address, now);
     let client = match who {
@@ -88,26 +155,23 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) ->
     if let Some(view) = snapshot.view(&who, address) {
         lines[0].push_str(&format!(", view {}", view.name));
     }
-    let tell = |account: &Account| {
-        let (queries, searches) = (account.count(|_| true), account.searches);
-        let noise = format!(", search-list noise ({searches} of {queries} queries)");
-        let noise = if searches > 0 { noise.as_str() } else { "" };
-        lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
-        let mut failures: Vec<_> = account.failures.iter().collect();
-        failures.sort_by_key(|failure| (std::cmp::Reverse((failure.last, failure.times)), &failure.name));
-        for failure in failures.into_iter().take(MOST_FAILURES) {
-            let seconds = now.saturating_sub(failure.last) / 1_000;
-            let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, account, failure));
-            let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
-            lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
-        }
-        // The last line is the first to be left out where there is no room.
-        if searches > 0 {
-            lines.push("a final dot behind a name, or ndots: 1, spares the queries of the search list".to_string());
-        }
-    };
-    if resolver.jobs.look(client, tell).is_none() {
+    let Some(Excerpt { account, like }) = told else {
         lines.push("no queries yet".to_string());
+        return lines;
+    };
+    let (queries, searches) = (account.count(|_| true), account.searches);
+    let noise = format!(", search-list noise ({searches} of {queries} queries)");
+    let noise = if searches > 0 { noise.as_str() } else { "" };
+    lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
+    for (failure, like) in account.failures.iter().zip(&like) {
+        let seconds = now.saturating_sub(failure.last) / 1_000;
+        let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, &account, failure, like));
+        let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
+        lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
+    }
+    // The last line is the first to be left out where there is no room.
+    if searches > 0 {
+        lines.push("a final dot behind a name, or ndots: 1, spares the queries of the search list".to_string());
     }
     lines
 }
@@ -127,8 +191,15 @@ fn title(client: &Client, address: IpAddr) -> String {
     text
 }
 
-/// Which way the name of `question` takes, what is known of it, and how it failed for `client` last: a sentence each.
-pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key, client: IpAddr) -> Vec<String> {
+/// Which way the name of `question` takes, what is known of it, and how it failed for the client last, of whom this is told
+/// by [`Pick::Of`] that name: a sentence each.
+pub fn why(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    now: Millis,
+    question: &Key,
+    told: Option<Excerpt>,
+) -> Vec<String> {
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
         Local::Answer(Own { rcode, records: _, error }) => {
@@ -165,15 +236,13 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
         }
     };
     // How it failed is what is asked for most.
-    if let Who::Known { client, .. } = resolver.clients.tables().who(client, now) {
-        resolver.jobs.look(client, |account| {
-            let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
-            let seconds = now.saturating_sub(failure.last) / 1_000;
-            let (_, sentence) = explain(resolver, snapshot, account, failure);
-            let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
-            lines.push(format!("it {fared} {seconds} s ago for you: {sentence}"));
-            Some(())
-        });
+    if let Some(Excerpt { account, like }) = told
+        && let Some((failure, like)) = account.failures.iter().zip(&like).next()
+    {
+        let seconds = now.saturating_sub(failure.last) / 1_000;
+        let (_, sentence) = explain(resolver, snapshot, &account, failure, like);
+        let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
+        lines.push(format!("it {fared} {seconds} s ago for you: {sentence}"));
     }
     let (Some(number), Some((route, group))) =
         (route, route.and_then(|route| snapshot.route(route).zip(snapshot.group(route))))
@@ -185,13 +254,17 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));
     }
-    for server in group.servers.load().iter() {
+    let servers = group.servers.load();
+    for server in servers.iter().take(MOST_SERVERS) {
         let state = match (server.is_looped(), server.is_healthy()) {
             (true, _) => "leads back to nodens",
             (_, true) => "is well",
             (_, false) => "is down",
         };
         lines.push(format!("server {} {state}", server.address));
+    }
+    if let Some(more) = servers.len().checked_sub(MOST_SERVERS).filter(|more| *more > 0) {
+        lines.push(format!("and {more} servers more"));
     }
     lines
 }

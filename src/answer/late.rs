@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::autopath::Arrived;
-use super::{Deferred, Resolver, Wanted, ancestors, autopath, failure_holds, keepalive, stale, stale_window};
+use super::{Deferred, Resolver, Wanted, ancestors, autopath, failure_holds, inside, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::coalesce::{By, Landed, Place};
 use crate::fetch;
 use crate::governor::pool::Share;
+use crate::jobs::ledger::NO_ROUTE;
 use crate::metrics::Source;
 use crate::upstream::Ask;
 use crate::upstream::quota::Verdict;
@@ -45,11 +46,17 @@ pub struct Resolved {
     pub source: Source,
     /// From the query to its answer.
     pub took: Duration,
-    entry: Entry,
-    /// The CNAME that leads to the name that was found, and its question.
-    other: Option<Box<(LocalRecords, Wanted)>>,
+    body: Body,
     /// What a large answer holds of the memory for those that wait.
     _share: Option<Share>,
+}
+
+/// What a response is rendered from.
+enum Body {
+    /// An entry, and the CNAME that leads to the name that was found, with its question.
+    Entry(Entry, Option<Box<(LocalRecords, Wanted)>>),
+    /// What nodens tells a client of itself.
+    Introspection(LocalRecords),
 }
 
 /// Resolves a query that [`Resolver::respond`] could not answer at once.
@@ -61,6 +68,13 @@ pub async fn resolve<U: Ask + 'static>(
     deferred: Box<Deferred>,
 ) -> Resolved {
     let Deferred { wanted, query, over_tcp, place } = *deferred;
+    if wanted.route == NO_ROUTE {
+        // No question for upstreams: what nodens tells a client of itself.
+        let body = Body::Introspection(inside::tell(resolver, &wanted, &query, over_tcp).await);
+        drop(place);
+        let took = wanted.asked.elapsed();
+        return Resolved { wanted, query, over_tcp, source: Source::Local, took, body, _share: None };
+    }
     let Arrived { entry, source, other } = match &wanted.path {
         // Boxed to keep the common path's future small.
         Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
@@ -83,10 +97,13 @@ pub async fn resolve<U: Ask + 'static>(
     match share {
         Some(None) => {
             let error = make::extended_error(ede::OTHER, "too many large responses of this client wait to be read");
-            let entry = fetch::unasked_entry(resolver, &wanted, &error);
-            Resolved { wanted, query, over_tcp, source: Source::Local, took, entry, other: None, _share: None }
+            let body = Body::Entry(fetch::unasked_entry(resolver, &wanted, &error), None);
+            Resolved { wanted, query, over_tcp, source: Source::Local, took, body, _share: None }
         }
-        share => Resolved { wanted, query, over_tcp, source, took, entry, other, _share: share.flatten() },
+        share => {
+            let (body, _share) = (Body::Entry(entry, other), share.flatten());
+            Resolved { wanted, query, over_tcp, source, took, body, _share }
+        }
     }
 }
 
@@ -95,46 +112,54 @@ impl Resolved {
     /// comes on top. Returns its length.
     pub fn render(&self, resolver: &Resolver, out: &mut [u8]) -> usize {
         let Ok(query) = Query::read(&self.query) else { return 0 };
-        let (age, mut options) = match self.source {
-            Source::Stale => stale(&self.entry),
-            // One that a static alias leads to may have been kept for a while.
-            _ => {
-                let age = resolver.millis(self.wanted.asked).saturating_sub(self.entry.born) / 1000;
-                (Age::Seconds(age as u32), Vec::new())
-            }
-        };
-        let limit = match self.over_tcp {
-            true => {
-                options.extend(keepalive(&self.wanted.snapshot, &query));
-                out.len()
-            }
-            false => out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))),
+        let (limit, mut options) = match self.over_tcp {
+            true => (out.len(), keepalive(&self.wanted.snapshot, &query)),
+            false => (out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))), Vec::new()),
         };
         let out = &mut out[..limit];
-        let alias = self.other.as_deref().map(|(alias, target)| (alias, target));
+        let (entry, other) = match &self.body {
+            Body::Introspection(records) => return make::local(&query, rcode::NOERROR, true, records, &options, out),
+            Body::Entry(entry, other) => (entry, other),
+        };
+        let age = match self.source {
+            Source::Stale => {
+                let (age, error) = stale(entry);
+                options.extend(error);
+                age
+            }
+            // One that a static alias leads to may have been kept for a while.
+            _ => Age::Seconds((resolver.millis(self.wanted.asked).saturating_sub(entry.born) / 1000) as u32),
+        };
+        let alias = other.as_deref().map(|(alias, target)| (alias, target));
         match alias.or(self.wanted.alias.as_ref().map(|alias| (alias, &*self.wanted))) {
             // The alias itself does not age.
             Some((alias, target)) => {
-                let entry = fetch::behind_alias(alias, &self.entry, age, &query, target);
+                let entry = fetch::behind_alias(alias, entry, age, &query, target);
                 fit(entry.kept(), &query, Age::Seconds(0), &options, out)
             }
-            None => fit(self.entry.kept(), &query, age, &options, out),
+            None => fit(entry.kept(), &query, age, &options, out),
         }
     }
 
     /// Its response code.
     pub fn rcode(&self) -> u16 {
-        self.entry.rcode
+        match &self.body {
+            Body::Entry(entry, _) => entry.rcode,
+            Body::Introspection(_) => rcode::NOERROR,
+        }
     }
 
     /// The extended errors that say why it is no answer, as whole options; empty for an answer.
     pub fn extended_errors(&self) -> &[u8] {
-        if self.entry.rcode == rcode::NOERROR { &[] } else { self.entry.kept().extended_errors }
+        match &self.body {
+            Body::Entry(entry, _) if entry.rcode != rcode::NOERROR => entry.kept().extended_errors,
+            _ => &[],
+        }
     }
 
     /// The server that gave the answer, if one was asked for this query or an identical one.
     pub fn answered_by(&self) -> Option<SocketAddr> {
-        let answered = self.source == Source::Upstream && self.entry.rcode != rcode::SERVFAIL;
+        let answered = self.source == Source::Upstream && self.rcode() != rcode::SERVFAIL;
         if answered { self.wanted.by.get().address() } else { None }
     }
 }

@@ -55,6 +55,7 @@ pub mod outcome;
 mod turn;
 
 pub use autopath::Path;
+use inside::Inside;
 pub use inside::why;
 use kept::{Cached, cached, failure_holds, stale, stale_window};
 pub use late::{Resolved, resolve};
@@ -86,6 +87,8 @@ pub struct Resolver {
     rates: Rates,
     /// What each of them holds.
     pub governor: Governor,
+    /// How often each of them asked for itself of late.
+    introspection: Rates,
     /// Jobs that are about to start, and what is asked for them ahead.
     pub warm_up: warm_up::Queue,
     /// The log of all that.
@@ -117,6 +120,7 @@ impl Resolver {
             jobs,
             rates: Rates::new(),
             governor: Governor::new(),
+            introspection: Rates::new(),
             query_log: QueryLog::default(),
             warm_up: warm_up::Queue::default(),
             metrics,
@@ -199,8 +203,7 @@ impl Resolver {
                         && let Some(path) = autopath::path(self, turn, key, route, client)
                         && let Some(place) = self.place(turn, route, client)
                     {
-                        let wanted =
-                            Wanted { path: Some(path), ..*turn.wanted(key.clone(), hash, route, None, Some(client)) };
+                        let wanted = turn.wanted(key.clone(), hash, route, None, Some(client)).along(path);
                         return self.defer(turn, wanted, &from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
@@ -292,16 +295,25 @@ impl Resolver {
     ) -> Response {
         let (snapshot, (key, hash), From { query, client, over_tcp }) = (turn.snapshot, asked, from);
         let own = |rcode| from.outcome(asked, NO_ROUTE, rcode, Source::Local);
-        if let Some((rcode, records)) = inside::inside(self, turn, query, key, *client, out.len()) {
-            self.enter(turn, &own(rcode));
-            return Response::Reply(make::local(query, rcode, true, &records, options, out));
+        match inside::inside(self, turn, query, key, *client, out.len()) {
+            Some(Inside::Now(rcode, records)) => {
+                self.enter(turn, &own(rcode));
+                return Response::Reply(make::local(query, rcode, true, &records, options, out));
+            }
+            Some(Inside::Later) => {
+                let Some(place) = self.place(turn, NO_ROUTE, *client) else {
+                    return self.turn_away(turn, from, asked, (NO_ROUTE, true), options, out);
+                };
+                return self.defer(turn, turn.wanted(key.clone(), hash, NO_ROUTE, None, Some(*client)), from, place);
+            }
+            None => {}
         }
         let found = local(snapshot, key);
         if let Local::Not { route, .. } | Local::Denied { route } = found
             && let Some(path) = autopath::path(self, turn, key, route, *client)
             && let Some(place) = self.place(turn, route, *client)
         {
-            let wanted = Wanted { path: Some(path), ..*turn.wanted(key.clone(), hash, route, None, Some(*client)) };
+            let wanted = turn.wanted(key.clone(), hash, route, None, Some(*client)).along(path);
             return self.defer(turn, wanted, from, place);
         }
         let (target, hash, route, alias) = match found {
@@ -343,8 +355,7 @@ impl Resolver {
             return self.turn_away(turn, from, (&target, hash), (route, alias.is_some()), options, out);
         };
         self.metrics.cache_misses.inc();
-        let wanted = *turn.wanted(target, hash, route, alias, Some(*client));
-        self.defer(turn, wanted, from, place)
+        self.defer(turn, turn.wanted(target, hash, route, alias, Some(*client)), from, place)
     }
 
     /// The response to a query that finds no place among those that wait: better an old answer than none (RFC 8767).
@@ -371,10 +382,11 @@ impl Resolver {
     }
 
     /// Leaves a query to a task.
-    fn defer(&self, turn: &mut Turn<'_>, wanted: Wanted, from: &From<'_>, place: Place) -> Response {
-        turn.tally.query(from.over_tcp, from.query.qtype, Some(wanted.route));
+    fn defer(&self, turn: &mut Turn<'_>, wanted: Box<Wanted>, from: &From<'_>, place: Place) -> Response {
+        let route = Some(wanted.route).filter(|route| *route != NO_ROUTE);
+        turn.tally.query(from.over_tcp, from.query.qtype, route);
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
-        Response::Deferred(Box::new(Deferred { wanted: Box::new(wanted), query, over_tcp, place }))
+        Response::Deferred(Box::new(Deferred { wanted, query, over_tcp, place }))
     }
 
     /// A place among the queries that wait, for one of this client.

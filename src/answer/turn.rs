@@ -104,6 +104,12 @@ impl Wanted {
         self.snapshot.home(self.key.horizon(), self.route, follows)
     }
 
+    /// The same, as the first of the names that its client tries.
+    pub(super) fn along(mut self: Box<Self>, path: Box<Path>) -> Box<Self> {
+        self.path = Some(path);
+        self
+    }
+
     /// The same question, for its own sake.
     pub fn without_alias(&self) -> Self {
         let Self { key, hash, route, snapshot, alias: _, path: _, asked, client, by } = self;

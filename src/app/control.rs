@@ -28,6 +28,8 @@ use crate::wire::name::Name;
 
 /// How often the firewall's counters are read.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Interval between looks for what workers noted of their clients.
+const SETTLE_EVERY: Duration = Duration::from_millis(50);
 
 /// What watches and tends while the workers serve.
 pub(super) struct ControlPart {
@@ -41,6 +43,8 @@ pub(super) struct ControlPart {
 impl ControlPart {
     /// Tends until the stop. While the server rests, another process does all this.
     pub(super) async fn run(mut self) {
+        let mut settling = JoinSet::new();
+        settling.spawn_local(settle(Arc::clone(&self.resolver)));
         while serves(&mut self.phase).await {
             self.tend().await;
         }
@@ -74,6 +78,8 @@ impl ControlPart {
             () = keep => {}
         }
         drop(tasks);
+        // What jobs asked until now is written down as well.
+        self.resolver.jobs.settle(&self.resolver.clients, self.resolver.now());
         if let Some(keeper) = keeper {
             keeper.close();
         }
@@ -120,6 +126,19 @@ impl ReportPart {
             }
             over(&mut self.phase).await;
         }
+    }
+}
+
+/// Settles what workers noted of their clients, one worker's notes at a time: probes are due in between. Goes on while the
+/// server rests, since its last answers come then.
+async fn settle(resolver: Arc<Resolver>) {
+    loop {
+        resolver.jobs.follow(&resolver.snapshot.load());
+        while resolver.jobs.settle_next(&resolver.clients) {
+            tokio::task::yield_now().await;
+        }
+        resolver.jobs.tend(&resolver.clients, resolver.now());
+        tokio::time::sleep(SETTLE_EVERY).await;
     }
 }
 

@@ -317,7 +317,9 @@ impl Running {
         for other in self.others.drain(..) {
             let _ = other.join();
         }
-        self.host.resolver.query_log.close();
+        let Resolver { jobs, clients, query_log, .. } = &*self.host.resolver;
+        jobs.settle(clients, self.host.resolver.now());
+        query_log.close();
         left
     }
 }

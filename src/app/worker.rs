@@ -69,7 +69,9 @@ impl WorkerPart {
                 }
             }
         }
-        Ok(worker.drain().await)
+        let left = worker.drain().await;
+        worker.flush_all().await;
+        Ok(left)
     }
 }
 

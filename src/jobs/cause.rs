@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
 
+use super::prefix::{Prefix, Prefixes};
 use crate::metrics::Source;
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::{ede, rcode, u16_at};
@@ -65,7 +66,10 @@ impl Cause {
 /// What is said of a name that a route's `prune_search` denies.
 pub const PRUNED: &str = "nodens denies it itself, as nothing of this name can be in the cluster (prune_search)";
 
-/// The first code among extended errors, and what all of them say.
+/// Bytes kept of what extended errors say.
+const MOST_TEXT: usize = 1_024;
+
+/// The first code among extended errors, and what all of them say, up to [`MOST_TEXT`] bytes.
 pub fn read_errors(mut options: &[u8]) -> (Option<u16>, String) {
     let (mut first, mut text) = (None, String::new());
     while let (Some(length), Some(code)) = (u16_at(options, 2), u16_at(options, 4)) {
@@ -75,9 +79,14 @@ pub fn read_errors(mut options: &[u8]) -> (Option<u16>, String) {
         if !text.is_empty() && !words.is_empty() {
             text.push_str("; ");
         }
-        text.push_str(&String::from_utf8_lossy(words));
+        text.push_str(&String::from_utf8_lossy(words.get(..MOST_TEXT).unwrap_or(words)));
         options = options.get(end..).unwrap_or_default();
     }
+    let mut end = text.len().min(MOST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
     (first, text)
 }
 
@@ -114,45 +123,39 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
     }
 }
 
-/// The name that was meant, if this one is it with a suffix of the client's search list behind: in wire form.
+/// The prefix that was meant, if the rest of this name is a suffix of the client's search list.
 ///
 /// A search list begins with the client's own namespace. So a name of two labels or more in front of that cannot be one of
 /// its services but by a pod's hostname; and whatever else was tried behind a name for which that was tried before is of
-/// the same list. `tried` says whether it was.
+/// the same list. `tried` says whether it was, by the hash of the name's labels; it is asked once for the name and once for
+/// each prefix at most.
 ///
 /// Where the namespace is not known, it may be any one of the default cluster domain, and the name in front must have
 /// three labels or more: no service and no pod's hostname has (but for SRV, whose names begin with an underscore).
-pub fn meant(name: &[u8], namespace: Option<&str>, tried: impl Fn(&[u8]) -> bool) -> Option<Box<[u8]>> {
-    let before = |suffix: &[u8]| -> Box<[u8]> { [&name[..name.len() - suffix.len()], &[0]].concat().into() };
-    let of_a_list = |suffix: &[u8], least: usize| {
-        let front = before(suffix);
-        let (labels, underscore) = (suffixes(&front).count() - 1, front.get(1) == Some(&b'_'));
-        (labels >= least && !underscore).then_some(front)
-    };
-    let mut behind = suffixes(name).skip(1);
-    if let Some(suffix) = namespace.and_then(|space| behind.find(|suffix| is_of_namespace(suffix, space))) {
-        return of_a_list(suffix, 2);
+pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut(u64) -> bool) -> Option<Prefix> {
+    let underscore = name.name().get(1) == Some(&b'_');
+    let of_a_list = |prefix: Prefix, least: usize| (prefix.labels >= least && !underscore).then_some(prefix);
+    if let Some(prefix) = namespace.and_then(|space| before_namespace(name, space)) {
+        return of_a_list(prefix, 2);
     }
-    if tried(name) {
+    if tried(name.whole()) {
         // It is the end of its own list.
         return None;
     }
-    let mut fronts: Vec<_> = suffixes(name).skip(1).filter(|suffix| suffix.len() > 1).map(before).collect();
-    fronts.reverse();
-    if let Some(front) = fronts.into_iter().find(|front| tried(front)) {
+    if let Some(front) = name.each().rev().find(|front| tried(front.hash)) {
         return Some(front);
     }
-    let any = suffixes(name).skip(1).find(|suffix| suffixes(suffix).nth(1) == Some(SERVICES));
-    any.filter(|_| namespace.is_none()).and_then(|suffix| of_a_list(suffix, 3))
+    let any = name.each().find(|prefix| suffixes(name.behind(*prefix)).nth(1) == Some(SERVICES));
+    any.filter(|_| namespace.is_none()).and_then(|prefix| of_a_list(prefix, 3))
 }
 
-/// Whether a name has one label before `namespace.svc.`: a service, and where the search list for a bare name begins.
-pub fn is_service(name: &[u8], namespace: &str) -> bool {
-    suffixes(name).nth(1).is_some_and(|rest| is_of_namespace(rest, namespace))
+/// What stands before `namespace.svc.` in a name.
+pub fn before_namespace(name: &Prefixes<'_>, namespace: &str) -> Option<Prefix> {
+    name.each().find(|prefix| is_of_namespace(name.behind(*prefix), namespace))
 }
 
 /// Whether a name begins with `namespace.svc.`.
-pub fn is_of_namespace(name: &[u8], namespace: &str) -> bool {
+fn is_of_namespace(name: &[u8], namespace: &str) -> bool {
     let length = namespace.len();
     usize::from(name.first().copied().unwrap_or(0)) == length
         && name.get(1..=length) == Some(namespace.as_bytes())
@@ -189,8 +192,13 @@ mod tests {
 
     #[test]
     fn search_lists_are_seen_through() {
-        let known = ["registry.example.com", "redis", "redis.example.com"].map(wire);
-        let tried = |front: &[u8]| known.iter().any(|known| **known == *front);
+        let known =
+            ["registry.example.com", "redis", "redis.example.com"].map(|name| Prefixes::of(&wire(name)).whole());
+        let meant = |name: &str, namespace| {
+            let name = wire(name);
+            let name = Prefixes::of(&name);
+            meant(&name, namespace, |hash| known.contains(&hash)).map(|prefix| name.front(prefix))
+        };
         for (name, expected) in [
             ("registry.example.com.ci.svc.cluster.local", Some("registry.example.com")),
             ("registry.example.com.svc.cluster.local", Some("registry.example.com")),
@@ -204,8 +212,7 @@ mod tests {
             ("web.shop.svc.cluster.local", None),
             ("example.com", None),
         ] {
-            let meant = meant(&wire(name), Some("ci"), tried);
-            assert_eq!(meant, expected.map(wire), "{name}");
+            assert_eq!(meant(name, Some("ci")), expected.map(wire), "{name}");
         }
         // Its namespace is not known.
         for (name, expected) in [
@@ -217,7 +224,7 @@ mod tests {
             ("_pg._tcp.db.ci.svc.cluster.local", None),
             ("www.api.prod.eu.svc.corp.example", None),
         ] {
-            assert_eq!(meant(&wire(name), None, tried), expected.map(wire), "{name}");
+            assert_eq!(meant(name, None), expected.map(wire), "{name}");
         }
     }
 

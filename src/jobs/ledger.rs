@@ -1,61 +1,41 @@
 //! What one worker notes of its clients between two settlements: who got how many answers of which kind, and what failed.
 //!
 //! Two open tables of fixed size, so that a hit costs one look at a slot: no allocation, no lock, no name of a client. What
-//! finds no room is counted as dropped. Who an address was is looked up when the ledger is settled (see
-//! [`super::Jobs::settle`]), with the times of the queries.
+//! finds no room is counted as dropped. A filled buffer is swapped with an empty one (see [`super::handoff`]). Who an
+//! address was is looked up when the buffer is settled (see [`super::Jobs::settle`]), with the times of the queries.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Millis;
+pub use super::buffer::{Buffer, Failure, Wait};
+use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
 use crate::clients::key;
 use crate::metrics::Source;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
+use crate::wire::u16_at;
 
 /// How long a worker keeps what it noted, at most, while queries come.
 pub const SETTLE_EVERY: Millis = 100;
 /// The route of what took none: nodens's own answers.
 pub const NO_ROUTE: u16 = u16::MAX;
 
-/// Slots for counts; a power of two. One is one client with one kind of answer.
-const COUNTS: usize = 1_024;
-/// Slots for failures; a power of two. One is one client with one question.
-const FAILURES: usize = 256;
-/// Answers that took their time.
-const WAITS: usize = 512;
-/// Slots looked at for one key.
-const PROBES: usize = 8;
+/// Bytes of extended errors kept of one failure: a server may send 64 KiB, and each slot may hold that much.
+const MOST_ERRORS: usize = 2_048;
+/// Buffers of earlier configurations that wait to be handed over. A reload adds one, and the next flush takes all.
+const MOST_LEFT: usize = 4;
 
 /// A worker's notes.
 pub struct Ledger {
-    routes: Vec<Arc<str>>,
-    counts: Box<[Count; COUNTS]>,
-    counted: Vec<u16>,
-    failures: Box<[Failure]>,
-    failed: Vec<u16>,
-    waits: Vec<Wait>,
+    buffer: Buffer,
+    /// Filled under earlier configurations and not handed over yet.
+    left: Vec<Buffer>,
     /// Which of the answers are logged.
     pub log: Sampler,
-    dropped: u64,
     settled: Millis,
     /// So that no client can choose addresses that collide.
     seed: u64,
-}
-
-/// How often one client got one kind of answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Count {
-    /// The client's address as a number; IPv4 is mapped.
-    pub address: u128,
-    kind: u32,
-    /// How often.
-    pub times: u32,
-    /// When the first of them was asked.
-    pub first: Millis,
-    /// When the last of them was asked.
-    pub last: Millis,
 }
 
 /// What a failure is known by.
@@ -75,80 +55,13 @@ pub struct Failed<'a> {
     pub source: Source,
 }
 
-/// An answer that is none, to one client.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// How often.
-    pub times: Count,
-    hash: u64,
-    qtype: u16,
-    length: u8,
-    name: [u8; MAX_NAME],
-    /// The extended errors that came with it, as whole options.
-    pub errors: Option<Box<[u8]>>,
-}
-
-/// An answer that took its time.
-#[derive(Clone, Debug)]
-pub struct Wait {
-    /// The client's address.
-    pub address: u128,
-    /// When it was asked.
-    pub asked: Millis,
-    /// How long it took.
-    pub took: Duration,
-    /// The name in lower-case wire form.
-    pub name: Box<[u8]>,
-    /// The type.
-    pub qtype: u16,
-    /// The route's number, or [`NO_ROUTE`].
-    pub route: u16,
-    /// The response code.
-    pub rcode: u16,
-}
-
-impl Count {
-    /// Nothing is counted here.
-    const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
-
-    /// The route's number, or [`NO_ROUTE`].
-    pub fn route(&self) -> u16 {
-        self.kind as u16
-    }
-
-    /// The response code; 15 stands for all larger ones.
-    pub fn rcode(&self) -> u16 {
-        (self.kind >> 16) as u16 & 0xf
-    }
-
-    /// Where the answers came from.
-    pub fn source(&self) -> Source {
-        let number = (self.kind >> 20) as usize;
-        *Source::ALL.get(number).unwrap_or(&Source::Local)
-    }
-}
-
-impl Failure {
-    const EMPTY: Self = Self { times: Count::EMPTY, hash: 0, qtype: 0, length: 0, name: [0; MAX_NAME], errors: None };
-
-    /// The question's name in lower-case wire form, and its type.
-    pub fn question(&self) -> (&[u8], u16) {
-        (&self.name[..usize::from(self.length)], self.qtype)
-    }
-}
-
 impl Ledger {
     /// An empty one for routes with these labels.
     pub fn new(routes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self {
-            routes: routes.into_iter().map(|label| label.as_ref().into()).collect(),
-            counts: Box::new([Count::EMPTY; COUNTS]),
-            counted: Vec::with_capacity(COUNTS),
-            failures: vec![Failure::EMPTY; FAILURES].into(),
-            failed: Vec::with_capacity(FAILURES),
-            waits: Vec::with_capacity(WAITS),
+            buffer: Buffer::new(routes.into_iter().map(|label| label.as_ref().into()).collect()),
+            left: Vec::new(),
             log: Sampler::off(),
-            dropped: 0,
             settled: 0,
             seed: rand::random(),
         }
@@ -160,36 +73,19 @@ impl Ledger {
     pub fn count(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         let home = home(address, kind, self.seed);
-        let slot = &mut self.counts[home];
+        let slot = &mut self.buffer.counts[home];
         if slot.kind == kind && slot.address == address {
             slot.times += 1;
             slot.last = now;
         } else {
-            self.count_elsewhere(home, address, kind, now);
+            self.buffer.count_elsewhere(home, address, kind, now);
         }
     }
 
     /// The same for an answer that took its time: it was asked earlier than those that were answered meanwhile.
     pub fn count_late(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, asked: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
-        self.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
-    }
-
-    #[cold]
-    fn count_elsewhere(&mut self, home: usize, address: u128, kind: u32, at: Millis) {
-        for at_slot in (0..PROBES).map(|step| (home + step) % COUNTS) {
-            let slot = &mut self.counts[at_slot];
-            if slot.times == 0 {
-                *slot = Count { address, kind, times: 1, first: at, last: at };
-                self.counted.push(at_slot as u16);
-                return;
-            }
-            if slot.kind == kind && slot.address == address {
-                slot.add(at);
-                return;
-            }
-        }
-        self.dropped += 1;
+        self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
     /// Notes a failure, beside its count. `errors` gives the extended errors of the first of its like.
@@ -197,15 +93,16 @@ impl Ledger {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
         let hash = failed.hash ^ u64::from(failed.rcode).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);
+        let errors = || errors().map(bounded);
         for at_slot in (0..PROBES).map(|step| (home + step) % FAILURES) {
-            let slot = &mut self.failures[at_slot];
+            let slot = &mut self.buffer.failures[at_slot];
             if slot.times.times == 0 {
                 let length = failed.name.len().min(MAX_NAME);
                 slot.times = Count { address, kind, times: 1, first: at, last: at };
                 (slot.hash, slot.qtype, slot.length) = (hash, failed.qtype, length as u8);
                 slot.name[..length].copy_from_slice(&failed.name[..length]);
                 slot.errors = errors();
-                self.failed.push(at_slot as u16);
+                self.buffer.failed.push(at_slot as u16);
                 return;
             }
             if slot.hash == hash && slot.times.address == address {
@@ -216,14 +113,14 @@ impl Ledger {
                 return;
             }
         }
-        self.dropped += 1;
+        self.buffer.dropped += 1;
     }
 
     /// Notes how long an answer took that was not given at once.
     pub fn wait(&mut self, client: IpAddr, wait: Wait) {
-        match self.waits.len() < WAITS {
-            true => self.waits.push(Wait { address: key(client), ..wait }),
-            false => self.dropped += 1,
+        match self.buffer.waits.len() < WAITS {
+            true => self.buffer.waits.push(Wait { address: key(client), ..wait }),
+            false => self.buffer.dropped += 1,
         }
     }
 
@@ -235,55 +132,64 @@ impl Ledger {
 
     /// Whether there is nothing to settle.
     pub fn is_empty(&self) -> bool {
-        self.counted.is_empty() && self.failed.is_empty() && self.waits.is_empty() && self.dropped == 0
+        self.buffer.is_empty() && self.left.is_empty()
+    }
+
+    /// All failures since the last flush, in the order in which they first came.
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.buffer.failures()
     }
 
     /// The label of a route, if it has that number.
     pub fn route(&self, route: u16) -> Option<&Arc<str>> {
-        self.routes.get(usize::from(route))
+        self.buffer.route(route)
     }
 
-    /// All counts.
-    pub fn counts(&self) -> impl Iterator<Item = &Count> {
-        self.counted.iter().map(|at| &self.counts[usize::from(*at)])
-    }
-
-    /// All failures, in the order in which they first came.
-    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
-        self.failed.iter().map(|at| &self.failures[usize::from(*at)])
-    }
-
-    /// All that took their time.
-    pub fn waits(&self) -> &[Wait] {
-        &self.waits
-    }
-
-    /// What found no room.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Begins anew: it has been settled.
-    pub fn clear(&mut self, now: Millis) {
-        for at in self.counted.drain(..) {
-            self.counts[usize::from(at)] = Count::EMPTY;
+    /// Takes over the notes of the ledger of an earlier configuration, to be handed over before its own.
+    pub fn succeed(&mut self, old: Self) {
+        self.left.extend(old.left);
+        if !old.buffer.is_empty() {
+            self.left.push(old.buffer);
         }
-        for at in self.failed.drain(..) {
-            let slot = &mut self.failures[usize::from(at)];
-            (slot.times, slot.errors) = (Count::EMPTY, None);
+        while self.left.len() > MOST_LEFT {
+            self.buffer.dropped += self.left.remove(0).len();
         }
-        self.waits.clear();
-        (self.dropped, self.settled) = (0, now);
+    }
+
+    /// The notes that are to be handed over next; none if there are none.
+    pub(super) fn filled(&self) -> Option<&Buffer> {
+        self.left.first().or(Some(&self.buffer)).filter(|buffer| !buffer.is_empty())
+    }
+
+    /// Takes out what [`Self::filled`] shows, and puts an empty buffer in its place where one is needed.
+    pub(super) fn swap(&mut self, mut empty: Buffer) -> Buffer {
+        match self.left.is_empty() {
+            false => self.left.remove(0),
+            true => {
+                empty.routes = Arc::clone(&self.buffer.routes);
+                std::mem::replace(&mut self.buffer, empty)
+            }
+        }
+    }
+
+    /// All of it has been handed over at `now`.
+    pub(super) fn flushed(&mut self, now: Millis) {
+        self.settled = now;
     }
 }
 
-impl Count {
-    #[inline]
-    fn add(&mut self, at: Millis) {
-        self.times += 1;
-        self.first = self.first.min(at);
-        self.last = self.last.max(at);
+/// The first whole options of these, within [`MOST_ERRORS`] bytes.
+fn bounded(errors: Box<[u8]>) -> Box<[u8]> {
+    if errors.len() <= MOST_ERRORS {
+        return errors;
     }
+    let mut end = 0;
+    while let Some(length) = u16_at(&errors, end + 2)
+        && end + 4 + usize::from(length) <= MOST_ERRORS
+    {
+        end += 4 + usize::from(length);
+    }
+    errors.get(..end).unwrap_or_default().into()
 }
 
 #[inline]
@@ -330,6 +236,7 @@ mod tests {
         ledger.count(two, 0, rcode::BADVERS, Source::Upstream, 7);
         ledger.count_late(two, 0, rcode::BADVERS, Source::Upstream, 6);
         let mut counts: Vec<_> = ledger
+            .buffer
             .counts()
             .map(|c| (c.address == key(two), c.route(), c.rcode(), c.source(), c.times, c.first, c.last))
             .collect();
@@ -341,8 +248,12 @@ mod tests {
             (true, 0, 15, Source::Upstream, 2, 6, 7),
         ];
         assert_eq!(counts, expected);
-        ledger.clear(1_000);
-        assert!(ledger.is_empty() && ledger.counts().next().is_none());
+        let mut filled = ledger.swap(Buffer::empty());
+        ledger.flushed(1_000);
+        assert!(ledger.is_empty() && ledger.buffer.counts().next().is_none());
+        assert_eq!((ledger.route(0).map(|label| &**label), filled.counts().count()), (Some("."), 4));
+        filled.clear();
+        assert!(filled.is_empty() && filled.counts().next().is_none());
         assert!(!ledger.is_due(1_000 + SETTLE_EVERY - 1) && ledger.is_due(1_000 + SETTLE_EVERY));
     }
 
@@ -353,8 +264,11 @@ mod tests {
         ledger.fail(ONE, failed(b"\x01a\x00", 7), 2, || Some(Box::new([1])));
         ledger.fail(ONE, failed(b"\x01a\x00", 7), 3, || Some(Box::new([2])));
         ledger.fail(ONE, failed(b"\x02bc\x00", 8), 4, || None);
-        let failures: Vec<_> =
-            ledger.failures().map(|f| (f.question().0, f.times.times, f.times.last, f.errors.as_deref())).collect();
+        let failures: Vec<_> = ledger
+            .buffer
+            .failures()
+            .map(|f| (f.question().0, f.times.times, f.times.last, f.errors.as_deref()))
+            .collect();
         assert_eq!(failures, [(&b"\x01a\x00"[..], 3, 3, Some(&[1][..])), (b"\x02bc\x00", 1, 4, None)]);
     }
 
@@ -365,8 +279,35 @@ mod tests {
             ledger.count(IpAddr::V4(number.into()), 0, rcode::NOERROR, Source::Hit, 1);
             ledger.fail(ONE, failed(b"\x01a\x00", u64::from(number)), 1, || None);
         }
-        let noted = ledger.counts().count() + ledger.failures().count();
+        let noted = ledger.buffer.counts().count() + ledger.buffer.failures().count();
         assert!(noted <= COUNTS + FAILURES && noted > (COUNTS + FAILURES) / 2, "{noted}");
-        assert_eq!(ledger.dropped(), 20_000 - noted as u64);
+        assert_eq!(ledger.buffer.dropped(), 20_000 - noted as u64);
+    }
+
+    #[test]
+    fn the_notes_of_an_earlier_configuration_come_first_and_are_bounded() {
+        let mut ledger = Ledger::new(["0"]);
+        for reload in 1..=8 {
+            ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
+            let old = std::mem::replace(&mut ledger, Ledger::new([reload.to_string()]));
+            ledger.succeed(old);
+        }
+        ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
+        let mut routes = Vec::new();
+        while ledger.filled().is_some() {
+            let buffer = ledger.swap(Buffer::empty());
+            routes.push(buffer.route(0).map(|label| label.to_string()).unwrap_or_default());
+        }
+        assert_eq!(routes, ["4", "5", "6", "7", "8"]);
+    }
+
+    #[test]
+    fn long_errors_are_cut_between_options() {
+        let option = |length: u16| {
+            [&[0, 15][..], &length.to_be_bytes(), &[0, 22], &vec![b'x'; usize::from(length) - 2]].concat()
+        };
+        assert_eq!(bounded(option(900).repeat(3).into()).len(), 2 * 904);
+        assert_eq!(bounded(option(5_000).into()).len(), 0);
+        assert_eq!(bounded(option(900).into()).len(), 904);
     }
 }

@@ -1,12 +1,13 @@
 //! Answers that were cut off for want of room in a UDP reply, until their clients ask again over TCP, or do not.
 //!
 //! A client that is told so (TC) has to come back over TCP (RFC 7766 section 5). It may come to another worker, so this
-//! is shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits.
+//! is shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits. No worker
+//! waits for the lock: what it cannot note is left out, and nobody is blamed for what may not have been noted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use foldhash::fast::RandomState;
 
@@ -22,11 +23,16 @@ const MOST: usize = 1_024;
 #[derive(Debug, Default)]
 pub struct Truncated {
     waiting: AtomicUsize,
+    /// Answers that were cut off and could not be noted.
+    dropped: AtomicU64,
+    /// Queries over TCP that could not be noted. Of what was cut off before one of these it is not known whether its client
+    /// has come back.
+    missed: AtomicU64,
     questions: Mutex<HashMap<Question, Cut, RandomState>>,
 }
 
 /// Who asked, the name in lower-case wire form, and the type. Whatever else a query says may be otherwise over TCP.
-type Question = (u128, Box<[u8]>, u16);
+pub(super) type Question = (u128, Box<[u8]>, u16);
 
 /// An answer that was cut off.
 #[derive(Clone, Debug)]
@@ -41,18 +47,23 @@ pub struct Cut {
     pub first: Millis,
     /// When last.
     pub last: Millis,
+    /// How many queries over TCP had been missed then.
+    missed: u64,
 }
 
 impl Truncated {
     /// An answer to this client was cut off. The name is in lower-case wire form.
     pub fn cut(&self, client: IpAddr, name: &[u8], qtype: u16, route: Option<Arc<str>>, size: usize, at: Millis) {
-        let mut questions = self.questions();
-        let room = questions.len() < MOST;
         let question = (key(client), name.into(), qtype);
+        let Some(mut questions) = self.try_lock() else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let (room, missed) = (questions.len() < MOST, self.missed.load(Ordering::Acquire));
         match questions.get_mut(&question) {
             Some(cut) => (cut.times, cut.last) = (cut.times + 1, cut.last.max(at)),
             None if room => {
-                questions.insert(question, Cut { route, size, times: 1, first: at, last: at });
+                questions.insert(question, Cut { route, size, times: 1, first: at, last: at, missed });
             }
             None => {}
         }
@@ -69,8 +80,12 @@ impl Truncated {
 
     #[cold]
     fn take(&self, client: IpAddr, name: &[u8], qtype: u16) {
-        let mut questions = self.questions();
-        questions.remove(&(key(client), name.to_ascii_lowercase().into(), qtype));
+        let question = (key(client), name.to_ascii_lowercase().into(), qtype);
+        let Some(mut questions) = self.try_lock() else {
+            self.missed.fetch_add(1, Ordering::Release);
+            return;
+        };
+        questions.remove(&question);
         self.waiting.store(questions.len(), Ordering::Release);
     }
 
@@ -79,15 +94,28 @@ impl Truncated {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
-        let mut questions = self.questions();
-        let overdue = questions.extract_if(|_, cut| now >= cut.first + PATIENCE).collect();
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overdue: Vec<_> = questions.extract_if(|_, cut| now >= cut.first + PATIENCE).collect();
         self.waiting.store(questions.len(), Ordering::Release);
+        drop(questions);
+        let (missed, all) = (self.missed.load(Ordering::Acquire), overdue.len());
+        overdue.retain(|(_, cut)| cut.missed == missed);
+        self.dropped.fetch_add((all - overdue.len()) as u64, Ordering::Relaxed);
         overdue
     }
 
-    fn questions(&self) -> MutexGuard<'_, HashMap<Question, Cut, RandomState>> {
-        // The table is whole between any two of its calls.
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Answers that were cut off of which it is not known whether their clients came back.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// For workers. The table is whole between any two of its calls.
+    fn try_lock(&self) -> Option<MutexGuard<'_, HashMap<Question, Cut, RandomState>>> {
+        match self.questions.try_lock() {
+            Ok(questions) => Some(questions),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -120,5 +148,20 @@ mod tests {
             truncated.cut(IpAddr::V4(number.into()), b"\x03big\x00", 1, None, 512, 1_000);
         }
         assert_eq!(truncated.overdue(1_000 + PATIENCE).len(), MOST);
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_what_may_not_have_been_noted() {
+        let truncated = Truncated::default();
+        let client: IpAddr = [10, 0, 0, 1].into();
+        truncated.cut(client, b"\x03big\x00", 1, None, 512, 1_000);
+        let held = truncated.questions.lock().expect("a lock");
+        truncated.asked_over_tcp(client, b"\x03big\x00", 1);
+        truncated.cut(client, b"\x03bug\x00", 1, None, 512, 1_000);
+        drop(held);
+        truncated.cut(client, b"\x03bag\x00", 1, None, 512, 1_000);
+        let overdue = truncated.overdue(1_000 + PATIENCE);
+        let [((_, name, _), _)] = overdue.as_slice() else { panic!("{overdue:?}") };
+        assert_eq!((&**name, truncated.dropped()), (&b"\x03bag\x00"[..], 2));
     }
 }

@@ -41,6 +41,11 @@ impl Records {
         self.0.contains_key(name)
     }
 
+    /// The names that have static records, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(|name| &**name)
+    }
+
     /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer.
     ///
     /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.

@@ -37,6 +37,9 @@ pub mod udp;
 /// How long queries in flight are waited for when the server stops.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// Tries to hand over the last notes, 10 ms apart.
+const LAST_FLUSHES: usize = 100;
+
 /// What the server is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -158,9 +161,18 @@ impl<U: Ask + 'static> Worker<U> {
     pub fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
         let mut ledger = self.ledger.borrow_mut();
-        if ledger.is_due(now) {
-            self.resolver.jobs.settle(&mut ledger, &self.resolver.clients, now);
+        if ledger.is_due(now) && self.resolver.jobs.flush(&mut ledger, now) {
             ledger.log.hand_over();
+        }
+    }
+
+    /// Hands over the last notes, when no more will come. Waits for room, at most for a second.
+    pub async fn flush_all(&self) {
+        for _ in 0..LAST_FLUSHES {
+            if self.resolver.jobs.flush(&mut self.ledger.borrow_mut(), self.resolver.now()) {
+                return;
+            }
+            tokio::time::sleep(GRACE / 500).await;
         }
     }
 
@@ -173,8 +185,10 @@ impl<U: Ask + 'static> Worker<U> {
     pub fn follow(&self, snapshot: &Snapshot) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
             *self.tally.borrow_mut() = tally(&self.resolver, snapshot);
-            let mut notes = self.ledger.replace(ledger(&self.resolver, snapshot));
-            self.resolver.jobs.settle_now(&mut notes, &self.resolver.clients, self.resolver.now());
+            let old = self.ledger.replace(ledger(&self.resolver, snapshot));
+            let mut ledger = self.ledger.borrow_mut();
+            ledger.succeed(old);
+            self.resolver.jobs.flush(&mut ledger, self.resolver.now());
         }
     }
 

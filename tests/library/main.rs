@@ -3,6 +3,7 @@
 #[path = "../support/addresses.rs"]
 mod addresses;
 
+mod accounting;
 mod attribution;
 mod failover_properties;
 mod flood;

@@ -1,0 +1,336 @@
+//! What failed of one client's queries, and which of it a search list caused.
+//!
+//! The workers' notes do not come in the order of the queries: that a name was only a try of the search list may be seen
+//! after it was taken for a failure, and then it is one no more.
+
+use super::super::Millis;
+use super::super::cause;
+use super::super::prefix::{MOST_SUFFIX_LABELS, Prefix, Prefixes};
+use super::{Account, Failure};
+use crate::wire::rcode;
+
+/// Distinct failures kept; then the rarest makes room.
+const MOST_FAILURES: usize = 64;
+/// Names kept that were meant behind a search list.
+const MOST_MEANT: usize = 64;
+
+/// What a failure is found by.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    /// The hash of the question and the response code.
+    key: u64,
+    /// The hash of its name.
+    whole: u64,
+    /// The hash of what stands before the client's own namespace, which is where a search list begins.
+    begins: Option<u64>,
+    /// Parts of the hashes of its prefixes.
+    prefixes: [u32; MOST_SUFFIX_LABELS],
+}
+
+impl Account {
+    /// A failure; one that a search list caused goes to the name that was meant.
+    pub(in crate::jobs) fn fail(&mut self, failure: Failure) {
+        let name = failure.name.clone();
+        let prefixes = Prefixes::of(&name);
+        if failure.rcode == rcode::NXDOMAIN
+            && let Some(meant) = self.meant_by(&prefixes)
+        {
+            let new = self.search(&prefixes, meant, failure.times);
+            if new {
+                self.look_again(&prefixes, meant);
+            }
+            return;
+        }
+        let mark = Mark::of(&failure, &prefixes, self.namespace());
+        self.steps += self.marks.len() as u64;
+        if let Some(at) = self.marks.iter().position(|old| old.key == mark.key) {
+            self.merge(at, failure);
+            return;
+        }
+        if self.failures.len() >= MOST_FAILURES {
+            self.steps += self.failures.len() as u64;
+            let least = least(&self.failures, |failure| (failure.times, failure.last));
+            least.and_then(|at| self.take(at));
+            self.left_out += 1;
+        }
+        // The workers do not settle in the order of the queries: an earlier failure may be seen to be of a list now.
+        let begins = self.namespace().and_then(|space| cause::before_namespace(&prefixes, space));
+        self.put(failure, mark);
+        if let Some(front) = begins {
+            self.look_again(&prefixes, front);
+        }
+    }
+
+    /// The prefix of this name that was meant, if the rest is of a search list.
+    fn meant_by(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
+        let (mut steps, tried) = (0, &self.tried);
+        let namespace = self.client.as_ref().and_then(|client| client.namespace.as_deref());
+        let meant = cause::meant(name, namespace, |hash| {
+            steps += 1;
+            tried.contains_key(&hash)
+        });
+        self.steps += steps;
+        meant
+    }
+
+    /// Adds queries of a search list to the name that was meant; whether that is a new one.
+    fn search(&mut self, name: &Prefixes<'_>, meant: Prefix, times: u64) -> bool {
+        self.searches += times;
+        self.steps += self.meant_hashes.len() as u64;
+        if let Some(at) = self.meant_hashes.iter().position(|hash| *hash == meant.hash) {
+            self.meant.get_mut(at).into_iter().for_each(|(_, all)| *all += times);
+            return false;
+        }
+        if self.meant.len() >= MOST_MEANT
+            && let Some(at) = least(&self.meant, |(_, times)| (*times, 0))
+        {
+            self.steps += self.meant.len() as u64;
+            let (gone, _) = self.meant.swap_remove(at);
+            self.bytes = self.bytes.saturating_sub(meant_weight(&gone));
+            let gone = self.meant_hashes.swap_remove(at);
+            self.forget_tried(gone);
+        }
+        let front = name.front(meant);
+        self.bytes += meant_weight(&front);
+        self.meant.push((front, times));
+        self.meant_hashes.push(meant.hash);
+        *self.tried.entry(meant.hash).or_default() += 1;
+        true
+    }
+
+    /// Takes out the failures that are now seen to be of the search list behind this prefix.
+    fn look_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
+        let is_search = |mark: &Mark, failure: &Failure| {
+            mark.prefixes.contains(&(front.hash as u32))
+                && mark.begins.is_none()
+                && failure.rcode == rcode::NXDOMAIN
+                && Prefixes::of(&failure.name).each().any(|prefix| prefix == front)
+        };
+        let mut times = 0;
+        for at in (0..self.failures.len()).rev() {
+            let Some((mark, failure)) = self.marks.get(at).zip(self.failures.get(at)) else { continue };
+            self.steps += 1;
+            if is_search(mark, failure) && !self.tried.contains_key(&mark.whole) {
+                times += self.take(at).map_or(0, |failure| failure.times);
+            }
+        }
+        if times > 0 {
+            self.search(name, front, times);
+        }
+    }
+
+    /// More of a failure that is in the list.
+    fn merge(&mut self, at: usize, failure: Failure) {
+        let Some(old) = self.failures.get_mut(at) else { return };
+        self.bytes = self.bytes.saturating_sub(old.weight());
+        let failure = Failure {
+            qtype: if failure.first < old.first { failure.qtype } else { old.qtype },
+            times: old.times + failure.times,
+            first: old.first.min(failure.first),
+            last: old.last.max(failure.last),
+            ..failure
+        };
+        // Words of an earlier time are better than none: a remembered failure may have lost them.
+        *old = match failure.text.is_empty() {
+            true => Failure { text: std::mem::take(&mut old.text), cause: old.cause, ..failure },
+            false => failure,
+        };
+        self.bytes += old.weight();
+    }
+
+    fn put(&mut self, failure: Failure, mark: Mark) {
+        if let Some(front) = mark.begins {
+            *self.tried.entry(front).or_default() += 1;
+        }
+        self.bytes += failure.weight();
+        self.failures.push(failure);
+        self.marks.push(mark);
+    }
+
+    pub(super) fn take(&mut self, at: usize) -> Option<Failure> {
+        if at >= self.failures.len() || at >= self.marks.len() {
+            return None;
+        }
+        let (failure, mark) = (self.failures.swap_remove(at), self.marks.swap_remove(at));
+        mark.begins.into_iter().for_each(|front| self.forget_tried(front));
+        self.bytes = self.bytes.saturating_sub(failure.weight());
+        Some(failure)
+    }
+
+    /// One reason less to think that a search list was tried for the name with this hash.
+    fn forget_tried(&mut self, hash: u64) {
+        if let Some(reasons) = self.tried.get_mut(&hash) {
+            *reasons = reasons.saturating_sub(1);
+            if *reasons == 0 {
+                self.tried.remove(&hash);
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// With its mark, and its place among what was tried.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.len() + self.text.len() + size_of::<Mark>() + TRIED_WEIGHT
+    }
+}
+
+impl Mark {
+    fn of(failure: &Failure, name: &Prefixes<'_>, namespace: Option<&str>) -> Self {
+        // A name that does not exist has no type.
+        let qtype = if failure.rcode == rcode::NXDOMAIN { 0 } else { failure.qtype };
+        let begins = namespace.filter(|_| failure.rcode != rcode::NOERROR);
+        let mut prefixes = [0; MOST_SUFFIX_LABELS];
+        prefixes.iter_mut().zip(name.each()).for_each(|(part, prefix)| *part = prefix.hash as u32);
+        Self {
+            key: name.whole() ^ (u64::from(qtype) << 16 | u64::from(failure.rcode)),
+            whole: name.whole(),
+            begins: begins.and_then(|space| cause::before_namespace(name, space)).map(|prefix| prefix.hash),
+            prefixes,
+        }
+    }
+}
+
+/// A place among what was tried.
+const TRIED_WEIGHT: usize = 2 * size_of::<(u64, u32)>();
+
+fn meant_weight(name: &[u8]) -> usize {
+    size_of::<(Box<[u8]>, u64, u64)>() + name.len() + TRIED_WEIGHT
+}
+
+/// Where the least of a list is.
+fn least<T>(list: &[T], rank: impl Fn(&T) -> (u64, Millis)) -> Option<usize> {
+    list.iter().enumerate().min_by_key(|(_, item)| rank(item)).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::cause::Cause;
+    use super::super::{Kind, Slow};
+    use super::*;
+    use crate::clients::Client;
+    use crate::metrics::Source;
+    use crate::wire::name::Name;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// An account of a client in the namespace `ci`.
+    fn of_namespace() -> Account {
+        let client = Client {
+            kind: crate::clients::client::Kind::Pod,
+            name: "a".into(),
+            namespace: Some("ci".into()),
+            uid: Some("1".into()),
+            labels: Box::default(),
+            more_labels: false,
+            job: None,
+            memo: Default::default(),
+            search: None,
+        };
+        Account { client: Some(Arc::new(client)), ..account() }
+    }
+
+    #[test]
+    fn a_search_list_is_seen_in_any_order() {
+        let names = ["a.b.ci.svc.x", "a.b.svc.x", "a.b.x", "a.b", "db.ci.svc.x", "db.svc.x", "db.x"];
+        for turn in 0..names.len() {
+            let mut account = of_namespace();
+            for at in 0..names.len() {
+                account.fail(failure(names[(turn + at) % names.len()], 1, rcode::NXDOMAIN, "", 1));
+            }
+            account.meant.sort();
+            let meant: Vec<_> = account.meant.iter().map(|(name, times)| (&**name, *times)).collect();
+            assert_eq!(meant, [(&b"\x01a\x01b\x00"[..], 3), (b"\x02db\x00", 2)], "from {turn}");
+            let mut failed: Vec<_> = account.failures.iter().map(|failure| failure.name.len()).collect();
+            failed.sort_unstable();
+            assert_eq!((account.searches, failed), (5, vec![5, 13]), "a.b and db.ci.svc.x, from {turn}");
+        }
+    }
+
+    fn account() -> Account {
+        Account::new(None, [10, 0, 0, 1].into(), 0)
+    }
+
+    fn failure(name: &str, qtype: u16, rcode: u16, text: &str, at: Millis) -> Failure {
+        Failure {
+            name: name.parse::<Name>().expect(name).as_wire().into(),
+            qtype,
+            route: None,
+            rcode,
+            cause: Cause::of(rcode, Source::Upstream, None, text),
+            text: text.into(),
+            times: 1,
+            first: at,
+            last: at,
+        }
+    }
+
+    #[test]
+    fn equal_failures_are_one_and_keep_their_words() {
+        let mut account = account();
+        account.fail(failure("a.b", 1, rcode::SERVFAIL, "max_qps", 5));
+        account.fail(failure("a.b", 1, rcode::SERVFAIL, "", 9));
+        account.fail(failure("a.b", 28, rcode::SERVFAIL, "", 9));
+        account.fail(failure("c.d", 1, rcode::NXDOMAIN, "", 9));
+        account.fail(failure("c.d", 28, rcode::NXDOMAIN, "", 10));
+        let told: Vec<_> =
+            account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.text)).collect();
+        let expected = [
+            (1, 2, 5, 9, Cause::RateLimited, "max_qps"),
+            (28, 1, 9, 9, Cause::UpstreamFailed, ""),
+            (1, 2, 9, 10, Cause::NoSuchName, ""),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn the_rarest_failure_makes_room() {
+        let mut account = account();
+        for at in 0..2 {
+            (0..60).for_each(|n| account.fail(failure(&format!("often{n}.b"), 1, rcode::NXDOMAIN, "", at)));
+        }
+        (0..1_000).for_each(|n| account.fail(failure(&format!("once{n}.b"), 1, rcode::NXDOMAIN, "", 10 + n)));
+        assert_eq!((account.failures.len(), account.left_out), (MOST_FAILURES, 996));
+        assert_eq!(account.failures.iter().filter(|failure| failure.times == 2).count(), 60);
+        assert!(account.failures.iter().any(|failure| failure.last == 1_009), "the latest one is told");
+    }
+
+    #[test]
+    fn its_weight_is_that_of_its_lists() {
+        let mut account = account();
+        let long = vec!["b"; 100].join(".");
+        for n in 0..300 {
+            account.fail(failure(&format!("n{}.{long}", n % 90), 1, rcode::NXDOMAIN, "", n));
+            account.fail(failure(&format!("a.b{}.c.ci.svc.cluster.local", n % 80), 1, rcode::NXDOMAIN, "", n));
+            account.fail(failure(&format!("n{}.x", n % 90), 1, rcode::SERVFAIL, &"text".repeat(n as usize % 7), n));
+            let name = vec![0; n as usize % 200].into();
+            account.wait(Slow { name, qtype: 1, route: None, rcode: 0, took: Duration::from_millis(n % 50) });
+            account.add(Kind { route: Some(n.to_string().into()), rcode: 0, source: Source::Hit, times: 1 });
+        }
+        let failures: usize = account.failures.iter().map(Failure::weight).sum();
+        let slowest: usize = account.slowest.iter().map(Slow::weight).sum();
+        let meant: usize = account.meant.iter().map(|(name, _)| meant_weight(name)).sum();
+        let kinds = account.kinds.len() * size_of::<Kind>();
+        assert_eq!(account.weight(), size_of::<Account>() + failures + slowest + meant + kinds);
+        assert_eq!((account.meant.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
+        assert_eq!((account.marks.len(), account.failures.len()), (MOST_FAILURES, MOST_FAILURES));
+    }
+
+    #[test]
+    fn what_made_room_is_tried_no_more() {
+        let mut account = of_namespace();
+        account.fail(failure("db.ci.svc.x", 1, rcode::NXDOMAIN, "", 1));
+        account.fail(failure("db.svc.x", 1, rcode::NXDOMAIN, "", 1));
+        assert_eq!((account.searches, account.failures.len()), (1, 1));
+        for n in 0..MOST_MEANT {
+            (0..2).for_each(|_| account.fail(failure(&format!("a.b{n}.ci.svc.x"), 1, rcode::NXDOMAIN, "", 2)));
+        }
+        for n in 0..MOST_FAILURES {
+            (0..2).for_each(|_| account.fail(failure(&format!("n{n}.y"), 1, rcode::NXDOMAIN, "", 2)));
+        }
+        let before = account.searches;
+        account.fail(failure("db.x", 1, rcode::NXDOMAIN, "", 3));
+        assert_eq!(account.searches, before, "nothing says any more that db was tried");
+        assert!(account.failures.iter().any(|failure| failure.last == 3));
+    }
+}

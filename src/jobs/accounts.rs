@@ -1,0 +1,357 @@
+//! All accounts, and what settling does to them: for one thread at a time.
+//!
+//! A note costs the same however many others there are: an account is found by its owner, and see [`super::account`].
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use super::account::{Failure, Kind, Pick, Slow};
+use super::buffer::{Buffer, Count};
+use super::cause::{self, Cause};
+use super::existing::Existing;
+use super::habits::Habits;
+use super::ledger;
+use super::projects::{Projects, Whose};
+use super::truncated::{Cut, Question};
+use super::{Account, Excerpt, Millis};
+use crate::clients::client::Field;
+use crate::clients::{Client, Tables, Who};
+use crate::metrics::Source;
+use crate::wire::rcode;
+
+/// Accounts kept; then the one that asked nothing for the longest time goes.
+pub const MOST_ACCOUNTS: usize = 1_024;
+/// Bytes that they may take together, about; then the same.
+pub const MOST_BYTES: usize = 8 << 20;
+/// How long the account of a pod that is no more is kept after its last query.
+pub const KEPT_FOR: Millis = 3_600_000;
+/// How often old accounts are looked for.
+const TEND_EVERY: Millis = 60_000;
+/// What nodens answers of itself lies below this, and is neither slow nor worth asking ahead.
+const OWN_ZONE: &[u8] = b"\x06nodens\x08internal\x00";
+/// The account of all that are not known.
+const UNKNOWN: &str = "unknown";
+
+/// The accounts, and what else is learned of what clients ask.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    by_owner: LruCache<Box<str>, Account>,
+    pub(super) existing: Existing,
+    pub(super) habits: Habits,
+    pub(super) projects: Projects,
+    bytes: usize,
+    pub(super) dropped: u64,
+    /// Looks at items of lists: what settling has cost.
+    pub(super) steps: u64,
+    tended: Millis,
+}
+
+impl Accounts {
+    pub(super) fn new(projects: Projects) -> Self {
+        let (by_owner, habits, existing) = (LruCache::unbounded(), Habits::new(), Existing::new());
+        Self { by_owner, existing, habits, projects, bytes: 0, dropped: 0, steps: 0, tended: 0 }
+    }
+
+    /// Takes over what a worker noted.
+    pub(super) fn settle(&mut self, notes: &Buffer, tables: &Tables) {
+        for count in notes.counts() {
+            let (route, rcode, source) = (notes.route(count.route()).cloned(), count.rcode(), count.source());
+            let kind = Kind { route, rcode, source, times: count.times.into() };
+            self.change(tables, count.address, count.first, count.last, |account| account.add(kind));
+        }
+        for failure in notes.failures() {
+            let Count { address, first, last, times, .. } = failure.times;
+            let ((name, qtype), rcode, source) = (failure.question(), failure.times.rcode(), failure.times.source());
+            let (code, mut text) = cause::read_errors(failure.errors.as_deref().unwrap_or_default());
+            if rcode == rcode::NXDOMAIN && source == Source::Local && failure.times.route() != ledger::NO_ROUTE {
+                text = cause::PRUNED.to_string();
+            }
+            let failure = Failure {
+                name: name.into(),
+                qtype,
+                route: notes.route(failure.times.route()).cloned(),
+                rcode,
+                cause: Cause::of(rcode, source, code, &text),
+                text: text.into(),
+                times: times.into(),
+                first,
+                last,
+            };
+            self.change(tables, address, first, last, |account| account.fail(failure));
+        }
+        for wait in notes.waits().iter().filter(|wait| !wait.name.ends_with(OWN_ZONE)) {
+            if wait.rcode == rcode::NOERROR {
+                self.steps += self.existing.answered(&wait.name);
+                if let Some(client) = who(tables, address(wait.address), wait.asked, wait.asked) {
+                    self.habits.note(client, &wait.name, wait.qtype);
+                }
+            }
+            let route = notes.route(wait.route).cloned();
+            let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
+            let slow = Slow { name, qtype, route, rcode, took };
+            self.change(tables, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
+        }
+        self.dropped += notes.dropped();
+    }
+
+    /// Does what is due at `now`, and takes over answers that were cut off and whose clients have not come back.
+    pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables, now: Millis) {
+        for ((address, name, qtype), cut) in overdue {
+            let Cut { route, size, times, first, last, .. } = cut;
+            let (rcode, cause, text) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
+            let failure = Failure { name, qtype, route, rcode, cause, text, times, first, last };
+            self.change(tables, address, first, last, |account| account.fail(failure));
+        }
+        for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.told.due) {
+            self.projects.tell(account, now, false);
+        }
+        if now >= self.tended + TEND_EVERY {
+            self.tended = now;
+            self.forget(tables, now);
+        }
+    }
+
+    /// All accounts, those that asked last first.
+    pub(super) fn each(&self) -> impl Iterator<Item = &Account> {
+        self.by_owner.iter().map(|(_, account)| account)
+    }
+
+    /// An excerpt of the account of this client.
+    pub(super) fn look(&self, client: &Client, pick: Pick<'_>) -> Option<Excerpt> {
+        self.by_owner.peek(&*owner(Some(client))).map(|account| self.excerpt(account, pick))
+    }
+
+    /// The account that a person means by `id`.
+    pub(super) fn find(&self, id: &str) -> Option<Excerpt> {
+        let find = |is: &dyn Fn(&Client) -> bool| {
+            self.each().find(|account| account.client.as_ref().is_some_and(|client| is(client)))
+        };
+        let is_job = |client: &Client| {
+            client.job.as_ref().and_then(|job| job.get(Field::JobId)).is_some_and(|fact| *fact.value == *id)
+        };
+        find(&|client| client.uid.as_deref() == Some(id))
+            .or_else(|| find(&is_job))
+            .or_else(|| find(&|client| *client.name == *id))
+            .or_else(|| self.by_owner.peek(id).filter(|_| id == UNKNOWN))
+            .map(|account| self.excerpt(account, Pick::All))
+    }
+
+    fn excerpt(&self, account: &Account, pick: Pick<'_>) -> Excerpt {
+        let account = account.excerpt(pick);
+        let like = |failure: &Failure| match failure.cause {
+            Cause::NoSuchName => self.existing.like(&failure.name),
+            _ => Vec::new(),
+        };
+        Excerpt { like: account.failures.iter().map(like).collect(), account }
+    }
+
+    /// Changes the account of whoever had `address` from `first` to `last`.
+    fn change(
+        &mut self,
+        tables: &Tables,
+        address: u128,
+        first: Millis,
+        last: Millis,
+        change: impl FnOnce(&mut Account),
+    ) {
+        let address = self::address(address);
+        let client = who(tables, address, first, last);
+        let owner = owner(client.map(|client| &**client));
+        let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
+        let account = self.by_owner.get_or_insert_mut(owner, || Account::new(None, address, first));
+        if let Some(client) = client
+            && !account.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, client))
+        {
+            account.belongs_to(client);
+            account.told.whose = Some(Arc::new(Whose::of(client)));
+        }
+        account.told.due = true;
+        (account.first, account.last) = (account.first.min(first), account.last.max(last));
+        account.address = address;
+        change(account);
+        self.steps += account.take_steps();
+        self.bytes = (self.bytes + account.weight()).saturating_sub(before);
+        while self.by_owner.len() > MOST_ACCOUNTS || self.bytes > MOST_BYTES {
+            let Some((_, mut gone)) = self.by_owner.pop_lru() else { break };
+            if gone.told.due {
+                self.projects.tell(&mut gone, last, true);
+            }
+            self.bytes = self.bytes.saturating_sub(gone.weight());
+        }
+    }
+
+    /// Drops the accounts of those who are no more and have asked nothing for long.
+    fn forget(&mut self, tables: &Tables, now: Millis) {
+        let is_gone = |account: &Account| {
+            let there = who(tables, account.address, now, now);
+            let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
+            now >= account.last + KEPT_FOR && !there
+        };
+        let gone = self.by_owner.iter().filter(|(_, account)| is_gone(account)).map(|(owner, _)| owner.clone());
+        for owner in gone.collect::<Vec<_>>() {
+            let account = self.by_owner.pop(&owner);
+            self.bytes = self.bytes.saturating_sub(account.map_or(0, |account| account.weight()));
+        }
+    }
+}
+
+/// The address that a ledger has as a number.
+fn address(number: u128) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(number)).to_canonical()
+}
+
+/// Who had `address` at both times; nobody if it changed hands.
+fn who(tables: &Tables, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
+    match (tables.who(address, first), tables.who(address, last)) {
+        (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
+        _ => None,
+    }
+}
+
+fn same(one: &Arc<Client>, other: &Arc<Client>) -> bool {
+    Arc::ptr_eq(one, other) || (&one.uid, one.kind, &one.name) == (&other.uid, other.kind, &other.name)
+}
+
+/// What an account is kept under.
+fn owner(client: Option<&Client>) -> Box<str> {
+    match client {
+        None => UNKNOWN.into(),
+        Some(Client { uid: Some(uid), .. }) => format!("pod {uid}").into(),
+        Some(Client { name, .. }) => format!("client {name}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::Clients;
+    use crate::clients::Fixed;
+    use crate::clients::client;
+    use crate::clients::pods::{Event, Pod, Pods};
+    use crate::jobs::{Jobs, Ledger};
+    use crate::metrics::Metrics;
+
+    fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
+        let client = Client {
+            kind: client::Kind::Pod,
+            name: format!("pod-{uid}").into(),
+            namespace: None,
+            uid: Some(uid.to_string().into()),
+            labels: Box::default(),
+            more_labels: false,
+            job: None,
+            memo: Default::default(),
+            search: None,
+        };
+        let (uid, version) = (uid.to_string().into(), if ended { 2 } else { 1 });
+        let addresses = vec![address.into()];
+        Pod { uid, version, addresses, host_network: false, ended, deleting: false, client: Arc::new(client) }
+    }
+
+    fn jobs() -> Jobs {
+        Jobs::new(Projects::new(&Metrics::new().expect("metrics").clients, 10))
+    }
+
+    fn count(ledger: &mut Ledger, address: [u8; 4], at: Millis) {
+        ledger.count(address.into(), 0, rcode::NOERROR, Source::Hit, at);
+    }
+
+    fn settle(jobs: &Jobs, ledger: &mut Ledger, clients: &Clients, at: Millis) {
+        assert!(jobs.flush(ledger, at), "there is room");
+        jobs.settle(clients, at);
+    }
+
+    fn queries(jobs: &Jobs, id: &str) -> u64 {
+        jobs.find(id).map_or(0, |found| found.account.count(|_| true))
+    }
+
+    #[test]
+    fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
+        const HERE: [u8; 4] = [10, 0, 0, 1];
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
+        pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
+        pods.apply(0, Event::Seen(pod(2, HERE, false)), 30_000);
+        clients.put_pods(pods.table());
+        // Long after: who it was then counts.
+        for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
+            times.iter().for_each(|asked| count(&mut ledger, HERE, *asked));
+            settle(&jobs, &mut ledger, &clients, at);
+        }
+        let counts = ["pod-1", "pod-2", "unknown"].map(|id| queries(&jobs, id));
+        assert_eq!(counts, [2, 1, 3]);
+    }
+
+    #[test]
+    fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
+        let all = MOST_ACCOUNTS as u32 + 10;
+        (0..all).for_each(|number| pods.apply(0, Event::Seen(pod(number, address(number), false)), 1_000));
+        clients.put_pods(pods.table());
+        for number in 0..all {
+            count(&mut ledger, address(number), 5_000);
+            // The first one asks all the time.
+            count(&mut ledger, address(0), 5_000);
+            settle(&jobs, &mut ledger, &clients, 5_000);
+        }
+        assert_eq!(jobs.each(|_| ()).len(), MOST_ACCOUNTS);
+        assert_eq!(["pod-0", "pod-1", "pod-1033"].map(|id| queries(&jobs, id)), [u64::from(all) + 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_try_of_the_search_list_that_another_worker_explains_later_is_no_failure_in_the_metrics() {
+        let metrics = Metrics::new().expect("metrics");
+        let (clients, jobs) =
+            (Clients::new(Fixed::default()), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
+        let mut pods = Pods::new(1, false);
+        let mut pod = pod(1, [10, 0, 0, 1], false);
+        pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });
+        pods.apply(0, Event::Seen(pod), 1_000);
+        clients.put_pods(pods.table());
+        let told = |names: &[&str], at: Millis| {
+            let mut ledger = Ledger::new(["."]);
+            for (name, hash) in names.iter().zip(1..) {
+                let name = name.parse::<crate::wire::name::Name>().expect("a name");
+                let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
+                let failed = ledger::Failed { name: name.as_wire(), hash, qtype: 1, route: 0, rcode, source };
+                ledger.count([10, 0, 0, 1].into(), 0, rcode, source, 5_000);
+                ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
+            }
+            settle(&jobs, &mut ledger, &clients, at);
+            let text = metrics.render();
+            let value = |family: &str| {
+                let series = format!("nodens_client_{family}_total{{namespace=\"ci\",project=\"\",runner=\"\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&*series)?.parse::<u64>().ok())
+            };
+            (value("queries"), value("failures"))
+        };
+        assert_eq!(told(&["typo.example.svc.x", "typo.example.x"], 5_100), (Some(2), Some(0)));
+        assert_eq!(told(&["typo.example.ci.svc.x", "typo.example"], 5_200), (Some(4), Some(0)));
+        assert_eq!(told(&[], 6_099), (Some(4), Some(0)), "it may still be explained");
+        assert_eq!(told(&[], 6_100), (Some(4), Some(1)), "of four, three were tries of one list");
+        assert_eq!(told(&[], 9_000), (Some(4), Some(1)));
+    }
+
+    #[test]
+    fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
+        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let mut pods = Pods::new(1, false);
+        pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
+        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
+        clients.put_pods(pods.table());
+        count(&mut ledger, [10, 0, 0, 1], 5_000);
+        count(&mut ledger, [10, 0, 0, 2], 5_000);
+        settle(&jobs, &mut ledger, &clients, 5_000);
+        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
+        clients.put_pods(pods.table());
+        for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
+            settle(&jobs, &mut ledger, &clients, now);
+            assert_eq!(["pod-1", "pod-2"].map(|id| queries(&jobs, id)), expected);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The notes of one worker between two flushes: tables of fixed size, which go to the control thread as they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Millis;
+use crate::metrics::Source;
+use crate::wire::name::MAX_NAME;
+
+/// Slots for counts; a power of two. One is one client with one kind of answer.
+pub(super) const COUNTS: usize = 1_024;
+/// Slots for failures; a power of two. One is one client with one question.
+pub(super) const FAILURES: usize = 256;
+/// Answers that took their time.
+pub(super) const WAITS: usize = 512;
+/// Slots looked at for one key.
+pub(super) const PROBES: usize = 8;
+/// The notes of one worker between two flushes.
+pub struct Buffer {
+    pub(super) routes: Arc<[Arc<str>]>,
+    pub(super) counts: Box<[Count; COUNTS]>,
+    pub(super) counted: Vec<u16>,
+    pub(super) failures: Box<[Failure]>,
+    pub(super) failed: Vec<u16>,
+    pub(super) waits: Vec<Wait>,
+    pub(super) dropped: u64,
+}
+
+/// How often one client got one kind of answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// The client's address as a number; IPv4 is mapped.
+    pub address: u128,
+    pub(super) kind: u32,
+    /// How often.
+    pub times: u32,
+    /// When the first of them was asked.
+    pub first: Millis,
+    /// When the last of them was asked.
+    pub last: Millis,
+}
+
+/// An answer that is none, to one client.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// How often.
+    pub times: Count,
+    pub(super) hash: u64,
+    pub(super) qtype: u16,
+    pub(super) length: u8,
+    pub(super) name: [u8; MAX_NAME],
+    /// The extended errors that came with it, as whole options.
+    pub errors: Option<Box<[u8]>>,
+}
+
+/// An answer that took its time.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// The client's address.
+    pub address: u128,
+    /// When it was asked.
+    pub asked: Millis,
+    /// How long it took.
+    pub took: Duration,
+    /// The name in lower-case wire form.
+    pub name: Box<[u8]>,
+    /// The type.
+    pub qtype: u16,
+    /// The route's number, or [`NO_ROUTE`].
+    pub route: u16,
+    /// The response code.
+    pub rcode: u16,
+}
+
+impl Count {
+    /// Nothing is counted here.
+    const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
+
+    /// The route's number, or [`NO_ROUTE`].
+    pub fn route(&self) -> u16 {
+        self.kind as u16
+    }
+
+    /// The response code; 15 stands for all larger ones.
+    pub fn rcode(&self) -> u16 {
+        (self.kind >> 16) as u16 & 0xf
+    }
+
+    /// Where the answers came from.
+    pub fn source(&self) -> Source {
+        let number = (self.kind >> 20) as usize;
+        *Source::ALL.get(number).unwrap_or(&Source::Local)
+    }
+}
+
+impl Failure {
+    const EMPTY: Self = Self { times: Count::EMPTY, hash: 0, qtype: 0, length: 0, name: [0; MAX_NAME], errors: None };
+
+    /// The question's name in lower-case wire form, and its type.
+    pub fn question(&self) -> (&[u8], u16) {
+        (&self.name[..usize::from(self.length)], self.qtype)
+    }
+}
+
+impl Buffer {
+    pub(super) fn new(routes: Arc<[Arc<str>]>) -> Self {
+        Self {
+            routes,
+            counts: Box::new([Count::EMPTY; COUNTS]),
+            counted: Vec::with_capacity(COUNTS),
+            failures: vec![Failure::EMPTY; FAILURES].into(),
+            failed: Vec::with_capacity(FAILURES),
+            waits: Vec::with_capacity(WAITS),
+            dropped: 0,
+        }
+    }
+
+    /// An empty one, without routes yet.
+    pub(super) fn empty() -> Self {
+        Self::new(Arc::default())
+    }
+
+    #[cold]
+    pub(super) fn count_elsewhere(&mut self, home: usize, address: u128, kind: u32, at: Millis) {
+        for at_slot in (0..PROBES).map(|step| (home + step) % COUNTS) {
+            let slot = &mut self.counts[at_slot];
+            if slot.times == 0 {
+                *slot = Count { address, kind, times: 1, first: at, last: at };
+                self.counted.push(at_slot as u16);
+                return;
+            }
+            if slot.kind == kind && slot.address == address {
+                slot.add(at);
+                return;
+            }
+        }
+        self.dropped += 1;
+    }
+
+    /// Whether it has nothing to settle.
+    pub fn is_empty(&self) -> bool {
+        self.counted.is_empty() && self.failed.is_empty() && self.waits.is_empty() && self.dropped == 0
+    }
+
+    /// Number of its notes.
+    pub(super) fn len(&self) -> u64 {
+        (self.counted.len() + self.failed.len() + self.waits.len()) as u64 + self.dropped
+    }
+
+    /// The label of a route, if it has that number.
+    pub fn route(&self, route: u16) -> Option<&Arc<str>> {
+        self.routes.get(usize::from(route))
+    }
+
+    /// All counts.
+    pub fn counts(&self) -> impl Iterator<Item = &Count> {
+        self.counted.iter().map(|at| &self.counts[usize::from(*at)])
+    }
+
+    /// All failures, in the order in which they first came.
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.failed.iter().map(|at| &self.failures[usize::from(*at)])
+    }
+
+    /// All that took their time.
+    pub fn waits(&self) -> &[Wait] {
+        &self.waits
+    }
+
+    /// What found no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Empties it, once it has been settled.
+    pub(super) fn clear(&mut self) {
+        for at in self.counted.drain(..) {
+            self.counts[usize::from(at)] = Count::EMPTY;
+        }
+        for at in self.failed.drain(..) {
+            let slot = &mut self.failures[usize::from(at)];
+            (slot.times, slot.errors) = (Count::EMPTY, None);
+        }
+        self.waits.clear();
+        (self.dropped, self.routes) = (0, Arc::default());
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} notes)", self.len())
+    }
+}
+
+impl Count {
+    #[inline]
+    pub(super) fn add(&mut self, at: Millis) {
+        self.times += 1;
+        self.first = self.first.min(at);
+        self.last = self.last.max(at);
+    }
+}

@@ -1,0 +1,201 @@
+//! Names that exist, by what stands before their zone: so that a client which asked for `git` or `git.corp.example` can be
+//! told of `git.eu.corp.example`, at a cost that does not depend on the number of zones.
+//!
+//! Known are static records, and what upstreams have answered lately. Whether a client sees such a name, and whether its
+//! answer has records, is for the reader to find out.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+
+use foldhash::fast::RandomState;
+use lru::LruCache;
+
+use super::prefix::{Prefix, Prefixes};
+use crate::snapshot::Snapshot;
+use crate::wire::name::suffixes;
+
+/// The least labels of a zone that is taken for a suffix: `.` and `com` would make anything of anything.
+const LEAST_LABELS: usize = 2;
+/// Fronts whose answered names are kept; then the one that was answered least recently goes.
+const MOST_FRONTS: usize = 1_024;
+/// Answered names kept of one front; the latest.
+const MOST_ANSWERED: usize = 4;
+/// Names with static records kept of one front; the shortest.
+const MOST_RECORDS: usize = 8;
+/// Fronts of one name that are looked up, the longest.
+const MOST_LOOKED_UP: usize = 4;
+/// Names that one name is said to be like, at most; the shortest.
+pub const MOST_LIKE: usize = 12;
+
+/// Names that exist.
+#[derive(Debug)]
+pub struct Existing {
+    zones: Zones,
+    answered: LruCache<u64, Vec<Box<[u8]>>>,
+}
+
+/// The zones and static records of a configuration, of all views.
+#[derive(Debug, Default)]
+pub struct Zones {
+    generation: Option<u32>,
+    zones: HashSet<Box<[u8]>, RandomState>,
+    records: HashMap<u64, Vec<Box<[u8]>>, RandomState>,
+}
+
+impl Zones {
+    /// Those of a configuration.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let horizons = || (0..snapshot.horizons()).map(|number| snapshot.horizon(number));
+        let zones = horizons().flat_map(|horizon| horizon.router.ways()).map(|(zone, _)| zone);
+        let names = horizons().flat_map(|horizon| horizon.records.names());
+        Self { generation: Some(snapshot.generation), ..Self::new(zones, names) }
+    }
+
+    /// These zones, and names with static records.
+    pub fn new<'n>(zones: impl Iterator<Item = &'n [u8]>, names: impl Iterator<Item = &'n [u8]>) -> Self {
+        let is_suffix = |zone: &&[u8]| suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00");
+        let mut all = Self { zones: zones.filter(is_suffix).map(Into::into).collect(), ..Self::default() };
+        for name in names {
+            let prefixes = Prefixes::of(name);
+            for front in all.fronts(&prefixes).map(|front| front.hash).collect::<Vec<_>>() {
+                let known = all.records.entry(front).or_default();
+                if let Err(at) = known.binary_search_by(|known| order(known).cmp(&order(name))) {
+                    known.insert(at, name.into());
+                    known.truncate(MOST_RECORDS);
+                }
+            }
+        }
+        all
+    }
+
+    /// What stands before a zone in a name, for each zone that it lies in, the shortest first.
+    fn fronts<'n>(&self, name: &'n Prefixes<'n>) -> impl DoubleEndedIterator<Item = Prefix> {
+        name.each().filter(|front| self.zones.contains(name.behind(*front)))
+    }
+}
+
+impl Existing {
+    /// None yet.
+    pub fn new() -> Self {
+        let most = NonZeroUsize::new(MOST_FRONTS).unwrap_or(NonZeroUsize::MIN);
+        Self { zones: Zones::default(), answered: LruCache::new(most) }
+    }
+
+    /// Whether its zones are those of this configuration.
+    pub fn is_of(&self, snapshot: &Snapshot) -> bool {
+        self.zones.generation == Some(snapshot.generation)
+    }
+
+    /// From now on these are the zones.
+    pub fn follow(&mut self, zones: Zones) {
+        self.zones = zones;
+    }
+
+    /// An upstream had an answer for this name (lower-case wire form). Returns how many look-ups that took.
+    pub fn answered(&mut self, name: &[u8]) -> u64 {
+        let prefixes = Prefixes::of(name);
+        let mut steps = prefixes.each().count() as u64;
+        for front in self.zones.fronts(&prefixes) {
+            let known = self.answered.get_or_insert_mut(front.hash, Vec::new);
+            steps += known.len() as u64;
+            match known.iter().position(|known| **known == *name) {
+                Some(at) => known[..=at].rotate_right(1),
+                None => {
+                    known.truncate(MOST_ANSWERED - 1);
+                    known.insert(0, name.into());
+                }
+            }
+        }
+        steps
+    }
+
+    /// Names that this one would be under other suffixes, behind it or in place of its own: the shortest first, of equals
+    /// the first.
+    pub fn like(&self, name: &[u8]) -> Vec<Box<[u8]>> {
+        let prefixes = Prefixes::of(name);
+        let fronts = self.zones.fronts(&prefixes).rev().map(|front| front.hash);
+        let fronts = std::iter::once(prefixes.whole()).chain(fronts).take(MOST_LOOKED_UP);
+        let known = fronts.flat_map(|front| {
+            let (records, answered) = (self.zones.records.get(&front), self.answered.peek(&front));
+            records.into_iter().chain(answered).flatten()
+        });
+        let mut like: Vec<&Box<[u8]>> = known.filter(|known| ***known != *name).collect();
+        like.sort_by_key(|known| order(known));
+        like.dedup();
+        like.into_iter().take(MOST_LIKE).cloned().collect()
+    }
+}
+
+impl Default for Existing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn order(name: &[u8]) -> (usize, &[u8]) {
+    (name.len(), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::{Bare, Name};
+
+    fn wire(name: &str) -> Vec<u8> {
+        name.parse::<Name>().expect(name).as_wire().to_vec()
+    }
+
+    fn existing(zones: &[&str], records: &[&str]) -> Existing {
+        let (zones, records): (Vec<_>, Vec<_>) =
+            (zones.iter().map(|zone| wire(zone)).collect(), records.iter().map(|name| wire(name)).collect());
+        let mut existing = Existing::new();
+        existing.follow(Zones::new(zones.iter().map(Vec::as_slice), records.iter().map(Vec::as_slice)));
+        existing
+    }
+
+    fn like(existing: &Existing, name: &str) -> Vec<String> {
+        existing.like(&wire(name)).iter().map(|name| Bare(name).to_string()).collect()
+    }
+
+    #[test]
+    fn other_suffixes() {
+        let zones = [".", "com", "corp.example", "eu.corp.example", "10.in-addr.arpa"];
+        let mut existing = existing(&zones, &["git.eu.corp.example", "db.corp.example", "git.com"]);
+        for name in ["git.corp.example", "git.corp.example.corp.example", "1.0.0.10.in-addr.arpa", "www.com", "."] {
+            existing.answered(&wire(name));
+        }
+        for (name, expected) in [
+            ("git", &["git.corp.example", "git.eu.corp.example"][..]),
+            ("git.corp.example", &["git.eu.corp.example", "git.corp.example.corp.example"]),
+            // Of git.eu.corp.example both git and git.eu may have been meant.
+            ("git.eu.corp.example", &["git.corp.example"]),
+            ("db.eu.corp.example", &["db.corp.example"]),
+            ("db.example", &[]),
+            ("www", &[]),
+            ("1.0.0", &[]),
+            (".", &[]),
+        ] {
+            assert_eq!(like(&existing, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_cost_is_bounded_whatever_the_number_of_zones() {
+        let zones: Vec<String> = (0..5_000).map(|n| format!("z{n}.corp.example")).collect();
+        let names: Vec<String> = zones.iter().map(|zone| format!("www.{zone}")).collect();
+        let refs = |texts: &[String]| texts.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let (zones, names) = (refs(&zones), refs(&names));
+        let mut existing = existing(&zones.split(' ').collect::<Vec<_>>(), &names.split(' ').collect::<Vec<_>>());
+        assert_eq!(like(&existing, "www").len(), MOST_RECORDS);
+        assert_eq!(like(&existing, "www")[0], "www.z0.corp.example");
+        for n in 0..5_000 {
+            let steps = existing.answered(&wire(&format!("api.z{n}.corp.example")));
+            assert!(steps <= (super::super::prefix::MOST_SUFFIX_LABELS + MOST_ANSWERED) as u64);
+        }
+        assert_eq!(like(&existing, "api").len(), MOST_ANSWERED);
+        for n in 0..5_000 {
+            existing.answered(&wire(&format!("n{n}.z1.corp.example")));
+        }
+        assert_eq!(existing.answered.len(), MOST_FRONTS);
+    }
+}

@@ -1,0 +1,142 @@
+//! How filled buffers get from the workers to the thread that settles them.
+//!
+//! ```text
+//! worker ── flush: try the lock, swap the filled buffer with an empty one ──► filled ──► take ──► settle
+//!                                          empty ◄──────────────────────────────────────────────────┘
+//! ```
+//!
+//! The lock is held for a push and a pop only, never while anything is settled or allocated. A worker that does not get it
+//! at once, or finds no room, keeps its notes and tries again at its next batch: no worker ever waits here.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use super::Millis;
+use super::buffer::Buffer;
+use super::ledger::Ledger;
+
+/// Filled buffers that wait at once, of some 180 KiB each. Workers fill ten a second at most, and the control thread
+/// takes all of them twenty times a second.
+const MOST_FILLED: usize = 32;
+/// Empty buffers that are kept for the next ones; more are freed.
+const MOST_EMPTY: usize = 8;
+
+/// Filled buffers on their way, and empty ones to be filled.
+#[derive(Debug)]
+pub(super) struct Handoff {
+    buffers: Mutex<Buffers>,
+    /// Number of buffers handed over since the start.
+    handed_over: AtomicU64,
+    /// How many of these have been settled.
+    settled: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Buffers {
+    filled: VecDeque<Buffer>,
+    empty: Vec<Buffer>,
+}
+
+impl Handoff {
+    pub(super) fn new() -> Self {
+        // Pushing allocates nothing.
+        let buffers = Buffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
+        Self { buffers: Mutex::new(buffers), handed_over: AtomicU64::new(0), settled: AtomicU64::new(0) }
+    }
+
+    /// Hands over what a worker noted, without waiting for anybody. Returns whether all of it is on its way.
+    pub(super) fn flush(&self, ledger: &mut Ledger, now: Millis) -> bool {
+        let mut spare = None;
+        while ledger.filled().is_some() {
+            let Some(mut buffers) = self.try_lock() else { return false };
+            if buffers.filled.len() >= MOST_FILLED {
+                return false;
+            }
+            let Some(empty) = spare.take().or_else(|| buffers.empty.pop()) else {
+                drop(buffers);
+                spare = Some(Buffer::empty());
+                continue;
+            };
+            buffers.filled.push_back(ledger.swap(empty));
+            self.handed_over.fetch_add(1, Ordering::Release);
+        }
+        ledger.flushed(now);
+        true
+    }
+
+    /// The buffer that has waited longest.
+    pub(super) fn take(&self) -> Option<Buffer> {
+        self.lock().filled.pop_front()
+    }
+
+    /// Takes back a buffer that has been settled.
+    pub(super) fn put_back(&self, mut buffer: Buffer) {
+        buffer.clear();
+        let mut buffers = self.lock();
+        if buffers.empty.len() < MOST_EMPTY {
+            buffers.empty.push(buffer);
+        }
+        drop(buffers);
+        self.settled.fetch_add(1, Ordering::Release);
+    }
+
+    /// Number of buffers handed over since the start.
+    pub(super) fn handed_over(&self) -> u64 {
+        self.handed_over.load(Ordering::Acquire)
+    }
+
+    /// Number of buffers settled since the start; they are settled in the order in which they came.
+    pub(super) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Buffers>> {
+        match self.buffers.try_lock() {
+            Ok(buffers) => Some(buffers),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// For the thread that settles. Both lists are whole between any two calls.
+    fn lock(&self) -> MutexGuard<'_, Buffers> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Source;
+    use crate::wire::rcode;
+
+    fn count(ledger: &mut Ledger) {
+        ledger.count([10, 0, 0, 1].into(), 0, rcode::NOERROR, Source::Hit, 1);
+    }
+
+    #[test]
+    fn a_worker_never_waits_and_keeps_what_it_cannot_hand_over() {
+        let (handoff, mut ledger) = (Handoff::new(), Ledger::new(["."]));
+        count(&mut ledger);
+        let held = handoff.lock();
+        assert!(!handoff.flush(&mut ledger, 500) && !ledger.is_empty() && ledger.is_due(500));
+        drop(held);
+        assert!(handoff.flush(&mut ledger, 500) && ledger.is_empty() && !ledger.is_due(500));
+        assert_eq!((handoff.handed_over(), handoff.settled()), (1, 0));
+        // Where none is taken there is no room in the end.
+        for _ in 1..MOST_FILLED {
+            count(&mut ledger);
+            assert!(handoff.flush(&mut ledger, 500));
+        }
+        count(&mut ledger);
+        assert!(!handoff.flush(&mut ledger, 600) && !ledger.is_empty());
+        while let Some(buffer) = handoff.take() {
+            assert_eq!(buffer.counts().count(), 1);
+            handoff.put_back(buffer);
+        }
+        assert_eq!(handoff.handed_over(), handoff.settled());
+        assert!(handoff.lock().empty.len() == MOST_EMPTY);
+        assert!(handoff.flush(&mut ledger, 600) && handoff.lock().empty.len() == MOST_EMPTY - 1);
+    }
+}

@@ -1,0 +1,312 @@
+//! What clients asked, from the worker that notes it to those who read it: bounded work, no waiting, nothing lost.
+#![allow(clippy::unwrap_used)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nodens::answer::{Resolved, Resolver, Response, resolve};
+use nodens::clients::Clients;
+use nodens::clients::fixed::Fixed;
+use nodens::config::parse::parse;
+use nodens::jobs::ledger::{Failed, NO_ROUTE, Wait};
+use nodens::jobs::projects::Projects;
+use nodens::jobs::{Jobs, Ledger, Pick};
+use nodens::metrics::{Metrics, Source, Tally};
+use nodens::snapshot::Snapshot;
+use nodens::upstream::{Answer, Ask, Failure, Group, Question};
+use nodens::wire::name::Name;
+use nodens::wire::rcode;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+/// In 10.0.0.0/8, with a namespace.
+const KNOWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+/// Not known.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Failures noted before each settlement.
+const NOTES: u64 = 200;
+/// Settlements for each kind of name; after the first few all lists of an account are full.
+const ROUNDS: u64 = 20;
+/// The most looks at items that settling one note may take: an account has two lists of 64, and a name 12 suffixes.
+const MOST_STEPS: u64 = 400;
+
+/// A configuration with so many zones.
+fn config(zones: usize) -> nodens::config::Config {
+    let zones: Vec<String> = (0..zones).map(|number| format!("\"z{number}.corp.example\"")).collect();
+    let text = format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"10.0.0.0/8\"]\n[upstreams.up]\nservers = [\"192.0.2.1\"]\n\
+         [[route]]\nzones = [\".\", {}]\nto = \"up\"\n\
+         [[client]]\nsource = \"10.0.0.1\"\nname = \"one\"\nnamespace = \"ci\"\n\
+         [[client]]\nsource = \"10.0.0.2\"\nname = \"two\"\nnamespace = \"ci\"\n",
+        zones.join(", ")
+    );
+    parse(&text, &[]).unwrap()
+}
+
+struct Accounts {
+    jobs: Jobs,
+    clients: Clients,
+}
+
+impl Accounts {
+    fn new() -> Self {
+        let config = config(1);
+        let metrics = Metrics::new().unwrap();
+        let (jobs, clients) =
+            (Jobs::new(Projects::new(&metrics.clients, 10)), Clients::new(Fixed::new(&config.clients)));
+        jobs.follow(&Snapshot::new(config, &metrics, None));
+        Self { jobs, clients }
+    }
+
+    fn queries(&self, id: &str) -> u64 {
+        self.jobs.find(id).map_or(0, |found| found.account.count(|_| true))
+    }
+
+    /// Notes answers for these names and settles them; returns what one of them has cost.
+    fn steps(&self, client: IpAddr, rcode: u16, name: impl Fn(u64) -> String) -> f64 {
+        let before = self.jobs.steps();
+        let mut noted = 0;
+        for round in 0..ROUNDS {
+            let mut ledger = Ledger::new(["."]);
+            for number in round * NOTES..(round + 1) * NOTES {
+                let name: Name = name(number).parse().unwrap();
+                let (name, source) = (name.as_wire(), Source::Local);
+                let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source };
+                ledger.fail(client, failed, number, || None);
+                let took = Duration::from_millis(number % 100);
+                let wait = Wait { address: 0, asked: number, took, name: name.into(), qtype: 1, route: 0, rcode: 0 };
+                ledger.wait(client, wait);
+                noted += 1;
+            }
+            assert!(self.jobs.flush(&mut ledger, 1_000));
+            self.jobs.settle(&self.clients, 1_000);
+        }
+        (self.jobs.steps() - before) as f64 / f64::from(noted as u32)
+    }
+}
+
+/// A kind of names, and the name with each number.
+type Form<'a> = (&'static str, Box<dyn Fn(u64) -> String + 'a>);
+
+#[test]
+fn a_note_costs_the_same_whatever_was_asked() {
+    let long = vec!["a"; 115].join(".");
+    let forms: [Form<'_>; 7] = [
+        ("short names", Box::new(|n| format!("n{n}.test"))),
+        ("119 labels", Box::new(|n| format!("n{n}.{long}.b.test"))),
+        ("the same again and again", Box::new(|n| format!("n{}.{long}.b.test", n % 64))),
+        ("of a search list, each another", Box::new(|n| format!("n{n}.b.ci.svc.cluster.local"))),
+        ("of a search list, 119 labels", Box::new(|n| format!("n{n}.{}.ci.svc.cluster.local", &long[8..]))),
+        ("services", Box::new(|n| format!("n{n}.ci.svc.cluster.local"))),
+        (
+            "services, and what is behind",
+            Box::new(|n| match n % 4 {
+                0 => format!("n{}.ci.svc.cluster.local", n / 4),
+                1 => format!("n{}.svc.cluster.local", n / 4),
+                2 => format!("n{}.cluster.local", n / 4),
+                _ => format!("n{}.{}.cluster.local", n / 4, &long[8..]),
+            }),
+        ),
+    ];
+    for client in [KNOWN, STRANGER] {
+        for rcode in [rcode::NXDOMAIN, rcode::SERVFAIL] {
+            let accounts = Accounts::new();
+            // The later ones meet the lists as the earlier ones left them: full.
+            for (what, name) in &forms {
+                let steps = accounts.steps(client, rcode, name);
+                println!("{client} {rcode} {what}: {steps:.0} steps a note");
+                assert!(steps <= MOST_STEPS as f64, "{client} {rcode} {what}: {steps}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_worker_waits_for_nobody_who_reads_or_settles() {
+    let accounts = Accounts::new();
+    let mut ledger = Ledger::new(["."]);
+    let jobs = &accounts.jobs;
+    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 1);
+    assert!(jobs.flush(&mut ledger, 1));
+    jobs.settle(&accounts.clients, 1);
+    let tables = accounts.clients.tables();
+    let nodens::clients::Who::Known { client, .. } = tables.who(KNOWN, 1) else { panic!("it is configured") };
+    assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
+    let seen = jobs.each(|_| {
+        // The accounts are in use here.
+        ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 2);
+        jobs.truncated.cut(KNOWN, b"\x03big\x00", 1, None, 512, 2);
+        jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", 1);
+        (jobs.flush(&mut ledger, 200), jobs.try_look(client, Pick::All).is_none())
+    });
+    assert_eq!(seen, [(true, true)]);
+    jobs.settle(&accounts.clients, 200);
+    assert_eq!((accounts.queries("one"), jobs.dropped()), (2, 0));
+}
+
+#[test]
+fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
+    const WORKERS: u64 = 3;
+    const BATCHES: u64 = 400;
+    const QUERIES: u64 = 50;
+    let accounts = Accounts::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut ledger = Ledger::new(["."]);
+                    for batch in 1..=BATCHES {
+                        (0..QUERIES).for_each(|_| ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, batch));
+                        if batch % 50 == 0 {
+                            let old = std::mem::replace(&mut ledger, Ledger::new(["after a reload"]));
+                            ledger.succeed(old);
+                        }
+                        // After a reload and at the stop it goes on until there is room.
+                        while !accounts.jobs.flush(&mut ledger, batch) && batch % 50 == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                accounts.jobs.settle(&accounts.clients, 1);
+                std::thread::yield_now();
+            }
+        });
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        done.store(true, Ordering::Release);
+    });
+    accounts.jobs.settle(&accounts.clients, 1);
+    let (handed_over, settled) = accounts.jobs.progress();
+    assert_eq!((accounts.queries("one"), accounts.jobs.dropped()), (WORKERS * BATCHES * QUERIES, 0));
+    assert!(handed_over == settled && handed_over >= WORKERS);
+}
+
+/// Nobody asks upstreams here.
+struct Nobody;
+
+impl Ask for Nobody {
+    async fn ask(&self, _: &Group, _: &Question, _: Instant) -> Result<Answer, Failure> {
+        panic!("an upstream was asked")
+    }
+}
+
+struct Scene {
+    resolver: Arc<Resolver>,
+    tally: Tally,
+    ledger: Ledger,
+}
+
+impl Scene {
+    fn new(zones: usize) -> Self {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let resolver = Arc::new(Resolver::new(Snapshot::new(config(zones), &metrics, None), metrics));
+        resolver.jobs.follow(&resolver.snapshot.load());
+        Self { resolver, tally, ledger: Ledger::new(["."]) }
+    }
+
+    fn respond(&mut self, client: IpAddr, packet: &[u8], at: Instant) -> (Response, Vec<u8>) {
+        let snapshot = self.resolver.snapshot.load_full();
+        let mut turn = self.resolver.turn(&snapshot, at, &mut self.tally, &mut self.ledger);
+        let mut out = vec![0; 1_232];
+        let response = self.resolver.respond(&mut turn, packet, client, false, &mut out);
+        (response, out)
+    }
+}
+
+fn query(name: &str, qtype: u8) -> Vec<u8> {
+    let name: Name = name.parse().unwrap();
+    let opt: &[u8] = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
+    [b"\0\x07\x01\0\0\x01\0\0\0\0\0\x01", name.as_wire(), &[0, qtype, 0, 1], opt].concat()
+}
+
+fn text(wire: &[u8]) -> String {
+    String::from_utf8_lossy(wire).into_owned()
+}
+
+const TXT: u8 = 16;
+
+/// What the response says.
+fn rendered(resolver: &Resolver, resolved: &Resolved) -> String {
+    let mut out = vec![0; 4_096];
+    let length = resolved.render(resolver, &mut out);
+    text(&out[..length])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
+    let mut scene = Scene::new(5_000);
+    let packet = query("me.nodens.internal", TXT);
+    for number in 0..100 {
+        let name = format!("n{number}.{}.test", vec!["a"; 116].join("."));
+        let (response, _) = scene.respond(KNOWN, &query(&name, 1), Instant::now());
+        assert!(matches!(response, Response::Reply(_)), "nodens denies it itself");
+    }
+    let (Response::Deferred(deferred), _) = scene.respond(KNOWN, &packet, Instant::now()) else {
+        panic!("it takes a task")
+    };
+    let resolver = Arc::clone(&scene.resolver);
+    let settle = async {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        resolver.jobs.settle(&resolver.clients, resolver.now());
+    };
+    let nobody = Rc::new(Nobody);
+    let finish = resolve(&scene.resolver, &nobody, deferred);
+    let (finished, ()) = LocalSet::new().run_until(async { tokio::join!(finish, settle) }).await;
+    let said = rendered(&scene.resolver, &finished);
+    assert_eq!((finished.rcode(), finished.source), (rcode::NOERROR, Source::Local));
+    assert!(said.contains("10.0.0.1 is configured one in namespace ci"), "{said}");
+    assert!(said.contains("100 queries, 100 failed") && said.contains("failed 1x"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_itself_waits_for_the_control_thread_only_so_long() {
+    let mut scene = Scene::new(1);
+    let packet = query("a.test.why.nodens.internal", TXT);
+    scene.respond(KNOWN, &query("a.test", 1), Instant::now());
+    let (Response::Deferred(deferred), _) = scene.respond(KNOWN, &packet, Instant::now()) else {
+        panic!("it takes a task")
+    };
+    let began = Instant::now();
+    let nobody = Rc::new(Nobody);
+    let finish = resolve(&scene.resolver, &nobody, deferred);
+    let finished = LocalSet::new().run_until(finish).await;
+    assert!(
+        rendered(&scene.resolver, &finished).contains("a.test is a special-use name"),
+        "{}",
+        rendered(&scene.resolver, &finished)
+    );
+    assert!(began.elapsed() <= Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_client_is_told_of_itself_only_so_often() {
+    let mut scene = Scene::new(1);
+    let packets = [query("me.nodens.internal", TXT), query("git.example.why.nodens.internal", TXT)];
+    let at = Instant::now();
+    let later = |scene: &mut Scene, client, at, many: usize| {
+        let mut later = 0;
+        for packet in packets.iter().cycle().take(many) {
+            match scene.respond(client, packet, at) {
+                (Response::Deferred(_), _) => later += 1,
+                (Response::Reply(length), out) => {
+                    let said = text(&out[..length]);
+                    assert!(said.contains("asked too often: nodens tells each client 10 times a second"), "{said}");
+                }
+                _ => panic!("neither"),
+            }
+        }
+        later
+    };
+    assert_eq!(later(&mut scene, KNOWN, at, 500), 10);
+    assert_eq!(later(&mut scene, OTHER, at, 5), 5, "nobody else is");
+    assert_eq!(later(&mut scene, KNOWN, at + Duration::from_millis(500), 100), 5);
+}
