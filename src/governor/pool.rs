@@ -3,8 +3,10 @@
 //! 1998). No client needs a share of its own to be configured.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -13,13 +15,9 @@ use foldhash::fast::RandomState;
 #[derive(Debug)]
 pub struct Pool<S = RandomState> {
     capacity: usize,
-    held: Mutex<Held<S>>,
-}
-
-#[derive(Debug)]
-struct Held<S> {
-    total: usize,
-    by_client: HashMap<IpAddr, usize, S>,
+    /// What all clients hold; changed under the lock.
+    total: AtomicUsize,
+    by_client: Mutex<HashMap<IpAddr, usize, S>>,
 }
 
 /// What a client holds of a pool, until it is dropped.
@@ -33,7 +31,7 @@ pub struct Share {
 impl<S: BuildHasher + Default> Pool<S> {
     /// A pool of which nothing is held.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, held: Mutex::new(Held { total: 0, by_client: HashMap::default() }) }
+        Self { capacity, total: AtomicUsize::new(0), by_client: Mutex::default() }
     }
 
     /// How much there is in all.
@@ -43,37 +41,38 @@ impl<S: BuildHasher + Default> Pool<S> {
 
     /// How much is held.
     pub fn held(&self) -> usize {
-        self.lock().total
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Takes `amount` for a client; whether there was enough for it.
     pub fn acquire(&self, client: IpAddr, amount: usize) -> bool {
-        let held = &mut *self.lock();
-        let of_client = held.by_client.get(&client).copied().unwrap_or(0);
-        let left = self.capacity.saturating_sub(held.total).checked_sub(amount);
-        if left.is_none_or(|left| of_client + amount > left) {
-            return false;
+        let mut by_client = self.lock();
+        let total = self.held() + amount;
+        let Some(left) = self.capacity.checked_sub(total) else { return false };
+        match by_client.entry(client) {
+            Entry::Occupied(mut held) if held.get() + amount <= left => *held.get_mut() += amount,
+            Entry::Vacant(none) if amount <= left => drop(none.insert(amount)),
+            _ => return false,
         }
-        held.total += amount;
-        held.by_client.insert(client, of_client + amount);
+        self.total.store(total, Ordering::Relaxed);
         true
     }
 
     /// Gives `amount` back that the client has acquired.
     pub fn release(&self, client: IpAddr, amount: usize) {
-        let held = &mut *self.lock();
-        held.total = held.total.saturating_sub(amount);
-        if let Some(of_client) = held.by_client.get_mut(&client) {
-            *of_client = of_client.saturating_sub(amount);
-            if *of_client == 0 {
-                held.by_client.remove(&client);
+        let mut by_client = self.lock();
+        self.total.store(self.held().saturating_sub(amount), Ordering::Relaxed);
+        if let Entry::Occupied(mut held) = by_client.entry(client) {
+            match held.get().saturating_sub(amount) {
+                0 => drop(held.remove()),
+                left => *held.get_mut() = left,
             }
         }
     }
 
     /// The counts are consistent between any two statements that can panic.
-    fn lock(&self) -> MutexGuard<'_, Held<S>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize, S>> {
+        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,6 +133,6 @@ mod tests {
         assert_eq!(pool.held(), 10);
         assert!(Share::of(&pool, client(1), 81).is_none());
         drop(share);
-        assert!(pool.held() == 0 && pool.lock().by_client.is_empty());
+        assert!(pool.held() == 0 && pool.lock().is_empty());
     }
 }
