@@ -3,8 +3,10 @@
 use super::name::{self, MAX_NAME};
 use super::{HEADER, PLAIN_SIZE, class, flag, option, rcode, rtype, u16_at};
 
-/// An OPT record with an empty edns-tcp-keepalive option.
-const LARGEST_RETAINED_OPT: usize = 15;
+/// Bytes of an OPT record without options.
+const OPT_SIZE: usize = 11;
+/// Bytes of an option without data.
+const OPTION_SIZE: usize = 4;
 
 /// A query that deserves an answer: one question, opcode QUERY, EDNS version 0 or none.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +123,9 @@ impl<'a> Query<'a> {
     /// Returns a query that gets the same response and has no more bytes than that takes: header, question and, if the client
     /// sent one, an OPT record without options but edns-tcp-keepalive.
     pub fn retained(&self) -> Box<[u8]> {
-        let mut bytes = Vec::with_capacity(self.question_end + LARGEST_RETAINED_OPT);
+        // Exactly as much, so that nothing is moved to a smaller place.
+        let opt = self.edns.map_or(0, |edns| if edns.keepalive { OPT_SIZE + OPTION_SIZE } else { OPT_SIZE });
+        let mut bytes = Vec::with_capacity(self.question_end + opt);
         bytes.extend_from_slice(&self.id.to_be_bytes());
         bytes.extend_from_slice(&self.flags.to_be_bytes());
         bytes.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(self.edns.is_some())]);
@@ -425,6 +429,26 @@ mod tests {
             assert_eq!(Query::read(&bytes).map(|_| ()), Err(expected), "{bytes:02x?}");
         }
         assert_eq!(Query::read(&[0; 11]).map(|_| ()), Err(Reject::Silence(Dropped::Short)));
+    }
+
+    #[test]
+    fn what_is_retained_gets_the_same_response() {
+        let padding = [&[0, 12, 0, 200][..], &[0; 200]].concat();
+        let keepalive = [0, 11, 0, 0];
+        for options in [&[][..], &keepalive, &padding, &[&padding[..], &keepalive].concat()] {
+            let mut opt = vec![0, 0, 41, 0x10, 0, 0, 0, 0x80, 0];
+            opt.extend_from_slice(&(options.len() as u16).to_be_bytes());
+            opt.extend_from_slice(options);
+            let long = packet(flag::RD | flag::CD, [1, 0, 0, 1], rtype::A, 1, &opt);
+            let query = Query::read(&long).expect("a query");
+            let short = query.retained();
+            assert_eq!(short.len(), query.question_end + if query.edns.is_some_and(|e| e.keepalive) { 15 } else { 11 });
+            let again = Query::read(&short).expect("a query");
+            assert_eq!((again.id, again.flags, again.edns), (query.id, query.flags, query.edns));
+            assert_eq!(again.question(), query.question());
+        }
+        let plain = packet(flag::RD, [1, 0, 0, 0], rtype::A, 1, &[]);
+        assert_eq!(*Query::read(&plain).expect("a query").retained(), plain[..]);
     }
 
     #[test]
