@@ -277,11 +277,12 @@ fn knowing_who_asks_allocates_nothing() {
     pods.apply(0, pod(2, [10, 0, 0, 2]), 0);
     pods.apply(0, pod(3, [10, 0, 0, 2]), 0);
     clients.put_pods(pods.table());
+    let fixed = &scene.snapshot.clients;
     // The first look of a thread gives it its place among those that look.
-    drop(clients.tables());
+    drop(clients.tables(fixed));
     let before = allocations();
     for _ in 0..1_000 {
-        let tables = clients.tables();
+        let tables = clients.tables(fixed);
         assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
         assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
         assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));

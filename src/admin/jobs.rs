@@ -14,6 +14,7 @@ use crate::jobs::cause::type_name;
 use crate::jobs::{Account, Millis};
 use crate::metrics::events::rfc3339;
 use crate::metrics::rcode_label;
+use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
 /// All accounts with their totals, those that asked last first.
@@ -29,12 +30,12 @@ pub(super) fn list(resolver: &Resolver) -> String {
 /// One account, by job id, pod name or UID; none if there is none.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
     let account = resolver.jobs.find(id)?;
-    Some(format!("{:#}\n", report(resolver, &account)))
+    Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &account)))
 }
 
 /// All that is known of an account.
-pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
-    let (now, snapshot) = (resolver.now(), resolver.snapshot.load());
+pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, account: &Account) -> Value {
+    let now = resolver.now();
     let mut report = with_client(account.client.as_deref(), totals(account, now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
@@ -57,7 +58,7 @@ pub(super) fn report(resolver: &Resolver, account: &Account) -> Value {
     report["slowest"] = account.slowest.iter().map(slow).collect();
     report["failures"] = failures
         .iter()
-        .map(|failure| self::failure(failure, explain(resolver, &snapshot, account, failure), now))
+        .map(|failure| self::failure(failure, explain(resolver, snapshot, account, failure), now))
         .collect();
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({

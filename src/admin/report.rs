@@ -125,8 +125,8 @@ impl Report {
 
     /// Who the client is and how it fares.
     fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
-        let now = self.resolver.now();
-        let tables = self.resolver.clients.tables();
+        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
+        let tables = self.resolver.tables(&snapshot);
         let known = match tables.who(client, now) {
             Who::Known { client, .. } => client,
             Who::Unknown(why) => {
@@ -143,7 +143,7 @@ impl Report {
         let account = self.resolver.jobs.look(known, Account::clone);
         let quiet = account.is_none();
         let account = account.unwrap_or_else(|| Account::new(Some(Arc::clone(known)), client, now));
-        let mut value = jobs::report(&self.resolver, &account);
+        let mut value = jobs::report(&self.resolver, &snapshot, &account);
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
                 value[time] = Value::Null;
@@ -158,7 +158,7 @@ impl Report {
             return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
         };
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
-        let horizon = snapshot.sees(snapshot.views.of(&self.resolver.clients.tables().who(client, now), client));
+        let horizon = snapshot.sees(snapshot.views.of(&self.resolver.tables(&snapshot).who(client, now), client));
         let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), client);
         let value = json!({ "name": Bare(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.join("\n") + "\n")

@@ -51,7 +51,7 @@ pub(super) fn path(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16, 
     if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) || resolver.metrics.pending.get() >= MAX_PENDING {
         return None;
     }
-    let tables = resolver.clients.tables();
+    let tables = resolver.tables(turn.snapshot);
     let Who::Known { client, .. } = tables.who(client, turn.now) else { return None };
     Some(Path(client.search.as_ref()?.after_first(key.name())?))
 }

@@ -49,7 +49,7 @@ pub fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8])
     let zones: Vec<&[u8]> = seen.router.ways().filter(|(_, way)| *way != Way::Denied).map(|(zone, _)| zone).collect();
     let candidates = candidates(name, zones.into_iter());
     let exists = |candidate: &Vec<u8>| {
-        seen.records.has(candidate)
+        seen.has_records(candidate)
             || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, candidate, qtype))
     };
     // The shortest, of equals the first: the same whatever order the zones have.

@@ -58,7 +58,7 @@ pub(super) fn inside(
         });
     }
     // What this worker has noted up to now belongs to the picture.
-    resolver.jobs.settle_now(turn.ledger, &resolver.clients, turn.now);
+    resolver.jobs.settle_now(turn.ledger, &resolver.tables(turn.snapshot), turn.now);
     let lines = match asked_for {
         Some(length) => {
             let question = key.for_question(&[&name[..length], &[0]].concat(), rtype::A);
@@ -78,7 +78,7 @@ pub(super) fn inside(
 
 /// Who the client is, and how it fares.
 fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr) -> Vec<String> {
-    let tables = resolver.clients.tables();
+    let tables = resolver.tables(snapshot);
     let who = tables.who(address, now);
     let client = match who {
         Who::Known { client, .. } => client,
@@ -132,7 +132,7 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
         Local::Answer(Own { rcode, records: _, error }) => {
-            let is_static = snapshot.horizon(question.horizon()).records.has(name);
+            let is_static = snapshot.horizon(question.horizon()).has_records(name);
             let what = match error {
                 Some((_, why)) => why,
                 None if is_static => "a static record",
@@ -165,7 +165,7 @@ pub fn why(resolver: &Resolver, snapshot: &Snapshot, now: Millis, question: &Key
         }
     };
     // How it failed is what is asked for most.
-    if let Who::Known { client, .. } = resolver.clients.tables().who(client, now) {
+    if let Who::Known { client, .. } = resolver.tables(snapshot).who(client, now) {
         resolver.jobs.look(client, |account| {
             let failure = account.failures.iter().filter(|failure| *failure.name == *name).max_by_key(|f| f.last)?;
             let seconds = now.saturating_sub(failure.last) / 1_000;

@@ -157,7 +157,7 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
     loop {
         let snapshot = resolver.snapshot.load_full();
         if generation.replace(snapshot.generation) != Some(snapshot.generation) {
-            links.keep_only(&snapshot.groups);
+            links.keep_only(|server| snapshot.has_server(server));
             checked.clear();
             named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
             for group in &snapshot.groups {
@@ -174,9 +174,6 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
         let mut seen = Vec::new();
         let now = Instant::now();
         for (index, group) in snapshot.groups.iter().enumerate() {
-            let zone =
-                snapshot.config.routes.iter().filter(|route| route.to == index).find_map(|route| route.zones.first());
-            let zone = zone.cloned().unwrap_or_else(Name::root);
             for server in group.servers.load().iter() {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
@@ -190,6 +187,8 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
                 if probe_due {
+                    let mut routes = snapshot.config.routes.iter().filter(|route| route.to == index);
+                    let zone = routes.find_map(|route| route.zones.first()).cloned().unwrap_or_else(Name::root);
                     probe::probe(&links, server, &zone);
                 }
             }

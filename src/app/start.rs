@@ -113,6 +113,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         failed: watch::channel(None),
         workers: Vec::new(),
         others: Vec::new(),
+        retired: Default::default(),
     };
     let now = resolver.now();
     let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());

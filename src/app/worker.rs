@@ -87,11 +87,14 @@ async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<A
         if let Some(heartbeat) = heartbeats.get(number) {
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
-        let snapshot = resolver.snapshot.load_full();
-        worker.follow(&snapshot);
-        worker.settle(Instant::now());
-        if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
-            links.keep_only(&snapshot.groups);
+        {
+            // Not held while it sleeps: an old configuration would wait for that.
+            let snapshot = resolver.snapshot.load_full();
+            worker.follow(&snapshot);
+            worker.settle(Instant::now());
+            if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
+                links.keep_only(|server| snapshot.has_server(server));
+            }
         }
         tokio::time::sleep(HEARTBEAT).await;
     }

@@ -30,7 +30,7 @@ const PROBES: usize = 8;
 
 /// A worker's notes.
 pub struct Ledger {
-    routes: Vec<Arc<str>>,
+    routes: Arc<[Arc<str>]>,
     counts: Box<[Count; COUNTS]>,
     counted: Vec<u16>,
     failures: Box<[Failure]>,
@@ -152,6 +152,11 @@ impl Ledger {
             settled: 0,
             seed: rand::random(),
         }
+    }
+
+    /// From now on routes have these labels, whatever their number; the notes must have been settled.
+    pub fn follow(&mut self, routes: &Arc<[Arc<str>]>) {
+        self.routes = Arc::clone(routes);
     }
 
     /// Counts an answer to a query of `client` that was asked at `now`: no answer before it was to a later query, but by

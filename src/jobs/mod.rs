@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use lru::LruCache;
 
 use crate::clients::client::Field;
-use crate::clients::{Client, Clients, Tables, Who};
+use crate::clients::{Client, Tables, Who};
 use crate::metrics::Source;
 use crate::wire::rcode;
 
@@ -84,19 +84,20 @@ impl Jobs {
         self.lock().projects.set_most(most);
     }
 
-    /// Takes over what a worker noted. If someone reads the accounts just now the worker keeps its notes for later.
-    pub fn settle(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
+    /// Takes over what a worker noted; `tables` are those of the configuration that it noted under. If someone reads the
+    /// accounts just now the worker keeps its notes for later.
+    pub fn settle(&self, ledger: &mut Ledger, tables: &Tables<'_>, now: Millis) {
         let mut accounts = match self.accounts.try_lock() {
             Ok(accounts) => accounts,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        accounts.settle(ledger, &self.truncated, &clients.tables(), now);
+        accounts.settle(ledger, &self.truncated, tables, now);
     }
 
     /// The same, and waits for its turn: for a reader who wants to see these notes.
-    pub fn settle_now(&self, ledger: &mut Ledger, clients: &Clients, now: Millis) {
-        self.lock().settle(ledger, &self.truncated, &clients.tables(), now);
+    pub fn settle_now(&self, ledger: &mut Ledger, tables: &Tables<'_>, now: Millis) {
+        self.lock().settle(ledger, &self.truncated, tables, now);
     }
 
     /// Looks at what the jobs of each project ask for, or changes it; `look` must be quick.
@@ -141,7 +142,7 @@ impl Jobs {
 }
 
 impl Accounts {
-    fn settle(&mut self, ledger: &mut Ledger, truncated: &Truncated, tables: &Tables, now: Millis) {
+    fn settle(&mut self, ledger: &mut Ledger, truncated: &Truncated, tables: &Tables<'_>, now: Millis) {
         for count in ledger.counts() {
             let (route, rcode, source) = (ledger.route(count.route()).cloned(), count.rcode(), count.source());
             let kind = Kind { route, rcode, source, times: count.times.into() };
@@ -198,7 +199,7 @@ impl Accounts {
     /// Changes the account of whoever had `address` from `first` to `last`.
     fn change(
         &mut self,
-        tables: &Tables,
+        tables: &Tables<'_>,
         address: u128,
         first: Millis,
         last: Millis,
@@ -230,7 +231,7 @@ impl Accounts {
     }
 
     /// Drops the accounts of those who are no more and have asked nothing for long.
-    fn forget(&mut self, tables: &Tables, now: Millis) {
+    fn forget(&mut self, tables: &Tables<'_>, now: Millis) {
         let is_gone = |account: &Account| {
             let there = who(tables, account.address, now, now);
             let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
@@ -250,7 +251,7 @@ fn address(number: u128) -> IpAddr {
 }
 
 /// Who had `address` at both times; nobody if it changed hands.
-fn who(tables: &Tables, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
+fn who<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
     match (tables.who(address, first), tables.who(address, last)) {
         (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
         _ => None,
@@ -273,7 +274,7 @@ fn owner(client: Option<&Client>) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::Fixed;
+    use crate::clients::{Clients, Fixed};
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
     use crate::metrics::{Metrics, Source};
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
         const HERE: [u8; 4] = [10, 0, 0, 1];
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
         pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
@@ -319,7 +320,7 @@ mod tests {
         // Long after: who it was then counts.
         for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
             times.iter().for_each(|asked| count(&mut ledger, HERE, *asked));
-            jobs.settle_now(&mut ledger, &clients, at);
+            jobs.settle_now(&mut ledger, &clients.tables(&Fixed::default()), at);
         }
         let counts = ["pod-1", "pod-2", "unknown"].map(|id| queries(&jobs, id));
         assert_eq!(counts, [2, 1, 3]);
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
         let all = MOST_ACCOUNTS as u32 + 10;
@@ -337,7 +338,7 @@ mod tests {
             count(&mut ledger, address(number), 5_000);
             // The first one asks all the time.
             count(&mut ledger, address(0), 5_000);
-            jobs.settle_now(&mut ledger, &clients, 5_000);
+            jobs.settle_now(&mut ledger, &clients.tables(&Fixed::default()), 5_000);
         }
         assert_eq!(jobs.each(|_| ()).len(), MOST_ACCOUNTS);
         assert_eq!(["pod-0", "pod-1", "pod-1033"].map(|id| queries(&jobs, id)), [u64::from(all) + 1, 0, 1]);
@@ -347,7 +348,7 @@ mod tests {
     fn a_try_of_the_search_list_that_another_worker_explains_later_is_no_failure_in_the_metrics() {
         let metrics = Metrics::new().expect("metrics");
         let (clients, jobs) =
-            (Clients::new(Fixed::default()), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
+            (Clients::default(), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
         let mut pods = Pods::new(1, false);
         let mut pod = pod(1, [10, 0, 0, 1], false);
         pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });
@@ -362,7 +363,7 @@ mod tests {
                 ledger.count([10, 0, 0, 1].into(), 0, rcode, source, 5_000);
                 ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }
-            jobs.settle_now(&mut ledger, &clients, at);
+            jobs.settle_now(&mut ledger, &clients.tables(&Fixed::default()), at);
             let text = metrics.render();
             let value = |family: &str| {
                 let series = format!("nodens_client_{family}_total{{namespace=\"ci\",project=\"\",runner=\"\"}} ");
@@ -379,18 +380,18 @@ mod tests {
 
     #[test]
     fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
         clients.put_pods(pods.table());
         count(&mut ledger, [10, 0, 0, 1], 5_000);
         count(&mut ledger, [10, 0, 0, 2], 5_000);
-        jobs.settle_now(&mut ledger, &clients, 5_000);
+        jobs.settle_now(&mut ledger, &clients.tables(&Fixed::default()), 5_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
         clients.put_pods(pods.table());
         for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
-            jobs.settle_now(&mut ledger, &clients, now);
+            jobs.settle_now(&mut ledger, &clients.tables(&Fixed::default()), now);
             assert_eq!(["pod-1", "pod-2"].map(|id| queries(&jobs, id)), expected);
         }
     }

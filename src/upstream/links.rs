@@ -1,7 +1,6 @@
 //! One worker's way to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
@@ -42,11 +41,10 @@ impl Links {
         Self::default()
     }
 
-    /// Closes the sockets to servers that are in none of `groups`; replies under way still find back.
-    pub fn keep_only(&self, groups: &[Arc<Group>]) {
-        let known: HashSet<_> =
-            groups.iter().flat_map(|group| group.servers.load().iter().map(Arc::as_ptr).collect::<Vec<_>>()).collect();
-        self.by_server.borrow_mut().retain(|server, _| known.contains(server));
+    /// Closes the sockets to servers that are configured no more; replies under way still find back. It looks at those that
+    /// were asked alone, however many there are.
+    pub fn keep_only(&self, is_configured: impl Fn(&Arc<Server>) -> bool) {
+        self.by_server.borrow_mut().retain(|_, link| is_configured(&link.server));
     }
 
     pub(super) fn to(&self, server: &Arc<Server>) -> Rc<Link> {
