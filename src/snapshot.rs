@@ -43,8 +43,8 @@ pub struct Snapshot {
     pub groups: Vec<Arc<Group>>,
     /// Where each of them is, by its name.
     by_name: HashMap<Box<str>, usize>,
-    /// The cluster's domain of each route that has one.
-    clusters: Vec<Option<Cluster>>,
+    /// The cluster's domain of each route that has one: few have, and it is large.
+    clusters: Vec<Option<Box<Cluster>>>,
 }
 
 impl Snapshot {
@@ -75,7 +75,7 @@ impl Snapshot {
             sees,
             horizons,
             special: Special::new(),
-            clusters: config.routes.iter().map(|route| route.cluster.as_ref().map(Cluster::new)).collect(),
+            clusters: config.routes.iter().map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new)).collect(),
             groups,
             config,
         }
@@ -121,7 +121,7 @@ impl Snapshot {
 
     /// The cluster's domain among that route's zones.
     pub fn cluster(&self, route: u16) -> Option<&Cluster> {
-        self.clusters.get(usize::from(route))?.as_ref()
+        self.clusters.get(usize::from(route))?.as_deref()
     }
 
     /// The bounds of what that route's answers may live.

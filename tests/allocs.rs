@@ -359,3 +359,22 @@ fn the_bound_is_hard() {
     drop(cache);
     assert_eq!(bytes(), before, "freed with the cache: {held:?}");
 }
+
+#[test]
+fn a_view_costs_what_it_adds_whatever_it_inherits() {
+    let records: String = (0..20_000)
+        .map(|n| format!("[[record]]\nname = \"n{n}.corp.example\"\ntype = \"A\"\nvalue = \"10.0.0.9\"\n"))
+        .collect();
+    let metrics = Metrics::new().unwrap();
+    let taken = |count: usize| {
+        let view = |n| format!("[[view]]\nname = \"v{n}\"\nnamespaces = [\"n{n}\"]\ndeny = [\"d{n}.example\"]\n");
+        let views: String = (0..count).map(view).collect();
+        let before = bytes();
+        let config = parse(&format!("{CONFIG}{records}{views}"), &[]).unwrap();
+        let snapshot = Snapshot::new(config, &metrics, None);
+        assert_eq!(usize::from(snapshot.horizons()), 1 + count);
+        bytes() - before
+    };
+    let (one, all) = (taken(1), taken(32));
+    assert!(all * 10 < one * 12, "one view {one} bytes, 32 views {all}");
+}

@@ -13,7 +13,8 @@ use crate::server::socket::{LEAST_RECEIVE_BUFFER, RECEIVE_BUFFER};
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Of the group's memory, the sockets may take one part in so many.
 const SHARE: usize = 8;
-/// What nodens takes besides its cache, at most, about: code, tables, accounts of jobs, queries under way.
+/// What nodens takes besides its cache and a large configuration, at most, about: code, accounts of jobs, queries under
+/// way.
 const BESIDES: usize = 44 << 20;
 /// What each worker takes of its own, about: buffers for batches, notes, connections to upstreams.
 const WORKER: usize = 1 << 20;
@@ -26,7 +27,8 @@ pub(super) fn receive_buffer(config: &Config, workers: usize) -> usize {
         return RECEIVE_BUFFER;
     };
     let buffer = share(limit, config.server.listen.len() * workers);
-    let wanted = config.cache.memory + BESIDES + WORKER * workers + buffer * config.server.listen.len() * workers;
+    let own = BESIDES + WORKER * workers + config.footprint();
+    let wanted = config.cache.memory + own + buffer * config.server.listen.len() * workers;
     if wanted > limit {
         tracing::warn!(
             limit_mib = limit >> 20,
