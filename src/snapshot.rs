@@ -75,7 +75,11 @@ impl Snapshot {
             sees,
             horizons,
             special: Special::new(),
-            clusters: config.routes.iter().map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new)).collect(),
+            clusters: config
+                .routes
+                .iter()
+                .map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new))
+                .collect(),
             groups,
             config,
         }

@@ -18,7 +18,8 @@ const COPIES: usize = 8;
 impl Config {
     /// Bytes that it takes at most, about: see [`mod@crate::config::footprint`]. What views inherit counts once, however many there are.
     pub fn footprint(&self) -> usize {
-        let records = |records: &[Record]| -> usize { records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum() };
+        let records =
+            |records: &[Record]| -> usize { records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum() };
         let views = self.views.iter().map(|view| TABLE + records(&view.records) + view.deny.len() * ZONE);
         let routes = self.routes.iter().map(|route| TABLE + route.zones.len().saturating_sub(1) * ZONE);
         let servers = self.upstreams.iter().map(|upstream| TABLE + upstream.servers.len() * SERVER);

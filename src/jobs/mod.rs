@@ -274,9 +274,9 @@ fn owner(client: Option<&Client>) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::{Clients, Fixed};
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
+    use crate::clients::{Clients, Fixed};
     use crate::metrics::{Metrics, Source};
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
@@ -347,8 +347,7 @@ mod tests {
     #[test]
     fn a_try_of_the_search_list_that_another_worker_explains_later_is_no_failure_in_the_metrics() {
         let metrics = Metrics::new().expect("metrics");
-        let (clients, jobs) =
-            (Clients::default(), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
+        let (clients, jobs) = (Clients::default(), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
         let mut pods = Pods::new(1, false);
         let mut pod = pod(1, [10, 0, 0, 1], false);
         pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });

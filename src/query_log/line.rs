@@ -63,12 +63,7 @@ pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>
 }
 
 /// What one line says.
-fn line<'a>(
-    record: &Record,
-    snapshot: &'a Snapshot,
-    tables: &'a Tables<'_>,
-    clock: Clock,
-) -> impl Serialize + use<'a> {
+fn line<'a>(record: &Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
         Who::Known { client, .. } => Some(&**client),
         Who::Unknown(_) => None,

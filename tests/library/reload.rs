@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::app::{self, Running};
 use nodens::answer::Response;
+use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
