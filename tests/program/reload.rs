@@ -45,6 +45,31 @@ fn most_memory(text: &str) -> usize {
     most.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") >> 10
 }
 
+/// The nice value of each thread of a process, by its name: see proc_pid_stat(5).
+fn nice(process: u32) -> Vec<(String, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("its threads").flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    let thread = |stat: String| {
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let nice = rest.split(' ').nth(16)?.parse().ok()?;
+        Some((name.split_once('(')?.1.to_owned(), nice))
+    };
+    stats.filter_map(thread).collect()
+}
+
+#[test]
+fn who_reads_and_frees_configurations_gives_way_to_workers() {
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", BASE);
+    let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
+    nodens.signal("HUP");
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 1.0);
+    let threads = nice(nodens.id());
+    let of = |name: &str| threads.iter().find(|thread| thread.0 == name).map(|thread| thread.1).expect(name);
+    let worker = of("nodens-0");
+    assert!(of("nodens") > worker && of("nodens-free") > worker && of("nodens-control") == worker, "{threads:?}");
+}
+
 #[test]
 fn check_says_what_memory_a_large_configuration_takes() {
     let dir = Dir::new();
