@@ -25,7 +25,7 @@ fn address(number: u8) -> IpAddr {
 }
 
 /// Everyone that runs on the node, and a network of the configuration.
-fn clients() -> Clients {
+fn clients() -> (Clients, Fixed) {
     let mut pods = Pods::new(1, false);
     for number in 0..PODS {
         let client = Client {
@@ -58,16 +58,16 @@ fn clients() -> Clients {
         job: None,
         runner: None,
     };
-    let clients = Clients::new(Fixed::new(&[network]));
+    let clients = Clients::default();
     clients.put_pods(pods.table());
-    clients
+    (clients, Fixed::new(&[network]))
 }
 
 /// The address of a pod, one that the configuration has, and one that nobody knows.
 #[divan::bench(args = ["10.244.3.7", "10.0.8.7", "192.0.2.7"], sample_size = 1_000)]
 fn who(bencher: Bencher<'_, '_>, address: &str) {
-    let (clients, address) = (clients(), address.parse::<IpAddr>().expect("an address"));
-    let tables = clients.tables();
+    let ((clients, fixed), address) = (clients(), address.parse::<IpAddr>().expect("an address"));
+    let tables = clients.tables(&fixed);
     bencher.bench_local(|| {
         let _ = black_box(tables.who(black_box(address), black_box(2_000)));
     });
@@ -76,8 +76,8 @@ fn who(bencher: Bencher<'_, '_>, address: &str) {
 /// What is loaded once a batch.
 #[divan::bench(sample_size = 1_000)]
 fn tables(bencher: Bencher<'_, '_>) {
-    let clients = clients();
+    let (clients, fixed) = clients();
     bencher.bench_local(|| {
-        let _ = black_box(clients.tables());
+        let _ = black_box(clients.tables(&fixed));
     });
 }

@@ -386,7 +386,7 @@ fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -
         let target = buffer[..len].to_ascii_lowercase();
         let found = horizon.router.find(&target);
         let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
-        if special || horizon.records.has(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
+        if special || horizon.has_records(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
             return Some(Fork { links: links[..=at].to_vec(), target });
         }
     }

@@ -1,61 +1,142 @@
 //! What the clients of one view see: their routes, their static records, what is denied to them. Horizon 0 is that of all
 //! who are of no view, or of one that shows the same.
+//!
+//! What a view inherits it shares with all others, whatever its size; its own lies over that.
 
+use std::cell::OnceCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Cache, Config, Record, Route, View};
-use crate::local::records::Records;
+use crate::local::records::{Found, Records};
 use crate::route::{Router, Way};
 use crate::upstream::Group;
+use crate::wire::name::Name;
 
 /// What one view's clients see.
 #[derive(Debug)]
 pub struct Horizon {
     /// Which way a name goes.
     pub router: Router,
-    /// Static records.
-    pub records: Records,
+    /// Static records, also those that the view denies.
+    records: Records,
+    /// Whether it denies any zone.
+    denies: bool,
     deny_private_addresses: Option<bool>,
-    /// Of each route of the configuration, what its answers depend on, as a number.
-    realms: Vec<u32>,
+    realms: Arc<[u32]>,
     /// What an answer depends on that leads through any of them.
     whole: u32,
 }
 
-impl Horizon {
-    /// What all clients see, or those of a view.
-    pub fn new(config: &Config, view: Option<&View>, groups: &[Arc<Group>]) -> Self {
-        let inherit = view.is_none_or(|view| view.inherit);
+/// What the horizons of one configuration are made of, as far as they share it.
+pub struct Common<'c> {
+    config: &'c Config,
+    groups: &'c [Arc<Group>],
+    router: Router,
+    records: Records,
+    /// By what is to be done about private addresses: none, no, yes.
+    answers: [OnceCell<Answers>; 3],
+}
+
+/// What answers depend on, as numbers.
+#[derive(Debug)]
+struct Answers {
+    /// Of each route of the configuration: that of an answer which came through it.
+    realms: Arc<[u32]>,
+    /// That of all that clients of no view see.
+    whole: u64,
+}
+
+impl<'c> Common<'c> {
+    /// What all clients of a configuration have.
+    pub fn new(config: &'c Config, groups: &'c [Arc<Group>]) -> Self {
         let first = config.views.iter().map(|view| view.routes.start).min().unwrap_or(config.routes.len());
-        let common = (0..first).filter(|_| inherit);
+        let router = Router::new(claims(config, 0..first));
+        Self { config, groups, router, records: Records::new(&config.records), answers: Default::default() }
+    }
+
+    /// What all clients see, or those of a view.
+    pub fn horizon(&self, view: Option<&View>) -> Horizon {
+        let deny_private_addresses = view.and_then(|view| view.deny_private_addresses);
+        let answers = self.answers(deny_private_addresses);
+        let inherit = view.is_none_or(|view| view.inherit);
+        let (router, records, below) = match inherit {
+            true => (self.router.clone(), self.records.clone(), answers.whole),
+            false => (Router::new([]), Records::default(), number(&limits(&self.config.cache))),
+        };
         // Of two claims of one zone the later one holds.
         let own = view.map_or(0..0, |view| view.routes.clone());
-        let zones = common.chain(own).filter_map(|number| Some((number, config.routes.get(number)?)));
-        let zones =
-            zones.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number as u16))));
         let denied = view.into_iter().flat_map(|view| &view.deny).map(|zone| (zone, Way::Denied));
-        let router = Router::new(zones.chain(denied));
-        let records: Vec<&Record> = records(config, view, &router);
-        let deny_private_addresses = view.and_then(|view| view.deny_private_addresses);
-        let realm = |route: &Route| {
-            let group = groups.get(route.to).map(|group| group.realm());
-            number(&(limits(&config.cache), route.negative_max_ttl, strips(deny_private_addresses, route), group))
-        };
-        let realms: Vec<u32> = config.routes.iter().map(realm).collect();
-        let seen = |way: Way| match way {
-            Way::Route(route) => realms.get(usize::from(route)).copied(),
-            Way::Denied => None,
-        };
-        let mut ways: Vec<_> = router.ways().map(|(zone, way)| (zone.to_vec(), seen(way))).collect();
+        let router = router.with(claims(self.config, own).chain(denied));
+        let own = view.map_or(&[][..], |view| &view.records);
+        let mut ways: Vec<_> = router.own_ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
         ways.sort_unstable();
-        let whole = number(&(
-            ways,
-            records.iter().map(|record| (&record.name, record.rtype, &record.rdata)).collect::<Vec<_>>(),
-            limits(&config.cache),
-        ));
-        Self { records: Records::new(records), router, deny_private_addresses, realms, whole }
+        let whole = number(&(below, ways, own.iter().map(identity).collect::<Vec<_>>())) as u32;
+        Horizon {
+            records: records.with(own),
+            denies: view.is_some_and(|view| !view.deny.is_empty()),
+            deny_private_addresses,
+            realms: Arc::clone(&answers.realms),
+            whole,
+            router,
+        }
+    }
+
+    fn answers(&self, deny_private_addresses: Option<bool>) -> &Answers {
+        let number = deny_private_addresses.map_or(0, |deny| 1 + usize::from(deny));
+        self.answers[number].get_or_init(|| Answers::new(self, deny_private_addresses))
+    }
+}
+
+impl Answers {
+    fn new(common: &Common<'_>, deny_private_addresses: Option<bool>) -> Self {
+        let cache = &common.config.cache;
+        let realm = |route: &Route| {
+            let group = common.groups.get(route.to).map(|group| group.realm());
+            number(&(limits(cache), route.negative_max_ttl, strips(deny_private_addresses, route), group)) as u32
+        };
+        let mut answers = Self { realms: common.config.routes.iter().map(realm).collect(), whole: 0 };
+        let mut ways: Vec<_> = common.router.ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
+        ways.sort_unstable();
+        let records: Vec<_> = common.config.records.iter().map(identity).collect();
+        answers.whole = number(&(ways, records, limits(cache)));
+        answers
+    }
+
+    fn seen(&self, way: Way) -> Option<u32> {
+        match way {
+            Way::Route(route) => self.realms.get(usize::from(route)).copied(),
+            Way::Denied => None,
+        }
+    }
+}
+
+impl Horizon {
+    /// Whether `name` (lower-case wire form) has static records: a view's own hide those of all clients that have the same
+    /// name, and so does what it denies.
+    pub fn has_records(&self, name: &[u8]) -> bool {
+        self.records.has(name, |name| self.is_denied(name))
+    }
+
+    /// The names with static records that are shared, in no order.
+    pub fn record_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.records.names()
+    }
+
+    /// The names with static records of this view alone, in no order.
+    pub fn own_record_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.records.own_names()
+    }
+
+    /// What static records say to a question: see [`Records::find`].
+    pub fn find_records(&self, name: &[u8], qtype: u16, qclass: u16) -> Option<Found> {
+        self.records.find(name, qtype, qclass, |name| self.is_denied(name))
+    }
+
+    /// Whether what is inherited is the same in memory: no copy of it.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.router.shares_with(&other.router) && self.records.shares_with(&other.records)
     }
 
     /// Whether private addresses are taken out of what comes through `route`.
@@ -67,6 +148,10 @@ impl Horizon {
     pub fn realm(&self, route: u16, follows: bool) -> u32 {
         if follows { self.whole } else { self.realms.get(usize::from(route)).copied().unwrap_or(0) }
     }
+
+    fn is_denied(&self, name: &[u8]) -> bool {
+        self.denies && matches!(self.router.find(name), Some((Way::Denied, _)))
+    }
 }
 
 /// Whether a view's clients see something else than all others.
@@ -75,13 +160,15 @@ pub fn differs(view: &View) -> bool {
     !(*inherit && routes.is_empty() && records.is_empty() && deny.is_empty() && deny_private_addresses.is_none())
 }
 
-/// The records that are seen: a view's own hide those of all clients that have the same name, and so does what it denies.
-fn records<'c>(config: &'c Config, view: Option<&'c View>, router: &Router) -> Vec<&'c Record> {
-    let Some(view) = view else { return config.records.iter().collect() };
-    let denied = |record: &Record| matches!(router.find(record.name.as_wire()), Some((Way::Denied, _)));
-    let hidden = |record: &Record| view.records.iter().any(|own| own.name == record.name) || denied(record);
-    let common = config.records.iter().filter(|record| view.inherit && !hidden(record));
-    common.chain(&view.records).collect()
+/// The claims of these routes.
+fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Way)> {
+    let routes = routes.filter_map(|number| Some((number, config.routes.get(number)?)));
+    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number as u16))))
+}
+
+/// What a record says; its TTL aside, which its answers bear.
+fn identity(record: &Record) -> (&Name, u16, &[u8]) {
+    (&record.name, record.rtype, &record.rdata)
 }
 
 fn strips(all: Option<bool>, route: &Route) -> bool {
@@ -92,8 +179,8 @@ fn limits(cache: &Cache) -> (Duration, Duration) {
     (cache.max_ttl, cache.negative_max_ttl)
 }
 
-fn number(value: &impl Hash) -> u32 {
+fn number(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
-    hasher.finish() as u32
+    hasher.finish()
 }

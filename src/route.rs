@@ -1,5 +1,7 @@
 //! Split horizon: which way a name goes. The longest suffix wins, on label boundaries.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 
 use crate::wire::name::{Name, suffixes};
@@ -13,29 +15,50 @@ pub enum Way {
     Denied,
 }
 
-/// Every claimed suffix and where it goes.
+/// Every claimed suffix and where it goes. What a view adds lies over the claims of all clients, which it shares.
 #[derive(Clone, Debug)]
 pub struct Router {
+    common: Arc<Claims>,
+    own: Option<Arc<Claims>>,
+    /// The most labels of a claimed suffix, so that a deep name is not looked up suffix by suffix.
+    deepest: usize,
+}
+
+/// Suffixes of one origin.
+#[derive(Debug, Default)]
+struct Claims {
     /// The configuration's, so nobody else can make them collide.
     suffixes: HashMap<Box<[u8]>, Way>,
-    /// The most labels of a claimed suffix, so that a deep name is not looked up suffix by suffix.
+    /// The most labels of one.
     deepest: usize,
 }
 
 impl Router {
     /// The router of these claims; of two to one zone the later one holds.
     pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
-        let mut router = Self { suffixes: HashMap::default(), deepest: 0 };
-        for (zone, way) in claims {
-            router.suffixes.insert(zone.as_wire().into(), way);
-            router.deepest = router.deepest.max(zone.label_count());
-        }
-        router
+        let common = Arc::new(Claims::new(claims));
+        Self { deepest: common.deepest, common, own: None }
+    }
+
+    /// The router of `self`'s claims, which are shared, and of these, which hold before them.
+    #[must_use]
+    pub fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+        let own = Claims::new(claims);
+        let deepest = self.deepest.max(own.deepest);
+        Self { common: Arc::clone(&self.common), deepest, own: (!own.suffixes.is_empty()).then(|| Arc::new(own)) }
     }
 
     /// All claims, in no order.
     pub fn ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
-        self.suffixes.iter().map(|(zone, way)| (&**zone, *way))
+        let own = self.own.as_deref();
+        let is_hidden = move |zone: &[u8]| own.is_some_and(|own| own.suffixes.contains_key(zone));
+        let common = self.common.suffixes.iter().filter(move |(zone, _)| !is_hidden(zone));
+        self.own_ways().chain(common.map(|(zone, way)| (&**zone, *way)))
+    }
+
+    /// The claims that are not shared, in no order.
+    pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
+        self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, way)| (&**zone, *way))
     }
 
     /// Where `name` (lower-case wire form) goes, and how many labels the suffix has that says so.
@@ -44,7 +67,28 @@ impl Router {
         suffixes(name)
             .enumerate()
             .skip(labels.saturating_sub(self.deepest))
-            .find_map(|(skipped, suffix)| Some((*self.suffixes.get(suffix)?, labels - skipped)))
+            .find_map(|(skipped, suffix)| Some((self.way(suffix)?, labels - skipped)))
+    }
+
+    /// Whether the claims of all clients are the same ones in memory.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.common, &other.common)
+    }
+
+    fn way(&self, suffix: &[u8]) -> Option<Way> {
+        let own = self.own.as_ref().and_then(|own| own.suffixes.get(suffix));
+        own.or_else(|| self.common.suffixes.get(suffix)).copied()
+    }
+}
+
+impl Claims {
+    fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+        let mut all = Self::default();
+        for (zone, way) in claims {
+            all.suffixes.insert(zone.as_wire().into(), way);
+            all.deepest = all.deepest.max(zone.label_count());
+        }
+        all
     }
 }
 
@@ -84,5 +128,29 @@ mod tests {
             let expected = expected.map(|(route, depth)| (Way::Route(route), depth));
             assert_eq!(router.find(name.as_wire()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_view_adds_lies_over_what_all_have() {
+        let name = |text: &str| text.parse::<Name>().expect(text);
+        let common = router(&[".", "corp.example", "eu.corp.example"]);
+        let (corp, deep) = (name("corp.example"), name("a.b.eu.corp.example"));
+        let view = common.with([(&corp, Way::Route(7)), (&deep, Way::Denied), (&corp, Way::Denied)]);
+        for (asked, seen, by_all) in [
+            ("x.corp.example", (Way::Denied, 2), (Way::Route(1), 2)),
+            ("x.eu.corp.example", (Way::Route(2), 3), (Way::Route(2), 3)),
+            ("x.a.b.eu.corp.example", (Way::Denied, 5), (Way::Route(2), 3)),
+            ("example", (Way::Route(0), 0), (Way::Route(0), 0)),
+        ] {
+            let wire = name(asked);
+            assert_eq!(view.find(wire.as_wire()), Some(seen), "{asked}");
+            assert_eq!(common.find(wire.as_wire()), Some(by_all), "{asked}");
+        }
+        let mut ways: Vec<_> = view.ways().collect();
+        ways.sort_by_key(|(zone, _)| zone.len());
+        let denied = [(corp.as_wire(), Way::Denied), (deep.as_wire(), Way::Denied)];
+        let eu = name("eu.corp.example");
+        assert_eq!(ways, [(&b"\0"[..], Way::Route(0)), denied[0], (eu.as_wire(), Way::Route(2)), denied[1]]);
+        assert!(view.shares_with(&common) && view.with([]).shares_with(&common));
     }
 }

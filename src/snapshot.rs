@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
-use crate::clients::{Views, Who};
+use crate::clients::{Fixed, Views, Who};
 use crate::config::{Config, Route, ServerAddress, View};
-use crate::horizon::{self, Horizon};
+use crate::horizon::{self, Common, Horizon};
 use crate::local::cluster::Cluster;
 use crate::local::special::Special;
 use crate::metrics::Metrics;
@@ -27,8 +27,12 @@ pub struct Snapshot {
     pub config: Config,
     /// Who may ask.
     pub admission: Admission,
+    /// Who the configuration says that clients are.
+    pub clients: Arc<Fixed>,
     /// Which view a client is of.
     pub views: Views,
+    /// What routes are called, as [`Config::routes`] counts them; the same as in the previous snapshot if none changed.
+    pub labels: Arc<[Arc<str>]>,
     /// What each of these sees, by its number in [`Config::views`]: an index of the horizons.
     sees: Vec<u16>,
     /// What clients see; the first is for those who are of no view.
@@ -37,8 +41,10 @@ pub struct Snapshot {
     pub special: Special,
     /// The groups, as [`Route::to`] counts them.
     pub groups: Vec<Arc<Group>>,
-    /// The cluster's domain of each route that has one.
-    clusters: Vec<Option<Cluster>>,
+    /// Where each of them is, by its name.
+    by_name: HashMap<Box<str>, usize>,
+    /// The cluster's domain of each route that has one: few have, and it is large.
+    clusters: Vec<Option<Box<Cluster>>>,
 }
 
 impl Snapshot {
@@ -46,23 +52,34 @@ impl Snapshot {
     pub fn new(config: Config, metrics: &Metrics, previous: Option<&Self>) -> Self {
         let groups = groups(&config, metrics, previous);
         let generation = previous.map_or(0, |previous| previous.generation.wrapping_add(1));
-        let mut horizons = vec![Horizon::new(&config, None, &groups)];
+        let common = Common::new(&config, &groups);
+        let mut horizons = vec![common.horizon(None)];
         let mut sees = Vec::new();
         for view in &config.views {
             // Those who see the same share what is cached.
             sees.push(if horizon::differs(view) { horizons.len() as u16 } else { 0 });
             if horizon::differs(view) {
-                horizons.push(Horizon::new(&config, Some(view), &groups));
+                horizons.push(common.horizon(Some(view)));
             }
         }
+        drop(common);
+        let is_same = |labels: &[Arc<str>]| labels.iter().map(|label| &**label).eq(labels_of(&config));
+        let labels = previous.map(|previous| &previous.labels).filter(|labels| is_same(labels));
         Self {
             generation,
+            clients: Arc::new(Fixed::new(&config.clients)),
+            labels: labels.map_or_else(|| labels_of(&config).map(Arc::from).collect(), Arc::clone),
+            by_name: config.upstreams.iter().map(|upstream| upstream.name.as_str().into()).zip(0..).collect(),
             admission: Admission::new(&config.server.allow),
             views: Views::new(&config.views, generation),
             sees,
             horizons,
             special: Special::new(),
-            clusters: config.routes.iter().map(|route| route.cluster.as_ref().map(Cluster::new)).collect(),
+            clusters: config
+                .routes
+                .iter()
+                .map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new))
+                .collect(),
             groups,
             config,
         }
@@ -100,9 +117,15 @@ impl Snapshot {
         self.groups.get(self.route(route)?.to)
     }
 
+    /// Whether this server is one of its group.
+    pub fn has_server(&self, server: &Arc<Server>) -> bool {
+        let group = self.by_name.get(server.group.as_str()).and_then(|at| self.groups.get(*at));
+        group.is_some_and(|group| group.servers.load().iter().any(|other| Arc::ptr_eq(other, server)))
+    }
+
     /// The cluster's domain among that route's zones.
     pub fn cluster(&self, route: u16) -> Option<&Cluster> {
-        self.clusters.get(usize::from(route))?.as_ref()
+        self.clusters.get(usize::from(route))?.as_deref()
     }
 
     /// The bounds of what that route's answers may live.
@@ -124,7 +147,7 @@ impl Snapshot {
     pub fn rehome(&self, home: Home, key: &Key) -> Option<Home> {
         let (name, horizon) = (key.name(), self.horizons.get(usize::from(key.horizon()))?);
         let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
-        if horizon.records.has(name) || self.special.find(name, rtype::A, depth).is_some() {
+        if horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
         }
         [false, true]
@@ -151,6 +174,10 @@ impl Snapshot {
         .filter_map(|(changed, key)| changed.then_some(key))
         .collect()
     }
+}
+
+fn labels_of(config: &Config) -> impl Iterator<Item = &str> {
+    config.routes.iter().map(|route| route.label.as_str())
 }
 
 /// The groups of `config`; servers that were there before are the same ones, with all that is known of them.

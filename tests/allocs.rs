@@ -277,11 +277,12 @@ fn knowing_who_asks_allocates_nothing() {
     pods.apply(0, pod(2, [10, 0, 0, 2]), 0);
     pods.apply(0, pod(3, [10, 0, 0, 2]), 0);
     clients.put_pods(pods.table());
+    let fixed = &scene.snapshot.clients;
     // The first look of a thread gives it its place among those that look.
-    drop(clients.tables());
+    drop(clients.tables(fixed));
     let before = allocations();
     for _ in 0..1_000 {
-        let tables = clients.tables();
+        let tables = clients.tables(fixed);
         assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
         assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
         assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
@@ -357,4 +358,23 @@ fn the_bound_is_hard() {
     let held = cache.fill();
     drop(cache);
     assert_eq!(bytes(), before, "freed with the cache: {held:?}");
+}
+
+#[test]
+fn a_view_costs_what_it_adds_whatever_it_inherits() {
+    let records: String = (0..20_000)
+        .map(|n| format!("[[record]]\nname = \"n{n}.corp.example\"\ntype = \"A\"\nvalue = \"10.0.0.9\"\n"))
+        .collect();
+    let metrics = Metrics::new().unwrap();
+    let taken = |count: usize| {
+        let view = |n| format!("[[view]]\nname = \"v{n}\"\nnamespaces = [\"n{n}\"]\ndeny = [\"d{n}.example\"]\n");
+        let views: String = (0..count).map(view).collect();
+        let before = bytes();
+        let config = parse(&format!("{CONFIG}{records}{views}"), &[]).unwrap();
+        let snapshot = Snapshot::new(config, &metrics, None);
+        assert_eq!(usize::from(snapshot.horizons()), 1 + count);
+        bytes() - before
+    };
+    let (one, all) = (taken(1), taken(32));
+    assert!(all * 10 < one * 12, "one view {one} bytes, 32 views {all}");
 }

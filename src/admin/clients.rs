@@ -20,13 +20,14 @@ pub(super) fn who<'q>(
     let address = address.replace("%3A", ":").replace("%3a", ":");
     let address: IpAddr = address.parse().map_err(|_| "right would be ?address=10.0.0.7\n")?;
     let now = resolver.now();
-    let tables = resolver.clients.tables();
+    let snapshot = resolver.snapshot.load();
+    let tables = resolver.tables(&snapshot);
     let who = tables.who(address, now);
     let mut answer = match who {
         Who::Known { client, since } => known(client, since, now),
         Who::Unknown(why) => json!({ "known": false, "reason": why.label(), "explanation": why.to_string() }),
     };
-    answer["view"] = resolver.snapshot.load().view(&who, address).map(|view| view.name.as_str()).into();
+    answer["view"] = snapshot.view(&who, address).map(|view| view.name.as_str()).into();
     answer["address"] = Value::String(address.to_string());
     Ok(format!("{answer:#}\n"))
 }

@@ -15,6 +15,7 @@ use crate::jobs::cause::type_name;
 use crate::jobs::{Account, Excerpt, Millis};
 use crate::metrics::events::rfc3339;
 use crate::metrics::rcode_label;
+use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
 /// All accounts with their totals, those that asked last first.
@@ -30,12 +31,12 @@ pub(super) fn list(resolver: &Resolver) -> String {
 /// One account, by job id, pod name or UID; none if there is none.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
     let found = resolver.jobs.find(id)?;
-    Some(format!("{:#}\n", report(resolver, &found)))
+    Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &found)))
 }
 
 /// All that is known of an account.
-pub(super) fn report(resolver: &Resolver, Excerpt { account, like }: &Excerpt) -> Value {
-    let (now, snapshot) = (resolver.now(), resolver.snapshot.load());
+pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account, like }: &Excerpt) -> Value {
+    let now = resolver.now();
     let mut report = with_client(account.client.as_deref(), Totals::of(account).json(now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
@@ -58,7 +59,7 @@ pub(super) fn report(resolver: &Resolver, Excerpt { account, like }: &Excerpt) -
     report["slowest"] = account.slowest.iter().map(slow).collect();
     report["failures"] = failures
         .iter()
-        .map(|(failure, like)| self::failure(failure, explain(resolver, &snapshot, account, failure, like), now))
+        .map(|(failure, like)| self::failure(failure, explain(resolver, snapshot, account, failure, like), now))
         .collect();
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({

@@ -132,8 +132,8 @@ impl Report {
 
     /// Who the client is and how it fares.
     fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
-        let now = self.resolver.now();
-        let tables = self.resolver.clients.tables();
+        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
+        let tables = self.resolver.tables(&snapshot);
         let known = match tables.who(client, now) {
             Who::Known { client, .. } => client,
             Who::Unknown(why) => {
@@ -150,7 +150,7 @@ impl Report {
         let told = self.resolver.jobs.look(known, Pick::All);
         let quiet = told.is_none();
         let nothing = || Excerpt { account: Account::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
-        let mut value = jobs::report(&self.resolver, &told.unwrap_or_else(nothing));
+        let mut value = jobs::report(&self.resolver, &snapshot, &told.unwrap_or_else(nothing));
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
                 value[time] = Value::Null;
@@ -165,7 +165,7 @@ impl Report {
             return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
         };
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
-        let tables = self.resolver.clients.tables();
+        let tables = self.resolver.tables(&snapshot);
         let who = tables.who(client, now);
         let told = match &who {
             Who::Known { client, .. } => self.resolver.jobs.look(client, Pick::Of(name.as_wire())),

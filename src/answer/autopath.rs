@@ -48,7 +48,7 @@ pub(super) fn path(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16, 
     if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) {
         return None;
     }
-    let tables = resolver.clients.tables();
+    let tables = resolver.tables(turn.snapshot);
     let Who::Known { client, .. } = tables.who(client, turn.now) else { return None };
     Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }

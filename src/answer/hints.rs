@@ -46,9 +46,9 @@ pub fn explain(
 /// What may have been meant by a name that does not exist for those who see a horizon: the first of the names that are like
 /// it that they can see.
 fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
-    let records = &snapshot.horizon(horizon).records;
+    let seen = snapshot.horizon(horizon);
     let exists = |other: &&[u8]| {
-        records.has(other)
+        seen.has_records(other)
             || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, other, qtype))
     };
     let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);

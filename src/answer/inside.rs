@@ -101,7 +101,7 @@ pub(super) async fn tell(resolver: &Resolver, wanted: &Wanted, packet: &[u8], ov
     let pick = question.as_ref().map_or(Pick::Latest(MOST_FAILURES), |question| Pick::Of(question.name()));
     let now = resolver.millis(wanted.asked);
     let lines = loop {
-        match (try_look(resolver, client, now, pick), &question) {
+        match (try_look(resolver, &wanted.snapshot, client, now, pick), &question) {
             (Some(told), Some(question)) => break why(resolver, &wanted.snapshot, now, question, told),
             (Some(told), None) => break me(resolver, &wanted.snapshot, now, client, told),
             (None, _) if Instant::now() >= deadline => {
@@ -123,8 +123,14 @@ fn asked_for(name: &[u8]) -> Option<usize> {
 }
 
 /// The excerpt of the client's account, if it is known and has one; the outer none says that it cannot be read just now.
-fn try_look(resolver: &Resolver, address: IpAddr, now: Millis, pick: Pick<'_>) -> Option<Option<Excerpt>> {
-    match resolver.clients.tables().who(address, now) {
+fn try_look(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    address: IpAddr,
+    now: Millis,
+    pick: Pick<'_>,
+) -> Option<Option<Excerpt>> {
+    match resolver.tables(snapshot).who(address, now) {
         Who::Known { client, .. } => resolver.jobs.try_look(client, pick),
         Who::Unknown(_) => Some(None),
     }
@@ -145,7 +151,7 @@ fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
 
 /// Who the client is, and how it fares.
 fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, told: Option<Excerpt>) -> Vec<String> {
-    let tables = resolver.clients.tables();
+    let tables = resolver.tables(snapshot);
     let who = tables.who(address, now);
     let client = match who {
         Who::Known { client, .. } => client,
@@ -203,7 +209,7 @@ pub fn why(
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
         Local::Answer(Own { rcode, records: _, error }) => {
-            let is_static = snapshot.horizon(question.horizon()).records.has(name);
+            let is_static = snapshot.horizon(question.horizon()).has_records(name);
             let what = match error {
                 Some((_, why)) => why,
                 None if is_static => "a static record",

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::admission::Rates;
 use crate::cache::{Cache, Entry, Millis};
-use crate::clients::{Clients, Fixed};
+use crate::clients::{Clients, Tables};
 use crate::coalesce::Coalesce;
 use crate::governor::Governor;
 use crate::governor::pending::Place;
@@ -79,7 +79,7 @@ pub struct Resolver {
     pub metrics: Arc<Metrics>,
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Who asks.
+    /// Which pods ask; the configuration's own clients are in its snapshot, see [`Resolver::tables`].
     pub clients: Clients,
     /// What each of them asked, and how it fared.
     pub jobs: Jobs,
@@ -116,7 +116,7 @@ impl Resolver {
         Self {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),
-            clients: Clients::new(Fixed::new(&snapshot.config.clients)),
+            clients: Clients::default(),
             jobs,
             rates: Rates::new(),
             governor: Governor::new(),
@@ -148,8 +148,14 @@ impl Resolver {
         tally: &'a mut Tally,
         ledger: &'a mut Ledger,
     ) -> Turn<'a> {
-        let tables = (!snapshot.views.is_empty()).then(|| self.clients.tables());
+        let tables = (!snapshot.views.is_empty()).then(|| self.tables(snapshot));
         Turn { snapshot, at, now: self.millis(at), tally, ledger, tables }
+    }
+
+    /// Who asks, as a configuration has it: to be used with the views of the same one.
+    #[inline]
+    pub fn tables<'s>(&self, snapshot: &'s Snapshot) -> Tables<'s> {
+        self.clients.tables(&snapshot.clients)
     }
 
     /// The moment of `millis`.

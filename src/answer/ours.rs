@@ -71,7 +71,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         return Local::Answer(Own::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
     let horizon = snapshot.horizon(key.horizon());
-    match horizon.records.find(name, qtype, qclass) {
+    match horizon.find_records(name, qtype, qclass) {
         Some(Found::Answer(records)) => return Local::Answer(Own::plain(Records::RCODE, records)),
         Some(Found::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {

@@ -31,7 +31,7 @@ pub struct Turn<'a> {
     /// Its notes of who got what.
     pub(super) ledger: &'a mut Ledger,
     /// Who asks, if that decides what is answered.
-    pub(super) tables: Option<Tables>,
+    pub(super) tables: Option<Tables<'a>>,
 }
 
 impl Turn<'_> {

@@ -79,7 +79,8 @@ impl ControlPart {
         }
         drop(tasks);
         // What jobs asked until now is written down as well.
-        self.resolver.jobs.settle(&self.resolver.clients, self.resolver.now());
+        let snapshot = self.resolver.snapshot.load();
+        self.resolver.jobs.settle(&self.resolver.clients, &snapshot.clients, self.resolver.now());
         if let Some(keeper) = keeper {
             keeper.close();
         }
@@ -137,7 +138,7 @@ async fn settle(resolver: Arc<Resolver>) {
         while resolver.jobs.settle_next(&resolver.clients) {
             tokio::task::yield_now().await;
         }
-        resolver.jobs.tend(&resolver.clients, resolver.now());
+        resolver.jobs.tend(&resolver.tables(&resolver.snapshot.load()), resolver.now());
         tokio::time::sleep(SETTLE_EVERY).await;
     }
 }
@@ -187,7 +188,10 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
 /// Closes sockets to upstreams that are needed no more, and tells of local faults that are over.
 async fn tidy(resolver: Arc<Resolver>, links: Rc<Links>) {
     loop {
-        links.tidy(&resolver.snapshot.load().groups, Instant::now());
+        {
+            let snapshot = resolver.snapshot.load();
+            links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
+        }
         resolver.metrics.faults.check(wall_clock());
         tokio::time::sleep(HEARTBEAT).await;
     }
@@ -217,9 +221,6 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
         let mut seen = Vec::new();
         let now = Instant::now();
         for (index, group) in snapshot.groups.iter().enumerate() {
-            let zone =
-                snapshot.config.routes.iter().filter(|route| route.to == index).find_map(|route| route.zones.first());
-            let zone = zone.cloned().unwrap_or_else(Name::root);
             for server in group.servers.load().iter() {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
@@ -233,6 +234,8 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
                 if probe_due {
+                    let mut routes = snapshot.config.routes.iter().filter(|route| route.to == index);
+                    let zone = routes.find_map(|route| route.zones.first()).cloned().unwrap_or_else(Name::root);
                     probe::probe(&links, server, &zone);
                 }
             }

@@ -7,15 +7,16 @@
 //!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are, what is
 //!    │                                    asked for them ahead
 //!    │                      report ────── what each client may see of itself, where that is wanted
-//!    ├──► reload ── a new snapshot, one pointer swap
+//!    ├──► reload ── a new snapshot, one pointer swap; a thread of its own frees the old one
 //!    ├──► rest ──── another process has the same sockets and serves: read nothing, finish what there is, wait
 //!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
 //! ```
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +26,6 @@ use tokio::task::LocalSet;
 
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
-use crate::clients::Fixed;
 use crate::config::Config;
 use crate::handover::sockets::Sockets;
 use crate::metrics::events::Kind;
@@ -37,11 +37,14 @@ use crate::upstream::standing::wall_clock;
 mod control;
 pub mod descriptors;
 pub mod place;
+mod retired;
 mod room;
 mod start;
 mod worker;
 
 pub use start::Seat;
+
+use retired::Retired;
 use start::prepare;
 use worker::WorkerPart;
 
@@ -60,6 +63,8 @@ pub struct Running {
     failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
     workers: Vec<JoinHandle<usize>>,
     others: Vec<JoinHandle<()>>,
+    /// One reload after the other: each snapshot follows the one before it.
+    retired: Mutex<Retired>,
 }
 
 /// What another process is told of, and what it tells: for those who give the sockets away.
@@ -234,27 +239,32 @@ impl Running {
 
     /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
     /// keys that changed but that only a start reads.
+    ///
+    /// All that decides an answer is in the snapshot: a query sees either configuration, whole. It is built and the old one
+    /// is freed without the workers.
     pub fn reload(&self, config: Config) -> Vec<&'static str> {
-        let old = self.host.resolver.snapshot.load_full();
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolver = &self.host.resolver;
+        let old = resolver.snapshot.load_full();
         let needs_restart = old.needs_restart(&config);
         descriptors::share_out(&self.descriptors, &config);
-        let new = Arc::new(Snapshot::new(config, &self.host.resolver.metrics, Some(&old)));
-        self.host.resolver.clients.put_fixed(Fixed::new(&new.config.clients));
-        self.host.resolver.jobs.habits(|habits| habits.learn(new.config.warm_up.enabled));
-        self.host.resolver.jobs.set_max_projects(new.config.metrics.max_projects);
-        self.host.resolver.query_log.follow(&self.host.resolver, &new.config);
-        self.host.resolver.snapshot.store(Arc::clone(&new));
-        let servers = |snapshot: &Snapshot| -> Vec<(String, String)> {
-            let of = |group: &Arc<crate::upstream::Group>| {
-                let name = group.config.name.clone();
-                group.servers.load().iter().map(move |server| (name.clone(), server.address.to_string())).collect()
-            };
-            snapshot.groups.iter().flat_map(|group| -> Vec<_> { of(group) }).collect()
-        };
-        let kept = servers(&new);
+        let new = Arc::new(Snapshot::new(config, &resolver.metrics, Some(&old)));
+        retired.expect();
+        // Before the swap: a worker that sees the new configuration looks for the log that it wants.
+        resolver.query_log.follow(resolver, &new.config);
+        // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
+        let learns = new.config.warm_up.enabled;
+        learns.then(|| resolver.jobs.habits(|habits| habits.learn(true)));
+        resolver.snapshot.store(Arc::clone(&new));
+        (!learns).then(|| resolver.jobs.habits(|habits| habits.learn(false)));
+        // No answer depends on this.
+        resolver.jobs.set_max_projects(new.config.metrics.max_projects);
+        let kept: HashSet<_> = servers(&new).into_iter().collect();
         for (upstream, server) in servers(&old).into_iter().filter(|server| !kept.contains(server)) {
-            self.host.resolver.metrics.forget_server(&upstream, &server);
+            resolver.metrics.forget_server(&upstream, &server);
         }
+        retired.free(old);
+        drop(retired);
         self.host.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
         match needs_restart.as_slice() {
             [] => self.tell(Kind::ReloadTaken, ""),
@@ -317,8 +327,8 @@ impl Running {
         for other in self.others.drain(..) {
             let _ = other.join();
         }
-        let Resolver { jobs, clients, query_log, .. } = &*self.host.resolver;
-        jobs.settle(clients, self.host.resolver.now());
+        let Resolver { jobs, clients, query_log, snapshot, .. } = &*self.host.resolver;
+        jobs.settle(clients, &snapshot.load().clients, self.host.resolver.now());
         query_log.close();
         left
     }
@@ -328,6 +338,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.halt();
     }
+}
+
+/// Every server with the name of its group.
+fn servers(snapshot: &Snapshot) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for group in &snapshot.groups {
+        let name = &group.config.name;
+        all.extend(group.servers.load().iter().map(|server| (name.clone(), server.address.to_string())));
+    }
+    all
 }
 
 fn thread<R: Send + 'static>(name: String, run: impl FnOnce() -> R + Send + 'static) -> io::Result<JoinHandle<R>> {

@@ -13,7 +13,8 @@ use crate::server::socket::Buffers;
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Of the group's memory, the UDP sockets may take one part in so many, and the TCP connections as much again.
 const SHARE: usize = 16;
-/// What nodens takes besides its cache, at most, about: code, tables, accounts of jobs, queries under way.
+/// What nodens takes besides its cache and a large configuration, at most, about: code, accounts of jobs, queries under
+/// way.
 const BESIDES: usize = 44 << 20;
 /// What each worker takes of its own, about: buffers for batches, notes, connections to upstreams.
 const WORKER: usize = 1 << 20;
@@ -27,11 +28,9 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     };
     let (sockets, connections) = (config.server.listen.len() * workers, config.server.tcp_connections);
     let buffers = shares(limit, sockets, connections);
-    let wanted = config.cache.memory
-        + BESIDES
-        + WORKER * workers
-        + buffers.udp * sockets
-        + (buffers.tcp_send + buffers.tcp_receive) * connections;
+    let own = BESIDES + WORKER * workers + config.footprint();
+    let wanted =
+        config.cache.memory + own + buffers.udp * sockets + (buffers.tcp_send + buffers.tcp_receive) * connections;
     if wanted > limit {
         tracing::warn!(
             limit_mib = limit >> 20,

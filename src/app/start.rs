@@ -118,6 +118,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         failed: watch::channel(None),
         workers: Vec::new(),
         others: Vec::new(),
+        retired: Default::default(),
     };
     let connections = Arc::new(Connections::within(Arc::clone(&descriptors)));
     let mut shares = deal(listeners, workers).into_iter();

@@ -42,7 +42,10 @@ impl WorkerPart {
     /// Serves until the stop; returns how many queries were left.
     pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
         let links = Rc::new(Links::new(self.descriptors));
-        links.tidy(&self.resolver.snapshot.load().groups, Instant::now());
+        {
+            let snapshot = self.resolver.snapshot.load();
+            links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
+        }
         let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
         let batch = Rc::new(RefCell::new(Batch::new()));
         let mut listeners = JoinSet::new();
@@ -90,11 +93,14 @@ async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<A
         if let Some(heartbeat) = heartbeats.get(number) {
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
-        let snapshot = resolver.snapshot.load_full();
-        worker.follow(&snapshot);
-        let now = Instant::now();
-        worker.settle(now);
-        links.tidy(&snapshot.groups, now);
+        {
+            // Not held while it sleeps: an old configuration would wait for that.
+            let snapshot = resolver.snapshot.load_full();
+            worker.follow(&snapshot);
+            let now = Instant::now();
+            worker.settle(now);
+            links.tidy(&snapshot.groups, |server| snapshot.has_server(server), now);
+        }
         tokio::time::sleep(HEARTBEAT).await;
     }
 }

@@ -14,6 +14,8 @@ use crate::config::units::Size;
 ///
 /// Nothing is started and no port is bound, so a file can be checked beside a running nodens. Exit codes: 0 the file is
 /// good, 78 it is not, 64 the command line is wrong, 1 the file cannot be read.
+///
+/// The summary says what memory a large configuration takes, at most, beside the cache: it goes into the memory limit.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Check {
@@ -53,5 +55,10 @@ fn summary(config: &Config) -> String {
         parts.push(count(config.views.len(), "view"));
     }
     parts.push(format!("cache {}", Size(config.cache.memory as u64)));
+    // What a small one takes is in the memory that every nodens needs.
+    match config.footprint() >> 20 {
+        0 => {}
+        mib => parts.push(format!("configuration {}", Size((mib as u64 + 1) << 20))),
+    }
     parts.join(", ")
 }

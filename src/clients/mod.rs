@@ -5,6 +5,7 @@
 //!                                what is     is it a    who has   swapped │
 //!                                kept        job?       what      in      ├──► Clients ──► who asks?
 //! [[client]] of the configuration ──────────────────────► fixed ──────────┘
+//!                                                          in the snapshot
 //! ```
 //!
 //! [`views`] tells which of the configuration's views the one who asks is of.
@@ -37,16 +38,17 @@ pub use views::Views;
 /// Milliseconds since the process began to keep time.
 pub type Millis = u64;
 
-/// Who has which address: two immutable tables, each swapped as a whole.
+/// Which pod has which address: an immutable table, swapped as a whole. The configuration's own clients are part of its
+/// snapshot, so that they and the views that select them change together.
 #[derive(Debug, Default)]
 pub struct Clients {
-    fixed: ArcSwap<Fixed>,
     pods: ArcSwap<Table>,
 }
 
-/// The tables of this moment, for a batch of look-ups without any further atomic operation.
-pub struct Tables {
-    fixed: Guard<Arc<Fixed>>,
+/// The pods of this moment and the clients of one configuration, for a batch of look-ups without any further atomic
+/// operation.
+pub struct Tables<'s> {
+    fixed: &'s Fixed,
     pods: Guard<Arc<Table>>,
 }
 
@@ -80,20 +82,10 @@ pub enum Unknown {
 }
 
 impl Clients {
-    /// What the configuration says, and no pods yet.
-    pub fn new(fixed: Fixed) -> Self {
-        Self { fixed: ArcSwap::from_pointee(fixed), pods: ArcSwap::default() }
-    }
-
-    /// The tables of this moment.
+    /// The pods of this moment beside the clients of a configuration.
     #[inline]
-    pub fn tables(&self) -> Tables {
-        Tables { fixed: self.fixed.load(), pods: self.pods.load() }
-    }
-
-    /// Puts the clients of another configuration in force.
-    pub fn put_fixed(&self, fixed: Fixed) {
-        self.fixed.store(Arc::new(fixed));
+    pub fn tables<'s>(&self, fixed: &'s Fixed) -> Tables<'s> {
+        Tables { fixed, pods: self.pods.load() }
     }
 
     /// Puts another table of pods in force.
@@ -102,7 +94,7 @@ impl Clients {
     }
 }
 
-impl Tables {
+impl Tables<'_> {
     /// Who had `address` at `at`. A pod that is known beyond doubt comes before what the configuration says of its
     /// network.
     #[inline]

@@ -1,7 +1,8 @@
 //! What was asked for: complete, valid, immutable. All that the rest of the house reads.
 //!
 //! [`mod@file`] mirrors the TOML file, [`mod@parse`] turns it into a [`Config`] or into every mistake that it holds, and
-//! [`mod@builtin`] makes one where there is no file. [`address`], [`clients`], [`records`], [`units`], [`views`],
+//! [`mod@builtin`] makes one where there is no file,
+//! [`mod@footprint`] says what it takes of memory. [`address`], [`clients`], [`records`], [`units`], [`views`],
 //! [`mod@warm_up`], [`watching`] and [`zones`] know how the values are written.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub mod parse;
 
 pub mod address;
 pub mod clients;
+pub mod footprint;
 pub mod handover;
 pub mod node;
 pub mod records;

@@ -97,7 +97,7 @@ impl Accounts {
     }
 
     /// Does what is due at `now`, and takes over answers that were cut off and whose clients have not come back.
-    pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables, now: Millis) {
+    pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
             let Cut { route, size, times, first, last, .. } = cut;
             let (rcode, cause, text) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
@@ -150,7 +150,7 @@ impl Accounts {
     /// Changes the account of whoever had `address` from `first` to `last`.
     fn change(
         &mut self,
-        tables: &Tables,
+        tables: &Tables<'_>,
         address: u128,
         first: Millis,
         last: Millis,
@@ -183,7 +183,7 @@ impl Accounts {
     }
 
     /// Drops the accounts of those who are no more and have asked nothing for long.
-    fn forget(&mut self, tables: &Tables, now: Millis) {
+    fn forget(&mut self, tables: &Tables<'_>, now: Millis) {
         let is_gone = |account: &Account| {
             let there = who(tables, account.address, now, now);
             let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
@@ -203,7 +203,7 @@ fn address(number: u128) -> IpAddr {
 }
 
 /// Who had `address` at both times; nobody if it changed hands.
-fn who(tables: &Tables, address: IpAddr, first: Millis, last: Millis) -> Option<&Arc<Client>> {
+fn who<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
     match (tables.who(address, first), tables.who(address, last)) {
         (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
         _ => None,
@@ -226,10 +226,9 @@ fn owner(client: Option<&Client>) -> Box<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::Clients;
-    use crate::clients::Fixed;
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
+    use crate::clients::{Clients, Fixed};
     use crate::jobs::{Jobs, Ledger};
     use crate::metrics::Metrics;
 
@@ -260,7 +259,7 @@ mod tests {
 
     fn settle(jobs: &Jobs, ledger: &mut Ledger, clients: &Clients, at: Millis) {
         assert!(jobs.flush(ledger, at), "there is room");
-        jobs.settle(clients, at);
+        jobs.settle(clients, &Fixed::default(), at);
     }
 
     fn queries(jobs: &Jobs, id: &str) -> u64 {
@@ -270,7 +269,7 @@ mod tests {
     #[test]
     fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
         const HERE: [u8; 4] = [10, 0, 0, 1];
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
         pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
@@ -287,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
         let all = MOST_ACCOUNTS as u32 + 10;
@@ -306,8 +305,7 @@ mod tests {
     #[test]
     fn a_try_of_the_search_list_that_another_worker_explains_later_is_no_failure_in_the_metrics() {
         let metrics = Metrics::new().expect("metrics");
-        let (clients, jobs) =
-            (Clients::new(Fixed::default()), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
+        let (clients, jobs) = (Clients::default(), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
         let mut pods = Pods::new(1, false);
         let mut pod = pod(1, [10, 0, 0, 1], false);
         pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });
@@ -339,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
-        let (clients, jobs, mut ledger) = (Clients::new(Fixed::default()), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Millis;
+use crate::clients::Fixed;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
 
@@ -18,6 +19,8 @@ pub(super) const PROBES: usize = 8;
 /// The notes of one worker between two flushes.
 pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
+    /// Of the configuration that it was filled under.
+    pub(super) clients: Arc<Fixed>,
     pub(super) counts: Box<[Count; COUNTS]>,
     pub(super) counted: Vec<u16>,
     pub(super) failures: Box<[Failure]>,
@@ -106,6 +109,7 @@ impl Buffer {
     pub(super) fn new(routes: Arc<[Arc<str>]>) -> Self {
         Self {
             routes,
+            clients: Arc::default(),
             counts: Box::new([Count::EMPTY; COUNTS]),
             counted: Vec::with_capacity(COUNTS),
             failures: vec![Failure::EMPTY; FAILURES].into(),
@@ -152,6 +156,11 @@ impl Buffer {
         self.routes.get(usize::from(route))
     }
 
+    /// The clients of the configuration that it was filled under.
+    pub fn clients(&self) -> &Fixed {
+        &self.clients
+    }
+
     /// All counts.
     pub fn counts(&self) -> impl Iterator<Item = &Count> {
         self.counted.iter().map(|at| &self.counts[usize::from(*at)])
@@ -182,7 +191,7 @@ impl Buffer {
             (slot.times, slot.errors) = (Count::EMPTY, None);
         }
         self.waits.clear();
-        (self.dropped, self.routes) = (0, Arc::default());
+        (self.dropped, self.routes, self.clients) = (0, Arc::default(), Arc::default());
     }
 }
 

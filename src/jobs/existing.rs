@@ -45,9 +45,11 @@ pub struct Zones {
 impl Zones {
     /// Those of a configuration.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let horizons = || (0..snapshot.horizons()).map(|number| snapshot.horizon(number));
-        let zones = horizons().flat_map(|horizon| horizon.router.ways()).map(|(zone, _)| zone);
-        let names = horizons().flat_map(|horizon| horizon.records.names());
+        // What views inherit is that of the first: once is enough.
+        let all = snapshot.horizon(0);
+        let views = || (1..snapshot.horizons()).map(|number| snapshot.horizon(number));
+        let zones = all.router.ways().chain(views().flat_map(|view| view.router.own_ways())).map(|(zone, _)| zone);
+        let names = all.record_names().chain(views().flat_map(|view| view.own_record_names()));
         Self { generation: Some(snapshot.generation), ..Self::new(zones, names) }
     }
 

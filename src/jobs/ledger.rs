@@ -4,13 +4,14 @@
 //! finds no room is counted as dropped. A filled buffer is swapped with an empty one (see [`super::handoff`]). Who an
 //! address was is looked up when the buffer is settled (see [`super::Jobs::settle`]), with the times of the queries.
 
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Millis;
 pub use super::buffer::{Buffer, Failure, Wait};
 use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
-use crate::clients::key;
+use crate::clients::{Fixed, key};
 use crate::metrics::Source;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
@@ -56,7 +57,7 @@ pub struct Failed<'a> {
 }
 
 impl Ledger {
-    /// An empty one for routes with these labels.
+    /// An empty one for routes with these labels, and a configuration without clients: see [`Self::follow`].
     pub fn new(routes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self {
             buffer: Buffer::new(routes.into_iter().map(|label| label.as_ref().into()).collect()),
@@ -145,15 +146,16 @@ impl Ledger {
         self.buffer.route(route)
     }
 
-    /// Takes over the notes of the ledger of an earlier configuration, to be handed over before its own.
-    pub fn succeed(&mut self, old: Self) {
-        self.left.extend(old.left);
-        if !old.buffer.is_empty() {
-            self.left.push(old.buffer);
+    /// From now on routes have these labels, whatever their number, and these are the configuration's clients. What was
+    /// noted under an earlier one is handed over before, with the labels and clients of that one.
+    pub fn follow(&mut self, routes: &Arc<[Arc<str>]>, clients: &Arc<Fixed>) {
+        if !self.buffer.is_empty() {
+            self.left.push(mem::replace(&mut self.buffer, Buffer::empty()));
         }
         while self.left.len() > MOST_LEFT {
             self.buffer.dropped += self.left.remove(0).len();
         }
+        (self.buffer.routes, self.buffer.clients) = (Arc::clone(routes), Arc::clone(clients));
     }
 
     /// The notes that are to be handed over next; none if there are none.
@@ -167,7 +169,8 @@ impl Ledger {
             false => self.left.remove(0),
             true => {
                 empty.routes = Arc::clone(&self.buffer.routes);
-                std::mem::replace(&mut self.buffer, empty)
+                empty.clients = Arc::clone(&self.buffer.clients);
+                mem::replace(&mut self.buffer, empty)
             }
         }
     }
@@ -289,8 +292,7 @@ mod tests {
         let mut ledger = Ledger::new(["0"]);
         for reload in 1..=8 {
             ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
-            let old = std::mem::replace(&mut ledger, Ledger::new([reload.to_string()]));
-            ledger.succeed(old);
+            ledger.follow(&[Arc::from(reload.to_string())].into(), &Arc::default());
         }
         ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
         let mut routes = Vec::new();

@@ -21,7 +21,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::clients::{Client, Clients};
+use crate::clients::{Client, Clients, Fixed, Tables};
 use crate::snapshot::Snapshot;
 
 pub mod account;
@@ -87,23 +87,29 @@ impl Jobs {
     }
 
     /// Settles the notes that one worker handed over, if there are any; whether there were. For the control thread.
+    ///
+    /// Who asked is looked up among the clients of the configuration that the notes were taken under, beside the pods.
     pub fn settle_next(&self, clients: &Clients) -> bool {
         let Some(buffer) = self.handoff.take() else { return false };
-        self.lock().settle(&buffer, &clients.tables());
+        self.lock().settle(&buffer, &clients.tables(buffer.clients()));
         self.handoff.put_back(buffer);
         true
     }
 
-    /// Settles all that was handed over, and whatever else is due. For the control thread.
-    pub fn settle(&self, clients: &Clients, now: Millis) {
+    /// Settles all that was handed over, and whatever else is due; `fixed` are the clients of the configuration in force.
+    /// For the control thread.
+    pub fn settle(&self, clients: &Clients, fixed: &Fixed, now: Millis) {
         while self.settle_next(clients) {}
-        self.tend(clients, now);
+        self.tend(&clients.tables(fixed), now);
     }
 
     /// Does what is due at `now`: counts in the metrics, answers that were cut off, accounts that are too old.
-    pub fn tend(&self, clients: &Clients, now: Millis) {
+    ///
+    /// `tables` are those of the configuration in force, also for answers that were cut off under the one before: no view
+    /// and no denial depends on it, only whose account they go to.
+    pub fn tend(&self, tables: &Tables<'_>, now: Millis) {
         let overdue = self.truncated.overdue(now);
-        self.lock().tend(overdue, &clients.tables(), now);
+        self.lock().tend(overdue, tables, now);
     }
 
     /// Follows the configuration in force, if that is another one now. For the control thread.

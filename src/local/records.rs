@@ -1,5 +1,7 @@
 //! Static records, as in a hosts file: a name that has one is answered here for every type.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 
 use crate::config;
@@ -13,9 +15,22 @@ const LONGEST_CHAIN: usize = 8;
 /// How long a missing type of a static name may be cached, in seconds.
 const NO_DATA_TTL: u32 = 60;
 
-/// The static records by name.
+/// The static records by name. A view's own lie over those of all clients, which it shares.
 #[derive(Clone, Debug, Default)]
-pub struct Records(HashMap<Box<[u8]>, Vec<config::Record>>);
+pub struct Records {
+    common: Arc<Table>,
+    own: Option<Arc<Table>>,
+}
+
+type Table = HashMap<Box<[u8]>, Vec<Data>>;
+
+/// What a record says; its name is the table's key.
+#[derive(Clone, Debug)]
+struct Data {
+    rtype: u16,
+    ttl: u32,
+    rdata: Box<[u8]>,
+}
 
 /// What static records say to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,28 +44,47 @@ pub enum Found {
 impl Records {
     /// The table of these records.
     pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Self {
-        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::default();
-        for record in records {
-            table.entry(record.name.as_wire().into()).or_default().push(record.clone());
-        }
-        Self(table)
+        Self { common: Arc::new(table(records)), own: None }
     }
 
-    /// Whether `name` (lower-case wire form) has static records.
-    pub fn has(&self, name: &[u8]) -> bool {
-        self.0.contains_key(name)
+    /// The records of `self`, which are shared, and these, before which those of the same names are hidden.
+    #[must_use]
+    pub fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
+        let own = table(records);
+        Self { common: Arc::clone(&self.common), own: (!own.is_empty()).then(|| Arc::new(own)) }
     }
 
-    /// The names that have static records, in no order.
+    /// The names that have static records of all clients, in no order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.keys().map(|name| &**name)
+        self.common.keys().map(|name| &**name)
     }
 
-    /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer.
+    /// The names that have static records which are not shared, in no order.
+    pub fn own_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.own.iter().flat_map(|own| own.keys()).map(|name| &**name)
+    }
+
+    /// Whether `name` (lower-case wire form) has static records. Those of all clients are `hidden` where a view denies them.
+    pub fn has(&self, name: &[u8], hidden: impl Fn(&[u8]) -> bool) -> bool {
+        self.of(name, hidden).is_some()
+    }
+
+    /// Whether the records of all clients are the same ones in memory.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.common, &other.common)
+    }
+
+    fn of(&self, name: &[u8], hidden: impl Fn(&[u8]) -> bool) -> Option<&Vec<Data>> {
+        let own = self.own.as_ref().and_then(|own| own.get(name));
+        own.or_else(|| self.common.get(name).filter(|_| !hidden(name)))
+    }
+
+    /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer. `hidden`
+    /// as for [`Self::has`].
     ///
     /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.
-    pub fn find(&self, name: &[u8], qtype: u16, qclass: u16) -> Option<Found> {
-        let mut here = self.0.get(name).filter(|_| qclass == class::IN)?;
+    pub fn find(&self, name: &[u8], qtype: u16, qclass: u16, hidden: impl Fn(&[u8]) -> bool) -> Option<Found> {
+        let mut here = self.of(name, &hidden).filter(|_| qclass == class::IN)?;
         let mut records = LocalRecords::default();
         let mut owner = name.to_vec();
         let mut passed: Vec<Name> = Vec::new();
@@ -72,7 +106,7 @@ impl Records {
             if target.as_wire() == name || passed.contains(&target) || passed.len() == LONGEST_CHAIN {
                 return Some(Found::Answer(records));
             }
-            match self.0.get(target.as_wire()) {
+            match self.of(target.as_wire(), &hidden) {
                 Some(next) => (here, owner) = (next, target.as_wire().to_vec()),
                 None => return Some(Found::Alias(records, target)),
             }
@@ -84,6 +118,17 @@ impl Records {
     pub const RCODE: u16 = rcode::NOERROR;
 }
 
+fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {
+    let mut table = Table::default();
+    for record in records {
+        let data = Data { rtype: record.rtype, ttl: record.ttl, rdata: record.rdata.as_slice().into() };
+        table.entry(record.name.as_wire().into()).or_default().push(data);
+    }
+    // Most names have one record: room for more would be half of the table.
+    table.values_mut().for_each(Vec::shrink_to_fit);
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,18 +137,20 @@ mod tests {
         text.parse().expect(text)
     }
 
+    fn shown(_: &[u8]) -> bool {
+        false
+    }
+
     /// Records by owner: an address, or the name that it is an alias of.
     fn records(list: &[(&str, &str)]) -> Records {
-        let mut table: HashMap<Box<[u8]>, Vec<config::Record>> = HashMap::default();
-        for (owner, value) in list {
+        let record = |(owner, value): &(&str, &str)| {
             let (rtype, rdata) = match value.parse::<std::net::Ipv4Addr>() {
                 Ok(address) => (rtype::A, address.octets().to_vec()),
                 Err(_) => (rtype::CNAME, name(value).as_wire().to_vec()),
             };
-            let record = config::Record { name: name(owner), rtype, ttl: 60, rdata };
-            table.entry(record.name.as_wire().into()).or_default().push(record);
-        }
-        Records(table)
+            config::Record { name: name(owner), rtype, ttl: 60, rdata }
+        };
+        Records::new(&list.iter().map(record).collect::<Vec<_>>())
     }
 
     #[test]
@@ -130,7 +177,7 @@ mod tests {
             ("self", rtype::A, 1, 0, None),
             ("into", rtype::A, 2, 0, None),
         ] {
-            let found = records.find(name(asked).as_wire(), qtype, class::IN).expect(asked);
+            let found = records.find(name(asked).as_wire(), qtype, class::IN, shown).expect(asked);
             let (found, target) = match found {
                 Found::Answer(found) => (found, None),
                 Found::Alias(found, target) => (found, Some(target)),
@@ -138,17 +185,34 @@ mod tests {
             assert_eq!((found.answers, found.authorities), (answers, authorities), "{asked} {qtype}");
             assert_eq!(target, alias.map(name), "{asked} {qtype}");
         }
-        assert_eq!(records.find(name("b").as_wire(), rtype::A, class::IN), None);
-        assert_eq!(records.find(name("a").as_wire(), rtype::A, class::CH), None);
+        assert_eq!(records.find(name("b").as_wire(), rtype::A, class::IN, shown), None);
+        assert_eq!(records.find(name("a").as_wire(), rtype::A, class::CH, shown), None);
     }
 
     #[test]
     fn long_chains_end() {
         let owners: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
         let links: Vec<(&str, &str)> = owners.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-        let Some(Found::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN) else {
+        let Some(Found::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, shown) else {
             panic!("no answer");
         };
         assert_eq!(usize::from(found.answers), LONGEST_CHAIN + 1);
+    }
+
+    #[test]
+    fn a_views_own_records_hide_those_of_all_and_so_does_what_it_denies() {
+        let common = records(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("www", "b"), ("hidden", "192.0.2.3")]);
+        let own = config::Record { name: name("a"), rtype: rtype::AAAA, ttl: 60, rdata: vec![0; 16] };
+        let view = common.with([&own]);
+        let hidden = |asked: &[u8]| asked == name("hidden").as_wire() || asked == name("b").as_wire();
+        let answers = |asked: &str, qtype| match view.find(name(asked).as_wire(), qtype, class::IN, hidden) {
+            Some(Found::Answer(found)) => (found.answers, None),
+            Some(Found::Alias(found, target)) => (found.answers, Some(target)),
+            None => (0, None),
+        };
+        assert_eq!((answers("a", rtype::A).0, answers("a", rtype::AAAA).0), (0, 1));
+        assert_eq!(answers("www", rtype::A), (1, Some(name("b"))), "what it leads to is asked for, and denied there");
+        assert!(!view.has(name("hidden").as_wire(), hidden) && view.has(name("hidden").as_wire(), shown));
+        assert!(view.shares_with(&common));
     }
 }

@@ -1,5 +1,7 @@
 //! What a worker counts between two additions to the metrics: plain numbers, no look-up, no atomic.
 
+use std::sync::Arc;
+
 use prometheus::IntCounter;
 
 use super::Metrics;
@@ -56,18 +58,29 @@ const TYPES: [(u16, &str); 11] = [
 const RCODES: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
 
 const TYPE_CLASSES: usize = TYPES.len() + 1;
+/// Cells that are counted in one batch, as a rule; for more the list grows.
+const COUNTED: usize = 2 * TYPE_CLASSES;
+/// Routes whose rows are made before any query takes them: their first hit allocates nothing, and however many routes there
+/// are a reload costs a worker no more than these.
+const FROM_THE_START: usize = 64;
 const RCODE_CLASSES: usize = RCODES.len() + 1;
 
 /// One worker's counts since it last added them up.
 pub struct Tally {
-    routes: Vec<String>,
-    queries: Vec<Count>,
-    /// Which of `queries` are not zero.
-    counted: Vec<usize>,
+    routes: Arc<[Arc<str>]>,
+    /// By route, as far as any query took it or it is one of the first.
+    queries: Vec<Option<Box<Row>>>,
+    /// Queries that took no route.
+    unrouted: Box<Row>,
+    /// Which cells are not zero: the route, none for those without, and the cell of its row.
+    counted: Vec<(Option<u16>, u8)>,
     responses: [[Count; SOURCES.len()]; RCODE_CLASSES],
     durations: [prometheus::local::LocalHistogram; SOURCES.len()],
     timed: [u32; SOURCES.len()],
 }
+
+/// The queries of one route: by type, over UDP and then over TCP.
+type Row = [Count; 2 * TYPE_CLASSES];
 
 /// A number to be added to a counter, whose handle is looked up when it is first needed.
 #[derive(Default)]
@@ -86,16 +99,25 @@ impl Count {
 }
 
 impl Tally {
-    /// A tally for routes with these labels. Route number `routes.len()` counts queries that took none.
+    /// A tally for routes with these labels.
     pub fn new(metrics: &Metrics, routes: &[String]) -> Self {
-        let routes: Vec<String> = routes.iter().map(String::as_str).chain(["none"]).map(str::to_string).collect();
         Self {
-            queries: (0..routes.len() * 2 * TYPE_CLASSES).map(|_| Count::default()).collect(),
-            counted: Vec::with_capacity(routes.len() * 2 * TYPE_CLASSES),
-            routes,
+            queries: rows(routes.len()),
+            unrouted: Box::default(),
+            counted: Vec::with_capacity(COUNTED),
+            routes: routes.iter().map(|route| route.as_str().into()).collect(),
             responses: Default::default(),
             durations: SOURCES.map(|source| metrics.duration.with_label_values(&[source]).local()),
             timed: [0; SOURCES.len()],
+        }
+    }
+
+    /// From now on routes have these labels. Its cost depends on how many routes were taken, not on how many there are.
+    pub fn follow(&mut self, metrics: &Metrics, routes: &Arc<[Arc<str>]>) {
+        if !Arc::ptr_eq(&self.routes, routes) {
+            self.flush(metrics, 0.0);
+            self.queries = rows(routes.len());
+            self.routes = Arc::clone(routes);
         }
     }
 
@@ -103,14 +125,22 @@ impl Tally {
     #[inline]
     pub fn query(&mut self, tcp: bool, qtype: u16, route: Option<u16>) {
         let class = TYPES.iter().position(|(number, _)| *number == qtype).unwrap_or(TYPES.len());
-        let route = route.map_or(self.routes.len() - 1, usize::from);
-        let at = (route * 2 + usize::from(tcp)) * TYPE_CLASSES + class;
-        if let Some(cell) = self.queries.get_mut(at) {
-            if cell.count == 0 {
-                self.counted.push(at);
-            }
-            cell.count += 1;
+        let at = usize::from(tcp) * TYPE_CLASSES + class;
+        let row = match route {
+            None => &mut self.unrouted,
+            Some(route) => match self.queries.get_mut(usize::from(route)) {
+                Some(Some(row)) => row,
+                _ => match open(&mut self.queries, self.routes.len(), route) {
+                    Some(row) => row,
+                    None => return,
+                },
+            },
+        };
+        let cell = &mut row[at];
+        if cell.count == 0 {
+            self.counted.push((route, at as u8));
         }
+        cell.count += 1;
     }
 
     /// A response with this code from this source; its duration follows with the batch.
@@ -142,13 +172,32 @@ impl Tally {
             }
             histogram.flush();
         }
-        for at in self.counted.drain(..) {
-            let Some(cell) = self.queries.get_mut(at) else { continue };
-            let (rest, class) = (at / TYPE_CLASSES, at % TYPE_CLASSES);
+        for (route, at) in self.counted.drain(..) {
+            let row = match route {
+                None => Some(&mut self.unrouted),
+                Some(route) => self.queries.get_mut(usize::from(route)).and_then(Option::as_mut),
+            };
+            let Some(cell) = row.and_then(|row| row.get_mut(usize::from(at))) else { continue };
+            let (tcp, class) = (usize::from(at) / TYPE_CLASSES, usize::from(at) % TYPE_CLASSES);
             let qtype = TYPES.get(class).map_or("other", |(_, label)| label);
-            let transport = if rest % 2 == 1 { "tcp" } else { "udp" };
-            let route = self.routes.get(rest / 2).map_or("none", String::as_str);
+            let transport = if tcp == 1 { "tcp" } else { "udp" };
+            let route = route.and_then(|route| self.routes.get(usize::from(route))).map_or("none", |label| label);
             cell.flush(|| metrics.queries.with_label_values(&[transport, qtype, route]));
         }
     }
+}
+
+/// The rows that there are from the start.
+fn rows(routes: usize) -> Vec<Option<Box<Row>>> {
+    (0..routes.min(FROM_THE_START)).map(|_| Some(Box::default())).collect()
+}
+
+/// Makes the row of a route that is taken for the first time; none if there is no such route.
+#[cold]
+fn open(queries: &mut Vec<Option<Box<Row>>>, routes: usize, route: u16) -> Option<&mut Box<Row>> {
+    let route = usize::from(route);
+    if queries.len() <= route && route < routes {
+        queries.resize_with(route + 1, || None);
+    }
+    queries.get_mut(route).map(|row| row.get_or_insert_default())
 }

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::sampler::{Batch, Record, Route};
+use super::sampler::{Batch, Record};
 use crate::cache::Millis;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clients::{Tables, Who};
 use crate::jobs::cause::{Cause, read_errors, type_name};
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::metrics::{Source, rcode_label};
+use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 use crate::wire::rcode;
 
@@ -53,17 +54,16 @@ pub struct Clock {
 }
 
 /// Writes a line for each query of a batch behind `out`.
-pub fn write(batch: &Batch, tables: &Tables, clock: Clock, out: &mut Vec<u8>) {
+pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
     for record in &batch.records {
-        let route = batch.routes.get(usize::from(record.route));
         // A line is written to memory, which does not fail.
-        let _ = serde_json::to_writer(&mut *out, &line(record, route, tables, clock));
+        let _ = serde_json::to_writer(&mut *out, &line(record, &batch.snapshot, tables, clock));
         out.push(b'\n');
     }
 }
 
 /// What one line says.
-fn line<'a>(record: &Record, route: Option<&'a Route>, tables: &'a Tables, clock: Clock) -> impl Serialize + 'a {
+fn line<'a>(record: &Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
         Who::Known { client, .. } => Some(&**client),
         Who::Unknown(_) => None,
@@ -90,8 +90,8 @@ fn line<'a>(record: &Record, route: Option<&'a Route>, tables: &'a Tables, clock
         transport: if record.over_tcp { "tcp" } else { "udp" },
         rcode: rcode_label(record.rcode),
         source: record.source.label(),
-        route: route.map(|route| &*route.label),
-        upstream: route.filter(|_| asked).map(|route| &*route.upstream),
+        route: snapshot.route(record.route).map(|route| route.label.as_str()),
+        upstream: snapshot.group(record.route).filter(|_| asked).map(|group| group.config.name.as_str()),
         server: record.by.map(|server| server.to_string()),
         seconds: record.took.as_micros() as f64 / 1e6,
         cause: failed.then(|| Cause::of(record.rcode, record.source, code, &text).label()),

@@ -86,7 +86,7 @@ impl QueryLog {
     }
 
     /// What draws queries for it in one worker, under one configuration.
-    pub fn sampler(&self, snapshot: &Snapshot) -> Sampler {
+    pub fn sampler(&self, snapshot: &Arc<Snapshot>) -> Sampler {
         match (&*self.open(), &snapshot.config.query_log) {
             (Some(Open { to, way, .. }), Some(settings)) if *to == settings.to => {
                 Sampler::new(Arc::clone(way), settings, snapshot)

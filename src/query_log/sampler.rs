@@ -33,7 +33,7 @@ struct On {
     only: Logged,
     share: f64,
     most: u32,
-    routes: Arc<[Route]>,
+    snapshot: Arc<Snapshot>,
     records: Vec<Record>,
     /// What was drawn but was too much for this second.
     over: u64,
@@ -73,22 +73,13 @@ pub struct Name {
     bytes: [u8; MAX_NAME],
 }
 
-/// What is said of a route.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// As in metrics.
-    pub label: Box<str>,
-    /// The group that it leads to.
-    pub upstream: Box<str>,
-}
-
 /// What one worker hands over at once.
 #[derive(Debug)]
 pub struct Batch {
     /// The queries.
     pub records: Vec<Record>,
-    /// What their routes are.
-    pub routes: Arc<[Route]>,
+    /// The configuration that they were answered under: what their routes are, and who asks.
+    pub snapshot: Arc<Snapshot>,
 }
 
 impl Sampler {
@@ -97,17 +88,13 @@ impl Sampler {
         Self { left: [NEVER; CODES], on: None }
     }
 
-    pub(super) fn new(way: Arc<Way>, settings: &Settings, snapshot: &Snapshot) -> Self {
-        let route = |route: &crate::config::Route| Route {
-            label: route.label.as_str().into(),
-            upstream: snapshot.groups.get(route.to).map(|group| group.config.name.as_str().into()).unwrap_or_default(),
-        };
+    pub(super) fn new(way: Arc<Way>, settings: &Settings, snapshot: &Arc<Snapshot>) -> Self {
         let on = On {
             way,
             only: settings.only,
             share: f64::from(settings.sample) / 1e6,
             most: settings.max_per_second,
-            routes: snapshot.config.routes.iter().map(route).collect(),
+            snapshot: Arc::clone(snapshot),
             records: Vec::with_capacity(BUFFER),
             over: 0,
         };
@@ -182,7 +169,7 @@ impl On {
             return;
         }
         // A list of the right size: the buffer itself stays.
-        let batch = Batch { records: self.records.drain(..).collect(), routes: Arc::clone(&self.routes) };
+        let batch = Batch { records: self.records.drain(..).collect(), snapshot: Arc::clone(&self.snapshot) };
         match self.way.sender.try_send(batch) {
             Ok(()) => {}
             Err(TrySendError::Full(batch)) => dropped.full.inc_by(batch.records.len() as u64),
@@ -223,7 +210,7 @@ mod tests {
     fn sampler(settings: &str, waiting: usize) -> (Sampler, Receiver<Batch>, Metrics) {
         let config = parse(&format!("[query_log]\nto = \"stdout\"\n{settings}\n{REST}"), &[]).expect("good");
         let metrics = Metrics::new().expect("metrics");
-        let snapshot = Snapshot::new(config, &metrics, None);
+        let snapshot = Arc::new(Snapshot::new(config, &metrics, None));
         let (sender, receiver) = sync_channel(waiting);
         let way = Arc::new(Way { sender, budget: Budget::default(), metrics: metrics.query_log.clone() });
         let settings = snapshot.config.query_log.clone().expect("a query log");

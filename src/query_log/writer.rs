@@ -43,7 +43,7 @@ fn write_all(output: &mut Output, batches: &Receiver<Batch>, resolver: &Weak<Res
         let Some(resolver) = resolver.upgrade() else { return };
         lines.clear();
         let clock = Clock { now: resolver.now(), wall: wall_clock() };
-        line::write(&batch, &resolver.clients.tables(), clock, &mut lines);
+        line::write(&batch, &resolver.tables(&batch.snapshot), clock, &mut lines);
         let (metrics, count) = (&resolver.metrics.query_log, batch.records.len() as u64);
         let written = output.write(&lines);
         match &written {

@@ -90,6 +90,8 @@ pub struct Worker<U> {
     /// Where a TCP reply is written before it is framed.
     scratch: RefCell<Box<[u8]>>,
     generation: Cell<u32>,
+    /// The configuration that its notes were taken under.
+    following: RefCell<Arc<Snapshot>>,
     in_flight: Cell<usize>,
     landed: Notify,
 }
@@ -109,6 +111,7 @@ impl<U: Ask + 'static> Worker<U> {
             ledger: RefCell::new(ledger(&resolver, &snapshot)),
             scratch: RefCell::new(vec![0; LONGEST_MESSAGE].into()),
             generation: Cell::new(snapshot.generation),
+            following: RefCell::new(snapshot),
             resolver,
             upstreams,
             phase,
@@ -181,15 +184,26 @@ impl<U: Ask + 'static> Worker<U> {
         fetch::refresh(&self.resolver, &self.upstreams, wanted);
     }
 
-    /// Makes the counts fit the configuration in force.
-    pub fn follow(&self, snapshot: &Snapshot) {
+    /// Makes the counts fit the configuration in force. What it costs does not depend on the size of either configuration:
+    /// queries wait for it.
+    #[inline]
+    pub fn follow(&self, snapshot: &Arc<Snapshot>) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
-            *self.tally.borrow_mut() = tally(&self.resolver, snapshot);
-            let old = self.ledger.replace(ledger(&self.resolver, snapshot));
-            let mut ledger = self.ledger.borrow_mut();
-            ledger.succeed(old);
-            self.resolver.jobs.flush(&mut ledger, self.resolver.now());
+            self.turn_to(snapshot);
         }
+    }
+
+    #[cold]
+    fn turn_to(&self, snapshot: &Arc<Snapshot>) {
+        let resolver = &self.resolver;
+        self.tally.borrow_mut().follow(&resolver.metrics, &snapshot.labels);
+        let (mut ledger, before) = (self.ledger.borrow_mut(), self.following.replace(Arc::clone(snapshot)));
+        // What finds no room now goes with the next notes, and is settled with the clients of `before` all the same.
+        resolver.jobs.flush(&mut ledger, resolver.now());
+        ledger.follow(&snapshot.labels, &snapshot.clients);
+        ledger.log = resolver.query_log.sampler(snapshot);
+        // Let go of only now: whoever holds it last is the thread that frees it, with the clients that the notes had.
+        drop(before);
     }
 
     /// Counts a query as in flight until the guard is dropped.
@@ -219,13 +233,15 @@ async fn rested(mut phase: watch::Receiver<Phase>) -> Phase {
     phase.wait_for(|phase| *phase != Phase::Resting).await.map_or(Phase::Stopping, |phase| *phase)
 }
 
-fn ledger(resolver: &Resolver, snapshot: &Snapshot) -> Ledger {
-    let mut ledger = Ledger::new(snapshot.config.routes.iter().map(|route| &route.label));
+fn ledger(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> Ledger {
+    let mut ledger = Ledger::new(&[] as &[&str]);
+    ledger.follow(&snapshot.labels, &snapshot.clients);
     ledger.log = resolver.query_log.sampler(snapshot);
     ledger
 }
 
 fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {
-    let labels: Vec<String> = snapshot.config.routes.iter().map(|route| route.label.clone()).collect();
-    Tally::new(&resolver.metrics, &labels)
+    let mut tally = Tally::new(&resolver.metrics, &[]);
+    tally.follow(&resolver.metrics, &snapshot.labels);
+    tally
 }

@@ -1,7 +1,6 @@
 //! One worker's way to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
@@ -44,18 +43,19 @@ impl Links {
         Self { by_server: RefCell::default(), open: OpenSockets::new(descriptors) }
     }
 
-    /// Closes the sockets to servers that are in none of `groups`, where replies under way still find back, and those that
-    /// have not been used for a while. Names and reloads change the servers, so this is to be called again and again.
-    pub fn tidy(&self, groups: &[Arc<Group>], now: Instant) {
-        let (mut known, mut connections) = (HashSet::new(), 0);
+    /// Closes the sockets to servers that are configured no more, where replies under way still find back, and those that
+    /// have not been used for a while. Names and reloads change the servers, so this is to be called again and again: it
+    /// looks at those that were asked alone, and of `groups` it counts the servers.
+    pub fn tidy(&self, groups: &[Arc<Group>], is_configured: impl Fn(&Arc<Server>) -> bool, now: Instant) {
+        let (mut servers, mut connections) = (0, 0);
         for group in groups {
-            let servers = group.servers.load();
-            connections += servers.len() * group.config.tcp_connections;
-            known.extend(servers.iter().map(Arc::as_ptr));
+            let count = group.servers.load().len();
+            servers += count;
+            connections += count * group.config.tcp_connections;
         }
-        self.open.serve(known.len(), connections);
+        self.open.serve(servers, connections);
         let mut links = self.by_server.borrow_mut();
-        links.retain(|server, _| known.contains(server));
+        links.retain(|_, link| is_configured(&link.server));
         for link in links.values() {
             // Connections close when they are idle by themselves.
             if let Ways::Clear { udp, .. } = &link.ways {

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nodens::answer::{Resolved, Resolver, Response, resolve};
-use nodens::clients::Clients;
-use nodens::clients::fixed::Fixed;
+use nodens::clients::{Clients, Fixed};
 use nodens::config::parse::parse;
 use nodens::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use nodens::jobs::projects::Projects;
@@ -47,19 +46,36 @@ fn config(zones: usize) -> nodens::config::Config {
     parse(&text, &[]).unwrap()
 }
 
+fn ledger(snapshot: &Snapshot) -> Ledger {
+    let mut ledger = Ledger::new(["."]);
+    ledger.follow(&snapshot.labels, &snapshot.clients);
+    ledger
+}
+
 struct Accounts {
     jobs: Jobs,
+    /// No pods.
     clients: Clients,
+    snapshot: Snapshot,
 }
 
 impl Accounts {
     fn new() -> Self {
         let config = config(1);
         let metrics = Metrics::new().unwrap();
-        let (jobs, clients) =
-            (Jobs::new(Projects::new(&metrics.clients, 10)), Clients::new(Fixed::new(&config.clients)));
-        jobs.follow(&Snapshot::new(config, &metrics, None));
-        Self { jobs, clients }
+        let jobs = Jobs::new(Projects::new(&metrics.clients, 10));
+        let snapshot = Snapshot::new(config, &metrics, None);
+        jobs.follow(&snapshot);
+        Self { jobs, clients: Clients::default(), snapshot }
+    }
+
+    /// The notes of a worker that follows the configuration.
+    fn ledger(&self) -> Ledger {
+        ledger(&self.snapshot)
+    }
+
+    fn settle(&self, now: u64) {
+        self.jobs.settle(&self.clients, &self.snapshot.clients, now);
     }
 
     fn queries(&self, id: &str) -> u64 {
@@ -71,7 +87,7 @@ impl Accounts {
         let before = self.jobs.steps();
         let mut noted = 0;
         for round in 0..ROUNDS {
-            let mut ledger = Ledger::new(["."]);
+            let mut ledger = self.ledger();
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
                 let (name, source) = (name.as_wire(), Source::Local);
@@ -83,7 +99,7 @@ impl Accounts {
                 noted += 1;
             }
             assert!(self.jobs.flush(&mut ledger, 1_000));
-            self.jobs.settle(&self.clients, 1_000);
+            self.settle(1_000);
         }
         (self.jobs.steps() - before) as f64 / f64::from(noted as u32)
     }
@@ -128,12 +144,12 @@ fn a_note_costs_the_same_whatever_was_asked() {
 #[test]
 fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let accounts = Accounts::new();
-    let mut ledger = Ledger::new(["."]);
+    let mut ledger = accounts.ledger();
     let jobs = &accounts.jobs;
     ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 1);
     assert!(jobs.flush(&mut ledger, 1));
-    jobs.settle(&accounts.clients, 1);
-    let tables = accounts.clients.tables();
+    accounts.settle(1);
+    let tables = accounts.clients.tables(&accounts.snapshot.clients);
     let nodens::clients::Who::Known { client, .. } = tables.who(KNOWN, 1) else { panic!("it is configured") };
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
     let seen = jobs.each(|_| {
@@ -144,7 +160,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
         (jobs.flush(&mut ledger, 200), jobs.try_look(client, Pick::All).is_none())
     });
     assert_eq!(seen, [(true, true)]);
-    jobs.settle(&accounts.clients, 200);
+    accounts.settle(200);
     assert_eq!((accounts.queries("one"), jobs.dropped()), (2, 0));
 }
 
@@ -159,12 +175,11 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut ledger = Ledger::new(["."]);
+                    let mut ledger = accounts.ledger();
                     for batch in 1..=BATCHES {
                         (0..QUERIES).for_each(|_| ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, batch));
                         if batch % 50 == 0 {
-                            let old = std::mem::replace(&mut ledger, Ledger::new(["after a reload"]));
-                            ledger.succeed(old);
+                            ledger.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
                         // After a reload and at the stop it goes on until there is room.
                         while !accounts.jobs.flush(&mut ledger, batch) && batch % 50 == 0 {
@@ -176,17 +191,38 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
             .collect();
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                accounts.jobs.settle(&accounts.clients, 1);
+                accounts.settle(1);
                 std::thread::yield_now();
             }
         });
         workers.into_iter().for_each(|worker| worker.join().unwrap());
         done.store(true, Ordering::Release);
     });
-    accounts.jobs.settle(&accounts.clients, 1);
+    accounts.settle(1);
     let (handed_over, settled) = accounts.jobs.progress();
     assert_eq!((accounts.queries("one"), accounts.jobs.dropped()), (WORKERS * BATCHES * QUERIES, 0));
     assert!(handed_over == settled && handed_over >= WORKERS);
+}
+
+#[test]
+fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
+    let accounts = Accounts::new();
+    let mut renamed = config(1);
+    renamed.clients.iter_mut().for_each(|client| client.name = format!("{} again", client.name));
+    let (renamed, labels) = (Arc::new(Fixed::new(&renamed.clients)), Arc::clone(&accounts.snapshot.labels));
+    let mut ledger = accounts.ledger();
+    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 1);
+    assert!(accounts.jobs.flush(&mut ledger, 1), "one buffer is on its way at the reload");
+    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 2);
+    // This one is not yet.
+    ledger.follow(&labels, &renamed);
+    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 3);
+    assert!(accounts.jobs.flush(&mut ledger, 3));
+    // What a buffer was swapped for is of the same configuration.
+    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 4);
+    assert!(accounts.jobs.flush(&mut ledger, 4));
+    accounts.jobs.settle(&accounts.clients, &renamed, 5);
+    assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);
 }
 
 /// Nobody asks upstreams here.
@@ -210,7 +246,8 @@ impl Scene {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config(zones), &metrics, None), metrics));
         resolver.jobs.follow(&resolver.snapshot.load());
-        Self { resolver, tally, ledger: Ledger::new(["."]) }
+        let ledger = ledger(&resolver.snapshot.load());
+        Self { resolver, tally, ledger }
     }
 
     fn respond(&mut self, client: IpAddr, packet: &[u8], at: Instant) -> (Response, Vec<u8>) {
@@ -256,7 +293,7 @@ async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
     let resolver = Arc::clone(&scene.resolver);
     let settle = async {
         tokio::time::sleep(Duration::from_millis(40)).await;
-        resolver.jobs.settle(&resolver.clients, resolver.now());
+        resolver.jobs.settle(&resolver.clients, &resolver.snapshot.load().clients, resolver.now());
     };
     let nobody = Rc::new(Nobody);
     let finish = resolve(&scene.resolver, &nobody, deferred);

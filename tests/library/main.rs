@@ -8,4 +8,5 @@ mod attribution;
 mod failover_properties;
 mod flood;
 mod lab_upstream;
+mod reload;
 mod wire_properties;

@@ -23,6 +23,7 @@ mod node;
 mod peers;
 mod pods;
 mod query_log;
+mod reload;
 mod report;
 mod search;
 mod serve;

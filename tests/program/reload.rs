@@ -1,0 +1,83 @@
+//! Large configurations: what they take of memory, and what `nodens check` says of that.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Dir, Nodens, serve};
+
+/// Reloads of each configuration: the most memory is taken in these.
+const RELOADS: usize = 3;
+
+const BASE: &str = "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+                    [upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+/// 8,000 records, 1,000 routes, 1,000 clients, and 32 views that deny a zone each.
+fn large() -> String {
+    let mut text = BASE.to_owned();
+    for n in 0..8_000 {
+        let (high, low) = (n / 250, n % 250);
+        text += &format!("[[record]]\nname = \"n{n}.corp.example\"\ntype = \"A\"\nvalue = \"10.0.{high}.{low}\"\n");
+    }
+    for n in 0..1_000 {
+        let (high, low) = (n / 250, n % 250);
+        text += &format!("[[route]]\nzones = [\"z{n}.example\"]\nto = \"up\"\n");
+        text += &format!("[[client]]\nsource = \"10.1.{high}.{low}\"\nname = \"m{n}\"\nproject = \"g/p{n}\"\n");
+    }
+    for n in 0..32 {
+        text += &format!("[[view]]\nname = \"v{n}\"\nnamespaces = [\"n{n}\"]\ndeny = [\"d{n}.example\"]\n");
+    }
+    text
+}
+
+/// The most memory that a process ever had, in MiB, once it has taken this configuration in again and again.
+fn most_memory(text: &str) -> usize {
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", text);
+    let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
+    let taken = ("nodens_config_reloads_total", [("result", "taken")]);
+    for number in 1..=RELOADS {
+        fs::write(&file, format!("{text}# {number}\n")).expect("writes");
+        nodens.signal("HUP");
+        nodens.metric_becomes(taken.0, &taken.1, |count| count >= number as f64);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", nodens.id())).expect("its status");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its memory");
+    most.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") >> 10
+}
+
+/// The nice value of each thread of a process, by its name: see proc_pid_stat(5).
+fn nice(process: u32) -> Vec<(String, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("its threads").flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    let thread = |stat: String| {
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let nice = rest.split(' ').nth(16)?.parse().ok()?;
+        Some((name.split_once('(')?.1.to_owned(), nice))
+    };
+    stats.filter_map(thread).collect()
+}
+
+#[test]
+fn who_reads_and_frees_configurations_gives_way_to_workers() {
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", BASE);
+    let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
+    nodens.signal("HUP");
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 1.0);
+    let threads = nice(nodens.id());
+    let of = |name: &str| threads.iter().find(|thread| thread.0 == name).map(|thread| thread.1).expect(name);
+    let worker = of("nodens-0");
+    assert!(of("nodens") > worker && of("nodens-free") > worker && of("nodens-control") == worker, "{threads:?}");
+}
+
+#[test]
+fn check_says_what_memory_a_large_configuration_takes() {
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &large());
+    let output = Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(&file).output().expect("nodens runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = text.trim().strip_suffix("MiB").and_then(|text| text.rsplit_once("configuration ")).expect(&text).1;
+    let said = said.parse::<usize>().expect(&text);
+    let taken = most_memory(&large()).saturating_sub(most_memory(BASE));
+    assert!(taken <= said * 3 / 2 && said <= taken * 3, "{said} MiB are said, {taken} are taken");
+}
