@@ -69,7 +69,7 @@ pub struct Wait {
     pub name: Box<[u8]>,
     /// The type.
     pub qtype: u16,
-    /// The route's number, or [`NO_ROUTE`].
+    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
     pub route: u16,
     /// The response code.
     pub rcode: u16,
@@ -79,7 +79,7 @@ impl Count {
     /// Nothing is counted here.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
-    /// The route's number, or [`NO_ROUTE`].
+    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
     pub fn route(&self) -> u16 {
         self.kind as u16
     }

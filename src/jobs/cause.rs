@@ -69,7 +69,7 @@ pub const PRUNED: &str = "nodens denies it itself, as nothing of this name can b
 /// Bytes kept of what extended errors say.
 const MOST_TEXT: usize = 1_024;
 
-/// The first code among extended errors, and what all of them say, up to [`MOST_TEXT`] bytes.
+/// The first code among extended errors, and what all of them say, up to `MOST_TEXT` bytes.
 pub fn read_errors(mut options: &[u8]) -> (Option<u16>, String) {
     let (mut first, mut text) = (None, String::new());
     while let (Some(length), Some(code)) = (u16_at(options, 2), u16_at(options, 4)) {

@@ -1,7 +1,7 @@
 //! What one worker notes of its clients between two settlements: who got how many answers of which kind, and what failed.
 //!
 //! Two open tables of fixed size, so that a hit costs one look at a slot: no allocation, no lock, no name of a client. What
-//! finds no room is counted as dropped. A filled buffer is swapped with an empty one (see [`super::handoff`]). Who an
+//! finds no room is counted as dropped. A filled buffer is swapped with an empty one (see `handoff`). Who an
 //! address was is looked up when the buffer is settled (see [`super::Jobs::settle`]), with the times of the queries.
 
 use std::mem;

@@ -9,8 +9,8 @@
 //!
 //! - [`ledger`] what a worker notes: the part on the hot path;
 //! - [`buffer`] the tables that it is noted in;
-//! - [`handoff`] how that gets to the control thread;
-//! - [`accounts`] all accounts, and what settling does to them;
+//! - `handoff` how that gets to the control thread;
+//! - `accounts` all accounts, and what settling does to them;
 //! - [`account`] what is known of one client's queries;
 //! - [`prefix`] the prefixes of a name, by hash;
 //! - [`cause`] from a failure to its class and a sentence;

@@ -1,7 +1,7 @@
 //! What one client asked, and how it fared: bounded, whatever it asks.
 //!
 //! A note costs the same whatever names it has and however many there were before: what is known is found by hash, in lists
-//! of fixed length, and each look at an item of these is counted as a step. [`failures`] has what failed and what a search
+//! of fixed length, and each look at an item of these is counted as a step. `failures` has what failed and what a search
 //! list caused.
 
 use std::collections::HashMap;
