@@ -70,7 +70,7 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     report
 }
 
-/// What an account comes to.
+/// Totals of an account.
 struct Totals {
     queries: u64,
     failed: u64,

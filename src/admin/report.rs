@@ -55,7 +55,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The pages of what workers share, over at most so many connections.
+    /// Report pages for the state that workers share, with a limit on connections.
     pub fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
         let most = connections.min(MOST_CONNECTIONS);
         Arc::new(Self { resolver, clients: Arc::default(), strangers: Arc::default(), most })

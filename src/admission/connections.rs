@@ -51,7 +51,7 @@ impl Connections {
     }
 }
 
-/// The caps where there is room for so many.
+/// Caps while file descriptors are not scarce.
 fn within(room: usize, most: usize, most_per_client: usize) -> (usize, usize) {
     if most <= room {
         return (most, most_per_client);

@@ -1,4 +1,4 @@
-//! How the file descriptors that the process may open are shared out, so that nobody who opens some can take them all.
+//! Division of the file descriptors that the process may open, so that no user of descriptors can take them all.
 //!
 //! ```text
 //! limit (RLIMIT_NOFILE)
@@ -10,15 +10,15 @@
 //!          └─ upstreams, the same for each thread                half at least: UDP ports, connections
 //! ```
 //!
-//! What one half does not want the other may have. Pure: what is open and what is wanted are arguments.
+//! Either half may use what the other does not need. Pure: open and needed descriptors are arguments.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// UDP ports in rotation per thread and server, where there are descriptors enough.
 pub const PORTS: usize = 64;
-/// What a thread opens to run: an event queue, what wakes it, its end of the signals; twice that, for what a library adds.
+/// Descriptors that a thread opens to run: event queue, waker, signal pipe; doubled, as a margin for libraries.
 const PER_THREAD: usize = 8;
-/// Of the limit, the pages may take one part in so many, and as much is spare.
+/// Divisor of the limit: the share of the admin pages, and as much again that is spare.
 const PART: usize = 16;
 /// Bounds of each of these parts.
 const LEAST_PART: usize = 8;
@@ -27,9 +27,9 @@ const MOST_PART: usize = 64;
 const REPORT_PARTS: usize = 4;
 /// Connections of clients that are admitted even where nothing is free for them: TCP is not optional (RFC 7766).
 const LEAST_CLIENTS: usize = 4;
-/// Of a thread's descriptors for upstreams, connections may take one part in so many where there are too few.
+/// Divisor of a thread's descriptors for upstreams: the share of connections where descriptors are scarce.
 const CONNECTIONS_PART: usize = 4;
-/// Of a thread's UDP ports, one part in so many is for renewed ones that still wait for replies.
+/// Divisor of a thread's UDP ports: the share of renewed ports that still wait for responses.
 const LINGER_PART: usize = 4;
 
 /// What the configuration would take.
