@@ -237,12 +237,19 @@ impl Running {
         &self.host.resolver
     }
 
+    /// Puts a new configuration in force and logs that: see [`Self::put_in_force`].
+    pub fn reload(&self, config: Config) -> Vec<&'static str> {
+        let needs_restart = self.put_in_force(config);
+        self.tell_reloaded(&needs_restart);
+        needs_restart
+    }
+
     /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
-    /// keys that changed but that only a start reads.
+    /// keys that changed but that only a start reads. [`Self::tell_reloaded`] is to follow.
     ///
     /// All that decides an answer is in the snapshot: a query sees either configuration, whole. It is built and the old one
     /// is freed without the workers.
-    pub fn reload(&self, config: Config) -> Vec<&'static str> {
+    pub fn put_in_force(&self, config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
@@ -265,12 +272,16 @@ impl Running {
         }
         retired.free(old);
         drop(retired);
+        needs_restart
+    }
+
+    /// Counts and logs that a new configuration is in force, all but these keys.
+    pub fn tell_reloaded(&self, needs_restart: &[&str]) {
         self.host.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
-        match needs_restart.as_slice() {
+        match needs_restart {
             [] => self.tell(Kind::ReloadTaken, ""),
             keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
         }
-        needs_restart
     }
 
     /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.

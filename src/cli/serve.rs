@@ -253,10 +253,12 @@ impl Serve {
         });
         match config {
             Ok(config) => {
-                running.reload(config);
+                let needs_restart = running.put_in_force(config);
+                // Before it is logged: whoever reads that may rely on it, also if this process dies now.
                 if let Some(link) = link {
                     link.hold_config(contents.unwrap_or_default());
                 }
+                running.tell_reloaded(&needs_restart);
             }
             Err(lines) => {
                 let (first, others) = lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
