@@ -15,19 +15,20 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::{Local, Own, Resolver, Wanted, denial, local};
 use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cache::{Entry, Millis};
+use crate::cause::Cause;
 use crate::coalesce::{Flight, Landed, Place};
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
-use crate::upstream::{Ask, Question};
+use crate::upstream::{Ask, Failure, Question};
 use crate::wire::compose::Composer;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
-use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype, u16_at};
+use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
@@ -95,8 +96,8 @@ fn put_off(resolver: &Resolver, wanted: &Wanted) {
 /// failure; otherwise a failure without reply takes its place, and is returned.
 ///
 /// The try began at `began`: those who waited for the same one note one failure.
-pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
-    let entry = failure_entry(resolver, wanted, began, extended_errors);
+pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (Cause, &[u8])) -> Entry {
+    let entry = failure_entry(resolver, wanted, began, failure);
     let now = resolver.now();
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
@@ -111,10 +112,10 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, ext
     entry
 }
 
-/// A failure that is not to be remembered: nobody was asked.
-pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, extended_errors: &[u8]) -> Entry {
+/// A failure that is not to be remembered: nobody was asked. The cause comes with the extended errors as whole options.
+pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, failure: (Cause, &[u8])) -> Entry {
     let (now, home) = (resolver.now(), wanted.home(false));
-    Entry::failure(wanted.key.question(), extended_errors, home, Failed::unasked(now), now)
+    Entry::failure(wanted.key.question(), failure, home, Failed::unasked(now), now)
 }
 
 /// An answer of nodens's own, as an entry that is not kept.
@@ -124,21 +125,22 @@ pub fn own_entry(resolver: &Resolver, wanted: &Wanted, own: &Own) -> Entry {
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
     match Reply::read(&wire) {
         Ok(mut reply) => {
-            reply.extended_errors = own.error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
-            Entry::from_reply(&reply, limits, false, wanted.home(false), resolver.now())
+            reply.extended_errors = own.extended_error();
+            let entry = Entry::from_reply(&reply, limits, false, wanted.home(false), resolver.now());
+            entry.with_cause(own.cause)
         }
-        Err(_) => unasked_entry(resolver, wanted, &[]),
+        Err(_) => unasked_entry(resolver, wanted, (Cause::UpstreamFailed, &[])),
     }
 }
 
 /// A failure of now, after what is remembered of earlier ones.
-fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, extended_errors: &[u8]) -> Entry {
+fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (Cause, &[u8])) -> Entry {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
     let failed = Failed::after(previous, recoveries, began, now);
     let home = wanted.home(false);
-    Entry::failure(wanted.key.question(), extended_errors, home, failed, now)
+    Entry::failure(wanted.key.question(), failure, home, failed, now)
 }
 
 /// The entry of an alias's target, as old as it is, as the answer to a query for the alias.
@@ -157,7 +159,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
             reply.extended_errors = entry.kept().extended_errors.to_vec();
             let home = wanted.home(true);
             let mut answer = Entry::from_reply(&reply, wanted.snapshot.limits(wanted.route), false, home, entry.born);
-            answer.rcode = entry.rcode;
+            (answer.rcode, answer.cause) = (entry.rcode, entry.cause);
             answer
         }
         Err(_) => entry.clone(),
@@ -203,29 +205,39 @@ async fn fetch<U: Ask>(
             }
             entry
         }
-        Err(NoAnswer { code, text, unasked }) => {
-            let error = make::extended_error(code, &text);
-            if unasked {
-                return unasked_entry(resolver, wanted, &error);
-            }
+        Err(NoAnswer { cause, extended_errors, unasked: true }) => {
+            unasked_entry(resolver, wanted, (cause, &extended_errors))
+        }
+        Err(NoAnswer { cause, extended_errors, .. }) => {
             let name = crate::wire::name::Shown(wanted.key.name());
-            tracing::debug!(%name, qtype = wanted.key.qtype(), error = %text, "no answer");
-            remember_failure(resolver, wanted, resolver.millis(wanted.asked), &error)
+            tracing::debug!(
+                %name,
+                qtype = wanted.key.qtype(),
+                error = %make::extended_error_text(&extended_errors, usize::MAX),
+                "no answer"
+            );
+            remember_failure(resolver, wanted, resolver.millis(wanted.asked), (cause, &extended_errors))
         }
     }
 }
 
-/// Why there is no answer, as an extended error tells it (RFC 8914).
+/// Why there is no answer.
 struct NoAnswer {
-    code: u16,
-    text: String,
-    /// Nobody was asked, because of `max_qps`: that says nothing of the name.
+    cause: Cause,
+    /// The extended errors that tell a client of it, as whole options (RFC 8914).
+    extended_errors: Vec<u8>,
+    /// Nobody was asked, because of `max_qps` or of a fault of this machine: that says nothing of the name.
     unasked: bool,
 }
 
-impl From<(u16, String)> for NoAnswer {
-    fn from((code, text): (u16, String)) -> Self {
-        Self { code, text, unasked: false }
+impl NoAnswer {
+    fn new(cause: Cause, text: &str) -> Self {
+        Self { cause, extended_errors: cause.extended_error(text), unasked: false }
+    }
+
+    /// An upstream group had none.
+    fn of(failure: &Failure, group: &str) -> Self {
+        Self { unasked: failure.is_unasked(), ..Self::new(failure.cause(), &failure.explain(group)) }
     }
 }
 
@@ -238,15 +250,16 @@ async fn ask_and_follow<U: Ask>(
 ) -> Result<Entry, NoAnswer> {
     let snapshot = &wanted.snapshot;
     let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
-        return Err((ede::OTHER, "no route".into()).into());
+        return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
     };
     trail.push(wanted.key.name().to_vec());
     let answer = upstreams
         .ask(group, &Question::of(&wanted.key), deadline)
         .await
-        .map_err(|failure| NoAnswer { unasked: failure.is_unasked(), ..failure.explain(&group.config.name).into() })?;
+        .map_err(|failure| NoAnswer::of(&failure, &group.config.name))?;
     wanted.by.set(answer.server.into());
-    let unreadable = |_| (ede::NETWORK_ERROR, format!("upstream {}: malformed reply", group.config.name));
+    let unreadable =
+        |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed reply", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
     let horizon = snapshot.horizon(wanted.key.horizon());
@@ -266,7 +279,7 @@ async fn ask_and_follow<U: Ask>(
         return Ok(Entry::from_reply(&reply, limits, trust_ad, wanted.home(follows), now));
     };
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
-        return Err((ede::OTHER, "CNAMEs lead in a circle or too far".into()).into());
+        return Err(NoAnswer::new(Cause::CnameLoop, "CNAMEs lead in a circle or too far"));
     }
     let authentic = trust_ad && reply.flags & flag::AD != 0;
     let key = wanted.key.for_name(&fork.target);
@@ -279,12 +292,15 @@ async fn ask_and_follow<U: Ask>(
     }
     joined.extended_errors = errors;
     let home = wanted.home(true);
-    Ok(Entry::from_reply(&joined, limits, authentic, home, resolver.now()))
+    let entry = Entry::from_reply(&joined, limits, authentic, home, resolver.now());
+    // That of the part behind the CNAME, which may be an answer of nodens's own.
+    Ok(entry.with_cause(rest.cause))
 }
 
 /// The rest of an answer behind a CNAME.
 struct Rest {
     wire: Vec<u8>,
+    cause: Option<Cause>,
     extended_errors: Vec<u8>,
 }
 
@@ -301,18 +317,9 @@ async fn look_up<U: Ask>(
     trail: &mut Vec<Vec<u8>>,
 ) -> Result<Rest, NoAnswer> {
     let (key, route, alias) = match local(&from.snapshot, &key) {
-        Local::Answer(Own { rcode, records, error }) => {
-            let wire = message(key.question(), |query, out| make::local(query, rcode, false, &records, &[], out));
-            let extended_errors = error.map(|(code, text)| make::extended_error(code, text)).unwrap_or_default();
-            return Ok(Rest { wire, extended_errors });
-        }
+        Local::Answer(own) => return Ok(Rest::of(&own, &key)),
         Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
-        Local::Denied { route } => {
-            let own = denial(&from.snapshot, route);
-            let wire =
-                message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
-            return Ok(Rest { wire, extended_errors: Vec::new() });
-        }
+        Local::Denied { route } => return Ok(Rest::of(&denial(&from.snapshot, route), &key)),
         Local::Not { route, .. } => (key, route, None),
     };
     let hash = resolver.cache.hash(&key);
@@ -341,8 +348,9 @@ async fn look_up<U: Ask>(
                     match timeout_at(deadline, landing).await {
                         Ok(Ok(landed)) => landed.entry,
                         _ => {
-                            let error = make::extended_error(ede::NETWORK_ERROR, "the target of a CNAME took too long");
-                            unasked_entry(resolver, &wanted, &error)
+                            let cause = Cause::UpstreamTimeout;
+                            let error = cause.extended_error("the target of a CNAME took too long");
+                            unasked_entry(resolver, &wanted, (cause, &error))
                         }
                     }
                 }
@@ -354,9 +362,8 @@ async fn look_up<U: Ask>(
     if let Some(failed) = entry.failed()
         && !entry.is_kept()
     {
-        let code = u16_at(&extended_errors, 4).unwrap_or(ede::NETWORK_ERROR);
-        let words = String::from_utf8_lossy(extended_errors.get(6..).unwrap_or_default()).into_owned();
-        return Err(NoAnswer { code, text: words, unasked: failed.is_unasked() });
+        let cause = entry.cause.unwrap_or(Cause::UpstreamFailed);
+        return Err(NoAnswer { cause, extended_errors, unasked: failed.is_unasked() });
     }
     let age = Age::Seconds(age);
     let wire = match &alias {
@@ -366,7 +373,15 @@ async fn look_up<U: Ask>(
         }
         None => served(&entry, &wanted.key, age),
     };
-    Ok(Rest { wire, extended_errors })
+    Ok(Rest { wire, cause: entry.cause, extended_errors })
+}
+
+impl Rest {
+    /// An answer of nodens's own.
+    fn of(own: &Own, key: &Key) -> Self {
+        let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
+        Self { wire, cause: own.cause, extended_errors: own.extended_error() }
+    }
 }
 
 /// Where a reply's chain of CNAMEs leads to someone else.

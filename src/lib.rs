@@ -21,7 +21,7 @@
 //! | floor | modules | may import | may not |
 //! |---|---|---|---|
 //! | 0 bytes | [`wire`], [`metrics`] and its events | | a clock, tokio |
-//! | 1 wishes | [`config`] | 0 | sockets, tasks |
+//! | 1 wishes | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s race, budget, quota, health, minute, standing, message, local, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s links, sockets, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
@@ -54,6 +54,9 @@ pub mod route;
 
 // DNS as bytes.
 pub mod wire;
+
+// Why there is no answer.
+pub mod cause;
 
 // Asking others.
 pub mod upstream;

@@ -11,7 +11,7 @@ use crate::answer::hints::explain;
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::jobs::account::{Failure, Kind, Slow};
-use crate::jobs::cause::type_name;
+use crate::jobs::sentence::type_name;
 use crate::jobs::{Account, Excerpt, Millis};
 use crate::metrics::events::rfc3339;
 use crate::metrics::rcode_label;

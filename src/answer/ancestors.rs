@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::outcome::{Outcome, Reason};
+use super::outcome::{Outcome, Words};
 use super::{From, Resolver, Response, Turn, Wanted};
 use crate::cache::entry::Worth;
 use crate::cache::{Entry, Millis};
+use crate::cause::Cause;
 use crate::fetch;
 use crate::local::cluster::{Cluster, Rule};
 use crate::local::probes::LONGEST_CUT;
@@ -61,8 +62,8 @@ impl Resolver {
     ) -> Response {
         let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
-        let reason = Reason::OnlyLogged(cluster.error(rule));
-        self.enter(turn, &Outcome { reason, ..from.outcome(asked, route, rcode::NXDOMAIN, Source::Local) });
+        let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Words::Options(cluster.error(rule)));
+        self.enter(turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
         Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::{Local, Own, Resolver, Turn, Wanted, ancestors, denial, failure_holds, late, local, stale_window};
 use crate::cache::entry::Worth;
 use crate::cache::{Entry, Millis};
+use crate::cause::Cause;
 use crate::clients::Who;
 use crate::fetch;
 use crate::metrics::Source;
@@ -108,7 +109,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
         // A static alias on the way: rare, and left to the client.
         Local::Alias(_, target, route) => {
             let asked = question(key.for_name(&target), route);
-            (fetch::unasked_entry(resolver, &asked, &[]), Source::Local, asked)
+            (fetch::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), Source::Local, asked)
         }
         Local::Not { route, depth } => {
             let now = resolver.now();

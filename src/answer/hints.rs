@@ -3,10 +3,10 @@
 
 use super::Resolver;
 use crate::cache::entry::Worth;
+use crate::cause::Cause;
 use crate::clients::Who;
 use crate::jobs::Account;
 use crate::jobs::account::Failure;
-use crate::jobs::cause::Cause;
 use crate::jobs::existing::MOST_LIKE;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
@@ -34,7 +34,9 @@ pub fn explain(
 ) -> (&'static str, String) {
     let (cause, sentence) = (failure.cause, account.sentence(failure));
     let hint = match cause {
-        Cause::NoSuchName => hint(resolver, snapshot, horizon(snapshot, account), &failure.name, like),
+        Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => {
+            hint(resolver, snapshot, horizon(snapshot, account), &failure.name, like)
+        }
         _ => None,
     };
     match hint {

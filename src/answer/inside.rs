@@ -13,9 +13,9 @@ use super::hints::explain;
 use super::{Local, Own, Resolver, Turn, Wanted, ancestors, keepalive, local, stale_window};
 use crate::cache::Millis;
 use crate::cache::entry::Worth;
+use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
-use crate::jobs::cause::Cause;
 use crate::jobs::{Excerpt, Pick};
 use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
@@ -208,12 +208,12 @@ pub fn why(
 ) -> Vec<String> {
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
-        Local::Answer(Own { rcode, records: _, error }) => {
+        Local::Answer(Own { rcode, text, .. }) => {
             let is_static = snapshot.horizon(question.horizon()).has_records(name);
-            let what = match error {
-                Some((_, why)) => why,
-                None if is_static => "a static record",
-                None => "a special-use name",
+            let what = match text {
+                "" if is_static => "a static record",
+                "" => "a special-use name",
+                why => why,
             };
             (
                 name.to_vec(),

@@ -3,6 +3,7 @@
 use super::Turn;
 use crate::cache::entry::Worth;
 use crate::cache::{Entry, Millis};
+use crate::cause::Cause;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
@@ -19,7 +20,7 @@ const LEAST_PREFETCHED: Millis = 5_000;
 /// What the cache says.
 pub(super) enum Cached {
     /// That many bytes were written.
-    Reply { len: usize, rcode: u16, source: (Source, u16), refresh: bool },
+    Reply { len: usize, rcode: u16, cause: Option<Cause>, source: (Source, u16), refresh: bool },
     /// Nothing to be served without asking.
     Nothing,
 }
@@ -49,23 +50,30 @@ pub(super) fn cached(
             let refresh = wants_prefetch(snapshot, entry, turn.now);
             entry.refreshing |= refresh;
             let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh }
+            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh }
         }
         Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
             let (age, error) = stale(entry);
             let len = fit(entry.kept(), query, age, &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Stale, route), refresh: false }
+            Cached::Reply {
+                len,
+                rcode: entry.rcode,
+                cause: entry.cause,
+                source: (Source::Stale, route),
+                refresh: false,
+            }
         }
         Worth::Failed if failure_holds(snapshot, entry, turn.now) => {
             let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, source: (Source::Hit, route), refresh: false }
+            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh: false }
         }
         _ => Cached::Nothing,
     }
 }
 
-/// Fits an entry that is past its time to a query that no upstream will be asked for: the length and the response code.
+/// Fits an entry that is past its time to a query that no upstream will be asked for: the length, the response
+/// code and its cause.
 pub(super) fn past_its_time(
     turn: &Turn<'_>,
     entry: &mut Entry,
@@ -73,13 +81,13 @@ pub(super) fn past_its_time(
     key: &Key,
     options: &[u8],
     out: &mut [u8],
-) -> Option<(usize, u16)> {
+) -> Option<(usize, u16, Option<Cause>)> {
     let at_home = entry.home.generation == turn.snapshot.generation || turn.snapshot.rehome(entry.home, key).is_some();
     if !at_home || entry.worth(turn.now, stale_window(turn.snapshot)) != Worth::Stale {
         return None;
     }
     let (age, error) = stale(entry);
-    Some((fit(entry.kept(), query, age, &[options, &error].concat(), out), entry.rcode))
+    Some((fit(entry.kept(), query, age, &[options, &error].concat(), out), entry.rcode, entry.cause))
 }
 
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.

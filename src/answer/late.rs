@@ -11,6 +11,7 @@ use super::autopath::Arrived;
 use super::{Deferred, Resolver, Wanted, ancestors, autopath, failure_holds, inside, keepalive, stale, stale_window};
 use crate::cache::Entry;
 use crate::cache::entry::Worth;
+use crate::cause::Cause;
 use crate::coalesce::{By, Landed, Place};
 use crate::fetch;
 use crate::governor::pool::Share;
@@ -21,7 +22,7 @@ use crate::upstream::quota::Verdict;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::Query;
-use crate::wire::{LARGEST_UDP_REPLY, ede, rcode};
+use crate::wire::{LARGEST_UDP_REPLY, rcode};
 
 /// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
 /// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
@@ -96,8 +97,8 @@ pub async fn resolve<U: Ask + 'static>(
     });
     match share {
         Some(None) => {
-            let error = make::extended_error(ede::OTHER, "too many large responses of this client wait to be read");
-            let body = Body::Entry(fetch::unasked_entry(resolver, &wanted, &error), None);
+            let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
+            let body = Body::Entry(fetch::unasked_entry(resolver, &wanted, (Cause::RateLimited, &error)), None);
             Resolved { wanted, query, over_tcp, source: Source::Local, took, body, _share: None }
         }
         share => {
@@ -149,6 +150,14 @@ impl Resolved {
         }
     }
 
+    /// Why it is no answer; none if it is one.
+    pub fn cause(&self) -> Option<Cause> {
+        match &self.body {
+            Body::Entry(entry, _) => entry.cause,
+            Body::Introspection(_) => None,
+        }
+    }
+
     /// The extended errors that say why it is no answer, as whole options; empty for an answer.
     pub fn extended_errors(&self) -> &[u8] {
         match &self.body {
@@ -175,6 +184,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         wanted.by.set(landed.by);
         landed.entry
     };
+    let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, wanted, (cause, error));
     let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
     let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
         Some((entry, Worth::Fresh(_))) => (Some(entry), None),
@@ -201,9 +211,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,
                 // None: whoever asked was stopped.
-                None => {
-                    (landing.await.unwrap_or_else(|| fetch::unasked_entry(resolver, wanted, &[])), Source::Upstream)
-                }
+                None => (landing.await.unwrap_or_else(|| unasked(Cause::UpstreamFailed, &[])), Source::Upstream),
             };
         }
     };
@@ -219,7 +227,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         }
         (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
-            flight.land(&fetch::unasked_entry(resolver, wanted, &[]), By::default());
+            flight.land(&unasked(Cause::RateLimited, &[]), By::default());
             (stale, Source::Stale)
         }
         (Verdict::Shed, None) => {
@@ -228,8 +236,8 @@ pub(super) async fn obtain<U: Ask + 'static>(
                 let limit = group.config.max_qps.unwrap_or_default();
                 format!("upstream {}: not asked: max_qps = {limit} is nearly used up", group.config.name)
             });
-            let entry =
-                fetch::unasked_entry(resolver, wanted, &make::extended_error(ede::OTHER, &text.unwrap_or_default()));
+            let error = Cause::RateLimited.extended_error(&text.unwrap_or_default());
+            let entry = unasked(Cause::RateLimited, &error);
             flight.land(&entry, By::default());
             (entry, Source::Upstream)
         }
@@ -250,7 +258,7 @@ async fn or_stale(
         Ok(_) => (stale, Source::Stale),
         Err(_) => {
             // From here on nobody waits for this: the next client gets the stale answer at once.
-            fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), &[]);
+            fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), (Cause::UpstreamTimeout, &[]));
             (stale, Source::Stale)
         }
     }

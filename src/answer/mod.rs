@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::admission::Rates;
 use crate::cache::{Cache, Entry, Millis};
+use crate::cause::Cause;
 use crate::clients::{Clients, Tables};
 use crate::coalesce::Coalesce;
 use crate::governor::Governor;
@@ -42,7 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::warm_up;
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{HEADER, ede, flag, is_truncated, rcode, u16_at};
+use crate::wire::{HEADER, flag, is_truncated, rcode, u16_at};
 
 mod ancestors;
 mod autopath;
@@ -60,7 +61,7 @@ pub use inside::why;
 use kept::{Cached, cached, failure_holds, stale, stale_window};
 pub use late::{Resolved, resolve};
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
-use outcome::{Asked, Outcome, Reason, Timing};
+use outcome::{Asked, Outcome, Timing, Words};
 pub use turn::{Deferred, Turn, Wanted};
 
 /// What a client is told whose query finds no place among those that wait.
@@ -200,8 +201,8 @@ impl Resolver {
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
         match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, &options, out)) {
-            Some(Cached::Reply { len, rcode, source: (source, route), refresh }) => {
-                let mut outcome = from.outcome(asked, route, rcode, source);
+            Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
+                let mut outcome = from.outcome(asked, route, (rcode, cause), source);
                 // Both are seldom, and one look at what was written shows either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
@@ -214,7 +215,10 @@ impl Resolver {
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
-                    outcome.reason = Reason::Remembered(key);
+                    // Nothing else in the cache has any to say.
+                    if rcode == rcode::SERVFAIL || cause == Some(Cause::Blocked) {
+                        outcome.words = Words::Remembered(key);
+                    }
                 }
                 self.enter(turn, &outcome);
                 match refresh {
@@ -237,9 +241,8 @@ impl Resolver {
     #[cold]
     fn refuse(&self, turn: &mut Turn<'_>, from: &From<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
-        let outcome = from.turned_away(rcode::REFUSED, Source::Refused, Reason::Error(ede::PROHIBITED, text));
-        self.enter(turn, &outcome);
-        from.error(rcode::REFUSED, ede::PROHIBITED, text, out)
+        self.enter(turn, &from.turned_away((rcode::REFUSED, Cause::Refused), Source::Refused, text));
+        from.error(rcode::REFUSED, Cause::Refused, text, out)
     }
 
     /// The response to a client that has asked more than its view lets it, if it has.
@@ -251,9 +254,8 @@ impl Resolver {
             return None;
         }
         let text = format!("view {}: client_max_qps = {limit} is used up", view.name);
-        let outcome = from.turned_away(rcode::SERVFAIL, Source::Local, Reason::Error(ede::OTHER, &text));
-        self.enter(turn, &outcome);
-        Some(from.error(rcode::SERVFAIL, ede::OTHER, &text, out))
+        self.enter(turn, &from.turned_away((rcode::SERVFAIL, Cause::RateLimited), Source::Local, &text));
+        Some(from.error(rcode::SERVFAIL, Cause::RateLimited, &text, out))
     }
 
     /// A packet that is no query to be answered.
@@ -273,18 +275,26 @@ impl Resolver {
             }
             Reject::Code { rcode, question_end, edns } => (rcode, question_end, edns),
         };
-        let (rcode, source) = match turn.snapshot.admission.admits(client) {
-            true => (code, Source::Local),
-            false => (rcode::REFUSED, Source::Refused),
+        let (rcode, source, cause) = match turn.snapshot.admission.admits(client) {
+            true => (code, Source::Local, Cause::BadQuery),
+            false => (rcode::REFUSED, Source::Refused, Cause::Refused),
         };
         // The question is there if it is to be echoed.
         let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
         let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
         let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
         let question = Asked { name: &name, qtype: qtype.unwrap_or(0), hash: 0 };
-        let reason = Reason::None;
-        let outcome =
-            Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, reason, truncated_to: None };
+        let outcome = Outcome {
+            client,
+            over_tcp,
+            question,
+            route: NO_ROUTE,
+            rcode,
+            source,
+            cause: Some(cause),
+            words: Words::None,
+            truncated_to: None,
+        };
         self.enter(turn, &outcome);
         Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
     }
@@ -300,10 +310,10 @@ impl Resolver {
         out: &mut [u8],
     ) -> Response {
         let (snapshot, (key, hash), From { query, client, over_tcp }) = (turn.snapshot, asked, from);
-        let own = |rcode| from.outcome(asked, NO_ROUTE, rcode, Source::Local);
+        let own = |rcode, cause| from.outcome(asked, NO_ROUTE, (rcode, cause), Source::Local);
         match inside::inside(self, turn, query, key, *client, out.len()) {
             Some(Inside::Now(rcode, records)) => {
-                self.enter(turn, &own(rcode));
+                self.enter(turn, &own(rcode, None));
                 return Response::Reply(make::local(query, rcode, true, &records, options, out));
             }
             Some(Inside::Later) => {
@@ -323,14 +333,12 @@ impl Resolver {
             return self.defer(turn, wanted, from, place);
         }
         let (target, hash, route, alias) = match found {
-            Local::Answer(Own { rcode, records, error }) => {
-                let mut outcome = own(rcode);
-                let mut all = options.to_vec();
-                if let Some((code, text)) = error {
-                    all.extend(make::extended_error(code, text));
-                    outcome.reason = Reason::Error(code, text);
-                }
-                let len = make::local(query, rcode, false, &records, &all, out);
+            Local::Answer(answer) => {
+                let Own { rcode, ref records, cause, text } = answer;
+                let mut outcome = own(rcode, cause);
+                outcome.words = Words::Text(text);
+                let all = [options, &answer.extended_error()].concat();
+                let len = make::local(query, rcode, false, records, &all, out);
                 let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
                 outcome.truncated_to = is_cut.then_some(out.len());
                 self.enter(turn, &outcome);
@@ -378,13 +386,13 @@ impl Resolver {
         self.metrics.overload.with_label_values(&["pending_queries"]).inc();
         let (target, hash) = asked;
         let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, &from.query, target, options, out);
-        if !is_alias && let Some((len, rcode)) = self.cache.with(hash, target, stale).flatten() {
-            self.enter(turn, &from.outcome(asked, route, rcode, Source::Stale));
+        if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {
+            self.enter(turn, &from.outcome(asked, route, (rcode, cause), Source::Stale));
             return Response::Reply(len);
         }
-        let reason = Reason::Error(ede::OTHER, TURNED_AWAY);
-        self.enter(turn, &Outcome { reason, ..from.outcome(asked, route, rcode::SERVFAIL, Source::Local) });
-        from.error(rcode::SERVFAIL, ede::OTHER, TURNED_AWAY, out)
+        let (code, words) = ((rcode::SERVFAIL, Some(Cause::RateLimited)), Words::Text(TURNED_AWAY));
+        self.enter(turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
+        from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
     }
 
     /// Leaves a query to a task.
@@ -410,27 +418,34 @@ struct From<'q> {
 }
 
 impl<'q> From<'q> {
-    /// What came of it; without a reason, and whole.
+    /// What came of it; without words, and whole.
     #[inline]
-    fn outcome<'a>(&self, (key, hash): (&'a Key, u64), route: u16, rcode: u16, source: Source) -> Outcome<'a> {
+    fn outcome<'a>(
+        &self,
+        (key, hash): (&'a Key, u64),
+        route: u16,
+        (rcode, cause): (u16, Option<Cause>),
+        source: Source,
+    ) -> Outcome<'a> {
         let &Self { client, over_tcp, .. } = self;
-        let (question, reason) = (Asked::of(key, hash), Reason::None);
-        Outcome { client, over_tcp, question, route, rcode, source, reason, truncated_to: None }
+        let (question, words) = (Asked::of(key, hash), Words::None);
+        Outcome { client, over_tcp, question, route, rcode, source, cause, words, truncated_to: None }
     }
 
     /// The same where what was asked for does not matter: one failure for all that the client asks.
-    fn turned_away<'a>(&self, rcode: u16, source: Source, reason: Reason<'a>) -> Outcome<'a>
+    fn turned_away<'a>(&self, (rcode, cause): (u16, Cause), source: Source, text: &'a str) -> Outcome<'a>
     where
         'q: 'a,
     {
         let &Self { query, client, over_tcp } = self;
         let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
-        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, reason, truncated_to: None }
+        let (cause, words) = (Some(cause), Words::Text(text));
+        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, cause, words, truncated_to: None }
     }
 
     /// A response without records, with an extended error.
-    fn error(&self, rcode: u16, code: u16, text: &str, out: &mut [u8]) -> Response {
-        let error = make::extended_error(code, text);
+    fn error(&self, rcode: u16, cause: Cause, text: &str, out: &mut [u8]) -> Response {
+        let error = cause.extended_error(text);
         Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }
 }

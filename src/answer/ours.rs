@@ -1,5 +1,6 @@
 //! What nodens has to say to a question by itself, before anyone else is asked.
 
+use crate::cause::Cause;
 use crate::fetch;
 use crate::local::cluster::FORM_TTL;
 use crate::local::records::{Found, Records};
@@ -9,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::suffixes;
 use crate::wire::query::Key;
-use crate::wire::{class, ede, rcode, rtype};
+use crate::wire::{class, rcode, rtype};
 
 /// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
@@ -45,14 +46,21 @@ pub struct Own {
     pub rcode: u16,
     /// Its records.
     pub records: LocalRecords,
-    /// The extended error that says why it is no better: its code and text.
-    pub error: Option<(u16, &'static str)>,
+    /// Why it is no answer; none if it is one.
+    pub cause: Option<Cause>,
+    /// The words for that; empty where the response code says enough.
+    pub text: &'static str,
 }
 
 impl Own {
     /// One that needs no explanation.
     fn plain(rcode: u16, records: LocalRecords) -> Self {
-        Self { rcode, records, error: None }
+        Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
+    }
+
+    /// Its extended error as a whole option, if it has one.
+    pub fn extended_error(&self) -> Vec<u8> {
+        self.cause.filter(|_| !self.text.is_empty()).map_or_else(Vec::new, |cause| cause.extended_error(self.text))
     }
 }
 
@@ -92,7 +100,8 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     let found = horizon.router.find(name);
     let claimed = found.map_or(0, |(_, depth)| depth);
     if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
-        return Local::Answer(Own::plain(rcode, records));
+        let cause = (rcode == rcode::NXDOMAIN).then_some(Cause::SpecialUse);
+        return Local::Answer(Own { cause, ..Own::plain(rcode, records) });
     }
     match found {
         Some((Way::Route(route), depth)) => match snapshot.cluster(route) {
@@ -106,7 +115,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
             let zone = suffixes(name).nth(labels - depth).unwrap_or(name);
             let mut records = LocalRecords::default();
             records.soa(zone, DENIED_TTL);
-            Local::Answer(Own { rcode: rcode::NXDOMAIN, records, error: Some((ede::BLOCKED, DENIED)) })
+            Local::Answer(Own { rcode: rcode::NXDOMAIN, records, cause: Some(Cause::Denied), text: DENIED })
         }
         // The configuration was checked to cover every name.
         None => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
@@ -119,5 +128,5 @@ pub fn denial(snapshot: &Snapshot, route: u16) -> Own {
     if let Some(cluster) = snapshot.cluster(route) {
         records.soa(cluster.domain(), FORM_TTL);
     }
-    Own::plain(rcode::NXDOMAIN, records)
+    Own { cause: Some(Cause::Pruned), ..Own::plain(rcode::NXDOMAIN, records) }
 }

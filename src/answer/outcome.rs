@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::Resolver;
 use crate::cache::{Entry, Millis};
+use crate::cause::Cause;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use crate::metrics::{Source, Tally};
 use crate::query_log::sampler::{Name, Record};
+use crate::wire::make;
 use crate::wire::query::Key;
-use crate::wire::{make, rcode};
 
 /// What came of a query.
 #[derive(Clone, Copy)]
@@ -30,8 +31,10 @@ pub struct Outcome<'a> {
     pub rcode: u16,
     /// Where the response came from.
     pub source: Source,
-    /// Why it is no answer.
-    pub reason: Reason<'a>,
+    /// Why it is no answer; none if it is one.
+    pub cause: Option<Cause>,
+    /// The words for that.
+    pub words: Words<'a>,
     /// The bytes that the client takes, if the answer had to be cut to them.
     pub truncated_to: Option<usize>,
 }
@@ -47,20 +50,21 @@ pub struct Asked<'a> {
     pub hash: u64,
 }
 
-/// Why a response is no answer.
+/// The words of a failure.
 #[derive(Clone, Copy)]
-pub enum Reason<'a> {
-    /// The response code says all.
+pub enum Words<'a> {
+    /// The cause says all.
     None,
-    /// An extended error: code and text.
-    Error(u16, &'a str),
-    /// Extended errors, as whole options.
+    /// These.
+    Text(&'a str),
+    /// The text of extended errors, as whole options.
     Options(&'a [u8]),
-    /// Extended errors, as whole options, that reports say in their own words.
-    OnlyLogged(&'a [u8]),
-    /// That of a failure in the cache, which is looked up only if it is told.
+    /// Those of a failure in the cache, which are looked up only if they are shown.
     Remembered(&'a Key),
 }
+
+/// Most bytes of the words that are kept of one failure.
+const MOST_TEXT: usize = 1_024;
 
 /// When a query was asked, and how long it took if it was not answered at once.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +96,7 @@ pub fn enter(resolver: &Resolver, tally: &mut Tally, ledger: &mut Ledger, outcom
         // It was counted as a query when it came.
         Timing::Deferred(asked, ..) => ledger.count_late(client, route, rcode, source, asked),
     }
-    if rcode != rcode::NOERROR || outcome.truncated_to.is_some() {
+    if outcome.cause.is_some() || outcome.truncated_to.is_some() {
         enter_failure(resolver, ledger, outcome, timing);
     }
     if let Timing::Deferred(asked, took, _) = timing {
@@ -108,14 +112,15 @@ pub fn enter(resolver: &Resolver, tally: &mut Tally, ledger: &mut Ledger, outcom
 /// allocates nothing.
 #[inline(never)]
 fn enter_failure(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>, timing: Timing) {
-    let &Outcome { client, question, route, rcode, source, truncated_to, .. } = outcome;
+    let &Outcome { client, question, route, rcode, source, cause, truncated_to, .. } = outcome;
     let Asked { name, qtype, hash } = question;
     let (Timing::AtOnce(at, _) | Timing::Deferred(at, ..)) = timing;
-    if rcode != rcode::NOERROR {
-        let failed = Failed { name, hash, qtype, route, rcode, source };
-        return ledger.fail(client, failed, at, || match outcome.reason {
-            Reason::OnlyLogged(_) => None,
-            _ => errors(resolver, outcome),
+    if let Some(cause) = cause {
+        let failed = Failed { name, hash, qtype, route, rcode, source, cause };
+        return ledger.fail(client, failed, at, || match cause {
+            // Reports have words of their own for these; there are masses of them.
+            Cause::Pruned => None,
+            _ => words(resolver, outcome),
         });
     }
     if let Some(size) = truncated_to {
@@ -126,30 +131,29 @@ fn enter_failure(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>
 /// Copies what came of a query into the log of queries.
 #[cold]
 fn enter_log(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>, timing: Timing) {
-    let &Outcome { client, over_tcp, question, route, rcode, source, .. } = outcome;
+    let &Outcome { client, over_tcp, question, route, rcode, source, cause, .. } = outcome;
     let (asked, took, by) = match timing {
         Timing::AtOnce(now, began) => (now, began.elapsed(), None),
         Timing::Deferred(asked, took, by) => (asked, took, by),
     };
-    let errors = errors(resolver, outcome);
+    let words = words(resolver, outcome);
     ledger.log.take(asked + took.as_millis() as Millis, || {
         let (name, qtype) = (Name::new(question.name), question.qtype);
-        Record { client, asked, took, over_tcp, name, qtype, rcode, source, route, by, errors }
+        Record { client, asked, took, over_tcp, name, qtype, rcode, source, route, by, cause, words }
     });
 }
 
-/// The extended errors of an outcome, as whole options.
-fn errors(resolver: &Resolver, outcome: &Outcome<'_>) -> Option<Box<[u8]>> {
-    let errors: Option<Box<[u8]>> = match outcome.reason {
-        Reason::None => None,
-        Reason::Error(code, text) => Some(make::extended_error(code, text).into()),
-        Reason::Options(options) | Reason::OnlyLogged(options) => Some(options.into()),
-        // Nothing in the cache but a failure has any to say.
-        Reason::Remembered(key) if outcome.source == Source::Hit && outcome.rcode == rcode::SERVFAIL => {
-            let said = |entry: &mut Entry| Box::<[u8]>::from(entry.kept().extended_errors);
+/// The words of an outcome; none if there are none.
+fn words(resolver: &Resolver, outcome: &Outcome<'_>) -> Option<Box<str>> {
+    let text = |options: &[u8]| make::extended_error_text(options, MOST_TEXT);
+    let words: Option<Box<str>> = match outcome.words {
+        Words::None => None,
+        Words::Text(words) => Some(words.into()),
+        Words::Options(options) => Some(text(options).into()),
+        Words::Remembered(key) => {
+            let said = |entry: &mut Entry| text(entry.kept().extended_errors).into();
             resolver.cache.with(outcome.question.hash, key, said)
         }
-        Reason::Remembered(_) => None,
     };
-    errors.filter(|errors| !errors.is_empty())
+    words.filter(|words| !words.is_empty())
 }

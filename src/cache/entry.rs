@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::Millis;
+use crate::cause::Cause;
 use crate::wire::fit::Kept;
 use crate::wire::reply::{Kind, Reply};
 use crate::wire::store::{Stored, store};
@@ -32,6 +33,8 @@ pub struct Entry {
     pub(super) ttl_count: u16,
     /// The response code.
     pub rcode: u16,
+    /// Why it is no answer; none if it is one.
+    pub cause: Option<Cause>,
     /// Whether a trusted upstream vouched for it.
     pub(super) authentic: bool,
     /// When it came.
@@ -116,6 +119,7 @@ impl Entry {
             ttl_count: ttls.len() as u16,
             bytes: bytes.into(),
             rcode: reply.rcode,
+            cause: Cause::of_response(reply.rcode, &reply.extended_errors),
             authentic: trust_ad && reply.flags & flag::AD != 0,
             born: now,
             expires: now + Millis::from(lifetime) * 1000,
@@ -127,8 +131,14 @@ impl Entry {
         }
     }
 
-    /// A failure without a reply to serve: SERVFAIL to `question`, with `extended_errors` as whole options.
-    pub fn failure(question: &[u8], extended_errors: &[u8], home: Home, failed: Failed, now: Millis) -> Self {
+    /// A failure without a reply to serve: SERVFAIL to `question` for this cause, with `extended_errors` as whole options.
+    pub fn failure(
+        question: &[u8],
+        (cause, extended_errors): (Cause, &[u8]),
+        home: Home,
+        failed: Failed,
+        now: Millis,
+    ) -> Self {
         let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         bytes.extend_from_slice(question);
         let wire_len = bytes.len() as u16;
@@ -138,6 +148,7 @@ impl Entry {
             wire_len,
             ttl_count: 0,
             rcode: rcode::SERVFAIL,
+            cause: Some(cause),
             authentic: false,
             born: now,
             expires: now,
@@ -147,6 +158,11 @@ impl Entry {
             upstream_ages: false,
             failed,
         }
+    }
+
+    /// The same, for another cause: of an answer, or a part of it, that nodens gives itself.
+    pub fn with_cause(self, cause: Option<Cause>) -> Self {
+        Self { cause, ..self }
     }
 
     /// What it is worth at `now`, if it may be served for `stale` past its time.
@@ -321,7 +337,8 @@ mod tests {
         assert_eq!(Failed::after(Some(first), 0, 50, 200).span, FIRST_FAILURE, "noted by another who waited");
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
-        let entry = Entry::failure(b"\x01a\x00\0\x01\0\x01", b"\0\x0f\0\x02\0\x16", HOME, failed, 0);
+        let entry =
+            Entry::failure(b"\x01a\x00\0\x01\0\x01", (Cause::UpstreamTimeout, b"\0\x0f\0\x02\0\x16"), HOME, failed, 0);
         assert_eq!((entry.worth(1, 10_000), entry.kept().rcode), (Worth::Failed, rcode::SERVFAIL));
         assert_eq!((entry.kept().wire.len(), entry.kept().extended_errors.len()), (19, 6));
     }

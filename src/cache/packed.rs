@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::entry::{Failed, Home};
 use super::{Cache, Entry, Millis};
+use crate::cause::Cause;
 use crate::wire::query::Key;
 use crate::wire::{HEADER, name, rcode};
 
@@ -65,6 +66,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         wire_len,
         ttl_count,
         rcode,
+        cause: Cause::of_response(rcode, packed.get(ends..).unwrap_or_default()),
         authentic: marks & 1 != 0,
         born,
         expires,
@@ -152,7 +154,13 @@ mod tests {
         }
         let (key, _) = entry(b'd', 0, 0);
         let failed = Failed { until: 90_000, span: 1_000, recoveries: 0 };
-        let failure = Entry::failure(key.question(), &[], Home { generation: 0, route: 0, realm: 77 }, failed, 1);
+        let failure = Entry::failure(
+            key.question(),
+            (Cause::UpstreamFailed, &[]),
+            Home { generation: 0, route: 0, realm: 77 },
+            failed,
+            1,
+        );
         old.insert(old.hash(&key), &key, failure);
         let mut kept = 0;
         old.pack(80_000, 4_096, |part| {

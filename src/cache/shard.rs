@@ -267,7 +267,13 @@ mod tests {
 
     /// A failure of `key` with this many bytes of extended errors.
     fn entry(key: &Key, size: usize) -> Entry {
-        Entry::failure(key.question(), &vec![0; size], HOME, Failed { until: 1, span: 1, recoveries: 0 }, 0)
+        Entry::failure(
+            key.question(),
+            (crate::cause::Cause::UpstreamFailed, &vec![0; size]),
+            HOME,
+            Failed { until: 1, span: 1, recoveries: 0 },
+            0,
+        )
     }
 
     #[test]

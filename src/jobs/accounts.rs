@@ -9,16 +9,14 @@ use lru::LruCache;
 
 use super::account::{Failure, Kind, Pick, Slow};
 use super::buffer::{Buffer, Count};
-use super::cause::{self, Cause};
 use super::existing::Existing;
 use super::habits::Habits;
-use super::ledger;
 use super::projects::{Projects, Whose};
 use super::truncated::{Cut, Question};
 use super::{Account, Excerpt, Millis};
+use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Tables, Who};
-use crate::metrics::Source;
 use crate::wire::rcode;
 
 /// Accounts kept; then the one that asked nothing for the longest time goes.
@@ -63,18 +61,14 @@ impl Accounts {
         }
         for failure in notes.failures() {
             let Count { address, first, last, times, .. } = failure.times;
-            let ((name, qtype), rcode, source) = (failure.question(), failure.times.rcode(), failure.times.source());
-            let (code, mut text) = cause::read_errors(failure.errors.as_deref().unwrap_or_default());
-            if rcode == rcode::NXDOMAIN && source == Source::Local && failure.times.route() != ledger::NO_ROUTE {
-                text = cause::PRUNED.to_string();
-            }
+            let ((name, qtype), rcode) = (failure.question(), failure.times.rcode());
             let failure = Failure {
                 name: name.into(),
                 qtype,
                 route: notes.route(failure.times.route()).cloned(),
                 rcode,
-                cause: Cause::of(rcode, source, code, &text),
-                text: text.into(),
+                cause: failure.cause,
+                words: failure.words.clone().unwrap_or_default(),
                 times: times.into(),
                 first,
                 last,
@@ -100,8 +94,8 @@ impl Accounts {
     pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
             let Cut { route, size, times, first, last, .. } = cut;
-            let (rcode, cause, text) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
-            let failure = Failure { name, qtype, route, rcode, cause, text, times, first, last };
+            let (rcode, cause, words) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
+            let failure = Failure { name, qtype, route, rcode, cause, words, times, first, last };
             self.change(tables, address, first, last, |account| account.fail(failure));
         }
         for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.told.due) {
@@ -141,7 +135,7 @@ impl Accounts {
     fn excerpt(&self, account: &Account, pick: Pick<'_>) -> Excerpt {
         let account = account.excerpt(pick);
         let like = |failure: &Failure| match failure.cause {
-            Cause::NoSuchName => self.existing.like(&failure.name),
+            Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => self.existing.like(&failure.name),
             _ => Vec::new(),
         };
         Excerpt { like: account.failures.iter().map(like).collect(), account }
@@ -229,8 +223,8 @@ mod tests {
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
     use crate::clients::{Clients, Fixed};
-    use crate::jobs::{Jobs, Ledger};
-    use crate::metrics::Metrics;
+    use crate::jobs::{Jobs, Ledger, ledger};
+    use crate::metrics::{Metrics, Source};
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {
@@ -316,7 +310,8 @@ mod tests {
             for (name, hash) in names.iter().zip(1..) {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
                 let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
-                let failed = ledger::Failed { name: name.as_wire(), hash, qtype: 1, route: 0, rcode, source };
+                let cause = Cause::NoSuchName;
+                let failed = ledger::Failed { name: name.as_wire(), hash, qtype: 1, route: 0, rcode, source, cause };
                 ledger.count([10, 0, 0, 1].into(), 0, rcode, source, 5_000);
                 ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }

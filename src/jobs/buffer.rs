@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Millis;
+use crate::cause::Cause;
 use crate::clients::Fixed;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
@@ -52,8 +53,10 @@ pub struct Failure {
     pub(super) qtype: u16,
     pub(super) length: u8,
     pub(super) name: [u8; MAX_NAME],
-    /// The extended errors that came with it, as whole options.
-    pub errors: Option<Box<[u8]>>,
+    /// Why, the first time.
+    pub cause: Cause,
+    /// The words that came with it, the first that there were.
+    pub words: Option<Box<str>>,
 }
 
 /// An answer that took its time.
@@ -97,7 +100,15 @@ impl Count {
 }
 
 impl Failure {
-    const EMPTY: Self = Self { times: Count::EMPTY, hash: 0, qtype: 0, length: 0, name: [0; MAX_NAME], errors: None };
+    const EMPTY: Self = Self {
+        times: Count::EMPTY,
+        hash: 0,
+        qtype: 0,
+        length: 0,
+        name: [0; MAX_NAME],
+        cause: Cause::NoSuchName,
+        words: None,
+    };
 
     /// The question's name in lower-case wire form, and its type.
     pub fn question(&self) -> (&[u8], u16) {
@@ -188,7 +199,7 @@ impl Buffer {
         }
         for at in self.failed.drain(..) {
             let slot = &mut self.failures[usize::from(at)];
-            (slot.times, slot.errors) = (Count::EMPTY, None);
+            (slot.times, slot.words) = (Count::EMPTY, None);
         }
         self.waits.clear();
         (self.dropped, self.routes, self.clients) = (0, Arc::default(), Arc::default());

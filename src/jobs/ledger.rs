@@ -11,19 +11,17 @@ use std::sync::Arc;
 use super::Millis;
 pub use super::buffer::{Buffer, Failure, Wait};
 use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
+use crate::cause::Cause;
 use crate::clients::{Fixed, key};
 use crate::metrics::Source;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
-use crate::wire::u16_at;
 
 /// How long a worker keeps what it noted, at most, while queries come.
 pub const SETTLE_EVERY: Millis = 100;
 /// The route of what took none: nodens's own answers.
 pub const NO_ROUTE: u16 = u16::MAX;
 
-/// Bytes of extended errors kept of one failure: a server may send 64 KiB, and each slot may hold that much.
-const MOST_ERRORS: usize = 2_048;
 /// Buffers of earlier configurations that wait to be handed over. A reload adds one, and the next flush takes all.
 const MOST_LEFT: usize = 4;
 
@@ -54,6 +52,8 @@ pub struct Failed<'a> {
     pub rcode: u16,
     /// Where the answer came from.
     pub source: Source,
+    /// Why it is none.
+    pub cause: Cause,
 }
 
 impl Ledger {
@@ -89,12 +89,11 @@ impl Ledger {
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
-    /// Notes a failure, beside its count. `errors` gives the extended errors of the first of its like.
-    pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, errors: impl FnOnce() -> Option<Box<[u8]>>) {
+    /// Notes a failure, beside its count. `words` gives those of the first of its like, which must be bounded.
+    pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
         let hash = failed.hash ^ u64::from(failed.rcode).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);
-        let errors = || errors().map(bounded);
         for at_slot in (0..PROBES).map(|step| (home + step) % FAILURES) {
             let slot = &mut self.buffer.failures[at_slot];
             if slot.times.times == 0 {
@@ -102,14 +101,14 @@ impl Ledger {
                 slot.times = Count { address, kind, times: 1, first: at, last: at };
                 (slot.hash, slot.qtype, slot.length) = (hash, failed.qtype, length as u8);
                 slot.name[..length].copy_from_slice(&failed.name[..length]);
-                slot.errors = errors();
+                (slot.cause, slot.words) = (failed.cause, words());
                 self.buffer.failed.push(at_slot as u16);
                 return;
             }
             if slot.hash == hash && slot.times.address == address {
                 slot.times.add(at);
-                if slot.errors.is_none() {
-                    slot.errors = errors();
+                if slot.words.is_none() {
+                    slot.words = words();
                 }
                 return;
             }
@@ -181,20 +180,6 @@ impl Ledger {
     }
 }
 
-/// The first whole options of these, within [`MOST_ERRORS`] bytes.
-fn bounded(errors: Box<[u8]>) -> Box<[u8]> {
-    if errors.len() <= MOST_ERRORS {
-        return errors;
-    }
-    let mut end = 0;
-    while let Some(length) = u16_at(&errors, end + 2)
-        && end + 4 + usize::from(length) <= MOST_ERRORS
-    {
-        end += 4 + usize::from(length);
-    }
-    errors.get(..end).unwrap_or_default().into()
-}
-
 #[inline]
 fn kind(route: u16, rcode: u16, source: Source) -> u32 {
     u32::from(route) | u32::from(rcode.min(15)) << 16 | (source as u32) << 20
@@ -224,7 +209,7 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     fn failed(name: &[u8], hash: u64) -> Failed<'_> {
-        Failed { name, hash, qtype: 1, route: 0, rcode: rcode::NXDOMAIN, source: Source::Hit }
+        Failed { name, hash, qtype: 1, route: 0, rcode: rcode::NXDOMAIN, source: Source::Hit, cause: Cause::NoSuchName }
     }
 
     #[test]
@@ -264,15 +249,15 @@ mod tests {
     fn a_failure_keeps_the_first_words_that_it_gets() {
         let mut ledger = Ledger::new(["."]);
         ledger.fail(ONE, failed(b"\x01a\x00", 7), 1, || None);
-        ledger.fail(ONE, failed(b"\x01a\x00", 7), 2, || Some(Box::new([1])));
-        ledger.fail(ONE, failed(b"\x01a\x00", 7), 3, || Some(Box::new([2])));
+        ledger.fail(ONE, failed(b"\x01a\x00", 7), 2, || Some("first".into()));
+        ledger.fail(ONE, failed(b"\x01a\x00", 7), 3, || Some("second".into()));
         ledger.fail(ONE, failed(b"\x02bc\x00", 8), 4, || None);
         let failures: Vec<_> = ledger
             .buffer
             .failures()
-            .map(|f| (f.question().0, f.times.times, f.times.last, f.errors.as_deref()))
+            .map(|f| (f.question().0, f.times.times, f.times.last, f.words.as_deref()))
             .collect();
-        assert_eq!(failures, [(&b"\x01a\x00"[..], 3, 3, Some(&[1][..])), (b"\x02bc\x00", 1, 4, None)]);
+        assert_eq!(failures, [(&b"\x01a\x00"[..], 3, 3, Some("first")), (b"\x02bc\x00", 1, 4, None)]);
     }
 
     #[test]
@@ -301,15 +286,5 @@ mod tests {
             routes.push(buffer.route(0).map(|label| label.to_string()).unwrap_or_default());
         }
         assert_eq!(routes, ["4", "5", "6", "7", "8"]);
-    }
-
-    #[test]
-    fn long_errors_are_cut_between_options() {
-        let option = |length: u16| {
-            [&[0, 15][..], &length.to_be_bytes(), &[0, 22], &vec![b'x'; usize::from(length) - 2]].concat()
-        };
-        assert_eq!(bounded(option(900).repeat(3).into()).len(), 2 * 904);
-        assert_eq!(bounded(option(5_000).into()).len(), 0);
-        assert_eq!(bounded(option(900).into()).len(), 904);
     }
 }

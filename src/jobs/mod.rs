@@ -13,7 +13,8 @@
 //! - `accounts` all accounts, and what settling does to them;
 //! - [`account`] what is known of one client's queries;
 //! - [`prefix`] the prefixes of a name, by hash;
-//! - [`cause`] from a failure to its class and a sentence;
+//! - [`sentence`] a failure as a sentence;
+//! - [`search_list`] which names are tries of a search list;
 //! - [`existing`] which names exist, for hints to those who asked for others;
 //! - [`habits`] what the jobs of a project ask for;
 //! - [`truncated`] what was cut off over UDP, until its client comes back over TCP;
@@ -27,13 +28,14 @@ use crate::snapshot::Snapshot;
 pub mod account;
 mod accounts;
 pub mod buffer;
-pub mod cause;
 pub mod existing;
 pub mod habits;
 mod handoff;
 pub mod ledger;
 pub mod prefix;
 pub mod projects;
+pub mod search_list;
+pub mod sentence;
 pub mod truncated;
 
 pub use account::{Account, Pick};

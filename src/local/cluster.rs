@@ -14,10 +14,10 @@
 //! (kube-dns has more of these), and the wildcards `*` and `any` of old times, wherever they are.
 
 use super::probes::Probes;
+use crate::cause::Cause;
 use crate::config;
-use crate::wire::make::extended_error;
 use crate::wire::name::suffixes;
-use crate::wire::{ede, rtype};
+use crate::wire::rtype;
 
 /// How long the denial of a form may be cached, in seconds: as short as CoreDNS's own, so that a change of the
 /// configuration is seen as soon.
@@ -57,7 +57,7 @@ impl Cluster {
                 Rule::Form => "not asked: Kubernetes has no name of this form",
                 Rule::Ancestor => "not asked: a name above it does not exist",
             };
-            extended_error(ede::SYNTHESIZED, &format!("{why} (prune_search)"))
+            Cause::Pruned.extended_error(&format!("{why} (prune_search)"))
         };
         Self {
             labels: config.domain.label_count(),

@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::sampler::{Batch, Record};
 use crate::cache::Millis;
+use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clients::{Tables, Who};
-use crate::jobs::cause::{Cause, read_errors, type_name};
+use crate::jobs::sentence::type_name;
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::metrics::{Source, rcode_label};
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
-use crate::wire::rcode;
 
 /// What was guessed or is disputed is not told here, where nobody sees how far it can be trusted.
 const LEAST_TRUST: Trust = Trust::Settable;
@@ -41,7 +41,7 @@ struct Line<'a> {
     server: Option<String>,
     seconds: f64,
     cause: Option<&'static str>,
-    error: Option<String>,
+    error: Option<&'a str>,
 }
 
 /// The time of a server as the world has it.
@@ -63,7 +63,7 @@ pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>
 }
 
 /// What one line says.
-fn line<'a>(record: &Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
+fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
         Who::Known { client, .. } => Some(&**client),
         Who::Unknown(_) => None,
@@ -72,8 +72,6 @@ fn line<'a>(record: &Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clo
     let known = |field| job.and_then(|job| job.known(field, LEAST_TRUST));
     let network = client.is_some_and(|client| client.kind == Kind::Configured);
     let name = client.map(|client| &*client.name);
-    let (code, text) = read_errors(record.errors.as_deref().unwrap_or_default());
-    let failed = record.rcode != rcode::NOERROR;
     let asked = matches!(record.source, Source::Upstream | Source::Hit | Source::Stale);
     Line {
         time: rfc3339(clock.wall.saturating_sub(clock.now.saturating_sub(record.asked))),
@@ -94,7 +92,7 @@ fn line<'a>(record: &Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clo
         upstream: snapshot.group(record.route).filter(|_| asked).map(|group| group.config.name.as_str()),
         server: record.by.map(|server| server.to_string()),
         seconds: record.took.as_micros() as f64 / 1e6,
-        cause: failed.then(|| Cause::of(record.rcode, record.source, code, &text).label()),
-        error: Some(text).filter(|text| !text.is_empty()),
+        cause: record.cause.map(Cause::label),
+        error: record.words.as_deref(),
     }
 }

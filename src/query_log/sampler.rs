@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Way;
 use crate::cache::Millis;
+use crate::cause::Cause;
 use crate::config::{Logged, QueryLog as Settings};
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
@@ -62,8 +63,10 @@ pub struct Record {
     pub route: u16,
     /// The server that gave the answer.
     pub by: Option<SocketAddr>,
-    /// The extended errors that came with it, as whole options.
-    pub errors: Option<Box<[u8]>>,
+    /// Why it is no answer.
+    pub cause: Option<Cause>,
+    /// The words that came with it.
+    pub words: Option<Box<str>>,
 }
 
 /// A name without an allocation of its own.
@@ -229,7 +232,8 @@ mod tests {
             source: Source::Hit,
             route: 0,
             by: None,
-            errors: None,
+            cause: None,
+            words: None,
         }
     }
 

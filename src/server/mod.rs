@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use readers::Readers;
 
-use crate::answer::outcome::{self, Asked, Outcome, Reason, Timing};
+use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
 use crate::answer::{Resolved, Resolver, Wanted};
 use crate::fetch;
 use crate::jobs::Ledger;
@@ -150,7 +150,8 @@ impl<U: Ask + 'static> Worker<U> {
                 route: if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE },
                 rcode,
                 source: resolved.source,
-                reason: Reason::Options(resolved.extended_errors()),
+                cause: resolved.cause(),
+                words: Words::Options(resolved.extended_errors()),
                 truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
             };
             let timing = Timing::Deferred(self.resolver.millis(wanted.asked), took, resolved.answered_by());

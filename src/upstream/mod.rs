@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
+use crate::cause::Cause;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
@@ -254,12 +255,27 @@ impl Failure {
         !self.tried.is_empty() && (by_quota || left_out)
     }
 
-    /// The extended error that tells a client of it: 0 if this machine alone failed, 23 if some server answered or could be
-    /// reached, else 22 (RFC 8914 sections 4.1, 4.23 and 4.24), and what was tried, each server once.
-    pub fn explain(&self, group: &str) -> (u16, String) {
-        use std::fmt::Write;
+    /// Why there is no answer.
+    pub fn cause(&self) -> Cause {
+        let any = |is: fn(FailureKind) -> bool| self.tried.iter().any(|(_, _, kind)| is(*kind));
+        let all =
+            |is: fn(FailureKind) -> bool| !self.tried.is_empty() && self.tried.iter().all(|(_, _, kind)| is(*kind));
+        if all(|kind| kind == FailureKind::Quota) {
+            Cause::RateLimited
+        } else if all(|kind| matches!(kind, FailureKind::Local(_))) {
+            Cause::LocalFault
+        } else if any(|kind| kind.is_reply() || kind == FailureKind::Malformed) {
+            Cause::UpstreamFailed
+        } else if any(|kind| kind == FailureKind::Timeout) {
+            Cause::UpstreamTimeout
+        } else {
+            Cause::UpstreamUnreachable
+        }
+    }
 
-        use crate::wire::ede;
+    /// The words for it in an extended error: what was tried, each server once.
+    pub fn explain(&self, group: &str) -> String {
+        use std::fmt::Write;
         let mut text = format!("upstream {group}:");
         let mut told = Vec::new();
         for (server, transport, kind) in self.tried.iter().rev() {
@@ -282,14 +298,7 @@ impl Failure {
         if let Some((code, detail)) = &self.extended_error {
             let _ = write!(text, "; extended error {code} {}", String::from_utf8_lossy(detail));
         }
-        let heard = self.tried.iter().any(|(_, _, kind)| kind.is_reply());
-        let local = |(_, _, kind): &(_, _, FailureKind)| matches!(kind, FailureKind::Local(_));
-        let code = match (heard, !self.tried.is_empty() && self.tried.iter().all(local)) {
-            (_, true) => ede::OTHER,
-            (true, _) => ede::NETWORK_ERROR,
-            (false, _) => ede::NO_REACHABLE_AUTHORITY,
-        };
-        (code, text)
+        text
     }
 }
 
@@ -305,4 +314,33 @@ pub trait Ask {
         question: &Question,
         deadline: Instant,
     ) -> impl Future<Output = Result<Answer, Failure>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_the_best_that_any_server_did() {
+        let cause = |kinds: &[FailureKind]| {
+            let server = SocketAddr::from(([10, 0, 0, 1], 53));
+            let tried = kinds.iter().map(|kind| (server, Transport::Udp, *kind)).collect();
+            // What a server writes changes nothing.
+            Failure { tried, extended_error: Some((22, b"no reply: max_qps".to_vec())) }.cause()
+        };
+        use FailureKind::{ConnectionRefused, Local, Malformed, Network, Quota, Servfail, Timeout};
+        let local = Local(LocalFault::Ports);
+        for (kinds, expected) in [
+            (&[][..], Cause::UpstreamUnreachable),
+            (&[Timeout, ConnectionRefused], Cause::UpstreamTimeout),
+            (&[ConnectionRefused, Network], Cause::UpstreamUnreachable),
+            (&[Timeout, Servfail], Cause::UpstreamFailed),
+            (&[Malformed, Timeout], Cause::UpstreamFailed),
+            (&[Quota, Quota], Cause::RateLimited),
+            (&[local], Cause::LocalFault),
+            (&[local, Timeout], Cause::UpstreamTimeout),
+        ] {
+            assert_eq!(cause(kinds), expected, "{kinds:?}");
+        }
+    }
 }

@@ -240,7 +240,13 @@ mod tests {
     fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
         let home = Home { generation: 0, route: 0, realm: 0 };
         let entry = |born, hits| {
-            let mut entry = Entry::failure(&[0, 0, 1, 0, 1], &[], home, Failed::unasked(0), born);
+            let mut entry = Entry::failure(
+                &[0, 0, 1, 0, 1],
+                (crate::cause::Cause::UpstreamFailed, &[]),
+                home,
+                Failed::unasked(0),
+                born,
+            );
             entry.hits = hits;
             entry
         };

@@ -257,6 +257,26 @@ pub fn extended_error(code: u16, text: &str) -> Vec<u8> {
     bytes
 }
 
+/// What extended errors (whole options) say, the texts of all of them, up to `most` bytes; broken ones end it.
+pub fn extended_error_text(mut options: &[u8], most: usize) -> String {
+    let mut text = String::new();
+    while let Some(length) = super::u16_at(options, 2) {
+        let end = 4 + usize::from(length);
+        let Some(words) = options.get(6..end) else { break };
+        if !text.is_empty() && !words.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&String::from_utf8_lossy(words.get(..most).unwrap_or(words)));
+        options = options.get(end..).unwrap_or_default();
+    }
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
 /// The edns-tcp-keepalive option of a reply (RFC 7828), for a client that asked for it: `tenths` of a second.
 pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -309,6 +329,16 @@ mod tests {
         let reply = Reply::read(&out[..len]).expect("a reply");
         assert_eq!((reply.records.len(), reply.flags & flag::TC), (0, flag::TC));
         assert_eq!(local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..20]), 0);
+    }
+
+    #[test]
+    fn several_extended_errors_are_read_and_broken_ones_do_no_harm() {
+        let options = [extended_error(22, "one"), extended_error(0, ""), extended_error(0, "two")].concat();
+        assert_eq!(extended_error_text(&options, 100), "one; two");
+        assert_eq!(extended_error_text(&options, 6), "one; t");
+        assert_eq!(extended_error_text(&options[..options.len() - 1], 100), "one");
+        assert_eq!(extended_error_text(&[0, 15, 0, 0, 0, 1], 100), "");
+        assert_eq!(extended_error_text(&extended_error(0, "\u{fc}\u{fc}"), 3), "\u{fc}");
     }
 
     #[test]

@@ -138,6 +138,8 @@ pub mod ede {
     pub const CACHED_ERROR: u16 = 13;
     /// Whoever runs this server denies the name.
     pub const BLOCKED: u16 = 15;
+    /// An authority outside of this server demands that the name be denied.
+    pub const CENSORED: u16 = 16;
     /// Filtered by policy of this server.
     pub const FILTERED: u16 = 17;
     /// This client may not ask.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nodens::answer::{Resolved, Resolver, Response, resolve};
+use nodens::cause::Cause;
 use nodens::clients::{Clients, Fixed};
 use nodens::config::parse::parse;
 use nodens::jobs::ledger::{Failed, NO_ROUTE, Wait};
@@ -90,8 +91,8 @@ impl Accounts {
             let mut ledger = self.ledger();
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
-                let (name, source) = (name.as_wire(), Source::Local);
-                let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source };
+                let (name, source, cause) = (name.as_wire(), Source::Local, Cause::of_rcode(rcode).unwrap());
+                let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source, cause };
                 ledger.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
                 let wait = Wait { address: 0, asked: number, took, name: name.into(), qtype: 1, route: 0, rcode: 0 };

@@ -167,6 +167,32 @@ fn each_job_has_a_report_of_its_own() {
     assert_eq!(scene.report("one", 8)["failed"], 3);
 }
 
+/// Whatever an upstream writes, it is words: what kind of failure it was does not depend on them.
+#[test]
+fn a_cause_is_what_happened_whatever_the_servers_say() {
+    let scene = scene();
+    scene.corp.set(Behaviour::rcode(2).extended_error(22, "no reply: max_qps"));
+    // The second time it is a remembered failure.
+    (0..2).for_each(|_| drop(scene.ask(ONE, "git.corp.example", A)));
+    let zone = Zone::new("corp.example.").rcode("bad.corp.example.", 3);
+    scene.corp.set_zone(zone.extended_error("bad.corp.example.", 15, "malware")).expect("a zone");
+    scene.corp.set(Behaviour::normal());
+    // The second time it is a hit.
+    (0..2).for_each(|_| drop(scene.ask(ONE, "bad.corp.example", A)));
+    let report = scene.report("one", 4);
+    let of = |name: &str| {
+        let failures = report["failures"].as_array().expect("a list");
+        failures.iter().find(|failure| failure["name"] == name).expect(name)
+    };
+    let (servfail, blocked) = (of("git.corp.example"), of("bad.corp.example"));
+    let explained =
+        |failure: &Value, words: &str| failure["explanation"].as_str().is_some_and(|text| text.contains(words));
+    assert_eq!((&servfail["cause"], &servfail["queries"]), (&json!("upstream_failed"), &json!(2)), "{report:#}");
+    assert!(explained(servfail, "SERVFAIL; extended error 22 no reply: max_qps"), "{servfail}");
+    assert_eq!((&blocked["cause"], &blocked["queries"]), (&json!("blocked"), &json!(2)), "{report:#}");
+    assert!(explained(blocked, "blocked by the servers of route \"corp.example\"") && explained(blocked, "malware"));
+}
+
 #[test]
 fn a_job_sees_itself_and_nobody_else() {
     let scene = scene();

@@ -13,6 +13,7 @@ use std::path::Path;
 const FLOORS: &[(&str, u8)] = &[
     ("wire", 0),
     ("metrics", 0),
+    ("cause", 1),
     ("config", 1),
     ("admission", 2),
     ("cache", 2),

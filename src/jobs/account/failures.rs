@@ -4,8 +4,8 @@
 //! after it was taken for a failure, and then it is one no more.
 
 use super::super::Millis;
-use super::super::cause;
 use super::super::prefix::{MOST_SUFFIX_LABELS, Prefix, Prefixes};
+use super::super::search_list;
 use super::{Account, Failure};
 use crate::wire::rcode;
 
@@ -54,7 +54,7 @@ impl Account {
             self.left_out += 1;
         }
         // The workers do not settle in the order of the queries: an earlier failure may be seen to be of a list now.
-        let begins = self.namespace().and_then(|space| cause::before_namespace(&prefixes, space));
+        let begins = self.namespace().and_then(|space| search_list::before_namespace(&prefixes, space));
         self.put(failure, mark);
         if let Some(front) = begins {
             self.look_again(&prefixes, front);
@@ -65,7 +65,7 @@ impl Account {
     fn meant_by(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
         let (mut steps, tried) = (0, &self.tried);
         let namespace = self.client.as_ref().and_then(|client| client.namespace.as_deref());
-        let meant = cause::meant(name, namespace, |hash| {
+        let meant = search_list::meant(name, namespace, |hash| {
             steps += 1;
             tried.contains_key(&hash)
         });
@@ -131,8 +131,8 @@ impl Account {
             ..failure
         };
         // Words of an earlier time are better than none: a remembered failure may have lost them.
-        *old = match failure.text.is_empty() {
-            true => Failure { text: std::mem::take(&mut old.text), cause: old.cause, ..failure },
+        *old = match failure.words.is_empty() && failure.cause == old.cause {
+            true => Failure { words: std::mem::take(&mut old.words), ..failure },
             false => failure,
         };
         self.bytes += old.weight();
@@ -171,7 +171,7 @@ impl Account {
 impl Failure {
     /// With its mark, and its place among what was tried.
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.name.len() + self.text.len() + size_of::<Mark>() + TRIED_WEIGHT
+        size_of::<Self>() + self.name.len() + self.words.len() + size_of::<Mark>() + TRIED_WEIGHT
     }
 }
 
@@ -185,7 +185,7 @@ impl Mark {
         Self {
             key: name.whole() ^ (u64::from(qtype) << 16 | u64::from(failure.rcode)),
             whole: name.whole(),
-            begins: begins.and_then(|space| cause::before_namespace(name, space)).map(|prefix| prefix.hash),
+            begins: begins.and_then(|space| search_list::before_namespace(name, space)).map(|prefix| prefix.hash),
             prefixes,
         }
     }
@@ -205,9 +205,9 @@ fn least<T>(list: &[T], rank: impl Fn(&T) -> (u64, Millis)) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::cause::Cause;
     use super::super::{Kind, Slow};
     use super::*;
+    use crate::cause::Cause;
     use crate::clients::Client;
     use crate::metrics::Source;
     use crate::wire::name::Name;
@@ -251,14 +251,14 @@ mod tests {
         Account::new(None, [10, 0, 0, 1].into(), 0)
     }
 
-    fn failure(name: &str, qtype: u16, rcode: u16, text: &str, at: Millis) -> Failure {
+    fn failure(name: &str, qtype: u16, rcode: u16, words: &str, at: Millis) -> Failure {
         Failure {
             name: name.parse::<Name>().expect(name).as_wire().into(),
             qtype,
             route: None,
             rcode,
-            cause: Cause::of(rcode, Source::Upstream, None, text),
-            text: text.into(),
+            cause: Cause::of_rcode(rcode).expect("a failure"),
+            words: words.into(),
             times: 1,
             first: at,
             last: at,
@@ -268,15 +268,15 @@ mod tests {
     #[test]
     fn equal_failures_are_one_and_keep_their_words() {
         let mut account = account();
-        account.fail(failure("a.b", 1, rcode::SERVFAIL, "max_qps", 5));
+        account.fail(failure("a.b", 1, rcode::SERVFAIL, "words", 5));
         account.fail(failure("a.b", 1, rcode::SERVFAIL, "", 9));
         account.fail(failure("a.b", 28, rcode::SERVFAIL, "", 9));
         account.fail(failure("c.d", 1, rcode::NXDOMAIN, "", 9));
         account.fail(failure("c.d", 28, rcode::NXDOMAIN, "", 10));
         let told: Vec<_> =
-            account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.text)).collect();
+            account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.words)).collect();
         let expected = [
-            (1, 2, 5, 9, Cause::RateLimited, "max_qps"),
+            (1, 2, 5, 9, Cause::UpstreamFailed, "words"),
             (28, 1, 9, 9, Cause::UpstreamFailed, ""),
             (1, 2, 9, 10, Cause::NoSuchName, ""),
         ];

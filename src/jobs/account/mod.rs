@@ -12,8 +12,9 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::Millis;
-use super::cause::{self, Cause};
 use super::projects::Told;
+use super::sentence::sentence;
+use crate::cause::Cause;
 use crate::clients::Client;
 use crate::metrics::Source;
 use crate::wire::rcode;
@@ -115,8 +116,8 @@ pub struct Failure {
     pub rcode: u16,
     /// Why.
     pub cause: Cause,
-    /// What the extended errors said.
-    pub text: Box<str>,
+    /// The words that came with it.
+    pub words: Box<str>,
     /// How often.
     pub times: u64,
     /// When first.
@@ -193,7 +194,7 @@ impl Account {
 
     /// The sentence for one of its failures.
     pub fn sentence(&self, failure: &Failure) -> String {
-        cause::sentence(failure.cause, &failure.name, failure.route.as_ref(), self.namespace(), &failure.text)
+        sentence(failure.cause, &failure.name, failure.route.as_ref(), self.namespace(), &failure.words)
     }
 
     /// What its search list cost, as a sentence; none if nothing.
