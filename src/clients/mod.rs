@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::clock::Millis;
+
 pub mod api;
 pub mod client;
 pub mod fixed;
@@ -34,9 +36,6 @@ pub use client::Client;
 pub use fixed::Fixed;
 pub use table::Table;
 pub use views::Views;
-
-/// Milliseconds since the process began to keep time.
-pub type Millis = u64;
 
 /// Which pod has which address: an immutable table, swapped as a whole. The configuration's own clients are part of its
 /// snapshot, so that they and the views that select them change together.

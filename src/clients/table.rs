@@ -15,7 +15,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::client::Client;
-use super::{Millis, Unknown, key};
+use super::{Unknown, key};
+use crate::clock::Millis;
 
 /// How far the API's word may be behind what happens: no address passes to another pod within so short a time.
 pub const SLACK: Millis = 1_000;

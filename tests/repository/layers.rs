@@ -12,6 +12,7 @@ use std::path::Path;
 /// Each module and its floor. A module stands for those below it, unless one of these is in the table: then all must be.
 const FLOORS: &[(&str, u8)] = &[
     ("wire", 0),
+    ("clock", 0),
     ("metrics", 0),
     ("config", 1),
     ("admission", 2),
