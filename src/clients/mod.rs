@@ -29,6 +29,7 @@ pub mod pods;
 pub mod runner;
 pub mod search;
 pub mod table;
+pub mod view_cache;
 pub mod views;
 pub mod watch;
 

@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients::runner", 2),
     ("clients::search", 2),
     ("clients::table", 2),
+    ("clients::view_cache", 2),
     ("clients::views", 2),
     ("clients::watch", 4),
     ("governor", 2),
