@@ -15,6 +15,7 @@
 //! ```
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ pub mod names;
 pub mod probe;
 pub mod quota;
 pub mod race;
+mod send_context;
 pub mod server;
 pub mod sockets;
 pub mod standing;
@@ -172,6 +174,20 @@ impl FailureKind {
             rcode::NOTIMP => Some(Self::Notimp),
             rcode::FORMERR => Some(Self::Formerr),
             _ => Some(Self::OtherRcode),
+        }
+    }
+
+    /// Which failure an error of a socket is, when it is opened or written to.
+    pub fn of_error(error: &io::Error) -> Self {
+        LocalFault::of(error).map_or_else(|| Self::of_arrived(error), Self::Local)
+    }
+
+    /// Which failure an error is that was reported to a socket later on: it came over the network, whatever its number.
+    pub fn of_arrived(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            _ => Self::Network,
         }
     }
 

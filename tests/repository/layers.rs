@@ -62,6 +62,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::links", 4),
     ("upstream::names", 4),
     ("upstream::probe", 4),
+    ("upstream::send_context", 4),
     ("upstream::sockets", 4),
     ("upstream::tcp", 4),
     ("upstream::udp", 4),
