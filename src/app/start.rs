@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlPart, ReportPart};
+use super::error::StartError;
+use super::host::Host;
+use super::running::Running;
 use super::worker::WorkerPart;
-use super::{Host, Running, StartError, descriptors, room};
+use super::{descriptors, room};
 use crate::admin::report::Report;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
