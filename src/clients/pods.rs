@@ -11,8 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::address::key;
 use super::client::Client;
-use super::key;
 use super::table::{Claim, Gap, NEVER, SLACK, Table};
 use crate::clock::Millis;
 

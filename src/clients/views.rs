@@ -7,8 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Who;
+use super::address::key;
 use super::client::{Client, Field, Job};
-use super::{Who, key};
 use crate::config::{self, Selector};
 
 /// All views, ready to choose from.
