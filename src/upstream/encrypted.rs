@@ -23,7 +23,8 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{FailureKind, LocalFault, TlsFault};
+use super::failure::{FailureKind, TlsFault};
+use super::local::LocalFault;
 
 /// What DNS over TLS is called in ALPN (registered with RFC 7858).
 const ALPN: &[u8] = b"dot";

@@ -8,14 +8,19 @@ use foldhash::HashMap;
 use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::failure::{Failure, FailureKind};
+use super::group::Group;
 use super::inbox::{Event, Inbox};
 use super::message::Sent;
+use super::question::Question;
 use super::race::{Attempt, Candidate, Outcome, Race, Step};
 use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::OpenSockets;
 use super::tcp::{self, TcpLink};
+use super::transport::Transport;
 use super::udp::UdpLink;
-use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
+use super::{Answer, Ask};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 
@@ -130,7 +135,7 @@ impl Ask for Links {
     async fn ask(&self, group: &Group, question: &Question, deadline: Instant) -> Result<Answer, Failure> {
         let servers = group.order();
         if servers.is_empty() {
-            return Err(Failure::nobody(group));
+            return Err(group.no_server());
         }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let mut run = Run {

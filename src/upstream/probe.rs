@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
 use super::links::Links;
+use super::question::Question;
 use super::race::Attempt;
 use super::send_context::SendContext;
-use super::{FailureKind, Question, Server};
+use super::server::Server;
 use crate::wire::name::Name;
 use crate::wire::{class, rtype};
 

@@ -19,11 +19,14 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::encrypted;
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
+use super::local::LocalFault;
 use super::message::{Judgement, Sent, keepalive};
 use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
-use super::{FailureKind, LocalFault, Server, encrypted};
 
 /// Queries in flight on the connection; more are refused, which sends them to another server.
 const IN_FLIGHT: usize = 512;

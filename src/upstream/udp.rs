@@ -22,11 +22,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
+use super::local::LocalFault;
 use super::message::{Judgement, Sent};
 use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
-use super::{FailureKind, LocalFault, Server};
 use crate::admission::descriptors::PORTS;
 
 /// Queries after which a port is renewed.
