@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use crate::answer::Resolver;
+use crate::clients::Who;
 use crate::clients::client::{Client, Fact, Field, Job};
-use crate::clients::{Millis, Who};
+use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
 
 /// The answer as JSON; the error says what is wrong with the request.

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::answer::Resolver;
-use crate::cache::Millis;
+use crate::clock::Millis;
 use crate::upstream::LocalFault;
 use crate::upstream::standing::wall_clock;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::thread;
 use crate::snapshot::Snapshot;
 
 /// Interval between looks whether others still hold what is to be freed.
@@ -39,7 +40,7 @@ impl Retired {
                     held.retain(|snapshot| Arc::strong_count(snapshot) > 1);
                 }
             };
-            match super::thread("nodens-free".into(), free) {
+            match thread::spawn("nodens-free".into(), free) {
                 Ok(_) => self.0 = Some(sender),
                 Err(error) => tracing::warn!(%error, "old configurations are freed by the workers: no thread"),
             }

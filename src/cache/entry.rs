@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use super::Millis;
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::wire::fit::Kept;
 use crate::wire::reply::{Kind, Reply};
 use crate::wire::store::{Stored, store};

@@ -17,30 +17,19 @@ pub mod packed;
 pub mod shard;
 
 pub use entry::Entry;
+pub use shard::Fill;
 use shard::Shard;
+
+pub use crate::clock::Millis;
 
 /// Shards of a cache; enough that two workers seldom meet.
 const SHARDS: usize = 64;
-
-/// Milliseconds since the process began to keep time.
-pub type Millis = u64;
 
 /// The cache, shared by all workers.
 #[derive(Debug)]
 pub struct Cache {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
-}
-
-/// How full the cache is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fill {
-    /// Entries kept.
-    pub entries: usize,
-    /// Bytes that they take, overhead included.
-    pub bytes: usize,
-    /// Entries that were pushed out by others since the start.
-    pub evictions: u64,
 }
 
 impl Cache {
@@ -81,15 +70,6 @@ impl Cache {
                 bytes: sum.bytes + fill.bytes,
                 evictions: sum.evictions + fill.evictions,
             }
-        })
-    }
-
-    /// The entries of one shard after the other, packed, those first that were asked for last.
-    fn packed_shards(&self, now: Millis) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.shards.iter().map(move |shard| {
-            let mut bytes = Vec::new();
-            lock(shard).each(|rest, entry| packed::pack(rest, entry, now, &mut bytes));
-            bytes
         })
     }
 

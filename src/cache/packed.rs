@@ -9,9 +9,10 @@
 
 use std::sync::Arc;
 
-use super::entry::{Failed, Home};
-use super::{Cache, Entry, Millis};
+use super::entry::{Entry, Failed, Home};
+use super::{Cache, lock};
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::wire::query::Key;
 use crate::wire::{HEADER, name, rcode};
 
@@ -19,7 +20,7 @@ use crate::wire::{HEADER, name, rcode};
 const ELSEWHERE: u32 = u32::MAX;
 
 /// Appends an entry and what its reply does not say of its key; nothing if it is a failure.
-pub(super) fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
+fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     if entry.rcode == rcode::SERVFAIL || !entry.is_kept() {
         return;
     }
@@ -112,6 +113,15 @@ impl Cache {
                 rest = &rest[end..];
             }
         }
+    }
+
+    /// The entries of one shard after the other, packed, those first that were asked for last.
+    fn packed_shards(&self, now: Millis) -> impl Iterator<Item = Vec<u8>> + '_ {
+        self.shards.iter().map(move |shard| {
+            let mut bytes = Vec::new();
+            lock(shard).each(|rest, entry| pack(rest, entry, now, &mut bytes));
+            bytes
+        })
     }
 
     /// Keeps entries of another process. Returns how many: those behind one that makes no sense are lost.

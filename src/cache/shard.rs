@@ -21,7 +21,7 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use super::{Entry, Fill};
+use super::entry::Entry;
 use crate::wire::HEADER;
 use crate::wire::query::Key;
 
@@ -45,6 +45,17 @@ pub struct Shard {
     probation: Segment,
     protected: Segment,
     evictions: u64,
+}
+
+/// How full the cache is, or a part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries kept.
+    pub entries: usize,
+    /// Bytes that they take, overhead included.
+    pub bytes: usize,
+    /// Entries that were pushed out by others since the start.
+    pub evictions: u64,
 }
 
 impl Shard {

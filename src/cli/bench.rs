@@ -1,20 +1,18 @@
 //! `nodens bench`: measure DNS servers as their clients see them.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
+use indicatif::ProgressBar;
 
 use super::failover::Failover;
-use super::{Outcome, own_addresses};
+use super::outcome::Outcome;
+use super::own_addresses::own_addresses;
+use super::progress::{bar, stop_on_signal};
 use crate::bench::draw::Draw;
 use crate::bench::guard::{GENTLE_RATE, forbidden};
 use crate::bench::html;
@@ -202,37 +200,6 @@ impl Latency {
         let text = fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
         Questions::parse(&text, self.edns).map_err(named)
     }
-}
-
-/// True once the user or the system wants the run to end. A second signal ends the program at once.
-pub(super) fn stop_on_signal() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stop);
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            loop {
-                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-                if told.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130); // 128 + SIGINT, as shells have it
-                }
-            }
-            #[allow(unreachable_code)] // it gives the block its type
-            io::Result::Ok(())
-        })
-    });
-    stop
-}
-
-/// A progress bar on stderr, if that is a terminal.
-pub(super) fn bar() -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3}%  {eta} left  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 fn show(bar: &ProgressBar, progress: Progress) {

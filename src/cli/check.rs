@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Outcome;
 use super::config_file::load;
+use super::outcome::Outcome;
 use crate::config::Config;
 use crate::config::units::Size;
 

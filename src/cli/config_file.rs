@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Outcome, own_addresses};
+use super::outcome::Outcome;
+use super::own_addresses::own_addresses;
 use crate::config::Config;
 use crate::config::parse::parse;
 

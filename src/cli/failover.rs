@@ -9,8 +9,8 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio::runtime::Builder;
 
-use super::Outcome;
-use super::bench::{bar, stop_on_signal};
+use super::outcome::Outcome;
+use super::progress::{bar, stop_on_signal};
 use crate::bench::failover::fault::{FAULTS, Fault};
 use crate::bench::failover::plan::Plan;
 use crate::bench::failover::run;

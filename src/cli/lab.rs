@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::lab::console::{Answer, Console, HELP};
 use crate::lab::front::Front;
 use crate::lab::tour::tour;

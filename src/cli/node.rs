@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Outcome;
 use super::config_file::load;
+use super::outcome::Outcome;
 use crate::node::{self, Node, State};
 
 /// Where a nodens listens that nobody has a configuration of.

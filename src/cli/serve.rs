@@ -17,7 +17,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config_file::{self, Unusable, load};
-use super::{Outcome, own_addresses};
+use super::outcome::Outcome;
+use super::own_addresses::own_addresses;
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
 use crate::app::place::Place;

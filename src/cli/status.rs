@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Outcome;
 use super::config_file::load;
+use super::outcome::Outcome;
 use crate::admin::text;
 
 /// Where the admin pages are without a configuration.

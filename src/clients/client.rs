@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::search::SearchList;
-use super::views::Memo;
+use super::view_cache::ViewCache;
 
 /// The longest text that is kept of one label, annotation or name; more is cut off. Annotations may be 256 KiB long.
 pub const LONGEST_TEXT: usize = 256;
@@ -29,7 +29,7 @@ pub struct Client {
     /// The job that it runs, if it does.
     pub job: Option<Job>,
     /// Which views it is of, as far as that has been looked into.
-    pub memo: Memo,
+    pub memo: ViewCache,
     /// Its search list, if all of it is known.
     pub search: Option<Box<SearchList>>,
 }

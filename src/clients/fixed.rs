@@ -7,8 +7,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
+use super::address::key;
 use super::client::{Client, Field, Job, Kind, Trust};
-use super::key;
 use crate::config;
 
 /// Networks and their names; the longest prefix wins.

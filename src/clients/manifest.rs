@@ -13,7 +13,7 @@ use super::likely::{self, Container};
 use super::pods::Pod;
 use super::runner::{JOB_URL, Meta, identify};
 use super::search::SearchList;
-use super::views::Memo;
+use super::view_cache::ViewCache;
 use crate::wire::name::Name;
 
 /// A list of pods.
@@ -193,7 +193,7 @@ impl Manifest {
             labels: labels.collect(),
             more_labels: metadata.labels.len() > MOST_LABELS,
             job,
-            memo: Memo::default(),
+            memo: ViewCache::default(),
             search: spec.search(),
         };
         Some(Pod {

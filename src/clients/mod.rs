@@ -12,12 +12,14 @@
 //!
 //! Rightly or not at all: where two pods may be meant, nobody is. Knowing nobody never delays or fails a query.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::clock::Millis;
+
+mod address;
 pub mod api;
 pub mod client;
 pub mod fixed;
@@ -27,16 +29,17 @@ pub mod pods;
 pub mod runner;
 pub mod search;
 pub mod table;
+mod unknown;
+pub mod view_cache;
 pub mod views;
 pub mod watch;
 
+pub use address::key;
 pub use client::Client;
 pub use fixed::Fixed;
 pub use table::Table;
+pub use unknown::Unknown;
 pub use views::Views;
-
-/// Milliseconds since the process began to keep time.
-pub type Millis = u64;
 
 /// Which pod has which address: an immutable table, swapped as a whole. The configuration's own clients are part of its
 /// snapshot, so that they and the views that select them change together.
@@ -66,21 +69,6 @@ pub enum Who<'t> {
     Unknown(Unknown),
 }
 
-/// Why an address is nobody's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unknown {
-    /// No pod of this node that is known has it.
-    Nobody,
-    /// It is the node's own, shared by all pods of the host network.
-    Host,
-    /// More than one pod has it, or may have.
-    Shared,
-    /// Its pod is being deleted while another one waits for an address.
-    Ending,
-    /// The Kubernetes API has not been heard for too long.
-    Lost,
-}
-
 impl Clients {
     /// The pods of this moment beside the clients of a configuration.
     #[inline]
@@ -106,39 +94,5 @@ impl Tables<'_> {
                 None => Who::Unknown(why),
             },
         }
-    }
-}
-
-impl Unknown {
-    /// As APIs show it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Nobody => "nobody",
-            Self::Host => "host",
-            Self::Shared => "shared",
-            Self::Ending => "ending",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nobody => "no pod of this node that is known has this address",
-            Self::Host => "this is the node's own address, which all pods of the host network share",
-            Self::Shared => "more than one pod has this address, or may have: the end of one of them is not known yet",
-            Self::Ending => "its pod is being deleted, and another one that waits for an address may have it already",
-            Self::Lost => "the Kubernetes API has not been heard for too long",
-        })
-    }
-}
-
-/// An address as a number; an IPv4 address is its IPv4-mapped IPv6 address.
-#[inline]
-pub fn key(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }

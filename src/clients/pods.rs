@@ -11,9 +11,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::address::key;
 use super::client::Client;
 use super::table::{Claim, Gap, NEVER, SLACK, Table};
-use super::{Millis, key};
+use crate::clock::Millis;
 
 /// Pods known at once, those included that have ended a short time ago. More are not known; a node runs 110 by default.
 pub const MOST_PODS: usize = 4_096;

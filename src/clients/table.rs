@@ -14,8 +14,10 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::address::key;
 use super::client::Client;
-use super::{Millis, Unknown, key};
+use super::unknown::Unknown;
+use crate::clock::Millis;
 
 /// How far the API's word may be behind what happens: no address passes to another pod within so short a time.
 pub const SLACK: Millis = 1_000;

@@ -3,14 +3,13 @@
 //! What is asked of a client is looked into once for each configuration; the outcome is kept beside it, one bit for each
 //! view, so that a query costs one load. Addresses are compared for each query: a client may have several.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
+use super::Who;
+use super::address::key;
 use super::client::{Client, Field, Job};
-use super::{Who, key};
 use crate::config::{self, Selector};
 
 /// All views, ready to choose from.
@@ -23,9 +22,6 @@ pub struct Views {
     /// The views that are for those of whom nothing is known, as bits.
     strangers: u32,
 }
-
-/// What was found out about a client last: a generation and a bit for each view. It is not part of what the client is.
-pub struct Memo(AtomicU64);
 
 /// Bits of a number that IPv4-mapped addresses have in front.
 const MAPPED: u32 = 96;
@@ -130,46 +126,6 @@ fn masked(network: &IpNet) -> (u128, u128) {
     (mask, key(network.addr()) & mask)
 }
 
-impl Memo {
-    /// Nothing has been found out: no configuration has this generation with all bits set.
-    const NONE: u64 = u64::MAX;
-
-    fn get(&self, generation: u32) -> Option<u32> {
-        let memo = self.0.load(Ordering::Relaxed);
-        ((memo >> 32) as u32 == generation && memo != Self::NONE).then_some(memo as u32)
-    }
-
-    fn put(&self, generation: u32, fits: u32) {
-        self.0.store(u64::from(generation) << 32 | u64::from(fits), Ordering::Relaxed);
-    }
-}
-
-impl Default for Memo {
-    fn default() -> Self {
-        Self(AtomicU64::new(Self::NONE))
-    }
-}
-
-impl Clone for Memo {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl PartialEq for Memo {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Memo {}
-
-impl fmt::Debug for Memo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Memo")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +160,7 @@ mod tests {
             labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
             more_labels: false,
             job: Some(job),
-            memo: Memo::default(),
+            memo: Default::default(),
             search: None,
         })
     }

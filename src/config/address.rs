@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::ServerAddress;
-use super::file::Leaf;
+use super::value::Leaf;
 use super::zones::network;
 use crate::wire::name::Name;
 
@@ -14,6 +13,29 @@ use crate::wire::name::Name;
 pub const DNS_PORT: u16 = 53;
 /// The port of DNS over TLS (RFC 7858 section 3.1).
 pub const TLS_PORT: u16 = 853;
+
+/// One server of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// UDP first, TCP when truncated.
+    Plain(SocketAddr),
+    /// The same, at the addresses of a host name that a bootstrap server resolves.
+    Named {
+        /// The host name.
+        host: Name,
+        /// The port.
+        port: u16,
+    },
+    /// DNS over TLS (RFC 7858), its certificate checked against the host name (RFC 8310 strict profile); never in clear
+    /// text. Trusted are the roots in `SSL_CERT_FILE` or `SSL_CERT_DIR` if set (a private CA), else the system's, else
+    /// those built in.
+    Tls {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The name that its certificate must bear.
+        host: String,
+    },
+}
 
 /// An address with a port, which is `PORT` where the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

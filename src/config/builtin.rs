@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use resolv_conf::ScopedIp;
 
-use super::address::{DNS_PORT, own_listener};
-use super::file::LISTEN;
+use super::Config;
+use super::address::{DNS_PORT, ServerAddress, own_listener};
 use super::mistake::Mistake;
 use super::parse::parse;
-use super::{Config, ServerAddress};
+use super::server::LISTEN;
 
 /// Why there is no configuration without a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,13 +1,15 @@
-//! Who asks, as the file has it: `[kubernetes]` and `[[client]]`.
+//! Who asks: `[kubernetes]` and `[[client]]`.
 
+use std::path::PathBuf;
+
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::Network;
-use super::file::Leaf;
 use super::table::Table;
+use super::value::Leaf;
 use super::warm_up::File;
-use super::{ApiServer, Client as Configured, Kubernetes as Settings};
 
 /// The longest name of a Kubernetes node (RFC 1123, as a DNS subdomain).
 const LONGEST_NODE: usize = 253;
@@ -16,9 +18,65 @@ const LONGEST_NAMESPACE: usize = 63;
 /// The longest text that names a client.
 const LONGEST_WORDS: usize = 256;
 
+/// Where the pods of this node are learned from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Whether the API is watched; none: where nodens runs in a cluster and knows its node.
+    pub watch: Option<bool>,
+    /// The node's name; none: the environment variable `NODE_NAME` has it.
+    pub node: Option<String>,
+    /// The namespaces that are watched; empty: all.
+    pub namespaces: Vec<String>,
+    /// The API server; none: that of the cluster whose pod this process is.
+    pub api_server: Option<ApiServer>,
+    /// Certificates, in PEM, of the authorities that the API server is trusted by; none: the service account's in a pod,
+    /// else the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The bearer token; none: the service account's in a pod, else none.
+    pub token_file: Option<PathBuf>,
+}
+
+/// The address of a Kubernetes API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Its name or IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The path before `/api`; empty or with a leading and without a trailing slash.
+    pub path: String,
+}
+
+impl ApiServer {
+    /// Returns host and port as an HTTP `Host` header has them.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+/// Whoever asks from one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The network.
+    pub source: IpNet,
+    /// What it is called.
+    pub name: String,
+    /// The namespace that it counts as.
+    pub namespace: Option<String>,
+    /// The project that it works for.
+    pub project: Option<String>,
+    /// The job that it does.
+    pub job: Option<String>,
+    /// The runner that it belongs to.
+    pub runner: Option<String>,
+}
+
 /// `[kubernetes]`.
 #[derive(Debug)]
-pub struct Kubernetes {
+pub struct KubernetesTable {
     /// Default: whether nodens runs in a cluster and knows its node.
     pub watch: Option<bool>,
     /// Default: what the environment variable `NODE_NAME` says.
@@ -35,7 +93,7 @@ pub struct Kubernetes {
 
 /// `[[client]]`.
 #[derive(Debug)]
-pub struct Client {
+pub struct ClientTable {
     /// Required.
     pub source: Spanned<Network>,
     /// Required.
@@ -70,7 +128,7 @@ pub struct Url(pub ApiServer);
 #[serde(try_from = "String")]
 pub struct Words(pub String);
 
-impl Kubernetes {
+impl KubernetesTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self {
             watch: table.value("watch").map(Spanned::into_inner),
@@ -83,7 +141,7 @@ impl Kubernetes {
     }
 }
 
-impl Client {
+impl ClientTable {
     pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let (source, name) = (table.required("source"), table.required("name"));
@@ -96,12 +154,12 @@ impl Client {
 }
 
 /// `[kubernetes]` as the rest of the house reads it.
-pub(super) fn kubernetes(file: &Kubernetes) -> Settings {
+pub(super) fn kubernetes(file: &KubernetesTable) -> Kubernetes {
     let mut namespaces: Vec<_> = file.namespaces.iter().map(|namespace| namespace.get_ref().0.clone()).collect();
     namespaces.sort();
     namespaces.dedup();
     let path = |file: &Option<Spanned<File>>| file.as_ref().map(|file| file.get_ref().0.clone());
-    Settings {
+    Kubernetes {
         watch: file.watch,
         node: file.node.as_ref().map(|node| node.get_ref().0.clone()),
         namespaces,
@@ -112,9 +170,9 @@ pub(super) fn kubernetes(file: &Kubernetes) -> Settings {
 }
 
 /// A `[[client]]` as the rest of the house reads it.
-pub(super) fn client(file: &Client) -> Configured {
+pub(super) fn client(file: &ClientTable) -> Client {
     let words = |words: &Option<Spanned<Words>>| words.as_ref().map(|words| words.get_ref().0.clone());
-    Configured {
+    Client {
         source: file.source.get_ref().0,
         name: file.name.get_ref().0.clone(),
         namespace: words(&file.namespace),

@@ -4,7 +4,8 @@
 //! it, and those of the configuration before it, which go when nobody answers by them. In between some half of it is
 //! used. `tests/program/reload.rs` holds it to what a running nodens takes.
 
-use super::{Config, Record};
+use super::Config;
+use super::records::Record;
 
 /// Bytes for each record, route and client: most of it for their text, with the place of each part.
 const TABLE: usize = 6 << 10;

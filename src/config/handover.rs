@@ -1,10 +1,12 @@
-//! Where a new nodens asks for the place of the one that serves, as the file has it: `[handover]`.
+//! Where a new nodens asks for the place of the one that serves: `[handover]`.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::Spanned;
 
-use super::file::Leaf;
+use super::table::Table;
+use super::value::Leaf;
 
 /// The longest path of a Unix socket, in bytes: see unix(7).
 const LONGEST: usize = 107;
@@ -13,6 +15,11 @@ const LONGEST: usize = 107;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SocketPath(pub PathBuf);
+
+/// `[handover]`: its socket; none if a mistake has been noted.
+pub(super) fn socket(table: Table<'_, '_>) -> Option<Spanned<SocketPath>> {
+    table.read(|table| table.required("socket"))
+}
 
 impl TryFrom<String> for SocketPath {
     type Error = String;

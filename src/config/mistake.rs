@@ -45,6 +45,19 @@ impl<'t> Mistakes<'t> {
         result.map_err(|what| self.add(span, what)).ok()
     }
 
+    /// Notes each item that was there before.
+    pub(super) fn once<T: PartialEq>(&self, what: &str, items: impl Iterator<Item = (Range<usize>, T)>) {
+        let mut seen: Vec<(Range<usize>, T)> = Vec::new();
+        for (at, item) in items {
+            if let Some((first, _)) = seen.iter().find(|(_, other)| *other == item) {
+                let line = self.line(first.clone());
+                self.add(at, format!("the same {what} is on line {line} already; leave one out"));
+            } else {
+                seen.push((at, item));
+            }
+        }
+    }
+
     /// The line on which `span` starts, from 1.
     pub(super) fn line(&self, span: Range<usize>) -> usize {
         place(self.text, span.start).0

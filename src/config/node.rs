@@ -1,23 +1,35 @@
-//! The node's own addresses, as the file has them: `[node]`.
+//! The node's own addresses: `[node]`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::Node as Settings;
-use super::file::Leaf;
 use super::mistake::Mistakes;
 use super::table::Table;
+use super::value::Leaf;
 
 /// The most addresses.
 const MOST: usize = 16;
 /// The longest name of a link: IFNAMSIZ without its zero.
 const LONGEST_NAME: usize = 15;
 
+/// Addresses that nodens puts on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// They, not empty.
+    pub addresses: Vec<IpAddr>,
+    /// Where nodens listens on them.
+    pub listen: Vec<SocketAddr>,
+    /// The link that they are put on.
+    pub interface: Interface,
+    /// What keeps queries from connection tracking.
+    pub firewall: Firewall,
+}
+
 /// `[node]`.
 #[derive(Debug)]
-pub struct Node {
+pub struct NodeTable {
     /// Required.
     pub addresses: Vec<Spanned<Address>>,
     /// Default: [`Interface::Auto`].
@@ -55,7 +67,7 @@ pub enum Firewall {
     None,
 }
 
-impl Node {
+impl NodeTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self {
             addresses: table.required_list("addresses").unwrap_or_default(),
@@ -66,7 +78,7 @@ impl Node {
 }
 
 /// `[node]` as the rest of the house reads it; notes addresses on which the server does not listen.
-pub(super) fn node(file: &Node, server: &[SocketAddr], mistakes: &Mistakes<'_>) -> Settings {
+pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Mistakes<'_>) -> Node {
     let mut listen = Vec::new();
     for (number, address) in file.addresses.iter().enumerate() {
         let ip = address.get_ref().0;
@@ -85,7 +97,7 @@ pub(super) fn node(file: &Node, server: &[SocketAddr], mistakes: &Mistakes<'_>) 
             mistakes.add(address.span(), format!("addresses: there are more than {MOST}"));
         }
     }
-    Settings {
+    Node {
         addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
         listen,
         interface: file.interface.as_ref().map(|interface| interface.get_ref().clone()).unwrap_or_default(),

@@ -6,17 +6,15 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::address::own_listener;
-use super::file::{self, File};
+use super::address::{ServerAddress, own_listener};
+use super::file::File;
 use super::mistake::{Mistake, Mistakes, nearest, suggestion};
-use super::records::agree;
-use super::units::Time;
-use super::views::MOST_VIEWS;
+use super::records::records;
+use super::routes::{Route, RouteTable, cluster};
+use super::upstreams::{Upstream, UpstreamTable};
+use super::views::{MOST_VIEWS, View, ViewTable};
 use super::zones::Zone;
-use super::{
-    Cache, Client, Cluster, Config, Record, Route, Server, ServerAddress, Upstream, View, clients, node, warm_up,
-    watching,
-};
+use super::{Client, Config, cache, clients, node, server, warm_up, watching};
 use crate::wire::name::Name;
 
 /// Reads a configuration file.
@@ -44,7 +42,7 @@ struct Check<'c, 't> {
 
 impl Check<'_, '_> {
     fn config(&self) -> Option<Config> {
-        let server = self.server();
+        let server = server::server(&self.file.server, self.mistakes);
         let admin = self.admin(&server.listen);
         let report = self.report(&server.listen, admin);
         let node = self.file.node.as_ref().map(|file| node::node(file, &server.listen, self.mistakes));
@@ -53,8 +51,8 @@ impl Check<'_, '_> {
         self.zones();
         self.uses();
         let routes = self.routes(self.file.routes.as_deref().unwrap_or_default(), None);
-        let records = self.records(&self.file.records);
-        let cache = self.cache();
+        let records = records(&self.file.records, self.mistakes);
+        let cache = cache::cache(&self.file.cache);
         let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
         let warm_up = warm_up::warm_up(&self.file.warm_up);
         let views = self.views(routes.as_ref().map_or(0, Vec::len));
@@ -87,26 +85,6 @@ impl Check<'_, '_> {
         })
     }
 
-    fn server(&self) -> Server {
-        let file = &self.file.server;
-        let total = file.tcp_connections.get_ref().0;
-        let per_client = &file.tcp_connections_per_client;
-        let given = !per_client.span().is_empty();
-        if given && per_client.get_ref().0 > total {
-            let what = format!("tcp_connections_per_client: {per_client} is more than tcp_connections, {total}");
-            self.mistakes.add(per_client.span(), what);
-        }
-        self.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
-        Server {
-            listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),
-            allow: file.allow.iter().map(|network| network.get_ref().0).collect(),
-            workers: file.workers.get_ref().0,
-            tcp_idle_timeout: file.tcp_idle_timeout.get_ref().duration(),
-            tcp_connections: total,
-            tcp_connections_per_client: per_client.get_ref().0.min(total),
-        }
-    }
-
     fn admin(&self, listen: &[SocketAddr]) -> Option<SocketAddr> {
         let admin = self.file.admin.as_ref()?;
         let address = admin.get_ref().0;
@@ -116,7 +94,7 @@ impl Check<'_, '_> {
 
     fn report(&self, listen: &[SocketAddr], admin: Option<SocketAddr>) -> Vec<SocketAddr> {
         let report = &self.file.report;
-        self.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+        self.mistakes.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in report {
             self.free(own.span(), own.get_ref().0, "server", listen);
             self.free(own.span(), own.get_ref().0, "admin", admin.as_slice());
@@ -138,22 +116,11 @@ impl Check<'_, '_> {
 
     fn bootstrap(&self, listen: &[SocketAddr]) -> Vec<SocketAddr> {
         let servers = &self.file.bootstrap;
-        self.once("server", servers.iter().map(|server| (server.span(), server.get_ref().0)));
+        self.mistakes.once("server", servers.iter().map(|server| (server.span(), server.get_ref().0)));
         for server in servers {
             self.not_oneself(server.span(), server.get_ref().0, listen);
         }
         servers.iter().map(|server| server.get_ref().0).collect()
-    }
-
-    fn cache(&self) -> Cache {
-        let file = &self.file.cache;
-        Cache {
-            memory: usize::try_from(file.memory.get_ref().0).unwrap_or(usize::MAX),
-            max_ttl: file.max_ttl.get_ref().duration(),
-            negative_max_ttl: file.negative_max_ttl.get_ref().duration(),
-            stale: file.stale.get_ref().duration(),
-            prefetch: file.prefetch,
-        }
     }
 
     fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<Upstream>> {
@@ -162,14 +129,14 @@ impl Check<'_, '_> {
         checked.into_iter().collect()
     }
 
-    fn upstream(&self, file: &file::Upstream, listen: &[SocketAddr]) -> Option<Upstream> {
+    fn upstream(&self, file: &UpstreamTable, listen: &[SocketAddr]) -> Option<Upstream> {
         let name = file.name.get_ref();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
             let what = format!("{name:?} is no name for a group: letters, digits, `-`, `_` and `.`, such as kube-dns");
             self.mistakes.add(file.name.span(), what);
         }
         let servers = file.servers.as_ref()?;
-        self.once("server", servers.iter().map(|server| (server.span(), &server.get_ref().0)));
+        self.mistakes.once("server", servers.iter().map(|server| (server.span(), &server.get_ref().0)));
         for server in servers {
             match &server.get_ref().0 {
                 &ServerAddress::Plain(address) | &ServerAddress::Tls { address, .. } => {
@@ -217,7 +184,7 @@ impl Check<'_, '_> {
     }
 
     /// Notes each zone that is claimed twice; whether there is one for every name.
-    fn claims(&self, routes: &[file::Route], deny: &[Spanned<Zone>]) -> bool {
+    fn claims(&self, routes: &[RouteTable], deny: &[Spanned<Zone>]) -> bool {
         let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
         let zones = routes.iter().filter_map(|route| route.zones.as_deref()).flatten().map(|zone| ("zones", zone));
         for (key, zone) in zones.chain(deny.iter().map(|zone| ("deny", zone))) {
@@ -258,7 +225,7 @@ impl Check<'_, '_> {
     }
 
     /// Routes, of a view or of all clients; none if one of them is not whole.
-    fn routes(&self, routes: &[file::Route], view: Option<&str>) -> Option<Vec<Route>> {
+    fn routes(&self, routes: &[RouteTable], view: Option<&str>) -> Option<Vec<Route>> {
         let built: Vec<_> = routes.iter().map(|route| self.route(route, view)).collect(); // all, then whether all
         built.into_iter().collect()
     }
@@ -266,14 +233,14 @@ impl Check<'_, '_> {
     /// Each view with its own routes, which come after the `before` that there are already.
     fn views(&self, before: usize) -> Vec<Option<(View, Vec<Route>)>> {
         let views = &self.file.views;
-        self.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
+        self.mistakes.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
         if let Some(view) = views.get(MOST_VIEWS) {
             self.mistakes.add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
         }
         let mut before = before;
-        let view = |file: &super::views::View| {
+        let view = |file: &ViewTable| {
             let name = file.name.get_ref().0.clone();
-            let (selector, records) = (file.selector(self.mistakes), self.records(&file.records));
+            let (selector, records) = (file.selector(self.mistakes), records(&file.records, self.mistakes));
             let own = self.routes(&file.routes, Some(&name))?;
             let routes = before..before + own.len();
             before = routes.end;
@@ -292,7 +259,7 @@ impl Check<'_, '_> {
         views.iter().map(view).collect()
     }
 
-    fn route(&self, file: &file::Route, view: Option<&str>) -> Option<Route> {
+    fn route(&self, file: &RouteTable, view: Option<&str>) -> Option<Route> {
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let name = file.to.as_ref()?;
         let to = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
@@ -303,7 +270,7 @@ impl Check<'_, '_> {
         }
         let zones = file.zones.as_ref()?;
         let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
-        let cluster = self.cluster(file, zones);
+        let cluster = cluster(file, zones, self.mistakes);
         Some(Route {
             cluster,
             zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
@@ -317,67 +284,10 @@ impl Check<'_, '_> {
         })
     }
 
-    /// What a route says of the cluster's domain.
-    fn cluster(&self, file: &file::Route, zones: &[Spanned<Zone>]) -> Option<Cluster> {
-        let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
-        let usual = || file::CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
-        let domain = match &file.cluster_domain {
-            Some(given) => Some(given.get_ref().0.clone()),
-            None => usual(),
-        };
-        if let (Some(given), Some(domain)) = (&file.cluster_domain, &domain)
-            && !claims(domain)
-        {
-            let what = format!("cluster_domain: {domain} is none of this route's zones; add it to them");
-            self.mistakes.add(given.span(), what);
-        }
-        if domain.is_none() {
-            for (key, flag) in [("prune_search", &file.prune_search), ("autopath", &file.autopath)] {
-                if let Some(flag) = flag.as_ref().filter(|flag| *flag.get_ref()) {
-                    let what = format!("{key}: this route has no cluster's domain; name it with cluster_domain");
-                    self.mistakes.add(flag.span(), what);
-                }
-            }
-        }
-        let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
-        Some(Cluster {
-            domain: domain?,
-            prune_search: flag(&file.prune_search, file::PRUNE_SEARCH),
-            autopath: flag(&file.autopath, file::AUTOPATH),
-        })
-    }
-
-    fn records(&self, records: &[file::Record]) -> Vec<Record> {
-        let records: Vec<_> = records.iter().map(|record| self.record(record)).collect();
-        agree(&records, self.mistakes);
-        records.into_iter().map(|(_, record)| record).collect()
-    }
-
-    fn record(&self, file: &file::Record) -> (Range<usize>, Record) {
-        let kind = *file.kind.get_ref();
-        let name = file.name.get_ref().0.clone();
-        let ttl = self.mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
-        let rdata = self.mistakes.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
-        (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
-    }
-
     fn clients(&self) -> Vec<Client> {
         let clients = &self.file.clients;
-        self.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
+        self.mistakes.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
         clients.iter().map(clients::client).collect()
-    }
-
-    /// Notes each item that was there before.
-    fn once<T: PartialEq>(&self, what: &str, items: impl Iterator<Item = (Range<usize>, T)>) {
-        let mut seen: Vec<(Range<usize>, T)> = Vec::new();
-        for (at, item) in items {
-            if let Some((first, _)) = seen.iter().find(|(_, other)| *other == item) {
-                let line = self.mistakes.line(first.clone());
-                self.mistakes.add(at, format!("the same {what} is on line {line} already; leave one out"));
-            } else {
-                seen.push((at, item));
-            }
-        }
     }
 
     fn not_oneself(&self, at: Range<usize>, server: SocketAddr, listen: &[SocketAddr]) {
@@ -391,12 +301,6 @@ impl Check<'_, '_> {
     fn sure(&self, present: bool) -> bool {
         self.file.sound && (present || !self.file.strangers)
     }
-}
-
-/// A record's TTL.
-fn seconds(time: Time) -> Result<u32, String> {
-    let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
-    secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Static records: their values from text to wire form, and whether they agree with each other.
+//! Static records, of all clients or of one view: `[[record]]`. Their values from text to wire form, and whether they
+//! agree with each other.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,12 +7,43 @@ use std::ops::Range;
 use hickory_proto::rr::{RData, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 use serde::Deserialize;
+use toml::Spanned;
 
-use super::Record;
-use super::file::Leaf;
 use super::mistake::{Mistakes, nearest};
+use super::table::Table;
+use super::units::{Bounds, Time};
+use super::value::Leaf;
 use crate::wire::name::Name;
 use crate::wire::rtype;
+
+/// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
+pub const RECORD_TTL: Bounds<Time> = Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::WEEK };
+
+/// One static record, class IN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its owner.
+    pub name: Name,
+    /// Its type.
+    pub rtype: u16,
+    /// Its time to live, in seconds.
+    pub ttl: u32,
+    /// Its RDATA in wire form, names uncompressed.
+    pub rdata: Vec<u8>,
+}
+
+/// `[[record]]`.
+#[derive(Debug)]
+pub struct RecordTable {
+    /// Required.
+    pub name: Spanned<Owner>,
+    /// `type`, required.
+    pub kind: Spanned<Kind>,
+    /// Required; what is right depends on the type.
+    pub value: Spanned<String>,
+    /// Default: [`RECORD_TTL`].
+    pub ttl: Spanned<Time>,
+}
 
 /// The owner of a record: a name that is answered as it stands, so a wildcard is none.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -99,9 +131,40 @@ impl Kind {
     }
 }
 
+impl RecordTable {
+    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+        table.read(|table| {
+            let (name, kind, value) = (table.required("name"), table.required("type"), table.required("value"));
+            let ttl = table.bounded("ttl", &RECORD_TTL);
+            Some(Self { name: name?, kind: kind?, value: value?, ttl })
+        })
+    }
+}
+
+/// `[[record]]`, each, as the rest of the house reads it; notes those that cannot stand beside another.
+pub(super) fn records(tables: &[RecordTable], mistakes: &Mistakes<'_>) -> Vec<Record> {
+    let records: Vec<_> = tables.iter().map(|table| record(table, mistakes)).collect();
+    agree(&records, mistakes);
+    records.into_iter().map(|(_, record)| record).collect()
+}
+
+fn record(file: &RecordTable, mistakes: &Mistakes<'_>) -> (Range<usize>, Record) {
+    let kind = *file.kind.get_ref();
+    let name = file.name.get_ref().0.clone();
+    let ttl = mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
+    let rdata = mistakes.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
+    (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
+}
+
+/// A record's TTL.
+fn seconds(time: Time) -> Result<u32, String> {
+    let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
+    secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
+}
+
 /// Notes the records, each with its place (its data empty if it could not be read), that cannot stand beside another: the same twice, a CNAME beside other data or
 /// in a circle (RFC 1034 section 3.6.2), one set with two TTLs (RFC 2181 section 5.2).
-pub(super) fn agree(records: &[(Range<usize>, Record)], mistakes: &Mistakes<'_>) {
+fn agree(records: &[(Range<usize>, Record)], mistakes: &Mistakes<'_>) {
     let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
     for (index, (at, record)) in records.iter().enumerate() {
         let before = first.entry(&record.name).or_default();

@@ -8,9 +8,9 @@ use serde::de::IntoDeserializer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::Leaf;
 use super::mistake::{Mistakes, suggestion};
 use super::units::Bounds;
+use super::value::Leaf;
 
 /// A table whose keys are taken out one by one; [`Table::close`] calls what is then left unknown.
 pub(super) struct Table<'m, 't> {

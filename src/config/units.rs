@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::file::Leaf;
+use super::value::Leaf;
 
 /// A number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`; the letters' case is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -68,6 +68,9 @@ const SIZES: [(&str, u64); 11] = [
 const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Time {
+    /// A week: the longest that anything is kept.
+    pub const WEEK: Self = Self::secs(7 * 86_400);
+
     /// A time in whole seconds.
     pub const fn secs(secs: u64) -> Self {
         Self { millis: secs * 1_000 }

@@ -1,19 +1,22 @@
-//! Which clients see what, as the file has it: `[[view]]`.
+//! Which clients see what: `[[view]]`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::Network;
 use super::clients::Words;
-use super::file::{Leaf, Record, Route};
 use super::mistake::Mistakes;
+use super::records::{Record, RecordTable};
+use super::routes::RouteTable;
 use super::table::Table;
 use super::units::{Bounds, Count};
+use super::value::Leaf;
 use super::zones::Zone;
-use super::{Pattern, Selector};
+use crate::wire::name::Name;
 
 /// `[[view]] inherit`.
 pub const INHERIT: bool = true;
@@ -28,9 +31,72 @@ const LONGEST_KEY: usize = 317;
 /// The longest value of a label.
 const LONGEST_VALUE: usize = 63;
 
+/// What some clients see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Whom it is for.
+    pub selector: Selector,
+    /// Whether the routes and records of all clients hold here where the view's own say nothing else.
+    pub inherit: bool,
+    /// Its own routes, as [`Config::routes`](super::Config::routes) counts them.
+    pub routes: Range<usize>,
+    /// Its own records; a name that has any has no others here.
+    pub records: Vec<Record>,
+    /// Zones whose names do not exist here; of zones within each other the smallest counts, a route's or this.
+    pub deny: Vec<Name>,
+    /// Whether private addresses are taken out of answers, whatever the routes say; none: as they say.
+    pub deny_private_addresses: Option<bool>,
+    /// The most queries of each client address in a second; none: as many as there are.
+    pub client_max_qps: Option<u32>,
+}
+
+/// Whom a view is for: a client for whom all of this is true. Of each list one item has to be; what is empty always is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// Its namespace.
+    pub namespaces: Vec<Pattern>,
+    /// All of these labels, with these values.
+    pub labels: BTreeMap<String, String>,
+    /// The path or number of its project, as far as that can be trusted.
+    pub projects: Vec<Pattern>,
+    /// The name or id of its runner, as far as that can be trusted.
+    pub runners: Vec<Pattern>,
+    /// Its address.
+    pub sources: Vec<IpNet>,
+    /// Whether it is known who it is; none: either.
+    pub known: Option<bool>,
+}
+
+/// A text, or the beginning of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The text or how it begins.
+    pub start: String,
+    /// Whether anything may follow.
+    pub open: bool,
+}
+
+impl Selector {
+    /// Whether something has to be known of a client to be selected.
+    pub fn asks_of_client(&self) -> bool {
+        let Self { namespaces, labels, projects, runners, sources: _, known } = self;
+        !(namespaces.is_empty() && labels.is_empty() && projects.is_empty() && runners.is_empty())
+            || *known == Some(true)
+    }
+}
+
+impl Pattern {
+    /// Whether a text is meant.
+    pub fn fits(&self, text: &str) -> bool {
+        if self.open { text.starts_with(&self.start) } else { text == self.start }
+    }
+}
+
 /// `[[view]]`.
 #[derive(Debug)]
-pub struct View {
+pub struct ViewTable {
     /// Its header.
     pub at: Range<usize>,
     /// Required.
@@ -58,9 +124,9 @@ pub struct View {
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<Count>>,
     /// `[[view.route]]`, each.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteTable>,
     /// `[[view.record]]`, each that is whole.
-    pub records: Vec<Record>,
+    pub records: Vec<RecordTable>,
 }
 
 /// A text, or the beginning of one with `*` behind it.
@@ -73,7 +139,7 @@ pub struct Glob(pub Pattern);
 #[serde(try_from = "BTreeMap<String, String>")]
 pub struct Labels(pub BTreeMap<String, String>);
 
-impl View {
+impl ViewTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| {
             let selects = table.has_any(&SELECTS);
@@ -94,8 +160,8 @@ impl View {
                 deny: table.list("deny").unwrap_or_default(),
                 deny_private_addresses: table.value("deny_private_addresses").map(Spanned::into_inner),
                 client_max_qps: table.within("client_max_qps", &CLIENT_MAX_QPS),
-                routes: table.tables("route").into_iter().flatten().map(Route::read).collect(),
-                records: table.tables("record").into_iter().flatten().filter_map(Record::read).collect(),
+                routes: table.tables("route").into_iter().flatten().map(RouteTable::read).collect(),
+                records: table.tables("record").into_iter().flatten().filter_map(RecordTable::read).collect(),
             }
         })
     }

@@ -1,20 +1,34 @@
-//! What is asked ahead for jobs that are about to start, as the file has it: `[warm_up]`.
+//! What is asked ahead for jobs that are about to start: `[warm_up]`.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::WarmUp as Settings;
-use super::file::Leaf;
 use super::table::Table;
+use super::value::Leaf;
 
 /// `[warm_up] enabled`.
 pub const ENABLED: bool = true;
 
+/// What is asked ahead for jobs that are about to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUp {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Where it is kept what the jobs of each project ask; none: in memory alone.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self { enabled: ENABLED, file: None }
+    }
+}
+
 /// `[warm_up]`.
 #[derive(Debug)]
-pub struct WarmUp {
+pub struct WarmUpTable {
     /// Default: [`ENABLED`].
     pub enabled: bool,
     /// Default: none, it is forgotten when nodens ends.
@@ -26,15 +40,15 @@ pub struct WarmUp {
 #[serde(try_from = "String")]
 pub struct File(pub PathBuf);
 
-impl WarmUp {
+impl WarmUpTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self { enabled: table.flag("enabled", ENABLED), file: table.value("file") })
     }
 }
 
 /// `[warm_up]` as the rest of the house reads it.
-pub(super) fn warm_up(file: &WarmUp) -> Settings {
-    Settings { enabled: file.enabled, file: file.file.as_ref().map(|file| file.get_ref().0.clone()) }
+pub(super) fn warm_up(file: &WarmUpTable) -> WarmUp {
+    WarmUp { enabled: file.enabled, file: file.file.as_ref().map(|file| file.get_ref().0.clone()) }
 }
 
 impl TryFrom<String> for File {

@@ -1,4 +1,4 @@
-//! What is told of clients, as the file has it: `[metrics]` and `[query_log]`.
+//! What is told of clients: `[metrics]` and `[query_log]`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::Leaf;
 use super::table::Table;
 use super::units::{Bounds, Count};
-use super::{LogTarget, Logged, Metrics as MetricsSettings, QueryLog as QueryLogSettings};
+use super::value::Leaf;
 
 /// `[metrics] max_projects`: each is two series in every scrape of every node.
 pub const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
@@ -20,16 +19,56 @@ pub const SAMPLE: Bounds<Share> = Bounds { default: Share(1_000_000), floor: Sha
 /// `[query_log] max_per_second`: a line is some 400 bytes, so by default 40 KB of them a second.
 pub const MAX_PER_SECOND: Bounds<Count> = Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
 
+/// What the metrics show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Namespaces, projects and runners that have series of their own; the rest is project `other`.
+    pub max_projects: usize,
+}
+
+/// Which queries are logged, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryLog {
+    /// Where.
+    pub to: LogTarget,
+    /// Which of them.
+    pub only: Logged,
+    /// How many of these, drawn at random, in millionths.
+    pub sample: u32,
+    /// The most in any second.
+    pub max_per_second: u32,
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The standard output.
+    Stdout,
+    /// This file.
+    File(PathBuf),
+}
+
+/// Which queries are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// All.
+    All,
+    /// Those whose answer is not NOERROR.
+    Failures,
+    /// Those whose answer is neither NOERROR nor NXDOMAIN.
+    Errors,
+}
+
 /// `[metrics]`.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct MetricsTable {
     /// Default: [`MAX_PROJECTS`].
     pub max_projects: Spanned<Count>,
 }
 
 /// `[query_log]`.
 #[derive(Debug)]
-pub struct QueryLog {
+pub struct QueryLogTable {
     /// Required.
     pub to: Spanned<Target>,
     /// Default: [`ONLY`].
@@ -50,13 +89,13 @@ pub struct Target(pub LogTarget);
 #[serde(try_from = "f64")]
 pub struct Share(pub u32);
 
-impl Metrics {
+impl MetricsTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {
         table.read(|table| Self { max_projects: table.bounded("max_projects", &MAX_PROJECTS) })
     }
 }
 
-impl QueryLog {
+impl QueryLogTable {
     pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let to = table.required("to");
@@ -69,13 +108,13 @@ impl QueryLog {
 }
 
 /// `[metrics]` as the rest of the house reads it.
-pub(super) fn metrics(file: &Metrics) -> MetricsSettings {
-    MetricsSettings { max_projects: file.max_projects.get_ref().0 }
+pub(super) fn metrics(file: &MetricsTable) -> Metrics {
+    Metrics { max_projects: file.max_projects.get_ref().0 }
 }
 
 /// `[query_log]` as the rest of the house reads it.
-pub(super) fn query_log(file: &QueryLog) -> QueryLogSettings {
-    QueryLogSettings {
+pub(super) fn query_log(file: &QueryLogTable) -> QueryLog {
+    QueryLog {
         to: file.to.get_ref().0.clone(),
         only: file.only,
         sample: file.sample.get_ref().0,
@@ -142,17 +181,17 @@ mod tests {
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-    fn read(query_log: &str) -> Result<Option<QueryLogSettings>, String> {
+    fn read(query_log: &str) -> Result<Option<QueryLog>, String> {
         let config = parse(&format!("[query_log]\n{query_log}\n{REST}"), &[]);
         config.map(|config| config.query_log).map_err(|mistakes| mistakes[0].what.clone())
     }
 
     #[test]
     fn a_query_log_is_read() {
-        let all = QueryLogSettings { to: LogTarget::Stdout, only: Logged::All, sample: 1_000_000, max_per_second: 100 };
+        let all = QueryLog { to: LogTarget::Stdout, only: Logged::All, sample: 1_000_000, max_per_second: 100 };
         assert_eq!(read("to = \"stdout\""), Ok(Some(all.clone())));
         assert_eq!(read("to = \"stdout\"\nsample = 1"), Ok(Some(all.clone())));
-        let some = QueryLogSettings {
+        let some = QueryLog {
             to: LogTarget::File("/tmp/log".into()),
             only: Logged::Errors,
             sample: 10_000,

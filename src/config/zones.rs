@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::file::Leaf;
+use super::value::Leaf;
 use crate::wire::name::Name;
 
 /// What one entry of a route's `zones` claims, and how the file wrote it.

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::sockets::Label;
+use super::label::Label;
 
 /// The most bytes behind a message's JSON.
 pub const LONGEST_BODY: usize = 96 << 10;

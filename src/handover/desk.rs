@@ -8,14 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::channel::{Channel, LONGEST_BODY, Message};
-use super::door::{Command, Holder};
-use super::sockets::Label;
+use super::label::Label;
+use super::sockets::Sockets;
 use super::take::{MOST_ENTRIES, hello, send_sockets};
 use super::{PROTOCOL, START, STEP, is_trusted};
 use crate::app::Host;
@@ -31,6 +31,15 @@ const READERS_CHECK: u8 = 1;
 const MOVES_CHECK: Duration = Duration::from_millis(5);
 /// How long accepting pauses where no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What its own process says to the desk.
+pub(super) enum Command {
+    Moved(Moved),
+    Leave(SyncSender<()>),
+}
+
+/// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
+pub type Holder = Arc<dyn Fn(&Sockets) + Send + Sync>;
 
 /// What the thread has in hand.
 pub(super) struct State {

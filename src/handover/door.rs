@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::{fs, thread};
 
@@ -13,19 +13,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::STEP;
 use super::channel::Channel;
-use super::desk::State;
-use super::sockets::Sockets;
+pub use super::desk::Holder;
+use super::desk::{Command, State};
 use crate::app::Host;
-use crate::server::{GRACE, Moved, Mover};
+use crate::server::{GRACE, Mover};
 
 /// New ones that knock while one is being served.
 const BACKLOG: i32 = 4;
-
-/// What the process says to its desk.
-pub(super) enum Command {
-    Moved(Moved),
-    Leave(SyncSender<()>),
-}
 
 /// The way to a desk, before there is one and after.
 pub struct Door {
@@ -34,9 +28,6 @@ pub struct Door {
     bell: Arc<UnixStream>,
     rung: UnixStream,
 }
-
-/// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
-pub type Holder = Arc<dyn Fn(&Sockets) + Send + Sync>;
 
 /// What a desk begins with.
 pub struct Begin {

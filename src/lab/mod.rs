@@ -22,6 +22,8 @@ pub mod client;
 pub mod console;
 pub mod fault;
 pub mod front;
+mod port;
+mod script;
 pub mod seen;
 mod tcp;
 pub mod tour;

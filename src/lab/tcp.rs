@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::fault::{Outgoing, Tcp};
-use super::upstream::Shared;
+use super::port::Port;
+use super::script::Script;
 use crate::upstream::Transport;
 
 /// How long [`Tcp::Reversed`] waits for another query.
@@ -25,8 +26,8 @@ const LINGER: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Accepts connections until it is told to stop; while TCP is refused, it has none.
-pub(super) async fn serve(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let mut changes = shared.behaviour_changes();
+pub(super) async fn serve(script: Arc<Script>, port: Arc<Port>, mut stopped: watch::Receiver<bool>) {
+    let mut changes = script.behaviour_changes();
     let mut connections = JoinSet::new();
     'open: loop {
         if changes.borrow_and_update().tcp == Tcp::Refuse {
@@ -36,7 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stopped: watch::Receiver<bool
                 _ = changes.changed() => continue,
             }
         }
-        let Ok(listener) = shared.listener() else { break };
+        let Ok(listener) = port.listener() else { break };
         loop {
             tokio::select! {
                 _ = stopped.changed() => break 'open,
@@ -44,7 +45,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stopped: watch::Receiver<bool
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, client)) => {
-                        connections.spawn(serve_connection(Arc::clone(&shared), stream, client));
+                        connections.spawn(serve_connection(Arc::clone(&script), stream, client));
                     }
                     Err(_) => {
                         sleep(PAUSE).await;
@@ -58,7 +59,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stopped: watch::Receiver<bool
 }
 
 /// One connection: a reader that hands each query on, and the replies that are still due.
-async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) {
+async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let (mut reader, writer) = stream.into_split();
     let writer = Arc::new(Mutex::new(writer));
@@ -67,7 +68,7 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, client: Socket
     let mut gathered: Vec<Outgoing> = Vec::new();
     let mut answered = 0;
     loop {
-        let mode = shared.behaviour().tcp;
+        let mode = script.behaviour().tcp;
         if matches!(mode, Tcp::CloseAfter(replies) if answered >= replies) {
             break;
         }
@@ -83,10 +84,10 @@ async fn serve_connection(shared: Arc<Shared>, stream: TcpStream, client: Socket
             }
             continue;
         };
-        let sends = shared.take(&query, client, Transport::Tcp);
+        let sends = script.take(&query, client, Transport::Tcp);
         answered += usize::from(!sends.is_empty());
         // The mode may have changed while the query was on its way.
-        match shared.behaviour().tcp {
+        match script.behaviour().tcp {
             Tcp::Silent => {}
             Tcp::StallAfter(replies) if answered > replies => {}
             Tcp::Reversed(count) => {

@@ -12,8 +12,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Milliseconds since the process began to keep time.
-pub type Millis = u64;
+use crate::clock::Millis;
 
 /// How long a denial may stand for the names below it: a namespace or service that comes to be is seen by then.
 pub const LONGEST_CUT: Millis = 5_000;

@@ -3,7 +3,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::counters;
+use super::register::counters;
 
 /// The labels of each series.
 const LABELS: &[&str] = &["namespace", "project", "runner"];

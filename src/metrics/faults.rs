@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus::{IntCounter, Registry};
 
-use super::counters;
 use super::events::{Events, Kind, UnixMillis};
+use super::register::counters;
 
 /// The values of the label `cause`, each with what to say of it.
 pub const CAUSES: [(&str, &str); 6] = [

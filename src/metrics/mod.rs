@@ -5,16 +5,14 @@
 use std::array;
 use std::sync::{Arc, OnceLock};
 
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
-};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 pub mod clients;
 pub mod events;
 pub mod faults;
 pub mod process;
 pub mod query_log;
+mod register;
 pub mod search;
 pub mod tally;
 pub mod warm_up;
@@ -25,16 +23,11 @@ use events::{Events, Kind, UnixMillis};
 use faults::Faults;
 use process::ProcessMetrics;
 pub use query_log::QueryLogMetrics;
+use register::{counter, counters, gauges, histograms, int_gauge, int_gauges};
 pub use search::SearchMetrics;
 pub use tally::{Source, Tally, rcode_label};
 pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
-
-/// Upper bounds of latency buckets, in seconds: from a cache hit to the longest deadline.
-const LATENCY: &[f64] = &[
-    0.000_025, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 1.5,
-    2.5, 5.0,
-];
 
 /// The metrics of one process.
 #[derive(Debug)]
@@ -451,42 +444,4 @@ impl ServerMetrics {
         let [upstream, server] = &self.labels;
         self.events.tell(time, kind, (Some(upstream), Some(server)), reason);
     }
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    register(registry, IntCounter::with_opts(opts(name, help))?)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-    register(registry, IntCounterVec::new(opts(name, help), labels)?)
-}
-
-fn int_gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    register(registry, IntGauge::with_opts(opts(name, help))?)
-}
-
-fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-    register(registry, IntGaugeVec::new(opts(name, help), labels)?)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
-    register(registry, Gauge::with_opts(opts(name, help))?)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-    register(registry, GaugeVec::new(opts(name, help), labels)?)
-}
-
-fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-    let opts = HistogramOpts::new(name, help).namespace("nodens").buckets(LATENCY.to_vec());
-    register(registry, HistogramVec::new(opts, labels)?)
-}
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("nodens")
-}
-
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: C) -> prometheus::Result<C> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }

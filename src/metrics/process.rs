@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus::{Counter, IntGauge, Opts, Registry};
 
-use super::register;
+use super::register::register;
 
 /// Resources of the process, as of the last [`ProcessMetrics::refresh`].
 #[derive(Debug)]

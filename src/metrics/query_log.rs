@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, Registry};
 
-use super::{counter, counters};
+use super::register::{counter, counters};
 
 /// What became of queries that were to be logged. Cheap to clone: all clones are the same ones.
 #[derive(Clone, Debug)]

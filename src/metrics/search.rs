@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, Registry};
 
-use super::{counter, counters};
+use super::register::{counter, counters};
 
 /// The values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
 const RULES: [&str; 2] = ["form", "ancestor"];

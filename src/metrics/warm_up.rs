@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::{counter, counters};
+use super::register::{counter, counters};
 
 /// Reasons for which a question is not asked ahead.
 pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "crowd"];

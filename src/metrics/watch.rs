@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::{counter, counters, gauge, int_gauge};
+use super::register::{counter, counters, gauge, int_gauge};
 
 /// How well it is known who asks.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use nix::sys::socket::SockProtocol;
 
-use super::NodeError;
+use super::error::NodeError;
 use super::netlink::{Message, Netlink, attribute, flag, put, text};
 use crate::config::node::Interface;
 

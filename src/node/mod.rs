@@ -23,6 +23,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::addresses::{Addresses, Link, Present};
+pub use self::error::NodeError;
 use self::firewall::Firewall;
 pub use self::firewall::Untracked;
 use self::netlink::Netlink;
@@ -30,6 +31,7 @@ use crate::config::node::Firewall as Wanted;
 use crate::config::{Config, Node as Settings};
 
 mod addresses;
+mod error;
 mod firewall;
 mod netlink;
 mod nft;
@@ -40,48 +42,6 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(50);
 /// Not more often than this is anything put back: somebody else may want it gone.
 const MEND_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why the node cannot be as it is to be.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The process may not change the network.
-    #[error("cannot {what}: it needs CAP_NET_ADMIN")]
-    NotPermitted {
-        /// What it wanted to do.
-        what: String,
-    },
-    /// There is no link of that name.
-    #[error("there is no link {0}: see [node] interface")]
-    NoLink(String),
-    /// Another link has the address already.
-    #[error("{address} is on the link {link} already, not on {wanted}: see [node] interface")]
-    Elsewhere {
-        /// The address.
-        address: IpAddr,
-        /// Where it is.
-        link: String,
-        /// Where it should be.
-        wanted: String,
-    },
-    /// The kernel refuses.
-    #[error("cannot {what}: {error}")]
-    Refused {
-        /// What was to be done.
-        what: String,
-        /// The kernel's word.
-        error: io::Error,
-    },
-}
-
-impl NodeError {
-    fn of(error: io::Error, what: impl Into<String>) -> Self {
-        let what = what.into();
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Self::NotPermitted { what },
-            _ => Self::Refused { what, error },
-        }
-    }
-}
 
 /// What is there of what is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,12 +34,12 @@ mod kind {
 
 /// Flags of a request.
 pub(super) mod flag {
-    pub(in crate::node) const REQUEST: u16 = 0x1;
-    pub(in crate::node) const ACK: u16 = 0x4;
-    pub(in crate::node) const DUMP: u16 = 0x300;
-    pub(in crate::node) const EXCL: u16 = 0x200;
-    pub(in crate::node) const CREATE: u16 = 0x400;
-    pub(in crate::node) const APPEND: u16 = 0x800;
+    pub(crate) const REQUEST: u16 = 0x1;
+    pub(crate) const ACK: u16 = 0x4;
+    pub(crate) const DUMP: u16 = 0x300;
+    pub(crate) const EXCL: u16 = 0x200;
+    pub(crate) const CREATE: u16 = 0x400;
+    pub(crate) const APPEND: u16 = 0x800;
 }
 
 /// This bit of an attribute's type says that its value is attributes; the next one that it is in network order.

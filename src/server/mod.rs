@@ -4,7 +4,7 @@
 //! - [`mmsg`] datagrams in batches;
 //! - [`udp`] take a batch, answer what is known in place, hand over the rest, send a batch;
 //! - [`tcp`] framed queries: pipelined, answered out of order;
-//! - [`readers`] how many of them read.
+//! - [`phase`] whether they read, [`readers`] how many of them do.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -14,8 +14,6 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
-
-use readers::Readers;
 
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
 use crate::answer::{Resolved, Resolver, Wanted};
@@ -29,28 +27,20 @@ use crate::wire::query::{Key, Query};
 use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
 pub mod mmsg;
+pub mod phase;
 pub mod readers;
 pub mod socket;
 pub mod tcp;
 pub mod udp;
+
+pub use phase::Phase;
+use readers::Readers;
 
 /// How long queries in flight are waited for when the server stops.
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Tries to hand over the last notes, 10 ms apart.
 const LAST_FLUSHES: usize = 100;
-
-/// What the server is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// It takes queries.
-    #[default]
-    Serving,
-    /// Another process has the same sockets and takes queries from them; this one finishes what it has, and waits.
-    Resting,
-    /// It ends.
-    Stopping,
-}
 
 /// A client's connection on its way to another process, and what has been read of the next query.
 #[derive(Debug)]
@@ -221,17 +211,6 @@ impl<U> Drop for InFlight<U> {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.landed.notify_one();
     }
-}
-
-/// Resolves when the server serves no more, with what it is about then.
-async fn over(mut phase: watch::Receiver<Phase>) -> Phase {
-    // An error says that the whole server is gone.
-    phase.wait_for(|phase| *phase != Phase::Serving).await.map_or(Phase::Stopping, |phase| *phase)
-}
-
-/// Resolves when the server does not rest, with what it is about then.
-async fn rested(mut phase: watch::Receiver<Phase>) -> Phase {
-    phase.wait_for(|phase| *phase != Phase::Resting).await.map_or(Phase::Stopping, |phase| *phase)
 }
 
 fn ledger(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> Ledger {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-use super::Phase;
+use super::phase::Phase;
 
 /// The count of listeners and connections that read queries, in all workers.
 #[derive(Clone, Debug, Default)]

@@ -20,9 +20,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::phase::{Phase, over, rested};
 use super::readers::Reading;
 use super::socket::Buffers;
-use super::{Moved, Phase, Worker, over, rested};
+use super::{Moved, Worker};
 use crate::admission::connections::{Connections, Place};
 use crate::answer::{self, Resolved, Response, Turn};
 use crate::governor::pool::Share;

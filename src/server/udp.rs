@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::mmsg::{BATCH, Batch, Peer};
+use super::phase::{Phase, over, rested};
 use super::socket::is_wildcard;
-use super::{InFlight, Phase, Worker, over, rested};
+use super::{InFlight, Worker};
 use crate::answer::{self, Deferred, Resolved, Response};
 use crate::upstream::Ask;
 

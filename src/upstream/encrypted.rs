@@ -23,8 +23,8 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::udp::kind_of;
-use super::{FailureKind, LocalFault, TlsFault};
+use super::failure::{FailureKind, TlsFault};
+use super::local::LocalFault;
 
 /// What DNS over TLS is called in ALPN (registered with RFC 7858).
 const ALPN: &[u8] = b"dot";
@@ -44,8 +44,8 @@ pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStr
     let connector = CONNECTOR.get_or_try_init(load).await.map_err(FailureKind::Local)?;
     let connector = connector.as_ref().map_err(|fault| FailureKind::Tls(*fault))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| FailureKind::Tls(TlsFault::WrongName))?;
-    let stream = TcpStream::connect(address).await.map_err(|error| kind_of(&error))?;
-    stream.set_nodelay(true).map_err(|error| kind_of(&error))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| FailureKind::of_error(&error))?;
+    stream.set_nodelay(true).map_err(|error| FailureKind::of_error(&error))?;
     connector.connect(name, stream).await.map_err(|error| {
         tracing::debug!(server = %address, host, %error, "TLS cannot be set up");
         FailureKind::Tls(fault(&error))

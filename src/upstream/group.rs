@@ -9,11 +9,13 @@ use arc_swap::ArcSwap;
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::Server;
 use super::budget::Budget;
+use super::failure::Failure;
 use super::health::UNHEARD;
 use super::quota::{Millis, Near, Quota, Verdict};
+use super::server::Server;
 use crate::config::{self, Select};
+use crate::wire::ede;
 
 /// Servers that give the same answers.
 #[derive(Debug)]
@@ -83,6 +85,13 @@ impl Group {
             }
         }
         servers
+    }
+
+    /// Why nobody is asked where [`Group::order`] has no server.
+    pub fn no_server(&self) -> Failure {
+        let looped = self.servers.load().iter().any(|server| server.is_looped());
+        let why = if looped { "its servers lead back to nodens" } else { "its servers' names are not resolved yet" };
+        Failure { tried: Vec::new(), extended_error: Some((ede::OTHER, why.into())) }
     }
 
     /// In the order of the file, but for those that are far slower than another.

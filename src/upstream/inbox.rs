@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use super::FailureKind;
+use super::failure::FailureKind;
 use super::message::Verdict;
 
 /// What became of an attempt.

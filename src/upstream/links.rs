@@ -8,13 +8,19 @@ use foldhash::HashMap;
 use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::failure::{Failure, FailureKind};
+use super::group::Group;
 use super::inbox::{Event, Inbox};
 use super::message::Sent;
+use super::question::Question;
 use super::race::{Attempt, Candidate, Outcome, Race, Step};
+use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::OpenSockets;
 use super::tcp::{self, TcpLink};
+use super::transport::Transport;
 use super::udp::UdpLink;
-use super::{Answer, Ask, Failure, FailureKind, Group, Question, Server, Transport};
+use super::{Answer, Ask};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 
@@ -97,8 +103,8 @@ impl Link {
     }
 
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
-    pub(super) fn send(&self, question: &Question, attempt: Attempt, way: &Way<'_>) {
-        let random_case = way.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
+    pub(super) fn send(&self, question: &Question, attempt: Attempt, context: &SendContext<'_>) {
+        let random_case = context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
         let mut case = [0; MAX_NAME];
         if random_case {
             rand::rng().fill(&mut case[..question.name.as_wire().len()]);
@@ -107,9 +113,9 @@ impl Link {
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
         let result = match (&self.ways, attempt.transport) {
-            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, way),
-            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, way),
-            (Ways::Tls(connection), _) => connection.send(sent, way),
+            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, context),
+            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, context),
+            (Ways::Tls(connection), _) => connection.send(sent, context),
         };
         // What this machine kept back was not sent.
         if !matches!(result, Err(FailureKind::Local(_))) {
@@ -120,31 +126,16 @@ impl Link {
         }
         if let Err(kind) = result {
             metrics.in_flight.dec();
-            way.inbox.put(way.number, Event::Failed(kind));
+            context.inbox.put(context.number, Event::Failed(kind));
         }
     }
-}
-
-/// How an attempt's outcome finds back.
-pub(super) struct Way<'a> {
-    pub(super) number: usize,
-    pub(super) inbox: &'a Rc<Inbox>,
-    /// The time now.
-    pub(super) at: Instant,
-    /// After this nobody waits for it.
-    pub(super) until: Instant,
-    pub(super) random_case: bool,
-    /// The most connections to that server.
-    pub(super) connections: usize,
-    /// The same question was sent there before, over the same transport.
-    pub(super) again: bool,
 }
 
 impl Ask for Links {
     async fn ask(&self, group: &Group, question: &Question, deadline: Instant) -> Result<Answer, Failure> {
         let servers = group.order();
         if servers.is_empty() {
-            return Err(Failure::nobody(group));
+            return Err(group.no_server());
         }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let mut run = Run {
@@ -165,7 +156,7 @@ impl Ask for Links {
                 }
                 Step::Send(attempt) => {
                     let link = self.to(&run.servers[attempt.candidate]);
-                    let way = Way {
+                    let context = SendContext {
                         number: run.sends,
                         inbox: &run.inbox,
                         at: now,
@@ -175,7 +166,7 @@ impl Ask for Links {
                         again: run.was_sent(attempt),
                     };
                     run.sends += 1;
-                    link.send(question, attempt, &way);
+                    link.send(question, attempt, &context);
                 }
                 Step::Overdue(number) => run.charge(number, FailureKind::Timeout),
                 Step::Wait(until) => {

@@ -1,6 +1,7 @@
 //! The query that goes to an upstream, and the judgement of what comes back. Pure bytes.
 
-use super::{Question, Transport};
+use super::question::Question;
+use super::transport::Transport;
 use crate::wire::make::{self, Writer};
 use crate::wire::name::MAX_NAME;
 use crate::wire::reply::Reply;

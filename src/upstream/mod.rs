@@ -10,7 +10,7 @@
 //!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
 //! names ── the addresses of servers that are given by name
-//! local ── faults of this machine, for which no server is to blame
+//! local ── faults of this machine, for which no server is to blame; failure ── all that can go wrong
 //! standing ── how a server stands, since when and why, for those who watch
 //! ```
 
@@ -19,12 +19,9 @@ use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
-use crate::cause::Cause;
-use crate::wire::name::Name;
-use crate::wire::query::Key;
-
 pub mod budget;
 pub mod encrypted;
+pub mod failure;
 pub mod group;
 pub mod health;
 pub mod inbox;
@@ -34,51 +31,23 @@ pub mod message;
 pub mod minute;
 pub mod names;
 pub mod probe;
+pub mod question;
 pub mod quota;
 pub mod race;
+mod send_context;
 pub mod server;
 pub mod sockets;
 pub mod standing;
 pub mod tcp;
+pub mod transport;
 pub mod udp;
 
+pub use failure::{Failure, FailureKind, TlsFault};
 pub use group::Group;
 pub use local::LocalFault;
+pub use question::Question;
 pub use server::Server;
-
-/// What is asked of an upstream. Two equal questions may share one answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Question {
-    /// The name, lower-case.
-    pub name: Name,
-    /// The type.
-    pub qtype: u16,
-    /// The class.
-    pub qclass: u16,
-    /// Recursion desired.
-    pub rd: bool,
-    /// Checking disabled (RFC 4035).
-    pub cd: bool,
-    /// DNSSEC OK (RFC 3225), sent in nodens's own OPT.
-    pub dnssec_ok: bool,
-    /// The header's reserved bit, passed through.
-    pub z: bool,
-}
-
-impl Question {
-    /// The question that a cache key stands for.
-    pub fn of(key: &Key) -> Self {
-        Self {
-            name: Name::from_wire(key.name()).unwrap_or_else(|_| Name::root()),
-            qtype: key.qtype(),
-            qclass: key.qclass(),
-            rd: key.rd(),
-            cd: key.cd(),
-            dnssec_ok: key.dnssec_ok(),
-            z: key.z(),
-        }
-    }
-}
+pub use transport::Transport;
 
 /// A reply that ends the search: NOERROR (with data or without) or NXDOMAIN, its id and question checked, not truncated.
 #[derive(Clone, Debug)]
@@ -89,217 +58,6 @@ pub struct Answer {
     pub server: SocketAddr,
     /// Over which transport.
     pub transport: Transport,
-}
-
-/// How a server was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// A datagram.
-    Udp,
-    /// A connection.
-    Tcp,
-    /// A connection inside TLS.
-    Tls,
-}
-
-/// What went wrong with one attempt at one server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// No reply in time.
-    Timeout,
-    /// The host says that nobody listens there.
-    ConnectionRefused,
-    /// The host or its network cannot be reached, or the connection broke.
-    Network,
-    /// It answered SERVFAIL.
-    Servfail,
-    /// It answered REFUSED.
-    Refused,
-    /// It answered NOTIMP.
-    Notimp,
-    /// It answered FORMERR, without EDNS too.
-    Formerr,
-    /// It answered with another response code that is no answer.
-    OtherRcode,
-    /// Over a connection: a reply that does not match or cannot be read.
-    Malformed,
-    /// TLS could not be set up; nothing was asked.
-    Tls(TlsFault),
-    /// The group's `max_qps` is used up; nothing was asked.
-    Quota,
-    /// This machine could not ask; nothing is known of the server.
-    Local(LocalFault),
-}
-
-/// Why TLS could not be set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TlsFault {
-    /// The certificate does not bear the configured name.
-    WrongName,
-    /// No trusted root stands behind the certificate.
-    UnknownIssuer,
-    /// The certificate has expired.
-    Expired,
-    /// The certificate is not valid for another reason.
-    BadCertificate,
-    /// The handshake failed: a peer that does not speak TLS, or not as it should.
-    Handshake,
-    /// Nobody is trusted: the configured roots cannot be read.
-    NoRoots,
-}
-
-impl TlsFault {
-    /// The words for it in an extended error (RFC 8914).
-    fn words(self) -> &'static str {
-        match self {
-            Self::WrongName => "TLS certificate for another name",
-            Self::UnknownIssuer => "TLS certificate of an unknown issuer",
-            Self::Expired => "TLS certificate expired",
-            Self::BadCertificate => "TLS certificate not valid",
-            Self::Handshake => "TLS handshake failed",
-            Self::NoRoots => "no TLS root certificates",
-        }
-    }
-}
-
-impl FailureKind {
-    /// What a reply with this response code is, if it is no answer.
-    pub fn of_rcode(code: u16) -> Option<Self> {
-        use crate::wire::rcode;
-        match code {
-            rcode::NOERROR | rcode::NXDOMAIN => None,
-            rcode::SERVFAIL => Some(Self::Servfail),
-            rcode::REFUSED => Some(Self::Refused),
-            rcode::NOTIMP => Some(Self::Notimp),
-            rcode::FORMERR => Some(Self::Formerr),
-            _ => Some(Self::OtherRcode),
-        }
-    }
-
-    /// Whether the server answered at all: then another query may well succeed, and waiting for it costs nothing.
-    pub fn is_reply(self) -> bool {
-        matches!(self, Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode)
-    }
-
-    /// Whether asking the same server again at once would come to the same.
-    fn is_final(self) -> bool {
-        self.is_reply() || matches!(self, Self::Local(fault) if !fault.is_brief())
-    }
-
-    /// Whether it is the server's: it then counts for the server's health.
-    pub fn is_servers(self) -> bool {
-        !matches!(self, Self::Quota | Self::Local(_))
-    }
-
-    /// The value of the label `kind` in metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::ConnectionRefused => "connection_refused",
-            Self::Network => "network",
-            Self::Servfail => "servfail",
-            Self::Refused => "refused",
-            Self::Notimp => "notimp",
-            Self::Formerr => "formerr",
-            Self::OtherRcode => "other_rcode",
-            Self::Malformed => "malformed",
-            Self::Tls(_) => "tls",
-            Self::Quota => "quota",
-            Self::Local(_) => "local",
-        }
-    }
-
-    /// The words for it in an extended error (RFC 8914).
-    fn words(self) -> &'static str {
-        match self {
-            Self::Timeout => "no reply",
-            Self::ConnectionRefused => "port closed",
-            Self::Network => "network error",
-            Self::Servfail => "SERVFAIL",
-            Self::Refused => "REFUSED",
-            Self::Notimp => "NOTIMP",
-            Self::Formerr => "FORMERR",
-            Self::OtherRcode => "an unusual response code",
-            Self::Malformed => "malformed reply",
-            Self::Tls(fault) => fault.words(),
-            Self::Quota => "not asked: max_qps is used up",
-            Self::Local(fault) => fault.words(),
-        }
-    }
-}
-
-/// Nobody gave an answer in time.
-#[derive(Clone, Debug, Default)]
-pub struct Failure {
-    /// Each attempt in the order it was made.
-    pub tried: Vec<(SocketAddr, Transport, FailureKind)>,
-    /// The extended error that the last failing reply carried (RFC 8914): info-code and text.
-    pub extended_error: Option<(u16, Vec<u8>)>,
-}
-
-impl Failure {
-    /// The group has no server to ask.
-    fn nobody(group: &Group) -> Self {
-        let looped = group.servers.load().iter().any(|server| server.is_looped());
-        let why = if looped { "its servers lead back to nodens" } else { "its servers' names are not resolved yet" };
-        Self { tried: Vec::new(), extended_error: Some((crate::wire::ede::OTHER, why.into())) }
-    }
-
-    /// Whether it says nothing of the name: nobody was asked, because of `max_qps`; or some server was not asked at all
-    /// because this machine could not, which might have answered.
-    pub fn is_unasked(&self) -> bool {
-        let is_local = |kind: FailureKind| matches!(kind, FailureKind::Local(_));
-        let asked = |server| self.tried.iter().any(|(other, _, kind)| *other == server && !is_local(*kind));
-        let left_out = self.tried.iter().any(|(server, _, kind)| is_local(*kind) && !asked(*server));
-        let by_quota = self.tried.iter().all(|(_, _, kind)| *kind == FailureKind::Quota);
-        !self.tried.is_empty() && (by_quota || left_out)
-    }
-
-    /// Why there is no answer.
-    pub fn cause(&self) -> Cause {
-        let any = |is: fn(FailureKind) -> bool| self.tried.iter().any(|(_, _, kind)| is(*kind));
-        let all =
-            |is: fn(FailureKind) -> bool| !self.tried.is_empty() && self.tried.iter().all(|(_, _, kind)| is(*kind));
-        if all(|kind| kind == FailureKind::Quota) {
-            Cause::RateLimited
-        } else if all(|kind| matches!(kind, FailureKind::Local(_))) {
-            Cause::LocalFault
-        } else if any(|kind| kind.is_reply() || kind == FailureKind::Malformed) {
-            Cause::UpstreamFailed
-        } else if any(|kind| kind == FailureKind::Timeout) {
-            Cause::UpstreamTimeout
-        } else {
-            Cause::UpstreamUnreachable
-        }
-    }
-
-    /// The words for it in an extended error: what was tried, each server once.
-    pub fn explain(&self, group: &str) -> String {
-        use std::fmt::Write;
-        let mut text = format!("upstream {group}:");
-        let mut told = Vec::new();
-        for (server, transport, kind) in self.tried.iter().rev() {
-            if told.contains(server) {
-                continue;
-            }
-            let over = match (transport, kind) {
-                (_, FailureKind::Tls(_) | FailureKind::Quota | FailureKind::Local(_)) | (Transport::Udp, _) => "",
-                (Transport::Tcp, _) => " over TCP",
-                (Transport::Tls, _) => " over TLS",
-            };
-            let comma = if told.is_empty() { "" } else { "," };
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{comma} {server} {}{over}", kind.words());
-            told.push(*server);
-        }
-        if told.is_empty() {
-            text.push_str(" no server to ask");
-        }
-        if let Some((code, detail)) = &self.extended_error {
-            let _ = write!(text, "; extended error {code} {}", String::from_utf8_lossy(detail));
-        }
-        text
-    }
 }
 
 /// The one thing that the answer path needs of upstreams.
@@ -314,33 +72,4 @@ pub trait Ask {
         question: &Question,
         deadline: Instant,
     ) -> impl Future<Output = Result<Answer, Failure>>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cause_is_the_best_that_any_server_did() {
-        let cause = |kinds: &[FailureKind]| {
-            let server = SocketAddr::from(([10, 0, 0, 1], 53));
-            let tried = kinds.iter().map(|kind| (server, Transport::Udp, *kind)).collect();
-            // What a server writes changes nothing.
-            Failure { tried, extended_error: Some((22, b"no reply: max_qps".to_vec())) }.cause()
-        };
-        use FailureKind::{ConnectionRefused, Local, Malformed, Network, Quota, Servfail, Timeout};
-        let local = Local(LocalFault::Ports);
-        for (kinds, expected) in [
-            (&[][..], Cause::UpstreamUnreachable),
-            (&[Timeout, ConnectionRefused], Cause::UpstreamTimeout),
-            (&[ConnectionRefused, Network], Cause::UpstreamUnreachable),
-            (&[Timeout, Servfail], Cause::UpstreamFailed),
-            (&[Malformed, Timeout], Cause::UpstreamFailed),
-            (&[Quota, Quota], Cause::RateLimited),
-            (&[local], Cause::LocalFault),
-            (&[local, Timeout], Cause::UpstreamTimeout),
-        ] {
-            assert_eq!(cause(kinds), expected, "{kinds:?}");
-        }
-    }
 }

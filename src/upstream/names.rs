@@ -9,8 +9,9 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
+use super::group::Group;
+use super::server::Server;
 use super::standing::wall_clock;
-use super::{Group, Server};
 use crate::config::ServerAddress;
 use crate::metrics::Metrics;
 use crate::metrics::events::Kind;

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
-use super::links::{Links, Way};
+use super::links::Links;
+use super::question::Question;
 use super::race::Attempt;
-use super::{FailureKind, Question, Server};
+use super::send_context::SendContext;
+use super::server::Server;
 use crate::wire::name::Name;
 use crate::wire::{class, rtype};
 
@@ -42,7 +45,7 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
         let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
         let inbox = Rc::new(Inbox::of_probe());
         let at = Instant::now();
-        let way = Way {
+        let context = SendContext {
             number: 0,
             inbox: &inbox,
             at,
@@ -51,7 +54,7 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
             connections: 1,
             again: false,
         };
-        links.to(&server).send(&question, attempt, &way);
+        links.to(&server).send(&question, attempt, &context);
         // The link itself tells the server's health of a reply.
         match timeout(PATIENCE, inbox.next()).await {
             Ok((_, Event::Reply(..) | Event::CaseFolded)) => {}

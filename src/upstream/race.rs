@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{FailureKind, Transport};
+use super::failure::FailureKind;
+use super::transport::Transport;
 
 /// Tries per server and query (RFC 9520 section 3.1 allows three).
 pub const TRIES_PER_SERVER: u8 = 3;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::failure::FailureKind;
 use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health};
 use super::minute::Latencies;
 use super::race::Candidate;
 use super::standing::{Standing, State, Streak, wall_clock};
-use super::{FailureKind, Transport};
+use super::transport::Transport;
 use crate::metrics::ServerMetrics;
 use crate::metrics::events::Kind;
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::FailureKind;
+use super::failure::FailureKind;
 use super::health::EJECT_AFTER;
 use crate::metrics::events::UnixMillis;
 

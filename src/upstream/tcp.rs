@@ -19,12 +19,14 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::encrypted;
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
-use super::links::Way;
+use super::local::LocalFault;
 use super::message::{Judgement, Sent, keepalive};
+use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
-use super::udp::{arrived, kind_of};
-use super::{FailureKind, LocalFault, Server, encrypted};
 
 /// Queries in flight on the connection; more are refused, which sends them to another server.
 const IN_FLIGHT: usize = 512;
@@ -95,14 +97,14 @@ impl TcpLink {
     }
 
     /// Sends a query over the connection that has the fewest; where all are stalled, over a new one if there may be one
-    /// more. What becomes of it goes the given way.
+    /// more. What becomes of it goes where `context` says.
     ///
     /// # Errors
     /// Too many queries are in flight.
-    pub(super) fn send(&self, sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
-        let Way { number, at, until, connections, .. } = *way;
-        let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(way.inbox), again: false };
-        let patience = if way.again { STALLED_AGAIN } else { STALLED };
+    pub(super) fn send(&self, sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
+        let SendContext { number, at, until, connections, .. } = *context;
+        let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(context.inbox), again: false };
+        let patience = if context.again { STALLED_AGAIN } else { STALLED };
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
         let place = if pool.len() < connections { self.open.connection(pool.is_empty()) } else { None };
@@ -151,8 +153,8 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
     if let Some(host) = &server.tls_host {
         return Ok(Box::new(encrypted::connect(server.address, host).await?));
     }
-    let stream = TcpStream::connect(server.address).await.map_err(|error| kind_of(&error))?;
-    stream.set_nodelay(true).map_err(|error| kind_of(&error))?;
+    let stream = TcpStream::connect(server.address).await.map_err(|error| FailureKind::of_error(&error))?;
+    stream.set_nodelay(true).map_err(|error| FailureKind::of_error(&error))?;
     Ok(Box::new(stream))
 }
 
@@ -175,7 +177,7 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<
         match end {
             // The peer is told, inside TLS too, and nobody waits for that.
             Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SETUP, stream.shutdown()).await })),
-            Err(error) => connection.fail_those_who_had_their_chance(arrived(&error)),
+            Err(error) => connection.fail_those_who_had_their_chance(FailureKind::of_arrived(&error)),
         }
         if connection.waiting.is_empty() && queue.is_empty() {
             break FailureKind::Network;

@@ -22,11 +22,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::failure::FailureKind;
 use super::inbox::{Event, Inbox};
-use super::links::Way;
+use super::local::LocalFault;
 use super::message::{Judgement, Sent};
+use super::send_context::SendContext;
+use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
-use super::{FailureKind, LocalFault, Server};
 use crate::admission::descriptors::PORTS;
 
 /// Queries after which a port is renewed.
@@ -101,14 +103,14 @@ impl UdpLink {
         Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }), open }
     }
 
-    /// Sends a query; what becomes of it goes the given way.
+    /// Sends a query; what becomes of it goes where `context` says.
     ///
     /// # Errors
     /// The kernel will not send it, or too many queries are in flight.
-    pub(super) fn send(&self, mut sent: Sent, way: &Way<'_>) -> Result<(), FailureKind> {
-        let port = self.port(way.at)?;
+    pub(super) fn send(&self, mut sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
+        let port = self.port(context.at)?;
         port.uses.set(port.uses.get().saturating_add(1));
-        port.used.set(way.at);
+        port.used.set(context.at);
         let mut waiting = port.waiting.borrow_mut();
         while waiting.contains_key(&sent.id()) {
             sent.set_id(rand::random());
@@ -119,9 +121,9 @@ impl UdpLink {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => socket.send(sent.bytes()),
             result => result,
         };
-        result.map_err(|error| self.server.noted(kind_of(&error)))?;
-        let Way { number, at, until, .. } = *way;
-        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(way.inbox) });
+        result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
+        let SendContext { number, at, until, .. } = *context;
+        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(context.inbox) });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -166,7 +168,7 @@ impl UdpLink {
             // As many are open as there may be: not a fault as long as one of them serves.
             Ok(None) => Err(FailureKind::Local(LocalFault::Busy)),
             Err(error) => {
-                let failure = kind_of(&error);
+                let failure = FailureKind::of_error(&error);
                 // Told also where another port serves instead.
                 if slots.iter().any(Option::is_some) {
                     self.server.noted(failure);
@@ -266,14 +268,14 @@ fn drain(port: &Port, server: &Server) {
         match port.socket.try_io(Interest::READABLE, |socket| socket.recv(&mut buffer)) {
             Ok(len) => dispatch(port, server, &buffer[..len], now),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => fail_all(port, server, arrived(&error)),
+            Err(error) => fail_all(port, server, FailureKind::of_arrived(&error)),
         }
     }
     // Asked for until there is none, so that the same report does not wake the task again.
     while let Err(error) = port.socket.try_io(Interest::ERROR, report)
         && error.kind() != io::ErrorKind::WouldBlock
     {
-        fail_all(port, server, arrived(&error));
+        fail_all(port, server, FailureKind::of_arrived(&error));
     }
 }
 
@@ -325,21 +327,4 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
 #[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
 fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, ARRIVALS)
-}
-
-/// Which failure an error of a socket is, when it is opened or written to.
-pub(super) fn kind_of(error: &io::Error) -> FailureKind {
-    match LocalFault::of(error) {
-        Some(fault) => FailureKind::Local(fault),
-        None => arrived(error),
-    }
-}
-
-/// Which failure an error is that was reported to a socket later on: it came over the network, whatever its number.
-pub(super) fn arrived(error: &io::Error) -> FailureKind {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => FailureKind::ConnectionRefused,
-        io::ErrorKind::TimedOut => FailureKind::Timeout,
-        _ => FailureKind::Network,
-    }
 }

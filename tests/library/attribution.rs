@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use nodens::clients::Unknown;
 use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
 use nodens::clients::table::{SLACK, Table};
-use nodens::clients::{Millis, Unknown};
+use nodens::clock::Millis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

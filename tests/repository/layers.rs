@@ -2,22 +2,25 @@
 //! answer, only the whole knows everyone.
 //!
 //! Every path in `src/` that names a module of this crate is resolved, in `use` and elsewhere, and held to [`FLOORS`].
+//! Nor does a file import itself through others: whoever reads one must not have to read all. See [`CIRCLES`].
 //! Code under `#[cfg(test)]` is exempt.
-#![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
+
+use crate::imports::{Parsed, parsed, sources, target};
 
 /// Each module and its floor. A module stands for those below it, unless one of these is in the table: then all must be.
 const FLOORS: &[(&str, u8)] = &[
     ("wire", 0),
+    ("clock", 0),
     ("metrics", 0),
     ("cause", 1),
     ("config", 1),
     ("admission", 2),
     ("cache", 2),
     ("clients", 2),
+    ("clients::address", 2),
     ("clients::api", 4),
     ("clients::client", 2),
     ("clients::fixed", 2),
@@ -27,6 +30,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients::runner", 2),
     ("clients::search", 2),
     ("clients::table", 2),
+    ("clients::unknown", 2),
+    ("clients::view_cache", 2),
     ("clients::views", 2),
     ("clients::watch", 4),
     ("governor", 2),
@@ -35,6 +40,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("route", 2),
     ("upstream", 2),
     ("upstream::budget", 2),
+    ("upstream::failure", 2),
     ("upstream::group", 2),
     ("upstream::health", 2),
     ("upstream::inbox", 2),
@@ -42,9 +48,11 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::message", 2),
     ("upstream::minute", 2),
     ("upstream::quota", 2),
+    ("upstream::question", 2),
     ("upstream::race", 2),
     ("upstream::server", 2),
     ("upstream::standing", 2),
+    ("upstream::transport", 2),
     ("answer", 3),
     ("coalesce", 3),
     ("fetch", 3),
@@ -61,6 +69,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::links", 4),
     ("upstream::names", 4),
     ("upstream::probe", 4),
+    ("upstream::send_context", 4),
     ("upstream::sockets", 4),
     ("upstream::tcp", 4),
     ("upstream::udp", 4),
@@ -83,10 +92,84 @@ const FORBIDDEN: &[(u8, &[&str])] = &[
     (0, &["tokio", "Instant", "SystemTime"]),
 ];
 
+/// Files that still import themselves through one another: a group for each knot. No other file may join one, and one that
+/// has found its way out is to be taken off.
+const CIRCLES: &[&[&str]] = &[&[
+    "answer",
+    "answer::ancestors",
+    "answer::autopath",
+    "answer::hints",
+    "answer::inside",
+    "answer::kept",
+    "answer::late",
+    "answer::ours",
+    "answer::outcome",
+    "answer::turn",
+    "fetch",
+    "jobs",
+    "jobs::account",
+    "jobs::account::failures",
+    "jobs::accounts",
+    "jobs::buffer",
+    "jobs::handoff",
+    "jobs::ledger",
+    "jobs::projects",
+    "jobs::truncated",
+    "query_log",
+    "query_log::line",
+    "query_log::sampler",
+    "query_log::writer",
+    "warm_up",
+]];
+
 #[test]
 fn every_module_keeps_to_its_floor() {
-    let faults = faults(&sources(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path()));
+    let faults = faults(&source());
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn no_file_imports_itself_through_others() {
+    let faults = circles(&source(), CIRCLES);
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found() {
+    let found = |files: &[(&str, &str)], allowed: &[&[&str]]| {
+        let files = files.iter().map(|(module, text)| ((*module).to_string(), (*text).to_string())).collect();
+        circles(&files, allowed)
+    };
+    let pair = [("cache", "use crate::route::Router;"), ("route", "use std::fmt;\nfn f() { crate::cache::g() }")];
+    let circle = "a circle of imports: cache -> route -> cache (cache:1, route:2)";
+    assert_eq!(found(&pair, &[]), [circle]);
+    assert_eq!(found(&pair, &[&["cache"]]), ["a circle of imports: route -> cache -> route (route:2, cache:1)"]);
+    assert_eq!(found(&pair, &[&["cache"], &["route"]]), [circle], "an entry allows its own circles alone");
+    assert_eq!(found(&pair, &[&["cache", "route"]]), [""; 0]);
+    let stale = ["wire is part of no circle of imports any more: take it off CIRCLES"];
+    assert_eq!(found(&pair, &[&["cache", "route", "wire"]]), stale);
+    assert_eq!(found(&[("wire", "")], &[&["wire"]]), stale);
+    // The shortest way round is shown, and a file that joins an old circle.
+    let three = [
+        ("a", "use crate::b;"),
+        ("b", "use crate::{a, c};"),
+        ("c", "use crate::{a, b};"),
+        ("d", "use crate::a;\nuse crate::e::X;"),
+        ("e", "pub use f::X;"),
+        ("e::f", "use super::Y;"),
+    ];
+    assert_eq!(found(&three, &[]), ["a circle of imports: a -> b -> a (a:1, b:1)"]);
+    assert_eq!(
+        found(&three, &[&["a", "b"]]),
+        ["a circle of imports: c -> b -> c (c:1, b:1)"],
+        "c joins the circle of a and b"
+    );
+    // What is below uses what is above it, which uses what is below.
+    let folder = [("e", "mod f; pub use f::X;\nfn y() { f::z() }"), ("e::f", "use super::Y;")];
+    assert_eq!(found(&folder, &[]), ["a circle of imports: e -> e::f -> e (e:2, e::f:1)"]);
+    for other in ["#[cfg(test)] mod tests { use crate::cache::X; }", "// use crate::cache::X;", "use crate::wire::X;"] {
+        assert_eq!(found(&[pair[0], ("route", other), ("wire", "")], &[]), [""; 0], "{other}");
+    }
 }
 
 #[test]
@@ -141,36 +224,16 @@ fn a_breach_is_found() {
     }
 }
 
-/// The text of every source file by its module: `src/a/b.rs` and `src/a/b/mod.rs` are `a::b`.
-fn sources(root: &Path) -> BTreeMap<String, String> {
-    let mut files = BTreeMap::new();
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let module = path.strip_prefix(root).unwrap().with_extension("");
-                let parts: Vec<_> = module.iter().map(|part| part.to_str().unwrap()).collect();
-                let module = parts.strip_suffix(&["mod"]).unwrap_or(&parts).join("::");
-                files.insert(module, fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
-    files
+fn source() -> BTreeMap<String, String> {
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
 /// Every breach, as `module:line: what`.
 fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
     let modules: BTreeSet<&str> = files.keys().map(String::as_str).collect();
-    let parsed: BTreeMap<&str, Parsed> =
-        files.iter().map(|(module, text)| (module.as_str(), parse(module, text, &modules))).collect();
+    let parsed = parsed(files, &modules);
     let mut faults = Vec::new();
-    for (&module, Parsed { paths, tested, .. }) in &parsed {
-        if parsed.values().any(|other| other.tested.contains(module)) || tested.contains(module) {
-            continue;
-        }
+    for (&module, Parsed { paths, .. }) in &parsed {
         let Some(floor) = floor(module) else {
             faults.push(format!("{module}: not in the table of floors"));
             continue;
@@ -207,216 +270,80 @@ fn floor(module: &str) -> Option<u8> {
     (module == *entry || !divided).then_some(*floor)
 }
 
-/// The module that a path from the root leads into; a re-export leads on to where it comes from.
-fn target(path: &[String], modules: &BTreeSet<&str>, parsed: &BTreeMap<&str, Parsed>) -> Option<String> {
-    let depth = (1..=path.len()).rev().find(|depth| modules.contains(path[..*depth].join("::").as_str()))?;
-    let module = path[..depth].join("::");
-    let exported = path.get(depth).and_then(|item| parsed.get(module.as_str())?.exports.get(item));
-    Some(exported.cloned().unwrap_or(module))
-}
+/// For each file, the other files that it imports, each with the line that names it first.
+type Imports<'f> = BTreeMap<&'f str, BTreeMap<&'f str, usize>>;
 
-/// What a file names.
-#[derive(Default)]
-struct Parsed {
-    /// Every path outside of tests and the line that it is on; one within this crate begins with `crate`.
-    paths: Vec<(usize, Vec<String>)>,
-    /// What it re-exports from modules below it: the item's name, and the module.
-    exports: BTreeMap<String, String>,
-    /// Modules below it that exist for tests alone.
-    tested: BTreeSet<String>,
-}
-
-fn parse(module: &str, text: &str, modules: &BTreeSet<&str>) -> Parsed {
-    let tokens = tokens(text);
-    let mut parsed = Parsed::default();
-    // The modules around a place, each with the depth of braces at which it ends. The root itself is no module.
-    let file: Vec<String> =
-        module.split("::").filter(|part| !["lib", "main"].contains(part)).map(String::from).collect();
-    let mut inside: Vec<(String, usize)> = Vec::new();
-    let mut depth = 0;
-    let mut at = 0;
-    while at < tokens.len() {
-        let word = |ahead: usize| tokens.get(at + ahead).map_or("", |(_, token)| token.as_str());
-        let here: Vec<String> = file.iter().chain(inside.iter().map(|(name, _)| name)).cloned().collect();
-        if (0..7).map(word).eq(["#", "[", "cfg", "(", "test", ")", "]"]) {
-            let end = item_end(&tokens, at + 7);
-            if let Some(mark) = tokens[at..end].iter().position(|(_, token)| token == "mod") {
-                let name = tokens.get(at + mark + 1).map_or("", |(_, name)| name.as_str());
-                parsed.tested.insert([&here[..], &[name.to_string()]].concat().join("::"));
-            }
-            at = end;
-        } else if word(0) == "mod" && word(2) == "{" {
-            inside.push((word(1).to_string(), depth));
-            depth += 1;
-            at += 3;
-        } else if word(0) == "use" {
-            let public = at > 0 && tokens[at - 1].1 == "pub";
-            let mut found = Vec::new();
-            at = tree(&tokens, at + 1, &[], &mut found) + 1;
-            for (line, path) in found {
-                let relative = modules.contains([&here[..], &path[..1]].concat().join("::").as_str());
-                let path = resolve(path, &here, modules);
-                let below = path.len() == here.len() + 3 && path[1..].starts_with(&here);
-                if public && below && (relative || path[0] == "crate") {
-                    parsed.exports.insert(path[path.len() - 1].clone(), path[1..path.len() - 1].join("::"));
-                } else {
-                    parsed.paths.push((line, path));
-                }
-            }
-        } else if is_word(word(0)) {
-            let line = tokens[at].0;
-            let mut path = vec![word(0).to_string()];
-            while word(2 * path.len() - 1) == "::" && is_word(word(2 * path.len())) {
-                path.push(word(2 * path.len()).to_string());
-            }
-            at += 2 * path.len() - 1;
-            parsed.paths.push((line, resolve(path, &here, modules)));
-        } else {
-            match word(0) {
-                "{" => depth += 1,
-                "}" => {
-                    depth -= 1;
-                    inside.retain(|(_, start)| *start < depth);
-                }
-                _ => {}
-            }
-            at += 1;
+/// The shortest circle of every knot of files that is not `allowed`, and every file that needs to be no more.
+fn circles(files: &BTreeMap<String, String>, allowed: &[&[&str]]) -> Vec<String> {
+    let imports = imports(files);
+    // The circles of two files are of one knot if each leads to the other.
+    let circles: BTreeMap<&str, Vec<&str>> =
+        imports.keys().filter_map(|module| Some((*module, circle(module, &imports)?))).collect();
+    let reached: BTreeMap<&str, BTreeSet<&str>> =
+        circles.keys().map(|module| (*module, from(module, &imports).into_keys().collect())).collect();
+    let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
+    for (&module, reaches) in &reached {
+        if !seen.insert(module) {
+            continue;
         }
+        let leads_back = |other: &&str| reached.get(other).is_some_and(|reaches| reaches.contains(module));
+        let knot: Vec<&str> = reaches.iter().copied().filter(leads_back).collect();
+        seen.extend(&knot);
+        if allowed.iter().any(|group| knot.iter().all(|module| group.contains(module))) {
+            continue;
+        }
+        let strangers = knot.iter().filter(|module| !allowed.iter().any(|group| group.contains(module)));
+        // Where all are allowed, but not with one another, any of them shows it.
+        let shown = strangers.chain(&knot).take(knot.len()).next().copied().unwrap_or(module);
+        let way = &circles[shown];
+        let lines = way.windows(2).map(|pair| format!("{}:{}", pair[0], imports[pair[0]][pair[1]]));
+        let lines = lines.collect::<Vec<_>>().join(", ");
+        faults.push(format!("a circle of imports: {} ({lines})", way.join(" -> ")));
     }
-    parsed
+    for module in allowed.iter().copied().flatten().filter(|module| !circles.contains_key(*module)) {
+        faults.push(format!("{module} is part of no circle of imports any more: take it off CIRCLES"));
+    }
+    faults
 }
 
-/// A path as it is from the root, if it begins with `crate`, `self`, `super` or a module below `here`.
-fn resolve(path: Vec<String>, here: &[String], modules: &BTreeSet<&str>) -> Vec<String> {
-    let ups = path.iter().take_while(|part| *part == "super").count();
-    let skipped = match path[0].as_str() {
-        "self" | "super" if path.len() == 1 => return path,
-        "crate" => return if path.len() == 1 { vec![String::new()] } else { path },
-        "self" => 1 + path[1..].iter().take_while(|part| *part == "super").count(),
-        "super" => ups,
-        _ if path.len() > 1 && modules.contains([here, &path[..1]].concat().join("::").as_str()) => 0,
-        _ => return path,
-    };
-    let ups = if path[0] == "self" { skipped - 1 } else { ups };
-    let above = &here[..here.len().saturating_sub(ups)];
-    let rest = &path[skipped..];
-    if above.is_empty() && rest.is_empty() {
-        return vec![String::new()];
-    }
-    [&["crate".to_string()][..], above, rest].concat()
-}
-
-/// Reads the tree of a `use` declaration into whole paths; returns where it ends.
-fn tree(tokens: &[(usize, String)], mut at: usize, stem: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
-    let mut path = stem.to_vec();
-    while let Some((line, token)) = tokens.get(at) {
-        match token.as_str() {
-            "::" => at += 1,
-            "as" => at += 2,
-            "{" => {
-                at += 1;
-                while tokens.get(at).is_some_and(|(_, token)| token != "}") {
-                    at = tree(tokens, at, &path, found);
-                    at += usize::from(tokens.get(at).is_some_and(|(_, token)| token == ","));
-                }
-                return at + 1;
-            }
-            "self" if !path.is_empty() => at += 1,
-            word if is_word(word) || word == "*" => {
-                path.push(word.to_string());
-                at += 1;
-            }
-            _ => {
-                found.push((*line, path));
-                return at;
+fn imports(files: &BTreeMap<String, String>) -> Imports<'_> {
+    let modules: BTreeSet<&str> = files.keys().map(String::as_str).collect();
+    let parsed = parsed(files, &modules);
+    let mut imports = Imports::new();
+    for (&module, Parsed { paths, .. }) in &parsed {
+        let others = imports.entry(module).or_default();
+        for (line, path) in paths {
+            let Some(path) = path.strip_prefix(&["crate".to_string()][..]) else { continue };
+            let target = target(path, &modules, &parsed).and_then(|target| modules.get(target.as_str()).copied());
+            if let Some(target) = target.filter(|target| *target != module) {
+                others.entry(target).or_insert(*line);
             }
         }
     }
-    at
+    imports
 }
 
-/// The end of the item at `at`: behind its block or its semicolon, whichever comes first outside of brackets.
-fn item_end(tokens: &[(usize, String)], mut at: usize) -> usize {
-    let mut open = 0usize;
-    while let Some((_, token)) = tokens.get(at) {
-        at += 1;
-        match token.as_str() {
-            "{" | "(" | "[" => open += 1,
-            "}" if open == 1 => return at,
-            "}" | ")" | "]" => open = open.saturating_sub(1),
-            ";" if open == 0 => return at,
-            _ => {}
+/// Every file that `start` leads to, each with the one before it on the shortest way.
+fn from<'f>(start: &'f str, imports: &Imports<'f>) -> BTreeMap<&'f str, &'f str> {
+    let (mut before, mut next) = (BTreeMap::new(), VecDeque::from([start]));
+    while let Some(module) = next.pop_front() {
+        for &other in imports.get(module).into_iter().flat_map(BTreeMap::keys) {
+            before.entry(other).or_insert_with(|| {
+                next.push_back(other);
+                module
+            });
         }
     }
-    at
+    before
 }
 
-fn is_word(token: &str) -> bool {
-    token.starts_with(|first: char| first.is_alphabetic() || first == '_')
-}
-
-/// Words, `::` and other characters, each with its line; without comments and literals.
-fn tokens(text: &str) -> Vec<(usize, String)> {
-    let chars: Vec<char> = text.chars().collect();
-    let starts = |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c));
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    let mut line = 1;
-    while at < chars.len() {
-        let begin = at;
-        if starts(at, "//") {
-            while at < chars.len() && chars[at] != '\n' {
-                at += 1;
-            }
-        } else if starts(at, "/*") {
-            let mut open = 0;
-            while at < chars.len() {
-                open += usize::from(starts(at, "/*"));
-                open -= usize::from(starts(at, "*/"));
-                at += if starts(at, "/*") || starts(at, "*/") { 2 } else { 1 };
-                if open == 0 {
-                    break;
-                }
-            }
-        } else if chars[at] == '"' {
-            at += 1;
-            while at < chars.len() && chars[at] != '"' {
-                at += if chars[at] == '\\' { 2 } else { 1 };
-            }
-            at += 1;
-        } else if chars[at] == '\'' {
-            // A lifetime has no quote after its first letter; a character has, or a backslash before it.
-            at += match (chars.get(at + 1), chars.get(at + 2)) {
-                (Some('\\'), _) => 3 + chars[at + 3..].iter().position(|c| *c == '\'').unwrap_or(0) + 1,
-                (Some(_), Some('\'')) => 3,
-                _ => 1,
-            };
-        } else if chars[at].is_alphanumeric() || chars[at] == '_' {
-            while at < chars.len() && (chars[at].is_alphanumeric() || chars[at] == '_') {
-                at += 1;
-            }
-            let word: String = chars[begin..at].iter().collect();
-            let hashes = chars[at..].iter().take_while(|c| **c == '#').count();
-            if ["r", "br", "cr"].contains(&word.as_str()) && chars.get(at + hashes) == Some(&'"') {
-                let end = format!("\"{}", "#".repeat(hashes));
-                at += hashes + 1;
-                while at < chars.len() && !starts(at, &end) {
-                    at += 1;
-                }
-                at += end.len();
-            } else {
-                tokens.push((line, word));
-            }
-        } else if starts(at, "::") {
-            tokens.push((line, "::".to_string()));
-            at += 2;
-        } else {
-            if !chars[at].is_whitespace() {
-                tokens.push((line, chars[at].to_string()));
-            }
-            at += 1;
-        }
-        line += chars[begin..at.min(chars.len())].iter().filter(|c| **c == '\n').count();
+/// The shortest way from a file back to itself, both ends included; none if there is none.
+fn circle<'f>(module: &'f str, imports: &Imports<'f>) -> Option<Vec<&'f str>> {
+    let before = from(module, imports);
+    let mut way = vec![module, before.get(module)?];
+    while let Some(last) = way.last().filter(|last| **last != module) {
+        way.push(before[last]);
     }
-    tokens
+    way.reverse();
+    Some(way)
 }

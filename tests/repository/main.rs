@@ -2,6 +2,7 @@
 // The files of the benchmark are a crate of their own there, in which this is reachable.
 #![allow(unreachable_pub)]
 
+mod imports;
 mod layers;
 mod peers_bench;
 mod readme;

@@ -1,0 +1,192 @@
+//! A nodens that serves, from outside: where it is, a new configuration, the end.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::descriptors;
+use super::host::Host;
+use super::retired::Retired;
+use super::thread::Watch;
+use crate::admission::descriptors::Descriptors;
+use crate::answer::Resolver;
+use crate::config::Config;
+use crate::metrics::events::Kind;
+use crate::server::Phase;
+use crate::snapshot::Snapshot;
+use crate::upstream::standing::wall_clock;
+
+/// How often it is looked whether every worker turns.
+const TURNS_CHECK: Duration = Duration::from_millis(1);
+
+/// A nodens that serves.
+pub struct Running {
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) report: Vec<SocketAddr>,
+    pub(super) host: Host,
+    pub(super) descriptors: Arc<Descriptors>,
+    /// How many workers have begun to turn.
+    pub(super) turning: Arc<AtomicUsize>,
+    pub(super) failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
+    pub(super) workers: Vec<JoinHandle<usize>>,
+    pub(super) others: Vec<JoinHandle<()>>,
+    /// One reload after the other: each snapshot follows the one before it.
+    pub(super) retired: Mutex<Retired>,
+}
+
+impl Running {
+    /// Where it listens, in the order of the file, with the true ports.
+    pub fn listen_addresses(&self) -> &[SocketAddr] {
+        &self.listen
+    }
+
+    /// Where the admin pages are, if anywhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Where each client may look at what is known of itself, in the order of the file.
+    pub fn report_addresses(&self) -> &[SocketAddr] {
+        &self.report
+    }
+
+    /// How many workers serve.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// What workers share; for tests and tools that look inside.
+    pub fn resolver(&self) -> &Arc<Resolver> {
+        &self.host.resolver
+    }
+
+    /// Puts a new configuration in force and logs that: see [`Self::put_in_force`].
+    pub fn reload(&self, config: Config) -> Vec<&'static str> {
+        let needs_restart = self.put_in_force(config);
+        self.tell_reloaded(&needs_restart);
+        needs_restart
+    }
+
+    /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
+    /// keys that changed but that only a start reads. [`Self::tell_reloaded`] is to follow.
+    ///
+    /// All that decides an answer is in the snapshot: a query sees either configuration, whole. It is built and the old one
+    /// is freed without the workers.
+    pub fn put_in_force(&self, config: Config) -> Vec<&'static str> {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolver = &self.host.resolver;
+        let old = resolver.snapshot.load_full();
+        let needs_restart = old.needs_restart(&config);
+        descriptors::share_out(&self.descriptors, &config);
+        let new = Arc::new(Snapshot::new(config, &resolver.metrics, Some(&old)));
+        retired.expect();
+        // Before the swap: a worker that sees the new configuration looks for the log that it wants.
+        resolver.query_log.follow(resolver, &new.config);
+        // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
+        let learns = new.config.warm_up.enabled;
+        learns.then(|| resolver.jobs.habits(|habits| habits.learn(true)));
+        resolver.snapshot.store(Arc::clone(&new));
+        (!learns).then(|| resolver.jobs.habits(|habits| habits.learn(false)));
+        // No answer depends on this.
+        resolver.jobs.set_max_projects(new.config.metrics.max_projects);
+        let kept: HashSet<_> = servers(&new).into_iter().collect();
+        for (upstream, server) in servers(&old).into_iter().filter(|server| !kept.contains(server)) {
+            resolver.metrics.forget_server(&upstream, &server);
+        }
+        retired.free(old);
+        drop(retired);
+        needs_restart
+    }
+
+    /// Counts and logs that a new configuration is in force, all but these keys.
+    pub fn tell_reloaded(&self, needs_restart: &[&str]) {
+        self.host.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
+        match needs_restart {
+            [] => self.tell(Kind::ReloadTaken, ""),
+            keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
+        }
+    }
+
+    /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.
+    pub fn reload_rejected(&self, reason: &str) {
+        self.host.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
+        self.tell(Kind::ReloadRejected, reason);
+    }
+
+    /// Tells of something that happened to the server as a whole.
+    pub fn tell(&self, kind: Kind, reason: &str) {
+        self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    }
+
+    /// For those who give the sockets away.
+    pub fn host(&self) -> Host {
+        self.host.clone()
+    }
+
+    /// Waits until every worker turns, at most for so long; whether they do.
+    pub fn turns(&self, patience: Duration) -> bool {
+        let deadline = std::time::Instant::now() + patience;
+        while self.turning.load(Ordering::Acquire) < self.workers.len() {
+            if std::time::Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(TURNS_CHECK);
+        }
+        true
+    }
+
+    /// Resolves when a part of it has failed, with what that is: the process had better begin anew.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.failed.1.clone();
+        match failed.wait_for(Option::is_some).await.map(|what| *what) {
+            Ok(Some(what)) => what,
+            // It is gone as a whole.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Sees how a thread of it ends; `what` names the thread.
+    pub(super) fn watch(&self, what: &'static str) -> Watch {
+        Watch { what, failed: self.failed.0.clone(), phase: Arc::clone(&self.host.phase), well: false }
+    }
+
+    /// Stops reading, answers what is in flight, at most for [`crate::server::GRACE`]. Returns how many queries were
+    /// left without an answer.
+    pub fn stop(mut self) -> usize {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> usize {
+        self.host.turn_to(Phase::Stopping);
+        let left = self.workers.drain(..).map(|worker| worker.join().unwrap_or(0)).sum();
+        for other in self.others.drain(..) {
+            let _ = other.join();
+        }
+        let Resolver { jobs, clients, query_log, snapshot, .. } = &*self.host.resolver;
+        jobs.settle(clients, &snapshot.load().clients, self.host.resolver.now());
+        query_log.close();
+        left
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+/// Every server with the name of its group.
+fn servers(snapshot: &Snapshot) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for group in &snapshot.groups {
+        let name = &group.config.name;
+        all.extend(group.servers.load().iter().map(|server| (name.clone(), server.address.to_string())));
+    }
+    all
+}

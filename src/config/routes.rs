@@ -1,0 +1,116 @@
+//! Which names go to whom: `[[route]]`, of all clients or of one view.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::cache::NEGATIVE_MAX_TTL;
+use super::mistake::Mistakes;
+use super::table::Table;
+use super::units::Time;
+use super::zones::{Domain, Zone};
+use crate::wire::name::Name;
+
+/// `[[route]] deny_private_addresses`.
+pub const DENY_PRIVATE_ADDRESSES: bool = false;
+/// `[[route]] cluster_domain` of a route that claims this zone: what kubeadm and most others call it.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// `[[route]] prune_search`: of the cluster's domain, where no answer is lost by it.
+pub const PRUNE_SEARCH: bool = true;
+/// `[[route]] autopath`: it gives an answer for another name than was asked for.
+pub const AUTOPATH: bool = false;
+
+/// Names that go to one group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The suffixes it claims; CIDRs have become their reverse zones.
+    pub zones: Vec<Name>,
+    /// The zones as the file wrote them, joined by a blank: the route's name in metrics and explanations.
+    pub label: String,
+    /// The group's index in [`Config::upstreams`](super::Config::upstreams).
+    pub to: usize,
+    /// The longest that a negative answer of this route is kept; none: as the cache says.
+    pub negative_max_ttl: Option<Duration>,
+    /// Whether private addresses are taken out of answers (protection against DNS rebinding).
+    pub deny_private_addresses: bool,
+    /// The zone of its that Kubernetes serves, if it has one.
+    pub cluster: Option<Cluster>,
+}
+
+/// The zone that Kubernetes serves, and what is done about the search lists that end in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cluster {
+    /// The cluster's domain: one of the route's zones.
+    pub domain: Name,
+    /// Whether names that cannot exist there are denied without asking.
+    pub prune_search: bool,
+    /// Whether the first try of a pod's search list gets the answer of the last.
+    pub autopath: bool,
+}
+
+/// `[[route]]`.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// Its header.
+    pub at: Range<usize>,
+    /// Required; none if a mistake has been noted.
+    pub zones: Option<Vec<Spanned<Zone>>>,
+    /// Required; none if a mistake has been noted.
+    pub to: Option<Spanned<String>>,
+    /// Default: none, the cache's holds. Bounds: [`NEGATIVE_MAX_TTL`].
+    pub negative_max_ttl: Option<Spanned<Time>>,
+    /// Default: [`DENY_PRIVATE_ADDRESSES`].
+    pub deny_private_addresses: bool,
+    /// Default: [`CLUSTER_DOMAIN`] if that is among the zones, else none.
+    pub cluster_domain: Option<Spanned<Domain>>,
+    /// Default: [`PRUNE_SEARCH`].
+    pub prune_search: Option<Spanned<bool>>,
+    /// Default: [`AUTOPATH`].
+    pub autopath: Option<Spanned<bool>>,
+}
+
+impl RouteTable {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
+        table.read(|table| Self {
+            at: table.at(),
+            zones: table.required_list("zones"),
+            to: table.required("to"),
+            negative_max_ttl: table.within("negative_max_ttl", &NEGATIVE_MAX_TTL),
+            deny_private_addresses: table.flag("deny_private_addresses", DENY_PRIVATE_ADDRESSES),
+            cluster_domain: table.value("cluster_domain"),
+            prune_search: table.value("prune_search"),
+            autopath: table.value("autopath"),
+        })
+    }
+}
+
+/// What a route says of the cluster's domain.
+pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Mistakes<'_>) -> Option<Cluster> {
+    let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
+    let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
+    let domain = match &file.cluster_domain {
+        Some(given) => Some(given.get_ref().0.clone()),
+        None => usual(),
+    };
+    if let (Some(given), Some(domain)) = (&file.cluster_domain, &domain)
+        && !claims(domain)
+    {
+        let what = format!("cluster_domain: {domain} is none of this route's zones; add it to them");
+        mistakes.add(given.span(), what);
+    }
+    if domain.is_none() {
+        for (key, flag) in [("prune_search", &file.prune_search), ("autopath", &file.autopath)] {
+            if let Some(flag) = flag.as_ref().filter(|flag| *flag.get_ref()) {
+                let what = format!("{key}: this route has no cluster's domain; name it with cluster_domain");
+                mistakes.add(flag.span(), what);
+            }
+        }
+    }
+    let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
+    Some(Cluster {
+        domain: domain?,
+        prune_search: flag(&file.prune_search, PRUNE_SEARCH),
+        autopath: flag(&file.autopath, AUTOPATH),
+    })
+}

@@ -1,0 +1,98 @@
+//! Where nodens listens, for whom, and how many TCP connections it takes: `[server]`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::address::{DNS_PORT, Listen, Network};
+use super::mistake::Mistakes;
+use super::table::Table;
+use super::units::{Bounds, Count, Time};
+
+/// `[server] listen` where the file has none: a port that needs no privilege, for this machine only.
+pub const LISTEN: [SocketAddr; 2] =
+    [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5300), SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 5300)];
+/// `[server] allow` where the file has none: this machine, as prefixes.
+pub const ALLOW: [(IpAddr, u8); 2] =
+    [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
+/// `[server] workers`: 0 is one per CPU.
+pub const WORKERS: Bounds<Count> = Bounds { default: Count(0), floor: Count(0), ceiling: Count(1024) };
+/// `[server] tcp_idle_timeout`: "of the order of a few seconds" (RFC 7766 section 6.2.3).
+pub const TCP_IDLE_TIMEOUT: Bounds<Time> =
+    Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(600) };
+/// `[server] tcp_connections`: each costs a file descriptor and its buffers.
+pub const TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(1024), floor: Count(1), ceiling: Count(65_536) };
+/// `[server] tcp_connections_per_client`: one client must not take them all (RFC 7766 section 6.2.2).
+pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<Count> =
+    Bounds { default: Count(64), floor: Count(1), ceiling: Count(65_536) };
+
+/// The listeners and their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// UDP and TCP on each; port 0 takes any free port.
+    pub listen: Vec<SocketAddr>,
+    /// Who may ask; anyone else gets REFUSED.
+    pub allow: Vec<IpNet>,
+    /// Worker threads; 0 is one per CPU that the process may use.
+    pub workers: usize,
+    /// How long a TCP connection may stay without a query in flight (RFC 7766 section 6.2.3).
+    pub tcp_idle_timeout: Duration,
+    /// TCP connections at once, in all.
+    pub tcp_connections: usize,
+    /// TCP connections at once from one client address.
+    pub tcp_connections_per_client: usize,
+}
+
+/// `[server]`.
+#[derive(Debug)]
+pub struct ServerTable {
+    /// Default: [`LISTEN`].
+    pub listen: Vec<Spanned<Listen<DNS_PORT>>>,
+    /// Default: [`ALLOW`].
+    pub allow: Vec<Spanned<Network>>,
+    /// Default: [`WORKERS`].
+    pub workers: Spanned<Count>,
+    /// Default: [`TCP_IDLE_TIMEOUT`].
+    pub tcp_idle_timeout: Spanned<Time>,
+    /// Default: [`TCP_CONNECTIONS`].
+    pub tcp_connections: Spanned<Count>,
+    /// Default: [`TCP_CONNECTIONS_PER_CLIENT`].
+    pub tcp_connections_per_client: Spanned<Count>,
+}
+
+impl ServerTable {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
+        let unplaced = |address| Spanned::new(0..0, Listen(address));
+        let network = |(address, prefix)| Some(Spanned::new(0..0, Network(IpNet::new(address, prefix).ok()?)));
+        table.read(|table| Self {
+            listen: table.list("listen").unwrap_or_else(|| LISTEN.map(unplaced).into()),
+            allow: table.list("allow").unwrap_or_else(|| ALLOW.into_iter().filter_map(network).collect()),
+            workers: table.bounded("workers", &WORKERS),
+            tcp_idle_timeout: table.bounded("tcp_idle_timeout", &TCP_IDLE_TIMEOUT),
+            tcp_connections: table.bounded("tcp_connections", &TCP_CONNECTIONS),
+            tcp_connections_per_client: table.bounded("tcp_connections_per_client", &TCP_CONNECTIONS_PER_CLIENT),
+        })
+    }
+}
+
+/// `[server]` as the rest of the house reads it; notes limits and listeners that do not fit together.
+pub(super) fn server(file: &ServerTable, mistakes: &Mistakes<'_>) -> Server {
+    let total = file.tcp_connections.get_ref().0;
+    let per_client = &file.tcp_connections_per_client;
+    let given = !per_client.span().is_empty();
+    if given && per_client.get_ref().0 > total {
+        let what = format!("tcp_connections_per_client: {per_client} is more than tcp_connections, {total}");
+        mistakes.add(per_client.span(), what);
+    }
+    mistakes.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+    Server {
+        listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),
+        allow: file.allow.iter().map(|network| network.get_ref().0).collect(),
+        workers: file.workers.get_ref().0,
+        tcp_idle_timeout: file.tcp_idle_timeout.get_ref().duration(),
+        tcp_connections: total,
+        tcp_connections_per_client: per_client.get_ref().0.min(total),
+    }
+}

@@ -1,0 +1,38 @@
+//! What is asked of an upstream.
+
+use crate::wire::name::Name;
+use crate::wire::query::Key;
+
+/// What is asked of an upstream. Two equal questions may share one answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The name, lower-case.
+    pub name: Name,
+    /// The type.
+    pub qtype: u16,
+    /// The class.
+    pub qclass: u16,
+    /// Recursion desired.
+    pub rd: bool,
+    /// Checking disabled (RFC 4035).
+    pub cd: bool,
+    /// DNSSEC OK (RFC 3225), sent in nodens's own OPT.
+    pub dnssec_ok: bool,
+    /// The header's reserved bit, passed through.
+    pub z: bool,
+}
+
+impl Question {
+    /// The question that a cache key stands for.
+    pub fn of(key: &Key) -> Self {
+        Self {
+            name: Name::from_wire(key.name()).unwrap_or_else(|_| Name::root()),
+            qtype: key.qtype(),
+            qclass: key.qclass(),
+            rd: key.rd(),
+            cd: key.cd(),
+            dnssec_ok: key.dnssec_ok(),
+            z: key.z(),
+        }
+    }
+}
