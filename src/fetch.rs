@@ -12,10 +12,13 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::{Local, Own, Resolver, Wanted, denial, local};
+use crate::answer::ours::{Local, Own, denial, local};
+use crate::answer::pending::Wanted;
+use crate::answer::state::Resolver;
+use crate::cache::Entry;
 use crate::cache::entry::{Failed, Limits, Worth};
-use crate::cache::{Entry, Millis};
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
 use crate::horizon::Horizon;
 use crate::rebinding;
@@ -177,15 +180,6 @@ pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entr
 /// Whether an entry may answer under the configuration of `wanted`.
 fn is_at_home(wanted: &Wanted, entry: &Entry) -> bool {
     entry.home.generation == wanted.snapshot.generation || wanted.snapshot.rehome(entry.home, &wanted.key).is_some()
-}
-
-/// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
-pub fn loop_check(snapshot: &Snapshot, name: &[u8]) {
-    for group in &snapshot.groups {
-        for server in group.servers.load().iter().filter(|server| name.starts_with(&server.loop_token())) {
-            server.leads_back();
-        }
-    }
 }
 
 /// Asks, follows, keeps. Always gives an entry: a failure is one too.

@@ -231,7 +231,7 @@ fn a_hit_that_is_logged_allocates_nothing() {
     let file = format!("{}/allocs-{}.jsonl", env!("CARGO_TARGET_TMPDIR"), std::process::id());
     let mut scene = Scene::with(&format!("[query_log]\nto = {file:?}\nmax_per_second = 100000\n"));
     scene.keep_the_answer();
-    scene.resolver.query_log.follow(&scene.resolver, &scene.snapshot.config);
+    scene.resolver.follow_query_log(&scene.snapshot.config);
     scene.ledger.log = scene.resolver.query_log.sampler(&scene.snapshot);
     // As many as a buffer has room for before it is handed over.
     let before = allocations();

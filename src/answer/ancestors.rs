@@ -13,11 +13,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::outcome::{Outcome, Words};
-use super::{From, Resolver, Response, Turn, Wanted};
+use super::outcome::{Outcome, Words, enter_at_once};
+use super::pending::Wanted;
+use super::request::{Request, Response};
+use super::state::Resolver;
+use super::turn::Turn;
+use crate::cache::Entry;
 use crate::cache::entry::Worth;
-use crate::cache::{Entry, Millis};
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::fetch;
 use crate::local::cluster::{Cluster, Rule};
 use crate::local::probes::LONGEST_CUT;
@@ -54,7 +58,7 @@ impl Resolver {
     pub(super) fn deny(
         &self,
         turn: &mut Turn<'_>,
-        from: &From<'_>,
+        from: &Request<'_>,
         asked: (&Key, u64),
         (route, rule, ttl): (u16, Rule, u32),
         options: &[u8],
@@ -63,7 +67,7 @@ impl Resolver {
         let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
         let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Words::Options(cluster.error(rule)));
-        self.enter(turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
+        enter_at_once(self, turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
         Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }

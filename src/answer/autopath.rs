@@ -12,24 +12,27 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Local, Own, Resolver, Turn, Wanted, ancestors, denial, failure_holds, late, local, stale_window};
+use super::ancestors;
+use super::kept::{failure_holds, stale_window};
+use super::obtain::obtain;
+use super::ours::{Local, Own, denial, local};
+use super::pending::{Path, Wanted};
+use super::state::Resolver;
+use super::turn::Turn;
+use crate::cache::Entry;
 use crate::cache::entry::Worth;
-use crate::cache::{Entry, Millis};
 use crate::cause::Cause;
 use crate::clients::Who;
+use crate::clock::Millis;
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
 use crate::wire::make::LocalRecords;
-use crate::wire::name::Name;
 use crate::wire::query::Key;
 use crate::wire::{class, rcode, rtype};
 
 /// How long the CNAME may be cached, in seconds: an earlier name of the list may come to be.
 const TTL: u32 = 5;
-
-/// The names that a client tries after the one that it asked for, in their order.
-pub struct Path(Vec<Name>);
 
 /// The answer to the first name of a list.
 pub(super) struct Arrived {
@@ -120,7 +123,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
                     let (entry, source) = match known(resolver, &asked, now) {
                         Some(known) => known,
                         None => {
-                            let (entry, source) = late::obtain(resolver, upstreams, &asked).await;
+                            let (entry, source) = obtain(resolver, upstreams, &asked).await;
                             ancestors::learn(resolver, upstreams, &asked, entry.rcode, source);
                             (entry, source)
                         }

@@ -1,7 +1,8 @@
 //! What a name that does not exist may have been meant for: the same one under another suffix, or one that other clients
 //! see. The first are found by [`crate::jobs::existing`]; here only those count that this client can see.
 
-use super::Resolver;
+use super::kept::stale_window;
+use super::state::Resolver;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clients::Who;
@@ -60,7 +61,7 @@ fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], lik
 /// Whether the cache has an answer with records.
 fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], qtype: u16) -> bool {
     let key = Key::of_stub(name, qtype, horizon);
-    let window = super::stale_window(snapshot);
+    let window = stale_window(snapshot);
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
         let at_home = entry.home.generation == snapshot.generation;

@@ -9,13 +9,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::ancestors;
 use super::hints::explain;
-use super::{Local, Own, Resolver, Turn, Wanted, ancestors, keepalive, local, stale_window};
-use crate::cache::Millis;
+use super::kept::stale_window;
+use super::ours::{Local, Own, local};
+use super::pending::Wanted;
+use super::request::keepalive;
+use super::state::Resolver;
+use super::turn::Turn;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
+use crate::clock::Millis;
 use crate::jobs::{Excerpt, Pick};
 use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
@@ -76,7 +82,7 @@ pub(super) fn inside(
             Inside::Now(rcode::NOERROR, records)
         });
     }
-    let since_start = turn.at.saturating_duration_since(resolver.epoch);
+    let since_start = resolver.epoch.until(turn.at);
     if !resolver.introspection.admits(client, MOST_A_SECOND, since_start) {
         let line = format!("asked too often: nodens tells each client {MOST_A_SECOND} times a second at most");
         return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));

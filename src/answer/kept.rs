@@ -1,9 +1,10 @@
 //! What an entry of the cache is worth to a query: served, served past its time, or nothing.
 
-use super::Turn;
+use super::turn::Turn;
+use crate::cache::Entry;
 use crate::cache::entry::Worth;
-use crate::cache::{Entry, Millis};
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};

@@ -1,7 +1,6 @@
 //! What nodens has to say to a question by itself, before anyone else is asked.
 
 use crate::cause::Cause;
-use crate::fetch;
 use crate::local::cluster::FORM_TTL;
 use crate::local::records::{Found, Records};
 use crate::local::server_facts;
@@ -75,7 +74,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         return Local::Answer(Own::plain(rcode::NOERROR, server_facts::any()));
     }
     if name.ends_with(LOOP_CHECK) {
-        fetch::loop_check(snapshot, name);
+        loop_check(snapshot, name);
         return Local::Answer(Own::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
     let horizon = snapshot.horizon(key.horizon());
@@ -129,4 +128,13 @@ pub fn denial(snapshot: &Snapshot, route: u16) -> Own {
         records.soa(cluster.domain(), FORM_TTL);
     }
     Own { cause: Some(Cause::Pruned), ..Own::plain(rcode::NXDOMAIN, records) }
+}
+
+/// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
+fn loop_check(snapshot: &Snapshot, name: &[u8]) {
+    for group in &snapshot.groups {
+        for server in group.servers.load().iter().filter(|server| name.starts_with(&server.loop_token())) {
+            server.leads_back();
+        }
+    }
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Resolver;
-use crate::cache::{Entry, Millis};
+use super::state::Resolver;
+use super::turn::Turn;
+use crate::cache::Entry;
 use crate::cause::Cause;
+use crate::clock::Millis;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use crate::metrics::{Source, Tally};
-use crate::query_log::sampler::{Name, Record};
+use crate::query_log::record::{Name, Record};
 use crate::wire::make;
 use crate::wire::query::Key;
 
@@ -81,6 +83,12 @@ impl<'a> Asked<'a> {
     pub fn of(key: &'a Key, hash: u64) -> Self {
         Self { name: key.name(), qtype: key.qtype(), hash }
     }
+}
+
+/// Enters what came of a query that is responded to at once.
+#[inline]
+pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut Turn<'_>, outcome: &Outcome<'_>) {
+    enter(resolver, turn.tally, turn.ledger, outcome, Timing::AtOnce(turn.now, turn.at));
 }
 
 /// Enters what came of a query.

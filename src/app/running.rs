@@ -87,7 +87,7 @@ impl Running {
         let new = Arc::new(Snapshot::new(config, &resolver.metrics, Some(&old)));
         retired.expect();
         // Before the swap: a worker that sees the new configuration looks for the log that it wants.
-        resolver.query_log.follow(resolver, &new.config);
+        resolver.follow_query_log(&new.config);
         // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
         let learns = new.config.warm_up.enabled;
         learns.then(|| resolver.jobs.habits(|habits| habits.learn(true)));

@@ -92,7 +92,7 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
     let report = report.collect::<Result<Vec<_>, _>>()?;
 
     let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
-    resolver.query_log.follow(&resolver, &resolver.snapshot.load().config);
+    resolver.follow_query_log(&resolver.snapshot.load().config);
     for part in &seat.entries {
         resolver.cache.unpack(part, resolver.now());
     }

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::account::{Failure, Kind, Pick, Slow};
+use super::account::{Account, Excerpt, Failure, Kind, Pick, Slow};
 use super::buffer::{Buffer, Count};
 use super::existing::Existing;
 use super::habits::Habits;
-use super::projects::{Projects, Whose};
+use super::projects::Projects;
 use super::truncated::{Cut, Question};
-use super::{Account, Excerpt, Millis};
+use super::whose::Whose;
 use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Tables, Who};
+use crate::clock::Millis;
 use crate::wire::rcode;
 
 /// Accounts kept; then the one that asked nothing for the longest time goes.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Millis;
 use crate::cause::Cause;
 use crate::clients::Fixed;
+use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
 

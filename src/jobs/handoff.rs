@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::Millis;
 use super::buffer::Buffer;
 use super::ledger::Ledger;
+use crate::clock::Millis;
 
 /// Filled buffers that wait at once, of some 180 KiB each. Workers fill ten a second at most, and the control thread
 /// takes all of them twenty times a second.

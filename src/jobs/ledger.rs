@@ -8,11 +8,11 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Millis;
 pub use super::buffer::{Buffer, Failure, Wait};
 use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
 use crate::cause::Cause;
 use crate::clients::{Fixed, key};
+use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;

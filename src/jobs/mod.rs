@@ -18,11 +18,12 @@
 //! - [`existing`] which names exist, for hints to those who asked for others;
 //! - [`habits`] what the jobs of a project ask for;
 //! - [`truncated`] what was cut off over UDP, until its client comes back over TCP;
-//! - [`projects`] which of them are counted by name in the metrics.
+//! - [`projects`] which of them are counted by name in the metrics, [`whose`] what they are called there.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::clients::{Client, Clients, Fixed, Tables};
+use crate::clock::Millis;
 use crate::snapshot::Snapshot;
 
 pub mod account;
@@ -37,8 +38,9 @@ pub mod projects;
 pub mod search_list;
 pub mod sentence;
 pub mod truncated;
+pub mod whose;
 
-pub use account::{Account, Pick};
+pub use account::{Account, Excerpt, Pick};
 pub use accounts::{KEPT_FOR, MOST_ACCOUNTS, MOST_BYTES};
 pub use ledger::Ledger;
 
@@ -48,9 +50,6 @@ use handoff::Handoff;
 use projects::Projects;
 use truncated::Truncated;
 
-/// Milliseconds since the process began to keep time.
-pub type Millis = u64;
-
 /// All accounts: workers hand over what they noted, one thread settles it, others read.
 #[derive(Debug)]
 pub struct Jobs {
@@ -59,15 +58,6 @@ pub struct Jobs {
     handoff: Handoff,
     /// Of no concern to workers but in [`Self::try_look`], which does not wait.
     accounts: Mutex<Accounts>,
-}
-
-/// An excerpt of an account, and names that exist and are like those that failed: a list for each failure.
-#[derive(Clone, Debug)]
-pub struct Excerpt {
-    /// The account with the failures that were wanted.
-    pub account: Account,
-    /// For each of the failures: see [`existing::Existing::like`].
-    pub like: Vec<Vec<Box<[u8]>>>,
 }
 
 impl Jobs {

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::{Account, Millis};
-use crate::clients::Client;
-use crate::clients::client::{Field, Kind, Trust};
+use super::account::Account;
+use super::whose::Whose;
+use crate::clock::Millis;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
 
 /// How often weights are halved and series change hands.
@@ -54,51 +54,6 @@ struct Estimate {
     weight: u64,
     /// By how much it may be too high.
     error: u64,
-}
-
-/// Whose queries are counted together: only what nobody but the runner or the configuration can have set.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Whose {
-    namespace: Box<str>,
-    project: Box<str>,
-    runner: Box<str>,
-}
-
-/// What of an account is in the metrics already.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Told {
-    /// Whose it is; none: nobody's who is known.
-    pub(super) whose: Option<Arc<Whose>>,
-    /// Whether there is something new.
-    pub(super) due: bool,
-    queries: u64,
-    failed: u64,
-    /// How many failures there were when it was last looked, and when that was.
-    waiting: Option<(u64, Millis)>,
-}
-
-impl Whose {
-    /// Whose a client's queries are.
-    pub fn of(client: &Client) -> Self {
-        let job = client.job.as_ref();
-        let project = job.and_then(|job| job.project(Trust::Label)).map(Into::into);
-        // A network that the configuration names is no job: there are as many as someone wrote down.
-        let name = || if client.kind == Kind::Configured { client.name.clone() } else { Box::default() };
-        let namespace = client.namespace.as_deref().unwrap_or_default();
-        let of_one_job = job.and_then(|job| job.get(Field::JobId)).is_some_and(|fact| fact.trust == Trust::Namespace);
-        Self {
-            namespace: match of_one_job {
-                true => format!("{}*", namespace.trim_end_matches(|c: char| c.is_ascii_digit())).into(),
-                false => namespace.into(),
-            },
-            project: project.unwrap_or_else(name),
-            runner: job.and_then(|job| job.runner(Trust::Label)).unwrap_or_default().into(),
-        }
-    }
-
-    fn labels(&self) -> [&str; 3] {
-        [&self.namespace, &self.project, &self.runner]
-    }
 }
 
 /// The labels of what has no series of its own.
@@ -245,11 +200,10 @@ impl Projects {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::client::Job;
     use crate::metrics::Metrics;
 
     fn whose(project: &str) -> Arc<Whose> {
-        Arc::new(Whose { namespace: "ci".into(), project: project.into(), runner: "r".into() })
+        Arc::new(Whose::new("ci", project, "r"))
     }
 
     struct Scene {
@@ -344,47 +298,5 @@ mod tests {
         assert_eq!(scene.projects.others[&whose("newcomer")].weight, 202);
         scene.round();
         assert_eq!(scene.counts(), told(&[("a", 100), ("other", 200 * MOST_OTHERS as u64 + 2)]));
-    }
-
-    #[test]
-    fn only_what_is_trusted_names_a_series_and_no_job_does() {
-        let client = |kind, namespace: Option<&str>, facts: &[(Field, &str, Trust)]| {
-            let mut job = Job::default();
-            facts.iter().for_each(|(field, value, trust)| assert!(job.note(*field, value, *trust)));
-            let (name, namespace) = ("pod-1".into(), namespace.map(Into::into));
-            let job = Some(job).filter(|job| !job.is_empty());
-            let (labels, memo) = Default::default();
-            Client { kind, name, namespace, uid: None, labels, more_labels: false, job, search: None, memo }
-        };
-        use Field::*;
-        for (client, expected) in [
-            (client(Kind::Pod, Some("shop"), &[]), ["shop", "", ""]),
-            (client(Kind::Configured, None, &[]), ["", "pod-1", ""]),
-            (
-                client(
-                    Kind::GitlabJob,
-                    Some("ci"),
-                    &[
-                        (RunnerId, "t1", Trust::Label),
-                        (ProjectId, "42", Trust::Label),
-                        (ProjectName, "api", Trust::Label),
-                        (ProjectNamespace, "shop", Trust::Label),
-                        (ProjectPath, "made/up", Trust::Settable),
-                        (JobId, "8123", Trust::Settable),
-                    ],
-                ),
-                ["ci", "shop/api", "t1"],
-            ),
-            (
-                client(
-                    Kind::GitlabJob,
-                    Some("ci-job-8123"),
-                    &[(JobId, "8123", Trust::Namespace), (ProjectId, "42", Trust::Name)],
-                ),
-                ["ci-job-*", "", ""],
-            ),
-        ] {
-            assert_eq!(Whose::of(&client).labels(), expected);
-        }
     }
 }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use foldhash::fast::RandomState;
 
-use super::Millis;
 use crate::clients::key;
+use crate::clock::Millis;
 
 /// How long a client is waited for.
 pub const PATIENCE: Millis = 5_000;

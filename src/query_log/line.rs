@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::sampler::{Batch, Record};
+use super::record::{Batch, Record};
 use crate::cache::Millis;
 use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};

@@ -1,17 +1,13 @@
 //! Which queries are logged. With the log off or the query not drawn this is a countdown; one that is drawn is copied.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
-use std::time::Duration;
 
-use super::Way;
+use super::record::{Batch, Record};
+use super::way::Way;
 use crate::cache::Millis;
-use crate::cause::Cause;
 use crate::config::{Logged, QueryLog as Settings};
-use crate::metrics::Source;
 use crate::snapshot::Snapshot;
-use crate::wire::name::MAX_NAME;
 use crate::wire::rcode;
 
 /// Copies that one worker keeps until it hands them over.
@@ -38,51 +34,6 @@ struct On {
     records: Vec<Record>,
     /// What was drawn but was too much for this second.
     over: u64,
-}
-
-/// A query and its answer.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Who asked.
-    pub client: IpAddr,
-    /// When.
-    pub asked: Millis,
-    /// From then to the answer.
-    pub took: Duration,
-    /// Over TCP or UDP.
-    pub over_tcp: bool,
-    /// The name in lower-case wire form.
-    pub name: Name,
-    /// The type.
-    pub qtype: u16,
-    /// The response code.
-    pub rcode: u16,
-    /// Where the answer came from.
-    pub source: Source,
-    /// The route's number in the batch.
-    pub route: u16,
-    /// The server that gave the answer.
-    pub by: Option<SocketAddr>,
-    /// Why it is no answer.
-    pub cause: Option<Cause>,
-    /// The words that came with it.
-    pub words: Option<Box<str>>,
-}
-
-/// A name without an allocation of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Name {
-    length: u8,
-    bytes: [u8; MAX_NAME],
-}
-
-/// What one worker hands over at once.
-#[derive(Debug)]
-pub struct Batch {
-    /// The queries.
-    pub records: Vec<Record>,
-    /// The configuration that they were answered under: what their routes are, and who asks.
-    pub snapshot: Arc<Snapshot>,
 }
 
 impl Sampler {
@@ -181,23 +132,6 @@ impl On {
     }
 }
 
-impl Name {
-    /// A copy of a name in wire form, in lower case.
-    pub fn new(wire: &[u8]) -> Self {
-        let length = wire.len().min(MAX_NAME);
-        let mut name = Self { length: length as u8, bytes: [0; MAX_NAME] };
-        name.bytes[..length].copy_from_slice(&wire[..length]);
-        // The lengths of labels are no letters.
-        name.bytes[..length].make_ascii_lowercase();
-        name
-    }
-
-    /// The name in wire form.
-    pub fn as_wire(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, sync_channel};
@@ -205,7 +139,9 @@ mod tests {
     use super::*;
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
+    use crate::metrics::Source;
     use crate::query_log::Budget;
+    use crate::query_log::record::Name;
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
@@ -224,7 +160,7 @@ mod tests {
         Record {
             client: [10, 0, 0, 1].into(),
             asked: 0,
-            took: Duration::ZERO,
+            took: std::time::Duration::ZERO,
             over_tcp: false,
             name: Name::new(b"\x01a\x00"),
             qtype: 1,

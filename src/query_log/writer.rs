@@ -7,44 +7,49 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::line::{self, Clock};
-use super::sampler::Batch;
-use crate::answer::Resolver;
+use super::record::Batch;
+use crate::clients::Clients;
 use crate::config::LogTarget;
+use crate::epoch::Epoch;
+use crate::metrics::QueryLogMetrics;
 use crate::upstream::standing::wall_clock;
 
 /// The rights of a new file: it tells what was asked, and by whom.
 const MODE: u32 = 0o640;
 
+/// What a writer needs beside the queries. It holds nothing that knows the way to it, which would keep it from its end.
+pub(super) struct Writer {
+    /// Who asked.
+    pub(super) clients: Arc<Clients>,
+    /// Since when times are counted.
+    pub(super) epoch: Epoch,
+    /// What became of the lines.
+    pub(super) metrics: QueryLogMetrics,
+}
+
 /// Writes what comes until nobody is left to send any; then drops `ending`.
 ///
 /// # Errors
 /// The system gives no thread.
-pub(super) fn start(
-    to: LogTarget,
-    batches: Receiver<Batch>,
-    resolver: Weak<Resolver>,
-    ending: SyncSender<()>,
-) -> io::Result<()> {
+pub(super) fn start(to: LogTarget, batches: Receiver<Batch>, writer: Writer, ending: SyncSender<()>) -> io::Result<()> {
     let write = move || {
-        write_all(&mut Output::new(to), &batches, &resolver);
+        write_all(&mut Output::new(to), &batches, &writer);
         drop(ending);
     };
     std::thread::Builder::new().name("nodens-log".into()).spawn(write).map(drop)
 }
 
-fn write_all(output: &mut Output, batches: &Receiver<Batch>, resolver: &Weak<Resolver>) {
+fn write_all(output: &mut Output, batches: &Receiver<Batch>, writer: &Writer) {
     let (mut lines, mut fails) = (Vec::new(), false);
     while let Ok(batch) = batches.recv() {
-        // Whoever holds the resolver may hold the way to here: this must not keep it.
-        let Some(resolver) = resolver.upgrade() else { return };
         lines.clear();
-        let clock = Clock { now: resolver.now(), wall: wall_clock() };
-        line::write(&batch, &resolver.tables(&batch.snapshot), clock, &mut lines);
-        let (metrics, count) = (&resolver.metrics.query_log, batch.records.len() as u64);
+        let clock = Clock { now: writer.epoch.now(), wall: wall_clock() };
+        line::write(&batch, &writer.clients.tables(&batch.snapshot.clients), clock, &mut lines);
+        let (metrics, count) = (&writer.metrics, batch.records.len() as u64);
         let written = output.write(&lines);
         match &written {
             Ok(()) => metrics.lines.inc_by(count),

@@ -12,21 +12,24 @@
 //! least of all queries: it is asked once, for what is not fresh, where an upstream is alive and `max_qps` has room for it;
 //! so many a second, so many at a time; and a client that asks meanwhile joins it.
 //!
-//! [`mod@file`] keeps what is known beyond the end of the process.
+//! [`queue`] has what waits to be asked, [`mod@file`] keeps what is known beyond the end of the process.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::answer::{Local, Resolver, Wanted, local};
+use crate::answer::ours::{Local, local};
+use crate::answer::pending::Wanted;
+use crate::answer::state::Resolver;
+use crate::cache::Entry;
 use crate::cache::entry::Worth;
-use crate::cache::{Entry, Millis};
 use crate::clients::{Client, Who};
+use crate::clock::Millis;
 use crate::coalesce::Flight;
 use crate::fetch;
 use crate::jobs::habits::Question;
@@ -36,6 +39,9 @@ use crate::wire::query::Key;
 use crate::wire::{rcode, rtype};
 
 pub mod file;
+pub mod queue;
+
+use queue::Expected;
 
 /// Questions asked ahead for one pod.
 pub const MOST_QUESTIONS: usize = 64;
@@ -49,37 +55,6 @@ const MOST_IN_FLIGHT: usize = 32;
 const MOST_WATCHED: usize = 4_096;
 /// How long that is watched: a job that asks later had nothing of it.
 const WATCHED_FOR: Millis = 600_000;
-
-/// Pods that are about to start, and what is yet to be asked for them.
-#[derive(Debug, Default)]
-pub struct Queue {
-    pods: Mutex<VecDeque<Expected>>,
-    woken: Notify,
-}
-
-#[derive(Debug)]
-struct Expected {
-    client: Arc<Client>,
-    questions: VecDeque<Question>,
-}
-
-impl Queue {
-    /// The next question. The pods take turns: what each of them asks first comes before what others ask last.
-    fn next(&self) -> Option<(Arc<Client>, Question)> {
-        let mut pods = self.pods();
-        let mut pod = pods.pop_front()?;
-        let question = pod.questions.pop_front()?;
-        let client = Arc::clone(&pod.client);
-        if !pod.questions.is_empty() {
-            pods.push_back(pod);
-        }
-        Some((client, question))
-    }
-
-    fn pods(&self) -> MutexGuard<'_, VecDeque<Expected>> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A job's pod is about to start, and names these hosts; the names that its project's jobs ask come behind them.
 pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
@@ -257,7 +232,7 @@ mod tests {
 
     #[test]
     fn pods_take_turns() {
-        let queue = Queue::default();
+        let queue = queue::Queue::default();
         for (name, count) in [("a", 3), ("b", 1), ("c", 2)] {
             let questions = (0..count).map(|qtype| (Box::from(&b"\0"[..]), qtype)).collect();
             queue.pods().push_back(Expected { client: client(name), questions });

@@ -79,6 +79,9 @@ fn parse(module: &str, text: &str, modules: &BTreeSet<&str>) -> Parsed {
             inside.push((word(1).to_string(), depth));
             depth += 1;
             at += 3;
+        } else if (0..3).map(word).eq(["pub", "(", "in"]) {
+            // Who may see an item is no import.
+            at += tokens[at..].iter().position(|(_, token)| token == ")").unwrap_or(0) + 1;
         } else if word(0) == "use" {
             let public = at > 0 && tokens[at - 1].1 == "pub";
             let mut found = Vec::new();

@@ -3,29 +3,17 @@
 //! The workers' notes do not come in the order of the queries: that a name was only a try of the search list may be seen
 //! after it was taken for a failure, and then it is one no more.
 
-use super::super::Millis;
-use super::super::prefix::{MOST_SUFFIX_LABELS, Prefix, Prefixes};
+use super::super::prefix::{Prefix, Prefixes};
 use super::super::search_list;
+use super::mark::Mark;
 use super::{Account, Failure};
+use crate::clock::Millis;
 use crate::wire::rcode;
 
 /// Distinct failures kept; then the rarest makes room.
 const MOST_FAILURES: usize = 64;
 /// Names kept that were meant behind a search list.
 const MOST_MEANT: usize = 64;
-
-/// What a failure is found by.
-#[derive(Clone, Debug)]
-pub(super) struct Mark {
-    /// The hash of the question and the response code.
-    key: u64,
-    /// The hash of its name.
-    whole: u64,
-    /// The hash of what stands before the client's own namespace, which is where a search list begins.
-    begins: Option<u64>,
-    /// Parts of the hashes of its prefixes.
-    prefixes: [u32; MOST_SUFFIX_LABELS],
-}
 
 impl Account {
     /// A failure; one that a search list caused goes to the name that was meant.
@@ -41,7 +29,7 @@ impl Account {
             }
             return;
         }
-        let mark = Mark::of(&failure, &prefixes, self.namespace());
+        let mark = Mark::of(&prefixes, failure.qtype, failure.rcode, self.namespace());
         self.steps += self.marks.len() as u64;
         if let Some(at) = self.marks.iter().position(|old| old.key == mark.key) {
             self.merge(at, failure);
@@ -172,22 +160,6 @@ impl Failure {
     /// With its mark, and its place among what was tried.
     fn weight(&self) -> usize {
         size_of::<Self>() + self.name.len() + self.words.len() + size_of::<Mark>() + TRIED_WEIGHT
-    }
-}
-
-impl Mark {
-    fn of(failure: &Failure, name: &Prefixes<'_>, namespace: Option<&str>) -> Self {
-        // A name that does not exist has no type.
-        let qtype = if failure.rcode == rcode::NXDOMAIN { 0 } else { failure.qtype };
-        let begins = namespace.filter(|_| failure.rcode != rcode::NOERROR);
-        let mut prefixes = [0; MOST_SUFFIX_LABELS];
-        prefixes.iter_mut().zip(name.each()).for_each(|(part, prefix)| *part = prefix.hash as u32);
-        Self {
-            key: name.whole() ^ (u64::from(qtype) << 16 | u64::from(failure.rcode)),
-            whole: name.whole(),
-            begins: begins.and_then(|space| search_list::before_namespace(name, space)).map(|prefix| prefix.hash),
-            prefixes,
-        }
     }
 }
 

@@ -11,17 +11,18 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::Millis;
-use super::projects::Told;
 use super::sentence::sentence;
+use super::whose::Told;
 use crate::cause::Cause;
 use crate::clients::Client;
+use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::wire::rcode;
 
 mod failures;
+mod mark;
 
-use failures::Mark;
+use mark::Mark;
 
 /// The slowest answers kept.
 const MOST_SLOW: usize = 20;
@@ -73,6 +74,15 @@ pub enum Pick<'a> {
     Latest(usize),
     /// The latest one of this name, in lower-case wire form.
     Of(&'a [u8]),
+}
+
+/// An excerpt of an account, and names that exist and are like those that failed: a list for each failure.
+#[derive(Clone, Debug)]
+pub struct Excerpt {
+    /// The account with the failures that were wanted.
+    pub account: Account,
+    /// For each of the failures: see [`Existing::like`](super::existing::Existing::like).
+    pub like: Vec<Vec<Box<[u8]>>>,
 }
 
 /// Answers of one kind.

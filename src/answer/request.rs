@@ -1,0 +1,70 @@
+//! A client's query, and what can be done with it.
+
+use std::net::IpAddr;
+
+use super::outcome::{Asked, Outcome, Words};
+use super::pending::{Deferred, Wanted};
+use crate::cause::Cause;
+use crate::jobs::ledger::NO_ROUTE;
+use crate::metrics::Source;
+use crate::snapshot::Snapshot;
+use crate::wire::make::{self, LocalRecords};
+use crate::wire::query::{Key, Query};
+
+/// What to do with a packet.
+pub enum Response {
+    /// Nothing: any reply could be used for reflection.
+    Silence,
+    /// Send that many bytes of the buffer.
+    Reply(usize),
+    /// Send that many bytes, and then fetch the answer anew.
+    ReplyAndRefresh(usize, Box<Wanted>),
+    /// The answer takes a task: see [`resolve`].
+    Deferred(Box<Deferred>),
+}
+
+/// A query, and where it came from.
+pub(super) struct Request<'q> {
+    pub(super) query: Query<'q>,
+    pub(super) client: IpAddr,
+    pub(super) over_tcp: bool,
+}
+
+impl<'q> Request<'q> {
+    /// What came of it; without words, and whole.
+    #[inline]
+    pub(super) fn outcome<'a>(
+        &self,
+        (key, hash): (&'a Key, u64),
+        route: u16,
+        (rcode, cause): (u16, Option<Cause>),
+        source: Source,
+    ) -> Outcome<'a> {
+        let &Self { client, over_tcp, .. } = self;
+        let (question, words) = (Asked::of(key, hash), Words::None);
+        Outcome { client, over_tcp, question, route, rcode, source, cause, words, truncated_to: None }
+    }
+
+    /// The same where what was asked for does not matter: one failure for all that the client asks.
+    pub(super) fn turned_away<'a>(&self, (rcode, cause): (u16, Cause), source: Source, text: &'a str) -> Outcome<'a>
+    where
+        'q: 'a,
+    {
+        let &Self { query, client, over_tcp } = self;
+        let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
+        let (cause, words) = (Some(cause), Words::Text(text));
+        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, cause, words, truncated_to: None }
+    }
+
+    /// A response without records, with an extended error.
+    pub(super) fn error(&self, rcode: u16, cause: Cause, text: &str, out: &mut [u8]) -> Response {
+        let error = cause.extended_error(text);
+        Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
+    }
+}
+
+/// The option that tells a client how long its connection may be idle, if it asked for it.
+pub(super) fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {
+    let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
+    make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX))
+}

@@ -1,0 +1,40 @@
+//! The questions that wait to be asked ahead.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::clients::Client;
+use crate::jobs::habits::Question;
+
+/// Pods that are about to start, and what is yet to be asked for them.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pub(super) pods: Mutex<VecDeque<Expected>>,
+    pub(super) woken: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct Expected {
+    pub(super) client: Arc<Client>,
+    pub(super) questions: VecDeque<Question>,
+}
+
+impl Queue {
+    /// The next question. The pods take turns: what each of them asks first comes before what others ask last.
+    pub(super) fn next(&self) -> Option<(Arc<Client>, Question)> {
+        let mut pods = self.pods();
+        let mut pod = pods.pop_front()?;
+        let question = pod.questions.pop_front()?;
+        let client = Arc::clone(&pod.client);
+        if !pod.questions.is_empty() {
+            pods.push_back(pod);
+        }
+        Some((client, question))
+    }
+
+    pub(super) fn pods(&self) -> MutexGuard<'_, VecDeque<Expected>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
