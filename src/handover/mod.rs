@@ -17,8 +17,8 @@
 //! - The new one is told to stop before the old one: it says `Back`, and goes when the old one has said `Resumed`.
 //! - They speak other protocols: no handover. The new one binds the same ports beside the old one (SO_REUSEPORT).
 //!
-//! Modules: [`channel`] messages, [`label`] which socket is what for, [`sockets`] all that a process has, [`take`] the new one's side, `desk` the old one's and
-//! all that comes after, [`door`] the way there.
+//! Modules: [`channel`] messages, [`label`] what a socket is for, [`sockets`] all that a process has of them, [`take`] the new
+//! one's side, `desk` the old one's and all that comes after, [`door`] the way there.
 
 pub mod channel;
 mod desk;

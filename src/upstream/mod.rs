@@ -10,7 +10,8 @@
 //!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
 //! names ── the addresses of servers that are given by name
-//! local ── faults of this machine, for which no server is to blame; failure ── all that can go wrong
+//! question, transport, failure ── what is asked, over which way, what can go wrong
+//! local ── faults of this machine, for which no server is to blame
 //! standing ── how a server stands, since when and why, for those who watch
 //! ```
 
