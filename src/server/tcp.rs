@@ -18,6 +18,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::phase::{Phase, over, rested};
@@ -44,6 +45,9 @@ const LARGEST_FRAME: usize = 2 + u16::MAX as usize;
 const MOST_AT_STOP: usize = 64 << 10;
 /// Once so many bytes of replies are ready they are written, before more queries are answered.
 const WRITE_SOON: usize = 64 * 1_024;
+
+/// Queries of one connection that are answered before all else has its turn: of other connections, and over UDP.
+const TURN: usize = 16;
 
 /// Accepts connections until the server stops.
 ///
@@ -184,11 +188,19 @@ impl<U: Ask + 'static> Connection<U> {
         loop {
             // Frames also wait here when too many of the connection's queries were in flight to take them.
             loop {
-                filled = self.take_frames(&mut input, filled, &done)?;
+                let more;
+                (filled, more) = self.take_frames(&mut input, filled, &done)?;
                 while self.out.len() < WRITE_SOON
                     && let Ok(resolved) = finished.try_recv()
                 {
                     self.complete(&resolved);
+                }
+                if more {
+                    yield_now().await;
+                }
+                if more && self.out.len() < WRITE_SOON {
+                    // Written together with what follows.
+                    continue;
                 }
                 if self.out.is_empty() {
                     break;
@@ -229,27 +241,34 @@ impl<U: Ask + 'static> Connection<U> {
         stream.shutdown().await
     }
 
-    /// Answers the whole frames in `input[..filled]`, as far as there is room for their replies; returns how much is
-    /// left, moved to the front.
-    fn take_frames(&mut self, input: &mut Vec<u8>, filled: usize, done: &mpsc::Sender<Resolved>) -> io::Result<usize> {
-        let mut at = 0;
+    /// Answers whole frames in `input[..filled]`, [`TURN`] at most and as far as there is room for their replies. Returns
+    /// how much is left, moved to the front, and whether it begins with a whole frame that only waits for its turn.
+    fn take_frames(
+        &mut self,
+        input: &mut Vec<u8>,
+        filled: usize,
+        done: &mpsc::Sender<Resolved>,
+    ) -> io::Result<(usize, bool)> {
+        let frame = |input: &[u8], at: usize| {
+            let end = at + 2 + usize::from(crate::wire::u16_at(input.get(..filled)?, at)?);
+            (end <= filled).then_some(end)
+        };
+        let (mut at, mut taken) = (0, 0);
         let worker = Rc::clone(&self.worker);
         let snapshot = worker.resolver.snapshot.load();
         worker.follow(&snapshot);
         let started = Instant::now();
         let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
         let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut ledger);
-        while self.in_flight < IN_FLIGHT
+        while taken < TURN
+            && self.in_flight < IN_FLIGHT
             && self.out.len() < WRITE_SOON
-            && let Some(length) = crate::wire::u16_at(&input[..filled], at)
+            && let Some(end) = frame(input, at)
         {
-            let end = at + 2 + usize::from(length);
-            if end > filled {
-                break;
-            }
             self.respond(&mut turn, &input[at + 2..end], done);
-            at = end;
+            (at, taken) = (end, taken + 1);
         }
+        let more = taken > 0 && self.in_flight < IN_FLIGHT && frame(input, at).is_some();
         tally.flush(&worker.resolver.metrics, started.elapsed().as_secs_f64());
         drop(ledger);
         worker.settle(started);
@@ -258,7 +277,7 @@ impl<U: Ask + 'static> Connection<U> {
         if at > 0 || left == input.len() {
             self.fit_input(input, left)?;
         }
-        Ok(left)
+        Ok((left, more))
     }
 
     /// Gives the reading buffer the size that suits `filled` bytes: room for more, and no room that nobody needs.
