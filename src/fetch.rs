@@ -105,7 +105,8 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, fai
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
         // One that an earlier configuration left behind is not served: the failure takes its place.
-        let serves = is_at_home(wanted, kept) && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
+        let at_home = wanted.snapshot.is_at_home(kept.home, &wanted.key);
+        let serves = at_home && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
         entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
         serves
     });
@@ -173,13 +174,11 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 /// long after its time it may be served.
 pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
     let asked = resolver.millis(wanted.asked);
-    let at_home = |entry: &mut Entry| is_at_home(wanted, entry).then(|| (entry.clone(), entry.worth(asked, stale)));
-    resolver.cache.with(wanted.hash, &wanted.key, at_home).flatten()
-}
-
-/// Whether an entry may answer under the configuration of `wanted`.
-fn is_at_home(wanted: &Wanted, entry: &Entry) -> bool {
-    entry.home.generation == wanted.snapshot.generation || wanted.snapshot.rehome(entry.home, &wanted.key).is_some()
+    let look = |entry: &mut Entry| {
+        let at_home = wanted.snapshot.is_at_home(entry.home, &wanted.key);
+        at_home.then(|| (entry.clone(), entry.worth(asked, stale)))
+    };
+    resolver.cache.with(wanted.hash, &wanted.key, look).flatten()
 }
 
 /// Asks, follows, keeps. Always gives an entry: a failure is one too.

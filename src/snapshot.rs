@@ -156,6 +156,11 @@ impl Snapshot {
             .find(|now| now.realm == home.realm)
     }
 
+    /// Whether an entry that belongs there may answer for `key` under this configuration.
+    pub fn is_at_home(&self, home: Home, key: &Key) -> bool {
+        home.generation == self.generation || self.rehome(home, key).is_some()
+    }
+
     /// Why a reload to `next` is not enough: what it changes that only a start reads.
     pub fn needs_restart(&self, next: &Config) -> Vec<&'static str> {
         let (old, new) = (&self.config, next);

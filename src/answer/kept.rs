@@ -54,8 +54,7 @@ pub(super) fn cached(
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh }
         }
         Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
-            let (age, error) = stale(entry);
-            let len = fit(entry.kept(), query, age, &[options, &error].concat(), out);
+            let len = fit_stale(entry, query, options, out);
             Cached::Reply {
                 len,
                 rcode: entry.rcode,
@@ -83,12 +82,14 @@ pub(super) fn past_its_time(
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, u16, Option<Cause>)> {
-    let at_home = entry.home.generation == turn.snapshot.generation || turn.snapshot.rehome(entry.home, key).is_some();
-    if !at_home || entry.worth(turn.now, stale_window(turn.snapshot)) != Worth::Stale {
-        return None;
-    }
+    let is_stale = entry.worth(turn.now, stale_window(turn.snapshot)) == Worth::Stale;
+    let may_serve = is_stale && turn.snapshot.is_at_home(entry.home, key);
+    may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
+}
+
+fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
     let (age, error) = stale(entry);
-    Some((fit(entry.kept(), query, age, &[options, &error].concat(), out), entry.rcode, entry.cause))
+    fit(entry.kept(), query, age, &[options, &error].concat(), out)
 }
 
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.
