@@ -44,7 +44,8 @@ pub struct Resolver {
     pub warm_up: Queue,
     /// The log of all that.
     pub query_log: QueryLog,
-    pub(super) epoch: Epoch,
+    /// Since when times are counted.
+    pub epoch: Epoch,
 }
 
 impl Resolver {

@@ -15,7 +15,8 @@ use crate::admin::report::Report;
 use crate::admin::{Admin, HEARTBEAT};
 use crate::admission::descriptors::Descriptors;
 use crate::answer::{LOOP_CHECK, Resolver};
-use crate::clients;
+use crate::clients::watch::Observed;
+use crate::clients::{self, Client};
 use crate::metrics::events::Kind;
 use crate::node::{self, Mended, Node, Untracked};
 use crate::server::Phase;
@@ -147,7 +148,13 @@ async fn settle(resolver: Arc<Resolver>) {
 async fn know_clients(resolver: Arc<Resolver>) {
     let settings = resolver.snapshot.load().config.kubernetes.clone();
     match clients::watch::node(&settings, |name| std::env::var(name).ok()) {
-        Ok(Some(node)) => clients::watch::keep_current(resolver, node, settings).await,
+        Ok(Some(node)) => {
+            let (clients, metrics) = (Arc::clone(&resolver.clients), Arc::clone(&resolver.metrics));
+            let epoch = resolver.epoch;
+            let on_start =
+                Box::new(move |client: &Arc<Client>, hosts: &[Name]| warm_up::expect(&resolver, client, hosts));
+            clients::watch::keep_current(Observed { clients, epoch, metrics, on_start }, node, settings).await;
+        }
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "who asks is not watched"),
     }

@@ -18,9 +18,11 @@ use tokio::time::{Instant, timeout};
 use super::api::{Api, ApiError, Connection, Events};
 use super::manifest::{List, Manifest, Status, WatchEvent, version};
 use super::pods::{Event, Pod, Pods};
-use crate::answer::Resolver;
+use super::{Client, Clients};
 use crate::config::Kubernetes;
-use crate::warm_up;
+use crate::epoch::Epoch;
+use crate::metrics::Metrics;
+use crate::wire::name::Name;
 
 /// The wait after a first failure; it doubles up to the longest. What is waited is drawn from its upper half, so that the
 /// nodes of a cluster do not all come back at once.
@@ -62,9 +64,21 @@ enum Lost {
     Failed(#[from] ApiError),
 }
 
+/// What a watch keeps current, and whom it tells.
+pub struct Observed {
+    /// The table of pods.
+    pub clients: Arc<Clients>,
+    /// Since when times are counted.
+    pub epoch: Epoch,
+    /// What is counted of the watch.
+    pub metrics: Arc<Metrics>,
+    /// Called for each job's pod that has just been bound to the node, with the hosts that it is likely to ask for.
+    pub on_start: Box<dyn Fn(&Arc<Client>, &[Name])>,
+}
+
 /// What all watches share.
 struct State {
-    resolver: Arc<Resolver>,
+    observed: Observed,
     pods: RefCell<Pods>,
     connected: RefCell<Vec<bool>>,
     complained: Cell<bool>,
@@ -93,10 +107,10 @@ pub fn node(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) ->
     }
 }
 
-/// Keeps the resolver's clients current, from the pods of `node` in the namespaces of the settings, or in all if there are
+/// Keeps a table of clients current, from the pods of `node` in the namespaces of the settings, or in all if there are
 /// none. Never ends by itself.
-pub async fn keep_current(resolver: Arc<Resolver>, node: String, settings: Kubernetes) {
-    resolver.metrics.watch.heard_at(resolver.now());
+pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes) {
+    observed.metrics.watch.heard_at(observed.epoch.now());
     let namespaces = settings.namespaces.as_slice();
     let mut wait = AFTER_FAILURE.0;
     let api = loop {
@@ -113,7 +127,7 @@ pub async fn keep_current(resolver: Arc<Resolver>, node: String, settings: Kuber
     };
     tracing::info!(%node, namespaces = namespaces.join(" "), "watching the pods of this node");
     let state = Rc::new(State {
-        resolver,
+        observed,
         pods: RefCell::new(Pods::new(paths.len(), !namespaces.is_empty())),
         connected: RefCell::new(vec![false; paths.len()]),
         complained: Cell::new(false),
@@ -126,7 +140,7 @@ pub async fn keep_current(resolver: Arc<Resolver>, node: String, settings: Kuber
     }
     loop {
         tokio::time::sleep(TIDY).await;
-        if state.pods.borrow_mut().forget(state.resolver.now()) {
+        if state.pods.borrow_mut().forget(state.observed.epoch.now()) {
             state.publish();
         }
     }
@@ -230,32 +244,32 @@ impl State {
         let pod = manifest.pod()?;
         let starts = pod.addresses.is_empty() && !pod.ended && !pod.deleting && !pod.host_network;
         if starts && pod.client.job.is_some() && !self.pods.borrow().knows(&pod.uid) {
-            warm_up::expect(&self.resolver, &pod.client, &hosts);
+            (self.observed.on_start)(&pod.client, &hosts);
         }
         Some(pod)
     }
 
     fn apply(&self, scope: usize, event: Event) {
-        self.pods.borrow_mut().apply(scope, event, self.resolver.now());
+        self.pods.borrow_mut().apply(scope, event, self.observed.epoch.now());
         self.publish();
     }
 
     fn publish(&self) {
         let pods = self.pods.borrow();
-        self.resolver.clients.put_pods(pods.table());
-        let metrics = &self.resolver.metrics.watch;
+        self.observed.clients.put_pods(pods.table());
+        let metrics = &self.observed.metrics.watch;
         metrics.pods.set(i64::try_from(pods.live()).unwrap_or(i64::MAX));
         metrics.ignored.inc_by(pods.ignored().saturating_sub(metrics.ignored.get()));
     }
 
     fn heard(&self, kind: &str) {
-        let metrics = &self.resolver.metrics.watch;
+        let metrics = &self.observed.metrics.watch;
         metrics.events.with_label_values(&[kind]).inc();
-        metrics.heard_at(self.resolver.now());
+        metrics.heard_at(self.observed.epoch.now());
     }
 
     fn connected(&self, scope: usize) {
-        self.resolver.metrics.watch.heard_at(self.resolver.now());
+        self.observed.metrics.watch.heard_at(self.observed.epoch.now());
         self.apply(scope, Event::Resumed);
         self.set_connected(scope, true);
         if self.complained.take() {
@@ -264,7 +278,7 @@ impl State {
     }
 
     fn lost(&self, scope: usize, lost: &Lost) {
-        self.resolver.metrics.watch.restarts.with_label_values(&[lost.label()]).inc();
+        self.observed.metrics.watch.restarts.with_label_values(&[lost.label()]).inc();
         self.apply(scope, Event::Lost);
         self.set_connected(scope, false);
         // One line for each time that it goes away; and it goes every few minutes, to come back at once.
@@ -280,7 +294,7 @@ impl State {
         if let Some(one) = all.get_mut(scope) {
             *one = connected;
         }
-        self.resolver.metrics.watch.connected.set(i64::from(all.iter().all(|connected| *connected)));
+        self.observed.metrics.watch.connected.set(i64::from(all.iter().all(|connected| *connected)));
     }
 }
 
