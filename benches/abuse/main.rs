@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! options ──► run: for each attack, for each server: a new process, on a CPU of its own
-//!              │     scene     the upstreams, and what the servers' configurations say of them
+//!              │     scene     the upstreams (one of its own: denying), and what the servers' configurations say of them
 //!              │     honest    another client, which checks each answer: before the attack and under it
 //!              │     attack ──► datagrams, streams, reload    what the attacker does; packets: what it sends
 //!              │     watch     memory of the process and of its sockets
@@ -16,6 +16,7 @@
 
 mod attack;
 mod datagrams;
+mod denying;
 mod floor;
 mod honest;
 mod options;

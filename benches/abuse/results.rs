@@ -62,6 +62,8 @@ pub struct Row {
     pub sent: u64,
     /// Whether the server ended under the attack.
     pub died: bool,
+    /// Whether the attack was ended early, because the server had grown to a GiB.
+    pub ended_early: bool,
 }
 
 impl From<&HonestStats> for Latencies {
@@ -78,6 +80,14 @@ impl From<&HonestStats> for Latencies {
 }
 
 impl Row {
+    fn remark(&self) -> &'static str {
+        match (self.died, self.ended_early) {
+            (true, _) => " (it ended)",
+            (_, true) => " (attack ended at 1 GiB)",
+            _ => "",
+        }
+    }
+
     /// A line of progress.
     pub fn line(&self) -> String {
         let honest = &self.honest;
@@ -89,7 +99,7 @@ impl Row {
             shown(honest.p99_ms),
             pair(honest, |outcomes| outcomes.lost),
             self.cpu_s,
-            if self.died { "; it ended" } else { "" }
+            self.remark()
         )
     }
 }
@@ -117,7 +127,7 @@ pub fn table(results: &Results) -> String {
             "| {} | {}{} | {:.1} | {} | {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.attack,
             row.server,
-            if row.died { " (ended)" } else { "" },
+            row.remark(),
             row.peak_mib,
             mib(row.after_mib),
             mib(row.sockets_mib),

@@ -23,6 +23,7 @@ use crate::results::{FLOOR, Latencies, Results, Row, table};
 use crate::scene::{BIG, Scene};
 use crate::server::{SERVERS, Server, Site, Started};
 use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
+use crate::watch::watch;
 
 /// The field of the most resident memory in `/proc/PID/status`.
 const PEAK: &str = "VmHWM:";
@@ -158,16 +159,16 @@ impl Setting<'_> {
         };
         let seen = || if attack == Attack::SameCname { self.scene.slow.seen_count() } else { self.scene.seen() };
         let (cpu_before, seen_before) = (cpu_time(group), seen());
-        let (stats, cpu, sockets) = thread::scope(|scope| {
-            let watch = scope.spawn(|| crate::watch::sockets(target.address.port(), &target.over));
+        let (stats, cpu, watched) = thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(target.address.port(), group, &target.over));
             let attacker = scope.spawn(|| attack.run(&target));
             let stats = honest::ask(target.address, self.options.under_attack(), self.stop);
             let cpu = cpu_time(group).saturating_sub(cpu_before);
             target.over.store(true, Ordering::Relaxed);
             let failed = |_| io::Error::other("a thread panicked");
-            let (sockets, attacked) = (watch.join().map_err(failed), attacker.join().map_err(failed));
+            let (watched, attacked) = (watcher.join().map_err(failed), attacker.join().map_err(failed));
             attacked.and_then(|attacked| attacked)?;
-            Ok::<_, io::Error>((stats?, cpu, sockets.and_then(|sockets| sockets)?))
+            Ok::<_, io::Error>((stats?, cpu, watched.and_then(|watched| watched)?))
         })?;
         let sent = target.sent.load(Ordering::Relaxed);
         let upstream = seen() - seen_before;
@@ -185,7 +186,7 @@ impl Setting<'_> {
             server: started.name.to_owned(),
             peak_mib,
             after_mib,
-            sockets_mib: sockets.map(mib),
+            sockets_mib: watched.sockets.map(mib),
             cpu_s: (cpu.as_secs_f64() * 100.0).round() / 100.0,
             honest: Latencies::from(&stats),
             upstream_queries: if attack == Attack::SameCname {
@@ -195,6 +196,7 @@ impl Setting<'_> {
             },
             sent,
             died,
+            ended_early: watched.ended_early,
         })
     }
 }

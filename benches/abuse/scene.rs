@@ -9,7 +9,7 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 
 use crate::attack::Attack;
-use crate::reload;
+use crate::{denying, reload};
 
 /// The zone whose server never answers.
 pub const SILENT: &str = "silent.example";
@@ -26,8 +26,6 @@ pub const ROUNDS: usize = 32;
 const SLOWNESS: Duration = Duration::from_millis(500);
 /// TXT records of the large answer, of 1,007 bytes each: servers refuse sets of very many records.
 const TEXTS: usize = 60;
-/// NXDOMAIN.
-const NO_SUCH_NAME: u16 = 3;
 
 /// A name that the honest client has asked for before.
 pub fn cached(number: usize) -> String {
@@ -55,7 +53,7 @@ pub struct Scene {
     well: Upstream,
     silent: Upstream,
     /// It denies all names, for servers that do not deny `test` and names of the cluster themselves.
-    denying: Upstream,
+    denying: SocketAddr,
     /// Only what asks for names of its zone comes here: in the attack with CNAMEs, for their target.
     pub slow: Upstream,
 }
@@ -76,18 +74,18 @@ impl Scene {
         let scene = Self {
             well: Upstream::start(any, well).await?,
             silent: Upstream::start(any, Zone::new(".")).await?,
-            denying: Upstream::start(any, Zone::new(".")).await?,
+            denying: denying::start()?,
             slow: Upstream::start(any, slow).await?,
         };
         scene.silent.set(Behaviour::silent());
-        scene.denying.set(Behaviour::rcode(NO_SUCH_NAME));
         scene.slow.set_latency(SLOWNESS);
         Ok(scene)
     }
 
     /// Queries that all of them saw so far.
     pub fn seen(&self) -> u64 {
-        [&self.well, &self.silent, &self.denying, &self.slow].into_iter().map(Upstream::seen_count).sum()
+        let scripted = [&self.well, &self.silent, &self.slow];
+        denying::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
     }
 
     /// The configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and which zone is asked
@@ -97,10 +95,10 @@ impl Scene {
         let mut zones = vec![
             ("silent", SILENT, port(&self.silent)),
             ("slow", SLOW, port(&self.slow)),
-            ("cluster", "cluster.local", port(&self.denying)),
+            ("cluster", "cluster.local", self.denying.port()),
         ];
         if server != "nodens" {
-            zones.push(("test", "test", port(&self.denying))); // a zone with a route is not denied
+            zones.push(("test", "test", self.denying.port())); // a zone with a route is not denied
         }
         let each = |line: &dyn Fn(&str, &str, u16) -> String| -> String {
             zones.iter().map(|(group, zone, port)| line(group, zone, *port)).collect()

@@ -1,4 +1,4 @@
-//! Memory while an attack goes on.
+//! Memory while an attack goes on: that of the sockets is recorded, that of the process bounded.
 
 use std::io;
 use std::process::Command;
@@ -8,23 +8,41 @@ use std::time::Duration;
 
 use rustix::process::setpriority_process;
 
+use crate::processes::{RESIDENT, memory};
+
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The honest client comes first.
 const LOWEST: i32 = 19;
 
-/// Returns the most that the kernel holds in the buffers of sockets with this port, in bytes, until `over`; none if `ss` is
-/// not there.
-pub fn sockets(port: u16, over: &AtomicBool) -> io::Result<Option<u64>> {
+/// The attack ends when the server has this much resident memory, in KiB: the machine is needed for the next one.
+const ENOUGH: u64 = 1 << 20;
+
+/// Result of watching.
+pub struct Watched {
+    /// The most that the kernel held in the buffers of the port's sockets, in bytes; none if `ss` is not installed.
+    pub sockets: Option<u64>,
+    /// Whether the attack was ended early, because the server had grown to [`ENOUGH`].
+    pub ended_early: bool,
+}
+
+/// Watches the sockets of `port` and the memory of the process group until `over`, which it sets if the server has grown
+/// too large.
+pub fn watch(port: u16, group: u32, over: &AtomicBool) -> io::Result<Watched> {
     setpriority_process(None, LOWEST)?;
     let filter = format!("sport = :{port}");
-    let mut most = None;
+    let mut watched = Watched { sockets: None, ended_early: false };
     loop {
         let last = over.load(Ordering::Relaxed);
-        let Ok(output) = Command::new("ss").args(["-tuamnH", &filter]).output() else { return Ok(None) };
-        most = most.max(Some(held(&String::from_utf8_lossy(&output.stdout))));
+        if let Ok(output) = Command::new("ss").args(["-tuamnH", &filter]).output() {
+            watched.sockets = watched.sockets.max(Some(held(&String::from_utf8_lossy(&output.stdout))));
+        }
         if last {
-            return Ok(most);
+            return Ok(watched);
+        }
+        if memory(group, RESIDENT) > ENOUGH {
+            watched.ended_early = true;
+            over.store(true, Ordering::Relaxed);
         }
         sleep(PAUSE);
     }
