@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// The hidden argument that makes this program start another: the parent's id, a CPU, the program and its arguments.
+/// The hidden argument that makes this program start another: the parent's id, a CPU, the soft limit of open files, the
+/// program and its arguments.
 pub const START: &str = "start";
 
 /// How long a program may take to end until it is made to.
@@ -26,7 +28,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program in `dir`, on `cpu` if one is given. What it prints goes to `log`.
+    /// Starts a program in `dir`, on `cpu` and with the soft limit `open_files` if they are given. What it prints goes to
+    /// `log`.
     ///
     /// # Errors
     /// The system cannot start it, or the log cannot be written.
@@ -35,13 +38,15 @@ impl Running {
         args: &[String],
         env: &[(&str, &str)],
         cpu: Option<usize>,
+        open_files: Option<u64>,
         dir: &Path,
         log: &Path,
     ) -> io::Result<Self> {
         let log = File::create(log)?;
         let cpu = cpu.map_or("any".to_owned(), |cpu| cpu.to_string());
+        let open_files = open_files.map_or("same".to_owned(), |limit| limit.to_string());
         let child = Command::new(std::env::current_exe()?)
-            .args([START, &std::process::id().to_string(), &cpu])
+            .args([START, &std::process::id().to_string(), &cpu, &open_files])
             .arg(program)
             .args(args)
             .envs(env.iter().copied())
@@ -83,13 +88,16 @@ impl Drop for Running {
 /// # Errors
 /// It cannot be pinned or started.
 pub fn become_program(args: &[String]) -> io::Result<()> {
-    let [parent, cpu, program, args @ ..] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let [parent, cpu, open_files, program, args @ ..] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
     set_pdeathsig(Signal::SIGTERM)?;
     if parent.parse() != Ok(parent_id()) {
         return Ok(()); // it has ended already
     }
     if let Ok(cpu) = cpu.parse() {
         pin(cpu)?;
+    }
+    if let Ok(soft) = open_files.parse() {
+        setrlimit(Resource::RLIMIT_NOFILE, soft, getrlimit(Resource::RLIMIT_NOFILE)?.1)?;
     }
     let error = Command::new(program).args(args).exec();
     Err(io::Error::new(error.kind(), format!("{program}: {error}")))

@@ -23,6 +23,7 @@ mod processes;
 mod results;
 mod run;
 mod server;
+mod session;
 mod table;
 mod upstream;
 

@@ -22,10 +22,13 @@ pub fn cpu_time(group: u32) -> Duration {
     stats(group).map(of_one).sum()
 }
 
-/// Resident memory of a group's processes, in KiB.
-pub fn memory(group: u32) -> u64 {
-    let resident = |pid: i32| parse_resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?);
-    stats(group).filter_map(|(pid, _)| resident(pid)).sum()
+/// The field of resident memory in `/proc/PID/status`.
+pub const RESIDENT: &str = "VmRSS:";
+
+/// A field of memory, summed over a group's processes, in KiB.
+pub fn memory(group: u32, field: &str) -> u64 {
+    let of_one = |pid: i32| parse_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field);
+    stats(group).filter_map(|(pid, _)| of_one(pid)).sum()
 }
 
 /// The processes of a group.
@@ -57,8 +60,8 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
     Some(Stat { group, children: times.sum::<Option<u64>>()? })
 }
 
-/// VmRSS of `/proc/PID/status`, in KiB; none for a process that has ended.
-pub fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A field of `/proc/PID/status` that is in KiB; none for a process that has ended.
+pub fn parse_kib(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }

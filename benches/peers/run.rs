@@ -2,16 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
 use nodens::bench::draw::Random;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ask::Load;
 use crate::chart;
@@ -20,11 +15,12 @@ use crate::machine::{machine, today};
 use crate::markdown;
 use crate::modes::Mode;
 use crate::options::Options;
-use crate::processes::{cpu_time, memory};
+use crate::processes::{RESIDENT, cpu_time, memory};
 use crate::results::{ModeResults, Results, Server};
-use crate::server::{NSD, RESPONDER, SERVERS, Started};
+use crate::server::{SERVERS, Site, Started};
+use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
 use crate::table::tables;
-use crate::upstream::write_zone;
+use crate::upstream::{NSD, RESPONDER, write_zone};
 
 /// Gives the order of the servers in each round.
 const SEED: u64 = 1;
@@ -54,7 +50,7 @@ pub fn run(options: &Options) -> io::Result<()> {
 /// Starts all and measures.
 fn measured(options: &Options) -> io::Result<Results> {
     let stop = stop_on_signal();
-    let dir = Dir::new()?;
+    let dir = Dir::new("peers")?;
     let (servers_cpu, load_cpu) = cpus()?;
     match (servers_cpu, load_cpu) {
         (Some(one), Some(other)) => say(&format!("servers on CPU {one}, load and upstream on CPU {other}")),
@@ -124,16 +120,16 @@ fn measure(options: &Options, started: &[Started], results: &mut Results, stop: 
 }
 
 fn start_upstream(options: &Options, dir: &Path, cpu: Option<usize>, stop: &AtomicBool) -> io::Result<Started> {
-    let nobody = (Ipv4Addr::LOCALHOST, 0).into();
-    if let Some(program) = NSD.find(options) {
+    let site = Site { dir, cpu, open_files: None, edit: &str::to_owned };
+    if let Some(program) = NSD.find(&options.programs) {
         fs::create_dir(dir.join(NSD.name))?;
         write_zone(&dir.join(NSD.name).join("zone"))?;
-        match NSD.start(&program, dir, cpu, nobody, stop) {
+        match NSD.start(&program, &site, stop) {
             Ok(started) => return Ok(started),
             Err(error) => say(&format!("{}: {error}", NSD.name)),
         }
     }
-    RESPONDER.start(&std::env::current_exe()?, dir, cpu, nobody, stop)
+    RESPONDER.start(&std::env::current_exe()?, &site, stop)
 }
 
 fn start_servers(
@@ -143,17 +139,19 @@ fn start_servers(
     upstream: SocketAddr,
     stop: &AtomicBool,
 ) -> io::Result<Vec<Started>> {
+    let edit = |template: &str| template.replace("%UPSTREAM%", &upstream.port().to_string());
+    let site = Site { dir, cpu, open_files: None, edit: &edit };
     let mut started = Vec::new();
     for server in &SERVERS {
         if !options.only.is_empty() && !options.only.iter().any(|name| name == server.name) {
             continue;
         }
-        let Some(program) = server.find(options) else {
+        let Some(program) = server.find(&options.programs) else {
             say(&format!("{}: not installed", server.name));
             continue;
         };
         interrupted(stop)?;
-        match server.start(&program, dir, cpu, upstream, stop) {
+        match server.start(&program, &site, stop) {
             Ok(server) => {
                 say(&format!("{}: started in {:.0} ms", server.title(), server.start.as_secs_f64() * 1e3));
                 started.push(server);
@@ -175,73 +173,5 @@ fn described(server: &Started) -> Server {
 
 /// Resident memory, to a tenth of a MiB.
 fn mib(running: &Running) -> f64 {
-    (memory(running.group()) as f64 * 10.0 / 1024.0).round() / 10.0
-}
-
-/// The first two CPUs that this process may use, if it may use two.
-fn cpus() -> io::Result<(Option<usize>, Option<usize>)> {
-    let set = sched_getaffinity(Pid::from_raw(0))?;
-    let mut usable = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
-    match (usable.next(), usable.next()) {
-        (Some(one), Some(other)) => Ok((Some(one), Some(other))),
-        _ => Ok((None, None)),
-    }
-}
-
-/// True once the run is to end. It soon does, in good order: what was started is ended first.
-fn stop_on_signal() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stop);
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-            let [mut interrupt, mut terminate, mut hangup] = kinds.map(signal);
-            let (interrupt, terminate, hangup) = (interrupt.as_mut(), terminate.as_mut(), hangup.as_mut());
-            if let (Ok(interrupt), Ok(terminate), Ok(hangup)) = (interrupt, terminate, hangup) {
-                loop {
-                    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
-                    told.store(true, Ordering::Relaxed);
-                }
-            }
-        });
-        io::Result::Ok(())
-    });
-    stop
-}
-
-fn interrupted(stop: &AtomicBool) -> io::Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(io::Error::new(io::ErrorKind::Interrupted, "ended before its time"))
-    } else {
-        Ok(())
-    }
-}
-
-/// A line of progress.
-fn say(line: &str) {
-    eprintln!("{line}");
-}
-
-fn write(file: Option<&Path>, text: impl FnOnce() -> io::Result<String>) -> io::Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    let written = text().and_then(|text| fs::write(file, text));
-    written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
-}
-
-/// A directory for this run, removed when it is over.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("nodens-peers-{}", std::process::id()));
-        fs::create_dir(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // what is left is small, and in the system's place for it
-    }
+    (memory(running.group(), RESIDENT) as f64 * 10.0 / 1024.0).round() / 10.0
 }

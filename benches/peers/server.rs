@@ -12,23 +12,24 @@ use std::time::{Duration, Instant};
 
 use crate::child::Running;
 use crate::floor;
-use crate::options::Options;
 use crate::results::FLOOR;
 
-/// How a server is started. In arguments and templates `%PORT%` is its port, `%UPSTREAM%` that of the upstream, `%ADMIN%`
-/// another free one, `%DIR%` its own directory and `%FILE%` its configuration.
+/// How a server is started. In arguments and templates `%PORT%` is its port, `%ADMIN%` another free one, `%DIR%` its own
+/// directory and `%FILE%` its configuration; what else a template has, `%UPSTREAM%` above all, [`Site::edit`] fills in.
 #[derive(Debug)]
 pub struct Server {
     /// What it is called here.
     pub name: &'static str,
     /// Its program; none is one that comes with the project.
-    program: Option<&'static str>,
-    args: &'static [&'static str],
+    pub program: Option<&'static str>,
+    /// Its arguments.
+    pub args: &'static [&'static str],
     /// What makes it tell its version; none if it has none.
-    version: Option<&'static str>,
+    pub version: Option<&'static str>,
     /// The name of its configuration, and the template.
-    config: Option<(&'static str, &'static str)>,
-    env: &'static [(&'static str, &'static str)],
+    pub config: Option<(&'static str, &'static str)>,
+    /// What its environment has besides.
+    pub env: &'static [(&'static str, &'static str)],
 }
 
 /// All servers that may be measured.
@@ -85,18 +86,6 @@ pub const SERVERS: [Server; 9] = [
     },
 ];
 
-/// The upstream, if it is installed; its zone is beside its configuration.
-pub const NSD: Server = Server {
-    args: &["-d", "-c", "%FILE%"],
-    version: Some("-v"),
-    config: Some(("nsd.conf", include_str!("nsd.conf"))),
-    ..Server::new("nsd", Some("nsd"))
-};
-
-/// The upstream if nsd is not.
-pub const RESPONDER: Server =
-    Server { args: &[crate::upstream::UPSTREAM, "%PORT%"], ..Server::new("a built-in responder", None) };
-
 /// How often a server is started; its port may be taken by somebody else in between.
 const TRIES: u32 = 3;
 /// How long a server may take to its first answer.
@@ -121,6 +110,18 @@ pub struct Started {
     pub running: Running,
 }
 
+/// Where and how a server is started.
+pub struct Site<'a> {
+    /// It gets a directory of its own in this one.
+    pub dir: &'a Path,
+    /// The CPU that it is kept on.
+    pub cpu: Option<usize>,
+    /// Its soft limit of open files.
+    pub open_files: Option<u64>,
+    /// Makes its configuration from its template.
+    pub edit: &'a dyn Fn(&str) -> String,
+}
+
 impl Started {
     /// Its name and version.
     pub fn title(&self) -> String {
@@ -129,13 +130,14 @@ impl Started {
 }
 
 impl Server {
-    const fn new(name: &'static str, program: Option<&'static str>) -> Self {
+    /// A server without arguments or a configuration.
+    pub const fn new(name: &'static str, program: Option<&'static str>) -> Self {
         Self { name, program, args: &[], version: None, config: None, env: &[] }
     }
 
-    /// Where its program is; none if it is not installed.
-    pub fn find(&self, options: &Options) -> Option<PathBuf> {
-        let given = options.programs.iter().rfind(|(name, _)| name == self.name).map(|(_, file)| file.clone());
+    /// Where its program is: as `programs` say, or else where it is installed; none if it is not.
+    pub fn find(&self, programs: &[(String, PathBuf)]) -> Option<PathBuf> {
+        let given = programs.iter().rfind(|(name, _)| name == self.name).map(|(_, file)| file.clone());
         let own = || match self.name {
             "nodens" => Some(PathBuf::from(env!("CARGO_BIN_EXE_nodens"))),
             _ => env::current_exe().ok(),
@@ -143,19 +145,12 @@ impl Server {
         given.or_else(|| self.program.map_or_else(own, in_path))
     }
 
-    /// Starts it in a directory of its own below `dir`, and waits for its first answer.
+    /// Starts it, and waits for its first answer.
     ///
     /// # Errors
     /// It ends, or does not answer in time; its last words are told.
-    pub fn start(
-        &self,
-        program: &Path,
-        dir: &Path,
-        cpu: Option<usize>,
-        upstream: SocketAddr,
-        stop: &AtomicBool,
-    ) -> io::Result<Started> {
-        let dir = dir.join(self.name.replace(' ', "-"));
+    pub fn start(&self, program: &Path, site: &Site<'_>, stop: &AtomicBool) -> io::Result<Started> {
+        let dir = site.dir.join(self.name.replace(' ', "-"));
         std::fs::create_dir_all(&dir)?;
         let log = dir.join("log");
         for _ in 0..TRIES {
@@ -164,7 +159,6 @@ impl Server {
             let file = config.as_ref().map_or(&dir, |(file, _)| file);
             let fill = |text: &str| {
                 let text = text.replace("%PORT%", &address.port().to_string());
-                let text = text.replace("%UPSTREAM%", &upstream.port().to_string());
                 let text = text.replace("%FILE%", &file.to_string_lossy()).replace("%DIR%", &dir.to_string_lossy());
                 if !text.contains("%ADMIN%") {
                     return Ok(text);
@@ -172,11 +166,11 @@ impl Server {
                 free_address().map(|admin| text.replace("%ADMIN%", &admin.port().to_string()))
             };
             if let Some((file, template)) = &config {
-                std::fs::write(file, fill(template)?)?;
+                std::fs::write(file, fill(&(site.edit)(template))?)?;
             }
             let args = self.args.iter().map(|arg| fill(arg)).collect::<io::Result<Vec<String>>>()?;
             let since = Instant::now();
-            let mut running = Running::start(program, &args, self.env, cpu, &dir, &log)?;
+            let mut running = Running::start(program, &args, self.env, site.cpu, site.open_files, &dir, &log)?;
             let answers = first_answer(address, &mut running, stop)?;
             if stop.load(Ordering::Relaxed) {
                 break;

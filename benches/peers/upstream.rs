@@ -7,9 +7,21 @@ use std::path::Path;
 
 use crate::ask::{HIT_NAMES, ZONE, hit_name};
 use crate::batch::{self, PACKET};
+use crate::server::Server;
 
 /// The hidden argument that makes this program the upstream; the port follows.
 pub const UPSTREAM: &str = "be-the-upstream";
+
+/// The upstream, if it is installed; its zone is beside its configuration.
+pub const NSD: Server = Server {
+    args: &["-d", "-c", "%FILE%"],
+    version: Some("-v"),
+    config: Some(("nsd.conf", include_str!("nsd.conf"))),
+    ..Server::new("nsd", Some("nsd"))
+};
+
+/// The upstream if nsd is not.
+pub const RESPONDER: Server = Server { args: &[UPSTREAM, "%PORT%"], ..Server::new("a built-in responder", None) };
 
 /// How long an answer may be kept: longer than any run.
 const TTL: u32 = 3_600;

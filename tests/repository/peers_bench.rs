@@ -9,7 +9,7 @@ use crate::chart::{chart, scale};
 use crate::machine::{date, machine, processor, today};
 use crate::markdown;
 use crate::modes::Mode;
-use crate::processes::{Stat, cpu_time, memory, parse_resident, parse_stat};
+use crate::processes::{RESIDENT, Stat, cpu_time, memory, parse_kib, parse_stat};
 use crate::results::{FLOOR, ModeResults, Results, Sample, Server, median, spread};
 use crate::table::tables;
 
@@ -149,15 +149,16 @@ fn a_stat_line_is_read_whatever_the_name() {
 
 #[test]
 fn resident_memory_is_read() {
-    assert_eq!(parse_resident("Name:\tx\nVmHWM:\t   99 kB\nVmRSS:\t    1234 kB\n"), Some(1234));
-    assert_eq!(parse_resident("Name:\tx\nState:\tZ (zombie)\n"), None);
+    let status = "Name:\tx\nVmHWM:\t   99 kB\nVmRSS:\t    1234 kB\n";
+    assert_eq!((parse_kib(status, RESIDENT), parse_kib(status, "VmHWM:")), (Some(1234), Some(99)));
+    assert_eq!(parse_kib("Name:\tx\nState:\tZ (zombie)\n", RESIDENT), None);
 }
 
 #[test]
 fn this_process_is_found_in_its_group() {
     let own = parse_stat(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
-    assert!(memory(own.group) > 0);
-    assert_eq!((memory(u32::MAX), cpu_time(u32::MAX)), (0, Duration::ZERO));
+    assert!(memory(own.group, RESIDENT) > 0);
+    assert_eq!((memory(u32::MAX, RESIDENT), cpu_time(u32::MAX)), (0, Duration::ZERO));
     let before = cpu_time(own.group);
     (0..1000).for_each(|turn| _ = std::hint::black_box(turn));
     assert!(cpu_time(own.group) > before, "its clock goes on while it works");

@@ -1,0 +1,149 @@
+//! The attacks.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use clap::ValueEnum;
+use rustix::process::setpriority_process;
+
+use crate::packets::{A, TXT, framed, padded, query};
+use crate::scene::{BIG, ROUNDS, SILENT, SLOW, cached};
+use crate::streams::{Connections, hold_open};
+use crate::{datagrams, reload};
+
+/// The lowest priority: the honest client and the upstreams, on the same CPU, come first.
+const LOWEST: i32 = 19;
+/// A receive buffer that is full at once, in bytes.
+const LITTLE: usize = 4_096;
+
+/// The kinds of attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attack {
+    /// 8 clients x 64 TCP connections x 60 hits of a cached 61 KB TXT, which they never read
+    UnreadTcpHits,
+    /// 64 TCP connections x 100 identical queries for one slow 61 KB answer, which they never read
+    UnreadTcpMisses,
+    /// 15 clients x 60 TCP connections that announce 65,535 bytes and send 3
+    AnnouncedLengths,
+    /// 64 TCP connections x 100 queries padded to 60 KB for slow names
+    PaddedQueries,
+    /// 8,000 new names a second of a zone whose server never answers, from one client
+    SilentZone,
+    /// 5,000 queries a second for names of 119 labels that nodens denies itself (nodens: and me.nodens.internal)
+    LongNames,
+    /// 10 clients x 60 idle TCP connections, the server under a soft limit of 1,024 open files
+    IdleConnections,
+    /// 1,000 public names at once that are CNAMEs of one private name, another one each second
+    SameCname,
+    /// 20,000 packets a second: random bytes, truncated and mutated queries
+    Malformed,
+    /// Up to 100,000 queries a second for a cached name, from one client
+    FloodOfHits,
+    /// SIGHUP twice a second with 20,000 records that 32 views inherit (nodens only)
+    ReloadInALoop,
+}
+
+/// The server under attack, and the state shared with the attacker.
+pub struct Target {
+    /// Where the server listens.
+    pub address: SocketAddr,
+    /// The process, and its configuration.
+    pub process: u32,
+    /// The file that it was started with.
+    pub config: PathBuf,
+    /// Whether it is nodens.
+    pub is_nodens: bool,
+    /// Set when the attack is over.
+    pub over: AtomicBool,
+    /// Messages sent so far; of connections that send none, connections opened; of reloads, reloads.
+    pub sent: AtomicU64,
+}
+
+impl Target {
+    /// Whether the attack is over.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Counts what was sent.
+    pub fn count(&self, messages: u64) {
+        self.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+}
+
+impl Attack {
+    /// What it is called on the command line and in tables.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// What it does, in a line.
+    pub fn describe(self) -> String {
+        let value = self.to_possible_value();
+        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
+    }
+
+    /// Whether it can be tried on this server.
+    pub fn is_for(self, server: &str) -> bool {
+        self != Self::ReloadInALoop || server == "nodens"
+    }
+
+    /// The soft limit of open files that the server is started with, if not that of this process.
+    pub fn open_files(self) -> Option<u64> {
+        (self == Self::IdleConnections).then_some(1_024)
+    }
+
+    /// Attacks until it is over, with the lowest priority.
+    ///
+    /// # Errors
+    /// This machine refuses.
+    pub fn run(self, target: &Target) -> io::Result<()> {
+        setpriority_process(None, LOWEST)?;
+        let one = client(1);
+        let connections = |clients: u8, each, frames| Connections {
+            clients: (1..=clients).map(client).collect(),
+            each,
+            receive_buffer: None,
+            frames,
+        };
+        match self {
+            Self::UnreadTcpHits => {
+                let frame = framed(&query(1, BIG, TXT));
+                hold_open(target, &Connections { receive_buffer: Some(LITTLE), ..connections(8, 64, 60) }, |_, _| {
+                    frame.clone()
+                })
+            }
+            Self::UnreadTcpMisses => {
+                let connections = Connections { receive_buffer: Some(LITTLE), ..connections(1, 64, 100) };
+                // Connections that are opened again ask for another one.
+                hold_open(target, &connections, |opened, _| framed(&query(1, &format!("m{opened}.{BIG}"), TXT)))
+            }
+            Self::AnnouncedLengths => hold_open(target, &connections(15, 60, 1), |_, _| vec![0xff, 0xff, 0]),
+            Self::PaddedQueries => hold_open(target, &connections(1, 64, 100), |_, number| {
+                framed(&padded(query(number as u16, &format!("p{number}.{SLOW}"), A)))
+            }),
+            Self::SilentZone => datagrams::flood(target, one, 8_000, |number, message| {
+                *message = query(number as u16, &format!("s{number}.{SILENT}"), A);
+            }),
+            Self::LongNames => {
+                let is_nodens = target.is_nodens;
+                datagrams::flood(target, one, 5_000, |number, message| *message = datagrams::denied(number, is_nodens))
+            }
+            Self::IdleConnections => hold_open(target, &connections(10, 60, 0), |_, _| Vec::new()),
+            Self::SameCname => datagrams::bursts(target, one, ROUNDS),
+            Self::Malformed => datagrams::malformed(target, one, 20_000),
+            Self::FloodOfHits => {
+                let hit = query(1, &cached(0), A);
+                datagrams::flood(target, one, 100_000, |_, message| message.clone_from(&hit))
+            }
+            Self::ReloadInALoop => reload::repeat(target),
+        }
+    }
+}
+
+/// The address of an attacker.
+fn client(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 66, 0, number)
+}

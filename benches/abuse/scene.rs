@@ -1,0 +1,170 @@
+//! The upstreams, the names that they know, and what the servers' configurations say of them.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use nodens::lab::fault::Behaviour;
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+
+use crate::attack::Attack;
+use crate::{denying, reload};
+
+/// The zone whose server never answers.
+pub const SILENT: &str = "silent.example";
+/// The zone whose server takes its time.
+pub const SLOW: &str = "slow.example";
+/// A name of that zone with 61 KB of TXT records; all below it have them too.
+pub const BIG: &str = "big.slow.example";
+/// Names that the honest client asks for again and again.
+pub const CACHED_NAMES: usize = 100;
+/// Rounds of CNAMEs that the zone has.
+pub const ROUNDS: usize = 32;
+
+/// How long the slow server takes; a large answer takes it twice, as it is asked over UDP first.
+const SLOWNESS: Duration = Duration::from_millis(500);
+/// TXT records of the large answer, of 1,007 bytes each: servers refuse sets of very many records.
+const TEXTS: usize = 60;
+
+/// A name that the honest client has asked for before.
+pub fn cached(number: usize) -> String {
+    format!("h{number}.well.example")
+}
+
+/// A name that nobody has asked for.
+pub fn fresh(number: u64) -> String {
+    format!("f{number}.well.example")
+}
+
+/// One of many names that are CNAMEs of [`target`].
+pub fn cname(number: usize, round: usize) -> String {
+    format!("c{number}.r{round}.well.example")
+}
+
+/// The name that all of a round are CNAMEs of.
+fn target(round: usize) -> String {
+    format!("t{round}.{SLOW}")
+}
+
+/// All upstreams.
+pub struct Scene {
+    /// For all names but those of the others.
+    well: Upstream,
+    silent: Upstream,
+    /// It denies all names, for servers that do not deny `test` and names of the cluster themselves.
+    denying: SocketAddr,
+    /// Only what asks for names of its zone comes here: in the attack with CNAMEs, for their target.
+    pub slow: Upstream,
+}
+
+impl Scene {
+    /// Starts them in the current runtime.
+    pub async fn start() -> io::Result<Self> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        // The server's first query is for a name of the second one.
+        let well = Zone::new("well.example.").origin("ci.example.net.");
+        let cname = |round| format!("*.r{round}.well.example. 60 CNAME {}.", target(round));
+        let well = (0..ROUNDS).map(cname).fold(well, |zone, line| zone.record(&line)).addresses_from_names();
+        let text = format!("{0}\" \"{0}\" \"{0}\" \"{0}", "x".repeat(247));
+        let big = ["", "*."].into_iter().flat_map(|below| (0..TEXTS).map(move |number| (below, number)));
+        let slow = big.fold(Zone::new(&format!("{SLOW}.")).addresses_from_names(), |zone, (below, number)| {
+            zone.record(&format!("{below}{BIG}. 300 TXT \"{number:03}{text}\""))
+        });
+        let scene = Self {
+            well: Upstream::start(any, well).await?,
+            silent: Upstream::start(any, Zone::new(".")).await?,
+            denying: denying::start()?,
+            slow: Upstream::start(any, slow).await?,
+        };
+        scene.silent.set(Behaviour::silent());
+        scene.slow.set_latency(SLOWNESS);
+        Ok(scene)
+    }
+
+    /// Queries that all of them saw so far.
+    pub fn seen(&self) -> u64 {
+        let scripted = [&self.well, &self.silent, &self.slow];
+        denying::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
+    }
+
+    /// The configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and which zone is asked
+    /// where.
+    pub fn config(&self, server: &str, template: &str, attack: Attack) -> String {
+        let port = |upstream: &Upstream| upstream.address().port();
+        let mut zones = vec![
+            ("silent", SILENT, port(&self.silent)),
+            ("slow", SLOW, port(&self.slow)),
+            ("cluster", "cluster.local", self.denying.port()),
+        ];
+        if server != "nodens" {
+            zones.push(("test", "test", self.denying.port())); // a zone with a route is not denied
+        }
+        let each = |line: &dyn Fn(&str, &str, u16) -> String| -> String {
+            zones.iter().map(|(group, zone, port)| line(group, zone, *port)).collect()
+        };
+        let [before, after] = match server {
+            "nodens" => {
+                let groups = each(&|group, zone, port| {
+                    let group = format!(
+                        "[upstreams.{group}]\nservers = [\"127.0.0.1:{port}\"]\n\
+                                         [[route]]\nzones = [\"{zone}\"]\nto = \"{group}\"\n"
+                    );
+                    group
+                });
+                let large = if attack == Attack::ReloadInALoop { reload::large() } else { String::new() };
+                [String::new(), format!("[cache]\nmemory = \"64MiB\"\n{groups}{large}")]
+            }
+            "unbound" => {
+                let forward = each(&|_, zone, port| {
+                    format!("forward-zone:\n  name: \"{zone}\"\n  forward-addr: 127.0.0.1@{port}\n")
+                });
+                [String::new(), format!("server:\n  msg-cache-size: 32m\n  rrset-cache-size: 32m\n{forward}")]
+            }
+            "dnsdist" => {
+                let pools = each(&|group, zone, port| {
+                    format!(
+                        "newServer({{address=\"127.0.0.1:{port}\", pool=\"{group}\", sockets=8}})\n\
+                         addAction({{\"{zone}.\"}}, PoolAction(\"{group}\"))\n\
+                         getPool(\"{group}\"):setCache(newPacketCache(200000))\n"
+                    )
+                });
+                [String::new(), pools]
+            }
+            "knot-resolver" => {
+                // The first policy that fits counts.
+                let policies = each(&|_, zone, port| {
+                    format!(
+                        "policy.add(policy.suffix(policy.FORWARD('127.0.0.1@{port}'), policy.todnames({{'{zone}.'}})))\n"
+                    )
+                });
+                [policies, "cache.size = 64 * MB\n".to_owned()]
+            }
+            "pdns-recursor" => {
+                let more = each(&|_, zone, port| format!("forward-zones+={zone}=127.0.0.1:{port}\n"));
+                [String::new(), more]
+            }
+            "bind" => {
+                let forward = each(&|_, zone, port| {
+                    format!(
+                        "zone \"{zone}\" {{ type forward; forward only; forwarders {{ 127.0.0.1 port {port}; }}; }};\n"
+                    )
+                });
+                [String::new(), forward]
+            }
+            "dnsmasq" => [String::new(), each(&|_, zone, port| format!("server=/{zone}/127.0.0.1#{port}\n"))],
+            "coredns" => {
+                let blocks = each(&|_, zone, port| {
+                    format!(
+                        "{zone}:%PORT% {{\n    bind 127.0.0.1\n    errors\n    cache 3600\n    \
+                         forward . 127.0.0.1:{port}\n}}\n"
+                    )
+                });
+                [String::new(), blocks]
+            }
+            _ => Default::default(),
+        };
+        let upstream = self.well.address().port().to_string();
+        before + &template.replace("%UPSTREAM%", &upstream) + "\n" + &after
+    }
+}
