@@ -21,8 +21,8 @@ use crate::session::interrupted;
 
 /// Its address.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
-/// Queries a second: 200 for cached names and 20 for fresh ones.
-const RATE: u32 = 220;
+/// Queries a second beside one attack: 200 for cached names and 20 for fresh ones.
+pub const RATE: u32 = 220;
 /// One in so many is for a fresh name.
 const FRESH_EVERY: u32 = 11;
 /// Without a response for so long, a query is lost.
@@ -107,17 +107,17 @@ enum ResponseMatch {
     Failed,
 }
 
-/// Asks for as long as `time`, then waits for outstanding responses. No query waits for the response to another one;
+/// Asks so many queries a second for as long as `time`, then waits for outstanding responses. No query waits for the response to another one;
 /// latency is measured from when a query was sent.
-pub fn ask(server: SocketAddr, time: Duration, stop: &AtomicBool) -> io::Result<HonestStats> {
+pub fn ask(server: SocketAddr, rate: u32, time: Duration, stop: &AtomicBool) -> io::Result<HonestStats> {
     /// Number of the next fresh name.
     static FRESH: AtomicU64 = AtomicU64::new(0);
     let socket = socket(server)?;
     let mut stats = HonestStats::new()?;
     let mut waiting: HashMap<u16, Waiting> = HashMap::new();
     let mut buffer = [0; 2_048];
-    let (start, period) = (Instant::now(), Duration::from_secs(1) / RATE);
-    let count = (time.as_secs_f64() * f64::from(RATE)) as u32;
+    let (start, period) = (Instant::now(), Duration::from_secs(1) / rate);
+    let count = (time.as_secs_f64() * f64::from(rate)) as u32;
     let mut sent = 0;
     loop {
         interrupted(stop)?;

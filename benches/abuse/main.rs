@@ -7,6 +7,7 @@
 //!              │     attack ──► datagrams, streams, reload    what the attacker does; packets: what it sends
 //!              │     watch     memory of the process and of its sockets
 //!              └► results: the table, and JSON
+//!         └► soak: all attacks in turn on one process
 //! ```
 //!
 //! It is a report and no test: the exit code is 0 whatever the figures are. What starts servers is that of the side-by-side
@@ -25,6 +26,7 @@ mod reload;
 mod results;
 mod run;
 mod scene;
+mod soak;
 mod streams;
 mod watch;
 

@@ -31,6 +31,9 @@ pub struct Options {
     /// Only these servers
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = SERVERS.map(|server| server.name))]
     pub servers: Vec<String>,
+    /// All attacks in turn on one process of nodens for so many minutes, an honest client asking 500 names a second
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["quick", "seconds", "only", "json"])]
+    pub soak: Option<u64>,
     /// Say what each attack does, and end
     #[arg(long)]
     pub list: bool,
@@ -50,6 +53,7 @@ Examples:
   cargo bench --bench abuse                                  all attacks on all that is installed: some 20 minutes
   cargo bench --bench abuse -- --list
   cargo bench --bench abuse -- --quick --servers floor,nodens
+  cargo bench --bench abuse -- --soak 10
   cargo bench --bench abuse -- --only silent-zone,malformed --servers nodens,unbound --json abuse.json";
 
 impl Options {

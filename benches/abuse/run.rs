@@ -23,6 +23,7 @@ use crate::results::{FLOOR, Latencies, Results, Row, table};
 use crate::scene::{BIG, Scene};
 use crate::server::{SERVERS, Server, Site, Started};
 use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
+use crate::soak::Soak;
 use crate::watch::watch;
 
 /// The field of the most resident memory in `/proc/PID/status`.
@@ -77,6 +78,9 @@ pub fn run(options: &Options) -> io::Result<()> {
         rows: Vec::new(),
     };
     let servers = installed(options, &mut results.skipped);
+    if let Some(minutes) = options.soak {
+        return setting.soak(&servers, Duration::from_secs(60 * minutes));
+    }
     let ended = measure(&setting, &servers, &mut results);
     io::stdout().write_all(table(&results).as_bytes())?;
     if results.rows.is_empty() && ended.is_ok() {
@@ -142,27 +146,45 @@ impl Setting<'_> {
         if attack == Attack::UnreadTcpHits && server.name != FLOOR {
             cache_large_answer(started.address)?;
         }
-        let idle = honest::ask(started.address, self.options.idle(), self.stop)?;
+        let idle = honest::ask(started.address, honest::RATE, self.options.idle(), self.stop)?;
         let row = self.under_attack(attack, &mut started, &dir)?;
         Ok((started.title(), idle, row))
     }
 
-    fn under_attack(&self, attack: Attack, started: &mut Started, dir: &Path) -> io::Result<Row> {
-        let group = started.running.group();
-        let target = Target {
+    /// All attacks on one process of nodens.
+    fn soak(&self, servers: &[(&Server, PathBuf)], time: Duration) -> io::Result<()> {
+        let nodens = servers.iter().find(|(server, _)| server.name == "nodens");
+        let (server, program) = nodens.ok_or_else(|| io::Error::other("nodens is not among the servers"))?;
+        // The one that is reloaded has all that the others need.
+        let edit = |template: &str| self.scene.config(server.name, template, Attack::ReloadInALoop);
+        let site = Site { dir: self.dir, cpu: self.cpu, open_files: Some(self.open_files), edit: &edit };
+        let started = server.start(program, &site, self.stop)?;
+        honest::warm(started.address, self.stop)?;
+        cache_large_answer(started.address)?;
+        let target = || self.target(&started, self.dir);
+        Soak { target: &target, time, stop: self.stop }.run()
+    }
+
+    fn target(&self, started: &Started, dir: &Path) -> Target {
+        Target {
             address: started.address,
-            process: group,
+            process: started.running.group(),
             config: dir.join(started.name).join("nodens.toml"),
             is_nodens: started.name == "nodens",
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
-        };
+        }
+    }
+
+    fn under_attack(&self, attack: Attack, started: &mut Started, dir: &Path) -> io::Result<Row> {
+        let group = started.running.group();
+        let target = self.target(started, dir);
         let seen = || if attack == Attack::SameCname { self.scene.slow.seen_count() } else { self.scene.seen() };
         let (cpu_before, seen_before) = (cpu_time(group), seen());
         let (stats, cpu, watched) = thread::scope(|scope| {
             let watcher = scope.spawn(|| watch(target.address.port(), group, &target.over));
             let attacker = scope.spawn(|| attack.run(&target));
-            let stats = honest::ask(target.address, self.options.under_attack(), self.stop);
+            let stats = honest::ask(target.address, honest::RATE, self.options.under_attack(), self.stop);
             let cpu = cpu_time(group).saturating_sub(cpu_before);
             target.over.store(true, Ordering::Relaxed);
             let failed = |_| io::Error::other("a thread panicked");

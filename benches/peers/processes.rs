@@ -32,7 +32,7 @@ pub fn memory(group: u32, field: &str) -> u64 {
 }
 
 /// The processes of a group.
-fn stats(group: u32) -> impl Iterator<Item = (i32, Stat)> {
+pub fn stats(group: u32) -> impl Iterator<Item = (i32, Stat)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(move |entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;

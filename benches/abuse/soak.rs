@@ -1,0 +1,111 @@
+//! All attacks in turn on one process of nodens, again and again, while the honest client goes on at a higher rate: what is
+//! left of them afterwards.
+
+use std::fs;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::attack::{Attack, Target};
+use crate::honest::{self, HonestStats, Outcomes};
+use crate::processes::{RESIDENT, memory, stats};
+use crate::session::say;
+use crate::watch::watch;
+
+/// Queries that the honest client asks in a second.
+const RATE: u32 = 500;
+/// How long one attack goes on before the next has its turn.
+const TURN: Duration = Duration::from_secs(20);
+/// How long nobody but the honest client asks, before all attacks and after them.
+const REST: Duration = Duration::from_secs(20);
+
+/// A server to be attacked, and what stops the run.
+pub struct Soak<'a> {
+    /// The target of one attack.
+    pub target: &'a dyn Fn() -> Target,
+    /// For how long attacks go on, in all.
+    pub time: Duration,
+    /// Set when the user ends the run.
+    pub stop: &'a AtomicBool,
+}
+
+/// What the process holds.
+struct Held {
+    mib: f64,
+    /// Open files, of all its processes.
+    descriptors: usize,
+}
+
+impl Soak<'_> {
+    /// Attacks, writes a line for each attack, and the totals.
+    ///
+    /// # Errors
+    /// An answer was wrong or lost, this machine refuses, or the user ended the run.
+    pub fn run(&self) -> io::Result<()> {
+        let mut all = self.rest()?;
+        let before = self.held();
+        self.line("at rest, before", &all, &before);
+        let start = Instant::now();
+        for attack in Attack::value_variants().iter().cycle().take_while(|_| start.elapsed() < self.time) {
+            let stats = self.attack(*attack)?;
+            self.line(&attack.name(), &stats, &self.held());
+            all.add(&stats);
+        }
+        let stats = self.rest()?;
+        let after = self.held();
+        self.line("at rest, after", &stats, &after);
+        all.add(&stats);
+        let sum = |of: fn(&Outcomes) -> u64| of(&all.hits) + of(&all.fresh);
+        let (asked, lost, failed, wrong) =
+            (sum(|all| all.asked), sum(|all| all.lost), sum(|all| all.failed), sum(|all| all.wrong));
+        writeln!(
+            io::stdout(),
+            "asked {asked}, wrong {wrong}, lost {lost}, failed {failed}; resident memory {:.1} -> {:.1} MiB, \
+             descriptors {} -> {}",
+            before.mib,
+            after.mib,
+            before.descriptors,
+            after.descriptors
+        )?;
+        match wrong + lost {
+            0 => Ok(()),
+            _ => Err(io::Error::other("the honest client got wrong answers or none")),
+        }
+    }
+
+    fn rest(&self) -> io::Result<HonestStats> {
+        honest::ask((self.target)().address, RATE, REST, self.stop)
+    }
+
+    fn attack(&self, attack: Attack) -> io::Result<HonestStats> {
+        let target = (self.target)();
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(target.address.port(), target.process, &target.over));
+            let attacker = scope.spawn(|| attack.run(&target));
+            let stats = honest::ask(target.address, RATE, TURN, self.stop);
+            target.over.store(true, Ordering::Relaxed);
+            let failed = |_| io::Error::other("a thread panicked");
+            attacker.join().map_err(failed)??;
+            watcher.join().map_err(failed)??;
+            stats
+        })
+    }
+
+    fn held(&self) -> Held {
+        let group = (self.target)().process;
+        let open = |(pid, _)| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        Held { mib: memory(group, RESIDENT) as f64 / 1_024.0, descriptors: stats(group).map(open).sum() }
+    }
+
+    fn line(&self, what: &str, stats: &HonestStats, held: &Held) {
+        let p99 = stats.milliseconds(0.99).map_or("-".to_owned(), |p99| format!("{p99:.2}"));
+        let (hits, fresh) = (&stats.hits, &stats.fresh);
+        say(&format!(
+            "{what}: {:.1} MiB, {} descriptors; others' p99 {p99} ms, wrong {} + {}, lost {} + {}, failed {} + {}",
+            held.mib, held.descriptors, hits.wrong, fresh.wrong, hits.lost, fresh.lost, hits.failed, fresh.failed
+        ));
+    }
+}
