@@ -64,6 +64,9 @@ enum Lost {
     Failed(#[from] ApiError),
 }
 
+/// Called for a job's pod that has just been bound to the node, with the hosts that it is likely to ask for.
+pub type OnStart = Box<dyn Fn(&Arc<Client>, &[Name])>;
+
 /// What a watch keeps current, and whom it tells.
 pub struct Observed {
     /// The table of pods.
@@ -72,8 +75,8 @@ pub struct Observed {
     pub epoch: Epoch,
     /// What is counted of the watch.
     pub metrics: Arc<Metrics>,
-    /// Called for each job's pod that has just been bound to the node, with the hosts that it is likely to ask for.
-    pub on_start: Box<dyn Fn(&Arc<Client>, &[Name])>,
+    /// Told of jobs that are about to start.
+    pub on_start: OnStart,
 }
 
 /// What all watches share.
