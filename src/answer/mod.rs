@@ -21,7 +21,7 @@
 //! - `inside` and [`hints`] what nodens tells a client of itself;
 //! - [`outcome`] the one place where what came of a query is entered.
 //!
-//! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
+//! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`](crate::snapshot::Snapshot::rehome).
 
 use std::net::IpAddr;
 

@@ -19,7 +19,7 @@ pub enum Response {
     Reply(usize),
     /// Send that many bytes, and then fetch the answer anew.
     ReplyAndRefresh(usize, Box<Wanted>),
-    /// The answer takes a task: see [`resolve`].
+    /// The answer takes a task: see [`resolve`](super::resolve).
     Deferred(Box<Deferred>),
 }
 
