@@ -409,7 +409,7 @@ fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -
 /// The answer that begins with `links` (and their signatures) of `front` and goes on with all of `back`.
 fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Option<Vec<u8>> {
     let back = Reply::read(back).ok()?;
-    let mut flags = flag::QR | flag::RA | (back.rcode & flag::RCODE);
+    let mut flags = flag::QR | flag::RA | back.rcode.header_bits();
     if authentic && back.flags & flag::AD != 0 {
         flags |= flag::AD;
     }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response};
+use nodens::answer::{Resolver, Response, Tally};
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::cache::{Cache, Millis};
 use nodens::clients::client::{Client, Kind};
@@ -15,7 +15,7 @@ use nodens::clients::pods::{Event, Pod, Pods};
 use nodens::clients::{Unknown, Who};
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};

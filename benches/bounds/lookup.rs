@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
-use nodens::answer::{Resolver, Response};
+use nodens::answer::{Resolver, Response, Tally};
 use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, Limits};
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::query::{Key, Query};
 use nodens::wire::reply::Reply;

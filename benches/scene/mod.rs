@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{Deferred, Resolved, Resolver, Response, Turn, resolve};
+use nodens::answer::{Deferred, Resolved, Resolver, Response, Tally, Turn, resolve};
 use nodens::cache::Cache;
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Source, Tally};
+use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
 use nodens::wire::query::{Key, Query};

@@ -15,7 +15,6 @@ use crate::jobs::account::{Failure, Kind, Slow};
 use crate::jobs::sentence::type_name;
 use crate::jobs::{Account, Excerpt};
 use crate::metrics::events::rfc3339;
-use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
@@ -44,7 +43,7 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
     for Kind { route, rcode, source, times } in &account.kinds {
         *routes.entry(route.as_deref().unwrap_or("none")).or_default() += times;
-        *rcodes.entry(rcode_label(*rcode)).or_default() += times;
+        *rcodes.entry(rcode.label()).or_default() += times;
         *sources.entry(source.label()).or_default() += times;
     }
     let mut failures: Vec<(&Failure, _)> = account.failures.iter().zip(like).collect();
@@ -121,7 +120,7 @@ fn slow(slow: &Slow) -> Value {
     json!({
         "name": Bare(&slow.name).to_string(),
         "type": type_name(slow.qtype),
-        "rcode": rcode_label(slow.rcode),
+        "rcode": slow.rcode.label(),
         "route": slow.route.as_deref(),
         "seconds": slow.took.as_secs_f64(),
     })
@@ -131,7 +130,7 @@ fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis)
     json!({
         "name": Bare(&failure.name).to_string(),
         "type": type_name(failure.qtype),
-        "rcode": rcode_label(failure.rcode),
+        "rcode": failure.rcode.label(),
         "route": failure.route.as_deref(),
         "cause": cause,
         "explanation": explanation,

@@ -30,7 +30,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::make;
 use crate::wire::query::Key;
-use crate::wire::{class, rcode, rtype, u16_at};
+use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
 /// How often a denial must have been of use to be fetched anew before its end.
 const POPULAR: u8 = 3;
@@ -129,7 +129,7 @@ pub(super) fn learn<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     wanted: &Wanted,
-    rcode: u16,
+    rcode: Rcode,
     source: Source,
 ) {
     if rcode == rcode::NXDOMAIN && source == Source::Upstream {

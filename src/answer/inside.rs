@@ -23,12 +23,11 @@ use crate::clients::client::Field;
 use crate::clients::{Client, Who};
 use crate::clock::Millis;
 use crate::jobs::{Excerpt, Pick};
-use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::query::{Key, Query};
-use crate::wire::{HEADER, LARGEST_UDP_REPLY, class, rcode, rtype};
+use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
 /// All names that nodens has to say something of itself at lie below this.
 const ZONE: &[u8] = b"\x06nodens\x08internal\x00";
@@ -55,7 +54,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How such a name is answered.
 pub(super) enum Inside {
     /// At once.
-    Now(u16, LocalRecords),
+    Now(Rcode, LocalRecords),
     /// By [`tell`], once what this worker noted up to now is settled.
     Later,
 }
@@ -221,11 +220,7 @@ pub fn why(
                 "" => "a special-use name",
                 why => why,
             };
-            (
-                name.to_vec(),
-                None,
-                vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode_label(rcode))],
-            )
+            (name.to_vec(), None, vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode.label())])
         }
         Local::Alias(_, target, route) => {
             let line = format!("{} is a static alias of {}", Bare(name), Bare(&target));
@@ -286,7 +281,7 @@ fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, rout
     let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
         let at_home = entry.home.generation == generation && entry.home.route == route;
-        let code = rcode_label(entry.rcode);
+        let code = entry.rcode.label();
         let left = entry.expires.saturating_sub(now) / 1_000;
         match entry.worth(now, window) {
             _ if !at_home => None,

@@ -9,7 +9,7 @@ use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
 use crate::wire::query::{Key, Query};
-use crate::wire::{ede, make, rcode};
+use crate::wire::{Rcode, ede, make, rcode};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -21,7 +21,7 @@ const LEAST_PREFETCHED: Millis = 5_000;
 /// What the cache says.
 pub(super) enum Cached {
     /// That many bytes were written.
-    Reply { len: usize, rcode: u16, cause: Option<Cause>, source: (Source, u16), refresh: bool },
+    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, u16), refresh: bool },
     /// Nothing to be served without asking.
     Nothing,
 }
@@ -82,7 +82,7 @@ pub(super) fn past_its_time(
     key: &Key,
     options: &[u8],
     out: &mut [u8],
-) -> Option<(usize, u16, Option<Cause>)> {
+) -> Option<(usize, Rcode, Option<Cause>)> {
     let at_home = entry.home.generation == turn.snapshot.generation || turn.snapshot.rehome(entry.home, key).is_some();
     if !at_home || entry.worth(turn.now, stale_window(turn.snapshot)) != Worth::Stale {
         return None;

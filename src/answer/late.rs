@@ -22,7 +22,7 @@ use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::Query;
-use crate::wire::{LARGEST_UDP_REPLY, rcode};
+use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
 
 /// The smallest answer, in bytes, whose memory is accounted for: most answers are far smaller.
 const LARGE: usize = 1_024;
@@ -136,7 +136,7 @@ impl Resolved {
     }
 
     /// Its response code.
-    pub fn rcode(&self) -> u16 {
+    pub fn rcode(&self) -> Rcode {
         match &self.body {
             Body::Entry(entry, _) => entry.rcode,
             Body::Introspection(_) => rcode::NOERROR,

@@ -19,7 +19,7 @@
 //! - [`late`] the second half of the path, `obtain` one entry for it;
 //! - `ancestors` and `autopath` what is done about search lists;
 //! - `inside` and [`hints`] what nodens tells a client of itself;
-//! - [`outcome`] the one place where what came of a query is entered.
+//! - [`outcome`] the one place where what came of a query is entered, and [`tally`] where a worker counts it.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`].
 
@@ -47,6 +47,7 @@ pub mod outcome;
 pub mod pending;
 mod request;
 pub mod state;
+pub mod tally;
 mod turn;
 
 use inside::Inside;
@@ -60,6 +61,7 @@ pub use ours::{LOOP_CHECK, Local, Own, denial, local};
 pub use pending::{Deferred, Path, Wanted};
 pub use request::Response;
 pub use state::Resolver;
+pub use tally::Tally;
 pub use turn::Turn;
 
 /// What a client is told whose query finds no place among those that wait.

@@ -9,7 +9,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::suffixes;
 use crate::wire::query::Key;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{Rcode, class, rcode, rtype};
 
 /// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
@@ -42,7 +42,7 @@ pub enum Local {
 /// An answer of nodens's own.
 pub struct Own {
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Its records.
     pub records: LocalRecords,
     /// Why it is no answer; none if it is one.
@@ -53,7 +53,7 @@ pub struct Own {
 
 impl Own {
     /// One that needs no explanation.
-    fn plain(rcode: u16, records: LocalRecords) -> Self {
+    fn plain(rcode: Rcode, records: LocalRecords) -> Self {
         Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
     }
 

@@ -7,16 +7,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::Resolver;
+use super::tally::Tally;
 use super::turn::Turn;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
-use crate::metrics::{Source, Tally};
+use crate::metrics::Source;
 use crate::query_log::record::{Name, Record};
-use crate::wire::make;
 use crate::wire::query::Key;
+use crate::wire::{Rcode, make};
 
 /// What came of a query.
 #[derive(Clone, Copy)]
@@ -30,7 +31,7 @@ pub struct Outcome<'a> {
     /// The route that the name took, or [`NO_ROUTE`].
     pub route: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the response came from.
     pub source: Source,
     /// Why it is no answer; none if it is one.

@@ -8,6 +8,7 @@ use crate::cause::Cause;
 use crate::jobs::ledger::NO_ROUTE;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
+use crate::wire::Rcode;
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query};
 
@@ -37,7 +38,7 @@ impl<'q> Request<'q> {
         &self,
         (key, hash): (&'a Key, u64),
         route: u16,
-        (rcode, cause): (u16, Option<Cause>),
+        (rcode, cause): (Rcode, Option<Cause>),
         source: Source,
     ) -> Outcome<'a> {
         let &Self { client, over_tcp, .. } = self;
@@ -46,7 +47,7 @@ impl<'q> Request<'q> {
     }
 
     /// The same where what was asked for does not matter: one failure for all that the client asks.
-    pub(super) fn turned_away<'a>(&self, (rcode, cause): (u16, Cause), source: Source, text: &'a str) -> Outcome<'a>
+    pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: Source, text: &'a str) -> Outcome<'a>
     where
         'q: 'a,
     {
@@ -57,7 +58,7 @@ impl<'q> Request<'q> {
     }
 
     /// A response without records, with an extended error.
-    pub(super) fn error(&self, rcode: u16, cause: Cause, text: &str, out: &mut [u8]) -> Response {
+    pub(super) fn error(&self, rcode: Rcode, cause: Cause, text: &str, out: &mut [u8]) -> Response {
         let error = cause.extended_error(text);
         Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }

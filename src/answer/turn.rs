@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::pending::Wanted;
 use super::state::Resolver;
+use super::tally::Tally;
 use crate::clients::Tables;
 use crate::clock::Millis;
 use crate::jobs::Ledger;
-use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;

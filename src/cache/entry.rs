@@ -15,7 +15,7 @@ use crate::clock::Millis;
 use crate::wire::fit::Kept;
 use crate::wire::reply::{Kind, Reply};
 use crate::wire::store::{Stored, store};
-use crate::wire::{flag, rcode};
+use crate::wire::{Rcode, flag, rcode};
 
 /// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
 pub const FIRST_FAILURE: u32 = 1_000;
@@ -32,7 +32,7 @@ pub struct Entry {
     pub(super) wire_len: u16,
     pub(super) ttl_count: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Why it is no answer; none if it is one.
     pub cause: Option<Cause>,
     /// Whether a trusted upstream vouched for it.

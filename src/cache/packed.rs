@@ -14,7 +14,7 @@ use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::wire::query::Key;
-use crate::wire::{HEADER, name, rcode};
+use crate::wire::{HEADER, Rcode, name, rcode};
 
 /// No configuration has this generation, so the entry's home is looked for anew.
 const ELSEWHERE: u32 = u32::MAX;
@@ -27,7 +27,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&rest);
-    out.extend_from_slice(&entry.rcode.to_be_bytes());
+    out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
     out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
@@ -47,7 +47,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     *bytes = others;
     let packed = &mut packed;
     let rest: [u8; Key::REST] = take(packed)?;
-    let rcode = u16::from_be_bytes(take(packed)?);
+    let rcode = Rcode::from(u16::from_be_bytes(take(packed)?));
     let [marks, hits] = take(packed)?;
     let age = u64::from_be_bytes(take(packed)?);
     let left = i64::from_be_bytes(take(packed)?);

@@ -7,6 +7,7 @@ use crate::cause::Cause;
 use crate::clients::Fixed;
 use crate::clock::Millis;
 use crate::metrics::Source;
+use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
 
 /// Slots for counts; a power of two. One is one client with one kind of answer.
@@ -17,6 +18,10 @@ pub(super) const FAILURES: usize = 256;
 pub(super) const WAITS: usize = 512;
 /// Slots looked at for one key.
 pub(super) const PROBES: usize = 8;
+/// Where the response code's twelve bits lie in a kind of answer: behind the sixteen of the route.
+pub(super) const RCODE_AT: u32 = 16;
+/// Where the source's four bits lie: behind those of the response code.
+pub(super) const SOURCE_AT: u32 = 28;
 /// The notes of one worker between two flushes.
 pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
@@ -35,6 +40,7 @@ pub struct Buffer {
 pub struct Count {
     /// The client's address as a number; IPv4 is mapped.
     pub address: u128,
+    /// Route, response code and source: see `ledger`.
     pub(super) kind: u32,
     /// How often.
     pub times: u32,
@@ -75,11 +81,11 @@ pub struct Wait {
     /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
     pub route: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
 }
 
 impl Count {
-    /// Nothing is counted here.
+    /// Nothing is counted here: no source has that number.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
     /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
@@ -87,14 +93,14 @@ impl Count {
         self.kind as u16
     }
 
-    /// The response code; 15 stands for all larger ones.
-    pub fn rcode(&self) -> u16 {
-        (self.kind >> 16) as u16 & 0xf
+    /// The response code.
+    pub fn rcode(&self) -> Rcode {
+        Rcode::from((self.kind >> RCODE_AT) as u16)
     }
 
     /// Where the answers came from.
     pub fn source(&self) -> Source {
-        let number = (self.kind >> 20) as usize;
+        let number = (self.kind >> SOURCE_AT) as usize;
         *Source::ALL.get(number).unwrap_or(&Source::Local)
     }
 }

@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::buffer::{Buffer, Failure, Wait};
-use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
+use super::buffer::{COUNTS, Count, FAILURES, PROBES, RCODE_AT, SOURCE_AT, WAITS};
 use crate::cause::Cause;
 use crate::clients::{Fixed, key};
 use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::query_log::Sampler;
+use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
 
 /// How long a worker keeps what it noted, at most, while queries come.
@@ -49,7 +50,7 @@ pub struct Failed<'a> {
     /// The route's number, or [`NO_ROUTE`].
     pub route: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the answer came from.
     pub source: Source,
     /// Why it is none.
@@ -71,7 +72,7 @@ impl Ledger {
     /// Counts an answer to a query of `client` that was asked at `now`: no answer before it was to a later query, but by
     /// [`Self::count_late`].
     #[inline]
-    pub fn count(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, now: Millis) {
+    pub fn count(&mut self, client: IpAddr, route: u16, rcode: Rcode, source: Source, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         let home = home(address, kind, self.seed);
         let slot = &mut self.buffer.counts[home];
@@ -84,7 +85,7 @@ impl Ledger {
     }
 
     /// The same for an answer that took its time: it was asked earlier than those that were answered meanwhile.
-    pub fn count_late(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, asked: Millis) {
+    pub fn count_late(&mut self, client: IpAddr, route: u16, rcode: Rcode, source: Source, asked: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
@@ -92,7 +93,7 @@ impl Ledger {
     /// Notes a failure, beside its count. `words` gives those of the first of its like, which must be bounded.
     pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
-        let hash = failed.hash ^ u64::from(failed.rcode).rotate_right(8);
+        let hash = failed.hash ^ u64::from(u16::from(failed.rcode)).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);
         for at_slot in (0..PROBES).map(|step| (home + step) % FAILURES) {
             let slot = &mut self.buffer.failures[at_slot];
@@ -181,8 +182,8 @@ impl Ledger {
 }
 
 #[inline]
-fn kind(route: u16, rcode: u16, source: Source) -> u32 {
-    u32::from(route) | u32::from(rcode.min(15)) << 16 | (source as u32) << 20
+fn kind(route: u16, rcode: Rcode, source: Source) -> u32 {
+    u32::from(route) | u32::from(u16::from(rcode)) << RCODE_AT | (source as u32) << SOURCE_AT
 }
 
 #[inline]
@@ -233,7 +234,7 @@ mod tests {
             (false, 0, rcode::NOERROR, Source::Hit, 3, 1, 3),
             (false, 0, rcode::NXDOMAIN, Source::Hit, 1, 4, 4),
             (false, NO_ROUTE, rcode::NOERROR, Source::Local, 1, 5, 5),
-            (true, 0, 15, Source::Upstream, 2, 6, 7),
+            (true, 0, rcode::BADVERS, Source::Upstream, 2, 6, 7),
         ];
         assert_eq!(counts, expected);
         let mut filled = ledger.swap(Buffer::empty());

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use crate::config;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::Name;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{Rcode, class, rcode, rtype};
 
 /// How many CNAMEs among static records are followed here.
 const LONGEST_CHAIN: usize = 8;
@@ -115,7 +115,7 @@ impl Records {
     }
 
     /// The response code of every static answer: the name exists.
-    pub const RCODE: u16 = rcode::NOERROR;
+    pub const RCODE: Rcode = rcode::NOERROR;
 }
 
 fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {

@@ -10,8 +10,8 @@ use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clients::{Tables, Who};
 use crate::jobs::sentence::type_name;
+use crate::metrics::Source;
 use crate::metrics::events::{UnixMillis, rfc3339};
-use crate::metrics::{Source, rcode_label};
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
@@ -86,7 +86,7 @@ fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, 
         name: Bare(record.name.as_wire()).to_string(),
         qtype: type_name(record.qtype),
         transport: if record.over_tcp { "tcp" } else { "udp" },
-        rcode: rcode_label(record.rcode),
+        rcode: record.rcode.label(),
         source: record.source.label(),
         route: snapshot.route(record.route).map(|route| route.label.as_str()),
         upstream: snapshot.group(record.route).filter(|_| asked).map(|group| group.config.name.as_str()),

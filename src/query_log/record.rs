@@ -8,6 +8,7 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
+use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
 
 /// A query and its answer.
@@ -26,7 +27,7 @@ pub struct Record {
     /// The type.
     pub qtype: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the answer came from.
     pub source: Source,
     /// The route's number in the batch.

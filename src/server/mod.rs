@@ -16,11 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
-use crate::answer::{Resolved, Resolver, Wanted};
+use crate::answer::{Resolved, Resolver, Tally, Wanted};
 use crate::fetch;
 use crate::jobs::Ledger;
 use crate::jobs::ledger::NO_ROUTE;
-use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};

@@ -2,7 +2,7 @@
 
 use super::make::{self, OPT_SIZE, Writer};
 use super::query::Query;
-use super::{HEADER, flag, name, rcode, rtype, u16_at};
+use super::{HEADER, Rcode, flag, name, rcode, rtype, u16_at};
 
 /// A reply as the cache keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub struct Kept<'a> {
     /// Extended errors that came with it, as whole options.
     pub extended_errors: &'a [u8],
     /// The full response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Whether a trusted upstream vouched for it.
     pub authentic: bool,
 }
@@ -51,7 +51,7 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     out[..cut.len].copy_from_slice(&kept.wire[..cut.len]);
 
     // Without OPT there is no room for the upper bits of a code, and its lower ones alone mean something else.
-    let rcode = if kept.rcode > flag::RCODE && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
+    let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
     let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & (flag::Z | flag::TC));
     if kept.authentic && query.wants_ad() {
@@ -174,7 +174,8 @@ mod tests {
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&Reply::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
-        let kept = Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: 0, authentic: false };
+        let kept =
+            Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: rcode::NOERROR, authentic: false };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
@@ -235,8 +236,13 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept =
-                Kept { wire: &[0xff; 40][..len], ttls: &[0xff; 4], extended_errors: &[], rcode: 0, authentic: false };
+            let kept = Kept {
+                wire: &[0xff; 40][..len],
+                ttls: &[0xff; 4],
+                extended_errors: &[],
+                rcode: rcode::NOERROR,
+                authentic: false,
+            };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

@@ -4,6 +4,7 @@
 //! RFC 5625). The modules read a message where it lies and note offsets:
 //!
 //! - [`name`] one domain name;
+//! - [`rcode`] response codes;
 //! - [`query`] what a client asked, or why it gets no real answer;
 //! - [`record`] where one record lies;
 //! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
@@ -17,9 +18,12 @@ pub mod fit;
 pub mod make;
 pub mod name;
 pub mod query;
+pub mod rcode;
 pub mod record;
 pub mod reply;
 pub mod store;
+
+pub use rcode::Rcode;
 
 /// Bytes of the fixed header (RFC 1035 section 4.1.1).
 pub const HEADER: usize = 12;
@@ -58,24 +62,6 @@ pub mod flag {
     pub const CD: u16 = 0x0010;
     /// The response code's four low bits.
     pub const RCODE: u16 = 0x000f;
-}
-
-/// Response codes (RFC 1035, RFC 2136, RFC 6891).
-pub mod rcode {
-    /// No error; with no matching record it means "no data of this type".
-    pub const NOERROR: u16 = 0;
-    /// The server could not read the query.
-    pub const FORMERR: u16 = 1;
-    /// The server could not get an answer.
-    pub const SERVFAIL: u16 = 2;
-    /// The name does not exist.
-    pub const NXDOMAIN: u16 = 3;
-    /// The server does not do this.
-    pub const NOTIMP: u16 = 4;
-    /// The server does not want to.
-    pub const REFUSED: u16 = 5;
-    /// EDNS version not supported; needs an OPT record, being larger than four bits.
-    pub const BADVERS: u16 = 16;
 }
 
 /// Record and query types that some rule is about; all others are numbers that pass through (RFC 3597).

@@ -1,7 +1,7 @@
 //! What a client asked, read where it lies, or why it gets no real answer.
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, PLAIN_SIZE, class, flag, option, rcode, rtype, u16_at};
+use super::{HEADER, PLAIN_SIZE, Rcode, class, flag, option, rcode, rtype, u16_at};
 
 /// Bytes of an OPT record without options.
 const OPT_SIZE: usize = 11;
@@ -46,7 +46,7 @@ pub enum Reject {
     /// A reply with this code; `question_end` as in [`Query`] or 12 where the question is not echoed.
     Code {
         /// The response code.
-        rcode: u16,
+        rcode: Rcode,
         /// The end of the part to echo.
         question_end: usize,
         /// Whether the reply carries an OPT record.
@@ -176,7 +176,7 @@ impl<'a> Query<'a> {
 
 /// Walks the records after the question, of which `additional` follow `before` others, to the OPT record. The error is a
 /// response code.
-fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, u16> {
+fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, Rcode> {
     let mut found = None;
     // Each record takes at least 11 bytes, so the message's length bounds the walk whatever the header claims.
     for index in 0..before + additional {

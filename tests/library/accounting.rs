@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nodens::answer::{Resolved, Resolver, Response, resolve};
+use nodens::answer::{Resolved, Resolver, Response, Tally, resolve};
 use nodens::cause::Cause;
 use nodens::clients::{Clients, Fixed};
 use nodens::config::parse::parse;
 use nodens::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use nodens::jobs::projects::Projects;
 use nodens::jobs::{Jobs, Ledger, Pick};
-use nodens::metrics::{Metrics, Source, Tally};
+use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question};
 use nodens::wire::name::Name;
-use nodens::wire::rcode;
+use nodens::wire::{Rcode, rcode};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -84,7 +84,7 @@ impl Accounts {
     }
 
     /// Notes answers for these names and settles them; returns what one of them has cost.
-    fn steps(&self, client: IpAddr, rcode: u16, name: impl Fn(u64) -> String) -> f64 {
+    fn steps(&self, client: IpAddr, rcode: Rcode, name: impl Fn(u64) -> String) -> f64 {
         let before = self.jobs.steps();
         let mut noted = 0;
         for round in 0..ROUNDS {
@@ -95,7 +95,15 @@ impl Accounts {
                 let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source, cause };
                 ledger.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
-                let wait = Wait { address: 0, asked: number, took, name: name.into(), qtype: 1, route: 0, rcode: 0 };
+                let wait = Wait {
+                    address: 0,
+                    asked: number,
+                    took,
+                    name: name.into(),
+                    qtype: 1,
+                    route: 0,
+                    rcode: rcode::NOERROR,
+                };
                 ledger.wait(client, wait);
                 noted += 1;
             }

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::answer::Response;
+use nodens::answer::{Response, Tally};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::name::Name;
-use nodens::wire::rcode;
+use nodens::wire::{Rcode, rcode};
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -41,7 +41,7 @@ fn denying(project: &str) -> Config {
 }
 
 /// The response code of an answer that is given at once.
-fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> u16 {
+fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
     let mut turn = resolver.turn(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
@@ -52,7 +52,7 @@ fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> u16 {
     let Response::Reply(_) = resolver.respond(&mut turn, &packet, IpAddr::from(DENIED), false, &mut out) else {
         panic!("no answer at once");
     };
-    u16::from(out[3] & 0x0f)
+    Rcode::of_flags(out[3].into())
 }
 
 #[test]

@@ -21,7 +21,7 @@ use nodens::wire::name::{self, MAX_NAME};
 use nodens::wire::query::{Key, Query, Reject};
 use nodens::wire::reply::{Reply, Section};
 use nodens::wire::store::{Stored, store};
-use nodens::wire::{flag, make};
+use nodens::wire::{flag, make, rcode};
 
 const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
 const EDE: u16 = 15;
@@ -183,7 +183,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Ok(query) => {
             let key = Key::new(&query, 1);
             assert_eq!(key.name(), query.name().to_ascii_lowercase());
-            make::local(&query, 0, true, &make::LocalRecords::default(), options, &mut out);
+            make::local(&query, rcode::NOERROR, true, &make::LocalRecords::default(), options, &mut out);
         }
         Err(Reject::Code { rcode, question_end, edns }) => {
             let len = make::rejection(packet, rcode, question_end, edns, &mut out);
@@ -267,7 +267,7 @@ proptest! {
     fn a_reply_is_read_alike((_, packet) in reply()) {
         let message = Message::from_vec(&packet).unwrap();
         let reply = Reply::read(&packet).unwrap();
-        prop_assert_eq!(reply.rcode, u16::from(message.metadata.response_code));
+        prop_assert_eq!(u16::from(reply.rcode), u16::from(message.metadata.response_code));
         prop_assert_eq!(reply.opt.is_some(), message.edns.is_some());
         prop_assert_eq!(&reply.extended_errors, &extended_errors(&message.edns));
         prop_assert_eq!(reply.qtype(), u16::from(message.queries[0].query_type()));
@@ -319,8 +319,8 @@ proptest! {
             let left = ours.options().options.len();
             prop_assert!(left == 0 || extended_errors(&got.edns) == errors);
         }
-        let code = if query.edns.is_none() && reply.rcode > 15 { 2 } else { reply.rcode };
-        prop_assert_eq!(u16::from(got.metadata.response_code), code);
+        let code = if query.edns.is_none() && reply.rcode.opt_bits() != 0 { rcode::SERVFAIL } else { reply.rcode };
+        prop_assert_eq!(u16::from(got.metadata.response_code), u16::from(code));
         prop_assert_eq!(got.metadata.recursion_desired, query.metadata.recursion_desired);
         prop_assert_eq!(got.metadata.checking_disabled, query.metadata.checking_disabled);
         prop_assert!(got.metadata.recursion_available && !got.metadata.authoritative);

@@ -182,6 +182,7 @@ mod tests {
     use crate::cause::Cause;
     use crate::clients::Client;
     use crate::metrics::Source;
+    use crate::wire::Rcode;
     use crate::wire::name::Name;
     use std::sync::Arc;
     use std::time::Duration;
@@ -223,7 +224,7 @@ mod tests {
         Account::new(None, [10, 0, 0, 1].into(), 0)
     }
 
-    fn failure(name: &str, qtype: u16, rcode: u16, words: &str, at: Millis) -> Failure {
+    fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> Failure {
         Failure {
             name: name.parse::<Name>().expect(name).as_wire().into(),
             qtype,
@@ -276,8 +277,19 @@ mod tests {
             account.fail(failure(&format!("a.b{}.c.ci.svc.cluster.local", n % 80), 1, rcode::NXDOMAIN, "", n));
             account.fail(failure(&format!("n{}.x", n % 90), 1, rcode::SERVFAIL, &"text".repeat(n as usize % 7), n));
             let name = vec![0; n as usize % 200].into();
-            account.wait(Slow { name, qtype: 1, route: None, rcode: 0, took: Duration::from_millis(n % 50) });
-            account.add(Kind { route: Some(n.to_string().into()), rcode: 0, source: Source::Hit, times: 1 });
+            account.wait(Slow {
+                name,
+                qtype: 1,
+                route: None,
+                rcode: rcode::NOERROR,
+                took: Duration::from_millis(n % 50),
+            });
+            account.add(Kind {
+                route: Some(n.to_string().into()),
+                rcode: rcode::NOERROR,
+                source: Source::Hit,
+                times: 1,
+            });
         }
         let failures: usize = account.failures.iter().map(Failure::weight).sum();
         let slowest: usize = account.slowest.iter().map(Slow::weight).sum();

@@ -4,40 +4,8 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
-use super::Metrics;
-
-/// Where a response came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The cache, within its time (or a remembered failure).
-    Hit,
-    /// The cache, past its time, because upstreams failed (RFC 8767).
-    Stale,
-    /// nodens itself: static records, special-use names, errors in the query.
-    Local,
-    /// An upstream, asked for this query or for an identical one.
-    Upstream,
-    /// Nowhere: the client may not ask.
-    Refused,
-}
-
-impl Source {
-    /// All of them, by their numbers.
-    pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Local, Self::Upstream, Self::Refused];
-
-    /// The value of the label `source` in metrics.
-    pub fn label(self) -> &'static str {
-        SOURCES[self as usize]
-    }
-}
-
-/// The value of the label `rcode` in metrics.
-pub fn rcode_label(rcode: u16) -> &'static str {
-    RCODES.get(usize::from(rcode)).copied().unwrap_or("other")
-}
-
-/// The labels of [`Source`], by its number.
-const SOURCES: [&str; 5] = ["hit", "stale", "local", "upstream", "refused"];
+use crate::metrics::{Metrics, Source};
+use crate::wire::Rcode;
 
 /// The types counted by name; all others are "other".
 const TYPES: [(u16, &str); 11] = [
@@ -54,16 +22,16 @@ const TYPES: [(u16, &str); 11] = [
     (255, "ANY"),
 ];
 
-/// Response codes counted by name; all others are "other".
-const RCODES: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
-
 const TYPE_CLASSES: usize = TYPES.len() + 1;
 /// Cells that are counted in one batch, as a rule; for more the list grows.
 const COUNTED: usize = 2 * TYPE_CLASSES;
 /// Routes whose rows are made before any query takes them: their first hit allocates nothing, and however many routes there
 /// are a reload costs a worker no more than these.
 const FROM_THE_START: usize = 64;
-const RCODE_CLASSES: usize = RCODES.len() + 1;
+/// Sources, as [`Source::ALL`] has them.
+const SOURCES: usize = Source::ALL.len();
+/// Response codes with a label of their own, and one slot for all others.
+const RCODE_SLOTS: usize = Rcode::LABELLED + 1;
 
 /// One worker's counts since it last added them up.
 pub struct Tally {
@@ -74,9 +42,9 @@ pub struct Tally {
     unrouted: Box<Row>,
     /// Which cells are not zero: the route, none for those without, and the cell of its row.
     counted: Vec<(Option<u16>, u8)>,
-    responses: [[Count; SOURCES.len()]; RCODE_CLASSES],
-    durations: [prometheus::local::LocalHistogram; SOURCES.len()],
-    timed: [u32; SOURCES.len()],
+    responses: [[Count; SOURCES]; RCODE_SLOTS],
+    durations: [prometheus::local::LocalHistogram; SOURCES],
+    timed: [u32; SOURCES],
 }
 
 /// The queries of one route: by type, over UDP and then over TCP.
@@ -107,8 +75,8 @@ impl Tally {
             counted: Vec::with_capacity(COUNTED),
             routes: routes.iter().map(|route| route.as_str().into()).collect(),
             responses: Default::default(),
-            durations: SOURCES.map(|source| metrics.duration.with_label_values(&[source]).local()),
-            timed: [0; SOURCES.len()],
+            durations: Source::ALL.map(|source| metrics.duration.with_label_values(&[source.label()]).local()),
+            timed: [0; SOURCES],
         }
     }
 
@@ -145,22 +113,21 @@ impl Tally {
 
     /// A response with this code from this source; its duration follows with the batch.
     #[inline]
-    pub fn response(&mut self, rcode: u16, source: Source) {
-        let class = usize::from(rcode).min(RCODES.len());
-        self.responses[class][source as usize].count += 1;
+    pub fn response(&mut self, rcode: Rcode, source: Source) {
+        self.responses[rcode.slot(RCODE_SLOTS)][source as usize].count += 1;
         self.timed[source as usize] += 1;
     }
 
     /// Adds everything up. The responses since the last call took `seconds` each.
     pub fn flush(&mut self, metrics: &Metrics, seconds: f64) {
         let mut hits = 0;
-        for (class, row) in self.responses.iter_mut().enumerate() {
-            let rcode = RCODES.get(class).copied().unwrap_or("other");
-            for (source, cell) in row.iter_mut().enumerate() {
-                if source == Source::Hit as usize || source == Source::Stale as usize {
+        for (slot, row) in self.responses.iter_mut().enumerate() {
+            let rcode = Rcode::label_of_slot(slot);
+            for (source, cell) in Source::ALL.into_iter().zip(row) {
+                if matches!(source, Source::Hit | Source::Stale) {
                     hits += cell.count;
                 }
-                cell.flush(|| metrics.responses.with_label_values(&[rcode, SOURCES[source]]));
+                cell.flush(|| metrics.responses.with_label_values(&[rcode, source.label()]));
             }
         }
         if hits > 0 {
