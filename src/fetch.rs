@@ -206,7 +206,7 @@ async fn fetch<U: Ask>(
             let name = crate::wire::name::Shown(wanted.key.name());
             tracing::debug!(
                 %name,
-                qtype = wanted.key.qtype(),
+                qtype = u16::from(wanted.key.qtype()),
                 error = %make::extended_error_text(&extended_errors, usize::MAX),
                 "no answer"
             );

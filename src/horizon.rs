@@ -12,6 +12,7 @@ use crate::config::{Cache, Config, Record, Route, View};
 use crate::local::records::{Found, Records};
 use crate::route::{Router, Way};
 use crate::upstream::Group;
+use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// What one view's clients see.
@@ -130,7 +131,7 @@ impl Horizon {
     }
 
     /// What static records say to a question: see [`Records::find`].
-    pub fn find_records(&self, name: &[u8], qtype: u16, qclass: u16) -> Option<Found> {
+    pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<Found> {
         self.records.find(name, qtype, qclass, |name| self.is_denied(name))
     }
 
@@ -167,7 +168,7 @@ fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item
 }
 
 /// What a record says; its TTL aside, which its answers bear.
-fn identity(record: &Record) -> (&Name, u16, &[u8]) {
+fn identity(record: &Record) -> (&Name, RrType, &[u8]) {
     (&record.name, record.rtype, &record.rdata)
 }
 

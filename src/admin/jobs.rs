@@ -12,7 +12,6 @@ use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;
 use crate::jobs::account::{Failure, Kind, Slow};
-use crate::jobs::sentence::type_name;
 use crate::jobs::{Account, Excerpt};
 use crate::metrics::events::rfc3339;
 use crate::snapshot::Snapshot;
@@ -119,7 +118,7 @@ fn with_client(client: Option<&Client>, mut totals: Value) -> Value {
 fn slow(slow: &Slow) -> Value {
     json!({
         "name": Bare(&slow.name).to_string(),
-        "type": type_name(slow.qtype),
+        "type": slow.qtype.to_string(),
         "rcode": slow.rcode.label(),
         "route": slow.route.as_deref(),
         "seconds": slow.took.as_secs_f64(),
@@ -129,7 +128,7 @@ fn slow(slow: &Slow) -> Value {
 fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis) -> Value {
     json!({
         "name": Bare(&failure.name).to_string(),
-        "type": type_name(failure.qtype),
+        "type": failure.qtype.to_string(),
         "rcode": failure.rcode.label(),
         "route": failure.route.as_deref(),
         "cause": cause,

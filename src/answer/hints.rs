@@ -13,7 +13,7 @@ use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 use crate::wire::query::Key;
-use crate::wire::{rcode, rtype};
+use crate::wire::{RrType, rcode, rtype};
 
 /// What may have been meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], lik
 }
 
 /// Whether the cache has an answer with records.
-fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], qtype: u16) -> bool {
+fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], qtype: RrType) -> bool {
     let key = Key::of_stub(name, qtype, horizon);
     let window = stale_window(snapshot);
     let now = resolver.now();

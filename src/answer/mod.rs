@@ -33,7 +33,7 @@ use crate::local::cluster::{FORM_TTL, Rule};
 use crate::metrics::Source;
 use crate::wire::make;
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{HEADER, flag, is_truncated, rcode, u16_at};
+use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
 mod autopath;
@@ -185,7 +185,7 @@ impl Resolver {
         let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
         let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
         let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
-        let question = Asked { name: &name, qtype: qtype.unwrap_or(0), hash: 0 };
+        let question = Asked { name: &name, qtype: qtype.map_or(rtype::RESERVED, RrType::from), hash: 0 };
         let outcome = Outcome {
             client,
             over_tcp,

@@ -17,7 +17,7 @@ use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
 use crate::metrics::Source;
 use crate::query_log::record::{Name, Record};
 use crate::wire::query::Key;
-use crate::wire::{Rcode, make};
+use crate::wire::{Rcode, RrType, make};
 
 /// What came of a query.
 #[derive(Clone, Copy)]
@@ -47,8 +47,8 @@ pub struct Outcome<'a> {
 pub struct Asked<'a> {
     /// The name in wire form; in lower case unless the query was turned away before it was looked at.
     pub name: &'a [u8],
-    /// The type; 0 if it could not be read.
-    pub qtype: u16,
+    /// The type; [`RESERVED`](crate::wire::rtype::RESERVED) if it could not be read.
+    pub qtype: RrType,
     /// What failures of this question are counted under. One for all where the question does not matter.
     pub hash: u64,
 }

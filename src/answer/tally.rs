@@ -5,21 +5,21 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 
 use crate::metrics::{Metrics, Source};
-use crate::wire::Rcode;
+use crate::wire::{Rcode, RrType, rtype};
 
 /// The types counted by name; all others are "other".
-const TYPES: [(u16, &str); 11] = [
-    (1, "A"),
-    (28, "AAAA"),
-    (12, "PTR"),
-    (33, "SRV"),
-    (65, "HTTPS"),
-    (16, "TXT"),
-    (5, "CNAME"),
-    (15, "MX"),
-    (2, "NS"),
-    (6, "SOA"),
-    (255, "ANY"),
+const TYPES: [(RrType, &str); 11] = [
+    (rtype::A, "A"),
+    (rtype::AAAA, "AAAA"),
+    (rtype::PTR, "PTR"),
+    (rtype::SRV, "SRV"),
+    (rtype::HTTPS, "HTTPS"),
+    (rtype::TXT, "TXT"),
+    (rtype::CNAME, "CNAME"),
+    (rtype::MX, "MX"),
+    (rtype::NS, "NS"),
+    (rtype::SOA, "SOA"),
+    (rtype::ANY, "ANY"),
 ];
 
 const TYPE_CLASSES: usize = TYPES.len() + 1;
@@ -91,8 +91,8 @@ impl Tally {
 
     /// A query of this type came over UDP or TCP and took this route, if any.
     #[inline]
-    pub fn query(&mut self, tcp: bool, qtype: u16, route: Option<u16>) {
-        let class = TYPES.iter().position(|(number, _)| *number == qtype).unwrap_or(TYPES.len());
+    pub fn query(&mut self, tcp: bool, qtype: RrType, route: Option<u16>) {
+        let class = TYPES.iter().position(|(counted, _)| *counted == qtype).unwrap_or(TYPES.len());
         let at = usize::from(tcp) * TYPE_CLASSES + class;
         let row = match route {
             None => &mut self.unrouted,

@@ -258,13 +258,13 @@ impl Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rtype;
+    use crate::wire::{RrType, rtype};
 
     const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100 };
     const HOME: Home = Home { generation: 1, route: 2, realm: 3 };
 
     /// A reply to `a. A` with these flags and records, each with its section, type and TTL.
-    fn entry(flags: u16, records: &[(usize, u16, u32)]) -> Entry {
+    fn entry(flags: u16, records: &[(usize, RrType, u32)]) -> Entry {
         let mut bytes = b"\0\0\x80\0\0\x01\0\0\0\0\0\0\x01a\x00\0\x01\0\x01".to_vec();
         bytes[2..4].copy_from_slice(&(flag::QR | flags).to_be_bytes());
         for (section, rtype, ttl) in records {

@@ -226,6 +226,7 @@ mod tests {
     use crate::clients::{Clients, Fixed};
     use crate::jobs::{Jobs, Ledger, ledger};
     use crate::metrics::{Metrics, Source};
+    use crate::wire::rtype;
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {
@@ -312,7 +313,8 @@ mod tests {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
                 let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
                 let cause = Cause::NoSuchName;
-                let failed = ledger::Failed { name: name.as_wire(), hash, qtype: 1, route: 0, rcode, source, cause };
+                let failed =
+                    ledger::Failed { name: name.as_wire(), hash, qtype: rtype::A, route: 0, rcode, source, cause };
                 ledger.count([10, 0, 0, 1].into(), 0, rcode, source, 5_000);
                 ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }

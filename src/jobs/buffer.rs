@@ -7,8 +7,8 @@ use crate::cause::Cause;
 use crate::clients::Fixed;
 use crate::clock::Millis;
 use crate::metrics::Source;
-use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType, rtype};
 
 /// Slots for counts; a power of two. One is one client with one kind of answer.
 pub(super) const COUNTS: usize = 1_024;
@@ -56,7 +56,7 @@ pub struct Failure {
     /// How often.
     pub times: Count,
     pub(super) hash: u64,
-    pub(super) qtype: u16,
+    pub(super) qtype: RrType,
     pub(super) length: u8,
     pub(super) name: [u8; MAX_NAME],
     /// Why, the first time.
@@ -77,7 +77,7 @@ pub struct Wait {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
     pub route: u16,
     /// The response code.
@@ -109,7 +109,7 @@ impl Failure {
     const EMPTY: Self = Self {
         times: Count::EMPTY,
         hash: 0,
-        qtype: 0,
+        qtype: rtype::RESERVED,
         length: 0,
         name: [0; MAX_NAME],
         cause: Cause::NoSuchName,
@@ -117,7 +117,7 @@ impl Failure {
     };
 
     /// The question's name in lower-case wire form, and its type.
-    pub fn question(&self) -> (&[u8], u16) {
+    pub fn question(&self) -> (&[u8], RrType) {
         (&self.name[..usize::from(self.length)], self.qtype)
     }
 }

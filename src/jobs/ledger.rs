@@ -15,8 +15,8 @@ use crate::clients::{Fixed, key};
 use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::query_log::Sampler;
-use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType};
 
 /// How long a worker keeps what it noted, at most, while queries come.
 pub const SETTLE_EVERY: Millis = 100;
@@ -46,7 +46,7 @@ pub struct Failed<'a> {
     /// Its hash, with that of the rest of the question.
     pub hash: u64,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's number, or [`NO_ROUTE`].
     pub route: u16,
     /// The response code.
@@ -205,12 +205,20 @@ fn spread(bits: u64, slots: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rcode;
+    use crate::wire::{rcode, rtype};
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     fn failed(name: &[u8], hash: u64) -> Failed<'_> {
-        Failed { name, hash, qtype: 1, route: 0, rcode: rcode::NXDOMAIN, source: Source::Hit, cause: Cause::NoSuchName }
+        Failed {
+            name,
+            hash,
+            qtype: rtype::A,
+            route: 0,
+            rcode: rcode::NXDOMAIN,
+            source: Source::Hit,
+            cause: Cause::NoSuchName,
+        }
     }
 
     #[test]

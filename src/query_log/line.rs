@@ -9,7 +9,6 @@ use crate::cache::Millis;
 use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clients::{Tables, Who};
-use crate::jobs::sentence::type_name;
 use crate::metrics::Source;
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::snapshot::Snapshot;
@@ -84,7 +83,7 @@ fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, 
         project: job.and_then(|job| job.project(LEAST_TRUST)),
         runner: job.and_then(|job| job.runner(LEAST_TRUST)),
         name: Bare(record.name.as_wire()).to_string(),
-        qtype: type_name(record.qtype),
+        qtype: record.qtype.to_string(),
         transport: if record.over_tcp { "tcp" } else { "udp" },
         rcode: record.rcode.label(),
         source: record.source.label(),

@@ -8,8 +8,8 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
-use crate::wire::Rcode;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType};
 
 /// A query and its answer.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Record {
     /// The name in lower-case wire form.
     pub name: Name,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The response code.
     pub rcode: Rcode,
     /// Where the answer came from.

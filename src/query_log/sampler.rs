@@ -142,6 +142,7 @@ mod tests {
     use crate::metrics::Source;
     use crate::query_log::Budget;
     use crate::query_log::record::Name;
+    use crate::wire::rtype;
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
@@ -163,7 +164,7 @@ mod tests {
             took: std::time::Duration::ZERO,
             over_tcp: false,
             name: Name::new(b"\x01a\x00"),
-            qtype: 1,
+            qtype: rtype::A,
             rcode,
             source: Source::Hit,
             route: 0,

@@ -64,7 +64,7 @@ impl Sent {
             writer.u16(count);
         }
         writer.bytes(name);
-        writer.u16(question.qtype);
+        writer.u16(question.qtype.into());
         writer.u16(question.qclass);
         if edns {
             let before = HEADER + name.len() + 4 + make::OPT_SIZE;
@@ -179,6 +179,7 @@ fn first_extended_error(options: &[u8]) -> Option<(u16, Vec<u8>)> {
 mod tests {
     use super::*;
     use crate::wire::name::Name;
+    use crate::wire::rtype;
 
     #[test]
     fn every_name_is_padded_to_a_multiple_inside_tls_and_nowhere_else() {
@@ -188,7 +189,7 @@ mod tests {
                 name.push(0);
                 let name = Name::from_wire(&name).expect("a name");
                 let length = name.as_wire().len();
-                let (qtype, qclass) = (1, 1);
+                let (qtype, qclass) = (rtype::A, 1);
                 let question = Question { name, qtype, qclass, rd: true, cd: false, dnssec_ok: false, z: false };
                 let size = |edns, transport| Sent::new(&question, 7, None, edns, transport).bytes().len();
                 assert_eq!(size(true, Transport::Udp), HEADER + length + 4 + 11);
@@ -204,7 +205,7 @@ mod tests {
         let mut name = [&[63][..], &[b'a'; 63]].concat().repeat(3);
         name.extend([&[61][..], &[b'a'; 61], &[0]].concat());
         let name = Name::from_wire(&name).expect("a name of 255 bytes");
-        let question = Question { name, qtype: 1, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
+        let question = Question { name, qtype: rtype::A, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
         let sent = Sent::new(&question, 7, None, true, Transport::Tls);
         assert_eq!(sent.bytes().len(), LARGEST_QUERY);
     }

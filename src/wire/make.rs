@@ -1,7 +1,7 @@
 //! Messages that nodens writes itself.
 
 use super::query::{Edns, Query};
-use super::{ADVERTISED_SIZE, HEADER, Rcode, class, flag, option, rcode, rtype};
+use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
 /// Writes messages into a fixed buffer; what does not fit is left out and remembered.
 pub struct Writer<'a> {
@@ -113,7 +113,7 @@ pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &
     writer.bytes(query.question());
     // A name is no longer than 255 bytes, so every place in it can be pointed at.
     writer.u16(0xc000 | (HEADER + query.name().len().saturating_sub(zone)) as u16);
-    writer.u16(rtype::SOA);
+    writer.u16(rtype::SOA.into());
     writer.u16(class::IN);
     writer.bytes(&ttl.to_be_bytes());
     writer.u16(SOA_SIZE);
@@ -143,13 +143,13 @@ pub struct LocalRecords {
 
 impl LocalRecords {
     /// Adds an answer owned by the question's name.
-    pub fn answer(&mut self, rtype: u16, ttl: u32, rdata: &[u8]) {
+    pub fn answer(&mut self, rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.answers += 1;
         self.record(&[0xc0, HEADER as u8], rtype, ttl, rdata);
     }
 
     /// Adds an answer with its own owner in wire form.
-    pub fn answer_of(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+    pub fn answer_of(&mut self, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.answers += 1;
         self.record(owner, rtype, ttl, rdata);
     }
@@ -184,7 +184,7 @@ impl LocalRecords {
         }
     }
 
-    fn record(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+    fn record(&mut self, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.wire.extend_from_slice(owner);
         self.wire.extend_from_slice(&rtype.to_be_bytes());
         self.wire.extend_from_slice(&class::IN.to_be_bytes());

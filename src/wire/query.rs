@@ -1,7 +1,7 @@
 //! What a client asked, read where it lies, or why it gets no real answer.
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, PLAIN_SIZE, Rcode, class, flag, option, rcode, rtype, u16_at};
+use super::{HEADER, PLAIN_SIZE, Rcode, RrType, class, flag, option, rcode, rtype, u16_at};
 
 /// Bytes of an OPT record without options.
 const OPT_SIZE: usize = 11;
@@ -20,7 +20,7 @@ pub struct Query<'a> {
     /// Where the question ends: it lies from byte 12 to here, its name in the client's letter case.
     pub question_end: usize,
     /// The type asked for.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The class asked for.
     pub qclass: u16,
     /// What the client's OPT record said, if it sent one.
@@ -98,7 +98,7 @@ impl<'a> Query<'a> {
         }
         let rest = message.get(HEADER..).unwrap_or_default();
         let name_end = HEADER + name::plain_len(rest).ok_or(bare(rcode::FORMERR))?;
-        let qtype = u16_at(message, name_end).ok_or(bare(rcode::FORMERR))?;
+        let qtype = RrType::from(u16_at(message, name_end).ok_or(bare(rcode::FORMERR))?);
         let qclass = u16_at(message, name_end + 2).ok_or(bare(rcode::FORMERR))?;
         let question_end = name_end + 4;
 
@@ -187,7 +187,7 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
         if end > message.len() {
             return Err(rcode::FORMERR);
         }
-        if kind == rtype::OPT {
+        if rtype::OPT == kind.into() {
             // RFC 6891 section 6.1.1: one OPT at most, owned by the root, in the additional section.
             if found.is_some() || fixed != at + 1 || index < before {
                 return Err(rcode::FORMERR);
@@ -250,7 +250,7 @@ impl Key {
     }
 
     /// The key of a plain query, as stub resolvers send it: recursion desired, class IN, nothing else.
-    pub fn of_stub(name: &[u8], qtype: u16, horizon: u16) -> Self {
+    pub fn of_stub(name: &[u8], qtype: RrType, horizon: u16) -> Self {
         Self::of(name, qtype, class::IN, bit::RD, horizon)
     }
 
@@ -260,7 +260,7 @@ impl Key {
     }
 
     /// The same key for another name and type.
-    pub fn for_question(&self, wire: &[u8], qtype: u16) -> Self {
+    pub fn for_question(&self, wire: &[u8], qtype: RrType) -> Self {
         Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
@@ -270,12 +270,12 @@ impl Key {
         if name.len() > MAX_NAME || name::skip(name, 0) != Some(name.len()) {
             return None;
         }
-        let (qtype, qclass) = (u16_at(fixed, 0)?, u16_at(fixed, 2)?);
+        let (qtype, qclass) = (RrType::from(u16_at(fixed, 0)?), u16_at(fixed, 2)?);
         Some(Self::of(name, qtype, qclass, rest[0], u16::from_be_bytes([rest[1], rest[2]])))
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, horizon: u16) -> Self {
+    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: u16) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -318,8 +318,8 @@ impl Key {
     }
 
     /// The type asked for.
-    pub fn qtype(&self) -> u16 {
-        u16::from_be_bytes([self.tail()[0], self.tail()[1]])
+    pub fn qtype(&self) -> RrType {
+        u16::from_be_bytes([self.tail()[0], self.tail()[1]]).into()
     }
 
     /// The class asked for.
@@ -364,11 +364,11 @@ mod tests {
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
 
     /// A query for `a.` with these flags, counts, type and class, and what follows the question.
-    fn packet(flags: u16, counts: [u16; 4], qtype: u16, qclass: u16, tail: &[u8]) -> Vec<u8> {
+    fn packet(flags: u16, counts: [u16; 4], qtype: RrType, qclass: u16, tail: &[u8]) -> Vec<u8> {
         let words = [0x1234, flags].into_iter().chain(counts);
         let mut packet: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
         packet.extend(b"\x01A\x00");
-        packet.extend([qtype, qclass].into_iter().flat_map(u16::to_be_bytes));
+        packet.extend([qtype.into(), qclass].into_iter().flat_map(u16::to_be_bytes));
         packet.extend(tail);
         packet
     }

@@ -3,7 +3,7 @@
 pub use super::record::{Record, Section};
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, LONGEST_MESSAGE, Rcode, option, rtype, u16_at, u32_at};
+use super::{HEADER, LONGEST_MESSAGE, Rcode, RrType, option, rtype, u16_at, u32_at};
 
 /// Bytes of extended errors that are kept of a reply: a few codes with a sentence each, so that what one upstream has to
 /// say never crowds out an answer.
@@ -81,7 +81,7 @@ impl<'a> Reply<'a> {
         for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
             for _ in 0..count {
                 let fixed = name::skip(message, at).ok_or(Mangled)?;
-                let rtype = word(fixed)?;
+                let rtype = RrType::from(word(fixed)?);
                 let end = fixed + 10 + usize::from(word(fixed + 8)?);
                 if end > message.len() {
                     return Err(Mangled);
@@ -116,8 +116,8 @@ impl<'a> Reply<'a> {
     }
 
     /// The type asked for.
-    pub fn qtype(&self) -> u16 {
-        u16_at(self.message, self.question_end - 4).unwrap_or_default()
+    pub fn qtype(&self) -> RrType {
+        u16_at(self.message, self.question_end - 4).map_or(rtype::RESERVED, RrType::from)
     }
 
     /// The class asked for.
@@ -228,9 +228,9 @@ mod tests {
     const SOA_RDATA: &[u8] = b"\x00\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x3c";
 
     /// A record with an owner in wire form.
-    fn record(owner: &[u8], rtype: u16, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
+    fn record(owner: &[u8], rtype: RrType, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
         let mut bytes = owner.to_vec();
-        bytes.extend([rtype, class].into_iter().flat_map(u16::to_be_bytes));
+        bytes.extend([rtype.into(), class].into_iter().flat_map(u16::to_be_bytes));
         bytes.extend(ttl.to_be_bytes());
         bytes.extend((rdata.len() as u16).to_be_bytes());
         bytes.extend(rdata);

@@ -18,7 +18,7 @@ use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question};
 use nodens::wire::name::Name;
-use nodens::wire::{Rcode, rcode};
+use nodens::wire::{Rcode, rcode, rtype};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -92,7 +92,7 @@ impl Accounts {
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
                 let (name, source, cause) = (name.as_wire(), Source::Local, Cause::of_rcode(rcode).unwrap());
-                let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source, cause };
+                let failed = Failed { name, hash: number, qtype: rtype::A, route: NO_ROUTE, rcode, source, cause };
                 ledger.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
                 let wait = Wait {
@@ -100,7 +100,7 @@ impl Accounts {
                     asked: number,
                     took,
                     name: name.into(),
-                    qtype: 1,
+                    qtype: rtype::A,
                     route: 0,
                     rcode: rcode::NOERROR,
                 };
@@ -164,8 +164,8 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let seen = jobs.each(|_| {
         // The accounts are in use here.
         ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 2);
-        jobs.truncated.cut(KNOWN, b"\x03big\x00", 1, None, 512, 2);
-        jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", 1);
+        jobs.truncated.cut(KNOWN, b"\x03big\x00", rtype::A, None, 512, 2);
+        jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", rtype::A);
         (jobs.flush(&mut ledger, 200), jobs.try_look(client, Pick::All).is_none())
     });
     assert_eq!(seen, [(true, true)]);

@@ -270,13 +270,13 @@ proptest! {
         prop_assert_eq!(u16::from(reply.rcode), u16::from(message.metadata.response_code));
         prop_assert_eq!(reply.opt.is_some(), message.edns.is_some());
         prop_assert_eq!(&reply.extended_errors, &extended_errors(&message.edns));
-        prop_assert_eq!(reply.qtype(), u16::from(message.queries[0].query_type()));
+        prop_assert_eq!(reply.qtype(), message.queries[0].query_type().into());
         prop_assert_eq!(reply.qclass(), u16::from(message.queries[0].query_class()));
         for (section, theirs) in SECTIONS.into_iter().zip(sections(&message)) {
             let ours: Vec<_> = reply.section(section).collect();
             prop_assert_eq!(ours.len(), theirs.len());
             for (ours, theirs) in ours.into_iter().zip(theirs) {
-                let theirs_are = (u16::from(theirs.record_type()), u16::from(theirs.dns_class), theirs.ttl);
+                let theirs_are = (theirs.record_type().into(), u16::from(theirs.dns_class), theirs.ttl);
                 prop_assert_eq!((ours.rtype, ours.class(&packet), ours.ttl(&packet)), theirs_are);
                 let mut owner = [0; MAX_NAME];
                 let len = name::expand(&packet, ours.start, &mut owner).unwrap();
@@ -371,7 +371,7 @@ proptest! {
         let query = Query::read(&packet).unwrap();
         let question = &message.queries[0];
         prop_assert_eq!(query.id, message.metadata.id);
-        prop_assert_eq!(query.qtype, u16::from(question.query_type()));
+        prop_assert_eq!(query.qtype, question.query_type().into());
         prop_assert_eq!(query.qclass, u16::from(question.query_class()));
         prop_assert_eq!(query.name(), &question.name().to_bytes().unwrap()[..]);
         let edns = query.edns.map(|edns| (edns.size, edns.dnssec_ok));

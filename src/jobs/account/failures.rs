@@ -182,8 +182,8 @@ mod tests {
     use crate::cause::Cause;
     use crate::clients::Client;
     use crate::metrics::Source;
-    use crate::wire::Rcode;
     use crate::wire::name::Name;
+    use crate::wire::{Rcode, rtype};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -227,7 +227,7 @@ mod tests {
     fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> Failure {
         Failure {
             name: name.parse::<Name>().expect(name).as_wire().into(),
-            qtype,
+            qtype: qtype.into(),
             route: None,
             rcode,
             cause: Cause::of_rcode(rcode).expect("a failure"),
@@ -249,9 +249,9 @@ mod tests {
         let told: Vec<_> =
             account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.words)).collect();
         let expected = [
-            (1, 2, 5, 9, Cause::UpstreamFailed, "words"),
-            (28, 1, 9, 9, Cause::UpstreamFailed, ""),
-            (1, 2, 9, 10, Cause::NoSuchName, ""),
+            (rtype::A, 2, 5, 9, Cause::UpstreamFailed, "words"),
+            (rtype::AAAA, 1, 9, 9, Cause::UpstreamFailed, ""),
+            (rtype::A, 2, 9, 10, Cause::NoSuchName, ""),
         ];
         assert_eq!(told, expected);
     }
@@ -279,7 +279,7 @@ mod tests {
             let name = vec![0; n as usize % 200].into();
             account.wait(Slow {
                 name,
-                qtype: 1,
+                qtype: rtype::A,
                 route: None,
                 rcode: rcode::NOERROR,
                 took: Duration::from_millis(n % 50),

@@ -17,7 +17,7 @@ use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
 use crate::metrics::Source;
-use crate::wire::{Rcode, rcode};
+use crate::wire::{Rcode, RrType, rcode};
 
 mod failures;
 mod mark;
@@ -104,7 +104,7 @@ pub struct Slow {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's label.
     pub route: Option<Arc<str>>,
     /// The response code.
@@ -119,7 +119,7 @@ pub struct Failure {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type; of a name that does not exist, the first that was asked for.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's label; none: nodens answered by itself.
     pub route: Option<Arc<str>>,
     /// The response code.
@@ -292,6 +292,7 @@ impl Slow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::rtype;
 
     #[test]
     fn whatever_codes_come_kinds_are_bounded() {
@@ -313,7 +314,7 @@ mod tests {
         let mut account = Account::new(None, [10, 0, 0, 1].into(), 0);
         for millis in (0..100).chain(0..100) {
             let took = Duration::from_millis(millis);
-            account.wait(Slow { name: [0].into(), qtype: 1, route: None, rcode: rcode::NOERROR, took });
+            account.wait(Slow { name: [0].into(), qtype: rtype::A, route: None, rcode: rcode::NOERROR, took });
         }
         let took: Vec<_> = account.slowest.iter().map(|slow| slow.took.as_millis() as u64).collect();
         assert_eq!(took, (90..100).rev().flat_map(|millis| [millis, millis]).collect::<Vec<_>>());
