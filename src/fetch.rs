@@ -16,10 +16,11 @@ use crate::answer::ours::{Local, Own, denial, local};
 use crate::answer::pending::Wanted;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::{Failed, Limits, Worth};
+use crate::cache::entry::{Failed, Home, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
+use crate::config::RouteId;
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
@@ -105,7 +106,8 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, fai
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
         // One that an earlier configuration left behind is not served: the failure takes its place.
-        let serves = is_at_home(wanted, kept) && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
+        let serves =
+            home_now(wanted, kept).is_some() && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
         entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
         serves
     });
@@ -173,13 +175,21 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 /// long after its time it may be served.
 pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
     let asked = resolver.millis(wanted.asked);
-    let at_home = |entry: &mut Entry| is_at_home(wanted, entry).then(|| (entry.clone(), entry.worth(asked, stale)));
+    let at_home = |entry: &mut Entry| {
+        let mut kept = entry.clone();
+        kept.home = home_now(wanted, entry)?;
+        Some((kept, entry.worth(asked, stale)))
+    };
     resolver.cache.with(wanted.hash, &wanted.key, at_home).flatten()
 }
 
-/// Whether an entry may answer under the configuration of `wanted`.
-fn is_at_home(wanted: &Wanted, entry: &Entry) -> bool {
-    entry.home.generation == wanted.snapshot.generation || wanted.snapshot.rehome(entry.home, &wanted.key).is_some()
+/// Where an entry belongs under the configuration of `wanted`; none if it may not answer there.
+fn home_now(wanted: &Wanted, entry: &Entry) -> Option<Home> {
+    let snapshot = &wanted.snapshot;
+    match entry.home.route_under(snapshot.generation) {
+        Some(_) => Some(entry.home),
+        None => snapshot.rehome(entry.home, &wanted.key).map(|(home, _)| home),
+    }
 }
 
 /// Asks, follows, keeps. Always gives an entry: a failure is one too.
@@ -384,7 +394,7 @@ struct Fork {
     target: Vec<u8>,
 }
 
-fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -> Option<Fork> {
+fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteId) -> Option<Fork> {
     if !reply.may_lead_on() {
         return None;
     }

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Cache, Config, Record, Route, View};
+use crate::config::{Cache, Config, Record, Route, RouteId, View};
 use crate::local::records::{Found, Records};
 use crate::route::{Router, Way};
 use crate::upstream::Group;
@@ -107,7 +107,7 @@ impl Answers {
 
     fn seen(&self, way: Way) -> Option<u32> {
         match way {
-            Way::Route(route) => self.realms.get(usize::from(route)).copied(),
+            Way::Route(route) => self.realms.get(route.index()).copied(),
             Way::Denied => None,
         }
     }
@@ -146,8 +146,8 @@ impl Horizon {
     }
 
     /// What an answer that came through `route` depends on; one that `follows` a CNAME depends on all routes.
-    pub fn realm(&self, route: u16, follows: bool) -> u32 {
-        if follows { self.whole } else { self.realms.get(usize::from(route)).copied().unwrap_or(0) }
+    pub fn realm(&self, route: RouteId, follows: bool) -> u32 {
+        if follows { self.whole } else { self.realms.get(route.index()).copied().unwrap_or(0) }
     }
 
     fn is_denied(&self, name: &[u8]) -> bool {
@@ -163,8 +163,8 @@ pub fn differs(view: &View) -> bool {
 
 /// The claims of these routes.
 fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Way)> {
-    let routes = routes.filter_map(|number| Some((number, config.routes.get(number)?)));
-    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number as u16))))
+    let routes = routes.filter_map(|number| Some((RouteId::of_index(number)?, config.routes.get(number)?)));
+    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number))))
 }
 
 /// What a record says; its TTL aside, which its answers bear.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
 use crate::clients::{Fixed, Views, Who};
-use crate::config::{Config, Route, ServerAddress, View};
+use crate::config::{Config, Route, RouteId, ServerAddress, View};
 use crate::horizon::{self, Common, Horizon};
 use crate::local::cluster::Cluster;
 use crate::local::special::Special;
@@ -107,13 +107,13 @@ impl Snapshot {
         self.horizons.get(usize::from(number)).unwrap_or(&self.horizons[0])
     }
 
-    /// The route of that number.
-    pub fn route(&self, route: u16) -> Option<&Route> {
-        self.config.routes.get(usize::from(route))
+    /// The settings of that route.
+    pub fn route(&self, route: RouteId) -> Option<&Route> {
+        self.config.routes.get(route.index())
     }
 
     /// The upstream group of that route.
-    pub fn group(&self, route: u16) -> Option<&Arc<Group>> {
+    pub fn group(&self, route: RouteId) -> Option<&Arc<Group>> {
         self.groups.get(self.route(route)?.to)
     }
 
@@ -124,12 +124,12 @@ impl Snapshot {
     }
 
     /// The cluster's domain among that route's zones.
-    pub fn cluster(&self, route: u16) -> Option<&Cluster> {
-        self.clusters.get(usize::from(route))?.as_deref()
+    pub fn cluster(&self, route: RouteId) -> Option<&Cluster> {
+        self.clusters.get(route.index())?.as_deref()
     }
 
     /// The bounds of what that route's answers may live.
-    pub fn limits(&self, route: u16) -> Limits {
+    pub fn limits(&self, route: RouteId) -> Limits {
         let cache = &self.config.cache;
         let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
         Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative) }
@@ -137,14 +137,14 @@ impl Snapshot {
 
     /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends
     /// on all routes.
-    pub fn home(&self, horizon: u16, route: u16, follows: bool) -> Home {
-        Home { generation: self.generation, route, realm: self.horizon(horizon).realm(route, follows) }
+    pub fn home(&self, horizon: u16, route: RouteId, follows: bool) -> Home {
+        Home::new(self.generation, route, self.horizon(horizon).realm(route, follows))
     }
 
     /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `key`, because its name
-    /// is static, special or denied now, takes another route, or is asked of others.
+    /// is static, special or denied now, takes another route, or is asked of others. With it comes the route.
     #[cold]
-    pub fn rehome(&self, home: Home, key: &Key) -> Option<Home> {
+    pub fn rehome(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
         let (name, horizon) = (key.name(), self.horizons.get(usize::from(key.horizon()))?);
         let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
         if horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
@@ -154,6 +154,7 @@ impl Snapshot {
             .map(|follows| self.home(key.horizon(), route, follows))
             .into_iter()
             .find(|now| now.realm == home.realm)
+            .map(|now| (now, route))
     }
 
     /// Why a reload to `next` is not enough: what it changes that only a start reads.

@@ -13,6 +13,7 @@ use nodens::cache::{Cache, Millis};
 use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, Pod, Pods};
 use nodens::clients::{Unknown, Who};
+use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::jobs::Ledger;
 use nodens::metrics::Metrics;
@@ -69,7 +70,11 @@ fn bytes() -> isize {
 }
 
 const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000 };
-const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+const ROUTE: RouteId = match RouteId::of_index(0) {
+    Some(route) => route,
+    None => panic!("it is an index"),
+};
+const HOME: Home = Home::new(0, ROUTE, 0);
 
 /// A query for `name` (one label below `test.example`), with EDNS and DO.
 fn query(name: &str) -> Vec<u8> {
@@ -164,7 +169,7 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let reply = Reply::read(&wire).expect("a good reply");
-        let home = self.snapshot.home(0, 0, false);
+        let home = self.snapshot.home(0, ROUTE, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
         let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
@@ -179,7 +184,7 @@ impl Scene {
         wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
         wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
         let reply = Reply::read(&wire).expect("a good reply");
-        let entry = Entry::from_reply(&reply, LIMITS, false, self.snapshot.home(0, 0, false), self.resolver.now());
+        let entry = Entry::from_reply(&reply, LIMITS, false, self.snapshot.home(0, ROUTE, false), self.resolver.now());
         let key = Key::new(&Query::read(query).expect("a good query"), 0);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
@@ -307,7 +312,7 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
 fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
     let mut scene = Scene::new();
     let question = |name: &[u8]| [&QUERY[..12], name, b"\x07cluster\x05local\x00\x00\x01\x00\x01"].concat();
-    let cluster = scene.snapshot.cluster(0).expect("the zone is claimed");
+    let cluster = scene.snapshot.cluster(ROUTE).expect("the zone is claimed");
     cluster.probes.judge(true, scene.resolver.now());
     scene.keep_a_denial(&question(b"\x03com\x03svc"));
     for name in [&b"\x08registry\x07example\x03com"[..], b"\x08registry\x07example\x03com\x03svc"] {

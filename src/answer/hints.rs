@@ -64,7 +64,7 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8]
     let window = stale_window(snapshot);
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
-        let at_home = entry.home.generation == snapshot.generation;
+        let at_home = entry.home.route_under(snapshot.generation).is_some();
         let holds = matches!(entry.worth(now, window), Worth::Fresh(_) | Worth::Stale);
         at_home && holds && entry.rcode == rcode::NOERROR && entry.has_answers()
     };

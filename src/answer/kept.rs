@@ -5,6 +5,7 @@ use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
@@ -21,7 +22,7 @@ const LEAST_PREFETCHED: Millis = 5_000;
 /// What the cache says.
 pub(super) enum Cached {
     /// That many bytes were written.
-    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, u16), refresh: bool },
+    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, RouteId), refresh: bool },
     /// Nothing to be served without asking.
     Nothing,
 }
@@ -37,11 +38,14 @@ pub(super) fn cached(
     out: &mut [u8],
 ) -> Cached {
     let snapshot = turn.snapshot;
-    if entry.home.generation != snapshot.generation {
-        let Some(home) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
-        entry.home = home;
-    }
-    let route = entry.home.route;
+    let route = match entry.home.route_under(snapshot.generation) {
+        Some(route) => route,
+        None => {
+            let Some((home, route)) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
+            entry.home = home;
+            route
+        }
+    };
     match entry.worth(turn.now, stale_window(snapshot)) {
         Worth::Fresh(age) => {
             // Not counted further, so that workers do not take the entry out of each other's caches.
@@ -83,7 +87,8 @@ pub(super) fn past_its_time(
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, Rcode, Option<Cause>)> {
-    let at_home = entry.home.generation == turn.snapshot.generation || turn.snapshot.rehome(entry.home, key).is_some();
+    let confirmed = entry.home.route_under(turn.snapshot.generation).is_some();
+    let at_home = confirmed || turn.snapshot.rehome(entry.home, key).is_some();
     if !at_home || entry.worth(turn.now, stale_window(turn.snapshot)) != Worth::Stale {
         return None;
     }
@@ -93,8 +98,10 @@ pub(super) fn past_its_time(
 
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.
 pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
-    let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
-    entry.failed().is_some_and(|failure| failure.holds(recoveries, now))
+    entry.failed().is_some_and(|failure| {
+        let group = entry.home.route_under(snapshot.generation).and_then(|route| snapshot.group(route));
+        failure.holds(group.map_or(0, |group| group.recoveries()), now)
+    })
 }
 
 #[inline]

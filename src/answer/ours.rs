@@ -1,6 +1,7 @@
 //! What nodens has to say to a question by itself, before anyone else is asked.
 
 use crate::cause::Cause;
+use crate::config::RouteId;
 use crate::local::cluster::FORM_TTL;
 use crate::local::records::{Found, Records};
 use crate::local::server_facts;
@@ -24,16 +25,16 @@ pub enum Local {
     /// This.
     Answer(Own),
     /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
-    Alias(LocalRecords, Vec<u8>, u16),
+    Alias(LocalRecords, Vec<u8>, RouteId),
     /// No such name: it would take this route, but its cluster's domain cannot have it.
     Denied {
-        /// The route's number.
-        route: u16,
+        /// The route.
+        route: RouteId,
     },
     /// Nothing: it takes this route.
     Not {
-        /// The route's number.
-        route: u16,
+        /// The route.
+        route: RouteId,
         /// The labels of the suffix by which it does.
         depth: usize,
     },
@@ -122,7 +123,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
 }
 
 /// The denial of a name that a route's cluster domain cannot have.
-pub fn denial(snapshot: &Snapshot, route: u16) -> Own {
+pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
     let mut records = LocalRecords::default();
     if let Some(cluster) = snapshot.cluster(route) {
         records.soa(cluster.domain(), FORM_TTL);

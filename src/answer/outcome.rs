@@ -12,8 +12,9 @@ use super::turn::Turn;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::jobs::Ledger;
-use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
+use crate::jobs::ledger::{Failed, Wait};
 use crate::metrics::Source;
 use crate::query_log::record::{Name, Record};
 use crate::wire::query::Key;
@@ -28,8 +29,8 @@ pub struct Outcome<'a> {
     pub over_tcp: bool,
     /// What was asked.
     pub question: Asked<'a>,
-    /// The route that the name took, or [`NO_ROUTE`].
-    pub route: u16,
+    /// The route that the name took; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The response code.
     pub rcode: Rcode,
     /// Where the response came from.
@@ -99,7 +100,7 @@ pub fn enter(resolver: &Resolver, tally: &mut Tally, ledger: &mut Ledger, outcom
     tally.response(rcode, source);
     match timing {
         Timing::AtOnce(now, _) => {
-            tally.query(outcome.over_tcp, outcome.question.qtype, Some(route).filter(|route| *route != NO_ROUTE));
+            tally.query(outcome.over_tcp, outcome.question.qtype, route);
             ledger.count(client, route, rcode, source, now);
         }
         // It was counted as a query when it came.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::outcome::{Asked, Outcome, Words};
 use super::pending::{Deferred, Wanted};
 use crate::cause::Cause;
-use crate::jobs::ledger::NO_ROUTE;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
@@ -37,7 +37,7 @@ impl<'q> Request<'q> {
     pub(super) fn outcome<'a>(
         &self,
         (key, hash): (&'a Key, u64),
-        route: u16,
+        route: Option<RouteId>,
         (rcode, cause): (Rcode, Option<Cause>),
         source: Source,
     ) -> Outcome<'a> {
@@ -54,7 +54,7 @@ impl<'q> Request<'q> {
         let &Self { query, client, over_tcp } = self;
         let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
         let (cause, words) = (Some(cause), Words::Text(text));
-        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, cause, words, truncated_to: None }
+        Outcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
     }
 
     /// A response without records, with an extended error.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
+use crate::config::RouteId;
 use crate::metrics::{Metrics, Source};
 use crate::wire::{Rcode, RrType, rtype};
 
@@ -41,7 +42,7 @@ pub struct Tally {
     /// Queries that took no route.
     unrouted: Box<Row>,
     /// Which cells are not zero: the route, none for those without, and the cell of its row.
-    counted: Vec<(Option<u16>, u8)>,
+    counted: Vec<(Option<RouteId>, u8)>,
     responses: [[Count; SOURCES]; RCODE_SLOTS],
     durations: [prometheus::local::LocalHistogram; SOURCES],
     timed: [u32; SOURCES],
@@ -91,12 +92,12 @@ impl Tally {
 
     /// A query of this type came over UDP or TCP and took this route, if any.
     #[inline]
-    pub fn query(&mut self, tcp: bool, qtype: RrType, route: Option<u16>) {
+    pub fn query(&mut self, tcp: bool, qtype: RrType, route: Option<RouteId>) {
         let class = TYPES.iter().position(|(counted, _)| *counted == qtype).unwrap_or(TYPES.len());
         let at = usize::from(tcp) * TYPE_CLASSES + class;
         let row = match route {
             None => &mut self.unrouted,
-            Some(route) => match self.queries.get_mut(usize::from(route)) {
+            Some(route) => match self.queries.get_mut(route.index()) {
                 Some(Some(row)) => row,
                 _ => match open(&mut self.queries, self.routes.len(), route) {
                     Some(row) => row,
@@ -142,13 +143,13 @@ impl Tally {
         for (route, at) in self.counted.drain(..) {
             let row = match route {
                 None => Some(&mut self.unrouted),
-                Some(route) => self.queries.get_mut(usize::from(route)).and_then(Option::as_mut),
+                Some(route) => self.queries.get_mut(route.index()).and_then(Option::as_mut),
             };
             let Some(cell) = row.and_then(|row| row.get_mut(usize::from(at))) else { continue };
             let (tcp, class) = (usize::from(at) / TYPE_CLASSES, usize::from(at) % TYPE_CLASSES);
             let qtype = TYPES.get(class).map_or("other", |(_, label)| label);
             let transport = if tcp == 1 { "tcp" } else { "udp" };
-            let route = route.and_then(|route| self.routes.get(usize::from(route))).map_or("none", |label| label);
+            let route = route.and_then(|route| self.routes.get(route.index())).map_or("none", |label| label);
             cell.flush(|| metrics.queries.with_label_values(&[transport, qtype, route]));
         }
     }
@@ -161,8 +162,8 @@ fn rows(routes: usize) -> Vec<Option<Box<Row>>> {
 
 /// Makes the row of a route that is taken for the first time; none if there is no such route.
 #[cold]
-fn open(queries: &mut Vec<Option<Box<Row>>>, routes: usize, route: u16) -> Option<&mut Box<Row>> {
-    let route = usize::from(route);
+fn open(queries: &mut Vec<Option<Box<Row>>>, routes: usize, route: RouteId) -> Option<&mut Box<Row>> {
+    let route = route.index();
     if queries.len() <= route && route < routes {
         queries.resize_with(route + 1, || None);
     }

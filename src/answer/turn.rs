@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pending::Wanted;
+use super::pending::{Introspection, Wanted};
 use super::state::Resolver;
 use super::tally::Tally;
 use crate::clients::Tables;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::jobs::Ledger;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
@@ -44,7 +45,7 @@ impl Turn<'_> {
         &self,
         key: Key,
         hash: u64,
-        route: u16,
+        route: RouteId,
         alias: Option<LocalRecords>,
         client: Option<IpAddr>,
     ) -> Box<Wanted> {
@@ -59,6 +60,10 @@ impl Turn<'_> {
             client,
             by: Cell::default(),
         })
+    }
+
+    pub(super) fn introspection(&self, key: Key, client: IpAddr) -> Box<Introspection> {
+        Box::new(Introspection { key, snapshot: Arc::clone(self.snapshot), asked: self.at, client })
     }
 }
 

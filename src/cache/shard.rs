@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::wire::query::Query;
 
-    const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+    const HOME: Home = Home::unconfirmed(0);
 
     fn key(name: u8) -> Key {
         let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();

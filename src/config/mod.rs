@@ -48,7 +48,7 @@ pub use clients::{ApiServer, Client, Kubernetes};
 pub use mistake::Mistake;
 pub use node::Node;
 pub use records::Record;
-pub use routes::{Cluster, Route};
+pub use routes::{Cluster, Route, RouteId};
 pub use server::Server;
 pub use upstreams::{Select, Upstream};
 pub use views::{Pattern, Selector, View};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cause::Cause;
 use crate::clients::Fixed;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType, rtype};
@@ -78,8 +79,8 @@ pub struct Wait {
     pub name: Box<[u8]>,
     /// The type.
     pub qtype: RrType,
-    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
-    pub route: u16,
+    /// The route; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The response code.
     pub rcode: Rcode,
 }
@@ -88,9 +89,9 @@ impl Count {
     /// Nothing is counted here: no source has that number.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
-    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
-    pub fn route(&self) -> u16 {
-        self.kind as u16
+    /// The route; none for nodens's own answers.
+    pub fn route(&self) -> Option<RouteId> {
+        RouteId::unpack(self.kind as u16)
     }
 
     /// The response code.
@@ -168,9 +169,9 @@ impl Buffer {
         (self.counted.len() + self.failed.len() + self.waits.len()) as u64 + self.dropped
     }
 
-    /// The label of a route, if it has that number.
-    pub fn route(&self, route: u16) -> Option<&Arc<str>> {
-        self.routes.get(usize::from(route))
+    /// The label of a route; none for none.
+    pub fn route(&self, route: Option<RouteId>) -> Option<&Arc<str>> {
+        self.routes.get(route?.index())
     }
 
     /// The clients of the configuration that it was filled under.

@@ -87,8 +87,12 @@ fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, 
         transport: if record.over_tcp { "tcp" } else { "udp" },
         rcode: record.rcode.label(),
         source: record.source.label(),
-        route: snapshot.route(record.route).map(|route| route.label.as_str()),
-        upstream: snapshot.group(record.route).filter(|_| asked).map(|group| group.config.name.as_str()),
+        route: record.route.and_then(|route| snapshot.route(route)).map(|route| route.label.as_str()),
+        upstream: record
+            .route
+            .and_then(|route| snapshot.group(route))
+            .filter(|_| asked)
+            .map(|group| group.config.name.as_str()),
         server: record.by.map(|server| server.to_string()),
         seconds: record.took.as_micros() as f64 / 1e6,
         cause: record.cause.map(Cause::label),

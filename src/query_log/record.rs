@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::name::MAX_NAME;
@@ -30,8 +31,8 @@ pub struct Record {
     pub rcode: Rcode,
     /// Where the answer came from.
     pub source: Source,
-    /// The route's number in the batch.
-    pub route: u16,
+    /// The route, as the batch's configuration counts them; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The server that gave the answer.
     pub by: Option<SocketAddr>,
     /// Why it is no answer.

@@ -167,7 +167,7 @@ mod tests {
             qtype: rtype::A,
             rcode,
             source: Source::Hit,
-            route: 0,
+            route: None,
             by: None,
             cause: None,
             words: None,

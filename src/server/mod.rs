@@ -19,7 +19,6 @@ use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
 use crate::answer::{Resolved, Resolver, Tally, Wanted};
 use crate::fetch;
 use crate::jobs::Ledger;
-use crate::jobs::ledger::NO_ROUTE;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
@@ -125,9 +124,9 @@ impl<U: Ask + 'static> Worker<U> {
     /// Renders the response to a query that was deferred, and accounts for it. Returns its length.
     fn complete(&self, resolved: &Resolved, out: &mut [u8]) -> usize {
         let len = resolved.render(&self.resolver, out);
-        let (wanted, took) = (&resolved.wanted, resolved.took);
+        let took = resolved.took;
         let mut tally = self.tally.borrow_mut();
-        if let (Some(client), Ok(query)) = (wanted.client, Query::read(&resolved.query)) {
+        if let (Some(client), Ok(query)) = (resolved.client(), Query::read(&resolved.query)) {
             let key = Key::new(&query, 0);
             let (rcode, over_tcp) = (resolved.rcode(), resolved.over_tcp);
             let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]);
@@ -135,15 +134,14 @@ impl<U: Ask + 'static> Worker<U> {
                 client,
                 over_tcp,
                 question: Asked::of(&key, self.resolver.cache.hash(&key)),
-                // Numbers of another configuration's routes mean nothing now.
-                route: if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE },
+                route: resolved.route_under(self.generation.get()),
                 rcode,
                 source: resolved.source,
                 cause: resolved.cause(),
                 words: Words::Options(resolved.extended_errors()),
                 truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
             };
-            let timing = Timing::Deferred(self.resolver.millis(wanted.asked), took, resolved.answered_by());
+            let timing = Timing::Deferred(self.resolver.millis(resolved.asked()), took, resolved.answered_by());
             outcome::enter(&self.resolver, &mut tally, &mut self.ledger.borrow_mut(), &outcome, timing);
         }
         tally.flush(&self.resolver.metrics, took.as_secs_f64());

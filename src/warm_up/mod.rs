@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
-        let home = Home { generation: 0, route: 0, realm: 0 };
+        let home = Home::unconfirmed(0);
         let entry = |born, hits| {
             let mut entry = Entry::failure(
                 &[0, 0, 1, 0, 1],

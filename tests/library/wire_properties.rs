@@ -192,7 +192,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Err(Reject::Silence(_)) => {}
     }
     let reply = Reply::read(packet).ok()?;
-    let home = Home { generation: 0, route: 0, realm: 0 };
+    let home = Home::unconfirmed(0);
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
     let entry = Entry::from_reply(&reply, limits, true, home, 0);
     let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
