@@ -1,4 +1,4 @@
-//! What the clients of one view see: their routes, their static records, what is denied to them. Horizon 0 is that of all
+//! What the clients of one view see: their routes, their static records, what is denied to them. The first is that of all
 //! who are of no view, or of one that shows the same.
 //!
 //! What a view inherits it shares with all others, whatever its size; its own lies over that.
@@ -14,6 +14,7 @@ use crate::route::{Router, Way};
 use crate::upstream::Group;
 use crate::wire::RrType;
 use crate::wire::name::Name;
+pub use crate::wire::query::HorizonId;
 
 /// What one view's clients see.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, Limits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
+use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
@@ -74,9 +75,15 @@ impl Cache {
             let (Ok(query), Ok(reply)) = (Query::read(query), Reply::read(&wire)) else {
                 return Err(io::Error::other("no query"));
             };
-            let key = Key::new(&query, 0);
+            let key = Key::new(&query, HorizonId::COMMON);
             let hash = resolver.cache.hash(&key);
-            let entry = Entry::from_reply(&reply, limits, false, snapshot.home(0, route, false), resolver.now());
+            let entry = Entry::from_reply(
+                &reply,
+                limits,
+                false,
+                snapshot.home(HorizonId::COMMON, route, false),
+                resolver.now(),
+            );
             resolver.cache.insert(hash, &key, entry);
             // Asked for again, so that it stays.
             resolver.cache.with(hash, &key, |_| ());

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 
 use crate::cache::Entry;
 use crate::cause::Cause;
-use crate::config::RouteId;
+use crate::config::{RouteId, ViewId};
 use crate::governor::pending::Place;
 use crate::local::cluster::{FORM_TTL, Rule};
 use crate::metrics::Source;
@@ -145,8 +145,8 @@ impl Resolver {
 
     /// The response to a client that has asked more than its view lets it, if it has.
     #[inline(never)]
-    fn over_rate(&self, turn: &mut Turn<'_>, view: usize, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
-        let view = turn.snapshot.config.views.get(view)?;
+    fn over_rate(&self, turn: &mut Turn<'_>, view: ViewId, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
+        let view = turn.snapshot.config.views.get(view.index())?;
         let limit = view.client_max_qps?;
         if self.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
             return None;

@@ -11,7 +11,7 @@ use super::state::Resolver;
 use super::tally::Tally;
 use crate::clients::Tables;
 use crate::clock::Millis;
-use crate::config::RouteId;
+use crate::config::{RouteId, ViewId};
 use crate::jobs::Ledger;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
@@ -34,9 +34,9 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Which view a client is of, as [`crate::config::Config::views`] counts.
+    /// Which view a client is of.
     #[inline]
-    pub(super) fn view(&self, client: IpAddr) -> Option<usize> {
+    pub(super) fn view(&self, client: IpAddr) -> Option<ViewId> {
         let tables = self.tables.as_ref()?;
         self.snapshot.views.of(&tables.who(client, self.now), client)
     }

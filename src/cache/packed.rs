@@ -139,6 +139,7 @@ mod tests {
     use super::*;
     use crate::cache::entry::{Limits, Worth};
     use crate::config::RouteId;
+    use crate::wire::query::HorizonId;
     use crate::wire::reply::Reply;
     use crate::wire::rtype;
 
@@ -150,7 +151,10 @@ mod tests {
         bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
         let home = Home::new(3, RouteId::of_index(2).expect("a small one"), 77);
         let reply = Reply::read(&bytes).expect("a reply");
-        (Key::of_stub(&[1, label, 0], rtype::A, 1), Entry::from_reply(&reply, LIMITS, false, home, now))
+        (
+            Key::of_stub(&[1, label, 0], rtype::A, HorizonId::of_index(1)),
+            Entry::from_reply(&reply, LIMITS, false, home, now),
+        )
     }
 
     #[test]
@@ -181,7 +185,7 @@ mod tests {
         assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Worth::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
-        let other = Key::of_stub(key.name(), rtype::A, 2);
+        let other = Key::of_stub(key.name(), rtype::A, HorizonId::of_index(2));
         assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
     }
 

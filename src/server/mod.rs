@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
 use crate::answer::{Resolved, Resolver, Tally, Wanted};
 use crate::fetch;
+use crate::horizon::HorizonId;
 use crate::jobs::Ledger;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
@@ -127,7 +128,7 @@ impl<U: Ask + 'static> Worker<U> {
         let took = resolved.took;
         let mut tally = self.tally.borrow_mut();
         if let (Some(client), Ok(query)) = (resolved.client(), Query::read(&resolved.query)) {
-            let key = Key::new(&query, 0);
+            let key = Key::new(&query, HorizonId::COMMON);
             let (rcode, over_tcp) = (resolved.rcode(), resolved.over_tcp);
             let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]);
             let outcome = Outcome {

@@ -222,6 +222,27 @@ pub struct Key {
     len: usize,
 }
 
+/// What the clients of a view see, as a number: which names take which routes, static records, denials. See
+/// [`crate::horizon`]; here it is a part of the key alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HorizonId(u16);
+
+impl HorizonId {
+    /// That of clients of no view, and of all who see the same.
+    pub const COMMON: Self = Self(0);
+
+    /// The one with this index among those of a configuration.
+    pub const fn of_index(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Bits of a key's flag byte.
 mod bit {
     pub(super) const RD: u8 = 1;
@@ -236,7 +257,7 @@ impl Key {
 
     /// The key of a query of a client that sees this horizon.
     #[inline]
-    pub fn new(query: &Query<'_>, horizon: u16) -> Self {
+    pub fn new(query: &Query<'_>, horizon: HorizonId) -> Self {
         let mut flags = 0;
         for (set, bit) in [
             (query.flags & flag::RD != 0, bit::RD),
@@ -250,7 +271,7 @@ impl Key {
     }
 
     /// The key of a plain query, as stub resolvers send it: recursion desired, class IN, nothing else.
-    pub fn of_stub(name: &[u8], qtype: RrType, horizon: u16) -> Self {
+    pub fn of_stub(name: &[u8], qtype: RrType, horizon: HorizonId) -> Self {
         Self::of(name, qtype, class::IN, bit::RD, horizon)
     }
 
@@ -271,11 +292,12 @@ impl Key {
             return None;
         }
         let (qtype, qclass) = (RrType::from(u16_at(fixed, 0)?), u16_at(fixed, 2)?);
-        Some(Self::of(name, qtype, qclass, rest[0], u16::from_be_bytes([rest[1], rest[2]])))
+        let horizon = HorizonId(u16::from_be_bytes([rest[1], rest[2]]));
+        Some(Self::of(name, qtype, qclass, rest[0], horizon))
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: u16) -> Self {
+    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: HorizonId) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -284,7 +306,7 @@ impl Key {
         tail[..2].copy_from_slice(&qtype.to_be_bytes());
         tail[2..4].copy_from_slice(&qclass.to_be_bytes());
         tail[4] = flags;
-        tail[5..].copy_from_slice(&horizon.to_be_bytes());
+        tail[5..].copy_from_slice(&horizon.0.to_be_bytes());
         key.len = name.len() + Self::TAIL;
         key
     }
@@ -327,9 +349,9 @@ impl Key {
         u16::from_be_bytes([self.tail()[2], self.tail()[3]])
     }
 
-    /// The number of what the client sees: see [`crate::horizon`].
-    pub fn horizon(&self) -> u16 {
-        u16::from_be_bytes([self.tail()[5], self.tail()[6]])
+    /// What the client sees.
+    pub fn horizon(&self) -> HorizonId {
+        HorizonId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
     }
 
     /// Recursion desired.
@@ -453,7 +475,8 @@ mod tests {
 
     #[test]
     fn keys_ignore_letter_case_alone() {
-        let key = |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), view).as_bytes().to_vec();
+        let key =
+            |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), HorizonId(view)).as_bytes().to_vec();
         let base = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
         let mut lower = base.clone();
         lower[13] = b'a';
@@ -470,10 +493,13 @@ mod tests {
         ] {
             assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
         }
-        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, 7).as_bytes());
+        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, HorizonId(7)).as_bytes());
         let query = Query::read(&base).expect("a query");
-        let key = Key::new(&query, 7).for_name(b"\x01B\x00");
-        assert_eq!((key.name(), key.qtype(), key.qclass(), key.horizon()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));
+        let key = Key::new(&query, HorizonId(7)).for_name(b"\x01B\x00");
+        assert_eq!(
+            (key.name(), key.qtype(), key.qclass(), key.horizon()),
+            (&b"\x01b\x00"[..], rtype::A, class::IN, HorizonId(7))
+        );
         assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());
     }
 }
