@@ -4,7 +4,7 @@
 //! extended DNS error (RFC 8914) by [`Cause::extended_error`].
 
 use crate::wire::make::extended_error;
-use crate::wire::{ede, rcode, u16_at};
+use crate::wire::{Rcode, ede, rcode, u16_at};
 
 /// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ impl Cause {
     }
 
     /// The cause that a response code alone stands for, in a response that nodens makes itself; none for an answer.
-    pub fn of_rcode(code: u16) -> Option<Self> {
+    pub fn of_rcode(code: Rcode) -> Option<Self> {
         match code {
             rcode::NOERROR => None,
             rcode::NXDOMAIN => Some(Self::NoSuchName),
@@ -70,7 +70,7 @@ impl Cause {
     }
 
     /// The cause of an upstream's response with this code and these extended errors (whole options); none for an answer.
-    pub fn of_response(code: u16, extended_errors: &[u8]) -> Option<Self> {
+    pub fn of_response(code: Rcode, extended_errors: &[u8]) -> Option<Self> {
         let policy = |code: u16| matches!(code, ede::BLOCKED | ede::CENSORED | ede::FILTERED | ede::PROHIBITED);
         match code {
             rcode::NXDOMAIN if u16_at(extended_errors, 4).is_some_and(policy) => Some(Self::Blocked),

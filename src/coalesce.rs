@@ -143,11 +143,11 @@ impl Drop for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::query::Query;
+    use crate::wire::query::{HorizonId, Query};
 
     fn key(name: &[u8]) -> Key {
         let packet = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), 0)
+        Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON)
     }
 
     #[test]

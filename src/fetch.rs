@@ -20,6 +20,7 @@ use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
+use crate::config::RouteId;
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
@@ -105,7 +106,7 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, fai
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
         // One that an earlier configuration left behind is not served: the failure takes its place.
-        let at_home = wanted.snapshot.is_at_home(kept.home, &wanted.key);
+        let at_home = wanted.snapshot.home_now(kept.home, &wanted.key).is_some();
         let serves = at_home && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
         entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
         serves
@@ -175,8 +176,9 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
     let asked = resolver.millis(wanted.asked);
     let look = |entry: &mut Entry| {
-        let at_home = wanted.snapshot.is_at_home(entry.home, &wanted.key);
-        at_home.then(|| (entry.clone(), entry.worth(asked, stale)))
+        let mut kept = entry.clone();
+        (kept.home, _) = wanted.snapshot.home_now(entry.home, &wanted.key)?;
+        Some((kept, entry.worth(asked, stale)))
     };
     resolver.cache.with(wanted.hash, &wanted.key, look).flatten()
 }
@@ -205,7 +207,7 @@ async fn fetch<U: Ask>(
             let name = crate::wire::name::Shown(wanted.key.name());
             tracing::debug!(
                 %name,
-                qtype = wanted.key.qtype(),
+                qtype = u16::from(wanted.key.qtype()),
                 error = %make::extended_error_text(&extended_errors, usize::MAX),
                 "no answer"
             );
@@ -383,7 +385,7 @@ struct Fork {
     target: Vec<u8>,
 }
 
-fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -> Option<Fork> {
+fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteId) -> Option<Fork> {
     if !reply.may_lead_on() {
         return None;
     }
@@ -408,7 +410,7 @@ fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: u16) -
 /// The answer that begins with `links` (and their signatures) of `front` and goes on with all of `back`.
 fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Option<Vec<u8>> {
     let back = Reply::read(back).ok()?;
-    let mut flags = flag::QR | flag::RA | (back.rcode & flag::RCODE);
+    let mut flags = flag::QR | flag::RA | back.rcode.header_bits();
     if authentic && back.flags & flag::AD != 0 {
         flags |= flag::AD;
     }

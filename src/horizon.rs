@@ -1,4 +1,4 @@
-//! What the clients of one view see: their routes, their static records, what is denied to them. Horizon 0 is that of all
+//! What the clients of one view see: their routes, their static records, what is denied to them. The first is that of all
 //! who are of no view, or of one that shows the same.
 //!
 //! What a view inherits it shares with all others, whatever its size; its own lies over that.
@@ -8,11 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Cache, Config, Record, Route, View};
+use crate::config::{Cache, Config, Record, Route, RouteId, View};
 use crate::local::records::{Found, Records};
 use crate::route::{Router, Way};
 use crate::upstream::Group;
+use crate::wire::RrType;
 use crate::wire::name::Name;
+pub use crate::wire::query::HorizonId;
 
 /// What one view's clients see.
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl Answers {
 
     fn seen(&self, way: Way) -> Option<u32> {
         match way {
-            Way::Route(route) => self.realms.get(usize::from(route)).copied(),
+            Way::Route(route) => self.realms.get(route.index()).copied(),
             Way::Denied => None,
         }
     }
@@ -130,7 +132,7 @@ impl Horizon {
     }
 
     /// What static records say to a question: see [`Records::find`].
-    pub fn find_records(&self, name: &[u8], qtype: u16, qclass: u16) -> Option<Found> {
+    pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<Found> {
         self.records.find(name, qtype, qclass, |name| self.is_denied(name))
     }
 
@@ -145,8 +147,8 @@ impl Horizon {
     }
 
     /// What an answer that came through `route` depends on; one that `follows` a CNAME depends on all routes.
-    pub fn realm(&self, route: u16, follows: bool) -> u32 {
-        if follows { self.whole } else { self.realms.get(usize::from(route)).copied().unwrap_or(0) }
+    pub fn realm(&self, route: RouteId, follows: bool) -> u32 {
+        if follows { self.whole } else { self.realms.get(route.index()).copied().unwrap_or(0) }
     }
 
     fn is_denied(&self, name: &[u8]) -> bool {
@@ -162,12 +164,12 @@ pub fn differs(view: &View) -> bool {
 
 /// The claims of these routes.
 fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Way)> {
-    let routes = routes.filter_map(|number| Some((number, config.routes.get(number)?)));
-    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number as u16))))
+    let routes = routes.filter_map(|number| Some((RouteId::of_index(number)?, config.routes.get(number)?)));
+    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number))))
 }
 
 /// What a record says; its TTL aside, which its answers bear.
-fn identity(record: &Record) -> (&Name, u16, &[u8]) {
+fn identity(record: &Record) -> (&Name, RrType, &[u8]) {
     (&record.name, record.rtype, &record.rdata)
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+pub use crate::config::RouteId;
 use crate::wire::name::{Name, suffixes};
 
 /// Where a name goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// To the servers of the route with this number.
-    Route(u16),
+    /// To the servers of this route.
+    Route(RouteId),
     /// Nowhere: it does not exist for those who ask.
     Denied,
 }
@@ -96,9 +97,13 @@ impl Claims {
 mod tests {
     use super::*;
 
+    fn to(index: usize) -> Way {
+        Way::Route(RouteId::of_index(index).expect("a small one"))
+    }
+
     fn router(zones: &[&str]) -> Router {
         let zones: Vec<Name> = zones.iter().map(|zone| zone.parse().expect(zone)).collect();
-        Router::new(zones.iter().zip((0..).map(Way::Route)))
+        Router::new(zones.iter().zip((0..).map(to)))
     }
 
     #[test]
@@ -115,7 +120,7 @@ mod tests {
             (".", (0, 0)),
         ] {
             let name: Name = name.parse().expect(name);
-            let expected = (Way::Route(expected.0), expected.1);
+            let expected = (to(expected.0), expected.1);
             assert_eq!(router.find(name.as_wire()), Some(expected), "{name}");
         }
     }
@@ -125,7 +130,7 @@ mod tests {
         let router = router(&["local"]);
         for (name, expected) in [("a.local", Some((0, 1))), ("a.b", None), (".", None)] {
             let name: Name = name.parse().expect(name);
-            let expected = expected.map(|(route, depth)| (Way::Route(route), depth));
+            let expected = expected.map(|(route, depth)| (to(route), depth));
             assert_eq!(router.find(name.as_wire()), expected, "{name}");
         }
     }
@@ -135,12 +140,12 @@ mod tests {
         let name = |text: &str| text.parse::<Name>().expect(text);
         let common = router(&[".", "corp.example", "eu.corp.example"]);
         let (corp, deep) = (name("corp.example"), name("a.b.eu.corp.example"));
-        let view = common.with([(&corp, Way::Route(7)), (&deep, Way::Denied), (&corp, Way::Denied)]);
+        let view = common.with([(&corp, to(7)), (&deep, Way::Denied), (&corp, Way::Denied)]);
         for (asked, seen, by_all) in [
-            ("x.corp.example", (Way::Denied, 2), (Way::Route(1), 2)),
-            ("x.eu.corp.example", (Way::Route(2), 3), (Way::Route(2), 3)),
-            ("x.a.b.eu.corp.example", (Way::Denied, 5), (Way::Route(2), 3)),
-            ("example", (Way::Route(0), 0), (Way::Route(0), 0)),
+            ("x.corp.example", (Way::Denied, 2), (to(1), 2)),
+            ("x.eu.corp.example", (to(2), 3), (to(2), 3)),
+            ("x.a.b.eu.corp.example", (Way::Denied, 5), (to(2), 3)),
+            ("example", (to(0), 0), (to(0), 0)),
         ] {
             let wire = name(asked);
             assert_eq!(view.find(wire.as_wire()), Some(seen), "{asked}");
@@ -150,7 +155,7 @@ mod tests {
         ways.sort_by_key(|(zone, _)| zone.len());
         let denied = [(corp.as_wire(), Way::Denied), (deep.as_wire(), Way::Denied)];
         let eu = name("eu.corp.example");
-        assert_eq!(ways, [(&b"\0"[..], Way::Route(0)), denied[0], (eu.as_wire(), Way::Route(2)), denied[1]]);
+        assert_eq!(ways, [(&b"\0"[..], to(0)), denied[0], (eu.as_wire(), to(2)), denied[1]]);
         assert!(view.shares_with(&common) && view.with([]).shares_with(&common));
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
 use crate::clients::{Fixed, Views, Who};
-use crate::config::{Config, Route, ServerAddress, View};
-use crate::horizon::{self, Common, Horizon};
+use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
+use crate::horizon::{self, Common, Horizon, HorizonId};
 use crate::local::cluster::Cluster;
 use crate::local::special::Special;
 use crate::metrics::Metrics;
@@ -33,8 +33,8 @@ pub struct Snapshot {
     pub views: Views,
     /// What routes are called, as [`Config::routes`] counts them; the same as in the previous snapshot if none changed.
     pub labels: Arc<[Arc<str>]>,
-    /// What each of these sees, by its number in [`Config::views`]: an index of the horizons.
-    sees: Vec<u16>,
+    /// What the clients of each view see.
+    sees: Vec<HorizonId>,
     /// What clients see; the first is for those who are of no view.
     horizons: Vec<Horizon>,
     /// Special-use names.
@@ -57,7 +57,9 @@ impl Snapshot {
         let mut sees = Vec::new();
         for view in &config.views {
             // Those who see the same share what is cached.
-            sees.push(if horizon::differs(view) { horizons.len() as u16 } else { 0 });
+            // There are few views.
+            let own = HorizonId::of_index(horizons.len() as u16);
+            sees.push(if horizon::differs(view) { own } else { HorizonId::COMMON });
             if horizon::differs(view) {
                 horizons.push(common.horizon(Some(view)));
             }
@@ -85,35 +87,35 @@ impl Snapshot {
         }
     }
 
-    /// What the clients of a view see, as [`Key::horizon`] has it; `view` as [`Config::views`] counts.
+    /// What the clients of a view see, or of none.
     #[inline]
-    pub fn sees(&self, view: Option<usize>) -> u16 {
-        view.and_then(|view| self.sees.get(view).copied()).unwrap_or(0)
+    pub fn sees(&self, view: Option<ViewId>) -> HorizonId {
+        view.and_then(|view| self.sees.get(view.index()).copied()).unwrap_or(HorizonId::COMMON)
     }
 
-    /// How many horizons there are.
-    pub fn horizons(&self) -> u16 {
-        self.horizons.len() as u16
+    /// All horizons, the common one first.
+    pub fn horizons(&self) -> impl ExactSizeIterator<Item = HorizonId> {
+        (0..self.horizons.len() as u16).map(HorizonId::of_index)
     }
 
     /// The view that a client is of.
     pub fn view(&self, who: &Who<'_>, address: IpAddr) -> Option<&View> {
-        self.config.views.get(self.views.of(who, address)?)
+        self.config.views.get(self.views.of(who, address)?.index())
     }
 
-    /// The horizon with this number; the common one if there is none.
-    pub fn horizon(&self, number: u16) -> &Horizon {
+    /// The horizon with this id; the common one if there is none.
+    pub fn horizon(&self, id: HorizonId) -> &Horizon {
         // There is always the first.
-        self.horizons.get(usize::from(number)).unwrap_or(&self.horizons[0])
+        self.horizons.get(id.index()).unwrap_or(&self.horizons[0])
     }
 
-    /// The route of that number.
-    pub fn route(&self, route: u16) -> Option<&Route> {
-        self.config.routes.get(usize::from(route))
+    /// The settings of that route.
+    pub fn route(&self, route: RouteId) -> Option<&Route> {
+        self.config.routes.get(route.index())
     }
 
     /// The upstream group of that route.
-    pub fn group(&self, route: u16) -> Option<&Arc<Group>> {
+    pub fn group(&self, route: RouteId) -> Option<&Arc<Group>> {
         self.groups.get(self.route(route)?.to)
     }
 
@@ -124,12 +126,12 @@ impl Snapshot {
     }
 
     /// The cluster's domain among that route's zones.
-    pub fn cluster(&self, route: u16) -> Option<&Cluster> {
-        self.clusters.get(usize::from(route))?.as_deref()
+    pub fn cluster(&self, route: RouteId) -> Option<&Cluster> {
+        self.clusters.get(route.index())?.as_deref()
     }
 
     /// The bounds of what that route's answers may live.
-    pub fn limits(&self, route: u16) -> Limits {
+    pub fn limits(&self, route: RouteId) -> Limits {
         let cache = &self.config.cache;
         let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
         Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative) }
@@ -137,15 +139,15 @@ impl Snapshot {
 
     /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends
     /// on all routes.
-    pub fn home(&self, horizon: u16, route: u16, follows: bool) -> Home {
-        Home { generation: self.generation, route, realm: self.horizon(horizon).realm(route, follows) }
+    pub fn home(&self, horizon: HorizonId, route: RouteId, follows: bool) -> Home {
+        Home::new(self.generation, route, self.horizon(horizon).realm(route, follows))
     }
 
     /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `key`, because its name
-    /// is static, special or denied now, takes another route, or is asked of others.
+    /// is static, special or denied now, takes another route, or is asked of others. With it comes the route.
     #[cold]
-    pub fn rehome(&self, home: Home, key: &Key) -> Option<Home> {
-        let (name, horizon) = (key.name(), self.horizons.get(usize::from(key.horizon()))?);
+    pub fn rehome(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
+        let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
         let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
         if horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
@@ -154,11 +156,17 @@ impl Snapshot {
             .map(|follows| self.home(key.horizon(), route, follows))
             .into_iter()
             .find(|now| now.realm == home.realm)
+            .map(|now| (now, route))
     }
 
-    /// Whether an entry that belongs there may answer for `key` under this configuration.
-    pub fn is_at_home(&self, home: Home, key: &Key) -> bool {
-        home.generation == self.generation || self.rehome(home, key).is_some()
+    /// Where an entry belongs under this configuration, and the route that it takes; none if it may answer no more for
+    /// `key`.
+    #[inline]
+    pub fn home_now(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
+        match home.route_under(self.generation) {
+            Some(route) => Some((home, route)),
+            None => self.rehome(home, key),
+        }
     }
 
     /// Why a reload to `next` is not enough: what it changes that only a start reads.

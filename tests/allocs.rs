@@ -7,15 +7,17 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response};
+use nodens::answer::{Resolver, Response, Tally};
 use nodens::cache::entry::{Entry, Home, Limits};
 use nodens::cache::{Cache, Millis};
 use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, Pod, Pods};
 use nodens::clients::{Unknown, Who};
+use nodens::config::RouteId;
 use nodens::config::parse::parse;
+use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
@@ -69,7 +71,11 @@ fn bytes() -> isize {
 }
 
 const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000 };
-const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+const ROUTE: RouteId = match RouteId::of_index(0) {
+    Some(route) => route,
+    None => panic!("it is an index"),
+};
+const HOME: Home = Home::new(0, ROUTE, 0);
 
 /// A query for `name` (one label below `test.example`), with EDNS and DO.
 fn query(name: &str) -> Vec<u8> {
@@ -94,7 +100,7 @@ fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
 }
 
 fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
-    let key = Key::new(&Query::read(query).unwrap(), 0);
+    let key = Key::new(&Query::read(query).unwrap(), HorizonId::COMMON);
     let entry = Entry::from_reply(&Reply::read(reply).unwrap(), LIMITS, false, HOME, now);
     cache.insert(cache.hash(&key), &key, entry);
 }
@@ -109,7 +115,7 @@ fn look_up_and_fit_allocate_nothing() {
         let mut out = [0; 1232];
         let before = allocations();
         let query = Query::read(black_box(&packet)).unwrap();
-        let key = Key::new(&query, 0);
+        let key = Key::new(&query, HorizonId::COMMON);
         let hash = cache.hash(&key);
         let len = cache.with(hash, &key, |entry| {
             entry.hits = entry.hits.saturating_add(1);
@@ -164,9 +170,9 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let reply = Reply::read(&wire).expect("a good reply");
-        let home = self.snapshot.home(0, 0, false);
+        let home = self.snapshot.home(HorizonId::COMMON, ROUTE, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
-        let key = Key::new(&Query::read(QUERY).expect("a good query"), 0);
+        let key = Key::new(&Query::read(QUERY).expect("a good query"), HorizonId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -179,8 +185,14 @@ impl Scene {
         wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
         wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
         let reply = Reply::read(&wire).expect("a good reply");
-        let entry = Entry::from_reply(&reply, LIMITS, false, self.snapshot.home(0, 0, false), self.resolver.now());
-        let key = Key::new(&Query::read(query).expect("a good query"), 0);
+        let entry = Entry::from_reply(
+            &reply,
+            LIMITS,
+            false,
+            self.snapshot.home(HorizonId::COMMON, ROUTE, false),
+            self.resolver.now(),
+        );
+        let key = Key::new(&Query::read(query).expect("a good query"), HorizonId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -307,7 +319,7 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
 fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
     let mut scene = Scene::new();
     let question = |name: &[u8]| [&QUERY[..12], name, b"\x07cluster\x05local\x00\x00\x01\x00\x01"].concat();
-    let cluster = scene.snapshot.cluster(0).expect("the zone is claimed");
+    let cluster = scene.snapshot.cluster(ROUTE).expect("the zone is claimed");
     cluster.probes.judge(true, scene.resolver.now());
     scene.keep_a_denial(&question(b"\x03com\x03svc"));
     for name in [&b"\x08registry\x07example\x03com"[..], b"\x08registry\x07example\x03com\x03svc"] {
@@ -337,7 +349,7 @@ fn the_bound_is_hard() {
             let packet = query(&format!("n{number:x}"));
             keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
             // Asked for again, so that all of the cache is used and not only what new names may take.
-            let key = Key::new(&Query::read(&packet).unwrap(), 0);
+            let key = Key::new(&Query::read(&packet).unwrap(), HorizonId::COMMON);
             cache.with(cache.hash(&key), &key, |_| ());
             most = most.max(bytes() - before);
         }
@@ -372,7 +384,7 @@ fn a_view_costs_what_it_adds_whatever_it_inherits() {
         let before = bytes();
         let config = parse(&format!("{CONFIG}{records}{views}"), &[]).unwrap();
         let snapshot = Snapshot::new(config, &metrics, None);
-        assert_eq!(usize::from(snapshot.horizons()), 1 + count);
+        assert_eq!(snapshot.horizons().len(), 1 + count);
         bytes() - before
     };
     let (one, all) = (taken(1), taken(32));

@@ -8,12 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
-use nodens::answer::{Resolver, Response};
+use nodens::answer::{Resolver, Response, Tally};
 use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, Limits};
+use nodens::config::RouteId;
 use nodens::config::parse::parse;
+use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::query::{Key, Query};
 use nodens::wire::reply::Reply;
@@ -65,6 +67,7 @@ impl Cache {
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
         let snapshot = resolver.snapshot.load_full();
         let limits = Limits { max_ttl: 86_400, negative_max_ttl: 300 };
+        let route = RouteId::of_index(0).ok_or_else(|| io::Error::other("no route"))?;
         for at in 0..questions.len() as u32 {
             let query = questions.query(at);
             let mut wire = [query, RECORD].concat();
@@ -72,9 +75,15 @@ impl Cache {
             let (Ok(query), Ok(reply)) = (Query::read(query), Reply::read(&wire)) else {
                 return Err(io::Error::other("no query"));
             };
-            let key = Key::new(&query, 0);
+            let key = Key::new(&query, HorizonId::COMMON);
             let hash = resolver.cache.hash(&key);
-            let entry = Entry::from_reply(&reply, limits, false, snapshot.home(0, 0, false), resolver.now());
+            let entry = Entry::from_reply(
+                &reply,
+                limits,
+                false,
+                snapshot.home(HorizonId::COMMON, route, false),
+                resolver.now(),
+            );
             resolver.cache.insert(hash, &key, entry);
             // Asked for again, so that it stays.
             resolver.cache.with(hash, &key, |_| ());

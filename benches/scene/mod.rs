@@ -7,12 +7,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{Deferred, Resolved, Resolver, Response, Turn, resolve};
+use nodens::answer::{Deferred, Resolved, Resolver, Response, Tally, Turn, resolve};
 use nodens::cache::Cache;
 use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::config::RouteId;
 use nodens::config::parse::parse;
+use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Source, Tally};
+use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
 use nodens::wire::query::{Key, Query};
@@ -80,7 +82,7 @@ impl Scene {
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
         let reply = Reply::read(&case.reply).expect("a good reply");
-        let home = scene.snapshot.home(0, 1, false);
+        let home = scene.snapshot.home(HorizonId::COMMON, RouteId::of_index(1).expect("an index"), false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
         scene.resolver.cache.insert(hash, &key, entry);
@@ -160,7 +162,7 @@ impl Batch<'_> {
 /// What a query is kept under.
 #[inline]
 pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
-    let key = Key::new(&Query::read(query).expect("a good query"), 0);
+    let key = Key::new(&Query::read(query).expect("a good query"), HorizonId::COMMON);
     let hash = cache.hash(&key);
     (key, hash)
 }
@@ -168,7 +170,7 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
 /// What is kept of a reply.
 #[inline]
 pub(crate) fn entry(reply: &[u8]) -> Entry {
-    let home = Home { generation: 0, route: 0, realm: 0 };
+    let home = Home::new(0, RouteId::of_index(0).expect("an index"), 0);
     Entry::from_reply(&Reply::read(reply).expect("a good reply"), LIMITS, false, home, 0)
 }
 

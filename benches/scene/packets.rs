@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nodens::wire::{HEADER, rtype};
+use nodens::wire::{HEADER, RrType, rtype};
 
 /// A name of the length that those of a CI cluster have.
 pub(crate) const NAME: &str = "registry.gitlab.example.com";
@@ -83,7 +83,7 @@ pub(crate) fn numbered(number: u32) -> Vec<u8> {
 }
 
 /// A query as a stub resolver sends it.
-pub(crate) fn query(text: &str, qtype: u16) -> Vec<u8> {
+pub(crate) fn query(text: &str, qtype: RrType) -> Vec<u8> {
     let header = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
     [&header[..], &name(text), &qtype.to_be_bytes(), &[0, 1]].concat()
 }
@@ -105,7 +105,7 @@ pub(crate) fn addresses(count: u8) -> Vec<Vec<u8>> {
 /// A pointer to the question's name.
 const QUESTION: &[u8] = &[0xc0, HEADER as u8];
 
-fn record(owner: &[u8], rtype: u16, rdata: &[u8]) -> Vec<u8> {
+fn record(owner: &[u8], rtype: RrType, rdata: &[u8]) -> Vec<u8> {
     let length = rdata.len() as u16;
     [owner, &rtype.to_be_bytes(), &[0, 1], &TTL.to_be_bytes(), &length.to_be_bytes(), rdata].concat()
 }

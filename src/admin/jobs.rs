@@ -12,10 +12,8 @@ use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;
 use crate::jobs::account::{Failure, Kind, Slow};
-use crate::jobs::sentence::type_name;
 use crate::jobs::{Account, Excerpt};
 use crate::metrics::events::rfc3339;
-use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
@@ -44,7 +42,7 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
     for Kind { route, rcode, source, times } in &account.kinds {
         *routes.entry(route.as_deref().unwrap_or("none")).or_default() += times;
-        *rcodes.entry(rcode_label(*rcode)).or_default() += times;
+        *rcodes.entry(rcode.label()).or_default() += times;
         *sources.entry(source.label()).or_default() += times;
     }
     let mut failures: Vec<(&Failure, _)> = account.failures.iter().zip(like).collect();
@@ -120,8 +118,8 @@ fn with_client(client: Option<&Client>, mut totals: Value) -> Value {
 fn slow(slow: &Slow) -> Value {
     json!({
         "name": Bare(&slow.name).to_string(),
-        "type": type_name(slow.qtype),
-        "rcode": rcode_label(slow.rcode),
+        "type": slow.qtype.to_string(),
+        "rcode": slow.rcode.label(),
         "route": slow.route.as_deref(),
         "seconds": slow.took.as_secs_f64(),
     })
@@ -130,8 +128,8 @@ fn slow(slow: &Slow) -> Value {
 fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis) -> Value {
     json!({
         "name": Bare(&failure.name).to_string(),
-        "type": type_name(failure.qtype),
-        "rcode": rcode_label(failure.rcode),
+        "type": failure.qtype.to_string(),
+        "rcode": failure.rcode.label(),
         "route": failure.route.as_deref(),
         "cause": cause,
         "explanation": explanation,

@@ -155,8 +155,8 @@ impl Admin {
     fn readiness(&self, verbose: bool) -> Response<Full<Bytes>> {
         let snapshot = self.resolver.snapshot.load();
         let (mut ready, mut lines) = (true, String::new());
-        for (index, route) in (0..).zip(&snapshot.config.routes) {
-            let Some(group) = snapshot.group(index) else { continue };
+        for route in &snapshot.config.routes {
+            let Some(group) = snapshot.groups.get(route.to) else { continue };
             let alive = group.is_alive();
             ready &= alive;
             let word = if alive { "ok" } else { "no live upstream" };

@@ -22,6 +22,7 @@ use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::fetch;
 use crate::local::cluster::{Cluster, Rule};
 use crate::local::probes::LONGEST_CUT;
@@ -30,7 +31,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::make;
 use crate::wire::query::Key;
-use crate::wire::{class, rcode, rtype, u16_at};
+use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
 /// How often a denial must have been of use to be fetched anew before its end.
 const POPULAR: u8 = 3;
@@ -60,14 +61,14 @@ impl Resolver {
         turn: &mut Turn<'_>,
         from: &Request<'_>,
         asked: (&Key, u64),
-        (route, rule, ttl): (u16, Rule, u32),
+        (route, rule, ttl): (RouteId, Rule, u32),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
         let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
         let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Words::Options(cluster.error(rule)));
-        enter_at_once(self, turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
+        enter_at_once(self, turn, &Outcome { words, ..from.outcome(asked, Some(route), code, Source::Local) });
         Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }
@@ -77,7 +78,7 @@ pub(super) fn cut(
     resolver: &Resolver,
     snapshot: &Snapshot,
     key: &Key,
-    route: u16,
+    route: RouteId,
     depth: usize,
     now: Millis,
 ) -> Option<Cut> {
@@ -103,7 +104,7 @@ pub(super) fn denied_above(
     resolver: &Resolver,
     snapshot: &Snapshot,
     key: &Key,
-    (route, depth): (u16, usize),
+    (route, depth): (RouteId, usize),
     now: Millis,
 ) -> Option<Key> {
     above(snapshot, key, route, depth, now)?
@@ -114,7 +115,7 @@ pub(super) fn denied_above(
 fn above<'a>(
     snapshot: &'a Snapshot,
     key: &'a Key,
-    route: u16,
+    route: RouteId,
     depth: usize,
     now: Millis,
 ) -> Option<impl Iterator<Item = Key> + 'a> {
@@ -129,7 +130,7 @@ pub(super) fn learn<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     wanted: &Wanted,
-    rcode: u16,
+    rcode: Rcode,
     source: Source,
 ) {
     if rcode == rcode::NXDOMAIN && source == Source::Upstream {
@@ -169,7 +170,7 @@ fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wan
 struct Probe {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
-    route: u16,
+    route: RouteId,
 }
 
 impl Probe {
@@ -237,14 +238,14 @@ fn is_prunable(cluster: &Cluster, key: &Key, depth: usize) -> bool {
         && cluster.has(key.name(), depth)
 }
 
-fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: u16, key: &Key, now: Millis) -> Known {
+fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Key, now: Millis) -> Known {
     let known = |entry: &mut Entry| known(entry, snapshot, route, now);
     resolver.cache.with(resolver.cache.hash(key), key, known).unwrap_or(Known::Not)
 }
 
 /// What an entry of the cache says now of its name.
-fn known(entry: &Entry, snapshot: &Snapshot, route: u16, now: Millis) -> Known {
-    let at_home = entry.home.generation == snapshot.generation && entry.home.route == route;
+fn known(entry: &Entry, snapshot: &Snapshot, route: RouteId, now: Millis) -> Known {
+    let at_home = entry.home.route_under(snapshot.generation) == Some(route);
     let fresh = matches!(entry.worth(now, 0), Worth::Fresh(_)) && entry.failed().is_none();
     let answers = u16_at(entry.kept().wire, 6).unwrap_or(0);
     match entry.rcode {

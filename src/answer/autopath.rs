@@ -24,6 +24,7 @@ use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clients::Who;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
@@ -46,7 +47,13 @@ pub(super) struct Arrived {
 
 /// The rest of the client's search list, if this is the first name on it and it wants to be spared that.
 #[inline]
-pub(super) fn path(resolver: &Resolver, turn: &Turn<'_>, key: &Key, route: u16, client: IpAddr) -> Option<Box<Path>> {
+pub(super) fn path(
+    resolver: &Resolver,
+    turn: &Turn<'_>,
+    key: &Key,
+    route: RouteId,
+    client: IpAddr,
+) -> Option<Box<Path>> {
     turn.snapshot.cluster(route).filter(|cluster| cluster.config.autopath)?;
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
     if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) {

@@ -6,6 +6,7 @@ use super::state::Resolver;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clients::Who;
+use crate::horizon::HorizonId;
 use crate::jobs::Account;
 use crate::jobs::account::Failure;
 use crate::jobs::existing::MOST_LIKE;
@@ -13,7 +14,7 @@ use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 use crate::wire::query::Key;
-use crate::wire::{rcode, rtype};
+use crate::wire::{RrType, rcode, rtype};
 
 /// What may have been meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub fn explain(
 
 /// What may have been meant by a name that does not exist for those who see a horizon: the first of the names that are like
 /// it that they can see.
-fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
+fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
     let seen = snapshot.horizon(horizon);
     let exists = |other: &&[u8]| {
         seen.has_records(other)
@@ -59,12 +60,12 @@ fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], lik
 }
 
 /// Whether the cache has an answer with records.
-fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8], qtype: u16) -> bool {
+fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], qtype: RrType) -> bool {
     let key = Key::of_stub(name, qtype, horizon);
     let window = stale_window(snapshot);
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
-        let at_home = entry.home.generation == snapshot.generation;
+        let at_home = entry.home.route_under(snapshot.generation).is_some();
         let holds = matches!(entry.worth(now, window), Worth::Fresh(_) | Worth::Stale);
         at_home && holds && entry.rcode == rcode::NOERROR && entry.has_answers()
     };
@@ -72,10 +73,10 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: u16, name: &[u8]
 }
 
 /// The route that others have for a name, if it is more particular than this horizon's.
-fn other_view(snapshot: &Snapshot, horizon: u16, name: &[u8]) -> Option<Hint> {
-    let depth = |number: u16| snapshot.horizon(number).router.find(name);
+fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hint> {
+    let depth = |id: HorizonId| snapshot.horizon(id).router.find(name);
     let own = depth(horizon).map_or(0, |(_, depth)| depth);
-    let others = (0..snapshot.horizons()).filter(|other| *other != horizon).filter_map(depth);
+    let others = snapshot.horizons().filter(|other| *other != horizon).filter_map(depth);
     let (route, _) = others
         .filter_map(|(way, depth)| match way {
             Way::Route(route) => Some((route, depth)),
@@ -87,7 +88,7 @@ fn other_view(snapshot: &Snapshot, horizon: u16, name: &[u8]) -> Option<Hint> {
 }
 
 /// What the client of an account sees.
-fn horizon(snapshot: &Snapshot, account: &Account) -> u16 {
+fn horizon(snapshot: &Snapshot, account: &Account) -> HorizonId {
     let view = account.client.as_ref().map(|client| Who::Known { client, since: None });
     let view = view.or(Some(Who::Unknown(crate::clients::Unknown::Nobody)));
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))

@@ -13,7 +13,7 @@ use super::ancestors;
 use super::hints::explain;
 use super::kept::stale_window;
 use super::ours::{Local, Own, local};
-use super::pending::Wanted;
+use super::pending::Introspection;
 use super::request::keepalive;
 use super::state::Resolver;
 use super::turn::Turn;
@@ -22,13 +22,13 @@ use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Who};
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::jobs::{Excerpt, Pick};
-use crate::metrics::rcode_label;
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::query::{Key, Query};
-use crate::wire::{HEADER, LARGEST_UDP_REPLY, class, rcode, rtype};
+use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
 /// All names that nodens has to say something of itself at lie below this.
 const ZONE: &[u8] = b"\x06nodens\x08internal\x00";
@@ -55,7 +55,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How such a name is answered.
 pub(super) enum Inside {
     /// At once.
-    Now(u16, LocalRecords),
+    Now(Rcode, LocalRecords),
     /// By [`tell`], once what this worker noted up to now is settled.
     Later,
 }
@@ -94,8 +94,9 @@ pub(super) fn inside(
 
 /// The records for a query that [`inside`] left for later. Waits for the control thread and for whoever reads the accounts,
 /// but only as a task: other queries of the worker go on.
-pub(super) async fn tell(resolver: &Resolver, wanted: &Wanted, packet: &[u8], over_tcp: bool) -> LocalRecords {
-    let (Ok(query), Some(client)) = (Query::read(packet), wanted.client) else { return LocalRecords::default() };
+pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
+    let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
+    let client = wanted.client;
     let (handed_over, _) = resolver.jobs.progress();
     let deadline = Instant::now() + PATIENCE;
     while resolver.jobs.progress().1 < handed_over && Instant::now() < deadline {
@@ -221,11 +222,7 @@ pub fn why(
                 "" => "a special-use name",
                 why => why,
             };
-            (
-                name.to_vec(),
-                None,
-                vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode_label(rcode))],
-            )
+            (name.to_vec(), None, vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode.label())])
         }
         Local::Alias(_, target, route) => {
             let line = format!("{} is a static alias of {}", Bare(name), Bare(&target));
@@ -256,11 +253,8 @@ pub fn why(
         let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
         lines.push(format!("it {fared} {seconds} s ago for you: {sentence}"));
     }
-    let (Some(number), Some((route, group))) =
-        (route, route.and_then(|route| snapshot.route(route).zip(snapshot.group(route))))
-    else {
-        return lines;
-    };
+    let known = route.and_then(|number| Some((number, snapshot.route(number)?, snapshot.group(number)?)));
+    let Some((number, route, group)) = known else { return lines };
     lines.push(format!("{} takes route \"{}\" to upstream {}", Bare(&target), route.label, group.config.name));
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
@@ -282,11 +276,11 @@ pub fn why(
 }
 
 /// What the cache has for a question.
-fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, route: u16) -> String {
+fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, route: RouteId) -> String {
     let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
-        let at_home = entry.home.generation == generation && entry.home.route == route;
-        let code = rcode_label(entry.rcode);
+        let at_home = entry.home.route_under(generation) == Some(route);
+        let code = entry.rcode.label();
         let left = entry.expires.saturating_sub(now) / 1_000;
         match entry.worth(now, window) {
             _ if !at_home => None,

@@ -5,11 +5,12 @@ use crate::cache::Entry;
 use crate::cache::entry::Worth;
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
 use crate::wire::query::{Key, Query};
-use crate::wire::{ede, make, rcode};
+use crate::wire::{Rcode, ede, make, rcode};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -21,7 +22,7 @@ const LEAST_PREFETCHED: Millis = 5_000;
 /// What the cache says.
 pub(super) enum Cached {
     /// That many bytes were written.
-    Reply { len: usize, rcode: u16, cause: Option<Cause>, source: (Source, u16), refresh: bool },
+    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, RouteId), refresh: bool },
     /// Nothing to be served without asking.
     Nothing,
 }
@@ -37,11 +38,8 @@ pub(super) fn cached(
     out: &mut [u8],
 ) -> Cached {
     let snapshot = turn.snapshot;
-    if entry.home.generation != snapshot.generation {
-        let Some(home) = snapshot.rehome(entry.home, key) else { return Cached::Nothing };
-        entry.home = home;
-    }
-    let route = entry.home.route;
+    let Some((home, route)) = snapshot.home_now(entry.home, key) else { return Cached::Nothing };
+    entry.home = home;
     match entry.worth(turn.now, stale_window(snapshot)) {
         Worth::Fresh(age) => {
             // Not counted further, so that workers do not take the entry out of each other's caches.
@@ -81,9 +79,9 @@ pub(super) fn past_its_time(
     key: &Key,
     options: &[u8],
     out: &mut [u8],
-) -> Option<(usize, u16, Option<Cause>)> {
+) -> Option<(usize, Rcode, Option<Cause>)> {
     let is_stale = entry.worth(turn.now, stale_window(turn.snapshot)) == Worth::Stale;
-    let may_serve = is_stale && turn.snapshot.is_at_home(entry.home, key);
+    let may_serve = is_stale && turn.snapshot.home_now(entry.home, key).is_some();
     may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
 }
 
@@ -94,8 +92,10 @@ fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -
 
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.
 pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
-    let recoveries = snapshot.group(entry.home.route).map_or(0, |group| group.recoveries());
-    entry.failed().is_some_and(|failure| failure.holds(recoveries, now))
+    entry.failed().is_some_and(|failure| {
+        let group = entry.home.route_under(snapshot.generation).and_then(|route| snapshot.group(route));
+        failure.holds(group.map_or(0, |group| group.recoveries()), now)
+    })
 }
 
 #[inline]

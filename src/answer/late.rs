@@ -1,28 +1,32 @@
 //! The second half of the path: a query whose answer takes its time, in a task of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::autopath::{self, Arrived};
 use super::kept::stale;
 use super::obtain::obtain;
-use super::pending::{Deferred, Wanted};
+use super::outcome::Asked;
+use super::pending::{Deferred, Introspection, Task, Wanted};
 use super::request::keepalive;
 use super::state::Resolver;
 use super::{ancestors, inside};
 use crate::cache::Entry;
 use crate::cause::Cause;
+use crate::config::RouteId;
 use crate::fetch;
 use crate::governor::pool::Share;
-use crate::jobs::ledger::NO_ROUTE;
 use crate::metrics::Source;
+use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::Query;
-use crate::wire::{LARGEST_UDP_REPLY, rcode};
+use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
 
 /// The smallest answer, in bytes, whose memory is accounted for: most answers are far smaller.
 const LARGE: usize = 1_024;
@@ -30,8 +34,6 @@ const LARGE: usize = 1_024;
 /// A query whose answer is there: the response is rendered only when it can be sent, so that what waits are shares of
 /// answers and no copies.
 pub struct Resolved {
-    /// What was asked.
-    pub wanted: Box<Wanted>,
     /// The client's query, as much of it as its response depends on.
     pub query: Box<[u8]>,
     /// Whether it came over TCP.
@@ -47,10 +49,10 @@ pub struct Resolved {
 
 /// What a response is rendered from.
 enum Body {
-    /// An entry, and the CNAME that leads to the name that was found, with its question.
-    Entry(Entry, Option<Box<(LocalRecords, Wanted)>>),
+    /// The entry for a question, and the CNAME that leads to the name that was found, with its question.
+    Entry(Box<Wanted>, Entry, Option<Box<(LocalRecords, Wanted)>>),
     /// What nodens tells a client of itself.
-    Introspection(LocalRecords),
+    Introspection(Box<Introspection>, LocalRecords),
 }
 
 /// Resolves a query that [`Resolver::respond`] could not answer at once.
@@ -61,14 +63,17 @@ pub async fn resolve<U: Ask + 'static>(
     upstreams: &Rc<U>,
     deferred: Box<Deferred>,
 ) -> Resolved {
-    let Deferred { wanted, query, over_tcp, place } = *deferred;
-    if wanted.route == NO_ROUTE {
-        // No question for upstreams: what nodens tells a client of itself.
-        let body = Body::Introspection(inside::tell(resolver, &wanted, &query, over_tcp).await);
-        drop(place);
-        let took = wanted.asked.elapsed();
-        return Resolved { wanted, query, over_tcp, source: Source::Local, took, body, _share: None };
-    }
+    let Deferred { task, query, over_tcp, place } = *deferred;
+    let wanted = match task {
+        Task::Question(wanted) => wanted,
+        Task::Introspection(wanted) => {
+            let records = inside::tell(resolver, &wanted, &query, over_tcp).await;
+            drop(place);
+            let took = wanted.asked.elapsed();
+            let body = Body::Introspection(wanted, records);
+            return Resolved { query, over_tcp, source: Source::Local, took, body, _share: None };
+        }
+    };
     let Arrived { entry, source, other } = match &wanted.path {
         // Boxed to keep the common path's future small.
         Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
@@ -91,12 +96,13 @@ pub async fn resolve<U: Ask + 'static>(
     match share {
         Some(None) => {
             let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
-            let body = Body::Entry(fetch::unasked_entry(resolver, &wanted, (Cause::RateLimited, &error)), None);
-            Resolved { wanted, query, over_tcp, source: Source::Local, took, body, _share: None }
+            let entry = fetch::unasked_entry(resolver, &wanted, (Cause::RateLimited, &error));
+            let body = Body::Entry(wanted, entry, None);
+            Resolved { query, over_tcp, source: Source::Local, took, body, _share: None }
         }
         share => {
-            let (body, _share) = (Body::Entry(entry, other), share.flatten());
-            Resolved { wanted, query, over_tcp, source, took, body, _share }
+            let (body, _share) = (Body::Entry(wanted, entry, other), share.flatten());
+            Resolved { query, over_tcp, source, took, body, _share }
         }
     }
 }
@@ -107,13 +113,15 @@ impl Resolved {
     pub fn render(&self, resolver: &Resolver, out: &mut [u8]) -> usize {
         let Ok(query) = Query::read(&self.query) else { return 0 };
         let (limit, mut options) = match self.over_tcp {
-            true => (out.len(), keepalive(&self.wanted.snapshot, &query)),
+            true => (out.len(), keepalive(self.snapshot(), &query)),
             false => (out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))), Vec::new()),
         };
         let out = &mut out[..limit];
-        let (entry, other) = match &self.body {
-            Body::Introspection(records) => return make::local(&query, rcode::NOERROR, true, records, &options, out),
-            Body::Entry(entry, other) => (entry, other),
+        let (wanted, entry, other) = match &self.body {
+            Body::Introspection(_, records) => {
+                return make::local(&query, rcode::NOERROR, true, records, &options, out);
+            }
+            Body::Entry(wanted, entry, other) => (wanted, entry, other),
         };
         let age = match self.source {
             Source::Stale => {
@@ -122,10 +130,10 @@ impl Resolved {
                 age
             }
             // One that a static alias leads to may have been kept for a while.
-            _ => Age::Seconds((resolver.millis(self.wanted.asked).saturating_sub(entry.born) / 1000) as u32),
+            _ => Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32),
         };
         let alias = other.as_deref().map(|(alias, target)| (alias, target));
-        match alias.or(self.wanted.alias.as_ref().map(|alias| (alias, &*self.wanted))) {
+        match alias.or(wanted.alias.as_ref().map(|alias| (alias, &**wanted))) {
             // The alias itself does not age.
             Some((alias, target)) => {
                 let entry = fetch::behind_alias(alias, entry, age, &query, target);
@@ -135,33 +143,78 @@ impl Resolved {
         }
     }
 
-    /// Its response code.
-    pub fn rcode(&self) -> u16 {
+    /// The question of the client's query, if it is the one that was to be answered: behind a static alias it is not.
+    pub fn question(&self) -> Option<Asked<'_>> {
         match &self.body {
-            Body::Entry(entry, _) => entry.rcode,
-            Body::Introspection(_) => rcode::NOERROR,
+            Body::Entry(wanted, ..) if wanted.alias.is_none() => Some(Asked::of(&wanted.key, wanted.hash)),
+            _ => None,
+        }
+    }
+
+    /// Who asked; none if nodens itself did.
+    pub fn client(&self) -> Option<IpAddr> {
+        match &self.body {
+            Body::Entry(wanted, ..) => wanted.client,
+            Body::Introspection(wanted, _) => Some(wanted.client),
+        }
+    }
+
+    /// When it was asked.
+    pub fn asked(&self) -> Instant {
+        match &self.body {
+            Body::Entry(wanted, ..) => wanted.asked,
+            Body::Introspection(wanted, _) => wanted.asked,
+        }
+    }
+
+    /// The route that its name took, if it came under the configuration of this generation: routes of another one mean
+    /// nothing there.
+    pub fn route_under(&self, generation: u32) -> Option<RouteId> {
+        match &self.body {
+            Body::Entry(wanted, ..) => Some(wanted.route).filter(|_| wanted.snapshot.generation == generation),
+            Body::Introspection(..) => None,
+        }
+    }
+
+    /// The configuration that it came under.
+    fn snapshot(&self) -> &Snapshot {
+        match &self.body {
+            Body::Entry(wanted, ..) => &wanted.snapshot,
+            Body::Introspection(wanted, _) => &wanted.snapshot,
+        }
+    }
+
+    /// Its response code.
+    pub fn rcode(&self) -> Rcode {
+        match &self.body {
+            Body::Entry(_, entry, _) => entry.rcode,
+            Body::Introspection(..) => rcode::NOERROR,
         }
     }
 
     /// Why it is no answer; none if it is one.
     pub fn cause(&self) -> Option<Cause> {
         match &self.body {
-            Body::Entry(entry, _) => entry.cause,
-            Body::Introspection(_) => None,
+            Body::Entry(_, entry, _) => entry.cause,
+            Body::Introspection(..) => None,
         }
     }
 
     /// The extended errors that say why it is no answer, as whole options; empty for an answer.
     pub fn extended_errors(&self) -> &[u8] {
         match &self.body {
-            Body::Entry(entry, _) if entry.rcode != rcode::NOERROR => entry.kept().extended_errors,
+            Body::Entry(_, entry, _) if entry.rcode != rcode::NOERROR => entry.kept().extended_errors,
             _ => &[],
         }
     }
 
     /// The server that gave the answer, if one was asked for this query or an identical one.
     pub fn answered_by(&self) -> Option<SocketAddr> {
-        let answered = self.source == Source::Upstream && self.rcode() != rcode::SERVFAIL;
-        if answered { self.wanted.by.get().address() } else { None }
+        match &self.body {
+            Body::Entry(wanted, entry, _) if self.source == Source::Upstream && entry.rcode != rcode::SERVFAIL => {
+                wanted.by.get().address()
+            }
+            _ => None,
+        }
     }
 }

@@ -19,7 +19,7 @@
 //! - [`late`] the second half of the path, `obtain` one entry for it;
 //! - `ancestors` and `autopath` what is done about search lists;
 //! - `inside` and [`hints`] what nodens tells a client of itself;
-//! - [`outcome`] the one place where what came of a query is entered.
+//! - [`outcome`] the one place where what came of a query is entered, and [`tally`] where a worker counts it.
 //!
 //! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`](crate::snapshot::Snapshot::rehome).
 
@@ -27,13 +27,13 @@ use std::net::IpAddr;
 
 use crate::cache::Entry;
 use crate::cause::Cause;
+use crate::config::{RouteId, ViewId};
 use crate::governor::pending::Place;
-use crate::jobs::ledger::NO_ROUTE;
 use crate::local::cluster::{FORM_TTL, Rule};
 use crate::metrics::Source;
 use crate::wire::make;
 use crate::wire::query::{Key, Query, Reject};
-use crate::wire::{HEADER, flag, is_truncated, rcode, u16_at};
+use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
 mod autopath;
@@ -47,6 +47,7 @@ pub mod outcome;
 pub mod pending;
 mod request;
 pub mod state;
+pub mod tally;
 mod turn;
 
 use inside::Inside;
@@ -57,9 +58,10 @@ use request::{Request, keepalive};
 pub use inside::why;
 pub use late::{Resolved, resolve};
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
-pub use pending::{Deferred, Path, Wanted};
+pub use pending::{Deferred, Introspection, Path, Task, Wanted};
 pub use request::Response;
 pub use state::Resolver;
+pub use tally::Tally;
 pub use turn::Turn;
 
 /// What a client is told whose query finds no place among those that wait.
@@ -104,16 +106,16 @@ impl Resolver {
         let (key, hash) = asked;
         match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, &options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
-                let mut outcome = from.outcome(asked, route, (rcode, cause), source);
+                let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
                 // Both are seldom, and one look at what was written shows either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
                         && source == Source::Hit
                         && let Some(path) = autopath::path(self, turn, key, route, client)
-                        && let Some(place) = self.place(turn, route, client)
+                        && let Some(place) = self.place(turn, Some(route), client)
                     {
                         let wanted = turn.wanted(key.clone(), hash, route, None, Some(client)).along(path);
-                        return self.defer(turn, wanted, &from, place);
+                        return self.defer(turn, Task::Question(wanted), &from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
@@ -143,8 +145,8 @@ impl Resolver {
 
     /// The response to a client that has asked more than its view lets it, if it has.
     #[inline(never)]
-    fn over_rate(&self, turn: &mut Turn<'_>, view: usize, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
-        let view = turn.snapshot.config.views.get(view)?;
+    fn over_rate(&self, turn: &mut Turn<'_>, view: ViewId, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
+        let view = turn.snapshot.config.views.get(view.index())?;
         let limit = view.client_max_qps?;
         if self.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
             return None;
@@ -183,12 +185,12 @@ impl Resolver {
         let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
         let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
         let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
-        let question = Asked { name: &name, qtype: qtype.unwrap_or(0), hash: 0 };
+        let question = Asked { name: &name, qtype: qtype.map_or(rtype::RESERVED, RrType::from), hash: 0 };
         let outcome = Outcome {
             client,
             over_tcp,
             question,
-            route: NO_ROUTE,
+            route: None,
             rcode,
             source,
             cause: Some(cause),
@@ -210,27 +212,27 @@ impl Resolver {
         out: &mut [u8],
     ) -> Response {
         let (snapshot, (key, hash), Request { query, client, over_tcp }) = (turn.snapshot, asked, from);
-        let own = |rcode, cause| from.outcome(asked, NO_ROUTE, (rcode, cause), Source::Local);
+        let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), Source::Local);
         match inside::inside(self, turn, query, key, *client, out.len()) {
             Some(Inside::Now(rcode, records)) => {
                 outcome::enter_at_once(self, turn, &own(rcode, None));
                 return Response::Reply(make::local(query, rcode, true, &records, options, out));
             }
             Some(Inside::Later) => {
-                let Some(place) = self.place(turn, NO_ROUTE, *client) else {
-                    return self.turn_away(turn, from, asked, (NO_ROUTE, true), options, out);
+                let Some(place) = self.place(turn, None, *client) else {
+                    return self.turn_away(turn, from, asked, (None, true), options, out);
                 };
-                return self.defer(turn, turn.wanted(key.clone(), hash, NO_ROUTE, None, Some(*client)), from, place);
+                return self.defer(turn, Task::Introspection(turn.introspection(key.clone(), *client)), from, place);
             }
             None => {}
         }
         let found = local(snapshot, key);
         if let Local::Not { route, .. } | Local::Denied { route } = found
             && let Some(path) = autopath::path(self, turn, key, route, *client)
-            && let Some(place) = self.place(turn, route, *client)
+            && let Some(place) = self.place(turn, Some(route), *client)
         {
             let wanted = turn.wanted(key.clone(), hash, route, None, Some(*client)).along(path);
-            return self.defer(turn, wanted, from, place);
+            return self.defer(turn, Task::Question(wanted), from, place);
         }
         let (target, hash, route, alias) = match found {
             Local::Answer(answer) => {
@@ -265,11 +267,12 @@ impl Resolver {
                 None => (key.clone(), hash, route, None),
             },
         };
-        let Some(place) = self.place(turn, route, *client) else {
-            return self.turn_away(turn, from, (&target, hash), (route, alias.is_some()), options, out);
+        let Some(place) = self.place(turn, Some(route), *client) else {
+            return self.turn_away(turn, from, (&target, hash), (Some(route), alias.is_some()), options, out);
         };
         self.metrics.cache_misses.inc();
-        self.defer(turn, turn.wanted(target, hash, route, alias, Some(*client)), from, place)
+        let wanted = turn.wanted(target, hash, route, alias, Some(*client));
+        self.defer(turn, Task::Question(wanted), from, place)
     }
 
     /// The response to a query that finds no place among those that wait: better an old answer than none (RFC 8767).
@@ -279,7 +282,7 @@ impl Resolver {
         turn: &mut Turn<'_>,
         from: &Request<'_>,
         asked: (&Key, u64),
-        (route, is_alias): (u16, bool),
+        (route, is_alias): (Option<RouteId>, bool),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
@@ -296,16 +299,15 @@ impl Resolver {
     }
 
     /// Leaves a query to a task.
-    fn defer(&self, turn: &mut Turn<'_>, wanted: Box<Wanted>, from: &Request<'_>, place: Place) -> Response {
-        let route = Some(wanted.route).filter(|route| *route != NO_ROUTE);
-        turn.tally.query(from.over_tcp, from.query.qtype, route);
+    fn defer(&self, turn: &mut Turn<'_>, task: Task, from: &Request<'_>, place: Place) -> Response {
+        turn.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
-        Response::Deferred(Box::new(Deferred { wanted, query, over_tcp, place }))
+        Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
     }
 
     /// A place among the queries that wait, for one of this client.
-    fn place(&self, turn: &Turn<'_>, route: u16, client: IpAddr) -> Option<Place> {
-        let group = turn.snapshot.group(route).map(|group| &group.pending);
+    fn place(&self, turn: &Turn<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
+        let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
         self.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
     }
 }

@@ -1,6 +1,7 @@
 //! What nodens has to say to a question by itself, before anyone else is asked.
 
 use crate::cause::Cause;
+use crate::config::RouteId;
 use crate::local::cluster::FORM_TTL;
 use crate::local::records::{Found, Records};
 use crate::local::server_facts;
@@ -9,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::suffixes;
 use crate::wire::query::Key;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{Rcode, class, rcode, rtype};
 
 /// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
@@ -24,16 +25,16 @@ pub enum Local {
     /// This.
     Answer(Own),
     /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
-    Alias(LocalRecords, Vec<u8>, u16),
+    Alias(LocalRecords, Vec<u8>, RouteId),
     /// No such name: it would take this route, but its cluster's domain cannot have it.
     Denied {
-        /// The route's number.
-        route: u16,
+        /// The route.
+        route: RouteId,
     },
     /// Nothing: it takes this route.
     Not {
-        /// The route's number.
-        route: u16,
+        /// The route.
+        route: RouteId,
         /// The labels of the suffix by which it does.
         depth: usize,
     },
@@ -42,7 +43,7 @@ pub enum Local {
 /// An answer of nodens's own.
 pub struct Own {
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Its records.
     pub records: LocalRecords,
     /// Why it is no answer; none if it is one.
@@ -53,7 +54,7 @@ pub struct Own {
 
 impl Own {
     /// One that needs no explanation.
-    fn plain(rcode: u16, records: LocalRecords) -> Self {
+    fn plain(rcode: Rcode, records: LocalRecords) -> Self {
         Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
     }
 
@@ -122,7 +123,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
 }
 
 /// The denial of a name that a route's cluster domain cannot have.
-pub fn denial(snapshot: &Snapshot, route: u16) -> Own {
+pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
     let mut records = LocalRecords::default();
     if let Some(cluster) = snapshot.cluster(route) {
         records.soa(cluster.domain(), FORM_TTL);

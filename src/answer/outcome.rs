@@ -7,16 +7,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::Resolver;
+use super::tally::Tally;
 use super::turn::Turn;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::jobs::Ledger;
-use crate::jobs::ledger::{Failed, NO_ROUTE, Wait};
-use crate::metrics::{Source, Tally};
+use crate::jobs::ledger::{Failed, Wait};
+use crate::metrics::Source;
 use crate::query_log::record::{Name, Record};
-use crate::wire::make;
 use crate::wire::query::Key;
+use crate::wire::{Rcode, RrType, make};
 
 /// What came of a query.
 #[derive(Clone, Copy)]
@@ -27,10 +29,10 @@ pub struct Outcome<'a> {
     pub over_tcp: bool,
     /// What was asked.
     pub question: Asked<'a>,
-    /// The route that the name took, or [`NO_ROUTE`].
-    pub route: u16,
+    /// The route that the name took; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the response came from.
     pub source: Source,
     /// Why it is no answer; none if it is one.
@@ -46,8 +48,8 @@ pub struct Outcome<'a> {
 pub struct Asked<'a> {
     /// The name in wire form; in lower case unless the query was turned away before it was looked at.
     pub name: &'a [u8],
-    /// The type; 0 if it could not be read.
-    pub qtype: u16,
+    /// The type; [`RESERVED`](crate::wire::rtype::RESERVED) if it could not be read.
+    pub qtype: RrType,
     /// What failures of this question are counted under. One for all where the question does not matter.
     pub hash: u64,
 }
@@ -98,7 +100,7 @@ pub fn enter(resolver: &Resolver, tally: &mut Tally, ledger: &mut Ledger, outcom
     tally.response(rcode, source);
     match timing {
         Timing::AtOnce(now, _) => {
-            tally.query(outcome.over_tcp, outcome.question.qtype, Some(route).filter(|route| *route != NO_ROUTE));
+            tally.query(outcome.over_tcp, outcome.question.qtype, route);
             ledger.count(client, route, rcode, source, now);
         }
         // It was counted as a query when it came.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::cache::entry::Home;
 use crate::coalesce::By;
+use crate::config::RouteId;
 use crate::governor::pending::Place;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
@@ -16,14 +17,44 @@ use crate::wire::query::Key;
 
 /// A query whose response takes a task of its own: see [`resolve`](super::resolve).
 pub struct Deferred {
-    /// What is to be asked.
-    pub wanted: Box<Wanted>,
+    /// What is to be done for it.
+    pub task: Task,
     /// The client's query, as much of it as its response depends on.
     pub query: Box<[u8]>,
     /// Whether it came over TCP.
     pub over_tcp: bool,
     /// Its place among those that wait.
     pub(super) place: Place,
+}
+
+/// What a response waits for.
+pub enum Task {
+    /// An answer of upstreams.
+    Question(Box<Wanted>),
+    /// What nodens tells a client of itself.
+    Introspection(Box<Introspection>),
+}
+
+impl Task {
+    /// The route that its name takes; none if no upstream is asked.
+    pub(super) fn route(&self) -> Option<RouteId> {
+        match self {
+            Self::Question(wanted) => Some(wanted.route),
+            Self::Introspection(_) => None,
+        }
+    }
+}
+
+/// A query for what nodens tells a client of itself.
+pub struct Introspection {
+    /// What is asked, as what is kept would be kept under.
+    pub key: Key,
+    /// The configuration that it came under.
+    pub snapshot: Arc<Snapshot>,
+    /// When it was asked.
+    pub asked: Instant,
+    /// By whom.
+    pub client: IpAddr,
 }
 
 /// A question that has to be asked of upstreams.
@@ -33,7 +64,7 @@ pub struct Wanted {
     /// The hash of that.
     pub hash: u64,
     /// The route that its name takes.
-    pub route: u16,
+    pub route: RouteId,
     /// The configuration that it came under.
     pub snapshot: Arc<Snapshot>,
     /// Static CNAME records that lead to it.

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use super::outcome::{Asked, Outcome, Words};
 use super::pending::{Deferred, Wanted};
 use crate::cause::Cause;
-use crate::jobs::ledger::NO_ROUTE;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
+use crate::wire::Rcode;
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Key, Query};
 
@@ -36,8 +37,8 @@ impl<'q> Request<'q> {
     pub(super) fn outcome<'a>(
         &self,
         (key, hash): (&'a Key, u64),
-        route: u16,
-        (rcode, cause): (u16, Option<Cause>),
+        route: Option<RouteId>,
+        (rcode, cause): (Rcode, Option<Cause>),
         source: Source,
     ) -> Outcome<'a> {
         let &Self { client, over_tcp, .. } = self;
@@ -46,18 +47,18 @@ impl<'q> Request<'q> {
     }
 
     /// The same where what was asked for does not matter: one failure for all that the client asks.
-    pub(super) fn turned_away<'a>(&self, (rcode, cause): (u16, Cause), source: Source, text: &'a str) -> Outcome<'a>
+    pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: Source, text: &'a str) -> Outcome<'a>
     where
         'q: 'a,
     {
         let &Self { query, client, over_tcp } = self;
         let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
         let (cause, words) = (Some(cause), Words::Text(text));
-        Outcome { client, over_tcp, question, route: NO_ROUTE, rcode, source, cause, words, truncated_to: None }
+        Outcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
     }
 
     /// A response without records, with an extended error.
-    pub(super) fn error(&self, rcode: u16, cause: Cause, text: &str, out: &mut [u8]) -> Response {
+    pub(super) fn error(&self, rcode: Rcode, cause: Cause, text: &str, out: &mut [u8]) -> Response {
         let error = cause.extended_error(text);
         Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }

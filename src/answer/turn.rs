@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pending::Wanted;
+use super::pending::{Introspection, Wanted};
 use super::state::Resolver;
+use super::tally::Tally;
 use crate::clients::Tables;
 use crate::clock::Millis;
+use crate::config::{RouteId, ViewId};
 use crate::jobs::Ledger;
-use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;
@@ -33,9 +34,9 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Which view a client is of, as [`crate::config::Config::views`] counts.
+    /// Which view a client is of.
     #[inline]
-    pub(super) fn view(&self, client: IpAddr) -> Option<usize> {
+    pub(super) fn view(&self, client: IpAddr) -> Option<ViewId> {
         let tables = self.tables.as_ref()?;
         self.snapshot.views.of(&tables.who(client, self.now), client)
     }
@@ -44,7 +45,7 @@ impl Turn<'_> {
         &self,
         key: Key,
         hash: u64,
-        route: u16,
+        route: RouteId,
         alias: Option<LocalRecords>,
         client: Option<IpAddr>,
     ) -> Box<Wanted> {
@@ -59,6 +60,10 @@ impl Turn<'_> {
             client,
             by: Cell::default(),
         })
+    }
+
+    pub(super) fn introspection(&self, key: Key, client: IpAddr) -> Box<Introspection> {
+        Box::new(Introspection { key, snapshot: Arc::clone(self.snapshot), asked: self.at, client })
     }
 }
 

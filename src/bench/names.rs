@@ -5,7 +5,7 @@ use std::str::FromStr;
 use hickory_proto::rr::RecordType;
 
 use crate::wire::name::Name;
-use crate::wire::{ADVERTISED_SIZE, HEADER, class, flag, rtype};
+use crate::wire::{ADVERTISED_SIZE, HEADER, RrType, class, flag, rtype};
 
 /// The most questions of one run: each takes some 60 bytes, and a mark for each target.
 pub const MOST_QUESTIONS: usize = 1_000_000;
@@ -132,7 +132,7 @@ impl Questions {
         query.get(HEADER..end).unwrap_or_default()
     }
 
-    fn push(&mut self, name: &str, kind: u16) -> Result<(), String> {
+    fn push(&mut self, name: &str, kind: RrType) -> Result<(), String> {
         if self.len() == MOST_QUESTIONS {
             return Err(format!("more than {MOST_QUESTIONS} questions"));
         }

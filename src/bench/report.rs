@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use hdrhistogram::{Counter, Histogram};
-use hickory_proto::op::ResponseCode;
 use serde::Serialize;
 
 use super::load::{Outcome, Plan};
 use super::pace::Pace;
 use super::record::Record;
+use crate::wire::Rcode;
 
 /// The version of the shape: grows when a field changes its meaning or goes.
 pub const SHAPE: u32 = 1;
@@ -193,7 +193,7 @@ impl TargetReport {
             unsent: record.unsent,
             loss: share(record.lost + record.failures(), record.sent),
             answered_per_s: if asked_s > 0.0 { (answered as f64 / asked_s).round() } else { 0.0 },
-            rcodes: rcodes.map(|(code, count)| (rcode_word(code as u16), *count)).collect(),
+            rcodes: rcodes.map(|(code, count)| (Rcode::of_flags(code as u16).to_string(), *count)).collect(),
             truncated: record.truncated,
             stray: record.stray,
             latency_ms: Latency::of(&record.all()),
@@ -255,17 +255,4 @@ fn ms(nanos: u64) -> f64 {
 /// To a millionth: what a histogram tells apart, and short in print.
 fn round(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
-}
-
-fn rcode_word(code: u16) -> String {
-    let word = match ResponseCode::from(0, code as u8) {
-        ResponseCode::NoError => "NOERROR",
-        ResponseCode::FormErr => "FORMERR",
-        ResponseCode::ServFail => "SERVFAIL",
-        ResponseCode::NXDomain => "NXDOMAIN",
-        ResponseCode::NotImp => "NOTIMP",
-        ResponseCode::Refused => "REFUSED",
-        _ => return format!("RCODE{code}"),
-    };
-    word.to_owned()
 }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::wire::fit::Kept;
 use crate::wire::reply::{Kind, Reply};
 use crate::wire::store::{Stored, store};
-use crate::wire::{flag, rcode};
+use crate::wire::{Rcode, flag, rcode};
 
 /// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
 pub const FIRST_FAILURE: u32 = 1_000;
@@ -32,7 +33,7 @@ pub struct Entry {
     pub(super) wire_len: u16,
     pub(super) ttl_count: u16,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Why it is no answer; none if it is one.
     pub cause: Option<Cause>,
     /// Whether a trusted upstream vouched for it.
@@ -53,15 +54,41 @@ pub struct Entry {
     pub(super) failed: Failed,
 }
 
-/// The route that an entry came through, and since which configuration that is known to hold.
+/// What an entry depends on: across reloads, and in the configuration that was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Home {
-    /// The generation of the configuration under which the realm was last compared.
-    pub generation: u32,
-    /// The route's index in that configuration.
-    pub route: u16,
+    /// What the realm was last compared with; none for one of another process, until it has been.
+    confirmed: Option<Confirmed>,
     /// What the route and its upstreams are, as a number that two equal ones share across reloads.
     pub realm: u32,
+}
+
+/// The route that an entry came through, as a configuration has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Confirmed {
+    /// The generation of the configuration.
+    generation: u32,
+    route: RouteId,
+}
+
+const _: () = assert!(size_of::<Home>() == 12);
+
+impl Home {
+    /// That of an answer that came through `route` of the configuration of this generation.
+    pub const fn new(generation: u32, route: RouteId, realm: u32) -> Self {
+        Self { confirmed: Some(Confirmed { generation, route }), realm }
+    }
+
+    /// That of an answer of another process.
+    pub const fn unconfirmed(realm: u32) -> Self {
+        Self { confirmed: None, realm }
+    }
+
+    /// The route that it came through, if the realm was compared under the configuration of this generation.
+    #[inline]
+    pub fn route_under(self, generation: u32) -> Option<RouteId> {
+        self.confirmed.filter(|confirmed| confirmed.generation == generation).map(|confirmed| confirmed.route)
+    }
 }
 
 /// A remembered failure (RFC 9520).
@@ -258,13 +285,13 @@ impl Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rtype;
+    use crate::wire::{RrType, rtype};
 
     const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100 };
-    const HOME: Home = Home { generation: 1, route: 2, realm: 3 };
+    const HOME: Home = Home::unconfirmed(3);
 
     /// A reply to `a. A` with these flags and records, each with its section, type and TTL.
-    fn entry(flags: u16, records: &[(usize, u16, u32)]) -> Entry {
+    fn entry(flags: u16, records: &[(usize, RrType, u32)]) -> Entry {
         let mut bytes = b"\0\0\x80\0\0\x01\0\0\0\0\0\0\x01a\x00\0\x01\0\x01".to_vec();
         bytes[2..4].copy_from_slice(&(flag::QR | flags).to_be_bytes());
         for (section, rtype, ttl) in records {

@@ -14,10 +14,7 @@ use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::wire::query::Key;
-use crate::wire::{HEADER, name, rcode};
-
-/// No configuration has this generation, so the entry's home is looked for anew.
-const ELSEWHERE: u32 = u32::MAX;
+use crate::wire::{HEADER, Rcode, name, rcode};
 
 /// Appends an entry and what its reply does not say of its key; nothing if it is a failure.
 fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
@@ -27,7 +24,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&rest);
-    out.extend_from_slice(&entry.rcode.to_be_bytes());
+    out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
     out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
@@ -47,7 +44,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     *bytes = others;
     let packed = &mut packed;
     let rest: [u8; Key::REST] = take(packed)?;
-    let rcode = u16::from_be_bytes(take(packed)?);
+    let rcode = Rcode::from(u16::from_be_bytes(take(packed)?));
     let [marks, hits] = take(packed)?;
     let age = u64::from_be_bytes(take(packed)?);
     let left = i64::from_be_bytes(take(packed)?);
@@ -71,7 +68,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         authentic: marks & 1 != 0,
         born,
         expires,
-        home: Home { generation: ELSEWHERE, route: 0, realm },
+        home: Home::unconfirmed(realm),
         hits,
         refreshing: false,
         upstream_ages: marks & 2 != 0,
@@ -141,6 +138,8 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::cache::entry::{Limits, Worth};
+    use crate::config::RouteId;
+    use crate::wire::query::HorizonId;
     use crate::wire::reply::Reply;
     use crate::wire::rtype;
 
@@ -150,9 +149,12 @@ mod tests {
         let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();
         bytes[13] = label;
         bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
-        let home = Home { generation: 3, route: 2, realm: 77 };
+        let home = Home::new(3, RouteId::of_index(2).expect("a small one"), 77);
         let reply = Reply::read(&bytes).expect("a reply");
-        (Key::of_stub(&[1, label, 0], rtype::A, 1), Entry::from_reply(&reply, LIMITS, false, home, now))
+        (
+            Key::of_stub(&[1, label, 0], rtype::A, HorizonId::of_index(1)),
+            Entry::from_reply(&reply, LIMITS, false, home, now),
+        )
     }
 
     #[test]
@@ -164,13 +166,7 @@ mod tests {
         }
         let (key, _) = entry(b'd', 0, 0);
         let failed = Failed { until: 90_000, span: 1_000, recoveries: 0 };
-        let failure = Entry::failure(
-            key.question(),
-            (Cause::UpstreamFailed, &[]),
-            Home { generation: 0, route: 0, realm: 77 },
-            failed,
-            1,
-        );
+        let failure = Entry::failure(key.question(), (Cause::UpstreamFailed, &[]), Home::unconfirmed(77), failed, 1);
         old.insert(old.hash(&key), &key, failure);
         let mut kept = 0;
         old.pack(80_000, 4_096, |part| {
@@ -182,14 +178,14 @@ mod tests {
             let (key, _) = entry(label, 1, 0);
             new.with(new.hash(&key), &key, |entry| (entry.worth(now, 60_000), entry.home, entry.kept().wire.len()))
         };
-        let home = Home { generation: ELSEWHERE, route: 0, realm: 77 };
+        let home = Home::unconfirmed(77);
         assert_eq!(look(b'a', 1_000_000), Some((Worth::Fresh(30), home, 35)));
         assert_eq!(look(b'a', 1_269_999).map(|found| found.0), Some(Worth::Fresh(299)));
         assert_eq!(look(b'a', 1_270_000).map(|found| found.0), Some(Worth::Stale));
         assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Worth::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
-        let other = Key::of_stub(key.name(), rtype::A, 2);
+        let other = Key::of_stub(key.name(), rtype::A, HorizonId::of_index(2));
         assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
     }
 

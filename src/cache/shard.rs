@@ -267,13 +267,13 @@ impl Hasher for AsIs {
 mod tests {
     use super::super::entry::{Failed, Home};
     use super::*;
-    use crate::wire::query::Query;
+    use crate::wire::query::{HorizonId, Query};
 
-    const HOME: Home = Home { generation: 0, route: 0, realm: 0 };
+    const HOME: Home = Home::unconfirmed(0);
 
     fn key(name: u8) -> Key {
         let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), 0)
+        Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON)
     }
 
     /// A failure of `key` with this many bytes of extended errors.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Who;
 use super::address::key;
 use super::client::{Client, Field, Job};
-use crate::config::{self, Selector};
+use crate::config::{self, Selector, ViewId};
 
 /// All views, ready to choose from.
 #[derive(Debug)]
@@ -41,16 +41,16 @@ impl Views {
         self.selectors.is_empty()
     }
 
-    /// The number of the view, in the order of the configuration.
+    /// The view that a client is of: the first that fits.
     #[inline]
-    pub fn of(&self, who: &Who<'_>, address: IpAddr) -> Option<usize> {
+    pub fn of(&self, who: &Who<'_>, address: IpAddr) -> Option<ViewId> {
         let mut fits = self.fitting(who);
         let address = key(address);
         while fits != 0 {
             let number = fits.trailing_zeros() as usize;
             let sources = self.sources.get(number)?;
             if sources.is_empty() || sources.iter().any(|(mask, network)| address & mask == *network) {
-                return Some(number);
+                return Some(ViewId::of_index(number));
             }
             fits &= fits - 1;
         }
@@ -58,12 +58,12 @@ impl Views {
     }
 
     /// The same for a client whose address is not known yet: the outer none says that it depends on that.
-    pub fn wherever(&self, who: &Who<'_>) -> Option<Option<usize>> {
+    pub fn wherever(&self, who: &Who<'_>) -> Option<Option<ViewId>> {
         let first = match self.fitting(who) {
             0 => return Some(None),
             fits => fits.trailing_zeros() as usize,
         };
-        self.sources.get(first).is_some_and(|sources| sources.is_empty()).then_some(Some(first))
+        self.sources.get(first).is_some_and(|sources| sources.is_empty()).then_some(Some(ViewId::of_index(first)))
     }
 
     /// The views that a client is of by all but its address, a bit each.
@@ -165,7 +165,7 @@ mod tests {
         })
     }
 
-    fn of(views: &Views, client: &Arc<Client>, address: &str) -> Option<usize> {
+    fn of(views: &Views, client: &Arc<Client>, address: &str) -> Option<ViewId> {
         views.of(&Who::Known { client, since: None }, address.parse().expect(address))
     }
 
@@ -213,7 +213,7 @@ mod tests {
             for address in ["10.0.0.7", "::ffff:10.0.0.7"] {
                 let unknown = views.of(&Who::Unknown(Unknown::Nobody), address.parse().expect(address));
                 let known = [&someone[0], &someone[1], &nobody].map(|client| of(&views, client, address));
-                let found = [known[0], known[1], known[2], unknown].map(|view| view == Some(0));
+                let found = [known[0], known[1], known[2], unknown].map(|view| view == Some(ViewId::of_index(0)));
                 assert_eq!(found, expected, "{selector} {address}");
             }
         }
@@ -226,8 +226,8 @@ mod tests {
             let client = Client { more_labels: true, ..(*client("x", &[("a", "b")], &[])).clone() };
             of(&views(text, 0), &Arc::new(client), "10.0.0.7")
         };
-        assert_eq!(many(text), Some(0));
-        assert_eq!(many(&format!("{text}[[view]]\nname='l'\nlabels={{a='b'}}\n")), Some(1));
+        assert_eq!(many(text), Some(ViewId::of_index(0)));
+        assert_eq!(many(&format!("{text}[[view]]\nname='l'\nlabels={{a='b'}}\n")), Some(ViewId::of_index(1)));
     }
 
     #[test]
@@ -236,10 +236,14 @@ mod tests {
             "[[view]]\nname='a'\nnamespaces=['x']\nsources=['10.0.0.0/8']\n[[view]]\nname='b'\nnamespaces=['x']\n";
         let client = client("x", &[], &[]);
         let views_now = views(text, 0);
-        assert_eq!(of(&views_now, &client, "10.0.0.7"), Some(0));
-        assert_eq!(of(&views_now, &client, "11.0.0.7"), Some(1), "the same client by another address");
+        assert_eq!(of(&views_now, &client, "10.0.0.7"), Some(ViewId::of_index(0)));
+        assert_eq!(
+            of(&views_now, &client, "11.0.0.7"),
+            Some(ViewId::of_index(1)),
+            "the same client by another address"
+        );
         let later = views("[[view]]\nname='c'\nnamespaces=['y']\n", 1);
         assert_eq!(of(&later, &client, "10.0.0.7"), None);
-        assert_eq!(of(&views_now, &client, "10.0.0.7"), Some(0));
+        assert_eq!(of(&views_now, &client, "10.0.0.7"), Some(ViewId::of_index(0)));
     }
 }

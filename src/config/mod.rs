@@ -48,10 +48,10 @@ pub use clients::{ApiServer, Client, Kubernetes};
 pub use mistake::Mistake;
 pub use node::Node;
 pub use records::Record;
-pub use routes::{Cluster, Route};
+pub use routes::{Cluster, Route, RouteId};
 pub use server::Server;
 pub use upstreams::{Select, Upstream};
-pub use views::{Pattern, Selector, View};
+pub use views::{Pattern, Selector, View, ViewId};
 pub use warm_up::WarmUp;
 pub use watching::{LogTarget, Logged, Metrics, QueryLog};
 

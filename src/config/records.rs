@@ -14,7 +14,7 @@ use super::table::Table;
 use super::units::{Bounds, Time};
 use super::value::Leaf;
 use crate::wire::name::Name;
-use crate::wire::rtype;
+use crate::wire::{RrType, rtype};
 
 /// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
 pub const RECORD_TTL: Bounds<Time> = Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::WEEK };
@@ -25,7 +25,7 @@ pub struct Record {
     /// Its owner.
     pub name: Name,
     /// Its type.
-    pub rtype: u16,
+    pub rtype: RrType,
     /// Its time to live, in seconds.
     pub ttl: u32,
     /// Its RDATA in wire form, names uncompressed.
@@ -86,7 +86,7 @@ const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right
 
 impl Kind {
     /// The type's number.
-    pub fn rtype(self) -> u16 {
+    pub fn rtype(self) -> RrType {
         self.0.rtype.into()
     }
 

@@ -1,5 +1,6 @@
 //! Which names go to whom: `[[route]]`, of all clients or of one view.
 
+use std::num::NonZeroU16;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -20,6 +21,44 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 pub const PRUNE_SEARCH: bool = true;
 /// `[[route]] autopath`: it gives an answer for another name than was asked for.
 pub const AUTOPATH: bool = false;
+
+/// A route, as [`Config::routes`](super::Config::routes) counts them. Its index plus one, so that an optional one, of which
+/// every cache entry has one and every response, takes no more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(NonZeroU16);
+
+const _: () = assert!(size_of::<Option<RouteId>>() == 2);
+
+impl RouteId {
+    /// The route with this index; none if it is beyond what can be counted.
+    pub const fn of_index(index: usize) -> Option<Self> {
+        if index < u16::MAX as usize { Self::unpack(index as u16 + 1) } else { None }
+    }
+
+    /// Its index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+
+    /// A route, or none, as a number of sixteen bits.
+    #[inline]
+    pub const fn pack(route: Option<Self>) -> u16 {
+        match route {
+            Some(Self(number)) => number.get(),
+            None => 0,
+        }
+    }
+
+    /// What [`Self::pack`] packed.
+    #[inline]
+    pub const fn unpack(bits: u16) -> Option<Self> {
+        match NonZeroU16::new(bits) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+}
 
 /// Names that go to one group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -31,6 +31,23 @@ const LONGEST_KEY: usize = 317;
 /// The longest value of a label.
 const LONGEST_VALUE: usize = 63;
 
+/// A view, as [`Config::views`](super::Config::views) counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ViewId(usize);
+
+impl ViewId {
+    /// The view with this index.
+    pub const fn of_index(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// Its index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What some clients see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {

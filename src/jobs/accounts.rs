@@ -224,8 +224,10 @@ mod tests {
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
     use crate::clients::{Clients, Fixed};
+    use crate::config::RouteId;
     use crate::jobs::{Jobs, Ledger, ledger};
     use crate::metrics::{Metrics, Source};
+    use crate::wire::rtype;
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {
@@ -249,7 +251,7 @@ mod tests {
     }
 
     fn count(ledger: &mut Ledger, address: [u8; 4], at: Millis) {
-        ledger.count(address.into(), 0, rcode::NOERROR, Source::Hit, at);
+        ledger.count(address.into(), RouteId::of_index(0), rcode::NOERROR, Source::Hit, at);
     }
 
     fn settle(jobs: &Jobs, ledger: &mut Ledger, clients: &Clients, at: Millis) {
@@ -312,8 +314,16 @@ mod tests {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
                 let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
                 let cause = Cause::NoSuchName;
-                let failed = ledger::Failed { name: name.as_wire(), hash, qtype: 1, route: 0, rcode, source, cause };
-                ledger.count([10, 0, 0, 1].into(), 0, rcode, source, 5_000);
+                let failed = ledger::Failed {
+                    name: name.as_wire(),
+                    hash,
+                    qtype: rtype::A,
+                    route: RouteId::of_index(0),
+                    rcode,
+                    source,
+                    cause,
+                };
+                ledger.count([10, 0, 0, 1].into(), RouteId::of_index(0), rcode, source, 5_000);
                 ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }
             settle(&jobs, &mut ledger, &clients, at);

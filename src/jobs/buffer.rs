@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::cause::Cause;
 use crate::clients::Fixed;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType, rtype};
 
 /// Slots for counts; a power of two. One is one client with one kind of answer.
 pub(super) const COUNTS: usize = 1_024;
@@ -17,6 +19,10 @@ pub(super) const FAILURES: usize = 256;
 pub(super) const WAITS: usize = 512;
 /// Slots looked at for one key.
 pub(super) const PROBES: usize = 8;
+/// Where the response code's twelve bits lie in a kind of answer: behind the sixteen of the route.
+pub(super) const RCODE_AT: u32 = 16;
+/// Where the source's four bits lie: behind those of the response code.
+pub(super) const SOURCE_AT: u32 = 28;
 /// The notes of one worker between two flushes.
 pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
@@ -35,6 +41,7 @@ pub struct Buffer {
 pub struct Count {
     /// The client's address as a number; IPv4 is mapped.
     pub address: u128,
+    /// Route, response code and source: see `ledger`.
     pub(super) kind: u32,
     /// How often.
     pub times: u32,
@@ -50,7 +57,7 @@ pub struct Failure {
     /// How often.
     pub times: Count,
     pub(super) hash: u64,
-    pub(super) qtype: u16,
+    pub(super) qtype: RrType,
     pub(super) length: u8,
     pub(super) name: [u8; MAX_NAME],
     /// Why, the first time.
@@ -71,30 +78,30 @@ pub struct Wait {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type.
-    pub qtype: u16,
-    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
-    pub route: u16,
+    pub qtype: RrType,
+    /// The route; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
 }
 
 impl Count {
-    /// Nothing is counted here.
+    /// Nothing is counted here: no source has that number.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
-    /// The route's number, or [`NO_ROUTE`](super::ledger::NO_ROUTE).
-    pub fn route(&self) -> u16 {
-        self.kind as u16
+    /// The route; none for nodens's own answers.
+    pub fn route(&self) -> Option<RouteId> {
+        RouteId::unpack(self.kind as u16)
     }
 
-    /// The response code; 15 stands for all larger ones.
-    pub fn rcode(&self) -> u16 {
-        (self.kind >> 16) as u16 & 0xf
+    /// The response code.
+    pub fn rcode(&self) -> Rcode {
+        Rcode::from((self.kind >> RCODE_AT) as u16)
     }
 
     /// Where the answers came from.
     pub fn source(&self) -> Source {
-        let number = (self.kind >> 20) as usize;
+        let number = (self.kind >> SOURCE_AT) as usize;
         *Source::ALL.get(number).unwrap_or(&Source::Local)
     }
 }
@@ -103,7 +110,7 @@ impl Failure {
     const EMPTY: Self = Self {
         times: Count::EMPTY,
         hash: 0,
-        qtype: 0,
+        qtype: rtype::RESERVED,
         length: 0,
         name: [0; MAX_NAME],
         cause: Cause::NoSuchName,
@@ -111,7 +118,7 @@ impl Failure {
     };
 
     /// The question's name in lower-case wire form, and its type.
-    pub fn question(&self) -> (&[u8], u16) {
+    pub fn question(&self) -> (&[u8], RrType) {
         (&self.name[..usize::from(self.length)], self.qtype)
     }
 }
@@ -162,9 +169,9 @@ impl Buffer {
         (self.counted.len() + self.failed.len() + self.waits.len()) as u64 + self.dropped
     }
 
-    /// The label of a route, if it has that number.
-    pub fn route(&self, route: u16) -> Option<&Arc<str>> {
-        self.routes.get(usize::from(route))
+    /// The label of a route; none for none.
+    pub fn route(&self, route: Option<RouteId>) -> Option<&Arc<str>> {
+        self.routes.get(route?.index())
     }
 
     /// The clients of the configuration that it was filled under.

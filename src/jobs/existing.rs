@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use super::prefix::{Prefix, Prefixes};
+use crate::horizon::HorizonId;
 use crate::snapshot::Snapshot;
 use crate::wire::name::suffixes;
 
@@ -46,8 +47,8 @@ impl Zones {
     /// Those of a configuration.
     pub fn of(snapshot: &Snapshot) -> Self {
         // What views inherit is that of the first: once is enough.
-        let all = snapshot.horizon(0);
-        let views = || (1..snapshot.horizons()).map(|number| snapshot.horizon(number));
+        let all = snapshot.horizon(HorizonId::COMMON);
+        let views = || snapshot.horizons().skip(1).map(|id| snapshot.horizon(id));
         let zones = all.router.ways().chain(views().flat_map(|view| view.router.own_ways())).map(|(zone, _)| zone);
         let names = all.record_names().chain(views().flat_map(|view| view.own_record_names()));
         Self { generation: Some(snapshot.generation), ..Self::new(zones, names) }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clients::Client;
 use crate::clients::client::{Field, Kind};
+use crate::wire::RrType;
 use crate::wire::name::{Name, Shown};
 
 /// Projects kept; then the one whose jobs asked nothing for the longest time goes.
@@ -32,7 +33,7 @@ const MOST_JOBS: u32 = 2 * HALVED_AFTER;
 const VERSION: u32 = 1;
 
 /// A name in lower-case wire form, and a type.
-pub type Question = (Box<[u8]>, u16);
+pub type Question = (Box<[u8]>, RrType);
 
 /// The questions of all projects.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ struct Project {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Habit {
     name: Box<[u8]>,
-    qtype: u16,
+    qtype: RrType,
     /// How many jobs asked it.
     jobs: u32,
     /// The last of them, as a number: within one job it counts once.
@@ -112,7 +113,7 @@ impl Habits {
     }
 
     /// A job of a project had an answer to a question.
-    pub fn note(&mut self, client: &Client, name: &[u8], qtype: u16) {
+    pub fn note(&mut self, client: &Client, name: &[u8], qtype: RrType) {
         if !self.on {
             return;
         }
@@ -131,7 +132,7 @@ impl Habits {
 
     /// All of it as JSON.
     pub fn write(&self) -> String {
-        let question = |habit: &Habit| (Shown(&habit.name).to_string(), habit.qtype, habit.jobs);
+        let question = |habit: &Habit| (Shown(&habit.name).to_string(), u16::from(habit.qtype), habit.jobs);
         // The one that asked last comes last: when it is read, it is then the newest.
         let projects = self.projects.iter().rev().map(|(project, asked)| WrittenProject {
             project: project.clone(),
@@ -154,14 +155,14 @@ impl Habits {
         for WrittenProject { project, questions } in projects {
             for (name, qtype, jobs) in questions {
                 if let Ok(name) = name.parse::<Name>() {
-                    self.add(project.clone(), name.as_wire(), qtype, jobs.clamp(1, MOST_JOBS), 0);
+                    self.add(project.clone(), name.as_wire(), qtype.into(), jobs.clamp(1, MOST_JOBS), 0);
                 }
             }
         }
         Ok(self.projects.len())
     }
 
-    fn add(&mut self, key: Box<str>, name: &[u8], qtype: u16, jobs: u32, last: u64) {
+    fn add(&mut self, key: Box<str>, name: &[u8], qtype: RrType, jobs: u32, last: u64) {
         if !self.projects.contains(&key) {
             let project = Project::default();
             self.bytes += project.weight(&key);
@@ -239,8 +240,7 @@ fn project(client: &Client) -> Option<Box<str>> {
 mod tests {
     use super::*;
     use crate::clients::client::{Job, Trust};
-
-    const A: u16 = 1;
+    use crate::wire::rtype::{A, AAAA};
 
     fn job(project: &str, uid: &str, trust: Trust) -> Client {
         let mut job = Job::default();
@@ -271,7 +271,7 @@ mod tests {
     /// What is asked ahead for a job of this project.
     fn names(habits: &Habits, project: &str) -> Vec<String> {
         let client = job(project, "next", Trust::Label);
-        habits.of(&client).iter().map(|(name, qtype)| format!("{} {qtype}", Shown(name))).collect()
+        habits.of(&client).iter().map(|(name, qtype)| format!("{} {}", Shown(name), u16::from(*qtype))).collect()
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         {
             habits.note(&job("7", uid, Trust::Label), &wire(name), A);
         }
-        habits.note(&job("7", "3", Trust::Label), &wire("often.example"), 28);
+        habits.note(&job("7", "3", Trust::Label), &wire("often.example"), AAAA);
         assert_eq!(names(&habits, "7"), ["often.example. 1", "once.example. 1", "often.example. 28"]);
         assert!(names(&habits, "8").is_empty(), "another project");
         habits.note(&job("8", "4", Trust::Settable), &wire("a.example"), A);

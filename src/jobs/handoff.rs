@@ -112,7 +112,7 @@ mod tests {
     use crate::wire::rcode;
 
     fn count(ledger: &mut Ledger) {
-        ledger.count([10, 0, 0, 1].into(), 0, rcode::NOERROR, Source::Hit, 1);
+        ledger.count([10, 0, 0, 1].into(), None, rcode::NOERROR, Source::Hit, 1);
     }
 
     #[test]

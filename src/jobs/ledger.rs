@@ -9,18 +9,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::buffer::{Buffer, Failure, Wait};
-use super::buffer::{COUNTS, Count, FAILURES, PROBES, WAITS};
+use super::buffer::{COUNTS, Count, FAILURES, PROBES, RCODE_AT, SOURCE_AT, WAITS};
 use crate::cause::Cause;
 use crate::clients::{Fixed, key};
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType};
 
 /// How long a worker keeps what it noted, at most, while queries come.
 pub const SETTLE_EVERY: Millis = 100;
-/// The route of what took none: nodens's own answers.
-pub const NO_ROUTE: u16 = u16::MAX;
 
 /// Buffers of earlier configurations that wait to be handed over. A reload adds one, and the next flush takes all.
 const MOST_LEFT: usize = 4;
@@ -45,11 +45,11 @@ pub struct Failed<'a> {
     /// Its hash, with that of the rest of the question.
     pub hash: u64,
     /// The type.
-    pub qtype: u16,
-    /// The route's number, or [`NO_ROUTE`].
-    pub route: u16,
+    pub qtype: RrType,
+    /// The route; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the answer came from.
     pub source: Source,
     /// Why it is none.
@@ -71,7 +71,7 @@ impl Ledger {
     /// Counts an answer to a query of `client` that was asked at `now`: no answer before it was to a later query, but by
     /// [`Self::count_late`].
     #[inline]
-    pub fn count(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, now: Millis) {
+    pub fn count(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         let home = home(address, kind, self.seed);
         let slot = &mut self.buffer.counts[home];
@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// The same for an answer that took its time: it was asked earlier than those that were answered meanwhile.
-    pub fn count_late(&mut self, client: IpAddr, route: u16, rcode: u16, source: Source, asked: Millis) {
+    pub fn count_late(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, asked: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
@@ -92,7 +92,7 @@ impl Ledger {
     /// Notes a failure, beside its count. `words` gives those of the first of its like, which must be bounded.
     pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
-        let hash = failed.hash ^ u64::from(failed.rcode).rotate_right(8);
+        let hash = failed.hash ^ u64::from(u16::from(failed.rcode)).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);
         for at_slot in (0..PROBES).map(|step| (home + step) % FAILURES) {
             let slot = &mut self.buffer.failures[at_slot];
@@ -140,8 +140,8 @@ impl Ledger {
         self.buffer.failures()
     }
 
-    /// The label of a route, if it has that number.
-    pub fn route(&self, route: u16) -> Option<&Arc<str>> {
+    /// The label of a route; none for none.
+    pub fn route(&self, route: Option<RouteId>) -> Option<&Arc<str>> {
         self.buffer.route(route)
     }
 
@@ -181,8 +181,8 @@ impl Ledger {
 }
 
 #[inline]
-fn kind(route: u16, rcode: u16, source: Source) -> u32 {
-    u32::from(route) | u32::from(rcode.min(15)) << 16 | (source as u32) << 20
+fn kind(route: Option<RouteId>, rcode: Rcode, source: Source) -> u32 {
+    u32::from(RouteId::pack(route)) | u32::from(u16::from(rcode)) << RCODE_AT | (source as u32) << SOURCE_AT
 }
 
 #[inline]
@@ -204,12 +204,21 @@ fn spread(bits: u64, slots: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rcode;
+    use crate::wire::{rcode, rtype};
 
+    const ROUTE: Option<RouteId> = RouteId::of_index(0);
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     fn failed(name: &[u8], hash: u64) -> Failed<'_> {
-        Failed { name, hash, qtype: 1, route: 0, rcode: rcode::NXDOMAIN, source: Source::Hit, cause: Cause::NoSuchName }
+        Failed {
+            name,
+            hash,
+            qtype: rtype::A,
+            route: ROUTE,
+            rcode: rcode::NXDOMAIN,
+            source: Source::Hit,
+            cause: Cause::NoSuchName,
+        }
     }
 
     #[test]
@@ -217,12 +226,12 @@ mod tests {
         let mut ledger = Ledger::new(["."]);
         let two: IpAddr = "2001:db8::2".parse().expect("an address");
         for at in 1..=3 {
-            ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, at);
+            ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, at);
         }
-        ledger.count(ONE, 0, rcode::NXDOMAIN, Source::Hit, 4);
-        ledger.count(ONE, NO_ROUTE, rcode::NOERROR, Source::Local, 5);
-        ledger.count(two, 0, rcode::BADVERS, Source::Upstream, 7);
-        ledger.count_late(two, 0, rcode::BADVERS, Source::Upstream, 6);
+        ledger.count(ONE, ROUTE, rcode::NXDOMAIN, Source::Hit, 4);
+        ledger.count(ONE, None, rcode::NOERROR, Source::Local, 5);
+        ledger.count(two, ROUTE, rcode::BADVERS, Source::Upstream, 7);
+        ledger.count_late(two, ROUTE, rcode::BADVERS, Source::Upstream, 6);
         let mut counts: Vec<_> = ledger
             .buffer
             .counts()
@@ -230,16 +239,16 @@ mod tests {
             .collect();
         counts.sort_by_key(|count| count.5);
         let expected = [
-            (false, 0, rcode::NOERROR, Source::Hit, 3, 1, 3),
-            (false, 0, rcode::NXDOMAIN, Source::Hit, 1, 4, 4),
-            (false, NO_ROUTE, rcode::NOERROR, Source::Local, 1, 5, 5),
-            (true, 0, 15, Source::Upstream, 2, 6, 7),
+            (false, ROUTE, rcode::NOERROR, Source::Hit, 3, 1, 3),
+            (false, ROUTE, rcode::NXDOMAIN, Source::Hit, 1, 4, 4),
+            (false, None, rcode::NOERROR, Source::Local, 1, 5, 5),
+            (true, ROUTE, rcode::BADVERS, Source::Upstream, 2, 6, 7),
         ];
         assert_eq!(counts, expected);
         let mut filled = ledger.swap(Buffer::empty());
         ledger.flushed(1_000);
         assert!(ledger.is_empty() && ledger.buffer.counts().next().is_none());
-        assert_eq!((ledger.route(0).map(|label| &**label), filled.counts().count()), (Some("."), 4));
+        assert_eq!((ledger.route(ROUTE).map(|label| &**label), filled.counts().count()), (Some("."), 4));
         filled.clear();
         assert!(filled.is_empty() && filled.counts().next().is_none());
         assert!(!ledger.is_due(1_000 + SETTLE_EVERY - 1) && ledger.is_due(1_000 + SETTLE_EVERY));
@@ -264,7 +273,7 @@ mod tests {
     fn what_finds_no_room_is_counted_as_dropped() {
         let mut ledger = Ledger::new(["."]);
         for number in 0..10_000_u32 {
-            ledger.count(IpAddr::V4(number.into()), 0, rcode::NOERROR, Source::Hit, 1);
+            ledger.count(IpAddr::V4(number.into()), ROUTE, rcode::NOERROR, Source::Hit, 1);
             ledger.fail(ONE, failed(b"\x01a\x00", u64::from(number)), 1, || None);
         }
         let noted = ledger.buffer.counts().count() + ledger.buffer.failures().count();
@@ -276,14 +285,14 @@ mod tests {
     fn the_notes_of_an_earlier_configuration_come_first_and_are_bounded() {
         let mut ledger = Ledger::new(["0"]);
         for reload in 1..=8 {
-            ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
+            ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
             ledger.follow(&[Arc::from(reload.to_string())].into(), &Arc::default());
         }
-        ledger.count(ONE, 0, rcode::NOERROR, Source::Hit, 1);
+        ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
         let mut routes = Vec::new();
         while ledger.filled().is_some() {
             let buffer = ledger.swap(Buffer::empty());
-            routes.push(buffer.route(0).map(|label| label.to_string()).unwrap_or_default());
+            routes.push(buffer.route(ROUTE).map(|label| label.to_string()).unwrap_or_default());
         }
         assert_eq!(routes, ["4", "5", "6", "7", "8"]);
     }

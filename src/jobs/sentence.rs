@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use hickory_proto::rr::RecordType;
-
 use super::search_list::is_of_namespace;
 use crate::cause::Cause;
 use crate::wire::name::{Bare, suffixes};
@@ -53,14 +51,6 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
 fn service(name: &[u8], namespace: Option<&str>) -> Option<String> {
     let rest = suffixes(name).nth(1)?;
     is_of_namespace(rest, namespace?).then(|| String::from_utf8_lossy(&name[1..name.len() - rest.len()]).into_owned())
-}
-
-/// The mnemonic of a type, or `TYPE65280` (RFC 3597 section 5).
-pub fn type_name(qtype: u16) -> String {
-    match RecordType::from(qtype) {
-        RecordType::Unknown(number) => format!("TYPE{number}"),
-        known => known.to_string(),
-    }
 }
 
 fn quoted(route: &str) -> String {

@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 
 use crate::clients::key;
 use crate::clock::Millis;
+use crate::wire::RrType;
 
 /// How long a client is waited for.
 pub const PATIENCE: Millis = 5_000;
@@ -32,7 +33,7 @@ pub struct Truncated {
 }
 
 /// Who asked, the name in lower-case wire form, and the type. Whatever else a query says may be otherwise over TCP.
-pub(super) type Question = (u128, Box<[u8]>, u16);
+pub(super) type Question = (u128, Box<[u8]>, RrType);
 
 /// An answer that was cut off.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub struct Cut {
 
 impl Truncated {
     /// An answer to this client was cut off. The name is in lower-case wire form.
-    pub fn cut(&self, client: IpAddr, name: &[u8], qtype: u16, route: Option<Arc<str>>, size: usize, at: Millis) {
+    pub fn cut(&self, client: IpAddr, name: &[u8], qtype: RrType, route: Option<Arc<str>>, size: usize, at: Millis) {
         let question = (key(client), name.into(), qtype);
         let Some(mut questions) = self.try_lock() else {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -72,14 +73,14 @@ impl Truncated {
 
     /// A client asks over TCP; the name may be in any letter case.
     #[inline]
-    pub fn asked_over_tcp(&self, client: IpAddr, name: &[u8], qtype: u16) {
+    pub fn asked_over_tcp(&self, client: IpAddr, name: &[u8], qtype: RrType) {
         if self.waiting.load(Ordering::Acquire) > 0 {
             self.take(client, name, qtype);
         }
     }
 
     #[cold]
-    fn take(&self, client: IpAddr, name: &[u8], qtype: u16) {
+    fn take(&self, client: IpAddr, name: &[u8], qtype: RrType) {
         let question = (key(client), name.to_ascii_lowercase().into(), qtype);
         let Some(mut questions) = self.try_lock() else {
             self.missed.fetch_add(1, Ordering::Release);
@@ -122,18 +123,19 @@ impl Truncated {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::rtype::{A, AAAA};
 
     #[test]
     fn who_comes_back_over_tcp_is_not_overdue() {
         let truncated = Truncated::default();
         let clients: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
         for (at, client) in [(1_000, clients[0]), (1_500, clients[1]), (3_000, clients[0])] {
-            truncated.cut(client, b"\x03big\x00", 1, None, 512, at);
+            truncated.cut(client, b"\x03big\x00", A, None, 512, at);
         }
         // Another type, another name, another client: it is still waited for.
-        truncated.asked_over_tcp(clients[0], b"\x03big\x00", 28);
-        truncated.asked_over_tcp(clients[0], b"\x03bug\x00", 1);
-        truncated.asked_over_tcp(clients[1], b"\x03BiG\x00", 1);
+        truncated.asked_over_tcp(clients[0], b"\x03big\x00", AAAA);
+        truncated.asked_over_tcp(clients[0], b"\x03bug\x00", A);
+        truncated.asked_over_tcp(clients[1], b"\x03BiG\x00", A);
         assert!(truncated.overdue(1_000 + PATIENCE - 1).is_empty());
         let overdue = truncated.overdue(1_000 + PATIENCE);
         let [((client, ..), cut)] = overdue.as_slice() else { panic!("{overdue:?}") };
@@ -145,7 +147,7 @@ mod tests {
     fn there_are_never_more_than_are_kept() {
         let truncated = Truncated::default();
         for number in 0..2 * MOST as u32 {
-            truncated.cut(IpAddr::V4(number.into()), b"\x03big\x00", 1, None, 512, 1_000);
+            truncated.cut(IpAddr::V4(number.into()), b"\x03big\x00", A, None, 512, 1_000);
         }
         assert_eq!(truncated.overdue(1_000 + PATIENCE).len(), MOST);
     }
@@ -154,12 +156,12 @@ mod tests {
     fn nobody_is_blamed_for_what_may_not_have_been_noted() {
         let truncated = Truncated::default();
         let client: IpAddr = [10, 0, 0, 1].into();
-        truncated.cut(client, b"\x03big\x00", 1, None, 512, 1_000);
+        truncated.cut(client, b"\x03big\x00", A, None, 512, 1_000);
         let held = truncated.questions.lock().expect("a lock");
-        truncated.asked_over_tcp(client, b"\x03big\x00", 1);
-        truncated.cut(client, b"\x03bug\x00", 1, None, 512, 1_000);
+        truncated.asked_over_tcp(client, b"\x03big\x00", A);
+        truncated.cut(client, b"\x03bug\x00", A, None, 512, 1_000);
         drop(held);
-        truncated.cut(client, b"\x03bag\x00", 1, None, 512, 1_000);
+        truncated.cut(client, b"\x03bag\x00", A, None, 512, 1_000);
         let overdue = truncated.overdue(1_000 + PATIENCE);
         let [((_, name, _), _)] = overdue.as_slice() else { panic!("{overdue:?}") };
         assert_eq!((&**name, truncated.dropped()), (&b"\x03bag\x00"[..], 2));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::seen::{ExtendedError, Seen};
 use crate::upstream::Transport;
-use crate::wire::{ADVERTISED_SIZE, HEADER, flag, rcode, rtype};
+use crate::wire::{ADVERTISED_SIZE, HEADER, Rcode, flag, rcode, rtype};
 
 /// What an upstream does with the queries that reach it. [`Behaviour::normal`] answers from the zone after the server's
 /// own latency; the other constructors change what is said, the builders when, how late, and over which transport.
@@ -66,7 +66,7 @@ type Edit = dyn Fn(&Seen, &mut Vec<u8>) + Send + Sync;
 enum Reply {
     Honest,
     Silence,
-    Rcode(u16),
+    Rcode(Rcode),
     Truncated,
     Bytes(Vec<u8>),
     Forged(Forgery),
@@ -101,8 +101,8 @@ impl Behaviour {
     }
 
     /// Answers every query with `rcode` and no records.
-    pub fn rcode(rcode: u16) -> Self {
-        Self::of(Reply::Rcode(rcode))
+    pub fn rcode(rcode: impl Into<Rcode>) -> Self {
+        Self::of(Reply::Rcode(rcode.into()))
     }
 
     /// Knows nothing of EDNS: FORMERR without an OPT record to queries that have one (RFC 6891 section 7).
@@ -275,7 +275,7 @@ impl Behaviour {
     }
 
     /// A reply without records.
-    fn bare(&self, seen: &Seen, rcode: u16, flags: u16) -> Vec<u8> {
+    fn bare(&self, seen: &Seen, rcode: Rcode, flags: u16) -> Vec<u8> {
         let extended_error = self.extended_error.as_ref().filter(|_| !self.without_opt);
         let question = if self.without_question { &[][..] } else { seen.question() };
         bare(seen, rcode, flags, question, !self.without_opt && !self.ignores_opt, extended_error)
@@ -316,7 +316,7 @@ impl fmt::Debug for Reply {
 /// A reply without records, and with an OPT record if `opt` and the query has one.
 pub(super) fn bare(
     seen: &Seen,
-    rcode: u16,
+    rcode: Rcode,
     flags: u16,
     question: &[u8],
     opt: bool,
@@ -325,7 +325,7 @@ pub(super) fn bare(
     let edns = seen.edns.as_ref().filter(|_| opt);
     let kept = seen.flags & (flag::OPCODE | flag::RD | flag::CD);
     let mut wire = seen.id.to_be_bytes().to_vec();
-    wire.extend((flag::QR | flag::RA | kept | flags | (rcode & flag::RCODE)).to_be_bytes());
+    wire.extend((flag::QR | flag::RA | kept | flags | rcode.header_bits()).to_be_bytes());
     wire.extend([0, u8::from(!question.is_empty()), 0, 0, 0, 0, 0, u8::from(edns.is_some())]);
     wire.extend(question);
     if let Some(edns) = edns {
@@ -333,7 +333,7 @@ pub(super) fn bare(
         wire.push(0);
         wire.extend(rtype::OPT.to_be_bytes());
         wire.extend(ADVERTISED_SIZE.to_be_bytes());
-        wire.extend([(rcode >> 4) as u8, 0, u8::from(edns.dnssec_ok) << 7, 0]);
+        wire.extend([rcode.opt_bits(), 0, u8::from(edns.dnssec_ok) << 7, 0]);
         wire.extend((data.as_ref().map_or(0, |(_, data)| data.len() + 4) as u16).to_be_bytes());
         if let Some((code, data)) = data {
             wire.extend(code.to_be_bytes());

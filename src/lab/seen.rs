@@ -7,7 +7,7 @@ use hickory_proto::op::Message;
 use tokio::time::Instant;
 
 use crate::upstream::Transport;
-use crate::wire::{HEADER, flag, name, option, rtype, u16_at};
+use crate::wire::{HEADER, RrType, flag, name, option, rtype, u16_at};
 
 /// The most queries that a log keeps; older ones are forgotten first.
 pub const KEPT_QUERIES: usize = 8192;
@@ -33,7 +33,7 @@ pub struct Seen {
     /// The name asked for, absolute, in the letter case that it arrived in; empty if it could not be read.
     pub name: String,
     /// The type asked for; 0 if it could not be read.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The class asked for; 0 if it could not be read.
     pub qclass: u16,
     /// Its OPT record, if it had one.
@@ -57,8 +57,8 @@ pub struct SeenEdns {
 
 impl Seen {
     /// Whether it asks for `name` (in any letter case, with or without the last dot) and `qtype`.
-    pub fn asks(&self, name: &str, qtype: u16) -> bool {
-        self.qtype == qtype && self.is_named(name)
+    pub fn asks(&self, name: &str, qtype: impl Into<RrType>) -> bool {
+        self.qtype == qtype.into() && self.is_named(name)
     }
 
     /// Whether it asks for `name`, in any letter case, with or without the last dot.
@@ -116,7 +116,7 @@ impl Seen {
             id: u16_at(wire, 0).unwrap_or_default(),
             flags: u16_at(wire, 2).unwrap_or_default(),
             name: question.map(|question| question.name().to_ascii()).unwrap_or_default(),
-            qtype: question.map_or(0, |question| question.query_type().into()),
+            qtype: question.map_or(rtype::RESERVED, |question| question.query_type().into()),
             qclass: question.map_or(0, |question| question.query_class().into()),
             edns,
             question_end,
@@ -167,7 +167,7 @@ fn raw_options(wire: &[u8], question_end: usize) -> Vec<(u16, Vec<u8>)> {
     while let Some(fixed) = name::skip(wire, at) {
         let (Some(kind), Some(length)) = (u16_at(wire, fixed), u16_at(wire, fixed + 8)) else { break };
         at = fixed + 10 + usize::from(length);
-        if kind != rtype::OPT {
+        if rtype::OPT != kind.into() {
             continue;
         }
         let mut options = wire.get(fixed + 10..at).unwrap_or_default();

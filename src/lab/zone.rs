@@ -15,7 +15,7 @@ use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
 use hickory_proto::serialize::txt::{Parser, parse_ttl};
 
 use super::seen::{ExtendedError, Seen};
-use crate::wire::ADVERTISED_SIZE;
+use crate::wire::{ADVERTISED_SIZE, Rcode};
 
 /// The negative TTL of an origin, unless [`Zone::negative_ttl`] says otherwise.
 pub const NEGATIVE_TTL: u32 = 30;
@@ -89,9 +89,9 @@ impl Zone {
     }
 
     /// Answers every query for `name` with `rcode` and no records.
-    pub fn rcode(mut self, name: &str, rcode: u16) -> Self {
+    pub fn rcode(mut self, name: &str, rcode: impl Into<Rcode>) -> Self {
         if let Some(name) = self.name(name) {
-            self.rcodes.insert(LowerName::new(&name), rcode.into());
+            self.rcodes.insert(LowerName::new(&name), u16::from(rcode.into()).into());
         }
         self
     }

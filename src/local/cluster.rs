@@ -17,7 +17,7 @@ use super::probes::Probes;
 use crate::cause::Cause;
 use crate::config;
 use crate::wire::name::suffixes;
-use crate::wire::rtype;
+use crate::wire::{RrType, rtype};
 
 /// How long the denial of a form may be cached, in seconds: as short as CoreDNS's own, so that a change of the
 /// configuration is seen as soon.
@@ -85,7 +85,7 @@ impl Cluster {
 
     /// Whether no name below the domain can have the form of `name` (lower-case wire form), if an address is asked for.
     /// CoreDNS denies nothing of other types, where it has no address to look for.
-    pub fn lacks(&self, name: &[u8], qtype: u16) -> bool {
+    pub fn lacks(&self, name: &[u8], qtype: RrType) -> bool {
         if !self.config.prune_search || !matches!(qtype, rtype::A | rtype::AAAA) {
             return false;
         }

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use crate::config;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::Name;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// How many CNAMEs among static records are followed here.
 const LONGEST_CHAIN: usize = 8;
@@ -27,7 +27,7 @@ type Table = HashMap<Box<[u8]>, Vec<Data>>;
 /// What a record says; its name is the table's key.
 #[derive(Clone, Debug)]
 struct Data {
-    rtype: u16,
+    rtype: RrType,
     ttl: u32,
     rdata: Box<[u8]>,
 }
@@ -83,7 +83,7 @@ impl Records {
     /// as for [`Self::has`].
     ///
     /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.
-    pub fn find(&self, name: &[u8], qtype: u16, qclass: u16, hidden: impl Fn(&[u8]) -> bool) -> Option<Found> {
+    pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, hidden: impl Fn(&[u8]) -> bool) -> Option<Found> {
         let mut here = self.of(name, &hidden).filter(|_| qclass == class::IN)?;
         let mut records = LocalRecords::default();
         let mut owner = name.to_vec();
@@ -115,7 +115,7 @@ impl Records {
     }
 
     /// The response code of every static answer: the name exists.
-    pub const RCODE: u16 = rcode::NOERROR;
+    pub const RCODE: Rcode = rcode::NOERROR;
 }
 
 fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {

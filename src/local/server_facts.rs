@@ -1,13 +1,13 @@
 //! Questions about nodens itself, class CH (RFC 4892), and the least answer to type ANY (RFC 8482).
 
 use crate::wire::make::LocalRecords;
-use crate::wire::{class, rcode, rtype};
+use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// How long the least answer to ANY may be cached, in seconds.
 const ANY_TTL: u32 = 3_600;
 
 /// What is answered to class CH: the version; the host's name is nobody's business. A response code and its records.
-pub fn chaos(name: &[u8], qtype: u16) -> (u16, LocalRecords) {
+pub fn chaos(name: &[u8], qtype: RrType) -> (Rcode, LocalRecords) {
     let mut records = LocalRecords::default();
     let known = [&b"\x07version\x04bind\x00"[..], b"\x07version\x06server\x00"].contains(&name);
     if !known || !matches!(qtype, rtype::TXT | rtype::ANY) {

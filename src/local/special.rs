@@ -13,7 +13,7 @@ use foldhash::HashMap;
 
 use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
-use crate::wire::{rcode, rtype};
+use crate::wire::{Rcode, RrType, rcode, rtype};
 
 /// How long these answers may be cached, in seconds (RFC 6303 section 3 suggests 3 hours; a job never lives so long).
 const TTL: u32 = 10_800;
@@ -86,7 +86,7 @@ impl Special {
 
     /// The answer for `name` (lower-case wire form), unless a route with a suffix of `claimed` labels, which is at
     /// least as long as the special zone's, claims it: a response code and its records.
-    pub fn find(&self, name: &[u8], qtype: u16, claimed: usize) -> Option<(u16, LocalRecords)> {
+    pub fn find(&self, name: &[u8], qtype: RrType, claimed: usize) -> Option<(Rcode, LocalRecords)> {
         let labels = suffixes(name).count().saturating_sub(1);
         let (depth, zone, kind) = suffixes(name)
             .enumerate()
@@ -126,7 +126,7 @@ impl Default for Special {
 mod tests {
     use super::*;
 
-    fn ask(name: &str, qtype: u16, claimed: usize) -> Option<(u16, u16)> {
+    fn ask(name: &str, qtype: RrType, claimed: usize) -> Option<(Rcode, u16)> {
         let name: Name = name.parse().expect(name);
         Special::new().find(name.as_wire(), qtype, claimed).map(|(rcode, records)| (rcode, records.answers))
     }

@@ -1,6 +1,6 @@
 //! Every metric in one place, with its help text; and [`events`], what happened.
 //!
-//! The hot path never touches these: a worker counts in a [`Tally`] of plain numbers and adds it up here once a batch.
+//! The hot path never touches these: a worker counts in a tally of plain numbers (see `answer`) and adds it up here once a batch.
 
 use std::array;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ pub mod process;
 pub mod query_log;
 mod register;
 pub mod search;
-pub mod tally;
+mod source;
 pub mod warm_up;
 pub mod watch;
 
@@ -25,7 +25,7 @@ use process::ProcessMetrics;
 pub use query_log::QueryLogMetrics;
 use register::{counter, counters, gauges, histograms, int_gauge, int_gauges};
 pub use search::SearchMetrics;
-pub use tally::{Source, Tally, rcode_label};
+pub use source::Source;
 pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
 

@@ -9,9 +9,8 @@ use crate::cache::Millis;
 use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clients::{Tables, Who};
-use crate::jobs::sentence::type_name;
+use crate::metrics::Source;
 use crate::metrics::events::{UnixMillis, rfc3339};
-use crate::metrics::{Source, rcode_label};
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
@@ -84,12 +83,16 @@ fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, 
         project: job.and_then(|job| job.project(LEAST_TRUST)),
         runner: job.and_then(|job| job.runner(LEAST_TRUST)),
         name: Bare(record.name.as_wire()).to_string(),
-        qtype: type_name(record.qtype),
+        qtype: record.qtype.to_string(),
         transport: if record.over_tcp { "tcp" } else { "udp" },
-        rcode: rcode_label(record.rcode),
+        rcode: record.rcode.label(),
         source: record.source.label(),
-        route: snapshot.route(record.route).map(|route| route.label.as_str()),
-        upstream: snapshot.group(record.route).filter(|_| asked).map(|group| group.config.name.as_str()),
+        route: record.route.and_then(|route| snapshot.route(route)).map(|route| route.label.as_str()),
+        upstream: record
+            .route
+            .and_then(|route| snapshot.group(route))
+            .filter(|_| asked)
+            .map(|group| group.config.name.as_str()),
         server: record.by.map(|server| server.to_string()),
         seconds: record.took.as_micros() as f64 / 1e6,
         cause: record.cause.map(Cause::label),

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use crate::cause::Cause;
 use crate::clock::Millis;
+use crate::config::RouteId;
 use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, RrType};
 
 /// A query and its answer.
 #[derive(Clone, Debug)]
@@ -24,13 +26,13 @@ pub struct Record {
     /// The name in lower-case wire form.
     pub name: Name,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the answer came from.
     pub source: Source,
-    /// The route's number in the batch.
-    pub route: u16,
+    /// The route, as the batch's configuration counts them; none for nodens's own answers.
+    pub route: Option<RouteId>,
     /// The server that gave the answer.
     pub by: Option<SocketAddr>,
     /// Why it is no answer.

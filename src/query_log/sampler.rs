@@ -8,7 +8,7 @@ use super::way::Way;
 use crate::cache::Millis;
 use crate::config::{Logged, QueryLog as Settings};
 use crate::snapshot::Snapshot;
-use crate::wire::rcode;
+use crate::wire::{Rcode, rcode};
 
 /// Copies that one worker keeps until it hands them over.
 pub const BUFFER: usize = 256;
@@ -17,13 +17,13 @@ const NEVER: u64 = u64::MAX;
 
 /// Draws queries for one worker.
 pub struct Sampler {
-    /// Until the next one is drawn, by response code; the last stands for all larger ones.
-    left: [u64; CODES],
+    /// Until the next one is drawn, by response code: see [`Rcode::slot`].
+    left: [u64; SLOTS],
     on: Option<Box<On>>,
 }
 
-/// Response codes that are drawn by themselves.
-const CODES: usize = 16;
+/// Response codes that are drawn by themselves, those that fit into a header but one, and all others together.
+const SLOTS: usize = 16;
 
 struct On {
     way: Arc<Way>,
@@ -39,7 +39,7 @@ struct On {
 impl Sampler {
     /// Draws none.
     pub fn off() -> Self {
-        Self { left: [NEVER; CODES], on: None }
+        Self { left: [NEVER; SLOTS], on: None }
     }
 
     pub(super) fn new(way: Arc<Way>, settings: &Settings, snapshot: &Arc<Snapshot>) -> Self {
@@ -52,14 +52,14 @@ impl Sampler {
             records: Vec::with_capacity(BUFFER),
             over: 0,
         };
-        let left = std::array::from_fn(|code| on.gap(code));
+        let left = std::array::from_fn(|slot| on.gap(slot));
         Self { left, on: Some(Box::new(on)) }
     }
 
     /// Whether an answer with this code is drawn: then [`Self::take`] wants a copy of it.
     #[inline]
-    pub fn draws(&mut self, code: u16) -> bool {
-        let left = &mut self.left[usize::from(code).min(CODES - 1)];
+    pub fn draws(&mut self, code: Rcode) -> bool {
+        let left = &mut self.left[code.slot(SLOTS)];
         *left = left.wrapping_sub(1);
         *left == 0
     }
@@ -69,8 +69,8 @@ impl Sampler {
     pub fn take(&mut self, now: Millis, record: impl FnOnce() -> Record) {
         let Some(on) = &mut self.on else { return };
         // Nobody draws twice before this: which code it was is seen by what has run down.
-        for (code, left) in self.left.iter_mut().enumerate().filter(|(_, left)| **left == 0) {
-            *left = on.gap(code);
+        for (slot, left) in self.left.iter_mut().enumerate().filter(|(_, left)| **left == 0) {
+            *left = on.gap(slot);
         }
         if !on.way.budget.admits(now, on.most) {
             on.over += 1;
@@ -97,13 +97,13 @@ impl Drop for Sampler {
 }
 
 impl On {
-    /// How many answers with this code it is to the next one that is drawn, itself included: each is drawn with the
+    /// How many answers with the codes of a slot it is to the next one that is drawn, itself included: each is drawn with the
     /// same chance, whatever was before it. To take every hundredth would take the same one of five tries each time.
-    fn gap(&self, code: usize) -> u64 {
+    fn gap(&self, slot: usize) -> u64 {
         let wanted = match self.only {
             Logged::All => true,
-            Logged::Failures => code != usize::from(rcode::NOERROR),
-            Logged::Errors => ![rcode::NOERROR, rcode::NXDOMAIN].map(usize::from).contains(&code),
+            Logged::Failures => slot != rcode::NOERROR.slot(SLOTS),
+            Logged::Errors => [rcode::NOERROR, rcode::NXDOMAIN].iter().all(|code| slot != code.slot(SLOTS)),
         };
         if !wanted {
             return NEVER;
@@ -142,6 +142,7 @@ mod tests {
     use crate::metrics::Source;
     use crate::query_log::Budget;
     use crate::query_log::record::Name;
+    use crate::wire::rtype;
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
@@ -156,24 +157,24 @@ mod tests {
         (Sampler::new(way, &settings, &snapshot), receiver, metrics)
     }
 
-    fn record(rcode: u16) -> Record {
+    fn record(rcode: Rcode) -> Record {
         Record {
             client: [10, 0, 0, 1].into(),
             asked: 0,
             took: std::time::Duration::ZERO,
             over_tcp: false,
             name: Name::new(b"\x01a\x00"),
-            qtype: 1,
+            qtype: rtype::A,
             rcode,
             source: Source::Hit,
-            route: 0,
+            route: None,
             by: None,
             cause: None,
             words: None,
         }
     }
 
-    fn answer(sampler: &mut Sampler, rcode: u16, now: Millis) -> bool {
+    fn answer(sampler: &mut Sampler, rcode: Rcode, now: Millis) -> bool {
         let drawn = sampler.draws(rcode);
         if drawn {
             sampler.take(now, || record(rcode));

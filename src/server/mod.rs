@@ -16,11 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
-use crate::answer::{Resolved, Resolver, Wanted};
+use crate::answer::{Resolved, Resolver, Tally, Wanted};
 use crate::fetch;
+use crate::horizon::HorizonId;
 use crate::jobs::Ledger;
-use crate::jobs::ledger::NO_ROUTE;
-use crate::metrics::Tally;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
@@ -126,31 +125,32 @@ impl<U: Ask + 'static> Worker<U> {
     /// Renders the response to a query that was deferred, and accounts for it. Returns its length.
     fn complete(&self, resolved: &Resolved, out: &mut [u8]) -> usize {
         let len = resolved.render(&self.resolver, out);
-        let (wanted, took) = (&resolved.wanted, resolved.took);
+        let took = resolved.took;
         let mut tally = self.tally.borrow_mut();
-        if let (Some(client), Ok(query)) = (wanted.client, Query::read(&resolved.query)) {
-            // Behind a static alias something else was wanted than was asked for. The question is only made anew where it
-            // was: that takes a third of what a hit takes.
-            let alias = wanted.alias.as_ref().map(|_| Key::new(&query, wanted.key.horizon()));
-            let question = alias.as_ref().map_or_else(
-                || Asked::of(&wanted.key, wanted.hash),
-                |key| Asked::of(key, self.resolver.cache.hash(key)),
-            );
+        if let (Some(client), Ok(query)) = (resolved.client(), Query::read(&resolved.query)) {
+            // Made anew only where it was another one: that takes a third of what a hit takes.
+            let made;
+            let question = match resolved.question() {
+                Some(question) => question,
+                None => {
+                    made = Key::new(&query, HorizonId::COMMON);
+                    Asked::of(&made, self.resolver.cache.hash(&made))
+                }
+            };
             let (rcode, over_tcp) = (resolved.rcode(), resolved.over_tcp);
             let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]);
             let outcome = Outcome {
                 client,
                 over_tcp,
                 question,
-                // Numbers of another configuration's routes mean nothing now.
-                route: if wanted.snapshot.generation == self.generation.get() { wanted.route } else { NO_ROUTE },
+                route: resolved.route_under(self.generation.get()),
                 rcode,
                 source: resolved.source,
                 cause: resolved.cause(),
                 words: Words::Options(resolved.extended_errors()),
                 truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
             };
-            let timing = Timing::Deferred(self.resolver.millis(wanted.asked), took, resolved.answered_by());
+            let timing = Timing::Deferred(self.resolver.millis(resolved.asked()), took, resolved.answered_by());
             outcome::enter(&self.resolver, &mut tally, &mut self.ledger.borrow_mut(), &outcome, timing);
         }
         tally.flush(&self.resolver.metrics, took.as_secs_f64());

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::local::LocalFault;
 use super::transport::Transport;
 use crate::cause::Cause;
-use crate::wire::rcode;
+use crate::wire::{Rcode, rcode};
 
 /// What went wrong with one attempt at one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +71,7 @@ impl TlsFault {
 
 impl FailureKind {
     /// What a reply with this response code is, if it is no answer.
-    pub fn of_rcode(code: u16) -> Option<Self> {
+    pub fn of_rcode(code: Rcode) -> Option<Self> {
         match code {
             rcode::NOERROR | rcode::NXDOMAIN => None,
             rcode::SERVFAIL => Some(Self::Servfail),

@@ -5,7 +5,7 @@ use super::transport::Transport;
 use crate::wire::make::{self, Writer};
 use crate::wire::name::MAX_NAME;
 use crate::wire::reply::Reply;
-use crate::wire::{HEADER, flag, option, u16_at};
+use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
 /// The most bytes of a query to an upstream: header, name, type, class, OPT with its options, padding.
 pub const LARGEST_QUERY: usize = (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
@@ -39,7 +39,7 @@ pub enum Judgement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The full response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Whether it is truncated.
     pub truncated: bool,
     /// Its first extended error: info-code and text.
@@ -64,13 +64,13 @@ impl Sent {
             writer.u16(count);
         }
         writer.bytes(name);
-        writer.u16(question.qtype);
+        writer.u16(question.qtype.into());
         writer.u16(question.qclass);
         if edns {
             let before = HEADER + name.len() + 4 + make::OPT_SIZE;
             let mut options = [0; LARGEST_OPTIONS + PADDED_TO];
             let len = write_options(transport, before, &mut options);
-            make::opt(&mut writer, 0, question.dnssec_ok, &options[..len]);
+            make::opt(&mut writer, rcode::NOERROR, question.dnssec_ok, &options[..len]);
         }
         let len = writer.finish().unwrap_or(0);
         if let Some(case) = case {
@@ -108,9 +108,9 @@ impl Sent {
         if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || message.get(..2) != self.bytes.get(..2) {
             return Judgement::NotOurs;
         }
-        let code = flags & flag::RCODE;
+        let code = Rcode::of_flags(flags);
         // Some servers send errors without a question; id, address and port have matched, and it ends nothing by itself.
-        if questions == 0 && message.len() == HEADER && code != 0 && code != crate::wire::rcode::NXDOMAIN {
+        if questions == 0 && message.len() == HEADER && !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
             return Judgement::Reply(Verdict { rcode: code, truncated: false, extended_error: None });
         }
         let (Some(asked), Some(echoed)) =
@@ -179,6 +179,7 @@ fn first_extended_error(options: &[u8]) -> Option<(u16, Vec<u8>)> {
 mod tests {
     use super::*;
     use crate::wire::name::Name;
+    use crate::wire::rtype;
 
     #[test]
     fn every_name_is_padded_to_a_multiple_inside_tls_and_nowhere_else() {
@@ -188,7 +189,7 @@ mod tests {
                 name.push(0);
                 let name = Name::from_wire(&name).expect("a name");
                 let length = name.as_wire().len();
-                let (qtype, qclass) = (1, 1);
+                let (qtype, qclass) = (rtype::A, 1);
                 let question = Question { name, qtype, qclass, rd: true, cd: false, dnssec_ok: false, z: false };
                 let size = |edns, transport| Sent::new(&question, 7, None, edns, transport).bytes().len();
                 assert_eq!(size(true, Transport::Udp), HEADER + length + 4 + 11);
@@ -204,7 +205,7 @@ mod tests {
         let mut name = [&[63][..], &[b'a'; 63]].concat().repeat(3);
         name.extend([&[61][..], &[b'a'; 61], &[0]].concat());
         let name = Name::from_wire(&name).expect("a name of 255 bytes");
-        let question = Question { name, qtype: 1, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
+        let question = Question { name, qtype: rtype::A, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
         let sent = Sent::new(&question, 7, None, true, Transport::Tls);
         assert_eq!(sent.bytes().len(), LARGEST_QUERY);
     }

@@ -14,7 +14,7 @@ use super::race::Attempt;
 use super::send_context::SendContext;
 use super::server::Server;
 use crate::wire::name::Name;
-use crate::wire::{class, rtype};
+use crate::wire::{RrType, class, rtype};
 
 /// How often the servers are looked through for one whose probe is due.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -34,7 +34,7 @@ pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
     }
 }
 
-fn question(qtype: u16) -> Question {
+fn question(qtype: RrType) -> Question {
     Question { name: Name::root(), qtype, qclass: class::IN, rd: true, cd: false, dnssec_ok: false, z: false }
 }
 

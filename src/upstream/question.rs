@@ -1,5 +1,6 @@
 //! What is asked of an upstream.
 
+use crate::wire::RrType;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
@@ -9,7 +10,7 @@ pub struct Question {
     /// The name, lower-case.
     pub name: Name,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The class.
     pub qclass: u16,
     /// Recursion desired.

@@ -153,6 +153,7 @@ mod tests {
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
     use crate::snapshot::Snapshot;
+    use crate::wire::rtype;
 
     fn job(uid: &str) -> Client {
         let mut job = Job::default();
@@ -183,7 +184,7 @@ mod tests {
             resolver.snapshot.store(Arc::new(snapshot));
             resolver.jobs.habits(|habits| habits.learn(on));
         };
-        let note = |uid: &str| resolver.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", 1));
+        let note = |uid: &str| resolver.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", rtype::A));
         let mut keeper = Keeper::open(&resolver).expect("a file is named");
         for (uid, written) in [(None, false), (Some("1"), true), (None, false), (Some("2"), true)] {
             uid.into_iter().for_each(note);
@@ -200,7 +201,7 @@ mod tests {
         switch(true);
         let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
         let known = resolver.jobs.habits(|habits| habits.of(&job("4")));
-        assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), 1)], "what was kept before comes back");
+        assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), rtype::A)], "what was kept before comes back");
         fs::remove_dir_all(&dir).expect("removes");
     }
 }

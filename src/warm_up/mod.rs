@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
-        let home = Home { generation: 0, route: 0, realm: 0 };
+        let home = Home::unconfirmed(0);
         let entry = |born, hits| {
             let mut entry = Entry::failure(
                 &[0, 0, 1, 0, 1],
@@ -234,11 +234,12 @@ mod tests {
     fn pods_take_turns() {
         let queue = queue::Queue::default();
         for (name, count) in [("a", 3), ("b", 1), ("c", 2)] {
-            let questions = (0..count).map(|qtype| (Box::from(&b"\0"[..]), qtype)).collect();
+            let questions = (0..count).map(|qtype: u16| (Box::from(&b"\0"[..]), qtype.into())).collect();
             queue.pods().push_back(Expected { client: client(name), questions });
         }
-        let order: Vec<_> =
-            std::iter::from_fn(|| queue.next()).map(|(client, (_, qtype))| format!("{}{qtype}", client.name)).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.next())
+            .map(|(client, (_, qtype))| format!("{}{}", client.name, u16::from(qtype)))
+            .collect();
         assert_eq!(order, ["a0", "b0", "c0", "a1", "c1", "a2"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::make::{self, OPT_SIZE, Writer};
 use super::query::Query;
-use super::{HEADER, flag, name, rcode, rtype, u16_at};
+use super::{HEADER, Rcode, RrType, flag, name, rcode, rtype, u16_at};
 
 /// A reply as the cache keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub struct Kept<'a> {
     /// Extended errors that came with it, as whole options.
     pub extended_errors: &'a [u8],
     /// The full response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Whether a trusted upstream vouched for it.
     pub authentic: bool,
 }
@@ -51,7 +51,7 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     out[..cut.len].copy_from_slice(&kept.wire[..cut.len]);
 
     // Without OPT there is no room for the upper bits of a code, and its lower ones alone mean something else.
-    let rcode = if kept.rcode > flag::RCODE && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
+    let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
     let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & (flag::Z | flag::TC));
     if kept.authentic && query.wants_ad() {
@@ -130,10 +130,10 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
 }
 
 /// The type and the end of the record at `at`.
-fn record_at(wire: &[u8], at: usize) -> Option<(u16, usize)> {
+fn record_at(wire: &[u8], at: usize) -> Option<(RrType, usize)> {
     let fixed = name::skip(wire, at)?;
     let end = fixed + 10 + usize::from(u16_at(wire, fixed + 8)?);
-    Some((u16_at(wire, fixed)?, end)).filter(|_| end <= wire.len())
+    Some((u16_at(wire, fixed)?.into(), end)).filter(|_| end <= wire.len())
 }
 
 #[cfg(test)]
@@ -155,14 +155,14 @@ mod tests {
     }
 
     /// A record of the question's name with 100 bytes of RDATA.
-    fn big(rtype: u16) -> Vec<u8> {
+    fn big(rtype: RrType) -> Vec<u8> {
         let mut bytes = [&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1, 0, 0, 0, 100, 0, 100]].concat();
         bytes.extend([0; 100]);
         bytes
     }
 
     /// A reply whose sections hold such records of these types.
-    fn message(sections: [&[u16]; 3]) -> Vec<u8> {
+    fn message(sections: [&[RrType]; 3]) -> Vec<u8> {
         let words = [0, 0x8180, 1].into_iter().chain(sections.map(|section| section.len() as u16));
         let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
         bytes.extend(b"\x01a\x00\0\x01\0\x01");
@@ -174,7 +174,8 @@ mod tests {
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&Reply::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
-        let kept = Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: 0, authentic: false };
+        let kept =
+            Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: rcode::NOERROR, authentic: false };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_goes_by_worth() {
         const ERROR: &[u8] = b"\0\x0f\0\x04\0\x16no";
-        let [a, ns, soa, nsec] = [rtype::A, rtype::NS, rtype::SOA, rtype::NSEC];
+        let [a, ns, soa] = [rtype::A, rtype::NS, rtype::SOA];
         for (sections, edns, room, expected) in [
             ([&[a][..], &[ns], &[a]], true, 3 * 112 + 11 + 8, ([1, 1, 1], false, 8)),
             ([&[a], &[ns], &[a]], true, 3 * 112 + 11, ([1, 1, 1], false, 0)),
@@ -199,8 +200,8 @@ mod tests {
             ([&[a, a], &[ns], &[a]], false, 2 * 112 - 1, ([1, 0, 0], true, 0)),
             ([&[a], &[ns], &[a]], true, 11, ([0, 0, 0], true, 0)),
             ([&[], &[soa], &[]], true, 112, ([0, 0, 0], true, 0)),
-            ([&[5], &[soa], &[]], false, 112, ([1, 0, 0], true, 0)),
-            ([&[a], &[46, nsec], &[]], false, 3 * 112 - 1, ([1, 0, 0], true, 0)),
+            ([&[rtype::CNAME], &[soa], &[]], false, 112, ([1, 0, 0], true, 0)),
+            ([&[a], &[rtype::RRSIG, rtype::NSEC], &[]], false, 3 * 112 - 1, ([1, 0, 0], true, 0)),
         ] {
             let message = message(sections);
             assert_eq!(fitted(&message, edns, ERROR, 19 + room), Some(expected), "{sections:?} in {room}");
@@ -235,8 +236,13 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept =
-                Kept { wire: &[0xff; 40][..len], ttls: &[0xff; 4], extended_errors: &[], rcode: 0, authentic: false };
+            let kept = Kept {
+                wire: &[0xff; 40][..len],
+                ttls: &[0xff; 4],
+                extended_errors: &[],
+                rcode: rcode::NOERROR,
+                authentic: false,
+            };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

@@ -1,7 +1,7 @@
 //! Messages that nodens writes itself.
 
 use super::query::{Edns, Query};
-use super::{ADVERTISED_SIZE, HEADER, class, flag, option, rcode, rtype};
+use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
 /// Writes messages into a fixed buffer; what does not fit is left out and remembered.
 pub struct Writer<'a> {
@@ -44,12 +44,12 @@ impl<'a> Writer<'a> {
 
 /// The flags of a reply to a query with `flags`: the opcode, RD and CD as asked, RA always.
 #[inline]
-pub fn reply_flags(flags: u16, rcode: u16) -> u16 {
-    flag::QR | flag::RA | (flags & (flag::OPCODE | flag::RD | flag::CD)) | (rcode & flag::RCODE)
+pub fn reply_flags(flags: u16, rcode: Rcode) -> u16 {
+    flag::QR | flag::RA | (flags & (flag::OPCODE | flag::RD | flag::CD)) | rcode.header_bits()
 }
 
 /// A reply without records to a packet that [`Query::read`] rejected; zero if it does not fit, which is silence.
-pub fn rejection(packet: &[u8], rcode: u16, question_end: usize, edns: bool, out: &mut [u8]) -> usize {
+pub fn rejection(packet: &[u8], rcode: Rcode, question_end: usize, edns: bool, out: &mut [u8]) -> usize {
     let (Some(id), Some(flags)) = (packet.get(..2), super::u16_at(packet, 2)) else { return 0 };
     let question = packet.get(HEADER..question_end).unwrap_or_default();
     let mut writer = Writer::new(out);
@@ -68,7 +68,14 @@ pub fn rejection(packet: &[u8], rcode: u16, question_end: usize, edns: bool, out
 /// A reply with ready-made records (`answers`, `authorities` and their counts) and, to a client with EDNS, `options`.
 ///
 /// Zero if even the bare question does not fit. Records that do not fit are left out whole, with TC set.
-pub fn local(query: &Query<'_>, rcode: u16, aa: bool, records: &LocalRecords, options: &[u8], out: &mut [u8]) -> usize {
+pub fn local(
+    query: &Query<'_>,
+    rcode: Rcode,
+    aa: bool,
+    records: &LocalRecords,
+    options: &[u8],
+    out: &mut [u8],
+) -> usize {
     let room = out.len();
     let opt_size = query.edns.map_or(0, |_| OPT_SIZE + options.len());
     let fits = HEADER + query.question().len() + records.wire.len() + opt_size <= room;
@@ -106,7 +113,7 @@ pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &
     writer.bytes(query.question());
     // A name is no longer than 255 bytes, so every place in it can be pointed at.
     writer.u16(0xc000 | (HEADER + query.name().len().saturating_sub(zone)) as u16);
-    writer.u16(rtype::SOA);
+    writer.u16(rtype::SOA.into());
     writer.u16(class::IN);
     writer.bytes(&ttl.to_be_bytes());
     writer.u16(SOA_SIZE);
@@ -136,13 +143,13 @@ pub struct LocalRecords {
 
 impl LocalRecords {
     /// Adds an answer owned by the question's name.
-    pub fn answer(&mut self, rtype: u16, ttl: u32, rdata: &[u8]) {
+    pub fn answer(&mut self, rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.answers += 1;
         self.record(&[0xc0, HEADER as u8], rtype, ttl, rdata);
     }
 
     /// Adds an answer with its own owner in wire form.
-    pub fn answer_of(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+    pub fn answer_of(&mut self, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.answers += 1;
         self.record(owner, rtype, ttl, rdata);
     }
@@ -177,7 +184,7 @@ impl LocalRecords {
         }
     }
 
-    fn record(&mut self, owner: &[u8], rtype: u16, ttl: u32, rdata: &[u8]) {
+    fn record(&mut self, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.wire.extend_from_slice(owner);
         self.wire.extend_from_slice(&rtype.to_be_bytes());
         self.wire.extend_from_slice(&class::IN.to_be_bytes());
@@ -214,13 +221,13 @@ pub const OPT_SIZE: usize = 11;
 
 /// Appends nodens's own OPT record: its size, the upper bits of `rcode`, DO as asked, `options`.
 #[inline]
-pub fn opt(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, options: &[u8]) {
+pub fn opt(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, options: &[u8]) {
     opt_of_two(writer, rcode, dnssec_ok, options, &[]);
 }
 
 /// The same with options from two places, so that nothing need be allocated to join them.
 #[inline]
-pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, first: &[u8], second: &[u8]) {
+pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, first: &[u8], second: &[u8]) {
     let [size_high, size_low] = ADVERTISED_SIZE.to_be_bytes();
     let [length_high, length_low] = ((first.len() + second.len()) as u16).to_be_bytes();
     let [_, kind] = rtype::OPT.to_be_bytes();
@@ -230,7 +237,7 @@ pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: u16, dnssec_ok: bool, f
         kind,
         size_high,
         size_low,
-        (rcode >> 4) as u8,
+        rcode.opt_bits(),
         0,
         if dnssec_ok { 0x80 } else { 0 },
         0,

@@ -4,6 +4,7 @@
 //! RFC 5625). The modules read a message where it lies and note offsets:
 //!
 //! - [`name`] one domain name;
+//! - [`rcode`] response codes, [`rtype`] types;
 //! - [`query`] what a client asked, or why it gets no real answer;
 //! - [`record`] where one record lies;
 //! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
@@ -17,9 +18,14 @@ pub mod fit;
 pub mod make;
 pub mod name;
 pub mod query;
+pub mod rcode;
 pub mod record;
 pub mod reply;
+pub mod rtype;
 pub mod store;
+
+pub use rcode::Rcode;
+pub use rtype::RrType;
 
 /// Bytes of the fixed header (RFC 1035 section 4.1.1).
 pub const HEADER: usize = 12;
@@ -58,54 +64,6 @@ pub mod flag {
     pub const CD: u16 = 0x0010;
     /// The response code's four low bits.
     pub const RCODE: u16 = 0x000f;
-}
-
-/// Response codes (RFC 1035, RFC 2136, RFC 6891).
-pub mod rcode {
-    /// No error; with no matching record it means "no data of this type".
-    pub const NOERROR: u16 = 0;
-    /// The server could not read the query.
-    pub const FORMERR: u16 = 1;
-    /// The server could not get an answer.
-    pub const SERVFAIL: u16 = 2;
-    /// The name does not exist.
-    pub const NXDOMAIN: u16 = 3;
-    /// The server does not do this.
-    pub const NOTIMP: u16 = 4;
-    /// The server does not want to.
-    pub const REFUSED: u16 = 5;
-    /// EDNS version not supported; needs an OPT record, being larger than four bits.
-    pub const BADVERS: u16 = 16;
-}
-
-/// Record and query types that some rule is about; all others are numbers that pass through (RFC 3597).
-pub mod rtype {
-    #![allow(missing_docs)]
-    pub const A: u16 = 1;
-    pub const NS: u16 = 2;
-    pub const CNAME: u16 = 5;
-    pub const SOA: u16 = 6;
-    pub const PTR: u16 = 12;
-    pub const HINFO: u16 = 13;
-    pub const MX: u16 = 15;
-    pub const TXT: u16 = 16;
-    pub const AAAA: u16 = 28;
-    pub const SRV: u16 = 33;
-    pub const DNAME: u16 = 39;
-    pub const OPT: u16 = 41;
-    pub const DS: u16 = 43;
-    pub const RRSIG: u16 = 46;
-    pub const NSEC: u16 = 47;
-    pub const NSEC3: u16 = 50;
-    pub const SVCB: u16 = 64;
-    pub const HTTPS: u16 = 65;
-    pub const TKEY: u16 = 249;
-    pub const TSIG: u16 = 250;
-    pub const IXFR: u16 = 251;
-    pub const AXFR: u16 = 252;
-    pub const MAILB: u16 = 253;
-    pub const MAILA: u16 = 254;
-    pub const ANY: u16 = 255;
 }
 
 /// Classes (RFC 1035, RFC 2136).

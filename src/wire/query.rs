@@ -1,7 +1,7 @@
 //! What a client asked, read where it lies, or why it gets no real answer.
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, PLAIN_SIZE, class, flag, option, rcode, rtype, u16_at};
+use super::{HEADER, PLAIN_SIZE, Rcode, RrType, class, flag, option, rcode, rtype, u16_at};
 
 /// Bytes of an OPT record without options.
 const OPT_SIZE: usize = 11;
@@ -20,7 +20,7 @@ pub struct Query<'a> {
     /// Where the question ends: it lies from byte 12 to here, its name in the client's letter case.
     pub question_end: usize,
     /// The type asked for.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The class asked for.
     pub qclass: u16,
     /// What the client's OPT record said, if it sent one.
@@ -46,7 +46,7 @@ pub enum Reject {
     /// A reply with this code; `question_end` as in [`Query`] or 12 where the question is not echoed.
     Code {
         /// The response code.
-        rcode: u16,
+        rcode: Rcode,
         /// The end of the part to echo.
         question_end: usize,
         /// Whether the reply carries an OPT record.
@@ -98,7 +98,7 @@ impl<'a> Query<'a> {
         }
         let rest = message.get(HEADER..).unwrap_or_default();
         let name_end = HEADER + name::plain_len(rest).ok_or(bare(rcode::FORMERR))?;
-        let qtype = u16_at(message, name_end).ok_or(bare(rcode::FORMERR))?;
+        let qtype = RrType::from(u16_at(message, name_end).ok_or(bare(rcode::FORMERR))?);
         let qclass = u16_at(message, name_end + 2).ok_or(bare(rcode::FORMERR))?;
         let question_end = name_end + 4;
 
@@ -176,7 +176,7 @@ impl<'a> Query<'a> {
 
 /// Walks the records after the question, of which `additional` follow `before` others, to the OPT record. The error is a
 /// response code.
-fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, u16> {
+fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, Rcode> {
     let mut found = None;
     // Each record takes at least 11 bytes, so the message's length bounds the walk whatever the header claims.
     for index in 0..before + additional {
@@ -187,7 +187,7 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
         if end > message.len() {
             return Err(rcode::FORMERR);
         }
-        if kind == rtype::OPT {
+        if rtype::OPT == kind.into() {
             // RFC 6891 section 6.1.1: one OPT at most, owned by the root, in the additional section.
             if found.is_some() || fixed != at + 1 || index < before {
                 return Err(rcode::FORMERR);
@@ -222,6 +222,27 @@ pub struct Key {
     len: usize,
 }
 
+/// What the clients of a view see, as a number: which names take which routes, static records, denials. See
+/// [`crate::horizon`]; here it is a part of the key alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HorizonId(u16);
+
+impl HorizonId {
+    /// That of clients of no view, and of all who see the same.
+    pub const COMMON: Self = Self(0);
+
+    /// The one with this index among those of a configuration.
+    pub const fn of_index(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Bits of a key's flag byte.
 mod bit {
     pub(super) const RD: u8 = 1;
@@ -236,7 +257,7 @@ impl Key {
 
     /// The key of a query of a client that sees this horizon.
     #[inline]
-    pub fn new(query: &Query<'_>, horizon: u16) -> Self {
+    pub fn new(query: &Query<'_>, horizon: HorizonId) -> Self {
         let mut flags = 0;
         for (set, bit) in [
             (query.flags & flag::RD != 0, bit::RD),
@@ -250,7 +271,7 @@ impl Key {
     }
 
     /// The key of a plain query, as stub resolvers send it: recursion desired, class IN, nothing else.
-    pub fn of_stub(name: &[u8], qtype: u16, horizon: u16) -> Self {
+    pub fn of_stub(name: &[u8], qtype: RrType, horizon: HorizonId) -> Self {
         Self::of(name, qtype, class::IN, bit::RD, horizon)
     }
 
@@ -260,7 +281,7 @@ impl Key {
     }
 
     /// The same key for another name and type.
-    pub fn for_question(&self, wire: &[u8], qtype: u16) -> Self {
+    pub fn for_question(&self, wire: &[u8], qtype: RrType) -> Self {
         Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
@@ -270,12 +291,13 @@ impl Key {
         if name.len() > MAX_NAME || name::skip(name, 0) != Some(name.len()) {
             return None;
         }
-        let (qtype, qclass) = (u16_at(fixed, 0)?, u16_at(fixed, 2)?);
-        Some(Self::of(name, qtype, qclass, rest[0], u16::from_be_bytes([rest[1], rest[2]])))
+        let (qtype, qclass) = (RrType::from(u16_at(fixed, 0)?), u16_at(fixed, 2)?);
+        let horizon = HorizonId(u16::from_be_bytes([rest[1], rest[2]]));
+        Some(Self::of(name, qtype, qclass, rest[0], horizon))
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: u16, qclass: u16, flags: u8, horizon: u16) -> Self {
+    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: HorizonId) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -284,7 +306,7 @@ impl Key {
         tail[..2].copy_from_slice(&qtype.to_be_bytes());
         tail[2..4].copy_from_slice(&qclass.to_be_bytes());
         tail[4] = flags;
-        tail[5..].copy_from_slice(&horizon.to_be_bytes());
+        tail[5..].copy_from_slice(&horizon.0.to_be_bytes());
         key.len = name.len() + Self::TAIL;
         key
     }
@@ -318,8 +340,8 @@ impl Key {
     }
 
     /// The type asked for.
-    pub fn qtype(&self) -> u16 {
-        u16::from_be_bytes([self.tail()[0], self.tail()[1]])
+    pub fn qtype(&self) -> RrType {
+        u16::from_be_bytes([self.tail()[0], self.tail()[1]]).into()
     }
 
     /// The class asked for.
@@ -327,9 +349,9 @@ impl Key {
         u16::from_be_bytes([self.tail()[2], self.tail()[3]])
     }
 
-    /// The number of what the client sees: see [`crate::horizon`].
-    pub fn horizon(&self) -> u16 {
-        u16::from_be_bytes([self.tail()[5], self.tail()[6]])
+    /// What the client sees.
+    pub fn horizon(&self) -> HorizonId {
+        HorizonId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
     }
 
     /// Recursion desired.
@@ -364,11 +386,11 @@ mod tests {
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
 
     /// A query for `a.` with these flags, counts, type and class, and what follows the question.
-    fn packet(flags: u16, counts: [u16; 4], qtype: u16, qclass: u16, tail: &[u8]) -> Vec<u8> {
+    fn packet(flags: u16, counts: [u16; 4], qtype: RrType, qclass: u16, tail: &[u8]) -> Vec<u8> {
         let words = [0x1234, flags].into_iter().chain(counts);
         let mut packet: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
         packet.extend(b"\x01A\x00");
-        packet.extend([qtype, qclass].into_iter().flat_map(u16::to_be_bytes));
+        packet.extend([qtype.into(), qclass].into_iter().flat_map(u16::to_be_bytes));
         packet.extend(tail);
         packet
     }
@@ -453,7 +475,8 @@ mod tests {
 
     #[test]
     fn keys_ignore_letter_case_alone() {
-        let key = |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), view).as_bytes().to_vec();
+        let key =
+            |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), HorizonId(view)).as_bytes().to_vec();
         let base = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
         let mut lower = base.clone();
         lower[13] = b'a';
@@ -470,10 +493,13 @@ mod tests {
         ] {
             assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
         }
-        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, 7).as_bytes());
+        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, HorizonId(7)).as_bytes());
         let query = Query::read(&base).expect("a query");
-        let key = Key::new(&query, 7).for_name(b"\x01B\x00");
-        assert_eq!((key.name(), key.qtype(), key.qclass(), key.horizon()), (&b"\x01b\x00"[..], rtype::A, class::IN, 7));
+        let key = Key::new(&query, HorizonId(7)).for_name(b"\x01B\x00");
+        assert_eq!(
+            (key.name(), key.qtype(), key.qclass(), key.horizon()),
+            (&b"\x01b\x00"[..], rtype::A, class::IN, HorizonId(7))
+        );
         assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());
     }
 }

@@ -1,6 +1,6 @@
 //! Where one record of a message lies, and what can be said of it without knowing its type.
 
-use super::{u16_at, u32_at};
+use super::{RrType, u16_at, u32_at};
 
 /// Where one record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Record {
     /// Its end.
     pub end: usize,
     /// Its type.
-    pub rtype: u16,
+    pub rtype: RrType,
 }
 
 /// A section of a message.
@@ -56,7 +56,7 @@ impl Record {
     /// Where in `message` the names begin that RDATA may hold in compressed form, and how many follow one another there
     /// (RFC 3597 section 4); none for types without such names, or if the RDATA is too short for its type.
     pub fn rdata_names(&self, message: &[u8]) -> Option<(usize, usize)> {
-        let (before, names) = match self.rtype {
+        let (before, names) = match u16::from(self.rtype) {
             // NS MD MF CNAME MB MG MR PTR, and NXT and DNAME (not to be compressed, but seen so)
             2 | 3 | 4 | 5 | 7 | 8 | 9 | 12 | 30 | 39 => (0, 1),
             // SOA MINFO RP
@@ -94,8 +94,8 @@ mod tests {
         for (rtype, rdata, expected) in [
             (rtype::MX, &b"\x00\x0a\x01m\x00"[..], Some((2, 1))),
             (rtype::SOA, &soa, Some((0, 2))),
-            (35, b"\x00\x01\x00\x02\x01u\x00\x02xy\x01r\x00", Some((10, 1))),
-            (35, b"\x00\x01\x00\x02\x09u", None),
+            (RrType::from(35), b"\x00\x01\x00\x02\x01u\x00\x02xy\x01r\x00", Some((10, 1))),
+            (RrType::from(35), b"\x00\x01\x00\x02\x09u", None),
             (rtype::SRV, b"\x00\x01", None),
             (rtype::TXT, b"\x01x", None),
         ] {

@@ -3,7 +3,7 @@
 pub use super::record::{Record, Section};
 
 use super::name::{self, MAX_NAME};
-use super::{HEADER, LONGEST_MESSAGE, flag, option, rtype, u16_at, u32_at};
+use super::{HEADER, LONGEST_MESSAGE, Rcode, RrType, option, rtype, u16_at, u32_at};
 
 /// Bytes of extended errors that are kept of a reply: a few codes with a sentence each, so that what one upstream has to
 /// say never crowds out an answer.
@@ -23,7 +23,7 @@ pub struct Reply<'a> {
     /// Bytes 2 and 3 of the header.
     pub flags: u16,
     /// The response code, with the OPT record's upper bits.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Where the question ends.
     pub question_end: usize,
     /// Every record but OPT, in order.
@@ -71,7 +71,7 @@ impl<'a> Reply<'a> {
         let mut reply = Self {
             message,
             flags,
-            rcode: flags & flag::RCODE,
+            rcode: Rcode::of_flags(flags),
             question_end,
             records: Vec::with_capacity(counts.iter().map(|c| usize::from(*c)).sum::<usize>().min(message.len() / 11)),
             opt: None,
@@ -81,7 +81,7 @@ impl<'a> Reply<'a> {
         for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
             for _ in 0..count {
                 let fixed = name::skip(message, at).ok_or(Mangled)?;
-                let rtype = word(fixed)?;
+                let rtype = RrType::from(word(fixed)?);
                 let end = fixed + 10 + usize::from(word(fixed + 8)?);
                 if end > message.len() {
                     return Err(Mangled);
@@ -102,7 +102,7 @@ impl<'a> Reply<'a> {
             return Err(Mangled);
         }
         self.opt = Some((record.start, record.end));
-        self.rcode |= u16::from(self.message.get(record.ttl_at()).copied().unwrap_or(0)) << 4;
+        self.rcode = self.rcode.with_opt_bits(self.message.get(record.ttl_at()).copied().unwrap_or(0));
         let mut options = record.rdata(self.message);
         while let (Some(code), Some(length)) = (u16_at(options, 0), u16_at(options, 2)) {
             let end = 4 + usize::from(length);
@@ -116,8 +116,8 @@ impl<'a> Reply<'a> {
     }
 
     /// The type asked for.
-    pub fn qtype(&self) -> u16 {
-        u16_at(self.message, self.question_end - 4).unwrap_or_default()
+    pub fn qtype(&self) -> RrType {
+        u16_at(self.message, self.question_end - 4).map_or(rtype::RESERVED, RrType::from)
     }
 
     /// The class asked for.
@@ -222,15 +222,15 @@ impl<'a> Reply<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{class, rcode};
+    use crate::wire::{class, flag, rcode};
 
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x01\x00\x00\x00\x00\x00";
     const SOA_RDATA: &[u8] = b"\x00\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x3c";
 
     /// A record with an owner in wire form.
-    fn record(owner: &[u8], rtype: u16, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
+    fn record(owner: &[u8], rtype: RrType, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
         let mut bytes = owner.to_vec();
-        bytes.extend([rtype, class].into_iter().flat_map(u16::to_be_bytes));
+        bytes.extend([rtype.into(), class].into_iter().flat_map(u16::to_be_bytes));
         bytes.extend(ttl.to_be_bytes());
         bytes.extend((rdata.len() as u16).to_be_bytes());
         bytes.extend(rdata);
@@ -238,9 +238,9 @@ mod tests {
     }
 
     /// A reply to `a. A` with the records of its sections.
-    fn reply(rcode: u16, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
+    fn reply(rcode: Rcode, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
         let counts = sections.map(|section| section.len() as u16);
-        let words = [0, flag::QR | rcode, 1].into_iter().chain(counts);
+        let words = [0, flag::QR | rcode.header_bits(), 1].into_iter().chain(counts);
         let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
         bytes.extend(b"\x01a\x00\x00\x01\x00\x01");
         bytes.extend(sections.concat().concat());
@@ -284,7 +284,7 @@ mod tests {
             ("a SOA that is too short", 3, vec![], vec![&stub_soa], Kind::NxDomain, None),
         ] {
             let [answers, authorities] = [answers, authorities].map(|r| r.into_iter().cloned().collect::<Vec<_>>());
-            let bytes = reply(rcode, [&answers, &authorities, &[]]);
+            let bytes = reply(Rcode::from(rcode), [&answers, &authorities, &[]]);
             let reply = Reply::read(&bytes).expect(what);
             assert_eq!((reply.kind(), reply.negative_ttl()), (kind, negative_ttl), "{what}");
         }
@@ -293,14 +293,14 @@ mod tests {
     #[test]
     fn chains_are_bounded() {
         let to_itself = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\xc0\x0c");
-        let bytes = reply(0, [&vec![to_itself; 4000], &[], &[]]);
+        let bytes = reply(rcode::NOERROR, [&vec![to_itself; 4000], &[], &[]]);
         assert_eq!(Reply::read(&bytes).expect("a loop").chain().0.len(), LONGEST_CHAIN);
 
         let names: Vec<[u8; 3]> = (b'a'..=b'z').map(|letter| [1, letter, 0]).collect();
         let links: Vec<Vec<u8>> =
             names.windows(2).map(|pair| record(&pair[0], rtype::CNAME, class::IN, 9, &pair[1])).collect();
         for (links, followed) in [(&links[..3], 3), (&links, LONGEST_CHAIN)] {
-            let bytes = reply(0, [links, &[], &[]]);
+            let bytes = reply(rcode::NOERROR, [links, &[], &[]]);
             let (found, end) = Reply::read(&bytes).expect("a chain").chain();
             assert_eq!((found.len(), &end[..]), (followed, &names[followed][..]));
         }
@@ -327,7 +327,7 @@ mod tests {
             (b"\x00\x0f\x00\x01\x00\x00\x0a\x00\x02\x00\x00".to_vec(), 0), // without a code; a cookie
             (b"\x00\x0f\x00\x09\x00".to_vec(), 0),
         ] {
-            let bytes = reply(0, [&[], &[], &[opt(&options)]]);
+            let bytes = reply(rcode::NOERROR, [&[], &[], &[opt(&options)]]);
             assert_eq!(Reply::read(&bytes).map(|reply| reply.extended_errors.len()), Ok(kept), "{options:02x?}");
         }
     }

@@ -2,7 +2,7 @@
 
 use super::name::{self, MAX_NAME};
 use super::reply::{Record, Reply, Section};
-use super::{HEADER, rtype, u16_at};
+use super::{HEADER, RrType, rtype, u16_at};
 
 /// Above this many records the TTLs are not told apart by RRset: all get the least, so that the work stays bounded.
 const MANY_RECORDS: usize = 128;
@@ -174,9 +174,9 @@ fn rrset_ttls(message: &[u8], records: &[Record]) -> Vec<(usize, u32)> {
 
 /// The type that a record's time to live goes with: a signature lives as long as what it covers, and signatures of one
 /// name are no RRset among themselves (RFC 4034 section 3).
-fn covered_type(message: &[u8], record: &Record) -> u16 {
+fn covered_type(message: &[u8], record: &Record) -> RrType {
     match record.rtype {
-        rtype::RRSIG => u16_at(record.rdata(message), 0).unwrap_or(rtype::RRSIG),
+        rtype::RRSIG => u16_at(record.rdata(message), 0).map_or(rtype::RRSIG, RrType::from),
         other => other,
     }
 }

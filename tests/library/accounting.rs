@@ -7,21 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nodens::answer::{Resolved, Resolver, Response, resolve};
+use nodens::answer::{Resolved, Resolver, Response, Tally, resolve};
 use nodens::cause::Cause;
 use nodens::clients::{Clients, Fixed};
+use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::jobs::ledger::{Failed, NO_ROUTE, Wait};
+use nodens::jobs::ledger::{Failed, Wait};
 use nodens::jobs::projects::Projects;
 use nodens::jobs::{Jobs, Ledger, Pick};
-use nodens::metrics::{Metrics, Source, Tally};
+use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question};
 use nodens::wire::name::Name;
-use nodens::wire::rcode;
+use nodens::wire::{Rcode, rcode, rtype};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
+/// The only route.
+const ROUTE: Option<RouteId> = RouteId::of_index(0);
 /// In 10.0.0.0/8, with a namespace.
 const KNOWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -84,7 +87,7 @@ impl Accounts {
     }
 
     /// Notes answers for these names and settles them; returns what one of them has cost.
-    fn steps(&self, client: IpAddr, rcode: u16, name: impl Fn(u64) -> String) -> f64 {
+    fn steps(&self, client: IpAddr, rcode: Rcode, name: impl Fn(u64) -> String) -> f64 {
         let before = self.jobs.steps();
         let mut noted = 0;
         for round in 0..ROUNDS {
@@ -92,10 +95,18 @@ impl Accounts {
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
                 let (name, source, cause) = (name.as_wire(), Source::Local, Cause::of_rcode(rcode).unwrap());
-                let failed = Failed { name, hash: number, qtype: 1, route: NO_ROUTE, rcode, source, cause };
+                let failed = Failed { name, hash: number, qtype: rtype::A, route: None, rcode, source, cause };
                 ledger.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
-                let wait = Wait { address: 0, asked: number, took, name: name.into(), qtype: 1, route: 0, rcode: 0 };
+                let wait = Wait {
+                    address: 0,
+                    asked: number,
+                    took,
+                    name: name.into(),
+                    qtype: rtype::A,
+                    route: ROUTE,
+                    rcode: rcode::NOERROR,
+                };
                 ledger.wait(client, wait);
                 noted += 1;
             }
@@ -147,7 +158,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let accounts = Accounts::new();
     let mut ledger = accounts.ledger();
     let jobs = &accounts.jobs;
-    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 1);
+    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
     assert!(jobs.flush(&mut ledger, 1));
     accounts.settle(1);
     let tables = accounts.clients.tables(&accounts.snapshot.clients);
@@ -155,9 +166,9 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
     let seen = jobs.each(|_| {
         // The accounts are in use here.
-        ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 2);
-        jobs.truncated.cut(KNOWN, b"\x03big\x00", 1, None, 512, 2);
-        jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", 1);
+        ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
+        jobs.truncated.cut(KNOWN, b"\x03big\x00", rtype::A, None, 512, 2);
+        jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", rtype::A);
         (jobs.flush(&mut ledger, 200), jobs.try_look(client, Pick::All).is_none())
     });
     assert_eq!(seen, [(true, true)]);
@@ -178,7 +189,7 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
                 scope.spawn(|| {
                     let mut ledger = accounts.ledger();
                     for batch in 1..=BATCHES {
-                        (0..QUERIES).for_each(|_| ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, batch));
+                        (0..QUERIES).for_each(|_| ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, batch));
                         if batch % 50 == 0 {
                             ledger.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
@@ -212,15 +223,15 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
     renamed.clients.iter_mut().for_each(|client| client.name = format!("{} again", client.name));
     let (renamed, labels) = (Arc::new(Fixed::new(&renamed.clients)), Arc::clone(&accounts.snapshot.labels));
     let mut ledger = accounts.ledger();
-    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 1);
+    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
     assert!(accounts.jobs.flush(&mut ledger, 1), "one buffer is on its way at the reload");
-    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 2);
+    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
     // This one is not yet.
     ledger.follow(&labels, &renamed);
-    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 3);
+    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 3);
     assert!(accounts.jobs.flush(&mut ledger, 3));
     // What a buffer was swapped for is of the same configuration.
-    ledger.count(KNOWN, 0, rcode::NOERROR, Source::Hit, 4);
+    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 4);
     assert!(accounts.jobs.flush(&mut ledger, 4));
     accounts.jobs.settle(&accounts.clients, &renamed, 5);
     assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);

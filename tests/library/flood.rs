@@ -9,15 +9,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodens::answer::{Resolver, Response, resolve};
+use nodens::answer::{Resolver, Response, Tally, resolve};
 use nodens::config::parse::parse;
 use nodens::fetch::refresh;
 use nodens::governor::MOST_PENDING;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
 use nodens::wire::name::Name;
+use nodens::wire::rcode;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -97,7 +98,7 @@ impl Scene {
             Response::Deferred(deferred) => {
                 let resolved = resolve(&self.resolver, &self.upstreams, deferred).await;
                 resolved.render(&self.resolver, &mut out);
-                assert_eq!((resolved.rcode(), out[7]), (0, 1), "{name}");
+                assert_eq!((resolved.rcode(), out[7]), (rcode::NOERROR, 1), "{name}");
                 false
             }
             Response::ReplyAndRefresh(_, wanted) => {

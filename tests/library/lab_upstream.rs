@@ -247,7 +247,7 @@ async fn it_writes_down_every_query() {
     assert_eq!((seen.len(), upstream.seen_count()), (2, 2));
     assert_eq!((seen[0].transport, seen[1].transport), (Transport::Udp, Transport::Tcp));
     assert_eq!((seen[0].client, seen[0].id, &seen[0].wire), (socket.local_addr().unwrap(), 7, &query));
-    assert_eq!((seen[0].name.as_str(), seen[0].qtype, seen[0].qclass), ("Www.example.", 28, 1));
+    assert_eq!((seen[0].name.as_str(), u16::from(seen[0].qtype), seen[0].qclass), ("Www.example.", 28, 1));
     assert!(seen[0].cd() && seen[0].rd() && seen[0].dnssec_ok() && seen[0].asks("www.EXAMPLE", 28));
     let edns = seen[0].edns.as_ref().unwrap();
     assert_eq!((edns.size, edns.version, edns.options.as_slice()), (1400, 0, &[(65_001, b"ab".to_vec())][..]));

@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::answer::Response;
+use nodens::answer::{Response, Tally};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
+use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
-use nodens::metrics::{Metrics, Tally};
+use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::name::Name;
-use nodens::wire::rcode;
+use nodens::wire::{Rcode, rcode};
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -41,7 +42,7 @@ fn denying(project: &str) -> Config {
 }
 
 /// The response code of an answer that is given at once.
-fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> u16 {
+fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
     let mut turn = resolver.turn(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
@@ -52,7 +53,7 @@ fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> u16 {
     let Response::Reply(_) = resolver.respond(&mut turn, &packet, IpAddr::from(DENIED), false, &mut out) else {
         panic!("no answer at once");
     };
-    u16::from(out[3] & 0x0f)
+    Rcode::of_flags(out[3].into())
 }
 
 #[test]
@@ -118,12 +119,12 @@ fn views_share_what_they_inherit() {
         .collect();
     let metrics = Metrics::new().unwrap();
     let snapshot = Snapshot::new(config(&format!("{records}{views}")), &metrics, None);
-    assert_eq!(snapshot.horizons(), 33);
+    assert_eq!(snapshot.horizons().len(), 33);
     let wire = |n: usize| format!("n{n}.example").parse::<Name>().unwrap();
-    for number in 1..33 {
-        let seen = snapshot.horizon(number);
-        assert!(seen.shares_with(snapshot.horizon(0)), "{number}");
-        let denied = usize::from(number) - 1;
+    for (number, id) in snapshot.horizons().enumerate().skip(1) {
+        let seen = snapshot.horizon(id);
+        assert!(seen.shares_with(snapshot.horizon(HorizonId::COMMON)), "{number}");
+        let denied = number - 1;
         assert!(!seen.has_records(wire(denied).as_wire()) && seen.has_records(wire(denied + 1).as_wire()));
     }
     let next = Snapshot::new(config(&format!("{records}{views}")), &metrics, Some(&snapshot));

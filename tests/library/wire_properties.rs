@@ -15,13 +15,14 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
 use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::horizon::HorizonId;
 use nodens::wire::compose::Composer;
 use nodens::wire::fit::{Age, Kept, fit};
 use nodens::wire::name::{self, MAX_NAME};
 use nodens::wire::query::{Key, Query, Reject};
 use nodens::wire::reply::{Reply, Section};
 use nodens::wire::store::{Stored, store};
-use nodens::wire::{flag, make};
+use nodens::wire::{flag, make, rcode};
 
 const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
 const EDE: u16 = 15;
@@ -181,9 +182,9 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     let mut out = vec![0; size];
     match Query::read(packet) {
         Ok(query) => {
-            let key = Key::new(&query, 1);
+            let key = Key::new(&query, HorizonId::of_index(1));
             assert_eq!(key.name(), query.name().to_ascii_lowercase());
-            make::local(&query, 0, true, &make::LocalRecords::default(), options, &mut out);
+            make::local(&query, rcode::NOERROR, true, &make::LocalRecords::default(), options, &mut out);
         }
         Err(Reject::Code { rcode, question_end, edns }) => {
             let len = make::rejection(packet, rcode, question_end, edns, &mut out);
@@ -192,7 +193,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Err(Reject::Silence(_)) => {}
     }
     let reply = Reply::read(packet).ok()?;
-    let home = Home { generation: 0, route: 0, realm: 0 };
+    let home = Home::unconfirmed(0);
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
     let entry = Entry::from_reply(&reply, limits, true, home, 0);
     let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
@@ -267,16 +268,16 @@ proptest! {
     fn a_reply_is_read_alike((_, packet) in reply()) {
         let message = Message::from_vec(&packet).unwrap();
         let reply = Reply::read(&packet).unwrap();
-        prop_assert_eq!(reply.rcode, u16::from(message.metadata.response_code));
+        prop_assert_eq!(u16::from(reply.rcode), u16::from(message.metadata.response_code));
         prop_assert_eq!(reply.opt.is_some(), message.edns.is_some());
         prop_assert_eq!(&reply.extended_errors, &extended_errors(&message.edns));
-        prop_assert_eq!(reply.qtype(), u16::from(message.queries[0].query_type()));
+        prop_assert_eq!(reply.qtype(), message.queries[0].query_type().into());
         prop_assert_eq!(reply.qclass(), u16::from(message.queries[0].query_class()));
         for (section, theirs) in SECTIONS.into_iter().zip(sections(&message)) {
             let ours: Vec<_> = reply.section(section).collect();
             prop_assert_eq!(ours.len(), theirs.len());
             for (ours, theirs) in ours.into_iter().zip(theirs) {
-                let theirs_are = (u16::from(theirs.record_type()), u16::from(theirs.dns_class), theirs.ttl);
+                let theirs_are = (theirs.record_type().into(), u16::from(theirs.dns_class), theirs.ttl);
                 prop_assert_eq!((ours.rtype, ours.class(&packet), ours.ttl(&packet)), theirs_are);
                 let mut owner = [0; MAX_NAME];
                 let len = name::expand(&packet, ours.start, &mut owner).unwrap();
@@ -319,8 +320,8 @@ proptest! {
             let left = ours.options().options.len();
             prop_assert!(left == 0 || extended_errors(&got.edns) == errors);
         }
-        let code = if query.edns.is_none() && reply.rcode > 15 { 2 } else { reply.rcode };
-        prop_assert_eq!(u16::from(got.metadata.response_code), code);
+        let code = if query.edns.is_none() && reply.rcode.opt_bits() != 0 { rcode::SERVFAIL } else { reply.rcode };
+        prop_assert_eq!(u16::from(got.metadata.response_code), u16::from(code));
         prop_assert_eq!(got.metadata.recursion_desired, query.metadata.recursion_desired);
         prop_assert_eq!(got.metadata.checking_disabled, query.metadata.checking_disabled);
         prop_assert!(got.metadata.recursion_available && !got.metadata.authoritative);
@@ -371,12 +372,12 @@ proptest! {
         let query = Query::read(&packet).unwrap();
         let question = &message.queries[0];
         prop_assert_eq!(query.id, message.metadata.id);
-        prop_assert_eq!(query.qtype, u16::from(question.query_type()));
+        prop_assert_eq!(query.qtype, question.query_type().into());
         prop_assert_eq!(query.qclass, u16::from(question.query_class()));
         prop_assert_eq!(query.name(), &question.name().to_bytes().unwrap()[..]);
         let edns = query.edns.map(|edns| (edns.size, edns.dnssec_ok));
         prop_assert_eq!(edns, message.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)));
-        let key = Key::new(&query, 0);
+        let key = Key::new(&query, HorizonId::COMMON);
         prop_assert_eq!(key.rd(), message.metadata.recursion_desired);
         prop_assert_eq!(key.cd(), message.metadata.checking_disabled);
         prop_assert_eq!(key.dnssec_ok(), message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok));

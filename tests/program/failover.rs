@@ -115,7 +115,7 @@ impl Cell {
             };
             assert_eq!(data(&reply), [address_of(&name).to_string()], "{name}");
         }
-        let asked = |server: &Upstream| server.seen().iter().filter(|seen| seen.qtype == A).count();
+        let asked = |server: &Upstream| server.seen().iter().filter(|seen| u16::from(seen.qtype) == A).count();
         let most = f64::from(QUERIES) * 1.1 + 32.0;
         let (faulty, healthy) = (asked(&self.faulty), asked(&self.healthy));
         println!("{}: the faulty server was asked {faulty} times, the healthy one {healthy} times", self.name);

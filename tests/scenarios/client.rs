@@ -78,7 +78,7 @@ impl Client {
 pub(crate) fn rtype(text: &str) -> u16 {
     match text.strip_prefix("TYPE").and_then(|number| number.parse().ok()) {
         Some(number) => number,
-        None if text == "IXFR" => nodens::wire::rtype::IXFR,
+        None if text == "IXFR" => nodens::wire::rtype::IXFR.into(),
         None => RecordType::from_str(text).unwrap_or_else(|_| panic!("{text}: not a type")).into(),
     }
 }

@@ -133,7 +133,7 @@ fn check_opt(
         return;
     };
     assert_eq!((edns.max_payload(), edns.version()), (1232, 0), "{told}");
-    let refused = u16::from(message.metadata.response_code) == nodens::wire::rcode::BADVERS;
+    let refused = u16::from(message.metadata.response_code) == u16::from(nodens::wire::rcode::BADVERS);
     assert!(refused || Some(edns.flags().dnssec_ok) == asked, "DO: {told}");
     let options = options(reply);
     let found: Vec<_> = options.iter().filter(|(code, _)| *code == 15).map(|(_, data)| data).collect();

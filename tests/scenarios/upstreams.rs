@@ -147,7 +147,8 @@ pub(crate) fn check(seen: &[Seen], words: &[String], block: &[String]) {
                 let connections: std::collections::HashSet<_> = over_tcp.map(|seen| seen.client).collect();
                 assert!(range(count).contains(&(connections.len() as u64)), "connections: {connections:?}");
             }
-            let of_kind: Vec<_> = seen.iter().filter(|seen| kind.is_none_or(|kind| kind == seen.qtype)).collect();
+            let of_kind: Vec<_> =
+                seen.iter().filter(|seen| kind.is_none_or(|kind| kind == u16::from(seen.qtype))).collect();
             assert!(range(count).contains(&(of_kind.len() as u64)), "queries seen:\n  {}", told());
             if spread {
                 let ports: std::collections::HashSet<_> = of_kind.iter().map(|seen| seen.client.port()).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lab::fault::{Behaviour, Forgery, Tcp};
 use crate::lab::upstream::Upstream;
-use crate::wire::rcode;
+use crate::wire::{Rcode, rcode};
 
 /// How long a healthy upstream takes to answer.
 pub const HEALTHY_LATENCY: Duration = Duration::from_millis(2);
@@ -49,7 +49,7 @@ pub enum State {
     /// Its port is closed, for UDP and TCP.
     Closed,
     /// Answers with this code and no records.
-    Rcode(u16),
+    Rcode(Rcode),
     /// Answers after a second and a half.
     Late,
     /// Loses three in ten queries over UDP.

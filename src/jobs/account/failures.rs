@@ -183,6 +183,7 @@ mod tests {
     use crate::clients::Client;
     use crate::metrics::Source;
     use crate::wire::name::Name;
+    use crate::wire::{Rcode, rtype};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -223,10 +224,10 @@ mod tests {
         Account::new(None, [10, 0, 0, 1].into(), 0)
     }
 
-    fn failure(name: &str, qtype: u16, rcode: u16, words: &str, at: Millis) -> Failure {
+    fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> Failure {
         Failure {
             name: name.parse::<Name>().expect(name).as_wire().into(),
-            qtype,
+            qtype: qtype.into(),
             route: None,
             rcode,
             cause: Cause::of_rcode(rcode).expect("a failure"),
@@ -248,9 +249,9 @@ mod tests {
         let told: Vec<_> =
             account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.words)).collect();
         let expected = [
-            (1, 2, 5, 9, Cause::UpstreamFailed, "words"),
-            (28, 1, 9, 9, Cause::UpstreamFailed, ""),
-            (1, 2, 9, 10, Cause::NoSuchName, ""),
+            (rtype::A, 2, 5, 9, Cause::UpstreamFailed, "words"),
+            (rtype::AAAA, 1, 9, 9, Cause::UpstreamFailed, ""),
+            (rtype::A, 2, 9, 10, Cause::NoSuchName, ""),
         ];
         assert_eq!(told, expected);
     }
@@ -276,8 +277,19 @@ mod tests {
             account.fail(failure(&format!("a.b{}.c.ci.svc.cluster.local", n % 80), 1, rcode::NXDOMAIN, "", n));
             account.fail(failure(&format!("n{}.x", n % 90), 1, rcode::SERVFAIL, &"text".repeat(n as usize % 7), n));
             let name = vec![0; n as usize % 200].into();
-            account.wait(Slow { name, qtype: 1, route: None, rcode: 0, took: Duration::from_millis(n % 50) });
-            account.add(Kind { route: Some(n.to_string().into()), rcode: 0, source: Source::Hit, times: 1 });
+            account.wait(Slow {
+                name,
+                qtype: rtype::A,
+                route: None,
+                rcode: rcode::NOERROR,
+                took: Duration::from_millis(n % 50),
+            });
+            account.add(Kind {
+                route: Some(n.to_string().into()),
+                rcode: rcode::NOERROR,
+                source: Source::Hit,
+                times: 1,
+            });
         }
         let failures: usize = account.failures.iter().map(Failure::weight).sum();
         let slowest: usize = account.slowest.iter().map(Slow::weight).sum();

@@ -17,7 +17,7 @@ use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
 use crate::metrics::Source;
-use crate::wire::rcode;
+use crate::wire::{Rcode, RrType, rcode};
 
 mod failures;
 mod mark;
@@ -90,8 +90,8 @@ pub struct Excerpt {
 pub struct Kind {
     /// The route's label; none: nodens answered by itself.
     pub route: Option<Arc<str>>,
-    /// The response code; 15 stands for all larger ones.
-    pub rcode: u16,
+    /// The response code.
+    pub rcode: Rcode,
     /// Where they came from.
     pub source: Source,
     /// How many.
@@ -104,11 +104,11 @@ pub struct Slow {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's label.
     pub route: Option<Arc<str>>,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// From the query to its answer.
     pub took: Duration,
 }
@@ -119,11 +119,11 @@ pub struct Failure {
     /// The name in lower-case wire form.
     pub name: Box<[u8]>,
     /// The type; of a name that does not exist, the first that was asked for.
-    pub qtype: u16,
+    pub qtype: RrType,
     /// The route's label; none: nodens answered by itself.
     pub route: Option<Arc<str>>,
     /// The response code.
-    pub rcode: u16,
+    pub rcode: Rcode,
     /// Why.
     pub cause: Cause,
     /// The words that came with it.
@@ -236,11 +236,26 @@ impl Account {
         self.steps += self.kinds.len() as u64;
         if let Some(kind) = self.kinds.iter_mut().find(same) {
             kind.times += more.times;
-        } else if self.kinds.len() < MOST_KINDS || more.route.is_none() {
+        } else if self.kinds.len() < MOST_KINDS {
             self.bytes += size_of::<Kind>();
             self.kinds.push(more);
         } else {
-            self.add(Kind { route: None, ..more });
+            self.add_beyond(more);
+        }
+    }
+
+    /// More answers of a kind that finds no room: without a route, and among the codes of the same label, they are of few.
+    fn add_beyond(&mut self, more: Kind) {
+        let like = |kind: &&mut Kind| {
+            kind.route.is_none() && kind.source == more.source && kind.rcode.label() == more.rcode.label()
+        };
+        self.steps += self.kinds.len() as u64;
+        match self.kinds.iter_mut().find(like) {
+            Some(kind) => kind.times += more.times,
+            None => {
+                self.bytes += size_of::<Kind>();
+                self.kinds.push(Kind { route: None, ..more });
+            }
         }
     }
 
@@ -277,13 +292,29 @@ impl Slow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::rtype;
+
+    #[test]
+    fn whatever_codes_come_kinds_are_bounded() {
+        let mut account = Account::new(None, [10, 0, 0, 1].into(), 0);
+        for number in 0..4_096_u16 {
+            for source in Source::ALL {
+                let route = Some(number.to_string().into()).filter(|_| number % 2 == 0);
+                account.add(Kind { route, rcode: number.into(), source, times: 1 });
+            }
+        }
+        let labels = Rcode::LABELLED + 1;
+        assert!(account.kinds.len() <= MOST_KINDS + labels * Source::ALL.len(), "{}", account.kinds.len());
+        assert_eq!(account.count(|_| true), 4_096 * Source::ALL.len() as u64);
+        assert_eq!(account.count(|kind| kind.rcode == rcode::NXDOMAIN), Source::ALL.len() as u64);
+    }
 
     #[test]
     fn the_slowest_are_kept_in_order() {
         let mut account = Account::new(None, [10, 0, 0, 1].into(), 0);
         for millis in (0..100).chain(0..100) {
             let took = Duration::from_millis(millis);
-            account.wait(Slow { name: [0].into(), qtype: 1, route: None, rcode: 0, took });
+            account.wait(Slow { name: [0].into(), qtype: rtype::A, route: None, rcode: rcode::NOERROR, took });
         }
         let took: Vec<_> = account.slowest.iter().map(|slow| slow.took.as_millis() as u64).collect();
         assert_eq!(took, (90..100).rev().flat_map(|millis| [millis, millis]).collect::<Vec<_>>());
