@@ -58,20 +58,15 @@ impl Pending {
         group: Option<&GroupCount>,
         groups: impl ExactSizeIterator<Item = &'g GroupCount>,
     ) -> Option<Place> {
-        let (capacity, held) = (self.pool.capacity(), self.pool.held());
-        // Below half of all places neither bound can be reached.
-        if held >= capacity / 2 {
-            let reserve = (capacity / RESERVED / groups.len().max(1)).max(1);
-            let unused = |other: &GroupCount| match group {
-                Some(group) if Arc::ptr_eq(group, other) => 0,
-                _ => reserve.saturating_sub(other.load(Ordering::Relaxed)),
-            };
-            let kept: usize = groups.map(unused).sum();
-            if held + kept >= capacity {
-                return None;
-            }
-        }
-        if !self.pool.acquire(client, 1) {
+        let capacity = self.pool.capacity();
+        let reserve = (capacity / RESERVED / groups.len().max(1)).max(1);
+        let unused = |other: &GroupCount| match group {
+            Some(group) if Arc::ptr_eq(group, other) => 0,
+            _ => reserve.saturating_sub(other.load(Ordering::Relaxed)),
+        };
+        // Far from any bound it need not be counted what is kept.
+        let kept = if self.pool.held() < capacity / RESERVED { 0 } else { groups.map(unused).sum() };
+        if !self.pool.acquire_beside(client, 1, kept) {
             return None;
         }
         let group = group.cloned();
@@ -128,13 +123,34 @@ mod tests {
         for of in 0..100 {
             silent.extend(std::iter::repeat_with(|| ask(of, 0)).map_while(|place| place));
         }
-        // A quarter of all for both, so an eighth for the other one.
-        assert_eq!((silent.len(), groups[0].load(Ordering::Relaxed)), (700, 700));
+        // A quarter of all for both, so an eighth for the other one; and the very last place is nobody's: it is what must
+        // be left.
+        assert_eq!((silent.len(), groups[0].load(Ordering::Relaxed)), (699, 699));
         let others: Vec<_> = (100..=199).filter_map(|of| ask(of, 1)).collect();
-        // The very last place is nobody's: it is what must be left.
-        assert_eq!(others.len(), 99);
+        assert_eq!(others.len(), 100);
         drop((silent, others));
         assert_eq!((pending.count(), groups[0].load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn however_many_clients_ask_of_a_group_one_that_holds_nothing_has_a_share_of_it() {
+        for clients in 1..=20 {
+            let pending = Pending::new(800);
+            let groups: [GroupCount; 5] = Default::default();
+            let ask = |of: u8| pending.admit(client(of), Some(&groups[0]), groups.iter());
+            let mut held = Vec::new();
+            loop {
+                let before = held.len();
+                held.extend((0..clients).filter_map(ask));
+                if held.len() == before {
+                    break;
+                }
+            }
+            // 640 are not kept for the other groups. All are divided by one more than there are.
+            let left = 640 - held.len();
+            assert!((640 / (usize::from(clients) + 1)).abs_diff(left) <= usize::from(clients), "{clients}: {left}");
+            assert!(ask(200).is_some(), "{clients} clients leave nothing");
+        }
     }
 
     #[test]

@@ -46,9 +46,15 @@ impl<S: BuildHasher + Default> Pool<S> {
 
     /// Takes `amount` for a client; whether there was enough for it.
     pub fn acquire(&self, client: IpAddr, amount: usize) -> bool {
+        self.acquire_beside(client, amount, 0)
+    }
+
+    /// The same, while `kept` is kept for others: as if the pool were that much smaller, so that also of the rest something
+    /// is left for a client that holds nothing yet.
+    pub fn acquire_beside(&self, client: IpAddr, amount: usize, kept: usize) -> bool {
         let mut by_client = self.lock();
         let total = self.held() + amount;
-        let Some(left) = self.capacity.checked_sub(total) else { return false };
+        let Some(left) = self.capacity.saturating_sub(kept).checked_sub(total) else { return false };
         match by_client.entry(client) {
             Entry::Occupied(mut held) if held.get() + amount <= left => *held.get_mut() += amount,
             Entry::Vacant(none) if amount <= left => drop(none.insert(amount)),

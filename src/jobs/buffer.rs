@@ -17,6 +17,11 @@ pub(super) const COUNTS: usize = 1_024;
 pub(super) const FAILURES: usize = 256;
 /// Answers that took their time.
 pub(super) const WAITS: usize = 512;
+/// Slots for failures that one client may take: half of all. An account shows 64 failures at most, and what others are told
+/// of theirs must not depend on how many this one has.
+pub(super) const FAILURES_OF_A_CLIENT: u8 = 128;
+/// Counters of such slots; a power of two. Clients share one by chance.
+pub(super) const SHARES: usize = 128;
 /// Slots looked at for one key.
 pub(super) const PROBES: usize = 8;
 /// Where the response code's twelve bits lie in a kind of answer: behind the sixteen of the route.
@@ -32,6 +37,8 @@ pub struct Buffer {
     pub(super) counted: Vec<u16>,
     pub(super) failures: Box<[Failure]>,
     pub(super) failed: Vec<u16>,
+    /// Slots for failures that clients have taken.
+    pub(super) shares: Box<[u8; SHARES]>,
     pub(super) waits: Vec<Wait>,
     pub(super) dropped: u64,
 }
@@ -132,6 +139,7 @@ impl Buffer {
             counted: Vec::with_capacity(COUNTS),
             failures: vec![Failure::EMPTY; FAILURES].into(),
             failed: Vec::with_capacity(FAILURES),
+            shares: Box::new([0; SHARES]),
             waits: Vec::with_capacity(WAITS),
             dropped: 0,
         }
@@ -208,6 +216,7 @@ impl Buffer {
             let slot = &mut self.failures[usize::from(at)];
             (slot.times, slot.words) = (Count::EMPTY, None);
         }
+        self.shares.fill(0);
         self.waits.clear();
         (self.dropped, self.routes, self.clients) = (0, Arc::default(), Arc::default());
     }

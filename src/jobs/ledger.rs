@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::buffer::{Buffer, Failure, Wait};
-use super::buffer::{COUNTS, Count, FAILURES, PROBES, RCODE_AT, SOURCE_AT, WAITS};
+use super::buffer::{COUNTS, Count, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, SHARES, SOURCE_AT, WAITS};
 use crate::cause::Cause;
 use crate::clients::{Fixed, key};
 use crate::clock::Millis;
@@ -97,6 +97,11 @@ impl Ledger {
         for at_slot in (0..PROBES).map(|step| (home + step) % FAILURES) {
             let slot = &mut self.buffer.failures[at_slot];
             if slot.times.times == 0 {
+                let taken = &mut self.buffer.shares[spread(fold(address) ^ self.seed, SHARES)];
+                if *taken >= FAILURES_OF_A_CLIENT {
+                    break;
+                }
+                *taken += 1;
                 let length = failed.name.len().min(MAX_NAME);
                 slot.times = Count { address, kind, times: 1, first: at, last: at };
                 (slot.hash, slot.qtype, slot.length) = (hash, failed.qtype, length as u8);
@@ -273,12 +278,27 @@ mod tests {
     fn what_finds_no_room_is_counted_as_dropped() {
         let mut ledger = Ledger::new(["."]);
         for number in 0..10_000_u32 {
-            ledger.count(IpAddr::V4(number.into()), ROUTE, rcode::NOERROR, Source::Hit, 1);
-            ledger.fail(ONE, failed(b"\x01a\x00", u64::from(number)), 1, || None);
+            let client = IpAddr::V4(number.into());
+            ledger.count(client, ROUTE, rcode::NOERROR, Source::Hit, 1);
+            ledger.fail(client, failed(b"\x01a\x00", u64::from(number)), 1, || None);
         }
         let noted = ledger.buffer.counts().count() + ledger.buffer.failures().count();
         assert!(noted <= COUNTS + FAILURES && noted > (COUNTS + FAILURES) / 2, "{noted}");
         assert_eq!(ledger.buffer.dropped(), 20_000 - noted as u64);
+    }
+
+    #[test]
+    fn one_client_leaves_room_for_the_failures_of_others() {
+        let mut ledger = Ledger::new(["."]);
+        (0..10_000).for_each(|number| ledger.fail(ONE, failed(b"\x01a\x00", number), 1, || None));
+        assert_eq!(ledger.buffer.failures().count(), usize::from(FAILURES_OF_A_CLIENT));
+        let others = 10..30_u8;
+        for other in others.clone() {
+            ledger.fail(IpAddr::from([10, 0, 1, other]), failed(b"\x01b\x00", u64::from(other) << 32), 1, || None);
+        }
+        // One or two may share the counter of the greedy one by chance.
+        let noted = ledger.buffer.failures().count() - usize::from(FAILURES_OF_A_CLIENT);
+        assert!(noted + 3 >= others.len(), "{noted} of {}", others.len());
     }
 
     #[test]
