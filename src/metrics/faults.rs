@@ -17,7 +17,7 @@ pub const CAUSES: [(&str, &str); 6] = [
     ("buffers", "no memory or buffer for a socket (ENOBUFS, ENOMEM, EAGAIN, ENOSPC)"),
     ("ports", "no local port left (EADDRNOTAVAIL, EADDRINUSE); see net.ipv4.ip_local_port_range"),
     ("forbidden", "a socket operation is forbidden here (EPERM); see the firewall's output rules"),
-    ("unsupported", "a socket operation is not supported here (EAFNOSUPPORT and the like)"),
+    ("unsupported", "a socket operation is not supported here (EAFNOSUPPORT, EINVAL: a blackhole route, and the like)"),
     ("busy", "too many queries in flight to one server"),
 ];
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
+use nix::errno::Errno;
 use rand::RngExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
@@ -117,8 +118,12 @@ impl UdpLink {
         }
         let socket = port.socket.get_ref();
         let result = match socket.send(sent.bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // A rule of this machine that rejects has reported itself to the socket as well, like an ICMP error of the
+            // server's host: nobody is to take that for one.
+            Err(error) if LocalFault::of(&error).is_some() => socket.take_error().and(Err(error)),
             // It may be the report of an earlier query's fate, which has been taken off the socket now.
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => socket.send(sent.bytes()),
+            Err(_) => socket.send(sent.bytes()),
             result => result,
         };
         result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
@@ -319,7 +324,11 @@ fn open(server: SocketAddr) -> io::Result<UdpSocket> {
     if !drawn {
         socket.bind(&SocketAddr::new(any, 0).into())?;
     }
-    socket.connect(&server.into())?;
+    // Nothing is sent by this, so whatever keeps it from being done is of this machine: a route that prohibits (EACCES).
+    socket.connect(&server.into()).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::EACCES as i32 => Errno::EPERM.into(),
+        _ => error,
+    })?;
     Ok(socket.into())
 }
 
