@@ -71,9 +71,8 @@ impl Cause {
 
     /// The cause of an upstream's response with this code and these extended errors (whole options); none for an answer.
     pub fn of_response(code: Rcode, extended_errors: &[u8]) -> Option<Self> {
-        let policy = |code: u16| matches!(code, ede::BLOCKED | ede::CENSORED | ede::FILTERED | ede::PROHIBITED);
         match code {
-            rcode::NXDOMAIN if u16_at(extended_errors, 4).is_some_and(policy) => Some(Self::Blocked),
+            rcode::NXDOMAIN if u16_at(extended_errors, 4).is_some_and(ede::is_policy) => Some(Self::Blocked),
             rcode::NOERROR | rcode::NXDOMAIN => Self::of_rcode(code),
             _ => Some(Self::UpstreamFailed),
         }

@@ -28,9 +28,7 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     };
     let (sockets, connections) = (config.server.listen.len() * workers, config.server.tcp_connections);
     let buffers = shares(limit, sockets, connections);
-    let own = BESIDES + WORKER * workers + config.footprint();
-    let wanted =
-        config.cache.memory + own + buffers.udp * sockets + (buffers.tcp_send + buffers.tcp_receive) * connections;
+    let wanted = wanted(config.cache.memory + BESIDES + WORKER * workers + config.footprint());
     if wanted > limit {
         tracing::warn!(
             limit_mib = limit >> 20,
@@ -39,6 +37,12 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
         );
     }
     buffers
+}
+
+/// The limit for a process that takes so much: with the shares of its sockets, as `docs/deploy.md` has it. What they hold
+/// at least is less where few of them are full.
+fn wanted(own: usize) -> usize {
+    own.saturating_mul(SHARE) / (SHARE - 2)
 }
 
 /// What each of so many UDP sockets and TCP connections may have of so much memory.
@@ -102,6 +106,12 @@ mod tests {
             assert_eq!(memory_limit(&root, own), limit, "{own}");
         }
         fs::remove_dir_all(&root).expect("removes");
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_documentation() {
+        // 64 MiB of cache and four workers.
+        assert_eq!(wanted((64 << 20) + BESIDES + 4 * WORKER), 128 << 20);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::local::LocalFault;
 use super::transport::Transport;
 use crate::cause::Cause;
-use crate::wire::{Rcode, rcode};
+use crate::wire::{Rcode, ede, rcode};
 
 /// What went wrong with one attempt at one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -178,7 +178,10 @@ impl Failure {
         } else if all(|kind| matches!(kind, FailureKind::Local(_))) {
             Cause::LocalFault
         } else if any(|kind| kind.is_reply() || kind == FailureKind::Malformed) {
-            Cause::UpstreamFailed
+            match self.extended_error {
+                Some((code, _)) if ede::is_policy(code) => Cause::Blocked,
+                _ => Cause::UpstreamFailed,
+            }
         } else if any(|kind| kind == FailureKind::Timeout) {
             Cause::UpstreamTimeout
         } else {
@@ -240,5 +243,7 @@ mod tests {
         ] {
             assert_eq!(cause(kinds), expected, "{kinds:?}");
         }
+        let tried = vec![(SocketAddr::from(([10, 0, 0, 1], 53)), Transport::Udp, FailureKind::Refused)];
+        assert_eq!(Failure { tried, extended_error: Some((ede::BLOCKED, Vec::new())) }.cause(), Cause::Blocked);
     }
 }

@@ -110,6 +110,12 @@ pub mod ede {
     pub const NETWORK_ERROR: u16 = 23;
     /// Made by the server itself, of what it knows, instead of asking.
     pub const SYNTHESIZED: u16 = 29;
+
+    /// Whether a server that says this does not want to answer, by a policy of its own or of somebody else (RFC 8914
+    /// sections 4.16 to 4.19).
+    pub fn is_policy(code: u16) -> bool {
+        matches!(code, BLOCKED | CENSORED | FILTERED | PROHIBITED)
+    }
 }
 
 /// Whether a message says that a part of it had to be left out (TC).
