@@ -39,7 +39,10 @@ pub(super) fn cached(
 ) -> Cached {
     let snapshot = turn.snapshot;
     let Some((home, route)) = snapshot.home_now(entry.home, key) else { return Cached::Nothing };
-    entry.home = home;
+    // Written only where it is another one, so that workers do not take the entry out of each other's caches.
+    if entry.home != home {
+        entry.home = home;
+    }
     match entry.worth(turn.now, stale_window(snapshot)) {
         Worth::Fresh(age) => {
             // Not counted further, so that workers do not take the entry out of each other's caches.

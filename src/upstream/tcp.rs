@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::encrypted;
@@ -30,6 +31,8 @@ use super::sockets::{OpenSocket, OpenSockets};
 
 /// Queries in flight on the connection; more are refused, which sends them to another server.
 const IN_FLIGHT: usize = 512;
+/// Bytes of responses that are read before those who wait for them have their turn.
+const READ_AHEAD: usize = 64 << 10;
 /// How long a connection may stay without a query in flight, unless the server asks for less (RFC 7828).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a connection may take to be set up, TLS included, and a write to be taken.
@@ -208,7 +211,7 @@ impl Connection {
             asked.at = Instant::now();
             frame(&asked.sent, &mut out);
         }
-        let (mut input, mut filled) = (vec![0; 4_096], 0);
+        let (mut input, mut filled, mut unseen) = (vec![0; 4_096], 0, 0);
         self.state.alive.set(Instant::now());
         let mut wanted = true;
         while wanted || !self.waiting.is_empty() {
@@ -236,8 +239,14 @@ impl Connection {
                         0 => return Err(io::ErrorKind::ConnectionReset.into()),
                         read => read,
                     };
-                    filled = self.take_frames(&mut input, filled);
+                    let taken = self.take_frames(&mut input, &mut filled);
                     self.state.alive.set(Instant::now());
+                    // Those who wait take what has come before more is read: many large replies may be on their way.
+                    unseen += taken;
+                    if unseen >= READ_AHEAD {
+                        unseen = 0;
+                        yield_now().await;
+                    }
                 }
                 () = sleep_until(self.state.alive.get() + patience) => {
                     return if self.waiting.is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
@@ -261,12 +270,12 @@ impl Connection {
         self.waiting.insert(asked.sent.id(), asked);
     }
 
-    /// Handles the whole frames in `input[..filled]`; returns how much is left, moved to the front.
-    fn take_frames(&mut self, input: &mut Vec<u8>, mut filled: usize) -> usize {
+    /// Handles the whole frames in `input[..filled]`, and moves the rest to the front; returns the bytes of these frames.
+    fn take_frames(&mut self, input: &mut Vec<u8>, filled: &mut usize) -> usize {
         let mut at = 0;
-        while let Some(length) = crate::wire::u16_at(&input[..filled], at) {
+        while let Some(length) = crate::wire::u16_at(&input[..*filled], at) {
             let end = at + 2 + usize::from(length);
-            if end > filled {
+            if end > *filled {
                 // Room for the whole frame, and never more than one.
                 let needed = end - at;
                 if input.len() < needed {
@@ -277,12 +286,12 @@ impl Connection {
             self.dispatch(&input[at + 2..end]);
             at = end;
         }
-        input.copy_within(at..filled, 0);
-        filled -= at;
-        if filled == input.len() {
-            input.resize(filled * 2, 0);
+        input.copy_within(at..*filled, 0);
+        *filled -= at;
+        if *filled == input.len() {
+            input.resize(*filled * 2, 0);
         }
-        filled
+        at
     }
 
     fn dispatch(&mut self, message: &[u8]) {
