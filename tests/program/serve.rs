@@ -27,7 +27,8 @@ fn udp_and_tcp_on_every_address_at_a_port_that_the_log_tells() {
             assert_eq!(data(&Tcp::connect(address).ask(&query(7, "tcp.lab.example", A))), ["192.0.2.1"]);
         }
     }
-    assert_eq!(upstream.seen().iter().filter(|seen| seen.is_within("lab.example.")).count(), 2);
+    // Of twelve queries two had to wait for the upstream, which a busy machine may have it asked twice.
+    assert_eq!(nodens.metric("nodens_responses_total", &[("source", "hit")]), 10.0);
 }
 
 #[test]
@@ -161,7 +162,8 @@ fn without_a_file_the_servers_of_resolv_conf_are_asked() {
         for &address in &nodens.listen {
             assert_eq!(data(&lookup(address, "www.lab.example")), ["192.0.2.1"]);
         }
-        assert_eq!(upstream.seen().iter().filter(|seen| seen.is_named("www.lab.example.")).count(), 1);
+        assert!(upstream.seen().iter().any(|seen| seen.is_named("www.lab.example.")));
+        assert_eq!(nodens.metric("nodens_responses_total", &[("source", "hit")]), 1.0);
         assert_eq!(nodens.get("/readyz").status, 200);
     });
 }

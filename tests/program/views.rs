@@ -94,13 +94,15 @@ fn each_sees_what_its_view_shows() {
     let views = [STAFF, FORK, PLAIN, STRANGER].map(|address| scene.who(address)["view"].clone());
     assert_eq!(views, [json!("staff"), json!("forks"), Value::Null, json!("strangers")]);
     assert_eq!(data(&scene.ask(STAFF, "git.corp.example", A)), ["10.0.0.7"]);
+    // A busy machine may have it asked twice.
+    let asked = scene.corp.seen_count();
     for from in [FORK, PLAIN, STRANGER] {
         assert_eq!(code(&scene.ask(from, "git.corp.example", A)), ResponseCode::NXDomain, "{from}");
         assert_eq!(data(&scene.ask(from, "www.example.com", A)), ["192.0.2.1"], "{from}");
     }
     assert_eq!(scene.txt(STRANGER, "who.example"), "nobody");
     assert_eq!(code(&scene.ask(PLAIN, "who.example", TXT)), ResponseCode::NXDomain);
-    assert_eq!(scene.corp.seen().iter().filter(|seen| seen.is_within("git.corp.example")).count(), 1);
+    assert_eq!(scene.corp.seen_count(), asked);
 }
 
 #[test]
