@@ -101,7 +101,8 @@ fn identical_queries_for_a_large_answer() {
     serves_others(&nodens);
     stays_small(&nodens, "64 connections, 100 queries each, for one answer of 61 KB that nobody reads");
     drop(clients);
-    // A client that reads gets it whole.
+    // Once their connections are seen to be closed, a client that reads gets it whole.
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 0.0);
     assert!(Tcp::connect(nodens.address()).ask(&query(7, "big.lab.example", TXT)).len() > 60_000);
 }
 
