@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,16 @@ impl Moved {
 /// Takes connections to the process that serves now.
 pub type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
 
+/// How long datagrams may wait while connections keep a worker busy: then they come first, however many connections are
+/// ready. A client that fills its connections must not be felt by those who ask one short question.
+const DATAGRAMS_WAIT: Duration = Duration::from_micros(250);
+
+/// A listener for datagrams.
+trait Datagrams {
+    /// Answers one batch, if one has come and the listener reads.
+    fn answer_batch(self: Rc<Self>);
+}
+
 /// What the listeners of one worker share.
 pub struct Worker<U> {
     /// What all workers share.
@@ -83,6 +93,9 @@ pub struct Worker<U> {
     following: RefCell<Arc<Snapshot>>,
     in_flight: Cell<usize>,
     landed: Notify,
+    datagrams: RefCell<Vec<Weak<dyn Datagrams>>>,
+    /// When datagrams were looked for last.
+    datagrams_at: Cell<Instant>,
 }
 
 impl<U: Ask + 'static> Worker<U> {
@@ -108,6 +121,8 @@ impl<U: Ask + 'static> Worker<U> {
             readers,
             in_flight: Cell::new(0),
             landed: Notify::new(),
+            datagrams: RefCell::default(),
+            datagrams_at: Cell::new(Instant::now()),
         })
     }
 
@@ -201,6 +216,15 @@ impl<U: Ask + 'static> Worker<U> {
         ledger.log = resolver.query_log.sampler(snapshot);
         // Let go of only now: whoever holds it last is the thread that frees it, with the clients that the notes had.
         drop(before);
+    }
+
+    /// Has datagrams answered if it is [`DATAGRAMS_WAIT`] since they were last looked for. For whoever is about to spend time
+    /// on something else.
+    fn datagrams_first(&self, now: Instant) {
+        if now.saturating_duration_since(self.datagrams_at.get()) >= DATAGRAMS_WAIT {
+            self.datagrams_at.set(now);
+            self.datagrams.borrow().iter().filter_map(Weak::upgrade).for_each(Datagrams::answer_batch);
+        }
     }
 
     /// Counts a query as in flight until the guard is dropped.

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::phase::{Phase, over, rested};
 use super::readers::Reading;
@@ -39,6 +39,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of the reading buffer that every connection has. Beyond that it grows, as bytes come, up to one whole frame.
 const BUFFER: usize = 4_096;
+/// How long a connection pauses after each part of a query that is longer than that. Queries are short: who sends long ones
+/// shall not keep the worker busy with them.
+const LONG_PAUSE: Duration = Duration::from_millis(5);
 /// The largest frame: length and message.
 const LARGEST_FRAME: usize = 2 + u16::MAX as usize;
 /// Bytes of queries that are still read from a connection when the server stops.
@@ -218,6 +221,9 @@ impl<U: Ask + 'static> Connection<U> {
                         read => filled += read,
                     }
                     last_use = Instant::now();
+                    if filled > BUFFER {
+                        sleep(LONG_PAUSE).await;
+                    }
                 }
                 Some(resolved) = finished.recv(), if self.in_flight > 0 => {
                     self.complete(&resolved);
@@ -255,9 +261,10 @@ impl<U: Ask + 'static> Connection<U> {
         };
         let (mut at, mut taken) = (0, 0);
         let worker = Rc::clone(&self.worker);
+        let started = Instant::now();
+        worker.datagrams_first(started);
         let snapshot = worker.resolver.snapshot.load();
         worker.follow(&snapshot);
-        let started = Instant::now();
         let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
         let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut ledger);
         while taken < TURN

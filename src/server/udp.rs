@@ -1,9 +1,10 @@
 //! One UDP socket: take a batch, answer what is known in place, hand over the rest, send a batch.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use tokio::io::Interest;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::mmsg::{BATCH, Batch, Peer};
 use super::phase::{Phase, over, rested};
 use super::socket::is_wildcard;
-use super::{InFlight, Worker};
+use super::{Datagrams, InFlight, Worker};
 use crate::answer::{self, Deferred, Resolved, Response};
 use crate::upstream::Ask;
 
@@ -38,7 +39,10 @@ pub async fn serve<U: Ask + 'static>(
         batch,
         late: RefCell::new(Late { resolved: Vec::new(), guards: Vec::new() }),
         is_late: Notify::new(),
+        reads: Cell::new(false),
     });
+    let datagrams = Rc::downgrade(&listener);
+    listener.worker.datagrams.borrow_mut().push(datagrams);
     tokio::task::spawn_local(Rc::clone(&listener).send_late());
     loop {
         if rested(listener.worker.phase.clone()).await == Phase::Stopping {
@@ -75,6 +79,17 @@ struct Listener<U> {
     batch: Rc<RefCell<Batch>>,
     late: RefCell<Late<U>>,
     is_late: Notify,
+    /// Whether it reads just now, and no other process does.
+    reads: Cell<bool>,
+}
+
+impl<U: Ask + 'static> Datagrams for Listener<U> {
+    fn answer_batch(self: Rc<Self>) {
+        if self.reads.get() {
+            // What is wrong with the socket is found out by whoever watches it.
+            let _ = self.turn();
+        }
+    }
 }
 
 /// Replies that took their time and wait to be sent, together with those that are ready in the same moment.
@@ -91,13 +106,24 @@ impl<U: Ask + 'static> Listener<U> {
         let over = over(self.worker.phase.clone());
         tokio::pin!(over);
         let Some(_reading) = self.worker.readers.enter_if_serving(&self.worker.phase) else { return Ok(over.await) };
+        self.reads.set(true);
+        let end = self.read_until(&socket, over).await;
+        self.reads.set(false);
+        end
+    }
+
+    async fn read_until(
+        self: &Rc<Self>,
+        socket: &AsyncFd<Shared>,
+        mut over: Pin<&mut impl Future<Output = Phase>>,
+    ) -> io::Result<Phase> {
         loop {
             tokio::select! {
                 ready = socket.readable() => drop(ready?),
                 phase = &mut over => return Ok(phase),
             }
             let mut full = 0;
-            while full < BATCHES_IN_A_ROW && self.take_batch(&socket) == BATCH {
+            while full < BATCHES_IN_A_ROW && self.take_batch(socket) == BATCH {
                 full += 1;
             }
             if full == BATCHES_IN_A_ROW {
@@ -123,6 +149,7 @@ impl<U: Ask + 'static> Listener<U> {
         let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
         let started = Instant::now();
         let worker = &self.worker;
+        worker.datagrams_at.set(started);
         let resolver = &worker.resolver;
         let snapshot = resolver.snapshot.load();
         worker.follow(&snapshot);

@@ -16,6 +16,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 /// The option of extended errors (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
+/// On a busy machine an answer may take long, and is no less right: upstream groups wait for it.
+const PATIENT: &str = "deadline = \"20s\"";
+const ORDERED: &str = "select = \"ordered\"\ndeadline = \"20s\"";
+const SPREAD: &str = "select = \"spread\"\ndeadline = \"20s\"";
 /// Datagrams under way at once, in these tests.
 const BURST: usize = 100;
 
@@ -93,7 +97,7 @@ fn connect_from(client: Ipv4Addr, server: SocketAddr) -> TcpStream {
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one() {
     let upstream = upstream(zone());
-    let nodens = start_within(256, 8_192, &config(&[&upstream], "workers = 2", ""));
+    let nodens = start_within(256, 8_192, &config(&[&upstream], "workers = 2", PATIENT));
     assert_eq!(nodens.metric("process_max_fds", &[]), 8_192.0);
     assert!(!nodens.log().iter().any(|line| line.contains("RLIMIT_NOFILE")), "{:?}", nodens.log());
 }
@@ -103,7 +107,7 @@ fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
     let upstreams = [upstream(zone()), upstream(zone()), upstream(zone())];
     let servers = upstreams.each_ref();
     // 4 workers x 3 servers x 64 ports would be 768.
-    let mut nodens = start_within(256, 256, &config(&servers, "workers = 4", "select = \"spread\""));
+    let mut nodens = start_within(256, 256, &config(&servers, "workers = 4", SPREAD));
     assert!(nodens.logged("RLIMIT_NOFILE").contains("\"limit\":256"));
     let at_start = open_files(&nodens);
     let mut most = 0;
@@ -124,7 +128,7 @@ fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
 #[test]
 fn idle_connections_of_clients_leave_room_for_all_else() {
     let upstream = upstream(zone());
-    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", ""));
+    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", PATIENT));
     // Each is within the limits of the file: 1,024 in all, 64 of one client.
     let crowd: Vec<_> = (1..=10)
         .flat_map(|client| (0..60).map(move |_| Ipv4Addr::new(127, 9, 0, client)))
@@ -147,7 +151,7 @@ fn idle_connections_of_clients_leave_room_for_all_else() {
 #[test]
 fn one_client_does_not_take_the_connections_of_all() {
     let upstream = upstream(zone());
-    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", ""));
+    let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", PATIENT));
     let _crowd: Vec<_> = (0..64).map(|_| connect_from(Ipv4Addr::new(127, 9, 0, 1), nodens.address())).collect();
     nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected > 40.0);
     let mut other = Tcp(connect_from(Ipv4Addr::new(127, 9, 0, 2), nodens.address()));
@@ -160,7 +164,7 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
         return;
     }
     let upstream = upstream(zone());
-    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", PATIENT));
     let ask = |nodens: &Nodens, name: &str| {
         let socket = udp(nodens.address());
         socket.send(&query_with_option(7, name, EXTENDED_ERROR)).expect("sends");
@@ -195,7 +199,7 @@ fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
         return;
     }
     let upstream = upstream(zone());
-    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+    let mut nodens = Nodens::start(&config(&[&upstream], "workers = 1", PATIENT));
     assert_eq!(answered(nodens.address(), "before", 4), 4);
     assert!((1..60).contains(&sockets_to(upstream.address())));
     set_limit(&nodens, NOTHING_MORE);
@@ -248,7 +252,7 @@ fn without_a_local_port_left_no_server_is_blamed() {
         full.set(Behaviour::truncated());
         let group = format!("[upstreams.other]\nservers = [\"{}\"]\n", other.address());
         let route = "[[route]]\nzones = [\"other.example\"]\nto = \"other\"\n";
-        let nodens = Nodens::start(&format!("{}{group}{route}", config(&[&full], "workers = 1", "")));
+        let nodens = Nodens::start(&format!("{}{group}{route}", config(&[&full], "workers = 1", PATIENT)));
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 20015").expect("a range");
         let mut taken = Vec::new();
         while let Ok(stream) = TcpStream::connect(full.address()) {
@@ -286,7 +290,7 @@ fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
         // The kernel says EPERM to each; of what is rejected the socket also gets an ICMP error, as if of the server's host.
         for verdict in ["drop", "reject", "reject with icmp type admin-prohibited"] {
             let (shut, open) = (upstream(zone()), upstream(zone()));
-            let nodens = Nodens::start(&config(&[&shut, &open], "workers = 1", "select = \"ordered\""));
+            let nodens = Nodens::start(&config(&[&shut, &open], "workers = 1", ORDERED));
             let rules = format!(
                 "add table ip shut; add chain ip shut out {{ type filter hook output priority 0; }}; \
                  add rule ip shut out udp dport {} {verdict}",
@@ -309,7 +313,7 @@ fn a_route_of_this_machine_that_prohibits_is_no_fault_of_the_server() {
         let open = upstream(zone());
         let add = ["route", "add", "prohibit", "198.51.100.1"];
         assert!(Command::new("ip").args(add).status().expect("ip runs").success());
-        let text = config(&[&open], "workers = 1", "select = \"ordered\"");
+        let text = config(&[&open], "workers = 1", ORDERED);
         let text = text.replacen("servers = [", "servers = [\"198.51.100.1\", ", 1);
         let nodens = Nodens::start(&text);
         assert_eq!(answered(nodens.address(), "prohibited", 50), 50);
