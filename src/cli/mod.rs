@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+mod beginning;
 mod bench;
 mod check;
 mod config_file;
