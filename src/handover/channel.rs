@@ -66,6 +66,8 @@ pub enum Message {
     Resumed,
     /// From one that rests itself, about to stop: nobody will come back.
     Released,
+    /// From a worker: all that its supervisor is to hold follows. What came before and was not completed does not count.
+    Holdings,
     /// From a supervisor: how its last worker ended.
     Replaces(Replaces),
 }

@@ -104,7 +104,9 @@ impl Link {
             // It serves nothing yet.
             return;
         }
-        if let Err(error) = send_all(&self.0.channel, &sent.sockets, &sent.configs) {
+        let channel = &self.0.channel;
+        let done = channel.send(&Message::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
+        if let Err(error) = done {
             tracing::warn!(%error, "the supervisor does not hear");
         }
     }

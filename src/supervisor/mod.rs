@@ -199,6 +199,7 @@ impl Worker {
     fn hear(&mut self, held: &mut Held) -> bool {
         let Ok(Some(got)) = self.channel.receive() else { return false };
         match (got.message, got.socket) {
+            (Message::Holdings, None) => self.coming = Held::default(),
             (Message::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
             (Message::StartConfig, None) => {
                 Arc::make_mut(&mut self.coming.configs.start).extend_from_slice(&got.body);

@@ -227,6 +227,24 @@ fn a_successor_needs_no_file() {
 }
 
 #[test]
+fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
+    let upstream = upstream(zone());
+    // More than waits in the link.
+    let long = "# a comment\n".repeat(100_000);
+    let nodens = Nodens::start(&with_record(&upstream, "", "192.0.2.1", &long));
+    freeze(nodens.id());
+    fs::write(nodens.config(), with_record(&upstream, "", "192.0.2.2", &long)).expect("writes");
+    logged_after(&nodens, 0, "the supervisor does not hear");
+    logged_after(&nodens, 0, "new configuration in force");
+    nodens.signal("CONT");
+    reload(&nodens, &with_record(&upstream, "", "192.0.2.3", &long), "new configuration in force");
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 1.0);
+    answers(&nodens, "192.0.2.3");
+    assert!(!nodens.log().iter().any(|line| line.contains("before it served")));
+}
+
+#[test]
 fn a_death_while_a_file_is_rejected_changes_nothing() {
     let upstream = upstream(zone());
     let one = own_address();
@@ -315,7 +333,7 @@ fn a_file_that_cannot_begin_does_not_keep_others_from_beginning() {
         without_its_link(|nodens, text, _| {
             let away = text.replace("169.254.77.7", "203.0.113.7");
             let away = away.split("[node]").next().expect("a text");
-            let new = nodens.dir().write("new.toml", &away);
+            let new = nodens.dir().write("new.toml", away);
             fs::rename(new, nodens.config()).expect("a swap");
             logged_after(nodens, 0, "cannot listen on 203.0.113.7:5300");
             // What kept the one that was in force from beginning is over.
