@@ -14,7 +14,7 @@ use crate::config::units::Size;
 /// The most bytes that a configuration file may have: a worker and its supervisor each keep it in memory.
 const LONGEST: usize = 64 << 20;
 
-/// All that a configuration is made of: of the same the same is made, whatever has become of the machine since.
+/// All inputs of a configuration: parsed again they give the same one, however the machine has changed since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     /// The configuration file's text, or resolv.conf's where there is no such file.
@@ -24,7 +24,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// What is read now.
+    /// Adds the addresses that this machine has now.
     pub(super) fn of(text: Vec<u8>) -> Self {
         Self { text, local: own_addresses() }
     }
@@ -44,7 +44,7 @@ impl Source {
         Some(Self { text: packed.get(end + 1..)?.to_vec(), local })
     }
 
-    /// The configuration, where the text is that of a file.
+    /// Parses the text of a configuration file.
     pub(super) fn parse(&self) -> Result<Config, Unusable> {
         let Self { text, local } = self;
         if text.len() > LONGEST {
@@ -59,7 +59,7 @@ impl Source {
     }
 }
 
-/// Reads a file; of one that is too large no more than shows that.
+/// Reads a file, at most one byte more than it may have.
 pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(file)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;

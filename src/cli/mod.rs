@@ -4,7 +4,6 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-mod beginning;
 mod bench;
 mod check;
 mod config_file;
@@ -15,6 +14,7 @@ mod outcome;
 mod own_addresses;
 mod progress;
 mod serve;
+mod start_config;
 mod status;
 
 pub use outcome::Outcome;

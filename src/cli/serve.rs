@@ -15,9 +15,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::beginning::{Bad, Beginning, Held};
 use super::config_file::{self, Source, Unusable};
 use super::outcome::Outcome;
+use super::start_config::{Bad, StartConfig, SupervisorCopy};
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
 use crate::app::place::Place;
@@ -135,14 +135,14 @@ impl Serve {
         };
         let given = given.unwrap_or_default();
         let replaces = given.replaces.clone();
-        let Beginning { config, start, in_force, waiting } = match self.begin(&given) {
-            Ok(beginning) => beginning,
+        let StartConfig { config, start, in_force, needs_restart } = match self.begin(&given) {
+            Ok(start) => start,
             Err(Bad::File(file, unusable)) => return unusable.complain(file),
             Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
         };
         // Before there is anything to hold: the supervisor gets sockets and configurations at once.
-        let held = Held::new(link.clone(), start);
-        held.hold(&in_force);
+        let copy = SupervisorCopy::new(link.clone(), start);
+        copy.update(&in_force);
         let place = match Place::take(config, given, link.clone()) {
             Ok(place) => place,
             Err(error) => return fail(&error, Outcome::Failed),
@@ -166,10 +166,13 @@ impl Serve {
             let took = wall_clock().saturating_sub(replaces.at);
             running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
-        if !waiting.is_empty() {
-            tracing::warn!("these keys of the configuration in force still wait for a restart: {}", waiting.join(", "));
+        if !needs_restart.is_empty() {
+            tracing::warn!(
+                "these keys of the configuration in force still wait for a restart: {}",
+                needs_restart.join(", ")
+            );
         }
-        let end = runtime.block_on(self.mind(running, &held, signals, Some(in_force.text)));
+        let end = runtime.block_on(self.mind(running, &copy, signals, Some(in_force.text)));
         if let End::Failed(what) = end {
             tracing::error!("{what} failed: nodens ends, to begin anew");
             // To wait for the others would only keep a new one from serving.
@@ -182,9 +185,15 @@ impl Serve {
     }
 
     /// Minds signals and the file, until it is time to stop. `seen` is what the file held when it was last looked at.
-    async fn mind(&self, running: &Running, held: &Held, mut signals: Signals, mut seen: Option<Vec<u8>>) -> End {
+    async fn mind(
+        &self,
+        running: &Running,
+        copy: &SupervisorCopy,
+        mut signals: Signals,
+        mut seen: Option<Vec<u8>>,
+    ) -> End {
         let broken = async {
-            match &held.link {
+            match &copy.link {
                 Some(link) => link.broken().await,
                 None => std::future::pending().await,
             }
@@ -204,31 +213,31 @@ impl Serve {
                 _ = signals.hang_up.recv() => {
                     let now = self.read();
                     seen = now.as_ref().ok().cloned();
-                    self.reload(running, held, now);
+                    self.reload(running, copy, now);
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
                     let now = self.read();
                     // A file that is being replaced may be missing for a moment.
                     if now.as_ref().is_ok_and(|now| seen.as_ref() != Some(now)) {
                         seen = now.as_ref().ok().cloned();
-                        self.reload(running, held, now);
+                        self.reload(running, copy, now);
                     }
                 }
             }
         }
     }
 
-    /// The configuration to begin with: that of the file, or for one that takes the place of another what was in force.
-    fn begin(&self, given: &Given) -> Result<Beginning, Bad<'_>> {
+    /// Returns the configuration to start with: that of the file, or for a successor of a worker the one that was in force.
+    fn begin(&self, given: &Given) -> Result<StartConfig, Bad<'_>> {
         let Configs { start, in_force } = &given.configs;
         let Some(in_force) = Source::unpack(in_force) else { return self.begin_from_file() };
         if given.replaces.from_file {
             match self.begin_from_file() {
-                Ok(beginning) => {
+                Ok(start) => {
                     tracing::warn!(
                         "this worker begins with what the configuration file holds now: the last one did not serve"
                     );
-                    return Ok(beginning);
+                    return Ok(start);
                 }
                 Err(bad) => {
                     bad.lines().iter().for_each(|line| tracing::error!("{line}"));
@@ -240,16 +249,16 @@ impl Serve {
         }
         let start = Source::unpack(start).unwrap_or_else(|| in_force.clone());
         let mut config = self.config(&in_force)?;
-        let waiting = config.keep_start_only(&self.config(&start)?);
-        Ok(Beginning { config, start: start.pack(), in_force, waiting })
+        let needs_restart = config.keep_start_only(&self.config(&start)?);
+        Ok(StartConfig { config, start: start.pack(), in_force, needs_restart })
     }
 
-    fn begin_from_file(&self) -> Result<Beginning, Bad<'_>> {
+    fn begin_from_file(&self) -> Result<StartConfig, Bad<'_>> {
         let in_force = Source::of(self.read()?);
-        Ok(Beginning { config: self.config(&in_force)?, start: in_force.pack(), in_force, waiting: Vec::new() })
+        Ok(StartConfig { config: self.config(&in_force)?, start: in_force.pack(), in_force, needs_restart: Vec::new() })
     }
 
-    /// What the file holds; where there is none, what the embedded configuration is made from.
+    /// Reads the configuration file; where there is none, resolv.conf.
     fn read(&self) -> Result<Vec<u8>, Bad<'_>> {
         match &self.config {
             Some(file) => config_file::read(file).map_err(|error| Bad::File(file, Unusable::Unreadable(error))),
@@ -261,7 +270,7 @@ impl Serve {
         }
     }
 
-    /// The configuration that is made of this.
+    /// Parses a configuration.
     fn config(&self, source: &Source) -> Result<Config, Bad<'_>> {
         let mut config = match &self.config {
             Some(file) => source.parse().map_err(|unusable| Bad::File(file, unusable))?,
@@ -278,13 +287,13 @@ impl Serve {
         Ok(config)
     }
 
-    fn reload(&self, running: &Running, held: &Held, text: Result<Vec<u8>, Bad<'_>>) {
+    fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, Bad<'_>>) {
         let read = text.map(Source::of).and_then(|source| Ok((self.config(&source)?, source)));
         match read {
             Ok((config, source)) => {
                 let needs_restart = running.put_in_force(config);
                 // Before it is logged: whoever reads that may rely on it, also if this process dies now.
-                held.hold(&source);
+                copy.update(&source);
                 running.tell_reloaded(&needs_restart);
             }
             Err(bad) => {

@@ -30,7 +30,7 @@ struct Sent {
     configs: Configs,
 }
 
-/// What configurations were made of, as the worker packs it: see [`super`].
+/// Sources of two configurations, as the worker packs them: see [`super`].
 #[derive(Clone, Debug, Default)]
 pub struct Configs {
     /// That of the start: the keys that only a start reads are as this has them. Empty if it is the one in force.

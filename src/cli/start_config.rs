@@ -1,4 +1,4 @@
-//! What a process of `nodens serve` begins with, and what its supervisor holds of that for a successor.
+//! Configuration that a process of `nodens serve` starts with, and the copy that its supervisor keeps for a successor.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,31 +7,31 @@ use super::config_file::{Source, Unusable};
 use crate::config::Config;
 use crate::supervisor::link::{Configs, Link};
 
-/// What a process begins with.
-pub(super) struct Beginning {
+/// Configuration that a process starts with.
+pub(super) struct StartConfig {
     pub(super) config: Config,
-    /// What the keys that only a start reads are from, packed.
+    /// Source of the keys that only a start reads, packed.
     pub(super) start: Vec<u8>,
-    /// What all others are from.
+    /// Source of all other keys.
     pub(super) in_force: Source,
-    /// The keys that only a start reads and that differ between the two.
-    pub(super) waiting: Vec<&'static str>,
+    /// Keys that only a start reads and that differ between the two.
+    pub(super) needs_restart: Vec<&'static str>,
 }
 
-/// What the supervisor holds, if there is one.
-pub(super) struct Held {
+/// The copy that the supervisor keeps, if there is one.
+pub(super) struct SupervisorCopy {
     pub(super) link: Option<Link>,
-    /// See [`Beginning::start`].
+    /// See [`StartConfig::start`].
     start: Arc<Vec<u8>>,
 }
 
-impl Held {
+impl SupervisorCopy {
     pub(super) fn new(link: Option<Link>, start: Vec<u8>) -> Self {
         Self { link, start: Arc::new(start) }
     }
 
-    /// The supervisor shall hold this as what is in force.
-    pub(super) fn hold(&self, in_force: &Source) {
+    /// Gives the supervisor the configuration in force.
+    pub(super) fn update(&self, in_force: &Source) {
         let Some(link) = &self.link else { return };
         let in_force = Arc::new(in_force.pack());
         let start = if in_force == self.start { Arc::default() } else { Arc::clone(&self.start) };
@@ -39,7 +39,7 @@ impl Held {
     }
 }
 
-/// Why there is no configuration.
+/// Reason why there is no configuration.
 pub(super) enum Bad<'s> {
     File(&'s Path, Unusable),
     Builtin(String),
