@@ -9,14 +9,15 @@
 //! The supervisor has no threads, reads nothing from the network and parses nothing, so that there is little in it that
 //! could fail. Where the supervisor itself dies, the worker sees the end of [`link`], and stops.
 //!
-//! A successor serves what was in force when the last worker died, whatever the file says by then: the supervisor holds what
-//! two configurations were made of, that in force and that of the start, from which the successor takes the keys that only a
-//! start reads ([`Config::keep_start_only`](crate::config::Config::keep_start_only)). The start is that of `serve`, or of the `serve` that took over by a handover.
+//! A successor serves what was in force when the last worker died, whatever the file says by then. The supervisor keeps the
+//! sources of two configurations, that in force and that of the start; from the latter the successor takes the keys that
+//! only a start reads ([`Config::keep_start_only`](crate::config::Config::keep_start_only)). The start is that of `serve`, or
+//! of the `serve` that took over by a handover.
 //!
-//! A successor that ends without having served is followed by one that begins with what the configuration file holds by
-//! then, these keys too; if that is no good, with what was in force again. If that one does not serve either, the next one
-//! begins with what was in force, and so on in turn, with pauses. So whatever keeps successors from beginning, a mended file
-//! heals it, and so does its own end. What a successor that began with the file serves is in force and of the start.
+//! A successor that ends before it served is followed by one that begins with what the configuration file holds by then,
+//! these keys too; if the file is no good, with what was in force. If that one does not serve either, the next one begins
+//! with what was in force, and so on in turn, with pauses: so a mended file heals whatever keeps successors from beginning.
+//! What a successor of the file serves is in force from then on, and is that of the start.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,9 +64,23 @@ pub type Code = u8;
 pub fn run() -> io::Result<Code> {
     let signals = signals()?;
     let mut held = Held::default();
-    let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0, false);
+    let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0_u32, false);
     loop {
-        let mut worker = Worker::start(&replaces, &held)?;
+        let mut worker = match Worker::start(&replaces, &held) {
+            Ok(worker) => worker,
+            // Processes, memory or descriptors come back; the sockets would not.
+            Err(error) if held.serves => {
+                streak = streak.saturating_add(1);
+                let pause = pause(streak);
+                tracing::error!(%error, pause_ms = pause.as_millis() as u64, "no new worker can be started; trying again");
+                match wait(&signals, pause)? {
+                    Waited::Told => return Ok(0),
+                    Waited::Over { reload: meanwhile } => reload |= meanwhile,
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if reload {
             // It waits until the worker hears signals.
             worker.signal(Signal::SIGHUP);
@@ -78,7 +93,7 @@ pub fn run() -> io::Result<Code> {
             None if ended.told || !held.serves => return Ok(1),
             _ => {}
         }
-        streak = if ended.served.is_some_and(|served| served > LONG) { 0 } else { streak + 1 };
+        streak = if ended.served.is_some_and(|served| served > LONG) { 0 } else { streak.saturating_add(1) };
         let pause = pause(streak);
         let from_file = ended.served.is_none() && !replaces.from_file;
         replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock(), from_file };

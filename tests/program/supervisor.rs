@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::addresses::own_address;
 use crate::support::client::{A, code, data, id, lookup, query, receive, udp};
@@ -242,6 +243,29 @@ fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
     serves_again(&nodens, 1.0);
     answers(&nodens, "192.0.2.3");
     assert!(!nodens.log().iter().any(|line| line.contains("before it served")));
+}
+
+/// Sets how many file descriptors a process may have from now on; returns how many it might before.
+fn limit_descriptors(process: u32, soft: Option<u64>) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).expect("its limits");
+    let hard = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let hard = hard.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    prlimit(process, Resource::Nofile, Rlimit { current: soft, maximum: hard }).expect("a limit").current
+}
+
+#[test]
+fn it_is_tried_again_while_no_worker_can_be_started() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let before = limit_descriptors(nodens.id(), Some(3));
+    kill_worker(&nodens, || ());
+    for _ in 0..2 {
+        logged_after(&nodens, nodens.log().len(), "no new worker can be started");
+    }
+    limit_descriptors(nodens.id(), before);
+    serves_again(&nodens, 1.0);
+    lookup(nodens.address(), "a.lab.example");
 }
 
 #[test]
