@@ -23,7 +23,7 @@ use crate::wire::rtype;
 pub struct Snapshot {
     /// Counts up with each reload.
     pub generation: u32,
-    /// What all of it was made from.
+    /// What all of it was made from. The keys that only a start reads have the values of the start, in every snapshot.
     pub config: Config,
     /// Who may ask.
     pub admission: Admission,
@@ -167,25 +167,6 @@ impl Snapshot {
             Some(route) => Some((home, route)),
             None => self.rehome(home, key),
         }
-    }
-
-    /// Why a reload to `next` is not enough: what it changes that only a start reads.
-    pub fn needs_restart(&self, next: &Config) -> Vec<&'static str> {
-        let (old, new) = (&self.config, next);
-        [
-            (old.server.listen != new.server.listen, "server.listen"),
-            (old.server.workers != new.server.workers, "server.workers"),
-            (old.admin != new.admin, "admin.listen"),
-            (old.report != new.report, "report.listen"),
-            (old.node != new.node, "node"),
-            (old.handover != new.handover, "handover.socket"),
-            (old.cache.memory != new.cache.memory, "cache.memory"),
-            (old.kubernetes != new.kubernetes, "kubernetes"),
-            (old.warm_up.file != new.warm_up.file, "warm_up.file"),
-        ]
-        .into_iter()
-        .filter_map(|(changed, key)| changed.then_some(key))
-        .collect()
     }
 }
 

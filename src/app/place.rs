@@ -75,6 +75,10 @@ impl Place {
         let Source { mut sockets, entries, taken, beside } = Source::find(path.as_deref(), given.sockets);
         let [elder, heir] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
+        if given.replaces.from_file {
+            // The file may have another path by now.
+            listener = listener.filter(|listener| path.as_deref().is_some_and(|path| door::listens_at(listener, path)));
+        }
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
         let node = Node::of(&config);
         let mended = node.as_ref().map(Node::set_up).transpose()?.unwrap_or_default();

@@ -73,16 +73,17 @@ impl Running {
         needs_restart
     }
 
-    /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Returns the
-    /// keys that changed but that only a start reads. [`Self::tell_reloaded`] is to follow.
+    /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Keys that only
+    /// a start reads keep their values; returns the names of those that the new one has otherwise.
+    /// [`Self::tell_reloaded`] is to follow.
     ///
     /// All that decides an answer is in the snapshot: a query sees either configuration, whole. It is built and the old one
     /// is freed without the workers.
-    pub fn put_in_force(&self, config: Config) -> Vec<&'static str> {
+    pub fn put_in_force(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
-        let needs_restart = old.needs_restart(&config);
+        let needs_restart = config.keep_start_only(&old.config);
         descriptors::share_out(&self.descriptors, &config);
         let new = Arc::new(Snapshot::new(config, &resolver.metrics, Some(&old)));
         retired.expect();

@@ -1,13 +1,70 @@
 //! Reading a configuration file for a command: what is wrong with it goes to stderr, one line a mistake.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::outcome::Outcome;
 use super::own_addresses::own_addresses;
 use crate::config::Config;
 use crate::config::parse::parse;
+use crate::config::units::Size;
+
+/// The most bytes that a configuration file may have: a worker and its supervisor each keep it in memory.
+const LONGEST: usize = 64 << 20;
+
+/// All inputs of a configuration: parsed again they give the same one, however the machine has changed since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The configuration file's text, or resolv.conf's where there is no such file.
+    pub(super) text: Vec<u8>,
+    /// This machine's addresses when the text was read.
+    pub(super) local: Vec<IpAddr>,
+}
+
+impl Source {
+    /// Adds the addresses that this machine has now.
+    pub(super) fn of(text: Vec<u8>) -> Self {
+        Self { text, local: own_addresses() }
+    }
+
+    /// Packs it for a supervisor: the addresses as a line of JSON, then the text.
+    pub(super) fn pack(&self) -> Vec<u8> {
+        let mut packed = serde_json::to_vec(&self.local).unwrap_or_default(); // addresses are always JSON
+        packed.push(b'\n');
+        packed.extend_from_slice(&self.text);
+        packed
+    }
+
+    /// Unpacks what [`Self::pack`] made; none if it is something else.
+    pub(super) fn unpack(packed: &[u8]) -> Option<Self> {
+        let end = packed.iter().position(|byte| *byte == b'\n')?;
+        let local = serde_json::from_slice(packed.get(..end)?).ok()?;
+        Some(Self { text: packed.get(end + 1..)?.to_vec(), local })
+    }
+
+    /// Parses the text of a configuration file.
+    pub(super) fn parse(&self) -> Result<Config, Unusable> {
+        let Self { text, local } = self;
+        if text.len() > LONGEST {
+            let what = format!("1:1: the file is larger than {}, the most that it may be", Size(LONGEST as u64));
+            return Err(Unusable::Mistakes(vec![what]));
+        }
+        let text = str::from_utf8(text).map_err(|error| {
+            let (line, column) = end_of(&text[..error.valid_up_to()]);
+            Unusable::Mistakes(vec![format!("{line}:{column}: not UTF-8, which TOML must be")])
+        })?;
+        parse(text, local).map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))
+    }
+}
+
+/// Reads a file, at most one byte more than it may have.
+pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
 
 /// Why a file gives no configuration.
 pub(super) enum Unusable {
@@ -19,17 +76,7 @@ pub(super) enum Unusable {
 
 /// The configuration of a file.
 pub(super) fn load(file: &Path) -> Result<Config, Unusable> {
-    read(&fs::read(file).map_err(Unusable::Unreadable)?)
-}
-
-/// The configuration of what a file holds.
-pub(super) fn read(bytes: &[u8]) -> Result<Config, Unusable> {
-    let text = str::from_utf8(bytes).map_err(|error| {
-        let (line, column) = end_of(&bytes[..error.valid_up_to()]);
-        Unusable::Mistakes(vec![format!("{line}:{column}: not UTF-8, which TOML must be")])
-    })?;
-    parse(text, &own_addresses())
-        .map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))
+    Source::of(read(file).map_err(Unusable::Unreadable)?).parse()
 }
 
 impl Unusable {
@@ -59,4 +106,21 @@ fn end_of(text: &[u8]) -> (usize, usize) {
     let lines = text.iter().filter(|&&byte| byte == b'\n').count();
     let last = text.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
     (lines + 1, String::from_utf8_lossy(last).chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_survives_its_packing() {
+        for (text, local) in [("", vec![]), ("[server]\n\n", vec!["192.0.2.1"]), ("\n", vec!["::1", "127.0.0.1"])] {
+            let local = local.into_iter().map(|address| address.parse().expect("an address")).collect();
+            let source = Source { text: text.into(), local };
+            assert_eq!(Source::unpack(&source.pack()), Some(source));
+        }
+        for strange in [&b""[..], b"[server]", b"[server]\n", b"{}\n"] {
+            assert_eq!(Source::unpack(strange), None);
+        }
+    }
 }

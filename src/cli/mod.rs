@@ -14,6 +14,7 @@ mod outcome;
 mod own_addresses;
 mod progress;
 mod serve;
+mod start_config;
 mod status;
 
 pub use outcome::Outcome;

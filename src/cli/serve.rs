@@ -2,7 +2,6 @@
 //!
 //! What is started is the supervisor, see [`crate::supervisor`]; it starts this program again as the worker, which serves.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,9 +15,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::config_file::{self, Unusable, load};
+use super::config_file::{self, Source, Unusable};
 use super::outcome::Outcome;
-use super::own_addresses::own_addresses;
+use super::start_config::{Bad, StartConfig, SupervisorCopy};
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
 use crate::app::place::Place;
@@ -29,7 +28,7 @@ use crate::handover::channel::Channel;
 use crate::metrics::events::Kind;
 use crate::server::Phase;
 use crate::supervisor;
-use crate::supervisor::link::Link;
+use crate::supervisor::link::{Configs, Given, Link};
 use crate::upstream::standing::wall_clock;
 
 /// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
@@ -134,26 +133,21 @@ impl Serve {
             Ok(link) => link.unzip(),
             Err(error) => return fail(&format!("--worker is for the supervisor alone: {error}"), Outcome::BadUsage),
         };
-        let mut given = given.unwrap_or_default();
+        let given = given.unwrap_or_default();
         let replaces = given.replaces.clone();
-        // One that takes the place of another begins with the same configuration, whatever the file says by now.
-        let seen = match std::mem::take(&mut given.config) {
-            config if config.is_empty() => self.contents(),
-            config => Some(config),
-        };
-        let config = match self.config(seen.as_deref()) {
-            Ok(config) => config,
+        let StartConfig { config, start, in_force, needs_restart } = match self.begin(&given) {
+            Ok(start) => start,
             Err(Bad::File(file, unusable)) => return unusable.complain(file),
             Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
         };
+        // Before there is anything to hold: the supervisor gets sockets and configurations at once.
+        let copy = SupervisorCopy::new(link.clone(), start);
+        copy.update(&in_force);
         let place = match Place::take(config, given, link.clone()) {
             Ok(place) => place,
             Err(error) => return fail(&error, Outcome::Failed),
         };
         let running = place.running();
-        if let Some(link) = &link {
-            link.hold_config(seen.as_deref().unwrap_or_default());
-        }
         for address in running.listen_addresses() {
             tracing::info!(%address, "listening on UDP and TCP");
         }
@@ -172,7 +166,13 @@ impl Serve {
             let took = wall_clock().saturating_sub(replaces.at);
             running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
-        let end = runtime.block_on(self.mind(running, link.as_ref(), signals, seen));
+        if !needs_restart.is_empty() {
+            tracing::warn!(
+                "these keys of the configuration in force still wait for a restart: {}",
+                needs_restart.join(", ")
+            );
+        }
+        let end = runtime.block_on(self.mind(running, &copy, signals, Some(in_force.text)));
         if let End::Failed(what) = end {
             tracing::error!("{what} failed: nodens ends, to begin anew");
             // To wait for the others would only keep a new one from serving.
@@ -188,12 +188,12 @@ impl Serve {
     async fn mind(
         &self,
         running: &Running,
-        link: Option<&Link>,
+        copy: &SupervisorCopy,
         mut signals: Signals,
         mut seen: Option<Vec<u8>>,
     ) -> End {
         let broken = async {
-            match link {
+            match &copy.link {
                 Some(link) => link.broken().await,
                 None => std::future::pending().await,
             }
@@ -211,33 +211,73 @@ impl Serve {
                     return End::Told;
                 }
                 _ = signals.hang_up.recv() => {
-                    seen = self.contents();
-                    self.reload(running, link, seen.as_deref());
+                    let now = self.read();
+                    seen = now.as_ref().ok().cloned();
+                    self.reload(running, copy, now);
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
-                    let now = self.contents();
+                    let now = self.read();
                     // A file that is being replaced may be missing for a moment.
-                    if now.is_some() && now != seen {
-                        seen = now;
-                        self.reload(running, link, seen.as_deref());
+                    if now.as_ref().is_ok_and(|now| seen.as_ref() != Some(now)) {
+                        seen = now.as_ref().ok().cloned();
+                        self.reload(running, copy, now);
                     }
                 }
             }
         }
     }
 
-    /// What the file holds, if there is one and it can be read.
-    fn contents(&self) -> Option<Vec<u8>> {
-        self.config.as_ref().and_then(|file| fs::read(file).ok())
+    /// Returns the configuration to start with: that of the file, or for a successor of a worker the one that was in force.
+    fn begin(&self, given: &Given) -> Result<StartConfig, Bad<'_>> {
+        let Configs { start, in_force } = &given.configs;
+        let Some(in_force) = Source::unpack(in_force) else { return self.begin_from_file() };
+        if given.replaces.from_file {
+            match self.begin_from_file() {
+                Ok(start) => {
+                    tracing::warn!(
+                        "this worker begins with what the configuration file holds now: the last one did not serve"
+                    );
+                    return Ok(start);
+                }
+                Err(bad) => {
+                    bad.lines().iter().for_each(|line| tracing::error!("{line}"));
+                    tracing::warn!(
+                        "the configuration file is no good: this worker begins with the configuration in force"
+                    );
+                }
+            }
+        }
+        let start = Source::unpack(start).unwrap_or_else(|| in_force.clone());
+        let mut config = self.config(&in_force)?;
+        let needs_restart = config.keep_start_only(&self.config(&start)?);
+        Ok(StartConfig { config, start: start.pack(), in_force, needs_restart })
     }
 
-    /// The configuration of what the file holds, or the embedded one where there is no file.
-    fn config(&self, contents: Option<&[u8]>) -> Result<Config, Bad<'_>> {
-        let mut config = match (&self.config, contents) {
-            (Some(file), Some(bytes)) => config_file::read(bytes).map_err(|unusable| Bad::File(file, unusable))?,
-            // It says why it cannot be read.
-            (Some(file), None) => load(file).map_err(|unusable| Bad::File(file, unusable))?,
-            (None, _) => default_config().map_err(Bad::Builtin)?,
+    fn begin_from_file(&self) -> Result<StartConfig, Bad<'_>> {
+        let in_force = Source::of(self.read()?);
+        Ok(StartConfig { config: self.config(&in_force)?, start: in_force.pack(), in_force, needs_restart: Vec::new() })
+    }
+
+    /// Reads the configuration file; where there is none, resolv.conf.
+    fn read(&self) -> Result<Vec<u8>, Bad<'_>> {
+        match &self.config {
+            Some(file) => config_file::read(file).map_err(|error| Bad::File(file, Unusable::Unreadable(error))),
+            None => config_file::read(Path::new(RESOLV_CONF)).map_err(|error| {
+                Bad::Builtin(format!(
+                    "cannot read {RESOLV_CONF}, which names the upstreams when there is no --config: {error}"
+                ))
+            }),
+        }
+    }
+
+    /// Parses a configuration.
+    fn config(&self, source: &Source) -> Result<Config, Bad<'_>> {
+        let mut config = match &self.config {
+            Some(file) => source.parse().map_err(|unusable| Bad::File(file, unusable))?,
+            None => {
+                let text = String::from_utf8_lossy(&source.text);
+                builtin(&text, &source.local).map_err(|error| Bad::Builtin(error.to_string()))?
+            }
         };
         for address in &self.listen {
             if !config.server.listen.contains(address) {
@@ -247,21 +287,17 @@ impl Serve {
         Ok(config)
     }
 
-    fn reload(&self, running: &Running, link: Option<&Link>, contents: Option<&[u8]>) {
-        let config = self.config(contents).map_err(|bad| match bad {
-            Bad::File(file, unusable) => unusable.lines(file),
-            Bad::Builtin(error) => vec![error],
-        });
-        match config {
-            Ok(config) => {
+    fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, Bad<'_>>) {
+        let read = text.map(Source::of).and_then(|source| Ok((self.config(&source)?, source)));
+        match read {
+            Ok((config, source)) => {
                 let needs_restart = running.put_in_force(config);
                 // Before it is logged: whoever reads that may rely on it, also if this process dies now.
-                if let Some(link) = link {
-                    link.hold_config(contents.unwrap_or_default());
-                }
+                copy.update(&source);
                 running.tell_reloaded(&needs_restart);
             }
-            Err(lines) => {
+            Err(bad) => {
+                let lines = bad.lines();
                 let (first, others) = lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
                 running.reload_rejected(first);
                 // One event for one file, but the log has every mistake.
@@ -307,12 +343,6 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     Listen::<DNS_PORT>::try_from(text.to_owned()).map(|listen| listen.0)
 }
 
-/// Why there is no configuration.
-enum Bad<'s> {
-    File(&'s Path, Unusable),
-    Builtin(String),
-}
-
 /// Why it is time to stop.
 enum End {
     /// Somebody wants it.
@@ -336,14 +366,6 @@ impl Signals {
             hang_up: signal(SignalKind::hangup())?,
         })
     }
-}
-
-/// The embedded default: a cache in front of the system's own servers.
-fn default_config() -> Result<Config, String> {
-    let text = fs::read_to_string(Path::new(RESOLV_CONF)).map_err(|error| {
-        format!("cannot read {RESOLV_CONF}, which names the upstreams when there is no --config: {error}")
-    })?;
-    builtin(&text, &own_addresses()).map_err(|error| error.to_string())
 }
 
 fn fail(error: &dyn std::fmt::Display, outcome: Outcome) -> Outcome {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A table's form has `Table` in its name: [`server::ServerTable`] is what the file says, [`Server`] what is made of it.
-//! [`mod@footprint`] says what a configuration takes of memory.
+//! [`mod@footprint`] says what a configuration takes of memory, [`mod@start_only`] what of it only a start reads.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ pub mod builtin;
 pub mod file;
 pub mod footprint;
 pub mod parse;
+pub mod start_only;
 
 pub mod cache;
 pub mod clients;

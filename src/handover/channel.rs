@@ -47,8 +47,10 @@ pub enum Message {
     Socket(Label),
     /// With bytes: entries of the cache, see [`crate::cache::packed`].
     Entries,
-    /// With bytes: a part of the configuration in force, as its file has it.
+    /// With bytes: a part of what the configuration in force was made of. Only between a supervisor and its worker.
     Config,
+    /// With bytes: the same of the configuration of the start, where it is another. Only between a supervisor and its worker.
+    StartConfig,
     /// That was all.
     Complete,
     /// The new one takes queries: the old one may rest.
@@ -64,6 +66,8 @@ pub enum Message {
     Resumed,
     /// From one that rests itself, about to stop: nobody will come back.
     Released,
+    /// From a worker: all that its supervisor is to hold follows. What came before and was not completed does not count.
+    Holdings,
     /// From a supervisor: how its last worker ended.
     Replaces(Replaces),
 }
@@ -77,6 +81,8 @@ pub struct Replaces {
     pub ended: String,
     /// When it was seen to have ended, in milliseconds since 1970.
     pub at: u64,
+    /// The last one did not begin to serve with the configuration in force: this one tries what the configuration file holds.
+    pub from_file: bool,
 }
 
 /// What was received.

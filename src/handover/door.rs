@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::{fs, thread};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::STEP;
 use super::channel::Channel;
@@ -114,6 +114,11 @@ impl Desk {
 fn ring(bell: &UnixStream) {
     // If it is full, it rings already.
     let _ = io::Write::write(&mut &*bell, &[0]);
+}
+
+/// Returns whether this socket listens at `path`.
+pub fn listens_at(listener: &OwnedFd, path: &Path) -> bool {
+    SockRef::from(listener).local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
 }
 
 /// Listens for new ones at `path`, in a directory that only this user may enter.

@@ -27,7 +27,16 @@ struct Inner {
 #[derive(Default)]
 struct Sent {
     sockets: Sockets,
-    config: Vec<u8>,
+    configs: Configs,
+}
+
+/// Sources of two configurations, as the worker packs them: see [`super`].
+#[derive(Clone, Debug, Default)]
+pub struct Configs {
+    /// That of the start: the keys that only a start reads are as this has them. Empty if it is the one in force.
+    pub start: Arc<Vec<u8>>,
+    /// That in force; empty if there is none.
+    pub in_force: Arc<Vec<u8>>,
 }
 
 /// What a worker begins with.
@@ -37,19 +46,22 @@ pub struct Given {
     pub replaces: Replaces,
     /// The sockets of the last one.
     pub sockets: Sockets,
-    /// The configuration of the last one, as its file had it; empty if there was none.
-    pub config: Vec<u8>,
+    /// The configurations of the last one.
+    pub configs: Configs,
 }
 
 /// Sends all that a worker begins with, or all that its supervisor is to hold.
-pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &Sockets, config: &[u8]) -> io::Result<()> {
+pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &Sockets, configs: &Configs) -> io::Result<()> {
     channel.send(&Message::Replaces(replaces.clone()))?;
-    send_all(channel, sockets, config)
+    send_all(channel, sockets, configs)
 }
 
-fn send_all(channel: &Channel, sockets: &Sockets, config: &[u8]) -> io::Result<()> {
+fn send_all(channel: &Channel, sockets: &Sockets, configs: &Configs) -> io::Result<()> {
     send_sockets(channel, sockets)?;
-    config.chunks(LONGEST_BODY).try_for_each(|part| channel.send_with(&Message::Config, part, None))?;
+    let Configs { start, in_force } = configs;
+    for (message, config) in [(Message::StartConfig, start), (Message::Config, in_force)] {
+        config.chunks(LONGEST_BODY).try_for_each(|part| channel.send_with(&message, part, None))?;
+    }
     channel.send(&Message::Complete)
 }
 
@@ -66,7 +78,8 @@ impl Link {
             match (got.message, got.socket) {
                 (Message::Replaces(replaces), None) => given.replaces = replaces,
                 (Message::Socket(label), Some(socket)) => given.sockets.put(label, socket),
-                (Message::Config, None) => given.config.extend_from_slice(&got.body),
+                (Message::StartConfig, None) => Arc::make_mut(&mut given.configs.start).extend_from_slice(&got.body),
+                (Message::Config, None) => Arc::make_mut(&mut given.configs.in_force).extend_from_slice(&got.body),
                 (Message::Complete, None) => break,
                 _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
@@ -79,9 +92,9 @@ impl Link {
         self.hold(|sent| sent.sockets = sockets.clone());
     }
 
-    /// The supervisor shall hold this configuration from now on.
-    pub fn hold_config(&self, config: &[u8]) {
-        self.hold(|sent| sent.config = config.to_vec());
+    /// The supervisor shall hold these configurations from now on, or from the first sockets on.
+    pub fn hold_configs(&self, configs: Configs) {
+        self.hold(|sent| sent.configs = configs);
     }
 
     fn hold(&self, change: impl FnOnce(&mut Sent)) {
@@ -91,7 +104,9 @@ impl Link {
             // It serves nothing yet.
             return;
         }
-        if let Err(error) = send_all(&self.0.channel, &sent.sockets, &sent.config) {
+        let channel = &self.0.channel;
+        let done = channel.send(&Message::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
+        if let Err(error) = done {
             tracing::warn!(%error, "the supervisor does not hear");
         }
     }

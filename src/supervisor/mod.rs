@@ -7,13 +7,23 @@
 //! ```
 //!
 //! The supervisor has no threads, reads nothing from the network and parses nothing, so that there is little in it that
-//! could fail. A new worker begins with the configuration that the last one had, whatever the file says by then. Where the
-//! supervisor itself dies, the worker sees the end of [`link`], and stops.
+//! could fail. Where the supervisor itself dies, the worker sees the end of [`link`], and stops.
+//!
+//! A successor serves what was in force when the last worker died, whatever the file says by then. The supervisor keeps the
+//! sources of two configurations, that in force and that of the start; from the latter the successor takes the keys that
+//! only a start reads ([`Config::keep_start_only`](crate::config::Config::keep_start_only)). The start is that of `serve`, or
+//! of the `serve` that took over by a handover.
+//!
+//! A successor that ends before it served is followed by one that begins with what the configuration file holds by then,
+//! these keys too; if the file is no good, with what was in force. If that one does not serve either, the next one begins
+//! with what was in force, and so on in turn, with pauses: so a mended file heals whatever keeps successors from beginning.
+//! What a successor of the file serves is in force from then on, and is that of the start.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,6 +32,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use self::link::Configs;
 use crate::handover::channel::{Channel, Message, Replaces};
 use crate::handover::sockets::Sockets;
 use crate::server::GRACE;
@@ -41,8 +52,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const END: Duration = Duration::from_secs(30);
 /// How long a worker may leave a message of the supervisor unread.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of a configuration that are kept.
-const LONGEST_CONFIG: usize = 16 << 20;
 
 /// How it ended: with the worker's exit code, 0 to 255.
 pub type Code = u8;
@@ -55,9 +64,27 @@ pub type Code = u8;
 pub fn run() -> io::Result<Code> {
     let signals = signals()?;
     let mut held = Held::default();
-    let (mut replaces, mut streak) = (Replaces::default(), 0);
+    let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0_u32, false);
     loop {
-        let mut worker = Worker::start(&replaces, &held)?;
+        let mut worker = match Worker::start(&replaces, &held) {
+            Ok(worker) => worker,
+            // Processes, memory or descriptors come back; the sockets would not.
+            Err(error) if held.serves => {
+                streak = streak.saturating_add(1);
+                let pause = pause(streak);
+                tracing::error!(%error, pause_ms = pause.as_millis() as u64, "no new worker can be started; trying again");
+                match wait(&signals, pause)? {
+                    Waited::Told => return Ok(0),
+                    Waited::Over { reload: meanwhile } => reload |= meanwhile,
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if reload {
+            // It waits until the worker hears signals.
+            worker.signal(Signal::SIGHUP);
+        }
         let ended = worker.mind(&signals, &mut held)?;
         let status = ended.status;
         let code = status.code().and_then(|code| Code::try_from(code).ok());
@@ -66,17 +93,29 @@ pub fn run() -> io::Result<Code> {
             None if ended.told || !held.serves => return Ok(1),
             _ => {}
         }
-        streak = if ended.served > LONG { 0 } else { streak + 1 };
+        streak = if ended.served.is_some_and(|served| served > LONG) { 0 } else { streak.saturating_add(1) };
         let pause = pause(streak);
-        replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock() };
-        tracing::error!(
-            restarts = replaces.restarts,
-            pause_ms = pause.as_millis() as u64,
-            "the worker died ({}): a new one takes its sockets",
-            replaces.ended
-        );
-        if !wait(&signals, pause)? {
-            return Ok(0);
+        let from_file = ended.served.is_none() && !replaces.from_file;
+        replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock(), from_file };
+        let (restarts, pause_ms, how) = (replaces.restarts, pause.as_millis() as u64, &replaces.ended);
+        match (ended.served, from_file) {
+            (Some(_), _) => {
+                tracing::error!(restarts, pause_ms, "the worker died ({how}): a new one takes its sockets");
+            }
+            (None, true) => tracing::error!(
+                restarts,
+                pause_ms,
+                "the worker ended before it served ({how}): the next one begins with what the configuration file holds"
+            ),
+            (None, false) => tracing::error!(
+                restarts,
+                pause_ms,
+                "the worker ended before it served ({how}): the next one begins with the configuration that was in force"
+            ),
+        }
+        match wait(&signals, pause)? {
+            Waited::Told => return Ok(0),
+            Waited::Over { reload: meanwhile } => reload = meanwhile || ended.reload,
         }
     }
 }
@@ -85,7 +124,8 @@ pub fn run() -> io::Result<Code> {
 #[derive(Default)]
 struct Held {
     sockets: Sockets,
-    config: Vec<u8>,
+    /// The worker bounds them, as it bounds the files that it reads.
+    configs: Configs,
     /// Whether any worker has ever served.
     serves: bool,
 }
@@ -102,8 +142,10 @@ struct Ended {
     status: ExitStatus,
     /// Whether it was told to end.
     told: bool,
-    /// For how long it served.
-    served: Duration,
+    /// For how long it served, if it did.
+    served: Option<Duration>,
+    /// SIGHUP came when it had ended already.
+    reload: bool,
 }
 
 impl Worker {
@@ -119,21 +161,21 @@ impl Worker {
         let stdin = Stdio::from(far.into_descriptor());
         let child = command.args(arguments).arg(WORKER).stdin(stdin).spawn()?;
         // One that dies meanwhile is seen to have died.
-        let _ = link::give(&channel, replaces, &held.sockets, &held.config);
+        let _ = link::give(&channel, replaces, &held.sockets, &held.configs);
         Ok(Self { child, channel, coming: Held::default(), serves_since: None })
     }
 
     /// Passes signals on and holds what the worker gives, until the worker has ended.
     fn mind(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
-        let (mut told, mut deadline, mut speaks) = (false, None, true);
+        let (mut told, mut reload, mut deadline, mut speaks) = (false, false, None, true);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 // What it gave and nobody has taken yet is true all the same; behind it is the end of the link.
                 while speaks {
                     speaks = self.hear(held);
                 }
-                let served = self.serves_since.map_or(Duration::ZERO, |since| since.elapsed());
-                return Ok(Ended { status, told, served });
+                let served = self.serves_since.map(|since| since.elapsed());
+                return Ok(Ended { status, told, served, reload });
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 tracing::error!("the worker does not end; it is killed");
@@ -153,6 +195,7 @@ impl Worker {
             while let Some(signal) = next(signals)? {
                 match signal {
                     Signal::SIGCHLD => {}
+                    Signal::SIGHUP if self.child.try_wait()?.is_some() => reload = true,
                     Signal::SIGHUP => self.signal(signal),
                     _ => {
                         told = true;
@@ -171,10 +214,12 @@ impl Worker {
     fn hear(&mut self, held: &mut Held) -> bool {
         let Ok(Some(got)) = self.channel.receive() else { return false };
         match (got.message, got.socket) {
+            (Message::Holdings, None) => self.coming = Held::default(),
             (Message::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
-            (Message::Config, None) if self.coming.config.len() < LONGEST_CONFIG => {
-                self.coming.config.extend_from_slice(&got.body);
+            (Message::StartConfig, None) => {
+                Arc::make_mut(&mut self.coming.configs.start).extend_from_slice(&got.body);
             }
+            (Message::Config, None) => Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body),
             (Message::Complete, None) => {
                 *held = std::mem::take(&mut self.coming);
                 held.serves = true;
@@ -224,18 +269,31 @@ fn next(signals: &SignalFd) -> io::Result<Option<Signal>> {
     Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()))
 }
 
-/// Waits; false if a signal says to end.
-fn wait(signals: &SignalFd, pause: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + pause;
+/// How a pause ended.
+enum Waited {
+    /// A signal says to end.
+    Told,
+    /// The next worker is due.
+    Over {
+        /// Whether SIGHUP came, which is for that one then.
+        reload: bool,
+    },
+}
+
+/// Waits until the next worker is due.
+fn wait(signals: &SignalFd, pause: Duration) -> io::Result<Waited> {
+    let (deadline, mut reload) = (Instant::now() + pause, false);
     loop {
         while let Some(signal) = next(signals)? {
-            if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
-                return Ok(false);
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT => return Ok(Waited::Told),
+                Signal::SIGHUP => reload = true,
+                _ => {}
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(true);
+            return Ok(Waited::Over { reload });
         }
         let patience = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], patience) {

@@ -508,3 +508,18 @@ fn written(text: &str) -> PathBuf {
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
+
+#[test]
+fn a_file_has_a_largest_size() {
+    let dir = crate::support::Dir::new();
+    let file = dir.write("nodens.toml", REST);
+    let of = |length: u64| {
+        std::fs::File::options().write(true).open(&file).and_then(|file| file.set_len(length)).expect("a length");
+        let output = Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(&file).output().expect("nodens runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(of(REST.len() as u64), (Some(0), String::new()));
+    let (code, text) = of((64 << 20) + 1);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.ends_with("nodens.toml:1:1: the file is larger than 64MiB, the most that it may be\n"), "{text}");
+}

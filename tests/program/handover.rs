@@ -341,3 +341,28 @@ fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
     // It gave nothing, and serves.
     lookup(scene.listen, "a.lab.example");
 }
+
+#[test]
+fn each_of_the_two_keeps_what_its_own_start_read() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    let moved_to = own_address();
+    let moved = scene.config("").replace(&scene.listen.to_string(), &moved_to.to_string());
+    std::fs::write(old.config(), &moved).expect("writes");
+    old.signal("HUP");
+    old.logged("which need a restart: server.listen\"");
+    let mut new = scene.nodens_with(&moved);
+    new.logged("took over");
+    old.logged("handed over");
+    for nodens in [&old, &new] {
+        send_signal(nodens.worker().expect("a worker"), "KILL");
+    }
+    old.logged("nodens rests: another one serves");
+    new.logged("worker replaced");
+    assert_eq!(data(&lookup(moved_to, "a.lab.example")), ["192.0.2.1"]);
+    UdpSocket::bind(scene.listen).expect_err("the old one still has it");
+    new.kill();
+    old.logged("serves again");
+    assert_eq!(data(&lookup(scene.listen, "a.lab.example")), ["192.0.2.1"]);
+    UdpSocket::bind(moved_to).expect("nobody listens there");
+}

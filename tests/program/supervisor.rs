@@ -1,11 +1,18 @@
 //! A worker that dies is replaced with the same sockets, by the built binary.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use nodens::lab::upstream::Upstream;
+use nodens::lab::zone::Zone;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::addresses::own_address;
-use crate::support::client::{A, code, id, lookup, query, receive, udp};
-use crate::support::{Nodens, config, eventually, freeze, send_signal, serve, states, upstream, zone};
+use crate::support::client::{A, code, data, id, lookup, query, receive, udp};
+use crate::support::space::{inside, ip, put_in_place};
+use crate::support::{
+    Dir, Nodens, config, eventually, freeze, send_signal, serve, states, upstream, upstream_on, zone,
+};
 
 /// Kills the worker while the supervisor sleeps, so that queries come while nobody serves.
 fn kill_worker(nodens: &Nodens, meanwhile: impl FnOnce()) {
@@ -72,7 +79,7 @@ fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
     fs::write(nodens.config(), "[server\n").expect("writes");
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
-    assert_eq!(crate::support::client::data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
+    assert_eq!(data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
     nodens.logged("new configuration rejected");
     fs::write(nodens.config(), good).expect("writes");
     nodens.logged("new configuration in force");
@@ -122,4 +129,241 @@ fn the_worker_is_nobodys_to_start() {
     let output = command.output().expect("nodens runs");
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--worker is for the supervisor alone"));
+}
+
+/// A configuration with a record of its own, which tells whose it is.
+fn with_record(upstream: &Upstream, server: &str, value: &str, more: &str) -> String {
+    let record = format!("[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"{value}\"\n");
+    config(&[upstream], server, "") + &record + more
+}
+
+fn listen(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    format!("listen = {addresses:?}")
+}
+
+/// Puts another configuration in the place of the file, and waits until the reload of it says `what`.
+fn reload(nodens: &Nodens, text: &str, what: &str) {
+    let new = nodens.dir().write("new.toml", text);
+    fs::rename(new, nodens.config()).expect("a swap");
+    let before = nodens.log().len();
+    nodens.signal("HUP");
+    logged_after(nodens, before, what);
+}
+
+/// Waits for a line behind the first `before` ones.
+fn logged_after(nodens: &Nodens, before: usize, what: &str) -> String {
+    eventually(what, || nodens.log().into_iter().skip(before).find(|line| line.contains(what)))
+}
+
+fn answers(nodens: &Nodens, value: &str) {
+    assert_eq!(data(&lookup(nodens.address(), "mine.example")), [value]);
+}
+
+#[test]
+fn a_successor_keeps_what_only_a_start_reads() {
+    let upstream = upstream(zone());
+    let (one, two) = (own_address(), own_address());
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let busy = taken.local_addr().expect("an address");
+    // Longer than one message of the link.
+    let long = "# a comment\n".repeat(20_000);
+    let begun = with_record(&upstream, &listen(&[one]), "192.0.2.1", &long);
+    let changes = [
+        // Each alone keeps a nodens that starts with it from serving, or moves it.
+        ("server.listen", with_record(&upstream, &listen(&[two]), "192.0.2.2", "")),
+        ("server.listen", with_record(&upstream, "listen = [\"203.0.113.7:53\"]", "192.0.2.3", &long)),
+        ("admin.listen", begun.replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"{busy}\""))),
+        ("report.listen", format!("{begun}[report]\nlisten = [\"{busy}\"]\n")),
+        (
+            "server.listen, node",
+            with_record(&upstream, "listen = [\"169.254.77.7:53\"]", "192.0.2.4", "")
+                + "[node]\naddresses = [\"169.254.77.7\"]\ninterface = \"nolink\"\nfirewall = \"none\"\n",
+        ),
+        ("server.workers, cache.memory", begun.replace("[admin]", "workers = 7\n[cache]\nmemory = \"3MiB\"\n[admin]")),
+    ];
+    for (keys, text) in &changes {
+        let nodens = Nodens::start(&begun);
+        let value = text.split("value = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a record");
+        // They stay named as long as the file has them.
+        for _ in 0..2 {
+            reload(&nodens, text, &format!("which need a restart: {keys}\""));
+        }
+        // One death after the other.
+        for restarts in [1.0, 2.0] {
+            let before = nodens.log().len();
+            kill_worker(&nodens, || ());
+            serves_again(&nodens, restarts);
+            answers(&nodens, value);
+            logged_after(&nodens, before, &format!("wait for a restart: {keys}\""));
+            assert!(lookup(one, "a.lab.example").len() > 12);
+            UdpSocket::bind(two).expect("nobody listens there");
+        }
+        // What the successor compares with is what the first one began with.
+        reload(&nodens, text, &format!("which need a restart: {keys}\""));
+        reload(&nodens, &begun, "new configuration in force\"");
+        answers(&nodens, "192.0.2.1");
+    }
+}
+
+#[test]
+fn a_successor_needs_no_file() {
+    let upstream = upstream(zone());
+    let (one, two) = (own_address(), own_address());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &with_record(&upstream, &listen(&[one]), "192.0.2.1", ""));
+    let argument = own_address();
+    let nodens = Nodens::spawn(serve().arg("--config").arg(&file).args(["--listen", &argument.to_string()]), dir);
+    reload(&nodens, &with_record(&upstream, &listen(&[two]), "192.0.2.2", ""), "which need a restart");
+    for round in [1.0, 2.0] {
+        kill_worker(&nodens, || {
+            let _ = fs::remove_file(&file);
+        });
+        serves_again(&nodens, round);
+        for address in [one, argument] {
+            assert_eq!(data(&lookup(address, "mine.example")), ["192.0.2.2"]);
+        }
+        UdpSocket::bind(two).expect("nobody listens there");
+    }
+}
+
+#[test]
+fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
+    let upstream = upstream(zone());
+    // More than waits in the link.
+    let long = "# a comment\n".repeat(100_000);
+    let nodens = Nodens::start(&with_record(&upstream, "", "192.0.2.1", &long));
+    freeze(nodens.id());
+    fs::write(nodens.config(), with_record(&upstream, "", "192.0.2.2", &long)).expect("writes");
+    logged_after(&nodens, 0, "the supervisor does not hear");
+    logged_after(&nodens, 0, "new configuration in force");
+    nodens.signal("CONT");
+    reload(&nodens, &with_record(&upstream, "", "192.0.2.3", &long), "new configuration in force");
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 1.0);
+    answers(&nodens, "192.0.2.3");
+    assert!(!nodens.log().iter().any(|line| line.contains("before it served")));
+}
+
+/// Sets how many file descriptors a process may have from now on; returns how many it might before.
+fn limit_descriptors(process: u32, soft: Option<u64>) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).expect("its limits");
+    let hard = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let hard = hard.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    prlimit(process, Resource::Nofile, Rlimit { current: soft, maximum: hard }).expect("a limit").current
+}
+
+#[test]
+fn it_is_tried_again_while_no_worker_can_be_started() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let before = limit_descriptors(nodens.id(), Some(3));
+    kill_worker(&nodens, || ());
+    for _ in 0..2 {
+        logged_after(&nodens, nodens.log().len(), "no new worker can be started");
+    }
+    limit_descriptors(nodens.id(), before);
+    serves_again(&nodens, 1.0);
+    lookup(nodens.address(), "a.lab.example");
+}
+
+#[test]
+fn a_death_while_a_file_is_rejected_changes_nothing() {
+    let upstream = upstream(zone());
+    let one = own_address();
+    let nodens = Nodens::start(&with_record(&upstream, &listen(&[one]), "192.0.2.1", ""));
+    reload(&nodens, &with_record(&upstream, &listen(&[own_address()]), "192.0.2.2", ""), "which need a restart");
+    reload(&nodens, "[server\n", "new configuration rejected");
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 1.0);
+    answers(&nodens, "192.0.2.2");
+}
+
+#[test]
+fn without_a_file_a_successor_has_the_servers_of_before() {
+    inside("supervisor::without_a_file_a_successor_has_the_servers_of_before", &[], || {
+        let dir = Dir::new();
+        let resolv = dir.write("resolv.conf", "nameserver 127.0.0.2\n");
+        put_in_place(&resolv, "/etc/resolv.conf");
+        let zone = |value: &str| Zone::new("lab.example.").record(&format!("*.lab.example. 1 A {value}"));
+        let _upstreams = [
+            upstream_on(([127, 0, 0, 2], 53).into(), zone("192.0.2.2")),
+            upstream_on(([127, 0, 0, 3], 53).into(), zone("192.0.2.3")),
+        ];
+        let nodens = Nodens::spawn(&mut serve(), dir);
+        fs::write(&resolv, "nameserver 127.0.0.3\n").expect("writes");
+        kill_worker(&nodens, || ());
+        serves_again(&nodens, 1.0);
+        assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.2"]);
+        fs::write(&resolv, "").expect("writes");
+        kill_worker(&nodens, || ());
+        serves_again(&nodens, 2.0);
+        assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.2"]);
+        // A signal that comes while nobody serves reaches the successor.
+        kill_worker(&nodens, || {
+            fs::write(&resolv, "nameserver 127.0.0.3\n").expect("writes");
+            nodens.signal("HUP");
+        });
+        serves_again(&nodens, 3.0);
+        nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count == 1.0);
+        assert_eq!(data(&lookup(nodens.address(), "c.lab.example")), ["192.0.2.3"]);
+    });
+}
+
+/// A nodens whose node has lost the link that it needs, so that no successor can begin as the last one did.
+fn without_its_link(body: impl FnOnce(&Nodens, &str, &Dir)) {
+    ip("link add lab type bridge");
+    let upstream = upstream(zone());
+    let node = "[node]\naddresses = [\"169.254.77.7\"]\ninterface = \"lab\"\nfirewall = \"none\"\n";
+    let dir = Dir::new();
+    let more = format!("{node}[handover]\nsocket = {:?}\n", dir.file("run/handover.sock"));
+    let text = with_record(&upstream, "listen = [\"127.0.0.1:5300\", \"169.254.77.7:5300\"]", "192.0.2.1", &more);
+    let nodens = Nodens::start(&text);
+    ip("link del lab");
+    kill_worker(&nodens, || ());
+    body(&nodens, &text, &dir);
+}
+
+#[test]
+fn a_mended_file_heals_what_keeps_successors_from_beginning() {
+    inside("supervisor::a_mended_file_heals_what_keeps_successors_from_beginning", &[], || {
+        without_its_link(|nodens, text, dir| {
+            // A file that is no good does not help, and does not hinder.
+            logged_after(nodens, 0, "the next one begins with what the configuration file holds");
+            fs::write(nodens.config(), "[server\n").expect("writes");
+            logged_after(nodens, 0, "nodens.toml:1:");
+            logged_after(nodens, 0, "the configuration file is no good");
+            let mended = text.replace("\"lab\"", "\"lo\"").replace("192.0.2.1", "192.0.2.9");
+            let mended = mended.replace("run/handover.sock", "run/other.sock");
+            let new = nodens.dir().write("new.toml", &mended);
+            fs::rename(new, nodens.config()).expect("a swap");
+            nodens.metric_becomes("nodens_worker_restarts_total", &[], |count| count > 1.0);
+            logged_after(nodens, 0, "begins with what the configuration file holds now");
+            answers(nodens, "192.0.2.9");
+            eventually("the other socket", || dir.file("run/other.sock").exists().then_some(()));
+            // From here on this is what is in force.
+            let count = nodens.metric("nodens_worker_restarts_total", &[]);
+            kill_worker(nodens, || ());
+            serves_again(nodens, count + 1.0);
+            answers(nodens, "192.0.2.9");
+        });
+    });
+}
+
+#[test]
+fn a_file_that_cannot_begin_does_not_keep_others_from_beginning() {
+    inside("supervisor::a_file_that_cannot_begin_does_not_keep_others_from_beginning", &[], || {
+        without_its_link(|nodens, text, _| {
+            let away = text.replace("169.254.77.7", "203.0.113.7");
+            let away = away.split("[node]").next().expect("a text");
+            let new = nodens.dir().write("new.toml", away);
+            fs::rename(new, nodens.config()).expect("a swap");
+            logged_after(nodens, 0, "cannot listen on 203.0.113.7:5300");
+            // What kept the one that was in force from beginning is over.
+            ip("link add lab type bridge");
+            nodens.metric_becomes("nodens_worker_restarts_total", &[], |count| count > 1.0);
+            answers(nodens, "192.0.2.1");
+        });
+    });
 }

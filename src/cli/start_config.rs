@@ -1,0 +1,56 @@
+//! Configuration that a process of `nodens serve` starts with, and the copy that its supervisor keeps for a successor.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config_file::{Source, Unusable};
+use crate::config::Config;
+use crate::supervisor::link::{Configs, Link};
+
+/// Configuration that a process starts with.
+pub(super) struct StartConfig {
+    pub(super) config: Config,
+    /// Source of the keys that only a start reads, packed.
+    pub(super) start: Vec<u8>,
+    /// Source of all other keys.
+    pub(super) in_force: Source,
+    /// Keys that only a start reads and that differ between the two.
+    pub(super) needs_restart: Vec<&'static str>,
+}
+
+/// The copy that the supervisor keeps, if there is one.
+pub(super) struct SupervisorCopy {
+    pub(super) link: Option<Link>,
+    /// See [`StartConfig::start`].
+    start: Arc<Vec<u8>>,
+}
+
+impl SupervisorCopy {
+    pub(super) fn new(link: Option<Link>, start: Vec<u8>) -> Self {
+        Self { link, start: Arc::new(start) }
+    }
+
+    /// Gives the supervisor the configuration in force.
+    pub(super) fn update(&self, in_force: &Source) {
+        let Some(link) = &self.link else { return };
+        let in_force = Arc::new(in_force.pack());
+        let start = if in_force == self.start { Arc::default() } else { Arc::clone(&self.start) };
+        link.hold_configs(Configs { start, in_force });
+    }
+}
+
+/// Reason why there is no configuration.
+pub(super) enum Bad<'s> {
+    File(&'s Path, Unusable),
+    Builtin(String),
+}
+
+impl Bad<'_> {
+    /// Each complaint, as a line.
+    pub(super) fn lines(&self) -> Vec<String> {
+        match self {
+            Self::File(file, unusable) => unusable.lines(file),
+            Self::Builtin(error) => vec![error.clone()],
+        }
+    }
+}

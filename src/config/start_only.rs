@@ -1,0 +1,69 @@
+//! The keys that only a start reads: a reload leaves them as they are, and so does a worker that replaces a dead one.
+
+use super::Config;
+
+impl Config {
+    /// Takes from `start` the values of the keys that only a start reads. Returns the names of those that differed: they
+    /// need a restart. This is the one list of these keys.
+    pub fn keep_start_only(&mut self, start: &Self) -> Vec<&'static str> {
+        [
+            keep("server.listen", &mut self.server.listen, &start.server.listen),
+            keep("server.workers", &mut self.server.workers, &start.server.workers),
+            keep("admin.listen", &mut self.admin, &start.admin),
+            keep("report.listen", &mut self.report, &start.report),
+            keep("node", &mut self.node, &start.node),
+            keep("handover.socket", &mut self.handover, &start.handover),
+            keep("cache.memory", &mut self.cache.memory, &start.cache.memory),
+            keep("kubernetes", &mut self.kubernetes, &start.kubernetes),
+            keep("warm_up.file", &mut self.warm_up.file, &start.warm_up.file),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// Sets one value to that of the start; its name if it was another.
+fn keep<T: Clone + PartialEq>(name: &'static str, value: &mut T, start: &T) -> Option<&'static str> {
+    (value != start).then(|| {
+        value.clone_from(start);
+        name
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+
+    /// Every key that only a start reads differs between these two, and so does another.
+    const ONE: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+    const OTHER: &str = "[server]\nlisten = [\"192.0.2.9\"]\nworkers = 3\n[admin]\nlisten = \"192.0.2.9\"\n\
+                         [report]\nlisten = [\"192.0.2.9\"]\n[node]\naddresses = [\"192.0.2.9\"]\n\
+                         [handover]\nsocket = \"/run/nodens/handover.sock\"\n[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n\
+                         [kubernetes]\nnode = \"n\"\n[warm_up]\nfile = \"/var/lib/nodens/habits.json\"\n";
+
+    fn config(text: &str) -> Config {
+        parse(text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    }
+
+    #[test]
+    fn they_stay_and_everything_else_changes() {
+        let (start, next) = (config(ONE), config(&(OTHER.to_owned() + ONE)));
+        let mut merged = next.clone();
+        let keys = merged.keep_start_only(&start);
+        assert_eq!(keys.len(), 9, "{keys:?}");
+        assert_eq!(merged.cache.stale, next.cache.stale);
+        assert_eq!((&merged.server, &merged.node, &merged.warm_up), (&start.server, &start.node, &start.warm_up));
+        assert_eq!(merged.keep_start_only(&start), Vec::<&str>::new());
+        // Whoever compares with what is in force finds the same keys again.
+        assert_eq!(next.clone().keep_start_only(&merged), keys);
+        // Each of them is named where a user looks.
+        let (readme, check) = (include_str!("../../README.md"), include_str!("../cli/check.rs"));
+        for key in keys {
+            let table = key.split('.').next().unwrap_or(key);
+            assert!(readme.contains(&format!("`{key}`")) || readme.contains(&format!("`[{table}]`")), "{key}");
+            assert!(check.contains(&format!(" {key}")), "{key}");
+        }
+    }
+}
