@@ -198,18 +198,18 @@ impl<U: Ask + 'static> Connection<U> {
                 {
                     self.complete(&resolved);
                 }
+                if self.out.is_empty() && !more {
+                    break;
+                }
+                // What is little is written together with what follows; more than that no connection keeps while others
+                // have their turn.
+                if !more || self.out.len() >= BUFFER {
+                    self.write(&mut stream).await?;
+                    last_use = Instant::now();
+                }
                 if more {
                     yield_now().await;
                 }
-                if more && self.out.len() < WRITE_SOON {
-                    // Written together with what follows.
-                    continue;
-                }
-                if self.out.is_empty() {
-                    break;
-                }
-                self.write(&mut stream).await?;
-                last_use = Instant::now();
             }
             if reading.is_none() && self.in_flight == 0 {
                 break;
