@@ -291,8 +291,9 @@ fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
         for verdict in ["drop", "reject", "reject with icmp type admin-prohibited"] {
             let (shut, open) = (upstream(zone()), upstream(zone()));
             let nodens = Nodens::start(&config(&[&shut, &open], "workers = 1", ORDERED));
+            // The rule before would also hit a client that now has the port of that time.
             let rules = format!(
-                "add table ip shut; add chain ip shut out {{ type filter hook output priority 0; }}; \
+                "flush ruleset; add table ip shut; add chain ip shut out {{ type filter hook output priority 0; }}; \
                  add rule ip shut out udp dport {} {verdict}",
                 shut.address().port()
             );
