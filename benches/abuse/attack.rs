@@ -47,13 +47,13 @@ pub enum Attack {
 
 /// The server under attack, and the state shared with the attacker.
 pub struct Target {
-    /// Where the server listens.
+    /// The address of the server.
     pub address: SocketAddr,
     /// The process, and its configuration.
     pub process: u32,
     /// The file that it was started with.
     pub config: PathBuf,
-    /// Whether it is nodens.
+    /// True if the server is nodens.
     pub is_nodens: bool,
     /// Set when the attack is over.
     pub over: AtomicBool,
@@ -62,7 +62,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether the attack is over.
+    /// Returns true once the attack has ended.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
@@ -74,18 +74,18 @@ impl Target {
 }
 
 impl Attack {
-    /// What it is called on the command line and in tables.
+    /// Returns the name of the attack on the command line and in tables.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// What it does, in a line.
+    /// Describes the attack in one line.
     pub fn describe(self) -> String {
         let value = self.to_possible_value();
         value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
     }
 
-    /// Whether it can be tried on this server.
+    /// Returns true if the attack applies to this server.
     pub fn is_for(self, server: &str) -> bool {
         self != Self::ReloadInALoop || server == "nodens"
     }

@@ -23,11 +23,11 @@ use crate::session::interrupted;
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 /// Queries a second beside one attack: 200 for cached names and 20 for fresh ones.
 pub const RATE: u32 = 220;
-/// One in so many is for a fresh name.
+/// Every eleventh query is for a fresh name.
 const FRESH_EVERY: u32 = 11;
 /// Without a response for so long, a query is lost.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How long all cached names may take to be cached.
+/// Deadline for caching all cached names.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest latency that is told apart, in nanoseconds.
 const LONGEST: u64 = 10_000_000_000;
