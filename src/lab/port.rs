@@ -36,6 +36,8 @@ pub(super) struct Port {
 pub(super) struct Sockets {
     udp: StdUdpSocket,
     tcp: TcpListener,
+    /// Whether the kernel lets connections in.
+    accepts: bool,
 }
 
 impl Port {
@@ -74,7 +76,7 @@ impl Port {
 
     /// Closes the port and keeps it bound.
     pub(super) fn close(&self) {
-        let sockets = self.sockets();
+        let mut sockets = self.sockets();
         // A connected socket takes datagrams from its peer alone, which is itself. The kernel refuses those of others.
         let _ = sockets.udp.connect(self.address);
         let _ = sockets.refuse_tcp();
@@ -94,13 +96,19 @@ impl Sockets {
     }
 
     /// From now on the kernel lets connections in.
-    pub(super) fn accept_tcp(&self) -> io::Result<()> {
-        SockRef::from(&self.tcp).listen(BACKLOG)
+    pub(super) fn accept_tcp(&mut self) -> io::Result<()> {
+        SockRef::from(&self.tcp).listen(BACKLOG)?;
+        self.accepts = true;
+        Ok(())
     }
 
     /// From now on the kernel refuses connections.
-    pub(super) fn refuse_tcp(&self) -> io::Result<()> {
-        SockRef::from(&self.tcp).shutdown(Shutdown::Both)
+    pub(super) fn refuse_tcp(&mut self) -> io::Result<()> {
+        // Shut down a second time, it would reset each connection that it lets in later.
+        match std::mem::take(&mut self.accepts) {
+            true => SockRef::from(&self.tcp).shutdown(Shutdown::Both),
+            false => Ok(()),
+        }
     }
 }
 
@@ -110,7 +118,7 @@ fn bind_once(address: SocketAddr) -> io::Result<Port> {
     let address = udp.local_addr()?;
     let tcp = TcpListener::bind(address)?;
     tcp.set_nonblocking(true)?;
-    Ok(Port { address, sockets: Mutex::new(Sockets { udp: with_room(udp), tcp }) })
+    Ok(Port { address, sockets: Mutex::new(Sockets { udp: with_room(udp), tcp, accepts: true }) })
 }
 
 /// Gives a socket its receive buffer. Smaller is fine where the system does not allow as much.

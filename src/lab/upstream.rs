@@ -74,7 +74,7 @@ impl Upstream {
     pub fn set(&self, behaviour: Behaviour) {
         let refuse = behaviour.tcp == Tcp::Refuse;
         // The port closes and opens before this returns; the tasks follow.
-        let sockets = self.port.sockets();
+        let mut sockets = self.port.sockets();
         let refused = self.script.set(behaviour).tcp == Tcp::Refuse;
         if refuse != refused && self.tasks().is_some() {
             let _ = if refuse { sockets.refuse_tcp() } else { sockets.accept_tcp() };

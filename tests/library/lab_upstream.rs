@@ -442,6 +442,13 @@ async fn tcp_can_be_refused_and_allowed_again_at_once() {
         assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
     }
     assert!(receive_tcp(&mut open).await.is_none(), "an open connection ends too");
+    // Closed twice, for two reasons, and open again when both are gone.
+    upstream.set(Behaviour::normal().tcp(Tcp::Refuse));
+    upstream.stop().await;
+    upstream.restart().unwrap();
+    assert!(TcpStream::connect(upstream.address()).await.is_err());
+    upstream.set(Behaviour::normal());
+    assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
 }
 
 #[tokio::test]
