@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use crate::addresses::own_address;
-use crate::support::client::{A, Tcp, code, data, lookup, option, query, query_with_option, receive, udp};
+use crate::support::client::{
+    A, EXTENDED_ERROR, Tcp, code, data, extended_error, lookup, option, query, query_with_option, receive, udp,
+};
 use crate::support::space::{can_run, inside};
 use crate::support::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, upstream_on, zone};
 use hickory_proto::op::ResponseCode;
@@ -14,8 +16,6 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// The option of extended errors (RFC 8914).
-const EXTENDED_ERROR: u16 = 15;
 /// On a busy machine an answer may take long, and is no less right: upstream groups wait for it.
 const PATIENT: &str = "deadline = \"20s\"";
 const ORDERED: &str = "select = \"ordered\"\ndeadline = \"20s\"";
@@ -268,8 +268,7 @@ fn without_a_local_port_left_no_server_is_blamed() {
         for n in 0..20 {
             let reply = ask(&format!("{n}.lab.example"));
             assert_eq!(code(&reply), ResponseCode::ServFail);
-            let error = option(&reply, EXTENDED_ERROR).expect("an extended error");
-            let text = String::from_utf8_lossy(&error[2..]).into_owned();
+            let text = extended_error(&reply);
             assert!(text.contains("no local port left"), "{text}");
         }
         no_server_was_blamed(&nodens, 2);

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::client::{A, Tcp, code, data, id, query, receive, udp};
+use crate::support::client::{EXTENDED_ERROR, Tcp, code, data, extended_error, id, query_with_option, receive, udp};
 use crate::support::{Nodens, restart, stop, upstream_on};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
@@ -156,7 +156,7 @@ impl Soak {
                     (format!("{number}-{client}.r{route}.example"), route)
                 });
                 let id = (number as u16).wrapping_mul(16) | slot;
-                let query = query(id, &name, A);
+                let query = query_with_option(id, &name, EXTENDED_ERROR);
                 self.sent.fetch_add(1, Ordering::Relaxed);
                 asked.push((id, name, route, Instant::now()));
                 match &mut stream {
@@ -183,7 +183,12 @@ impl Soak {
         assert_eq!(code(reply), ResponseCode::ServFail, "{name}");
         self.failed.fetch_add(1, Ordering::Relaxed);
         let well: Vec<_> = self.routes[route].iter().map(|server| server.was_well(sent, now)).collect();
-        assert!(!well.contains(&true), "{name}: SERVFAIL after {:?}, though well: {well:?}", now - sent);
+        assert!(
+            !well.contains(&true),
+            "{name}: SERVFAIL after {:?} ({:?}), though well: {well:?}",
+            now - sent,
+            extended_error(reply)
+        );
     }
 }
 

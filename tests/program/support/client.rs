@@ -13,6 +13,8 @@ use super::DEADLINE;
 pub(crate) const A: u16 = 1;
 /// The edns-tcp-keepalive option (RFC 7828).
 pub(crate) const KEEPALIVE: u16 = 11;
+/// The option of extended errors (RFC 8914).
+pub(crate) const EXTENDED_ERROR: u16 = 15;
 
 /// A query for IN, with RD, without OPT.
 pub(crate) fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
@@ -63,6 +65,12 @@ pub(crate) fn option(wire: &[u8], code: u16) -> Option<Vec<u8>> {
         EdnsOption::Unknown(_, data) => Some(data.clone()),
         other => panic!("{other:?} is known"),
     }
+}
+
+/// The text of its extended error, for a query that had an OPT record.
+pub(crate) fn extended_error(wire: &[u8]) -> String {
+    let error = option(wire, EXTENDED_ERROR).expect("an extended error");
+    String::from_utf8_lossy(error.get(2..).expect("a code")).into_owned()
 }
 
 /// A UDP socket that hears only this server.
