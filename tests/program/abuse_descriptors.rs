@@ -277,7 +277,8 @@ fn without_a_local_port_left_no_server_is_blamed() {
         drop(taken);
         for n in 0..20 {
             let reply = ask(&format!("{n}.lab.example"));
-            assert_eq!(code(&reply), ResponseCode::NoError, "{n}");
+            let well = code(&reply) == ResponseCode::NoError;
+            assert!(well, "{n}: {}", extended_error(&reply));
         }
         no_server_was_blamed(&nodens, 2);
     });
