@@ -122,7 +122,8 @@ fn compare(resolver: &str, program: impl Fn(&[String]) -> Command) {
     let [(all, off), (same, pruned), (few, with_autopath)] = asked;
     assert_eq!(names.len(), 50);
     assert!(off >= 300, "three names of A and AAAA each: {off}");
-    assert!(same == all && pruned * 5 <= off, "{pruned} of {off}, and {same} of {all}");
+    // On a busy machine a query may be sent again.
+    assert!(same.abs_diff(all) * 20 <= all && pruned * 5 <= off, "{pruned} of {off}, and {same} of {all}");
     assert!(few <= 110 && with_autopath * 5 <= off, "{with_autopath} of {off}, and {few} of {all}");
 }
 
