@@ -188,8 +188,11 @@ fn each_pod_is_itself() {
             ("plain", client("", "", "shop")),
             ("unknown", client("unknown", "", "")),
         ] {
-            let asked = scene.report(report)["queries"].as_f64().expect("a number");
-            scene.nodens.metric_becomes("nodens_client_queries_total", &labels, |count| count == asked);
+            // A query that a busy machine sent twice may still be on its way.
+            eventually("the same count", || {
+                let asked = scene.report(report)["queries"].as_f64().expect("a number");
+                (scene.nodens.metric("nodens_client_queries_total", &labels) == asked).then_some(())
+            });
         }
     });
 }
