@@ -61,7 +61,7 @@ pub fn launch<U: Ask + 'static>(
 /// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
 /// the entry expires; so it is fetched right then.
 pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
-    let Some(place) = resolver.governor.pending.admit_prefetch() else {
+    let Some(place) = resolver.limits.governor.pending.admit_prefetch() else {
         resolver.metrics.overload.with_label_values(&["prefetches"]).inc();
         return put_off(resolver, &wanted);
     };
@@ -78,7 +78,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         }
         let wanted = Wanted { asked: Instant::now(), ..wanted };
         let has_room = wanted.snapshot.group(wanted.route).is_none_or(|group| group.has_room(wanted.asked));
-        if !has_room || resolver.governor.pending.is_busy() {
+        if !has_room || resolver.limits.governor.pending.is_busy() {
             return put_off(&resolver, &wanted);
         }
         let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };

@@ -244,7 +244,7 @@ fn a_hit_that_is_logged_allocates_nothing() {
     let mut scene = Scene::with(&format!("[query_log]\nto = {file:?}\nmax_per_second = 100000\n"));
     scene.keep_the_answer();
     scene.resolver.follow_query_log(&scene.snapshot.config);
-    scene.ledger.log = scene.resolver.query_log.sampler(&scene.snapshot);
+    scene.ledger.log = scene.resolver.accounts.query_log.sampler(&scene.snapshot);
     // As many as a buffer has room for before it is handed over.
     let before = allocations();
     for _ in 0..BUFFER - 1 {
@@ -252,7 +252,7 @@ fn a_hit_that_is_logged_allocates_nothing() {
     }
     assert_eq!(allocations() - before, 0);
     scene.ledger = Ledger::new(["."]);
-    scene.resolver.query_log.close();
+    scene.resolver.accounts.query_log.close();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     assert_eq!(text.lines().count(), BUFFER - 1);

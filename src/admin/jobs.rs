@@ -21,15 +21,15 @@ use crate::wire::name::Bare;
 pub(super) fn list(resolver: &Resolver) -> String {
     let now = resolver.now();
     // The accounts are held as short as can be: the control thread wants them too.
-    let jobs = resolver.jobs.each(|account| (account.client.clone(), Totals::of(account)));
+    let jobs = resolver.accounts.jobs.each(|account| (account.client.clone(), Totals::of(account)));
     let json = |(client, totals): &(Option<Arc<Client>>, Totals)| with_client(client.as_deref(), totals.json(now));
     let jobs: Vec<Value> = jobs.iter().map(json).collect();
-    format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.jobs.dropped() }))
+    format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.accounts.jobs.dropped() }))
 }
 
 /// One account, by job id, pod name or UID; none if there is none.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
-    let found = resolver.jobs.find(id)?;
+    let found = resolver.accounts.jobs.find(id)?;
     Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &found)))
 }
 

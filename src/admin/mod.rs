@@ -183,9 +183,9 @@ impl Admin {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.process.refresh();
-        metrics.pending.set(gauge(self.resolver.governor.pending.count()));
-        metrics.prefetches.set(gauge(self.resolver.governor.pending.prefetches()));
-        metrics.buffered.set(gauge(self.resolver.governor.buffered.held()));
+        metrics.pending.set(gauge(self.resolver.limits.governor.pending.count()));
+        metrics.prefetches.set(gauge(self.resolver.limits.governor.pending.prefetches()));
+        metrics.buffered.set(gauge(self.resolver.limits.governor.buffered.held()));
         metrics.watch.refresh(self.resolver.now());
         metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
         metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));

@@ -147,7 +147,7 @@ impl Report {
                 return respond(StatusCode::NOT_FOUND, as_json, &value, |_| explanation);
             }
         };
-        let told = self.resolver.jobs.look(known, Pick::All);
+        let told = self.resolver.accounts.jobs.look(known, Pick::All);
         let quiet = told.is_none();
         let nothing = || Excerpt { account: Account::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
         let mut value = jobs::report(&self.resolver, &snapshot, &told.unwrap_or_else(nothing));
@@ -168,7 +168,7 @@ impl Report {
         let tables = self.resolver.tables(&snapshot);
         let who = tables.who(client, now);
         let told = match &who {
-            Who::Known { client, .. } => self.resolver.jobs.look(client, Pick::Of(name.as_wire())),
+            Who::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
             Who::Unknown(_) => None,
         };
         let horizon = snapshot.sees(snapshot.views.of(&who, client));

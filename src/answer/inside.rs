@@ -83,12 +83,12 @@ pub(super) fn inside(
         });
     }
     let since_start = resolver.epoch.until(turn.at);
-    if !resolver.introspection.admits(client, MOST_A_SECOND, since_start) {
+    if !resolver.limits.introspection.admits(client, MOST_A_SECOND, since_start) {
         let line = format!("asked too often: nodens tells each client {MOST_A_SECOND} times a second at most");
         return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
     }
     // What this worker has noted up to now belongs to the picture.
-    resolver.jobs.flush(turn.ledger, turn.now);
+    resolver.accounts.jobs.flush(turn.ledger, turn.now);
     Some(Inside::Later)
 }
 
@@ -97,9 +97,9 @@ pub(super) fn inside(
 pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
     let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
     let client = wanted.client;
-    let (handed_over, _) = resolver.jobs.progress();
+    let (handed_over, _) = resolver.accounts.jobs.progress();
     let deadline = Instant::now() + PATIENCE;
-    while resolver.jobs.progress().1 < handed_over && Instant::now() < deadline {
+    while resolver.accounts.jobs.progress().1 < handed_over && Instant::now() < deadline {
         sleep(LOOK_EVERY).await;
     }
     let name = wanted.key.name();
@@ -138,7 +138,7 @@ fn try_look(
     pick: Pick<'_>,
 ) -> Option<Option<Excerpt>> {
     match resolver.tables(snapshot).who(address, now) {
-        Who::Known { client, .. } => resolver.jobs.try_look(client, pick),
+        Who::Known { client, .. } => resolver.accounts.jobs.try_look(client, pick),
         Who::Unknown(_) => Some(None),
     }
 }

@@ -87,7 +87,7 @@ pub async fn resolve<U: Ask + 'static>(
     let took = wanted.asked.elapsed();
     let size = entry.share_of_bytes();
     let share = wanted.client.filter(|_| size >= LARGE).map(|client| {
-        let share = Share::of(&resolver.governor.buffered, client, size);
+        let share = Share::of(&resolver.limits.governor.buffered, client, size);
         if share.is_none() {
             resolver.metrics.overload.with_label_values(&["buffered_bytes"]).inc();
         }

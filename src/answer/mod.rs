@@ -85,7 +85,7 @@ impl Resolver {
         };
         let from = Request { query, client, over_tcp };
         let options = if over_tcp {
-            self.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
+            self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
             keepalive(turn.snapshot, &query)
         } else {
             Vec::new()
@@ -148,7 +148,7 @@ impl Resolver {
     fn over_rate(&self, turn: &mut Turn<'_>, view: ViewId, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
         let view = turn.snapshot.config.views.get(view.index())?;
         let limit = view.client_max_qps?;
-        if self.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
+        if self.limits.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
             return None;
         }
         let text = format!("view {}: client_max_qps = {limit} is used up", view.name);
@@ -308,6 +308,6 @@ impl Resolver {
     /// A place among the queries that wait, for one of this client.
     fn place(&self, turn: &Turn<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
         let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
-        self.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
+        self.limits.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
     }
 }

@@ -134,7 +134,7 @@ fn enter_failure(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>
         });
     }
     if let Some(size) = truncated_to {
-        resolver.jobs.truncated.cut(client, name, qtype, ledger.route(route).cloned(), size, at);
+        resolver.accounts.jobs.truncated.cut(client, name, qtype, ledger.route(route).cloned(), size, at);
     }
 }
 

@@ -20,32 +20,45 @@ use crate::query_log::QueryLog;
 use crate::snapshot::Snapshot;
 use crate::warm_up::queue::Queue;
 
-/// All that workers share.
+/// All that workers share: what answers are made of, and beside it what is held against clients, what is written down of
+/// them, and what is asked ahead for them.
 pub struct Resolver {
     /// What upstreams said.
     pub cache: Cache,
     /// Questions under way.
     pub flights: Arc<Coalesce>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
     /// Which pods ask; the configuration's own clients are in its snapshot, see [`Resolver::tables`].
     pub clients: Arc<Clients>,
-    /// What each of them asked, and how it fared.
-    pub jobs: Jobs,
-    /// How much each of them asked of late, where a view limits that.
-    pub(super) rates: Rates,
-    /// What each of them holds.
-    pub governor: Governor,
-    /// How often each of them asked for itself of late.
-    pub(super) introspection: Rates,
-    /// Jobs that are about to start, and what is asked for them ahead.
-    pub warm_up: Queue,
-    /// The log of all that.
-    pub query_log: QueryLog,
     /// Since when times are counted.
     pub epoch: Epoch,
+    /// How much clients may have.
+    pub limits: Limits,
+    /// What clients asked, and what came of it.
+    pub accounts: Accounts,
+    /// Jobs that are about to start, and what is asked for them ahead.
+    pub warm_up: Queue,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How much clients may have.
+pub struct Limits {
+    /// What each of them holds.
+    pub governor: Governor,
+    /// How much each of them asked of late, where a view limits that.
+    pub(super) rates: Rates,
+    /// How often each of them asked for itself of late.
+    pub(super) introspection: Rates,
+}
+
+/// What clients asked, and what came of it. Workers enter it in ledgers of their own, which the control thread settles.
+pub struct Accounts {
+    /// By client.
+    pub jobs: Jobs,
+    /// Query by query.
+    pub query_log: QueryLog,
 }
 
 impl Resolver {
@@ -57,15 +70,12 @@ impl Resolver {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),
             clients: Arc::default(),
-            jobs,
-            rates: Rates::new(),
-            governor: Governor::new(),
-            introspection: Rates::new(),
-            query_log: QueryLog::default(),
+            epoch: Epoch::new(),
+            limits: Limits { governor: Governor::new(), rates: Rates::new(), introspection: Rates::new() },
+            accounts: Accounts { jobs, query_log: QueryLog::default() },
             warm_up: Queue::default(),
             metrics,
             snapshot: ArcSwap::from_pointee(snapshot),
-            epoch: Epoch::new(),
         }
     }
 
@@ -93,6 +103,6 @@ impl Resolver {
 
     /// Has a writer for the log that a configuration wants, before it is in force: see [`QueryLog::follow`].
     pub fn follow_query_log(&self, config: &Config) {
-        self.query_log.follow(config, &self.clients, self.epoch, &self.metrics.query_log);
+        self.accounts.query_log.follow(config, &self.clients, self.epoch, &self.metrics.query_log);
     }
 }

@@ -81,7 +81,7 @@ impl ControlPart {
         drop(tasks);
         // What jobs asked until now is written down as well.
         let snapshot = self.resolver.snapshot.load();
-        self.resolver.jobs.settle(&self.resolver.clients, &snapshot.clients, self.resolver.now());
+        self.resolver.accounts.jobs.settle(&self.resolver.clients, &snapshot.clients, self.resolver.now());
         if let Some(keeper) = keeper {
             keeper.close();
         }
@@ -135,11 +135,11 @@ impl ReportPart {
 /// server rests, since its last answers come then.
 async fn settle(resolver: Arc<Resolver>) {
     loop {
-        resolver.jobs.follow(&resolver.snapshot.load());
-        while resolver.jobs.settle_next(&resolver.clients) {
+        resolver.accounts.jobs.follow(&resolver.snapshot.load());
+        while resolver.accounts.jobs.settle_next(&resolver.clients) {
             tokio::task::yield_now().await;
         }
-        resolver.jobs.tend(&resolver.tables(&resolver.snapshot.load()), resolver.now());
+        resolver.accounts.jobs.tend(&resolver.tables(&resolver.snapshot.load()), resolver.now());
         tokio::time::sleep(SETTLE_EVERY).await;
     }
 }

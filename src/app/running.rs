@@ -91,11 +91,11 @@ impl Running {
         resolver.follow_query_log(&new.config);
         // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
         let learns = new.config.warm_up.enabled;
-        learns.then(|| resolver.jobs.habits(|habits| habits.learn(true)));
+        learns.then(|| resolver.accounts.jobs.habits(|habits| habits.learn(true)));
         resolver.snapshot.store(Arc::clone(&new));
-        (!learns).then(|| resolver.jobs.habits(|habits| habits.learn(false)));
+        (!learns).then(|| resolver.accounts.jobs.habits(|habits| habits.learn(false)));
         // No answer depends on this.
-        resolver.jobs.set_max_projects(new.config.metrics.max_projects);
+        resolver.accounts.jobs.set_max_projects(new.config.metrics.max_projects);
         let kept: HashSet<_> = servers(&new).into_iter().collect();
         for (upstream, server) in servers(&old).into_iter().filter(|server| !kept.contains(server)) {
             resolver.metrics.forget_server(&upstream, &server);
@@ -169,9 +169,9 @@ impl Running {
         for other in self.others.drain(..) {
             let _ = other.join();
         }
-        let Resolver { jobs, clients, query_log, snapshot, .. } = &*self.host.resolver;
-        jobs.settle(clients, &snapshot.load().clients, self.host.resolver.now());
-        query_log.close();
+        let Resolver { accounts, clients, snapshot, .. } = &*self.host.resolver;
+        accounts.jobs.settle(clients, &snapshot.load().clients, self.host.resolver.now());
+        accounts.query_log.close();
         left
     }
 }

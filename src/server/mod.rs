@@ -176,7 +176,7 @@ impl<U: Ask + 'static> Worker<U> {
     pub fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
         let mut ledger = self.ledger.borrow_mut();
-        if ledger.is_due(now) && self.resolver.jobs.flush(&mut ledger, now) {
+        if ledger.is_due(now) && self.resolver.accounts.jobs.flush(&mut ledger, now) {
             ledger.log.hand_over();
         }
     }
@@ -184,7 +184,7 @@ impl<U: Ask + 'static> Worker<U> {
     /// Hands over the last notes, when no more will come. Waits for room, at most for a second.
     pub async fn flush_all(&self) {
         for _ in 0..LAST_FLUSHES {
-            if self.resolver.jobs.flush(&mut self.ledger.borrow_mut(), self.resolver.now()) {
+            if self.resolver.accounts.jobs.flush(&mut self.ledger.borrow_mut(), self.resolver.now()) {
                 return;
             }
             tokio::time::sleep(GRACE / 500).await;
@@ -211,9 +211,9 @@ impl<U: Ask + 'static> Worker<U> {
         self.tally.borrow_mut().follow(&resolver.metrics, &snapshot.labels);
         let (mut ledger, before) = (self.ledger.borrow_mut(), self.following.replace(Arc::clone(snapshot)));
         // What finds no room now goes with the next notes, and is settled with the clients of `before` all the same.
-        resolver.jobs.flush(&mut ledger, resolver.now());
+        resolver.accounts.jobs.flush(&mut ledger, resolver.now());
         ledger.follow(&snapshot.labels, &snapshot.clients);
-        ledger.log = resolver.query_log.sampler(snapshot);
+        ledger.log = resolver.accounts.query_log.sampler(snapshot);
         // Let go of only now: whoever holds it last is the thread that frees it, with the clients that the notes had.
         drop(before);
     }
@@ -246,7 +246,7 @@ impl<U> Drop for InFlight<U> {
 fn ledger(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> Ledger {
     let mut ledger = Ledger::new(&[] as &[&str]);
     ledger.follow(&snapshot.labels, &snapshot.clients);
-    ledger.log = resolver.query_log.sampler(snapshot);
+    ledger.log = resolver.accounts.query_log.sampler(snapshot);
     ledger
 }
 

@@ -300,7 +300,7 @@ impl<U: Ask + 'static> Connection<U> {
         let enough = match &mut self.long {
             Some(long) => long.resize(more),
             None if more > 0 => {
-                self.long = Share::of(&self.worker.resolver.governor.buffered, self.client, more);
+                self.long = Share::of(&self.worker.resolver.limits.governor.buffered, self.client, more);
                 self.long.is_some()
             }
             None => true,
@@ -323,7 +323,7 @@ impl<U: Ask + 'static> Connection<U> {
         if written < self.out.len() {
             // The kernel's buffer is full as well.
             let waiting = self.out.len() - written + Buffers::LARGEST.tcp_send;
-            let share = Share::of(&self.worker.resolver.governor.buffered, self.client, waiting);
+            let share = Share::of(&self.worker.resolver.limits.governor.buffered, self.client, waiting);
             let Some(_share) = share else { return Err(self.turned_away()) };
             timeout(WRITE_TIMEOUT, stream.write_all(&self.out[written..])).await??;
         }

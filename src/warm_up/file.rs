@@ -91,7 +91,7 @@ impl Keeper {
             Err(Useless::Io(error)) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return tracing::warn!(%file, %error, "what jobs ask could not be read; beginning anew"),
         };
-        match self.resolver.jobs.habits(|habits| habits.read(&text)).map_err(Useless::from) {
+        match self.resolver.accounts.jobs.habits(|habits| habits.read(&text)).map_err(Useless::from) {
             Ok(projects) => tracing::info!(%file, projects, "what the jobs of each project ask is read"),
             Err(error) => tracing::warn!(%file, %error, "what jobs ask could not be read; beginning anew"),
         }
@@ -100,7 +100,7 @@ impl Keeper {
     /// What is to be written, if anything has changed.
     fn changed(&mut self) -> Option<String> {
         let before = self.written;
-        let changed = self.resolver.jobs.habits(|habits| {
+        let changed = self.resolver.accounts.jobs.habits(|habits| {
             let changes = habits.changes();
             (changes != before).then(|| (changes, habits.write()))
         });
@@ -182,9 +182,9 @@ mod tests {
         let switch = |on| {
             let snapshot = Snapshot::new(config(on), &metrics, Some(&resolver.snapshot.load()));
             resolver.snapshot.store(Arc::new(snapshot));
-            resolver.jobs.habits(|habits| habits.learn(on));
+            resolver.accounts.jobs.habits(|habits| habits.learn(on));
         };
-        let note = |uid: &str| resolver.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", rtype::A));
+        let note = |uid: &str| resolver.accounts.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", rtype::A));
         let mut keeper = Keeper::open(&resolver).expect("a file is named");
         for (uid, written) in [(None, false), (Some("1"), true), (None, false), (Some("2"), true)] {
             uid.into_iter().for_each(note);
@@ -200,7 +200,7 @@ mod tests {
         fs::write(&file, text).expect("writes");
         switch(true);
         let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
-        let known = resolver.jobs.habits(|habits| habits.of(&job("4")));
+        let known = resolver.accounts.jobs.habits(|habits| habits.of(&job("4")));
         assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), rtype::A)], "what was kept before comes back");
         fs::remove_dir_all(&dir).expect("removes");
     }

@@ -65,7 +65,7 @@ pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     metrics.pods.inc();
     let hosts = hosts.iter().flat_map(|host| [rtype::A, rtype::AAAA].map(|qtype| (host.as_wire().into(), qtype)));
     let mut questions: VecDeque<Question> = hosts.collect();
-    for question in resolver.jobs.habits(|habits| habits.of(client)) {
+    for question in resolver.accounts.jobs.habits(|habits| habits.of(client)) {
         if !questions.contains(&question) {
             questions.push_back(question);
         }
@@ -114,7 +114,7 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
             if entry.rcode == rcode::NOERROR && entry.is_kept() {
                 watch(&resolver, &key, hash, entry, watched).await.then(|| {
                     resolver.metrics.warm_up.used.inc();
-                    resolver.jobs.habits(|habits| habits.note(&client, &question.0, question.1));
+                    resolver.accounts.jobs.habits(|habits| habits.note(&client, &question.0, question.1));
                 });
             }
         });

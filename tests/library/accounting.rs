@@ -257,7 +257,7 @@ impl Scene {
         let metrics = Arc::new(Metrics::new().unwrap());
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config(zones), &metrics, None), metrics));
-        resolver.jobs.follow(&resolver.snapshot.load());
+        resolver.accounts.jobs.follow(&resolver.snapshot.load());
         let ledger = ledger(&resolver.snapshot.load());
         Self { resolver, tally, ledger }
     }
@@ -305,7 +305,7 @@ async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
     let resolver = Arc::clone(&scene.resolver);
     let settle = async {
         tokio::time::sleep(Duration::from_millis(40)).await;
-        resolver.jobs.settle(&resolver.clients, &resolver.snapshot.load().clients, resolver.now());
+        resolver.accounts.jobs.settle(&resolver.clients, &resolver.snapshot.load().clients, resolver.now());
     };
     let nobody = Rc::new(Nobody);
     let finish = resolve(&scene.resolver, &nobody, deferred);

@@ -164,11 +164,11 @@ async fn prefetches_from_a_silent_upstream_are_bounded() {
         for _ in 0..NAMES {
             tokio::task::yield_now().await;
         }
-        let (most, pending) = (MOST_PENDING / 8, &scene.resolver.governor.pending);
+        let (most, pending) = (MOST_PENDING / 8, &scene.resolver.limits.governor.pending);
         assert_eq!((pending.prefetches(), scene.upstreams.asked.get(), pending.count()), (most, most, 0));
         let turned_away = scene.resolver.metrics.overload.with_label_values(&["prefetches"]).get();
         assert_eq!(turned_away, (NAMES - most) as u64);
     };
     LocalSet::new().run_until(flooded).await;
-    assert_eq!(scene.resolver.governor.pending.prefetches(), 0, "their tasks are gone");
+    assert_eq!(scene.resolver.limits.governor.pending.prefetches(), 0, "their tasks are gone");
 }
