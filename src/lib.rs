@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, budget, quota, health, minute, standing, message, local, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s links, send context, sockets, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
@@ -67,6 +67,7 @@ pub mod warm_up;
 // Watching.
 pub mod admin;
 pub mod jobs;
+pub mod log;
 pub mod metrics;
 pub mod query_log;
 

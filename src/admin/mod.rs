@@ -183,6 +183,7 @@ impl Admin {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.process.refresh();
+        metrics.log.refresh();
         metrics.pending.set(gauge(self.resolver.limits.governor.pending.count()));
         metrics.prefetches.set(gauge(self.resolver.limits.governor.pending.prefetches()));
         metrics.buffered.set(gauge(self.resolver.limits.governor.buffered.held()));

@@ -94,6 +94,11 @@ impl Unusable {
         for line in self.lines(file) {
             let _ = writeln!(io::stderr(), "{line}"); // if nobody listens, the exit code still tells
         }
+        self.outcome()
+    }
+
+    /// How a command ends for them.
+    pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Unreadable(_) => Outcome::Failed,
             Self::Mistakes(_) => Outcome::BadConfig,

@@ -2,7 +2,7 @@
 //!
 //! What is started is the supervisor, see [`crate::supervisor`]; it starts this program again as the worker, which serves.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::config::address::{DNS_PORT, Listen};
 use crate::config::builtin::builtin;
 use crate::handover::channel::Channel;
+use crate::log::{self, Lines};
 use crate::metrics::events::Kind;
 use crate::server::Phase;
 use crate::supervisor;
@@ -99,6 +100,12 @@ Examples:
 impl Serve {
     /// Serves until a signal ends it.
     pub(super) fn run(&self) -> Outcome {
+        let outcome = self.run_logged();
+        log::flush();
+        outcome
+    }
+
+    fn run_logged(&self) -> Outcome {
         if let Err(error) = self.log() {
             return fail(&error, Outcome::BadUsage);
         }
@@ -137,7 +144,10 @@ impl Serve {
         let replaces = given.replaces.clone();
         let StartConfig { config, start, in_force, needs_restart } = match self.begin(&given) {
             Ok(start) => start,
-            Err(Bad::File(file, unusable)) => return unusable.complain(file),
+            Err(Bad::File(file, unusable)) => {
+                unusable.lines(file).iter().for_each(|line| log::say(line));
+                return unusable.outcome();
+            }
             Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
         };
         // Before there is anything to hold: the supervisor gets sockets and configurations at once.
@@ -327,7 +337,8 @@ impl Serve {
             LogFormat::Text => false,
             LogFormat::Json => true,
         };
-        let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stderr);
+        log::start().map_err(|error| format!("no thread for the log: {error}"))?;
+        let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(|| Lines);
         let lines = match json {
             true => lines.json().flatten_event(true).boxed(),
             false => lines.with_ansi(io::stderr().is_terminal()).boxed(),
@@ -369,6 +380,6 @@ impl Signals {
 }
 
 fn fail(error: &dyn std::fmt::Display, outcome: Outcome) -> Outcome {
-    let _ = writeln!(io::stderr(), "nodens: {error}"); // if nobody listens, the exit code still tells
+    log::say(&format!("nodens: {error}"));
     outcome
 }

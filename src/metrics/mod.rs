@@ -10,6 +10,7 @@ use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, I
 pub mod clients;
 pub mod events;
 pub mod faults;
+pub mod log;
 pub mod process;
 pub mod query_log;
 mod register;
@@ -21,6 +22,7 @@ pub mod watch;
 use clients::ClientMetrics;
 use events::{Events, Kind, UnixMillis};
 use faults::Faults;
+pub use log::LogMetrics;
 use process::ProcessMetrics;
 pub use query_log::QueryLogMetrics;
 use register::{counter, counters, gauges, histograms, int_gauge, int_gauges};
@@ -89,6 +91,8 @@ pub struct Metrics {
     pub clients: ClientMetrics,
     /// The log of queries.
     pub query_log: QueryLogMetrics,
+    /// The log of the process itself.
+    pub log: LogMetrics,
     /// What was done about search lists.
     pub search: SearchMetrics,
     upstream: UpstreamVecs,
@@ -250,6 +254,7 @@ impl Metrics {
             warm_up: WarmUpMetrics::new(&registry)?,
             clients: ClientMetrics::new(&registry)?,
             query_log: QueryLogMetrics::new(&registry)?,
+            log: LogMetrics::new(&registry)?,
             search: SearchMetrics::new(&registry)?,
             upstream: UpstreamVecs {
                 duration: histograms(

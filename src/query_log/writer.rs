@@ -4,7 +4,7 @@
 //! say so.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::record::Batch;
 use crate::clients::Clients;
 use crate::config::LogTarget;
 use crate::epoch::Epoch;
+use crate::log::write_whole;
 use crate::metrics::QueryLogMetrics;
 use crate::upstream::standing::wall_clock;
 
@@ -78,10 +79,10 @@ impl Output {
         }
     }
 
-    /// Writes whole lines. After an error the next ones begin a new line: a part of the last may have been written.
+    /// Writes whole lines.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
-            Self::Stdout { torn } => behind(&mut io::stdout().lock(), lines, torn),
+            Self::Stdout { torn } => write_whole(&mut io::stdout().lock(), lines, torn),
             Self::File { path, open, torn } => {
                 if !open.as_ref().is_some_and(|file| is_at(file, path)) {
                     *open = None;
@@ -91,7 +92,7 @@ impl Output {
                     Some(file) => file,
                     None => open.insert(OpenOptions::new().append(true).create(true).mode(MODE).open(path)?),
                 };
-                behind(file, lines, torn)
+                write_whole(file, lines, torn)
             }
         }
     }
@@ -102,16 +103,6 @@ impl Output {
             Self::File { path, .. } => path.display().to_string(),
         }
     }
-}
-
-fn behind(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
-    if std::mem::replace(torn, true) {
-        out.write_all(b"\n")?;
-    }
-    out.write_all(lines)?;
-    out.flush()?;
-    *torn = false;
-    Ok(())
 }
 
 /// Whether the file is the one that the path leads to.

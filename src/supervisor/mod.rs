@@ -6,8 +6,8 @@
 //!     └───── starts ──► worker           gets the same sockets: queries that came meanwhile wait there
 //! ```
 //!
-//! The supervisor has no threads, reads nothing from the network and parses nothing, so that there is little in it that
-//! could fail. Where the supervisor itself dies, the worker sees the end of [`link`], and stops.
+//! The supervisor has no thread besides the one that writes its log, reads nothing from the network and parses nothing, so
+//! that there is little in it that could fail. Where the supervisor itself dies, the worker sees the end of [`link`], and stops.
 //!
 //! A successor serves what was in force when the last worker died, whatever the file says by then. The supervisor keeps the
 //! sources of two configurations, that in force and that of the start; from the latter the successor takes the keys that

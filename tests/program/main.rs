@@ -18,6 +18,7 @@ mod failover;
 mod handover;
 mod jobs;
 mod life;
+mod log;
 mod names;
 mod node;
 mod peers;

@@ -59,6 +59,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("fetch", 3),
     ("horizon", 3),
     ("jobs", 3),
+    ("log", 3),
     ("query_log", 3),
     ("refresh", 3),
     ("snapshot", 3),

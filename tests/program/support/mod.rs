@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,6 +95,19 @@ impl Nodens {
         let log = nodens.log();
         nodens.listen = log.iter().filter(|line| line.contains("listening on UDP and TCP")).map(address).collect();
         nodens.admin = log.iter().find(|line| line.contains("admin pages")).map(address);
+        nodens
+    }
+
+    /// Runs a command that serves at these addresses with a log that is not read; returns once it takes queries.
+    pub(crate) fn spawn_unheard(command: &mut Command, dir: Dir, listen: SocketAddr, admin: SocketAddr) -> Self {
+        let child = command.stdin(Stdio::null()).spawn().expect("nodens starts");
+        let mut nodens =
+            Self { child, log: Arc::default(), reader: None, dir, listen: vec![listen], admin: Some(admin) };
+        eventually("nodens to serve", || {
+            assert_eq!(nodens.ended(), None);
+            let serves = || TcpStream::connect(admin).is_ok() && TcpStream::connect(listen).is_ok();
+            serves().then_some(())
+        });
         nodens
     }
 

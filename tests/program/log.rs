@@ -1,0 +1,156 @@
+//! A log that cannot be written, by the built binary: lines are lost and counted, and nothing else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::pipe;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use nodens::lab::upstream::Upstream;
+
+use crate::addresses::own_address;
+use crate::support::client::{A, code, data, lookup, query, receive, udp};
+use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
+use hickory_proto::op::ResponseCode;
+
+/// Queries that fail, each of which is told of at level debug: together more than a log holds that nobody reads.
+const FAILING: usize = 3_000;
+/// Those under way at once.
+const BURST: usize = 50;
+
+/// One nodens after the other at the same addresses, with a log of this kind.
+struct Scene {
+    upstream: Upstream,
+    dir: Dir,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    /// Where nobody listens.
+    dead: SocketAddr,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (listen, admin, dead) = (own_address(), own_address(), own_address());
+        Self { upstream: upstream(zone()), dir: Dir::new(), listen, admin, dead }
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "[server]\nlisten = [\"{}\"]\nworkers = 1\n[admin]\nlisten = \"{}\"\n[handover]\nsocket = {:?}\n\
+             [upstreams.up]\nservers = [\"{}\"]\ndeadline = \"20s\"\n[upstreams.dead]\nservers = [\"{}\"]\n\
+             [[route]]\nzones = [\".\"]\nto = \"up\"\n[[route]]\nzones = [\"dead.example\"]\nto = \"dead\"\n",
+            self.listen,
+            self.admin,
+            self.dir.file("run/handover.sock"),
+            self.upstream.address(),
+            self.dead
+        )
+    }
+
+    fn nodens(&self, stderr: Stdio) -> Nodens {
+        let dir = Dir::new();
+        let file = dir.write("nodens.toml", &self.config());
+        let mut command = serve();
+        command.arg("--config").arg(file).env("NODENS_LOG", "debug").stderr(stderr);
+        Nodens::spawn_unheard(&mut command, dir, self.listen, self.admin)
+    }
+
+    fn answers(&self, name: &str) {
+        assert_eq!(data(&lookup(self.listen, &format!("{name}.lab.example"))), ["192.0.2.1"]);
+    }
+
+    /// Start, reload, a worker's death, a handover and SIGTERM, with a log that is made anew for each process.
+    fn lives_on(&self, mut stderr: impl FnMut() -> Stdio, loses: Option<&str>) {
+        let lost = |nodens: &Nodens| match loses {
+            Some(reason) => {
+                self.talks();
+                nodens.metric_becomes("nodens_log_lines_lost_total", &[("reason", reason)], |lines| lines > 0.0);
+            }
+            None => assert_eq!(nodens.metric("nodens_log_lines_lost_total", &[]), 0.0),
+        };
+        let mut first = self.nodens(stderr());
+        self.answers("started");
+        lost(&first);
+        self.answers("lost");
+        fs::write(first.config(), "no TOML").expect("writes");
+        first.signal("HUP");
+        first.metric_becomes("nodens_config_reloads_total", &[("result", "rejected")], |count| count >= 1.0);
+        fs::write(first.config(), self.config()).expect("writes");
+        first.signal("HUP");
+        first.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 1.0);
+        self.answers("reloaded");
+        send_signal(first.worker().expect("a worker"), "KILL");
+        first.metric_becomes("nodens_worker_restarts_total", &[], |count| count >= 1.0);
+        self.answers("replaced");
+        lost(&first);
+        let mut second = self.nodens(stderr());
+        // None of its workers has died.
+        second.metric_becomes("nodens_worker_restarts_total", &[], |count| count == 0.0);
+        first.signal("TERM");
+        assert_eq!(first.exit().code(), Some(0));
+        self.answers("handed-over");
+        lost(&second);
+        second.signal("TERM");
+        assert_eq!(second.exit().code(), Some(0));
+    }
+
+    /// Asks what fails, and has nodens tell of it.
+    fn talks(&self) {
+        let socket = udp(self.listen);
+        for burst in 0..FAILING / BURST {
+            for n in 0..BURST {
+                let name = format!("{n}.{burst}.dead.example");
+                socket.send(&query(n as u16, &name, A)).expect("sends");
+            }
+            for _ in 0..BURST {
+                assert_eq!(code(&receive(&socket)), ResponseCode::ServFail);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_on_a_full_disk_costs_lines_alone() {
+    let full = || OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into();
+    Scene::new().lives_on(full, Some("failed"));
+}
+
+#[test]
+fn a_log_that_nobody_can_read_any_more_costs_lines_alone() {
+    Scene::new().lives_on(|| pipe().expect("a pipe").1.into(), Some("failed"));
+}
+
+#[test]
+fn a_log_whose_reader_stalls_costs_lines_alone() {
+    let mut readers = Vec::new();
+    let stalled = || {
+        let (reader, writer) = pipe().expect("a pipe");
+        readers.push(reader);
+        writer.into()
+    };
+    Scene::new().lives_on(stalled, Some("full"));
+}
+
+#[test]
+fn a_log_in_a_file_that_is_deleted_costs_nothing() {
+    let scene = Scene::new();
+    let deleted = || {
+        let file = scene.dir.file("log");
+        let open = File::create(&file).expect("a file");
+        fs::remove_file(file).expect("deletes");
+        open.into()
+    };
+    scene.lives_on(deleted, None);
+}
+
+#[test]
+fn a_mistake_is_told_of_by_the_exit_code_where_nobody_reads() {
+    let (reader, writer) = pipe().expect("a pipe");
+    let dir = Dir::new();
+    // More mistakes than the pipe has room for.
+    let mistakes: String = (0..2_000).map(|n| format!("key_that_is_none_{n} = 1\n")).collect();
+    let file = dir.write("nodens.toml", &format!("[server]\n{mistakes}"));
+    let mut child = serve().arg("--config").arg(file).stderr(writer).spawn().expect("nodens starts");
+    let status = eventually("its end", || child.try_wait().expect("a child"));
+    assert_eq!(status.code(), Some(78));
+    drop(reader);
+}
