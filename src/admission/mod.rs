@@ -54,12 +54,16 @@ const RATES: usize = 4_096;
 const PROBES: usize = 8;
 /// How much a client that asked nothing may ask at once: the queries of so long.
 const BURST: u64 = 1_000_000_000;
+/// Debts up to this are forgiven to one that makes room: those who ask as much as they may, now and then, owe as much.
+const FORGIVEN: u64 = BURST / 2;
 
 /// How much each client asked of late, shared by all workers.
 ///
 /// One time for each address: when all that it asked would have been asked if each query took its share of a second
 /// (the generic cell rate algorithm). An address whose time has come has no debts, and makes room for another one. Where
-/// there is no room, nothing is limited: rather that than to limit the wrong one.
+/// there is no room, the one that owes least makes room, so those who ask most keep their places and are limited as ever.
+/// If even that one owes much, the newcomer owes it in its stead: a table that is full of such is stricter, not laxer (as in the
+/// Space-Saving algorithm of Metwally, Agrawal and El Abbadi, 2005).
 #[derive(Debug)]
 pub struct Rates {
     slots: Box<[Rate]>,
@@ -85,14 +89,23 @@ impl Rates {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
         let (owner, share) = (self.hasher.hash_one(client.to_canonical()), BURST / u64::from(per_second.max(1)));
         let stride = (owner >> 32) as usize | 1;
-        let mut slots =
-            (0..PROBES).map(|step| &self.slots[(owner as usize).wrapping_add(step.wrapping_mul(stride)) % RATES]);
-        let is_free = |slot: &&Rate| slot.until.load(Ordering::Relaxed) <= now;
-        let slot = slots
-            .clone()
-            .find(|slot| slot.owner.load(Ordering::Relaxed) == owner)
-            .or_else(|| slots.find(is_free).inspect(|slot| slot.owner.store(owner, Ordering::Relaxed)));
-        let Some(slot) = slot else { return true };
+        let place = |step: usize| &self.slots[(owner as usize).wrapping_add(step.wrapping_mul(stride)) % RATES];
+        let mut slot = place(0);
+        for step in 0..PROBES {
+            let other = place(step);
+            if other.owner.load(Ordering::Relaxed) == owner {
+                slot = other;
+                break;
+            }
+            if other.until.load(Ordering::Relaxed) < slot.until.load(Ordering::Relaxed) {
+                slot = other;
+            }
+        }
+        if slot.owner.swap(owner, Ordering::Relaxed) != owner
+            && slot.until.load(Ordering::Relaxed).saturating_sub(now) <= FORGIVEN
+        {
+            slot.until.store(now, Ordering::Relaxed);
+        }
         let add = |until: u64| Some(until.max(now) + share).filter(|until| until - now <= BURST);
         slot.until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
@@ -144,6 +157,27 @@ mod tests {
             !rates.admits("::ffff:10.0.0.1".parse().expect("mapped"), 100, Duration::from_secs(60)),
             "the same one"
         );
+    }
+
+    #[test]
+    fn a_full_table_limits_those_who_ask_most() {
+        const OTHERS: u32 = 16_000;
+        let rates = Rates::new();
+        let client = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        let (mut of_abusers, mut of_others) = (0, 0);
+        let seconds = 20;
+        // Each asks once a second, and ten of them sixty times as often as they may.
+        for step in 0..seconds * OTHERS {
+            let now = Duration::from_secs(5) + Duration::from_secs(1) * step / OTHERS;
+            of_others += u32::from(rates.admits(client(step % OTHERS), 3, now));
+            if step % (OTHERS / 180) == 0 {
+                let admitted = (0..10).filter(|abuser| rates.admits(client(OTHERS + abuser), 3, now)).count();
+                of_abusers += admitted as u32;
+            }
+        }
+        // A second's worth at once, and then as many as they may.
+        assert!(of_abusers <= 10 * 3 * (seconds + 1), "{of_abusers}");
+        assert!(of_others > OTHERS * seconds * 99 / 100, "{of_others}");
     }
 
     #[test]
