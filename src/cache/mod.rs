@@ -22,12 +22,16 @@ use shard::Shard;
 
 pub use crate::clock::Millis;
 
-/// Shards of a cache; enough that two workers seldom meet.
+/// The most shards of a cache; enough that two workers seldom meet.
 const SHARDS: usize = 64;
+/// The least memory of a shard, where the cache has as much: an eighth of it, the most that an entry may take, is enough for
+/// the largest message. The floor of `cache.memory` is as much.
+const LEAST_SHARD: usize = 1 << 20;
 
 /// The cache, shared by all workers.
 #[derive(Debug)]
 pub struct Cache {
+    /// A power of two of them.
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
@@ -35,7 +39,8 @@ pub struct Cache {
 impl Cache {
     /// A cache that takes at most `memory` bytes.
     pub fn new(memory: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(Shard::new(memory / SHARDS))).collect();
+        let count = SHARDS.min(1 << (memory / LEAST_SHARD).max(1).ilog2());
+        let shards = (0..count).map(|_| Mutex::new(Shard::new(memory / count))).collect();
         Self { shards, hasher: RandomState::new() }
     }
 
@@ -75,11 +80,11 @@ impl Cache {
 
     #[inline]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[shard_of(hash)])
+        lock(&self.shards[shard_of(hash) & (self.shards.len() - 1)])
     }
 }
 
-/// The shard for a hash, by bits that the shard's own map has no use for: it takes the low ones for the bucket and the
+/// The shard for a hash if there are [`SHARDS`], by bits that the shard's own map has no use for: it takes the low ones for the bucket and the
 /// highest seven to tell the entries of a bucket apart without looking at them.
 #[inline]
 fn shard_of(hash: u64) -> usize {
@@ -94,7 +99,30 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
+    use super::entry::{Failed, Home};
     use super::*;
+    use crate::cause::Cause;
+    use crate::wire::query::{HorizonId, Query};
+
+    #[test]
+    fn the_largest_message_is_kept_however_small_the_cache_is() {
+        let floor = usize::try_from(crate::config::cache::MEMORY.floor.0).expect("a size");
+        for memory in [floor, 3 << 20, 8 << 20, 64 << 20, 1 << 30] {
+            let cache = Cache::new(memory);
+            assert!(cache.shards.len().is_power_of_two() && cache.shards.len() <= SHARDS);
+            for name in b'a'..=b'z' {
+                let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
+                let key = Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON);
+                let failed = Failed { until: 1, span: 1, recoveries: 0 };
+                let words = (Cause::UpstreamFailed, &vec![0; u16::MAX.into()][..]);
+                let entry = Entry::failure(key.question(), words, Home::unconfirmed(0), failed, 0);
+                let hash = cache.hash(&key);
+                cache.insert(hash, &key, entry);
+                assert!(cache.with(hash, &key, |_| ()).is_some(), "{memory}");
+            }
+            assert!(cache.fill().bytes <= memory);
+        }
+    }
 
     #[test]
     fn shards_leave_the_maps_bits_alone() {

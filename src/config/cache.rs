@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::table::Table;
 use super::units::{Bounds, Size, Time};
 
-/// `[cache] memory`: below the floor the shards could not hold one large answer each.
+/// `[cache] memory`: below the floor it could not hold the largest answers.
 pub const MEMORY: Bounds<Size> = Bounds { default: Size(64 << 20), floor: Size(1 << 20), ceiling: Size(256 << 30) };
 /// `[cache] max_ttl`: RFC 8767 section 4 advises no more than a week.
 pub const MAX_TTL: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(1), ceiling: Time::WEEK };
