@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub config: Config,
     /// Who may ask.
     pub admission: Admission,
+    /// Who may look at the admin pages.
+    pub may_watch: Admission,
     /// Who the configuration says that clients are.
     pub clients: Arc<Fixed>,
     /// Which view a client is of.
@@ -73,6 +75,7 @@ impl Snapshot {
             labels: labels.map_or_else(|| labels_of(&config).map(Arc::from).collect(), Arc::clone),
             by_name: config.upstreams.iter().map(|upstream| upstream.name.as_str().into()).zip(0..).collect(),
             admission: Admission::new(&config.server.allow),
+            may_watch: Admission::new(&config.admin.allow),
             views: Views::new(&config.views, generation),
             sees,
             horizons,

@@ -1,8 +1,7 @@
 //! HTTP for people and machines that watch; `/` lists the pages, `api` makes those in JSON. And [`report`], where each
 //! client sees itself.
 
-use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,20 +10,20 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::admission::connections::Caps;
 use crate::answer::Resolver;
 use crate::clock::Millis;
-use crate::upstream::LocalFault;
-use crate::upstream::standing::wall_clock;
 
 mod api;
 mod clients;
+mod door;
 mod jobs;
 pub mod report;
 pub mod text;
+
+use door::{Door, Pages};
 
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,49 +52,48 @@ const PAGES: [(&str, &str); 9] = [
     ("/api/v1/jobs/ID", "JSON: what one job asked and why it failed; ID: a job's number, a pod's name or UID"),
 ];
 
+/// The pages for those who only measure.
+const METRICS_PAGES: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+/// Connections at once from one address.
+const MOST_PER_ADDRESS: usize = 16;
+
 /// What the pages are made from.
 pub struct Admin {
-    /// What all workers share.
-    pub resolver: Arc<Resolver>,
+    resolver: Arc<Resolver>,
     /// When each worker last turned.
-    pub heartbeats: Arc<Vec<AtomicU64>>,
-    /// Connections served at once; others wait.
-    pub connections: usize,
+    heartbeats: Arc<Vec<AtomicU64>>,
+    door: Door,
 }
 
+/// All pages.
+struct All(Arc<Admin>);
+
+/// [`METRICS_PAGES`] alone.
+struct MetricsOnly(Arc<Admin>);
+
 impl Admin {
-    /// Answers requests until its task is dropped.
+    /// Pages of what all workers share and of when each last turned, with so many connections at once.
+    pub fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
+        let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
+        Arc::new(Self { resolver, heartbeats, door: Door::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
+    }
+
+    /// Answers requests for any page until its task is dropped.
     ///
     /// # Errors
     /// The listener cannot be watched.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let places = Arc::new(Semaphore::new(self.connections));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    not_accepted(&self.resolver, &error);
-                    tokio::time::sleep(HEARTBEAT).await;
-                    continue;
-                }
-            };
-            let admin = Arc::clone(&self);
-            tokio::spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let response = admin.respond(&request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
-                // A client that goes away is its own affair.
-                let _ = tokio::time::timeout(LONGEST_CONNECTION, connection).await;
-                drop(place);
-            });
-        }
+        let pages = Arc::new(All(Arc::clone(&self)));
+        self.door.serve(&pages, listener).await
+    }
+
+    /// The same for metrics and health, and nothing else.
+    ///
+    /// # Errors
+    /// The listener cannot be watched.
+    pub async fn serve_metrics(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+        let pages = Arc::new(MetricsOnly(Arc::clone(&self)));
+        self.door.serve(&pages, listener).await
     }
 
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -194,10 +192,42 @@ impl Admin {
     }
 }
 
-/// A connection could not be accepted; tells of it if that is this machine's fault.
-fn not_accepted(resolver: &Resolver, error: &std::io::Error) {
-    if let Some(fault) = LocalFault::of(error) {
-        resolver.metrics.faults.count(fault.index(), wall_clock());
+impl Pages for All {
+    fn resolver(&self) -> &Resolver {
+        &self.0.resolver
+    }
+
+    fn admits(&self, visitor: IpAddr) -> bool {
+        self.0.resolver.snapshot.load().may_watch.admits(visitor)
+    }
+
+    fn respond(&self, request: &Request<Incoming>, _: IpAddr) -> Response<Full<Bytes>> {
+        self.0.respond(request)
+    }
+
+    fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>> {
+        page(StatusCode::FORBIDDEN, format!("{visitor} may not look here: it is not in admin.allow\n"))
+    }
+}
+
+impl Pages for MetricsOnly {
+    fn resolver(&self) -> &Resolver {
+        &self.0.resolver
+    }
+
+    fn admits(&self, visitor: IpAddr) -> bool {
+        self.0.resolver.snapshot.load().may_watch.admits(visitor)
+    }
+
+    fn respond(&self, request: &Request<Incoming>, _: IpAddr) -> Response<Full<Bytes>> {
+        match METRICS_PAGES.contains(&request.uri().path()) {
+            true => self.0.respond(request),
+            false => page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}\n", METRICS_PAGES.join("\n"))),
+        }
+    }
+
+    fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>> {
+        page(StatusCode::FORBIDDEN, format!("{visitor} may not look here: it is not in admin.allow\n"))
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! A request is a connection of its own: clients ask once, and nobody holds a place for longer than that takes.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +11,11 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 
-use super::{HEARTBEAT, JSON, jobs, not_accepted, page, page_of, text, unless_it_shows};
-use crate::admission::connections::Connections;
+use super::door::{Door, Pages};
+use super::{JSON, jobs, page, page_of, text, unless_it_shows};
+use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};
 use crate::clients::Who;
 use crate::jobs::{Account, Excerpt, Pick};
@@ -26,14 +25,10 @@ use crate::wire::rtype;
 
 /// Connections at once of those who may ask; fewer where file descriptors are scarce.
 const MOST_CONNECTIONS: usize = 256;
-/// Connections at once of those who may not, who are told so.
-const MOST_OF_STRANGERS: usize = 16;
 /// Connections at once from one address.
 const MOST_PER_CLIENT: usize = 4;
 /// From a connection to its end.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5);
-/// Bytes of a request's head.
-const LONGEST_HEAD: usize = 8 << 10;
 
 /// Before a name.
 const WHY: &str = "/v1/why/";
@@ -45,20 +40,38 @@ const PAGES: &str = "\
 /v1/why/NAME   which way NAME takes, what is known of it, and why it failed for you
 ";
 
+impl Pages for Report {
+    fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    fn admits(&self, visitor: IpAddr) -> bool {
+        self.resolver.snapshot.load().admission.admits(visitor)
+    }
+
+    fn respond(&self, request: &Request<Incoming>, visitor: IpAddr) -> Response<Full<Bytes>> {
+        let mut response = self.respond_to(request, visitor);
+        // What it says is true for this client at this moment.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>> {
+        page(StatusCode::FORBIDDEN, format!("{visitor} may not ask here: it is not in server.allow\n"))
+    }
+}
+
 /// What the pages are made from.
 pub struct Report {
     resolver: Arc<Resolver>,
-    clients: Arc<Connections>,
-    strangers: Arc<Connections>,
-    /// Connections at once of those who may ask.
-    most: usize,
+    door: Door,
 }
 
 impl Report {
     /// Report pages for the state that workers share, with a limit on connections.
     pub fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
-        let most = connections.min(MOST_CONNECTIONS);
-        Arc::new(Self { resolver, clients: Arc::default(), strangers: Arc::default(), most })
+        let caps = Caps { total: connections.min(MOST_CONNECTIONS), per_client: MOST_PER_CLIENT };
+        Arc::new(Self { resolver, door: Door::new(caps, LONGEST_CONNECTION, LONGEST_CONNECTION, false) })
     }
 
     /// Answers requests until its task is dropped.
@@ -66,49 +79,10 @@ impl Report {
     /// # Errors
     /// The listener cannot be watched.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        loop {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    not_accepted(&self.resolver, &error);
-                    tokio::time::sleep(HEARTBEAT).await;
-                    continue;
-                }
-            };
-            let client = peer.ip().to_canonical();
-            let admitted = self.resolver.snapshot.load().admission.admits(client);
-            let place = match admitted {
-                true => self.clients.admit(client, self.most, MOST_PER_CLIENT),
-                false => self.strangers.admit(client, MOST_OF_STRANGERS, MOST_PER_CLIENT),
-            };
-            let Some(place) = place else { continue };
-            let report = Arc::clone(&self);
-            tokio::spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let mut response = report.respond(&request, client, admitted);
-                    // What it says is true for this client at this moment.
-                    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(LONGEST_CONNECTION)
-                    .keep_alive(false)
-                    .max_buf_size(LONGEST_HEAD)
-                    .serve_connection(TokioIo::new(stream), service);
-                // A client that goes away is its own affair.
-                let _ = tokio::time::timeout(LONGEST_CONNECTION, connection).await;
-                drop(place);
-            });
-        }
+        self.door.serve(&self, listener).await
     }
 
-    fn respond(&self, request: &Request<Incoming>, client: IpAddr, admitted: bool) -> Response<Full<Bytes>> {
-        if !admitted {
-            let text = format!("{client} may not ask here: it is not in server.allow\n");
-            return page(StatusCode::FORBIDDEN, text);
-        }
+    fn respond_to(&self, request: &Request<Incoming>, client: IpAddr) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let name = path.strip_prefix(WHY);
         if name.is_none() && !matches!(path, "/" | "/v1/me" | "/v1/me.json") {

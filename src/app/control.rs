@@ -4,7 +4,6 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,10 +34,16 @@ const SETTLE_EVERY: Duration = Duration::from_millis(50);
 /// What watches and tends while the workers serve.
 pub(super) struct ControlPart {
     pub(super) resolver: Arc<Resolver>,
-    pub(super) heartbeats: Arc<Vec<AtomicU64>>,
     pub(super) descriptors: Arc<Descriptors>,
-    pub(super) admin: Option<Arc<TcpListener>>,
+    pub(super) pages: ControlPages,
     pub(super) phase: watch::Receiver<Phase>,
+}
+
+/// The admin pages, and where they are.
+pub(super) struct ControlPages {
+    pub(super) admin: Arc<Admin>,
+    pub(super) all: Vec<Arc<TcpListener>>,
+    pub(super) metrics_only: Vec<Arc<TcpListener>>,
 }
 
 impl ControlPart {
@@ -54,10 +59,14 @@ impl ControlPart {
     /// Tends until the server serves no more.
     async fn tend(&mut self) {
         let mut tasks = JoinSet::new();
-        if let Some(listener) = self.admin.clone() {
-            let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
-            let admin = Arc::new(Admin { resolver, heartbeats, connections: self.descriptors.pages() });
-            tasks.spawn_local(pages(listener, move |listener| Arc::clone(&admin).serve(listener)));
+        let ControlPages { admin, all, metrics_only } = &self.pages;
+        for listener in all {
+            let admin = Arc::clone(admin);
+            tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve(listener)));
+        }
+        for listener in metrics_only {
+            let admin = Arc::clone(admin);
+            tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve_metrics(listener)));
         }
         let links = Rc::new(Links::new(Arc::clone(&self.descriptors)));
         let mut keeper = Keeper::open(&self.resolver);

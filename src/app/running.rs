@@ -27,7 +27,8 @@ const TURNS_CHECK: Duration = Duration::from_millis(1);
 /// A nodens that serves.
 pub struct Running {
     pub(super) listen: Vec<SocketAddr>,
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Vec<SocketAddr>,
+    pub(super) metrics_only: Vec<SocketAddr>,
     pub(super) report: Vec<SocketAddr>,
     pub(super) host: Host,
     pub(super) descriptors: Arc<Descriptors>,
@@ -46,9 +47,14 @@ impl Running {
         &self.listen
     }
 
-    /// Where the admin pages are, if anywhere.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+    /// Where the admin pages are.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        &self.admin
+    }
+
+    /// Where metrics and health are, and nothing else.
+    pub fn metrics_addresses(&self) -> &[SocketAddr] {
+        &self.metrics_only
     }
 
     /// Where each client may look at what is known of itself, in the order of the file.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use tokio::sync::{mpsc, watch};
 
-use super::control::{ControlPart, ReportPart};
+use super::control::{ControlPages, ControlPart, ReportPart};
 use super::error::StartError;
 use super::host::Host;
 use super::running::Running;
 use super::worker::WorkerPart;
 use super::{descriptors, room};
+use crate::admin::Admin;
 use crate::admin::report::Report;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
@@ -87,7 +88,10 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         keep(&mut sockets, std::slice::from_ref(&listener), &label(Address { wanted, bound }))?;
         Ok::<_, StartError>((bound, listener))
     };
-    let admin = config.admin.map(|address| http(address, "admin", Label::Admin)).transpose()?;
+    let admin = config.admin.listen.iter().map(|address| http(*address, "admin", Label::Admin));
+    let admin = admin.collect::<Result<Vec<_>, _>>()?;
+    let metrics_only = config.admin.metrics_listen.iter().map(|address| http(*address, "metrics", Label::Admin));
+    let metrics_only = metrics_only.collect::<Result<Vec<_>, _>>()?;
     let report = config.report.iter().map(|address| http(*address, "report", Label::Report));
     let report = report.collect::<Result<Vec<_>, _>>()?;
 
@@ -101,14 +105,16 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
     let (turning, readers) = (Arc::<AtomicUsize>::default(), Readers::default());
     let listen = listeners.iter().map(|listeners| listeners.address).collect();
     let (report_addresses, report): (Vec<_>, Vec<_>) = report.into_iter().unzip();
-    let (admin_address, admin) = admin.unzip();
+    let (admin_addresses, admin): (Vec<_>, Vec<_>) = admin.into_iter().unzip();
+    let (metrics_addresses, metrics_only): (Vec<_>, Vec<_>) = metrics_only.into_iter().unzip();
     let now = resolver.now();
     let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
     let watched = listeners.iter().map(|listeners| listeners.tcp.len()).sum();
     let descriptors = descriptors::shares(&resolver.snapshot.load().config, workers, watched);
     let running = Running {
         listen,
-        admin: admin_address,
+        admin: admin_addresses,
+        metrics_only: metrics_addresses,
         report: report_addresses,
         host: Host {
             resolver: Arc::clone(&resolver),
@@ -149,7 +155,12 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         listeners: report.into_iter().map(Arc::new).collect(),
         phase: phases.clone(),
     });
-    let control = ControlPart { resolver, heartbeats, descriptors, admin: admin.map(Arc::new), phase: phases };
+    let admin = ControlPages {
+        admin: Admin::new(Arc::clone(&resolver), heartbeats, descriptors.pages()),
+        all: admin.into_iter().map(Arc::new).collect(),
+        metrics_only: metrics_only.into_iter().map(Arc::new).collect(),
+    };
+    let control = ControlPart { resolver, descriptors, pages: admin, phase: phases };
     Ok((running, Parts { workers, control, report }))
 }
 

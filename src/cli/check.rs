@@ -16,7 +16,7 @@ use crate::config::units::Size;
 /// good, 78 it is not, 64 the command line is wrong, 1 the file cannot be read.
 ///
 /// A file that is good here may still name what this node does not have: an address, a port, a link. A nodens that runs takes
-/// a changed file, but for the keys that only a start reads: server.listen, server.workers, admin.listen, report.listen,
+/// a changed file, but for the keys that only a start reads: server.listen, server.workers, admin.listen, admin.metrics_listen, report.listen,
 /// node, handover.socket, cache.memory, kubernetes, warm_up.file. These stay as they were at the start of `nodens serve`, also
 /// in a worker that replaces a dead one, until a restart. A file may have 64 MiB.
 ///

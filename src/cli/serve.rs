@@ -161,8 +161,11 @@ impl Serve {
         for address in running.listen_addresses() {
             tracing::info!(%address, "listening on UDP and TCP");
         }
-        if let Some(address) = running.admin_address() {
+        for address in running.admin_addresses() {
             tracing::info!(%address, "admin pages: / lists them");
+        }
+        for address in running.metrics_addresses() {
+            tracing::info!(%address, "metrics and health alone");
         }
         for address in running.report_addresses() {
             tracing::info!(%address, "each client's own report: /v1/me");

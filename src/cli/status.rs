@@ -104,8 +104,8 @@ impl Whom {
         let address = match (self.admin, &self.config) {
             (Some(address), _) => address,
             (None, Some(file)) => match load(file) {
-                Ok(config) => match config.admin {
-                    Some(address) => address,
+                Ok(config) => match config.admin.listen.first() {
+                    Some(address) => *address,
                     None => return complain(&format!("{}: it has no admin.listen", file.display())),
                 },
                 Err(unusable) => return unusable.complain(file),

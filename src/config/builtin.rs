@@ -115,7 +115,7 @@ mod tests {
         let config = builtin("nameserver 10.0.0.10\noptions ndots:5 trust-ad\n", &[]).expect("config");
         assert_eq!(config.server.listen, LISTEN);
         assert_eq!(config.server.allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.0/8", "::1/128"]);
-        assert_eq!(config.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9353))));
+        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9353))]);
         assert_eq!(config.routes.len(), 1);
         assert!(config.routes[0].zones[0].is_root());
         let upstream = &config.upstreams[0];

@@ -11,7 +11,7 @@ use super::clients::{ClientTable, KubernetesTable};
 use super::handover::{self, SocketPath};
 use super::mistake::Mistakes;
 use super::node::NodeTable;
-use super::pages::{self, AdminListener, ReportListener};
+use super::pages::{self, AdminTable, ReportListener};
 use super::records::RecordTable;
 use super::routes::RouteTable;
 use super::server::ServerTable;
@@ -26,8 +26,8 @@ use super::watching::{MetricsTable, QueryLogTable};
 pub struct File {
     /// `[server]`.
     pub server: ServerTable,
-    /// `[admin]`: where it listens, if it does.
-    pub admin: Option<AdminListener>,
+    /// `[admin]`, if there is one.
+    pub admin: Option<AdminTable>,
     /// `[report]`: where it listens.
     pub report: Vec<ReportListener>,
     /// `[node]`, if there is one.
@@ -76,7 +76,7 @@ impl File {
         let empty = || Table::of_text("", mistakes);
         Self {
             server: ServerTable::read(server.unwrap_or_else(empty)),
-            admin: admin.and_then(pages::admin),
+            admin: admin.map(AdminTable::read),
             report: report.map(pages::report).unwrap_or_default(),
             node: node.map(NodeTable::read),
             handover: handover.and_then(handover::socket),

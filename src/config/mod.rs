@@ -48,6 +48,7 @@ pub use cache::Cache;
 pub use clients::{ApiServer, Client, Kubernetes};
 pub use mistake::Mistake;
 pub use node::Node;
+pub use pages::Admin;
 pub use records::Record;
 pub use routes::{Cluster, Route, RouteId};
 pub use server::Server;
@@ -61,8 +62,8 @@ pub use watching::{LogTarget, Logged, Metrics, QueryLog};
 pub struct Config {
     /// Where to listen, for whom.
     pub server: Server,
-    /// Where metrics and health are served; none: nowhere.
-    pub admin: Option<SocketAddr>,
+    /// Where metrics, health and the API are served, and to whom.
+    pub admin: Admin,
     /// Where each client may look at what is known of itself; empty: nowhere.
     pub report: Vec<SocketAddr>,
     /// The node's own addresses; none if the node is to be left alone.

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::address::{ServerAddress, own_listener};
 use super::file::File;
 use super::mistake::{Mistake, Mistakes, nearest, suggestion};
+use super::pages::{Admin, AdminListener};
 use super::records::records;
 use super::routes::{Route, RouteTable, cluster};
 use super::upstreams::{Upstream, UpstreamTable};
@@ -44,7 +45,7 @@ impl Check<'_, '_> {
     fn config(&self) -> Option<Config> {
         let server = server::server(&self.file.server, self.mistakes);
         let admin = self.admin(&server.listen);
-        let report = self.report(&server.listen, admin);
+        let report = self.report(&server.listen, &admin);
         let node = self.file.node.as_ref().map(|file| node::node(file, &server.listen, self.mistakes));
         let bootstrap = self.bootstrap(&server.listen);
         let upstreams = self.upstreams(&server.listen);
@@ -85,19 +86,28 @@ impl Check<'_, '_> {
         })
     }
 
-    fn admin(&self, listen: &[SocketAddr]) -> Option<SocketAddr> {
-        let admin = self.file.admin.as_ref()?;
-        let address = admin.get_ref().0;
-        self.free(admin.span(), address, "server", listen);
-        Some(address)
+    fn admin(&self, listen: &[SocketAddr]) -> Admin {
+        let Some(file) = &self.file.admin else { return Admin::default() };
+        let all = file.listen.iter().chain(&file.metrics_listen);
+        self.mistakes.once("listener", all.clone().map(|listen| (listen.span(), listen.get_ref().0)));
+        for own in all {
+            self.free(own.span(), own.get_ref().0, "server", listen);
+        }
+        let addresses = |listeners: &[AdminListener]| listeners.iter().map(|listen| listen.get_ref().0).collect();
+        Admin {
+            listen: addresses(&file.listen),
+            metrics_listen: addresses(&file.metrics_listen),
+            allow: file.allow.clone(),
+        }
     }
 
-    fn report(&self, listen: &[SocketAddr], admin: Option<SocketAddr>) -> Vec<SocketAddr> {
+    fn report(&self, listen: &[SocketAddr], admin: &Admin) -> Vec<SocketAddr> {
         let report = &self.file.report;
         self.mistakes.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in report {
             self.free(own.span(), own.get_ref().0, "server", listen);
-            self.free(own.span(), own.get_ref().0, "admin", admin.as_slice());
+            self.free(own.span(), own.get_ref().0, "admin", &admin.listen);
+            self.free(own.span(), own.get_ref().0, "admin", &admin.metrics_listen);
         }
         report.iter().map(|listen| listen.get_ref().0).collect()
     }
@@ -320,7 +330,8 @@ mod tests {
     #[test]
     fn every_key_arrives() {
         let config = parse(FULL, &[]).expect("good");
-        assert_eq!(config.admin.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9353"));
+        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9353))]);
+        assert!(config.admin.metrics_listen.is_empty() && config.admin.allow.len() == 2);
         assert_eq!(config.report.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:9355", "[::1]:9355"]);
         assert_eq!(config.bootstrap.len(), 2);
         let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
@@ -372,7 +383,7 @@ mod tests {
         assert_eq!(full.server, minimal.server);
         assert_eq!((&full.cache, &full.metrics), (&minimal.cache, &minimal.metrics));
         assert_eq!(minimal.warm_up, crate::config::WarmUp { file: None, ..full.warm_up.clone() });
-        assert_eq!((minimal.admin, minimal.report.as_slice()), (None, &[][..]));
+        assert_eq!((&minimal.admin, minimal.report.as_slice()), (&Admin::default(), &[][..]));
         let kube = &full.upstreams[0];
         assert_eq!(
             minimal.upstreams[0],

@@ -9,7 +9,8 @@ impl Config {
         [
             keep("server.listen", &mut self.server.listen, &start.server.listen),
             keep("server.workers", &mut self.server.workers, &start.server.workers),
-            keep("admin.listen", &mut self.admin, &start.admin),
+            keep("admin.listen", &mut self.admin.listen, &start.admin.listen),
+            keep("admin.metrics_listen", &mut self.admin.metrics_listen, &start.admin.metrics_listen),
             keep("report.listen", &mut self.report, &start.report),
             keep("node", &mut self.node, &start.node),
             keep("handover.socket", &mut self.handover, &start.handover),
@@ -39,6 +40,7 @@ mod tests {
     /// Every key that only a start reads differs between these two, and so does another.
     const ONE: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
     const OTHER: &str = "[server]\nlisten = [\"192.0.2.9\"]\nworkers = 3\n[admin]\nlisten = \"192.0.2.9\"\n\
+                         metrics_listen = [\"192.0.2.8\"]\n\
                          [report]\nlisten = [\"192.0.2.9\"]\n[node]\naddresses = [\"192.0.2.9\"]\n\
                          [handover]\nsocket = \"/run/nodens/handover.sock\"\n[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n\
                          [kubernetes]\nnode = \"n\"\n[warm_up]\nfile = \"/var/lib/nodens/habits.json\"\n";
@@ -52,7 +54,7 @@ mod tests {
         let (start, next) = (config(ONE), config(&(OTHER.to_owned() + ONE)));
         let mut merged = next.clone();
         let keys = merged.keep_start_only(&start);
-        assert_eq!(keys.len(), 9, "{keys:?}");
+        assert_eq!(keys.len(), 10, "{keys:?}");
         assert_eq!(merged.cache.stale, next.cache.stale);
         assert_eq!((&merged.server, &merged.node, &merged.warm_up), (&start.server, &start.node, &start.warm_up));
         assert_eq!(merged.keep_start_only(&start), Vec::<&str>::new());

@@ -101,6 +101,14 @@ impl<'m, 't> Table<'m, 't> {
         self.list(key)
     }
 
+    /// One value, or those of a list, that must be there.
+    pub(super) fn required_some<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+        match self.entries.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(_)) => self.list(key),
+            _ => self.required(key).map(|value| vec![value]),
+        }
+    }
+
     /// The table `[key]`; none if the file has none.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
         let value = self.take(key)?;

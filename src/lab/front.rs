@@ -50,7 +50,7 @@ impl Front {
 
     /// Where its metrics and status page are, if it has any.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.running.admin_address()
+        self.running.admin_addresses().first().copied()
     }
 
     /// Stops it once the queries in flight are answered.

@@ -25,7 +25,7 @@ use super::phase::{Phase, over, rested};
 use super::readers::Reading;
 use super::socket::Buffers;
 use super::{Moved, Worker};
-use crate::admission::connections::{Connections, Place};
+use crate::admission::connections::{Admitted, Caps, Connections, Place};
 use crate::answer::{self, Resolved, Response, Turn};
 use crate::governor::pool::Share;
 use crate::upstream::standing::wall_clock;
@@ -129,7 +129,8 @@ async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Serves a connection in a task of its own, if there is a place for it; `rest` has been read from it already.
+/// Serves a connection in a task of its own, as soon as there is a place for it; `rest` has been read from it already. Who may
+/// not ask is told so, and takes no place of those who may.
 fn admit<U: Ask + 'static>(
     worker: &Rc<Worker<U>>,
     stream: TcpStream,
@@ -138,16 +139,28 @@ fn admit<U: Ask + 'static>(
     rest: Vec<u8>,
 ) {
     let metrics = &worker.resolver.metrics;
-    let limits = &worker.resolver.snapshot.load().config.server;
-    let Some(place) = connections.admit(client, limits.tcp_connections, limits.tcp_connections_per_client) else {
-        metrics.tcp_rejected.inc();
-        return;
+    let snapshot = worker.resolver.snapshot.load();
+    let limits = &snapshot.config.server;
+    let caps = Caps { total: limits.tcp_connections, per_client: limits.tcp_connections_per_client };
+    let (may_ask, now) = (snapshot.admission.admits(client), worker.resolver.now());
+    let admitted = match may_ask {
+        true => connections.admit(client, caps, now),
+        false => connections.admit_stranger(client, now),
     };
-    metrics.tcp_connections.inc();
+    if matches!(admitted, Admitted::Never) {
+        return metrics.tcp_rejected.inc();
+    }
     // As long as queries may be in flight here, the worker waits for the connection when it stops.
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
     let reading = worker.readers.enter();
     tokio::task::spawn_local(async move {
+        let place = match admitted {
+            Admitted::Now(place) => Some(place),
+            Admitted::Later(waiting) => waiting.place(|| worker.resolver.now()).await,
+            Admitted::Never => None,
+        };
+        let Some(place) = place else { return worker.resolver.metrics.tcp_rejected.inc() };
+        worker.resolver.metrics.tcp_connections.inc();
         let connection = Connection {
             worker: Rc::clone(&worker),
             client,
@@ -155,7 +168,8 @@ fn admit<U: Ask + 'static>(
             out: Vec::new(),
             in_flight: 0,
             long: None,
-            _place: place,
+            may_ask,
+            place,
         };
         // A connection that breaks is the client's own affair.
         let _ = connection.run(stream, rest, reading).await;
@@ -173,7 +187,9 @@ struct Connection<U> {
     in_flight: usize,
     /// What the reading buffer holds of the bytes that clients share, beyond [`BUFFER`].
     long: Option<Share>,
-    _place: Place,
+    place: Place,
+    /// Whether it is more than told that it may not.
+    may_ask: bool,
 }
 
 impl<U: Ask + 'static> Connection<U> {
@@ -186,13 +202,19 @@ impl<U: Ask + 'static> Connection<U> {
         let mut reading = Some(reading);
         let mut moves = false;
         let mut last_use = Instant::now();
+        // Since when a query has been coming that is not whole yet.
+        let mut part_since = None;
         let over = over(self.worker.phase.clone());
         tokio::pin!(over);
         loop {
             // Frames also wait here when too many of the connection's queries were in flight to take them.
             loop {
-                let more;
-                (filled, more) = self.take_frames(&mut input, filled, &done)?;
+                let (before, more) = (filled, self.take_frames(&mut input, &mut filled, &done)?);
+                part_since = match (filled, part_since) {
+                    (0, _) => None,
+                    (_, Some(since)) if filled == before => Some(since),
+                    _ => Some(Instant::now()),
+                };
                 while self.out.len() < WRITE_SOON
                     && let Ok(resolved) = finished.try_recv()
                 {
@@ -204,7 +226,9 @@ impl<U: Ask + 'static> Connection<U> {
                 // What is little is written together with what follows; more than that no connection keeps while others
                 // have their turn.
                 if !more || self.out.len() >= BUFFER {
+                    let is_told = !self.out.is_empty() && !self.may_ask;
                     self.write(&mut stream).await?;
+                    reading = reading.filter(|_| !is_told);
                     last_use = Instant::now();
                 }
                 if more {
@@ -214,13 +238,15 @@ impl<U: Ask + 'static> Connection<U> {
             if reading.is_none() && self.in_flight == 0 {
                 break;
             }
+            let is_idle = self.in_flight == 0;
+            self.place.is_idle(is_idle.then(|| self.worker.resolver.millis(last_use)));
+            let until = part_since.unwrap_or(last_use) + self.idle;
             tokio::select! {
                 read = stream.read(&mut input[filled..]), if reading.is_some() && self.in_flight < IN_FLIGHT => {
                     match read? {
                         0 => reading = None,
                         read => filled += read,
                     }
-                    last_use = Instant::now();
                     if filled > BUFFER {
                         sleep(LONG_PAUSE).await;
                     }
@@ -229,7 +255,12 @@ impl<U: Ask + 'static> Connection<U> {
                     self.complete(&resolved);
                     last_use = Instant::now();
                 }
-                () = sleep_until(last_use + self.idle), if self.in_flight == 0 => return Ok(()),
+                () = sleep_until(until), if is_idle => return Ok(()),
+                () = self.place.given_away(), if is_idle && reading.is_some() => {
+                    // What has arrived by now is answered.
+                    reading = None;
+                    filled = read_rest(&stream, &mut input, filled);
+                }
                 phase = &mut over, if reading.is_some() => {
                     reading = None;
                     moves = phase == Phase::Resting;
@@ -247,17 +278,18 @@ impl<U: Ask + 'static> Connection<U> {
         stream.shutdown().await
     }
 
-    /// Answers whole frames in `input[..filled]`, [`TURN`] at most and as far as there is room for their replies. Returns
-    /// how much is left, moved to the front, and whether it begins with a whole frame that only waits for its turn.
+    /// Answers whole frames in `input[..filled]`, [`TURN`] at most and as far as there is room for their replies. What is left
+    /// is moved to the front; returns whether it begins with a whole frame that only waits for its turn.
     fn take_frames(
         &mut self,
         input: &mut Vec<u8>,
-        filled: usize,
+        filled: &mut usize,
         done: &mpsc::Sender<Resolved>,
-    ) -> io::Result<(usize, bool)> {
+    ) -> io::Result<bool> {
+        let all = *filled;
         let frame = |input: &[u8], at: usize| {
-            let end = at + 2 + usize::from(crate::wire::u16_at(input.get(..filled)?, at)?);
-            (end <= filled).then_some(end)
+            let end = at + 2 + usize::from(crate::wire::u16_at(input.get(..all)?, at)?);
+            (end <= all).then_some(end)
         };
         let (mut at, mut taken) = (0, 0);
         let worker = Rc::clone(&self.worker);
@@ -279,12 +311,12 @@ impl<U: Ask + 'static> Connection<U> {
         tally.flush(&worker.resolver.metrics, started.elapsed().as_secs_f64());
         drop(ledger);
         worker.settle(started);
-        input.copy_within(at..filled, 0);
-        let left = filled - at;
-        if at > 0 || left == input.len() {
-            self.fit_input(input, left)?;
+        input.copy_within(at..all, 0);
+        *filled = all - at;
+        if at > 0 || *filled == input.len() {
+            self.fit_input(input, *filled)?;
         }
-        Ok((left, more))
+        Ok(more)
     }
 
     /// Gives the reading buffer the size that suits `filled` bytes: room for more, and no room that nobody needs.

@@ -1,11 +1,13 @@
 //! The admin pages, and metrics that move when they should, by the built binary.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use crate::support::client::{A, Tcp, ask_udp, id, lookup, query, receive, udp};
+use crate::support::client::{A, Tcp, ask_udp, connect_from, id, lookup, query, receive, udp};
+use crate::support::page::page;
 use crate::support::space::can_run;
-use crate::support::{Nodens, config, eventually, restart, stop, upstream, zone};
+use crate::support::{Nodens, config, eventually, field, restart, stop, upstream, zone};
 use nodens::lab::fault::{Behaviour, Tcp as TcpFault};
 use nodens::lab::upstream::Upstream;
 use nodens::upstream::Transport;
@@ -56,6 +58,67 @@ fn with_every_family() -> Nodens {
     udp(nodens.address()).send(&[0; 5]).expect("sends");
     nodens.metric_becomes("nodens_dropped_packets_total", &[], |dropped| dropped == 1.0);
     nodens
+}
+
+#[test]
+fn pages_that_nobody_reads_keep_nobody_from_health() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let admin = nodens.admin.expect("admin pages");
+    let request = "GET /metrics HTTP/1.1\r\nHost: nodens\r\n\r\n".repeat(100);
+    let unread: Vec<_> = (0..70)
+        .map(|n| {
+            // From several addresses, of which one is the kubelet's.
+            let mut connection = connect_from([127, 0, 0, 1 + n % 5], admin).0;
+            // It may have been closed already.
+            let _ = connection.write_all(request.as_bytes());
+            connection
+        })
+        .collect();
+    for from in [1, 2, 9] {
+        for _ in 0..5 {
+            let health = page(connect_from([127, 0, 0, from], admin).0, "GET", "/healthz");
+            assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+        }
+    }
+    drop(unread);
+}
+
+#[test]
+fn pages_are_for_whom_they_are_meant() {
+    let upstream = upstream(zone());
+    let text = config(&[&upstream], "", "");
+    let allow = |networks: &str| {
+        let admin = format!("[admin]\nallow = [{networks}]\nmetrics_listen = [\"127.0.0.4:0\"]\n");
+        text.replace(
+            "[admin]\nlisten = \"127.0.0.1:0\"",
+            &format!("{admin}listen = [\"127.0.0.1:0\", \"127.0.0.2:0\"]"),
+        )
+    };
+    let nodens = Nodens::start(&allow("\"127.0.0.1/32\", \"127.0.0.7/32\""));
+    let addresses = |words: &str| -> Vec<SocketAddr> {
+        let lines = nodens.log().into_iter().filter(|line| line.contains(words));
+        lines.map(|line| field(&line, "address").parse().expect("an address")).collect()
+    };
+    let (all, metrics) = (addresses("admin pages"), addresses("metrics and health alone"));
+    assert_eq!((all.len(), metrics.len()), (2, 1));
+    let get = |from, to, path| page(connect_from([127, 0, 0, from], to).0, "GET", path);
+    for to in &all {
+        assert_eq!(get(7, *to, "/api/v1/jobs").status, 200);
+    }
+    for to in all.iter().chain(&metrics) {
+        let refused = get(3, *to, "/healthz");
+        assert!(refused.status == 403 && refused.body.contains("admin.allow"), "{}", refused.body);
+        assert_eq!(get(7, *to, "/healthz").status, 200);
+        assert_eq!(get(7, *to, "/metrics").status, 200);
+    }
+    for path in ["/", "/api/v1/jobs", "/api/v1/clients?address=127.0.0.1"] {
+        let page = get(7, metrics[0], path);
+        assert!(page.status == 404 && page.body.contains("/metrics\n/healthz\n"), "{path}: {}", page.body);
+    }
+    std::fs::write(nodens.config(), allow("\"127.0.0.0/8\"")).expect("writes");
+    nodens.signal("HUP");
+    eventually("others to be allowed", || (get(3, all[0], "/healthz").status == 200).then_some(()));
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! TCP as clients use and misuse it (RFC 7766, RFC 7828), by the built binary.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::client::{A, KEEPALIVE, Tcp, ask_udp, code, data, framed, id, option, query, query_with_option};
-use crate::support::{DEADLINE, Nodens, config, upstream, zone};
+use crate::support::client::{
+    A, KEEPALIVE, Tcp, ask_udp, code, connect_from, data, framed, id, option, query, query_with_option,
+};
+use crate::support::{Nodens, config, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
-use socket2::{Domain, Socket, Type};
 
 /// An option that nodens does not know.
 const UNKNOWN_OPTION: u16 = 65_001;
@@ -91,16 +91,64 @@ fn connections_are_capped_per_client_and_in_all() {
     let mut first = connect_from([127, 0, 0, 1], nodens.address());
     let mut second = connect_from([127, 0, 0, 1], nodens.address());
     assert!(asks(&mut first) && asks(&mut second));
-    assert_eq!(connect_from([127, 0, 0, 1], nodens.address()).next(), None);
+    // The longest idle one of the same client makes room, and of all clients the one that has most.
+    let mut third = connect_from([127, 0, 0, 1], nodens.address());
+    assert!(asks(&mut third));
+    assert_eq!(first.next(), None);
     let mut other = connect_from([127, 0, 0, 2], nodens.address());
     assert!(asks(&mut other));
-    assert_eq!(connect_from([127, 0, 0, 3], nodens.address()).next(), None);
-    nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected == 2.0);
+    let mut last = connect_from([127, 0, 0, 3], nodens.address());
+    assert!(asks(&mut last));
+    assert_eq!(second.next(), None);
+    assert!(asks(&mut third) && asks(&mut other) && asks(&mut last));
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 3.0);
+    assert_eq!(nodens.metric("nodens_tcp_connections_rejected_total", &[]), 0.0);
+}
 
-    drop(first);
-    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 2.0);
-    assert!(asks(&mut connect_from([127, 0, 0, 3], nodens.address())));
-    assert!(asks(&mut second) && asks(&mut other));
+#[test]
+fn one_query_on_each_of_many_connections_at_once_is_answered() {
+    let upstream = upstream(zone());
+    let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
+    // More than a client may have open: those beyond wait until others have gone.
+    let clients: Vec<_> = (0..100_u16)
+        .map(|n| {
+            let mut client = Tcp::connect(nodens.address());
+            client.send(&query(n, &format!("{n}.lab.example"), A));
+            client
+        })
+        .collect();
+    for (n, mut client) in (0..).zip(clients) {
+        let reply = client.receive();
+        assert_eq!((id(&reply), code(&reply)), (n, ResponseCode::NoError));
+    }
+    assert_eq!(nodens.metric("nodens_tcp_connections_rejected_total", &[]), 0.0);
+}
+
+#[test]
+fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long() {
+    let upstream = upstream(zone());
+    let server = "tcp_connections = 64\ntcp_idle_timeout = \"1s\"\nallow = [\"127.0.0.1/32\", \"127.0.0.3/32\"]";
+    let nodens = Nodens::start(&config(&[&upstream], server, ""));
+    let begin = |from| {
+        let mut client = connect_from(from, nodens.address());
+        client.write(&[0xff]);
+        client
+    };
+    let strangers: Vec<_> = (0..200).map(|_| begin([127, 0, 0, 2])).collect();
+    nodens.metric_becomes("nodens_tcp_connections_rejected_total", &[], |rejected| rejected >= 100.0);
+    let refused = connect_from([127, 0, 0, 4], nodens.address()).ask(&query(1, "a.lab.example", A));
+    assert_eq!(code(&refused), ResponseCode::Refused);
+    let mut allowed: Vec<_> = (0..32).map(|_| begin([127, 0, 0, 1])).collect();
+    let reply = connect_from([127, 0, 0, 3], nodens.address()).ask(&query(1, "a.lab.example", A));
+    assert_eq!(code(&reply), ResponseCode::NoError);
+    drop(strangers);
+    // A byte now and then is no query.
+    for client in &mut allowed {
+        while std::io::Write::write_all(&mut client.0, &[0xff]).is_ok() {
+            thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+    nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 0.0);
 }
 
 #[test]
@@ -182,14 +230,4 @@ fn what_is_no_query_leaves_the_connection_as_it_is() {
         assert_eq!(code(&tcp.ask(wrong)), right);
         assert_eq!(data(&tcp.ask(&good)), ["192.0.2.1"]);
     }
-}
-
-/// A connection from this address.
-fn connect_from(client: impl Into<IpAddr>, server: SocketAddr) -> Tcp {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");
-    socket.connect(&server.into()).expect("a connection");
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    Tcp(stream)
 }

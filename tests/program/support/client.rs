@@ -1,11 +1,12 @@
 //! A client that speaks bytes over UDP and TCP.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RecordType};
+use socket2::{Domain, Socket, Type};
 
 use super::DEADLINE;
 
@@ -162,4 +163,14 @@ impl Tcp {
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("short");
     [&length.to_be_bytes(), message].concat()
+}
+
+/// A connection from this address.
+pub(crate) fn connect_from(client: impl Into<IpAddr>, server: SocketAddr) -> Tcp {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");
+    socket.connect(&server.into()).expect("a connection");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    Tcp(stream)
 }

@@ -21,14 +21,7 @@ impl Nodens {
 
     /// Any request without a body.
     pub(crate) fn request(&self, method: &str, path: &str) -> Page {
-        let mut stream = TcpStream::connect(self.admin.expect("admin pages")).expect("a connection");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: nodens\r\nConnection: close\r\n\r\n").expect("writes");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("a response in UTF-8");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        Page { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+        page(TcpStream::connect(self.admin.expect("admin pages")).expect("a connection"), method, path)
     }
 
     /// All metrics of this moment.
@@ -47,6 +40,17 @@ impl Nodens {
     pub(crate) fn metric_becomes(&self, name: &str, labels: &[(&str, &str)], good: impl Fn(f64) -> bool) -> f64 {
         eventually(&format!("{name} {labels:?}"), || Some(self.metric(name, labels)).filter(|value| good(*value)))
     }
+}
+
+/// What comes back for a request over this connection.
+pub(crate) fn page(mut stream: TcpStream, method: &str, path: &str) -> Page {
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: nodens\r\nConnection: close\r\n\r\n").expect("writes");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a response in UTF-8");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Page { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
 /// The text format, read strictly.
