@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::admission::connections::Caps;
 use crate::answer::Resolver;
 use crate::clock::Millis;
+use crate::wire::text::plain_json;
 
 mod api;
 mod clients;
@@ -115,22 +116,22 @@ impl Admin {
             "/readyz" => self.readiness(parameters.any(|parameter| parameter == "verbose")),
             "/api/v1/upstreams" => {
                 let Resolver { snapshot, metrics, .. } = &*self.resolver;
-                page_of(JSON, api::upstreams(&snapshot.load(), metrics, Instant::now()))
+                json_page(api::upstreams(&snapshot.load(), metrics, Instant::now()))
             }
             "/api/v1/events" => {
                 let after = parameters.find_map(|parameter| parameter.strip_prefix("after=")).unwrap_or("0");
                 match after.parse() {
-                    Ok(after) => page_of(JSON, api::events(&self.resolver.metrics.events, after)),
+                    Ok(after) => json_page(api::events(&self.resolver.metrics.events, after)),
                     Err(_) => page(StatusCode::BAD_REQUEST, "after= takes the id of an event, a whole number\n"),
                 }
             }
             "/api/v1/clients" => match clients::who(&self.resolver, parameters) {
-                Ok(json) => page_of(JSON, json),
+                Ok(json) => json_page(json),
                 Err(wrong) => page(StatusCode::BAD_REQUEST, wrong),
             },
-            "/api/v1/jobs" => page_of(JSON, jobs::list(&self.resolver)),
+            "/api/v1/jobs" => json_page(jobs::list(&self.resolver)),
             _ => match job.map(|id| jobs::one(&self.resolver, id)) {
-                Some(Some(json)) => page_of(JSON, json),
+                Some(Some(json)) => json_page(json),
                 Some(None) => {
                     page(StatusCode::NOT_FOUND, "no such job: ID is a job's number, or a pod's name or UID\n")
                 }
@@ -246,6 +247,11 @@ fn unless_it_shows(method: &Method) -> Option<Response<Full<Bytes>>> {
 /// A line for each page.
 fn pages() -> String {
     PAGES.iter().map(|(path, what)| format!("{path:<20}{what}\n")).collect()
+}
+
+/// A document in JSON.
+fn json_page(json: String) -> Response<Full<Bytes>> {
+    page_of(JSON, plain_json(json))
 }
 
 fn page_of(kind: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -14,7 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::door::{Door, Pages};
-use super::{JSON, jobs, page, page_of, text, unless_it_shows};
+use super::{JSON, jobs, json_page, page, text, unless_it_shows};
 use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};
 use crate::clients::Who;
@@ -22,6 +22,7 @@ use crate::jobs::{Account, Excerpt, Pick};
 use crate::wire::name::{Bare, Name};
 use crate::wire::query::Key;
 use crate::wire::rtype;
+use crate::wire::text::plain;
 
 /// Connections at once of those who may ask; fewer where file descriptors are scarce.
 const MOST_CONNECTIONS: usize = 256;
@@ -148,7 +149,7 @@ impl Report {
         let horizon = snapshot.sees(snapshot.views.of(&who, client));
         let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), told);
         let value = json!({ "name": Bare(name.as_wire()).to_string(), "lines": lines });
-        respond(StatusCode::OK, as_json, &value, |_| lines.join("\n") + "\n")
+        respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
     }
 }
 
@@ -160,7 +161,7 @@ fn respond(
     text: impl FnOnce(&Value) -> String,
 ) -> Response<Full<Bytes>> {
     let mut response = match as_json {
-        true => page_of(JSON, format!("{value:#}\n")),
+        true => json_page(format!("{value:#}\n")),
         false => page(status, text(value)),
     };
     *response.status_mut() = status;

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::wire::text::plain;
+
 /// A line for each job, as `/api/v1/jobs` tells of them.
 pub fn jobs(list: &Value) -> String {
     let none = Vec::new();
@@ -78,11 +80,6 @@ fn who(job: &Value) -> String {
 
 fn word(value: &Value) -> String {
     value.as_str().map_or_else(|| "-".to_string(), plain)
-}
-
-/// Jobs name themselves and what they ask: no control character of theirs reaches a terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

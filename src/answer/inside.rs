@@ -28,6 +28,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{Bare, suffixes};
 use crate::wire::query::{Key, Query};
+use crate::wire::text::plain;
 use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
 /// All names that nodens has to say something of itself at lie below this.
@@ -148,7 +149,8 @@ fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
     let mut records = LocalRecords::default();
     let mut left = room.saturating_sub(HEADER + query.question().len() + query.edns.map_or(0, |_| OPT_SIZE));
     for line in lines {
-        let text = cut(line);
+        let line = plain(line);
+        let text = cut(&line);
         let Some(rest) = left.checked_sub(BEFORE_STRING + text.len()) else { break };
         left = rest;
         records.answer(rtype::TXT, 0, &[&[text.len() as u8], text].concat());

@@ -13,6 +13,7 @@ use crate::metrics::Source;
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
+use crate::wire::text::plain_json;
 
 /// What was guessed or is disputed is not told here, where nobody sees how far it can be trusted.
 const LEAST_TRUST: Trust = Trust::Settable;
@@ -56,7 +57,8 @@ pub struct Clock {
 pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
     for record in &batch.records {
         // A line is written to memory, which does not fail.
-        let _ = serde_json::to_writer(&mut *out, &line(record, &batch.snapshot, tables, clock));
+        let line = serde_json::to_string(&line(record, &batch.snapshot, tables, clock)).unwrap_or_default();
+        out.extend_from_slice(plain_json(line).as_bytes());
         out.push(b'\n');
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::local::LocalFault;
 use super::transport::Transport;
 use crate::cause::Cause;
+use crate::wire::text::plain;
 use crate::wire::{Rcode, ede, rcode};
 
 /// What went wrong with one attempt at one server.
@@ -211,7 +212,7 @@ impl Failure {
             text.push_str(" no server to ask");
         }
         if let Some((code, detail)) = &self.extended_error {
-            let _ = write!(text, "; extended error {code} {}", String::from_utf8_lossy(detail));
+            let _ = write!(text, "; extended error {code} {}", plain(&String::from_utf8_lossy(detail)));
         }
         text
     }

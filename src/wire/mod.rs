@@ -23,6 +23,7 @@ pub mod record;
 pub mod reply;
 pub mod rtype;
 pub mod store;
+pub mod text;
 
 pub use rcode::Rcode;
 pub use rtype::RrType;

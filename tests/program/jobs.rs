@@ -194,6 +194,24 @@ fn a_cause_is_what_happened_whatever_the_servers_say() {
 }
 
 #[test]
+fn what_a_server_writes_steers_no_terminal() {
+    const COMMANDS: &str = "a\u{1b}[2J\r\tb\u{202e}c\u{200b}d";
+    let is_command = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{200b}".contains(c);
+    let scene = scene();
+    scene.corp.set(Behaviour::rcode(2).extended_error(22, COMMANDS));
+    scene.ask(ONE, "git.corp.example", A);
+    let report = scene.report("one", 1);
+    // Whoever reads the JSON has it as it was.
+    let explained = report["failures"][0]["explanation"].as_str().expect("a text");
+    assert!(explained.contains("extended error 22 a"), "{explained}");
+    let json = scene.nodens.get("/api/v1/jobs/one").body;
+    let why = scene.txt(ONE, "git.corp.example.why.nodens.internal");
+    for text in [&json, &why] {
+        assert!(text.contains("extended error 22 a") && !text.contains(is_command), "{text:?}");
+    }
+}
+
+#[test]
 fn a_job_sees_itself_and_nobody_else() {
     let scene = scene();
     job_one(&scene);
