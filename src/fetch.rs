@@ -249,7 +249,7 @@ async fn ask_and_follow<U: Ask>(
     };
     trail.push(wanted.key.name().to_vec());
     let answer = upstreams
-        .ask(group, &Question::of(&wanted.key), deadline)
+        .ask(group, &Question::of(&wanted.key), wanted.client, deadline)
         .await
         .map_err(|failure| NoAnswer::of(&failure, &group.config.name))?;
     wanted.by.set(answer.server.into());

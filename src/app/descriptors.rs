@@ -7,6 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::admission::descriptors::{Descriptors, Wish};
 use crate::config::{Config, ServerAddress};
+use crate::upstream::tcp::INSTEAD;
 
 /// Addresses that a server's name is counted for; it may have up to eight.
 const OF_A_NAME: usize = 4;
@@ -44,7 +45,7 @@ pub(super) fn share_out(descriptors: &Descriptors, config: &Config) {
         let count = |server: &ServerAddress| if matches!(server, ServerAddress::Named { .. }) { OF_A_NAME } else { 1 };
         let servers: usize = upstream.servers.iter().map(count).sum();
         wish.servers += servers;
-        wish.connections += servers * upstream.tcp_connections;
+        wish.connections += servers * (upstream.tcp_connections + INSTEAD);
     }
     if !descriptors.share_out(wish) {
         let share = descriptors.of_thread(wish.servers, wish.connections);

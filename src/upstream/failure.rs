@@ -31,6 +31,8 @@ pub enum FailureKind {
     OtherRcode,
     /// Over a connection: a reply that does not match or cannot be read.
     Malformed,
+    /// Over a connection: a response that began to come, and did not come to its end.
+    Incomplete,
     /// TLS could not be set up; nothing was asked.
     Tls(TlsFault),
     /// The group's `max_qps` is used up; nothing was asked.
@@ -99,7 +101,10 @@ impl FailureKind {
 
     /// Whether the server answered at all: then another query may well succeed, and waiting for it costs nothing.
     pub fn is_reply(self) -> bool {
-        matches!(self, Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode)
+        matches!(
+            self,
+            Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode | Self::Incomplete
+        )
     }
 
     /// Whether asking the same server again at once would come to the same.
@@ -123,7 +128,7 @@ impl FailureKind {
             Self::Notimp => "notimp",
             Self::Formerr => "formerr",
             Self::OtherRcode => "other_rcode",
-            Self::Malformed => "malformed",
+            Self::Malformed | Self::Incomplete => "malformed",
             Self::Tls(_) => "tls",
             Self::Quota => "quota",
             Self::Local(_) => "local",
@@ -142,6 +147,7 @@ impl FailureKind {
             Self::Formerr => "FORMERR",
             Self::OtherRcode => "an unusual response code",
             Self::Malformed => "malformed reply",
+            Self::Incomplete => "a response without an end",
             Self::Tls(fault) => fault.words(),
             Self::Quota => "not asked: max_qps is used up",
             Self::Local(fault) => fault.words(),

@@ -1,8 +1,11 @@
 //! Where the attempts of one query report to the task that runs its race.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
+
+use tokio::time::Instant;
 
 use super::failure::FailureKind;
 use super::message::Verdict;
@@ -10,6 +13,8 @@ use super::message::Verdict;
 /// What became of an attempt.
 #[derive(Debug)]
 pub enum Event {
+    /// Over a connection: only now it was written, there.
+    Written(Rc<Line>),
     /// The reply and what it says.
     Reply(Vec<u8>, Verdict),
     /// The letter case came back changed.
@@ -18,7 +23,14 @@ pub enum Event {
     Failed(FailureKind),
 }
 
-/// The inbox of one query. At most one event per attempt arrives, so it is bounded by the race's tries.
+/// What is known of the connections of one worker to a server.
+#[derive(Debug, Default)]
+pub struct Line {
+    /// When the server last sent anything over any of them.
+    pub heard: Cell<Option<Instant>>,
+}
+
+/// The inbox of one query. At most three events per attempt arrive, so it is bounded by the race's tries.
 #[derive(Debug, Default)]
 pub struct Inbox {
     events: RefCell<VecDeque<(usize, Event)>>,

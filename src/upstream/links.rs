@@ -1,6 +1,7 @@
 //! One worker's way to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 
@@ -10,14 +11,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
 use super::group::Group;
-use super::inbox::{Event, Inbox};
+use super::inbox::{Event, Inbox, Line};
 use super::message::Sent;
 use super::question::Question;
-use super::race::{Attempt, Candidate, Outcome, Race, Step};
+use super::race::{Attempt, Outcome, Race, Step};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::OpenSockets;
-use super::tcp::{self, TcpLink};
+use super::tcp::{INSTEAD, TcpLink};
 use super::transport::Transport;
 use super::udp::UdpLink;
 use super::{Answer, Ask};
@@ -57,7 +58,7 @@ impl Links {
         for group in groups {
             let count = group.servers.load().len();
             servers += count;
-            connections += count * group.config.tcp_connections;
+            connections += count * (group.config.tcp_connections + INSTEAD);
         }
         self.open.serve(servers, connections);
         let mut links = self.by_server.borrow_mut();
@@ -86,20 +87,6 @@ impl Link {
             None => Ways::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection },
         };
         Self { server, ways }
-    }
-
-    /// How the race sees the server, through this worker's eyes.
-    ///
-    /// While TLS is not set up, an attempt has the time of the set-up: a healthy server must not be held for silent that
-    /// takes three or four round trips before it sees the query. A hedge goes out as ever, so no client waits for it.
-    fn candidate(&self) -> Candidate {
-        let mut candidate = self.server.candidate();
-        if let Ways::Tls(connection) = &self.ways
-            && !connection.is_open()
-        {
-            candidate.timeout = candidate.timeout.max(tcp::SETUP);
-        }
-        candidate
     }
 
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
@@ -132,17 +119,24 @@ impl Link {
 }
 
 impl Ask for Links {
-    async fn ask(&self, group: &Group, question: &Question, deadline: Instant) -> Result<Answer, Failure> {
+    async fn ask(
+        &self,
+        group: &Group,
+        question: &Question,
+        client: Option<IpAddr>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let servers = group.order();
         if servers.is_empty() {
             return Err(group.no_server());
         }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let mut run = Run {
-            race: Race::new(servers.iter().map(|server| self.to(server).candidate()), deadline),
+            race: Race::new(servers.iter().map(|server| server.candidate()), deadline),
             servers,
             inbox: Rc::default(),
             sends: 0,
+            lines: Vec::new(),
             failure: Failure::default(),
             answer: None,
         };
@@ -164,11 +158,12 @@ impl Ask for Links {
                         random_case: group.config.randomize_case,
                         connections: group.config.tcp_connections,
                         again: run.was_sent(attempt),
+                        client,
                     };
                     run.sends += 1;
                     link.send(question, attempt, &context);
                 }
-                Step::Overdue(number) => run.charge(number, FailureKind::Timeout),
+                Step::Overdue(number) => run.overdue(number),
                 Step::Wait(until) => {
                     if let Ok((number, event)) = timeout_at(until, run.inbox.next()).await {
                         run.take(number, event);
@@ -197,6 +192,8 @@ struct Run {
     servers: Vec<Arc<Server>>,
     inbox: Rc<Inbox>,
     sends: usize,
+    /// Where each attempt over a connection was written, and when.
+    lines: Vec<(usize, Rc<Line>, Instant)>,
     failure: Failure,
     answer: Option<Answer>,
 }
@@ -207,6 +204,11 @@ impl Run {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
         let server = Arc::clone(&self.servers[attempt.candidate]);
         let outcome = match event {
+            Event::Written(line) => {
+                let now = Instant::now();
+                self.lines.push((number, line, now));
+                return self.race.written(number, now);
+            }
             Event::Failed(kind) => Outcome::Failed(kind),
             Event::CaseFolded => {
                 server.case_came_back(false);
@@ -259,6 +261,21 @@ impl Run {
             .any(|(attempt, _)| attempt.candidate == candidate && attempt.edns && attempt.transport == Transport::Udp)
     }
 
+    /// An attempt has run out of its time. That is held against its server unless it has sent something else meanwhile over a
+    /// connection: then it is not silent, but slow with this name, or with those before it.
+    fn overdue(&mut self, number: usize) {
+        let is_heard = |(of, line, written): &(usize, Rc<Line>, Instant)| {
+            *of == number && line.heard.get().is_some_and(|heard| heard > *written)
+        };
+        if !self.lines.iter().any(is_heard) {
+            return self.charge(number, FailureKind::Timeout);
+        }
+        let Some((attempt, _)) = self.race.attempt(number) else { return };
+        let Some(server) = self.servers.get(attempt.candidate) else { return };
+        server.kept_waiting();
+        self.failure.tried.push((server.address, attempt.transport, FailureKind::Timeout));
+    }
+
     /// Holds a failed attempt against its server.
     fn charge(&mut self, number: usize, kind: FailureKind) {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
@@ -285,7 +302,7 @@ impl Run {
     async fn wind_up(mut self) {
         loop {
             match self.race.wind_up(Instant::now()) {
-                Step::Overdue(number) => self.charge(number, FailureKind::Timeout),
+                Step::Overdue(number) => self.overdue(number),
                 Step::Wait(until) => {
                     if let Ok((number, event)) = timeout_at(until, self.inbox.next()).await {
                         self.take(number, event);
@@ -294,25 +311,5 @@ impl Run {
                 _ => return,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-
-    #[test]
-    fn only_a_tls_server_that_is_not_connected_has_the_time_of_the_set_up() {
-        let metrics = Metrics::new().expect("metrics");
-        let address = "127.0.0.1:853".parse().expect("an address");
-        let timeout = |tls_host: Option<&str>| {
-            let metrics = metrics.server("up", "127.0.0.1:853");
-            let server = Server::new("up", address, tls_host.map(str::to_owned), metrics, Arc::default());
-            let open = OpenSockets::new(Arc::new(Descriptors::unlimited()));
-            Link::new(Arc::new(server), &open).candidate().timeout
-        };
-        assert!(timeout(None) < tcp::SETUP);
-        assert_eq!(timeout(Some("dns.test")), tcp::SETUP);
     }
 }

@@ -93,6 +93,11 @@ impl Sent {
         u16_at(&self.bytes, 0).unwrap_or_default()
     }
 
+    /// Its question.
+    pub fn question(&self) -> &[u8] {
+        self.bytes.get(HEADER..self.question_end).unwrap_or_default()
+    }
+
     /// Gives it another id, where the one that was drawn is in use.
     pub fn set_id(&mut self, id: u16) {
         if let Some(place) = self.bytes.first_chunk_mut() {

@@ -16,7 +16,7 @@
 //! ```
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::time::Instant;
 
@@ -63,7 +63,7 @@ pub struct Answer {
 
 /// The one thing that the answer path needs of upstreams.
 pub trait Ask {
-    /// Asks a group and returns by `deadline` at the latest.
+    /// Asks a group for a `client`, if it is not for nodens itself, and returns by `deadline` at the latest.
     ///
     /// # Errors
     /// [`Failure`] tells what was tried. Asking again at once makes no sense: all servers have had their tries.
@@ -71,6 +71,7 @@ pub trait Ask {
         &self,
         group: &Group,
         question: &Question,
+        client: Option<IpAddr>,
         deadline: Instant,
     ) -> impl Future<Output = Result<Answer, Failure>>;
 }

@@ -53,12 +53,21 @@ fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
             random_case: false,
             connections: 1,
             again: false,
+            client: None,
         };
         links.to(&server).send(&question, attempt, &context);
         // The link itself tells the server's health of a reply.
-        match timeout(PATIENCE, inbox.next()).await {
-            Ok((_, Event::Reply(..) | Event::CaseFolded)) => {}
-            Ok((_, Event::Failed(kind))) => {
+        let end = async {
+            loop {
+                let (_, event) = inbox.next().await;
+                if !matches!(event, Event::Written(_)) {
+                    return event;
+                }
+            }
+        };
+        match timeout(PATIENCE, end).await {
+            Ok(Event::Reply(..) | Event::CaseFolded | Event::Written(_)) => {}
+            Ok(Event::Failed(kind)) => {
                 if !kind.is_servers() {
                     server.was_not_probed();
                 }

@@ -22,6 +22,9 @@ use super::transport::Transport;
 /// Tries per server and query (RFC 9520 section 3.1 allows three).
 pub const TRIES_PER_SERVER: u8 = 3;
 
+/// How long a connection may take to be set up, TLS included.
+pub const SET_UP: Duration = Duration::from_secs(1);
+
 /// One server of the group as the race sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
@@ -105,6 +108,8 @@ struct Runner {
 struct Running {
     attempt: Attempt,
     sent: Instant,
+    /// When it was written to a connection that was set up by then.
+    written: Option<Instant>,
     open: bool,
     overdue: bool,
 }
@@ -180,6 +185,13 @@ impl Race {
         self.timeouts().next().is_some()
     }
 
+    /// Attempt `number`, over a connection, was written only now: its time begins.
+    pub fn written(&mut self, number: usize, now: Instant) {
+        if let Some(running) = self.attempts.get_mut(number) {
+            running.written = Some(now);
+        }
+    }
+
     /// Tells what became of attempt `number`.
     pub fn ended(&mut self, number: usize, outcome: Outcome) {
         let Some(running) = self.attempts.get_mut(number) else { return };
@@ -245,7 +257,7 @@ impl Race {
     fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
         let runner = &mut self.runners[attempt.candidate];
         runner.tries = runner.tries.saturating_add(1);
-        self.attempts.push(Running { attempt, sent: now, open: true, overdue: false });
+        self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false });
         Step::Send(attempt)
     }
 
@@ -281,9 +293,15 @@ impl Race {
 
     /// When an attempt runs out of its time.
     fn times_out(&self, running: &Running) -> Instant {
-        // What is known of the server is its latency over UDP; a connection takes a round trip more.
-        let round_trips = if running.attempt.transport == Transport::Tcp { 2 } else { 1 };
-        running.sent + self.runners[running.attempt.candidate].candidate.timeout * round_trips
+        let timeout = self.runners[running.attempt.candidate].candidate.timeout;
+        match (running.attempt.transport, running.written) {
+            (Transport::Udp, _) => running.sent + timeout,
+            // What is known of the server is its latency over UDP, and what needs a connection is large.
+            (Transport::Tcp, written) => written.unwrap_or(running.sent) + 2 * timeout,
+            (Transport::Tls, Some(written)) => written + timeout,
+            // Three or four round trips before it sees the query.
+            (Transport::Tls, None) => running.sent + timeout.max(SET_UP),
+        }
     }
 
     fn next_event(&self) -> Instant {
@@ -430,13 +448,25 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_twice_the_time() {
+    fn a_connection_has_twice_the_time_once_it_is_set_up() {
         let (mut race, start) = race(1);
         sent(race.step(start, never));
         race.ended(0, Outcome::Truncated);
         assert_eq!(sent(race.step(start, never)).transport, Transport::Tcp);
         assert_eq!(race.step(start, never), Step::Wait(start + 100 * MS));
-        assert_eq!(race.step(start + 100 * MS, never), Step::Overdue(1));
+        race.written(1, start + 30 * MS);
+        assert_eq!(race.step(start + 30 * MS, never), Step::Wait(start + 130 * MS));
+        assert_eq!(race.step(start + 130 * MS, never), Step::Overdue(1));
+    }
+
+    #[test]
+    fn tls_has_the_time_of_its_set_up_first() {
+        let start = Instant::now();
+        let mut race = Race::new([Candidate { transport: Transport::Tls, ..candidate() }], start + 5_000 * MS);
+        sent(race.step(start, never));
+        assert_eq!(race.step(start, never), Step::Wait(start + SET_UP));
+        race.written(0, start + 300 * MS);
+        assert_eq!(race.step(start + 300 * MS, never), Step::Wait(start + 350 * MS));
     }
 
     #[test]
@@ -449,6 +479,7 @@ mod tests {
                 assert!(matches!(race.step(now, never), Step::Overdue(_)));
             }
             assert!(sent(race.step(now, never)).edns);
+            race.written(number as usize, now);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a transport is told of an attempt besides its message.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use tokio::time::Instant;
@@ -19,4 +20,6 @@ pub(super) struct SendContext<'a> {
     pub(super) connections: usize,
     /// The same question was sent there before, over the same transport.
     pub(super) again: bool,
+    /// For whom.
+    pub(super) client: Option<IpAddr>,
 }

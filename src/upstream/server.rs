@@ -131,6 +131,11 @@ impl Server {
         }
     }
 
+    /// An attempt was given up that says nothing of the server's health: it is busy with others.
+    pub(super) fn kept_waiting(&self) {
+        self.metrics.failed(FailureKind::Timeout.label());
+    }
+
     /// Takes down a failure that is this machine's, as soon as it is seen; returns it.
     pub(super) fn noted(&self, kind: FailureKind) -> FailureKind {
         if let FailureKind::Local(fault) = kind {

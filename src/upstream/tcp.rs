@@ -3,14 +3,19 @@
 //! With TLS around it where the server is configured so (RFC 7858); the rest is the same.
 //!
 //! A connection is opened when a query needs it, and closed when it has been idle or when queries wait and nothing at
-//! all comes: its path may be dead while a new one is not. Where a connection that has served
-//! before breaks with queries in flight, they are sent once more on a new one: servers close idle connections whenever
-//! they like, and no client should notice.
+//! all comes: its path may be dead while a new one is not. Where a connection breaks that has served before, or is closed that
+//! was open when a query came to it, its queries are sent once more on a new one: servers close connections whenever they like, and no
+//! client should notice.
+//!
+//! What counts for a sign of life is a whole response. One that begins and takes longer than [`STALLED`] holds up those behind
+//! it: they are sent over another connection. After [`WHOLE`] the connection is closed, and its query has failed. No client has more than its share of the queries in flight, so that there is always room for
+//! another.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,21 +27,28 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::encrypted;
 use super::failure::FailureKind;
-use super::inbox::{Event, Inbox};
+use super::inbox::{Event, Inbox, Line};
 use super::local::LocalFault;
 use super::message::{Judgement, Sent, keepalive};
+use super::race::SET_UP;
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
+use crate::governor::pool::{Pool, Share};
 
-/// Queries in flight on the connection; more are refused, which sends them to another server.
+/// Queries in flight on the connection; more are refused, which sends them to another server. As many as clients share over
+/// all connections to the server: see [`Pool`].
 const IN_FLIGHT: usize = 512;
+/// Queries in flight with which another connection is opened, if there may be one.
+const CROWDED: usize = 64;
+/// Connections that there may be more than configured, one for each that a response without an end holds up.
+pub const INSTEAD: usize = 2;
+/// How long a response may take from its first byte to its last.
+const WHOLE: Duration = Duration::from_secs(1);
 /// Bytes of responses that are read before those who wait for them have their turn.
 const READ_AHEAD: usize = 64 << 10;
 /// How long a connection may stay without a query in flight, unless the server asks for less (RFC 7828).
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a connection may take to be set up, TLS included, and a write to be taken.
-pub(super) const SETUP: Duration = Duration::from_secs(1);
 /// How long queries may wait for a first sign of life. Longer than a client waits, shorter than the kernel: that tries
 /// for minutes, and a server that has lost the connection would seem down as long.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -48,26 +60,36 @@ const STALLED_AGAIN: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: usize = 32;
 
 /// The connections of one worker to one server.
-pub struct TcpLink {
+pub struct TcpLink(Rc<Shared>);
+
+/// What the connections to a server have in common.
+struct Shared {
     server: Arc<Server>,
     pool: RefCell<Vec<Pooled>>,
     open: Rc<OpenSockets>,
+    /// Places of queries in flight, over all connections.
+    places: Arc<Pool>,
+    /// The most connections.
+    most: Cell<usize>,
+    line: Rc<Line>,
 }
 
 /// One connection, as those see it who have a query for it.
 struct Pooled {
-    queue: mpsc::Sender<Asked>,
+    queue: mpsc::Sender<Box<Asked>>,
     state: Rc<State>,
 }
 
 /// How a connection is.
 struct State {
-    /// Whether a query would be written at once.
-    open: Cell<bool>,
     /// Queries that it has, written or not.
     waiting: Cell<usize>,
     /// The last sign of life while queries wait: the last reply, or the first query since.
     alive: Cell<Instant>,
+    /// The question of a response that has begun to come.
+    coming: RefCell<Option<Box<[u8]>>>,
+    /// That of all connections to the server.
+    line: Rc<Line>,
 }
 
 impl Pooled {
@@ -86,57 +108,81 @@ struct Asked {
     number: usize,
     inbox: Rc<Inbox>,
     again: bool,
+    /// The connection was open when it came: if that breaks, the server need not be the reason.
+    joined: bool,
+    _place: Share,
 }
 
 impl TcpLink {
     /// No connection is opened before it is needed.
     pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
-        Self { server, pool: RefCell::default(), open }
+        let places = Arc::new(Pool::new(IN_FLIGHT));
+        let (pool, most, line) = (RefCell::default(), Cell::new(1), Rc::default());
+        Self(Rc::new(Shared { server, pool, open, places, most, line }))
     }
 
-    /// Whether a query would be written at once.
-    pub fn is_open(&self) -> bool {
-        self.pool.borrow().iter().any(|pooled| pooled.state.open.get())
-    }
-
-    /// Sends a query over the connection that has the fewest; where all are stalled, over a new one if there may be one
-    /// more. What becomes of it goes where `context` says.
+    /// Sends a query over the connection that has the fewest; where all are stalled or crowded, over a new one if there may be
+    /// one more. What becomes of it goes where `context` says.
     ///
     /// # Errors
-    /// Too many queries are in flight.
+    /// Too many queries are in flight, of this client or in all; or the response to the same question has begun to come, and
+    /// another one would hold up others as well.
     pub(super) fn send(&self, sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let SendContext { number, at, until, connections, .. } = *context;
-        let mut asked = Asked { sent, at, until, number, inbox: Rc::clone(context.inbox), again: false };
+        self.0.most.set(connections);
+        if context.again && self.0.is_coming(sent.question()) {
+            return Err(FailureKind::Incomplete);
+        }
+        let client = context.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let busy = FailureKind::Local(LocalFault::Busy);
+        let Some(share) = Share::of(&self.0.places, client, 1) else { return Err(self.0.server.noted(busy)) };
+        let inbox = Rc::clone(context.inbox);
+        let asked = Asked { sent, at, until, number, inbox, again: false, joined: false, _place: share };
         let patience = if context.again { STALLED_AGAIN } else { STALLED };
+        self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.noted(busy))
+    }
+}
+
+impl Shared {
+    /// Whether the response to this question has begun to come.
+    fn is_coming(&self, question: &[u8]) -> bool {
+        self.pool.borrow().iter().any(|pooled| pooled.state.coming.borrow().as_deref() == Some(question))
+    }
+
+    /// Gives a query to a connection, a new one where it must be and may; gives it back where there is no room.
+    fn put(self: &Rc<Self>, mut asked: Box<Asked>, now: Instant, patience: Duration) -> Result<(), Box<Asked>> {
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
-        let place = if pool.len() < connections { self.open.connection(pool.is_empty()) } else { None };
-        let stalled = |pooled: &Pooled| pooled.is_stalled(at, patience);
-        let best = pool.iter().min_by_key(|pooled| (stalled(pooled), pooled.state.waiting.get()));
-        if let Some(best) = best.filter(|best| !(place.is_some() && stalled(best))) {
+        let stalled = |pooled: &Pooled| pooled.is_stalled(now, patience);
+        let is_coming = |pooled: &Pooled| pooled.state.coming.borrow().is_some();
+        let held_up = pool.iter().filter(|pooled| stalled(pooled) && is_coming(pooled)).count();
+        let best = pool.iter().min_by_key(|pooled| (stalled(pooled), is_coming(pooled), pooled.state.waiting.get()));
+        let wants_another = best.is_none_or(|best| stalled(best) || best.state.waiting.get() >= CROWDED);
+        let may_open = wants_another && pool.len() < self.most.get() + held_up.min(INSTEAD);
+        let place = if may_open { self.open.connection(pool.is_empty()) } else { None };
+        if let Some(best) = best.filter(|_| place.is_none()) {
             asked = match best.take(asked) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    return Err(self.server.noted(FailureKind::Local(LocalFault::Busy)));
-                }
+                Err(mpsc::error::TrySendError::Full(asked)) => return Err(asked),
                 Err(mpsc::error::TrySendError::Closed(asked)) => asked,
             };
         }
-        let busy = FailureKind::Local(LocalFault::Busy);
         // Only where the best one closed this very moment, and others are all that there may be.
-        let Some(place) = place else { return Err(self.server.noted(busy)) };
+        let Some(place) = place else { return Err(asked) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
-        let state = Rc::new(State { open: Cell::new(false), waiting: Cell::new(0), alive: Cell::new(at) });
+        let line = Rc::clone(&self.line);
+        let state = State { waiting: Cell::new(0), alive: Cell::new(now), coming: RefCell::default(), line };
+        let state = Rc::new(state);
         let pooled = Pooled { queue, state: Rc::clone(&state) };
-        pooled.take(asked).map_err(|_| busy)?;
+        pooled.take(asked).map_err(mpsc::error::TrySendError::into_inner)?;
         pool.push(pooled);
-        tokio::task::spawn_local(serve(Arc::clone(&self.server), receiver, state, place));
+        tokio::task::spawn_local(serve(Rc::clone(self), receiver, state, place));
         Ok(())
     }
 }
 
 impl Pooled {
-    fn take(&self, asked: Asked) -> Result<(), mpsc::error::TrySendError<Asked>> {
+    fn take(&self, asked: Box<Asked>) -> Result<(), mpsc::error::TrySendError<Box<Asked>>> {
         let at = asked.at;
         self.queue.try_send(asked)?;
         if self.state.waiting.replace(self.state.waiting.get() + 1) == 0 {
@@ -162,10 +208,12 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
 }
 
 /// Opens connections as long as there are queries for them.
-async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<State>, _place: OpenSocket) {
-    let mut connection = Connection { server, state, waiting: HashMap::new(), idle: IDLE, served: false };
+async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state: Rc<State>, _place: OpenSocket) {
+    let server = Arc::clone(&others.server);
+    let others = Rc::downgrade(&others);
+    let mut connection = Connection { server, others, state, waiting: HashMap::new(), idle: IDLE, served: false };
     let last = loop {
-        let stream = timeout(SETUP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
+        let stream = timeout(SET_UP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(kind) => {
@@ -174,12 +222,11 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<
                 break kind;
             }
         };
-        connection.state.open.set(true);
         let end = connection.run(&mut stream, &mut queue).await;
-        connection.state.open.set(false);
+        connection.state.coming.replace(None);
         match end {
             // The peer is told, inside TLS too, and nobody waits for that.
-            Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SETUP, stream.shutdown()).await })),
+            Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SET_UP, stream.shutdown()).await })),
             Err(error) => connection.fail_those_who_had_their_chance(FailureKind::of_arrived(&error)),
         }
         if connection.waiting.is_empty() && queue.is_empty() {
@@ -189,14 +236,16 @@ async fn serve(server: Arc<Server>, mut queue: mpsc::Receiver<Asked>, state: Rc<
     // Whoever comes now finds the queue closed and opens another.
     queue.close();
     while let Some(asked) = queue.recv().await {
-        connection.fail(asked, last);
+        connection.fail(&asked, last);
     }
 }
 
 struct Connection {
     server: Arc<Server>,
+    /// The other connections, as long as any may be opened.
+    others: Weak<Shared>,
     state: Rc<State>,
-    waiting: HashMap<u16, Asked>,
+    waiting: HashMap<u16, Box<Asked>>,
     idle: Duration,
     /// Whether the open connection has brought a reply yet.
     served: bool,
@@ -204,23 +253,30 @@ struct Connection {
 
 impl Connection {
     /// Serves the queue until the connection is idle (`Ok`) or breaks.
-    async fn run(&mut self, stream: &mut Box<dyn Stream>, queue: &mut mpsc::Receiver<Asked>) -> io::Result<()> {
+    async fn run(&mut self, stream: &mut Box<dyn Stream>, queue: &mut mpsc::Receiver<Box<Asked>>) -> io::Result<()> {
         self.served = false;
         let mut out = Vec::new();
-        for asked in self.waiting.values_mut() {
-            asked.at = Instant::now();
-            frame(&asked.sent, &mut out);
-        }
+        let mut unwritten: Vec<u16> = self.waiting.keys().copied().collect();
+        self.waiting.values().for_each(|asked| frame(&asked.sent, &mut out));
+        let mut opened = true;
+        // Since when a response has been coming that is not whole yet, and whether others still wait behind it.
+        let mut part_since = None;
+        let mut alone = false;
         let (mut input, mut filled, mut unseen) = (vec![0; 4_096], 0, 0);
         self.state.alive.set(Instant::now());
         let mut wanted = true;
         while wanted || !self.waiting.is_empty() {
             if !out.is_empty() {
-                timeout(SETUP, stream.write_all(&out)).await??;
-                timeout(SETUP, stream.flush()).await??;
+                timeout(SET_UP, stream.write_all(&out)).await??;
+                timeout(SET_UP, stream.flush()).await??;
                 out.clear();
+                self.tell_written(&mut unwritten);
             }
             let patience = if self.waiting.is_empty() { self.idle } else { SILENCE };
+            let until = match part_since {
+                None => self.state.alive.get() + patience,
+                Some(since) => since + if alone { WHOLE } else { STALLED },
+            };
             tokio::select! {
                 // What is queued is taken even where the peer has closed: then it is sent again.
                 biased;
@@ -228,8 +284,9 @@ impl Connection {
                     // Without, the sender's end is gone with its link; replies under way still find back.
                     wanted = asked.is_some();
                     let mut next = asked;
-                    while let Some(asked) = next {
-                        self.enqueue(asked, &mut out);
+                    while let Some(mut asked) = next {
+                        asked.joined = !opened;
+                        unwritten.push(self.enqueue(asked, &mut out));
                         next = if self.waiting.len() < IN_FLIGHT { queue.try_recv().ok() } else { None };
                     }
                 }
@@ -240,7 +297,18 @@ impl Connection {
                         read => read,
                     };
                     let taken = self.take_frames(&mut input, &mut filled);
-                    self.state.alive.set(Instant::now());
+                    let now = Instant::now();
+                    self.state.line.heard.set(Some(now));
+                    if taken > 0 {
+                        self.state.alive.set(now);
+                    }
+                    part_since = match (filled, part_since) {
+                        (0, _) => None,
+                        (_, Some(since)) if taken == 0 => Some(since),
+                        _ => Some(now),
+                    };
+                    alone &= taken == 0;
+                    self.note_coming(&input[..filled]);
                     // Those who wait take what has come before more is read: many large replies may be on their way.
                     unseen += taken;
                     if unseen >= READ_AHEAD {
@@ -248,15 +316,72 @@ impl Connection {
                         yield_now().await;
                     }
                 }
-                () = sleep_until(self.state.alive.get() + patience) => {
+                () = sleep_until(until), if part_since.is_some() && !alone => {
+                    self.let_others_go(&input[..filled]);
+                    alone = true;
+                }
+                () = sleep_until(until) => {
+                    if part_since.is_some() {
+                        self.give_up_coming(&input[..filled]);
+                    }
                     return if self.waiting.is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
                 }
             }
+            opened = false;
         }
         Ok(())
     }
 
-    fn enqueue(&mut self, mut asked: Asked, out: &mut Vec<u8>) {
+    /// From now on those that have just been written wait for the server.
+    fn tell_written(&mut self, unwritten: &mut Vec<u16>) {
+        let now = Instant::now();
+        for id in unwritten.drain(..) {
+            if let Some(asked) = self.waiting.get_mut(&id) {
+                asked.at = now;
+                asked.inbox.put(asked.number, Event::Written(Rc::clone(&self.state.line)));
+            }
+        }
+    }
+
+    /// Whose response has begun to come, as far as can be told from its part.
+    fn asked_for(&self, part: &[u8]) -> Option<u16> {
+        crate::wire::u16_at(part, 2).filter(|id| self.waiting.contains_key(id))
+    }
+
+    /// Has senders know of the response that has begun to come.
+    fn note_coming(&self, part: &[u8]) {
+        let asked = self.asked_for(part).and_then(|id| self.waiting.get(&id));
+        *self.state.coming.borrow_mut() = asked.map(|asked| asked.sent.question().into());
+    }
+
+    /// A response has begun to come and takes long: those behind it are sent over another connection.
+    fn let_others_go(&mut self, part: &[u8]) {
+        let Some((coming, others)) = self.asked_for(part).zip(self.others.upgrade()) else { return };
+        let now = Instant::now();
+        for (id, asked) in std::mem::take(&mut self.waiting) {
+            if id == coming {
+                self.waiting.insert(id, asked);
+                continue;
+            }
+            self.state.waiting.set(self.state.waiting.get().saturating_sub(1));
+            if let Err(asked) = others.put(asked, now, STALLED) {
+                self.server.metrics.in_flight.dec();
+                let busy = FailureKind::Local(LocalFault::Busy);
+                asked.inbox.put(asked.number, Event::Failed(self.server.noted(busy)));
+            }
+        }
+    }
+
+    /// The response that has begun to come does not come to its end: its query has failed, and nobody else's.
+    fn give_up_coming(&mut self, part: &[u8]) {
+        if let Some(asked) = self.asked_for(part).and_then(|id| self.waiting.remove(&id)) {
+            self.fail(&asked, FailureKind::Incomplete);
+            // The server does answer.
+            self.served = true;
+        }
+    }
+
+    fn enqueue(&mut self, mut asked: Box<Asked>, out: &mut Vec<u8>) -> u16 {
         asked.at = Instant::now();
         if self.waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
             let before = self.waiting.len();
@@ -267,7 +392,9 @@ impl Connection {
             asked.sent.set_id(rand::random());
         }
         frame(&asked.sent, out);
-        self.waiting.insert(asked.sent.id(), asked);
+        let id = asked.sent.id();
+        self.waiting.insert(id, asked);
+        id
     }
 
     /// Handles the whole frames in `input[..filled]`, and moves the rest to the front; returns the bytes of these frames.
@@ -313,16 +440,18 @@ impl Connection {
         asked.inbox.put(asked.number, event);
     }
 
-    /// The connection broke: only queries that were in flight on one that had served before get a second chance.
+    /// The connection broke: queries in flight get a second chance if it had served before, or if it was closed that was open
+    /// before them.
     fn fail_those_who_had_their_chance(&mut self, kind: FailureKind) {
         let now = Instant::now();
         let served = std::mem::take(&mut self.served);
         for (id, mut asked) in std::mem::take(&mut self.waiting) {
-            if served && !asked.again && now < asked.until {
+            let was_closed = asked.joined && kind != FailureKind::Timeout;
+            if (served || was_closed) && !asked.again && now < asked.until {
                 asked.again = true;
                 self.waiting.insert(id, asked);
             } else {
-                self.fail(asked, kind);
+                self.fail(&asked, kind);
             }
         }
     }
@@ -333,7 +462,7 @@ impl Connection {
         self.state.waiting.set(self.state.waiting.get().saturating_sub(count));
     }
 
-    fn fail(&self, asked: Asked, kind: FailureKind) {
+    fn fail(&self, asked: &Asked, kind: FailureKind) {
         self.wait_no_more(1);
         asked.inbox.put(asked.number, Event::Failed(kind));
     }

@@ -241,7 +241,7 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
 struct Nobody;
 
 impl Ask for Nobody {
-    async fn ask(&self, _: &Group, _: &Question, _: Instant) -> Result<Answer, Failure> {
+    async fn ask(&self, _: &Group, _: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Failure> {
         panic!("an upstream was asked")
     }
 }

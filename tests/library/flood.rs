@@ -48,7 +48,7 @@ struct Knowing {
 }
 
 impl Ask for Knowing {
-    async fn ask(&self, _: &Group, question: &Question, _: Instant) -> Result<Answer, Failure> {
+    async fn ask(&self, _: &Group, question: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Failure> {
         self.asked.set(self.asked.get() + 1);
         if self.silent.get() {
             return std::future::pending().await;

@@ -31,5 +31,6 @@ mod serve;
 mod soak;
 mod supervisor;
 mod tcp;
+mod upstream_tcp;
 mod views;
 mod warm_up;

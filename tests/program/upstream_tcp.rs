@@ -1,0 +1,164 @@
+//! Upstreams over TCP that answer slowly or stop in the middle, by the built binary: other names do not notice.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::addresses::own_address;
+use crate::support::Nodens;
+use crate::support::client::{
+    A, EXTENDED_ERROR, code, connect_from, data, extended_error, framed, id, query, query_with_option,
+};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::{RData, Record, rdata};
+
+/// How long a slow answer takes.
+const SLOW: Duration = Duration::from_millis(1_200);
+
+/// What a server does with a name that begins so; others are answered at once.
+#[derive(Clone, Copy)]
+enum Bad {
+    /// Answers late, others meanwhile.
+    Slow,
+    /// Sends half of the response, and nothing more on that connection.
+    Half,
+    /// Sends a byte now and then.
+    Drip,
+    /// Announces the largest message, and sends nothing more on that connection.
+    Announce,
+}
+
+/// A server whose answers are all truncated over UDP. Names that begin with `bad` are badly answered over TCP.
+fn server(bad: Bad) -> SocketAddr {
+    let address = own_address();
+    let (udp, tcp) = (UdpSocket::bind(address).expect("a socket"), TcpListener::bind(address).expect("a listener"));
+    thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, client)) = udp.recv_from(&mut buffer) {
+            let mut reply = buffer[..length].to_vec();
+            // QR and TC.
+            reply[2] |= 0x82;
+            let _ = udp.send_to(&reply, client);
+        }
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming().map_while(Result::ok) {
+            thread::spawn(move || serve(stream, bad));
+        }
+    });
+    address
+}
+
+fn serve(mut stream: TcpStream, bad: Bad) -> Option<()> {
+    let out = Arc::new(Mutex::new(stream.try_clone().ok()?));
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).ok()?;
+        let mut message = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut message).ok()?;
+        let mut reply = Message::from_vec(&message).ok()?;
+        let name = reply.queries.first()?.name().clone();
+        reply.metadata.message_type = MessageType::Response;
+        reply.edns = None;
+        reply.answers.push(Record::from_rdata(name.clone(), 300, RData::A(rdata::A::new(192, 0, 2, 1))));
+        let frame = framed(&reply.to_vec().ok()?);
+        let is_bad = name.to_ascii().to_ascii_lowercase().starts_with("bad");
+        match bad {
+            _ if !is_bad => out.lock().ok()?.write_all(&frame).ok()?,
+            Bad::Slow => {
+                let out = Arc::clone(&out);
+                thread::spawn(move || {
+                    thread::sleep(SLOW);
+                    out.lock().ok()?.write_all(&frame).ok()
+                });
+            }
+            Bad::Half => {
+                // Nobody else may write behind that.
+                let mut held = out.lock().ok()?;
+                held.write_all(&frame[..frame.len() / 2]).ok()?;
+                return wait_for_end(stream);
+            }
+            Bad::Announce => {
+                let mut held = out.lock().ok()?;
+                held.write_all(&[&[0xff, 0xff][..], &message[..2]].concat()).ok()?;
+                return wait_for_end(stream);
+            }
+            Bad::Drip => {
+                let mut held = out.lock().ok()?;
+                for byte in frame {
+                    held.write_all(&[byte]).ok()?;
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+/// Reads until the other side has had enough.
+fn wait_for_end(mut stream: TcpStream) -> Option<()> {
+    let mut buffer = [0; 512];
+    while stream.read(&mut buffer).ok()? > 0 {}
+    None
+}
+
+fn nodens(server: SocketAddr) -> Nodens {
+    Nodens::start(&format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [upstreams.up]\nservers = [\"{server}\"]\ndeadline = \"20s\"\n[[route]]\nzones = [\".\"]\nto = \"up\"\n"
+    ))
+}
+
+/// While one client asks bad names all the time, another asks good ones, one after the other: each is answered, and the server is
+/// not held for dead.
+fn others_are_answered(bad: Bad, burst: usize, pause: Duration) {
+    let nodens = nodens(server(bad));
+    let address = nodens.address();
+    let mut other = connect_from([127, 0, 0, 3], address);
+    assert_eq!(code(&other.ask(&query(0, "first.example.com", A))), ResponseCode::NoError);
+    let over = Arc::new(());
+    let goes_on = Arc::downgrade(&over);
+    let client = thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.2:0").expect("a socket");
+        let mut number = 0_u32;
+        while goes_on.strong_count() > 0 {
+            for _ in 0..burst {
+                number += 1;
+                let _ = socket.send_to(&query(number as u16, &format!("bad{number}.example.com"), A), address);
+            }
+            thread::sleep(pause);
+        }
+    });
+    nodens.metric_becomes("nodens_upstream_queries_total", &[("transport", "tcp")], |count| count > 0.0);
+    for number in 0..100_u16 {
+        let reply = other.ask(&query_with_option(number, &format!("good{number}.example.com"), EXTENDED_ERROR));
+        let well = code(&reply) == ResponseCode::NoError;
+        assert!(well && id(&reply) == number, "{number}: {}", extended_error(&reply));
+        assert_eq!(data(&reply), ["192.0.2.1"]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(nodens.metric("nodens_upstream_ejections_total", &[]), 0.0);
+    drop(over);
+    client.join().expect("the client ends");
+}
+
+#[test]
+fn slow_answers_over_tcp_hold_up_no_others() {
+    others_are_answered(Bad::Slow, 70, Duration::from_millis(100));
+}
+
+#[test]
+fn a_response_that_stops_half_way_holds_up_no_others() {
+    others_are_answered(Bad::Half, 1, Duration::from_millis(500));
+}
+
+#[test]
+fn a_response_that_drips_holds_up_no_others() {
+    others_are_answered(Bad::Drip, 1, Duration::from_millis(500));
+}
+
+#[test]
+fn a_response_that_is_only_announced_holds_up_no_others() {
+    others_are_answered(Bad::Announce, 1, Duration::from_millis(500));
+}
