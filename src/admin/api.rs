@@ -135,7 +135,7 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         next_probe_seconds: next_probe.map(seconds),
         edns: server.takes_edns(),
         // Inside TLS nobody else can guess, so there the case is never random.
-        random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(),
+        random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(now),
         in_flight: metrics.in_flight.get(),
         smoothed_latency_seconds: smoothed.map(seconds),
         last_minute: LastMinute {

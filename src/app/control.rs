@@ -249,6 +249,9 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                 if new || (probe_due && server.is_silent()) {
                     probe::check_loop(&links, server, LOOP_CHECK);
                 }
+                if server.case_check_due(now) && group.spend(now) {
+                    probe::check_case(&links, server, LOOP_CHECK);
+                }
                 if probe_due {
                     let mut routes = snapshot.config.routes.iter().filter(|route| route.to == index);
                     let zone = routes.find_map(|route| route.zones.first()).cloned().unwrap_or_else(Name::root);

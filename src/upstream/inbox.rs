@@ -17,8 +17,12 @@ pub enum Event {
     Written(Rc<Line>),
     /// The reply and what it says.
     Reply(Vec<u8>, Verdict),
-    /// The letter case came back changed.
-    CaseFolded,
+    /// What may be the reply, or a guess: see [`Judgement::Doubtful`](super::message::Judgement::Doubtful). The attempt stays
+    /// open.
+    Doubtful {
+        /// Whether it bears the question in other letters.
+        folded: bool,
+    },
     /// No reply.
     Failed(FailureKind),
 }

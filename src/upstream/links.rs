@@ -91,7 +91,8 @@ impl Link {
 
     /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, context: &SendContext<'_>) {
-        let random_case = context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case();
+        let random_case =
+            context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case(context.at);
         let mut case = [0; MAX_NAME];
         if random_case {
             rand::rng().fill(&mut case[..question.name.as_wire().len()]);
@@ -210,19 +211,17 @@ impl Run {
                 return self.race.written(number, now);
             }
             Event::Failed(kind) => Outcome::Failed(kind),
-            Event::CaseFolded => {
-                server.case_came_back(false);
-                Outcome::CaseFolded
+            Event::Doubtful { folded } => {
+                if folded {
+                    server.case_is_doubted();
+                }
+                Outcome::Doubtful
             }
             Event::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => Outcome::Truncated,
             Event::Reply(wire, verdict) => match FailureKind::of_rcode(verdict.rcode) {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => Outcome::Failed(FailureKind::Malformed),
                 None => {
-                    // Only datagrams have random letter case: TCP says nothing of what this server does to it.
-                    if attempt.transport == Transport::Udp {
-                        server.case_came_back(true);
-                    }
                     if attempt.edns {
                         server.answered_with_edns();
                     } else if self.lacked_edns_before(attempt.candidate) {

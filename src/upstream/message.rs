@@ -29,8 +29,12 @@ pub struct Sent {
 pub enum Judgement {
     /// Not the reply to this query, or mangled: on UDP to be ignored while the wait goes on (RFC 5452).
     NotOurs,
-    /// The reply, but the random letter case came back changed: this server folds case, or someone guesses.
-    CaseFolded,
+    /// Whoever sent this knows no more than the id: it may be the reply of a server that folds letter case, or that sends errors
+    /// without their question, or the work of someone who guesses.
+    Doubtful {
+        /// Whether it bears the question in other letters.
+        folded: bool,
+    },
     /// The reply.
     Reply(Verdict),
 }
@@ -114,9 +118,12 @@ impl Sent {
             return Judgement::NotOurs;
         }
         let code = Rcode::of_flags(flags);
-        // Some servers send errors without a question; id, address and port have matched, and it ends nothing by itself.
+        // Some servers send errors without a question; id, address and port have matched.
         if questions == 0 && message.len() == HEADER && !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
-            return Judgement::Reply(Verdict { rcode: code, truncated: false, extended_error: None });
+            return match self.case_random {
+                true => Judgement::Doubtful { folded: false },
+                false => Judgement::Reply(Verdict { rcode: code, truncated: false, extended_error: None }),
+            };
         }
         let (Some(asked), Some(echoed)) =
             (self.bytes.get(HEADER..self.question_end), message.get(HEADER..self.question_end))
@@ -129,7 +136,7 @@ impl Sent {
             return Judgement::NotOurs;
         }
         if self.case_random && asked != echoed {
-            return Judgement::CaseFolded;
+            return Judgement::Doubtful { folded: true };
         }
         let truncated = flags & flag::TC != 0;
         match Reply::read(message) {

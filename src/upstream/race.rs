@@ -9,8 +9,8 @@
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
 //!
-//! TC sends the question to the same server over TCP at once, FORMERR sends it again without EDNS, and a changed letter
-//! case sends it over TCP, where it need not be random.
+//! TC sends the question to the same server over TCP at once, and FORMERR sends it again without EDNS. A doubtful reply, with the
+//! question in other letters or without it, sends it over TCP as well, where nobody can guess; the true reply may still come.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ pub enum Outcome {
     Answered,
     /// Truncated: TCP is needed.
     Truncated,
-    /// The letter case came back changed.
-    CaseFolded,
+    /// Something came that may be the reply, or a guess.
+    Doubtful,
     /// No answer.
     Failed(FailureKind),
 }
@@ -112,6 +112,8 @@ struct Running {
     written: Option<Instant>,
     open: bool,
     overdue: bool,
+    /// Nobody waits for it as long as something else is under way, but a reply that comes counts.
+    doubted: bool,
 }
 
 impl Race {
@@ -195,13 +197,15 @@ impl Race {
     /// Tells what became of attempt `number`.
     pub fn ended(&mut self, number: usize, outcome: Outcome) {
         let Some(running) = self.attempts.get_mut(number) else { return };
-        if !std::mem::replace(&mut running.open, false) {
+        let was_open = std::mem::replace(&mut running.open, false);
+        if !was_open && !std::mem::replace(&mut running.doubted, false) {
             return;
         }
+        running.doubted = outcome == Outcome::Doubtful && was_open;
         let (attempt, overdue) = (running.attempt, running.overdue);
         match outcome {
             Outcome::Answered => self.won = self.won.or(Some(number)),
-            Outcome::Truncated | Outcome::CaseFolded if attempt.transport == Transport::Udp => {
+            Outcome::Truncated | Outcome::Doubtful if attempt.transport == Transport::Udp => {
                 self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             Outcome::Failed(FailureKind::Formerr) if attempt.edns => {
@@ -257,7 +261,7 @@ impl Race {
     fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
         let runner = &mut self.runners[attempt.candidate];
         runner.tries = runner.tries.saturating_add(1);
-        self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false });
+        self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
         Step::Send(attempt)
     }
 
@@ -424,7 +428,7 @@ mod tests {
     fn truncation_folded_case_and_formerr_stay_with_the_server() {
         for (outcome, transport, edns) in [
             (Outcome::Truncated, Transport::Tcp, true),
-            (Outcome::CaseFolded, Transport::Tcp, true),
+            (Outcome::Doubtful, Transport::Tcp, true),
             (Outcome::Failed(FailureKind::Formerr), Transport::Udp, false),
         ] {
             let (mut race, start) = race(2);

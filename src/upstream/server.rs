@@ -16,8 +16,12 @@ use super::transport::Transport;
 use crate::metrics::ServerMetrics;
 use crate::metrics::events::Kind;
 
-/// Folded replies in a row after which a server gets no random letter case any more.
-const FOLDS_BEFORE_RETREAT: u8 = 3;
+/// Checks in a row whose replies came back in other letters, after which a server gets no random letter case for a while.
+const FOLDED_CHECKS: u8 = 2;
+/// How long that while is.
+const FOLDS_FOR: Duration = Duration::from_secs(3_600);
+/// The pause between two checks.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// Answers in a row that came only without EDNS, after silence with it, until a server gets no EDNS any more.
 const PLAIN_BEFORE_RETREAT: u8 = 3;
@@ -35,8 +39,7 @@ pub struct Server {
     pub metrics: ServerMetrics,
     health: Mutex<Health>,
     recoveries: Arc<AtomicU32>,
-    /// Replies in a row whose random letter case came back changed.
-    folds: AtomicU8,
+    letters: Mutex<Letters>,
     /// Answers in a row that came only without EDNS.
     plain: AtomicU8,
     /// Its answers come from nodens itself.
@@ -64,7 +67,7 @@ impl Server {
             metrics,
             health: Mutex::default(),
             recoveries,
-            folds: AtomicU8::new(0),
+            letters: Mutex::default(),
             plain: AtomicU8::new(0),
             looped: AtomicBool::new(false),
             token: rand::random(),
@@ -176,8 +179,8 @@ impl Server {
     }
 
     /// Whether to send it random letter case.
-    pub fn takes_random_case(&self) -> bool {
-        self.folds.load(Ordering::Relaxed) < FOLDS_BEFORE_RETREAT
+    pub fn takes_random_case(&self, now: Instant) -> bool {
+        lock(&self.letters).folds_until.is_none_or(|until| now >= until)
     }
 
     /// Whether to send it EDNS.
@@ -185,13 +188,32 @@ impl Server {
         self.plain.load(Ordering::Relaxed) < PLAIN_BEFORE_RETREAT
     }
 
-    /// The random letter case came back as sent, or not.
-    pub fn case_came_back(&self, same: bool) {
-        let before = self.folds.load(Ordering::Relaxed);
-        if same && before > 0 && before < FOLDS_BEFORE_RETREAT {
-            self.folds.store(0, Ordering::Relaxed);
-        } else if !same && self.folds.fetch_add(1, Ordering::Relaxed) + 1 == FOLDS_BEFORE_RETREAT {
-            self.tell(Kind::RandomCaseOff, format!("{FOLDS_BEFORE_RETREAT} replies in a row in other letters"));
+    /// Something came in other letters than were sent: from a server that folds them, or from someone who guesses. That proves
+    /// nothing, and has it checked.
+    pub fn case_is_doubted(&self) {
+        lock(&self.letters).doubted = true;
+    }
+
+    /// Whether to send a query now that finds out what it does to letters.
+    pub fn case_check_due(&self, now: Instant) -> bool {
+        let mut letters = lock(&self.letters);
+        let due = letters.doubted
+            && letters.folds_until.is_none_or(|until| now >= until)
+            && letters.checked.is_none_or(|checked| now >= checked + CHECK_EVERY);
+        if due {
+            letters.checked = Some(now);
+        }
+        due
+    }
+
+    /// The true reply to such a query came back in other letters, or not.
+    pub fn case_was_checked(&self, folded: bool, now: Instant) {
+        let mut letters = lock(&self.letters);
+        letters.folded_checks = if folded { letters.folded_checks + 1 } else { 0 };
+        letters.doubted = folded && letters.folded_checks < FOLDED_CHECKS;
+        if letters.folded_checks >= FOLDED_CHECKS {
+            *letters = Letters { folds_until: Some(now + FOLDS_FOR), ..Letters::default() };
+            self.tell(Kind::RandomCaseOff, format!("{FOLDED_CHECKS} checks in a row came back in other letters"));
         }
     }
 
@@ -306,6 +328,18 @@ impl Server {
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         lock(&self.health)
     }
+}
+
+/// What a server does to the letters of a question.
+#[derive(Debug, Default)]
+struct Letters {
+    /// Something came in other letters, and it is not known yet from whom.
+    doubted: bool,
+    /// When a check was last sent.
+    checked: Option<Instant>,
+    folded_checks: u8,
+    /// It folds them, as far as is known until then.
+    folds_until: Option<Instant>,
 }
 
 /// What these locks guard is consistent between any two calls, also where one of them has panicked.

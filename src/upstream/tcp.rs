@@ -427,7 +427,7 @@ impl Connection {
         let event = match asked.sent.judge(message) {
             Judgement::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
             // A connection has one peer, so this is a broken server and not a stranger.
-            Judgement::NotOurs | Judgement::CaseFolded => Event::Failed(FailureKind::Malformed),
+            Judgement::NotOurs | Judgement::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
         };
         if let Some(tenths) = keepalive(message) {
             self.idle = (Duration::from_millis(100) * tenths.into()).min(IDLE);

@@ -2,7 +2,7 @@
 //!
 //! A guesser must hit address, port, id, letter case and time at once (RFC 5452): sockets are connected, so the kernel
 //! drops what comes from elsewhere and reports closed ports; each sits on a random port and is renewed; ids are random.
-//! A datagram that does not match is ignored and the wait goes on.
+//! A datagram that does not match is ignored and the wait goes on; so it does after one that matches but for the letter case.
 //!
 //! Ports are opened as they are needed, and closed when they have been idle. Where file descriptors are scarce there are
 //! fewer; where none is left, the ports that there are serve on, and are renewed later.
@@ -95,6 +95,8 @@ struct Waiting {
     until: Instant,
     number: usize,
     inbox: Rc<Inbox>,
+    /// Something came that may be its reply, or a guess.
+    doubted: bool,
 }
 
 impl UdpLink {
@@ -128,7 +130,7 @@ impl UdpLink {
         };
         result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
         let SendContext { number, at, until, .. } = *context;
-        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(context.inbox) });
+        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(context.inbox), doubted: false });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -292,10 +294,16 @@ fn report(socket: &UdpSocket) -> io::Result<()> {
 fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
     let mut all = port.waiting.borrow_mut();
-    let Some(waiting) = all.get(&id) else { return };
+    let Some(waiting) = all.get_mut(&id) else { return };
     let event = match waiting.sent.judge(datagram) {
         Judgement::NotOurs => return,
-        Judgement::CaseFolded => Event::CaseFolded,
+        // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
+        Judgement::Doubtful { folded } => {
+            if !std::mem::replace(&mut waiting.doubted, true) {
+                waiting.inbox.put(waiting.number, Event::Doubtful { folded });
+            }
+            return;
+        }
         Judgement::Reply(verdict) => Event::Reply(datagram.to_vec(), verdict),
     };
     let Some(waiting) = all.remove(&id) else { return };

@@ -305,7 +305,7 @@ fn what_a_server_cannot_stand_is_told() {
     for (behaviour, field, kind, reason) in [
         (Behaviour::formerr_on_opt(), "edns", "edns_off", "FORMERR"),
         (Behaviour::silent_on_opt(), "edns", "edns_off", "3 answers in a row came only without"),
-        (Behaviour::folded_case(), "random_case", "random_case_off", "3 replies in a row"),
+        (Behaviour::folded_case(), "random_case", "random_case_off", "2 checks in a row"),
     ] {
         let upstream = upstream(zone());
         upstream.set(behaviour);

@@ -15,6 +15,7 @@ mod clients;
 mod deploy;
 mod encrypted;
 mod failover;
+mod forgery;
 mod handover;
 mod jobs;
 mod life;

@@ -26,7 +26,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Outcome::Answered,
         Outcome::Answered,
         Outcome::Truncated,
-        Outcome::CaseFolded,
+        Outcome::Doubtful,
         Outcome::Failed(FailureKind::Formerr),
         Outcome::Failed(FailureKind::Servfail),
         Outcome::Failed(FailureKind::Refused),
@@ -111,7 +111,7 @@ impl Course<'_> {
         let sent: &mut Sent = &mut self.sent[number];
         sent.open = false;
         let follows = match outcome {
-            Outcome::Truncated | Outcome::CaseFolded => sent.attempt.transport == Transport::Udp,
+            Outcome::Truncated | Outcome::Doubtful => sent.attempt.transport == Transport::Udp,
             Outcome::Failed(FailureKind::Formerr) => sent.attempt.edns,
             _ => false,
         };

@@ -1,0 +1,118 @@
+//! Forged responses from the right address and port to the right id, by the built binary: no wrong answer comes through, and nothing
+//! is learned from them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::addresses::own_address;
+use crate::support::Nodens;
+use crate::support::client::{A, ask_udp, data, framed, query};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, rdata};
+
+const RIGHT: [u8; 4] = [192, 0, 2, 1];
+const FORGED: [u8; 4] = [203, 0, 113, 9];
+/// Names that are asked, one after the other.
+const NAMES: u16 = 300;
+
+/// What a client of this server asked last.
+type Last = Arc<Mutex<Vec<u8>>>;
+
+/// A server each of whose replies comes behind forged ones.
+fn server() -> (SocketAddr, Last) {
+    let address = own_address();
+    let (udp, tcp) = (UdpSocket::bind(address).expect("a socket"), TcpListener::bind(address).expect("a listener"));
+    let last = Last::default();
+    let seen = Arc::clone(&last);
+    thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, client)) = udp.recv_from(&mut buffer) {
+            let query = &buffer[..length];
+            *seen.lock().expect("a lock") = query.to_vec();
+            for forged in forged(query).into_iter().chain([reply(query, RIGHT)]) {
+                let _ = udp.send_to(&forged, client);
+            }
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in tcp.incoming().map_while(Result::ok) {
+            thread::spawn(move || -> Option<()> {
+                loop {
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).ok()?;
+                    let mut query = vec![0; u16::from_be_bytes(length).into()];
+                    stream.read_exact(&mut query).ok()?;
+                    stream.write_all(&framed(&reply(&query, RIGHT))).ok()?;
+                }
+            });
+        }
+    });
+    (address, last)
+}
+
+/// The reply to a query, with its question as it was asked.
+fn reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let mut reply = Message::from_vec(query).expect("a query");
+    reply.metadata.message_type = MessageType::Response;
+    let name = reply.queries[0].name().clone();
+    reply.answers.push(Record::from_rdata(name, 300, RData::A(rdata::A(address.into()))));
+    reply.to_vec().expect("a reply")
+}
+
+/// What someone sends who knows address, port and id, and does not see the query.
+fn forged(query: &[u8]) -> Vec<Vec<u8>> {
+    let asked = Message::from_vec(query).expect("a query");
+    let with = |change: &dyn Fn(&mut Message)| {
+        let mut message = asked.clone();
+        let name = Name::from_ascii(asked.queries[0].name().to_ascii().to_ascii_lowercase()).expect("a name");
+        message.queries[0].set_name(name);
+        message.edns = None;
+        change(&mut message);
+        reply(&message.to_vec().expect("a message"), FORGED)
+    };
+    let bare = |code: u16| [&query[..2], &(0x8180 | code).to_be_bytes(), &[0; 8]].concat();
+    let other = |message: &mut Message| {
+        message.queries[0].set_name(Name::from_ascii("other.example.com.").expect("a name"));
+    };
+    let mut forged = vec![
+        // In small letters: as it is, cut off, failed, and longer than anything that is read.
+        with(&|_| {}),
+        with(&|message| message.metadata.truncation = true),
+        with(&|message| message.metadata.response_code = ResponseCode::ServFail),
+        with(&|message| message.metadata.response_code = ResponseCode::FormErr),
+        [with(&|_| {}), vec![0; 5_000]].concat(),
+        // Of another question, of another id, and the query itself.
+        with(&other),
+        with(&|message| message.metadata.id = message.metadata.id.wrapping_add(1)),
+        query.to_vec(),
+        // No more than a header, and less.
+        query[..7].to_vec(),
+    ];
+    forged.extend([0, 1, 2, 3, 5].map(bare));
+    forged
+}
+
+#[test]
+fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
+    let (server, last) = server();
+    let nodens = Nodens::start(&format!(
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [upstreams.up]\nservers = [\"{server}\"]\ndeadline = \"20s\"\n[[route]]\nzones = [\".\"]\nto = \"up\"\n"
+    ));
+    for number in 0..NAMES {
+        let name = format!("name{number}.of-many-letters.example.com");
+        assert_eq!(data(&ask_udp(nodens.address(), &query(number, &name, A))), ["192.0.2.1"], "{name}");
+    }
+    let said: serde_json::Value = serde_json::from_str(&nodens.get("/api/v1/upstreams").body).expect("JSON");
+    let server = &said["upstreams"][0]["servers"][0];
+    assert_eq!(
+        (&server["state"], &server["edns"], &server["random_case"]),
+        (&"healthy".into(), &true.into(), &true.into())
+    );
+    assert_eq!(nodens.metric("nodens_upstream_ejections_total", &[]), 0.0);
+    let last = last.lock().expect("a lock").clone();
+    let asked = Message::from_vec(&last).expect("a query");
+    assert!(asked.edns.is_some());
+}
