@@ -112,7 +112,7 @@ impl Door {
                     false => pages.turn_away(visitor),
                 };
                 // From now on it is the visitor's turn.
-                place.is_idle(Some(pages.resolver().now()));
+                place.note_idle(Some(pages.resolver().now()));
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut stream = TimeoutStream::new(stream);

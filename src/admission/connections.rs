@@ -200,8 +200,8 @@ fn within(room: usize, caps: Caps) -> Caps {
 }
 
 impl Place {
-    /// The connection is idle since then, or it is not: nobody may take its place.
-    pub fn is_idle(&self, since: Option<Millis>) {
+    /// Notes that the connection is idle since then, or that it is not: then nobody may take its place.
+    pub fn note_idle(&self, since: Option<Millis>) {
         self.spot.idle_since.store(since.unwrap_or(BUSY), Ordering::Relaxed);
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let open = Arc::new(Connections::default());
         let busy = |last| {
             let place = place(&open, last, caps(3, 2), 0);
-            place.inspect(|place| place.is_idle(None))
+            place.inspect(|place| place.note_idle(None))
         };
         let first = busy(1).expect("room");
         let _second = busy(1).expect("room");
@@ -311,8 +311,8 @@ mod tests {
         let open = Arc::new(Connections::default());
         let caps = caps(10, 3);
         let places = [0, 1, 2].map(|at| place(&open, 1, caps, at).expect("room"));
-        places[0].is_idle(None);
-        places[2].is_idle(Some(1_000));
+        places[0].note_idle(None);
+        places[2].note_idle(Some(1_000));
         // The second is idle since 1, and not long enough by now.
         assert!(place(&open, 1, caps, GRACE).is_none());
         let new = place(&open, 1, caps, GRACE + 1).expect("room");
@@ -348,13 +348,13 @@ mod tests {
         let open = Arc::new(Connections::default());
         let caps = caps(8, 2);
         let busy = [0, 1].map(|_| place(&open, 1, caps, 0).expect("room"));
-        busy.iter().for_each(|place| place.is_idle(None));
+        busy.iter().for_each(|place| place.note_idle(None));
         let waiting = [0, 1].map(|_| open.admit(client(1), caps, 0));
         assert!(matches!(open.admit(client(1), caps, 0), Admitted::Never), "two wait already");
         let [first, Admitted::Later(waiting)] = waiting else { panic!("both wait") };
         drop((first, busy));
         let place = waiting.place(|| 0).await.expect("a place");
-        place.is_idle(None);
+        place.note_idle(None);
         let _other = open.admit(client(1), caps, 0);
         let Admitted::Later(waiting) = open.admit(client(1), caps, 0) else { panic!("it waits") };
         assert!(waiting.place(|| 0).await.is_none(), "not for ever");

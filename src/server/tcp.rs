@@ -239,7 +239,7 @@ impl<U: Ask + 'static> Connection<U> {
                 break;
             }
             let is_idle = self.in_flight == 0;
-            self.place.is_idle(is_idle.then(|| self.worker.resolver.millis(last_use)));
+            self.place.note_idle(is_idle.then(|| self.worker.resolver.millis(last_use)));
             let until = part_since.unwrap_or(last_use) + self.idle;
             tokio::select! {
                 read = stream.read(&mut input[filled..]), if reading.is_some() && self.in_flight < IN_FLIGHT => {

@@ -4,12 +4,13 @@
 //!
 //! A connection is opened when a query needs it, and closed when it has been idle or when queries wait and nothing at
 //! all comes: its path may be dead while a new one is not. Where a connection breaks that has served before, or is closed that
-//! was open when a query came to it, its queries are sent once more on a new one: servers close connections whenever they like, and no
-//! client should notice.
+//! was open when a query came to it, its queries are sent once more on a new one: servers close connections whenever they
+//! like, and no client should notice.
 //!
 //! What counts for a sign of life is a whole response. One that begins and takes longer than [`STALLED`] holds up those behind
-//! it: they are sent over another connection. After [`WHOLE`] the connection is closed, and its query has failed. No client has more than its share of the queries in flight, so that there is always room for
-//! another.
+//! it: they are sent over another connection. After [`WHOLE`] the connection is closed, and its query has failed.
+//!
+//! No client has more than its share of the queries in flight, so that there is always room for another.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -259,9 +260,9 @@ impl Connection {
         let mut unwritten: Vec<u16> = self.waiting.keys().copied().collect();
         self.waiting.values().for_each(|asked| frame(&asked.sent, &mut out));
         let mut opened = true;
-        // Since when a response has been coming that is not whole yet, and whether others still wait behind it.
+        // Since when a response has been coming that is not whole yet; whether it takes long, and nobody waits behind it.
         let mut part_since = None;
-        let mut alone = false;
+        let (mut takes_long, mut alone) = (false, false);
         let (mut input, mut filled, mut unseen) = (vec![0; 4_096], 0, 0);
         self.state.alive.set(Instant::now());
         let mut wanted = true;
@@ -275,7 +276,7 @@ impl Connection {
             let patience = if self.waiting.is_empty() { self.idle } else { SILENCE };
             let until = match part_since {
                 None => self.state.alive.get() + patience,
-                Some(since) => since + if alone { WHOLE } else { STALLED },
+                Some(since) => since + if takes_long { WHOLE } else { STALLED },
             };
             tokio::select! {
                 // What is queued is taken even where the peer has closed: then it is sent again.
@@ -307,8 +308,11 @@ impl Connection {
                         (_, Some(since)) if taken == 0 => Some(since),
                         _ => Some(now),
                     };
-                    alone &= taken == 0;
+                    (takes_long, alone) = (takes_long && taken == 0, alone && taken == 0);
                     self.note_coming(&input[..filled]);
+                    if takes_long && !alone {
+                        alone = self.let_others_go(&input[..filled]);
+                    }
                     // Those who wait take what has come before more is read: many large replies may be on their way.
                     unseen += taken;
                     if unseen >= READ_AHEAD {
@@ -316,9 +320,9 @@ impl Connection {
                         yield_now().await;
                     }
                 }
-                () = sleep_until(until), if part_since.is_some() && !alone => {
-                    self.let_others_go(&input[..filled]);
-                    alone = true;
+                () = sleep_until(until), if part_since.is_some() && !takes_long => {
+                    takes_long = true;
+                    alone = self.let_others_go(&input[..filled]);
                 }
                 () = sleep_until(until) => {
                     if part_since.is_some() {
@@ -354,15 +358,20 @@ impl Connection {
         *self.state.coming.borrow_mut() = asked.map(|asked| asked.sent.question().into());
     }
 
-    /// A response has begun to come and takes long: those behind it are sent over another connection.
-    fn let_others_go(&mut self, part: &[u8]) {
-        let Some((coming, others)) = self.asked_for(part).zip(self.others.upgrade()) else { return };
+    /// A response has begun to come and takes long: those behind it are sent over another connection. Returns false while it
+    /// cannot be told whose response it is.
+    fn let_others_go(&mut self, part: &[u8]) -> bool {
+        let Some(coming) = crate::wire::u16_at(part, 2) else { return false };
+        let own = self.waiting.remove(&coming);
+        self.let_all_go();
+        self.waiting.extend(own.map(|asked| (coming, asked)));
+        true
+    }
+
+    fn let_all_go(&mut self) {
+        let Some(others) = self.others.upgrade() else { return };
         let now = Instant::now();
-        for (id, asked) in std::mem::take(&mut self.waiting) {
-            if id == coming {
-                self.waiting.insert(id, asked);
-                continue;
-            }
+        for (_, asked) in std::mem::take(&mut self.waiting) {
             self.state.waiting.set(self.state.waiting.get().saturating_sub(1));
             if let Err(asked) = others.put(asked, now, STALLED) {
                 self.server.metrics.in_flight.dec();
@@ -376,9 +385,8 @@ impl Connection {
     fn give_up_coming(&mut self, part: &[u8]) {
         if let Some(asked) = self.asked_for(part).and_then(|id| self.waiting.remove(&id)) {
             self.fail(&asked, FailureKind::Incomplete);
-            // The server does answer.
-            self.served = true;
         }
+        self.let_all_go();
     }
 
     fn enqueue(&mut self, mut asked: Box<Asked>, out: &mut Vec<u8>) -> u16 {
