@@ -7,8 +7,8 @@
 //! was open when a query came to it, its queries are sent once more on a new one: servers close connections whenever they
 //! like, and no client should notice.
 //!
-//! What counts for a sign of life is a whole response. One that begins and takes longer than [`STALLED`] holds up those behind
-//! it: they are sent over another connection. After [`WHOLE`] the connection is closed, and its query has failed.
+//! What counts for a sign of life is a whole response. One that begins and takes longer than 200 ms holds up those behind it:
+//! they are sent over another connection. After a second the connection is closed, and its query has failed.
 //!
 //! No client has more than its share of the queries in flight, so that there is always room for another.
 
