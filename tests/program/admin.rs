@@ -65,7 +65,7 @@ fn pages_that_nobody_reads_keep_nobody_from_health() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", ""));
     let admin = nodens.admin.expect("admin pages");
-    let request = "GET /metrics HTTP/1.1\r\nHost: nodens\r\n\r\n".repeat(100);
+    let request = "GET /metrics HTTP/1.1\r\nHost: nodens\r\n\r\n".repeat(30);
     let unread: Vec<_> = (0..70)
         .map(|n| {
             // From several addresses, of which one is the kubelet's.

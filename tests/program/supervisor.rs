@@ -342,6 +342,7 @@ fn a_mended_file_heals_what_keeps_successors_from_beginning() {
             logged_after(nodens, 0, "begins with what the configuration file holds now");
             answers(nodens, "192.0.2.9");
             eventually("the other socket", || dir.file("run/other.sock").exists().then_some(()));
+            logged_after(nodens, 0, "worker replaced");
             // From here on this is what is in force.
             let count = nodens.metric("nodens_worker_restarts_total", &[]);
             kill_worker(nodens, || ());
