@@ -28,7 +28,7 @@ const PIPELINED: u16 = 100;
 
 /// The cache is small, so that little else can hide behind it; the upstream's deadline is long.
 fn start(upstream: &nodens::lab::upstream::Upstream) -> Nodens {
-    Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"20s\"")))
+    Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"8s\"")))
 }
 
 /// The most that the serving process has had resident so far, in MiB.
@@ -112,7 +112,7 @@ fn different_large_answers_at_once() {
     let text = "x".repeat(250);
     let record = |zone: Zone, number| zone.record(&format!("*.big.lab.example. 300 TXT \"{number:03}{text}\""));
     let upstream = upstream((0..235).fold(zone(), record));
-    let config = config(&[&upstream], "workers = 2", "deadline = \"3s\"");
+    let config = config(&[&upstream], "workers = 2", "deadline = \"8s\"");
     let nodens = Nodens::start(&format!("{config}[cache]\nmemory = \"4MiB\"\n"));
     serves_others(&nodens);
     let before = peak(&nodens);
@@ -226,7 +226,7 @@ fn one_client_cannot_take_the_places_of_the_others() {
         (upstream(zone()), upstream(Zone::new("well.example.").record("*.well.example. 300 A 192.0.2.9")));
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n[cache]\nmemory = \"4MiB\"\n\
-         [upstreams.silent]\nservers = [\"{}\"]\ndeadline = \"30s\"\n[upstreams.well]\nservers = [\"{}\"]\n\
+         [upstreams.silent]\nservers = [\"{}\"]\ndeadline = \"30s\"\n[upstreams.well]\nservers = [\"{}\"]\ndeadline = \"20s\"\n\
          [[route]]\nzones = [\".\"]\nto = \"silent\"\n[[route]]\nzones = [\"well.example\"]\nto = \"well\"\n",
         silent.address(),
         well.address()

@@ -112,17 +112,22 @@ async fn a_closed_connection_is_opened_again_and_its_session_resumed() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);
-    let client = nodens.ask("first.some.net.").await;
-    let before = server.query_for("first.some.net.").await;
-    before.answer();
-    client.reply().await;
-    before.close();
-    let client = nodens.ask("second.some.net.").await;
-    let after = server.query_for("second.some.net.").await;
-    assert_ne!(before.connection.number, after.connection.number);
-    assert_eq!(after.connection.kind, Some(HandshakeKind::Resumed));
-    after.answer();
-    assert_eq!(client.reply().await.answers.len(), 1);
+    // On a busy machine a query that is sent again may have opened another connection before the first session was known.
+    let mut closed = Vec::new();
+    for number in 0.. {
+        let name = format!("{number}.some.net.");
+        let client = nodens.ask(&name).await;
+        let asked = server.query_for(&name).await;
+        assert!(!closed.contains(&asked.connection.number));
+        asked.answer();
+        assert_eq!(client.reply().await.answers.len(), 1);
+        if number > 0 && asked.connection.kind == Some(HandshakeKind::Resumed) {
+            break;
+        }
+        assert!(number < 20, "no session is resumed");
+        asked.close();
+        closed.push(asked.connection.number);
+    }
 }
 
 #[tokio::test]
