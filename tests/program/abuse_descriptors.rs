@@ -224,7 +224,7 @@ fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
     let bootstrap = upstream(names(addresses[0]));
     let mut nodens = Nodens::start(&format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [bootstrap]\nservers = [\"{}\"]\n[upstreams.up]\nservers = [\"resolver.infra.example:{}\"]\n\
+         [bootstrap]\nservers = [\"{}\"]\n[upstreams.up]\nservers = [\"resolver.infra.example:{}\"]\ndeadline = \"20s\"\n\
          [[route]]\nzones = [\".\"]\nto = \"up\"\n",
         bootstrap.address(),
         addresses[0].port()
