@@ -3,15 +3,17 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
+use nodens::lab::upstream::Upstream;
 use rustix::process::setpriority_process;
 
 use crate::packets::{A, TXT, framed, padded, query};
 use crate::scene::{BIG, ROUNDS, SILENT, SLOW, cached};
 use crate::streams::{Connections, hold_open};
-use crate::{datagrams, reload};
+use crate::{datagrams, forger, reload};
 
 /// The lowest priority: the honest client and the upstreams, on the same CPU, come first.
 const LOWEST: i32 = 19;
@@ -41,6 +43,8 @@ pub enum Attack {
     Malformed,
     /// Up to 100,000 queries a second for a cached name, from one client
     FloodOfHits,
+    /// 85,000 forged responses a second to the ports that upstream queries come from, in nine shapes (needs root)
+    Forged,
     /// SIGHUP twice a second with 20,000 records that 32 views inherit (nodens only)
     ReloadInALoop,
 }
@@ -55,6 +59,8 @@ pub struct Target {
     pub config: PathBuf,
     /// True if the server is nodens.
     pub is_nodens: bool,
+    /// The upstream server of the names that the honest client asks for.
+    pub well: Arc<Upstream>,
     /// Set when the attack is over.
     pub over: AtomicBool,
     /// Messages sent so far; of connections that send none, connections opened; of reloads, reloads.
@@ -88,6 +94,11 @@ impl Attack {
     /// Returns true if the attack applies to this server.
     pub fn is_for(self, server: &str) -> bool {
         self != Self::ReloadInALoop || server == "nodens"
+    }
+
+    /// Returns true if this process may attack so.
+    pub fn can_run(self) -> bool {
+        self != Self::Forged || rustix::process::geteuid().is_root()
     }
 
     /// The soft limit of open files that the server is started with, if not that of this process.
@@ -138,6 +149,7 @@ impl Attack {
                 let hit = query(1, &cached(0), A);
                 datagrams::flood(target, one, 100_000, |_, message| message.clone_from(&hit))
             }
+            Self::Forged => forger::forge(target, 85_000),
             Self::ReloadInALoop => reload::repeat(target),
         }
     }

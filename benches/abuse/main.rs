@@ -19,6 +19,7 @@ mod attack;
 mod datagrams;
 mod denying;
 mod floor;
+mod forger;
 mod honest;
 mod options;
 mod packets;

@@ -107,6 +107,10 @@ fn measure(setting: &Setting<'_>, servers: &[(&Server, PathBuf)], results: &mut 
     let only = &setting.options.only;
     let mut idle: BTreeMap<&str, HonestStats> = BTreeMap::new();
     for attack in Attack::value_variants().iter().filter(|attack| only.is_empty() || only.contains(attack)) {
+        if !attack.can_run() {
+            results.skipped.push(format!("{}: skipped: it needs root", attack.name()));
+            continue;
+        }
         for (server, program) in servers.iter().filter(|(server, _)| attack.is_for(server.name)) {
             let measured = setting.attack(*attack, server, program);
             interrupted(setting.stop)?;
@@ -171,6 +175,7 @@ impl Setting<'_> {
             process: started.running.group(),
             config: dir.join(started.name).join("nodens.toml"),
             is_nodens: started.name == "nodens",
+            well: Arc::clone(&self.scene.well),
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         }

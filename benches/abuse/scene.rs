@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodens::lab::fault::Behaviour;
@@ -50,7 +51,7 @@ fn target(round: usize) -> String {
 /// All upstreams.
 pub struct Scene {
     /// For all names but those of the others.
-    well: Upstream,
+    pub well: Arc<Upstream>,
     silent: Upstream,
     /// It denies all names, for servers that do not deny `test` and names of the cluster themselves.
     denying: SocketAddr,
@@ -72,7 +73,7 @@ impl Scene {
             zone.record(&format!("{below}{BIG}. 300 TXT \"{number:03}{text}\""))
         });
         let scene = Self {
-            well: Upstream::start(any, well).await?,
+            well: Arc::new(Upstream::start(any, well).await?),
             silent: Upstream::start(any, Zone::new(".")).await?,
             denying: denying::start()?,
             slow: Upstream::start(any, slow).await?,
@@ -84,7 +85,7 @@ impl Scene {
 
     /// Queries that all of them saw so far.
     pub fn seen(&self) -> u64 {
-        let scripted = [&self.well, &self.silent, &self.slow];
+        let scripted = [&*self.well, &self.silent, &self.slow];
         denying::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
     }
 

@@ -49,7 +49,12 @@ impl Soak<'_> {
         let before = self.held();
         self.line("at rest, before", &all, &before);
         let start = Instant::now();
-        for attack in Attack::value_variants().iter().cycle().take_while(|_| start.elapsed() < self.time) {
+        for attack in Attack::value_variants()
+            .iter()
+            .filter(|attack| attack.can_run())
+            .cycle()
+            .take_while(|_| start.elapsed() < self.time)
+        {
             let stats = self.attack(*attack)?;
             self.line(&attack.name(), &stats, &self.held());
             all.add(&stats);
