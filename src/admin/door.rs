@@ -29,9 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const LONGEST_HEAD: usize = 8 << 10;
-/// Connections at once of those who may not look, who are told so.
-const STRANGERS: Caps = Caps { total: 16, per_client: 4 };
-/// How long such a connection may live.
+/// How long a connection of one that may not look may live.
 const STRANGERS_STAY: Duration = Duration::from_secs(5);
 
 /// Pages, and who may look at them.
@@ -52,7 +50,6 @@ pub(super) trait Pages: Send + Sync + 'static {
 /// The bounds of connections.
 pub(super) struct Door {
     visitors: Arc<Connections>,
-    strangers: Arc<Connections>,
     caps: Caps,
     /// How long a request's head may take.
     head: Duration,
@@ -66,7 +63,7 @@ impl Door {
     /// One for connections that live for `stay` at most; `keeps`: whether they may bring more than one request, each of
     /// whose heads may take `head`.
     pub(super) fn new(caps: Caps, head: Duration, stay: Duration, keeps: bool) -> Self {
-        Self { visitors: Arc::default(), strangers: Arc::default(), caps, head, stay, keeps }
+        Self { visitors: Arc::default(), caps, head, stay, keeps }
     }
 
     /// Answers requests until its task is dropped.
@@ -94,7 +91,7 @@ impl Door {
         let may_look = pages.admits(visitor);
         let (admitted, stay) = match may_look {
             true => (self.visitors.admit(visitor, self.caps, now), self.stay),
-            false => (self.strangers.admit(visitor, STRANGERS, now), STRANGERS_STAY),
+            false => (self.visitors.admit_stranger(visitor, now), STRANGERS_STAY),
         };
         let (head, keeps) = (self.head.min(stay), self.keeps && may_look);
         let serve = async move {

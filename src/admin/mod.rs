@@ -66,11 +66,12 @@ pub struct Admin {
     door: Door,
 }
 
-/// All pages.
-struct All(Arc<Admin>);
-
-/// [`METRICS_PAGES`] alone.
-struct MetricsOnly(Arc<Admin>);
+/// The pages of one listener.
+struct Shown {
+    admin: Arc<Admin>,
+    /// Only [`METRICS_PAGES`].
+    metrics_only: bool,
+}
 
 impl Admin {
     /// Pages of what all workers share and of when each last turned, with so many connections at once.
@@ -84,8 +85,7 @@ impl Admin {
     /// # Errors
     /// The listener cannot be watched.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
-        let pages = Arc::new(All(Arc::clone(&self)));
-        self.door.serve(&pages, listener).await
+        self.show(listener, false).await
     }
 
     /// The same for metrics and health, and nothing else.
@@ -93,7 +93,11 @@ impl Admin {
     /// # Errors
     /// The listener cannot be watched.
     pub async fn serve_metrics(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
-        let pages = Arc::new(MetricsOnly(Arc::clone(&self)));
+        self.show(listener, true).await
+    }
+
+    async fn show(self: Arc<Self>, listener: TcpListener, metrics_only: bool) -> std::io::Result<()> {
+        let pages = Arc::new(Shown { admin: Arc::clone(&self), metrics_only });
         self.door.serve(&pages, listener).await
     }
 
@@ -193,38 +197,20 @@ impl Admin {
     }
 }
 
-impl Pages for All {
+impl Pages for Shown {
     fn resolver(&self) -> &Resolver {
-        &self.0.resolver
+        &self.admin.resolver
     }
 
     fn admits(&self, visitor: IpAddr) -> bool {
-        self.0.resolver.snapshot.load().may_watch.admits(visitor)
+        self.resolver().snapshot.load().may_watch.admits(visitor)
     }
 
     fn respond(&self, request: &Request<Incoming>, _: IpAddr) -> Response<Full<Bytes>> {
-        self.0.respond(request)
-    }
-
-    fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>> {
-        page(StatusCode::FORBIDDEN, format!("{visitor} may not look here: it is not in admin.allow\n"))
-    }
-}
-
-impl Pages for MetricsOnly {
-    fn resolver(&self) -> &Resolver {
-        &self.0.resolver
-    }
-
-    fn admits(&self, visitor: IpAddr) -> bool {
-        self.0.resolver.snapshot.load().may_watch.admits(visitor)
-    }
-
-    fn respond(&self, request: &Request<Incoming>, _: IpAddr) -> Response<Full<Bytes>> {
-        match METRICS_PAGES.contains(&request.uri().path()) {
-            true => self.0.respond(request),
-            false => page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}\n", METRICS_PAGES.join("\n"))),
+        if self.metrics_only && !METRICS_PAGES.contains(&request.uri().path()) {
+            return page(StatusCode::NOT_FOUND, format!("not found; there is:\n\n{}\n", METRICS_PAGES.join("\n")));
         }
+        self.admin.respond(request)
     }
 
     fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>> {

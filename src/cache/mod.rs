@@ -84,8 +84,8 @@ impl Cache {
     }
 }
 
-/// The shard for a hash if there are [`SHARDS`], by bits that the shard's own map has no use for: it takes the low ones for the bucket and the
-/// highest seven to tell the entries of a bucket apart without looking at them.
+/// The shard for a hash if there are [`SHARDS`], by bits that the shard's own map has no use for: it takes the low ones for
+/// the bucket and the highest seven to tell the entries of a bucket apart without looking at them.
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> 48) as usize % SHARDS
