@@ -135,6 +135,8 @@ struct Worker {
     channel: Channel,
     /// What it has given so far, until it has said that this is all.
     coming: Held,
+    /// A socket of these did not arrive: the kernel had no descriptor left for it.
+    incomplete: bool,
     serves_since: Option<Instant>,
 }
 
@@ -162,7 +164,7 @@ impl Worker {
         let child = command.args(arguments).arg(WORKER).stdin(stdin).spawn()?;
         // One that dies meanwhile is seen to have died.
         let _ = link::give(&channel, replaces, &held.sockets, &held.configs);
-        Ok(Self { child, channel, coming: Held::default(), serves_since: None })
+        Ok(Self { child, channel, coming: Held::default(), incomplete: false, serves_since: None })
     }
 
     /// Passes signals on and holds what the worker gives, until the worker has ended.
@@ -214,14 +216,22 @@ impl Worker {
     fn hear(&mut self, held: &mut Held) -> bool {
         let Ok(Some(got)) = self.channel.receive() else { return false };
         match (got.message, got.socket) {
-            (Message::Holdings, None) => self.coming = Held::default(),
+            (Message::Holdings, None) => (self.coming, self.incomplete) = (Held::default(), false),
             (Message::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
+            (Message::Socket(_), None) => self.incomplete = true,
             (Message::StartConfig, None) => {
                 Arc::make_mut(&mut self.coming.configs.start).extend_from_slice(&got.body);
             }
             (Message::Config, None) => Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body),
             (Message::Complete, None) => {
-                *held = std::mem::take(&mut self.coming);
+                let coming = std::mem::take(&mut self.coming);
+                if !self.incomplete {
+                    *held = coming;
+                } else {
+                    // Those of before are still those that clients know, if they were all there.
+                    tracing::error!("no descriptor is left for the worker's sockets; a successor gets those held before");
+                    held.configs = coming.configs;
+                }
                 held.serves = true;
                 self.serves_since.get_or_insert_with(Instant::now);
             }

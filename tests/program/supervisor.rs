@@ -258,14 +258,36 @@ fn limit_descriptors(process: u32, soft: Option<u64>) -> Option<u64> {
 fn it_is_tried_again_while_no_worker_can_be_started() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", ""));
+    // One that replaces the first has its sockets: the supervisor holds them.
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 1.0);
     let before = limit_descriptors(nodens.id(), Some(3));
     kill_worker(&nodens, || ());
     for _ in 0..2 {
         logged_after(&nodens, nodens.log().len(), "no new worker can be started");
     }
     limit_descriptors(nodens.id(), before);
-    serves_again(&nodens, 1.0);
+    serves_again(&nodens, 2.0);
     lookup(nodens.address(), "a.lab.example");
+}
+
+#[test]
+fn sockets_that_do_not_arrive_replace_none_that_are_held() {
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 1.0);
+    let before = limit_descriptors(nodens.id(), Some(3));
+    // With a configuration, the supervisor is given all sockets again.
+    let record = "\n[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"192.0.2.7\"\n";
+    let good = fs::read_to_string(nodens.config()).expect("reads");
+    fs::write(nodens.config(), good + record).expect("writes");
+    nodens.signal("HUP");
+    nodens.logged("no descriptor is left for the worker's sockets");
+    limit_descriptors(nodens.id(), before);
+    kill_worker(&nodens, || ());
+    serves_again(&nodens, 2.0);
+    assert_eq!(data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
 }
 
 #[test]
