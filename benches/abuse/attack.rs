@@ -5,13 +5,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use nodens::lab::upstream::Upstream;
 use rustix::process::setpriority_process;
 
+use crate::links::LINKS;
 use crate::packets::{A, TXT, framed, padded, query};
-use crate::scene::{BIG, ROUNDS, SILENT, SLOW, cached};
+use crate::scene::{BIG, ROUNDS, SILENT, SLOW, STRANGERS, cached};
 use crate::streams::{Connections, hold_open};
 use crate::{datagrams, forger, reload};
 
@@ -19,6 +22,10 @@ use crate::{datagrams, forger, reload};
 const LOWEST: i32 = 19;
 /// A receive buffer that is full at once, in bytes.
 const LITTLE: usize = 4_096;
+/// The pause between two bytes of a query that never ends.
+const NOW_AND_THEN: Duration = Duration::from_secs(1);
+/// A visit of the admin pages.
+const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// The kinds of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,6 +52,18 @@ pub enum Attack {
     FloodOfHits,
     /// 85,000 forged responses a second to the ports that upstream queries come from, in nine shapes (needs root)
     Forged,
+    /// The same beside 20,000 queries a second for a cached name (needs root)
+    ForgedUnderLoad,
+    /// 700 queries a second for names that the upstream answers over TCP after 1.2 s
+    SlowTcp,
+    /// 2 queries a second for names of whose response the upstream sends half, over TCP
+    HalfResponses,
+    /// 16 clients that may not ask x 64 TCP connections that send a byte now and then
+    Strangers,
+    /// 5 clients x 14 connections to the admin pages that ask for the metrics 1,000 times and never read (nodens only)
+    UnreadMetrics,
+    /// Standard error is a pipe that is full and that nobody reads, SIGHUP twice a second (nodens only)
+    UnreadLog,
     /// SIGHUP twice a second with 20,000 records that 32 views inherit (nodens only)
     ReloadInALoop,
 }
@@ -53,6 +72,8 @@ pub enum Attack {
 pub struct Target {
     /// The address of the server.
     pub address: SocketAddr,
+    /// That of its admin pages, if it has any.
+    pub admin: Option<SocketAddr>,
     /// The process, and its configuration.
     pub process: u32,
     /// The file that it was started with.
@@ -93,12 +114,17 @@ impl Attack {
 
     /// Returns true if the attack applies to this server.
     pub fn is_for(self, server: &str) -> bool {
-        self != Self::ReloadInALoop || server == "nodens"
+        match self {
+            Self::ReloadInALoop | Self::UnreadMetrics | Self::UnreadLog => server == "nodens",
+            // The others' lists are not written down here.
+            Self::Strangers => ["floor", "nodens", "unbound", "dnsdist", "bind"].contains(&server),
+            _ => true,
+        }
     }
 
     /// Returns true if this process may attack so.
     pub fn can_run(self) -> bool {
-        self != Self::Forged || rustix::process::geteuid().is_root()
+        !matches!(self, Self::Forged | Self::ForgedUnderLoad) || rustix::process::geteuid().is_root()
     }
 
     /// The soft limit of open files that the server is started with, if not that of this process.
@@ -117,6 +143,8 @@ impl Attack {
             clients: (1..=clients).map(client).collect(),
             each,
             receive_buffer: None,
+            pause: None,
+            to: None,
             frames,
         };
         match self {
@@ -150,7 +178,37 @@ impl Attack {
                 datagrams::flood(target, one, 100_000, |_, message| message.clone_from(&hit))
             }
             Self::Forged => forger::forge(target, 85_000),
-            Self::ReloadInALoop => reload::repeat(target),
+            Self::ForgedUnderLoad => thread::scope(|scope| {
+                let hit = query(1, &cached(0), A);
+                let load =
+                    scope.spawn(move || datagrams::flood(target, one, 20_000, |_, message| message.clone_from(&hit)));
+                let forged = forger::forge(target, 85_000);
+                forged.and(load.join().map_err(|_| io::Error::other("a thread panicked"))?)
+            }),
+            Self::SlowTcp => datagrams::flood(target, one, 700, |number, message| {
+                *message = query(number as u16, &format!("slow{number}.{LINKS}"), A);
+            }),
+            Self::HalfResponses => datagrams::flood(target, one, 2, |number, message| {
+                *message = query(number as u16, &format!("half{number}.{LINKS}"), A);
+            }),
+            Self::Strangers => {
+                let clients = (1..=16).map(|number| Ipv4Addr::new(STRANGERS[0], STRANGERS[1], 0, number)).collect();
+                // A query that does not end: a byte of it each time that the connection is opened, and again each second.
+                hold_open(
+                    target,
+                    &Connections { clients, frames: 30, pause: Some(NOW_AND_THEN), ..connections(0, 64, 0) },
+                    |_, _| vec![0],
+                )
+            }
+            Self::UnreadMetrics => match target.admin {
+                Some(admin) => {
+                    let connections =
+                        Connections { receive_buffer: Some(LITTLE), to: Some(admin), ..connections(5, 14, 1_000) };
+                    hold_open(target, &connections, |_, _| METRICS.to_vec())
+                }
+                None => Ok(()),
+            },
+            Self::UnreadLog | Self::ReloadInALoop => reload::repeat(target),
         }
     }
 }

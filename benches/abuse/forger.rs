@@ -78,7 +78,7 @@ pub fn forge(target: &Target, rate: u64) -> io::Result<()> {
         for number in 0..burst {
             let drawn = random.bits();
             let port = ports[(drawn >> 32) as usize % ports.len()];
-            let message = response(number, drawn as u16, (drawn >> 16) % NAMES);
+            let message = response(number, drawn as u16, (drawn >> 16) % NAMES * 2); // of the zone that is asked over UDP
             let mut datagram = Vec::with_capacity(8 + message.len());
             // Source, destination, length, no checksum (RFC 768).
             for word in [from, port, 8 + message.len() as u16, 0] {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! options ──► run: for each attack, for each server: a new process, on a CPU of its own
-//!              │     scene     the upstreams (one of its own: denying), and what the servers' configurations say of them
+//!              │     scene     the upstreams (two of its own: denying, links), and what the servers' configurations say of them
 //!              │     honest    another client, which checks each answer: before the attack and under it
+//!              │     visits    what it asks over TCP and looks up at the admin pages, under attack
 //!              │     attack ──► datagrams, streams, reload    what the attacker does; packets: what it sends
 //!              │     watch     memory of the process and of its sockets
 //!              └► results: the table, and JSON
@@ -21,6 +22,7 @@ mod denying;
 mod floor;
 mod forger;
 mod honest;
+mod links;
 mod options;
 mod packets;
 mod reload;
@@ -29,6 +31,7 @@ mod run;
 mod scene;
 mod soak;
 mod streams;
+mod visits;
 mod watch;
 
 #[path = "../peers/batch.rs"]

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::honest::{HonestStats, Outcomes};
+use crate::visits::Visits;
 
 /// What the floor is called.
 pub const FLOOR: &str = "floor";
@@ -56,6 +57,8 @@ pub struct Row {
     pub cpu_s: f64,
     /// The honest client meanwhile.
     pub honest: Latencies,
+    /// Its visits over TCP; none of the floor.
+    pub visits: Option<Visits>,
     /// Queries that upstreams saw meanwhile; for names of the same target, those for the target in each round.
     pub upstream_queries: u64,
     /// What the attacker sent.
@@ -88,17 +91,23 @@ impl Row {
         }
     }
 
+    /// Queries over TCP and looks at `/healthz` that had no answer, of how many.
+    fn in_vain(&self) -> String {
+        self.visits.as_ref().map_or("-".to_owned(), |visits| format!("{}/{}", visits.failed, visits.made))
+    }
+
     /// A line of progress.
     pub fn line(&self) -> String {
         let honest = &self.honest;
         format!(
-            "{}: {}: {:.0} MiB, others' p99 {} ms, lost {}, {:.1} s of CPU{}",
+            "{}: {}: {:.0} MiB, others' p99 {} ms, lost {}, {:.1} s of CPU, {} visits in vain{}",
             self.attack,
             self.server,
             self.peak_mib,
             shown(honest.p99_ms),
             pair(honest, |outcomes| outcomes.lost),
             self.cpu_s,
+            self.in_vain(),
             self.remark()
         )
     }
@@ -113,8 +122,8 @@ pub fn table(results: &Results) -> String {
     }
     out += "\n\nMemory in MiB, latencies of others' hits in ms; others' queries: cached + fresh\n\n";
     out += "| attack | server | peak RSS | RSS after | sockets | CPU s | p50 idle | p99 idle | p50 | p99 | lost | failed \
-            | wrong | upstream queries | sent |\n|---|---|";
-    out += &"---:|".repeat(13);
+            | wrong | TCP in vain | upstream queries | sent |\n|---|---|";
+    out += &"---:|".repeat(14);
     out += "\n";
     for row in &results.rows {
         let honest = &row.honest;
@@ -124,7 +133,7 @@ pub fn table(results: &Results) -> String {
         // A String takes everything.
         let _ = writeln!(
             out,
-            "| {} | {}{} | {:.1} | {} | {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {}{} | {:.1} | {} | {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.attack,
             row.server,
             row.remark(),
@@ -139,6 +148,7 @@ pub fn table(results: &Results) -> String {
             pair(honest, |outcomes| outcomes.lost),
             pair(honest, |outcomes| outcomes.failed),
             pair(honest, |outcomes| outcomes.wrong),
+            row.in_vain(),
             row.upstream_queries,
             row.sent,
         );

@@ -1,8 +1,10 @@
 //! The run: each attack on each server, one after the other.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +12,10 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::attack::{Attack, Target};
 use crate::child::pin;
@@ -24,6 +29,7 @@ use crate::scene::{BIG, Scene};
 use crate::server::{SERVERS, Server, Site, Started};
 use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
 use crate::soak::Soak;
+use crate::visits;
 use crate::watch::watch;
 
 /// The field of the most resident memory in `/proc/PID/status`.
@@ -143,6 +149,7 @@ impl Setting<'_> {
         std::fs::create_dir_all(&dir)?;
         let edit = |template: &str| self.scene.config(server.name, template, attack);
         let open_files = Some(attack.open_files().unwrap_or(self.open_files));
+        let unread = (attack == Attack::UnreadLog).then(|| full_pipe(&dir.join(server.name))).transpose()?;
         let site = Site { dir: &dir, cpu: self.cpu, open_files, edit: &edit };
         let mut started = server.start(program, &site, self.stop)?;
         say(&format!("{}: started in {:.0} ms", started.title(), started.start.as_secs_f64() * 1e3));
@@ -152,6 +159,7 @@ impl Setting<'_> {
         }
         let idle = honest::ask(started.address, honest::RATE, self.options.idle(), self.stop)?;
         let row = self.under_attack(attack, &mut started, &dir)?;
+        drop(unread); // until here it had a reader that never read
         Ok((started.title(), idle, row))
     }
 
@@ -170,10 +178,12 @@ impl Setting<'_> {
     }
 
     fn target(&self, started: &Started, dir: &Path) -> Target {
+        let config = dir.join(started.name).join("nodens.toml");
         Target {
             address: started.address,
+            admin: admin(&config),
             process: started.running.group(),
-            config: dir.join(started.name).join("nodens.toml"),
+            config,
             is_nodens: started.name == "nodens",
             well: Arc::clone(&self.scene.well),
             over: AtomicBool::new(false),
@@ -186,16 +196,18 @@ impl Setting<'_> {
         let target = self.target(started, dir);
         let seen = || if attack == Attack::SameCname { self.scene.slow.seen_count() } else { self.scene.seen() };
         let (cpu_before, seen_before) = (cpu_time(group), seen());
-        let (stats, cpu, watched) = thread::scope(|scope| {
+        let (stats, visits, cpu, watched) = thread::scope(|scope| {
             let watcher = scope.spawn(|| watch(target.address.port(), group, &target.over));
             let attacker = scope.spawn(|| attack.run(&target));
+            let visitor = scope.spawn(|| visits::make(target.address, target.admin, &target.over));
             let stats = honest::ask(target.address, honest::RATE, self.options.under_attack(), self.stop);
             let cpu = cpu_time(group).saturating_sub(cpu_before);
             target.over.store(true, Ordering::Relaxed);
             let failed = |_| io::Error::other("a thread panicked");
             let (watched, attacked) = (watcher.join().map_err(failed), attacker.join().map_err(failed));
             attacked.and_then(|attacked| attacked)?;
-            Ok::<_, io::Error>((stats?, cpu, watched.and_then(|watched| watched)?))
+            let visits = visitor.join().map_err(failed)?;
+            Ok::<_, io::Error>((stats?, visits, cpu, watched.and_then(|watched| watched)?))
         })?;
         let sent = target.sent.load(Ordering::Relaxed);
         let upstream = seen() - seen_before;
@@ -216,6 +228,7 @@ impl Setting<'_> {
             sockets_mib: watched.sockets.map(mib),
             cpu_s: (cpu.as_secs_f64() * 100.0).round() / 100.0,
             honest: Latencies::from(&stats),
+            visits: (started.name != FLOOR).then_some(visits),
             upstream_queries: if attack == Attack::SameCname {
                 upstream / sent.div_ceil(1_000).max(1)
             } else {
@@ -241,6 +254,26 @@ fn cache_large_answer(server: SocketAddr) -> io::Result<()> {
         return Err(io::Error::other(format!("it gives {} bytes instead of the large answer", response.len())));
     }
     Ok(())
+}
+
+/// The address of the admin pages in nodens's configuration; none of other servers.
+fn admin(config: &Path) -> Option<SocketAddr> {
+    let text = std::fs::read_to_string(config).ok()?;
+    let rest = text.split("[admin]\nlisten = \"").nth(1)?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// Makes the log of a server a pipe that is full, and that nobody reads until what is returned is dropped.
+fn full_pipe(dir: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("log");
+    if !path.exists() {
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    }
+    // A pipe that this process may read as well needs no reader to be opened.
+    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    while pipe.write(b"full\n").is_ok() {}
+    Ok(pipe)
 }
 
 /// To a tenth of a MiB.

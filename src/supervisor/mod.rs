@@ -229,7 +229,9 @@ impl Worker {
                     *held = coming;
                 } else {
                     // Those of before are still those that clients know, if they were all there.
-                    tracing::error!("no descriptor is left for the worker's sockets; a successor gets those held before");
+                    tracing::error!(
+                        "no descriptor is left for the worker's sockets; a successor gets those held before"
+                    );
                     held.configs = coming.configs;
                 }
                 held.serves = true;
