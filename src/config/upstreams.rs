@@ -13,9 +13,9 @@ use super::value::Leaf;
 /// `[upstreams.NAME] select`: in order, since the file's order is the one wish that is known; the others also send
 /// queries to the later servers, which only whoever wrote them knows to be equals.
 pub const SELECT: Select = Select::Ordered;
-/// `[upstreams.NAME] deadline`: well below the 5 seconds after which stub resolvers ask again.
+/// `[upstreams.NAME] deadline`: just below the 5 seconds after which the stub resolvers of glibc, musl and Go ask again.
 pub const DEADLINE: Bounds<Time> =
-    Bounds { default: Time::millis(1_500), floor: Time::millis(50), ceiling: Time::secs(30) };
+    Bounds { default: Time::millis(4_500), floor: Time::millis(50), ceiling: Time::secs(30) };
 /// `[upstreams.NAME] max_qps`: none where the file gives none.
 pub const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
 /// `[upstreams.NAME] tcp_connections`: one carries many queries at once; another is for when it stalls.

@@ -109,7 +109,8 @@ impl FailureKind {
 
     /// Whether asking the same server again at once would come to the same.
     pub(super) fn is_final(self) -> bool {
-        self.is_reply() || matches!(self, Self::Local(fault) if !fault.is_brief())
+        let lasts = matches!(self, Self::Local(fault) if !fault.is_brief());
+        lasts || self.is_reply() || matches!(self, Self::Quota | Self::Tls(_))
     }
 
     /// Whether it is the server's: it then counts for the server's health.

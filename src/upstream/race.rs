@@ -4,8 +4,10 @@
 //! 2. If it is silent for its usual worst latency, ask the next healthy one as well (a hedge), if the budget allows:
 //!    hedges are at most 5 % of queries beyond a burst, so that a slow network is not made slower.
 //! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
-//!    without regard to the budget. When all were asked, begin again with those that were silent, each server at most
-//!    three times; one that answered with an error would only say it again. One that this machine cannot ask is left out.
+//!    without regard to the budget. When all were asked, begin again with those that were silent or whose port was closed,
+//!    each server at most three times over UDP and twice over TCP, and after longer and longer pauses: a server that is
+//!    away for a second is asked once more when it is back. One that answered with an error would only say it again; one
+//!    that this machine cannot ask is left out.
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
 //!
@@ -19,8 +21,19 @@ use tokio::time::Instant;
 use super::failure::FailureKind;
 use super::transport::Transport;
 
-/// Tries per server and query (RFC 9520 section 3.1 allows three).
+/// Tries per server and query over one transport (RFC 9520 section 3.1 allows three).
 pub const TRIES_PER_SERVER: u8 = 3;
+/// Tries per server and query over all transports.
+pub const MOST_TRIES: u8 = 5;
+/// The least time from a server's first, second, ... try to the next one. A silence of up to a second is over within half a
+/// second before a try of each query that began during it; the last try is for longer ones.
+const PAUSES: [Duration; MOST_TRIES as usize] = [
+    Duration::from_millis(50),
+    Duration::from_millis(400),
+    Duration::from_millis(500),
+    Duration::from_millis(1_500),
+    Duration::ZERO,
+];
 
 /// How long a connection may take to be set up, TLS included.
 pub const SET_UP: Duration = Duration::from_secs(1);
@@ -100,6 +113,8 @@ pub struct Race {
 struct Runner {
     candidate: Candidate,
     tries: u8,
+    /// When its next try may be, at the earliest.
+    next: Option<Instant>,
     /// It answered with an error, or this machine cannot ask it.
     out: bool,
 }
@@ -119,7 +134,7 @@ struct Running {
 impl Race {
     /// A race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
-        let runner = |candidate| Runner { candidate, tries: 0, out: false };
+        let runner = |candidate| Runner { candidate, tries: 0, next: None, out: false };
         let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
         // Where all are down, any may be the first that is back.
         if runners.iter().all(|runner| !runner.candidate.healthy) {
@@ -151,22 +166,25 @@ impl Race {
         if let Some(attempt) = self.owed.take() {
             return self.send(attempt, now);
         }
-        if std::mem::take(&mut self.successor_owed)
-            && let Some(runner) = self.next_runner()
+        if self.successor_owed
+            && let Some(runner) = self.next_runner(now)
         {
+            self.successor_owed = false;
             return self.send(self.first_attempt(runner, false), now);
         }
+        let next_try = self.next_try().filter(|_| self.successor_owed);
+        self.successor_owed = next_try.is_some();
         if !self.hedged && self.hedge_due().is_some_and(|due| now >= due) {
             self.hedged = true;
-            let next = self.next_runner().filter(|next| self.runners[*next].candidate.healthy);
+            let next = self.next_runner(now).filter(|next| self.runners[*next].candidate.healthy);
             if let Some(runner) = next.filter(|_| may_hedge()) {
                 return self.send(self.first_attempt(runner, true), now);
             }
         }
-        if self.attempts.iter().all(|running| !running.open) {
+        if next_try.is_none() && self.attempts.iter().all(|running| !running.open) {
             return Step::Lost;
         }
-        Step::Wait(self.next_event())
+        Step::Wait(next_try.into_iter().fold(self.next_event(), Instant::min))
     }
 
     /// What to do after the race was won: losers that are still within their time are waited for, so that a silent
@@ -230,14 +248,20 @@ impl Race {
         };
         let mut before = self.attempts.iter().filter(same);
         let tries = before.clone().count();
+        let all_tries = self.runners[next.candidate].tries;
         if before.any(|running| running.open && !running.overdue && running.attempt.edns == next.edns) {
             return;
         }
-        if tries < usize::from(TRIES_PER_SERVER) {
+        if tries < usize::from(TRIES_PER_SERVER) && all_tries < MOST_TRIES {
             self.owed = Some(next);
         } else {
             self.successor_owed |= !overdue;
         }
+    }
+
+    /// Whether a reply may still come.
+    pub fn has_open(&self) -> bool {
+        self.attempts.iter().any(|running| running.open)
     }
 
     /// The attempt of that number, and when it was sent.
@@ -260,6 +284,7 @@ impl Race {
 
     fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
         let runner = &mut self.runners[attempt.candidate];
+        runner.next = PAUSES.get(usize::from(runner.tries)).map(|pause| now + *pause);
         runner.tries = runner.tries.saturating_add(1);
         self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
         Step::Send(attempt)
@@ -269,19 +294,34 @@ impl Race {
         let Runner { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
         // A server that was silent to EDNS again and again may be one that cannot stand it. Not so inside TLS, where
         // EDNS pads the query.
-        let edns = edns && (tries + 1 < TRIES_PER_SERVER || transport == Transport::Tls);
+        let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport == Transport::Tls);
+        let transport = match transport {
+            Transport::Udp if tries >= TRIES_PER_SERVER => Transport::Tcp,
+            transport => transport,
+        };
         Attempt { candidate: runner, transport, edns, hedge }
     }
 
-    /// The server to ask next: the least tried one in order, healthy ones first, that has no attempt within its time.
-    fn next_runner(&self) -> Option<usize> {
+    /// The server to ask next: the least tried one in order, healthy ones first, whose next try may be now.
+    fn next_runner(&self, now: Instant) -> Option<usize> {
+        self.idle_runners()
+            .filter(|at| self.runners[*at].next.is_none_or(|next| now >= next))
+            .min_by_key(|at| self.runners[*at].tries)
+    }
+
+    /// When the next try of any server may be.
+    fn next_try(&self) -> Option<Instant> {
+        self.idle_runners().filter_map(|at| self.runners[at].next).min()
+    }
+
+    /// The servers that may be asked again, and have no attempt within its time.
+    fn idle_runners(&self) -> impl Iterator<Item = usize> {
         let busy = |runner: usize| {
             let mut open = self.attempts.iter().filter(|running| running.open && !running.overdue);
             open.any(|running| running.attempt.candidate == runner)
         };
         (0..self.runners.len())
-            .filter(|at| !self.runners[*at].out && self.runners[*at].tries < TRIES_PER_SERVER && !busy(*at))
-            .min_by_key(|at| self.runners[*at].tries)
+            .filter(move |at| !self.runners[*at].out && self.runners[*at].tries < MOST_TRIES && !busy(*at))
     }
 
     fn hedge_due(&self) -> Option<Instant> {
@@ -401,27 +441,56 @@ mod tests {
     }
 
     #[test]
-    fn a_brief_local_fault_is_tried_again() {
+    fn a_brief_local_fault_is_tried_again_after_a_while() {
         let (mut race, start) = race(1);
-        for number in 0..usize::from(TRIES_PER_SERVER) {
-            sent(race.step(start, never));
-            race.ended(number, Outcome::Failed(FailureKind::Local(LocalFault::Buffers)));
+        sent(race.step(start, never));
+        race.ended(0, Outcome::Failed(FailureKind::Local(LocalFault::Buffers)));
+        assert_eq!(race.step(start, never), Step::Wait(start + 50 * MS));
+        sent(race.step(start + 50 * MS, never));
+        race.ended(1, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        assert_eq!(race.step(start + 50 * MS, never), Step::Lost);
+    }
+
+    /// All attempts of a race that nobody answers, each with the time from the start; with `refuses`, each port is closed.
+    fn unanswered(candidates: usize, refuses: bool) -> Vec<(Duration, Attempt)> {
+        let start = Instant::now();
+        let mut race = Race::new(vec![candidate(); candidates], start + 4_500 * MS);
+        let (mut now, mut attempts) = (start, Vec::new());
+        loop {
+            match race.step(now, || false) {
+                Step::Send(attempt) => {
+                    attempts.push((now - start, attempt));
+                    if refuses {
+                        race.ended(attempts.len() - 1, Outcome::Failed(FailureKind::ConnectionRefused));
+                    }
+                }
+                Step::Overdue(_) => {}
+                Step::Wait(until) => now = until,
+                Step::Lost => return attempts,
+                Step::Won(_) => panic!("nobody answers"),
+            }
         }
-        assert_eq!(race.step(start, never), Step::Lost);
     }
 
     #[test]
-    fn one_silent_server_is_tried_three_times_the_last_without_edns() {
-        let (mut race, start) = race(1);
-        let mut now = start;
-        for edns in [true, true, false] {
-            assert_eq!(sent(race.step(now, never)).edns, edns);
-            now += 50 * MS;
-            assert!(matches!(race.step(now, never), Step::Overdue(_)));
+    fn a_silent_server_is_tried_over_udp_then_over_tcp_with_longer_and_longer_pauses() {
+        for candidates in [1, 2, 3] {
+            for refuses in [false, true] {
+                let attempts = unanswered(candidates, refuses);
+                for candidate in 0..candidates {
+                    let of_it = || attempts.iter().filter(|(_, attempt)| attempt.candidate == candidate);
+                    let ways: Vec<_> = of_it().map(|(_, attempt)| (attempt.transport, attempt.edns)).collect();
+                    let udp = Transport::Udp;
+                    let tcp = (Transport::Tcp, true);
+                    assert_eq!(ways, [(udp, true), (udp, true), (udp, false), tcp, tcp]);
+                }
+                // A silence that ends after up to 800 ms, and a query that began at any time before.
+                for left in (0..=800).map(|ms| MS * ms) {
+                    let next = attempts.iter().map(|(at, _)| *at).find(|at| *at >= left).expect("one more");
+                    assert!(next <= left + 500 * MS, "{candidates} {refuses}: {left:?} {next:?}");
+                }
+            }
         }
-        assert_eq!(race.step(now, never), Step::Wait(start + 1_500 * MS));
-        assert_eq!(race.step(start + 1_500 * MS, never), Step::Lost);
-        assert_eq!(race.unanswered().count(), 3);
     }
 
     #[test]
@@ -477,13 +546,16 @@ mod tests {
     fn a_query_inside_tls_never_loses_its_padding() {
         let start = Instant::now();
         let mut race = Race::new([Candidate { transport: Transport::Tls, ..candidate() }], start + 1_500 * MS);
+        let mut now = start;
         for number in 0..3 {
-            let now = start + 50 * MS * number;
-            if number > 0 {
-                assert!(matches!(race.step(now, never), Step::Overdue(_)));
+            loop {
+                match race.step(now, never) {
+                    Step::Wait(until) => now = until,
+                    Step::Overdue(_) => {}
+                    step => break assert!(sent(step).edns),
+                }
             }
-            assert!(sent(race.step(now, never)).edns);
-            race.written(number as usize, now);
+            race.written(number, now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nodens::upstream::race::{Attempt, Candidate, Outcome, Race, Step, TRIES_PER_SERVER};
+use nodens::upstream::race::{Attempt, Candidate, MOST_TRIES, Outcome, Race, Step, TRIES_PER_SERVER};
 use nodens::upstream::{FailureKind, Transport};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use super::config;
 
 const MS: Duration = Duration::from_millis(1);
+/// Milliseconds from a server's first, second, ... try to the next one, at least.
+const PAUSES: [u32; 5] = [50, 400, 500, 1_500, 0];
 
 /// A server, and what becomes of each query that it gets: nothing, or this after so many milliseconds.
 #[derive(Clone, Debug)]
@@ -74,7 +76,10 @@ impl Course<'_> {
         let like =
             |sent: &&Sent| sent.attempt.candidate == attempt.candidate && sent.attempt.transport == attempt.transport;
         let before = self.sent.iter().filter(like).count();
-        assert!(before < usize::from(TRIES_PER_SERVER), "a server was asked four times over one transport");
+        let most = if attempt.transport == Transport::Tls { MOST_TRIES } else { TRIES_PER_SERVER };
+        assert!(before < usize::from(most), "a server was asked too often over one transport");
+        let all = self.sent.iter().filter(|sent| sent.attempt.candidate == attempt.candidate).count();
+        assert!(all < usize::from(MOST_TRIES), "a server was asked too often");
         let mut same = self.sent.iter().filter(like).filter(|sent| sent.attempt.edns == attempt.edns);
         let twin = same.any(|sent| sent.open && !sent.overdue && now < sent.times_out);
         assert!(!twin, "a second attempt while the first is within its time");
@@ -90,12 +95,14 @@ impl Course<'_> {
         self.sent.push(Sent { attempt, at: now, times_out, fate, open: true, overdue: false });
     }
 
-    /// Whether some server may be asked now.
-    fn someone_is_left(&self) -> bool {
+    /// Whether some server may be asked by then.
+    fn someone_is_left(&self, then: Instant) -> bool {
         (0..self.servers.len()).any(|at| {
             let mut sent = self.sent.iter().filter(|sent| sent.attempt.candidate == at);
             let tries = sent.clone().count();
-            !self.out[at] && tries < usize::from(TRIES_PER_SERVER) && !sent.any(|sent| sent.open && !sent.overdue)
+            let paused = sent.clone().next_back().is_some_and(|last| last.at + MS * PAUSES[tries - 1] > then);
+            let busy = sent.any(|sent| sent.open && !sent.overdue);
+            !self.out[at] && tries < usize::from(MOST_TRIES) && !paused && !busy
         })
     }
 
@@ -151,7 +158,7 @@ proptest! {
                 may_hedge = true;
                 budget
             });
-            let due = owed && course.someone_is_left() && now < deadline && !answered;
+            let due = owed && course.someone_is_left(now) && now < deadline && !answered;
             match step {
                 Step::Send(attempt) => {
                     if attempt.hedge {
@@ -173,7 +180,8 @@ proptest! {
                 Step::Wait(until) => {
                     prop_assert!(!due, "it waits though a server is left to be asked");
                     prop_assert!(until > now && until <= deadline, "it waits for {:?}", until - now);
-                    owed = false;
+                    // One who is owed waits for the end of a pause.
+                    owed &= course.someone_is_left(deadline);
                     match course.deliver(&mut race, until, &mut now, &mut owed) {
                         Some(outcome) => answered |= outcome == Outcome::Answered,
                         None => now = until + MS * late,
@@ -187,7 +195,7 @@ proptest! {
                     prop_assert!(!answered, "an answer was lost");
                     prop_assert!(now <= deadline + MS * late, "it ends {:?} too late", now - deadline);
                     let open = course.sent.iter().any(|sent| sent.open);
-                    prop_assert!(now >= deadline || !(open || course.someone_is_left()), "it gave up too early");
+                    prop_assert!(now >= deadline || !(open || course.someone_is_left(deadline)), "it gave up too early");
                     break;
                 }
             }
