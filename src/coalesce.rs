@@ -30,6 +30,8 @@ pub struct Coalesce {
 struct Waiting {
     key: Box<[u8]>,
     senders: Vec<oneshot::Sender<Landed>>,
+    /// To be told of the next one who comes.
+    joined: Option<oneshot::Sender<()>>,
 }
 
 /// What a flight brought.
@@ -89,12 +91,15 @@ impl Coalesce {
         let question = (hash, generation);
         match self.flights().entry(question) {
             Slot::Vacant(slot) => {
-                slot.insert(Waiting { key: key.as_bytes().into(), senders: Vec::new() });
+                slot.insert(Waiting { key: key.as_bytes().into(), senders: Vec::new(), joined: None });
                 Place::Lead(self.flight(Some(question)))
             }
             Slot::Occupied(mut waiting) if *waiting.get().key == *key.as_bytes() => {
                 let (sender, receiver) = oneshot::channel();
-                waiting.get_mut().senders.push(sender);
+                let waiting = waiting.get_mut();
+                waiting.senders.push(sender);
+                // Whoever led may have gone.
+                let _ = waiting.joined.take().map(|joined| joined.send(()));
                 Place::Wait(receiver)
             }
             // Another question of the same hash, which next to never happens: it is asked for alone.
@@ -126,6 +131,21 @@ impl Flight {
             // One that has gone does not need it.
             let _ = sender.send(Landed { entry: entry.clone(), by });
         }
+    }
+
+    /// Resolves when somebody waits: at once, or with the next one who comes. To an error if nobody can.
+    pub fn joined(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(question) = &self.question
+            && let Some(waiting) = self.table.flights().get_mut(question)
+        {
+            match waiting.senders.iter().all(oneshot::Sender::is_closed) {
+                true => waiting.joined = Some(sender),
+                // The other end is held below.
+                false => _ = sender.send(()),
+            }
+        }
+        receiver
     }
 
     fn take(&mut self) -> Vec<oneshot::Sender<Landed>> {

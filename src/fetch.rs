@@ -6,11 +6,13 @@
 //! cut there, the target looked up as a query of its own, and the answer composed of both parts.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer::ours::{Local, Own, denial, local};
 use crate::answer::pending::Wanted;
@@ -21,11 +23,12 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
 use crate::config::RouteId;
+use crate::governor::pending::PrefetchPlace;
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
-use crate::upstream::{Ask, Failure, Question};
+use crate::upstream::{Answer, Ask, Failure, Late, Question, Unanswered};
 use crate::wire::compose::Composer;
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
@@ -34,14 +37,19 @@ use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
+/// How long those who asked together may take to see that their time is over.
+const GRACE: Duration = Duration::from_millis(100);
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
 
 /// Fetches, for all who wait for it. The future must not be dropped before its end.
-pub async fn run<U: Ask>(resolver: &Resolver, upstreams: &U, wanted: &Wanted, flight: Flight) -> Entry {
-    let entry = fetch(resolver, upstreams, wanted, deadline(wanted), &mut Vec::new()).await;
-    flight.land(&entry, wanted.by.get());
-    entry
+pub async fn run<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
+    wanted: &Wanted,
+    flight: Flight,
+) -> Entry {
+    fetch(resolver, upstreams, wanted, flight, deadline(wanted), &mut Vec::new()).await
 }
 
 /// Fetches in a task of its own, so that it goes on when the client that began it has a stale answer.
@@ -53,7 +61,7 @@ pub fn launch<U: Ask + 'static>(
 ) -> JoinHandle<Landed> {
     let (resolver, upstreams, wanted) = (Arc::clone(resolver), Rc::clone(upstreams), wanted.without_alias());
     tokio::task::spawn_local(async move {
-        let entry = run(&resolver, upstreams.as_ref(), &wanted, flight).await;
+        let entry = run(&resolver, &upstreams, &wanted, flight).await;
         Landed { entry, by: wanted.by.get() }
     })
 }
@@ -84,10 +92,9 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };
         resolver.metrics.cache_prefetches.inc();
         let left = old.expires.saturating_sub(resolver.millis(wanted.asked));
-        let entry = fetch(&resolver, upstreams.as_ref(), &wanted, deadline(&wanted), &mut Vec::new()).await;
+        let entry = run(&resolver, &upstreams, &wanted, flight).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
         resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.upstream_ages |= ages && entry.failed().is_none());
-        flight.land(&entry, wanted.by.get());
     });
 }
 
@@ -183,15 +190,73 @@ pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entr
     resolver.cache.with(wanted.hash, &wanted.key, look).flatten()
 }
 
-/// Asks, follows, keeps. Always gives an entry: a failure is one too.
-async fn fetch<U: Ask>(
-    resolver: &Resolver,
-    upstreams: &U,
+/// Asks, follows, keeps, for all who wait for it. Always gives an entry: a failure is one too.
+async fn fetch<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
     wanted: &Wanted,
+    flight: Flight,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Entry {
-    match ask_and_follow(resolver, upstreams, wanted, deadline, trail).await {
+    let mut outcome = ask_and_follow(resolver, upstreams, wanted, deadline, trail).await;
+    let late = outcome.as_mut().err().and_then(|error| error.late.take());
+    // What goes on without a client that waits is bounded as prefetches are.
+    if let Some(late) = late
+        && let Err(error) = &outcome
+        && let Some(place) = resolver.limits.governor.pending.admit_prefetch()
+    {
+        let entry = unasked_entry(resolver, wanted, (error.cause, &error.extended_errors));
+        let wanted = wanted.without_alias();
+        let wait = Waiting { wanted, flight, late, trail: std::mem::take(trail), _place: place };
+        let wait: Pin<Box<dyn Future<Output = ()>>> = Box::pin(wait.run(Arc::clone(resolver), Rc::clone(upstreams)));
+        tokio::task::spawn_local(wait);
+        return entry;
+    }
+    let entry = settle(resolver, wanted, outcome);
+    flight.land(&entry, wanted.by.get());
+    entry
+}
+
+/// A question that was not answered in time. No failure is remembered as long as an answer may come. Whoever asks meanwhile
+/// waits for that, and has the servers asked once more: one that is slow gives the first answer, one that was away the second.
+struct Waiting {
+    wanted: Wanted,
+    flight: Flight,
+    late: Late,
+    trail: Vec<Vec<u8>>,
+    _place: PrefetchPlace,
+}
+
+impl Waiting {
+    async fn run<U: Ask + 'static>(self, resolver: Arc<Resolver>, upstreams: Rc<U>) {
+        let Self { wanted, flight, mut late, mut trail, _place } = self;
+        let group = wanted.snapshot.group(wanted.route).map_or("", |group| &group.config.name);
+        let joined = async {
+            sleep(GRACE).await;
+            flight.joined().await
+        };
+        let mut trail_again = Vec::new();
+        let outcome = tokio::select! {
+            late = &mut late => match late {
+                Ok(answer) => follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await,
+                Err(failure) => Err(NoAnswer::of(&failure, group)),
+            },
+            Ok(()) = joined => tokio::select! {
+                Ok(answer) = &mut late => {
+                    follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await
+                }
+                again = ask_and_follow(&resolver, &upstreams, &wanted, from_now(&wanted), &mut trail_again) => again,
+            },
+        };
+        let entry = settle(&resolver, &wanted, outcome);
+        flight.land(&entry, wanted.by.get());
+    }
+}
+
+/// Keeps what was found, or remembers that nothing was.
+fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>) -> Entry {
+    match outcome {
         Ok(entry) => {
             match entry.is_kept() {
                 true => resolver.cache.insert(wanted.hash, &wanted.key, entry.clone()),
@@ -200,7 +265,7 @@ async fn fetch<U: Ask>(
             }
             entry
         }
-        Err(NoAnswer { cause, extended_errors, unasked: true }) => {
+        Err(NoAnswer { cause, extended_errors, unasked: true, .. }) => {
             unasked_entry(resolver, wanted, (cause, &extended_errors))
         }
         Err(NoAnswer { cause, extended_errors, .. }) => {
@@ -223,11 +288,13 @@ struct NoAnswer {
     extended_errors: Vec<u8>,
     /// Nobody was asked, because of `max_qps` or of a fault of this machine: that says nothing of the name.
     unasked: bool,
+    /// An answer may still come.
+    late: Option<Late>,
 }
 
 impl NoAnswer {
     fn new(cause: Cause, text: &str) -> Self {
-        Self { cause, extended_errors: cause.extended_error(text), unasked: false }
+        Self { cause, extended_errors: cause.extended_error(text), unasked: false, late: None }
     }
 
     /// An upstream group had none.
@@ -236,10 +303,29 @@ impl NoAnswer {
     }
 }
 
-async fn ask_and_follow<U: Ask>(
-    resolver: &Resolver,
-    upstreams: &U,
+async fn ask_and_follow<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
     wanted: &Wanted,
+    deadline: Instant,
+    trail: &mut Vec<Vec<u8>>,
+) -> Result<Entry, NoAnswer> {
+    let Some(group) = wanted.snapshot.group(wanted.route) else {
+        return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
+    };
+    trail.push(wanted.key.name().to_vec());
+    match upstreams.ask(group, &Question::of(&wanted.key), wanted.client, deadline).await {
+        Ok(answer) => follow(resolver, upstreams, wanted, answer, deadline, trail).await,
+        Err(Unanswered { failure, late }) => Err(NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) }),
+    }
+}
+
+/// Takes out what the route forbids, and follows CNAMEs that lead into another one.
+async fn follow<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
+    wanted: &Wanted,
+    answer: Answer,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Result<Entry, NoAnswer> {
@@ -247,11 +333,6 @@ async fn ask_and_follow<U: Ask>(
     let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
         return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
     };
-    trail.push(wanted.key.name().to_vec());
-    let answer = upstreams
-        .ask(group, &Question::of(&wanted.key), wanted.client, deadline)
-        .await
-        .map_err(|failure| NoAnswer::of(&failure, &group.config.name))?;
     wanted.by.set(answer.server.into());
     let unreadable =
         |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed reply", group.config.name));
@@ -303,9 +384,9 @@ struct Rest {
 ///
 /// A question that is in flight for others already is not asked again: their answer is waited for. Two that wait for one
 /// another are two ends of a circle of CNAMEs, which has no answer; the deadline ends it.
-async fn look_up<U: Ask>(
-    resolver: &Resolver,
-    upstreams: &U,
+async fn look_up<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
     from: &Wanted,
     key: Key,
     deadline: Instant,
@@ -333,11 +414,7 @@ async fn look_up<U: Ask>(
         Some((entry, Worth::Fresh(age))) => (entry, age),
         _ => {
             let entry = match resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key) {
-                Place::Lead(flight) => {
-                    let entry = Box::pin(fetch(resolver, upstreams, &wanted, deadline, trail)).await;
-                    flight.land(&entry, wanted.by.get());
-                    entry
-                }
+                Place::Lead(flight) => Box::pin(fetch(resolver, upstreams, &wanted, flight, deadline, trail)).await,
                 Place::Wait(landing) => {
                     resolver.metrics.coalesced.inc();
                     match timeout_at(deadline, landing).await {
@@ -358,7 +435,7 @@ async fn look_up<U: Ask>(
         && !entry.is_kept()
     {
         let cause = entry.cause.unwrap_or(Cause::UpstreamFailed);
-        return Err(NoAnswer { cause, extended_errors, unasked: failed.is_unasked() });
+        return Err(NoAnswer { cause, extended_errors, unasked: failed.is_unasked(), late: None });
     }
     let age = Age::Seconds(age);
     let wire = match &alias {
@@ -458,7 +535,16 @@ fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Opti
     Query::read(&packet).ok().map(|query| with(&query))
 }
 
-fn deadline(wanted: &Wanted) -> Instant {
-    let group = wanted.snapshot.group(wanted.route);
-    wanted.asked + group.map_or_else(Default::default, |group| group.config.deadline)
+/// When a client has its answer, good or bad.
+pub fn deadline(wanted: &Wanted) -> Instant {
+    wanted.asked + patience(wanted)
+}
+
+/// When a try that begins now is over.
+fn from_now(wanted: &Wanted) -> Instant {
+    Instant::now() + patience(wanted)
+}
+
+fn patience(wanted: &Wanted) -> Duration {
+    wanted.snapshot.group(wanted.route).map_or_else(Default::default, |group| group.config.deadline)
 }

@@ -16,7 +16,7 @@ use nodens::horizon::HorizonId;
 use nodens::jobs::Ledger;
 use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
-use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
+use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
 use nodens::wire::query::{Key, Query};
 use nodens::wire::rcode;
 use nodens::wire::reply::Reply;
@@ -178,7 +178,7 @@ pub(crate) fn entry(reply: &[u8]) -> Entry {
 struct AtOnce;
 
 impl Ask for AtOnce {
-    async fn ask(&self, _: &Group, question: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Failure> {
+    async fn ask(&self, _: &Group, question: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Unanswered> {
         const HEADER: &[u8] = b"\x12\x34\x81\x80\x00\x01\x00\x02\x00\x00\x00\x01";
         const REST: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x00\
             \xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x01\

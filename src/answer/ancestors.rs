@@ -163,7 +163,7 @@ fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wan
     }
     let probe = Probe { resolver: Arc::clone(resolver), snapshot: Arc::clone(snapshot), route };
     let upstreams = Rc::clone(upstreams);
-    tokio::task::spawn_local(async move { probe.run(upstreams.as_ref(), above).await });
+    tokio::task::spawn_local(async move { probe.run(&upstreams, above).await });
 }
 
 /// A look at a name above others, under way.
@@ -174,7 +174,7 @@ struct Probe {
 }
 
 impl Probe {
-    async fn run<U: Ask>(&self, upstreams: &U, above: Key) {
+    async fn run<U: Ask + 'static>(&self, upstreams: &Rc<U>, above: Key) {
         let Some(cluster) = self.snapshot.cluster(self.route) else { return };
         if !cluster.probes.is_trusted(self.resolver.now()) {
             match self.ask(upstreams, above.for_name(&cluster.default_namespace())).await {
@@ -193,7 +193,7 @@ impl Probe {
     }
 
     /// Asks for a name, if nobody does just now, and keeps what comes.
-    async fn ask<U: Ask>(&self, upstreams: &U, key: Key) -> Known {
+    async fn ask<U: Ask + 'static>(&self, upstreams: &Rc<U>, key: Key) -> Known {
         let Self { resolver, snapshot, route } = self;
         let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
         let known = look_up(resolver, snapshot, *route, &key, resolver.millis(asked));

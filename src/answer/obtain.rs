@@ -62,8 +62,19 @@ pub(super) async fn obtain<U: Ask + 'static>(
             let landing = async { landing.await.ok().map(take_in) };
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,
-                // None: whoever asked was stopped.
-                None => (landing.await.unwrap_or_else(|| unasked(Cause::UpstreamFailed, &[])), Source::Upstream),
+                None => {
+                    let entry = match timeout_at(fetch::deadline(wanted), landing).await {
+                        Ok(Some(entry)) => entry,
+                        // Whoever asked was stopped.
+                        Ok(None) => unasked(Cause::UpstreamFailed, &[]),
+                        Err(_) => {
+                            let error =
+                                Cause::UpstreamTimeout.extended_error("the same question of before is still open");
+                            unasked(Cause::UpstreamTimeout, &error)
+                        }
+                    };
+                    (entry, Source::Upstream)
+                }
             };
         }
     };
@@ -75,7 +86,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             or_stale(resolver, wanted, stale, async { fetch.await.ok().map(take_in) }).await
         }
         (Verdict::Ask | Verdict::AskUnlessStale, None) => {
-            (fetch::run(resolver, upstreams.as_ref(), wanted, flight).await, Source::Upstream)
+            (fetch::run(resolver, upstreams, wanted, flight).await, Source::Upstream)
         }
         (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());

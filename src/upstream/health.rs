@@ -46,7 +46,7 @@ const PROOF_OF_LOSING: u32 = 4;
 /// A server ejected again within this time after it came back has to give twice the proof.
 const RELAPSE: Duration = Duration::from_secs(30);
 /// A reply slower than this is no help to a client, so it does not bring a server back.
-const BEARABLE: Duration = Duration::from_millis(1_000);
+pub const BEARABLE: Duration = Duration::from_millis(1_000);
 /// How often one is probed that is passed over because it is slow.
 const SLOW_PROBE: Duration = Duration::from_millis(500);
 /// How long a server of a group in use may be unheard of until it is probed.

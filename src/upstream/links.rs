@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use rand::RngExt;
@@ -21,9 +22,12 @@ use super::sockets::OpenSockets;
 use super::tcp::{INSTEAD, TcpLink};
 use super::transport::Transport;
 use super::udp::UdpLink;
-use super::{Answer, Ask};
+use super::{Answer, Ask, Late, Unanswered};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
+
+/// How long after the deadline a late reply is waited for, so that a client that asks again finds it.
+const LATE: Duration = Duration::from_secs(5);
 
 /// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
 pub struct Links {
@@ -126,10 +130,10 @@ impl Ask for Links {
         question: &Question,
         client: Option<IpAddr>,
         deadline: Instant,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Unanswered> {
         let servers = group.order();
         if servers.is_empty() {
-            return Err(group.no_server());
+            return Err(group.no_server().into());
         }
         group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
         let mut run = Run {
@@ -155,7 +159,7 @@ impl Ask for Links {
                         number: run.sends,
                         inbox: &run.inbox,
                         at: now,
-                        until: deadline,
+                        until: if attempt.transport == Transport::Udp { deadline + LATE } else { deadline },
                         random_case: group.config.randomize_case,
                         connections: group.config.tcp_connections,
                         again: run.was_sent(attempt),
@@ -175,13 +179,13 @@ impl Ask for Links {
                     }
                 }
                 Step::Won(_) => {
-                    let Some(answer) = run.answer.take() else { return Err(run.failure) };
+                    let Some(answer) = run.answer.take() else { return Err(run.failure.into()) };
                     if run.race.has_losers() {
                         tokio::task::spawn_local(run.wind_up());
                     }
                     return Ok(answer);
                 }
-                Step::Lost => return Err(run.lose()),
+                Step::Lost => return Err(run.lose(deadline + LATE)),
             }
         }
     }
@@ -283,8 +287,8 @@ impl Run {
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 
-    /// The race is lost: those who are still silent are told of too.
-    fn lose(mut self) -> Failure {
+    /// The race is lost: those who are still silent are told of too. What they say until `until` is the late answer.
+    fn lose(mut self, until: Instant) -> Unanswered {
         let silent: Vec<_> = self.race.unanswered().collect();
         for attempt in silent {
             if let Some(server) = self.servers.get(attempt.candidate) {
@@ -294,7 +298,21 @@ impl Run {
                 }
             }
         }
-        self.failure
+        let failure = self.failure.clone();
+        let late: Option<Late> = self.race.has_open().then(|| Box::pin(self.late(until)) as Late);
+        Unanswered { failure, late }
+    }
+
+    /// Waits for a late answer.
+    async fn late(mut self, until: Instant) -> Result<Answer, Failure> {
+        while self.race.has_open() {
+            let Ok((number, event)) = timeout_at(until, self.inbox.next()).await else { break };
+            self.take(number, event);
+            if let Some(answer) = self.answer.take() {
+                return Ok(answer);
+            }
+        }
+        Err(self.failure)
     }
 
     /// Waits for the losers of a race that was won.

@@ -17,6 +17,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 
 use tokio::time::Instant;
 
@@ -61,17 +62,35 @@ pub struct Answer {
     pub transport: Transport,
 }
 
+/// What comes after the deadline, if anything does.
+pub type Late = Pin<Box<dyn Future<Output = Result<Answer, Failure>>>>;
+
+/// Nobody gave an answer by the deadline.
+pub struct Unanswered {
+    /// What was tried.
+    pub failure: Failure,
+    /// Some attempt is still open, and its reply may come late.
+    pub late: Option<Late>,
+}
+
+impl From<Failure> for Unanswered {
+    /// Nothing may come any more.
+    fn from(failure: Failure) -> Self {
+        Self { failure, late: None }
+    }
+}
+
 /// The one thing that the answer path needs of upstreams.
 pub trait Ask {
     /// Asks a group for a `client`, if it is not for nodens itself, and returns by `deadline` at the latest.
     ///
     /// # Errors
-    /// [`Failure`] tells what was tried. Asking again at once makes no sense: all servers have had their tries.
+    /// [`Unanswered`] tells what was tried. Asking again at once makes no sense: all servers have had their tries.
     fn ask(
         &self,
         group: &Group,
         question: &Question,
         client: Option<IpAddr>,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Answer, Failure>>;
+    ) -> impl Future<Output = Result<Answer, Unanswered>>;
 }

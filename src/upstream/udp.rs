@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::FailureKind;
+use super::health::BEARABLE;
 use super::inbox::{Event, Inbox};
 use super::local::LocalFault;
 use super::message::{Judgement, Sent};
@@ -94,9 +95,25 @@ struct Waiting {
     at: Instant,
     until: Instant,
     number: usize,
-    inbox: Rc<Inbox>,
+    /// Gone with those who waited there.
+    inbox: Weak<Inbox>,
+    is_probe: bool,
     /// Something came that may be its reply, or a guess.
     doubted: bool,
+}
+
+impl Waiting {
+    /// Tells those who wait, if anybody does.
+    fn tell(&self, event: Event) {
+        if let Some(inbox) = self.inbox.upgrade() {
+            inbox.put(self.number, event);
+        }
+    }
+
+    /// Whether a reply would matter: to somebody who waits, or to what is known of the server.
+    fn is_worth_it(&self, now: Instant) -> bool {
+        self.until > now && (self.inbox.strong_count() > 0 || now < self.at + BEARABLE)
+    }
 }
 
 impl UdpLink {
@@ -130,7 +147,8 @@ impl UdpLink {
         };
         result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
         let SendContext { number, at, until, .. } = *context;
-        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox: Rc::clone(context.inbox), doubted: false });
+        let (inbox, is_probe) = (Rc::downgrade(context.inbox), context.inbox.probe);
+        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox, is_probe, doubted: false });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -235,7 +253,7 @@ async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
         for port in ports.slots.borrow().iter().flatten() {
             let mut waiting = port.waiting.borrow_mut();
             let before = waiting.len();
-            waiting.retain(|_, waiting| waiting.until > now);
+            waiting.retain(|_, waiting| waiting.is_worth_it(now));
             server.metrics.in_flight.sub((before - waiting.len()) as i64);
             left += waiting.len();
         }
@@ -300,7 +318,7 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
         // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
         Judgement::Doubtful { folded } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
-                waiting.inbox.put(waiting.number, Event::Doubtful { folded });
+                waiting.tell(Event::Doubtful { folded });
             }
             return;
         }
@@ -309,15 +327,15 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(waiting) = all.remove(&id) else { return };
     drop(all);
     server.metrics.in_flight.dec();
-    server.replied(now, now.saturating_duration_since(waiting.at), waiting.inbox.probe);
-    waiting.inbox.put(waiting.number, event);
+    server.replied(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
+    waiting.tell(event);
 }
 
 fn fail_all(port: &Port, server: &Server, kind: FailureKind) {
     let all = std::mem::take(&mut *port.waiting.borrow_mut());
     server.metrics.in_flight.sub(all.len() as i64);
     for waiting in all.into_values() {
-        waiting.inbox.put(waiting.number, Event::Failed(kind));
+        waiting.tell(Event::Failed(kind));
     }
 }
 

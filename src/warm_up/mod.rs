@@ -105,7 +105,7 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
         resolver.metrics.warm_up.prefetches.inc();
         let (resolver, upstreams, watched) = (Arc::clone(&resolver), Rc::clone(&upstreams), Arc::clone(&watched));
         tokio::task::spawn_local(async move {
-            let entry = fetch::run(&resolver, upstreams.as_ref(), &wanted, flight).await;
+            let entry = fetch::run(&resolver, &upstreams, &wanted, flight).await;
             drop(place);
             let Ok(watched) = watched.try_acquire_owned() else { return };
             let (key, hash) = (wanted.key.clone(), wanted.hash);

@@ -17,7 +17,7 @@ use nodens::jobs::projects::Projects;
 use nodens::jobs::{Jobs, Ledger, Pick};
 use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
-use nodens::upstream::{Answer, Ask, Failure, Group, Question};
+use nodens::upstream::{Answer, Ask, Group, Question, Unanswered};
 use nodens::wire::name::Name;
 use nodens::wire::{Rcode, rcode, rtype};
 use tokio::task::LocalSet;
@@ -241,7 +241,7 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
 struct Nobody;
 
 impl Ask for Nobody {
-    async fn ask(&self, _: &Group, _: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Failure> {
+    async fn ask(&self, _: &Group, _: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Unanswered> {
         panic!("an upstream was asked")
     }
 }

@@ -16,7 +16,7 @@ use nodens::governor::MOST_PENDING;
 use nodens::jobs::Ledger;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
-use nodens::upstream::{Answer, Ask, Failure, Group, Question, Transport};
+use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
 use nodens::wire::name::Name;
 use nodens::wire::rcode;
 use tokio::task::LocalSet;
@@ -48,7 +48,7 @@ struct Knowing {
 }
 
 impl Ask for Knowing {
-    async fn ask(&self, _: &Group, question: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Failure> {
+    async fn ask(&self, _: &Group, question: &Question, _: Option<IpAddr>, _: Instant) -> Result<Answer, Unanswered> {
         self.asked.set(self.asked.get() + 1);
         if self.silent.get() {
             return std::future::pending().await;

@@ -63,6 +63,8 @@ scenarios! {
     }
     upstream {
         all_down_any_is_hedged_to
+        away_for_long
+        closed_port_tried_again
         dead_standby_found_out
         deadline
         deny_private_addresses
@@ -86,7 +88,10 @@ scenarios! {
         random_ids_and_ports
         random_letter_case
         return_forgets_failures
+        short_silence
+        short_silence_of_both
         silent_to_edns
+        slow_answer
         slow_server_passed_over
         spread
         stale_at_once_while_all_are_down
