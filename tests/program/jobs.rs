@@ -144,9 +144,11 @@ fn each_job_has_a_report_of_its_own() {
     let said = failures[1]["explanation"].as_str().expect("a text");
     let server = format!("upstream corp: {} no reply", scene.corp.address());
     assert!(said.contains("route \"corp.example\"") && said.contains(&server), "{said}");
-    let slowest = &report["slowest"][0];
-    assert_eq!((&slowest["name"], &slowest["route"]), (&json!("git.corp.example"), &json!("corp.example")));
-    assert!(slowest["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{slowest}");
+    // On a busy machine another one may have taken longer.
+    let slowest = report["slowest"].as_array().expect("a list");
+    let git = slowest.iter().find(|slow| slow["name"] == "git.corp.example").expect("the slow one");
+    assert_eq!(git["route"], "corp.example");
+    assert!(git["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{git}");
     assert_eq!(report["slowest"].as_array().map(Vec::len), Some(5), "hits and denials take no time");
     // By any name it is the same one.
     for id in ["8123", "uid-one"] {
