@@ -18,6 +18,8 @@ pub enum Cause {
     Pruned,
     /// Upstream servers deny the name by a policy of theirs.
     Blocked,
+    /// All addresses of the name were private, and its route lets none through (`deny_private_addresses`).
+    Filtered,
     /// The view that this client is of denies the name.
     Denied,
     /// No server answered in time.
@@ -46,6 +48,7 @@ impl Cause {
         match self {
             Self::NoSuchName | Self::SpecialUse | Self::Pruned => "no_such_name",
             Self::Blocked => "blocked",
+            Self::Filtered => "filtered",
             Self::Denied => "denied",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -87,6 +90,7 @@ impl Cause {
     pub fn info_code(self) -> u16 {
         match self {
             Self::Blocked | Self::Denied => ede::BLOCKED,
+            Self::Filtered => ede::FILTERED,
             Self::Refused => ede::PROHIBITED,
             Self::Pruned => ede::SYNTHESIZED,
             Self::UpstreamTimeout | Self::UpstreamUnreachable => ede::NO_REACHABLE_AUTHORITY,

@@ -29,13 +29,13 @@ use crate::rebinding;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Failure, Late, Question, Unanswered};
-use crate::wire::compose::Composer;
+use crate::wire::compose::{Composer, TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
-use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
+use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode};
 
 /// How long those who asked together may take to see that their time is over.
 const GRACE: Duration = Duration::from_millis(100);
@@ -150,7 +150,8 @@ fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
-    let failed = Failed::after(previous, recoveries, began, now);
+    let longest = wanted.snapshot.config.cache.failure_max_ttl.as_millis() as u32;
+    let failed = Failed::after(previous, recoveries, began, now, longest);
     let home = wanted.home(false);
     Entry::failure(wanted.key.question(), failure, home, failed, now)
 }
@@ -163,7 +164,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     let back = served(entry, &wanted.key, age);
     let joined = Reply::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
-        join(&front, &links, &back, false)
+        join(&front, &links, &back, false).ok()
     });
     let joined = joined.unwrap_or(front);
     match Reply::read(&joined) {
@@ -339,9 +340,15 @@ async fn follow<U: Ask + 'static>(
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
     let horizon = snapshot.horizon(wanted.key.horizon());
-    let stripped = if horizon.strips(route) { rebinding::strip(&reply) } else { None };
-    if let Some(wire) = &stripped {
+    let too_long = |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: {TooLong}", group.config.name));
+    let ordered = in_order(&reply).map_err(too_long)?;
+    if let Some(wire) = &ordered {
         reply = Reply::read(wire).map_err(unreadable)?;
+    }
+    let stripped = if horizon.strips(route) { rebinding::strip(&reply).map_err(too_long)? } else { None };
+    if let Some(stripped) = &stripped {
+        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
+        reply = Reply::read(&stripped.wire).map_err(unreadable)?;
     }
     // What records were taken out of is not what the upstream vouched for.
     let trust_ad = group.config.trust_ad && stripped.is_none();
@@ -352,7 +359,10 @@ async fn follow<U: Ask + 'static>(
             errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
         }
         reply.extended_errors = errors;
-        return Ok(Entry::from_reply(&reply, limits, trust_ad, wanted.home(follows), now));
+        let entry = Entry::from_reply(&reply, limits, trust_ad, wanted.home(follows), now);
+        let is_filtered = stripped.is_some_and(|stripped| stripped.is_empty) && entry.rcode == rcode::NOERROR;
+        let cause = if is_filtered { Some(Cause::Filtered) } else { entry.cause };
+        return Ok(entry.with_cause(cause));
     };
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
         return Err(NoAnswer::new(Cause::CnameLoop, "CNAMEs lead in a circle or too far"));
@@ -360,8 +370,7 @@ async fn follow<U: Ask + 'static>(
     let authentic = trust_ad && reply.flags & flag::AD != 0;
     let key = wanted.key.for_name(&fork.target);
     let rest = Box::pin(look_up(resolver, upstreams, wanted, key, deadline, trail)).await?;
-    let wire =
-        join(&reply, &fork.links, &rest.wire, authentic).ok_or_else(|| unreadable(crate::wire::reply::Mangled))?;
+    let wire = join(&reply, &fork.links, &rest.wire, authentic).map_err(too_long)?;
     let mut joined = Reply::read(&wire).map_err(unreadable)?;
     if errors != rest.extended_errors {
         errors.extend(rest.extended_errors);
@@ -484,31 +493,35 @@ fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteI
     (!links.is_empty() && ends_open && reply.kind() != Kind::NxDomain).then_some(Fork { links, target: end })
 }
 
-/// The answer that begins with `links` (and their signatures) of `front` and goes on with all of `back`.
-fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Option<Vec<u8>> {
-    let back = Reply::read(back).ok()?;
+/// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of
+/// `back`.
+fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
+    let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
+    let Ok(back) = Reply::read(back) else {
+        // Of nodens's own making: it is whole.
+        return Composer::new(flag::QR | flag::RA | rcode::SERVFAIL.header_bits(), question).finish();
+    };
     let mut flags = flag::QR | flag::RA | back.rcode.header_bits();
     if authentic && back.flags & flag::AD != 0 {
         flags |= flag::AD;
     }
-    let mut composer = Composer::new(flags, front.message.get(HEADER..front.question_end)?);
+    let mut composer = Composer::new(flags, question);
+    let mut dnames: Vec<&Record> = Vec::new();
     for link in links {
-        composer.copy(front.message, link, Section::Answer);
         let mut owner = [0; MAX_NAME];
-        let len = expand(front.message, link.start, &mut owner)?;
-        let signatures = front
-            .section(Section::Answer)
-            .filter(|record| record.rtype == rtype::RRSIG && front.owner_is(record, &owner[..len]));
-        for signature in signatures {
-            composer.copy(front.message, signature, Section::Answer);
+        let owner = expand(front.message, link.start, &mut owner).map_or(&[][..], |len| &owner[..len]);
+        if let Some(dname) = front.dname_above(owner).filter(|dname| !dnames.contains(dname)) {
+            composer.copy_signed(front, dname, Section::Answer);
+            dnames.push(dname);
         }
+        composer.copy_signed(front, link, Section::Answer);
     }
     for section in [Section::Answer, Section::Authority, Section::Additional] {
         for record in back.section(section) {
             composer.copy(back.message, record, section);
         }
     }
-    Some(composer.finish())
+    composer.finish()
 }
 
 /// An entry as the reply to its own question, without OPT, AD as it is.

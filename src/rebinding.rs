@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::compose::Composer;
+use crate::wire::compose::{Composer, TooLong};
+use crate::wire::make::soa_rdata;
 use crate::wire::reply::{Record, Reply, Section};
 use crate::wire::{HEADER, rtype, u16_at};
 
@@ -10,17 +11,42 @@ use crate::wire::{HEADER, rtype, u16_at};
 const IPV4_HINT: u16 = 4;
 const IPV6_HINT: u16 = 6;
 
-/// The reply without the records that lead to private addresses; none if it has no such record.
-pub fn strip(reply: &Reply<'_>) -> Option<Vec<u8>> {
+/// How long the denial of an address that was left out may be kept, in seconds: as a negative answer, within the route's bounds.
+const FILTERED_TTL: u32 = 60;
+
+/// A reply without some of its records.
+#[derive(Debug)]
+pub struct Stripped {
+    /// The message.
+    pub wire: Vec<u8>,
+    /// Nothing that was asked for is left.
+    pub is_empty: bool,
+}
+
+/// The reply without the records that lead to private addresses; none if it has no such record. Where nothing is left of the answer
+/// it gets an SOA record, so that stub resolvers and caches keep it as they keep other denials (RFC 2308).
+///
+/// # Errors
+/// [`TooLong`]: names that came compressed are not any more.
+pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
     let leads_inside = |record: &&Record| is_private(record, reply.message);
-    reply.records.iter().find(leads_inside)?;
-    let mut composer = Composer::new(reply.flags, reply.message.get(HEADER..reply.question_end)?);
+    let question = reply.message.get(HEADER..reply.question_end);
+    let (true, Some(question)) = (reply.records.iter().any(|record| leads_inside(&record)), question) else {
+        return Ok(None);
+    };
+    let mut composer = Composer::new(reply.flags, question);
+    let is_left = |record: &&Record| !leads_inside(record);
+    let is_empty = !reply.section(Section::Answer).filter(is_left).any(|record| record.rtype == reply.qtype());
     for section in [Section::Answer, Section::Authority, Section::Additional] {
-        for record in reply.section(section).filter(|record| !leads_inside(record)) {
+        for record in reply.section(section).filter(is_left) {
             composer.copy(reply.message, record, section);
         }
+        if section == Section::Authority && is_empty && reply.soa().is_none() {
+            let (_, end) = reply.chain();
+            composer.push(section, &end, rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
+        }
     }
-    Some(composer.finish())
+    composer.finish().map(|wire| Some(Stripped { wire, is_empty }))
 }
 
 fn is_private(record: &Record, message: &[u8]) -> bool {
@@ -33,17 +59,27 @@ fn is_private(record: &Record, message: &[u8]) -> bool {
     }
 }
 
-/// Whether the address lies inside: RFC 1918, loopback, link-local, unspecified, ULA; also where written as IPv6.
+/// Whether the address lies inside: RFC 1918, the shared space of carriers (RFC 6598), loopback, link-local, unspecified, ULA, local-use
+/// NAT64 (RFC 8215); also where an address of IPv6 holds one of IPv4.
 fn is_inside(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
+        IpAddr::V4(v4) => {
+            let is_shared = matches!(v4.octets(), [100, 64..=127, ..]);
+            v4.is_private() || v4.is_loopback() || v4.is_link_local() || is_shared || v4.octets()[0] == 0
+        }
         IpAddr::V6(v6) => {
             v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local() || {
-                // IPv4-compatible (RFC 4291) and NAT64 (RFC 6052): the last four octets are an IPv4 address.
-                let segments = v6.segments();
-                let embeds = segments[..6] == [0; 6] || segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-                let [.., a, b, c, d] = v6.octets();
-                embeds && is_inside(Ipv4Addr::new(a, b, c, d).into())
+                let (segments, octets) = (v6.segments(), v6.octets());
+                let held = match segments {
+                    // 64:ff9b:1::/48.
+                    [0x64, 0xff9b, 1, ..] => return true,
+                    // IPv4-compatible (RFC 4291) and NAT64 (RFC 6052).
+                    [0, 0, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => octets.last_chunk::<4>(),
+                    // 6to4 (RFC 3056).
+                    [0x2002, ..] => octets[2..].first_chunk::<4>(),
+                    _ => None,
+                };
+                held.is_some_and(|held| is_inside(Ipv4Addr::from(*held).into()))
             }
         }
     }
@@ -98,10 +134,17 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::a00:1",
             "::a00:1",
+            "100.64.0.1",
+            "100.127.255.254",
+            "64:ff9b:1::808:808",
+            "2002:a00:1::1",
+            "2002:c0a8:101::1",
         ] {
             assert!(is_inside(inside.parse().expect(inside)), "{inside}");
         }
-        for outside in ["192.0.2.1", "8.8.8.8", "172.32.0.1", "100.64.0.1", "2001:db8::1", "64:ff9b::808:808"] {
+        for outside in
+            ["192.0.2.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "64:ff9b::808:808", "2002:808:808::1"]
+        {
             assert!(!is_inside(outside.parse().expect(outside)), "{outside}");
         }
     }

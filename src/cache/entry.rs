@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A failure is an entry too, without records: SERVFAIL, remembered for 1 s, then twice as long each time that the next
-//! try fails as well, up to 5 minutes (RFC 9520). A stale entry whose refresh failed carries the failure beside its reply.
+//! try fails as well, up to `failure_max_ttl` (RFC 9520). A stale entry whose refresh failed carries the failure beside its reply.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::wire::{Rcode, flag, rcode};
 
 /// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
 pub const FIRST_FAILURE: u32 = 1_000;
-/// The longest that a failure is remembered (RFC 9520 section 3.2).
+/// The longest that a failure may be remembered, whatever the configuration says (RFC 9520 section 3.2).
 pub const LONGEST_FAILURE: u32 = 300_000;
 /// The longest that any TTL may be (RFC 2181 section 8).
 const LONGEST_TTL: u32 = i32::MAX as u32;
@@ -253,16 +253,18 @@ impl Entry {
 impl Failed {
     pub(super) const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
 
-    /// The failure, noted now, of a try that began at `began`, after `previous` or as the first one.
-    pub fn after(previous: Option<Self>, recoveries: u32, began: Millis, now: Millis) -> Self {
+    /// The failure, noted now, of a try that began at `began`, after `previous` or as the first one; remembered for `longest`
+    /// milliseconds at most.
+    pub fn after(previous: Option<Self>, recoveries: u32, began: Millis, now: Millis, longest: u32) -> Self {
         // A failure long past, or one of before a recovery, is no reason for patience.
         let recent =
             previous.filter(|last| last.recoveries == recoveries && now < last.until + Millis::from(LONGEST_FAILURE));
         // All who waited for one try note its failure: only a try that began after the last one was noted is another.
         let span = recent.map_or(FIRST_FAILURE, |last| match began < last.until - Millis::from(last.span) {
             true => last.span,
-            false => (last.span * 2).min(LONGEST_FAILURE),
+            false => last.span * 2,
         });
+        let span = span.min(longest.clamp(FIRST_FAILURE, LONGEST_FAILURE));
         Self { until: now + Millis::from(span), span, recoveries }
     }
 
@@ -312,6 +314,7 @@ mod tests {
         let (a, cname, ns, soa) = (rtype::A, rtype::CNAME, rtype::NS, rtype::SOA);
         for (what, flags, records, seconds) in [
             ("the least of all", 0, &[(0, a, 300), (1, ns, 200), (2, a, 250)][..], 200),
+            ("but what is additional", 0, &[(0, a, 300), (2, a, 0)], 300),
             ("capped", 0, &[(0, a, 5000)], 1000),
             ("a top bit", 0, &[(0, a, 0x8000_0001)], 1000),
             ("zero", 0, &[(0, a, 0)], 0),
@@ -350,18 +353,25 @@ mod tests {
 
     #[test]
     fn failures_grow_and_are_forgotten() {
-        let mut failed = Failed::after(None, 0, 0, 0);
-        let mut spans = Vec::new();
-        for _ in 0..10 {
-            spans.push(failed.span / 1000);
-            failed = Failed::after(Some(failed), 0, failed.until, failed.until);
-        }
-        assert_eq!(spans, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        assert_eq!(Failed::after(Some(failed), 1, failed.until, failed.until).span, FIRST_FAILURE);
+        let spans = |longest: u32| {
+            let mut failed = Failed::after(None, 0, 0, 0, longest);
+            let spans = [(); 10].map(|()| {
+                let span = failed.span / 1000;
+                failed = Failed::after(Some(failed), 0, failed.until, failed.until, longest);
+                span
+            });
+            (spans, failed)
+        };
+        assert_eq!(spans(10_000).0, [1, 2, 4, 8, 10, 10, 10, 10, 10, 10]);
+        assert_eq!(spans(0).0, [1; 10]);
+        let (of_all, failed) = spans(u32::MAX);
+        assert_eq!(of_all, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        const LONGEST: u32 = LONGEST_FAILURE;
+        assert_eq!(Failed::after(Some(failed), 1, failed.until, failed.until, LONGEST).span, FIRST_FAILURE);
         let long_after = failed.until + Millis::from(LONGEST_FAILURE);
-        assert_eq!(Failed::after(Some(failed), 0, long_after, long_after).span, FIRST_FAILURE);
-        let first = Failed::after(None, 0, 0, 100);
-        assert_eq!(Failed::after(Some(first), 0, 50, 200).span, FIRST_FAILURE, "noted by another who waited");
+        assert_eq!(Failed::after(Some(failed), 0, long_after, long_after, LONGEST).span, FIRST_FAILURE);
+        let first = Failed::after(None, 0, 0, 100, LONGEST);
+        assert_eq!(Failed::after(Some(first), 0, 50, 200, LONGEST).span, FIRST_FAILURE, "noted by another who waited");
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
         let entry =

@@ -16,6 +16,10 @@ pub const NEGATIVE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(30), floor: Time::secs(1), ceiling: Time::secs(3 * 3_600) };
 /// `[cache] stale`: RFC 8767 section 5 advises one to three days; here jobs are short, so an hour. Zero: never.
 pub const STALE: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(0), ceiling: Time::WEEK };
+/// `[cache] failure_max_ttl`: RFC 9520 section 3.2 has it between a second and five minutes. Who polls a name until it is back must
+/// not be blind for long.
+pub const FAILURE_MAX_TTL: Bounds<Time> =
+    Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(300) };
 /// `[cache] prefetch`.
 pub const PREFETCH: bool = true;
 
@@ -30,6 +34,8 @@ pub struct Cache {
     pub negative_max_ttl: Duration,
     /// How long past its TTL an answer may stand in for dead upstreams (RFC 8767); zero: never.
     pub stale: Duration,
+    /// The longest that a failure is remembered (RFC 9520).
+    pub failure_max_ttl: Duration,
     /// Whether popular answers are fetched anew before a client has to wait for them.
     pub prefetch: bool,
 }
@@ -45,6 +51,8 @@ pub struct CacheTable {
     pub negative_max_ttl: Spanned<Time>,
     /// Default: [`STALE`].
     pub stale: Spanned<Time>,
+    /// Default: [`FAILURE_MAX_TTL`].
+    pub failure_max_ttl: Spanned<Time>,
     /// Default: [`PREFETCH`].
     pub prefetch: bool,
 }
@@ -56,6 +64,7 @@ impl CacheTable {
             max_ttl: table.bounded("max_ttl", &MAX_TTL),
             negative_max_ttl: table.bounded("negative_max_ttl", &NEGATIVE_MAX_TTL),
             stale: table.bounded("stale", &STALE),
+            failure_max_ttl: table.bounded("failure_max_ttl", &FAILURE_MAX_TTL),
             prefetch: table.flag("prefetch", PREFETCH),
         })
     }
@@ -68,6 +77,7 @@ pub(super) fn cache(file: &CacheTable) -> Cache {
         max_ttl: file.max_ttl.get_ref().duration(),
         negative_max_ttl: file.negative_max_ttl.get_ref().duration(),
         stale: file.stale.get_ref().duration(),
+        failure_max_ttl: file.failure_max_ttl.get_ref().duration(),
         prefetch: file.prefetch,
     }
 }

@@ -27,6 +27,13 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
         },
         (Cause::NoSuchName, None) => format!("no such name: {shown} does not exist"),
         (Cause::Blocked, _) => of_route(&format!("{shown} is blocked by the servers"), "by a policy of theirs"),
+        (Cause::Filtered, _) => {
+            let route = route.map_or(String::new(), |route| format!(" of route {}", quoted(route)));
+            format!(
+                "{shown} has private addresses alone, and nodens lets none of these through from the public \
+                 servers{route} (deny_private_addresses): a route of its own to servers that may say them helps"
+            )
+        }
         (Cause::UpstreamTimeout, _) => of_route("no server", "answered in time"),
         (Cause::UpstreamUnreachable, _) => of_route("no server", "could be reached"),
         (Cause::UpstreamFailed, Some(_)) => of_route("the servers", "failed"),

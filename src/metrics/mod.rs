@@ -55,6 +55,8 @@ pub struct Metrics {
     pub buffered: IntGauge,
     /// Queries, prefetches and connections that were turned away because a bound was reached, by resource.
     pub overload: IntCounterVec,
+    /// Answers that private addresses were taken out of, by route.
+    pub filtered: IntCounterVec,
     /// Queries that joined one already under way.
     pub coalesced: IntCounter,
     /// Entries in the cache.
@@ -193,6 +195,12 @@ impl Metrics {
                 "overload_rejections_total",
                 "Queries, prefetches and connections turned away because a bound was reached, by resource.",
                 &["resource"],
+            )?,
+            filtered: counters(
+                &registry,
+                "filtered_answers_total",
+                "Answers that private addresses were taken out of (deny_private_addresses), by route.",
+                &["route"],
             )?,
             coalesced: counter(
                 &registry,

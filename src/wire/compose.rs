@@ -1,20 +1,27 @@
-//! A new reply from the records of others: where a CNAME leads into another route, and where records are left out.
+//! A new reply from the records of others: where a CNAME leads into another route, where records are left out, and where they come in
+//! an order that not all stub resolvers understand.
 //!
 //! Names that a record holds may be compressed against the message they came from, so they are written out and
 //! compressed anew. RDATA that nodens does not know cannot hold compressed names (RFC 3597) and is copied as it is.
 
-use super::name::{self, MAX_NAME};
-use super::reply::{Record, Section};
-use super::{HEADER, LONGEST_MESSAGE};
+use foldhash::HashMap;
 
-/// Names remembered for compression: enough for a chain of CNAMEs and its end.
-const REMEMBERED: usize = 16;
+use super::name::{self, MAX_NAME};
+use super::reply::{Record, Reply, Section};
+use super::{HEADER, LONGEST_MESSAGE, RrType, rtype, u16_at};
+
+/// A composed message would be longer than any message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is longer than any message")]
+pub struct TooLong;
 
 /// Builds one message, section after section.
 pub struct Composer {
     wire: Vec<u8>,
-    names: Vec<(u16, Vec<u8>)>,
+    /// Names that are written out, and all that they end in, in lower case.
+    names: HashMap<Vec<u8>, u16>,
     counts: [u16; 3],
+    too_long: bool,
 }
 
 impl Composer {
@@ -25,30 +32,62 @@ impl Composer {
         wire.extend_from_slice(&flags.to_be_bytes());
         wire.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
         wire.extend_from_slice(question);
-        let mut composer = Self { wire, names: Vec::new(), counts: [0; 3] };
+        let mut composer = Self { wire, names: HashMap::default(), counts: [0; 3], too_long: false };
         composer.remember(HEADER, question.get(..question.len().saturating_sub(4)).unwrap_or_default());
         composer
     }
 
-    /// Copies one record of `message` into `section`; sections come in order. One that is malformed, or for which the
-    /// message has no room left, is left out.
+    /// Copies one record of `message` into `section`; sections come in order. One that is malformed is left out.
     pub fn copy(&mut self, message: &[u8], record: &Record, section: Section) {
+        self.add(section, |composer| composer.try_copy(message, record));
+    }
+
+    /// The same, and what signs it.
+    pub fn copy_signed(&mut self, reply: &Reply<'_>, record: &Record, section: Section) {
+        self.copy(reply.message, record, section);
+        let Some(owner) = expanded(reply.message, record.start) else { return };
+        for signature in reply.signatures(&owner, record.rtype) {
+            self.copy(reply.message, signature, section);
+        }
+    }
+
+    /// Adds a record of class IN whose RDATA is this; `owner` is a name in wire form.
+    pub fn push(&mut self, section: Section, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
+        self.add(section, |composer| {
+            composer.written(owner, true);
+            composer.wire.extend_from_slice(&rtype.to_be_bytes());
+            composer.wire.extend_from_slice(&super::class::IN.to_be_bytes());
+            composer.wire.extend_from_slice(&ttl.to_be_bytes());
+            composer.wire.extend_from_slice(&u16::try_from(rdata.len()).ok()?.to_be_bytes());
+            composer.wire.extend_from_slice(rdata);
+            Some(())
+        });
+    }
+
+    /// The message.
+    ///
+    /// # Errors
+    /// [`TooLong`]: not all records have room in a message.
+    pub fn finish(mut self) -> Result<Vec<u8>, TooLong> {
+        for (at, count) in [6, 8, 10].into_iter().zip(self.counts) {
+            self.wire[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        if self.too_long { Err(TooLong) } else { Ok(self.wire) }
+    }
+
+    fn add(&mut self, section: Section, write: impl FnOnce(&mut Self) -> Option<()>) {
         let before = self.wire.len();
-        if self.try_copy(message, record).is_none() || self.wire.len() > LONGEST_MESSAGE {
+        let done = write(self);
+        let is_long = self.wire.len() > LONGEST_MESSAGE;
+        if done.is_none() || is_long {
             self.wire.truncate(before);
-            self.names.retain(|(at, _)| usize::from(*at) < before);
+            self.names.retain(|_, at| usize::from(*at) < before);
+            // What is additional may be missing.
+            self.too_long |= is_long && section != Section::Additional;
             return;
         }
         let count = &mut self.counts[section as usize];
         *count = count.saturating_add(1);
-    }
-
-    /// The message.
-    pub fn finish(mut self) -> Vec<u8> {
-        for (at, count) in [6, 8, 10].into_iter().zip(self.counts) {
-            self.wire[at..at + 2].copy_from_slice(&count.to_be_bytes());
-        }
-        self.wire
     }
 
     fn try_copy(&mut self, message: &[u8], record: &Record) -> Option<()> {
@@ -60,9 +99,10 @@ impl Composer {
         if let Some((names_at, names)) = record.rdata_names(message) {
             self.wire.extend_from_slice(message.get(at..names_at)?);
             at = names_at;
+            // Only in the types of RFC 1035 may names be compressed (RFC 3597 section 4).
+            let compress = matches!(record.rtype, rtype::NS | rtype::CNAME | rtype::SOA | rtype::PTR | rtype::MX);
             for _ in 0..names {
-                // Written out in full: only the types of RFC 1035 may be compressed, and not all readers cope.
-                at = self.name(message, at, false)?;
+                at = self.name(message, at, compress)?;
             }
         }
         self.wire.extend_from_slice(message.get(at..record.end)?);
@@ -71,28 +111,142 @@ impl Composer {
         Some(())
     }
 
-    /// Writes the name at `at` of `message`, as a pointer if it may be, and returns where the name ends there.
+    /// Writes the name at `at` of `message`, and returns where the name ends there.
     fn name(&mut self, message: &[u8], at: usize, compress: bool) -> Option<usize> {
         let mut buffer = [0; MAX_NAME];
         let len = name::expand(message, at, &mut buffer)?;
-        let name = &buffer[..len];
-        let known = self.names.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
-        match known {
-            Some((offset, _)) if compress => self.wire.extend_from_slice(&(0xc000 | offset).to_be_bytes()),
-            Some(_) => self.wire.extend_from_slice(name),
-            None => {
-                self.remember(self.wire.len(), name);
-                self.wire.extend_from_slice(name);
-            }
-        }
+        self.written(&buffer[..len], compress);
         name::skip(message, at)
     }
 
-    fn remember(&mut self, at: usize, name: &[u8]) {
-        if let (Ok(at @ 0..=0x3fff), true) = (u16::try_from(at), self.names.len() < REMEMBERED && name.len() > 2) {
-            self.names.push((at, name.to_vec()));
+    /// Writes a name, with a pointer to what of it is known already, if it may have one.
+    fn written(&mut self, name: &[u8], compress: bool) {
+        let lower = name.to_ascii_lowercase();
+        let known =
+            name::suffixes(&lower).find_map(|suffix| Some((lower.len() - suffix.len(), *self.names.get(suffix)?)));
+        self.remember(self.wire.len(), name);
+        match known.filter(|_| compress) {
+            Some((before, offset)) => {
+                self.wire.extend_from_slice(&name[..before]);
+                self.wire.extend_from_slice(&(0xc000 | offset).to_be_bytes());
+            }
+            None => self.wire.extend_from_slice(name),
         }
     }
+
+    /// Remembers what a name that is written at `at` ends in, as far as it is not known.
+    fn remember(&mut self, at: usize, name: &[u8]) {
+        let lower = name.to_ascii_lowercase();
+        for suffix in name::suffixes(&lower).take_while(|suffix| suffix.len() > 1) {
+            let Some(at) = u16::try_from(at + lower.len() - suffix.len()).ok().filter(|at| *at <= 0x3fff) else {
+                return;
+            };
+            if self.names.contains_key(suffix) {
+                return;
+            }
+            self.names.insert(suffix.to_vec(), at);
+        }
+    }
+}
+
+/// One step from a name to the next.
+enum Link<'r> {
+    /// A CNAME.
+    Alias(&'r Record),
+    /// A DNAME, and the CNAME that must come of it but did not (RFC 6672 section 3.4): its owner and its target.
+    Missing { dname: &'r Record, owner: Vec<u8>, target: Vec<u8> },
+}
+
+/// The reply with its answers in the order in which they lead on from the question, each CNAME before what it leads to, as some stub
+/// resolvers read it once and no more; and with the CNAME that a DNAME must come with. None if that is so already.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
+    let leads_on = |record: &Record| matches!(record.rtype, rtype::CNAME | rtype::DNAME);
+    if !reply.section(Section::Answer).any(leads_on)
+        || matches!(reply.qtype(), rtype::CNAME | rtype::DNAME | rtype::ANY)
+    {
+        return Ok(None);
+    }
+    let links = links(reply);
+    let mut expected = links.iter().map(|link| match link {
+        Link::Alias(record) => Some(*record),
+        Link::Missing { .. } => None,
+    });
+    let is_other = |record: &&Record| !matches!(record.rtype, rtype::RRSIG | rtype::DNAME);
+    let mut found = reply.section(Section::Answer).filter(is_other);
+    if expected.all(|link| link.is_some() && link == found.next()) {
+        return Ok(None);
+    }
+    let Some(question) = reply.message.get(HEADER..reply.question_end) else { return Ok(None) };
+    let mut composer = Composer::new(reply.flags, question);
+    let mut taken: Vec<&Record> = Vec::new();
+    for link in &links {
+        match link {
+            Link::Alias(record) => {
+                // The DNAME that it comes of stays before it.
+                let owner = expanded(reply.message, record.start).unwrap_or_default();
+                if let Some(dname) = reply.dname_above(&owner).filter(|dname| !taken.contains(dname)) {
+                    composer.copy_signed(reply, dname, Section::Answer);
+                    taken.push(dname);
+                }
+                composer.copy_signed(reply, record, Section::Answer);
+                taken.push(record);
+            }
+            Link::Missing { dname, owner, target } => {
+                if !taken.contains(dname) {
+                    composer.copy_signed(reply, dname, Section::Answer);
+                    taken.push(dname);
+                }
+                composer.push(Section::Answer, owner, rtype::CNAME, dname.ttl(reply.message), target);
+            }
+        }
+    }
+    let signs_taken = |record: &Record| {
+        let covered = u16_at(record.rdata(reply.message), 0).map(RrType::from);
+        record.rtype == rtype::RRSIG
+            && taken.iter().any(|taken| {
+                covered == Some(taken.rtype)
+                    && expanded(reply.message, taken.start).is_some_and(|owner| reply.owner_is(record, &owner))
+            })
+    };
+    for section in [Section::Answer, Section::Authority, Section::Additional] {
+        for record in reply.section(section).filter(|record| !taken.contains(record) && !signs_taken(record)) {
+            composer.copy(reply.message, record, section);
+        }
+    }
+    composer.finish().map(Some)
+}
+
+/// The steps from the question's name to where it leads.
+fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
+    let mut here = reply.qname().to_ascii_lowercase();
+    let mut links: Vec<Link<'r>> = Vec::new();
+    while links.len() < super::reply::LONGEST_CHAIN {
+        let taken = |record: &Record| links.iter().any(|link| matches!(link, Link::Alias(taken) if *taken == record));
+        let next = match reply.alias_of(&here).filter(|record| !taken(record)) {
+            Some(alias) => expanded(reply.message, alias.rdata_at()).map(|target| (Link::Alias(alias), target)),
+            None => reply.dname_above(&here).and_then(|dname| {
+                let above = expanded(reply.message, dname.start)?;
+                let below = expanded(reply.message, dname.rdata_at())?;
+                let target = [here.get(..here.len().checked_sub(above.len())?)?, &below].concat();
+                // RFC 6672 section 2.2: YXDOMAIN for longer names; then there is nothing to go on with.
+                let owner = here.clone();
+                (target.len() <= MAX_NAME).then(|| (Link::Missing { dname, owner, target: target.clone() }, target))
+            }),
+        };
+        let Some((link, target)) = next else { break };
+        here = target.to_ascii_lowercase();
+        links.push(link);
+    }
+    links
+}
+
+/// The name at `at`, written out.
+fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
+    let mut buffer = [0; MAX_NAME];
+    name::expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
 }
 
 #[cfg(test)]
@@ -114,7 +268,7 @@ mod tests {
         for record in &reply.records {
             composer.copy(REPLY, record, Section::Answer);
         }
-        let message = composer.finish();
+        let message = composer.finish().expect("room");
         let copied = Reply::read(&message).expect("a message");
         let owners: Vec<Vec<u8>> = copied
             .records
@@ -128,7 +282,8 @@ mod tests {
         assert_eq!(owners, [&b"\x01a\x01b\x00"[..], b"\x01c\x01b\x00", b"\x01a\x01b\x00"]);
         let rdata: Vec<&[u8]> = copied.records.iter().map(|record| record.rdata(&message)).collect();
         let naptr = &b"\0\x01\0\x02\x00\x00\x00\x01b\x00"[..];
-        assert_eq!(rdata, [&b"\x01c\x01b\x00"[..], &[1, 2, 3, 4], naptr]);
+        // That of the CNAME is compressed, as its type is of RFC 1035.
+        assert_eq!(rdata, [&b"\x01c\xc0\x15"[..], &[1, 2, 3, 4], naptr]);
     }
 
     #[test]
@@ -142,10 +297,60 @@ mod tests {
         for _ in 0..5000 {
             composer.copy(REPLY, &reply.records[1], Section::Additional);
         }
-        let message = composer.finish();
+        let message = composer.finish().expect("what is missing is additional");
         assert!(message.len() <= LONGEST_MESSAGE && message.len() > LONGEST_MESSAGE - 16);
         let copied = Reply::read(&message).expect("a message");
         assert_eq!(copied.section(Section::Answer).count(), 0);
         assert_eq!(copied.section(Section::Additional).count(), copied.records.len());
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_none() {
+        let reply = Reply::read(REPLY).expect("a reply");
+        let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
+        for _ in 0..5000 {
+            composer.copy(REPLY, &reply.records[1], Section::Answer);
+        }
+        assert_eq!(composer.finish(), Err(TooLong));
+    }
+
+    /// Types and owners of the answers.
+    fn answers(message: &[u8]) -> Vec<(RrType, Vec<u8>)> {
+        let reply = Reply::read(message).expect("a message");
+        let answers = reply.section(Section::Answer);
+        answers.map(|record| (record.rtype, expanded(message, record.start).expect("an owner"))).collect()
+    }
+
+    #[test]
+    fn cnames_come_before_what_they_lead_to() {
+        assert_eq!(in_order(&Reply::read(REPLY).expect("a reply")), Ok(None));
+        // The address comes first.
+        let (head, records) = REPLY.split_at(21);
+        let (alias, rest) = records.split_at(16);
+        let (address, other) = rest.split_at(18);
+        let message =
+            [head, b"\x01c\xc0\x0e", &address[4..], b"\xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x04\x01c\xc0\x0e", other]
+                .concat();
+        assert_eq!(alias.len(), 16);
+        let ordered = in_order(&Reply::read(&message).expect("a reply")).expect("room").expect("another order");
+        let [a, cname, naptr] = [rtype::A, rtype::CNAME, RrType::from(35)];
+        let [asked, other] = [b"\x01a\x01b\x00".to_vec(), b"\x01c\x01b\x00".to_vec()];
+        assert_eq!(answers(&ordered), [(cname, asked.clone()), (a, other), (naptr, asked)]);
+    }
+
+    #[test]
+    fn a_dname_comes_with_its_cname() {
+        // `b. DNAME c.d.` as the answer for `a.b. A`.
+        let mut message = REPLY[..21].to_vec();
+        message[7] = 1;
+        message.extend(b"\xc0\x0e\0\x27\0\x01\0\0\0\x09\0\x05\x01c\x01d\x00");
+        let ordered = in_order(&Reply::read(&message).expect("a reply")).expect("room").expect("one more");
+        let reply = Reply::read(&ordered).expect("a message");
+        assert_eq!(
+            answers(&ordered),
+            [(rtype::DNAME, b"\x01b\x00".to_vec()), (rtype::CNAME, b"\x01a\x01b\x00".to_vec())]
+        );
+        assert_eq!(reply.chain().1, b"\x01a\x01c\x01d\x00");
+        assert_eq!(in_order(&reply), Ok(None));
     }
 }

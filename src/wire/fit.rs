@@ -53,7 +53,8 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     // Without OPT there is no room for the upper bits of a code, and its lower ones alone mean something else.
     let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
-    let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & (flag::Z | flag::TC));
+    // The reserved bit is zero (RFC 1035 section 4.1.1), whatever the upstream has there.
+    let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
     if kept.authentic && query.wants_ad() {
         flags |= flag::AD;
     }
@@ -222,8 +223,8 @@ mod tests {
             let query = query(edns);
             let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
             let reply = Reply::read(&out[..len]).expect("a reply");
-            // RD as asked, RA always, AA never, TC and the reserved bit as they came.
-            let flags = flag::QR | flag::RD | flag::RA | flag::TC | flag::Z;
+            // RD as asked, RA always, AA and the reserved bit never, TC as it came.
+            let flags = flag::QR | flag::RD | flag::RA | flag::TC;
             assert_eq!((reply.rcode, reply.flags & !flag::RCODE), (expected.0, flags | expected.1));
             assert_eq!(&out[..2], b"\x12\x34");
             assert_eq!(&out[12..15], b"\x01A\x00");

@@ -1,6 +1,7 @@
 //! Where one record of a message lies, and what can be said of it without knowing its type.
 
-use super::{RrType, u16_at, u32_at};
+use super::name::{self, MAX_NAME};
+use super::{RrType, class, rtype, u16_at, u32_at};
 
 /// Where one record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,39 @@ impl Record {
         self.fixed + 10
     }
 
+    /// Whether the RDATA is as its type wants it, as far as can be told without knowing all types: addresses have their length, names
+    /// are whole, and nothing follows where nothing may.
+    pub fn is_sound(&self, message: &[u8]) -> bool {
+        let length = self.end - self.rdata_at();
+        match self.rtype {
+            rtype::A => return self.class(message) != class::IN || length == 4,
+            rtype::AAAA => return length == 16,
+            rtype::TXT => return is_strings(self.rdata(message)),
+            _ => {}
+        }
+        let (before, names, after) = match u16::from(self.rtype) {
+            // NS CNAME PTR DNAME
+            2 | 5 | 12 | 39 => (0, 1, 0),
+            // SOA
+            6 => (0, 2, 20),
+            // MX AFSDB KX
+            15 | 18 | 36 => (2, 1, 0),
+            // RP
+            17 => (0, 2, 0),
+            // SRV
+            33 => (6, 1, 0),
+            _ => return true,
+        };
+        let mut at = self.rdata_at() + before;
+        for _ in 0..names {
+            let mut buffer = [0; MAX_NAME];
+            let next = name::skip(message, at).filter(|_| name::expand(message, at, &mut buffer).is_some());
+            let Some(next) = next else { return false };
+            at = next;
+        }
+        at + after == self.end
+    }
+
     /// Where in `message` the names begin that RDATA may hold in compressed form, and how many follow one another there
     /// (RFC 3597 section 4); none for types without such names, or if the RDATA is too short for its type.
     pub fn rdata_names(&self, message: &[u8]) -> Option<(usize, usize)> {
@@ -83,10 +117,21 @@ impl Record {
     }
 }
 
+/// Whether these are one or more strings, each behind its length, and nothing else.
+fn is_strings(mut rdata: &[u8]) -> bool {
+    if rdata.is_empty() {
+        return false;
+    }
+    while let Some((length, rest)) = rdata.split_first() {
+        let Some(rest) = rest.get(usize::from(*length)..) else { return false };
+        rdata = rest;
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::rtype;
 
     #[test]
     fn names_in_rdata() {
@@ -104,6 +149,36 @@ mod tests {
             let record = Record { section: Section::Answer, start: 0, fixed: 1, end: message.len(), rtype };
             let found = record.rdata_names(&message).map(|(at, names)| (at - record.rdata_at(), names));
             assert_eq!(found, expected, "type {rtype}");
+        }
+    }
+
+    #[test]
+    fn rdata_that_its_type_does_not_allow() {
+        let soa = [&b"\x00\x00"[..], &[0; 20]].concat();
+        for (rtype, rdata, sound) in [
+            (rtype::A, &[192, 0, 2, 1][..], true),
+            (rtype::A, &[192, 0, 2], false),
+            (rtype::A, &[], false),
+            (rtype::AAAA, &[0; 16], true),
+            (rtype::AAAA, &[0; 4], false),
+            (rtype::CNAME, b"\x01a\x00", true),
+            (rtype::CNAME, b"\x01a\x00\x00", false),
+            (rtype::CNAME, b"\x02a", false),
+            (rtype::MX, b"\x00\x0a\x01m\x00", true),
+            (rtype::MX, b"\x00", false),
+            (rtype::SRV, b"\0\0\0\0\0\x35\x01s\x00", true),
+            (rtype::SRV, b"\0\0\0\0\0\x35", false),
+            (rtype::SOA, &soa, true),
+            (rtype::SOA, &soa[1..], false),
+            (rtype::TXT, b"\x01a\x00", true),
+            (rtype::TXT, b"\x05a", false),
+            (rtype::TXT, b"", false),
+            (RrType::from(65_280), b"", true),
+        ] {
+            let mut message = [&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], rdata].concat();
+            message[1..3].copy_from_slice(&rtype.to_be_bytes());
+            let record = Record { section: Section::Answer, start: 0, fixed: 1, end: message.len(), rtype };
+            assert_eq!(record.is_sound(&message), sound, "{rtype} {rdata:?}");
         }
     }
 }

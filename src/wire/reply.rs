@@ -12,8 +12,8 @@ const MOST_EXTENDED_ERRORS: usize = 256;
 /// A name that is nothing but a pointer to the question's.
 const TO_QUESTION: u16 = 0xc000 | HEADER as u16;
 
-/// The most CNAMEs that are followed in one reply; real chains have a handful, other resolvers give up at 11 to 16.
-const LONGEST_CHAIN: usize = 16;
+/// The most CNAMEs that are followed in one reply; real chains have a handful, those of content networks up to 18.
+pub const LONGEST_CHAIN: usize = 24;
 
 /// A whole, readable reply.
 #[derive(Debug)]
@@ -125,13 +125,52 @@ impl<'a> Reply<'a> {
         u16_at(self.message, self.question_end - 2).unwrap_or_default()
     }
 
+    /// Whether each record is as its type wants it, as far as a forwarder can tell: addresses have their length, and names are
+    /// whole and fill what they have to.
+    pub fn is_sound(&self) -> bool {
+        self.records.iter().all(|record| record.is_sound(self.message))
+    }
+
+    /// Whether it names other servers to ask, and answers nothing.
+    pub fn is_referral(&self) -> bool {
+        let is_ns = |record: &Record| record.section == Section::Authority && record.rtype == rtype::NS;
+        self.rcode == super::rcode::NOERROR
+            && u16_at(self.message, 6) == Some(0)
+            && self.soa().is_none()
+            && self.records.iter().any(is_ns)
+    }
+
     /// Records of one section.
     pub fn section(&self, section: Section) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.section == section)
     }
 
+    /// The CNAME of a name.
+    pub fn alias_of(&self, name: &[u8]) -> Option<&Record> {
+        self.section(Section::Answer)
+            .find(|record| record.rtype == rtype::CNAME && self.is_asked_class(record) && self.owner_is(record, name))
+    }
+
+    /// The DNAME record of a name above this one (RFC 6672).
+    pub fn dname_above(&self, name: &[u8]) -> Option<&Record> {
+        self.section(Section::Answer).find(|record| {
+            record.rtype == rtype::DNAME
+                && self.is_asked_class(record)
+                && name::suffixes(name).skip(1).any(|above| self.owner_is(record, above))
+        })
+    }
+
+    /// The signatures of the records of this name and type in the answer section.
+    pub fn signatures(&self, owner: &[u8], covered: RrType) -> impl Iterator<Item = &Record> {
+        self.section(Section::Answer).filter(move |record| {
+            record.rtype == rtype::RRSIG
+                && u16_at(record.rdata(self.message), 0).map(RrType::from) == Some(covered)
+                && self.owner_is(record, owner)
+        })
+    }
+
     /// The name asked for, in the letter case of the reply.
-    fn qname(&self) -> &'a [u8] {
+    pub fn qname(&self) -> &'a [u8] {
         self.message.get(HEADER..self.question_end - 4).unwrap_or_default()
     }
 

@@ -14,7 +14,8 @@ pub struct Stored {
     pub wire: Vec<u8>,
     /// The offset of each TTL in `wire`.
     pub ttls: Vec<u16>,
-    /// The least TTL in it, after capping; none if it has no records.
+    /// The least TTL of its answers and its authority section, after capping; none if it has no such records. What is additional
+    /// comes for free, and is no reason to fetch the rest anew.
     pub least_ttl: Option<u32>,
 }
 
@@ -27,6 +28,7 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     }
     let qname_end = reply.question_end - 4;
     wire[HEADER..qname_end].make_ascii_lowercase();
+    lowercase_invented(reply, records, &mut wire, gap);
     // A name that begins with a pointer has no letters of its own.
     let written_out = |record: &&Record| reply.message.get(record.start).is_some_and(|length| *length < 0xc0);
     for record in records.iter().filter(written_out) {
@@ -38,9 +40,11 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
 
     let mut ttls = Vec::with_capacity(records.len());
     let mut least = None;
-    for (at, ttl) in rrset_ttls(reply.message, records) {
+    for (record, (at, ttl)) in records.iter().zip(rrset_ttls(reply.message, records)) {
         let ttl = ttl.min(cap);
-        least = Some(least.map_or(ttl, |least: u32| least.min(ttl)));
+        if record.section != Section::Additional {
+            least = Some(least.map_or(ttl, |least: u32| least.min(ttl)));
+        }
         let at = gap.moved(at);
         if let (Some(place), Ok(offset)) = (wire.get_mut(at..at + 4), u16::try_from(at)) {
             place.copy_from_slice(&ttl.to_be_bytes());
@@ -137,6 +141,36 @@ fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
             _ => return,
         }
     }
+}
+
+/// Undoes the random letter case of the question wherever a name was made of its labels: an owner, the target of a CNAME that comes
+/// of a DNAME, the target of an SRV record. A label that is written as in the question is taken for one of these.
+fn lowercase_invented(reply: &Reply<'_>, records: &[Record], wire: &mut [u8], gap: Gap) {
+    let qname = reply.message.get(HEADER..reply.question_end - 4).unwrap_or_default();
+    if !qname.iter().any(u8::is_ascii_uppercase) {
+        return;
+    }
+    for at in records.iter().flat_map(|record| names(reply.message, record)) {
+        let mut at = gap.moved(at);
+        while let Some(length @ 1..=63) = wire.get(at).copied() {
+            let end = at + 1 + usize::from(length);
+            let Some(label) = wire.get_mut(at..end) else { return };
+            if labels(qname).any(|asked| asked == label) {
+                label[1..].make_ascii_lowercase();
+            }
+            at = end;
+        }
+    }
+}
+
+/// The labels of a name without pointers, each with its length.
+fn labels(mut name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::from(*name.first().filter(|length| **length > 0)?);
+        let (label, rest) = name.split_at_checked(1 + length)?;
+        name = rest;
+        Some(label)
+    })
 }
 
 /// Lower-cases the labels of the name at `at` as far as no pointer is followed.
@@ -238,18 +272,21 @@ mod tests {
         let into_opt = b"\xc0\x25\0\x10\0\x01\0\0\0\x01\0\x00";
         let (kept, ttls) = stored(&reply(&[a, OPT, into_opt]), 100);
         assert_eq!(Reply::read(&kept.wire).map(|reply| reply.records.len()), Ok(1));
-        assert_eq!((ttls, kept.least_ttl, kept.wire.len()), (vec![9], Some(9), 37));
+        assert_eq!((ttls, kept.least_ttl, kept.wire.len()), (vec![9], None, 37));
     }
 
     #[test]
     fn id_and_random_letter_case_are_undone() {
-        let clear = b"\x01A\x01B\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
-        let other = b"\x01C\x01B\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
-        let (kept, _) = stored(&reply(&[clear, other]), 100);
+        let clear = b"\x01A\x01b\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
+        // What is not of the question keeps its letters; what is like a label of it does not.
+        let other = b"\x01C\x01A\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
+        let service = b"\xc0\x0c\0\x21\0\x01\0\0\0\x09\0\x0d\0\0\0\0\0\x35\x01A\x01D\x01b\x00";
+        let (kept, _) = stored(&reply(&[clear, other, service]), 100);
         assert_eq!(&kept.wire[..2], [0, 0]);
         assert_eq!(&kept.wire[12..17], b"\x01a\x01b\x00");
         assert_eq!(&kept.wire[21..26], b"\x01a\x01b\x00");
-        assert_eq!(&kept.wire[40..45], b"\x01C\x01B\x00");
+        assert_eq!(&kept.wire[40..45], b"\x01C\x01a\x00");
+        assert_eq!(&kept.wire[kept.wire.len() - 7..], b"\x01a\x01D\x01b\x00");
     }
 
     #[test]
@@ -260,7 +297,7 @@ mod tests {
         let records = [a(9), a(5), signature(1, 7), signature(28, 3), a(80), endless];
         let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         let (kept, ttls) = stored(&reply(&records), 60);
-        assert_eq!((ttls, kept.least_ttl), (vec![5, 5, 5, 3, 5, 60], Some(3)));
+        assert_eq!((ttls, kept.least_ttl), (vec![5, 5, 5, 3, 5, 60], None));
 
         let many: Vec<&[u8]> = std::iter::repeat_n(records[0], MANY_RECORDS).chain([records[1]]).collect();
         assert_eq!(stored(&reply(&many), 60).1, vec![5; MANY_RECORDS + 1]);

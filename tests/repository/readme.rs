@@ -45,6 +45,7 @@ fn every_metric_is_listed_and_every_listed_one_exists() {
     metrics.reloads.with_label_values(&["taken"]);
     metrics.server("public", "192.0.2.53:53").failed("timeout");
     metrics.shed("public");
+    metrics.filtered.with_label_values(&["."]);
     metrics.clients.series(["ci", "shop/api", ""]);
     let rendered = metrics.render();
     let real: BTreeSet<&str> =
