@@ -34,6 +34,8 @@ struct Upstream<'a> {
     routes: Vec<&'a str>,
     /// The hosts whose addresses are among the servers.
     names: Vec<String>,
+    /// Those that cannot be resolved, with the error.
+    unresolved: Vec<String>,
     servers: Vec<ServerView>,
 }
 
@@ -49,7 +51,10 @@ struct ServerView {
     age_seconds: f64,
     next_probe_seconds: Option<f64>,
     edns: bool,
+    /// Until it is tried again, where checks have said that the server cannot.
+    edns_off_seconds: Option<f64>,
     random_case: bool,
+    random_case_off_seconds: Option<f64>,
     in_flight: i64,
     smoothed_latency_seconds: Option<f64>,
     last_minute: LastMinute,
@@ -116,6 +121,7 @@ fn upstream<'a>(
         shed_total: config.max_qps.map(|_| metrics.shed(&config.name).get()),
         routes: routes.map(|route| route.label.as_str()).collect(),
         names: config.servers.iter().filter_map(name).collect(),
+        unresolved: group.unresolved(),
         servers: group.servers.load().iter().map(|server| view(server, config.randomize_case, now)).collect(),
     }
 }
@@ -123,6 +129,7 @@ fn upstream<'a>(
 fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
     let (metrics, standing) = (&server.metrics, server.standing());
     let (smoothed, minute) = server.latencies(now);
+    let [edns_off, random_case_off] = server.retreats(now).map(|left| left.map(seconds));
     let next_probe = server.next_probe().map(|at| at.saturating_duration_since(now));
     ServerView {
         address: server.address,
@@ -133,7 +140,9 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         since: rfc3339(standing.since_unix),
         age_seconds: seconds(now.saturating_duration_since(standing.since)),
         next_probe_seconds: next_probe.map(seconds),
-        edns: server.takes_edns(),
+        edns: server.takes_edns(now),
+        edns_off_seconds: edns_off,
+        random_case_off_seconds: random_case_off,
         // Inside TLS nobody else can guess, so there the case is never random.
         random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(now),
         in_flight: metrics.in_flight.get(),

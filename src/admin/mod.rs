@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::admission::connections::Caps;
 use crate::answer::Resolver;
 use crate::clock::Millis;
+use crate::wire::text::plain;
 use crate::wire::text::plain_json;
 
 mod api;
@@ -160,18 +161,16 @@ impl Admin {
         let (mut ready, mut lines) = (true, String::new());
         for route in &snapshot.config.routes {
             let Some(group) = snapshot.groups.get(route.to) else { continue };
-            let alive = group.is_alive();
+            let alive = group.is_promising();
             ready &= alive;
             let word = if alive { "ok" } else { "no live upstream" };
             lines.push_str(&format!("{word}: route {} to {}\n", route.label, group.config.name));
             for server in group.servers.load().iter().filter(|_| verbose) {
-                let state = match (server.is_looped(), server.is_healthy()) {
-                    (true, _) => "leads back to nodens",
-                    (_, true) => "healthy",
-                    (_, false) => "down",
-                };
-                lines.push_str(&format!("    {} {state}\n", server.address));
+                lines.push_str(&format!("    {} {}\n", server.address, server.standing().state.words()));
             }
+            group.unresolved().iter().filter(|_| verbose).for_each(|name| {
+                lines.push_str(&format!("    {} cannot be resolved\n", plain(name)));
+            });
         }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         match (verbose, ready) {

@@ -264,12 +264,7 @@ pub fn why(
     }
     let servers = group.servers.load();
     for server in servers.iter().take(MOST_SERVERS) {
-        let state = match (server.is_looped(), server.is_healthy()) {
-            (true, _) => "leads back to nodens",
-            (_, true) => "is well",
-            (_, false) => "is down",
-        };
-        lines.push(format!("server {} {state}", server.address));
+        lines.push(format!("server {}: {}", server.address, server.standing().state.words()));
     }
     if let Some(more) = servers.len().checked_sub(MOST_SERVERS).filter(|more| *more > 0) {
         lines.push(format!("and {more} servers more"));

@@ -25,6 +25,9 @@ const STALE_AFTER: Duration = Duration::from_millis(500);
 /// The same while all servers that could be asked are known to be down: one that is back would answer within that.
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
+/// How much later than a client's time is over the question may land that is asked again for it: see [`fetch::run`].
+const LANDS: Duration = Duration::from_millis(150);
+
 /// Gets the entry for a question from upstreams, or what stands in for it.
 pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
@@ -63,7 +66,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,
                 None => {
-                    let entry = match timeout_at(fetch::deadline(wanted), landing).await {
+                    let entry = match timeout_at(fetch::deadline(wanted) + LANDS, landing).await {
                         Ok(Some(entry)) => entry,
                         // Whoever asked was stopped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),

@@ -7,12 +7,13 @@ use crate::local::records::{Found, Records};
 use crate::local::server_facts;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
+use crate::upstream::server::{LOOP_LABEL, LOOP_NONCE, LOOP_TOKEN};
 use crate::wire::make::LocalRecords;
 use crate::wire::name::suffixes;
 use crate::wire::query::Key;
 use crate::wire::{Rcode, class, rcode, rtype};
 
-/// How far the name of a loop check lies below this: `<token>.loop-check.nodens.internal`.
+/// What nodens asks for itself lies below this: letter case checks, and loop checks of servers that are asked for every name.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
 /// Why a denied name does not exist.
@@ -74,8 +75,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     if qtype == rtype::ANY {
         return Local::Answer(Own::plain(rcode::NOERROR, server_facts::any()));
     }
-    if name.ends_with(LOOP_CHECK) {
-        loop_check(snapshot, name);
+    if loop_check(snapshot, name) || name.ends_with(LOOP_CHECK) {
         return Local::Answer(Own::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
     let horizon = snapshot.horizon(key.horizon());
@@ -131,11 +131,18 @@ pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
     Own { cause: Some(Cause::Pruned), ..Own::plain(rcode::NXDOMAIN, records) }
 }
 
-/// A query came back to nodens that only its loop check sends: the server whose token it bears leads back here.
-fn loop_check(snapshot: &Snapshot, name: &[u8]) {
+/// Whether this query is one that only the loop check sends, and that came back: the server whose token it bears leads back
+/// here. The name: token, nonce, `loop-check`, a zone of the server's.
+fn loop_check(snapshot: &Snapshot, name: &[u8]) -> bool {
+    if !name.get(LOOP_TOKEN + LOOP_NONCE..).is_some_and(|rest| rest.starts_with(LOOP_LABEL)) {
+        return false;
+    }
+    let mut came_back = false;
     for group in &snapshot.groups {
         for server in group.servers.load().iter().filter(|server| name.starts_with(&server.loop_token())) {
             server.leads_back();
+            came_back = true;
         }
     }
+    came_back
 }

@@ -19,6 +19,7 @@ use crate::clients::{self, Client};
 use crate::metrics::events::Kind;
 use crate::node::{self, Mended, Node, Untracked};
 use crate::server::Phase;
+use crate::snapshot::Snapshot;
 use crate::upstream::links::Links;
 use crate::upstream::standing::wall_clock;
 use crate::upstream::{names, probe};
@@ -243,23 +244,44 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                 let new = !checked.contains(&id);
                 let probe_due = server.probe_due(now, group.in_use(now)) && group.spend(now);
                 if new {
-                    server.forgive_loop();
+                    server.forgive_loop("it is about to be checked for a loop again");
                 }
                 // One that was silent may have been so when it was checked.
-                if new || (probe_due && server.is_silent()) {
-                    probe::check_loop(&links, server, LOOP_CHECK);
+                if new || (probe_due && server.is_silent()) || server.loop_check_due(now) {
+                    probe::check_loop(&links, server, loop_zone(&snapshot, index));
                 }
                 if server.case_check_due(now) && group.spend(now) {
                     probe::check_case(&links, server, LOOP_CHECK);
                 }
+                if server.edns_check_due(now) && group.spend(now) {
+                    probe::check_edns(&links, server, &probe_zone(&snapshot, index), group.known_question());
+                }
                 if probe_due {
-                    let mut routes = snapshot.config.routes.iter().filter(|route| route.to == index);
-                    let zone = routes.find_map(|route| route.zones.first()).cloned().unwrap_or_else(Name::root);
-                    probe::probe(&links, server, &zone);
+                    probe::probe(&links, server, &probe_zone(&snapshot, index), group.known_question());
                 }
             }
         }
         checked = seen;
         tokio::time::sleep(probe::TICK).await;
+    }
+}
+
+/// Zones of the routes that lead to a group.
+fn zones(snapshot: &Snapshot, group: usize) -> impl Iterator<Item = &Name> {
+    snapshot.config.routes.iter().filter(move |route| route.to == group).flat_map(|route| &route.zones)
+}
+
+/// Where the servers of a group are asked for an SOA record.
+fn probe_zone(snapshot: &Snapshot, group: usize) -> Name {
+    zones(snapshot, group).next().cloned().unwrap_or_else(Name::root)
+}
+
+/// Where the names of the loop check lie for a group, in wire form: in a zone of it, as its servers may send back to nodens what is
+/// not theirs. Names of no zone are of no use to others, so those of the root are below one that nobody has.
+fn loop_zone(snapshot: &Snapshot, group: usize) -> &[u8] {
+    const OURS: &[u8] = b"\x06nodens\x08internal\x00";
+    match zones(snapshot, group).next() {
+        Some(zone) if !zones(snapshot, group).any(Name::is_root) => zone.as_wire(),
+        _ => OURS,
     }
 }

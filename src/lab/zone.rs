@@ -24,7 +24,7 @@ pub const NEGATIVE_TTL: u32 = 30;
 const COMPUTED_TTL: u32 = 60;
 
 /// The longest CNAME chain that is followed; a longer one is SERVFAIL.
-const LONGEST_CHAIN: usize = 16;
+const LONGEST_CHAIN: usize = 32;
 
 /// Records by name, and the odd habits of the server that serves them. Built once, then given to an upstream.
 ///

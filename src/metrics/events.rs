@@ -24,17 +24,21 @@ pub enum Kind {
     Ejected,
     /// Clients' queries go there again.
     Recovered,
+    /// It gives errors alone.
+    Failing,
+    /// It gives answers again.
+    AnswersAgain,
     /// It is far slower than another one, which is asked before it now.
     PassedOver,
     /// It is not far slower any more.
     TakenAgain,
-    /// Its queries come back to nodens; it is asked no more.
+    /// Its queries come back to nodens; it is not asked while they do.
     Looped,
-    /// That is forgotten, because it is about to be checked again.
+    /// They do no more, or that is to be found out again.
     LoopForgotten,
-    /// It gets no EDNS any more.
+    /// It gets no EDNS for a while.
     EdnsOff,
-    /// It gets no random letter case any more.
+    /// It gets no random letter case for a while.
     RandomCaseOff,
     /// The name of a server leads to this address.
     AddressAdded,
@@ -168,12 +172,16 @@ impl Kind {
         match self {
             Self::Ejected => "upstream server is down",
             Self::Recovered => "upstream server is back",
+            Self::Failing => "upstream server gives errors alone",
+            Self::AnswersAgain => "upstream server gives answers again",
             Self::PassedOver => "upstream server is slow: others are asked first",
             Self::TakenAgain => "upstream server is no longer slow",
-            Self::Looped => "loop: this upstream server sends its queries back to nodens; it is asked no more",
+            Self::Looped => {
+                "loop: this upstream server sends its queries back to nodens; it is not asked while it does"
+            }
             Self::LoopForgotten => "upstream server is asked again",
-            Self::EdnsOff => "upstream server cannot stand EDNS: no more OPT",
-            Self::RandomCaseOff => "upstream server folds letter case: no more 0x20",
+            Self::EdnsOff => "upstream server answers no EDNS: no OPT for a while",
+            Self::RandomCaseOff => "upstream server folds letter case: no random case (0x20) for a while",
             Self::AddressAdded => "upstream server found by its name",
             Self::AddressRemoved => "upstream server gone from its name",
             Self::NameUnresolved => "upstream's name cannot be resolved; trying again",
@@ -199,7 +207,8 @@ impl Kind {
             Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
             Self::PassedOver | Self::TakenAgain | Self::TookOver | Self::HandedOver => Level::Info,
             Self::LocalFaultOver => Level::Info,
-            Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
+            Self::AnswersAgain => Level::Info,
+            Self::Failing | Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
             Self::TookBack | Self::HandoverFailed | Self::NodeMended | Self::LocalFault => Level::Warn,
             Self::Looped | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeBroken => Level::Error,
         }

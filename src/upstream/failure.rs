@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::local::LocalFault;
+use super::message::{Fault, Verdict};
 use super::transport::Transport;
 use crate::cause::Cause;
 use crate::wire::text::plain;
@@ -29,8 +30,10 @@ pub enum FailureKind {
     Formerr,
     /// It answered with another response code that is no answer.
     OtherRcode,
-    /// Over a connection: a reply that does not match or cannot be read.
+    /// A reply that cannot be read, or has records that cannot be right; over a connection also one that does not match.
     Malformed,
+    /// It named other servers to ask.
+    Referral,
     /// Over a connection: a response that began to come, and did not come to its end.
     Incomplete,
     /// TLS could not be set up; nothing was asked.
@@ -85,6 +88,15 @@ impl FailureKind {
         }
     }
 
+    /// What a reply is, if it is no answer.
+    pub(super) fn of_verdict(verdict: &Verdict) -> Option<Self> {
+        match verdict.fault {
+            Some(Fault::Malformed) => Some(Self::Malformed),
+            Some(Fault::Referral) => Some(Self::Referral),
+            None => Self::of_rcode(verdict.rcode),
+        }
+    }
+
     /// Which failure an error of a socket is, when it is opened or written to.
     pub fn of_error(error: &io::Error) -> Self {
         LocalFault::of(error).map_or_else(|| Self::of_arrived(error), Self::Local)
@@ -103,7 +115,14 @@ impl FailureKind {
     pub fn is_reply(self) -> bool {
         matches!(
             self,
-            Self::Servfail | Self::Refused | Self::Notimp | Self::Formerr | Self::OtherRcode | Self::Incomplete
+            Self::Servfail
+                | Self::Refused
+                | Self::Notimp
+                | Self::Formerr
+                | Self::OtherRcode
+                | Self::Malformed
+                | Self::Referral
+                | Self::Incomplete
         )
     }
 
@@ -130,6 +149,7 @@ impl FailureKind {
             Self::Formerr => "formerr",
             Self::OtherRcode => "other_rcode",
             Self::Malformed | Self::Incomplete => "malformed",
+            Self::Referral => "referral",
             Self::Tls(_) => "tls",
             Self::Quota => "quota",
             Self::Local(_) => "local",
@@ -148,6 +168,7 @@ impl FailureKind {
             Self::Formerr => "FORMERR",
             Self::OtherRcode => "an unusual response code",
             Self::Malformed => "malformed reply",
+            Self::Referral => "a referral to other servers",
             Self::Incomplete => "a response without an end",
             Self::Tls(fault) => fault.words(),
             Self::Quota => "not asked: max_qps is used up",
@@ -185,7 +206,7 @@ impl Failure {
             Cause::RateLimited
         } else if all(|kind| matches!(kind, FailureKind::Local(_))) {
             Cause::LocalFault
-        } else if any(|kind| kind.is_reply() || kind == FailureKind::Malformed) {
+        } else if any(FailureKind::is_reply) {
             match self.extended_error {
                 Some((code, _)) if ede::is_policy(code) => Cause::Blocked,
                 _ => Cause::UpstreamFailed,

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::RngExt;
@@ -12,10 +13,14 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::failure::Failure;
 use super::health::UNHEARD;
+use super::question::Question;
 use super::quota::{Millis, Near, Quota, Verdict};
 use super::server::Server;
 use crate::config::{self, Select};
 use crate::wire::ede;
+
+/// How long a question that was answered is kept until a newer one takes its place.
+const KEEP_WELL: Duration = Duration::from_secs(5);
 
 /// Servers that give the same answers.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub struct Group {
     /// When it was last asked, in milliseconds since the epoch.
     asked: AtomicU64,
     recoveries: Arc<AtomicU32>,
+    /// A question of a client that was answered a short time ago, and when.
+    well: Mutex<Option<(Question, Instant)>>,
+    /// A name of a server that cannot be resolved, and why.
+    unresolved: Mutex<Option<String>>,
 }
 
 impl Group {
@@ -50,6 +59,8 @@ impl Group {
             epoch: Instant::now(),
             asked: AtomicU64::new(0),
             recoveries,
+            well: Mutex::default(),
+            unresolved: Mutex::default(),
         }
     }
 
@@ -73,11 +84,11 @@ impl Group {
                 // A server of which nothing is known is worth a try before the others: so it becomes known.
                 Select::Fastest => servers.sort_by_cached_key(|server| {
                     let health = server.health();
-                    (!health.is_healthy(), health.smoothed().unwrap_or_default())
+                    (!health.takes_queries(), health.smoothed().unwrap_or_default())
                 }),
                 Select::Spread => {
-                    servers.sort_by_cached_key(|server| (!server.is_healthy(), server.load()));
-                    let healthy = servers.iter().take_while(|server| server.is_healthy()).count();
+                    servers.sort_by_cached_key(|server| (!server.takes_queries(), server.load()));
+                    let healthy = servers.iter().take_while(|server| server.takes_queries()).count();
                     if let Some(first) = better_of_two(healthy, &mut rand::rng()) {
                         servers[..=first].rotate_right(1);
                     }
@@ -98,7 +109,7 @@ impl Group {
     fn by_file(&self, servers: &mut [Arc<Server>]) {
         let known = |server: &Arc<Server>| {
             let health = server.health();
-            health.smoothed().filter(|_| health.is_healthy())
+            health.smoothed().filter(|_| health.takes_queries())
         };
         let best = servers.iter().filter_map(known).min();
         let mut changed = Vec::new();
@@ -109,7 +120,7 @@ impl Group {
             if before != health.passed_over() {
                 changed.push(Arc::clone(server));
             }
-            (!health.is_healthy(), passed_over)
+            (!health.takes_queries(), passed_over)
         });
         // Behind the sort, which holds the lock of a server's health.
         changed.iter().for_each(|server| server.is_or_was_passed_over(best.unwrap_or_default()));
@@ -118,6 +129,30 @@ impl Group {
     /// It is being asked now.
     pub fn is_asked(&self, now: Instant) {
         self.asked.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    /// A client's question was answered.
+    pub(super) fn was_answered(&self, question: &Question, now: Instant) {
+        let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        if well.as_ref().is_none_or(|(_, at)| now >= *at + KEEP_WELL) {
+            *well = Some((question.clone(), now));
+        }
+    }
+
+    /// A question that one of its servers has answered a short time ago, so that each should.
+    pub fn known_question(&self) -> Option<Question> {
+        let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
+        well.as_ref().map(|(question, _)| question.clone())
+    }
+
+    /// The name of a server cannot be resolved, for this reason; or all can.
+    pub fn set_unresolved(&self, why: Option<String>) {
+        *self.unresolved.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// The names that cannot be resolved, with the reason.
+    pub fn unresolved(&self) -> Vec<String> {
+        self.unresolved.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Whether it was asked so short a time ago that it matters which of its servers are well.
@@ -190,6 +225,11 @@ impl Group {
     /// Whether some server takes clients' queries.
     pub fn is_alive(&self) -> bool {
         self.servers.load().iter().any(|server| server.is_healthy())
+    }
+
+    /// Whether some server gives answers, as far as is known; of one that nothing has come from yet, whether nothing has failed.
+    pub fn is_promising(&self) -> bool {
+        self.servers.load().iter().any(|server| server.is_promising())
     }
 
     /// A number that equal groups share across reloads: answers of one are answers of the other.

@@ -1,9 +1,11 @@
 //! One server's health: a pure state machine, time is an argument.
 //!
 //! ```text
-//!           3 attempts in a row lost, or 8 of the last 32
-//! taking ─────────────────────────────────────────────────► ejected ── probes, 200 ms after, then ever less often
-//!    ▲  ◄──────────────────────────────────────────────────    │      to 1.2 s; once one is answered, every 50 ms
+//!      3 attempts in a row lost, or 8 of the last 32        a probe is lost too
+//! taking ─────────────────────────────────────► suspect ───────────────────► ejected ── probes, 200 ms after, then ever
+//!    ▲  ◄──────────────────────────────────────    │                            │   less often to 1.2 s; once one is
+//!    │          probes are answered                                             │   answered, every 50 ms
+//!    ├──────────────────────────────────────────────────────────────────────────┘
 //!    │         as many replies in a row as it has to prove
 //!    │    far slower than another server of its group
 //!    └────────────────────────────────────────────────► passed over ── probes, every 500 ms
@@ -11,13 +13,16 @@
 //!
 //! - Latency: an exponentially smoothed mean for the order of servers, and a sliding window of the last replies for the
 //!   "usual worst" (95th percentile), after which a second server is asked and, times a factor, the attempt is overdue.
-//! - Failures: a timeout, a refused port or a broken network count; a run of them ejects the server, and so do many
-//!   among few. A response code such as SERVFAIL does not: one broken zone says nothing of the server, and going on to
-//!   the next one costs no time.
+//! - Failures: a timeout, a refused port or a broken network count; after a run of them, or many among few, other servers
+//!   are asked first. Whether it is the server or the names, a probe decides: one that it does not answer ejects it. A name
+//!   counts once, however often it is asked, and not in the run if something else was answered meanwhile: it may be lame or
+//!   slow where the server is well. A response code such as SERVFAIL does not count: one broken zone says nothing of the
+//!   server, and going on to the next one costs no time.
 //! - An ejected server is asked by probes only, at jittered intervals; a good reply brings it back, as does one to a
 //!   client's query that comes late but in bearable time. So no client waits for it, and it is back within two seconds.
 //!   One that was back only a moment ago, or loses packets, has to give several replies in a row: it may be flapping.
 //! - One that is merely slow is passed over where the order is otherwise the file's, and probed as well.
+//! - A new server is probed at once, and one that was silent last.
 //! - Of a server that nobody has asked for a while, though its group is in use, a probe finds out how it is: before it
 //!   is needed.
 
@@ -41,6 +46,12 @@ const CONFIRM: Duration = Duration::from_millis(50);
 const APART: Duration = Duration::from_millis(25);
 /// The most replies in a row that an ejected server has to give.
 pub const MOST_PROOF: u32 = 8;
+/// Probes that a server answers which was suspected of losing packets, until it is no more.
+const CLEARED_BY: u32 = 4;
+/// A name that got no reply counts once in this time.
+const COUNTS_ONCE: Duration = Duration::from_secs(10);
+/// Names that are remembered for that.
+const COUNTED: usize = 8;
 /// The replies in a row that a server has to give which was ejected for losing packets now and then.
 const PROOF_OF_LOSING: u32 = 4;
 /// A server ejected again within this time after it came back has to give twice the proof.
@@ -72,6 +83,12 @@ pub struct Health {
     /// The last attempts, the newest in the lowest bit; a bit that is set is one without a reply.
     lost: u32,
     streak: u32,
+    /// Whether a probe, or the host itself, has agreed since the last reply.
+    agreed: bool,
+    /// It is suspected of losing packets.
+    losing: Option<Losing>,
+    /// Names that were counted, and when.
+    counted: [Option<(u64, Instant)>; COUNTED],
     ejected: Option<Ejected>,
     /// What it had to give to come back, and when it was back.
     came_back: Option<(u32, Instant)>,
@@ -80,6 +97,28 @@ pub struct Health {
     answered: Option<Instant>,
     next_check: Option<Instant>,
     minute: Minute,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Losing {
+    /// Probes sent since, one after the other, and how many were answered.
+    sent: u32,
+    answered: u32,
+    /// A probe was lost since.
+    agreed: bool,
+}
+
+/// An attempt without a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A query for a name with this hash, and nothing at all came from the server meanwhile.
+    Query(u64),
+    /// The same, while others were answered.
+    Beside(u64),
+    /// A probe.
+    Probe,
+    /// The host or the network said that there is no server.
+    Told,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +154,9 @@ impl Health {
             usual_worst: None,
             lost: 0,
             streak: 0,
+            agreed: false,
+            losing: None,
+            counted: [None; COUNTED],
             ejected: None,
             came_back: None,
             passed_over: false,
@@ -125,9 +167,15 @@ impl Health {
         }
     }
 
-    /// A reply came after `latency`.
-    pub fn replied(&mut self, now: Instant, latency: Duration) -> Option<Change> {
-        self.streak = 0;
+    /// A reply came after `latency`, to a client's query or to a `probe`.
+    pub fn replied(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<Change> {
+        (self.streak, self.agreed) = (0, false);
+        if let Some(losing) = self.losing.as_mut() {
+            losing.answered = losing.sent.min(losing.answered + u32::from(probe));
+            if losing.answered >= CLEARED_BY {
+                (self.losing, self.lost) = (None, 0);
+            }
+        }
         if latency >= self.attempt_timeout() && latency <= BEARABLE {
             // Its attempt was counted as lost, and is not.
             self.lost &= self.lost.wrapping_sub(1);
@@ -161,19 +209,36 @@ impl Health {
         let since = ejected.since;
         self.came_back = Some((ejected.proof, now));
         self.ejected = None;
-        self.lost = 0;
+        (self.lost, self.losing) = (0, None);
         Some(Change::Recovered(now.saturating_duration_since(since)))
     }
 
     /// An attempt got no reply. `jitter` is a random number of 0..=1 that spreads the first probe.
-    pub fn failed(&mut self, now: Instant, jitter: f64) -> Option<Change> {
-        self.streak = self.streak.saturating_add(1);
-        self.lost = self.lost << 1 | 1;
+    pub fn failed(&mut self, now: Instant, jitter: f64, what: Lost) -> Option<Change> {
         self.heard = Some(now);
-        let loses = self.lost.count_ones() >= EJECT_LOSING;
-        if self.ejected.is_some() || !(loses || self.streak >= EJECT_AFTER) {
+        match what {
+            Lost::Query(name) | Lost::Beside(name) if self.was_counted(name, now) => return None,
+            Lost::Query(_) | Lost::Beside(_) => {}
+            Lost::Probe | Lost::Told => {
+                self.agreed = true;
+                self.losing.iter_mut().for_each(|losing| losing.agreed = true);
+            }
+        }
+        self.lost = self.lost << 1 | 1;
+        if !matches!(what, Lost::Beside(_)) {
+            self.streak = self.streak.saturating_add(1);
+        }
+        if self.ejected.is_some() {
             return None;
         }
+        if self.lost.count_ones() >= EJECT_LOSING {
+            self.losing.get_or_insert_default();
+        }
+        let loses = self.losing.is_some_and(|losing| losing.agreed);
+        if !(loses || self.agreed && self.streak >= EJECT_AFTER) {
+            return None;
+        }
+        (self.losing, self.agreed) = (None, false);
         let relapse = self.came_back.filter(|(_, back)| now < *back + RELAPSE);
         let proof = relapse.map_or(1, |(proof, _)| (proof * 2).min(MOST_PROOF));
         let proof = if self.streak < EJECT_AFTER { proof.max(PROOF_OF_LOSING) } else { proof };
@@ -183,8 +248,30 @@ impl Health {
         Some(Change::Ejected)
     }
 
+    /// Whether a name was counted a short time ago; from now on it is.
+    fn was_counted(&mut self, name: u64, now: Instant) -> bool {
+        let recent = |(_, at): &(u64, Instant)| now < *at + COUNTS_ONCE;
+        if self.counted.iter().flatten().filter(|counted| recent(counted)).any(|(counted, _)| *counted == name) {
+            return true;
+        }
+        self.counted.rotate_right(1);
+        self.counted[0] = Some((name, now));
+        false
+    }
+
+    /// Whether so much was lost that others are asked first, until a probe decides.
+    pub fn is_suspect(&self) -> bool {
+        self.streak >= EJECT_AFTER || self.losing.is_some()
+    }
+
+    /// Whether it is suspected of losing packets.
+    pub fn is_losing(&self) -> bool {
+        self.losing.is_some()
+    }
+
     /// Whether a probe is due now; the next one is then set for later. `in_use`: its group was asked a moment ago.
-    pub fn probe_due(&mut self, now: Instant, jitter: f64, in_use: bool) -> bool {
+    /// `is_doubtful`: it gives errors.
+    pub fn probe_due(&mut self, now: Instant, jitter: f64, in_use: bool, is_doubtful: bool) -> bool {
         if let Some(ejected) = self.ejected.as_mut() {
             if now < ejected.next_probe {
                 return false;
@@ -201,16 +288,25 @@ impl Health {
             ejected.next_probe = now + jittered(wait, jitter);
             return true;
         }
-        let wait = match (self.passed_over, self.streak) {
-            (true, _) => SLOW_PROBE,
+        let due = match (self.next_check, self.heard) {
+            // Nothing is known of it.
+            (None, None) => true,
+            (checked, _) if self.losing.is_some() => {
+                let is_over = self.losing.is_some_and(|losing| losing.answered == losing.sent);
+                is_over && checked.is_none_or(|checked| now >= checked + CONFIRM)
+            }
             // The last thing heard of it was silence.
-            (false, 1..) => FIRST_PROBE,
-            (false, 0) => UNHEARD,
+            (Some(checked), Some(heard)) if self.streak > 0 && checked > heard => now >= checked + FIRST_PROBE,
+            (_, Some(_)) if self.streak > 0 => true,
+            (checked, _) if is_doubtful => checked.is_none_or(|checked| now >= checked + SLOW_PROBE),
+            (checked, heard) => {
+                let wait = if self.passed_over { SLOW_PROBE } else { UNHEARD };
+                in_use && heard.max(checked).is_some_and(|since| now >= since + jittered(wait, jitter))
+            }
         };
-        let since = self.heard.max(self.next_check);
-        let due = in_use && since.is_some_and(|since| now >= since + jittered(wait, jitter));
-        if due || since.is_none() {
+        if due {
             self.next_check = Some(now);
+            self.losing.iter_mut().for_each(|losing| losing.sent += 1);
         }
         due
     }
@@ -220,6 +316,7 @@ impl Health {
         if let Some(ejected) = self.ejected.as_mut() {
             ejected.asked = false;
         }
+        self.losing.iter_mut().for_each(|losing| losing.sent = losing.answered);
     }
 
     /// When the next probe is due, if the server is ejected.
@@ -237,9 +334,23 @@ impl Health {
         self.answered.is_some_and(|answered| answered > then)
     }
 
-    /// Whether clients' queries go there.
+    /// Whether it is not ejected.
     pub fn is_healthy(&self) -> bool {
         self.ejected.is_none()
+    }
+
+    /// Whether clients' queries go there before they go to others.
+    pub fn takes_queries(&self) -> bool {
+        self.is_healthy() && !self.is_suspect()
+    }
+
+    /// How long a probe's reply is waited for. Clients do not wait for one that is suspect, so it may take its time; how it is
+    /// is to be known soon all the same.
+    pub fn probe_timeout(&self) -> Duration {
+        match self.ejected {
+            Some(_) => BEARABLE,
+            None => (self.attempt_timeout() * 2).clamp(BEARABLE / 2, BEARABLE),
+        }
     }
 
     /// Attempts in a row without a reply.
@@ -314,37 +425,78 @@ mod tests {
     fn ejected_after_a_run_of_failures_probed_and_back_by_one_reply() {
         let start = Instant::now();
         let mut health = Health::new();
-        assert_eq!(health.failed(start, 0.5), None);
-        assert_eq!(health.replied(start, MS), None);
-        for _ in 1..EJECT_AFTER {
-            assert_eq!(health.failed(start, 0.5), None);
+        assert_eq!(health.failed(start, 0.5, Lost::Query(0)), None);
+        assert_eq!(health.replied(start, MS, false), None);
+        for name in 1..=u64::from(EJECT_AFTER) {
+            assert!(health.takes_queries());
+            assert_eq!(health.failed(start, 0.5, Lost::Query(name)), None);
         }
-        assert_eq!(health.failed(start, 0.5), Some(Change::Ejected));
+        assert!(health.is_healthy() && !health.takes_queries());
+        assert!(health.probe_due(start, 0.5, false, false));
+        assert_eq!(health.failed(start, 0.5, Lost::Probe), Some(Change::Ejected));
         assert!(!health.is_healthy());
 
         let mut now = start;
         for _ in 0..20 {
             let next = health.next_probe().expect("ejected");
             assert!(next > now && next - now <= LONGEST_PROBE);
-            assert!(!health.probe_due(next - MS, 0.5, false));
-            assert!(health.probe_due(next, 0.5, false));
+            assert!(!health.probe_due(next - MS, 0.5, false, false));
+            assert!(health.probe_due(next, 0.5, false, false));
             now = next;
         }
-        assert_eq!(health.replied(now, MS), Some(Change::Recovered(now - start)));
-        assert!(health.is_healthy());
+        assert_eq!(health.replied(now, MS, true), Some(Change::Recovered(now - start)));
+        assert!(health.takes_queries());
+    }
+
+    #[test]
+    fn a_name_counts_once_and_a_probe_that_is_answered_clears_the_server() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        for _ in 0..10 {
+            assert_eq!(health.failed(start, 0.5, Lost::Query(1)), None);
+            assert_eq!(health.failed(start, 0.5, Lost::Query(2)), None);
+        }
+        assert!(health.takes_queries() && health.probe_due(start, 0.5, false, false));
+        assert_eq!(health.failed(start, 0.5, Lost::Query(3)), None);
+        assert!(health.is_suspect() && health.probe_due(start + FIRST_PROBE, 0.5, false, false));
+        assert_eq!(health.replied(start, MS, true), None);
+        assert!(health.takes_queries());
+        // While others are answered, many names at last cast doubt on it, which probes dispel.
+        for name in 10..40 {
+            assert_eq!(health.failed(start, 0.5, Lost::Beside(name)), None);
+        }
+        assert!(health.is_suspect());
+        for number in 1..=CLEARED_BY {
+            assert!(health.is_suspect() && health.probe_due(start + number * CONFIRM + FIRST_PROBE, 0.5, false, false));
+            assert_eq!(health.replied(start, MS, true), None);
+        }
+        assert!(health.takes_queries());
+    }
+
+    #[test]
+    fn a_new_server_is_probed_at_once() {
+        let start = Instant::now();
+        let mut health = Health::new();
+        assert!(health.probe_due(start, 0.5, false, false) && !health.probe_due(start + MS, 0.5, false, false));
+        // The host says that nobody listens: that needs no other witness.
+        for _ in 1..EJECT_AFTER {
+            assert_eq!(health.failed(start, 0.5, Lost::Told), None);
+        }
+        assert_eq!(health.failed(start, 0.5, Lost::Told), Some(Change::Ejected));
     }
 
     #[test]
     fn a_late_reply_was_not_lost() {
         let start = Instant::now();
         let mut health = Health::new();
-        (0..101).for_each(|_| _ = health.replied(start, MS));
+        (0..101).for_each(|_| _ = health.replied(start, MS, false));
         // It has become slower, which the window tells only after some replies.
-        for _ in 0..=EJECT_LOSING {
+        for name in 0..=u64::from(EJECT_LOSING) {
             let late = health.attempt_timeout() + MS;
-            assert_eq!(health.failed(start, 0.5), None);
-            assert_eq!(health.replied(start, late), None);
+            assert_eq!(health.failed(start, 0.5, Lost::Query(name)), None);
+            assert_eq!(health.replied(start, late, false), None);
         }
+        assert!(!health.is_suspect());
     }
 
     #[test]
@@ -352,20 +504,25 @@ mod tests {
         let (start, latency) = (Instant::now(), 300 * MS);
         let mut health = Health::new();
         // Each second one is lost, so that many replies in a row are asked for.
-        while health.is_healthy() {
-            health.replied(start, latency);
-            health.failed(start, 0.5);
+        for name in 0.. {
+            health.replied(start, latency, false);
+            health.failed(start, 0.5, Lost::Query(name));
+            if health.is_suspect() {
+                break;
+            }
         }
+        health.failed(start, 0.5, Lost::Probe);
+        assert!(!health.is_healthy());
         let mut replies = std::collections::VecDeque::new();
         for now in (0..3_000).map(|ms| start + MS * ms) {
             if replies.front() == Some(&now) {
                 replies.pop_front();
-                health.replied(now, latency);
+                health.replied(now, latency, true);
             }
             if health.is_healthy() {
                 return;
             }
-            if health.probe_due(now, 1.0, false) {
+            if health.probe_due(now, 1.0, false, false) {
                 replies.push_back(now + latency);
             }
         }
@@ -377,12 +534,12 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::new();
         for i in 1..=64 {
-            health.replied(now, MS * i);
+            health.replied(now, MS * i, false);
         }
         assert_eq!(health.hedge_after(), MS * 61);
         assert_eq!(health.attempt_timeout(), MS * 183);
         for _ in 0..64 {
-            health.replied(now, MS);
+            health.replied(now, MS, false);
         }
         assert_eq!(health.hedge_after(), HEDGE.0);
         assert_eq!(health.attempt_timeout(), ATTEMPT.0);

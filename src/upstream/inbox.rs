@@ -22,6 +22,8 @@ pub enum Event {
     Doubtful {
         /// Whether it bears the question in other letters.
         folded: bool,
+        /// Whether it says that the query was not understood.
+        formerr: bool,
     },
     /// No reply.
     Failed(FailureKind),

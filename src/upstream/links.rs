@@ -1,17 +1,20 @@
 //! One worker's way to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use foldhash::fast::FixedState;
 use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
 use super::group::Group;
+use super::health::Lost;
 use super::inbox::{Event, Inbox, Line};
 use super::message::Sent;
 use super::question::Question;
@@ -144,6 +147,7 @@ impl Ask for Links {
             lines: Vec::new(),
             failure: Failure::default(),
             answer: None,
+            name: FixedState::default().hash_one(question.name.as_wire()),
         };
         let mut now = Instant::now();
         group.is_asked(now);
@@ -178,8 +182,11 @@ impl Ask for Links {
                         now = Instant::now();
                     }
                 }
-                Step::Won(_) => {
+                Step::Won(number) => {
                     let Some(answer) = run.answer.take() else { return Err(run.failure.into()) };
+                    let winner = run.race.attempt(number).map(|(attempt, _)| &run.servers[attempt.candidate]);
+                    winner.inspect(|server| server.answered());
+                    group.was_answered(question, now);
                     if run.race.has_losers() {
                         tokio::task::spawn_local(run.wind_up());
                     }
@@ -201,6 +208,8 @@ struct Run {
     lines: Vec<(usize, Rc<Line>, Instant)>,
     failure: Failure,
     answer: Option<Answer>,
+    /// A hash of the name.
+    name: u64,
 }
 
 impl Run {
@@ -215,22 +224,19 @@ impl Run {
                 return self.race.written(number, now);
             }
             Event::Failed(kind) => Outcome::Failed(kind),
-            Event::Doubtful { folded } => {
+            Event::Doubtful { folded, formerr } => {
                 if folded {
                     server.case_is_doubted();
                 }
-                Outcome::Doubtful
+                if formerr { Outcome::DoubtfulFormerr } else { Outcome::Doubtful }
             }
             Event::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => Outcome::Truncated,
-            Event::Reply(wire, verdict) => match FailureKind::of_rcode(verdict.rcode) {
+            Event::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => Outcome::Failed(FailureKind::Malformed),
                 None => {
-                    if attempt.edns {
-                        server.answered_with_edns();
-                    } else if self.lacked_edns_before(attempt.candidate) {
-                        let formerr = (server.address, attempt.transport, FailureKind::Formerr);
-                        server.answered_without_edns(self.failure.tried.contains(&formerr));
+                    if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
+                        server.edns_is_doubted();
                     }
                     if attempt.hedge {
                         server.metrics.hedges_won.inc();
@@ -239,6 +245,7 @@ impl Run {
                     Outcome::Answered
                 }
                 Some(kind) => {
+                    server.gave_error();
                     self.failure.extended_error = verdict.extended_error.or(self.failure.extended_error.take());
                     Outcome::Failed(kind)
                 }
@@ -281,9 +288,10 @@ impl Run {
 
     /// Holds a failed attempt against its server.
     fn charge(&mut self, number: usize, kind: FailureKind) {
-        let Some((attempt, _)) = self.race.attempt(number) else { return };
+        let Some((attempt, sent)) = self.race.attempt(number) else { return };
         let Some(server) = self.servers.get(attempt.candidate) else { return };
-        server.failed(kind);
+        let beside = server.has_answered_since(sent);
+        server.failed(kind, if beside { Lost::Beside(self.name) } else { Lost::Query(self.name) });
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 

@@ -34,6 +34,8 @@ pub enum Judgement {
     Doubtful {
         /// Whether it bears the question in other letters.
         folded: bool,
+        /// Whether it says that the query was not understood.
+        formerr: bool,
     },
     /// The reply.
     Reply(Verdict),
@@ -48,6 +50,17 @@ pub struct Verdict {
     pub truncated: bool,
     /// Its first extended error: info-code and text.
     pub extended_error: Option<(u16, Vec<u8>)>,
+    /// Why it is no answer, whatever its response code says.
+    pub fault: Option<Fault>,
+}
+
+/// What a reply may be that has the right question and is no answer all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be read, or a record of it is not as its type wants it.
+    Malformed,
+    /// It names other servers to ask, as a server does that does not recurse.
+    Referral,
 }
 
 impl Sent {
@@ -102,6 +115,13 @@ impl Sent {
         self.bytes.get(HEADER..self.question_end).unwrap_or_default()
     }
 
+    /// Whether a message is the reply to another question, such as a late one to an earlier query with the same id.
+    pub fn is_of_another(&self, message: &[u8]) -> bool {
+        let rest = message.get(HEADER..).unwrap_or_default();
+        let echoed = crate::wire::name::plain_len(rest).and_then(|name| rest.get(..name + 4));
+        u16_at(message, 4) == Some(1) && echoed.is_some_and(|echoed| !self.question().eq_ignore_ascii_case(echoed))
+    }
+
     /// Gives it another id, where the one that was drawn is in use.
     pub fn set_id(&mut self, id: u16) {
         if let Some(place) = self.bytes.first_chunk_mut() {
@@ -118,11 +138,14 @@ impl Sent {
             return Judgement::NotOurs;
         }
         let code = Rcode::of_flags(flags);
-        // Some servers send errors without a question; id, address and port have matched.
-        if questions == 0 && message.len() == HEADER && !matches!(code, rcode::NOERROR | rcode::NXDOMAIN) {
+        let truncated = flags & flag::TC != 0;
+        // Some servers send errors without a question, or that only TCP has room; id, address and port have matched.
+        let is_answer = matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
+        if questions == 0 && message.len() == HEADER && (truncated || !is_answer) {
+            let formerr = matches!(code, rcode::FORMERR | rcode::NOTIMP);
             return match self.case_random {
-                true => Judgement::Doubtful { folded: false },
-                false => Judgement::Reply(Verdict { rcode: code, truncated: false, extended_error: None }),
+                true => Judgement::Doubtful { folded: false, formerr },
+                false => Judgement::Reply(Verdict { rcode: code, truncated, extended_error: None, fault: None }),
             };
         }
         let (Some(asked), Some(echoed)) =
@@ -136,18 +159,27 @@ impl Sent {
             return Judgement::NotOurs;
         }
         if self.case_random && asked != echoed {
-            return Judgement::Doubtful { folded: true };
+            return Judgement::Doubtful { folded: true, formerr: false };
         }
-        let truncated = flags & flag::TC != 0;
-        match Reply::read(message) {
+        let verdict = Verdict { rcode: code, truncated, extended_error: None, fault: None };
+        Judgement::Reply(match Reply::read(message) {
             Ok(reply) => {
+                let fault = match reply.is_sound() {
+                    false => Some(Fault::Malformed),
+                    true if self.wants_recursion() && reply.is_referral() => Some(Fault::Referral),
+                    true => None,
+                };
                 let extended_error = first_extended_error(&reply.extended_errors);
-                Judgement::Reply(Verdict { rcode: reply.rcode, truncated, extended_error })
+                Verdict { rcode: reply.rcode, extended_error, fault, ..verdict }
             }
             // A truncated message may end anywhere; it only sends us to TCP.
-            Err(_) if truncated => Judgement::Reply(Verdict { rcode: code, truncated, extended_error: None }),
-            Err(_) => Judgement::NotOurs,
-        }
+            Err(_) if truncated => verdict,
+            Err(_) => Verdict { fault: Some(Fault::Malformed), ..verdict },
+        })
+    }
+
+    fn wants_recursion(&self) -> bool {
+        u16_at(&self.bytes, 2).is_some_and(|flags| flags & flag::RD != 0)
     }
 }
 

@@ -12,6 +12,7 @@
 //! names ── the addresses of servers that are given by name
 //! question, transport, failure ── what is asked, over which way, what can go wrong
 //! local ── faults of this machine, for which no server is to blame
+//! evidence, capability ── what a server answers, and what it may be sent (pure)
 //! standing ── how a server stands, since when and why, for those who watch
 //! ```
 
@@ -22,7 +23,9 @@ use std::pin::Pin;
 use tokio::time::Instant;
 
 pub mod budget;
+pub mod capability;
 pub mod encrypted;
+pub mod evidence;
 pub mod failure;
 pub mod group;
 pub mod health;

@@ -44,6 +44,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
         let wait = match resolve(&resolver, &group).await {
             Ok((addresses, ttl)) => {
                 publish(&group, &addresses, metrics);
+                group.set_unresolved(None);
                 if let Some(host) = failing.take() {
                     tell(Kind::NameResolved, host);
                 }
@@ -51,6 +52,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
                 ttl.clamp(BETWEEN.0, BETWEEN.1)
             }
             Err((host, error)) => {
+                group.set_unresolved(Some(format!("{host}: {error}")));
                 if failing.as_ref() == Some(&host) {
                     tracing::warn!(upstream = name, %host, %error, "upstream's name still cannot be resolved; trying again");
                 } else {

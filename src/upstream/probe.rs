@@ -8,32 +8,100 @@ use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
 use super::failure::FailureKind;
+use super::health::Lost;
 use super::inbox::{Event, Inbox};
 use super::links::Links;
 use super::question::Question;
 use super::race::Attempt;
 use super::send_context::SendContext;
-use super::server::Server;
+use super::server::{LOOP_LABEL, LOOP_NONCE, Server};
 use super::transport::Transport;
 use crate::wire::name::Name;
-use crate::wire::{RrType, class, rtype};
+use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// How often the servers are looked through for one whose probe is due.
 pub const TICK: Duration = Duration::from_millis(50);
 /// How long a probe's reply is waited for. A later one still counts, as long as the port lives.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks a server for the SOA record of `zone`. Whatever it replies counts for it, silence against it.
-pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name) {
-    ask(links, server, Question { name: zone.clone(), ..question(rtype::SOA) });
+/// Whether a response code may mean that the server does not understand EDNS.
+fn is_refused(code: Rcode) -> bool {
+    matches!(code, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
 }
 
-/// Asks a server for a name that nobody else knows: if that query comes back to nodens, the server leads back here.
-pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
-    let name = [&server.loop_token(), below].concat();
-    if let Ok(name) = Name::from_wire(&name) {
-        ask(links, server, Question { name, ..question(rtype::TXT) });
-    }
+/// Copies of a query with EDNS that must all get lost, while one without is answered, for a check to say that they are not
+/// answered.
+const COPIES: usize = 3;
+
+/// Asks a server for the SOA record of `zone`, or for what was answered `well` a short time ago. Whatever it replies counts for
+/// it, silence against it.
+pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
+    let (links, server) = (Rc::clone(links), Arc::clone(server));
+    let question = server.probe_question(zone, well);
+    tokio::task::spawn_local(async move {
+        let (at, candidate) = (Instant::now(), server.candidate());
+        // The link itself tells the server's health of a reply.
+        match ask(&links, &server, &question, candidate.transport, candidate.edns).await {
+            Asked::Replied(rcode) => {
+                if candidate.edns && is_refused(rcode) {
+                    server.edns_is_doubted();
+                }
+                server.answered_probe(&question, FailureKind::of_rcode(rcode));
+            }
+            Asked::Other => server.was_not_probed(),
+            Asked::Failed(kind) => {
+                if !kind.is_servers() {
+                    server.was_not_probed();
+                }
+                server.failed(kind, Lost::Probe);
+            }
+            // One of before its return must not count against it after that.
+            Asked::Silence if server.has_answered_since(at) && !server.is_losing() => {}
+            Asked::Silence => server.failed(FailureKind::Timeout, Lost::Probe),
+        }
+    });
+}
+
+/// Asks a server for a name below `zone` that nobody else knows: if that query comes back to nodens, the server leads back here.
+/// One that did, and answers it without that, does no more.
+pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, zone: &[u8]) {
+    // No cache on the way has seen it before.
+    let mut nonce = [8; LOOP_NONCE];
+    nonce[1..].fill_with(|| rand::rng().random_range(b'a'..=b'z'));
+    let name = [&server.loop_token()[..], &nonce, LOOP_LABEL, zone].concat();
+    let Ok(name) = Name::from_wire(&name) else { return };
+    let (links, server) = (Rc::clone(links), Arc::clone(server));
+    tokio::task::spawn_local(async move {
+        let (seen, candidate) = (server.loops_seen(), server.candidate());
+        let question = Question { name, ..question(rtype::TXT) };
+        let asked = ask(&links, &server, &question, candidate.transport, candidate.edns).await;
+        if matches!(asked, Asked::Replied(_)) && server.loops_seen() == seen {
+            server.forgive_loop("a query of the loop check was answered, and did not come back");
+        }
+    });
+}
+
+/// Asks a server as [`probe`] does, with EDNS and without: that is to find out whether it answers EDNS.
+pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
+    let (links, server) = (Rc::clone(links), Arc::clone(server));
+    let question = server.probe_question(zone, well);
+    tokio::task::spawn_local(async move {
+        let asked = async |edns| ask(&links, &server, &question, Transport::Udp, edns).await;
+        for _ in 0..COPIES {
+            match asked(true).await {
+                Asked::Replied(rcode) if is_refused(rcode) => break,
+                Asked::Replied(_) => return server.edns_was_checked(false, Instant::now()),
+                Asked::Silence => {}
+                Asked::Other | Asked::Failed(_) => return,
+            }
+        }
+        // A server that does not answer that either says nothing of EDNS.
+        if let Asked::Replied(rcode) = asked(false).await
+            && !is_refused(rcode)
+        {
+            server.edns_was_checked(true, Instant::now());
+        }
+    });
 }
 
 /// Asks a server for a name of many random letters that nobody else knows, over ports that nobody else uses, and finds out
@@ -56,7 +124,7 @@ pub fn check_case(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
             loop {
                 match inbox.next().await.1 {
                     Event::Reply(..) => return true,
-                    Event::Doubtful { folded } => is_folded |= folded,
+                    Event::Doubtful { folded, .. } => is_folded |= folded,
                     Event::Failed(_) => return false,
                     Event::Written(_) => {}
                 }
@@ -79,34 +147,30 @@ fn question(qtype: RrType) -> Question {
     Question { name: Name::root(), qtype, qclass: class::IN, rd: true, cd: false, dnssec_ok: false, z: false }
 }
 
-fn ask(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
-    let (links, server) = (Rc::clone(links), Arc::clone(server));
-    tokio::task::spawn_local(async move {
-        let candidate = server.candidate();
-        let attempt = Attempt { candidate: 0, transport: candidate.transport, edns: candidate.edns, hedge: false };
-        let inbox = Rc::new(Inbox::of_probe());
-        let at = Instant::now();
-        links.to(&server).send(&question, attempt, &context(&inbox, at));
-        // The link itself tells the server's health of a reply.
-        let end = async {
-            loop {
-                let (_, event) = inbox.next().await;
-                if !matches!(event, Event::Written(_)) {
-                    return event;
-                }
+/// What became of a query of nodens's own.
+enum Asked {
+    /// A reply with this response code.
+    Replied(Rcode),
+    /// Something that may be the reply.
+    Other,
+    Failed(FailureKind),
+    Silence,
+}
+
+async fn ask(links: &Rc<Links>, server: &Arc<Server>, question: &Question, transport: Transport, edns: bool) -> Asked {
+    let transport = if server.tls_host.is_some() { Transport::Tls } else { transport };
+    let attempt = Attempt { candidate: 0, transport, edns, hedge: false };
+    let inbox = Rc::new(Inbox::of_probe());
+    links.to(server).send(question, attempt, &context(&inbox, Instant::now()));
+    let end = async {
+        loop {
+            match inbox.next().await.1 {
+                Event::Written(_) => {}
+                Event::Reply(_, verdict) => return Asked::Replied(verdict.rcode),
+                Event::Doubtful { .. } => return Asked::Other,
+                Event::Failed(kind) => return Asked::Failed(kind),
             }
-        };
-        match timeout(PATIENCE, end).await {
-            Ok(Event::Reply(..) | Event::Doubtful { .. } | Event::Written(_)) => {}
-            Ok(Event::Failed(kind)) => {
-                if !kind.is_servers() {
-                    server.was_not_probed();
-                }
-                server.failed(kind);
-            }
-            // One of before its return must not count against it after that.
-            Err(_) if server.has_answered_since(at) => {}
-            Err(_) => server.failed(FailureKind::Timeout),
         }
-    });
+    };
+    timeout(server.probe_timeout(), end).await.unwrap_or(Asked::Silence)
 }

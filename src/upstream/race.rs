@@ -11,7 +11,7 @@
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
 //!
-//! TC sends the question to the same server over TCP at once, and FORMERR sends it again without EDNS. A doubtful reply, with the
+//! TC sends the question to the same server over TCP at once, and FORMERR or NOTIMP sends it again without EDNS. A doubtful reply, with the
 //! question in other letters or without it, sends it over TCP as well, where nobody can guess; the true reply may still come.
 
 use std::time::Duration;
@@ -75,6 +75,8 @@ pub enum Outcome {
     Truncated,
     /// Something came that may be the reply, or a guess.
     Doubtful,
+    /// The same, and if it is the reply, the server does not understand EDNS.
+    DoubtfulFormerr,
     /// No answer.
     Failed(FailureKind),
 }
@@ -219,16 +221,18 @@ impl Race {
         if !was_open && !std::mem::replace(&mut running.doubted, false) {
             return;
         }
-        running.doubted = outcome == Outcome::Doubtful && was_open;
+        running.doubted = matches!(outcome, Outcome::Doubtful | Outcome::DoubtfulFormerr) && was_open;
         let (attempt, overdue) = (running.attempt, running.overdue);
         match outcome {
             Outcome::Answered => self.won = self.won.or(Some(number)),
-            Outcome::Truncated | Outcome::Doubtful if attempt.transport == Transport::Udp => {
-                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
-            }
-            Outcome::Failed(FailureKind::Formerr) if attempt.edns => {
+            Outcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | Outcome::DoubtfulFormerr if attempt.edns => {
                 self.runners[attempt.candidate].candidate.edns = false;
                 self.go_on(Attempt { edns: false, hedge: false, ..attempt }, overdue);
+            }
+            Outcome::Truncated | Outcome::Doubtful | Outcome::DoubtfulFormerr
+                if attempt.transport == Transport::Udp =>
+            {
+                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             outcome => {
                 // Neither a server's error nor a lasting fault of this machine would be another one at once.

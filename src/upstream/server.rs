@@ -1,30 +1,36 @@
 //! What all workers know together of one server. No sockets: those belong to each worker.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::capability::{Capability, HOLDS_FOR};
+use super::evidence::Evidence;
 use super::failure::FailureKind;
-use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health};
+use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health, Lost};
 use super::minute::Latencies;
+use super::question::Question;
 use super::race::Candidate;
 use super::standing::{Standing, State, Streak, wall_clock};
 use super::transport::Transport;
 use crate::metrics::ServerMetrics;
 use crate::metrics::events::Kind;
+use crate::wire::name::Name;
 
-/// Checks in a row whose replies came back in other letters, after which a server gets no random letter case for a while.
-const FOLDED_CHECKS: u8 = 2;
-/// How long that while is.
-const FOLDS_FOR: Duration = Duration::from_secs(3_600);
-/// The pause between two checks.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// The time from finding a loop to the first check whether it is still there; each later one after twice as long.
+const FIRST_LOOP_CHECK: Duration = Duration::from_secs(1);
+/// The longest such time.
+const LONGEST_LOOP_CHECK: Duration = Duration::from_secs(30);
 
-/// Answers in a row that came only without EDNS, after silence with it, until a server gets no EDNS any more.
-const PLAIN_BEFORE_RETREAT: u8 = 3;
+/// Bytes of the first label in the names of the loop check: the token of the server.
+pub const LOOP_TOKEN: usize = 17;
+/// Bytes of the second one, which is random, so that no cache on the way has seen the name before.
+pub const LOOP_NONCE: usize = 9;
+/// The third one; a zone of the server follows.
+pub const LOOP_LABEL: &[u8] = b"\x0aloop-check";
 
 /// One server.
 #[derive(Debug)]
@@ -39,11 +45,14 @@ pub struct Server {
     pub metrics: ServerMetrics,
     health: Mutex<Health>,
     recoveries: Arc<AtomicU32>,
-    letters: Mutex<Letters>,
-    /// Answers in a row that came only without EDNS.
-    plain: AtomicU8,
+    evidence: Mutex<Evidence>,
+    /// Whether a question comes back in the letters that it was sent in.
+    letter_case: Mutex<Capability>,
+    /// Whether queries with an OPT record are answered.
+    edns: Mutex<Capability>,
     /// Its answers come from nodens itself.
     looped: AtomicBool,
+    loops: Mutex<Loops>,
     /// Random, so that only a query of the loop check bears it.
     token: u64,
     standing: Mutex<Standing>,
@@ -67,11 +76,13 @@ impl Server {
             metrics,
             health: Mutex::default(),
             recoveries,
-            letters: Mutex::default(),
-            plain: AtomicU8::new(0),
+            evidence: Mutex::default(),
+            letter_case: Mutex::default(),
+            edns: Mutex::default(),
             looped: AtomicBool::new(false),
+            loops: Mutex::default(),
             token: rand::random(),
-            standing: Mutex::new(Standing::new(State::Healthy, "nothing against it so far")),
+            standing: Mutex::new(Standing::new(State::Unknown, "no reply yet")),
             last_failures: Mutex::default(),
         }
     }
@@ -82,20 +93,24 @@ impl Server {
         Candidate {
             hedge_after: health.hedge_after(),
             timeout: health.attempt_timeout(),
-            edns: self.takes_edns(),
+            edns: self.takes_edns(Instant::now()),
             transport: if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp },
-            healthy: health.is_healthy(),
+            healthy: health.takes_queries(),
         }
     }
 
     /// A reply came now, good or bad, after `latency`, to a client's query or to a `probe`.
     pub fn replied(&self, now: Instant, latency: Duration, probe: bool) {
         self.metrics.duration.observe(latency.as_secs_f64());
-        let (change, smoothed) = {
+        let (change, smoothed, is_first) = {
             let mut health = self.health();
-            (health.replied(now, latency), health.smoothed())
+            let is_first = health.smoothed().is_none();
+            (health.replied(now, latency, probe), health.smoothed(), is_first)
         };
         self.metrics.smoothed.set(smoothed.unwrap_or_default().as_secs_f64());
+        if is_first {
+            self.is_heard_of();
+        }
         if let Some(Change::Recovered(after)) = change
             && !self.is_looped()
         {
@@ -111,8 +126,53 @@ impl Server {
         }
     }
 
+    /// The first reply: nobody is told, as that is as it should be.
+    fn is_heard_of(&self) {
+        let mut standing = lock(&self.standing);
+        if standing.state == State::Unknown && self.state() == State::Healthy {
+            *standing = Standing::new(State::Healthy, "it replied");
+        }
+    }
+
+    /// It gave an answer to a client's query.
+    pub(super) fn answered(&self) {
+        lock(&self.evidence).answered();
+        self.gives_answers();
+    }
+
+    /// It gave an error to a client's query.
+    pub(super) fn gave_error(&self) {
+        lock(&self.evidence).gave_error();
+    }
+
+    /// It answered a probe.
+    pub(super) fn answered_probe(&self, question: &Question, error: Option<FailureKind>) {
+        let only = {
+            let mut evidence = lock(&self.evidence);
+            evidence.answered_probe(question, error);
+            evidence.only_error()
+        };
+        match only {
+            Some(error) => self
+                .becomes(State::Failing, Kind::Failing, || format!("{} to everything, to a probe too", error.words())),
+            None => self.gives_answers(),
+        }
+    }
+
+    fn gives_answers(&self) {
+        if lock(&self.standing).state == State::Failing {
+            self.becomes(self.state(), Kind::AnswersAgain, String::new);
+        }
+    }
+
+    /// What to probe it with: see [`Evidence::probe`].
+    pub(super) fn probe_question(&self, zone: &Name, well: Option<Question>) -> Question {
+        lock(&self.evidence).probe(zone, well)
+    }
+
     /// An attempt failed. One that got a reply says nothing of the server's health, nor does one that was never sent.
-    pub fn failed(&self, kind: FailureKind) {
+    /// `silence` is what it was where nothing came.
+    pub fn failed(&self, kind: FailureKind, silence: Lost) {
         self.metrics.failed(kind.label());
         if kind.is_reply() || !kind.is_servers() {
             return;
@@ -120,7 +180,8 @@ impl Server {
         lock(&self.last_failures).push(kind);
         let (change, in_a_row) = {
             let mut health = self.health();
-            (health.failed(Instant::now(), rand::random()), health.streak())
+            let what = if kind == FailureKind::Timeout { silence } else { Lost::Told };
+            (health.failed(Instant::now(), rand::random(), what), health.streak())
         };
         if change == Some(Change::Ejected) {
             self.metrics.ejections.inc();
@@ -149,7 +210,8 @@ impl Server {
 
     /// Whether a probe is due now; the next one is then set for later. `in_use`: see [`super::Group::in_use`].
     pub fn probe_due(&self, now: Instant, in_use: bool) -> bool {
-        self.health().probe_due(now, rand::random(), in_use)
+        let is_doubtful = lock(&self.evidence).is_doubtful();
+        self.health().probe_due(now, rand::random(), in_use, is_doubtful)
     }
 
     /// The last probe was not sent: this machine could not.
@@ -163,9 +225,30 @@ impl Server {
         self.health().smoothed().unwrap_or_default() * waiting.saturating_add(1)
     }
 
-    /// Whether clients' queries go there.
+    /// Whether it is neither ejected nor leads back.
     pub fn is_healthy(&self) -> bool {
         !self.is_looped() && self.health().is_healthy()
+    }
+
+    /// Whether clients' queries go there before they go to others.
+    pub fn takes_queries(&self) -> bool {
+        !self.is_looped() && self.health().takes_queries()
+    }
+
+    /// Whether it gives answers, as far as is known; of one that nothing has come from yet, whether nothing has failed.
+    pub fn is_promising(&self) -> bool {
+        let state = self.standing().state;
+        state.is_good() || state == State::Unknown && self.health().streak() == 0
+    }
+
+    /// Whether it is suspected of losing packets.
+    pub(super) fn is_losing(&self) -> bool {
+        self.health().is_losing()
+    }
+
+    /// How long a probe's reply is waited for.
+    pub(super) fn probe_timeout(&self) -> Duration {
+        self.health().probe_timeout()
     }
 
     /// Whether it is down and has given no sign of life since.
@@ -180,87 +263,105 @@ impl Server {
 
     /// Whether to send it random letter case.
     pub fn takes_random_case(&self, now: Instant) -> bool {
-        lock(&self.letters).folds_until.is_none_or(|until| now >= until)
+        lock(&self.letter_case).is_there(now)
     }
 
     /// Whether to send it EDNS.
-    pub fn takes_edns(&self) -> bool {
-        self.plain.load(Ordering::Relaxed) < PLAIN_BEFORE_RETREAT
+    pub fn takes_edns(&self, now: Instant) -> bool {
+        lock(&self.edns).is_there(now)
+    }
+
+    /// For how long it counts as one that answers no EDNS, and that folds letter case.
+    pub fn retreats(&self, now: Instant) -> [Option<Duration>; 2] {
+        [&self.edns, &self.letter_case]
+            .map(|capability| lock(capability).off_until(now).map(|until| until.saturating_duration_since(now)))
     }
 
     /// Something came in other letters than were sent: from a server that folds them, or from someone who guesses. That proves
     /// nothing, and has it checked.
     pub fn case_is_doubted(&self) {
-        lock(&self.letters).doubted = true;
+        lock(&self.letter_case).doubt();
     }
 
     /// Whether to send a query now that finds out what it does to letters.
     pub fn case_check_due(&self, now: Instant) -> bool {
-        let mut letters = lock(&self.letters);
-        let due = letters.doubted
-            && letters.folds_until.is_none_or(|until| now >= until)
-            && letters.checked.is_none_or(|checked| now >= checked + CHECK_EVERY);
-        if due {
-            letters.checked = Some(now);
-        }
-        due
+        lock(&self.letter_case).check_due(now)
     }
 
     /// The true reply to such a query came back in other letters, or not.
     pub fn case_was_checked(&self, folded: bool, now: Instant) {
-        let mut letters = lock(&self.letters);
-        letters.folded_checks = if folded { letters.folded_checks + 1 } else { 0 };
-        letters.doubted = folded && letters.folded_checks < FOLDED_CHECKS;
-        if letters.folded_checks >= FOLDED_CHECKS {
-            *letters = Letters { folds_until: Some(now + FOLDS_FOR), ..Letters::default() };
-            self.tell(Kind::RandomCaseOff, format!("{FOLDED_CHECKS} checks in a row came back in other letters"));
+        if lock(&self.letter_case).was_checked(folded, now) {
+            self.tell(
+                Kind::RandomCaseOff,
+                format!("checks came back in other letters; for {} min", HOLDS_FOR.as_secs() / 60),
+            );
         }
     }
 
-    /// It answered without EDNS what it did not with. If it said so itself (FORMERR) it gets none any more; if it was
-    /// silent the network may have lost two datagrams, so that counts only if it happens again and again.
-    pub fn answered_without_edns(&self, said_so: bool) {
-        let step = if said_so { PLAIN_BEFORE_RETREAT } else { 1 };
-        let add = |before: u8| Some(before.saturating_add(step).min(PLAIN_BEFORE_RETREAT));
-        let before = self.plain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_default();
-        if before < PLAIN_BEFORE_RETREAT && add(before) == Some(PLAIN_BEFORE_RETREAT) {
-            let reason = match said_so {
-                true => "it answered FORMERR".to_string(),
-                false => format!("{PLAIN_BEFORE_RETREAT} answers in a row came only without"),
-            };
-            self.tell(Kind::EdnsOff, reason);
-        }
+    /// It answered without EDNS what it did not with: its own doing, or the name's, or two lost datagrams. That proves nothing,
+    /// and has it checked.
+    pub fn edns_is_doubted(&self) {
+        lock(&self.edns).doubt();
     }
 
-    /// It answered a query with EDNS.
-    pub fn answered_with_edns(&self) {
-        if (1..PLAIN_BEFORE_RETREAT).contains(&self.plain.load(Ordering::Relaxed)) {
-            self.plain.store(0, Ordering::Relaxed);
+    /// Whether to find out now whether it answers EDNS.
+    pub fn edns_check_due(&self, now: Instant) -> bool {
+        lock(&self.edns).check_due(now)
+    }
+
+    /// It answered a plain question without EDNS, and with EDNS not, or did.
+    pub fn edns_was_checked(&self, lacking: bool, now: Instant) {
+        if lock(&self.edns).was_checked(lacking, now) {
+            let minutes = HOLDS_FOR.as_secs() / 60;
+            self.tell(Kind::EdnsOff, format!("checks were answered only without; for {minutes} min"));
         }
     }
 
     /// A query that only nodens sends came back to nodens through it.
     pub fn leads_back(&self) {
+        {
+            let mut loops = lock(&self.loops);
+            loops.seen = loops.seen.saturating_add(1);
+        }
         if !self.looped.swap(true, Ordering::Relaxed) {
+            *lock(&self.loops) =
+                Loops { seen: 1, next: Some(Instant::now() + FIRST_LOOP_CHECK), wait: FIRST_LOOP_CHECK };
             self.becomes(State::Looped, Kind::Looped, || "a query of the loop check came back".to_string());
         }
     }
 
+    /// Whether to check now if it still leads back.
+    pub fn loop_check_due(&self, now: Instant) -> bool {
+        if !self.is_looped() {
+            return false;
+        }
+        let mut loops = lock(&self.loops);
+        let due = loops.next.is_none_or(|next| now >= next);
+        if due {
+            loops.wait = (loops.wait * 2).clamp(FIRST_LOOP_CHECK, LONGEST_LOOP_CHECK);
+            loops.next = Some(now + loops.wait);
+        }
+        due
+    }
+
+    /// How often a query of the loop check has come back.
+    pub(super) fn loops_seen(&self) -> u32 {
+        lock(&self.loops).seen
+    }
+
     /// The first label of the name by which the loop check asks this server, in wire form.
-    pub fn loop_token(&self) -> [u8; 17] {
-        let mut label = [16; 17];
+    pub fn loop_token(&self) -> [u8; LOOP_TOKEN] {
+        let mut label = [16; LOOP_TOKEN];
         for (at, byte) in label[1..].iter_mut().enumerate() {
             *byte = b"0123456789abcdef"[usize::from((self.token >> (4 * at)) as u8 & 0xf)];
         }
         label
     }
 
-    /// Forgets that it led back to nodens: it is about to be checked again.
-    pub fn forgive_loop(&self) {
+    /// Forgets that it led back to nodens.
+    pub fn forgive_loop(&self, why: &str) {
         if self.looped.swap(false, Ordering::Relaxed) {
-            self.becomes(self.state(), Kind::LoopForgotten, || {
-                "it is about to be checked for a loop again".to_string()
-            });
+            self.becomes(self.state(), Kind::LoopForgotten, || why.to_owned());
         }
     }
 
@@ -289,11 +390,14 @@ impl Server {
         if self.is_looped() {
             return State::Looped;
         }
+        let is_failing = lock(&self.evidence).only_error().is_some();
         let health = self.health();
-        match (health.is_healthy(), health.passed_over()) {
-            (false, _) => State::Ejected,
-            (true, true) => State::PassedOver,
-            (true, false) => State::Healthy,
+        match health.is_healthy() {
+            false => State::Ejected,
+            true if health.smoothed().is_none() => State::Unknown,
+            true if is_failing => State::Failing,
+            true if health.passed_over() => State::PassedOver,
+            true => State::Healthy,
         }
     }
 
@@ -306,7 +410,7 @@ impl Server {
         }
         let reason = reason();
         *standing = Standing::new(state, reason.as_str());
-        self.metrics.healthy.set(i64::from(matches!(state, State::Healthy | State::PassedOver)));
+        self.metrics.healthy.set(i64::from(state.is_good()));
         self.tell(kind, reason);
     }
 
@@ -317,7 +421,7 @@ impl Server {
         match self.state() {
             State::PassedOver => self.becomes(State::PassedOver, Kind::PassedOver, reason),
             State::Healthy => self.becomes(State::Healthy, Kind::TakenAgain, reason),
-            State::Ejected | State::Looped => {}
+            State::Unknown | State::Failing | State::Ejected | State::Looped => {}
         }
     }
 
@@ -330,16 +434,14 @@ impl Server {
     }
 }
 
-/// What a server does to the letters of a question.
+/// What the loop check has seen.
 #[derive(Debug, Default)]
-struct Letters {
-    /// Something came in other letters, and it is not known yet from whom.
-    doubted: bool,
-    /// When a check was last sent.
-    checked: Option<Instant>,
-    folded_checks: u8,
-    /// It folds them, as far as is known until then.
-    folds_until: Option<Instant>,
+struct Loops {
+    /// Queries of it that came back.
+    seen: u32,
+    /// When it is checked again, and how long after the last time.
+    next: Option<Instant>,
+    wait: Duration,
 }
 
 /// What these locks guard is consistent between any two calls, also where one of them has panicked.
@@ -364,7 +466,7 @@ mod tests {
         server.becomes(State::Ejected, Kind::Ejected, String::new);
         assert_eq!((told(), healthy()), (vec![], 1));
 
-        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout));
+        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Lost::Probe));
         assert_eq!((told(), healthy(), server.standing().state), (vec![Kind::Ejected], 0, State::Ejected));
         server.leads_back();
         server.leads_back();
@@ -372,9 +474,9 @@ mod tests {
         // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
         server.replied(Instant::now(), Duration::from_millis(1), true);
         assert_eq!((healthy(), server.standing().state), (0, State::Looped));
-        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout));
-        server.forgive_loop();
-        server.forgive_loop();
+        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Lost::Probe));
+        server.forgive_loop("");
+        server.forgive_loop("");
         assert_eq!((healthy(), server.standing().state), (0, State::Ejected));
         // It was back only a moment ago, so one reply is no proof.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());

@@ -13,14 +13,37 @@ use crate::metrics::events::UnixMillis;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// Nothing has come from it yet.
+    Unknown,
     /// It takes clients' queries.
     Healthy,
+    /// It takes them, and gives errors alone.
+    Failing,
     /// It takes them after the others, because it is far slower than one of them. It is probed.
     PassedOver,
     /// It was silent too often: clients' queries go there only where no other server is left. It is probed.
     Ejected,
     /// It leads back to nodens: it is not asked at all.
     Looped,
+}
+
+impl State {
+    /// Whether clients get answers from it.
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Healthy | Self::PassedOver)
+    }
+
+    /// What it is called where people read it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown: no reply yet",
+            Self::Healthy => "healthy",
+            Self::Failing => "failing: it gives errors alone",
+            Self::PassedOver => "healthy, but slow",
+            Self::Ejected => "down",
+            Self::Looped => "leads back to nodens",
+        }
+    }
 }
 
 /// A server's state, since when, and why.

@@ -434,6 +434,8 @@ impl Connection {
         let Some(asked) = self.waiting.get(&id) else { return };
         let event = match asked.sent.judge(message) {
             Judgement::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
+            // To a query of before, for which nobody waits any more.
+            _ if asked.sent.is_of_another(message) => return,
             // A connection has one peer, so this is a broken server and not a stranger.
             Judgement::NotOurs | Judgement::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
         };
@@ -448,15 +450,15 @@ impl Connection {
         asked.inbox.put(asked.number, event);
     }
 
-    /// The connection broke: queries in flight get a second chance if it had served before, or if it was closed that was open
-    /// before them.
+    /// The connection broke: queries in flight are sent once more if it had served before, as some servers close it behind each
+    /// response (RFC 7766 section 6.2.4); or once, if it was closed that was open before them.
     fn fail_those_who_had_their_chance(&mut self, kind: FailureKind) {
         let now = Instant::now();
         let served = std::mem::take(&mut self.served);
         for (id, mut asked) in std::mem::take(&mut self.waiting) {
             let was_closed = asked.joined && kind != FailureKind::Timeout;
-            if (served || was_closed) && !asked.again && now < asked.until {
-                asked.again = true;
+            if now < asked.until && (served || was_closed && !asked.again) {
+                asked.again |= !served;
                 self.waiting.insert(id, asked);
             } else {
                 self.fail(&asked, kind);

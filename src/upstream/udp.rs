@@ -316,9 +316,9 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let event = match waiting.sent.judge(datagram) {
         Judgement::NotOurs => return,
         // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
-        Judgement::Doubtful { folded } => {
+        Judgement::Doubtful { folded, formerr } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
-                waiting.tell(Event::Doubtful { folded });
+                waiting.tell(Event::Doubtful { folded, formerr });
             }
             return;
         }

@@ -29,8 +29,13 @@ fn scene() -> Scene {
     scene_with("")
 }
 
-/// The same with more of a configuration.
+/// The same with more of a configuration. The silent server has a short time.
 fn scene_with(more: &str) -> Scene {
+    scene_within("400ms", more)
+}
+
+/// The same where that server has so long to answer.
+fn scene_within(deadline: &str, more: &str) -> Scene {
     let api = Api::start();
     for (name, address, project, job) in [("one", ONE, "42", "8123"), ("two", TWO, "43", "8124")] {
         api.put("ci", name, &[address], |pod| {
@@ -43,7 +48,7 @@ fn scene_with(more: &str) -> Scene {
     corp.set(Behaviour::silent());
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-         [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"400ms\"\n\
+         [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"{deadline}\"\n\
          [[route]]\nzones = [\"corp.example\"]\nto = \"corp\"\n\
          [[route]]\nzones = [\"cluster.local\"]\nto = \"public\"\n[[route]]\nzones = [\".\"]\nto = \"public\"\n\
          [kubernetes]\nwatch = true\n{more}",
@@ -172,7 +177,7 @@ fn each_job_has_a_report_of_its_own() {
 /// Whatever an upstream writes, it is words: what kind of failure it was does not depend on them.
 #[test]
 fn a_cause_is_what_happened_whatever_the_servers_say() {
-    let scene = scene();
+    let scene = scene_within("20s", "");
     scene.corp.set(Behaviour::rcode(2).extended_error(22, "no reply: max_qps"));
     // The second time it is a remembered failure.
     (0..2).for_each(|_| drop(scene.ask(ONE, "git.corp.example", A)));
@@ -199,7 +204,7 @@ fn a_cause_is_what_happened_whatever_the_servers_say() {
 fn what_a_server_writes_steers_no_terminal() {
     const COMMANDS: &str = "a\u{1b}[2J\r\tb\u{202e}c\u{200b}d";
     let is_command = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{200b}".contains(c);
-    let scene = scene();
+    let scene = scene_within("20s", "");
     scene.corp.set(Behaviour::rcode(2).extended_error(22, COMMANDS));
     scene.ask(ONE, "git.corp.example", A);
     let report = scene.report("one", 1);

@@ -36,7 +36,7 @@ impl Scene {
     fn config(&self) -> String {
         format!(
             "[server]\nlisten = [\"{}\"]\nworkers = 1\n[admin]\nlisten = \"{}\"\n[handover]\nsocket = {:?}\n\
-             [upstreams.up]\nservers = [\"{}\"]\ndeadline = \"20s\"\n[upstreams.dead]\nservers = [\"{}\"]\n\
+             [upstreams.up]\nservers = [\"{}\"]\ndeadline = \"20s\"\n[upstreams.dead]\nservers = [\"{}\"]\ndeadline = \"100ms\"\n\
              [[route]]\nzones = [\".\"]\nto = \"up\"\n[[route]]\nzones = [\"dead.example\"]\nto = \"dead\"\n",
             self.listen,
             self.admin,

@@ -41,6 +41,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("route", 2),
     ("upstream", 2),
     ("upstream::budget", 2),
+    ("upstream::capability", 2),
+    ("upstream::evidence", 2),
     ("upstream::failure", 2),
     ("upstream::group", 2),
     ("upstream::health", 2),

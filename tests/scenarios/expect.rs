@@ -4,6 +4,7 @@
 //!   NOERROR ad                        the code, and every flag but QR, RA, RD and CD, which must be as they should
 //!   www.example.com. 300 A 192.0.2.1  an answer; there are no others, unless `answers 3..9` counts them
 //!   soa example.com. 30               the authority section is this SOA record with this TTL
+//!   lower                             no byte behind the question's name is a capital letter
 //!   ede 3 upstreams failed            an extended error with a part of its text; there are no others
 //!   keepalive 100                     the edns-tcp-keepalive option
 //!   size 300..512                     how long the message is
@@ -38,6 +39,7 @@ struct Expected {
     size: Option<String>,
     took: Option<String>,
     bare: bool,
+    lower: bool,
     bytes: Option<Vec<u8>>,
 }
 
@@ -67,6 +69,10 @@ pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String]
     } else {
         let end = nodens::wire::name::skip(query, 12).expect("a name") + 4;
         assert_eq!(reply.get(12..end), query.get(12..end), "another question: {told}");
+    }
+    if expected.lower {
+        let end = nodens::wire::name::skip(reply, 12).expect("a name");
+        assert!(!reply[end..].iter().any(u8::is_ascii_uppercase), "capital letters: {told}: {reply:02x?}");
     }
     check_opt(query, reply, &message, &expected.errors, expected.keepalive, &told);
 
@@ -106,6 +112,7 @@ fn read(block: &[String]) -> Expected {
             ["size", bounds] => expected.size = Some((*bounds).to_owned()),
             ["took", bounds] => expected.took = Some((*bounds).to_owned()),
             ["bare"] => expected.bare = true,
+            ["lower"] => expected.lower = true,
             ["bytes", text] => expected.bytes = Some(hex(text)),
             [code, flags @ ..] if expected.rcode.is_none() && code.bytes().all(|byte| byte.is_ascii_uppercase()) => {
                 expected.rcode = Some((*code).to_owned());

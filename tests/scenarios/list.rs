@@ -5,10 +5,13 @@ scenarios! {
         any_is_minimal
         class_chaos
         client_subnet_and_cookie_stay
+        cname_before_its_address
         dnssec_ok_and_cd
         edns_hop_by_hop
         edns_malformed
         edns_version
+        invented_letter_case
+        malformed_records
         no_data_is_no_nxdomain
         one_question
         other_opcodes
@@ -43,6 +46,7 @@ scenarios! {
         failures
         failures_behind_an_alias
         failures_of_a_crowd
+        long_chain
         max_ttl
         negative
         negative_cap_of_a_route
@@ -76,7 +80,9 @@ scenarios! {
         hedge
         hedge_budget
         ipv6_upstreams
+        lame_names_eject_nobody
         loop_check
+        loop_check_in_a_zone
         lossy_server_ejected
         max_qps_behind_a_cname max_qps_below_80_percent
         max_qps_near
@@ -84,7 +90,9 @@ scenarios! {
         max_qps_stale
         negative_answers_are_answers
         next_server_at_once
+        notimp_to_edns
         other_routes_feel_nothing
+        probed_with_what_it_answers
         random_ids_and_ports
         random_letter_case
         return_forgets_failures
@@ -98,8 +106,11 @@ scenarios! {
         stalled_connection
         strange_replies_are_no_answer
         strange_replies_ignored
+        tcp_closed_behind_each_response
         tcp_on_truncation
         tcp_refused
+        truncated_without_a_question
+        types_that_are_never_answered
         without_edns
     }
     reload {

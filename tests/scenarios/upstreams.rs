@@ -7,6 +7,9 @@ use nodens::lab::fault::{Behaviour, Forgery, Tcp};
 use nodens::lab::seen::Seen;
 use nodens::lab::zone::Zone;
 use nodens::upstream::Transport;
+use nodens::wire::RrType;
+use nodens::wire::compose::Composer;
+use nodens::wire::reply::{Reply, Section};
 
 use super::client::rtype;
 use super::script::{Options, hex, range, time, words};
@@ -32,7 +35,7 @@ pub(crate) fn zone(block: &[String]) -> Zone {
 }
 
 /// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
-/// flags=HEX cut=N referral`, then how and when.
+/// flags=HEX cut=N referral reversed short-rdata silent-to=AAAA|SOA|PART`, then how and when.
 pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     let mut options = Options::new(words);
     let mut behaviour = if options.flag("silent") {
@@ -62,6 +65,23 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
         Behaviour::edited(move |_, wire| (0..2).for_each(|at| wire[2 + at] |= bits[at]))
     } else if let Some(bytes) = options.number("cut") {
         Behaviour::edited(move |_, wire| wire.truncate(wire.len() - usize::from(bytes)))
+    } else if options.flag("reversed") {
+        Behaviour::edited(|_, wire| reverse_answers(wire))
+    } else if options.flag("short-rdata") {
+        Behaviour::edited(|_, wire| shorten_answer(wire))
+    } else if let Some(word) = options.value("silent-to") {
+        // A type, or a part of names.
+        let kind = ["AAAA", "SOA"].contains(&word).then(|| RrType::from(rtype(word)));
+        let word = word.to_owned();
+        Behaviour::edited(move |seen, wire| {
+            let silent = match kind {
+                Some(kind) => seen.qtype == kind,
+                None => seen.name.to_ascii_lowercase().contains(&word),
+            };
+            if silent {
+                wire.clear();
+            }
+        })
     } else if options.flag("referral") {
         Behaviour::edited(|seen, wire| {
             wire.truncate(12 + seen.question().len());
@@ -112,6 +132,28 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     }
     options.close();
     behaviour
+}
+
+/// Turns the order of the answers around.
+fn reverse_answers(wire: &mut Vec<u8>) {
+    let Ok(reply) = Reply::read(wire) else { return };
+    let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
+    let answers: Vec<_> = reply.section(Section::Answer).collect();
+    answers.into_iter().rev().for_each(|record| composer.copy(wire, record, Section::Answer));
+    let composed = composer.finish().expect("room");
+    // The id is not composed.
+    wire.splice(2.., composed[2..].iter().copied());
+}
+
+/// Takes a byte from the first address.
+fn shorten_answer(wire: &mut Vec<u8>) {
+    let Ok(reply) = Reply::read(wire) else { return };
+    let Some(record) = reply.section(Section::Answer).find(|record| record.rtype == nodens::wire::rtype::A) else {
+        return;
+    };
+    let (length_at, last) = (record.fixed + 9, record.end - 1);
+    wire[length_at] -= 1;
+    wire.remove(last);
 }
 
 /// Where an upstream listens (`v6` is the other loopback) and the latency that it begins with.

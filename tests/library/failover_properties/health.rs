@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nodens::upstream::health::{Change, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, MOST_PROOF};
+use nodens::upstream::health::{Change, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, Lost, MOST_PROOF};
 use nodens::upstream::probe::TICK;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -35,14 +35,17 @@ fn spell() -> impl Strategy<Value = Spell> {
 enum Event {
     Client,
     Tick,
-    Reply(Duration),
-    Loss,
+    Reply(Duration, bool),
+    Loss(Lost),
 }
 
 /// What has happened so far, counted apart from the code.
 struct Story {
     lost: u32,
     streak: u32,
+    /// A probe was lost since the last reply; since so much was lost.
+    agreed: bool,
+    losing: Option<bool>,
     ejected: Option<Instant>,
     last_probe: Instant,
     /// Replies since it was ejected, and how many it has to give at the least.
@@ -54,14 +57,21 @@ struct Story {
 }
 
 impl Story {
-    fn failed(&mut self, now: Instant, change: Option<Change>) {
+    fn failed(&mut self, now: Instant, what: Lost, change: Option<Change>) {
         self.streak += 1;
         self.lost = self.lost << 1 | 1;
+        if what == Lost::Probe {
+            self.agreed = true;
+            self.losing = self.losing.map(|_| true);
+        }
         if self.ejected.is_some() {
             assert_eq!(change, None, "ejected twice");
             return;
         }
-        let bad = self.streak >= EJECT_AFTER || self.lost.count_ones() >= EJECT_LOSING;
+        if self.lost.count_ones() >= EJECT_LOSING {
+            self.losing.get_or_insert(false);
+        }
+        let bad = self.agreed && self.streak >= EJECT_AFTER || self.losing == Some(true);
         assert_eq!(change == Some(Change::Ejected), bad, "ejected by {} in a row, {:b}", self.streak, self.lost);
         if bad {
             let relapse = self.came_back.is_some_and(|back| now < back + RELAPSE);
@@ -70,12 +80,17 @@ impl Story {
                 self.proof = self.proof.max(4);
             }
             (self.ejected, self.last_probe, self.given) = (Some(now), now, 0);
+            (self.agreed, self.losing) = (false, None);
         }
     }
 
     /// `late`: it was counted as lost before.
-    fn replied(&mut self, now: Instant, latency: Duration, late: bool, change: Option<Change>) {
-        self.streak = 0;
+    fn replied(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<Change>) {
+        (self.streak, self.agreed) = (0, false);
+        // Probes that were answered have cleared it.
+        if self.losing.is_some() && !health.is_suspect() {
+            (self.losing, self.lost) = (None, 0);
+        }
         self.lost = if late { self.lost & self.lost.wrapping_sub(1) } else { self.lost << 1 };
         let Some(since) = self.ejected else { return assert_eq!(change, None) };
         if latency <= PATIENCE {
@@ -84,7 +99,7 @@ impl Story {
         if let Some(change) = change {
             assert_eq!(change, Change::Recovered(now - since));
             assert!(self.given >= self.proof, "back by {} replies, not {}", self.given, self.proof);
-            (self.ejected, self.came_back, self.lost) = (None, Some(now), 0);
+            (self.ejected, self.came_back, self.lost, self.losing) = (None, Some(now), 0, None);
         }
     }
 
@@ -119,6 +134,8 @@ proptest! {
         let mut story = Story {
             lost: 0,
             streak: 0,
+            agreed: false,
+            losing: None,
             ejected: None,
             last_probe: start,
             given: 0,
@@ -147,36 +164,36 @@ proptest! {
                     queue.insert((now + after, count), event);
                 };
                 // A reply that is late still counts, behind the loss.
-                let mut ask = |patience: Duration| {
+                let mut ask = |patience: Duration, what: Lost| {
                     if die < spell.loses || latency > patience {
-                        add(patience, Event::Loss);
+                        add(patience, Event::Loss(what));
                     }
                     if die >= spell.loses {
-                        add(latency, Event::Reply(latency));
+                        add(latency, Event::Reply(latency, what == Lost::Probe));
                     }
                 };
                 match event {
                     Event::Client => {
                         if health.is_healthy() {
-                            ask(health.attempt_timeout());
+                            ask(health.attempt_timeout(), Lost::Query(draws as u64));
                         }
                         add(MS * pace, Event::Client);
                     }
                     Event::Tick => {
-                        if health.probe_due(now, jitter, true) {
+                        if health.probe_due(now, jitter, true, false) {
                             story.last_probe = now;
-                            ask(PATIENCE);
+                            ask(health.probe_timeout(), Lost::Probe);
                         }
                         add(TICK, Event::Tick);
                     }
-                    Event::Reply(latency) => {
+                    Event::Reply(latency, probe) => {
                         let late = latency >= health.attempt_timeout() && latency <= PATIENCE;
-                        let change = health.replied(now, latency);
-                        story.replied(now, latency, late, change);
+                        let change = health.replied(now, latency, probe);
+                        story.replied(now, latency, late, &health, change);
                     }
-                    Event::Loss => {
-                        let change = health.failed(now, jitter);
-                        story.failed(now, change);
+                    Event::Loss(what) => {
+                        let change = health.failed(now, jitter, what);
+                        story.failed(now, what, change);
                     }
                 }
                 story.check(now, &health, latency);

@@ -32,7 +32,7 @@ async fn answered_over_tls_with_padding_and_the_name_sent() {
         let mut server = Server::start(&ca.config(HOST, 4_000, version)).await;
         let nodens = Nodens::start(&ca.file, &[&server]);
         let client = nodens.ask("www.some.net.").await;
-        let asked = server.query().await;
+        let asked = server.query_for("www.some.net.").await;
         assert_eq!(asked.wire.len() % 128, 0, "padded (RFC 8467)");
         let options = asked.message().edns.expect("EDNS");
         assert!(options.option(EdnsCode::Padding).is_some());
@@ -102,7 +102,7 @@ async fn the_next_server_answers_for_one_with_a_wrong_certificate() {
     let mut good = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&bad, &good]);
     let client = nodens.ask("www.some.net.").await;
-    good.query().await.answer();
+    good.query_for("www.some.net.").await.answer();
     assert_eq!(client.reply().await.answers.len(), 1);
     bad.saw_no_clear_text();
 }

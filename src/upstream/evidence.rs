@@ -1,0 +1,108 @@
+//! What a server has answered so far, as far as it matters to whoever judges it: what to probe it with, and whether it gives
+//! anything but errors. Pure.
+
+use super::failure::FailureKind;
+use super::question::Question;
+use crate::wire::name::Name;
+use crate::wire::{class, rtype};
+
+/// Errors in a row, and nothing else, after which a probe finds out whether the server gives nothing else.
+const ERRORS: u32 = 8;
+
+/// What is known.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    /// It has answered the probe that asks for an SOA record.
+    answers_soa: bool,
+    /// The last probe was another one.
+    asked_good: bool,
+    /// Errors in a row.
+    errors: u32,
+    /// The error that a probe was answered with, since the last answer.
+    probe_error: Option<FailureKind>,
+}
+
+impl Evidence {
+    /// It gave an answer.
+    pub fn answered(&mut self) {
+        (self.errors, self.probe_error) = (0, None);
+    }
+
+    /// It gave an error to a client's query.
+    pub fn gave_error(&mut self) {
+        self.errors = self.errors.saturating_add(1);
+    }
+
+    /// It answered a probe, with an error or well.
+    pub fn answered_probe(&mut self, question: &Question, error: Option<FailureKind>) {
+        self.answers_soa |= question.qtype == rtype::SOA;
+        self.probe_error = error;
+        self.errors = if error.is_some() { self.errors.saturating_add(1) } else { 0 };
+    }
+
+    /// The error that it gives to everything, if it does.
+    pub fn only_error(&self) -> Option<FailureKind> {
+        self.probe_error.filter(|_| self.errors >= ERRORS)
+    }
+
+    /// Whether it gave so many errors that a probe has to find out.
+    pub fn is_doubtful(&self) -> bool {
+        self.errors >= ERRORS
+    }
+
+    /// What to probe it with: the SOA record of `zone`. One that has never answered that, as some never do, is asked each other
+    /// time for what was answered `well` to a client a short time ago.
+    pub fn probe(&mut self, zone: &Name, well: Option<Question>) -> Question {
+        let soa = Question {
+            name: zone.clone(),
+            qtype: rtype::SOA,
+            qclass: class::IN,
+            rd: true,
+            cd: false,
+            dnssec_ok: false,
+            z: false,
+        };
+        let well = well.filter(|_| !self.answers_soa && !self.asked_good);
+        self.asked_good = well.is_some();
+        well.unwrap_or(soa)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(label: u8) -> Question {
+        let name = Name::from_wire(&[1, label, 0]).expect("a name");
+        Question { name, qtype: rtype::A, qclass: class::IN, rd: true, cd: false, dnssec_ok: false, z: false }
+    }
+
+    #[test]
+    fn a_server_is_probed_with_what_it_answers() {
+        let (root, well) = (Name::root(), question(b'a'));
+        let mut evidence = Evidence::default();
+        let soa = evidence.probe(&root, None);
+        assert_eq!((soa.qtype, &soa), (rtype::SOA, &evidence.probe(&root, None)));
+        let mut three = || [(); 3].map(|()| evidence.probe(&root, Some(well.clone())));
+        assert_eq!(three(), [well.clone(), soa.clone(), well.clone()]);
+        evidence.answered_probe(&soa, None);
+        assert_eq!([(); 2].map(|()| evidence.probe(&root, Some(well.clone()))), [soa.clone(), soa]);
+    }
+
+    #[test]
+    fn one_that_gives_errors_alone_is_known_once_a_probe_gets_one_too() {
+        let error = FailureKind::Servfail;
+        let mut evidence = Evidence::default();
+        (0..2 * ERRORS).for_each(|_| evidence.gave_error());
+        assert!(evidence.is_doubtful() && evidence.only_error().is_none());
+        let soa = evidence.probe(&Name::root(), None);
+        evidence.answered_probe(&soa, Some(error));
+        assert_eq!(evidence.only_error(), Some(error));
+        evidence.answered_probe(&soa, None);
+        assert!(!evidence.is_doubtful() && evidence.only_error().is_none());
+        evidence.answered_probe(&soa, Some(error));
+        evidence.answered();
+        (1..ERRORS).for_each(|_| evidence.gave_error());
+        assert!(!evidence.is_doubtful());
+    }
+}
