@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::fault::Change;
+use super::fault::{Change, State};
 use super::figures::Fate;
-use super::names::{Verdict, name};
+use super::names::{LAME, Verdict, name};
 use crate::lab::client::{Question, ask};
 use crate::lab::upstream::Upstream;
 
@@ -81,6 +81,11 @@ impl Task<'_> {
     async fn change(&self, number: u32) -> io::Result<()> {
         for change in self.changes.iter().filter(|change| change.at == number) {
             put(self.upstreams, change).await?;
+            if change.states.contains(&State::Lame) {
+                // Somebody else waits for that.
+                let (server, question) = (self.server, Question::new(LAME, "A")?);
+                tokio::spawn(async move { ask(server, &question).await });
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::names::LAME;
 use crate::lab::fault::{Behaviour, Forgery, Tcp};
 use crate::lab::upstream::Upstream;
 use crate::wire::{Rcode, rcode};
@@ -15,6 +16,12 @@ const SLOWER: u32 = 10;
 
 /// How long the late one takes: longer than a resolver should wait for it, shorter than a client does.
 const LATE: Duration = Duration::from_millis(1500);
+
+/// The query at which a brief fault begins.
+const BRIEF_AT: u32 = 5;
+
+/// Queries from one question for the lame name to the next.
+const LAME_EVERY: usize = 10;
 
 /// One row of the tables.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +44,12 @@ enum Course {
     Swap,
     /// The first upstream is silent and healthy by turns of so many queries.
     Flaps(u32),
+    /// The only upstream is so for so many queries.
+    OnlyOne(u32, State),
+    /// Both upstreams are silent for so many queries.
+    Both(u32),
+    /// Neither answers one name, which somebody asks again and again.
+    Lame,
 }
 
 /// What an upstream does.
@@ -62,6 +75,8 @@ pub enum State {
     OtherPort,
     /// Truncates every answer over UDP, and takes connections without ever writing to them.
     Truncated,
+    /// Never answers [`LAME`](super::names::LAME), and is healthy otherwise.
+    Lame,
 }
 
 /// From a query on, the state of both upstreams.
@@ -83,7 +98,7 @@ pub enum Mode {
 }
 
 /// All faults, in the order of the tables.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 19] = [
     fault("none", "none", Course::Throughout(State::Healthy)),
     fault("silent", "silent from the start", Course::Throughout(State::Silent)),
     fault("goes-silent", "goes silent in use", Course::After(10, State::Silent)),
@@ -99,6 +114,10 @@ pub const FAULTS: [Fault; 15] = [
     fault("other-port", "answers from wrong port", Course::Throughout(State::OtherPort)),
     fault("truncated", "truncates, TCP dead", Course::Throughout(State::Truncated)),
     fault("flaps", "silent every other 2 s", Course::Flaps(40)),
+    fault("only-silent", "only one, silent 400 ms", Course::OnlyOne(8, State::Silent)),
+    fault("both-silent", "both silent 500 ms", Course::Both(10)),
+    fault("lame", "one lame name", Course::Lame),
+    fault("only-closed", "only one, port closed 150 ms", Course::OnlyOne(3, State::Closed)),
 ];
 
 const fn fault(name: &'static str, label: &'static str, course: Course) -> Fault {
@@ -128,12 +147,23 @@ impl Fault {
     /// Whether it is measured in this mode. In a burst the fault begins at the first query, and all is over too soon to
     /// tell of a fault that comes in use or goes by the clock.
     pub fn is_for(&self, mode: Mode) -> bool {
-        mode == Mode::Steady || !matches!(self.course, Course::After(..) | Course::Flaps(_))
+        let needs_time = matches!(self.course, Course::After(..) | Course::Flaps(_));
+        mode == Mode::Steady || !(needs_time || self.is_brief())
+    }
+
+    /// Whether it is over while the client still asks, or the client is not the one who meets it.
+    fn is_brief(&self) -> bool {
+        matches!(self.course, Course::OnlyOne(..) | Course::Both(_) | Course::Lame)
+    }
+
+    /// Whether the server under test has the first upstream alone.
+    pub fn has_one_upstream(&self) -> bool {
+        matches!(self.course, Course::OnlyOne(..))
     }
 
     /// Whether the second upstream is healthy throughout, so that what it sees can be counted against what was asked.
     pub fn spares_the_second(&self) -> bool {
-        !matches!(self.course, Course::Swap)
+        !matches!(self.course, Course::Swap) && !self.is_brief()
     }
 
     /// What happens in the course of so many queries. The first change is at query 0.
@@ -152,6 +182,17 @@ impl Fault {
             Course::Flaps(turn) => (0..queries.div_ceil(turn))
                 .map(|number| first(number * turn, if number % 2 == 0 { State::Silent } else { State::Healthy }))
                 .collect(),
+            Course::OnlyOne(lasts, state) => {
+                vec![first(0, State::Healthy), first(BRIEF_AT, state), first(BRIEF_AT + lasts, State::Healthy)]
+            }
+            Course::Both(lasts) => {
+                let both = Change { at: BRIEF_AT, states: [State::Silent; 2] };
+                vec![first(0, State::Healthy), both, first(BRIEF_AT + lasts, State::Healthy)]
+            }
+            Course::Lame => {
+                let times = (0..queries).step_by(LAME_EVERY);
+                times.map(|at| Change { at, states: [State::Lame; 2] }).collect()
+            }
         }
     }
 }
@@ -183,6 +224,11 @@ impl State {
             Self::Garbage => Behaviour::edited(|_, wire| noise(wire)),
             Self::OtherPort => Behaviour::forged(Forgery::OtherPort),
             Self::Truncated => Behaviour::truncated().tcp(Tcp::Silent),
+            Self::Lame => Behaviour::edited(|seen, wire| {
+                if seen.is_named(LAME) {
+                    wire.clear();
+                }
+            }),
         });
         if self == Self::Closed {
             upstream.stop().await;

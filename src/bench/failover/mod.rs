@@ -69,7 +69,8 @@ async fn measure(plan: &Plan, cell: &Cell, stop: &AtomicBool) -> io::Result<Outc
         ask::put(&upstreams, change).await?;
     }
     let addresses = upstreams.each_ref().map(Upstream::address);
-    let mut process = match Process::start(cell.server, &cell.program, ip, addresses).await {
+    let known = if cell.fault.has_one_upstream() { &addresses[..1] } else { &addresses };
+    let mut process = match Process::start(cell.server, &cell.program, ip, known).await {
         Ok(process) => process,
         Err(error) if cell.server == server::Server::Nodens => return Err(error),
         Err(error) => return Ok(Outcome { figures: None, trouble: Some(error.to_string()) }),

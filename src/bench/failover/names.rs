@@ -12,6 +12,9 @@ pub fn zone() -> Zone {
     Zone::new(".").addresses_from_names()
 }
 
+/// The name that nobody answers in the run with a lame one.
+pub const LAME: &str = "lame.failover.example";
+
 /// The `number`th name of a run. A server is fresh for each run, so no name is asked of it twice.
 pub fn name(number: u32) -> String {
     format!("n{number}.failover.example")

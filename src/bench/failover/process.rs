@@ -45,7 +45,7 @@ impl Process {
     ///
     /// # Errors
     /// What the system says if it cannot be started, and the end of its log if it ends or does not listen.
-    pub async fn start(server: Server, program: &Path, ip: IpAddr, upstreams: [SocketAddr; 2]) -> io::Result<Self> {
+    pub async fn start(server: Server, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
         let mut tries = 1;
         loop {
             match Self::try_start(server, program, ip, upstreams).await {
@@ -65,7 +65,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    async fn try_start(server: Server, program: &Path, ip: IpAddr, upstreams: [SocketAddr; 2]) -> io::Result<Self> {
+    async fn try_start(server: Server, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
         let dir = Dir::new()?;
         let place = Place { listen: free(ip)?, upstreams, dir: &dir.0 };
         let (config, log) = (dir.0.join("config"), dir.0.join("log"));
@@ -153,10 +153,11 @@ mod tests {
     async fn a_server_that_ends_is_told_with_its_log() {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let upstreams = [SocketAddr::new(ip, 9); 2];
-        let error = Process::start(Server::Unbound, Path::new("/bin/ls"), ip, upstreams).await.unwrap_err().to_string();
+        let error =
+            Process::start(Server::Unbound, Path::new("/bin/ls"), ip, &upstreams).await.unwrap_err().to_string();
         assert!(error.starts_with("unbound ended with exit status: "), "{error}");
         assert!(error.contains("config"), "ls names the file that it takes -c or -d with: {error}");
-        let missing = Process::start(Server::Unbound, Path::new("/no/such/program"), ip, upstreams).await;
+        let missing = Process::start(Server::Unbound, Path::new("/no/such/program"), ip, &upstreams).await;
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,5 +1,5 @@
 //! The servers that can be measured: what their programs are called, and the least configuration that makes each a
-//! forwarder with two upstreams. All that is not needed for that is left as it comes.
+//! forwarder with two upstreams, or one. All that is not needed for that is left as it comes.
 
 use std::env;
 use std::io;
@@ -31,7 +31,7 @@ pub struct Place<'a> {
     /// Where it takes queries, over UDP and TCP.
     pub listen: SocketAddr,
     /// Its upstreams, the one with the fault first.
-    pub upstreams: [SocketAddr; 2],
+    pub upstreams: &'a [SocketAddr],
     /// A directory of its own.
     pub dir: &'a Path,
 }
@@ -103,22 +103,23 @@ impl Server {
 
     /// Its configuration.
     pub fn config(self, place: &Place<'_>) -> String {
-        let Place { listen, upstreams: [one, two], dir } = place;
+        let Place { listen, upstreams, dir } = place;
+        let each = |line: &dyn Fn(&SocketAddr) -> String| upstreams.iter().map(line).collect::<Vec<_>>();
         let (ip, port, dir) = (listen.ip(), listen.port(), dir.display());
         match self {
             Self::Nodens => format!(
                 "[server]\nlisten = [\"{listen}\"]\nworkers = 1\n\
-                 [upstreams.both]\nservers = [\"{one}\", \"{two}\"]\nselect = \"ordered\"\n\
-                 [[route]]\nzones = [\".\"]\nto = \"both\"\n"
+                 [upstreams.both]\nservers = [{}]\nselect = \"ordered\"\n\
+                 [[route]]\nzones = [\".\"]\nto = \"both\"\n",
+                each(&|upstream| format!("\"{upstream}\"")).join(", ")
             ),
             Self::Unbound => format!(
                 "server:\n  interface: {}\n  directory: \"{dir}\"\n  chroot: \"\"\n  username: \"\"\n  pidfile: \"\"\n  \
                  use-syslog: no\n  do-not-query-localhost: no\n\
                  remote-control:\n  control-enable: no\n\
-                 forward-zone:\n  name: \".\"\n  forward-addr: {}\n  forward-addr: {}\n",
+                 forward-zone:\n  name: \".\"\n{}",
                 at(listen),
-                at(one),
-                at(two)
+                each(&|upstream| format!("  forward-addr: {}\n", at(upstream))).concat()
             ),
             Self::Bind => {
                 let (v4, v6) =
@@ -127,29 +128,31 @@ impl Server {
                     "options {{\n  directory \"{dir}\";\n  pid-file none;\n  lock-file none;\n  \
                      session-keyfile \"{dir}/session.key\";\n  listen-on port {port} {{ {v4}; }};\n  \
                      listen-on-v6 port {port} {{ {v6}; }};\n  forward only;\n  \
-                     forwarders {{ {} port {}; {} port {}; }};\n  dnssec-validation no;\n}};\ncontrols {{ }};\n",
-                    one.ip(),
-                    one.port(),
-                    two.ip(),
-                    two.port()
+                     forwarders {{ {} }};\n  dnssec-validation no;\n}};\ncontrols {{ }};\n",
+                    each(&|upstream| format!("{} port {};", upstream.ip(), upstream.port())).join(" ")
                 )
             }
-            Self::CoreDns => format!(".:{port} {{\n  bind {ip}\n  forward . {one} {two}\n  cache 30\n}}\n"),
+            Self::CoreDns => {
+                let upstreams = each(&ToString::to_string).join(" ");
+                format!(".:{port} {{\n  bind {ip}\n  forward . {upstreams}\n  cache 30\n}}\n")
+            }
             Self::Dnsdist => format!(
                 "setLocal(\"{listen}\")\nsetSecurityPollSuffix(\"\")\n\
-                 newServer({{address=\"{one}\", order=1}})\nnewServer({{address=\"{two}\", order=2}})\n"
+                 {}",
+                (1..)
+                    .zip(*upstreams)
+                    .map(|(order, upstream)| format!("newServer({{address=\"{upstream}\", order={order}}})\n"))
+                    .collect::<String>()
             ),
             // No trust anchor: the upstreams' names are not signed.
             Self::Knot => format!(
                 "net.listen('{ip}', {port}, {{ kind = 'dns' }})\ntrust_anchors.remove('.')\n\
-                 cache.size = 10 * MB\npolicy.add(policy.all(policy.FORWARD({{ '{}', '{}' }})))\n",
-                at(one),
-                at(two)
+                 cache.size = 10 * MB\npolicy.add(policy.all(policy.FORWARD({{ {} }})))\n",
+                each(&|upstream| format!("'{}'", at(upstream))).join(", ")
             ),
             Self::Dnsmasq => format!(
-                "port={port}\nlisten-address={ip}\nbind-interfaces\nno-resolv\nno-hosts\nserver={}\nserver={}\n",
-                at(one).replace('@', "#"),
-                at(two).replace('@', "#")
+                "port={port}\nlisten-address={ip}\nbind-interfaces\nno-resolv\nno-hosts\n{}",
+                each(&|upstream| format!("server={}\n", at(upstream).replace('@', "#"))).concat()
             ),
         }
     }
@@ -170,13 +173,15 @@ mod tests {
     fn every_server_is_told_where_to_listen_and_whom_to_ask() {
         for ip in ["127.0.0.1", "[::1]"] {
             let address = |port| format!("{ip}:{port}").parse().unwrap();
-            let place =
-                Place { listen: address(10_053), upstreams: [address(20_001), address(20_002)], dir: Path::new("/d") };
+            let upstreams = [address(20_001), address(20_002)];
+            let place = Place { listen: address(10_053), upstreams: &upstreams, dir: Path::new("/d") };
             for server in Server::ALL {
                 let config = server.config(&place);
                 let ports =
                     ["10053", "20001", "20002"].map(|port| config.find(port).unwrap_or_else(|| panic!("{config}")));
                 assert!(ports.is_sorted(), "the one with the fault is first: {config}");
+                let alone = server.config(&Place { upstreams: &upstreams[..1], ..place });
+                assert!(alone.contains("20001") && !alone.contains("20002"), "{alone}");
                 assert!(server.arguments("/d/config", &place).contains(&"/d/config".to_owned()));
                 assert_eq!(Server::named(server.name()), Some(server));
             }
