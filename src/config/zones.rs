@@ -26,6 +26,16 @@ impl TryFrom<String> for Zone {
             let bits = if text.contains(':') { 128 } else { 32 };
             return Err(format!("{text:?} is an address, not a zone; for its reverse name write \"{text}/{bits}\""));
         }
+        if let Some(zone) = text.strip_prefix('*') {
+            let zone = if zone.len() > 1 { zone.strip_prefix('.').unwrap_or(zone) } else { "." };
+            return Err(format!(
+                "{text:?} has an asterisk, which would be a name here: a zone holds all names below it, so write {zone:?}"
+            ));
+        }
+        if text.strip_prefix('.').is_some_and(|zone| !zone.is_empty()) {
+            let zone = text.trim_start_matches('.');
+            return Err(format!("{text:?} begins with a dot: a zone holds all names below it, so write {zone:?}"));
+        }
         let names = if is_network(&text) {
             reverse(network(&text)?)?
         } else {
@@ -108,6 +118,18 @@ mod tests {
     fn zones(text: &str) -> Vec<String> {
         let zone = Zone::try_from(text.to_owned()).expect(text);
         zone.names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_others_write_for_all_names_below_has_a_remedy() {
+        for (text, remedy) in [
+            ("*.corp.example", "write \"corp.example\""),
+            ("*", "write \".\""),
+            (".corp.example", "write \"corp.example\""),
+        ] {
+            let error = Zone::try_from(text.to_owned()).expect_err(text);
+            assert!(error.ends_with(remedy), "{error}");
+        }
     }
 
     #[test]
