@@ -133,19 +133,22 @@ impl Flight {
         }
     }
 
-    /// Resolves when somebody waits: at once, or with the next one who comes. To an error if nobody can.
-    pub fn joined(&self) -> oneshot::Receiver<()> {
+    /// Resolves when the next one comes; to an error if nobody can.
+    pub fn next_joined(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         if let Some(question) = &self.question
             && let Some(waiting) = self.table.flights().get_mut(question)
         {
-            match waiting.senders.iter().all(oneshot::Sender::is_closed) {
-                true => waiting.joined = Some(sender),
-                // The other end is held below.
-                false => _ = sender.send(()),
-            }
+            waiting.joined = Some(sender);
         }
         receiver
+    }
+
+    /// Whether somebody waits.
+    pub fn has_waiting(&self) -> bool {
+        let flights = self.table.flights();
+        let waiting = self.question.and_then(|question| flights.get(&question));
+        waiting.is_some_and(|waiting| !waiting.senders.iter().all(oneshot::Sender::is_closed))
     }
 
     fn take(&mut self) -> Vec<oneshot::Sender<Landed>> {

@@ -233,9 +233,18 @@ impl Waiting {
     async fn run<U: Ask + 'static>(self, resolver: Arc<Resolver>, upstreams: Rc<U>) {
         let Self { wanted, flight, mut late, mut trail, _place } = self;
         let group = wanted.snapshot.group(wanted.route).map_or("", |group| &group.config.name);
+        let next = flight.next_joined();
         let joined = async {
-            sleep(GRACE).await;
-            flight.joined().await
+            tokio::select! {
+                Ok(()) = next => {}
+                // Those who came before it was late, and still wait.
+                () = async {
+                    sleep(GRACE).await;
+                    if !flight.has_waiting() {
+                        std::future::pending().await
+                    }
+                } => {}
+            }
         };
         let mut trail_again = Vec::new();
         let outcome = tokio::select! {
@@ -243,7 +252,7 @@ impl Waiting {
                 Ok(answer) => follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await,
                 Err(failure) => Err(NoAnswer::of(&failure, group)),
             },
-            Ok(()) = joined => tokio::select! {
+            () = joined => tokio::select! {
                 Ok(answer) = &mut late => {
                     follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await
                 }

@@ -26,7 +26,7 @@ const STALE_AFTER: Duration = Duration::from_millis(500);
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
 /// How much later than a client's time is over the question may land that is asked again for it: see [`fetch::run`].
-const LANDS: Duration = Duration::from_millis(150);
+const LANDS: Duration = Duration::from_millis(20);
 
 /// Gets the entry for a question from upstreams, or what stands in for it.
 pub(super) async fn obtain<U: Ask + 'static>(

@@ -44,6 +44,11 @@ impl<S: BuildHasher + Default> Pool<S> {
         self.total.load(Ordering::Relaxed)
     }
 
+    /// How much a client holds.
+    pub fn held_by(&self, client: IpAddr) -> usize {
+        self.lock().get(&client).copied().unwrap_or(0)
+    }
+
     /// Takes `amount` for a client; whether there was enough for it.
     pub fn acquire(&self, client: IpAddr, amount: usize) -> bool {
         self.acquire_beside(client, amount, 0)

@@ -54,6 +54,10 @@ impl Capability {
 
     /// A check was answered, `lacking` it or not; true if that makes the verdict.
     pub fn was_checked(&mut self, lacking: bool, now: Instant) -> bool {
+        if !self.is_there(now) {
+            // A check that was under way.
+            return false;
+        }
         self.lacking = if lacking { self.lacking + 1 } else { 0 };
         self.doubted = lacking && self.lacking < CHECKS;
         let verdict = self.lacking >= CHECKS;

@@ -58,6 +58,8 @@ const PROOF_OF_LOSING: u32 = 4;
 const RELAPSE: Duration = Duration::from_secs(30);
 /// A reply slower than this is no help to a client, so it does not bring a server back.
 pub const BEARABLE: Duration = Duration::from_millis(1_000);
+/// How long a reply may take that clients still wait for.
+const LONGEST_REPLY: Duration = Duration::from_secs(4);
 /// How often one is probed that is passed over because it is slow.
 const SLOW_PROBE: Duration = Duration::from_millis(500);
 /// How long a server of a group in use may be unheard of until it is probed.
@@ -347,9 +349,15 @@ impl Health {
     /// How long a probe's reply is waited for. Clients do not wait for one that is suspect, so it may take its time; how it is
     /// is to be known soon all the same.
     pub fn probe_timeout(&self) -> Duration {
-        match self.ejected {
-            Some(_) => BEARABLE,
-            None => (self.attempt_timeout() * 2).clamp(BEARABLE / 2, BEARABLE),
+        match (self.ejected, self.usual_worst) {
+            (Some(_), _) => BEARABLE,
+            // Others are answered, so this one is late or lost soon.
+            (None, _) if self.losing.is_some() => (self.attempt_timeout() * 2).min(BEARABLE / 2),
+            // Nothing is known of it, so it may be slow.
+            (None, None) => LONGEST_REPLY,
+            // It always is.
+            (None, Some(worst)) if worst >= BEARABLE => (worst * 2).min(LONGEST_REPLY),
+            (None, Some(worst)) => (worst * 3).clamp(BEARABLE / 2, BEARABLE),
         }
     }
 

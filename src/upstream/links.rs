@@ -29,6 +29,8 @@ use super::{Answer, Ask, Late, Unanswered};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 
+/// How often to look whether a server that is silent has answered others.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long after the deadline a late reply is waited for, so that a client that asks again finds it.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -174,8 +176,13 @@ impl Ask for Links {
                 }
                 Step::Overdue(number) => run.overdue(number),
                 Step::Wait(until) => {
+                    // Seldom is any left that waits for that, and then only those who have tried four times.
+                    let looks = run.race.wait_for_life(now).next().is_some();
+                    let until = if looks { until.min(now + LOOK_EVERY) } else { until };
                     if let Ok((number, event)) = timeout_at(until, run.inbox.next()).await {
                         run.take(number, event);
+                    } else if looks {
+                        run.look_for_life(Instant::now());
                     }
                     // A race that is won asks for no time.
                     if run.answer.is_none() {
@@ -233,7 +240,10 @@ impl Run {
             Event::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => Outcome::Truncated,
             Event::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
                 // Truncated over a connection: the answer is larger than any message.
-                None if verdict.truncated => Outcome::Failed(FailureKind::Malformed),
+                None if verdict.truncated => {
+                    server.gave_error();
+                    Outcome::Failed(FailureKind::Malformed)
+                }
                 None => {
                     if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
                         server.edns_is_doubted();
@@ -255,6 +265,15 @@ impl Run {
             self.charge(number, kind);
         }
         self.race.ended(number, outcome);
+    }
+
+    /// Has those servers asked again that have answered others since they were asked last.
+    fn look_for_life(&mut self, now: Instant) {
+        let alive = |(at, sent): (usize, Instant)| {
+            self.servers.get(at).filter(|server| server.has_answered_since(sent)).map(|_| at)
+        };
+        let alive: Vec<usize> = self.race.wait_for_life(now).filter_map(alive).collect();
+        alive.into_iter().for_each(|at| self.race.is_heard_of(at, now));
     }
 
     /// Whether its server was asked over its transport before.
@@ -290,8 +309,10 @@ impl Run {
     fn charge(&mut self, number: usize, kind: FailureKind) {
         let Some((attempt, sent)) = self.race.attempt(number) else { return };
         let Some(server) = self.servers.get(attempt.candidate) else { return };
-        let beside = server.has_answered_since(sent);
-        server.failed(kind, if beside { Lost::Beside(self.name) } else { Lost::Query(self.name) });
+        // What connections do says little of a server that is asked over UDP first.
+        let beside = server.has_answered_since(sent) || attempt.transport == Transport::Tcp;
+        let silence = if beside { Lost::Beside(self.name) } else { Lost::Query(self.name) };
+        server.failed(kind, attempt.transport, silence);
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 

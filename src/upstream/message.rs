@@ -166,6 +166,7 @@ impl Sent {
             Ok(reply) => {
                 let fault = match reply.is_sound() {
                     false => Some(Fault::Malformed),
+                    true if reply.answers_something_else() => Some(Fault::Malformed),
                     true if self.wants_recursion() && reply.is_referral() => Some(Fault::Referral),
                     true => None,
                 };

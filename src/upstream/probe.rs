@@ -11,6 +11,7 @@ use super::failure::FailureKind;
 use super::health::Lost;
 use super::inbox::{Event, Inbox};
 use super::links::Links;
+use super::message::Verdict;
 use super::question::Question;
 use super::race::Attempt;
 use super::send_context::SendContext;
@@ -42,22 +43,32 @@ pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<
         let (at, candidate) = (Instant::now(), server.candidate());
         // The link itself tells the server's health of a reply.
         match ask(&links, &server, &question, candidate.transport, candidate.edns).await {
-            Asked::Replied(rcode) => {
-                if candidate.edns && is_refused(rcode) {
+            Asked::Replied(verdict) => {
+                if candidate.edns && is_refused(verdict.rcode) {
                     server.edns_is_doubted();
                 }
-                server.answered_probe(&question, FailureKind::of_rcode(rcode));
+                let error = match verdict.truncated {
+                    // Over TCP there has to be an answer.
+                    true => match ask(&links, &server, &question, Transport::Tcp, candidate.edns).await {
+                        Asked::Replied(verdict) => FailureKind::of_verdict(&verdict),
+                        Asked::Other => None,
+                        Asked::Failed(kind) => Some(kind).filter(|kind| kind.is_servers()),
+                        Asked::Silence => Some(FailureKind::Timeout),
+                    },
+                    false => FailureKind::of_verdict(&verdict),
+                };
+                server.answered_probe(&question, error);
             }
             Asked::Other => server.was_not_probed(),
             Asked::Failed(kind) => {
                 if !kind.is_servers() {
                     server.was_not_probed();
                 }
-                server.failed(kind, Lost::Probe);
+                server.failed(kind, candidate.transport, Lost::Probe);
             }
             // One of before its return must not count against it after that.
             Asked::Silence if server.has_answered_since(at) && !server.is_losing() => {}
-            Asked::Silence => server.failed(FailureKind::Timeout, Lost::Probe),
+            Asked::Silence => server.failed(FailureKind::Timeout, candidate.transport, Lost::Probe),
         }
     });
 }
@@ -89,15 +100,15 @@ pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Op
         let asked = async |edns| ask(&links, &server, &question, Transport::Udp, edns).await;
         for _ in 0..COPIES {
             match asked(true).await {
-                Asked::Replied(rcode) if is_refused(rcode) => break,
+                Asked::Replied(verdict) if is_refused(verdict.rcode) => break,
                 Asked::Replied(_) => return server.edns_was_checked(false, Instant::now()),
                 Asked::Silence => {}
                 Asked::Other | Asked::Failed(_) => return,
             }
         }
         // A server that does not answer that either says nothing of EDNS.
-        if let Asked::Replied(rcode) = asked(false).await
-            && !is_refused(rcode)
+        if let Asked::Replied(verdict) = asked(false).await
+            && !is_refused(verdict.rcode)
         {
             server.edns_was_checked(true, Instant::now());
         }
@@ -149,8 +160,8 @@ fn question(qtype: RrType) -> Question {
 
 /// What became of a query of nodens's own.
 enum Asked {
-    /// A reply with this response code.
-    Replied(Rcode),
+    /// A reply that says this.
+    Replied(Verdict),
     /// Something that may be the reply.
     Other,
     Failed(FailureKind),
@@ -166,7 +177,7 @@ async fn ask(links: &Rc<Links>, server: &Arc<Server>, question: &Question, trans
         loop {
             match inbox.next().await.1 {
                 Event::Written(_) => {}
-                Event::Reply(_, verdict) => return Asked::Replied(verdict.rcode),
+                Event::Reply(_, verdict) => return Asked::Replied(verdict),
                 Event::Doubtful { .. } => return Asked::Other,
                 Event::Failed(kind) => return Asked::Failed(kind),
             }

@@ -6,7 +6,7 @@
 //! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
 //!    without regard to the budget. When all were asked, begin again with those that were silent or whose port was closed,
 //!    each server at most three times over UDP and twice over TCP, and after longer and longer pauses: a server that is
-//!    away for a second is asked once more when it is back. One that answered with an error would only say it again; one
+//!    away for a second is asked once more soon after it is back, and one that is away for longer when it has been heard of. One that answered with an error would only say it again; one
 //!    that this machine cannot ask is left out.
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
@@ -25,15 +25,12 @@ use super::transport::Transport;
 pub const TRIES_PER_SERVER: u8 = 3;
 /// Tries per server and query over all transports.
 pub const MOST_TRIES: u8 = 5;
-/// The least time from a server's first, second, ... try to the next one. A silence of up to a second is over within half a
-/// second before a try of each query that began during it; the last try is for longer ones.
-const PAUSES: [Duration; MOST_TRIES as usize] = [
-    Duration::from_millis(50),
-    Duration::from_millis(400),
-    Duration::from_millis(500),
-    Duration::from_millis(1_500),
-    Duration::ZERO,
-];
+/// The least time from a server's first, second, third try to the next one. A silence of less than a second is over within half a
+/// second before a try of each query that began during it.
+const PAUSES: [Duration; MOST_TRIES as usize - 2] =
+    [Duration::from_millis(50), Duration::from_millis(400), Duration::from_millis(500)];
+/// The last try is for longer silences: it is made when the server has been heard of again, or so long before the deadline.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// How long a connection may take to be set up, TLS included.
 pub const SET_UP: Duration = Duration::from_secs(1);
@@ -117,6 +114,10 @@ struct Runner {
     tries: u8,
     /// When its next try may be, at the earliest.
     next: Option<Instant>,
+    /// It has said that the answer needs TCP.
+    needs_tcp: bool,
+    /// It takes no connections, so that all tries are over UDP.
+    has_no_tcp: bool,
     /// It answered with an error, or this machine cannot ask it.
     out: bool,
 }
@@ -136,7 +137,8 @@ struct Running {
 impl Race {
     /// A race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
-        let runner = |candidate| Runner { candidate, tries: 0, next: None, out: false };
+        let runner =
+            |candidate| Runner { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
         let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
         // Where all are down, any may be the first that is back.
         if runners.iter().all(|runner| !runner.candidate.healthy) {
@@ -232,7 +234,16 @@ impl Race {
             Outcome::Truncated | Outcome::Doubtful | Outcome::DoubtfulFormerr
                 if attempt.transport == Transport::Udp =>
             {
+                self.runners[attempt.candidate].needs_tcp = true;
                 self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
+            }
+            Outcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
+                if attempt.transport == Transport::Tcp && !self.runners[attempt.candidate].needs_tcp =>
+            {
+                // It was only another way to try: the server has not seen the question.
+                let runner = &mut self.runners[attempt.candidate];
+                runner.tries -= u8::from(!std::mem::replace(&mut runner.has_no_tcp, true));
+                self.owed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
             outcome => {
                 // Neither a server's error nor a lasting fault of this machine would be another one at once.
@@ -263,6 +274,28 @@ impl Race {
         }
     }
 
+    /// The servers that have their last try left, and since when nothing was sent to each: it is made at once if one has been heard
+    /// of since. See [`Race::is_heard_of`].
+    pub fn wait_for_life(&self, now: Instant) -> impl Iterator<Item = (usize, Instant)> {
+        let last = move |at: &usize| {
+            let runner = &self.runners[*at];
+            runner.tries + 1 == MOST_TRIES && runner.next.is_some_and(|next| next > now)
+        };
+        self.idle_runners().filter(last).filter_map(|at| {
+            let sent =
+                self.attempts.iter().filter(|running| running.attempt.candidate == at).map(|running| running.sent);
+            Some((at, sent.max()?))
+        })
+    }
+
+    /// A server has been heard of again.
+    pub fn is_heard_of(&mut self, candidate: usize, now: Instant) {
+        if let Some(runner) = self.runners.get_mut(candidate) {
+            runner.next = Some(now);
+        }
+        self.successor_owed = true;
+    }
+
     /// Whether a reply may still come.
     pub fn has_open(&self) -> bool {
         self.attempts.iter().any(|running| running.open)
@@ -288,7 +321,10 @@ impl Race {
 
     fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
         let runner = &mut self.runners[attempt.candidate];
-        runner.next = PAUSES.get(usize::from(runner.tries)).map(|pause| now + *pause);
+        runner.next = Some(match PAUSES.get(usize::from(runner.tries)) {
+            Some(pause) => now + *pause,
+            None => (now + LAST_TRY).max(self.deadline.checked_sub(LAST_TRY).unwrap_or(now)),
+        });
         runner.tries = runner.tries.saturating_add(1);
         self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
         Step::Send(attempt)
@@ -300,7 +336,7 @@ impl Race {
         // EDNS pads the query.
         let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport == Transport::Tls);
         let transport = match transport {
-            Transport::Udp if tries >= TRIES_PER_SERVER => Transport::Tcp,
+            Transport::Udp if tries >= TRIES_PER_SERVER && !self.runners[runner].has_no_tcp => Transport::Tcp,
             transport => transport,
         };
         Attempt { candidate: runner, transport, edns, hedge }
@@ -484,9 +520,11 @@ mod tests {
                 for candidate in 0..candidates {
                     let of_it = || attempts.iter().filter(|(_, attempt)| attempt.candidate == candidate);
                     let ways: Vec<_> = of_it().map(|(_, attempt)| (attempt.transport, attempt.edns)).collect();
-                    let udp = Transport::Udp;
-                    let tcp = (Transport::Tcp, true);
-                    assert_eq!(ways, [(udp, true), (udp, true), (udp, false), tcp, tcp]);
+                    let (udp, tcp) = ((Transport::Udp, true), (Transport::Tcp, true));
+                    let first = [udp, udp, (Transport::Udp, false), tcp];
+                    // One that takes no connections has not seen the question there.
+                    let rest = if refuses { &[udp, udp][..] } else { &[tcp] };
+                    assert_eq!(ways, [&first[..], rest].concat());
                 }
                 // A silence that ends after up to 800 ms, and a query that began at any time before.
                 for left in (0..=800).map(|ms| MS * ms) {

@@ -23,7 +23,7 @@ use crate::wire::name::Name;
 /// The time from finding a loop to the first check whether it is still there; each later one after twice as long.
 const FIRST_LOOP_CHECK: Duration = Duration::from_secs(1);
 /// The longest such time.
-const LONGEST_LOOP_CHECK: Duration = Duration::from_secs(30);
+const LONGEST_LOOP_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes of the first label in the names of the loop check: the token of the server.
 pub const LOOP_TOKEN: usize = 17;
@@ -172,7 +172,7 @@ impl Server {
 
     /// An attempt failed. One that got a reply says nothing of the server's health, nor does one that was never sent.
     /// `silence` is what it was where nothing came.
-    pub fn failed(&self, kind: FailureKind, silence: Lost) {
+    pub fn failed(&self, kind: FailureKind, transport: Transport, silence: Lost) {
         self.metrics.failed(kind.label());
         if kind.is_reply() || !kind.is_servers() {
             return;
@@ -180,7 +180,8 @@ impl Server {
         lock(&self.last_failures).push(kind);
         let (change, in_a_row) = {
             let mut health = self.health();
-            let what = if kind == FailureKind::Timeout { silence } else { Lost::Told };
+            let is_told = kind != FailureKind::Timeout && transport != Transport::Tcp;
+            let what = if is_told { Lost::Told } else { silence };
             (health.failed(Instant::now(), rand::random(), what), health.streak())
         };
         if change == Some(Change::Ejected) {
@@ -466,7 +467,7 @@ mod tests {
         server.becomes(State::Ejected, Kind::Ejected, String::new);
         assert_eq!((told(), healthy()), (vec![], 1));
 
-        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Lost::Probe));
+        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
         assert_eq!((told(), healthy(), server.standing().state), (vec![Kind::Ejected], 0, State::Ejected));
         server.leads_back();
         server.leads_back();
@@ -474,7 +475,7 @@ mod tests {
         // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
         server.replied(Instant::now(), Duration::from_millis(1), true);
         assert_eq!((healthy(), server.standing().state), (0, State::Looped));
-        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Lost::Probe));
+        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
         server.forgive_loop("");
         server.forgive_loop("");
         assert_eq!((healthy(), server.standing().state), (0, State::Ejected));

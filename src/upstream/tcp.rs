@@ -10,7 +10,8 @@
 //! What counts for a sign of life is a whole response. One that begins and takes longer than 200 ms holds up those behind it:
 //! they are sent over another connection. After a second the connection is closed, and its query has failed.
 //!
-//! No client has more than its share of the queries in flight, so that there is always room for another.
+//! No client has more than its share of the queries in flight, so that there is always room for another; and one that a response has
+//! taken long to come to has one at a time for a while, so that it holds up one connection and no more.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -46,6 +47,12 @@ const CROWDED: usize = 64;
 pub const INSTEAD: usize = 2;
 /// How long a response may take from its first byte to its last.
 const WHOLE: Duration = Duration::from_secs(1);
+/// How long a client whose query was answered slowly has one query in flight at a time.
+const SLOW_FOR: Duration = Duration::from_secs(5);
+/// Such clients that are remembered.
+const MOST_SLOW: usize = 64;
+/// How often a query may go over another connection because a response before it takes long.
+const MOST_MOVES: u8 = 10;
 /// Bytes of responses that are read before those who wait for them have their turn.
 const READ_AHEAD: usize = 64 << 10;
 /// How long a connection may stay without a query in flight, unless the server asks for less (RFC 7828).
@@ -73,6 +80,8 @@ struct Shared {
     /// The most connections.
     most: Cell<usize>,
     line: Rc<Line>,
+    /// Clients to whose queries a response took long to come, and when it did.
+    slow: RefCell<Vec<(IpAddr, Instant)>>,
 }
 
 /// One connection, as those see it who have a query for it.
@@ -108,7 +117,10 @@ struct Asked {
     until: Instant,
     number: usize,
     inbox: Rc<Inbox>,
+    client: IpAddr,
     again: bool,
+    /// How often it was sent over another connection because a response before it took long.
+    moved: u8,
     /// The connection was open when it came: if that breaks, the server need not be the reason.
     joined: bool,
     _place: Share,
@@ -119,7 +131,8 @@ impl TcpLink {
     pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let places = Arc::new(Pool::new(IN_FLIGHT));
         let (pool, most, line) = (RefCell::default(), Cell::new(1), Rc::default());
-        Self(Rc::new(Shared { server, pool, open, places, most, line }))
+        let slow = RefCell::default();
+        Self(Rc::new(Shared { server, pool, open, places, most, line, slow }))
     }
 
     /// Sends a query over the connection that has the fewest; where all are stalled or crowded, over a new one if there may be
@@ -136,9 +149,14 @@ impl TcpLink {
         }
         let client = context.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let busy = FailureKind::Local(LocalFault::Busy);
-        let Some(share) = Share::of(&self.0.places, client, 1) else { return Err(self.0.server.noted(busy)) };
+        // Its own doing, and no fault of this machine.
+        let Some(share) = Share::of(&self.0.places, client, 1) else { return Err(busy) };
+        if self.0.is_slow(client, at) && self.0.places.held_by(client) > 1 {
+            return Err(busy);
+        }
         let inbox = Rc::clone(context.inbox);
-        let asked = Asked { sent, at, until, number, inbox, again: false, joined: false, _place: share };
+        let (again, moved, joined) = (false, 0, false);
+        let asked = Asked { sent, at, until, number, inbox, client, again, moved, joined, _place: share };
         let patience = if context.again { STALLED_AGAIN } else { STALLED };
         self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.noted(busy))
     }
@@ -148,6 +166,19 @@ impl Shared {
     /// Whether the response to this question has begun to come.
     fn is_coming(&self, question: &[u8]) -> bool {
         self.pool.borrow().iter().any(|pooled| pooled.state.coming.borrow().as_deref() == Some(question))
+    }
+
+    /// Whether a response to a query of this client took long to come a short time ago.
+    fn is_slow(&self, client: IpAddr, now: Instant) -> bool {
+        self.slow.borrow().iter().any(|(slow, at)| *slow == client && now < *at + SLOW_FOR)
+    }
+
+    /// A response to a query of this client takes long to come.
+    fn takes_long(&self, client: IpAddr, now: Instant) {
+        let mut slow = self.slow.borrow_mut();
+        slow.retain(|(other, at)| *other != client && now < *at + SLOW_FOR);
+        slow.truncate(MOST_SLOW - 1);
+        slow.insert(0, (client, now));
     }
 
     /// Gives a query to a connection, a new one where it must be and may; gives it back where there is no room.
@@ -363,6 +394,9 @@ impl Connection {
     fn let_others_go(&mut self, part: &[u8]) -> bool {
         let Some(coming) = crate::wire::u16_at(part, 2) else { return false };
         let own = self.waiting.remove(&coming);
+        if let (Some(asked), Some(shared)) = (&own, self.others.upgrade()) {
+            shared.takes_long(asked.client, Instant::now());
+        }
         self.let_all_go();
         self.waiting.extend(own.map(|asked| (coming, asked)));
         true
@@ -371,12 +405,15 @@ impl Connection {
     fn let_all_go(&mut self) {
         let Some(others) = self.others.upgrade() else { return };
         let now = Instant::now();
-        for (_, asked) in std::mem::take(&mut self.waiting) {
+        for (_, mut asked) in std::mem::take(&mut self.waiting) {
             self.state.waiting.set(self.state.waiting.get().saturating_sub(1));
-            if let Err(asked) = others.put(asked, now, STALLED) {
+            asked.moved += 1;
+            // Those for whom nobody waits any more end here, and so do those that have had their chances.
+            let may_go = now < asked.until && asked.moved <= MOST_MOVES && !others.is_slow(asked.client, now);
+            let left = if may_go { others.put(asked, now, STALLED).err() } else { Some(asked) };
+            if let Some(asked) = left {
                 self.server.metrics.in_flight.dec();
-                let busy = FailureKind::Local(LocalFault::Busy);
-                asked.inbox.put(asked.number, Event::Failed(self.server.noted(busy)));
+                asked.inbox.put(asked.number, Event::Failed(FailureKind::Local(LocalFault::Busy)));
             }
         }
     }

@@ -24,7 +24,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::FailureKind;
-use super::health::BEARABLE;
 use super::inbox::{Event, Inbox};
 use super::local::LocalFault;
 use super::message::{Judgement, Sent};
@@ -43,6 +42,8 @@ const IDLE: Duration = Duration::from_secs(15);
 const IN_FLIGHT_PER_PORT: usize = 512;
 /// How often queries for which nobody waits any more are swept out, while there are any.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// How long a reply matters to what is known of the server, where nobody waits for it any more.
+const MATTERS: Duration = Duration::from_secs(1);
 /// How long a renewed port still listens for late replies.
 const LINGER: Duration = Duration::from_secs(3);
 /// Draws of a random port before the kernel is asked for one.
@@ -112,7 +113,7 @@ impl Waiting {
 
     /// Whether a reply would matter: to somebody who waits, or to what is known of the server.
     fn is_worth_it(&self, now: Instant) -> bool {
-        self.until > now && (self.inbox.strong_count() > 0 || now < self.at + BEARABLE)
+        self.until > now && (self.inbox.strong_count() > 0 || now < self.at + MATTERS)
     }
 }
 

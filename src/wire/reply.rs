@@ -131,6 +131,15 @@ impl<'a> Reply<'a> {
         self.records.iter().all(|record| record.is_sound(self.message))
     }
 
+    /// Whether it has answers, and none of them is of the name that was asked for.
+    pub fn answers_something_else(&self) -> bool {
+        let qname = self.qname();
+        let mut answers = self.section(Section::Answer).peekable();
+        answers.peek().is_some()
+            && !answers.any(|record| self.owner_is(record, qname))
+            && self.dname_above(&qname.to_ascii_lowercase()).is_none()
+    }
+
     /// Whether it names other servers to ask, and answers nothing.
     pub fn is_referral(&self) -> bool {
         let is_ns = |record: &Record| record.section == Section::Authority && record.rtype == rtype::NS;

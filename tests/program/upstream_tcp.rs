@@ -26,6 +26,8 @@ enum Bad {
     Half,
     /// Sends a byte now and then.
     Drip,
+    /// Sends half of the response, and the rest just in time.
+    JustInTime,
     /// Announces the largest message, and sends nothing more on that connection.
     Announce,
 }
@@ -79,6 +81,14 @@ fn serve(mut stream: TcpStream, bad: Bad) -> Option<()> {
                 let mut held = out.lock().ok()?;
                 held.write_all(&frame[..frame.len() / 2]).ok()?;
                 return wait_for_end(stream);
+            }
+            Bad::JustInTime => {
+                // Whatever else is asked on that connection waits.
+                let mut held = out.lock().ok()?;
+                let (half, rest) = frame.split_at(frame.len() / 2);
+                held.write_all(half).ok()?;
+                thread::sleep(Duration::from_millis(900));
+                held.write_all(rest).ok()?;
             }
             Bad::Announce => {
                 let mut held = out.lock().ok()?;
@@ -161,4 +171,14 @@ fn a_response_that_drips_holds_up_no_others() {
 #[test]
 fn a_response_that_is_only_announced_holds_up_no_others() {
     others_are_answered(Bad::Announce, 1, Duration::from_millis(500));
+}
+
+#[test]
+fn responses_that_come_just_in_time_hold_up_no_others() {
+    others_are_answered(Bad::JustInTime, 1, Duration::from_millis(100));
+}
+
+#[test]
+fn many_responses_that_stop_half_way_hold_up_no_others() {
+    others_are_answered(Bad::Half, 2, Duration::from_millis(100));
 }

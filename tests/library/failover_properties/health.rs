@@ -36,7 +36,8 @@ enum Event {
     Client,
     Tick,
     Reply(Duration, bool),
-    Loss(Lost),
+    /// Of a query that was sent then.
+    Loss(Lost, Instant),
 }
 
 /// What has happened so far, counted apart from the code.
@@ -166,7 +167,7 @@ proptest! {
                 // A reply that is late still counts, behind the loss.
                 let mut ask = |patience: Duration, what: Lost| {
                     if die < spell.loses || latency > patience {
-                        add(patience, Event::Loss(what));
+                        add(patience, Event::Loss(what, now));
                     }
                     if die >= spell.loses {
                         add(latency, Event::Reply(latency, what == Lost::Probe));
@@ -191,7 +192,9 @@ proptest! {
                         let change = health.replied(now, latency, probe);
                         story.replied(now, latency, late, &health, change);
                     }
-                    Event::Loss(what) => {
+                    // A probe of before the server's return says nothing any more.
+                    Event::Loss(Lost::Probe, sent) if health.has_answered_since(sent) && !health.is_losing() => {}
+                    Event::Loss(what, _) => {
                         let change = health.failed(now, jitter, what);
                         story.failed(now, what, change);
                     }

@@ -13,7 +13,9 @@ use super::config;
 
 const MS: Duration = Duration::from_millis(1);
 /// Milliseconds from a server's first, second, ... try to the next one, at least.
-const PAUSES: [u32; 5] = [50, 400, 500, 1_500, 0];
+const PAUSES: [u32; 3] = [50, 400, 500];
+/// The last try is no sooner after the one before, and no more before the deadline.
+const LAST: Duration = Duration::from_secs(1);
 
 /// A server, and what becomes of each query that it gets: nothing, or this after so many milliseconds.
 #[derive(Clone, Debug)]
@@ -60,12 +62,17 @@ struct Sent {
     fate: Option<(Instant, Outcome)>,
     open: bool,
     overdue: bool,
+    /// It was refused, over TCP that nobody had asked for.
+    no_tcp: bool,
 }
 
 struct Course<'a> {
     servers: &'a [Server],
     sent: Vec<Sent>,
     out: Vec<bool>,
+    /// Servers that have asked for TCP.
+    needs_tcp: Vec<bool>,
+    deadline: Instant,
     /// The server to which the question should go in another way: that comes before any successor.
     goes_on: Option<usize>,
 }
@@ -76,10 +83,10 @@ impl Course<'_> {
         let like =
             |sent: &&Sent| sent.attempt.candidate == attempt.candidate && sent.attempt.transport == attempt.transport;
         let before = self.sent.iter().filter(like).count();
-        let most = if attempt.transport == Transport::Tls { MOST_TRIES } else { TRIES_PER_SERVER };
+        let many = attempt.transport == Transport::Tls || self.has_no_tcp(attempt.candidate);
+        let most = if many { MOST_TRIES } else { TRIES_PER_SERVER };
         assert!(before < usize::from(most), "a server was asked too often over one transport");
-        let all = self.sent.iter().filter(|sent| sent.attempt.candidate == attempt.candidate).count();
-        assert!(all < usize::from(MOST_TRIES), "a server was asked too often");
+        assert!(self.tries(attempt.candidate) < usize::from(MOST_TRIES), "a server was asked too often");
         let mut same = self.sent.iter().filter(like).filter(|sent| sent.attempt.edns == attempt.edns);
         let twin = same.any(|sent| sent.open && !sent.overdue && now < sent.times_out);
         assert!(!twin, "a second attempt while the first is within its time");
@@ -92,15 +99,30 @@ impl Course<'_> {
         let fate = server.fates[asked % server.fates.len()].map(|(after, outcome)| (now + MS * after, outcome));
         let round_trips = if attempt.transport == Transport::Tcp { 2 } else { 1 };
         let times_out = now + server.candidate.timeout * round_trips;
-        self.sent.push(Sent { attempt, at: now, times_out, fate, open: true, overdue: false });
+        self.sent.push(Sent { attempt, at: now, times_out, fate, open: true, overdue: false, no_tcp: false });
+    }
+
+    /// Whether a server has refused a connection that was only another way to try.
+    fn has_no_tcp(&self, candidate: usize) -> bool {
+        self.sent.iter().any(|sent| sent.attempt.candidate == candidate && sent.no_tcp)
+    }
+
+    /// Tries of a server, without those that it has not seen.
+    fn tries(&self, candidate: usize) -> usize {
+        let of_it = self.sent.iter().filter(|sent| sent.attempt.candidate == candidate).count();
+        of_it - usize::from(self.has_no_tcp(candidate))
     }
 
     /// Whether some server may be asked by then.
     fn someone_is_left(&self, then: Instant) -> bool {
         (0..self.servers.len()).any(|at| {
             let mut sent = self.sent.iter().filter(|sent| sent.attempt.candidate == at);
-            let tries = sent.clone().count();
-            let paused = sent.clone().next_back().is_some_and(|last| last.at + MS * PAUSES[tries - 1] > then);
+            let tries = self.tries(at);
+            let next = |last: &Sent| match PAUSES.get(tries - 1) {
+                Some(pause) => last.at + MS * *pause,
+                None => (last.at + LAST).max(self.deadline - LAST),
+            };
+            let paused = sent.clone().next_back().is_some_and(|last| next(last) > then);
             let busy = sent.any(|sent| sent.open && !sent.overdue);
             !self.out[at] && tries < usize::from(MOST_TRIES) && !paused && !busy
         })
@@ -120,8 +142,13 @@ impl Course<'_> {
         let follows = match outcome {
             Outcome::Truncated | Outcome::Doubtful => sent.attempt.transport == Transport::Udp,
             Outcome::Failed(FailureKind::Formerr) => sent.attempt.edns,
+            Outcome::Failed(FailureKind::ConnectionRefused) => {
+                sent.no_tcp = sent.attempt.transport == Transport::Tcp && !self.needs_tcp[sent.attempt.candidate];
+                sent.no_tcp
+            }
             _ => false,
         };
+        self.needs_tcp[sent.attempt.candidate] |= follows && matches!(outcome, Outcome::Truncated | Outcome::Doubtful);
         self.goes_on = follows.then_some(sent.attempt.candidate);
         if let Outcome::Failed(kind) = outcome
             && !follows
@@ -147,7 +174,7 @@ proptest! {
         let start = Instant::now();
         let deadline = start + MS * time;
         let mut race = Race::new(servers.iter().map(|server| server.candidate), deadline);
-        let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], goes_on: None };
+        let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], needs_tcp: vec![false; servers.len()], deadline, goes_on: None };
         let (mut now, mut answered, mut hedges) = (start, false, 0);
         // Whether someone has just failed, so that the next one is owed at once, whatever the budget says.
         let mut owed = true;
