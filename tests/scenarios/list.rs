@@ -77,6 +77,7 @@ scenarios! {
         fastest_finds_out
         flapping_server_proves_more
         folded_letter_case
+        heard_of_again
         hedge
         hedge_budget
         ipv6_upstreams
@@ -90,6 +91,7 @@ scenarios! {
         max_qps_stale
         negative_answers_are_answers
         next_server_at_once
+        no_tcp_port
         notimp_to_edns
         other_routes_feel_nothing
         probed_with_what_it_answers
