@@ -52,8 +52,13 @@ pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<
                     true => match ask(&links, &server, &question, Transport::Tcp, candidate.edns).await {
                         Asked::Replied(verdict) => FailureKind::of_verdict(&verdict),
                         Asked::Other => None,
-                        Asked::Failed(kind) => Some(kind).filter(|kind| kind.is_servers()),
-                        Asked::Silence => Some(FailureKind::Timeout),
+                        Asked::Failed(kind) if !kind.is_servers() => None,
+                        // What comes over UDP alone helps nobody.
+                        other => {
+                            let kind = if let Asked::Failed(kind) = other { kind } else { FailureKind::Timeout };
+                            server.failed(kind, candidate.transport, Lost::Probe);
+                            Some(kind)
+                        }
                     },
                     false => FailureKind::of_verdict(&verdict),
                 };
