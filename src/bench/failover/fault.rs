@@ -75,7 +75,7 @@ pub enum State {
     OtherPort,
     /// Truncates every answer over UDP, and takes connections without ever writing to them.
     Truncated,
-    /// Never answers [`LAME`](super::names::LAME), and is healthy otherwise.
+    /// Never answers [`LAME`], and is healthy otherwise.
     Lame,
 }
 
