@@ -242,7 +242,12 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                 let id = Arc::as_ptr(server) as usize;
                 seen.push(id);
                 let new = !checked.contains(&id);
-                let probe_due = server.probe_due(now, group.in_use(now)) && group.spend(now);
+                let mut probe_due = server.probe_due(now, group.in_use(now));
+                if probe_due && !group.spend(now) {
+                    // `max_qps` is used up: one that waits for its verdict is probed again.
+                    server.was_not_probed();
+                    probe_due = false;
+                }
                 if new {
                     server.forgive_loop("it is about to be checked for a loop again");
                 }

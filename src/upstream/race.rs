@@ -6,8 +6,8 @@
 //! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
 //!    without regard to the budget. When all were asked, begin again with those that were silent or whose port was closed,
 //!    each server at most three times over UDP and twice over TCP, and after longer and longer pauses: a server that is
-//!    away for a second is asked once more soon after it is back, and one that is away for longer when it has been heard of. One that answered with an error would only say it again; one
-//!    that this machine cannot ask is left out.
+//!    away for a second is asked once more soon after it is back, and one that is away for longer when it has been heard of.
+//!    One that answered with an error would only say it again; one that this machine cannot ask is left out.
 //! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
 //! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
 //!

@@ -216,7 +216,7 @@ impl Server {
     }
 
     /// The last probe was not sent: this machine could not.
-    pub(super) fn was_not_probed(&self) {
+    pub fn was_not_probed(&self) {
         self.health().was_not_probed();
     }
 
