@@ -6,7 +6,7 @@
 
 use foldhash::HashMap;
 
-use super::name::{self, MAX_NAME};
+use super::name::{self, MAX_NAME, expanded};
 use super::reply::{Record, Reply, Section};
 use super::{HEADER, LONGEST_MESSAGE, RrType, rtype, u16_at};
 
@@ -241,12 +241,6 @@ fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
         links.push(link);
     }
     links
-}
-
-/// The name at `at`, written out.
-fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
-    let mut buffer = [0; MAX_NAME];
-    name::expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
 }
 
 #[cfg(test)]

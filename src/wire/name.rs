@@ -82,6 +82,12 @@ pub fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The name at `at`, written out; none if there is no such name.
+pub fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
+    let mut buffer = [0; MAX_NAME];
+    expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
+}
+
 /// The length of the uncompressed name at the start of `bytes`, its root label included; none if there is no such name.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! An upstream's reply made ready to be kept: its OPT record taken out, random letter case undone, one TTL per RRset.
 
-use super::name::{self, MAX_NAME};
+use super::name::{self, expanded};
 use super::reply::{Record, Reply, Section};
 use super::{HEADER, RrType, rtype, u16_at};
 
@@ -217,12 +217,6 @@ fn covered_type(message: &[u8], record: &Record) -> RrType {
 
 fn owner(message: &[u8], record: &Record) -> Vec<u8> {
     expanded(message, record.start).unwrap_or_default().to_ascii_lowercase()
-}
-
-/// The name at `at`, written out.
-fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
-    let mut buffer = [0; MAX_NAME];
-    name::expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
 }
 
 #[cfg(test)]
