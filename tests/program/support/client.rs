@@ -86,7 +86,13 @@ pub(crate) fn udp(server: SocketAddr) -> UdpSocket {
 /// The next datagram.
 pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_535];
-    let length = socket.recv(&mut buffer).expect("a reply");
+    let length = loop {
+        match socket.recv(&mut buffer) {
+            // A machine that was stopped for a moment.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => break result.expect("a reply"),
+        }
+    };
     buffer.truncate(length);
     buffer
 }
