@@ -5,7 +5,7 @@
 //!                                               ├── race ── whom first, whom next, when, who won (pure)
 //!                                               ├── group, server, health, minute ── what all workers know (pure)
 //!                                               ├── budget, quota ── what hedges may cost, what may be asked at all (pure)
-//!                                               ├──► udp ── random port, id and letter case; strangers are ignored
+//!                                               ├──► udp ── random port (source_ports), id and letter case; strangers are ignored
 //!                                               └──► tcp ── pipelined, one connection reused
 //!                                                     └── encrypted ── TLS around it
 //! probe ── asks servers that take no clients' queries whether they are back
@@ -42,6 +42,7 @@ pub mod race;
 mod send_context;
 pub mod server;
 pub mod sockets;
+mod source_ports;
 pub mod standing;
 pub mod tcp;
 pub mod transport;

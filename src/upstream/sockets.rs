@@ -1,10 +1,17 @@
 //! The sockets that one thread has open towards upstreams, counted against its share of the file descriptors.
 
-use std::cell::Cell;
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::source_ports::SourcePorts;
 use crate::admission::descriptors::{Descriptors, ThreadShare};
+
+/// Interval between looks at which source ports are reserved.
+const PORTS_READ_EVERY: Duration = Duration::from_secs(60);
 
 /// What one thread has open, and what it may.
 #[derive(Debug)]
@@ -13,6 +20,10 @@ pub struct OpenSockets {
     share: Cell<ThreadShare>,
     ports: Cell<usize>,
     connections: Cell<usize>,
+    /// The source ports to draw from.
+    source_ports: RefCell<SourcePorts>,
+    /// When they were read; none before the first socket.
+    ports_read: Cell<Option<Instant>>,
 }
 
 /// One open socket; dropping it makes room for another.
@@ -32,7 +43,14 @@ impl OpenSockets {
     /// Nothing is open yet.
     pub fn new(descriptors: Arc<Descriptors>) -> Rc<Self> {
         let share = Cell::new(descriptors.of_thread(1, 1));
-        Rc::new(Self { descriptors, share, ports: Cell::new(0), connections: Cell::new(0) })
+        Rc::new(Self {
+            descriptors,
+            share,
+            ports: Cell::new(0),
+            connections: Cell::new(0),
+            source_ports: RefCell::default(),
+            ports_read: Cell::default(),
+        })
     }
 
     /// From now on they are for so many servers, with so many connections to all of them.
@@ -53,6 +71,15 @@ impl OpenSockets {
     /// Room for one more connection; the `first` one to a server always has it.
     pub fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
         self.open(Kind::Connection, first || self.connections.get() < self.share.get().connections)
+    }
+
+    /// Returns the source ports to draw from, which are read again once a minute.
+    pub(super) fn source_ports(&self, now: Instant) -> Ref<'_, SourcePorts> {
+        if self.ports_read.get().is_none_or(|read| now >= read + PORTS_READ_EVERY) {
+            self.ports_read.set(Some(now));
+            self.source_ports.replace(SourcePorts::of_this_machine());
+        }
+        self.source_ports.borrow()
     }
 
     fn open(self: &Rc<Self>, kind: Kind, has_room: bool) -> Option<OpenSocket> {

@@ -30,6 +30,7 @@ use super::message::{Judgement, Sent};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
+use super::source_ports::SourcePorts;
 use crate::admission::descriptors::PORTS;
 
 /// Queries after which a port is renewed.
@@ -46,7 +47,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(500);
 const MATTERS: Duration = Duration::from_secs(1);
 /// How long a renewed port still listens for late replies.
 const LINGER: Duration = Duration::from_secs(3);
-/// Draws of a random port before the kernel is asked for one.
+/// Draws of a random port before the kernel is asked to choose one.
 const PORT_DRAWS: usize = 10;
 /// The largest reply read; nodens advertises less, but some servers send more.
 const LARGEST_REPLY: usize = 4_096;
@@ -208,7 +209,7 @@ impl UdpLink {
     fn open_port(&self, now: Instant, first: bool) -> io::Result<Option<Rc<Port>>> {
         let Some(place) = self.open.port(first) else { return Ok(None) };
         let port = Rc::new(Port {
-            socket: watched(open(self.server.address)?)?,
+            socket: watched(open(self.server.address, &self.open.source_ports(now))?)?,
             opened: now,
             used: Cell::new(now),
             uses: Cell::new(0),
@@ -340,13 +341,13 @@ fn fail_all(port: &Port, server: &Server, kind: FailureKind) {
     }
 }
 
-/// A connected socket on a random source port.
-fn open(server: SocketAddr) -> io::Result<UdpSocket> {
+/// Opens a connected socket on a random source port.
+fn open(server: SocketAddr, ports: &SourcePorts) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let drawn = (0..PORT_DRAWS).any(|_| {
-        let port = rand::rng().random_range(1_024..=u16::MAX);
-        socket.bind(&SocketAddr::new(any, port).into()).is_ok()
+        let port = ports.draw(&mut rand::rng());
+        port.is_some_and(|port| socket.bind(&SocketAddr::new(any, port).into()).is_ok())
     });
     if !drawn {
         socket.bind(&SocketAddr::new(any, 0).into())?;

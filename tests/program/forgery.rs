@@ -1,16 +1,19 @@
 //! Forged responses from the right address and port to the right id, by the built binary: no wrong answer comes through, and nothing
 //! is learned from them.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::addresses::own_address;
-use crate::support::Nodens;
-use crate::support::client::{A, ask_udp, data, framed, query};
+use crate::support::client::{A, ask_udp, data, framed, lookup, query};
+use crate::support::space::inside;
+use crate::support::{Nodens, config, upstream, zone};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, rdata};
+use nodens::upstream::Transport;
 
 const RIGHT: [u8; 4] = [192, 0, 2, 1];
 const FORGED: [u8; 4] = [203, 0, 113, 9];
@@ -119,4 +122,23 @@ fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
     // Letters are random to the last.
     let asked = last.lock().expect("a lock").clone();
     assert!(asked.iter().any(u8::is_ascii_uppercase) && asked.iter().any(u8::is_ascii_lowercase));
+}
+
+#[test]
+fn reserved_ports_and_those_of_node_services_are_not_used() {
+    inside("forgery::reserved_ports_and_those_of_node_services_are_not_used", &[], || {
+        // What is left are 232 ports, as node ports end at 32767.
+        let reserved = "1024-29999,33000-65535";
+        std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", reserved).expect("a namespace of its own");
+        let upstream = upstream(zone());
+        let nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
+        for number in 0..200 {
+            lookup(nodens.address(), &format!("{number}.lab.example"));
+        }
+        let seen = upstream.seen();
+        let ports: BTreeSet<_> =
+            seen.iter().filter(|seen| seen.transport == Transport::Udp).map(|seen| seen.client.port()).collect();
+        assert!(ports.len() > 20, "{ports:?}");
+        assert!(ports.iter().all(|port| (32_768..33_000).contains(port)), "{ports:?}");
+    });
 }

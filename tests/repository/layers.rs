@@ -75,6 +75,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::probe", 4),
     ("upstream::send_context", 4),
     ("upstream::sockets", 4),
+    ("upstream::source_ports", 4),
     ("upstream::tcp", 4),
     ("upstream::udp", 4),
     ("app", 5),
