@@ -22,6 +22,8 @@ pub const FAILURE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(300) };
 /// `[cache] prefetch`.
 pub const PREFETCH: bool = true;
+/// `[cache] rotate`.
+pub const ROTATE: bool = true;
 
 /// The cache's bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Cache {
     pub failure_max_ttl: Duration,
     /// Whether popular answers are fetched anew before a client has to wait for them.
     pub prefetch: bool,
+    /// Whether the addresses of a cached answer change places from response to response.
+    pub rotate: bool,
 }
 
 /// `[cache]`.
@@ -55,6 +59,8 @@ pub struct CacheTable {
     pub failure_max_ttl: Spanned<Time>,
     /// Default: [`PREFETCH`].
     pub prefetch: bool,
+    /// Default: [`ROTATE`].
+    pub rotate: bool,
 }
 
 impl CacheTable {
@@ -66,6 +72,7 @@ impl CacheTable {
             stale: table.bounded("stale", &STALE),
             failure_max_ttl: table.bounded("failure_max_ttl", &FAILURE_MAX_TTL),
             prefetch: table.flag("prefetch", PREFETCH),
+            rotate: table.flag("rotate", ROTATE),
         })
     }
 }
@@ -79,5 +86,6 @@ pub(super) fn cache(file: &CacheTable) -> Cache {
         stale: file.stale.get_ref().duration(),
         failure_max_ttl: file.failure_max_ttl.get_ref().duration(),
         prefetch: file.prefetch,
+        rotate: file.rotate,
     }
 }

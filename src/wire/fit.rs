@@ -17,6 +17,8 @@ pub struct Kept<'a> {
     pub rcode: Rcode,
     /// Whether a trusted upstream vouched for it.
     pub authentic: bool,
+    /// Whether its addresses change places from response to response.
+    pub rotates: bool,
 }
 
 /// How old the reply is.
@@ -76,6 +78,9 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
         };
         ttl.copy_from_slice(&aged.to_be_bytes());
     }
+    if kept.rotates {
+        rotate(kept, query, &mut out[..cut.len]);
+    }
     let Some(edns) = query.edns else { return cut.len };
     let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
     out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
@@ -83,6 +88,33 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     let (first, second) = if with_options { (kept.extended_errors, options) } else { (&[][..], &[][..]) };
     make::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
     writer.finish().map_or(0, |written| cut.len + written)
+}
+
+/// Rotates the addresses among the answers by the query's id, which clients choose at random, so that clients of one cached
+/// response are spread over the addresses. The records stay where they are: they differ in nothing else.
+#[inline(never)]
+fn rotate(kept: Kept<'_>, query: &Query<'_>, out: &mut [u8]) {
+    let size = match query.qtype {
+        rtype::A => 4,
+        rtype::AAAA => 16,
+        _ => return,
+    };
+    let answers = usize::from(u16_at(kept.wire, 6).unwrap_or_default());
+    let (ttls, _) = kept.ttls.as_chunks();
+    let ttls = ttls.iter().take(answers).map(|at| usize::from(u16::from_be_bytes(*at)));
+    // Type and class come before the TTL, the length of the data after it.
+    let is_address =
+        |at: &usize| at.checked_sub(4).and_then(|at| u16_at(kept.wire, at)).map(RrType::from) == Some(query.qtype);
+    let places = ttls.filter(is_address).map(|at| at + 6..at + 6 + size);
+    let count = places.clone().count();
+    if count < 2 {
+        return;
+    }
+    let first = usize::from(query.id) % count;
+    for (to, from) in places.clone().zip(places.clone().skip(first).chain(places)) {
+        let (Some(to), Some(from)) = (out.get_mut(to), kept.wire.get(from)) else { break };
+        to.copy_from_slice(from);
+    }
 }
 
 /// How much of a message is kept.
@@ -155,6 +187,10 @@ mod tests {
         bytes
     }
 
+    fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> Kept<'a> {
+        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotates: false }
+    }
+
     /// A record of the question's name with 100 bytes of RDATA.
     fn big(rtype: RrType) -> Vec<u8> {
         let mut bytes = [&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1, 0, 0, 0, 100, 0, 100]].concat();
@@ -175,8 +211,7 @@ mod tests {
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&Reply::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
-        let kept =
-            Kept { wire: &stored.wire, ttls: &ttls, extended_errors: errors, rcode: rcode::NOERROR, authentic: false };
+        let kept = Kept { extended_errors: errors, ..kept(&stored.wire, &ttls) };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
@@ -210,6 +245,42 @@ mod tests {
         assert_eq!(fitted(&message([&[a], &[], &[]]), true, ERROR, 19 + 10), None);
     }
 
+    /// Responses to queries for an alias of `count` addresses, with these ids: the last bytes of the addresses.
+    fn rotated(count: u8, ids: std::ops::Range<u16>, size: usize) -> Vec<Vec<u8>> {
+        let mut message = b"\0\0\x81\x80\0\x01\0\0\0\x01\0\0\x01a\0\0\x01\0\x01".to_vec();
+        message[7] = count + 1;
+        message.extend(b"\xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x02\x01b\0");
+        message[30] = 3;
+        for address in 0..count {
+            message.extend(b"\x01b\0\0\x01\0\x01\0\0\0\x09\0\x04\xc0\0\x02");
+            message.push(address);
+        }
+        message.extend(b"\0\0\x02\0\x01\0\0\0\x09\0\x03\x01b\0");
+        let stored = store(&Reply::read(&message).expect("a reply"), 1_000);
+        assert_eq!(stored.rotates, count > 1);
+        let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
+        ids.map(|id| {
+            let mut query = query(false);
+            query[..2].copy_from_slice(&id.to_be_bytes());
+            let query = Query::read(&query).expect("a query");
+            let mut out = vec![0; size];
+            let kept = Kept { rotates: stored.rotates, ..kept(&stored.wire, &ttls) };
+            let len = fit(kept, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
+            let reply = Reply::read(&out[..len]).expect("a reply");
+            let addresses = reply.records.iter().filter(|record| record.rtype == rtype::A);
+            addresses.map(|record| record.rdata(&out)[3]).collect()
+        })
+        .collect()
+    }
+
+    #[test]
+    fn addresses_rotate_with_the_id() {
+        assert_eq!(rotated(1, 0..2, 512), [[0], [0]]);
+        assert_eq!(rotated(3, 0..4, 512), [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+        // Of what is cut off each has its turn as well.
+        assert_eq!(rotated(3, 0..3, 19 + 15 + 17), [[0], [1], [2]]);
+    }
+
     #[test]
     fn codes_and_flags() {
         let wire = [&b"\0\0\x86\x60\0\x01\0\0\0\0\0\0"[..], b"\x01a\x00\0\x01\0\x01"].concat();
@@ -218,7 +289,7 @@ mod tests {
             (rcode::BADVERS, true, false, (rcode::BADVERS, 0)),
             (rcode::BADVERS, false, false, (rcode::SERVFAIL, 0)),
         ] {
-            let kept = Kept { wire: &wire, ttls: &[], extended_errors: &[], rcode, authentic };
+            let kept = Kept { rcode, authentic, ..kept(&wire, &[]) };
             let mut out = [0; 64];
             let query = query(edns);
             let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
@@ -237,13 +308,7 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = Kept {
-                wire: &[0xff; 40][..len],
-                ttls: &[0xff; 4],
-                extended_errors: &[],
-                rcode: rcode::NOERROR,
-                authentic: false,
-            };
+            let kept = Kept { rotates: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

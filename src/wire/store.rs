@@ -17,6 +17,8 @@ pub struct Stored {
     /// The least TTL of its answers and its authority section, after capping; none if it has no such records. What is additional
     /// comes for free, and is no reason to fetch the rest anew.
     pub least_ttl: Option<u32>,
+    /// Whether its answers are several addresses of one name, whose order means nothing (RFC 1034 section 3.6).
+    pub rotates: bool,
 }
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
@@ -51,7 +53,19 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
             ttls.push(offset);
         }
     }
-    Stored { wire, ttls, least_ttl: least }
+    Stored { wire, ttls, least_ttl: least, rotates: has_addresses(reply, records) }
+}
+
+/// Reports whether the answers of the type asked for are two or more addresses, all of one name.
+fn has_addresses(reply: &Reply<'_>, records: &[Record]) -> bool {
+    let is_address = |record: &&Record| record.section == Section::Answer && record.rtype == reply.qtype();
+    let mut addresses = records.iter().filter(is_address);
+    let (Some(first), Some(second)) = (addresses.next(), addresses.next()) else { return false };
+    let owner = owner(reply.message, first);
+    matches!(reply.qtype(), rtype::A | rtype::AAAA)
+        && std::iter::once(second).chain(addresses).all(|record| {
+            reply.owner_is(record, &owner) && record.rdata(reply.message).len() == first.rdata(reply.message).len()
+        })
 }
 
 /// A message without its OPT record.

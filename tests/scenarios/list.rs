@@ -47,6 +47,7 @@ scenarios! {
         failures_behind_an_alias
         failures_of_a_crowd
         long_chain
+        addresses_rotate
         max_ttl
         negative
         negative_cap_of_a_route
