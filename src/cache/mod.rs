@@ -4,6 +4,11 @@
 //! - [`shard`] entries by key, least recently used first out, bounded by bytes;
 //! - [`packed`] entries as bytes, for another process.
 //!
+//! A response answers its own question and no other: NXDOMAIN could stand for every type of the name (RFC 2308 section 5) and for all
+//! names below it (RFC 8020), but servers that deny the AAAA record of a name that has an A record are common (RFC 4074 section 4.2).
+//! One question saved is not worth a job that does not find its registry. The exception are names of the cluster's domain that
+//! cannot exist, as its own server says (`prune_search`).
+//!
 //! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under
 //! the lock and touches nothing else that is shared.
 

@@ -57,6 +57,7 @@ scenarios! {
         prefetch_behind_a_cache
         prefetch_fails_quietly
         referral_not_kept
+        nxdomain_for_its_question_alone
         stale_is_bounded
         stale_is_replaced
         stale_never
