@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::admission::Admission;
 use crate::cache::entry::{Home, Limits};
 use crate::clients::{Fixed, Views, Who};
+use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
 use crate::horizon::{self, Common, Horizon, HorizonId};
 use crate::local::cluster::Cluster;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     /// Special-use names.
     pub special: Special,
     /// The groups, as [`Route::to`] counts them.
+    /// Which node this is, for whoever asks (`[server] identity`); empty: that is not told.
+    pub identity: Box<str>,
     pub groups: Vec<Arc<Group>>,
     /// Where each of them is, by its name.
     by_name: HashMap<Box<str>, usize>,
@@ -81,6 +84,7 @@ impl Snapshot {
             horizons,
             special: Special::new(),
             clusters: config
+            identity: identity(&config).into(),
                 .routes
                 .iter()
                 .map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new))
@@ -189,6 +193,14 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
         let old = before.get(upstream.name.as_str());
         let recoveries = old.map_or_else(Arc::default, |group| group.shared_recoveries());
         let known = old.map(|group| group.servers.load_full()).unwrap_or_default();
+/// The name that the configuration gives, else the node's, else the host's.
+fn identity(config: &Config) -> String {
+    let node = || config.kubernetes.node.clone().or_else(|| std::env::var("NODE_NAME").ok());
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let identity = config.server.identity.clone().or_else(node).unwrap_or_else(host);
+    Some(identity.trim()).filter(|identity| identity.len() <= LONGEST_IDENTITY).unwrap_or_default().to_owned()
+}
+
         let server = |address: SocketAddr, host: Option<String>| {
             let same = known.iter().find(|server| server.address == address && server.tls_host == host);
             same.map_or_else(

@@ -14,7 +14,7 @@ use super::hints::explain;
 use super::kept::stale_window;
 use super::ours::{Local, Own, local};
 use super::pending::Introspection;
-use super::request::keepalive;
+use super::request::options;
 use super::state::Resolver;
 use super::turn::Turn;
 use crate::cache::entry::Worth;
@@ -119,7 +119,7 @@ pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[
         }
     };
     let room = match over_tcp {
-        true => usize::from(u16::MAX).saturating_sub(keepalive(&wanted.snapshot, &query).len()),
+        true => usize::from(u16::MAX).saturating_sub(options(&wanted.snapshot, &query, over_tcp).len()),
         false => query.udp_size().min(LARGEST_UDP_REPLY).into(),
     };
     records(&query, &lines, room)

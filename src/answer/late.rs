@@ -12,7 +12,7 @@ use super::kept::stale;
 use super::obtain::obtain;
 use super::outcome::Asked;
 use super::pending::{Deferred, Introspection, Task, Wanted};
-use super::request::keepalive;
+use super::request::options;
 use super::state::Resolver;
 use super::{ancestors, inside};
 use crate::cache::Entry;
@@ -112,10 +112,11 @@ impl Resolved {
     /// comes on top. Returns its length.
     pub fn render(&self, resolver: &Resolver, out: &mut [u8]) -> usize {
         let Ok(query) = Query::read(&self.query) else { return 0 };
-        let (limit, mut options) = match self.over_tcp {
-            true => (out.len(), keepalive(self.snapshot(), &query)),
-            false => (out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))), Vec::new()),
+        let limit = match self.over_tcp {
+            true => out.len(),
+            false => out.len().min(usize::from(query.udp_size().min(LARGEST_UDP_REPLY))),
         };
+        let mut options = options(self.snapshot(), &query, self.over_tcp);
         let out = &mut out[..limit];
         let (wanted, entry, other) = match &self.body {
             Body::Introspection(_, records) => {

@@ -53,7 +53,7 @@ mod turn;
 use inside::Inside;
 use kept::{Cached, cached};
 use outcome::{Asked, Outcome, Words};
-use request::{Request, keepalive};
+use request::{Request, options};
 
 pub use inside::why;
 pub use late::{Resolved, resolve};
@@ -84,12 +84,10 @@ impl Resolver {
             Err(reject) => return self.reject(turn, packet, reject, (client, over_tcp), out),
         };
         let from = Request { query, client, over_tcp };
-        let options = if over_tcp {
+        if over_tcp {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
-            keepalive(turn.snapshot, &query)
-        } else {
-            Vec::new()
-        };
+        }
+        let options = options(turn.snapshot, &query, over_tcp);
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {

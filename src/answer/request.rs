@@ -64,8 +64,17 @@ impl<'q> Request<'q> {
     }
 }
 
-/// The option that tells a client how long its connection may be idle, if it asked for it.
-pub(super) fn keepalive(snapshot: &Snapshot, query: &Query<'_>) -> Vec<u8> {
-    let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
-    make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX))
+/// Returns the options that the client asked for: how long its connection may be idle (RFC 7828), and which node answers
+/// (RFC 5001). Over UDP they are seldom any, and then nothing is allocated.
+#[inline]
+pub(super) fn options(snapshot: &Snapshot, query: &Query<'_>, over_tcp: bool) -> Vec<u8> {
+    let mut options = Vec::new();
+    if over_tcp {
+        let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
+        options = make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX));
+    }
+    if query.edns.is_some_and(|edns| edns.nsid) && !snapshot.identity.is_empty() {
+        options.extend(make::nsid(&snapshot.identity));
+    }
+    options
 }

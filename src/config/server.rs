@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::{DNS_PORT, Listen, Network};
 use super::mistake::Mistakes;
 use super::table::Table;
 use super::units::{Bounds, Count, Time};
+use super::value::Leaf;
 
 /// `[server] listen` where the file has none: a port that needs no privilege, for this machine only.
 pub const LISTEN: [SocketAddr; 2] =
@@ -43,6 +45,8 @@ pub struct Server {
     pub tcp_connections: usize,
     /// TCP connections at once from one client address.
     pub tcp_connections_per_client: usize,
+    /// Which node this is, for whoever asks (`id.server`, NSID): none, as the node is called; empty, that is not told.
+    pub identity: Option<String>,
 }
 
 /// `[server]`.
@@ -60,6 +64,31 @@ pub struct ServerTable {
     pub tcp_connections: Spanned<Count>,
     /// Default: [`TCP_CONNECTIONS_PER_CLIENT`].
     pub tcp_connections_per_client: Spanned<Count>,
+    /// Default: the node's name, else the host's.
+    pub identity: Option<Identity>,
+}
+
+/// The longest `[server] identity`, in bytes: that of a character-string (RFC 1035 section 3.3).
+pub const LONGEST_IDENTITY: usize = 255;
+
+/// A text that says which node this is; it may be empty.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Identity(pub String);
+
+impl TryFrom<String> for Identity {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.len() <= LONGEST_IDENTITY && !text.chars().any(char::is_control) {
+            true => Ok(Self(text)),
+            false => Err(format!("{text:?} is longer than {LONGEST_IDENTITY} bytes or has control characters")),
+        }
+    }
+}
+
+impl Leaf for Identity {
+    const RIGHT: &'static str = r#""node-7", or "" for none"#;
 }
 
 impl ServerTable {
@@ -73,6 +102,7 @@ impl ServerTable {
             tcp_idle_timeout: table.bounded("tcp_idle_timeout", &TCP_IDLE_TIMEOUT),
             tcp_connections: table.bounded("tcp_connections", &TCP_CONNECTIONS),
             tcp_connections_per_client: table.bounded("tcp_connections_per_client", &TCP_CONNECTIONS_PER_CLIENT),
+            identity: table.value("identity").map(Spanned::into_inner),
         })
     }
 }
@@ -94,5 +124,6 @@ pub(super) fn server(file: &ServerTable, mistakes: &Mistakes<'_>) -> Server {
         tcp_idle_timeout: file.tcp_idle_timeout.get_ref().duration(),
         tcp_connections: total,
         tcp_connections_per_client: per_client.get_ref().0.min(total),
+        identity: file.identity.as_ref().map(|identity| identity.0.clone()),
     }
 }

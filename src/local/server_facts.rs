@@ -6,14 +6,18 @@ use crate::wire::{Rcode, RrType, class, rcode, rtype};
 /// How long the least answer to ANY may be cached, in seconds.
 const ANY_TTL: u32 = 3_600;
 
-/// What is answered to class CH: the version; the host's name is nobody's business. A response code and its records.
-pub fn chaos(name: &[u8], qtype: RrType) -> (Rcode, LocalRecords) {
+/// Answers a question of class CH: the version, and which node this is by its `identity`, unless that is empty. Returns a response
+/// code and its records.
+pub fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords) {
     let mut records = LocalRecords::default();
-    let known = [&b"\x07version\x04bind\x00"[..], b"\x07version\x06server\x00"].contains(&name);
-    if !known || !matches!(qtype, rtype::TXT | rtype::ANY) {
+    let text = match name {
+        b"\x07version\x04bind\x00" | b"\x07version\x06server\x00" => concat!("nodens ", env!("CARGO_PKG_VERSION")),
+        b"\x02id\x06server\x00" | b"\x08hostname\x04bind\x00" => identity,
+        _ => "",
+    };
+    if text.is_empty() || !matches!(qtype, rtype::TXT | rtype::ANY) {
         return (rcode::REFUSED, records);
     }
-    let text = concat!("nodens ", env!("CARGO_PKG_VERSION"));
     let mut rdata = vec![text.len() as u8];
     rdata.extend_from_slice(text.as_bytes());
     records.answer(rtype::TXT, 0, &rdata);
@@ -33,12 +37,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_version_is_told() {
-        let (code, records) = chaos(b"\x07version\x04bind\x00", rtype::TXT);
-        assert_eq!((code, records.answers), (rcode::NOERROR, 1));
-        assert_eq!(records.wire[4..6], class::CH.to_be_bytes());
-        for (name, qtype) in [(&b"\x08hostname\x04bind\x00"[..], rtype::TXT), (b"\x07version\x04bind\x00", rtype::A)] {
-            assert_eq!(chaos(name, qtype).0, rcode::REFUSED);
+    fn version_and_identity_are_told_and_nothing_else() {
+        const VERSION: &[u8] = b"\x07version\x04bind\x00";
+        const HOST: &[u8] = b"\x08hostname\x04bind\x00";
+        for (name, qtype, identity, told) in [
+            (VERSION, rtype::TXT, "", Some(concat!("nodens ", env!("CARGO_PKG_VERSION")))),
+            (HOST, rtype::TXT, "node-7", Some("node-7")),
+            (b"\x02id\x06server\x00", rtype::ANY, "node-7", Some("node-7")),
+            (HOST, rtype::TXT, "", None),
+            (VERSION, rtype::A, "node-7", None),
+            (b"\x07authors\x04bind\x00", rtype::TXT, "node-7", None),
+        ] {
+            let (code, records) = chaos(name, qtype, identity);
+            let right = told.map_or((rcode::REFUSED, 0), |_| (rcode::NOERROR, 1));
+            assert_eq!((code, records.answers), right);
+            if let Some(told) = told {
+                assert_eq!(records.wire[4..6], class::CH.to_be_bytes());
+                assert!(records.wire.ends_with(told.as_bytes()));
+            }
         }
     }
 }

@@ -295,6 +295,13 @@ pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     bytes
 }
 
+/// Returns the NSID option of a response (RFC 5001), for a client that asked for it: the name of this server.
+pub fn nsid(identity: &str) -> Vec<u8> {
+    // No longer than 255 bytes.
+    let length = identity.len() as u16;
+    [&option::NSID.to_be_bytes(), &length.to_be_bytes(), identity.as_bytes()].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::rcode;

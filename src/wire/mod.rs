@@ -81,6 +81,8 @@ pub mod class {
 
 /// EDNS option codes that some rule is about.
 pub mod option {
+    /// Name server identifier (RFC 5001).
+    pub const NSID: u16 = 3;
     /// edns-tcp-keepalive (RFC 7828).
     pub const KEEPALIVE: u16 = 11;
     /// Extended DNS error (RFC 8914).

@@ -36,6 +36,8 @@ pub struct Edns {
     pub dnssec_ok: bool,
     /// Whether it sent the edns-tcp-keepalive option (RFC 7828).
     pub keepalive: bool,
+    /// Whether it sent the NSID option (RFC 5001).
+    pub nsid: bool,
 }
 
 /// Why a packet gets no real answer.
@@ -121,10 +123,13 @@ impl<'a> Query<'a> {
     }
 
     /// Returns a query that gets the same response and has no more bytes than that takes: header, question and, if the client
-    /// sent one, an OPT record without options but edns-tcp-keepalive.
+    /// sent one, an OPT record without options but those that ask for one in the response: edns-tcp-keepalive and NSID.
     pub fn retained(&self) -> Box<[u8]> {
         // Exactly as much, so that nothing is moved to a smaller place.
-        let opt = self.edns.map_or(0, |edns| if edns.keepalive { OPT_SIZE + OPTION_SIZE } else { OPT_SIZE });
+        let asked_for = self.edns.map(|edns| [(edns.keepalive, option::KEEPALIVE), (edns.nsid, option::NSID)]);
+        let options = asked_for.into_iter().flatten().filter_map(|(asked, code)| asked.then_some(code));
+        let options_size = OPTION_SIZE * options.clone().count();
+        let opt = self.edns.map_or(0, |_| OPT_SIZE + options_size);
         let mut bytes = Vec::with_capacity(self.question_end + opt);
         bytes.extend_from_slice(&self.id.to_be_bytes());
         bytes.extend_from_slice(&self.flags.to_be_bytes());
@@ -135,9 +140,10 @@ impl<'a> Query<'a> {
             bytes.extend_from_slice(&rtype::OPT.to_be_bytes());
             bytes.extend_from_slice(&edns.size.to_be_bytes());
             bytes.extend_from_slice(&[0, 0, u8::from(edns.dnssec_ok) << 7, 0]);
-            match edns.keepalive {
-                true => bytes.extend_from_slice(&[0, 4, 0, option::KEEPALIVE as u8, 0, 0]),
-                false => bytes.extend_from_slice(&[0, 0]),
+            bytes.extend_from_slice(&(options_size as u16).to_be_bytes());
+            for code in options {
+                bytes.extend_from_slice(&code.to_be_bytes());
+                bytes.extend_from_slice(&[0, 0]);
             }
         }
         bytes.into()
@@ -201,16 +207,17 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
     if opt.get(5) != Some(&0) {
         return Err(rcode::BADVERS);
     }
-    let mut keepalive = false;
+    let (mut keepalive, mut nsid) = (false, false);
     let mut options = opt.get(10..).unwrap_or_default();
     while !options.is_empty() {
         let code = u16_at(options, 0).ok_or(rcode::FORMERR)?;
         let length = usize::from(u16_at(options, 2).ok_or(rcode::FORMERR)?);
         keepalive |= code == option::KEEPALIVE;
+        nsid |= code == option::NSID;
         options = options.get(4 + length..).ok_or(rcode::FORMERR)?;
     }
     let size = u16_at(opt, 2).unwrap_or_default().max(PLAIN_SIZE);
-    Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), keepalive }))
+    Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), keepalive, nsid }))
 }
 
 /// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, horizon.
@@ -410,7 +417,7 @@ mod tests {
 
         let bytes = packet(flag::RD, [1, 0, 0, 1], rtype::A, class::IN, OPT);
         let query = Query::read(&bytes).expect("with EDNS");
-        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, keepalive: false }));
+        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, keepalive: false, nsid: false }));
         assert!(query.wants_ad());
 
         let keepalive = [&opt_with(10, 4)[..], b"\x00\x0b\x00\x00"].concat();

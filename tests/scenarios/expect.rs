@@ -7,6 +7,7 @@
 //!   lower                             no byte behind the question's name is a capital letter
 //!   ede 3 upstreams failed            an extended error with a part of its text; there are no others
 //!   keepalive 100                     the edns-tcp-keepalive option
+//!   nsid node-7                       the NSID option
 //!   size 300..512                     how long the message is
 //!   took 0..5                         milliseconds until it came
 //!   bare                              no question
@@ -36,6 +37,7 @@ struct Expected {
     soa: Option<(String, u32)>,
     errors: Vec<(u16, String)>,
     keepalive: Option<u16>,
+    nsid: Option<String>,
     size: Option<String>,
     took: Option<String>,
     bare: bool,
@@ -74,7 +76,7 @@ pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String]
         let end = nodens::wire::name::skip(reply, 12).expect("a name");
         assert!(!reply[end..].iter().any(u8::is_ascii_uppercase), "capital letters: {told}: {reply:02x?}");
     }
-    check_opt(query, reply, &message, &expected.errors, expected.keepalive, &told);
+    check_opt(query, reply, &message, &expected.errors, (expected.keepalive, expected.nsid.as_deref()), &told);
 
     match &expected.count {
         Some(count) => assert!(range(count).contains(&(message.answers.len() as u64)), "answers: {told}"),
@@ -109,6 +111,7 @@ fn read(block: &[String]) -> Expected {
             ["soa", owner, ttl] => expected.soa = Some(((*owner).to_owned(), number(ttl))),
             ["ede", code, text @ ..] => expected.errors.push((number(code) as u16, text.join(" "))),
             ["keepalive", tenths] => expected.keepalive = Some(number(tenths) as u16),
+            ["nsid", name] => expected.nsid = Some((*name).to_owned()),
             ["size", bounds] => expected.size = Some((*bounds).to_owned()),
             ["took", bounds] => expected.took = Some((*bounds).to_owned()),
             ["bare"] => expected.bare = true,
@@ -129,14 +132,14 @@ fn check_opt(
     reply: &[u8],
     message: &Message,
     errors: &[(u16, String)],
-    keepalive: Option<u16>,
+    (keepalive, nsid): (Option<u16>, Option<&str>),
     told: &str,
 ) {
     let asked = Message::from_vec(query).ok().map(|query| query.edns.map(|edns| edns.flags().dnssec_ok));
     let Some(asked) = asked else { return };
     assert_eq!(message.edns.is_some(), asked.is_some(), "OPT: {told}");
     let Some(edns) = &message.edns else {
-        assert!(errors.is_empty() && keepalive.is_none(), "no OPT, so no extended errors");
+        assert!(errors.is_empty() && keepalive.is_none() && nsid.is_none(), "no OPT, so no options");
         return;
     };
     assert_eq!((edns.max_payload(), edns.version()), (1232, 0), "{told}");
@@ -152,7 +155,9 @@ fn check_opt(
     }
     let said = options.iter().find(|(code, _)| *code == 11).map(|(_, data)| u16::from_be_bytes([data[0], data[1]]));
     assert_eq!(said, keepalive, "keepalive: {told}");
-    let known = [11, 15];
+    let named = options.iter().find(|(code, _)| *code == 3).map(|(_, data)| String::from_utf8_lossy(data));
+    assert_eq!(named.as_deref(), nsid, "NSID: {told}");
+    let known = [3, 11, 15];
     assert!(options.iter().all(|(code, _)| known.contains(code)), "other options: {options:?}");
 }
 
