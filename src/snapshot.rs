@@ -12,6 +12,7 @@ use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
 use crate::horizon::{self, Common, Horizon, HorizonId};
 use crate::local::cluster::Cluster;
+use crate::local::pruning::Pruning;
 use crate::local::special::Special;
 use crate::metrics::Metrics;
 use crate::route::Way;
@@ -87,11 +88,25 @@ impl Snapshot {
             identity: identity(&config).into(),
                 .routes
                 .iter()
-                .map(|route| route.cluster.as_ref().map(Cluster::new).map(Box::new))
+                .map(|route| {
+                    let pruning = previous.and_then(|previous| previous.pruning(&config, route)).unwrap_or_default();
+                    route.cluster.as_ref().map(|cluster| Box::new(Cluster::new(cluster, pruning)))
+                })
                 .collect(),
             groups,
             config,
         }
+    }
+
+    /// What is known of the cluster's domain of a route, if this snapshot has the same one.
+    fn pruning(&self, config: &Config, route: &Route) -> Option<Arc<Pruning>> {
+        let servers =
+            |config: &Config, route: &Route| config.upstreams.get(route.to).map(|group| group.servers.clone());
+        let is_same = |(_, old): &(&Route, &Cluster)| Some(&old.config) == route.cluster.as_ref();
+        let clusters = self.config.routes.iter().zip(&self.clusters);
+        let mut same = clusters.filter_map(|(old, cluster)| Some((old, cluster.as_deref()?))).filter(is_same);
+        let found = same.find(|(old, _)| servers(&self.config, old) == servers(config, route));
+        found.map(|(_, cluster)| Arc::clone(&cluster.pruning))
     }
 
     /// What the clients of a view see, or of none.

@@ -201,7 +201,7 @@ impl Scene {
         let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
         let client: IpAddr = [127, 0, 0, 1].into();
         match self.resolver.respond(&mut turn, query, client, over_tcp, &mut self.out) {
-            Response::Reply(len) => Some(len),
+            Response::Reply(len) | Response::ReplyAndRefresh(len, _) => Some(len),
             _ => None,
         }
     }
@@ -333,7 +333,8 @@ fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
             scene.tally.flush(&scene.resolver.metrics, 0.000_1);
             let before = allocations();
             (0..1_000).for_each(|_| assert_eq!(scene.ask(&query, false), length));
-            assert_eq!(allocations() - before, 0);
+            // One for each that is asked for all the same: one in a hundred of those denied by their form.
+            assert!(allocations() - before <= 10, "{}", allocations() - before);
         }
     }
 }

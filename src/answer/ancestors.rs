@@ -232,10 +232,7 @@ impl Drop for Probe {
 /// Whether names above this one say something of it: an address is asked for in the plain way of stub resolvers.
 fn is_prunable(cluster: &Cluster, key: &Key, depth: usize) -> bool {
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
-    cluster.config.prune_search
-        && plain
-        && matches!(key.qtype(), rtype::A | rtype::AAAA)
-        && cluster.has(key.name(), depth)
+    cluster.prunes() && plain && matches!(key.qtype(), rtype::A | rtype::AAAA) && cluster.has(key.name(), depth)
 }
 
 fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Key, now: Millis) -> Known {

@@ -17,7 +17,7 @@
 //! - `request` a client's query, [`pending`] one that takes a task;
 //! - `kept` what an entry of the cache is worth, [`ours`] the names that nodens answers itself;
 //! - [`late`] the second half of the path, `obtain` one entry for it;
-//! - `ancestors` and `autopath` what is done about search lists;
+//! - `ancestors`, `autopath` and [`pruning`] what is done about search lists;
 //! - `inside` and [`hints`] what nodens tells a client of itself;
 //! - [`outcome`] the one place where what came of a query is entered, and [`tally`] where a worker counts it.
 //!
@@ -45,6 +45,7 @@ mod obtain;
 pub mod ours;
 pub mod outcome;
 pub mod pending;
+pub mod pruning;
 mod request;
 pub mod state;
 pub mod tally;
@@ -250,7 +251,15 @@ impl Resolver {
                 (target, hash, route, Some(records))
             }
             Local::Denied { route } => {
-                return self.deny(turn, from, asked, (route, Rule::Form, FORM_TTL), options, out);
+                let response = self.deny(turn, from, asked, (route, Rule::Form, FORM_TTL), options, out);
+                let cluster = turn.snapshot.cluster(route);
+                let is_sample = cluster.is_some_and(|cluster| cluster.pruning.is_sample(cluster.form(key.name())));
+                return match response {
+                    Response::Reply(len) if is_sample => {
+                        Response::ReplyAndRefresh(len, turn.wanted(key.clone(), hash, route, None, None))
+                    }
+                    response => response,
+                };
             }
             Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, turn.now) {
                 Some(cut) => {

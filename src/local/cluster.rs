@@ -13,7 +13,10 @@
 //! Names of any other form do not exist, whoever is asked. What is in doubt is asked: labels that begin with an underscore
 //! (kube-dns has more of these), and the wildcards `*` and `any` of old times, wherever they are.
 
+use std::sync::Arc;
+
 use super::probes::Probes;
+use super::pruning::{Below, Form, Pruning};
 use crate::cause::Cause;
 use crate::config;
 use crate::wire::name::suffixes;
@@ -44,14 +47,16 @@ pub struct Cluster {
     pub config: config::Cluster,
     /// What is known of how far its servers' denials reach.
     pub probes: Probes,
+    /// Whether it has names of the forms that are denied, as far as is known.
+    pub pruning: Arc<Pruning>,
     labels: usize,
     /// The extended errors of denials by rule, as whole options.
     errors: [Vec<u8>; 2],
 }
 
 impl Cluster {
-    /// The table of a route's cluster domain.
-    pub fn new(config: &config::Cluster) -> Self {
+    /// The table of a route's cluster domain, of which `pruning` is known.
+    pub fn new(config: &config::Cluster, pruning: Arc<Pruning>) -> Self {
         let error = |rule| {
             let why = match rule {
                 Rule::Form => "not asked: Kubernetes has no name of this form",
@@ -64,6 +69,7 @@ impl Cluster {
             errors: Rule::ALL.map(error),
             config: config.clone(),
             probes: Probes::new(),
+            pruning,
         }
     }
 
@@ -83,10 +89,27 @@ impl Cluster {
         depth == self.labels && name.ends_with(self.domain())
     }
 
+    /// Whether names are denied without asking.
+    #[inline]
+    pub fn prunes(&self) -> bool {
+        self.config.prune_search && !self.pruning.is_off()
+    }
+
+    /// The form of a name of this domain.
+    pub fn form(&self, name: &[u8]) -> Form {
+        let front = self.front(name);
+        let below = match labels(front).last() {
+            Some(b"svc") => Below::Svc,
+            Some(b"pod") => Below::Pod,
+            _ => Below::Domain,
+        };
+        Form::new(below, labels(front).count())
+    }
+
     /// Whether no name below the domain can have the form of `name` (lower-case wire form), if an address is asked for.
     /// CoreDNS denies nothing of other types, where it has no address to look for.
     pub fn lacks(&self, name: &[u8], qtype: RrType) -> bool {
-        if !self.config.prune_search || !matches!(qtype, rtype::A | rtype::AAAA) {
+        if !self.prunes() || !matches!(qtype, rtype::A | rtype::AAAA) {
             return false;
         }
         let front = self.front(name);
@@ -149,7 +172,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let domain = "cluster.local".parse().expect("a name");
-        Cluster::new(&config::Cluster { domain, prune_search: true, autopath: false })
+        Cluster::new(&config::Cluster { domain, prune_search: true, autopath: false }, Arc::default())
     }
 
     #[test]

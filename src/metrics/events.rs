@@ -40,6 +40,8 @@ pub enum Kind {
     EdnsOff,
     /// It gets no random letter case for a while.
     RandomCaseOff,
+    /// Names below a cluster's domain that were denied exist; none is denied without asking any more.
+    PruningOff,
     /// The name of a server leads to this address.
     AddressAdded,
     /// The name of a server leads there no more.
@@ -181,7 +183,8 @@ impl Kind {
             }
             Self::LoopForgotten => "upstream server is asked again",
             Self::EdnsOff => "upstream server answers no EDNS: no OPT for a while",
-            Self::RandomCaseOff => "upstream server folds letter case: no random case (0x20) for a while",
+            Self::RandomCaseOff => "upstream server cannot deal with random letter case (0x20): none for a while",
+            Self::PruningOff => "search lists are not pruned any more",
             Self::AddressAdded => "upstream server found by its name",
             Self::AddressRemoved => "upstream server gone from its name",
             Self::NameUnresolved => "upstream's name cannot be resolved; trying again",
@@ -209,6 +212,7 @@ impl Kind {
             Self::LocalFaultOver => Level::Info,
             Self::AnswersAgain => Level::Info,
             Self::Failing | Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
+            Self::PruningOff => Level::Warn,
             Self::TookBack | Self::HandoverFailed | Self::NodeMended | Self::LocalFault => Level::Warn,
             Self::Looped | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeBroken => Level::Error,
         }

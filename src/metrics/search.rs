@@ -7,6 +7,9 @@ use super::register::{counter, counters};
 /// The values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
 const RULES: [&str; 2] = ["form", "ancestor"];
 
+/// The values of the label `result`.
+const CHECKS: [&str; 2] = ["denied", "exists"];
+
 /// Counts of names that a search list made.
 #[derive(Debug)]
 pub struct SearchMetrics {
@@ -14,6 +17,8 @@ pub struct SearchMetrics {
     pub denied: [IntCounter; RULES.len()],
     /// Names of namespaces and services that were asked for on nodens's own account.
     pub probes: IntCounter,
+    /// Names that were denied and asked for all the same: that do not exist, and that do.
+    pub checks: [IntCounter; CHECKS.len()],
     /// First tries of a search list that got the answer of a later one.
     pub completed: IntCounter,
 }
@@ -26,6 +31,12 @@ impl SearchMetrics {
             "Names below a cluster's domain denied without asking, by rule: form or ancestor.",
             &["rule"],
         )?;
+        let checks = counters(
+            registry,
+            "search_checks_total",
+            "Names denied by their form and asked for all the same, by result: denied or exists.",
+            &["result"],
+        )?;
         Ok(Self {
             denied: RULES.map(|rule| denied.with_label_values(&[rule])),
             probes: counter(
@@ -33,6 +44,7 @@ impl SearchMetrics {
                 "search_probes_total",
                 "Namespaces and services asked for by nodens itself, to deny what is below those that do not exist.",
             )?,
+            checks: CHECKS.map(|result| checks.with_label_values(&[result])),
             completed: counter(
                 registry,
                 "search_completed_total",

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
-use crate::answer::{Resolved, Resolver, Tally, Wanted};
+use crate::answer::{Resolved, Resolver, Tally, Wanted, pruning};
 use crate::fetch;
 use crate::horizon::HorizonId;
 use crate::jobs::Ledger;
@@ -191,9 +191,12 @@ impl<U: Ask + 'static> Worker<U> {
         }
     }
 
-    /// Fetches a popular entry anew.
+    /// Fetches a popular entry anew, or checks a denial.
     fn refresh(&self, wanted: Wanted) {
-        fetch::refresh(&self.resolver, &self.upstreams, wanted);
+        match pruning::is_denied(&wanted) {
+            true => pruning::check(&self.resolver, &self.upstreams, wanted),
+            false => fetch::refresh(&self.resolver, &self.upstreams, wanted),
+        }
     }
 
     /// Makes the counts fit the configuration in force. What it costs does not depend on the size of either configuration:

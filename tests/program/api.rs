@@ -13,7 +13,8 @@ use serde_json::Value;
 const TXT: u16 = 16;
 
 /// What can happen.
-const ALL_KINDS: [Kind; 15] = [
+const ALL_KINDS: [Kind; 16] = [
+    Kind::PruningOff,
     Kind::Ejected,
     Kind::Recovered,
     Kind::PassedOver,

@@ -134,6 +134,7 @@ scenarios! {
         own_names
         server_that_denies_namespaces
         service_denied
+        denials_are_checked
         switches
     }
     views {

@@ -67,7 +67,8 @@ impl Stage {
                 let client = self.send(rest(1));
                 self.expect(client, &step.block).await;
             }
-            ["ask-all", count, "of", name, kind] => self.ask_all(count, name, kind).await,
+            ["ask-all", count, "of", name, kind] => self.ask_all(count, name, kind, "NOERROR").await,
+            ["ask-all", count, "of", name, kind, code] => self.ask_all(count, name, kind, code).await,
             ["burst", count, "of", name, kind, ..] => {
                 self.burst(count.parse().expect("a count"), name, kind, rest(5), &step.block).await;
             }
@@ -178,12 +179,12 @@ impl Stage {
         block.iter().map(place).collect()
     }
 
-    /// Asks for many names one after another, `0-NAME`, `1-NAME` ..., and wants any NOERROR.
-    async fn ask_all(&mut self, count: &str, name: &str, kind: &str) {
+    /// Asks for many names one after another, `0-NAME`, `1-NAME` ..., and wants this code.
+    async fn ask_all(&mut self, count: &str, name: &str, kind: &str, code: &str) {
         for number in 0..count.parse::<u32>().expect("a count") {
             let words = [format!("{number}-{name}"), kind.to_owned()];
             let client = self.send(&words);
-            self.expect(client, &["NOERROR".to_owned(), "answers 0..9".to_owned()]).await;
+            self.expect(client, &[code.to_owned(), "answers 0..9".to_owned()]).await;
         }
     }
 
