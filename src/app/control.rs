@@ -258,6 +258,11 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                 if server.case_check_due(now) && group.spend(now) {
                     probe::check_case(&links, server, LOOP_CHECK);
                 }
+                if let Some(question) = server.lower_case_check()
+                    && group.spend(now)
+                {
+                    probe::check_lower_case(&links, server, question);
+                }
                 if server.edns_check_due(now) && group.spend(now) {
                     probe::check_edns(&links, server, &probe_zone(&snapshot, index), group.known_question());
                 }

@@ -52,6 +52,11 @@ impl Capability {
         due
     }
 
+    /// The server cannot, as several checks have shown at once.
+    pub fn turn_off(&mut self, now: Instant) {
+        *self = Self { off_until: Some(now + HOLDS_FOR), ..Self::default() };
+    }
+
     /// A check was answered, `lacking` it or not; true if that makes the verdict.
     pub fn was_checked(&mut self, lacking: bool, now: Instant) -> bool {
         if !self.is_there(now) {
@@ -62,7 +67,7 @@ impl Capability {
         self.doubted = lacking && self.lacking < CHECKS;
         let verdict = self.lacking >= CHECKS;
         if verdict {
-            *self = Self { off_until: Some(now + HOLDS_FOR), ..Self::default() };
+            self.turn_off(now);
         }
         verdict
     }

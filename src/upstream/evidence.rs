@@ -6,6 +6,9 @@ use super::question::Question;
 use crate::wire::name::Name;
 use crate::wire::{class, rtype};
 
+/// Denials and errors in a row to queries in random letter case, from a server that has never given data to one, after which it is asked
+/// in lower case as well.
+const DENIALS: u32 = 8;
 /// Errors in a row, and nothing else, after which a probe finds out whether the server gives nothing else.
 const ERRORS: u32 = 8;
 
@@ -18,6 +21,12 @@ pub struct Evidence {
     errors: u32,
     /// The error that a probe was answered with, since the last answer.
     probe_error: Option<FailureKind>,
+    /// It has given data to a query in random letter case.
+    knows_letters: bool,
+    /// Denials and errors to such queries before that.
+    denials: u32,
+    /// The question to ask in lower case.
+    denied: Option<Question>,
 }
 
 impl Evidence {
@@ -46,6 +55,24 @@ impl Evidence {
     /// Whether it gave so many errors that a probe has to find out.
     pub fn is_doubtful(&self) -> bool {
         self.errors >= ERRORS
+    }
+
+    /// A query in random letter case was answered: with data, or else with a denial or an error of `question`.
+    pub fn met_letters(&mut self, has_data: bool, question: &Question) {
+        self.knows_letters |= has_data;
+        if self.knows_letters {
+            self.denied = None;
+            return;
+        }
+        self.denials += 1;
+        if self.denials >= DENIALS {
+            (self.denials, self.denied) = (0, Some(question.clone()));
+        }
+    }
+
+    /// Returns the question that finds out whether it knows names in lower case alone, if it may be such a server.
+    pub fn lower_case_check(&mut self) -> Option<Question> {
+        self.denied.take()
     }
 
     /// What to probe it with: the SOA record of `zone`. One that has never answered that, as some never do, is asked for what was
@@ -84,6 +111,23 @@ mod tests {
         assert_eq!(three, [(); 3].map(|()| well.clone()));
         evidence.answered_probe(&soa, None);
         assert_eq!([(); 2].map(|()| evidence.probe(&root, Some(well.clone()))), [soa.clone(), soa]);
+    }
+
+    #[test]
+    fn one_that_gives_no_data_in_random_letter_case_is_asked_in_lower_case() {
+        let mut evidence = Evidence::default();
+        let denials =
+            |evidence: &mut Evidence, count| (0..count).for_each(|_| evidence.met_letters(false, &question(b'a')));
+        denials(&mut evidence, DENIALS - 1);
+        assert_eq!(evidence.lower_case_check(), None);
+        denials(&mut evidence, 1);
+        assert_eq!(evidence.lower_case_check(), Some(question(b'a')));
+        assert_eq!(evidence.lower_case_check(), None, "once");
+        denials(&mut evidence, DENIALS);
+        evidence.met_letters(true, &question(b'a'));
+        assert_eq!(evidence.lower_case_check(), None);
+        denials(&mut evidence, 2 * DENIALS);
+        assert_eq!(evidence.lower_case_check(), None, "it has shown that it knows them");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::udp::UdpLink;
 use super::{Answer, Ask, Late, Unanswered};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
+use crate::wire::{Rcode, rcode, u16_at};
 
 /// How often to look whether a server that is silent has answered others.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -193,13 +194,17 @@ impl Ask for Links {
                     let Some(answer) = run.answer.take() else { return Err(run.failure.into()) };
                     let winner = run.race.attempt(number).map(|(attempt, _)| &run.servers[attempt.candidate]);
                     winner.inspect(|server| server.answered());
+                    run.meet_letters(group, Some((number, &answer)), question, now);
                     group.was_answered(question, now);
                     if run.race.has_losers() {
                         tokio::task::spawn_local(run.wind_up());
                     }
                     return Ok(answer);
                 }
-                Step::Lost => return Err(run.lose(deadline + LATE)),
+                Step::Lost => {
+                    run.meet_letters(group, None, question, now);
+                    return Err(run.lose(deadline + LATE));
+                }
             }
         }
     }
@@ -265,6 +270,28 @@ impl Run {
             self.charge(number, kind);
         }
         self.race.ended(number, outcome);
+    }
+
+    /// Lets the servers that responded to random letter case be judged by that: the one that answered, or those that gave errors.
+    fn meet_letters(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
+        let over_udp = |attempt: Attempt| attempt.transport == Transport::Udp && group.config.randomize_case;
+        let takes = |server: &&Arc<Server>| server.takes_random_case(now);
+        if let Some((number, answer)) = answer {
+            let attempt = self.race.attempt(number).map(|(attempt, _)| attempt).filter(|attempt| over_udp(*attempt));
+            let server = attempt.and_then(|attempt| self.servers.get(attempt.candidate)).filter(takes);
+            let has_data = u16_at(&answer.wire, 6).is_some_and(|answers| answers > 0);
+            let is_denial = u16_at(&answer.wire, 2).map(Rcode::of_flags) == Some(rcode::NXDOMAIN);
+            if let Some(server) = server.filter(|_| has_data || is_denial) {
+                server.met_letters(has_data, question);
+            }
+            return;
+        }
+        let errors =
+            self.failure.tried.iter().filter(|(_, transport, kind)| *transport == Transport::Udp && kind.is_reply());
+        for (address, ..) in errors.filter(|_| group.config.randomize_case) {
+            let server = self.servers.iter().find(|server| server.address == *address).filter(takes);
+            server.inspect(|server| server.met_letters(false, question));
+        }
     }
 
     /// Has those servers asked again that have answered others since they were asked last.

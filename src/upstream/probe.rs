@@ -173,11 +173,42 @@ enum Asked {
     Silence,
 }
 
+/// Asks a server in lower case for what it denied in random letter case, and again in such: one that answers the one alone, twice, knows no
+/// other letters.
+pub fn check_lower_case(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
+    let (links, server) = (Rc::clone(links), Arc::clone(server));
+    tokio::task::spawn_local(async move {
+        let edns = server.candidate().edns;
+        let answers = async |random_case| {
+            let asked = ask_in(random_case, &links, &server, &question, Transport::Udp, edns).await;
+            matches!(asked, Asked::Replied(Verdict { rcode: rcode::NOERROR, fault: None, .. }))
+        };
+        for _ in 0..2 {
+            if !answers(false).await || answers(true).await {
+                return;
+            }
+        }
+        server.knows_lower_case_alone(Instant::now());
+    });
+}
+
 async fn ask(links: &Rc<Links>, server: &Arc<Server>, question: &Question, transport: Transport, edns: bool) -> Asked {
+    ask_in(false, links, server, question, transport, edns).await
+}
+
+async fn ask_in(
+    random_case: bool,
+    links: &Rc<Links>,
+    server: &Arc<Server>,
+    question: &Question,
+    transport: Transport,
+    edns: bool,
+) -> Asked {
     let transport = if server.tls_host.is_some() { Transport::Tls } else { transport };
     let attempt = Attempt { candidate: 0, transport, edns, hedge: false };
     let inbox = Rc::new(Inbox::of_probe());
-    links.to(server).send(question, attempt, &context(&inbox, Instant::now()));
+    let context = SendContext { random_case, ..context(&inbox, Instant::now()) };
+    links.to(server).send(question, attempt, &context);
     let end = async {
         loop {
             match inbox.next().await.1 {

@@ -299,6 +299,23 @@ impl Server {
         }
     }
 
+    /// A query in random letter case was answered: see [`Evidence::met_letters`].
+    pub(super) fn met_letters(&self, has_data: bool, question: &Question) {
+        lock(&self.evidence).met_letters(has_data, question);
+    }
+
+    /// What to ask in lower case now, to find out whether it knows names in no other letters.
+    pub fn lower_case_check(&self) -> Option<Question> {
+        lock(&self.evidence).lower_case_check()
+    }
+
+    /// It answered in lower case what it denied in other letters, again and again.
+    pub fn knows_lower_case_alone(&self, now: Instant) {
+        lock(&self.letter_case).turn_off(now);
+        let minutes = HOLDS_FOR.as_secs() / 60;
+        self.tell(Kind::RandomCaseOff, format!("it knows names in lower case alone; for {minutes} min"));
+    }
+
     /// It answered without EDNS what it did not with: its own doing, or the name's, or two lost datagrams. That proves nothing,
     /// and has it checked.
     pub fn edns_is_doubted(&self) {

@@ -92,6 +92,7 @@ scenarios! {
         max_qps_no_hedges
         max_qps_stale
         negative_answers_are_answers
+        lower_case_only
         next_server_at_once
         no_tcp_port
         notimp_to_edns

@@ -35,7 +35,7 @@ pub(crate) fn zone(block: &[String]) -> Zone {
 }
 
 /// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
-/// flags=HEX cut=N referral reversed short-rdata silent-to=AAAA|SOA|PART`, then how and when.
+/// flags=HEX cut=N referral reversed short-rdata lower-case-only silent-to=AAAA|SOA|PART`, then how and when.
 pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     let mut options = Options::new(words);
     let mut behaviour = if options.flag("silent") {
@@ -80,6 +80,14 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
             };
             if silent {
                 wire.clear();
+            }
+        })
+    } else if options.flag("lower-case-only") {
+        Behaviour::edited(|seen, wire| {
+            if seen.name != seen.name.to_ascii_lowercase() {
+                wire.truncate(12 + seen.question().len());
+                wire[3] = wire[3] & 0xf0 | 3;
+                wire[6..12].fill(0);
             }
         })
     } else if options.flag("referral") {
