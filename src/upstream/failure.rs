@@ -83,7 +83,8 @@ impl FailureKind {
             rcode::SERVFAIL => Some(Self::Servfail),
             rcode::REFUSED => Some(Self::Refused),
             rcode::NOTIMP => Some(Self::Notimp),
-            rcode::FORMERR => Some(Self::Formerr),
+            // BADVERS is what some servers that do not know EDNS make of it.
+            rcode::FORMERR | rcode::BADVERS => Some(Self::Formerr),
             _ => Some(Self::OtherRcode),
         }
     }
