@@ -18,7 +18,8 @@ pub enum Cause {
     Pruned,
     /// Upstream servers deny the name by a policy of theirs.
     Blocked,
-    /// All addresses of the name were private, and its route lets none through (`deny_private_addresses`).
+    /// All addresses of the name were private, and its route lets none through (`deny_private_addresses`); or it led to a name of
+    /// another route (`deny_private_names`).
     Filtered,
     /// The view that this client is of denies the name.
     Denied,

@@ -22,13 +22,13 @@ use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
-use crate::config::RouteId;
+use crate::config::{Route, RouteId};
 use crate::governor::pending::PrefetchPlace;
 use crate::horizon::Horizon;
 use crate::rebinding;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
-use crate::upstream::{Answer, Ask, Failure, Late, Question, Unanswered};
+use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
 use crate::wire::compose::{Composer, TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
@@ -324,13 +324,36 @@ async fn ask_and_follow<U: Ask + 'static>(
         return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
     };
     trail.push(wanted.key.name().to_vec());
-    match upstreams.ask(group, &Question::of(&wanted.key), wanted.client, deadline).await {
-        Ok(answer) => follow(resolver, upstreams, wanted, answer, deadline, trail).await,
-        Err(Unanswered { failure, late }) => Err(NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) }),
-    }
+    let answer = ask(upstreams, wanted, group, deadline).await?;
+    follow(resolver, upstreams, wanted, answer, deadline, trail).await
 }
 
-/// Takes out what the route forbids, and follows CNAMEs that lead into another one.
+/// Asks one group.
+async fn ask<U: Ask + 'static>(
+    upstreams: &Rc<U>,
+    wanted: &Wanted,
+    group: &Arc<Group>,
+    deadline: Instant,
+) -> Result<Answer, NoAnswer> {
+    let asked = upstreams.ask(group, &Question::of(&wanted.key), wanted.client, deadline).await;
+    asked.map_err(|Unanswered { failure, late }| NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) })
+}
+
+/// Returns the group that is asked for what the route's own group denies, if this answer is such a denial (`fallthrough`).
+fn next_group<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<&'s Arc<Group>> {
+    let next = route.fallthrough?;
+    let group = snapshot.groups.get(next.to)?;
+    let is_denied = match Reply::read(&answer.wire).ok()?.kind() {
+        Kind::NxDomain => true,
+        Kind::NoData => next.nodata,
+        Kind::Positive => false,
+    };
+    // A late answer may be that group's own.
+    let is_its_own = || group.servers.load().iter().any(|server| server.address == answer.server);
+    Some(group).filter(|_| is_denied && !is_its_own())
+}
+
+/// Asks the next group where the route falls through, takes out what the route forbids, and follows CNAMEs that lead into another one.
 async fn follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -342,6 +365,10 @@ async fn follow<U: Ask + 'static>(
     let snapshot = &wanted.snapshot;
     let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
         return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
+    };
+    let (answer, group) = match next_group(snapshot, route, &answer) {
+        Some(next) => (ask(upstreams, wanted, next, deadline).await?, next),
+        None => (answer, group),
     };
     wanted.by.set(answer.server.into());
     let unreadable =
@@ -373,6 +400,19 @@ async fn follow<U: Ask + 'static>(
         let cause = if is_filtered { Some(Cause::Filtered) } else { entry.cause };
         return Ok(entry.with_cause(cause));
     };
+    let leads_inside = || {
+        let way = horizon.router.find(&fork.target).map(|(way, _)| way);
+        matches!(way, Some(Way::Route(other)) if other != wanted.route) && !horizon.has_records(&fork.target)
+    };
+    if route.deny_private_names && leads_inside() {
+        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
+        let wire = rebinding::without_answers(&reply).map_err(too_long)?;
+        let mut reply = Reply::read(&wire).map_err(unreadable)?;
+        reply.extended_errors =
+            make::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
+        let entry = Entry::from_reply(&reply, limits, false, wanted.home(true), resolver.now());
+        return Ok(entry.with_cause(Some(Cause::Filtered)));
+    }
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
         return Err(NoAnswer::new(Cause::CnameLoop, "CNAMEs lead in a circle or too far"));
     }

@@ -26,6 +26,7 @@ pub struct Horizon {
     /// Whether it denies any zone.
     denies: bool,
     deny_private_addresses: Option<bool>,
+    filter_types: Vec<RrType>,
     realms: Arc<[u32]>,
     /// What an answer depends on that leads through any of them.
     whole: u32,
@@ -55,7 +56,13 @@ impl<'c> Common<'c> {
     pub fn new(config: &'c Config, groups: &'c [Arc<Group>]) -> Self {
         let first = config.views.iter().map(|view| view.routes.start).min().unwrap_or(config.routes.len());
         let router = Router::new(claims(config, 0..first));
-        Self { config, groups, router, records: Records::new(&config.records), answers: Default::default() }
+        Self {
+            config,
+            groups,
+            router,
+            records: Records::new(&config.records, &config.rewrites),
+            answers: Default::default(),
+        }
     }
 
     /// What all clients see, or those of a view.
@@ -74,11 +81,13 @@ impl<'c> Common<'c> {
         let own = view.map_or(&[][..], |view| &view.records);
         let mut ways: Vec<_> = router.own_ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
         ways.sort_unstable();
-        let whole = number(&(below, ways, own.iter().map(identity).collect::<Vec<_>>())) as u32;
+        let filter_types = view.map(|view| view.filter_types.clone()).unwrap_or_default();
+        let whole = number(&(below, ways, own.iter().map(identity).collect::<Vec<_>>(), &filter_types)) as u32;
         Horizon {
             records: records.with(own),
             denies: view.is_some_and(|view| !view.deny.is_empty()),
             deny_private_addresses,
+            filter_types,
             realms: Arc::clone(&answers.realms),
             whole,
             router,
@@ -95,14 +104,17 @@ impl Answers {
     fn new(common: &Common<'_>, deny_private_addresses: Option<bool>) -> Self {
         let cache = &common.config.cache;
         let realm = |route: &Route| {
-            let group = common.groups.get(route.to).map(|group| group.realm());
-            number(&(limits(cache), route.negative_max_ttl, strips(deny_private_addresses, route), group)) as u32
+            let of_group = |group: usize| common.groups.get(group).map(|group| group.realm());
+            let Route { negative_max_ttl, filter_types, deny_private_names, .. } = route;
+            let strips = (strips(deny_private_addresses, route), deny_private_names);
+            let fallthrough = route.fallthrough.map(|next| (of_group(next.to), next.nodata));
+            number(&(limits(cache), negative_max_ttl, filter_types, strips, of_group(route.to), fallthrough)) as u32
         };
         let mut answers = Self { realms: common.config.routes.iter().map(realm).collect(), whole: 0 };
         let mut ways: Vec<_> = common.router.ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
         ways.sort_unstable();
         let records: Vec<_> = common.config.records.iter().map(identity).collect();
-        answers.whole = number(&(ways, records, limits(cache)));
+        answers.whole = number(&(ways, records, &common.config.rewrites, limits(cache)));
         answers
     }
 
@@ -146,6 +158,11 @@ impl Horizon {
         strips(self.deny_private_addresses, route)
     }
 
+    /// Whether what would go through `route` is answered with "no data" for its type.
+    pub fn filters(&self, route: &Route, qtype: RrType) -> bool {
+        route.filter_types.contains(&qtype) || self.filter_types.contains(&qtype)
+    }
+
     /// What an answer that came through `route` depends on; one that `follows` a CNAME depends on all routes.
     pub fn realm(&self, route: RouteId, follows: bool) -> u32 {
         if follows { self.whole } else { self.realms.get(route.index()).copied().unwrap_or(0) }
@@ -158,8 +175,10 @@ impl Horizon {
 
 /// Whether a view's clients see something else than all others.
 pub fn differs(view: &View) -> bool {
-    let View { name: _, selector: _, inherit, routes, records, deny, deny_private_addresses, client_max_qps: _ } = view;
-    !(*inherit && routes.is_empty() && records.is_empty() && deny.is_empty() && deny_private_addresses.is_none())
+    let View { name: _, selector: _, client_max_qps: _, inherit, routes, records, deny, .. } = view;
+    let View { deny_private_addresses, filter_types, .. } = view;
+    let same_names = *inherit && routes.is_empty() && records.is_empty() && deny.is_empty();
+    !(same_names && deny_private_addresses.is_none() && filter_types.is_empty())
 }
 
 /// The claims of these routes.

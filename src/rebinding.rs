@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::wire::compose::{Composer, TooLong};
 use crate::wire::make::soa_rdata;
 use crate::wire::reply::{Record, Reply, Section};
-use crate::wire::{HEADER, rtype, u16_at};
+use crate::wire::{HEADER, flag, rtype, u16_at};
 
 /// SvcParam keys that hold addresses (RFC 9460 section 14.3.2).
 const IPV4_HINT: u16 = 4;
@@ -47,6 +47,17 @@ pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
         }
     }
     composer.finish().map(|wire| Some(Stripped { wire, is_empty }))
+}
+
+/// The reply without answers, for one whose CNAMEs lead into the private network: no data, with an SOA record.
+///
+/// # Errors
+/// None for a question that can be read.
+pub fn without_answers(reply: &Reply<'_>) -> Result<Vec<u8>, TooLong> {
+    let question = reply.message.get(HEADER..reply.question_end).unwrap_or_default();
+    let mut composer = Composer::new(flag::QR | flag::RA, question);
+    composer.push(Section::Authority, reply.qname(), rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
+    composer.finish()
 }
 
 fn is_private(record: &Record, message: &[u8]) -> bool {

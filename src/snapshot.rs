@@ -43,9 +43,9 @@ pub struct Snapshot {
     horizons: Vec<Horizon>,
     /// Special-use names.
     pub special: Special,
-    /// The groups, as [`Route::to`] counts them.
     /// Which node this is, for whoever asks (`[server] identity`); empty: that is not told.
     pub identity: Box<str>,
+    /// The groups, as [`Route::to`] counts them.
     pub groups: Vec<Arc<Group>>,
     /// Where each of them is, by its name.
     by_name: HashMap<Box<str>, usize>,
@@ -84,8 +84,8 @@ impl Snapshot {
             sees,
             horizons,
             special: Special::new(),
-            clusters: config
             identity: identity(&config).into(),
+            clusters: config
                 .routes
                 .iter()
                 .map(|route| {
@@ -171,7 +171,8 @@ impl Snapshot {
     pub fn rehome(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
         let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
         let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
-        if horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
+        let is_filtered = self.route(route).is_some_and(|route| horizon.filters(route, key.qtype()));
+        if is_filtered || horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
         }
         [false, true]
@@ -192,6 +193,14 @@ impl Snapshot {
     }
 }
 
+/// The name that the configuration gives, else the node's, else the host's.
+fn identity(config: &Config) -> String {
+    let node = || config.kubernetes.node.clone().or_else(|| std::env::var("NODE_NAME").ok());
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let identity = config.server.identity.clone().or_else(node).unwrap_or_else(host);
+    Some(identity.trim()).filter(|identity| identity.len() <= LONGEST_IDENTITY).unwrap_or_default().to_owned()
+}
+
 fn labels_of(config: &Config) -> impl Iterator<Item = &str> {
     config.routes.iter().map(|route| route.label.as_str())
 }
@@ -208,14 +217,6 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
         let old = before.get(upstream.name.as_str());
         let recoveries = old.map_or_else(Arc::default, |group| group.shared_recoveries());
         let known = old.map(|group| group.servers.load_full()).unwrap_or_default();
-/// The name that the configuration gives, else the node's, else the host's.
-fn identity(config: &Config) -> String {
-    let node = || config.kubernetes.node.clone().or_else(|| std::env::var("NODE_NAME").ok());
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let identity = config.server.identity.clone().or_else(node).unwrap_or_else(host);
-    Some(identity.trim()).filter(|identity| identity.len() <= LONGEST_IDENTITY).unwrap_or_default().to_owned()
-}
-
         let server = |address: SocketAddr, host: Option<String>| {
             let same = known.iter().find(|server| server.address == address && server.tls_host == host);
             same.map_or_else(

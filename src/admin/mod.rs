@@ -172,6 +172,13 @@ impl Admin {
                 lines.push_str(&format!("    {} cannot be resolved\n", plain(name)));
             });
         }
+        let waiting = &snapshot.config.needs_restart;
+        if verbose && !waiting.is_empty() {
+            lines.push_str(&format!(
+                "note: these keys of the configuration wait for a restart: {}\n",
+                waiting.join(", ")
+            ));
+        }
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         match (verbose, ready) {
             (true, _) => page(status, lines),
@@ -185,6 +192,7 @@ impl Admin {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.process.refresh();
+        metrics.needs_restart.set(gauge(self.resolver.snapshot.load().config.needs_restart.len()));
         metrics.log.refresh();
         metrics.pending.set(gauge(self.resolver.limits.governor.pending.count()));
         metrics.prefetches.set(gauge(self.resolver.limits.governor.pending.prefetches()));

@@ -133,8 +133,8 @@ impl Resolved {
             // One that a static alias leads to may have been kept for a while.
             _ => Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32),
         };
-        let alias = other.as_deref().map(|(alias, target)| (alias, target));
         let rotate = self.snapshot().config.cache.rotate;
+        let alias = other.as_deref().map(|(alias, target)| (alias, target));
         match alias.or(wanted.alias.as_ref().map(|alias| (alias, &**wanted))) {
             // The alias itself does not age.
             Some((alias, target)) => {

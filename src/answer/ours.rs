@@ -8,10 +8,10 @@ use crate::local::server_facts;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::upstream::server::{LOOP_LABEL, LOOP_NONCE, LOOP_TOKEN};
-use crate::wire::make::LocalRecords;
+use crate::wire::make::{LocalRecords, extended_error};
 use crate::wire::name::suffixes;
 use crate::wire::query::Key;
-use crate::wire::{Rcode, class, rcode, rtype};
+use crate::wire::{Rcode, class, ede, rcode, rtype};
 
 /// What nodens asks for itself lies below this: letter case checks, and loop checks of servers that are asked for every name.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
@@ -20,6 +20,11 @@ pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 const DENIED: &str = "denied to this client: the view that it is of does not show this zone";
 /// How long a denied name may be held for not to exist, in seconds: a view may change.
 const DENIED_TTL: u32 = 30;
+
+/// Why a type is answered with "no data".
+const FILTERED_TYPE: &str = "filtered: filter_types answers this type with no data";
+/// How long that may be held, in seconds: the configuration may change.
+const FILTERED_TTL: u32 = 60;
 
 /// What nodens itself has to say to a question.
 pub enum Local {
@@ -59,9 +64,13 @@ impl Own {
         Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
     }
 
-    /// Its extended error as a whole option, if it has one.
+    /// Its extended error as a whole option, if it has one. What is no failure and has words is filtered by configuration.
     pub fn extended_error(&self) -> Vec<u8> {
-        self.cause.filter(|_| !self.text.is_empty()).map_or_else(Vec::new, |cause| cause.extended_error(self.text))
+        match (self.cause, self.text) {
+            (_, "") => Vec::new(),
+            (Some(cause), text) => cause.extended_error(text),
+            (None, text) => extended_error(ede::FILTERED, text),
+        }
     }
 }
 
@@ -109,18 +118,27 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
             Some(cluster) if qclass == class::IN && cluster.has(name, depth) && cluster.lacks(name, qtype) => {
                 Local::Denied { route }
             }
+            _ if snapshot.route(route).is_some_and(|route| horizon.filters(route, qtype)) => {
+                let mut records = LocalRecords::default();
+                records.soa(zone(name, depth), FILTERED_TTL);
+                Local::Answer(Own { rcode: rcode::NOERROR, records, cause: None, text: FILTERED_TYPE })
+            }
             _ => Local::Not { route, depth },
         },
         Some((Way::Denied, depth)) => {
-            let labels = suffixes(name).count() - 1;
-            let zone = suffixes(name).nth(labels - depth).unwrap_or(name);
             let mut records = LocalRecords::default();
-            records.soa(zone, DENIED_TTL);
+            records.soa(zone(name, depth), DENIED_TTL);
             Local::Answer(Own { rcode: rcode::NXDOMAIN, records, cause: Some(Cause::Denied), text: DENIED })
         }
         // The configuration was checked to cover every name.
         None => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
     }
+}
+
+/// The suffix of `name` that has `labels` labels.
+fn zone(name: &[u8], labels: usize) -> &[u8] {
+    let below = (suffixes(name).count() - 1).saturating_sub(labels);
+    suffixes(name).nth(below).unwrap_or(name)
 }
 
 /// The denial of a name that a route's cluster domain cannot have.

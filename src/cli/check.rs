@@ -7,10 +7,12 @@ use clap::Args;
 
 use super::config_file::load;
 use super::outcome::Outcome;
-use crate::config::Config;
 use crate::config::units::Size;
+use crate::config::{Config, LogTarget};
 
 /// Check a configuration file: every mistake in one run, each with its line and column.
+///
+/// What is allowed and seldom meant is a warning, with its remedy: it goes to stderr, and the file is good all the same.
 ///
 /// Nothing is started and no port is bound, so a file can be checked beside a running nodens. Exit codes: 0 the file is
 /// good, 78 it is not, 64 the command line is wrong, 1 the file cannot be read.
@@ -31,7 +33,7 @@ pub(super) struct Check {
 
 const EXAMPLES: &str = "\
 Examples:
-  nodens check nodens.toml          mistakes to stderr, or a summary to stdout
+  nodens check nodens.toml          mistakes and warnings to stderr, a summary to stdout
   nodens check nodens.toml && systemctl reload nodens";
 
 impl Check {
@@ -39,6 +41,15 @@ impl Check {
     pub(super) fn run(&self) -> Outcome {
         match load(&self.file) {
             Ok(config) => {
+                for warning in &config.warnings {
+                    let _ = writeln!(io::stderr(), "{}:{warning}", self.file.display());
+                }
+                for fault in &config.hosts.faults {
+                    let _ = writeln!(io::stderr(), "{fault}");
+                }
+                for directory in absent_directories(&config) {
+                    let _ = writeln!(io::stderr(), "{}: warning: {directory}", self.file.display());
+                }
                 // The exit code says it as well.
                 let _ = writeln!(io::stdout(), "{}: good: {}", self.file.display(), summary(&config));
                 Outcome::Good
@@ -46,6 +57,27 @@ impl Check {
             Err(unusable) => unusable.complain(&self.file),
         }
     }
+}
+
+/// Directories of files that nodens writes, which this machine does not have: a complaint about each.
+fn absent_directories(config: &Config) -> Vec<String> {
+    let log = config.query_log.as_ref().and_then(|log| match &log.to {
+        LogTarget::File(file) => Some(("query_log.to", file)),
+        LogTarget::Stdout => None,
+    });
+    let hosts = config
+        .hosts
+        .files
+        .iter()
+        .filter(|path| !path.directory.is_dir())
+        .map(|path| format!("hosts.files: this machine has no directory {}", path.directory.display()));
+    let habits = config.warm_up.file.as_ref().map(|file| ("warm_up.file", file));
+    let complaint = |(key, file): (&str, &PathBuf)| {
+        let directory = file.parent().filter(|directory| !directory.is_dir())?;
+        let directory = directory.display();
+        Some(format!("{key}: this machine has no directory {directory}; make it before nodens starts there"))
+    };
+    log.into_iter().chain(habits).filter_map(complaint).chain(hosts).collect()
 }
 
 /// The counts that a reader would look at first.

@@ -5,12 +5,17 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use super::hosts_files;
 use super::outcome::Outcome;
 use super::own_addresses::own_addresses;
 use crate::config::Config;
 use crate::config::parse::parse;
 use crate::config::units::Size;
 
+/// The header of the table that names hosts files.
+const HOSTS: &[u8] = b"[hosts]";
 /// The most bytes that a configuration file may have: a worker and its supervisor each keep it in memory.
 const LONGEST: usize = 64 << 20;
 
@@ -19,19 +24,40 @@ const LONGEST: usize = 64 << 20;
 pub(super) struct Source {
     /// The configuration file's text, or resolv.conf's where there is no such file.
     pub(super) text: Vec<u8>,
-    /// This machine's addresses when the text was read.
-    pub(super) local: Vec<IpAddr>,
+    /// What else was there when it was read.
+    around: Around,
+}
+
+/// What a configuration depends on beside its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Around {
+    /// This machine's addresses.
+    local: Vec<IpAddr>,
+    /// The hosts files that the text names: their paths and texts.
+    hosts: Vec<(String, String)>,
 }
 
 impl Source {
-    /// Adds the addresses that this machine has now.
+    /// Adds the addresses that this machine has now, and the hosts files that the text names.
     pub(super) fn of(text: Vec<u8>) -> Self {
-        Self { text, local: own_addresses() }
+        let mut source = Self { text, around: Around { local: own_addresses(), hosts: Vec::new() } };
+        // Seldom are there any, and a large text is not to be parsed twice for nothing.
+        if source.text.windows(HOSTS.len()).any(|part| part == HOSTS)
+            && let Ok(config) = source.parse()
+        {
+            source.around.hosts = hosts_files::read(&config.hosts.files);
+        }
+        source
     }
 
-    /// Packs it for a supervisor: the addresses as a line of JSON, then the text.
+    /// This machine's addresses when the text was read.
+    pub(super) fn local(&self) -> &[IpAddr] {
+        &self.around.local
+    }
+
+    /// Packs it for a supervisor: what is around as a line of JSON, then the text.
     pub(super) fn pack(&self) -> Vec<u8> {
-        let mut packed = serde_json::to_vec(&self.local).unwrap_or_default(); // addresses are always JSON
+        let mut packed = serde_json::to_vec(&self.around).unwrap_or_default(); // it is always JSON
         packed.push(b'\n');
         packed.extend_from_slice(&self.text);
         packed
@@ -40,13 +66,13 @@ impl Source {
     /// Unpacks what [`Self::pack`] made; none if it is something else.
     pub(super) fn unpack(packed: &[u8]) -> Option<Self> {
         let end = packed.iter().position(|byte| *byte == b'\n')?;
-        let local = serde_json::from_slice(packed.get(..end)?).ok()?;
-        Some(Self { text: packed.get(end + 1..)?.to_vec(), local })
+        let around = serde_json::from_slice(packed.get(..end)?).ok()?;
+        Some(Self { text: packed.get(end + 1..)?.to_vec(), around })
     }
 
     /// Parses the text of a configuration file.
     pub(super) fn parse(&self) -> Result<Config, Unusable> {
-        let Self { text, local } = self;
+        let Self { text, around } = self;
         if text.len() > LONGEST {
             let what = format!("1:1: the file is larger than {}, the most that it may be", Size(LONGEST as u64));
             return Err(Unusable::Mistakes(vec![what]));
@@ -55,7 +81,10 @@ impl Source {
             let (line, column) = end_of(&text[..error.valid_up_to()]);
             Unusable::Mistakes(vec![format!("{line}:{column}: not UTF-8, which TOML must be")])
         })?;
-        parse(text, local).map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))
+        let mut config = parse(text, &around.local)
+            .map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))?;
+        config.add_hosts(around.hosts.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+        Ok(config)
     }
 }
 
@@ -121,7 +150,8 @@ mod tests {
     fn a_source_survives_its_packing() {
         for (text, local) in [("", vec![]), ("[server]\n\n", vec!["192.0.2.1"]), ("\n", vec!["::1", "127.0.0.1"])] {
             let local = local.into_iter().map(|address| address.parse().expect("an address")).collect();
-            let source = Source { text: text.into(), local };
+            let hosts = vec![("/etc/hosts".to_owned(), "10.0.0.1 a\n".to_owned())];
+            let source = Source { text: text.into(), around: Around { local, hosts } };
             assert_eq!(Source::unpack(&source.pack()), Some(source));
         }
         for strange in [&b""[..], b"[server]", b"[server]\n", b"{}\n"] {

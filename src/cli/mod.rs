@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod config_file;
 mod failover;
+mod hosts_files;
 mod lab;
 mod node;
 mod outcome;

@@ -16,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config_file::{self, Source, Unusable};
+use super::hosts_files;
 use super::outcome::Outcome;
 use super::start_config::{Bad, StartConfig, SupervisorCopy};
 use crate::app::Running;
@@ -150,6 +151,7 @@ impl Serve {
             }
             Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
         };
+        self.log_warnings(&config);
         // Before there is anything to hold: the supervisor gets sockets and configurations at once.
         let copy = SupervisorCopy::new(link.clone(), start);
         copy.update(&in_force);
@@ -212,6 +214,8 @@ impl Serve {
             }
         };
         tokio::pin!(broken);
+        let hosts_paths = || running.resolver().snapshot.load().config.hosts.files.clone();
+        let mut seen_hosts = hosts_files::stamps(&hosts_paths());
         // Linux takes this for the calling thread alone; one that may not have it reloads beside the workers as an equal.
         let _ = rustix::process::nice(GIVES_WAY);
         loop {
@@ -230,10 +234,15 @@ impl Serve {
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
                     let now = self.read();
+                    let paths = hosts_paths();
+                    let hosts = hosts_files::stamps(&paths);
                     // A file that is being replaced may be missing for a moment.
-                    if now.as_ref().is_ok_and(|now| seen.as_ref() != Some(now)) {
+                    if now.as_ref().is_ok_and(|now| hosts != seen_hosts || seen.as_ref() != Some(now)) {
                         seen = now.as_ref().ok().cloned();
                         self.reload(running, copy, now);
+                        // Those of before the reload, unless it named others.
+                        let now_named = hosts_paths();
+                        seen_hosts = if now_named == paths { hosts } else { hosts_files::stamps(&now_named) };
                     }
                 }
             }
@@ -289,7 +298,7 @@ impl Serve {
             Some(file) => source.parse().map_err(|unusable| Bad::File(file, unusable))?,
             None => {
                 let text = String::from_utf8_lossy(&source.text);
-                builtin(&text, &source.local).map_err(|error| Bad::Builtin(error.to_string()))?
+                builtin(&text, source.local()).map_err(|error| Bad::Builtin(error.to_string()))?
             }
         };
         for address in &self.listen {
@@ -300,10 +309,18 @@ impl Serve {
         Ok(config)
     }
 
+    /// Logs what the file says and seldom means.
+    fn log_warnings(&self, config: &Config) {
+        let file = self.config.as_deref().unwrap_or(Path::new(RESOLV_CONF)).display();
+        config.warnings.iter().for_each(|warning| tracing::warn!("{file}:{warning}"));
+        config.hosts.faults.iter().for_each(|fault| tracing::warn!("hosts file: {fault}"));
+    }
+
     fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, Bad<'_>>) {
         let read = text.map(Source::of).and_then(|source| Ok((self.config(&source)?, source)));
         match read {
             Ok((config, source)) => {
+                self.log_warnings(&config);
                 let needs_restart = running.put_in_force(config);
                 // Before it is logged: whoever reads that may rely on it, also if this process dies now.
                 copy.update(&source);

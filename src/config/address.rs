@@ -1,8 +1,10 @@
 //! Addresses as the file writes them: where to listen, whom to ask, and whether that would be nodens itself.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 
 use super::value::Leaf;
@@ -108,7 +110,7 @@ impl TryFrom<String> for Server {
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(format!("nodens does not speak {scheme:?}: an address alone, or tls://"));
         }
-        if let Some(address) = socket(&text, DNS_PORT) {
+        if let Some(address) = socket(&numbered_scope(&text, DNS_PORT)?, DNS_PORT) {
             return Ok(Self(ServerAddress::Plain(reachable(address)?)));
         }
         let (host, port) = match text.split_once(':') {
@@ -148,6 +150,20 @@ fn socket(text: &str, default_port: u16) -> Option<SocketAddr> {
     }
 }
 
+/// An address whose scope is the number of an interface, where the text has its name: `fe80::1%eth0` (RFC 4007 section 11.2).
+/// Brackets are put around it, as the standard library reads a scope only so.
+fn numbered_scope(text: &str, default_port: u16) -> Result<Cow<'_, str>, String> {
+    let Some((address, rest)) = text.split_once('%') else { return Ok(Cow::Borrowed(text)) };
+    let (scope, port) = rest.split_once(']').unwrap_or((rest, ""));
+    let number = match scope.parse::<u32>() {
+        Ok(number) => number,
+        Err(_) => if_nametoindex(scope).map_err(|_| format!("{text:?}: this machine has no interface {scope:?}"))?,
+    };
+    let address = address.trim_start_matches('[');
+    let port = if port.is_empty() { format!(":{default_port}") } else { port.to_owned() };
+    Ok(Cow::Owned(format!("[{address}%{number}]{port}")))
+}
+
 /// The same address if a query can be sent there.
 fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
     let ip = address.ip();
@@ -157,7 +173,7 @@ fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
     match address {
         _ if address.port() == 0 => Err("port 0 cannot be asked".to_owned()),
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
-            Err(format!("{ip} is link-local and needs its interface's number: \"[{ip}%2]:{}\"", v6.port()))
+            Err(format!("{ip} is link-local and needs its interface: \"[{ip}%eth0]:{}\"", v6.port()))
         }
         _ => Ok(address),
     }
@@ -166,20 +182,27 @@ fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
 /// What follows `tls://`: an address, and behind a `#` the name that its certificate must bear.
 fn tls(text: &str, rest: &str) -> Result<ServerAddress, String> {
     let (address, host) = rest.split_once('#').unwrap_or((rest, ""));
-    let address = socket(address, TLS_PORT).ok_or_else(|| format!("{text:?} has no address behind tls://"))?;
+    let address = socket(&numbered_scope(address, TLS_PORT)?, TLS_PORT)
+        .ok_or_else(|| format!("{text:?} has no address behind tls://"))?;
     let address = reachable(address)?;
+    if host.parse::<IpAddr>().is_ok() {
+        return Err(format!(
+            "{text:?} has an address behind the #; the name that the server's certificate bears is needed"
+        ));
+    }
     match host_name(host) {
         Some(name) => Ok(ServerAddress::Tls { address, host: name.to_string().trim_end_matches('.').to_owned() }),
         None => Err(format!("{text:?} lacks the name that the server's certificate must bear, behind a #")),
     }
 }
 
-/// A host name: letters, digits, hyphens and underscores, its last label not a number (RFC 1123 section 2.1).
+/// A host name: labels of letters, digits, underscores and, not at their ends, hyphens, the last one not a number (RFC 1123 section 2.1).
 fn host_name(text: &str) -> Option<Name> {
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let number = last.bytes().all(|byte| byte.is_ascii_digit());
-    if plain && !number { text.parse().ok() } else { None }
+    let hyphens = text.split('.').any(|label| label.starts_with('-') || label.ends_with('-'));
+    if plain && !number && !hyphens { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -205,6 +228,8 @@ mod tests {
             ("[fd00::10]", plain("[fd00::10]:53")),
             ("[fd00::10]:5353", plain("[fd00::10]:5353")),
             ("[fe80::1%2]:53", plain("[fe80::1%2]:53")),
+            ("fe80::1%2", plain("[fe80::1%2]:53")),
+            ("[fe80::1%lo]:5353", plain("[fe80::1%1]:5353")),
             ("dns.example", named("dns.example.", 53)),
             ("dns.example:5353", named("dns.example.", 5353)),
             ("kube_dns", named("kube_dns.", 53)),
@@ -228,10 +253,15 @@ mod tests {
             ("0.0.0.0", "not the address"),
             ("224.0.0.251", "not the address"),
             ("10.0.0.2:0", "port 0"),
-            ("fe80::1", "[fe80::1%2]:53"),
+            ("fe80::1", "[fe80::1%eth0]:53"),
+            ("fe80::1%no-such-link", "no interface \"no-such-link\""),
             ("https://dns.google/dns-query", "does not speak \"https\""),
             ("tls://1.1.1.1", "certificate"),
             ("tls://1.1.1.1#", "certificate"),
+            ("tls://1.1.1.1#1.1.1.1", "an address behind the #"),
+            ("-dns.example", "neither"),
+            ("dns-.example", "neither"),
+            ("dns..example", "neither"),
             ("tls://dns.google#dns.google", "no address"),
         ] {
             let error = server(text).expect_err(text);

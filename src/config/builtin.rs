@@ -48,6 +48,8 @@ pub enum BuiltinError {
 pub fn builtin(resolv_conf: &str, local: &[IpAddr]) -> Result<Config, BuiltinError> {
     let text = text(resolv_conf, &LISTEN, local)?;
     let mut config = parse(&text, local).map_err(BuiltinError::Refused)?;
+    // Those of a text that nobody wrote.
+    config.warnings.clear();
     // A machine without IPv6 has no [::1] to listen on, and did not ask for it.
     if local.iter().any(IpAddr::is_ipv4) && !local.iter().any(IpAddr::is_ipv6) {
         config.server.listen.retain(SocketAddr::is_ipv4);

@@ -9,10 +9,12 @@ use super::address::Bootstrap;
 use super::cache::CacheTable;
 use super::clients::{ClientTable, KubernetesTable};
 use super::handover::{self, SocketPath};
+use super::hosts::HostsTable;
 use super::mistake::Mistakes;
 use super::node::NodeTable;
 use super::pages::{self, AdminTable, ReportListener};
 use super::records::RecordTable;
+use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::server::ServerTable;
 use super::table::{Table, sound_part};
@@ -44,6 +46,10 @@ pub struct File {
     pub routes: Option<Vec<RouteTable>>,
     /// `[[record]]`, each that is whole.
     pub records: Vec<RecordTable>,
+    /// `[hosts]`, if there is one.
+    pub hosts: Option<HostsTable>,
+    /// `[[rewrite]]`, each that is whole.
+    pub rewrites: Vec<RewriteTable>,
     /// `[kubernetes]`.
     pub kubernetes: KubernetesTable,
     /// `[warm_up]`.
@@ -72,7 +78,7 @@ impl File {
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
         let (metrics, query_log) = (section("metrics"), section("query_log"));
-        let (handover, node) = (section("handover"), section("node"));
+        let (handover, node, hosts) = (section("handover"), section("node"), section("hosts"));
         let empty = || Table::of_text("", mistakes);
         Self {
             server: ServerTable::read(server.unwrap_or_else(empty)),
@@ -87,6 +93,8 @@ impl File {
                 .map(|tables| tables.into_iter().map(UpstreamTable::read).collect()),
             routes: file.tables("route").map(|tables| tables.into_iter().map(RouteTable::read).collect()),
             records: file.tables("record").into_iter().flatten().filter_map(RecordTable::read).collect(),
+            hosts: hosts.map(HostsTable::read),
+            rewrites: file.tables("rewrite").into_iter().flatten().filter_map(RewriteTable::read).collect(),
             kubernetes: KubernetesTable::read(kubernetes.unwrap_or_else(empty)),
             warm_up: WarmUpTable::read(warm_up.unwrap_or_else(empty)),
             clients: file.tables("client").into_iter().flatten().filter_map(ClientTable::read).collect(),

@@ -27,17 +27,44 @@ impl fmt::Display for Mistake {
 pub(super) struct Mistakes<'t> {
     text: &'t str,
     found: RefCell<Vec<(usize, String)>>,
+    /// What is no mistake, and worth to be told.
+    warnings: RefCell<Vec<(usize, String)>>,
 }
 
 impl<'t> Mistakes<'t> {
     /// No mistakes yet in `text`.
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, found: RefCell::default() }
+        Self { text, found: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// Notes a mistake at the start of `span`, in bytes of the text.
     pub(super) fn add(&self, span: Range<usize>, what: impl Into<String>) {
         self.found.borrow_mut().push((span.start, what.into()));
+    }
+
+    /// Adds a warning: what is at the start of `span` is allowed, and hardly what is meant.
+    pub(super) fn warn(&self, span: Range<usize>, what: impl fmt::Display) {
+        self.warnings.borrow_mut().push((span.start, format!("warning: {what}")));
+    }
+
+    /// Adds a note: what is at the start of `span` is as asked for, and should be known.
+    pub(super) fn note(&self, span: Range<usize>, what: impl fmt::Display) {
+        self.warnings.borrow_mut().push((span.start, format!("note: {what}")));
+    }
+
+    /// Returns the warnings and notes, in the order of the file.
+    pub(super) fn warnings(&self) -> Vec<Mistake> {
+        self.in_order(self.warnings.take())
+    }
+
+    fn in_order(&self, mut found: Vec<(usize, String)>) -> Vec<Mistake> {
+        found.sort_by_key(|&(at, _)| at); // stable: at one place, as they were found
+        found.dedup();
+        let mistake = |(at, what)| {
+            let (line, column) = place(self.text, at);
+            Mistake { line, column, what }
+        };
+        found.into_iter().map(mistake).collect()
     }
 
     /// Notes the mistake of a result, if it is one, and hands on what is good.
@@ -65,17 +92,11 @@ impl<'t> Mistakes<'t> {
 
     /// The good outcome if nothing is wrong, else every mistake in the order of the file.
     pub(super) fn unless_any<T>(self, good: Option<T>) -> Result<T, Vec<Mistake>> {
-        let mut found = self.found.into_inner();
-        if let (Some(good), true) = (good, found.is_empty()) {
-            return Ok(good);
+        let found = self.found.take();
+        match good {
+            Some(good) if found.is_empty() => Ok(good),
+            _ => Err(self.in_order(found)),
         }
-        found.sort_by_key(|&(at, _)| at); // stable: at one place, as they were found
-        found.dedup();
-        let mistake = |(at, what)| {
-            let (line, column) = place(self.text, at);
-            Mistake { line, column, what }
-        };
-        Err(found.into_iter().map(mistake).collect())
     }
 }
 

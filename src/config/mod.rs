@@ -5,18 +5,19 @@
 //! builtin: a text where there is none ┘    each table by itself     whether they fit together
 //!                                          └─────────────┬────────┘
 //!   one for each table: its form in TOML, defaults,    server pages node handover cache upstreams routes records
-//!   bounds, and what the rest of the house reads       clients views warm_up watching
+//!   bounds, and what the rest of the house reads       hosts rewrites clients views warm_up watching
 //!                                                        │
 //!   how single values are written                      address zones units
 //!   how a table is read, and what is wrong in it       table value mistake
 //! ```
 //!
 //! A table's form has `Table` in its name: [`server::ServerTable`] is what the file says, [`Server`] what is made of it.
-//! [`mod@footprint`] says what a configuration takes of memory, [`mod@start_only`] what of it only a start reads.
+//! `advice` says what is allowed and seldom meant; [`mod@footprint`] says what a configuration takes of memory, [`mod@start_only`] what of it only a start reads.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+mod advice;
 pub mod builtin;
 pub mod file;
 pub mod footprint;
@@ -26,9 +27,11 @@ pub mod start_only;
 pub mod cache;
 pub mod clients;
 pub mod handover;
+pub mod hosts;
 pub mod node;
 pub mod pages;
 pub mod records;
+pub mod rewrites;
 pub mod routes;
 pub mod server;
 pub mod upstreams;
@@ -46,10 +49,12 @@ pub mod zones;
 pub use address::ServerAddress;
 pub use cache::Cache;
 pub use clients::{ApiServer, Client, Kubernetes};
+pub use hosts::Hosts;
 pub use mistake::Mistake;
 pub use node::Node;
 pub use pages::Admin;
 pub use records::Record;
+pub use rewrites::Rewrite;
 pub use routes::{Cluster, Route, RouteId};
 pub use server::Server;
 pub use upstreams::{Select, Upstream};
@@ -81,6 +86,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Static records.
     pub records: Vec<Record>,
+    /// Hosts files, whose records come behind these.
+    pub hosts: Hosts,
+    /// Suffixes that take the place of others.
+    pub rewrites: Vec<Rewrite>,
     /// Whether and how the Kubernetes API tells who asks.
     pub kubernetes: Kubernetes,
     /// What is asked ahead for jobs that are about to start.
@@ -94,4 +103,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Whether and where queries are logged.
     pub query_log: Option<QueryLog>,
+    /// Keys that only a start reads, and that the file has changed since.
+    pub needs_restart: Vec<&'static str>,
+    /// What it says and seldom means, in the order of the file.
+    pub warnings: Vec<Mistake>,
 }

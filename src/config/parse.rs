@@ -7,11 +7,14 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::address::{ServerAddress, own_listener};
+use super::advice::advise;
 use super::file::File;
+use super::hosts::hosts;
 use super::mistake::{Mistake, Mistakes, nearest, suggestion};
 use super::pages::{Admin, AdminListener};
 use super::records::records;
-use super::routes::{Route, RouteTable, cluster};
+use super::rewrites::rewrites;
+use super::routes::{FALLTHROUGH_NODATA, Fallthrough, Route, RouteTable, cluster, filter_types};
 use super::upstreams::{Upstream, UpstreamTable};
 use super::views::{MOST_VIEWS, View, ViewTable};
 use super::zones::Zone;
@@ -31,7 +34,9 @@ pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Mistake>> {
     let file = File::read(text, &mistakes);
     let check = Check { file: &file, mistakes: &mistakes, local };
     let config = check.config();
-    mistakes.unless_any(config)
+    advise(&file, &mistakes);
+    let warnings = mistakes.warnings();
+    mistakes.unless_any(config.map(|config| Config { warnings, ..config }))
 }
 
 /// The checks that need more than one value. Each notes what is wrong, and none if there is then nothing to go on with.
@@ -53,6 +58,8 @@ impl Check<'_, '_> {
         self.uses();
         let routes = self.routes(self.file.routes.as_deref().unwrap_or_default(), None);
         let records = records(&self.file.records, self.mistakes);
+        let hosts = hosts(self.file.hosts.as_ref(), self.mistakes);
+        let rewrites = rewrites(&self.file.rewrites, self.mistakes);
         let cache = cache::cache(&self.file.cache);
         let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
         let warm_up = warm_up::warm_up(&self.file.warm_up);
@@ -77,12 +84,16 @@ impl Check<'_, '_> {
             upstreams,
             routes,
             records,
+            hosts,
+            rewrites,
             kubernetes,
             warm_up,
             clients,
             views,
             metrics,
             query_log,
+            needs_restart: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 
@@ -222,11 +233,8 @@ impl Check<'_, '_> {
         let meant = |to: &Spanned<String>| nearest(to.get_ref(), known());
         for upstream in upstreams.iter().filter(|_| self.sure(self.file.routes.is_some()) && readable) {
             let name = upstream.name.get_ref().as_str();
-            if !routes
-                .iter()
-                .filter_map(|route| route.to.as_ref())
-                .any(|to| to.get_ref() == name || meant(to) == Some(name))
-            {
+            let mut used = routes.iter().flat_map(|route| route.to.iter().chain(&route.fallthrough));
+            if !used.any(|to| to.get_ref() == name || meant(to) == Some(name)) {
                 let what =
                     format!("no [[route]] leads to `{name}`: add one with `to = {name:?}`, or leave the group out");
                 self.mistakes.add(upstream.name.span(), what);
@@ -262,6 +270,7 @@ impl Check<'_, '_> {
                 records,
                 deny: file.deny.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
                 deny_private_addresses: file.deny_private_addresses,
+                filter_types: filter_types(&file.filter_types, self.mistakes),
                 client_max_qps: file.client_max_qps.as_ref().map(|count| count.get_ref().0 as u32),
             };
             Some((view, own))
@@ -270,14 +279,8 @@ impl Check<'_, '_> {
     }
 
     fn route(&self, file: &RouteTable, view: Option<&str>) -> Option<Route> {
-        let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
-        let name = file.to.as_ref()?;
-        let to = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
-        if to.is_none() && self.sure(self.file.upstreams.is_some()) {
-            let known = upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
-            let near = suggestion(name.get_ref(), known);
-            self.mistakes.add(name.span(), format!("to: there is no [upstreams.{}]{near}", name.get_ref()));
-        }
+        let to = self.group("to", file.to.as_ref()?);
+        let fallthrough = self.fallthrough(file);
         let zones = file.zones.as_ref()?;
         let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
         let cluster = cluster(file, zones, self.mistakes);
@@ -291,7 +294,39 @@ impl Check<'_, '_> {
             to: to?,
             negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
             deny_private_addresses: file.deny_private_addresses,
+            deny_private_names: file.deny_private_names,
+            filter_types: filter_types(&file.filter_types, self.mistakes),
+            fallthrough,
         })
+    }
+
+    /// The group of that name; notes if there is none.
+    fn group(&self, key: &str, name: &Spanned<String>) -> Option<usize> {
+        let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
+        let found = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
+        if found.is_none() && self.sure(self.file.upstreams.is_some()) {
+            let known = upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
+            let near = suggestion(name.get_ref(), known);
+            self.mistakes.add(name.span(), format!("{key}: there is no [upstreams.{}]{near}", name.get_ref()));
+        }
+        found
+    }
+
+    fn fallthrough(&self, file: &RouteTable) -> Option<Fallthrough> {
+        let Some(name) = &file.fallthrough else {
+            if let Some(flag) = file.fallthrough_nodata.as_ref().filter(|flag| *flag.get_ref()) {
+                let what = "fallthrough_nodata: this route has no `fallthrough`; name the group that is asked next";
+                self.mistakes.add(flag.span(), what);
+            }
+            return None;
+        };
+        if file.to.as_ref().is_some_and(|to| to.get_ref() == name.get_ref()) {
+            let what =
+                format!("fallthrough: {} is the group that this route asks first; name another one", name.get_ref());
+            self.mistakes.add(name.span(), what);
+        }
+        let nodata = file.fallthrough_nodata.as_ref().map_or(FALLTHROUGH_NODATA, |flag| *flag.get_ref());
+        Some(Fallthrough { to: self.group("fallthrough", name)?, nodata })
     }
 
     fn clients(&self) -> Vec<Client> {

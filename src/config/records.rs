@@ -45,7 +45,7 @@ pub struct RecordTable {
     pub ttl: Spanned<Time>,
 }
 
-/// The owner of a record: a name that is answered as it stands, so a wildcard is none.
+/// The owner of a record: a name, or a wildcard with an asterisk as its first label (RFC 4592).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Owner(pub Name);
@@ -101,6 +101,9 @@ impl Kind {
 
     fn encode(self, value: &str) -> Result<Vec<u8>, String> {
         let form = self.0;
+        if value.trim().is_empty() && form.words.is_some() {
+            return Err("it is empty".to_owned());
+        }
         if let RecordType::CNAME | RecordType::PTR = form.rtype {
             // Read like every other name of the file: hickory's reading takes \DDD for octal and refuses inner underscores.
             let name = value.trim().parse::<Name>().map_err(|error| format!("{value:?} is not a name: {error}"))?;
@@ -157,7 +160,7 @@ fn record(file: &RecordTable, mistakes: &Mistakes<'_>) -> (Range<usize>, Record)
 }
 
 /// A record's TTL.
-fn seconds(time: Time) -> Result<u32, String> {
+pub(super) fn seconds(time: Time) -> Result<u32, String> {
     let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
     secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
 }
@@ -205,8 +208,13 @@ impl TryFrom<String> for Owner {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if text == "*" || text.starts_with("*.") {
-            return Err(format!("{text:?} is a wildcard: a record is needed for each name"));
+        if text == "*" || text == "*." {
+            return Err(format!(
+                "{text:?} would be every name there is: name a zone behind it, such as \"*.apps.corp.example\""
+            ));
+        }
+        if text.strip_prefix("*.").unwrap_or(&text).contains('*') {
+            return Err(format!("{text:?}: an asterisk stands alone, as the first label"));
         }
         text.parse().map(Self).map_err(|error| format!("{text:?} is not a name: {error}"))
     }
@@ -216,6 +224,9 @@ impl TryFrom<String> for Kind {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("it is empty".to_owned());
+        }
         let form = FORMS.iter().find(|form| form.name.eq_ignore_ascii_case(&text));
         let near = || nearest(&text, FORMS.iter().map(|form| form.name));
         let near = || near().map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
@@ -319,8 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn no_wildcards() {
-        assert!(Owner::try_from("*.corp.example".to_owned()).is_err());
-        assert!(Owner::try_from("corp.example".to_owned()).is_ok());
+    fn wildcards() {
+        for (owner, good) in [
+            ("corp.example", true),
+            ("*.corp.example", true),
+            ("*", false),
+            ("*.", false),
+            ("*.*.example", false),
+            ("a*.example", false),
+            ("a.*.example", false),
+        ] {
+            assert_eq!(Owner::try_from(owner.to_owned()).is_ok(), good, "{owner}");
+        }
     }
 }

@@ -4,13 +4,17 @@ use std::num::NonZeroU16;
 use std::ops::Range;
 use std::time::Duration;
 
+use hickory_proto::rr::RecordType;
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::cache::NEGATIVE_MAX_TTL;
 use super::mistake::Mistakes;
 use super::table::Table;
 use super::units::Time;
+use super::value::Leaf;
 use super::zones::{Domain, Zone};
+use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// `[[route]] deny_private_addresses`.
@@ -19,6 +23,10 @@ pub const DENY_PRIVATE_ADDRESSES: bool = false;
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// `[[route]] prune_search`: of the cluster's domain, where no answer is lost by it.
 pub const PRUNE_SEARCH: bool = true;
+/// `[[route]] deny_private_names`: names that lead from one route into another are common where networks are hybrid.
+pub const DENY_PRIVATE_NAMES: bool = false;
+/// `[[route]] fallthrough_nodata`: a name that exists in the private zone is that zone's.
+pub const FALLTHROUGH_NODATA: bool = false;
 /// `[[route]] autopath`: it gives an answer for another name than was asked for.
 pub const AUTOPATH: bool = false;
 
@@ -73,8 +81,23 @@ pub struct Route {
     pub negative_max_ttl: Option<Duration>,
     /// Whether private addresses are taken out of answers (protection against DNS rebinding).
     pub deny_private_addresses: bool,
+    /// Whether CNAMEs into the zones of other routes are taken out of answers.
+    pub deny_private_names: bool,
+    /// The types that are answered with "no data" at once.
+    pub filter_types: Vec<RrType>,
     /// The zone of its that Kubernetes serves, if it has one.
     pub cluster: Option<Cluster>,
+    /// The group that is asked for what this one denies, if any is.
+    pub fallthrough: Option<Fallthrough>,
+}
+
+/// Where a question goes that the route's own group denies. Never one that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fallthrough {
+    /// The group's index in [`Config::upstreams`](super::Config::upstreams).
+    pub to: usize,
+    /// Whether also the types go there that a name does not have, not only names that do not exist.
+    pub nodata: bool,
 }
 
 /// The zone that Kubernetes serves, and what is done about the search lists that end in it.
@@ -101,9 +124,17 @@ pub struct RouteTable {
     pub negative_max_ttl: Option<Spanned<Time>>,
     /// Default: [`DENY_PRIVATE_ADDRESSES`].
     pub deny_private_addresses: bool,
+    /// Default: [`DENY_PRIVATE_NAMES`].
+    pub deny_private_names: bool,
+    /// Default: none.
+    pub filter_types: Vec<Spanned<FilteredType>>,
+    /// Default: none.
+    pub fallthrough: Option<Spanned<String>>,
+    /// Default: [`FALLTHROUGH_NODATA`].
+    pub fallthrough_nodata: Option<Spanned<bool>>,
     /// Default: [`CLUSTER_DOMAIN`] if that is among the zones, else none.
     pub cluster_domain: Option<Spanned<Domain>>,
-    /// Default: [`PRUNE_SEARCH`].
+    /// Default: [`PRUNE_SEARCH`]; false where there is a `fallthrough`.
     pub prune_search: Option<Spanned<bool>>,
     /// Default: [`AUTOPATH`].
     pub autopath: Option<Spanned<bool>>,
@@ -117,11 +148,53 @@ impl RouteTable {
             to: table.required("to"),
             negative_max_ttl: table.within("negative_max_ttl", &NEGATIVE_MAX_TTL),
             deny_private_addresses: table.flag("deny_private_addresses", DENY_PRIVATE_ADDRESSES),
+            deny_private_names: table.flag("deny_private_names", DENY_PRIVATE_NAMES),
+            filter_types: table.list("filter_types").unwrap_or_default(),
+            fallthrough: table.value("fallthrough"),
+            fallthrough_nodata: table.value("fallthrough_nodata"),
             cluster_domain: table.value("cluster_domain"),
             prune_search: table.value("prune_search"),
             autopath: table.value("autopath"),
         })
     }
+}
+
+/// A type of record of addresses or services, as `filter_types` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct FilteredType(pub RrType);
+
+impl TryFrom<String> for FilteredType {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let kind = FILTERED.iter().find(|(name, _)| name.eq_ignore_ascii_case(&text));
+        let known = kind.map(|(_, rtype)| Self((*rtype).into()));
+        known.ok_or_else(|| format!("{text:?} is not a type that can be filtered"))
+    }
+}
+
+impl Leaf for FilteredType {
+    const RIGHT: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
+}
+
+/// What `filter_types` may name: no type that a resolver needs to find others.
+const FILTERED: [(&str, RecordType); 9] = [
+    ("AAAA", RecordType::AAAA),
+    ("A", RecordType::A),
+    ("HTTPS", RecordType::HTTPS),
+    ("SVCB", RecordType::SVCB),
+    ("SRV", RecordType::SRV),
+    ("MX", RecordType::MX),
+    ("NAPTR", RecordType::NAPTR),
+    ("PTR", RecordType::PTR),
+    ("TXT", RecordType::TXT),
+];
+
+/// Returns the types of a `filter_types` list; notes those that are there twice.
+pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Mistakes<'_>) -> Vec<RrType> {
+    mistakes.once("type", list.iter().map(|kind| (kind.span(), *kind.get_ref())));
+    list.iter().map(|kind| kind.get_ref().0).collect()
 }
 
 /// What a route says of the cluster's domain.
@@ -149,7 +222,8 @@ pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Mis
     let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
     Some(Cluster {
         domain: domain?,
-        prune_search: flag(&file.prune_search, PRUNE_SEARCH),
+        // What the cluster's server denies is then for others to answer.
+        prune_search: flag(&file.prune_search, PRUNE_SEARCH && file.fallthrough.is_none()),
         autopath: flag(&file.autopath, AUTOPATH),
     })
 }

@@ -6,7 +6,7 @@ impl Config {
     /// Takes from `start` the values of the keys that only a start reads. Returns the names of those that differed: they
     /// need a restart. This is the one list of these keys.
     pub fn keep_start_only(&mut self, start: &Self) -> Vec<&'static str> {
-        [
+        let keys: Vec<_> = [
             keep("server.listen", &mut self.server.listen, &start.server.listen),
             keep("server.workers", &mut self.server.workers, &start.server.workers),
             keep("admin.listen", &mut self.admin.listen, &start.admin.listen),
@@ -20,7 +20,9 @@ impl Config {
         ]
         .into_iter()
         .flatten()
-        .collect()
+        .collect();
+        self.needs_restart.clone_from(&keys);
+        keys
     }
 }
 
@@ -55,6 +57,7 @@ mod tests {
         let mut merged = next.clone();
         let keys = merged.keep_start_only(&start);
         assert_eq!(keys.len(), 10, "{keys:?}");
+        assert_eq!(merged.needs_restart, keys);
         assert_eq!(merged.cache.stale, next.cache.stale);
         assert_eq!((&merged.server, &merged.node, &merged.warm_up), (&start.server, &start.node, &start.warm_up));
         assert_eq!(merged.keep_start_only(&start), Vec::<&str>::new());

@@ -26,7 +26,12 @@ impl<'m, 't> Table<'m, 't> {
     pub(super) fn of_text(text: &'t str, mistakes: &'m Mistakes<'m>) -> Self {
         let (entries, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
-            mistakes.add(error.span().unwrap_or_default(), format!("TOML: {}", error.message()));
+            let span = error.span().unwrap_or_default();
+            let what = match harmless(error) {
+                true => twice(text, span.clone(), mistakes),
+                false => error.message().to_owned(),
+            };
+            mistakes.add(span, format!("TOML: {what}"));
         }
         Self::new(entries.into_inner(), 0..0, mistakes)
     }
@@ -119,7 +124,10 @@ impl<'m, 't> Table<'m, 't> {
 
     /// The tables `[key.NAME]` with their names, in the order of the file; none if the file has none.
     pub(super) fn named_tables(&mut self, key: &'static str) -> Option<Vec<(Spanned<String>, Self)>> {
-        let parent = self.table(key)?;
+        let value = self.take(key)?;
+        let parent = self.as_table(value, &format!("[{key}.NAME], with a name of your own"));
+        self.misshapen |= parent.is_none();
+        let parent = parent?;
         let mut tables = Vec::new();
         for (name, value) in parent.entries {
             let name = Spanned::new(name.span(), name.into_inner().into_owned());
@@ -222,11 +230,43 @@ fn sound_table(table: &str, at: usize, mistakes: &Mistakes<'_>) -> String {
     table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
-/// Serde's message without the name of the Rust type that it expected; [`Leaf::RIGHT`] says it better.
-fn unexpected(message: &str) -> &str {
-    match message.rsplit_once(", expected ") {
+/// What is wrong with a key, or the header of a table, that is there for the second time: its name, and where the first one is.
+fn twice(text: &str, at: Range<usize>, mistakes: &Mistakes<'_>) -> String {
+    let (before, key) = (text.get(..at.start).unwrap_or_default(), text.get(at).unwrap_or_default());
+    let line_of = |text: &str| text.rfind('\n').map_or(0, |end| end + 1);
+    let this_line = text[line_of(before)..].lines().next().unwrap_or_default().trim();
+    // The lines before this one that could hold the first: of the whole file for a header, of the same table for a key.
+    let is_header = this_line.starts_with('[');
+    let start = if is_header { 0 } else { before.rfind("\n[").unwrap_or(0) };
+    let mut offset = start;
+    let mut first = None;
+    for line in before[start..line_of(before).max(start)].split_inclusive('\n') {
+        let found = match is_header {
+            true => line.trim() == this_line,
+            false => line.split_once('=').is_some_and(|(name, _)| name.trim() == key),
+        };
+        if found && first.is_none() {
+            first = Some(offset);
+        }
+        offset += line.len();
+    }
+    let name = if is_header { this_line } else { key };
+    match first {
+        Some(first) => format!("`{name}` is on line {} already; leave one out", mistakes.line(first..first)),
+        None => format!("`{name}` is there twice; leave one out"),
+    }
+}
+
+/// Serde's message in plain words: without the name of the Rust type that it expected, which [`Leaf::RIGHT`] says better.
+fn unexpected(message: &str) -> String {
+    let told = match message.rsplit_once(", expected ") {
         Some((unexpected, _)) if message.starts_with("invalid type: ") => unexpected,
         _ => message,
+    };
+    // An integer beyond 64 bits.
+    match told.strip_suffix(" as i128").or_else(|| told.strip_suffix(" as u128")) {
+        Some(number) => format!("{} is too large", number.trim_start_matches("invalid type: ")),
+        None => told.to_owned(),
     }
 }
 

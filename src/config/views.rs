@@ -11,11 +11,12 @@ use super::address::Network;
 use super::clients::Words;
 use super::mistake::Mistakes;
 use super::records::{Record, RecordTable};
-use super::routes::RouteTable;
+use super::routes::{FilteredType, RouteTable};
 use super::table::Table;
 use super::units::{Bounds, Count};
 use super::value::Leaf;
 use super::zones::Zone;
+use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// `[[view]] inherit`.
@@ -26,10 +27,10 @@ pub const CLIENT_MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Cou
 pub const MOST_VIEWS: usize = 32;
 /// The keys that say whom a view is for.
 const SELECTS: [&str; 6] = ["namespaces", "labels", "projects", "runners", "sources", "known"];
-/// The longest key of a label: a prefix (253), a slash, a name (63).
-const LONGEST_KEY: usize = 317;
-/// The longest value of a label.
-const LONGEST_VALUE: usize = 63;
+/// The longest prefix of a label's key.
+const LONGEST_PREFIX: usize = 253;
+/// The longest value of a label, and name of its key.
+const LONGEST_WORD: usize = 63;
 
 /// A view, as [`Config::views`](super::Config::views) counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,8 @@ pub struct View {
     pub deny: Vec<Name>,
     /// Whether private addresses are taken out of answers, whatever the routes say; none: as they say.
     pub deny_private_addresses: Option<bool>,
+    /// The types that are answered with "no data" at once, beside those of the routes.
+    pub filter_types: Vec<RrType>,
     /// The most queries of each client address in a second; none: as many as there are.
     pub client_max_qps: Option<u32>,
 }
@@ -138,6 +141,8 @@ pub struct ViewTable {
     pub deny: Vec<Spanned<Zone>>,
     /// Default: as each route says.
     pub deny_private_addresses: Option<bool>,
+    /// Default: none.
+    pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<Count>>,
     /// `[[view.route]]`, each.
@@ -176,6 +181,7 @@ impl ViewTable {
                 inherit: table.flag("inherit", INHERIT),
                 deny: table.list("deny").unwrap_or_default(),
                 deny_private_addresses: table.value("deny_private_addresses").map(Spanned::into_inner),
+                filter_types: table.list("filter_types").unwrap_or_default(),
                 client_max_qps: table.within("client_max_qps", &CLIENT_MAX_QPS),
                 routes: table.tables("route").into_iter().flatten().map(RouteTable::read).collect(),
                 records: table.tables("record").into_iter().flatten().filter_map(RecordTable::read).collect(),
@@ -227,6 +233,28 @@ impl TryFrom<String> for Glob {
     }
 }
 
+/// Reports whether a label of Kubernetes may have this key: a name, before it perhaps a domain and a slash.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let is_part =
+        |part: &str| is_label_word(part) && part.bytes().all(|byte| b"-.".contains(&byte) || is_domain_byte(byte));
+    let is_domain = |prefix: &str| prefix.len() <= LONGEST_PREFIX && prefix.split('.').all(is_part);
+    is_label_word(name) && prefix.is_none_or(is_domain)
+}
+
+fn is_domain_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+/// Reports whether a text may be the value of a label or the name of its key: letters, digits and, within, `-`, `_` and `.`.
+fn is_label_word(text: &str) -> bool {
+    let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let ends = [text.bytes().next(), text.bytes().next_back()];
+    text.len() <= LONGEST_WORD
+        && text.bytes().all(is_inside)
+        && ends.into_iter().all(|end| end.is_some_and(|byte| byte.is_ascii_alphanumeric()))
+}
+
 impl TryFrom<BTreeMap<String, String>> for Labels {
     type Error = String;
 
@@ -234,11 +262,8 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
         if labels.is_empty() {
             return Err("no label is given".to_owned());
         }
-        match labels
-            .iter()
-            .find(|(key, value)| key.is_empty() || key.len() > LONGEST_KEY || value.len() > LONGEST_VALUE)
-        {
-            Some((key, value)) => Err(format!("{key:?} = {value:?} is no label of Kubernetes")),
+        match labels.iter().find(|(key, value)| !(is_label_key(key) && (value.is_empty() || is_label_word(value)))) {
+            Some((key, value)) => Err(format!("{key:?} = {value:?} is no label that Kubernetes can have")),
             None => Ok(Self(labels)),
         }
     }

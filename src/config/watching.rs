@@ -138,9 +138,14 @@ impl TryFrom<f64> for Share {
     type Error = String;
 
     fn try_from(share: f64) -> Result<Self, String> {
-        // What is far out of bounds is a share too, so that the bounds are what is told of it.
         let millionths = (share * 1e6).round();
-        if millionths >= 0.0 { Ok(Self(millionths as u32)) } else { Err(format!("{share} is not a share")) }
+        // Nothing is rounded into its bounds; what is above them is a share too, so that they are what is told of it.
+        match share {
+            share if !share.is_finite() || share < 0.0 => Err(format!("{share} is not a share")),
+            share if share > 0.0 && share < 1e-6 => Err(format!("{share} is too little")),
+            share if share > 1.0 => Ok(Self(millionths.max(1_000_001.0) as u32)),
+            _ => Ok(Self(millionths as u32)),
+        }
     }
 }
 
@@ -207,6 +212,15 @@ mod tests {
                  \"/var/log/nodens/queries.jsonl\"",
             ),
             ("to = \"stdout\"\nsample = 0", "sample: 0 is too little: from 0.000001 to 1"),
+            (
+                "to = \"stdout\"\nsample = 0.0000009",
+                "sample: 0.0000009 is too little; right would be a number from 0.000001 to 1, without quotes",
+            ),
+            (
+                "to = \"stdout\"\nsample = inf",
+                "sample: inf is not a share; right would be a number from 0.000001 to 1, without quotes",
+            ),
+            ("to = \"stdout\"\nsample = 1.0000001", "sample: 1.000001 is too much: from 0.000001 to 1"),
             ("to = \"stdout\"\nsample = 1.5", "sample: 1.5 is too much: from 0.000001 to 1"),
             (
                 "to = \"stdout\"\nsample = -0.5",

@@ -49,7 +49,7 @@ impl Leaf for Zone {
     const RIGHT: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
-/// A route's `cluster_domain`.
+/// A domain below the root, as `cluster_domain` and `[[rewrite]]` name it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Domain(pub Name);
@@ -59,7 +59,10 @@ impl TryFrom<String> for Domain {
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.parse::<Name>() {
-            Ok(name) if name.is_root() => Err("the root is no cluster's domain".to_owned()),
+            _ if is_network(&text) || text.parse::<IpAddr>().is_ok() => {
+                Err(format!("{text:?} is a network or an address, and a domain is needed"))
+            }
+            Ok(name) if name.is_root() => Err("the root is not a domain of its own".to_owned()),
             Ok(name) => Ok(Self(name)),
             Err(error) => Err(format!("{text:?} is not a name: {error}")),
         }
@@ -83,7 +86,7 @@ pub fn network(text: &str) -> Result<IpNet, String> {
 ///
 /// A label of a reverse name is an octet (IPv4) or four bits (IPv6). Where the prefix ends inside a label, there is a
 /// zone for every value of that label that the prefix leaves open: at most 128 for IPv4, 8 for IPv6.
-fn reverse(network: IpNet) -> Result<Vec<Name>, String> {
+pub(super) fn reverse(network: IpNet) -> Result<Vec<Name>, String> {
     let (digits, bits_of_digit, suffix) = match network.network() {
         IpAddr::V4(address) => (address.octets().to_vec(), 8, "in-addr.arpa"),
         IpAddr::V6(address) => {

@@ -1,12 +1,15 @@
 //! Static records, as in a hosts file: a name that has one is answered here for every type.
+//!
+//! A wildcard stands in for the names below it that do not exist (RFC 4592): those without records of their own, that are no
+//! ancestors of a name with records, and that no such name is closer to.
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use crate::config;
 use crate::wire::make::LocalRecords;
-use crate::wire::name::Name;
+use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// How many CNAMEs among static records are followed here.
@@ -22,7 +25,20 @@ pub struct Records {
     own: Option<Arc<Table>>,
 }
 
-type Table = HashMap<Box<[u8]>, Vec<Data>>;
+/// Records of one origin.
+#[derive(Debug, Default)]
+struct Table {
+    by_name: HashMap<Box<[u8]>, Vec<Data>>,
+    /// The names right above a wildcard.
+    wildcards: HashSet<Box<[u8]>>,
+    /// Where there are wildcards: the names that exist, with or without records.
+    existing: HashSet<Box<[u8]>>,
+    /// Zones whose names are asked for under another suffix.
+    rewrites: Vec<config::Rewrite>,
+}
+
+/// The label of a wildcard, in wire form.
+const WILDCARD: &[u8] = b"\x01*";
 
 /// What a record says; its name is the table's key.
 #[derive(Clone, Debug)]
@@ -42,31 +58,34 @@ pub enum Found {
 }
 
 impl Records {
-    /// The table of these records.
-    pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Self {
-        Self { common: Arc::new(table(records)), own: None }
+    /// The table of these records, and of the aliases of all names of these zones.
+    pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>, rewrites: &[config::Rewrite]) -> Self {
+        let mut common = Table { rewrites: rewrites.to_vec(), ..table(records) };
+        // The longest suffix wins.
+        common.rewrites.sort_by_key(|rewrite| std::cmp::Reverse(rewrite.zone.as_wire().len()));
+        Self { common: Arc::new(common), own: None }
     }
 
     /// The records of `self`, which are shared, and these, before which those of the same names are hidden.
     #[must_use]
     pub fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
         let own = table(records);
-        Self { common: Arc::clone(&self.common), own: (!own.is_empty()).then(|| Arc::new(own)) }
+        Self { common: Arc::clone(&self.common), own: (!own.by_name.is_empty()).then(|| Arc::new(own)) }
     }
 
     /// The names that have static records of all clients, in no order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.common.keys().map(|name| &**name)
+        self.common.by_name.keys().map(|name| &**name)
     }
 
     /// The names that have static records which are not shared, in no order.
     pub fn own_names(&self) -> impl Iterator<Item = &[u8]> {
-        self.own.iter().flat_map(|own| own.keys()).map(|name| &**name)
+        self.own.iter().flat_map(|own| own.by_name.keys()).map(|name| &**name)
     }
 
     /// Whether `name` (lower-case wire form) has static records. Those of all clients are `hidden` where a view denies them.
     pub fn has(&self, name: &[u8], hidden: impl Fn(&[u8]) -> bool) -> bool {
-        self.of(name, hidden).is_some()
+        self.of(name, &hidden).is_some() || self.rewritten(name, &hidden).is_some()
     }
 
     /// Whether the records of all clients are the same ones in memory.
@@ -74,9 +93,13 @@ impl Records {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
-    fn of(&self, name: &[u8], hidden: impl Fn(&[u8]) -> bool) -> Option<&Vec<Data>> {
-        let own = self.own.as_ref().and_then(|own| own.get(name));
-        own.or_else(|| self.common.get(name).filter(|_| !hidden(name)))
+    fn of(&self, name: &[u8], hidden: &impl Fn(&[u8]) -> bool) -> Option<&Vec<Data>> {
+        let own = self.own.as_deref();
+        let common = || Some(&*self.common).filter(|_| !hidden(name));
+        own.and_then(|own| own.by_name.get(name))
+            .or_else(|| common()?.by_name.get(name))
+            .or_else(|| own?.stand_in(name))
+            .or_else(|| common()?.stand_in(name))
     }
 
     /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer. `hidden`
@@ -84,7 +107,18 @@ impl Records {
     ///
     /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.
     pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, hidden: impl Fn(&[u8]) -> bool) -> Option<Found> {
-        let mut here = self.of(name, &hidden).filter(|_| qclass == class::IN)?;
+        if qclass != class::IN {
+            return None;
+        }
+        let Some(mut here) = self.of(name, &hidden) else {
+            let (target, ttl) = self.rewritten(name, &hidden)?;
+            let mut records = LocalRecords::default();
+            records.answer_of(name, rtype::CNAME, ttl, target.as_wire());
+            return Some(match qtype {
+                rtype::CNAME => Found::Answer(records),
+                _ => Found::Alias(records, target),
+            });
+        };
         let mut records = LocalRecords::default();
         let mut owner = name.to_vec();
         let mut passed: Vec<Name> = Vec::new();
@@ -114,19 +148,46 @@ impl Records {
         }
     }
 
+    /// The name that is asked for in place of this one, and the TTL of the alias; none if it would be too long.
+    fn rewritten(&self, name: &[u8], hidden: &impl Fn(&[u8]) -> bool) -> Option<(Name, u32)> {
+        let is_within = |rewrite: &&config::Rewrite| suffixes(name).any(|suffix| suffix == rewrite.zone.as_wire());
+        let rewrite = self.common.rewrites.iter().find(is_within).filter(|_| !hidden(name))?;
+        let below = name.len() - rewrite.zone.as_wire().len();
+        let target = [&name[..below], rewrite.to.as_wire()].concat();
+        Some((Name::from_wire(&target).ok()?, rewrite.ttl))
+    }
+
     /// The response code of every static answer: the name exists.
     pub const RCODE: Rcode = rcode::NOERROR;
 }
 
+impl Table {
+    /// Returns the records of the wildcard that stands in for `name`, which has none of its own.
+    fn stand_in(&self, name: &[u8]) -> Option<&Vec<Data>> {
+        if self.wildcards.is_empty() || self.existing.contains(name) {
+            return None;
+        }
+        // The closest name above that exists decides (RFC 4592 section 3.3.1).
+        let closest = suffixes(name).skip(1).find(|above| self.existing.contains(*above))?;
+        self.wildcards.contains(closest).then(|| self.by_name.get(&*[WILDCARD, closest].concat()))?
+    }
+}
+
 fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {
-    let mut table = Table::default();
+    let mut by_name: HashMap<Box<[u8]>, Vec<Data>> = HashMap::default();
     for record in records {
         let data = Data { rtype: record.rtype, ttl: record.ttl, rdata: record.rdata.as_slice().into() };
-        table.entry(record.name.as_wire().into()).or_default().push(data);
+        by_name.entry(record.name.as_wire().into()).or_default().push(data);
     }
     // Most names have one record: room for more would be half of the table.
-    table.values_mut().for_each(Vec::shrink_to_fit);
-    table
+    by_name.values_mut().for_each(Vec::shrink_to_fit);
+    let wildcards: HashSet<Box<[u8]>> =
+        by_name.keys().filter_map(|name| name.strip_prefix(WILDCARD)).map(Box::from).collect();
+    let existing = match wildcards.is_empty() {
+        true => HashSet::default(),
+        false => by_name.keys().flat_map(|name| suffixes(name)).map(Box::from).collect(),
+    };
+    Table { by_name, wildcards, existing, rewrites: Vec::new() }
 }
 
 #[cfg(test)]
@@ -150,7 +211,7 @@ mod tests {
             };
             config::Record { name: name(owner), rtype, ttl: 60, rdata }
         };
-        Records::new(&list.iter().map(record).collect::<Vec<_>>())
+        Records::new(&list.iter().map(record).collect::<Vec<_>>(), &[])
     }
 
     #[test]
@@ -187,6 +248,47 @@ mod tests {
         }
         assert_eq!(records.find(name("b").as_wire(), rtype::A, class::IN, shown), None);
         assert_eq!(records.find(name("a").as_wire(), rtype::A, class::CH, shown), None);
+    }
+
+    #[test]
+    fn a_wildcard_stands_in_for_names_that_do_not_exist() {
+        let records = records(&[
+            ("*.example", "192.0.2.1"),
+            ("host.example", "192.0.2.2"),
+            ("a.deep.example", "192.0.2.3"),
+            ("*.deep.example", "192.0.2.4"),
+            ("www.other", "x.example"),
+        ]);
+        for (asked, address) in [
+            ("x.example", Some(1)),
+            ("y.x.example", Some(1)),
+            ("*.example", Some(1)),
+            ("host.example", Some(2)),
+            // The closest name that exists is the host, and it has no wildcard.
+            ("x.host.example", None),
+            ("a.deep.example", Some(3)),
+            ("b.deep.example", Some(4)),
+            ("c.b.deep.example", Some(4)),
+            ("x.a.deep.example", None),
+            // What is only above others exists too.
+            ("deep.example", None),
+            ("example", None),
+            ("x.else", None),
+        ] {
+            let owner = name(asked);
+            let found = records.find(owner.as_wire(), rtype::A, class::IN, shown);
+            let found = found.map(|found| match found {
+                Found::Answer(found) => found.wire,
+                Found::Alias(..) => panic!("{asked}: no alias"),
+            });
+            let right =
+                address.map(|last| [owner.as_wire(), &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]].concat());
+            assert_eq!(found, right, "{asked}");
+        }
+        let Some(Found::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, shown) else {
+            panic!("no answer");
+        };
+        assert_eq!(found.answers, 2, "an alias into the wildcard");
     }
 
     #[test]

@@ -15,8 +15,10 @@ use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, rcode, rtype};
 
-/// How long these answers may be cached, in seconds (RFC 6303 section 3 suggests 3 hours; a job never lives so long).
+/// Seconds that data of these zones may be cached (RFC 6303 section 3: three hours).
 const TTL: u32 = 10_800;
+/// Seconds that a denial may be cached: short, as a route that was forgotten may claim the name a moment later.
+const DENIAL_TTL: u32 = 60;
 
 /// Zones whose names do not exist, or have no data at the apex.
 const EMPTY_ZONES: &[&str] = &[
@@ -107,7 +109,7 @@ impl Special {
             // RFC 6303 section 3.
             (_, rtype::SOA) if apex => records.answer(rtype::SOA, TTL, &soa_rdata(TTL)),
             (_, rtype::NS) if apex => records.answer(rtype::NS, TTL, LOCAL_SERVER),
-            _ => records.soa(zone, TTL),
+            _ => records.soa(zone, DENIAL_TTL),
         }
         let exists = apex
             || matches!(kind, Kind::Localhost | Kind::NoData)
@@ -181,7 +183,7 @@ mod tests {
         let (_, records) = Special::new().find(name.as_wire(), rtype::A, 0).expect("special");
         assert_eq!((records.answers, records.authorities), (0, 1));
         assert!(records.wire.starts_with(b"\x04test\x00\0\x06\0\x01"));
-        assert!(records.wire.ends_with(&TTL.to_be_bytes()));
+        assert!(records.wire.ends_with(&DENIAL_TTL.to_be_bytes()));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Metrics {
     pub cache_prefetches: IntCounter,
     /// Configurations taken or rejected at run time.
     pub reloads: IntCounterVec,
+    /// Keys of the configuration that wait for a restart.
+    pub needs_restart: IntGauge,
     /// What was put back on the node.
     pub node_repairs: IntCounterVec,
     /// Packets past connection tracking.
@@ -238,6 +240,11 @@ impl Metrics {
                 "config_reloads_total",
                 "Configurations read at run time, by result: taken or rejected.",
                 &["result"],
+            )?,
+            needs_restart: int_gauge(
+                &registry,
+                "config_keys_waiting_for_restart",
+                "Keys of the configuration file that differ from those in force until nodens is restarted.",
             )?,
             node_repairs: counters(
                 &registry,

@@ -395,6 +395,16 @@ fn reloads_are_told_with_what_came_of_them() {
     reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\n"));
     told(&nodens, "reload_needs_restart", "cache.memory");
     assert_eq!(kinds(&nodens), ["reload_taken", "reload_rejected", "reload_needs_restart"]);
+    // They stay named until the file has what is in force again.
+    reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n"));
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 3.0);
+    let waiting = || nodens.metric("nodens_config_keys_waiting_for_restart", &[]);
+    let page = nodens.get("/readyz?verbose").body;
+    assert!(page.ends_with("note: these keys of the configuration wait for a restart: cache.memory\n"), "{page}");
+    assert_eq!(waiting(), 1.0);
+    reload(&nodens, &text);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 4.0);
+    assert!(!nodens.get("/readyz?verbose").body.contains("restart") && waiting() == 0.0);
 }
 
 #[test]

@@ -61,7 +61,20 @@ const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = 
 fn good_files() {
     let summary = "good: 2 listeners, 3 routes, 3 upstreams, cache 64MiB";
     accepted(&written(HYBRID), summary);
-    accepted(&root().join("config/nodens.toml"), "good: 2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB");
+    // Where this machine has no directory for one of its files, that is told.
+    let full = root().join("config/nodens.toml");
+    let summary_of_full = "good: 2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB";
+    match Path::new("/var/lib/nodens").is_dir() {
+        true => accepted(&full, summary_of_full),
+        false => {
+            let warning = format!(
+                "{}: warning: warm_up.file: this machine has no directory /var/lib/nodens; make it before nodens starts \
+                 there\n",
+                full.display()
+            );
+            warned(&full, summary_of_full, &warning);
+        }
+    }
     accepted(&root().join("config/minimal.toml"), "good: 2 listeners, 1 route, 1 upstream, cache 64MiB");
     let contract = root().join("../shared/examples/hybrid.toml");
     if contract.exists() {
@@ -75,6 +88,10 @@ fn mistakes_of_server_admin_and_cache() {
         ("[server]\nlisen = [\"127.0.0.1\"]\n", &["2:1: unknown key `lisen`; did you mean `listen`?"][..]),
         ("[cahce]\n", &["1:2: unknown key `cahce`; did you mean `cache`?"]),
         ("admin = 5\n", &["1:9: a table is expected, headed [admin]"]),
+        (
+            "[server]\nworkers = 99999999999999999999\n",
+            &["2:11: workers: integer `99999999999999999999` is too large; right would be a whole number"],
+        ),
         ("[server]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
         ("[server]\nallow = []\n", &["2:9: allow: the list is empty"]),
         (
@@ -278,7 +295,7 @@ fn mistakes_of_upstreams_and_routes() {
         ),
         (
             format!("{up}{all}[[route]]\nzones = [\"a\"]\nto = \"up\"\ncluster_domain = \".\"\n"),
-            &["9:18: cluster_domain: the root is no cluster's domain"],
+            &["9:18: cluster_domain: the root is not a domain of its own"],
         ),
         (format!("{up}{all}[[route]]\n"), &["6:1: `zones` is missing", "6:1: `to` is missing"]),
         (
@@ -370,7 +387,11 @@ fn mistakes_of_records() {
             &["1:1: `name` is missing", "1:1: `type` is missing", "1:1: `value` is missing"][..],
         ),
         (record("a b", "A", "10.0.0.1"), &["2:8: name: \"a b\" is not a name"]),
-        (record("*.a.example", "A", "10.0.0.1"), &["2:8: name: \"*.a.example\" is a wildcard"]),
+        (
+            record("a*.example", "A", "10.0.0.1"),
+            &["2:8: name: \"a*.example\": an asterisk stands alone, as the first label"],
+        ),
+        (record("*", "A", "10.0.0.1"), &["2:8: name: \"*\" would be every name there is"]),
         (
             record("a.example", "AAAAA", "10.0.0.1"),
             &["3:8: type: \"AAAAA\" is not a type that a record may have; did you mean \"AAAA\"?"],
@@ -418,8 +439,14 @@ fn broken_toml_hides_only_its_own_table() {
             "[server]\nlisten = [\"127.0.0.1\"\n[cache]\nmemory =\n[admin]\nlisten = 5\n",
             &["2:22: TOML: unclosed array", "4:9: TOML: ", "6:10: listen: "],
         ),
-        ("[cache]\nmemory = \"64MiB\"\nmemory = \"1B\"\nstale = 1\n", &["3:1: TOML: duplicate key", "4:9: stale: "]),
-        ("[cache]\n[server]\n[cache]\nstale = 1\n", &["3:2: TOML: duplicate key", "4:9: stale: "]),
+        (
+            "[cache]\nmemory = \"64MiB\"\nmemory = \"1B\"\nstale = 1\n",
+            &["3:1: TOML: `memory` is on line 2 already; leave one out", "4:9: stale: "],
+        ),
+        (
+            "[cache]\n[server]\n[cache]\nstale = 1\n",
+            &["3:2: TOML: `[cache]` is on line 1 already; leave one out", "4:9: stale: "],
+        ),
         ("[server]\nlisten = [\"\u{fc}\", 5]\n", &["2:11: listen: ", "2:16: listen: "]),
     ] {
         refused(&format!("{text}{REST}"), right);
@@ -474,10 +501,15 @@ fn exit_codes() {
 
 /// Checks that the file is good and that the summary says so.
 fn accepted(file: &Path, summary: &str) {
+    warned(file, summary, "");
+}
+
+/// Checks that the file is accepted with these warnings.
+fn warned(file: &Path, summary: &str, warnings: &str) {
     let output = check(file);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert_eq!((stdout.as_ref(), stderr.as_ref()), (format!("{}: {summary}\n", file.display()).as_str(), ""));
+    assert_eq!((stdout.as_ref(), stderr.as_ref()), (format!("{}: {summary}\n", file.display()).as_str(), warnings));
 }
 
 /// Checks that the text is refused for just these reasons, each `line:column: ` and how the message starts.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use crate::support::client::{ask_udp, data, lookup, query};
 use crate::support::{Dir, Nodens, eventually, serve};
 
 /// Reloads of each configuration: the most memory is taken in these.
@@ -84,4 +85,26 @@ fn check_says_what_memory_a_large_configuration_takes() {
     let said = said.parse::<usize>().expect(&text);
     let taken = most_memory(&large()).saturating_sub(most_memory(BASE));
     assert!(taken <= said * 3 / 2 && said <= taken * 3, "{said} MiB are said, {taken} are taken");
+}
+
+#[test]
+fn hosts_files_are_answered_and_read_again_when_they_change() {
+    let dir = Dir::new();
+    let hosts = dir.write("a.hosts", "10.0.0.1 git.corp.example git\n10.0.0.2 own.corp.example\nnonsense\n");
+    dir.write("b.txt", "10.0.0.9 git.corp.example\n");
+    let record = "[[record]]\nname = \"own.corp.example\"\ntype = \"A\"\nvalue = \"10.0.0.7\"\n";
+    let pattern = hosts.with_file_name("*.hosts");
+    let file = dir.write("nodens.toml", &format!("{BASE}{record}[hosts]\nfiles = [\"{}\"]\n", pattern.display()));
+    let output = Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(&file).output().expect("nodens runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(told, format!("{}:3: \"nonsense\" is not an address\n", hosts.display()));
+    let nodens = Nodens::spawn(serve().arg("--config").arg(&file), dir);
+    let address = |name: &str| data(&lookup(nodens.address(), name));
+    assert_eq!([address("git.corp.example"), address("own.corp.example")], [["10.0.0.1"], ["10.0.0.7"]]);
+    let reverse = ask_udp(nodens.address(), &query(7, "1.0.0.10.in-addr.arpa", 12));
+    assert_eq!(data(&reverse), ["git.corp.example."]);
+    fs::write(&hosts, "10.0.0.3 git.corp.example\n").expect("writes");
+    eventually("the changed address", || (address("git.corp.example") == ["10.0.0.3"]).then_some(()));
+    fs::write(hosts.with_file_name("c.hosts"), "10.0.0.4 new.corp.example\n").expect("writes");
+    eventually("the new file", || (address("new.corp.example") == ["10.0.0.4"]).then_some(()));
 }

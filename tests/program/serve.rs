@@ -98,7 +98,10 @@ fn a_port_that_is_taken_is_one_line_and_exit_code_1() {
 #[test]
 fn an_address_of_another_host_is_one_line_and_exit_code_1() {
     let upstream = upstream(zone());
-    let line = one_line(refused(&config(&[&upstream], r#"listen = ["192.0.2.1:5300"]"#, ""), |_| {}));
+    let line = one_line(refused(
+        &config(&[&upstream], "listen = [\"192.0.2.1:5300\"]\nallow = [\"192.0.2.0/24\"]", ""),
+        |_| {},
+    ));
     assert_eq!(line, "nodens: cannot listen on 192.0.2.1:5300 (UDP and TCP): this host does not have that address");
 }
 

@@ -33,31 +33,36 @@ scenarios! {
         cname_loops
         cname_not_followed_by_the_upstream
         dead_route_stays_shut
+        deny_private_names
+        fallthrough
+        filter_types
         longest_suffix
         many_names_one_target
         order_of_the_file
+        rewrite
         special_use_names
         special_use_names_claimed
         static_alias
         static_records
+        wildcard_records
     }
     cache {
+        addresses_rotate
         coalescing
         failures
         failures_behind_an_alias
         failures_of_a_crowd
         long_chain
-        addresses_rotate
         max_ttl
         negative
         negative_cap_of_a_route
         negative_without_soa
+        nxdomain_for_its_question_alone
         one_ttl_per_rrset
         prefetch
         prefetch_behind_a_cache
         prefetch_fails_quietly
         referral_not_kept
-        nxdomain_for_its_question_alone
         stale_is_bounded
         stale_is_replaced
         stale_never
@@ -87,12 +92,12 @@ scenarios! {
         loop_check
         loop_check_in_a_zone
         lossy_server_ejected
+        lower_case_only
         max_qps_behind_a_cname max_qps_below_80_percent
         max_qps_near
         max_qps_no_hedges
         max_qps_stale
         negative_answers_are_answers
-        lower_case_only
         next_server_at_once
         no_tcp_port
         notimp_to_edns
@@ -129,13 +134,13 @@ scenarios! {
     }
     search {
         denial_renewed
+        denials_are_checked
         failure_denies_nothing
         forms
         namespace_denied
         own_names
         server_that_denies_namespaces
         service_denied
-        denials_are_checked
         switches
     }
     views {

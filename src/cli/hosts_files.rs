@@ -1,0 +1,66 @@
+//! Reading the hosts files that a configuration names, and seeing that they have changed.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::config::hosts::HostsPath;
+
+/// The most files that are read.
+const MOST_FILES: usize = 256;
+/// The most bytes that are read of them together; the lines beyond are not there.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// A file as it was when it was looked at: its path, size and time.
+pub(super) type Stamp = (PathBuf, u64, Option<SystemTime>);
+
+/// Reads the files: their paths and texts, in the order of the configuration, and of their names where one entry means many. What
+/// cannot be read is left out and logged.
+pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
+    let mut left = MOST_BYTES;
+    let mut files = Vec::new();
+    for path in found(paths) {
+        match read_file(&path, left) {
+            Ok(text) => {
+                left = left.saturating_sub(text.len() as u64);
+                files.push((path.display().to_string(), text));
+            }
+            Err(error) => tracing::warn!("cannot read the hosts file {}: {error}", path.display()),
+        }
+    }
+    files
+}
+
+/// What the files look like now; two looks differ if a file has been changed, added or taken away.
+pub(super) fn stamps(paths: &[HostsPath]) -> Vec<Stamp> {
+    let stamp = |path: PathBuf| {
+        let metadata = fs::metadata(&path).ok();
+        let size = metadata.as_ref().map_or(0, |metadata| metadata.len());
+        (path, size, metadata.and_then(|metadata| metadata.modified().ok()))
+    };
+    found(paths).into_iter().map(stamp).collect()
+}
+
+fn found(paths: &[HostsPath]) -> Vec<PathBuf> {
+    let each = |path: &HostsPath| match path.single() {
+        Some(file) => vec![file],
+        None => in_directory(path),
+    };
+    paths.iter().flat_map(each).take(MOST_FILES).collect()
+}
+
+fn in_directory(path: &HostsPath) -> Vec<PathBuf> {
+    let entries = fs::read_dir(&path.directory).into_iter().flatten().flatten();
+    let fits = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| path.fits(name));
+    let mut files: Vec<_> = entries.filter(|entry| fits(&entry.file_name())).map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
+fn read_file(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    // Comments may be in any encoding.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,231 @@
+//! Hosts files whose names are answered like static records: `[hosts]`. Which files there are is said here, and how their lines are read;
+//! who reads a configuration reads the files too.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::Config;
+use super::mistake::Mistakes;
+use super::records::{RECORD_TTL, Record, seconds};
+use super::table::Table;
+use super::units::{Bounds, Time};
+use super::value::Leaf;
+use super::zones::reverse;
+use crate::wire::name::Name;
+use crate::wire::rtype;
+
+/// `[hosts] ttl`: files change without a word.
+pub const HOSTS_TTL: Bounds<Time> = Bounds { default: Time::secs(60), ..RECORD_TTL };
+/// The most complaints about lines that are kept.
+const MOST_FAULTS: usize = 20;
+
+/// Which hosts files there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// The files, each perhaps many.
+    pub files: Vec<HostsPath>,
+    /// The time to live of what they say, in seconds.
+    pub ttl: u32,
+    /// What is wrong with their lines, each as `FILE:LINE: what`. The lines are left out.
+    pub faults: Vec<String>,
+}
+
+/// The whole path of a file, or of all whose names begin and end so.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HostsPath {
+    /// Their directory.
+    pub directory: PathBuf,
+    start: String,
+    /// What follows whatever stands in place of the asterisk; none: the name is whole.
+    end: Option<String>,
+}
+
+/// `[hosts]`.
+#[derive(Debug)]
+pub struct HostsTable {
+    /// Required.
+    pub files: Vec<Spanned<HostsPath>>,
+    /// Default: [`HOSTS_TTL`].
+    pub ttl: Spanned<Time>,
+}
+
+impl HostsTable {
+    pub(super) fn read(table: Table<'_, '_>) -> Self {
+        table.read(|table| Self {
+            files: table.required_list("files").unwrap_or_default(),
+            ttl: table.bounded("ttl", &HOSTS_TTL),
+        })
+    }
+}
+
+/// `[hosts]` as the rest of the program reads it.
+pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Mistakes<'_>) -> Hosts {
+    let Some(file) = file else { return Hosts::default() };
+    Hosts {
+        files: file.files.iter().map(|path| path.get_ref().clone()).collect(),
+        ttl: mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default(),
+        faults: Vec::new(),
+    }
+}
+
+impl HostsPath {
+    /// Whether a file of the directory is meant.
+    pub fn fits(&self, name: &str) -> bool {
+        match &self.end {
+            None => name == self.start,
+            Some(end) => {
+                let long_enough = name.len() >= self.start.len() + end.len();
+                long_enough && name.starts_with(&self.start) && name.ends_with(end.as_str())
+            }
+        }
+    }
+
+    /// The one file that is meant; none if there may be many.
+    pub fn single(&self) -> Option<PathBuf> {
+        self.end.is_none().then(|| self.directory.join(&self.start))
+    }
+}
+
+impl TryFrom<String> for HostsPath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let path = Path::new(&text);
+        let parts = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
+        let Some((directory, name)) = parts.filter(|_| path.is_absolute() && !text.ends_with('/')) else {
+            return Err(format!("{text:?} is not the whole path of a file"));
+        };
+        let (start, end) = name.split_once('*').map_or((name, None), |(start, end)| (start, Some(end)));
+        if directory.to_string_lossy().contains('*') || end.is_some_and(|end| end.contains('*')) {
+            return Err(format!("{text:?}: one asterisk may stand in the file's name, for whatever it has there"));
+        }
+        Ok(Self { directory: directory.to_owned(), start: start.to_owned(), end: end.map(str::to_owned) })
+    }
+}
+
+impl Leaf for HostsPath {
+    const RIGHT: &'static str = r#""/etc/hosts.d/*.hosts""#;
+}
+
+impl Config {
+    /// Adds what hosts files say, each with its path, to the static records of all clients. Names that have records keep these alone.
+    pub fn add_hosts<'f>(&mut self, files: impl IntoIterator<Item = (&'f str, &'f str)>) {
+        let taken: HashSet<Name> = self.records.iter().map(|record| record.name.clone()).collect();
+        let mut seen = HashSet::new();
+        let mut add = |records: &mut Vec<Record>, record: Record| {
+            if !taken.contains(&record.name) && seen.insert((record.name.clone(), record.rtype, record.rdata.clone())) {
+                records.push(record);
+            }
+        };
+        let mut reversed = HashSet::new();
+        for (path, text) in files {
+            for (number, line) in (1..).zip(text.lines()) {
+                let (address, names) = match host(line) {
+                    Ok(Some(host)) => host,
+                    Ok(None) => continue,
+                    Err(what) => {
+                        if self.hosts.faults.len() < MOST_FAULTS {
+                            self.hosts.faults.push(format!("{path}:{number}: {what}"));
+                        }
+                        continue;
+                    }
+                };
+                let (rtype, rdata) = match address {
+                    IpAddr::V4(v4) => (rtype::A, v4.octets().to_vec()),
+                    IpAddr::V6(v6) => (rtype::AAAA, v6.octets().to_vec()),
+                };
+                let ttl = self.hosts.ttl;
+                // The first name of an address is its canonical one.
+                if let Some(first) = names.first()
+                    && let Some(name) = reverse(IpNet::from(address)).ok().and_then(|mut names| names.pop())
+                    && reversed.insert(name.clone())
+                {
+                    add(&mut self.records, Record { name, rtype: rtype::PTR, ttl, rdata: first.as_wire().to_vec() });
+                }
+                for name in names {
+                    add(&mut self.records, Record { name, rtype, ttl, rdata: rdata.clone() });
+                }
+            }
+        }
+    }
+}
+
+/// Reads a line of a hosts file (hosts(5)): an address and its names; none if it has none that matter here. `localhost` is known
+/// without (RFC 6761).
+fn host(line: &str) -> Result<Option<(IpAddr, Vec<Name>)>, String> {
+    let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+    let Some(first) = words.next() else { return Ok(None) };
+    // A scope says nothing to others.
+    let address = first.split('%').next().unwrap_or_default();
+    let address: IpAddr = address.parse().map_err(|_| format!("{first:?} is not an address"))?;
+    let name = |word: &str| word.parse::<Name>().map_err(|error| format!("{word:?} is not a name: {error}"));
+    let names = words.filter(|word| *word != "localhost").map(name).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some((address, names)).filter(|(_, names)| !names.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::parse;
+    use super::*;
+
+    const FILE: &str = "[hosts]\nfiles = [\"/etc/hosts\"]\nttl = \"30s\"\n[[record]]\nname = \"own.example\"\ntype = \"A\"\n\
+                        value = \"10.0.0.9\"\n[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+    #[test]
+    fn lines_become_records() {
+        let mut config = parse(FILE, &[]).expect("good");
+        let text = "# hosts\n127.0.0.1 localhost\n10.0.0.1 a.example a # first\n\n10.0.0.2\ta.example\n10.0.0.1 a.example\n\
+                    fd00::1 a.example\n10.0.0.3 own.example other.example\nfe80::1%eth0 link.example\nnot-an-address x\n\
+                    10.0.0.4 b..c\n";
+        config.add_hosts([("/etc/hosts", text)]);
+        let shown: Vec<_> = config.records[1..]
+            .iter()
+            .map(|record| format!("{} {} {}", record.name, u16::from(record.rtype), record.ttl))
+            .collect();
+        let link = format!("1.{}8.e.f.ip6.arpa. 12 30", "0.".repeat(28));
+        let reverse_of_fd00 = format!("1.{}d.f.ip6.arpa. 12 30", "0.".repeat(29));
+        let right = [
+            "1.0.0.10.in-addr.arpa. 12 30",
+            "a.example. 1 30",
+            "a. 1 30",
+            "2.0.0.10.in-addr.arpa. 12 30",
+            "a.example. 1 30",
+            &reverse_of_fd00,
+            "a.example. 28 30",
+            "3.0.0.10.in-addr.arpa. 12 30",
+            "other.example. 1 30",
+            &link,
+            "link.example. 28 30",
+        ];
+        assert_eq!(shown, right);
+        assert_eq!(
+            config.hosts.faults,
+            [
+                "/etc/hosts:10: \"not-an-address\" is not an address",
+                "/etc/hosts:11: \"b..c\" is not a name: a label is empty"
+            ]
+        );
+    }
+
+    #[test]
+    fn paths() {
+        let path = |text: &str| HostsPath::try_from(text.to_owned());
+        let many = path("/etc/hosts.d/a*.hosts").expect("good");
+        assert_eq!((many.directory.as_path(), many.single()), (Path::new("/etc/hosts.d"), None));
+        for (name, fits) in [("a.hosts", true), ("abc.hosts", true), ("b.hosts", false), ("a.host", false)] {
+            assert_eq!(many.fits(name), fits, "{name}");
+        }
+        let one = path("/etc/hosts").expect("good");
+        assert_eq!(one.single(), Some("/etc/hosts".into()));
+        assert!(one.fits("hosts") && !one.fits("hosts2"));
+        for bad in ["", "hosts", "/etc/", "/etc/*/hosts", "/etc/a*b*c"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+    }
+}

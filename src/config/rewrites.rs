@@ -1,0 +1,97 @@
+//! Zones whose names are asked for under another suffix: `[[rewrite]]`.
+
+use toml::Spanned;
+
+use super::mistake::Mistakes;
+use super::records::{RECORD_TTL, seconds};
+use super::table::Table;
+use super::units::Time;
+use super::zones::Domain;
+use crate::wire::name::{Name, suffixes};
+
+/// A suffix in place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rewrite {
+    /// The zone whose names are rewritten, its own name too.
+    pub zone: Name,
+    /// What takes the place of the zone's name.
+    pub to: Name,
+    /// The time to live of the CNAME records that say so, in seconds.
+    pub ttl: u32,
+}
+
+/// `[[rewrite]]`.
+#[derive(Debug)]
+pub struct RewriteTable {
+    /// Required.
+    pub zone: Spanned<Domain>,
+    /// Required.
+    pub to: Spanned<Domain>,
+    /// Default: [`RECORD_TTL`].
+    pub ttl: Spanned<Time>,
+}
+
+impl RewriteTable {
+    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+        table.read(|table| {
+            let (zone, to) = (table.required("zone"), table.required("to"));
+            let ttl = table.bounded("ttl", &RECORD_TTL);
+            Some(Self { zone: zone?, to: to?, ttl })
+        })
+    }
+}
+
+/// `[[rewrite]]`, each, as the rest of the program reads it; notes those that lead into another.
+pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Mistakes<'_>) -> Vec<Rewrite> {
+    mistakes.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
+    for table in tables {
+        let to = &table.to.get_ref().0;
+        let is_above =
+            |other: &&RewriteTable| suffixes(to.as_wire()).any(|suffix| suffix == other.zone.get_ref().0.as_wire());
+        if let Some(other) = tables.iter().find(is_above) {
+            let line = mistakes.line(other.zone.span());
+            let what = format!("to: {to} is rewritten itself, on line {line}: name a zone that is not");
+            mistakes.add(table.to.span(), what);
+        }
+    }
+    let rewrite = |table: &RewriteTable| Rewrite {
+        zone: table.zone.get_ref().0.clone(),
+        to: table.to.get_ref().0.clone(),
+        ttl: mistakes.good(table.ttl.span(), seconds(*table.ttl.get_ref())).unwrap_or_default(),
+    };
+    tables.iter().map(rewrite).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::parse;
+
+    const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+
+    fn rewrite(zone: &str, to: &str) -> String {
+        format!("[[rewrite]]\nzone = \"{zone}\"\nto = \"{to}\"\n")
+    }
+
+    #[test]
+    fn zones_that_lead_into_one_another_are_refused() {
+        let good = rewrite("old.example", "new.example") + &rewrite("Other.example.", "new.example") + REST;
+        let config = parse(&good, &[]).expect("good");
+        let shown: Vec<_> = config.rewrites.iter().map(|rewrite| (rewrite.zone.to_string(), rewrite.ttl)).collect();
+        assert_eq!(shown, [("old.example.".to_owned(), 300), ("other.example.".to_owned(), 300)]);
+        for (bad, right) in [
+            (rewrite("old.example", "a.old.example"), "3:6: to: a.old.example. is rewritten itself, on line 2"),
+            (
+                rewrite("a.example", "b.example") + &rewrite("b.example", "c.example"),
+                "3:6: to: b.example. is rewritten itself, on line 5",
+            ),
+            (
+                rewrite("a.example", "b.example") + &rewrite("a.example", "c.example"),
+                "5:8: the same zone is on line 2 already",
+            ),
+            (rewrite(".", "b.example"), "2:8: zone: the root is not a domain"),
+        ] {
+            let mistakes = parse(&(bad.clone() + REST), &[]).expect_err(&bad);
+            assert!(mistakes.len() == 1 && mistakes[0].to_string().starts_with(right), "{bad}: {mistakes:?}");
+        }
+    }
+}
