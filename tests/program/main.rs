@@ -30,6 +30,7 @@ mod report;
 mod search;
 mod serve;
 mod soak;
+mod stubs;
 mod supervisor;
 mod tcp;
 mod upstream_tcp;
