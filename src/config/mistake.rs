@@ -29,17 +29,29 @@ pub(super) struct Mistakes<'t> {
     found: RefCell<Vec<(usize, String)>>,
     /// What is no mistake, and worth to be told.
     warnings: RefCell<Vec<(usize, String)>>,
+    /// Keys that are there and cannot be read.
+    broken: RefCell<Vec<String>>,
 }
 
 impl<'t> Mistakes<'t> {
     /// No mistakes yet in `text`.
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, found: RefCell::default(), warnings: RefCell::default() }
+        Self { text, found: RefCell::default(), warnings: RefCell::default(), broken: RefCell::default() }
     }
 
     /// Notes a mistake at the start of `span`, in bytes of the text.
     pub(super) fn add(&self, span: Range<usize>, what: impl Into<String>) {
         self.found.borrow_mut().push((span.start, what.into()));
+    }
+
+    /// Remembers that a key is there whose TOML is broken.
+    pub(super) fn is_broken(&self, key: &str) {
+        self.broken.borrow_mut().push(key.to_owned());
+    }
+
+    /// Whether such a key of this name is in any table: then it is not missing.
+    pub(super) fn has_broken(&self, key: &str) -> bool {
+        self.broken.borrow().iter().any(|broken| broken == key)
     }
 
     /// Adds a warning: what is at the start of `span` is allowed, and hardly what is meant.

@@ -175,7 +175,7 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     fn must_have<T: Leaf>(&self, key: &'static str) {
-        if !self.entries.contains_key(key) {
+        if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
             self.mistakes.add(self.at(), format!("`{key}` is missing; right would be {}", T::RIGHT));
         }
     }
@@ -199,10 +199,10 @@ impl<'m, 't> Table<'m, 't> {
     }
 }
 
-/// The text with each table blanked out whose TOML is broken, the mistake noted: what is left keeps its places.
+/// The text with each key blanked out whose TOML is broken, the mistake noted: what is left keeps its places.
 ///
-/// An open quote or bracket would make nonsense of all that follows it, so each table is read by itself and tells one
-/// mistake of this kind; tables start at a line that starts with a bracket.
+/// An open quote or bracket would make nonsense of all that follows it, so each table is read by itself, and within it each key;
+/// tables start at a line that starts with a bracket, keys at one that begins with a name and an equals sign.
 pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Mistakes<'_>) -> Cow<'t, str> {
     let (_, errors) = DeTable::parse_recoverable(text);
     if errors.iter().all(harmless) {
@@ -220,14 +220,54 @@ pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Mistakes<'_>) -> Cow<'t, 
     Cow::Owned(part)
 }
 
-/// One table's text if it is sound, else as many blanks; it starts at byte `at` of the file.
+/// The most broken keys of one table that are told; with more it is left out.
+const MOST_BROKEN: usize = 16;
+
+/// One table's text without its broken keys; it starts at byte `at` of the file.
 fn sound_table(table: &str, at: usize, mistakes: &Mistakes<'_>) -> String {
-    let (_, errors) = DeTable::parse_recoverable(table);
-    let broken = errors.iter().filter(|error| !harmless(error));
-    let first = broken.map(|error| (error.span().unwrap_or_default(), error)).min_by_key(|(span, _)| span.start);
-    let Some((span, error)) = first else { return table.to_owned() };
-    mistakes.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
-    table.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
+    let mut sound = table.to_owned();
+    for _ in 0..MOST_BROKEN {
+        let (_, errors) = DeTable::parse_recoverable(&sound);
+        let broken = errors.iter().filter(|error| !harmless(error));
+        let first = broken.map(|error| (error.span().unwrap_or_default(), error)).min_by_key(|(span, _)| span.start);
+        let Some((span, error)) = first else { return sound };
+        mistakes.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
+        let Some((key, lines)) = key_at(&sound, span.start) else { break };
+        mistakes.is_broken(key);
+        sound.replace_range(lines.clone(), &blank(&sound[lines.clone()]));
+    }
+    blank(&sound)
+}
+
+/// The key of a table's text that byte `at` belongs to, and the lines that it takes; none if that is its header.
+fn key_at(table: &str, at: usize) -> Option<(&str, Range<usize>)> {
+    let key = |line: &'_ str| -> Option<usize> {
+        let (name, _) = line.split_once('=')?;
+        let name = name.trim();
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.\"'".contains(&byte);
+        (!name.is_empty() && name.bytes().all(is_name)).then_some(name.len())
+    };
+    let mut found: Option<(&str, usize)> = None;
+    let mut start = 0;
+    for line in table.split_inclusive('\n') {
+        if let Some(length) = key(line) {
+            match found {
+                // The next key after that place; one right there ends what should have ended before.
+                Some((name, begun)) if start >= at => return Some((name, begun..start)),
+                _ => {
+                    let name = line.trim_start();
+                    found = Some((name.get(..length).unwrap_or(name), start));
+                }
+            }
+        }
+        start += line.len();
+    }
+    found.map(|(name, begun)| (name, begun..table.len()))
+}
+
+/// As many blanks, in as many lines.
+fn blank(text: &str) -> String {
+    text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
 /// What is wrong with a key, or the header of a table, that is there for the second time: its name, and where the first one is.

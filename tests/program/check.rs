@@ -429,15 +429,19 @@ fn mistakes_of_records() {
 }
 
 #[test]
-fn broken_toml_hides_only_its_own_table() {
+fn broken_toml_hides_only_its_own_key() {
     for (text, right) in [
         (
             "[server]\nlisten = [\"127.0.0.1:53\nworkers = 5000\n[cache]\nmemory = \"1B\"\n",
-            &["2:24: TOML: ", "5:10: memory: 1B is too little"][..],
+            &["2:24: TOML: ", "3:11: workers: 5000 is too much", "5:10: memory: 1B is too little"][..],
         ),
         (
             "[server]\nlisten = [\"127.0.0.1\"\n[cache]\nmemory =\n[admin]\nlisten = 5\n",
             &["2:22: TOML: unclosed array", "4:9: TOML: ", "6:10: listen: "],
+        ),
+        (
+            "[server]\nlisten = [\n  \"127.0.0.1\"\n  \"::1\"\n]\nworkers = x\nallow = [\"10.0.0.1/8\"]\n",
+            &["4:3: TOML: missing comma", "6:11: TOML: ", "7:10: allow: "],
         ),
         (
             "[cache]\nmemory = \"64MiB\"\nmemory = \"1B\"\nstale = 1\n",
