@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::ours::{Local, Own, denial, local};
 use crate::answer::pending::Wanted;
@@ -22,23 +22,24 @@ use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
-use crate::config::{Route, RouteId};
-use crate::governor::pending::PrefetchPlace;
-use crate::horizon::Horizon;
+use crate::config::Route;
 use crate::rebinding;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
-use crate::wire::compose::{Composer, TooLong, in_order};
+use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
-use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Kind, Record, Reply, Section};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode};
 
-/// How long those who asked together may take to see that their time is over.
-const GRACE: Duration = Duration::from_millis(100);
+mod chain;
+mod late;
+
+use chain::{fork, join};
+use late::Waiting;
+
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
 
@@ -219,50 +220,6 @@ async fn fetch<U: Ask + 'static>(
     entry
 }
 
-/// A question that was not answered in time. No failure is remembered as long as an answer may come. Whoever asks meanwhile
-/// waits for that, and has the servers asked once more: one that is slow gives the first answer, one that was away the second.
-struct Waiting {
-    wanted: Wanted,
-    flight: Flight,
-    late: Late,
-    trail: Vec<Vec<u8>>,
-    _place: PrefetchPlace,
-}
-
-impl Waiting {
-    async fn run<U: Ask + 'static>(self, resolver: Arc<Resolver>, upstreams: Rc<U>) {
-        let Self { wanted, flight, mut late, mut trail, _place } = self;
-        let group = wanted.snapshot.group(wanted.route).map_or("", |group| &group.config.name);
-        let next = flight.next_joined();
-        let joined = async {
-            tokio::select! {
-                Ok(()) = next => {}
-                // Those who came before it was late, and still wait.
-                () = async {
-                    sleep(GRACE).await;
-                    if !flight.has_waiting() {
-                        std::future::pending().await
-                    }
-                } => {}
-            }
-        };
-        let mut trail_again = Vec::new();
-        let outcome = tokio::select! {
-            late = &mut late => match late {
-                Ok(answer) => follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await,
-                Err(failure) => Err(NoAnswer::of(&failure, group)),
-            },
-            () = joined => tokio::select! {
-                Ok(answer) = &mut late => {
-                    follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await
-                }
-                again = ask_and_follow(&resolver, &upstreams, &wanted, from_now(&wanted), &mut trail_again) => again,
-            },
-        };
-        let entry = settle(&resolver, &wanted, outcome);
-        flight.land(&entry, wanted.by.get());
-    }
-}
 
 /// Keeps what was found, or remembers that nothing was.
 fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>) -> Entry {
@@ -514,64 +471,6 @@ impl Rest {
     }
 }
 
-/// Where a reply's chain of CNAMEs leads to someone else.
-struct Fork {
-    links: Vec<Record>,
-    target: Vec<u8>,
-}
-
-fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteId) -> Option<Fork> {
-    if !reply.may_lead_on() {
-        return None;
-    }
-    let (links, end) = reply.chain();
-    for (at, link) in links.iter().enumerate() {
-        let mut buffer = [0; MAX_NAME];
-        let len = expand(reply.message, link.rdata_at(), &mut buffer)?;
-        let target = buffer[..len].to_ascii_lowercase();
-        let found = horizon.router.find(&target);
-        let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
-        if special || horizon.has_records(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
-            return Some(Fork { links: links[..=at].to_vec(), target });
-        }
-    }
-    // The upstream stopped at an alias: neither an answer nor a denial follows.
-    let ends_open = reply.rcode == rcode::NOERROR
-        && reply.soa().is_none()
-        && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
-    (!links.is_empty() && ends_open && reply.kind() != Kind::NxDomain).then_some(Fork { links, target: end })
-}
-
-/// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of
-/// `back`.
-fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
-    let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
-    let Ok(back) = Reply::read(back) else {
-        // Of nodens's own making: it is whole.
-        return Composer::new(flag::QR | flag::RA | rcode::SERVFAIL.header_bits(), question).finish();
-    };
-    let mut flags = flag::QR | flag::RA | back.rcode.header_bits();
-    if authentic && back.flags & flag::AD != 0 {
-        flags |= flag::AD;
-    }
-    let mut composer = Composer::new(flags, question);
-    let mut dnames: Vec<&Record> = Vec::new();
-    for link in links {
-        let mut owner = [0; MAX_NAME];
-        let owner = expand(front.message, link.start, &mut owner).map_or(&[][..], |len| &owner[..len]);
-        if let Some(dname) = front.dname_above(owner).filter(|dname| !dnames.contains(dname)) {
-            composer.copy_signed(front, dname, Section::Answer);
-            dnames.push(dname);
-        }
-        composer.copy_signed(front, link, Section::Answer);
-    }
-    for section in [Section::Answer, Section::Authority, Section::Additional] {
-        for record in back.section(section) {
-            composer.copy(back.message, record, section);
-        }
-    }
-    composer.finish()
-}
 
 /// An entry as the reply to its own question, without OPT, AD as it is.
 fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {

@@ -1,0 +1,69 @@
+//! Chains of CNAMEs that lead out of a route: where they are cut, and how the parts are joined.
+
+use crate::config::RouteId;
+use crate::horizon::Horizon;
+use crate::route::Way;
+use crate::snapshot::Snapshot;
+use crate::wire::compose::{Composer, TooLong};
+use crate::wire::name::{MAX_NAME, expand};
+use crate::wire::reply::{Kind, Record, Reply, Section};
+use crate::wire::{HEADER, flag, rcode};
+
+/// Where a reply's chain of CNAMEs leads to someone else.
+pub(super) struct Fork {
+    pub(super) links: Vec<Record>,
+    pub(super) target: Vec<u8>,
+}
+
+pub(super) fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteId) -> Option<Fork> {
+    if !reply.may_lead_on() {
+        return None;
+    }
+    let (links, end) = reply.chain();
+    for (at, link) in links.iter().enumerate() {
+        let mut buffer = [0; MAX_NAME];
+        let len = expand(reply.message, link.rdata_at(), &mut buffer)?;
+        let target = buffer[..len].to_ascii_lowercase();
+        let found = horizon.router.find(&target);
+        let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
+        if special || horizon.has_records(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
+            return Some(Fork { links: links[..=at].to_vec(), target });
+        }
+    }
+    // The upstream stopped at an alias: neither an answer nor a denial follows.
+    let ends_open = reply.rcode == rcode::NOERROR
+        && reply.soa().is_none()
+        && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
+    (!links.is_empty() && ends_open && reply.kind() != Kind::NxDomain).then_some(Fork { links, target: end })
+}
+
+/// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of
+/// `back`.
+pub(super) fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
+    let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
+    let Ok(back) = Reply::read(back) else {
+        // Of nodens's own making: it is whole.
+        return Composer::new(flag::QR | flag::RA | rcode::SERVFAIL.header_bits(), question).finish();
+    };
+    let mut flags = flag::QR | flag::RA | back.rcode.header_bits();
+    if authentic && back.flags & flag::AD != 0 {
+        flags |= flag::AD;
+    }
+    let mut composer = Composer::new(flags, question);
+    let mut dnames: Vec<&Record> = Vec::new();
+    for link in links {
+        let mut owner = [0; MAX_NAME];
+        let owner = expand(front.message, link.start, &mut owner).map_or(&[][..], |len| &owner[..len]);
+        if let Some(dname) = front.dname_above(owner).filter(|dname| !dnames.contains(dname)) {
+            composer.copy_signed(front, dname, Section::Answer);
+            dnames.push(dname);
+        }
+        composer.copy_signed(front, link, Section::Answer);
+    }
+    for section in [Section::Answer, Section::Authority, Section::Additional] {
+        for record in back.section(section) {
+            composer.copy(back.message, record, section);
+        }
+    }
+    composer.finish()
+}
