@@ -292,10 +292,7 @@ impl Server {
     /// The true reply to such a query came back in other letters, or not.
     pub fn case_was_checked(&self, folded: bool, now: Instant) {
         if lock(&self.letter_case).was_checked(folded, now) {
-            self.tell(
-                Kind::RandomCaseOff,
-                format!("checks came back in other letters; for {} min", HOLDS_FOR.as_secs() / 60),
-            );
+            self.tell_of_retreat(Kind::RandomCaseOff, "checks came back in other letters");
         }
     }
 
@@ -312,8 +309,7 @@ impl Server {
     /// It answered in lower case what it denied in other letters, again and again.
     pub fn knows_lower_case_alone(&self, now: Instant) {
         lock(&self.letter_case).turn_off(now);
-        let minutes = HOLDS_FOR.as_secs() / 60;
-        self.tell(Kind::RandomCaseOff, format!("it knows names in lower case alone; for {minutes} min"));
+        self.tell_of_retreat(Kind::RandomCaseOff, "it knows names in lower case alone");
     }
 
     /// It answered without EDNS what it did not with: its own doing, or the name's, or two lost datagrams. That proves nothing,
@@ -330,9 +326,13 @@ impl Server {
     /// It answered a plain question without EDNS, and with EDNS not, or did.
     pub fn edns_was_checked(&self, lacking: bool, now: Instant) {
         if lock(&self.edns).was_checked(lacking, now) {
-            let minutes = HOLDS_FOR.as_secs() / 60;
-            self.tell(Kind::EdnsOff, format!("checks were answered only without; for {minutes} min"));
+            self.tell_of_retreat(Kind::EdnsOff, "checks were answered only without");
         }
+    }
+
+    /// Tells that a capability is not used for a while.
+    fn tell_of_retreat(&self, kind: Kind, why: &str) {
+        self.tell(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
     }
 
     /// A query that only nodens sends came back to nodens through it.
