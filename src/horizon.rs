@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Cache, Config, Record, Route, RouteId, View};
-use crate::local::records::{Found, Records};
+use crate::local::records::{Around, Found, Records};
 use crate::route::{Router, Way};
 use crate::upstream::Group;
 use crate::wire::RrType;
@@ -107,7 +107,16 @@ impl Answers {
             let of_group = |group: usize| common.groups.get(group).map(|group| group.realm());
             let Route { negative_max_ttl, filter_types, deny_private_names, .. } = route;
             let strips = (strips(deny_private_addresses, route), deny_private_names);
-            let fallthrough = route.fallthrough.map(|next| (of_group(next.to), next.nodata));
+            let others = |to: usize| common.config.routes.iter().filter(move |other| other.to == to);
+            let fallthrough = route.fallthrough.map(|next| {
+                let denied = others(next.to)
+                    .map(|other| (self::strips(deny_private_addresses, other), other.deny_private_names));
+                (
+                    of_group(next.to),
+                    next.nodata,
+                    denied.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1)),
+                )
+            });
             number(&(limits(cache), negative_max_ttl, filter_types, strips, of_group(route.to), fallthrough)) as u32
         };
         let mut answers = Self { realms: common.config.routes.iter().map(realm).collect(), whole: 0 };
@@ -130,7 +139,7 @@ impl Horizon {
     /// Whether `name` (lower-case wire form) has static records: a view's own hide those of all clients that have the same
     /// name, and so does what it denies.
     pub fn has_records(&self, name: &[u8]) -> bool {
-        self.records.has(name, |name| self.is_denied(name))
+        self.records.has(name, self)
     }
 
     /// The names with static records that are shared, in no order.
@@ -145,7 +154,7 @@ impl Horizon {
 
     /// What static records say to a question: see [`Records::find`].
     pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<Found> {
-        self.records.find(name, qtype, qclass, |name| self.is_denied(name))
+        self.records.find(name, qtype, qclass, self)
     }
 
     /// Whether what is inherited is the same in memory: no copy of it.
@@ -167,9 +176,15 @@ impl Horizon {
     pub fn realm(&self, route: RouteId, follows: bool) -> u32 {
         if follows { self.whole } else { self.realms.get(route.index()).copied().unwrap_or(0) }
     }
+}
 
-    fn is_denied(&self, name: &[u8]) -> bool {
+impl Around for Horizon {
+    fn denies(&self, name: &[u8]) -> bool {
         self.denies && matches!(self.router.find(name), Some((Way::Denied, _)))
+    }
+
+    fn depth(&self, name: &[u8]) -> usize {
+        self.router.find(name).map_or(0, |(_, depth)| depth)
     }
 }
 

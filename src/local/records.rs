@@ -48,6 +48,14 @@ struct Data {
     rdata: Box<[u8]>,
 }
 
+/// What lies around static records: what is denied, and where routes lead.
+pub trait Around {
+    /// Whether the records of all clients are hidden that this name has.
+    fn denies(&self, name: &[u8]) -> bool;
+    /// The labels of the zone by which the name takes its route.
+    fn depth(&self, name: &[u8]) -> usize;
+}
+
 /// What static records say to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -83,9 +91,9 @@ impl Records {
         self.own.iter().flat_map(|own| own.by_name.keys()).map(|name| &**name)
     }
 
-    /// Whether `name` (lower-case wire form) has static records. Those of all clients are `hidden` where a view denies them.
-    pub fn has(&self, name: &[u8], hidden: impl Fn(&[u8]) -> bool) -> bool {
-        self.of(name, &hidden).is_some() || self.rewritten(name, &hidden).is_some()
+    /// Whether `name` (lower-case wire form) has static records.
+    pub fn has(&self, name: &[u8], around: &impl Around) -> bool {
+        self.of(name, around).is_some() || self.rewritten(name, around).is_some()
     }
 
     /// Whether the records of all clients are the same ones in memory.
@@ -93,65 +101,75 @@ impl Records {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
-    fn of(&self, name: &[u8], hidden: &impl Fn(&[u8]) -> bool) -> Option<&Vec<Data>> {
+    fn of(&self, name: &[u8], around: &impl Around) -> Option<&Vec<Data>> {
         let own = self.own.as_deref();
-        let common = || Some(&*self.common).filter(|_| !hidden(name));
+        let common = || Some(&*self.common).filter(|_| !around.denies(name));
         own.and_then(|own| own.by_name.get(name))
             .or_else(|| common()?.by_name.get(name))
-            .or_else(|| own?.stand_in(name))
-            .or_else(|| common()?.stand_in(name))
+            .or_else(|| own?.stand_in(name, || self.nearest(name, around)))
+            .or_else(|| common()?.stand_in(name, || self.nearest(name, around)))
     }
 
-    /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer. `hidden`
-    /// as for [`Self::has`].
+    /// The labels of the closest zone that a route or a rewrite claims, which no wildcard reaches across (RFC 4592 section 4.2).
+    fn nearest(&self, name: &[u8], around: &impl Around) -> usize {
+        let rewrite = self.common.rewrite(name).map_or(0, |rewrite| rewrite.zone.label_count());
+        around.depth(name).max(rewrite)
+    }
+
+    /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer.
     ///
     /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.
-    pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, hidden: impl Fn(&[u8]) -> bool) -> Option<Found> {
+    pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl Around) -> Option<Found> {
         if qclass != class::IN {
             return None;
         }
-        let Some(mut here) = self.of(name, &hidden) else {
-            let (target, ttl) = self.rewritten(name, &hidden)?;
-            let mut records = LocalRecords::default();
-            records.answer_of(name, rtype::CNAME, ttl, target.as_wire());
-            return Some(match qtype {
-                rtype::CNAME => Found::Answer(records),
-                _ => Found::Alias(records, target),
-            });
-        };
         let mut records = LocalRecords::default();
         let mut owner = name.to_vec();
         let mut passed: Vec<Name> = Vec::new();
         loop {
-            let matching = here.iter().filter(|record| record.rtype == qtype);
-            for record in matching.clone() {
-                records.answer_of(&owner, qtype, record.ttl, &record.rdata);
-            }
-            if matching.count() > 0 {
-                return Some(Found::Answer(records));
-            }
-            let alias = here.iter().find(|record| record.rtype == rtype::CNAME);
-            let Some((alias, target)) = alias.and_then(|alias| Some((alias, Name::from_wire(&alias.rdata).ok()?)))
-            else {
-                records.soa(&owner, NO_DATA_TTL);
-                return Some(Found::Answer(records));
+            let (target, ttl) = match self.of(&owner, around) {
+                Some(here) => {
+                    let matching = here.iter().filter(|record| record.rtype == qtype);
+                    for record in matching.clone() {
+                        records.answer_of(&owner, qtype, record.ttl, &record.rdata);
+                    }
+                    if matching.count() > 0 {
+                        return Some(Found::Answer(records));
+                    }
+                    let alias = here.iter().find(|record| record.rtype == rtype::CNAME);
+                    let Some(alias) = alias.and_then(|alias| Some((Name::from_wire(&alias.rdata).ok()?, alias.ttl)))
+                    else {
+                        records.soa(&owner, NO_DATA_TTL);
+                        return Some(Found::Answer(records));
+                    };
+                    alias
+                }
+                None => match (self.rewritten(&owner, around), passed.pop()) {
+                    (Some(alias), last) => {
+                        passed.extend(last);
+                        alias
+                    }
+                    (None, Some(target)) => return Some(Found::Alias(records, target)),
+                    (None, None) => return None,
+                },
             };
-            records.answer_of(&owner, rtype::CNAME, alias.ttl, &alias.rdata);
-            if target.as_wire() == name || passed.contains(&target) || passed.len() == LONGEST_CHAIN {
+            records.answer_of(&owner, rtype::CNAME, ttl, target.as_wire());
+            let is_circle = target.as_wire() == name || passed.contains(&target) || passed.len() == LONGEST_CHAIN;
+            if is_circle || qtype == rtype::CNAME {
                 return Some(Found::Answer(records));
             }
-            match self.of(target.as_wire(), &hidden) {
-                Some(next) => (here, owner) = (next, target.as_wire().to_vec()),
-                None => return Some(Found::Alias(records, target)),
-            }
+            owner = target.as_wire().to_vec();
             passed.push(target);
         }
     }
 
     /// The name that is asked for in place of this one, and the TTL of the alias; none if it would be too long.
-    fn rewritten(&self, name: &[u8], hidden: &impl Fn(&[u8]) -> bool) -> Option<(Name, u32)> {
-        let is_within = |rewrite: &&config::Rewrite| suffixes(name).any(|suffix| suffix == rewrite.zone.as_wire());
-        let rewrite = self.common.rewrites.iter().find(is_within).filter(|_| !hidden(name))?;
+    fn rewritten(&self, name: &[u8], around: &impl Around) -> Option<(Name, u32)> {
+        let rewrite = self.common.rewrite(name).filter(|_| !around.denies(name))?;
+        // Of a longer zone the route holds.
+        if around.depth(name) > rewrite.zone.label_count() {
+            return None;
+        }
         let below = name.len() - rewrite.zone.as_wire().len();
         let target = [&name[..below], rewrite.to.as_wire()].concat();
         Some((Name::from_wire(&target).ok()?, rewrite.ttl))
@@ -162,14 +180,21 @@ impl Records {
 }
 
 impl Table {
-    /// Returns the records of the wildcard that stands in for `name`, which has none of its own.
-    fn stand_in(&self, name: &[u8]) -> Option<&Vec<Data>> {
+    /// Returns the rewrite of the longest zone that `name` is within.
+    fn rewrite(&self, name: &[u8]) -> Option<&config::Rewrite> {
+        self.rewrites.iter().find(|rewrite| suffixes(name).any(|suffix| suffix == rewrite.zone.as_wire()))
+    }
+
+    /// Returns the records of the wildcard that stands in for `name`, which has none of its own. It reaches no name below a closer
+    /// zone, which has `nearest` labels.
+    fn stand_in(&self, name: &[u8], nearest: impl Fn() -> usize) -> Option<&Vec<Data>> {
         if self.wildcards.is_empty() || self.existing.contains(name) {
             return None;
         }
         // The closest name above that exists decides (RFC 4592 section 3.3.1).
         let closest = suffixes(name).skip(1).find(|above| self.existing.contains(*above))?;
-        self.wildcards.contains(closest).then(|| self.by_name.get(&*[WILDCARD, closest].concat()))?
+        let reaches = self.wildcards.contains(closest) && suffixes(closest).count() > nearest();
+        reaches.then(|| self.by_name.get(&*[WILDCARD, closest].concat()))?
     }
 }
 
@@ -198,9 +223,22 @@ mod tests {
         text.parse().expect(text)
     }
 
-    fn shown(_: &[u8]) -> bool {
-        false
+    /// One route for all, and zones of longer ones; names that a view denies.
+    struct Zones(&'static [&'static str], &'static [&'static str]);
+
+    impl Around for Zones {
+        fn denies(&self, asked: &[u8]) -> bool {
+            self.1.iter().any(|denied| name(denied).as_wire() == asked)
+        }
+
+        fn depth(&self, asked: &[u8]) -> usize {
+            let zones = self.0.iter().map(|zone| name(zone));
+            let above = zones.filter(|zone| suffixes(asked).any(|suffix| suffix == zone.as_wire()));
+            above.map(|zone| zone.label_count()).max().unwrap_or(0)
+        }
     }
+
+    const SHOWN: &Zones = &Zones(&[], &[]);
 
     /// Records by owner: an address, or the name that it is an alias of.
     fn records(list: &[(&str, &str)]) -> Records {
@@ -238,7 +276,7 @@ mod tests {
             ("self", rtype::A, 1, 0, None),
             ("into", rtype::A, 2, 0, None),
         ] {
-            let found = records.find(name(asked).as_wire(), qtype, class::IN, shown).expect(asked);
+            let found = records.find(name(asked).as_wire(), qtype, class::IN, SHOWN).expect(asked);
             let (found, target) = match found {
                 Found::Answer(found) => (found, None),
                 Found::Alias(found, target) => (found, Some(target)),
@@ -246,8 +284,8 @@ mod tests {
             assert_eq!((found.answers, found.authorities), (answers, authorities), "{asked} {qtype}");
             assert_eq!(target, alias.map(name), "{asked} {qtype}");
         }
-        assert_eq!(records.find(name("b").as_wire(), rtype::A, class::IN, shown), None);
-        assert_eq!(records.find(name("a").as_wire(), rtype::A, class::CH, shown), None);
+        assert_eq!(records.find(name("b").as_wire(), rtype::A, class::IN, SHOWN), None);
+        assert_eq!(records.find(name("a").as_wire(), rtype::A, class::CH, SHOWN), None);
     }
 
     #[test]
@@ -276,7 +314,7 @@ mod tests {
             ("x.else", None),
         ] {
             let owner = name(asked);
-            let found = records.find(owner.as_wire(), rtype::A, class::IN, shown);
+            let found = records.find(owner.as_wire(), rtype::A, class::IN, SHOWN);
             let found = found.map(|found| match found {
                 Found::Answer(found) => found.wire,
                 Found::Alias(..) => panic!("{asked}: no alias"),
@@ -285,17 +323,62 @@ mod tests {
                 address.map(|last| [owner.as_wire(), &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]].concat());
             assert_eq!(found, right, "{asked}");
         }
-        let Some(Found::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, shown) else {
+        let Some(Found::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, SHOWN) else {
             panic!("no answer");
         };
         assert_eq!(found.answers, 2, "an alias into the wildcard");
     }
 
     #[test]
+    fn a_longer_zone_of_a_route_or_a_rewrite_is_out_of_a_wildcards_reach() {
+        let owner =
+            |text: &str| config::Record { name: name(text), rtype: rtype::A, ttl: 60, rdata: vec![192, 0, 2, 1] };
+        let rewrite = |zone: &str, to: &str| config::Rewrite { zone: name(zone), to: name(to), ttl: 60 };
+        let table = [owner("*.apps.example")];
+        let records =
+            Records::new(&table, &[rewrite("rw.apps.example", "corp.example"), rewrite("old.example", "new.example")]);
+        let routed = &Zones(&["zone.apps.example", "sub.old.example", "apps.example"], &[]);
+        for (asked, right) in [
+            ("x.apps.example", Some("answer")),
+            ("x.zone.apps.example", None),
+            ("x.rw.apps.example", Some("x.corp.example.")),
+            ("x.old.example", Some("x.new.example.")),
+            ("x.sub.old.example", None),
+        ] {
+            let found = records.find(name(asked).as_wire(), rtype::A, class::IN, routed);
+            let told = found.map(|found| match found {
+                Found::Answer(_) => "answer".to_owned(),
+                Found::Alias(_, target) => target.to_string(),
+            });
+            assert_eq!(told.as_deref(), right, "{asked}");
+        }
+    }
+
+    #[test]
+    fn aliases_and_rewrites_lead_into_one_another() {
+        let alias = |from: &str, to: &str| config::Record {
+            name: name(from),
+            rtype: rtype::CNAME,
+            ttl: 60,
+            rdata: name(to).as_wire().to_vec(),
+        };
+        let rewrite = config::Rewrite { zone: name("old.example"), to: name("corp.example"), ttl: 60 };
+        let table = [alias("c1.corp.example", "git.other"), alias("back", "web.old.example")];
+        let records = Records::new(&table, &[rewrite]);
+        for (asked, links, end) in [("c1.old.example", 2, "git.other."), ("back", 2, "web.corp.example.")] {
+            let Some(Found::Alias(found, target)) = records.find(name(asked).as_wire(), rtype::A, class::IN, SHOWN)
+            else {
+                panic!("{asked}: no alias");
+            };
+            assert_eq!((found.answers, target.to_string().as_str()), (links, end), "{asked}");
+        }
+    }
+
+    #[test]
     fn long_chains_end() {
         let owners: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
         let links: Vec<(&str, &str)> = owners.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-        let Some(Found::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, shown) else {
+        let Some(Found::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, SHOWN) else {
             panic!("no answer");
         };
         assert_eq!(usize::from(found.answers), LONGEST_CHAIN + 1);
@@ -306,7 +389,7 @@ mod tests {
         let common = records(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("www", "b"), ("hidden", "192.0.2.3")]);
         let own = config::Record { name: name("a"), rtype: rtype::AAAA, ttl: 60, rdata: vec![0; 16] };
         let view = common.with([&own]);
-        let hidden = |asked: &[u8]| asked == name("hidden").as_wire() || asked == name("b").as_wire();
+        let hidden = &Zones(&[], &["hidden", "b"]);
         let answers = |asked: &str, qtype| match view.find(name(asked).as_wire(), qtype, class::IN, hidden) {
             Some(Found::Answer(found)) => (found.answers, None),
             Some(Found::Alias(found, target)) => (found.answers, Some(target)),
@@ -314,7 +397,7 @@ mod tests {
         };
         assert_eq!((answers("a", rtype::A).0, answers("a", rtype::AAAA).0), (0, 1));
         assert_eq!(answers("www", rtype::A), (1, Some(name("b"))), "what it leads to is asked for, and denied there");
-        assert!(!view.has(name("hidden").as_wire(), hidden) && view.has(name("hidden").as_wire(), shown));
+        assert!(!view.has(name("hidden").as_wire(), hidden) && view.has(name("hidden").as_wire(), SHOWN));
         assert!(view.shares_with(&common));
     }
 }
