@@ -22,19 +22,18 @@ use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
-use crate::config::Route;
 use crate::rebinding;
-use crate::route::Way;
-use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
 use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
+use crate::wire::name::expanded;
 use crate::wire::query::{Key, Query};
-use crate::wire::reply::{Kind, Record, Reply, Section};
-use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode};
+use crate::wire::reply::{Record, Reply, Section};
+use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 mod chain;
+mod fallthrough;
 mod late;
 
 use chain::{fork, join};
@@ -159,9 +158,11 @@ fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (
 
 /// The entry of an alias's target, as old as it is, as the answer to a query for the alias.
 pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, wanted: &Wanted) -> Entry {
-    let front = message(&query.question().to_ascii_lowercase(), |query, out| {
-        make::local(query, rcode::NOERROR, false, alias, &[], out)
-    });
+    // The name alone: what is a letter in a type is none.
+    let mut question = query.question().to_vec();
+    let end = question.len().saturating_sub(4);
+    question[..end].make_ascii_lowercase();
+    let front = message(&question, |query, out| make::local(query, rcode::NOERROR, false, alias, &[], out));
     let back = served(entry, &wanted.key, age);
     let joined = Reply::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
@@ -219,7 +220,6 @@ async fn fetch<U: Ask + 'static>(
     flight.land(&entry, wanted.by.get());
     entry
 }
-
 
 /// Keeps what was found, or remembers that nothing was.
 fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>) -> Entry {
@@ -296,20 +296,6 @@ async fn ask<U: Ask + 'static>(
     asked.map_err(|Unanswered { failure, late }| NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) })
 }
 
-/// Returns the group that is asked for what the route's own group denies, if this answer is such a denial (`fallthrough`).
-fn next_group<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<&'s Arc<Group>> {
-    let next = route.fallthrough?;
-    let group = snapshot.groups.get(next.to)?;
-    let is_denied = match Reply::read(&answer.wire).ok()?.kind() {
-        Kind::NxDomain => true,
-        Kind::NoData => next.nodata,
-        Kind::Positive => false,
-    };
-    // A late answer may be that group's own.
-    let is_its_own = || group.servers.load().iter().any(|server| server.address == answer.server);
-    Some(group).filter(|_| is_denied && !is_its_own())
-}
-
 /// Asks the next group where the route falls through, takes out what the route forbids, and follows CNAMEs that lead into another one.
 async fn follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
@@ -323,30 +309,50 @@ async fn follow<U: Ask + 'static>(
     let (Some(route), Some(group)) = (snapshot.route(wanted.route), snapshot.group(wanted.route)) else {
         return Err(NoAnswer::new(Cause::UpstreamFailed, "no route"));
     };
-    let (answer, group) = match next_group(snapshot, route, &answer) {
-        Some(next) => (ask(upstreams, wanted, next, deadline).await?, next),
-        None => (answer, group),
-    };
+    let horizon = snapshot.horizon(wanted.key.horizon());
+    let mut limits = snapshot.limits(wanted.route);
+    let (mut denies, mut group, mut answer) = ((horizon.strips(route), route.deny_private_names), group, answer);
+    let fallen = fallthrough::next(upstreams, wanted, route, &answer, deadline).await?;
+    let has_fallen = fallen.is_some();
+    if let Some(fallen) = fallen {
+        limits = fallen.limits(limits);
+        (group, answer) = (fallen.group, fallen.answer);
+        let (addresses, names) = fallthrough::strictest(snapshot, horizon, group);
+        denies = (denies.0 || addresses, denies.1 || names);
+    }
     wanted.by.set(answer.server.into());
     let unreadable =
         |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed reply", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
-    let horizon = snapshot.horizon(wanted.key.horizon());
     let too_long = |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: {TooLong}", group.config.name));
     let ordered = in_order(&reply).map_err(too_long)?;
     if let Some(wire) = &ordered {
         reply = Reply::read(wire).map_err(unreadable)?;
     }
-    let stripped = if horizon.strips(route) { rebinding::strip(&reply).map_err(too_long)? } else { None };
+    let (denies_addresses, denies_names) = denies;
+    let stripped = if denies_addresses { rebinding::strip(&reply).map_err(too_long)? } else { None };
     if let Some(stripped) = &stripped {
         resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
         reply = Reply::read(&stripped.wire).map_err(unreadable)?;
     }
     // What records were taken out of is not what the upstream vouched for.
     let trust_ad = group.config.trust_ad && stripped.is_none();
-    let limits = snapshot.limits(wanted.route);
-    let Some(fork) = fork(snapshot, horizon, &reply, wanted.route) else {
+    let fork = fork(snapshot, horizon, &reply, (route, wanted.route), has_fallen);
+    let target = || match &fork {
+        Some(fork) => Some(fork.target.clone()),
+        None => reply.alias_of(reply.qname()).and_then(|alias| expanded(reply.message, alias.rdata_at())),
+    };
+    if denies_names && target().is_some_and(|target| leads_inside(wanted, group, &target.to_ascii_lowercase())) {
+        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
+        let wire = rebinding::without_answers(&reply).map_err(too_long)?;
+        let mut reply = Reply::read(&wire).map_err(unreadable)?;
+        reply.extended_errors =
+            make::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
+        let entry = Entry::from_reply(&reply, limits, false, wanted.home(true), resolver.now());
+        return Ok(entry.with_cause(Some(Cause::Filtered)));
+    }
+    let Some(fork) = fork else {
         let (follows, now) = (reply.may_lead_on(), resolver.now());
         if stripped.is_some() {
             errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
@@ -357,19 +363,6 @@ async fn follow<U: Ask + 'static>(
         let cause = if is_filtered { Some(Cause::Filtered) } else { entry.cause };
         return Ok(entry.with_cause(cause));
     };
-    let leads_inside = || {
-        let way = horizon.router.find(&fork.target).map(|(way, _)| way);
-        matches!(way, Some(Way::Route(other)) if other != wanted.route) && !horizon.has_records(&fork.target)
-    };
-    if route.deny_private_names && leads_inside() {
-        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
-        let wire = rebinding::without_answers(&reply).map_err(too_long)?;
-        let mut reply = Reply::read(&wire).map_err(unreadable)?;
-        reply.extended_errors =
-            make::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
-        let entry = Entry::from_reply(&reply, limits, false, wanted.home(true), resolver.now());
-        return Ok(entry.with_cause(Some(Cause::Filtered)));
-    }
     if trail.contains(&fork.target) || trail.len() >= LONGEST_TRAIL {
         return Err(NoAnswer::new(Cause::CnameLoop, "CNAMEs lead in a circle or too far"));
     }
@@ -386,6 +379,16 @@ async fn follow<U: Ask + 'static>(
     let entry = Entry::from_reply(&joined, limits, authentic, home, resolver.now());
     // That of the part behind the CNAME, which may be an answer of nodens's own.
     Ok(entry.with_cause(rest.cause))
+}
+
+/// Whether a name that `group` leads to is for another group to answer, also behind static aliases.
+fn leads_inside(wanted: &Wanted, group: &Arc<Group>, target: &[u8]) -> bool {
+    match local(&wanted.snapshot, &wanted.key.for_question(target, rtype::A)) {
+        Local::Not { route, .. } | Local::Alias(.., route) | Local::Denied { route } => {
+            wanted.snapshot.group(route).is_none_or(|other| !Arc::ptr_eq(other, group))
+        }
+        Local::Answer(_) => false,
+    }
 }
 
 /// The rest of an answer behind a CNAME.
@@ -470,7 +473,6 @@ impl Rest {
         Self { wire, cause: own.cause, extended_errors: own.extended_error() }
     }
 }
-
 
 /// An entry as the reply to its own question, without OPT, AD as it is.
 fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {

@@ -55,7 +55,7 @@ pub use node::Node;
 pub use pages::Admin;
 pub use records::Record;
 pub use rewrites::Rewrite;
-pub use routes::{Cluster, Route, RouteId};
+pub use routes::{Cluster, Fallthrough, Route, RouteId};
 pub use server::Server;
 pub use upstreams::{Select, Upstream};
 pub use views::{Pattern, Selector, View, ViewId};

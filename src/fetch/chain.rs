@@ -1,6 +1,7 @@
 //! Chains of CNAMEs that lead out of a route: where they are cut, and how the parts are joined.
 
-use crate::config::RouteId;
+use super::fallthrough;
+use crate::config::{Route, RouteId};
 use crate::horizon::Horizon;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
@@ -15,7 +16,15 @@ pub(super) struct Fork {
     pub(super) target: Vec<u8>,
 }
 
-pub(super) fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, route: RouteId) -> Option<Fork> {
+/// Cuts a chain of CNAMEs where its target is for someone else to answer. Of an answer that another group gave (`has_fallen`) a target in
+/// the route itself is too: the route's own group is asked for it first.
+pub(super) fn fork(
+    snapshot: &Snapshot,
+    horizon: &Horizon,
+    reply: &Reply<'_>,
+    (settings, route): (&Route, RouteId),
+    has_fallen: bool,
+) -> Option<Fork> {
     if !reply.may_lead_on() {
         return None;
     }
@@ -26,7 +35,8 @@ pub(super) fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, ro
         let target = buffer[..len].to_ascii_lowercase();
         let found = horizon.router.find(&target);
         let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
-        if special || horizon.has_records(&target) || found.is_none_or(|(other, _)| other != Way::Route(route)) {
+        let is_anothers = found.is_none_or(|(other, _)| has_fallen || other != Way::Route(route));
+        if special || horizon.has_records(&target) || is_anothers {
             return Some(Fork { links: links[..=at].to_vec(), target });
         }
     }
@@ -34,7 +44,9 @@ pub(super) fn fork(snapshot: &Snapshot, horizon: &Horizon, reply: &Reply<'_>, ro
     let ends_open = reply.rcode == rcode::NOERROR
         && reply.soa().is_none()
         && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
-    (!links.is_empty() && ends_open && reply.kind() != Kind::NxDomain).then_some(Fork { links, target: end })
+    let goes_on = ends_open && reply.kind() != Kind::NxDomain
+        || !has_fallen && fallthrough::is_denied_at_its_end(settings, reply);
+    (!links.is_empty() && goes_on).then_some(Fork { links, target: end })
 }
 
 /// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of

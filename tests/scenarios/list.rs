@@ -28,6 +28,7 @@ scenarios! {
         zone_transfers
     }
     horizon {
+        alias_of_every_type
         cname_into_a_dead_route
         cname_into_another_route
         cname_loops
@@ -35,6 +36,7 @@ scenarios! {
         dead_route_stays_shut
         deny_private_names
         fallthrough
+        fallthrough_and_aliases
         filter_types
         longest_suffix
         many_names_one_target

@@ -1,0 +1,100 @@
+//! Asking another group for what a route's own denies: `fallthrough`.
+//!
+//! Only a denial of the name itself falls through. One behind a CNAME is of the alias's target, which is looked up by itself and may
+//! fall through then. The first group is the zone's own: where the other one has no answer either, its denial stands, and for as
+//! long as that may be kept the other one's answer is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{NoAnswer, ask};
+use crate::answer::pending::Wanted;
+use crate::cache::entry::Limits;
+use crate::config::{Fallthrough, Route};
+use crate::horizon::Horizon;
+use crate::snapshot::Snapshot;
+use crate::upstream::{Answer, Ask, Group};
+use crate::wire::rcode;
+use crate::wire::reply::{Kind, Reply, Section};
+
+/// An answer of the group that was asked next.
+pub(super) struct Fallen<'s> {
+    pub(super) answer: Answer,
+    pub(super) group: &'s Arc<Group>,
+    /// The longest that it may be kept, in seconds.
+    pub(super) longest: u32,
+}
+
+/// Asks the next group, if the route has one and `answer` is a denial for it; none if that answer stands.
+pub(super) async fn next<'s, U: Ask + 'static>(
+    upstreams: &Rc<U>,
+    wanted: &'s Wanted,
+    route: &Route,
+    answer: &Answer,
+    deadline: Instant,
+) -> Result<Option<Fallen<'s>>, NoAnswer> {
+    let snapshot = &wanted.snapshot;
+    let Some((group, denial)) = denial(snapshot, route, answer) else { return Ok(None) };
+    let limits = snapshot.limits(wanted.route);
+    let longest = denial.seconds.unwrap_or(limits.negative_max_ttl).min(limits.negative_max_ttl);
+    match ask(upstreams, wanted, group, deadline).await {
+        Ok(answer) => {
+            let has_more = Reply::read(&answer.wire).is_ok_and(|reply| {
+                let exists = denial.of == Kind::NxDomain && reply.rcode == rcode::NOERROR;
+                exists || reply.section(Section::Answer).next().is_some()
+            });
+            Ok(has_more.then_some(Fallen { answer, group, longest }))
+        }
+        // The name exists: that the other group fails takes nothing from that.
+        Err(_) if denial.of == Kind::NoData => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the end of a chain of CNAMEs is to be looked up by itself, because it may fall through.
+pub(super) fn is_denied_at_its_end(route: &Route, reply: &Reply<'_>) -> bool {
+    route.fallthrough.is_some_and(|next| falls_through(next, reply.kind()))
+}
+
+/// Whether what comes from a group is to be without private addresses, or CNAMEs into other routes: as the routes say that lead to it.
+pub(super) fn strictest(snapshot: &Snapshot, horizon: &Horizon, group: &Arc<Group>) -> (bool, bool) {
+    let leads_there = |route: &&Route| snapshot.groups.get(route.to).is_some_and(|other| Arc::ptr_eq(other, group));
+    snapshot.config.routes.iter().filter(leads_there).fold((false, false), |(addresses, names), route| {
+        (addresses || horizon.strips(route), names || route.deny_private_names)
+    })
+}
+
+impl Fallen<'_> {
+    /// The bounds of what it may be kept for.
+    pub(super) fn limits(&self, of_route: Limits) -> Limits {
+        let Limits { max_ttl, negative_max_ttl } = of_route;
+        Limits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest) }
+    }
+}
+
+/// What was denied, and for how many seconds.
+struct Denial {
+    of: Kind,
+    seconds: Option<u32>,
+}
+
+fn denial<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<(&'s Arc<Group>, Denial)> {
+    let next = route.fallthrough?;
+    let group = snapshot.groups.get(next.to)?;
+    let reply = Reply::read(&answer.wire).ok()?;
+    let of = reply.kind();
+    let is_of_the_name = falls_through(next, of) && reply.section(Section::Answer).next().is_none();
+    // A late answer may be that group's own.
+    let is_its_own = || group.servers.load().iter().any(|server| server.address == answer.server);
+    (is_of_the_name && !is_its_own()).then(|| (group, Denial { of, seconds: reply.negative_ttl() }))
+}
+
+fn falls_through(next: Fallthrough, kind: Kind) -> bool {
+    match kind {
+        Kind::NxDomain => true,
+        Kind::NoData => next.nodata,
+        Kind::Positive => false,
+    }
+}
