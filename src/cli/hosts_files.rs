@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::config::hosts::HostsPath;
 
@@ -12,8 +12,8 @@ const MOST_FILES: usize = 256;
 /// The most bytes that are read of them together; the lines beyond are not there.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// A file as it was when it was looked at: its path, size and time.
-pub(super) type Stamp = (PathBuf, u64, Option<SystemTime>);
+/// A file as it was when it was looked at: its path, and its size, inode and time of change.
+pub(super) type Stamp = (PathBuf, Option<[i64; 4]>);
 
 /// Reads the files: their paths and texts, in the order of the configuration, and of their names where one entry means many. What
 /// cannot be read is left out and logged.
@@ -36,8 +36,8 @@ pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
 pub(super) fn stamps(paths: &[HostsPath]) -> Vec<Stamp> {
     let stamp = |path: PathBuf| {
         let metadata = fs::metadata(&path).ok();
-        let size = metadata.as_ref().map_or(0, |metadata| metadata.len());
-        (path, size, metadata.and_then(|metadata| metadata.modified().ok()))
+        let of = |file: fs::Metadata| [file.len() as i64, file.ino() as i64, file.ctime(), file.ctime_nsec()];
+        (path, metadata.map(of))
     };
     found(paths).into_iter().map(stamp).collect()
 }
@@ -59,6 +59,10 @@ fn in_directory(path: &HostsPath) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path, most: u64) -> std::io::Result<String> {
+    // To open a pipe would wait for whoever writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     // Comments may be in any encoding.

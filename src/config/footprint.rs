@@ -9,6 +9,8 @@ use super::records::Record;
 
 /// Bytes for each record, route and client: most of it for their text, with the place of each part.
 const TABLE: usize = 6 << 10;
+/// Bytes for each record of a hosts file.
+const HOST: usize = 700;
 /// Bytes for each zone of a route beyond its first, and for each zone that a view denies.
 const ZONE: usize = 1_200;
 /// Bytes for each server: what is known of it, and its series in the metrics.
@@ -25,6 +27,12 @@ impl Config {
         let routes = self.routes.iter().map(|route| TABLE + route.zones.len().saturating_sub(1) * ZONE);
         let servers = self.upstreams.iter().map(|upstream| TABLE + upstream.servers.len() * SERVER);
         let others = views.chain(routes).chain(servers).sum::<usize>();
-        records(&self.records) + self.clients.len() * TABLE + others
+        // Those of hosts files have no text in this one.
+        let own = self.records.len().saturating_sub(self.hosts.records);
+        records(&self.records[..own])
+            + self.hosts.records * HOST
+            + self.rewrites.len() * TABLE
+            + self.clients.len() * TABLE
+            + others
     }
 }

@@ -31,6 +31,8 @@ pub struct Hosts {
     pub files: Vec<HostsPath>,
     /// The time to live of what they say, in seconds.
     pub ttl: u32,
+    /// Records that were made of them.
+    pub records: usize,
     /// What is wrong with their lines, each as `FILE:LINE: what`. The lines are left out.
     pub faults: Vec<String>,
 }
@@ -70,6 +72,7 @@ pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Mistakes<'_>) -> Hosts
     Hosts {
         files: file.files.iter().map(|path| path.get_ref().clone()).collect(),
         ttl: mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default(),
+        records: 0,
         faults: Vec::new(),
     }
 }
@@ -124,25 +127,22 @@ impl Config {
             }
         };
         let mut reversed = HashSet::new();
+        let before = self.records.len();
         for (path, text) in files {
             for (number, line) in (1..).zip(text.lines()) {
-                let (address, names) = match host(line) {
-                    Ok(Some(host)) => host,
-                    Ok(None) => continue,
-                    Err(what) => {
-                        if self.hosts.faults.len() < MOST_FAULTS {
-                            self.hosts.faults.push(format!("{path}:{number}: {what}"));
-                        }
-                        continue;
-                    }
-                };
+                let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
+                let Host { address, names, faults } = host(line);
+                let room = MOST_FAULTS.saturating_sub(self.hosts.faults.len());
+                self.hosts.faults.extend(faults.into_iter().take(room).map(|what| format!("{path}:{number}: {what}")));
+                let Some(address) = address else { continue };
                 let (rtype, rdata) = match address {
                     IpAddr::V4(v4) => (rtype::A, v4.octets().to_vec()),
                     IpAddr::V6(v6) => (rtype::AAAA, v6.octets().to_vec()),
                 };
                 let ttl = self.hosts.ttl;
-                // The first name of an address is its canonical one.
+                // The first name of an address is its canonical one. Lists of what is to be blocked have many of no address.
                 if let Some(first) = names.first()
+                    && !(address.is_unspecified() || address.is_loopback())
                     && let Some(name) = reverse(IpNet::from(address)).ok().and_then(|mut names| names.pop())
                     && reversed.insert(name.clone())
                 {
@@ -153,20 +153,36 @@ impl Config {
                 }
             }
         }
+        self.hosts.records = self.records.len() - before;
     }
 }
 
-/// Reads a line of a hosts file (hosts(5)): an address and its names; none if it has none that matter here. `localhost` is known
-/// without (RFC 6761).
-fn host(line: &str) -> Result<Option<(IpAddr, Vec<Name>)>, String> {
+/// A line of a hosts file.
+#[derive(Default)]
+struct Host {
+    address: Option<IpAddr>,
+    names: Vec<Name>,
+    faults: Vec<String>,
+}
+
+/// Reads a line of a hosts file (hosts(5)): an address and its names. `localhost` is known without (RFC 6761).
+fn host(line: &str) -> Host {
     let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
-    let Some(first) = words.next() else { return Ok(None) };
+    let Some(first) = words.next() else { return Host::default() };
     // A scope says nothing to others.
-    let address = first.split('%').next().unwrap_or_default();
-    let address: IpAddr = address.parse().map_err(|_| format!("{first:?} is not an address"))?;
-    let name = |word: &str| word.parse::<Name>().map_err(|error| format!("{word:?} is not a name: {error}"));
-    let names = words.filter(|word| *word != "localhost").map(name).collect::<Result<Vec<_>, _>>()?;
-    Ok(Some((address, names)).filter(|(_, names)| !names.is_empty()))
+    let Ok(address) = first.split('%').next().unwrap_or_default().parse() else {
+        return Host { faults: vec![format!("{first:?} is not an address")], ..Host::default() };
+    };
+    let mut host = Host { address: Some(address), ..Host::default() };
+    for word in words.filter(|word| *word != "localhost") {
+        match word.parse::<Name>() {
+            // Hosts files have no wildcards.
+            Ok(_) if word.contains('*') => host.faults.push(format!("{word:?} is not a name of a host")),
+            Ok(name) => host.names.push(name),
+            Err(error) => host.faults.push(format!("{word:?} is not a name: {error}")),
+        }
+    }
+    host
 }
 
 #[cfg(test)]
@@ -180,9 +196,9 @@ mod tests {
     #[test]
     fn lines_become_records() {
         let mut config = parse(FILE, &[]).expect("good");
-        let text = "# hosts\n127.0.0.1 localhost\n10.0.0.1 a.example a # first\n\n10.0.0.2\ta.example\n10.0.0.1 a.example\n\
+        let text = "\u{feff}# hosts\n127.0.0.1 localhost\n10.0.0.1 a.example a # first\n\n10.0.0.2\ta.example\n10.0.0.1 a.example\n\
                     fd00::1 a.example\n10.0.0.3 own.example other.example\nfe80::1%eth0 link.example\nnot-an-address x\n\
-                    10.0.0.4 b..c\n";
+                    10.0.0.4 b..c *.d good.example\n0.0.0.0 blocked.example\n";
         config.add_hosts([("/etc/hosts", text)]);
         let shown: Vec<_> = config.records[1..]
             .iter()
@@ -202,13 +218,17 @@ mod tests {
             "other.example. 1 30",
             &link,
             "link.example. 28 30",
+            "4.0.0.10.in-addr.arpa. 12 30",
+            "good.example. 1 30",
+            "blocked.example. 1 30",
         ];
         assert_eq!(shown, right);
         assert_eq!(
             config.hosts.faults,
             [
                 "/etc/hosts:10: \"not-an-address\" is not an address",
-                "/etc/hosts:11: \"b..c\" is not a name: a label is empty"
+                "/etc/hosts:11: \"b..c\" is not a name: a label is empty",
+                "/etc/hosts:11: \"*.d\" is not a name of a host"
             ]
         );
     }
