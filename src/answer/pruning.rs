@@ -34,7 +34,12 @@ pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, want
         let exists = asked.ok().and_then(|answer| {
             let reply = Reply::read(&answer.wire).ok()?;
             let is_there = reply.section(Section::Answer).next().is_some() || reply.soa().is_some();
-            Some(reply.rcode == rcode::NOERROR && is_there)
+            match reply.rcode {
+                rcode::NXDOMAIN => Some(false),
+                rcode::NOERROR if is_there => Some(true),
+                // Neither data nor a denial.
+                _ => None,
+            }
         });
         let Some(exists) = exists else { return came_to_nothing(&wanted) };
         resolver.metrics.search.checks[usize::from(exists)].inc();
