@@ -257,7 +257,9 @@ pub fn why(
     }
     let known = route.and_then(|number| Some((number, snapshot.route(number)?, snapshot.group(number)?)));
     let Some((number, route, group)) = known else { return lines };
-    lines.push(format!("{} takes route \"{}\" to upstream {}", Bare(&target), route.label, group.config.name));
+    let next = route.fallthrough.and_then(|next| snapshot.groups.get(next.to));
+    let next = next.map_or(String::new(), |next| format!(", and what that denies to upstream {}", next.config.name));
+    lines.push(format!("{} takes route \"{}\" to upstream {}{next}", Bare(&target), route.label, group.config.name));
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));

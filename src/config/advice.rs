@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::address::ServerAddress;
 use super::file::File;
 use super::mistake::Mistakes;
+use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::upstreams::UpstreamTable;
 use crate::wire::name::Name;
@@ -18,8 +19,9 @@ pub(super) fn advise(file: &File, mistakes: &Mistakes<'_>) {
     ipv6_alone(file, mistakes);
     open_to_all(file, mistakes);
     private_zones_without_route(file, mistakes);
+    rewritten_routes(file, mistakes);
     let of_views = file.views.iter().flat_map(|view| &view.routes);
-    file.routes.iter().flatten().chain(of_views).for_each(|route| falls_through(route, mistakes));
+    file.routes.iter().flatten().chain(of_views).for_each(|route| falls_through(file, route, mistakes));
 }
 
 /// Listeners whose clients `allow` leaves out.
@@ -59,7 +61,8 @@ fn ipv6_alone(file: &File, mistakes: &Mistakes<'_>) {
 
 /// A resolver, and pages about its clients, for whoever reaches them.
 fn open_to_all(file: &File, mistakes: &Mistakes<'_>) {
-    let is_all = |network: &IpNet| network.prefix_len() == 0;
+    // Halves and quarters of all addresses are meant for all of them.
+    let is_all = |network: &IpNet| network.prefix_len() <= 2;
     let Some(all) = file.server.allow.iter().find(|network| is_all(&network.get_ref().0)) else { return };
     let is_public = |listen: &&SocketAddr| listen.ip().is_unspecified() || !is_private(listen.ip());
     let listeners: Vec<SocketAddr> = file.server.listen.iter().map(|listen| listen.get_ref().0).collect();
@@ -110,9 +113,37 @@ fn private_zones_without_route(file: &File, mistakes: &Mistakes<'_>) {
     }
 }
 
+/// Zones that a route claims and a rewrite takes away.
+fn rewritten_routes(file: &File, mistakes: &Mistakes<'_>) {
+    let zones = file.routes.iter().flatten().filter_map(|route| route.zones.as_deref()).flatten();
+    for zone in zones {
+        let is_same = |rewrite: &&RewriteTable| zone.get_ref().names.contains(&rewrite.zone.get_ref().0);
+        if let Some(rewrite) = file.rewrites.iter().find(is_same) {
+            let line = mistakes.line(rewrite.zone.span());
+            let what = format!(
+                "zones: the [[rewrite]] on line {line} has all names of {} asked for under another one: leave out either",
+                zone.get_ref().text
+            );
+            mistakes.warn(zone.span(), what);
+        }
+    }
+}
+
 /// Names of a private zone that reach other servers, as the file asks for.
-fn falls_through(route: &RouteTable, mistakes: &Mistakes<'_>) {
+fn falls_through(file: &File, route: &RouteTable, mistakes: &Mistakes<'_>) {
     let (Some(next), Some(to), Some(zones)) = (&route.fallthrough, &route.to, &route.zones) else { return };
+    let servers = |name: &str| {
+        let group = file.upstreams.iter().flatten().find(|group| group.name.get_ref() == name)?;
+        Some(group.servers.iter().flatten().map(|server| &server.get_ref().0).collect::<Vec<_>>())
+    };
+    if servers(to.get_ref()) == servers(next.get_ref()) {
+        let what = format!(
+            "fallthrough: {} has the same servers as {}, which have said no already",
+            next.get_ref(),
+            to.get_ref()
+        );
+        mistakes.warn(next.span(), what);
+    }
     let zones: Vec<_> = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect();
     let what = format!(
         "fallthrough: what {} denies of {} is asked of {}, which sees these names: as this file says",
@@ -222,6 +253,18 @@ mod tests {
         for good in [file("10.96.0.10", cluster), file("192.0.2.1", ""), file("127.0.0.1", "")] {
             assert_eq!(warnings(&good), Vec::<String>::new(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_route_that_a_rewrite_takes_away() {
+        let text = format!(
+            "{REST}[[route]]\nzones = [\"a.example\"]\nto = \"up\"\n[[rewrite]]\nzone = \"a.example\"\nto = \"b.example\"\n"
+        );
+        let found = warnings(&text);
+        assert!(
+            found.len() == 1 && found[0].starts_with("7:10: warning: zones: the [[rewrite]] on line 10"),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::mistake::{Mistakes, nearest};
 use super::table::Table;
 use super::units::{Bounds, Time};
 use super::value::Leaf;
-use crate::wire::name::Name;
+use crate::wire::name::{Name, suffixes};
 use crate::wire::{RrType, rtype};
 
 /// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
@@ -183,6 +183,17 @@ fn agree(records: &[(Range<usize>, Record)], mistakes: &Mistakes<'_>) {
         of_name.filter(|record| record.rtype == rtype::CNAME).find_map(|record| Name::from_wire(&record.rdata).ok())
     };
     for (at, record) in records.iter().filter(|(_, record)| record.rtype == rtype::CNAME) {
+        let parent = record.name.as_wire().strip_prefix(b"\x01*");
+        let target = Name::from_wire(&record.rdata).ok();
+        if let (Some(parent), Some(target)) = (parent, &target)
+            && suffixes(target.as_wire()).skip(1).any(|above| above == parent)
+            && !first.contains_key(target)
+        {
+            mistakes.add(
+                at.clone(),
+                format!("the CNAME of {} leads to {target}, which it stands in for itself", record.name),
+            );
+        }
         let chain = std::iter::successors(alias(&record.name), alias).take(records.len());
         if chain.into_iter().any(|name| name == record.name) {
             mistakes.add(at.clone(), format!("the CNAME of {} leads back to itself", record.name));

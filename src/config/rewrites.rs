@@ -9,6 +9,9 @@ use super::units::Time;
 use super::zones::Domain;
 use crate::wire::name::{Name, suffixes};
 
+/// Names that are never asked for under another one, in wire form.
+const OWN: [&[u8]; 2] = [b"\x09localhost\x00", b"\x06nodens\x08internal\x00"];
+
 /// A suffix in place of another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rewrite {
@@ -45,6 +48,11 @@ impl RewriteTable {
 pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Mistakes<'_>) -> Vec<Rewrite> {
     mistakes.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
     for table in tables {
+        let zone = &table.zone.get_ref().0;
+        if OWN.iter().any(|own| zone.as_wire().ends_with(own)) {
+            let what = format!("zone: nodens answers {zone} itself (RFC 6761), and nothing else may");
+            mistakes.add(table.zone.span(), what);
+        }
         let to = &table.to.get_ref().0;
         let is_above =
             |other: &&RewriteTable| suffixes(to.as_wire()).any(|suffix| suffix == other.zone.get_ref().0.as_wire());
@@ -88,6 +96,8 @@ mod tests {
                 rewrite("a.example", "b.example") + &rewrite("a.example", "c.example"),
                 "5:8: the same zone is on line 2 already",
             ),
+            (rewrite("*.a.example", "b.example"), "2:8: zone: \"*.a.example\" has an asterisk"),
+            (rewrite("x.localhost", "b.example"), "2:8: zone: nodens answers x.localhost. itself"),
             (rewrite(".", "b.example"), "2:8: zone: the root is not a domain"),
         ] {
             let mistakes = parse(&(bad.clone() + REST), &[]).expect_err(&bad);

@@ -62,6 +62,7 @@ impl TryFrom<String> for Domain {
             _ if is_network(&text) || text.parse::<IpAddr>().is_ok() => {
                 Err(format!("{text:?} is a network or an address, and a domain is needed"))
             }
+            Ok(_) if text.contains('*') => Err(format!("{text:?} has an asterisk: a domain holds all names below it")),
             Ok(name) if name.is_root() => Err("the root is not a domain of its own".to_owned()),
             Ok(name) => Ok(Self(name)),
             Err(error) => Err(format!("{text:?} is not a name: {error}")),
