@@ -50,8 +50,8 @@ pub struct Entry {
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
-    /// Whether its addresses may change places.
-    pub(super) rotates: bool,
+    /// Which of its addresses may change places: see [`Kept::rotation`].
+    pub(super) rotation: u8,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
     pub(super) failed: Failed,
 }
@@ -135,7 +135,7 @@ impl Entry {
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
         // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
-        let Stored { wire: mut bytes, ttls, least_ttl, rotates } = store(reply, cap.min(LONGEST_TTL));
+        let Stored { wire: mut bytes, ttls, least_ttl, rotation } = store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
         // No message is longer than 65,535 bytes.
@@ -156,7 +156,7 @@ impl Entry {
             hits: 0,
             refreshing: false,
             upstream_ages: false,
-            rotates,
+            rotation,
             failed: Failed::NONE,
         }
     }
@@ -186,7 +186,7 @@ impl Entry {
             hits: 0,
             refreshing: false,
             upstream_ages: false,
-            rotates: false,
+            rotation: 0,
             failed,
         }
     }
@@ -235,13 +235,13 @@ impl Entry {
     pub fn kept(&self) -> Kept<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
-        Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic, rotates: false }
+        Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic, rotation: 0 }
     }
 
     /// The reply, whose addresses rotate if there are several and `rotate` is set.
     #[inline]
     pub fn kept_rotating(&self, rotate: bool) -> Kept<'_> {
-        Kept { rotates: self.rotates && rotate, ..self.kept() }
+        Kept { rotation: if rotate { self.rotation } else { 0 }, ..self.kept() }
     }
 
     /// Whether it has records that answer.

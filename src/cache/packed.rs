@@ -1,7 +1,7 @@
 //! Entries as bytes, for another process of the same version: what a new nodens takes over from an old one.
 //!
 //! ```text
-//! length of the rest │ key's flags and horizon │ code, marks, hits │ age │ time left │ realm │ lengths │ reply, TTL offsets, errors
+//! length of the rest │ key's flags and horizon │ code, marks, rotation, hits │ age │ time left │ realm │ lengths │ reply, TTL offsets, errors
 //! ```
 //!
 //! Times are relative: the two processes count from different moments. The realm says what the answer depends on, the
@@ -25,7 +25,8 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&rest);
     out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
-    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1 | u8::from(entry.rotates) << 2);
+    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
+    out.push(entry.rotation);
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
     out.extend_from_slice(&(entry.expires as i64 - now as i64).to_be_bytes());
@@ -45,7 +46,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     let packed = &mut packed;
     let rest: [u8; Key::REST] = take(packed)?;
     let rcode = Rcode::from(u16::from_be_bytes(take(packed)?));
-    let [marks, hits] = take(packed)?;
+    let [marks, rotation, hits] = take(packed)?;
     let age = u64::from_be_bytes(take(packed)?);
     let left = i64::from_be_bytes(take(packed)?);
     let realm = u32::from_be_bytes(take(packed)?);
@@ -72,7 +73,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         hits,
         refreshing: false,
         upstream_ages: marks & 2 != 0,
-        rotates: marks & 4 != 0,
+        rotation,
         failed: Failed::NONE,
     };
     Some(Some((key, entry)).filter(|_| expires > born))

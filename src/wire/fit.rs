@@ -17,8 +17,9 @@ pub struct Kept<'a> {
     pub rcode: Rcode,
     /// Whether a trusted upstream vouched for it.
     pub authentic: bool,
-    /// Whether its addresses change places from response to response.
-    pub rotates: bool,
+    /// One more than the number of the first of the addresses that end its answers, which change places from response to response;
+    /// zero if none do.
+    pub rotation: u8,
 }
 
 /// How old the reply is.
@@ -78,7 +79,7 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
         };
         ttl.copy_from_slice(&aged.to_be_bytes());
     }
-    if kept.rotates {
+    if kept.rotation != 0 {
         rotate(kept, query, &mut out[..cut.len]);
     }
     let Some(edns) = query.edns else { return cut.len };
@@ -90,30 +91,50 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     writer.finish().map_or(0, |written| cut.len + written)
 }
 
-/// Rotates the addresses among the answers by the query's id, which clients choose at random, so that clients of one cached
-/// response are spread over the addresses. The records stay where they are: they differ in nothing else.
-#[inline(never)]
+/// Rotates the addresses that end the answers by the query's id, which clients choose at random, so that clients of one cached
+/// response are spread over them. The records stay where they are: they differ in nothing else, and lie apart by as many bytes each.
+#[inline]
 fn rotate(kept: Kept<'_>, query: &Query<'_>, out: &mut [u8]) {
-    let size = match query.qtype {
-        rtype::A => 4,
-        rtype::AAAA => 16,
-        _ => return,
+    let first = usize::from(kept.rotation) - 1;
+    let count = usize::from(u16_at(kept.wire, 6).unwrap_or_default()).saturating_sub(first);
+    let Some(&[high, low, next_high, next_low]) = kept.ttls.get(2 * first..).and_then(|ttls| ttls.first_chunk()) else {
+        return;
     };
-    let answers = usize::from(u16_at(kept.wire, 6).unwrap_or_default());
-    let (ttls, _) = kept.ttls.as_chunks();
-    let ttls = ttls.iter().take(answers).map(|at| usize::from(u16::from_be_bytes(*at)));
-    // Type and class come before the TTL, the length of the data after it.
-    let is_address =
-        |at: &usize| at.checked_sub(4).and_then(|at| u16_at(kept.wire, at)).map(RrType::from) == Some(query.qtype);
-    let places = ttls.filter(is_address).map(|at| at + 6..at + 6 + size);
-    let count = places.clone().count();
-    if count < 2 {
+    let ttl = usize::from(u16::from_be_bytes([high, low]));
+    let stride = usize::from(u16::from_be_bytes([next_high, next_low])).saturating_sub(ttl);
+    let by = usize::from(query.id).checked_rem(count).unwrap_or_default();
+    if by == 0 {
         return;
     }
-    let first = usize::from(query.id) % count;
-    for (to, from) in places.clone().zip(places.clone().skip(first).chain(places)) {
-        let (Some(to), Some(from)) = (out.get_mut(to), kept.wire.get(from)) else { break };
-        to.copy_from_slice(from);
+    // The data lies behind the TTL and its own length.
+    let (start, end) = (ttl + 6, ttl + 6 + count * stride);
+    let source = start + by * stride;
+    if query.qtype == rtype::A {
+        turn_around::<4>(kept.wire, (start, end, stride), source, out);
+    } else {
+        turn_around::<16>(kept.wire, (start, end, stride), source, out);
+    }
+}
+
+/// Copies pieces of `SIZE` bytes that lie apart by `stride`, from `source` on and then round from `start`.
+#[inline]
+fn turn_around<const SIZE: usize>(
+    wire: &[u8],
+    (start, end, stride): (usize, usize, usize),
+    mut source: usize,
+    out: &mut [u8],
+) {
+    let mut at = start;
+    while at < end {
+        let piece = wire.get(source..).and_then(|rest| rest.first_chunk::<SIZE>());
+        let place = out.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<SIZE>());
+        let (Some(piece), Some(place)) = (piece, place) else { return };
+        *place = *piece;
+        at += stride;
+        source += stride;
+        if source >= end {
+            source = start;
+        }
     }
 }
 
@@ -188,7 +209,7 @@ mod tests {
     }
 
     fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> Kept<'a> {
-        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotates: false }
+        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotation: 0 }
     }
 
     /// A record of the question's name with 100 bytes of RDATA.
@@ -257,14 +278,14 @@ mod tests {
         }
         message.extend(b"\0\0\x02\0\x01\0\0\0\x09\0\x03\x01b\0");
         let stored = store(&Reply::read(&message).expect("a reply"), 1_000);
-        assert_eq!(stored.rotates, count > 1);
+        assert_eq!(stored.rotation, if count > 1 { 2 } else { 0 });
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         ids.map(|id| {
             let mut query = query(false);
             query[..2].copy_from_slice(&id.to_be_bytes());
             let query = Query::read(&query).expect("a query");
             let mut out = vec![0; size];
-            let kept = Kept { rotates: stored.rotates, ..kept(&stored.wire, &ttls) };
+            let kept = Kept { rotation: stored.rotation, ..kept(&stored.wire, &ttls) };
             let len = fit(kept, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
             let reply = Reply::read(&out[..len]).expect("a reply");
             let addresses = reply.records.iter().filter(|record| record.rtype == rtype::A);
@@ -308,7 +329,7 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = Kept { rotates: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
+            let kept = Kept { rotation: 1, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

@@ -17,8 +17,9 @@ pub struct Stored {
     /// The least TTL of its answers and its authority section, after capping; none if it has no such records. What is additional
     /// comes for free, and is no reason to fetch the rest anew.
     pub least_ttl: Option<u32>,
-    /// Whether its answers are several addresses of one name, whose order means nothing (RFC 1034 section 3.6).
-    pub rotates: bool,
+    /// One more than the number of the first of the addresses of one name that end its answers, whose order means nothing (RFC 1034
+    /// section 3.6); zero if there are not several.
+    pub rotation: u8,
 }
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
@@ -53,19 +54,28 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
             ttls.push(offset);
         }
     }
-    Stored { wire, ttls, least_ttl: least, rotates: has_addresses(reply, records) }
+    Stored { wire, ttls, least_ttl: least, rotation: rotation(reply, records) }
 }
 
-/// Reports whether the answers of the type asked for are two or more addresses, all of one name.
-fn has_addresses(reply: &Reply<'_>, records: &[Record]) -> bool {
-    let is_address = |record: &&Record| record.section == Section::Answer && record.rtype == reply.qtype();
-    let mut addresses = records.iter().filter(is_address);
-    let (Some(first), Some(second)) = (addresses.next(), addresses.next()) else { return false };
-    let owner = owner(reply.message, first);
-    matches!(reply.qtype(), rtype::A | rtype::AAAA)
-        && std::iter::once(second).chain(addresses).all(|record| {
-            reply.owner_is(record, &owner) && record.rdata(reply.message).len() == first.rdata(reply.message).len()
-        })
+/// Returns one more than the number of the first of the records that end the answers, if these are several addresses of one name
+/// written in the same way, and there are no others; zero if they are not.
+fn rotation(reply: &Reply<'_>, records: &[Record]) -> u8 {
+    let size = match reply.qtype() {
+        rtype::A => 4,
+        rtype::AAAA => 16,
+        _ => return 0,
+    };
+    let answers = records.iter().take_while(|record| record.section == Section::Answer).count();
+    let Some((last, before)) = records.get(..answers).and_then(<[Record]>::split_last) else { return 0 };
+    let is_address = |record: &&Record| record.rtype == reply.qtype();
+    let owner = |record: &Record| reply.message.get(record.start..record.fixed);
+    let is_like_the_last = |record: &&Record| {
+        is_address(record) && record.rdata(reply.message).len() == size && owner(record) == owner(last)
+    };
+    let count = before.iter().rev().take_while(is_like_the_last).count();
+    let first = before.len() - count;
+    let are_all = count > 0 && is_like_the_last(&last) && !before[..first].iter().any(|record| is_address(&record));
+    if are_all { u8::try_from(first + 1).unwrap_or(0) } else { 0 }
 }
 
 /// A message without its OPT record.
