@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer::ours::{Local, Own, denial, local};
 use crate::answer::pending::Wanted;
@@ -22,8 +22,9 @@ use crate::cache::entry::{Failed, Limits, Worth};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{Flight, Landed, Place};
+use crate::governor::pending::PrefetchPlace;
 use crate::rebinding;
-use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
+use crate::upstream::{Answer, Ask, Group, Late};
 use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
@@ -32,12 +33,15 @@ use crate::wire::query::{Key, Query};
 use crate::wire::reply::{Record, Reply, Section};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
+mod ask;
 mod chain;
 mod fallthrough;
-mod late;
 
+use ask::{NoAnswer, ask};
 use chain::{fork, join};
-use late::Waiting;
+
+/// How long those who asked together may take to see that their time is over.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Names that one answer may lead through, one of each route.
 const LONGEST_TRAIL: usize = 8;
@@ -221,6 +225,51 @@ async fn fetch<U: Ask + 'static>(
     entry
 }
 
+/// A question that was not answered in time. No failure is remembered as long as an answer may come. Whoever asks meanwhile
+/// waits for that, and has the servers asked once more: one that is slow gives the first answer, one that was away the second.
+struct Waiting {
+    wanted: Wanted,
+    flight: Flight,
+    late: Late,
+    trail: Vec<Vec<u8>>,
+    _place: PrefetchPlace,
+}
+
+impl Waiting {
+    async fn run<U: Ask + 'static>(self, resolver: Arc<Resolver>, upstreams: Rc<U>) {
+        let Self { wanted, flight, mut late, mut trail, _place } = self;
+        let group = wanted.snapshot.group(wanted.route).map_or("", |group| &group.config.name);
+        let next = flight.next_joined();
+        let joined = async {
+            tokio::select! {
+                Ok(()) = next => {}
+                // Those who came before it was late, and still wait.
+                () = async {
+                    sleep(GRACE).await;
+                    if !flight.has_waiting() {
+                        std::future::pending().await
+                    }
+                } => {}
+            }
+        };
+        let mut trail_again = Vec::new();
+        let outcome = tokio::select! {
+            late = &mut late => match late {
+                Ok(answer) => follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await,
+                Err(failure) => Err(NoAnswer::of(&failure, group)),
+            },
+            () = joined => tokio::select! {
+                Ok(answer) = &mut late => {
+                    follow(&resolver, &upstreams, &wanted, answer, from_now(&wanted), &mut trail).await
+                }
+                again = ask_and_follow(&resolver, &upstreams, &wanted, from_now(&wanted), &mut trail_again) => again,
+            },
+        };
+        let entry = settle(&resolver, &wanted, outcome);
+        flight.land(&entry, wanted.by.get());
+    }
+}
+
 /// Keeps what was found, or remembers that nothing was.
 fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>) -> Entry {
     match outcome {
@@ -248,28 +297,6 @@ fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>
     }
 }
 
-/// Why there is no answer.
-struct NoAnswer {
-    cause: Cause,
-    /// The extended errors that tell a client of it, as whole options (RFC 8914).
-    extended_errors: Vec<u8>,
-    /// Nobody was asked, because of `max_qps` or of a fault of this machine: that says nothing of the name.
-    unasked: bool,
-    /// An answer may still come.
-    late: Option<Late>,
-}
-
-impl NoAnswer {
-    fn new(cause: Cause, text: &str) -> Self {
-        Self { cause, extended_errors: cause.extended_error(text), unasked: false, late: None }
-    }
-
-    /// An upstream group had none.
-    fn of(failure: &Failure, group: &str) -> Self {
-        Self { unasked: failure.is_unasked(), ..Self::new(failure.cause(), &failure.explain(group)) }
-    }
-}
-
 async fn ask_and_follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -283,17 +310,6 @@ async fn ask_and_follow<U: Ask + 'static>(
     trail.push(wanted.key.name().to_vec());
     let answer = ask(upstreams, wanted, group, deadline).await?;
     follow(resolver, upstreams, wanted, answer, deadline, trail).await
-}
-
-/// Asks one group.
-async fn ask<U: Ask + 'static>(
-    upstreams: &Rc<U>,
-    wanted: &Wanted,
-    group: &Arc<Group>,
-    deadline: Instant,
-) -> Result<Answer, NoAnswer> {
-    let asked = upstreams.ask(group, &Question::of(&wanted.key), wanted.client, deadline).await;
-    asked.map_err(|Unanswered { failure, late }| NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) })
 }
 
 /// Asks the next group where the route falls through, takes out what the route forbids, and follows CNAMEs that lead into another one.

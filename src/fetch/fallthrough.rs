@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{NoAnswer, ask};
+use super::ask::{NoAnswer, ask};
 use crate::answer::pending::Wanted;
 use crate::cache::entry::Limits;
 use crate::config::{Fallthrough, Route};

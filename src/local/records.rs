@@ -3,6 +3,7 @@
 //! A wildcard stands in for the names below it that do not exist (RFC 4592): those without records of their own, that are no
 //! ancestors of a name with records, and that no such name is closer to.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
@@ -124,7 +125,7 @@ impl Records {
             return None;
         }
         let mut records = LocalRecords::default();
-        let mut owner = name.to_vec();
+        let mut owner = Cow::Borrowed(name);
         let mut passed: Vec<Name> = Vec::new();
         loop {
             let (target, ttl) = match self.of(&owner, around) {
@@ -158,7 +159,7 @@ impl Records {
             if is_circle || qtype == rtype::CNAME {
                 return Some(Found::Answer(records));
             }
-            owner = target.as_wire().to_vec();
+            owner = Cow::Owned(target.as_wire().to_vec());
             passed.push(target);
         }
     }
