@@ -105,7 +105,7 @@ pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Op
         let asked = async |edns| ask(&links, &server, &question, Transport::Udp, edns).await;
         for _ in 0..COPIES {
             match asked(true).await {
-                Asked::Replied(verdict) if is_refused(verdict.rcode) => break,
+                Asked::Replied(verdict) if FailureKind::of_verdict(&verdict).is_some() => break,
                 Asked::Replied(_) => return server.edns_was_checked(false, Instant::now()),
                 Asked::Silence => {}
                 Asked::Other | Asked::Failed(_) => return,
@@ -113,7 +113,7 @@ pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Op
         }
         // A server that does not answer that either says nothing of EDNS.
         if let Asked::Replied(verdict) = asked(false).await
-            && !is_refused(verdict.rcode)
+            && FailureKind::of_verdict(&verdict).is_none()
         {
             server.edns_was_checked(true, Instant::now());
         }

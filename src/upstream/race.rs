@@ -245,6 +245,13 @@ impl Race {
                 runner.tries -= u8::from(!std::mem::replace(&mut runner.has_no_tcp, true));
                 self.owed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
+            // It may have been cut on its way, and TCP has it whole: worth a try where nobody else is left to ask.
+            Outcome::Failed(FailureKind::Malformed)
+                if attempt.transport == Transport::Udp && self.runners.len() == 1 =>
+            {
+                self.runners[attempt.candidate].needs_tcp = true;
+                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
+            }
             outcome => {
                 // Neither a server's error nor a lasting fault of this machine would be another one at once.
                 let is_final = matches!(outcome, Outcome::Failed(kind) if kind.is_final());

@@ -142,7 +142,15 @@ impl Server {
 
     /// It gave an error to a client's query.
     pub(super) fn gave_error(&self) {
-        lock(&self.evidence).gave_error();
+        let is_doubtful = {
+            let mut evidence = lock(&self.evidence);
+            evidence.gave_error();
+            evidence.is_doubtful()
+        };
+        // Some servers answer SERVFAIL or REFUSED to whatever has EDNS.
+        if is_doubtful {
+            self.edns_is_doubted();
+        }
     }
 
     /// It answered a probe.
@@ -161,7 +169,7 @@ impl Server {
 
     fn gives_answers(&self) {
         if lock(&self.standing).state == State::Failing {
-            self.becomes(self.state(), Kind::AnswersAgain, String::new);
+            self.becomes(self.state(), Kind::AnswersAgain, || "it gave an answer after errors alone".to_owned());
         }
     }
 

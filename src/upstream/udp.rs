@@ -315,7 +315,7 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
     let mut all = port.waiting.borrow_mut();
     let Some(waiting) = all.get_mut(&id) else { return };
-    let event = match waiting.sent.judge(datagram) {
+    let (event, is_whole) = match waiting.sent.judge(datagram) {
         Judgement::NotOurs => return,
         // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
         Judgement::Doubtful { folded, formerr } => {
@@ -324,12 +324,18 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
             }
             return;
         }
-        Judgement::Reply(verdict) => Event::Reply(datagram.to_vec(), verdict),
+        Judgement::Reply(verdict) => {
+            let is_whole = !verdict.truncated;
+            (Event::Reply(datagram.to_vec(), verdict), is_whole)
+        }
     };
     let Some(waiting) = all.remove(&id) else { return };
     drop(all);
     server.metrics.in_flight.dec();
-    server.replied(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
+    // One that only says that TCP is needed proves nothing of the server, which has to answer there.
+    if is_whole {
+        server.replied(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
+    }
     waiting.tell(event);
 }
 

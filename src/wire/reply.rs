@@ -131,13 +131,25 @@ impl<'a> Reply<'a> {
         self.records.iter().all(|record| record.is_sound(self.message))
     }
 
-    /// Whether it has answers, and none of them is of the name that was asked for.
+    /// Whether it has answers to another question: none of the name that was asked for, or none of its type and class, nor aliases. Or
+    /// it says that there is no such name, and has its data.
     pub fn answers_something_else(&self) -> bool {
-        let qname = self.qname();
-        let mut answers = self.section(Section::Answer).peekable();
-        answers.peek().is_some()
-            && !answers.any(|record| self.owner_is(record, qname))
-            && self.dname_above(&qname.to_ascii_lowercase()).is_none()
+        let (qname, qtype) = (self.qname(), self.qtype());
+        let answers = || self.section(Section::Answer);
+        if answers().next().is_none() {
+            return false;
+        }
+        let is_of_the_name = answers().any(|record| self.owner_is(record, qname));
+        if !is_of_the_name && self.dname_above(&qname.to_ascii_lowercase()).is_none() {
+            return true;
+        }
+        let is_alias = |record: &Record| matches!(record.rtype, rtype::CNAME | rtype::DNAME);
+        let answers_type = |record: &Record| record.rtype == qtype || qtype == rtype::ANY || is_alias(record);
+        let is_contrary = |record: &Record| {
+            self.rcode == super::rcode::NXDOMAIN && record.rtype == qtype && self.owner_is(record, qname)
+        };
+        !answers().any(|record| self.is_asked_class(record) && answers_type(record))
+            || !matches!(qtype, rtype::CNAME | rtype::DNAME) && answers().any(is_contrary)
     }
 
     /// Whether it names other servers to ask, and answers nothing.

@@ -2,6 +2,7 @@ scenarios! {
     wire {
         ad_from_a_trusted_upstream
         ad_not_after_filtering
+        answers_of_another_type
         any_is_minimal
         class_chaos
         client_subnet_and_cookie_stay
@@ -78,11 +79,13 @@ scenarios! {
         all_down_any_is_hedged_to
         away_for_long
         closed_port_tried_again
+        cut_over_udp
         dead_standby_found_out
         deadline
         deny_private_addresses
         edns_kept_after_loss
         ejection_and_return
+        errors_to_edns
         fastest_finds_out
         flapping_server_proves_more
         folded_letter_case
@@ -121,6 +124,7 @@ scenarios! {
         tcp_closed_behind_each_response
         tcp_on_truncation
         tcp_refused
+        truncated_and_tcp_dead
         truncated_without_a_question
         types_that_are_never_answered
         without_edns

@@ -35,7 +35,7 @@ pub(crate) fn zone(block: &[String]) -> Zone {
 }
 
 /// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
-/// flags=HEX cut=N referral reversed short-rdata lower-case-only silent-to=AAAA|SOA|PART`, then how and when.
+/// flags=HEX cut=N referral reversed short-rdata answer-type=TXT denied-with-data lower-case-only silent-to=AAAA|SOA|PART`, then how and when.
 pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     let mut options = Options::new(words);
     let mut behaviour = if options.flag("silent") {
@@ -82,6 +82,17 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
                 wire.clear();
             }
         })
+    } else if let Some(bytes) = options.value("answer-type") {
+        // Another type than was asked for.
+        let kind = rtype(bytes).to_be_bytes();
+        Behaviour::edited(move |seen, wire| {
+            let at = 12 + seen.question().len() + 2;
+            if wire.len() > at + 2 {
+                wire[at..at + 2].copy_from_slice(&kind);
+            }
+        })
+    } else if options.flag("denied-with-data") {
+        Behaviour::edited(|_, wire| wire[3] = wire[3] & 0xf0 | 3)
     } else if options.flag("lower-case-only") {
         Behaviour::edited(|seen, wire| {
             if seen.name != seen.name.to_ascii_lowercase() {
