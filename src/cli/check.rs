@@ -65,14 +65,18 @@ fn absent_directories(config: &Config) -> Vec<String> {
         LogTarget::File(file) => Some(("query_log.to", file)),
         LogTarget::Stdout => None,
     });
-    let hosts = config
-        .hosts
-        .files
-        .iter()
-        .filter(|path| !path.directory.is_dir())
-        .map(|path| format!("hosts.files: this machine has no directory {}", path.directory.display()));
+    let hosts = config.hosts.files.iter().filter_map(|path| match path.single() {
+        Some(file) if !file.is_file() => Some(format!("hosts.files: this machine has no file {}", file.display())),
+        None if !path.directory.is_dir() => {
+            Some(format!("hosts.files: this machine has no directory {}", path.directory.display()))
+        }
+        _ => None,
+    });
     let habits = config.warm_up.file.as_ref().map(|file| ("warm_up.file", file));
     let complaint = |(key, file): (&str, &PathBuf)| {
+        if file.is_dir() {
+            return Some(format!("{key}: {} is a directory; name a file in it", file.display()));
+        }
         let directory = file.parent().filter(|directory| !directory.is_dir())?;
         let directory = directory.display();
         Some(format!("{key}: this machine has no directory {directory}; make it before nodens starts there"))

@@ -121,6 +121,10 @@ impl Whom {
                 None => complain(&format!("{address} does not answer like a nodens")),
             },
             // Not ready: its page says why.
+            Ok((503, body)) => {
+                let _ = io::stdout().write_all(body.as_bytes()); // the exit code says it as well
+                Outcome::Failed
+            }
             Ok((_, body)) => complain(body.trim_end()),
             Err(error) => complain(&format!("cannot ask {address}: {error}")),
         }

@@ -227,7 +227,11 @@ impl TryFrom<String> for Owner {
         if text.strip_prefix("*.").unwrap_or(&text).contains('*') {
             return Err(format!("{text:?}: an asterisk stands alone, as the first label"));
         }
-        text.parse().map(Self).map_err(|error| format!("{text:?} is not a name: {error}"))
+        let name: Name = text.parse().map_err(|error| format!("{text:?} is not a name: {error}"))?;
+        match name.as_wire().ends_with(b"\x06nodens\x08internal\x00") {
+            true => Err(format!("{text:?}: what is below nodens.internal nodens answers itself")),
+            false => Ok(Self(name)),
+        }
     }
 }
 

@@ -116,6 +116,17 @@ pub(super) fn server(file: &ServerTable, mistakes: &Mistakes<'_>) -> Server {
         let what = format!("tcp_connections_per_client: {per_client} is more than tcp_connections, {total}");
         mistakes.add(per_client.span(), what);
     }
+    for wildcard in file.listen.iter().filter(|listen| listen.get_ref().0.ip().is_unspecified()) {
+        let all = wildcard.get_ref().0;
+        let is_within = |other: &&Spanned<Listen<DNS_PORT>>| {
+            let other = other.get_ref().0;
+            other != all && other.port() == all.port() && all.port() != 0 && other.is_ipv4() == all.is_ipv4()
+        };
+        if let Some(other) = file.listen.iter().find(is_within) {
+            let what = format!("listen: {all} takes {} as well; leave one out", other.get_ref().0);
+            mistakes.add(wildcard.span(), what);
+        }
+    }
     mistakes.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
     Server {
         listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),

@@ -201,6 +201,16 @@ impl ViewTable {
             sources: self.sources.iter().map(|network| network.get_ref().0).collect(),
             known: self.known.as_ref().map(|known| *known.get_ref()),
         };
+        for glob in &self.namespaces {
+            let Pattern { start, open } = &glob.get_ref().0;
+            let is_part = |byte: u8| is_domain_byte(byte) || byte == b'-';
+            let ends_well = *open || !start.ends_with('-');
+            let is_namespace = start.bytes().all(is_part) && !start.starts_with('-') && ends_well;
+            if !is_namespace || start.len() > LONGEST_WORD {
+                let what = format!("namespaces: {start:?} is no name that a namespace can have");
+                mistakes.add(glob.span(), what);
+            }
+        }
         if !self.selects {
             let what =
                 "the view is for nobody: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
