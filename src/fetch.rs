@@ -138,7 +138,7 @@ pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, failure: (Cause, &[u8
 pub fn own_entry(resolver: &Resolver, wanted: &Wanted, own: &Own) -> Entry {
     let wire =
         message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
-    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
+    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
     match Reply::read(&wire) {
         Ok(mut reply) => {
             reply.extended_errors = own.extended_error();

@@ -156,7 +156,7 @@ impl Snapshot {
     pub fn limits(&self, route: RouteId) -> Limits {
         let cache = &self.config.cache;
         let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
-        Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative) }
+        Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative), rotate: cache.rotate }
     }
 
     /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends

@@ -70,7 +70,7 @@ fn bytes() -> isize {
     COUNT.with(|count| count.get().1)
 }
 
-const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000 };
+const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000, rotate: true };
 const ROUTE: RouteId = match RouteId::of_index(0) {
     Some(route) => route,
     None => panic!("it is an index"),

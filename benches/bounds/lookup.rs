@@ -66,7 +66,7 @@ impl Cache {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
         let snapshot = resolver.snapshot.load_full();
-        let limits = Limits { max_ttl: 86_400, negative_max_ttl: 300 };
+        let limits = Limits { max_ttl: 86_400, negative_max_ttl: 300, rotate: true };
         let route = RouteId::of_index(0).ok_or_else(|| io::Error::other("no route"))?;
         for at in 0..questions.len() as u32 {
             let query = questions.query(at);

@@ -45,7 +45,7 @@ to = "public"
 "#;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-const LIMITS: Limits = Limits { max_ttl: 86_400, negative_max_ttl: 3_600 };
+const LIMITS: Limits = Limits { max_ttl: 86_400, negative_max_ttl: 3_600, rotate: true };
 
 /// A worker without its sockets.
 pub(crate) struct Scene {

@@ -42,6 +42,7 @@ pub(super) fn cached(
     // Written only where it is another one, so that workers do not take the entry out of each other's caches.
     if entry.home != home {
         entry.home = home;
+        entry.rotate(snapshot.config.cache.rotate);
     }
     match entry.worth(turn.now, stale_window(snapshot)) {
         Worth::Fresh(age) => {
@@ -51,12 +52,11 @@ pub(super) fn cached(
             }
             let refresh = wants_prefetch(snapshot, entry, turn.now);
             entry.refreshing |= refresh;
-            let kept = entry.kept_rotating(snapshot.config.cache.rotate);
-            let len = fit(kept, query, Age::Seconds(age), options, out);
+            let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh }
         }
         Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
-            let len = fit_stale(turn, entry, query, options, out);
+            let len = fit_stale(entry, query, options, out);
             Cached::Reply {
                 len,
                 rcode: entry.rcode,
@@ -86,12 +86,12 @@ pub(super) fn past_its_time(
 ) -> Option<(usize, Rcode, Option<Cause>)> {
     let is_stale = entry.worth(turn.now, stale_window(turn.snapshot)) == Worth::Stale;
     let may_serve = is_stale && turn.snapshot.home_now(entry.home, key).is_some();
-    may_serve.then(|| (fit_stale(turn, entry, query, options, out), entry.rcode, entry.cause))
+    may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
 }
 
-fn fit_stale(turn: &Turn<'_>, entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
+fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
     let (age, error) = stale(entry);
-    fit(entry.kept_rotating(turn.snapshot.config.cache.rotate), query, age, &[options, &error].concat(), out)
+    fit(entry.kept(), query, age, &[options, &error].concat(), out)
 }
 
 /// Whether the entry's failure is still to be believed: no server of its group has come back since.

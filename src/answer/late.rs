@@ -133,15 +133,14 @@ impl Resolved {
             // One that a static alias leads to may have been kept for a while.
             _ => Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32),
         };
-        let rotate = self.snapshot().config.cache.rotate;
         let alias = other.as_deref().map(|(alias, target)| (alias, target));
         match alias.or(wanted.alias.as_ref().map(|alias| (alias, &**wanted))) {
             // The alias itself does not age.
             Some((alias, target)) => {
                 let entry = fetch::behind_alias(alias, entry, age, &query, target);
-                fit(entry.kept_rotating(rotate), &query, Age::Seconds(0), &options, out)
+                fit(entry.kept(), &query, Age::Seconds(0), &options, out)
             }
-            None => fit(entry.kept_rotating(rotate), &query, age, &options, out),
+            None => fit(entry.kept(), &query, age, &options, out),
         }
     }
 

@@ -50,8 +50,8 @@ pub struct Entry {
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
-    /// Which of its addresses may change places: see [`Kept::rotation`].
-    pub(super) rotation: u8,
+    /// How many of its addresses change places: see [`Kept::rotation`]. Less than zero if they may not.
+    pub(super) rotation: i8,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
     pub(super) failed: Failed,
 }
@@ -124,6 +124,8 @@ pub struct Limits {
     pub max_ttl: u32,
     /// The most seconds for a negative one.
     pub negative_max_ttl: u32,
+    /// Whether its addresses may change places.
+    pub rotate: bool,
 }
 
 impl Entry {
@@ -156,7 +158,7 @@ impl Entry {
             hits: 0,
             refreshing: false,
             upstream_ages: false,
-            rotation,
+            rotation: if limits.rotate { rotation } else { -rotation },
             failed: Failed::NONE,
         }
     }
@@ -235,13 +237,13 @@ impl Entry {
     pub fn kept(&self) -> Kept<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
-        Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic, rotation: 0 }
+        Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic, rotation: self.rotation }
     }
 
-    /// The reply, whose addresses rotate if there are several and `rotate` is set.
-    #[inline]
-    pub fn kept_rotating(&self, rotate: bool) -> Kept<'_> {
-        Kept { rotation: if rotate { self.rotation } else { 0 }, ..self.kept() }
+    /// Lets its addresses change places, or not.
+    pub fn rotate(&mut self, may: bool) {
+        let count = self.rotation.saturating_abs();
+        self.rotation = if may { count } else { -count };
     }
 
     /// Whether it has records that answer.
@@ -299,7 +301,7 @@ mod tests {
     use super::*;
     use crate::wire::{RrType, rtype};
 
-    const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100 };
+    const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100, rotate: true };
     const HOME: Home = Home::unconfirmed(3);
 
     /// A reply to `a. A` with these flags and records, each with its section, type and TTL.

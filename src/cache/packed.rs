@@ -26,7 +26,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     out.extend_from_slice(&rest);
     out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
     out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
-    out.push(entry.rotation);
+    out.extend_from_slice(&entry.rotation.to_be_bytes());
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
     out.extend_from_slice(&(entry.expires as i64 - now as i64).to_be_bytes());
@@ -73,7 +73,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         hits,
         refreshing: false,
         upstream_ages: marks & 2 != 0,
-        rotation,
+        rotation: i8::from_be_bytes([rotation]),
         failed: Failed::NONE,
     };
     Some(Some((key, entry)).filter(|_| expires > born))
@@ -145,7 +145,7 @@ mod tests {
     use crate::wire::reply::Reply;
     use crate::wire::rtype;
 
-    const LIMITS: Limits = Limits { max_ttl: 1_000, negative_max_ttl: 100 };
+    const LIMITS: Limits = Limits { max_ttl: 1_000, negative_max_ttl: 100, rotate: true };
 
     fn entry(label: u8, ttl: u32, now: Millis) -> (Key, Entry) {
         let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();

@@ -69,8 +69,8 @@ pub(super) fn strictest(snapshot: &Snapshot, horizon: &Horizon, group: &Arc<Grou
 impl Fallen<'_> {
     /// The bounds of what it may be kept for.
     pub(super) fn limits(&self, of_route: Limits) -> Limits {
-        let Limits { max_ttl, negative_max_ttl } = of_route;
-        Limits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest) }
+        let Limits { max_ttl, negative_max_ttl, rotate } = of_route;
+        Limits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest), rotate }
     }
 }
 

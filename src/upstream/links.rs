@@ -275,7 +275,7 @@ impl Run {
     /// Lets the servers that responded to random letter case be judged by that: the one that answered, or those that gave errors.
     fn meet_letters(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
         let over_udp = |attempt: Attempt| attempt.transport == Transport::Udp && group.config.randomize_case;
-        let takes = |server: &&Arc<Server>| server.takes_random_case(now);
+        let takes = |server: &&Arc<Server>| !server.knows_letters() && server.takes_random_case(now);
         if let Some((number, answer)) = answer {
             let attempt = self.race.attempt(number).map(|(attempt, _)| attempt).filter(|attempt| over_udp(*attempt));
             let server = attempt.and_then(|attempt| self.servers.get(attempt.candidate)).filter(takes);

@@ -49,6 +49,8 @@ pub struct Server {
     /// Whether a question comes back in the letters that it was sent in.
     letter_case: Mutex<Capability>,
     /// Whether queries with an OPT record are answered.
+    /// See [`Evidence::met_letters`].
+    knows_letters: AtomicBool,
     edns: Mutex<Capability>,
     /// Its answers come from nodens itself.
     looped: AtomicBool,
@@ -78,6 +80,7 @@ impl Server {
             recoveries,
             evidence: Mutex::default(),
             letter_case: Mutex::default(),
+            knows_letters: AtomicBool::new(false),
             edns: Mutex::default(),
             looped: AtomicBool::new(false),
             loops: Mutex::default(),
@@ -306,7 +309,13 @@ impl Server {
 
     /// A query in random letter case was answered: see [`Evidence::met_letters`].
     pub(super) fn met_letters(&self, has_data: bool, question: &Question) {
+        self.knows_letters.fetch_or(has_data, Ordering::Relaxed);
         lock(&self.evidence).met_letters(has_data, question);
+    }
+
+    /// Whether it has given data to a query in random letter case.
+    pub(super) fn knows_letters(&self) -> bool {
+        self.knows_letters.load(Ordering::Relaxed)
     }
 
     /// What to ask in lower case now, to find out whether it knows names in no other letters.

@@ -17,9 +17,8 @@ pub struct Kept<'a> {
     pub rcode: Rcode,
     /// Whether a trusted upstream vouched for it.
     pub authentic: bool,
-    /// One more than the number of the first of the addresses that end its answers, which change places from response to response;
-    /// zero if none do.
-    pub rotation: u8,
+    /// How many addresses end its answers that change places from response to response; zero or less if none do.
+    pub rotation: i8,
 }
 
 /// How old the reply is.
@@ -79,8 +78,11 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
         };
         ttl.copy_from_slice(&aged.to_be_bytes());
     }
-    if kept.rotation != 0 {
-        rotate(kept, query, &mut out[..cut.len]);
+    if kept.rotation > 0 {
+        let by = query.id % u16::from(kept.rotation.unsigned_abs());
+        if by > 0 {
+            rotate(kept, query.qtype, usize::from(by), &mut out[..cut.len]);
+        }
     }
     let Some(edns) = query.edns else { return cut.len };
     let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
@@ -91,25 +93,23 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
     writer.finish().map_or(0, |written| cut.len + written)
 }
 
-/// Rotates the addresses that end the answers by the query's id, which clients choose at random, so that clients of one cached
-/// response are spread over them. The records stay where they are: they differ in nothing else, and lie apart by as many bytes each.
-#[inline]
-fn rotate(kept: Kept<'_>, query: &Query<'_>, out: &mut [u8]) {
-    let first = usize::from(kept.rotation) - 1;
-    let count = usize::from(u16_at(kept.wire, 6).unwrap_or_default()).saturating_sub(first);
-    let Some(&[high, low, next_high, next_low]) = kept.ttls.get(2 * first..).and_then(|ttls| ttls.first_chunk()) else {
+/// Rotates the addresses that end the answers. By how much says the query's id, which clients choose at random, so that clients of one
+/// cached response are spread over them. The records stay where they are: they differ in nothing else, and lie apart by as many
+/// bytes each.
+#[inline(never)]
+fn rotate(kept: Kept<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
+    let count = usize::from(kept.rotation.unsigned_abs());
+    let answers = usize::from(u16_at(kept.wire, 6).unwrap_or_default());
+    let first = 2 * answers.saturating_sub(count);
+    let Some(&[high, low, next_high, next_low]) = kept.ttls.get(first..).and_then(|ttls| ttls.first_chunk()) else {
         return;
     };
     let ttl = usize::from(u16::from_be_bytes([high, low]));
     let stride = usize::from(u16::from_be_bytes([next_high, next_low])).saturating_sub(ttl);
-    let by = usize::from(query.id).checked_rem(count).unwrap_or_default();
-    if by == 0 {
-        return;
-    }
     // The data lies behind the TTL and its own length.
     let (start, end) = (ttl + 6, ttl + 6 + count * stride);
     let source = start + by * stride;
-    if query.qtype == rtype::A {
+    if qtype == rtype::A {
         turn_around::<4>(kept.wire, (start, end, stride), source, out);
     } else {
         turn_around::<16>(kept.wire, (start, end, stride), source, out);
@@ -278,7 +278,7 @@ mod tests {
         }
         message.extend(b"\0\0\x02\0\x01\0\0\0\x09\0\x03\x01b\0");
         let stored = store(&Reply::read(&message).expect("a reply"), 1_000);
-        assert_eq!(stored.rotation, if count > 1 { 2 } else { 0 });
+        assert_eq!(stored.rotation, if count > 1 { count as i8 } else { 0 });
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         ids.map(|id| {
             let mut query = query(false);
@@ -329,7 +329,7 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = Kept { rotation: 1, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
+            let kept = Kept { rotation: 2, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

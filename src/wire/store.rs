@@ -17,9 +17,9 @@ pub struct Stored {
     /// The least TTL of its answers and its authority section, after capping; none if it has no such records. What is additional
     /// comes for free, and is no reason to fetch the rest anew.
     pub least_ttl: Option<u32>,
-    /// One more than the number of the first of the addresses of one name that end its answers, whose order means nothing (RFC 1034
-    /// section 3.6); zero if there are not several.
-    pub rotation: u8,
+    /// How many addresses of one name end its answers, whose order means nothing (RFC 1034 section 3.6); zero if there are not
+    /// several.
+    pub rotation: i8,
 }
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
@@ -57,9 +57,9 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     Stored { wire, ttls, least_ttl: least, rotation: rotation(reply, records) }
 }
 
-/// Returns one more than the number of the first of the records that end the answers, if these are several addresses of one name
-/// written in the same way, and there are no others; zero if they are not.
-fn rotation(reply: &Reply<'_>, records: &[Record]) -> u8 {
+/// Returns the number of addresses that end the answers, if these are several, of one name written in the same way, and there are no
+/// others; zero if they are not.
+fn rotation(reply: &Reply<'_>, records: &[Record]) -> i8 {
     let size = match reply.qtype() {
         rtype::A => 4,
         rtype::AAAA => 16,
@@ -75,7 +75,7 @@ fn rotation(reply: &Reply<'_>, records: &[Record]) -> u8 {
     let count = before.iter().rev().take_while(is_like_the_last).count();
     let first = before.len() - count;
     let are_all = count > 0 && is_like_the_last(&last) && !before[..first].iter().any(|record| is_address(&record));
-    if are_all { u8::try_from(first + 1).unwrap_or(0) } else { 0 }
+    if are_all { i8::try_from(count + 1).unwrap_or(0) } else { 0 }
 }
 
 /// A message without its OPT record.

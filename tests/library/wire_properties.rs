@@ -194,7 +194,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     }
     let reply = Reply::read(packet).ok()?;
     let home = Home::unconfirmed(0);
-    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX };
+    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
     let entry = Entry::from_reply(&reply, limits, true, home, 0);
     let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
     for record in &reply.records {
