@@ -32,7 +32,7 @@ use crate::governor::pending::Place;
 use crate::local::cluster::{FORM_TTL, Rule};
 use crate::metrics::Source;
 use crate::wire::make;
-use crate::wire::query::{Key, Query, Reject};
+use crate::wire::query::{Asks, Key, Query, Reject};
 use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
@@ -88,7 +88,10 @@ impl Resolver {
         if over_tcp {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
         }
-        let options = options(turn.snapshot, &query, over_tcp);
+        let options = match query.edns {
+            Some(edns) if edns.asks != Asks::default() => options(turn.snapshot, &query, over_tcp),
+            _ => Vec::new(),
+        };
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {

@@ -10,7 +10,7 @@ use crate::metrics::Source;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
 use crate::wire::make::{self, LocalRecords};
-use crate::wire::query::{Key, Query};
+use crate::wire::query::{Asks, Key, Query};
 
 /// What to do with a packet.
 pub enum Response {
@@ -65,15 +65,15 @@ impl<'q> Request<'q> {
 }
 
 /// Returns the options that the client asked for: how long its connection may be idle (RFC 7828), and which node answers
-/// (RFC 5001). Over UDP they are seldom any, and then nothing is allocated.
-#[inline]
+/// (RFC 5001). Over UDP they are seldom any.
+#[cold]
 pub(super) fn options(snapshot: &Snapshot, query: &Query<'_>, over_tcp: bool) -> Vec<u8> {
     let mut options = Vec::new();
     if over_tcp {
         let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
         options = make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX));
     }
-    if query.edns.is_some_and(|edns| edns.nsid) && !snapshot.identity.is_empty() {
+    if query.edns.is_some_and(|edns| edns.asks.has(Asks::NSID)) && !snapshot.identity.is_empty() {
         options.extend(make::nsid(&snapshot.identity));
     }
     options

@@ -1,6 +1,6 @@
 //! Messages that nodens writes itself.
 
-use super::query::{Edns, Query};
+use super::query::{Asks, Edns, Query};
 use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
 /// Writes messages into a fixed buffer; what does not fit is left out and remembered.
@@ -287,7 +287,7 @@ pub fn extended_error_text(mut options: &[u8], most: usize) -> String {
 /// The edns-tcp-keepalive option of a reply (RFC 7828), for a client that asked for it: `tenths` of a second.
 pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if edns.is_some_and(|edns| edns.keepalive) {
+    if edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE)) {
         for word in [option::KEEPALIVE, 2, tenths] {
             bytes.extend_from_slice(&word.to_be_bytes());
         }

@@ -34,10 +34,34 @@ pub struct Edns {
     pub size: u16,
     /// Whether it wants DNSSEC records.
     pub dnssec_ok: bool,
-    /// Whether it sent the edns-tcp-keepalive option (RFC 7828).
-    pub keepalive: bool,
-    /// Whether it sent the NSID option (RFC 5001).
-    pub nsid: bool,
+    /// The options that it wants in the response.
+    pub asks: Asks,
+}
+
+/// Options that a client asks for by sending them: one byte, as queries are copied on every path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks(u8);
+
+impl Asks {
+    /// edns-tcp-keepalive (RFC 7828).
+    pub const KEEPALIVE: Self = Self(1);
+    /// NSID (RFC 5001).
+    pub const NSID: Self = Self(2);
+
+    /// Whether one of these is among them.
+    #[inline]
+    pub const fn has(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
+
+    /// The options that have this code, if it is one of these.
+    fn of_code(code: u16) -> Self {
+        match code {
+            option::KEEPALIVE => Self::KEEPALIVE,
+            option::NSID => Self::NSID,
+            _ => Self::default(),
+        }
+    }
 }
 
 /// Why a packet gets no real answer.
@@ -126,8 +150,8 @@ impl<'a> Query<'a> {
     /// sent one, an OPT record without options but those that ask for one in the response: edns-tcp-keepalive and NSID.
     pub fn retained(&self) -> Box<[u8]> {
         // Exactly as much, so that nothing is moved to a smaller place.
-        let asked_for = self.edns.map(|edns| [(edns.keepalive, option::KEEPALIVE), (edns.nsid, option::NSID)]);
-        let options = asked_for.into_iter().flatten().filter_map(|(asked, code)| asked.then_some(code));
+        let asks = self.edns.map(|edns| edns.asks).unwrap_or_default();
+        let options = [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(Asks::of_code(*code)));
         let options_size = OPTION_SIZE * options.clone().count();
         let opt = self.edns.map_or(0, |_| OPT_SIZE + options_size);
         let mut bytes = Vec::with_capacity(self.question_end + opt);
@@ -207,17 +231,16 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
     if opt.get(5) != Some(&0) {
         return Err(rcode::BADVERS);
     }
-    let (mut keepalive, mut nsid) = (false, false);
+    let mut asks = Asks::default();
     let mut options = opt.get(10..).unwrap_or_default();
     while !options.is_empty() {
         let code = u16_at(options, 0).ok_or(rcode::FORMERR)?;
         let length = usize::from(u16_at(options, 2).ok_or(rcode::FORMERR)?);
-        keepalive |= code == option::KEEPALIVE;
-        nsid |= code == option::NSID;
+        asks.0 |= Asks::of_code(code).0;
         options = options.get(4 + length..).ok_or(rcode::FORMERR)?;
     }
     let size = u16_at(opt, 2).unwrap_or_default().max(PLAIN_SIZE);
-    Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), keepalive, nsid }))
+    Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), asks }))
 }
 
 /// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, horizon.
@@ -417,12 +440,12 @@ mod tests {
 
         let bytes = packet(flag::RD, [1, 0, 0, 1], rtype::A, class::IN, OPT);
         let query = Query::read(&bytes).expect("with EDNS");
-        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, keepalive: false, nsid: false }));
+        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, asks: Asks::default() }));
         assert!(query.wants_ad());
 
         let keepalive = [&opt_with(10, 4)[..], b"\x00\x0b\x00\x00"].concat();
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &keepalive);
-        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.keepalive)));
+        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE))));
 
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &opt_with(3, 0));
         assert_eq!(Query::read(&bytes).map(|query| query.udp_size()).ok(), Some(512));
@@ -471,7 +494,11 @@ mod tests {
             let long = packet(flag::RD | flag::CD, [1, 0, 0, 1], rtype::A, 1, &opt);
             let query = Query::read(&long).expect("a query");
             let short = query.retained();
-            assert_eq!(short.len(), query.question_end + if query.edns.is_some_and(|e| e.keepalive) { 15 } else { 11 });
+            assert_eq!(
+                short.len(),
+                query.question_end
+                    + if query.edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE)) { 15 } else { 11 }
+            );
             let again = Query::read(&short).expect("a query");
             assert_eq!((again.id, again.flags, again.edns), (query.id, query.flags, query.edns));
             assert_eq!(again.question(), query.question());
