@@ -20,6 +20,7 @@ use super::account::Account;
 use super::whose::Whose;
 use crate::clock::Millis;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
+use crate::wire::text::plain;
 
 /// How often weights are halved and series change hands.
 pub const ROUND: Millis = 600_000;
@@ -186,15 +187,22 @@ impl Projects {
     }
 
     fn name(&mut self, whose: Arc<Whose>, weight: u64) {
-        let series = self.metrics.series(whose.labels());
+        let labels = shown(&whose);
+        let series = self.metrics.series(labels.each_ref().map(String::as_str));
         self.named.insert(whose, Named { weight, series });
     }
 
     fn unname(&mut self, whose: &Arc<Whose>, weight: u64) {
         self.named.remove(whose);
-        self.metrics.forget(whose.labels());
+        let labels = shown(whose);
+        self.metrics.forget(labels.each_ref().map(String::as_str));
         self.estimate(whose, weight);
     }
+}
+
+/// The values of the labels. Jobs and those who run them choose these names: none of them is to steer a terminal.
+fn shown(whose: &Whose) -> [String; 3] {
+    whose.labels().map(plain)
 }
 
 #[cfg(test)]
@@ -263,6 +271,13 @@ mod tests {
         scene.ask("c", 200);
         scene.round();
         assert_eq!(scene.counts(), told(&[("a", 101), ("c", 207), ("other", 151)]));
+    }
+
+    #[test]
+    fn a_name_that_steers_a_terminal_does_so_in_no_label() {
+        let mut scene = Scene::new(2);
+        scene.ask("a\u{1b}[2J\u{202e}b", 7);
+        assert_eq!(scene.counts(), told(&[("a\u{fffd}[2J\u{fffd}b", 7), ("other", 0)]));
     }
 
     #[test]
