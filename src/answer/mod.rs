@@ -88,9 +88,13 @@ impl Resolver {
         if over_tcp {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
         }
-        let options = match query.edns {
-            Some(edns) if edns.asks != Asks::default() => options(turn.snapshot, &query, over_tcp),
-            _ => Vec::new(),
+        let asked_for;
+        let options: &[u8] = match query.edns {
+            Some(edns) if edns.asks != Asks::default() => {
+                asked_for = options(turn.snapshot, &query, over_tcp);
+                &asked_for
+            }
+            _ => &[],
         };
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
@@ -106,7 +110,7 @@ impl Resolver {
         let key = Key::new(&query, turn.snapshot.sees(view));
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
-        match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, &options, out)) {
+        match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
                 let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
                 // Both are seldom, and one look at what was written shows either.
@@ -133,7 +137,7 @@ impl Resolver {
                     false => Response::Reply(len),
                 }
             }
-            _ => self.uncached(turn, &from, asked, &options, out),
+            _ => self.uncached(turn, &from, asked, options, out),
         }
     }
 

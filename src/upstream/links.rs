@@ -194,7 +194,9 @@ impl Ask for Links {
                     let Some(answer) = run.answer.take() else { return Err(run.failure.into()) };
                     let winner = run.race.attempt(number).map(|(attempt, _)| &run.servers[attempt.candidate]);
                     winner.inspect(|server| server.answered());
-                    run.meet_letters(group, Some((number, &answer)), question, now);
+                    if winner.is_some_and(|server| !server.knows_letters()) {
+                        run.meet_letters(group, Some((number, &answer)), question, now);
+                    }
                     group.was_answered(question, now);
                     if run.race.has_losers() {
                         tokio::task::spawn_local(run.wind_up());
