@@ -88,29 +88,38 @@ impl Resolver {
         if over_tcp {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
         }
-        let asked_for;
-        let options: &[u8] = match query.edns {
-            Some(edns) if edns.asks != Asks::default() => {
-                asked_for = options(turn.snapshot, &query, over_tcp);
-                &asked_for
-            }
-            _ => &[],
-        };
+        match query.edns {
+            Some(edns) if edns.asks != Asks::default() => self.respond_with_options(turn, &from, out),
+            _ => self.respond_to(turn, &from, &[], out),
+        }
+    }
+
+    /// Responds to a client that asks for options in the response.
+    #[inline(never)]
+    fn respond_with_options(&self, turn: &mut Turn<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
+        let options = options(turn.snapshot, &from.query, from.over_tcp);
+        self.respond_to(turn, from, &options, out)
+    }
+
+    /// Responds with these options. It is there twice, so that nearly all responses, which have none, need not look for any.
+    #[inline(always)]
+    fn respond_to(&self, turn: &mut Turn<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
+        let &Request { ref query, client, over_tcp } = from;
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
         if !turn.snapshot.admission.admits(client) {
-            return self.refuse(turn, &from, out);
+            return self.refuse(turn, from, out);
         }
         let view = turn.view(client);
         if let Some(view) = view
-            && let Some(response) = self.over_rate(turn, view, &from, out)
+            && let Some(response) = self.over_rate(turn, view, from, out)
         {
             return response;
         }
-        let key = Key::new(&query, turn.snapshot.sees(view));
+        let key = Key::new(query, turn.snapshot.sees(view));
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
-        match self.cache.with(hash, key, |entry| cached(turn, entry, &query, key, options, out)) {
+        match self.cache.with(hash, key, |entry| cached(turn, entry, query, key, options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
                 let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
                 // Both are seldom, and one look at what was written shows either.
@@ -121,7 +130,7 @@ impl Resolver {
                         && let Some(place) = self.place(turn, Some(route), client)
                     {
                         let wanted = turn.wanted(key.clone(), hash, route, None, Some(client)).along(path);
-                        return self.defer(turn, Task::Question(wanted), &from, place);
+                        return self.defer(turn, Task::Question(wanted), from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
@@ -137,7 +146,7 @@ impl Resolver {
                     false => Response::Reply(len),
                 }
             }
-            _ => self.uncached(turn, &from, asked, options, out),
+            _ => self.uncached(turn, from, asked, options, out),
         }
     }
 
