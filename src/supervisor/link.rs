@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
 
 use crate::handover::channel::{Channel, LONGEST_BODY, Message, Replaces};
 use crate::handover::sockets::Sockets;
@@ -13,6 +14,9 @@ use crate::handover::take::send_sockets;
 
 /// How long the supervisor may leave a message unread. It has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Interval between looks at whether the supervisor is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A worker's end.
 #[derive(Clone)]
@@ -113,11 +117,18 @@ impl Link {
 
     /// Resolves when the supervisor is gone.
     pub async fn broken(&self) {
-        let Ok(channel) = self.0.channel.try_clone().and_then(watched) else {
-            return std::future::pending().await;
-        };
-        // The supervisor says nothing more, so this is its end.
-        let _ = channel.readable().await;
+        let channel = self.0.channel.try_clone().and_then(watched).ok();
+        // The supervisor says nothing more, so that any news is its end. Looked at now and then as well: a worker that missed it would
+        // hold on to ports that nothing minds.
+        while !self.0.channel.has_news() {
+            let readable = async {
+                match &channel {
+                    Some(channel) => channel.readable().await.map(|mut guard| guard.clear_ready()),
+                    None => std::future::pending().await,
+                }
+            };
+            let _ = timeout(LOOK_EVERY, readable).await;
+        }
     }
 }
 
