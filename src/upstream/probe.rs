@@ -103,19 +103,26 @@ pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Op
     let question = server.probe_question(zone, well);
     tokio::task::spawn_local(async move {
         let asked = async |edns| ask(&links, &server, &question, Transport::Udp, edns).await;
+        let mut with = None;
         for _ in 0..COPIES {
             match asked(true).await {
-                Asked::Replied(verdict) if FailureKind::of_verdict(&verdict).is_some() => break,
+                Asked::Replied(verdict) if FailureKind::of_verdict(&verdict).is_some() => {
+                    with = Some(verdict);
+                    break;
+                }
                 Asked::Replied(_) => return server.edns_was_checked(false, Instant::now()),
                 Asked::Silence => {}
                 Asked::Other | Asked::Failed(_) => return,
             }
         }
-        // A server that does not answer that either says nothing of EDNS.
-        if let Asked::Replied(verdict) = asked(false).await
-            && FailureKind::of_verdict(&verdict).is_none()
-        {
-            server.edns_was_checked(true, Instant::now());
+        // A server that does not answer that either says nothing of EDNS; one that gives the same error has no trouble with it.
+        if let Asked::Replied(without) = asked(false).await {
+            let is_better = |with: &Verdict| {
+                is_refused(with.rcode)
+                    || FailureKind::of_verdict(with).is_some() && FailureKind::of_verdict(&without).is_none()
+            };
+            let lacks = !is_refused(without.rcode) && with.as_ref().is_none_or(is_better);
+            server.edns_was_checked(lacks, Instant::now());
         }
     });
 }
