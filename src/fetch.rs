@@ -328,7 +328,11 @@ async fn follow<U: Ask + 'static>(
     let horizon = snapshot.horizon(wanted.key.horizon());
     let mut limits = snapshot.limits(wanted.route);
     let (mut denies, mut group, mut answer) = ((horizon.strips(route), route.deny_private_names), group, answer);
-    let fallen = fallthrough::next(upstreams, wanted, route, &answer, deadline).await?;
+    // Few routes have that, so that others need not carry its future.
+    let fallen = match route.fallthrough {
+        Some(_) => Box::pin(fallthrough::next(upstreams, wanted, route, &answer, deadline)).await?,
+        None => None,
+    };
     let has_fallen = fallen.is_some();
     if let Some(fallen) = fallen {
         limits = fallen.limits(limits);
