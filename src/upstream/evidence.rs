@@ -42,9 +42,15 @@ impl Evidence {
 
     /// It answered a probe, with an error or well.
     pub fn answered_probe(&mut self, question: &Question, error: Option<FailureKind>) {
-        self.answers_soa |= question.qtype == rtype::SOA;
+        let is_soa = question.qtype == rtype::SOA;
+        self.answers_soa |= is_soa && error.is_none();
         self.probe_error = error;
-        self.errors = if error.is_some() { self.errors.saturating_add(1) } else { 0 };
+        match error {
+            None => self.errors = 0,
+            // Some refuse the root's to whoever asks: that alone says nothing of what clients get.
+            Some(_) if is_soa => {}
+            Some(_) => self.errors = self.errors.saturating_add(1),
+        }
     }
 
     /// The error that it gives to everything, if it does.
@@ -128,6 +134,16 @@ mod tests {
         assert_eq!(evidence.lower_case_check(), None);
         denials(&mut evidence, 2 * DENIALS);
         assert_eq!(evidence.lower_case_check(), None, "it has shown that it knows them");
+    }
+
+    #[test]
+    fn one_that_refuses_the_probe_alone_is_asked_for_something_else() {
+        let (root, well) = (Name::root(), question(b'a'));
+        let mut evidence = Evidence::default();
+        let soa = evidence.probe(&root, None);
+        (0..2 * ERRORS).for_each(|_| evidence.answered_probe(&soa, Some(FailureKind::Refused)));
+        assert!(!evidence.is_doubtful() && evidence.only_error().is_none());
+        assert_eq!(evidence.probe(&root, Some(well.clone())), well);
     }
 
     #[test]
