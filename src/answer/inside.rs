@@ -26,13 +26,11 @@ use crate::config::RouteId;
 use crate::jobs::{Excerpt, Pick};
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
-use crate::wire::name::{Bare, suffixes};
+use crate::wire::name::{Bare, OWN_ZONE, suffixes};
 use crate::wire::query::{Key, Query};
 use crate::wire::text::plain;
 use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
-/// All names that nodens has to say something of itself at lie below this.
-const ZONE: &[u8] = b"\x06nodens\x08internal\x00";
 /// Who asks.
 const ME: &[u8] = b"\x02me\x06nodens\x08internal\x00";
 /// Why the name before it resolves as it does.
@@ -71,7 +69,7 @@ pub(super) fn inside(
     room: usize,
 ) -> Option<Inside> {
     let name = key.name();
-    if !name.ends_with(ZONE) || key.qclass() != class::IN {
+    if !name.ends_with(OWN_ZONE) || key.qclass() != class::IN {
         return None;
     }
     let asked_for = asked_for(name);
@@ -79,7 +77,7 @@ pub(super) fn inside(
         let exists = asked_for.is_some() || name == ME;
         return exists.then(|| {
             let mut records = LocalRecords::default();
-            records.soa(ZONE, 0);
+            records.soa(OWN_ZONE, 0);
             Inside::Now(rcode::NOERROR, records)
         });
     }

@@ -25,7 +25,7 @@ use crate::upstream::standing::wall_clock;
 use crate::upstream::{names, probe};
 use crate::warm_up;
 use crate::warm_up::file::Keeper;
-use crate::wire::name::Name;
+use crate::wire::name::{Name, OWN_ZONE};
 
 /// How often the firewall's counters are read.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
@@ -289,9 +289,8 @@ fn probe_zone(snapshot: &Snapshot, group: usize) -> Name {
 /// Where the names of the loop check lie for a group, in wire form: in a zone of it, as its servers may send back to nodens what is
 /// not theirs. Names of no zone are of no use to others, so those of the root are below one that nobody has.
 fn loop_zone(snapshot: &Snapshot, group: usize) -> &[u8] {
-    const OURS: &[u8] = b"\x06nodens\x08internal\x00";
     match zones(snapshot, group).next() {
         Some(zone) if !zones(snapshot, group).any(Name::is_root) => zone.as_wire(),
-        _ => OURS,
+        _ => OWN_ZONE,
     }
 }

@@ -13,7 +13,7 @@ use super::mistake::{Mistakes, nearest};
 use super::table::Table;
 use super::units::{Bounds, Time};
 use super::value::Leaf;
-use crate::wire::name::{Name, suffixes};
+use crate::wire::name::{Name, OWN_ZONE, suffixes};
 use crate::wire::{RrType, rtype};
 
 /// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
@@ -228,7 +228,7 @@ impl TryFrom<String> for Owner {
             return Err(format!("{text:?}: an asterisk stands alone, as the first label"));
         }
         let name: Name = text.parse().map_err(|error| format!("{text:?} is not a name: {error}"))?;
-        match name.as_wire().ends_with(b"\x06nodens\x08internal\x00") {
+        match name.as_wire().ends_with(OWN_ZONE) {
             true => Err(format!("{text:?}: what is below nodens.internal nodens answers itself")),
             false => Ok(Self(name)),
         }

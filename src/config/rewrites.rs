@@ -7,10 +7,10 @@ use super::records::{RECORD_TTL, seconds};
 use super::table::Table;
 use super::units::Time;
 use super::zones::Domain;
-use crate::wire::name::{Name, suffixes};
+use crate::wire::name::{Name, OWN_ZONE, suffixes};
 
 /// Names that are never asked for under another one, in wire form.
-const OWN: [&[u8]; 2] = [b"\x09localhost\x00", b"\x06nodens\x08internal\x00"];
+const OWN: [&[u8]; 2] = [b"\x09localhost\x00", OWN_ZONE];
 
 /// A suffix in place of another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -18,6 +18,7 @@ use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, Tables, Who};
 use crate::clock::Millis;
+use crate::wire::name::OWN_ZONE;
 use crate::wire::rcode;
 
 /// Accounts kept; then the one that asked nothing for the longest time goes.
@@ -28,8 +29,6 @@ pub const MOST_BYTES: usize = 8 << 20;
 pub const KEPT_FOR: Millis = 3_600_000;
 /// How often old accounts are looked for.
 const TEND_EVERY: Millis = 60_000;
-/// What nodens answers of itself lies below this, and is neither slow nor worth asking ahead.
-const OWN_ZONE: &[u8] = b"\x06nodens\x08internal\x00";
 /// The account of all that are not known.
 const UNKNOWN: &str = "unknown";
 

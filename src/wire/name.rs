@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 /// The most bytes that a name has on the wire, its root label included (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
+/// The zone of names that nodens itself answers or asks for: `nodens.internal`, in wire form.
+pub const OWN_ZONE: &[u8] = b"\x06nodens\x08internal\x00";
 /// The most bytes that a label has (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
 /// The most pointers that are followed in one name: it has at most 127 labels, and a pointer to a pointer gains nothing.
