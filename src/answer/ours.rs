@@ -23,7 +23,7 @@ const DENIED_TTL: u32 = 30;
 
 /// Why a type is answered with "no data".
 const FILTERED_TYPE: &str = "filtered: filter_types answers this type with no data";
-/// How long that may be held, in seconds: the configuration may change.
+/// TTL of that denial in seconds; short, as the configuration may change.
 const FILTERED_TTL: u32 = 60;
 
 /// What nodens itself has to say to a question.

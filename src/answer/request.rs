@@ -18,7 +18,7 @@ pub enum Response {
     Silence,
     /// Send that many bytes of the buffer.
     Reply(usize),
-    /// Send that many bytes, and then ask for the answer: anew, or to see whether a denial was right.
+    /// Send that many bytes, then query the upstream: to refresh the answer, or to verify a denial.
     ReplyAndRefresh(usize, Box<Wanted>),
     /// The answer takes a task: see [`resolve`](super::resolve).
     Deferred(Box<Deferred>),

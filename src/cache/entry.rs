@@ -50,7 +50,7 @@ pub struct Entry {
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
-    /// How many of its addresses change places: see [`Kept::rotation`]. Less than zero if they may not.
+    /// Number of addresses that rotate: see [`Kept::rotation`]. Negative if rotation is disabled.
     pub(super) rotation: i8,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
     pub(super) failed: Failed,
@@ -124,7 +124,7 @@ pub struct Limits {
     pub max_ttl: u32,
     /// The most seconds for a negative one.
     pub negative_max_ttl: u32,
-    /// Whether its addresses may change places.
+    /// Rotation of addresses is enabled (`cache.rotate`).
     pub rotate: bool,
 }
 

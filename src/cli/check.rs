@@ -12,7 +12,7 @@ use crate::config::{Config, LogTarget};
 
 /// Check a configuration file: every mistake in one run, each with its line and column.
 ///
-/// What is allowed and seldom meant is a warning, with its remedy: it goes to stderr, and the file is good all the same.
+/// Warnings name settings that are valid and rarely intended, each with its remedy. They go to stderr; the exit code stays 0.
 ///
 /// Nothing is started and no port is bound, so a file can be checked beside a running nodens. Exit codes: 0 the file is
 /// good, 78 it is not, 64 the command line is wrong, 1 the file cannot be read.

@@ -24,11 +24,11 @@ const LONGEST: usize = 64 << 20;
 pub(super) struct Source {
     /// The configuration file's text, or resolv.conf's where there is no such file.
     pub(super) text: Vec<u8>,
-    /// What else was there when it was read.
+    /// Other inputs, as they were when the text was read.
     around: Around,
 }
 
-/// What a configuration depends on beside its text.
+/// Inputs of a configuration other than its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Around {
     /// This machine's addresses.

@@ -32,7 +32,7 @@ pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
     files
 }
 
-/// What the files look like now; two looks differ if a file has been changed, added or taken away.
+/// Returns a stamp of each file. Stamps differ if a file was changed, added or removed in between.
 pub(super) fn stamps(paths: &[HostsPath]) -> Vec<Stamp> {
     let stamp = |path: PathBuf| {
         let metadata = fs::metadata(&path).ok();
@@ -59,7 +59,7 @@ fn in_directory(path: &HostsPath) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path, most: u64) -> std::io::Result<String> {
-    // To open a pipe would wait for whoever writes to it.
+    // Opening a pipe blocks until it has a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
