@@ -23,7 +23,7 @@ LABEL org.opencontainers.image.title="nodens" \
       org.opencontainers.image.version="0.1.0"
 COPY --from=build /nodens /nodens
 # Nobody, by default. A port above 1023 needs nothing; port 53 needs net.ipv4.ip_unprivileged_port_start=53 in the container's
-# own network, or CAP_NET_BIND_SERVICE as root; [node] needs CAP_NET_ADMIN as root: see docs/deploy.md.
+# own network, or CAP_NET_BIND_SERVICE as root; [node] needs CAP_NET_ADMIN as root: see docs/guides/deploy.md.
 USER 65532:65532
 ENTRYPOINT ["/nodens"]
 CMD ["serve", "--config", "/etc/nodens/nodens.toml"]

@@ -1,4 +1,4 @@
-//! What the admin pages say as JSON; `docs/api.md` explains each field to those who read it.
+//! What the admin pages say as JSON; `docs/reference/api.md` explains each field to those who read it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

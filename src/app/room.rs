@@ -39,7 +39,7 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     buffers
 }
 
-/// The limit for a process that takes so much: with the shares of its sockets, as `docs/deploy.md` has it. What they hold
+/// The limit for a process that takes so much: with the shares of its sockets, as `docs/guides/deploy.md` has it. What they hold
 /// at least is less where few of them are full.
 fn wanted(own: usize) -> usize {
     own.saturating_mul(SHARE) / (SHARE - 2)

@@ -88,7 +88,7 @@ struct Latency {
     /// Gives what is drawn; the same number asks the same
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// Print JSON instead of a table; docs/bench.md tells its shape
+    /// Print JSON instead of a table; docs/guides/bench.md tells its shape
     #[arg(long)]
     json: bool,
     /// Write an HTML page with charts too

@@ -59,7 +59,7 @@ pub(super) struct Failover {
     /// Clients, resolvers and upstreams at ::1 instead of 127.0.0.1
     #[arg(long)]
     ipv6: bool,
-    /// Write the figures as JSON too; docs/bench.md tells its shape
+    /// Write the figures as JSON too; docs/guides/bench.md tells its shape
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a picture too: a row for each fault, p99 and the slowest of each server

@@ -54,7 +54,7 @@ const LOG_VARIABLE: &str = "NODENS_LOG";
 ///
 /// It is two processes: a worker that serves, and a supervisor that holds the sockets and replaces a worker that dies; queries
 /// wait meanwhile. With [handover] in the configuration, a second `nodens serve` takes over the sockets and the cache of one
-/// that runs already, without losing a query (docs/upgrades.md).
+/// that runs already, without losing a query (docs/guides/upgrades.md).
 ///
 /// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug or off); info by default.
 #[derive(Debug, Args)]

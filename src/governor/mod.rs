@@ -2,7 +2,7 @@
 //! of messages that wait to be read or written.
 //!
 //! A hit holds nothing of this: it is answered before the next packet is looked at. Everything else asks here first, and is
-//! refused where the bound is reached. The bounds are terms of the memory formula in `docs/deploy.md`.
+//! refused where the bound is reached. The bounds are terms of the memory formula in `docs/guides/deploy.md`.
 //!
 //! - [`pool`] one bounded amount, shared by clients;
 //! - [`pending`] the queries that wait for upstreams, by client and by upstream group.

@@ -1,6 +1,6 @@
 //! What hostile clients cannot do: take the memory of the process or of the kernel, or the places of other clients.
 //!
-//! The bounds are those of the memory formula (docs/deploy.md), and what others are answered. No time is held against
+//! The bounds are those of the memory formula (docs/guides/deploy.md), and what others are answered. No time is held against
 //! anything.
 
 use std::fs;

@@ -409,7 +409,7 @@ fn reloads_are_told_with_what_came_of_them() {
 
 #[test]
 fn every_field_is_explained_and_nothing_else_is() {
-    const DOC: &str = include_str!("../../docs/api.md");
+    const DOC: &str = include_str!("../../docs/reference/api.md");
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     reload(&nodens, &config(&[&upstream], "", "deadline = \"2s\""));

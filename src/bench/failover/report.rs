@@ -113,7 +113,7 @@ impl Report {
         format!("{} over {}", self.transport.to_uppercase(), if self.ipv6 { "IPv6" } else { "IPv4" })
     }
 
-    /// The report as JSON; docs/bench.md tells its shape.
+    /// The report as JSON; docs/guides/bench.md tells its shape.
     pub fn json(&self) -> String {
         // Nothing in it can fail to be written.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
