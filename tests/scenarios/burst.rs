@@ -6,6 +6,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 
 use super::client::Client;
+use super::expect::Judge;
 use super::script::range;
 
 /// What came back.
@@ -29,18 +30,18 @@ impl Tally {
     }
 
     /// Holds them against the lines of a block.
-    pub(crate) fn check(&self, block: &[String]) {
+    pub(crate) fn check(&self, block: &[String], judge: Judge) {
         let millis = |took: &Duration| took.as_millis() as u64;
         let slowest = self.took.iter().max().map(millis).unwrap_or_default();
         let told = format!("{:?}, the slowest took {slowest} ms", self.codes);
         let mut codes = self.codes.clone();
         for line in block {
             match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-                ["slowest", bounds] => assert!(range(bounds).contains(&slowest), "{told}"),
+                ["slowest", bounds] => assert!(judge.times(bounds).contains(&slowest), "{told}"),
                 ["took", bounds, count] => {
-                    let within =
-                        self.took.iter().map(millis).filter(|took| range(bounds).contains(took)).count() as u64;
-                    assert!(range(count).contains(&within), "{within} took {bounds}: {told}");
+                    let bounds = judge.times(bounds);
+                    let within = self.took.iter().map(millis).filter(|took| bounds.contains(took)).count() as u64;
+                    assert!(range(count).contains(&within), "{within} took {bounds:?}: {told}");
                 }
                 [code, count] => {
                     let long = if *code == "SERVFAIL" { "SERVERFAILURE" } else { code };

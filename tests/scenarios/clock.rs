@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// A step while something is waited for.
 pub(crate) const FINE: Duration = Duration::from_millis(1);
@@ -23,9 +23,13 @@ const TURNS: usize = 24;
 /// How long the kernel may take to deliver what it could not at once; real time, in which nothing else passes.
 const KERNEL: Duration = Duration::from_micros(20);
 
-/// The paused clock of one scenario; dropping it lets the runtime end.
+/// How long everything may take that needs no time, on a clock that goes on by itself.
+const SETTLED: Duration = Duration::from_millis(5);
+
+/// The clock of one scenario; dropping it lets the runtime end.
 pub(crate) struct Clock {
-    _hold: mpsc::Sender<()>,
+    /// What keeps a paused clock paused; none if it is the machine's.
+    hold: Option<mpsc::Sender<()>>,
 }
 
 impl Clock {
@@ -34,11 +38,20 @@ impl Clock {
         tokio::time::pause();
         let (hold, held) = mpsc::channel::<()>();
         drop(spawn_blocking(move || held.recv()));
-        Self { _hold: hold }
+        Self { hold: Some(hold) }
+    }
+
+    /// The machine's clock, for a server that does not run in this thread.
+    pub(crate) fn real() -> Self {
+        Self { hold: None }
     }
 
     /// Lets everything happen that needs no time.
     pub(crate) async fn settle(&self) {
+        if self.is_real() {
+            sleep(SETTLED).await;
+            return;
+        }
         for _ in 0..TURNS {
             yield_now().await;
         }
@@ -50,12 +63,20 @@ impl Clock {
 
     /// One step.
     pub(crate) async fn step(&self, by: Duration) {
+        if self.is_real() {
+            sleep(by).await;
+            return;
+        }
         tokio::time::advance(by).await;
         self.settle().await;
     }
 
     /// Moves time on: in steps of `by`, or of whatever size suits its parts.
     pub(crate) async fn advance(&self, time: Duration, by: Option<Duration>) {
+        if self.is_real() {
+            sleep(time).await;
+            return;
+        }
         let (start, mut passed) = (Instant::now(), Duration::ZERO);
         while passed < time {
             let at_an_end = passed < ENDS || time - passed <= ENDS;
@@ -75,5 +96,10 @@ impl Clock {
                 () = self.step(FINE) => {}
             }
         }
+    }
+
+    /// Whether it goes on by itself.
+    fn is_real(&self) -> bool {
+        self.hold.is_none()
     }
 }

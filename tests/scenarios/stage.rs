@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use nodens::app::{Running, start_here};
+use nodens::app::start_here;
+use nodens::bench::failover::server::Server;
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::lab::seen::Seen;
@@ -16,7 +17,9 @@ use tokio::time::Instant;
 use super::burst::Tally;
 use super::client::Client;
 use super::clock::{Clock, FINE, MEDIUM};
+use super::expect::Judge;
 use super::script::{Step, time};
+use super::subject::Subject;
 use super::{expect, upstreams};
 
 /// How long a reply is waited for, and how long silence must last.
@@ -28,16 +31,19 @@ pub(crate) struct Stage {
     clock: Clock,
     /// In the order of the file.
     upstreams: Vec<(String, Upstream)>,
-    running: Option<Running>,
+    /// Another server that takes the place of nodens.
+    peer: Option<Server>,
+    running: Option<Subject>,
     /// Queries whose reply nobody has looked at.
     pending: HashMap<String, Client>,
     queries: u16,
 }
 
 impl Stage {
-    /// An empty stage; the clock is paused from here on.
-    pub(crate) fn new() -> Self {
-        Self { clock: Clock::pause(), upstreams: Vec::new(), running: None, pending: HashMap::new(), queries: 0x4000 }
+    /// An empty stage for nodens, whose clock is paused from here on, or for a peer, whose clock nobody can pause.
+    pub(crate) fn new(peer: Option<Server>) -> Self {
+        let clock = if peer.is_some() { Clock::real() } else { Clock::pause() };
+        Self { clock, upstreams: Vec::new(), peer, running: None, pending: HashMap::new(), queries: 0x4000 }
     }
 
     /// Plays one step.
@@ -93,7 +99,7 @@ impl Stage {
             ["advance", span, "by", step] => self.clock.advance(time(span), Some(time(step))).await,
             ["reload"] => {
                 let config = self.config(&step.block);
-                self.running().reload(config);
+                self.running().nodens().reload(config);
                 self.clock.settle().await;
             }
             ["saw", name, "loop-check", zone] => {
@@ -101,6 +107,8 @@ impl Stage {
                 assert!(seen.iter().any(|seen| is_loop_check(seen) && seen.is_within(zone)), "no loop check");
             }
             ["leads-back", name] => self.lead_back(name).await,
+            // Peers have queries of their own, and tries that nodens has not.
+            ["saw", ..] if self.peer.is_some() => {}
             ["saw", name, ..] => {
                 self.clock.settle().await;
                 let mut seen = self.named(name).seen();
@@ -123,9 +131,13 @@ impl Stage {
     }
 
     async fn start(&mut self, block: &[String]) {
-        let config = self.config(block);
-        let (running, _) = start_here(config).expect("nodens starts");
-        self.running = Some(running);
+        self.running = Some(match self.peer {
+            Some(peer) => {
+                let upstreams: Vec<_> = self.upstreams.iter().map(|(_, upstream)| upstream.address()).collect();
+                Subject::start(peer, &upstreams).await
+            }
+            None => Subject::Nodens(start_here(self.config(block)).expect("nodens starts").0),
+        });
         self.clock.settle().await;
     }
 
@@ -164,7 +176,7 @@ impl Stage {
         let took = client.sent.elapsed();
         match reply {
             Some(reply) if silence => panic!("a reply: {reply:02x?}"),
-            Some(reply) => expect::check(&client.query, &reply, took, &self.in_place(block)),
+            Some(reply) => expect::check(&client.query, &reply, took, &self.in_place(block), self.judge()),
             None => assert!(silence, "no reply within {patience:?}"),
         }
     }
@@ -212,7 +224,7 @@ impl Stage {
             let lost = waiting.iter().filter(|client| client.sent.elapsed() >= PATIENCE).count();
             assert_eq!(lost, 0, "queries without a reply");
         }
-        tally.check(block);
+        tally.check(block, self.judge());
     }
 
     /// Sends to nodens the loop check that reached an upstream, as one would that leads back.
@@ -229,12 +241,16 @@ impl Stage {
         found.map(|(_, upstream)| upstream).unwrap_or_else(|| panic!("{name}: no such upstream"))
     }
 
-    fn running(&self) -> &Running {
-        self.running.as_ref().expect("nodens runs")
+    fn running(&self) -> &Subject {
+        self.running.as_ref().expect("it runs")
     }
 
     fn address(&self) -> SocketAddr {
-        self.running().listen_addresses()[0]
+        self.running().address()
+    }
+
+    fn judge(&self) -> Judge {
+        if self.peer.is_some() { Judge::Peer } else { Judge::Nodens }
     }
 }
 
