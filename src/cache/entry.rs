@@ -52,6 +52,8 @@ pub struct Entry {
     pub upstream_ages: bool,
     /// Number of addresses that rotate: see [`Kept::rotation`]. Negative if rotation is disabled.
     pub(super) rotation: i8,
+    /// See [`Kept::spells`].
+    pub(super) spells: bool,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
     pub(super) failed: Failed,
 }
@@ -137,7 +139,7 @@ impl Entry {
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
         // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
-        let Stored { wire: mut bytes, ttls, least_ttl, rotation } = store(reply, cap.min(LONGEST_TTL));
+        let Stored { wire: mut bytes, ttls, least_ttl, rotation, spells } = store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
         // No message is longer than 65,535 bytes.
@@ -159,6 +161,7 @@ impl Entry {
             refreshing: false,
             upstream_ages: false,
             rotation: if limits.rotate { rotation } else { -rotation },
+            spells,
             failed: Failed::NONE,
         }
     }
@@ -189,6 +192,7 @@ impl Entry {
             refreshing: false,
             upstream_ages: false,
             rotation: 0,
+            spells: false,
             failed,
         }
     }
@@ -237,7 +241,15 @@ impl Entry {
     pub fn kept(&self) -> Kept<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
-        Kept { wire, ttls, extended_errors, rcode: self.rcode, authentic: self.authentic, rotation: self.rotation }
+        Kept {
+            wire,
+            ttls,
+            extended_errors,
+            rcode: self.rcode,
+            authentic: self.authentic,
+            rotation: self.rotation,
+            spells: self.spells,
+        }
     }
 
     /// Lets its addresses change places, or not.

@@ -25,7 +25,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&rest);
     out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
-    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1);
+    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1 | u8::from(entry.spells) << 2);
     out.extend_from_slice(&entry.rotation.to_be_bytes());
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
@@ -74,6 +74,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         refreshing: false,
         upstream_ages: marks & 2 != 0,
         rotation: i8::from_be_bytes([rotation]),
+        spells: marks & 4 != 0,
         failed: Failed::NONE,
     };
     Some(Some((key, entry)).filter(|_| expires > born))

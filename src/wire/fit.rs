@@ -2,7 +2,8 @@
 
 use super::make::{self, OPT_SIZE, Writer};
 use super::query::Query;
-use super::{HEADER, Rcode, RrType, flag, name, rcode, rtype, u16_at};
+use super::record::{Record, Section};
+use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
 
 /// A reply as the cache keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub struct Kept<'a> {
     pub authentic: bool,
     /// How many addresses end its answers that change places from response to response; zero or less if none do.
     pub rotation: i8,
+    /// Whether names are written out that end in labels of the question.
+    pub spells: bool,
 }
 
 /// How old the reply is.
@@ -83,6 +86,9 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
         if by > 0 {
             rotate(kept, query.qtype, usize::from(by), &mut out[..cut.len]);
         }
+    }
+    if kept.spells {
+        spelling::follow(question, &mut out[..cut.len]);
     }
     let Some(edns) = query.edns else { return cut.len };
     let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
@@ -155,8 +161,8 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
     let mut len = question_end;
     let mut counts = [0u16; 3];
     while counts[0] < answers {
-        let Some((_, end)) = record_at(wire, len).filter(|(_, end)| *end <= room) else { break };
-        len = end;
+        let Some(record) = Record::read(wire, len, Section::Answer).filter(|record| record.end <= room) else { break };
+        len = record.end;
         counts[0] += 1;
     }
     let mut truncated = counts[0] < answers;
@@ -165,9 +171,9 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
             let mut end = Some(len);
             let mut proves = false;
             for _ in 0..count {
-                let record = end.and_then(|at| record_at(wire, at));
-                proves |= record.is_some_and(|(kind, _)| matches!(kind, rtype::SOA | rtype::NSEC | rtype::NSEC3));
-                end = record.map(|(_, end)| end);
+                let record = end.and_then(|at| Record::read(wire, at, Section::Authority));
+                proves |= record.is_some_and(|found| matches!(found.rtype, rtype::SOA | rtype::NSEC | rtype::NSEC3));
+                end = record.map(|record| record.end);
             }
             let Some(end) = end.filter(|end| *end <= room) else {
                 // A negative answer is in the authority section, and so is what proves a wildcard (RFC 4035 section 3.1.3).
@@ -183,16 +189,9 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
     Cut { len, counts: Some(counts), truncated }
 }
 
-/// The type and the end of the record at `at`.
-fn record_at(wire: &[u8], at: usize) -> Option<(RrType, usize)> {
-    let fixed = name::skip(wire, at)?;
-    let end = fixed + 10 + usize::from(u16_at(wire, fixed + 8)?);
-    Some((u16_at(wire, fixed)?.into(), end)).filter(|_| end <= wire.len())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::reply::{Reply, Section};
+    use super::super::reply::Reply;
     use super::super::store::store;
     use super::*;
 
@@ -209,7 +208,7 @@ mod tests {
     }
 
     fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> Kept<'a> {
-        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotation: 0 }
+        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotation: 0, spells: false }
     }
 
     /// A record of the question's name with 100 bytes of RDATA.
@@ -329,7 +328,7 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = Kept { rotation: 2, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
+            let kept = Kept { rotation: 2, spells: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

@@ -10,6 +10,7 @@
 //! - [`reply`] what an upstream answered: is it ours, is it whole, where do its TTLs lie;
 //! - [`store`] a reply made ready to be kept;
 //! - [`fit`] a stored reply fitted to one client's query: id, letter case, aged TTLs, OPT, size;
+//! - [`spelling`] the client's letter case in names that are written out;
 //! - [`make`] messages that nodens writes itself: queries to upstreams, errors, local answers;
 //! - [`compose`] a new reply from the records of others, where a CNAME leads into another route.
 
@@ -22,6 +23,7 @@ pub mod rcode;
 pub mod record;
 pub mod reply;
 pub mod rtype;
+pub mod spelling;
 pub mod store;
 pub mod text;
 

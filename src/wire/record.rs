@@ -28,6 +28,15 @@ pub enum Section {
 }
 
 impl Record {
+    /// The record whose owner begins at `at`; none if it is malformed or does not end within `message`.
+    #[inline]
+    pub fn read(message: &[u8], at: usize, section: Section) -> Option<Self> {
+        let fixed = name::skip(message, at)?;
+        let rtype = RrType::from(u16_at(message, fixed)?);
+        let end = fixed + 10 + usize::from(u16_at(message, fixed + 8)?);
+        (end <= message.len()).then_some(Self { section, start: at, fixed, end, rtype })
+    }
+
     /// The offset of the TTL's four bytes.
     pub fn ttl_at(&self) -> usize {
         self.fixed + 4
@@ -114,6 +123,18 @@ impl Record {
             _ => return None,
         };
         Some((self.rdata_at() + before, names)).filter(|(at, _)| *at < self.end)
+    }
+
+    /// Where its names begin: the owner, and those of [`Record::rdata_names`].
+    pub fn names(&self, message: &[u8]) -> impl Iterator<Item = usize> {
+        let (first, count) = self.rdata_names(message).unwrap_or((self.end, 0));
+        let mut at = Some(first);
+        let inside = (0..count).map_while(move |_| {
+            let here = at?;
+            at = name::skip(message, here).filter(|next| *next <= self.end);
+            at.map(|_| here)
+        });
+        std::iter::once(self.start).chain(inside)
     }
 }
 

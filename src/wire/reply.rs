@@ -80,18 +80,12 @@ impl<'a> Reply<'a> {
         let mut at = question_end;
         for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
             for _ in 0..count {
-                let fixed = name::skip(message, at).ok_or(Mangled)?;
-                let rtype = RrType::from(word(fixed)?);
-                let end = fixed + 10 + usize::from(word(fixed + 8)?);
-                if end > message.len() {
-                    return Err(Mangled);
-                }
-                let record = Record { section, start: at, fixed, end, rtype };
-                match rtype {
+                let record = Record::read(message, at, section).ok_or(Mangled)?;
+                match record.rtype {
                     rtype::OPT => reply.read_opt(record)?,
                     _ => reply.records.push(record),
                 }
-                at = end;
+                at = record.end;
             }
         }
         Ok(reply)

@@ -1,8 +1,8 @@
 //! An upstream's reply made ready to be kept: its OPT record taken out, random letter case undone, one TTL per RRset.
 
-use super::name::{self, expanded};
+use super::name::expanded;
 use super::reply::{Record, Reply, Section};
-use super::{HEADER, RrType, rtype, u16_at};
+use super::{HEADER, RrType, rtype, spelling, u16_at};
 
 /// Above this many records the TTLs are not told apart by RRset: all get the least, so that the work stays bounded.
 const MANY_RECORDS: usize = 128;
@@ -20,6 +20,8 @@ pub struct Stored {
     /// How many addresses of one name end its answers, whose order means nothing (RFC 1034 section 3.6); zero if there are not
     /// several.
     pub rotation: i8,
+    /// Whether names are written out that end in labels of the question.
+    pub spells: bool,
 }
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
@@ -32,13 +34,11 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
     let qname_end = reply.question_end - 4;
     wire[HEADER..qname_end].make_ascii_lowercase();
     lowercase_invented(reply, records, &mut wire, gap);
-    // A name that begins with a pointer has no letters of its own.
-    let written_out = |record: &&Record| reply.message.get(record.start).is_some_and(|length| *length < 0xc0);
-    for record in records.iter().filter(written_out) {
-        let qname = reply.message.get(HEADER..qname_end).unwrap_or_default();
-        if reply.owner_is(record, qname) {
-            lowercase_plain_labels(&mut wire, gap.moved(record.start));
-        }
+    let mut spells = false;
+    for at in records.iter().flat_map(|record| record.names(reply.message)) {
+        let Some((range, _)) = spelling::shared(&wire, gap.moved(at), reply.qname()) else { continue };
+        wire[range].make_ascii_lowercase();
+        spells = true;
     }
 
     let mut ttls = Vec::with_capacity(records.len());
@@ -54,7 +54,7 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
             ttls.push(offset);
         }
     }
-    Stored { wire, ttls, least_ttl: least, rotation: rotation(reply, records) }
+    Stored { wire, ttls, least_ttl: least, rotation: rotation(reply, records), spells }
 }
 
 /// Returns the number of addresses that end the answers, if these are several, of one name written in the same way, and there are no
@@ -122,31 +122,19 @@ fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     wire.extend_from_slice(&reply.message[..start]);
     wire.extend_from_slice(reply.message.get(stop..end).unwrap_or_default());
     for record in behind {
-        for at in names(reply.message, record) {
+        for at in record.names(reply.message) {
             pull_pointer(&mut wire, gap.moved(at), gap);
         }
     }
     let mut kept = records;
     let same = |at| expanded(reply.message, at) == expanded(&wire, gap.moved(at));
-    if !behind.iter().flat_map(|record| names(reply.message, record)).all(same) {
+    if !behind.iter().flat_map(|record| record.names(reply.message)).all(same) {
         wire.truncate(start);
         kept = &records[..before];
     }
     let additional = kept.iter().filter(|record| record.section == Section::Additional).count();
     wire[10..HEADER].copy_from_slice(&(additional as u16).to_be_bytes());
     Bare { wire, gap, records: kept }
-}
-
-/// The offsets of a record's owner and of the names within its RDATA that may be compressed.
-fn names(message: &[u8], record: &Record) -> impl Iterator<Item = usize> {
-    let (first, count) = record.rdata_names(message).unwrap_or((record.end, 0));
-    let mut at = Some(first);
-    let inside = (0..count).map_while(move |_| {
-        let here = at?;
-        at = name::skip(message, here).filter(|next| *next <= record.end);
-        at.map(|_| here)
-    });
-    std::iter::once(record.start).chain(inside)
 }
 
 /// Corrects the pointer that ends the name at `at`, if it points behind the gap.
@@ -174,7 +162,7 @@ fn lowercase_invented(reply: &Reply<'_>, records: &[Record], wire: &mut [u8], ga
     if !qname.iter().any(u8::is_ascii_uppercase) {
         return;
     }
-    for at in records.iter().flat_map(|record| names(reply.message, record)) {
+    for at in records.iter().flat_map(|record| record.names(reply.message)) {
         let mut at = gap.moved(at);
         while let Some(length @ 1..=63) = wire.get(at).copied() {
             let end = at + 1 + usize::from(length);
@@ -195,17 +183,6 @@ fn labels(mut name: &[u8]) -> impl Iterator<Item = &[u8]> {
         name = rest;
         Some(label)
     })
-}
-
-/// Lower-cases the labels of the name at `at` as far as no pointer is followed.
-fn lowercase_plain_labels(wire: &mut [u8], mut at: usize) {
-    while let Some(length @ 1..=63) = wire.get(at).copied() {
-        let end = at + 1 + usize::from(length);
-        if let Some(label) = wire.get_mut(at + 1..end) {
-            label.make_ascii_lowercase();
-        }
-        at = end;
-    }
 }
 
 /// The offset of each TTL with the least TTL of its RRset (RFC 2181 section 5.2).
@@ -277,8 +254,8 @@ mod tests {
         assert_eq!((after.records.len(), after.opt, ttls), (3, None, vec![9; 3]));
         assert_eq!(kept.wire.len(), message.len() - OPT.len());
         for (old, new) in before.records.iter().zip(&after.records) {
-            let names_of = |message: &[u8], record| -> Vec<_> {
-                names(message, record).map(|at| expanded(message, at).expect("a name").to_ascii_lowercase()).collect()
+            let names_of = |message: &[u8], record: &Record| -> Vec<_> {
+                record.names(message).map(|at| expanded(message, at).expect("a name").to_ascii_lowercase()).collect()
             };
             assert_eq!(names_of(&message, old), names_of(&kept.wire, new));
         }

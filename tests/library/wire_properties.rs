@@ -308,10 +308,10 @@ proptest! {
     ) {
         let asked = query.to_vec().unwrap();
         let (reply, asked) = (Reply::read(&packet).unwrap(), Query::read(&asked).unwrap());
-        let Stored { wire, ttls, least_ttl, .. } = store(&reply, cap);
+        let Stored { wire, ttls, least_ttl, spells, .. } = store(&reply, cap);
         let ttls: Vec<u8> = ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         let errors = extended_errors(&message.edns);
-        let kept = Kept { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true, rotation: 0 };
+        let kept = Kept { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true, rotation: 0, spells };
         let size = if tcp { 65535 } else { usize::from(asked.udp_size()) };
         let mut out = vec![0xff; size];
         let age_of = if stale { Age::Stale(30) } else { Age::Seconds(age) };
