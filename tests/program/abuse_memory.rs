@@ -28,7 +28,7 @@ const PIPELINED: u16 = 100;
 
 /// The cache is small, so that little else can hide behind it; the upstream's deadline is long.
 fn start(upstream: &nodens::lab::upstream::Upstream) -> Nodens {
-    Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"8s\"")))
+    Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"30s\"")))
 }
 
 /// The most that the serving process has had resident so far, in MiB.
@@ -115,7 +115,7 @@ fn different_large_answers_at_once() {
     let text = "x".repeat(250);
     let record = |zone: Zone, number| zone.record(&format!("*.big.lab.example. 300 TXT \"{number:03}{text}\""));
     let upstream = upstream((0..235).fold(zone(), record));
-    let config = config(&[&upstream], "workers = 2", "deadline = \"8s\"");
+    let config = config(&[&upstream], "workers = 2", "deadline = \"30s\"");
     let nodens = Nodens::start(&format!("{config}[cache]\nmemory = \"4MiB\"\n"));
     serves_others(&nodens);
     let before = peak(&nodens);
