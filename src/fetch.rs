@@ -74,7 +74,7 @@ pub fn launch<U: Ask + 'static>(
 /// the entry expires; so it is fetched right then.
 pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
     let Some(place) = resolver.limits.governor.pending.admit_prefetch() else {
-        resolver.metrics.overload.with_label_values(&["prefetches"]).inc();
+        resolver.metrics.capacity.rejections.with_label_values(&["prefetches"]).inc();
         return put_off(resolver, &wanted);
     };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
@@ -94,7 +94,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
             return put_off(&resolver, &wanted);
         }
         let Some(flight) = resolver.flights.lead(wanted.snapshot.generation, wanted.hash, &wanted.key) else { return };
-        resolver.metrics.cache_prefetches.inc();
+        resolver.metrics.cache.prefetches.inc();
         let left = old.expires.saturating_sub(resolver.millis(wanted.asked));
         let entry = run(&resolver, &upstreams, &wanted, flight).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
@@ -353,7 +353,7 @@ async fn follow<U: Ask + 'static>(
     let (denies_addresses, denies_names) = denies;
     let stripped = if denies_addresses { rebinding::strip(&reply).map_err(too_long)? } else { None };
     if let Some(stripped) = &stripped {
-        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
+        resolver.metrics.queries.filtered.with_label_values(&[route.label.as_str()]).inc();
         reply = Reply::read(&stripped.wire).map_err(unreadable)?;
     }
     // What records were taken out of is not what the upstream vouched for.
@@ -364,7 +364,7 @@ async fn follow<U: Ask + 'static>(
         None => reply.alias_of(reply.qname()).and_then(|alias| expanded(reply.message, alias.rdata_at())),
     };
     if denies_names && target().is_some_and(|target| leads_inside(wanted, group, &target.to_ascii_lowercase())) {
-        resolver.metrics.filtered.with_label_values(&[route.label.as_str()]).inc();
+        resolver.metrics.queries.filtered.with_label_values(&[route.label.as_str()]).inc();
         let wire = rebinding::without_answers(&reply).map_err(too_long)?;
         let mut reply = Reply::read(&wire).map_err(unreadable)?;
         reply.extended_errors =
@@ -454,7 +454,7 @@ async fn look_up<U: Ask + 'static>(
             let entry = match resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key) {
                 Place::Lead(flight) => Box::pin(fetch(resolver, upstreams, &wanted, flight, deadline, trail)).await,
                 Place::Wait(landing) => {
-                    resolver.metrics.coalesced.inc();
+                    resolver.metrics.queries.coalesced.inc();
                     match timeout_at(deadline, landing).await {
                         Ok(Ok(landed)) => landed.entry,
                         _ => {

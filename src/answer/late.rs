@@ -89,7 +89,7 @@ pub async fn resolve<U: Ask + 'static>(
     let share = wanted.client.filter(|_| size >= LARGE).map(|client| {
         let share = Share::of(&resolver.limits.governor.buffered, client, size);
         if share.is_none() {
-            resolver.metrics.overload.with_label_values(&["buffered_bytes"]).inc();
+            resolver.metrics.capacity.rejections.with_label_values(&["buffered_bytes"]).inc();
         }
         share
     });

@@ -187,7 +187,7 @@ impl Resolver {
     ) -> Response {
         let (code, question_end, edns) = match reject {
             Reject::Silence(why) => {
-                self.metrics.dropped.with_label_values(&[why.label()]).inc();
+                self.metrics.queries.dropped.with_label_values(&[why.label()]).inc();
                 return Response::Silence;
             }
             Reject::Code { rcode, question_end, edns } => (rcode, question_end, edns),
@@ -293,7 +293,7 @@ impl Resolver {
         let Some(place) = self.place(turn, Some(route), *client) else {
             return self.turn_away(turn, from, (&target, hash), (Some(route), alias.is_some()), options, out);
         };
-        self.metrics.cache_misses.inc();
+        self.metrics.cache.misses.inc();
         let wanted = turn.wanted(target, hash, route, alias, Some(*client));
         self.defer(turn, Task::Question(wanted), from, place)
     }
@@ -309,7 +309,7 @@ impl Resolver {
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
-        self.metrics.overload.with_label_values(&["pending_queries"]).inc();
+        self.metrics.capacity.rejections.with_label_values(&["pending_queries"]).inc();
         let (target, hash) = asked;
         let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, &from.query, target, options, out);
         if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {

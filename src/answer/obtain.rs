@@ -61,7 +61,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         }
         (Place::Lead(flight), None) => flight,
         (Place::Wait(landing), _) => {
-            resolver.metrics.coalesced.inc();
+            resolver.metrics.queries.coalesced.inc();
             let landing = async { landing.await.ok().map(take_in) };
             return match stale {
                 Some(stale) => or_stale(resolver, wanted, stale, landing).await,

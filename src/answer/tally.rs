@@ -76,7 +76,7 @@ impl Tally {
             counted: Vec::with_capacity(COUNTED),
             routes: routes.iter().map(|route| route.as_str().into()).collect(),
             responses: Default::default(),
-            durations: Source::ALL.map(|source| metrics.duration.with_label_values(&[source.label()]).local()),
+            durations: Source::ALL.map(|source| metrics.queries.duration.with_label_values(&[source.label()]).local()),
             timed: [0; SOURCES],
         }
     }
@@ -128,11 +128,11 @@ impl Tally {
                 if matches!(source, Source::Hit | Source::Stale) {
                     hits += cell.count;
                 }
-                cell.flush(|| metrics.responses.with_label_values(&[rcode, source.label()]));
+                cell.flush(|| metrics.queries.responses.with_label_values(&[rcode, source.label()]));
             }
         }
         if hits > 0 {
-            metrics.cache_hits.inc_by(hits);
+            metrics.cache.hits.inc_by(hits);
         }
         for (timed, histogram) in self.timed.iter_mut().zip(&self.durations) {
             for _ in 0..std::mem::take(timed) {
@@ -150,7 +150,7 @@ impl Tally {
             let qtype = TYPES.get(class).map_or("other", |(_, label)| label);
             let transport = if tcp == 1 { "tcp" } else { "udp" };
             let route = route.and_then(|route| self.routes.get(route.index())).map_or("none", |label| label);
-            cell.flush(|| metrics.queries.with_label_values(&[transport, qtype, route]));
+            cell.flush(|| metrics.queries.received.with_label_values(&[transport, qtype, route]));
         }
     }
 }

@@ -166,7 +166,7 @@ async fn know_clients(resolver: Arc<Resolver>) {
             clients::watch::keep_current(Observed { clients, epoch, metrics, on_start }, node, settings).await;
         }
         Ok(None) => {}
-        Err(error) => tracing::error!(%error, "who asks is not watched"),
+        Err(error) => tracing::error!(%error, "pod watch disabled"),
     }
 }
 
@@ -176,13 +176,13 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
     let mend = node.tend(|mended| {
         let (kind, reason) = match mended {
             Ok(Mended { addresses, firewall }) => {
-                metrics.node_repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
-                metrics.node_repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
+                metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
+                metrics.node.repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
                 let mut what: Vec<_> = addresses.iter().map(ToString::to_string).collect();
                 what.extend(firewall.then(|| "the table of nftables".to_owned()));
-                (Kind::NodeMended, what.join(", "))
+                (Kind::NodeRepaired, what.join(", "))
             }
-            Err(error) => (Kind::NodeBroken, error.to_string()),
+            Err(error) => (Kind::NodeRepairFailed, error.to_string()),
         };
         metrics.events.tell(wall_clock(), kind, (None, None), reason);
     });
@@ -190,10 +190,12 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
         let mut last = Untracked::default();
         loop {
             let now = node::untracked();
-            for (kind, now, last) in [("queries", now.queries, last.queries), ("replies", now.replies, last.replies)] {
+            for (kind, now, last) in
+                [("queries", now.queries, last.queries), ("responses", now.responses, last.responses)]
+            {
                 // The kernel's counters begin anew when the table is written anew.
                 let new = now.checked_sub(last).unwrap_or(now);
-                metrics.node_untracked.with_label_values(&[kind]).inc_by(new);
+                metrics.node.untracked.with_label_values(&[kind]).inc_by(new);
             }
             last = now;
             tokio::time::sleep(COUNT_EVERY).await;
@@ -230,7 +232,7 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
                     let name = group.config.name.clone();
                     if let Err(error) = names::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
                     {
-                        tracing::error!(upstream = %name, %error, "the bootstrap servers cannot be used");
+                        tracing::error!(upstream = %name, %error, "cannot use the bootstrap servers");
                     }
                 }));
             }

@@ -113,16 +113,16 @@ impl Running {
 
     /// Counts and logs that a new configuration is in force, all but these keys.
     pub fn tell_reloaded(&self, needs_restart: &[&str]) {
-        self.host.resolver.metrics.reloads.with_label_values(&["taken"]).inc();
+        self.host.resolver.metrics.config.reloaded(true);
         match needs_restart {
-            [] => self.tell(Kind::ReloadTaken, ""),
+            [] => self.tell(Kind::ReloadApplied, ""),
             keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
         }
     }
 
     /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.
     pub fn reload_rejected(&self, reason: &str) {
-        self.host.resolver.metrics.reloads.with_label_values(&["rejected"]).inc();
+        self.host.resolver.metrics.config.reloaded(false);
         self.tell(Kind::ReloadRejected, reason);
     }
 

@@ -196,7 +196,7 @@ impl State {
             Some(Ok(Message::Back)) => {
                 self.host.turn_to(Phase::Serving);
                 let _ = heir.send(&Message::Resumed);
-                self.tell(Kind::TookBack, "the other one is about to stop");
+                self.tell(Kind::HandoverReverted, "the other one is about to stop");
                 self.hold();
             }
             Some(Ok(Message::Released)) => {
@@ -208,7 +208,7 @@ impl State {
                 self.heir = None;
                 if self.host.phase() == Phase::Resting {
                     self.host.turn_to(Phase::Serving);
-                    self.tell(Kind::TookBack, "the other one is gone");
+                    self.tell(Kind::HandoverReverted, "the other one is gone");
                 }
                 self.hold();
             }
@@ -257,7 +257,11 @@ impl State {
             match self.heard.recv_timeout(MOVES_CHECK) {
                 Ok(Command::Moved(moved)) => self.send_on(moved),
                 Ok(Command::Leave(_)) => {}
-                Err(_) if self.host.resolver.metrics.tcp_connections.get() <= 0 || Instant::now() > deadline => return,
+                Err(_)
+                    if self.host.resolver.metrics.capacity.tcp_connections.get() <= 0 || Instant::now() > deadline =>
+                {
+                    return;
+                }
                 Err(_) => {}
             }
         }

@@ -148,7 +148,7 @@ fn admit<U: Ask + 'static>(
         false => connections.admit_stranger(client, now),
     };
     if matches!(admitted, Admitted::Never) {
-        return metrics.tcp_rejected.inc();
+        return metrics.capacity.tcp_rejected.inc();
     }
     // As long as queries may be in flight here, the worker waits for the connection when it stops.
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
@@ -159,8 +159,8 @@ fn admit<U: Ask + 'static>(
             Admitted::Later(waiting) => waiting.place(|| worker.resolver.now()).await,
             Admitted::Never => None,
         };
-        let Some(place) = place else { return worker.resolver.metrics.tcp_rejected.inc() };
-        worker.resolver.metrics.tcp_connections.inc();
+        let Some(place) = place else { return worker.resolver.metrics.capacity.tcp_rejected.inc() };
+        worker.resolver.metrics.capacity.tcp_connections.inc();
         let connection = Connection {
             worker: Rc::clone(&worker),
             client,
@@ -173,7 +173,7 @@ fn admit<U: Ask + 'static>(
         };
         // A connection that breaks is the client's own affair.
         let _ = connection.run(stream, rest, reading).await;
-        worker.resolver.metrics.tcp_connections.dec();
+        worker.resolver.metrics.capacity.tcp_connections.dec();
         drop(guard);
     });
 }
@@ -366,7 +366,7 @@ impl<U: Ask + 'static> Connection<U> {
 
     /// The bytes that clients may hold are used up, by this client or in all: its connection is closed.
     fn turned_away(&self) -> io::Error {
-        self.worker.resolver.metrics.overload.with_label_values(&["buffered_bytes"]).inc();
+        self.worker.resolver.metrics.capacity.rejections.with_label_values(&["buffered_bytes"]).inc();
         io::ErrorKind::OutOfMemory.into()
     }
 

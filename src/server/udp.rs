@@ -205,7 +205,7 @@ impl<U: Ask + 'static> Listener<U> {
 
     fn count_refused(&self, refused: usize) {
         if refused > 0 {
-            self.worker.resolver.metrics.dropped.with_label_values(&["unsendable"]).inc_by(refused as u64);
+            self.worker.resolver.metrics.queries.dropped.with_label_values(&["unsendable"]).inc_by(refused as u64);
         }
     }
 }

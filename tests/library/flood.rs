@@ -166,7 +166,7 @@ async fn prefetches_from_a_silent_upstream_are_bounded() {
         }
         let (most, pending) = (MOST_PENDING / 8, &scene.resolver.limits.governor.pending);
         assert_eq!((pending.prefetches(), scene.upstreams.asked.get(), pending.count()), (most, most, 0));
-        let turned_away = scene.resolver.metrics.overload.with_label_values(&["prefetches"]).get();
+        let turned_away = scene.resolver.metrics.capacity.rejections.with_label_values(&["prefetches"]).get();
         assert_eq!(turned_away, (NAMES - most) as u64);
     };
     LocalSet::new().run_until(flooded).await;

@@ -38,14 +38,13 @@ fn the_broken_example_has_the_mistakes_that_are_shown() {
 fn every_metric_is_listed_and_every_listed_one_exists() {
     let metrics = Metrics::new().unwrap();
     // A family with labels shows once it has a series.
-    metrics.queries.with_label_values(&["udp", "A", "."]);
-    metrics.responses.with_label_values(&["NOERROR", "hit"]);
-    metrics.duration.with_label_values(&["hit"]);
-    metrics.dropped.with_label_values(&["short"]);
-    metrics.reloads.with_label_values(&["taken"]);
+    metrics.queries.received.with_label_values(&["udp", "A", "."]);
+    metrics.queries.responses.with_label_values(&["NOERROR", "hit"]);
+    metrics.queries.duration.with_label_values(&["hit"]);
+    metrics.queries.dropped.with_label_values(&["short"]);
     metrics.server("public", "192.0.2.53:53").failed("timeout");
     metrics.shed("public");
-    metrics.filtered.with_label_values(&["."]);
+    metrics.queries.filtered.with_label_values(&["."]);
     metrics.clients.series(["ci", "shop/api", ""]);
     let rendered = metrics.render();
     let real: BTreeSet<&str> =

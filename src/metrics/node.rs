@@ -1,0 +1,39 @@
+//! The addresses and the firewall of the node.
+
+use prometheus::{IntCounterVec, Registry};
+
+use super::register::counters;
+
+/// Repairs of the node's configuration, and packets that its firewall let past connection tracking.
+#[derive(Debug)]
+pub struct NodeMetrics {
+    /// Addresses and firewall tables that another program removed and nodens restored, by what it was.
+    pub repairs: IntCounterVec,
+    /// Packets excluded from connection tracking, by kind.
+    pub untracked: IntCounterVec,
+}
+
+impl NodeMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let repairs = counters(
+            registry,
+            "node_repairs_total",
+            "Addresses and firewall tables that another program removed and nodens restored, by what: address or firewall.",
+            &["what"],
+        )?;
+        let untracked = counters(
+            registry,
+            "node_untracked_packets_total",
+            "Packets that the firewall excluded from connection tracking, by kind: queries to the node's addresses, \
+             or responses from them.",
+            &["kind"],
+        )?;
+        for what in ["address", "firewall"] {
+            repairs.with_label_values(&[what]);
+        }
+        for kind in ["queries", "responses"] {
+            untracked.with_label_values(&[kind]);
+        }
+        Ok(Self { repairs, untracked })
+    }
+}
