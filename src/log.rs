@@ -126,7 +126,7 @@ fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize
                 waiting.fetch_sub(lines.len(), Ordering::Relaxed);
                 match written {
                     Ok(()) if lost > 0 => {
-                        tracing::warn!(lines = lost, "a part of this log could not be written");
+                        tracing::warn!(lines = lost, "log lines lost");
                         lost = 0;
                     }
                     Ok(()) => {}

@@ -297,7 +297,7 @@ fn knowing_who_asks_allocates_nothing() {
         let tables = clients.tables(fixed);
         assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
         assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
-        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Nobody)));
+        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Unassigned)));
     }
     assert_eq!(allocations() - before, 0);
 }

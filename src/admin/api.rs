@@ -59,17 +59,17 @@ struct ServerView {
     smoothed_latency_seconds: Option<f64>,
     last_minute: LastMinute,
     queries_total: BTreeMap<&'static str, u64>,
-    replies_total: u64,
+    responses_total: u64,
     failures_total: BTreeMap<&'static str, u64>,
     hedges_total: u64,
     hedges_won_total: u64,
     ejections_total: u64,
 }
 
-/// Its replies of the last minute.
+/// Its responses of the last minute.
 #[derive(Debug, Serialize)]
 struct LastMinute {
-    replies: u64,
+    responses: u64,
     latency_p50_seconds: Option<f64>,
     latency_p95_seconds: Option<f64>,
     latency_p99_seconds: Option<f64>,
@@ -148,13 +148,13 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         in_flight: metrics.in_flight.get(),
         smoothed_latency_seconds: smoothed.map(seconds),
         last_minute: LastMinute {
-            replies: minute.replies,
+            responses: minute.responses,
             latency_p50_seconds: minute.p50.map(seconds),
             latency_p95_seconds: minute.p95.map(seconds),
             latency_p99_seconds: minute.p99.map(seconds),
         },
         queries_total: metrics.queries().collect(),
-        replies_total: metrics.duration.get_sample_count(),
+        responses_total: metrics.duration.get_sample_count(),
         failures_total: metrics.failures().collect(),
         hedges_total: metrics.hedges.get(),
         hedges_won_total: metrics.hedges_won.get(),

@@ -19,7 +19,7 @@ pub(super) fn who<'q>(
     let address = parameters.find_map(|parameter| parameter.strip_prefix("address=")).unwrap_or_default();
     // Clients of HTTP may write the colons of an address as %3A.
     let address = address.replace("%3A", ":").replace("%3a", ":");
-    let address: IpAddr = address.parse().map_err(|_| "right would be ?address=10.0.0.7\n")?;
+    let address: IpAddr = address.parse().map_err(|_| "expected ?address=10.0.0.7\n")?;
     let now = resolver.now();
     let snapshot = resolver.snapshot.load();
     let tables = resolver.tables(&snapshot);

@@ -192,15 +192,15 @@ impl Admin {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.process.refresh();
-        metrics.needs_restart.set(gauge(self.resolver.snapshot.load().config.needs_restart.len()));
+        metrics.config.needs_restart.set(gauge(self.resolver.snapshot.load().config.needs_restart.len()));
         metrics.log.refresh();
-        metrics.pending.set(gauge(self.resolver.limits.governor.pending.count()));
-        metrics.prefetches.set(gauge(self.resolver.limits.governor.pending.prefetches()));
-        metrics.buffered.set(gauge(self.resolver.limits.governor.buffered.held()));
+        metrics.capacity.pending_queries.set(gauge(self.resolver.limits.governor.pending.count()));
+        metrics.capacity.pending_prefetches.set(gauge(self.resolver.limits.governor.pending.prefetches()));
+        metrics.capacity.buffered_bytes.set(gauge(self.resolver.limits.governor.buffered.held()));
         metrics.watch.refresh(self.resolver.now());
-        metrics.cache_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
-        metrics.cache_bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
-        metrics.cache_evictions.inc_by(fill.evictions.saturating_sub(metrics.cache_evictions.get()));
+        metrics.cache.entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
+        metrics.cache.bytes.set(i64::try_from(fill.bytes).unwrap_or(i64::MAX));
+        metrics.cache.evictions.inc_by(fill.evictions.saturating_sub(metrics.cache.evictions.get()));
     }
 }
 

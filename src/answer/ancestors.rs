@@ -182,7 +182,7 @@ impl Probe {
                 Known::Denied => {
                     cluster.probes.judge(false, self.resolver.now());
                     let domain = &cluster.config.domain;
-                    tracing::info!(%domain, "its servers deny the namespace `default`: denials are not taken to cover what is below");
+                    tracing::info!(%domain, "its servers deny the namespace `default`: denials are not extended to names below");
                 }
                 Known::Not => {}
             }

@@ -90,7 +90,7 @@ fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hi
 /// What the client of an account sees.
 fn horizon(snapshot: &Snapshot, account: &Account) -> HorizonId {
     let view = account.client.as_ref().map(|client| Who::Known { client, since: None });
-    let view = view.or(Some(Who::Unknown(crate::clients::Unknown::Nobody)));
+    let view = view.or(Some(Who::Unknown(crate::clients::Unknown::Unassigned)));
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))
 }
 

@@ -48,7 +48,7 @@ impl Source {
             Ok(None) => none,
             Ok(Some(Taken { elder, sockets, entries })) => Self { sockets, entries, taken: Some(elder), ..none },
             Err(error) => {
-                tracing::warn!(%error, "no handover: it is tried to listen beside the other one until that one stops");
+                tracing::warn!(%error, "handover failed; sharing the ports with the running instance until it stops");
                 Self { beside: true, ..none }
             }
         }
@@ -115,7 +115,7 @@ impl Place {
         if let (None, Some(path)) = (&listener, &path) {
             match door::listen(path) {
                 Ok(new) => listener = Some(new),
-                Err(error) => tracing::warn!(%error, path = %path.display(), "nobody can take over from this one"),
+                Err(error) => tracing::warn!(%error, path = %path.display(), "cannot offer a handover to a successor"),
             }
         }
         let holder = holder(link);
@@ -144,8 +144,10 @@ impl Place {
         let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);
         let left = self.running.stop();
         match node.as_ref().map(Node::tear_down) {
-            Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "the node is as it was"),
-            Some(Err(error)) => tracing::error!(%error, "something is left on the node: see nodens node cleanup"),
+            Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "node configuration removed"),
+            Some(Err(error)) => {
+                tracing::error!(%error, "cannot remove all node configuration: run `nodens node cleanup`")
+            }
             None => {}
         }
         left

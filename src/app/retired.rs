@@ -42,7 +42,9 @@ impl Retired {
             };
             match thread::spawn("nodens-free".into(), free) {
                 Ok(_) => self.0 = Some(sender),
-                Err(error) => tracing::warn!(%error, "old configurations are freed by the workers: no thread"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start the thread that frees old configurations; workers free them")
+                }
             }
         }
     }

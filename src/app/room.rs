@@ -33,7 +33,7 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
         tracing::warn!(
             limit_mib = limit >> 20,
             wanted_mib = wanted >> 20,
-            "the control group's memory limit is below cache.memory and what nodens takes besides; it may be killed"
+            "the control group's memory limit is lower than cache.memory and the memory that nodens needs besides: the kernel may kill nodens"
         );
     }
     buffers

@@ -51,7 +51,7 @@ impl Check {
                     let _ = writeln!(io::stderr(), "{}: warning: {directory}", self.file.display());
                 }
                 // The exit code says it as well.
-                let _ = writeln!(io::stdout(), "{}: good: {}", self.file.display(), summary(&config));
+                let _ = writeln!(io::stdout(), "{}: OK ({})", self.file.display(), summary(&config));
                 Outcome::Good
             }
             Err(unusable) => unusable.complain(&self.file),

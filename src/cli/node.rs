@@ -103,8 +103,8 @@ fn table(state: &State) -> String {
     text.push_str(&match state.firewall {
         Some(true) => {
             format!(
-                "firewall  in place: {} packets of queries, {} of replies untracked\n",
-                untracked.queries, untracked.replies
+                "firewall  in place: {} packets of queries, {} of responses untracked\n",
+                untracked.queries, untracked.responses
             )
         }
         Some(false) => "firewall  missing, or changed by somebody\n".to_owned(),

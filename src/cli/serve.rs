@@ -164,17 +164,17 @@ impl Serve {
             tracing::info!(%address, "listening on UDP and TCP");
         }
         for address in running.admin_addresses() {
-            tracing::info!(%address, "admin pages: / lists them");
+            tracing::info!(%address, "serving admin pages");
         }
         for address in running.metrics_addresses() {
-            tracing::info!(%address, "metrics and health alone");
+            tracing::info!(%address, "serving metrics and health only");
         }
         for address in running.report_addresses() {
-            tracing::info!(%address, "each client's own report: /v1/me");
+            tracing::info!(%address, "serving client reports at /v1/me");
         }
         let (version, workers) = (env!("CARGO_PKG_VERSION"), running.workers());
         match running.host().phase() {
-            Phase::Resting => tracing::info!(version, workers, "nodens rests: another one serves"),
+            Phase::Resting => tracing::info!(version, workers, "nodens on standby: another instance serves"),
             _ => tracing::info!(version, workers, "nodens serves"),
         }
         if replaces.restarts > 0 {
@@ -182,14 +182,11 @@ impl Serve {
             running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
         if !needs_restart.is_empty() {
-            tracing::warn!(
-                "these keys of the configuration in force still wait for a restart: {}",
-                needs_restart.join(", ")
-            );
+            tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
         let end = runtime.block_on(self.mind(running, &copy, signals, Some(in_force.text)));
         if let End::Failed(what) = end {
-            tracing::error!("{what} failed: nodens ends, to begin anew");
+            tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
             // To wait for the others would only keep a new one from serving.
             std::mem::forget(place);
             return Outcome::Failed;
@@ -224,7 +221,7 @@ impl Serve {
                 _ = signals.interrupt.recv() => return End::Told,
                 what = running.failed() => return End::Failed(what),
                 () = &mut broken => {
-                    tracing::warn!("the supervisor is gone");
+                    tracing::warn!("supervisor exited");
                     return End::Told;
                 }
                 _ = signals.hang_up.recv() => {
@@ -256,16 +253,12 @@ impl Serve {
         if given.replaces.from_file {
             match self.begin_from_file() {
                 Ok(start) => {
-                    tracing::warn!(
-                        "this worker begins with what the configuration file holds now: the last one did not serve"
-                    );
+                    tracing::warn!("starting with the configuration file: the previous worker never served");
                     return Ok(start);
                 }
                 Err(bad) => {
                     bad.lines().iter().for_each(|line| tracing::error!("{line}"));
-                    tracing::warn!(
-                        "the configuration file is no good: this worker begins with the configuration in force"
-                    );
+                    tracing::warn!("the configuration file is invalid: starting with the configuration last in force");
                 }
             }
         }
@@ -332,7 +325,7 @@ impl Serve {
                 running.reload_rejected(first);
                 // One event for one file, but the log has every mistake.
                 for line in others {
-                    tracing::error!("and another mistake: {line}");
+                    tracing::error!("configuration: {line}");
                 }
             }
         }

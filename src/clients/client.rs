@@ -105,11 +105,11 @@ pub enum Trust {
     /// A label that only the runner or its controller sets: the job cannot.
     Label,
     /// A label or annotation that the job may have overwritten, where the runner's configuration allows it that.
-    Settable,
+    JobControlled,
     /// The pod's name has the form that the runner gives; anybody may give a pod such a name.
     Name,
     /// It contradicts something that is trusted more, or stands beside something that does.
-    Disputed,
+    Conflicting,
 }
 
 impl Job {
@@ -177,8 +177,8 @@ impl Job {
 
     /// Marks everything that the job could have set: some of it has been found to be wrong.
     pub fn dispute(&mut self) {
-        for (_, fact) in self.facts.iter_mut().filter(|(_, fact)| fact.trust == Trust::Settable) {
-            fact.trust = Trust::Disputed;
+        for (_, fact) in self.facts.iter_mut().filter(|(_, fact)| fact.trust == Trust::JobControlled) {
+            fact.trust = Trust::Conflicting;
         }
     }
 }
@@ -211,9 +211,9 @@ impl Trust {
             Self::Configuration => "configuration",
             Self::Namespace => "namespace",
             Self::Label => "label",
-            Self::Settable => "settable",
+            Self::JobControlled => "job_controlled",
             Self::Name => "name",
-            Self::Disputed => "disputed",
+            Self::Conflicting => "conflicting",
         }
     }
 }
@@ -261,16 +261,16 @@ mod tests {
     #[test]
     fn the_more_trusted_value_stays() {
         let mut job = Job::default();
-        assert!(job.note(Field::JobId, "7", Trust::Settable));
+        assert!(job.note(Field::JobId, "7", Trust::JobControlled));
         assert!(!job.note(Field::JobId, "8", Trust::Namespace), "they differ");
         assert_eq!(job.trusted(Field::JobId), Some("8"));
         assert!(!job.note(Field::JobId, "9", Trust::Name));
         assert_eq!(job.trusted(Field::JobId), Some("8"));
-        job.note(Field::Ref, "main", Trust::Settable);
+        job.note(Field::Ref, "main", Trust::JobControlled);
         assert_eq!(job.trusted(Field::Ref), None, "the job may have set it");
         job.dispute();
         let trusts: Vec<_> = job.facts().map(|(field, fact)| (field, fact.trust)).collect();
-        assert_eq!(trusts, [(Field::JobId, Trust::Namespace), (Field::Ref, Trust::Disputed)]);
+        assert_eq!(trusts, [(Field::JobId, Trust::Namespace), (Field::Ref, Trust::Conflicting)]);
     }
 
     #[test]

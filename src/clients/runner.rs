@@ -5,8 +5,8 @@
 //!
 //! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it,
 //! so these are what the rest is checked against. Annotations under the same domain may be overwritten by a job
-//! (`KUBERNETES_POD_ANNOTATIONS_*`, where `pod_annotations_overwrite_allowed` matches): they are [`Trust::Settable`],
-//! and as soon as one of them contradicts something better, all of them are [`Trust::Disputed`].
+//! (`KUBERNETES_POD_ANNOTATIONS_*`, where `pod_annotations_overwrite_allowed` matches): they are [`Trust::JobControlled`],
+//! and as soon as one of them contradicts something better, all of them are [`Trust::Conflicting`].
 
 use std::collections::BTreeMap;
 
@@ -95,17 +95,17 @@ const GITLAB: Runner = Runner {
         (Field::ProjectId, Source::Label("project.runner.gitlab.com/id"), Trust::Label),
         (Field::ProjectName, Source::Label("project.runner.gitlab.com/name"), Trust::Label),
         (Field::ProjectNamespace, Source::Label("project.runner.gitlab.com/namespace"), Trust::Label),
-        (Field::ProjectId, Source::Annotation("project.runner.gitlab.com/id"), Trust::Settable),
-        (Field::JobId, Source::Annotation("job.runner.gitlab.com/id"), Trust::Settable),
-        (Field::JobUrl, Source::Annotation(JOB_URL), Trust::Settable),
-        (Field::JobId, Source::Url(JOB_URL, UrlPart::Job), Trust::Settable),
-        (Field::ProjectPath, Source::Url(JOB_URL, UrlPart::Project), Trust::Settable),
-        (Field::JobName, Source::Annotation("job.runner.gitlab.com/name"), Trust::Settable),
-        (Field::Ref, Source::Annotation("job.runner.gitlab.com/ref"), Trust::Settable),
-        (Field::Sha, Source::Annotation("job.runner.gitlab.com/sha"), Trust::Settable),
+        (Field::ProjectId, Source::Annotation("project.runner.gitlab.com/id"), Trust::JobControlled),
+        (Field::JobId, Source::Annotation("job.runner.gitlab.com/id"), Trust::JobControlled),
+        (Field::JobUrl, Source::Annotation(JOB_URL), Trust::JobControlled),
+        (Field::JobId, Source::Url(JOB_URL, UrlPart::Job), Trust::JobControlled),
+        (Field::ProjectPath, Source::Url(JOB_URL, UrlPart::Project), Trust::JobControlled),
+        (Field::JobName, Source::Annotation("job.runner.gitlab.com/name"), Trust::JobControlled),
+        (Field::Ref, Source::Annotation("job.runner.gitlab.com/ref"), Trust::JobControlled),
+        (Field::Sha, Source::Annotation("job.runner.gitlab.com/sha"), Trust::JobControlled),
         // The runner says neither; these are labels that operators add with `pod_labels`.
-        (Field::Pipeline, Source::Label("pipeline_id"), Trust::Settable),
-        (Field::User, Source::Label("user_login"), Trust::Settable),
+        (Field::Pipeline, Source::Label("pipeline_id"), Trust::JobControlled),
+        (Field::User, Source::Label("user_login"), Trust::JobControlled),
         (Field::RunnerId, Source::GitlabName(NamePart::Runner), Trust::Name),
         (Field::ProjectId, Source::GitlabName(NamePart::Project), Trust::Name),
     ],
@@ -122,7 +122,7 @@ const GITHUB: Runner = Runner {
         (Field::RunnerId, Source::Label("actions.github.com/scale-set-name"), Trust::Label),
         (Field::ProjectNamespace, Source::Label("actions.github.com/organization"), Trust::Label),
         (Field::ProjectName, Source::Label("actions.github.com/repository"), Trust::Label),
-        (Field::RunnerName, Source::Label("runner-pod"), Trust::Settable),
+        (Field::RunnerName, Source::Label("runner-pod"), Trust::JobControlled),
     ],
 };
 
@@ -163,7 +163,7 @@ fn job(runner: &Runner, pod: &Meta<'_>) -> Job {
     let mut disputed = false;
     for (field, source, trust) in runner.facts {
         if let Some(value) = source.find(pod).filter(|value| !value.is_empty()) {
-            disputed |= !job.note(*field, value, *trust) && *trust == Trust::Settable;
+            disputed |= !job.note(*field, value, *trust) && *trust == Trust::JobControlled;
         }
     }
     if disputed {
@@ -283,13 +283,13 @@ mod tests {
                 "project_id=4711 (label)",
                 "project_name=shop (label)",
                 "project_namespace=retail_web (label)",
-                "project_path=retail/web/shop (settable)",
-                "job_id=8123 (settable)",
-                "job_name=unit tests: [3/7] (settable)",
-                "job_url=https://git.example/retail/web/shop/-/jobs/8123 (settable)",
-                "pipeline=990 (settable)",
-                "ref=main (settable)",
-                "sha=5f3c (settable)",
+                "project_path=retail/web/shop (job_controlled)",
+                "job_id=8123 (job_controlled)",
+                "job_name=unit tests: [3/7] (job_controlled)",
+                "job_url=https://git.example/retail/web/shop/-/jobs/8123 (job_controlled)",
+                "pipeline=990 (job_controlled)",
+                "ref=main (job_controlled)",
+                "sha=5f3c (job_controlled)",
             ]
         );
     }
@@ -298,10 +298,10 @@ mod tests {
     fn annotations_that_contradict_a_label_or_each_other_are_disputed() {
         let (_, facts) = told(&GITLAB_POD.replace("PROJECT", "1"));
         assert!(facts.contains(&"project_id=4711 (label)".to_owned()), "{facts:?}");
-        assert!(facts.contains(&"job_id=8123 (disputed)".to_owned()), "{facts:?}");
-        assert!(facts.contains(&"ref=main (disputed)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"job_id=8123 (conflicting)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"ref=main (conflicting)".to_owned()), "{facts:?}");
         let (_, facts) = told(&GITLAB_POD.replace("PROJECT", "4711").replace("/id\": \"8123\"", "/id\": \"8124\""));
-        assert!(facts.contains(&"job_id=8124 (disputed)".to_owned()), "its URL says otherwise: {facts:?}");
+        assert!(facts.contains(&"job_id=8124 (conflicting)".to_owned()), "its URL says otherwise: {facts:?}");
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         let own = GITLAB_POD.replace("PROJECT", "4711").replace("\"ci\"", "\"ci-job-9000\"");
         let (_, facts) = told(&own);
         assert!(facts.contains(&"job_id=9000 (namespace)".to_owned()), "{facts:?}");
-        assert!(facts.contains(&"ref=main (disputed)".to_owned()), "{facts:?}");
+        assert!(facts.contains(&"ref=main (conflicting)".to_owned()), "{facts:?}");
         let (kind, facts) = told(r#"{"name": "build", "namespace": "ci-job-77", "uid": "u"}"#);
         assert_eq!((kind, facts), (Kind::GitlabJob, vec!["job_id=77 (namespace)".to_owned()]));
     }
@@ -375,7 +375,7 @@ mod tests {
             "labels": {"runner-pod": "linux-x64-k8ff2-runner-9vq7d"}}"#,
         );
         assert_eq!(kind, Kind::GithubRunner);
-        assert_eq!(facts, ["runner_name=linux-x64-k8ff2-runner-9vq7d (settable)"]);
+        assert_eq!(facts, ["runner_name=linux-x64-k8ff2-runner-9vq7d (job_controlled)"]);
         let (kind, facts) = told(
             r#"{"name": "build-shop-run-7-pod", "namespace": "shop", "uid": "u", "labels": {
             "tekton.dev/taskRun": "build-shop-run-7", "tekton.dev/taskRunUID": "9b1e", "tekton.dev/task": "build",

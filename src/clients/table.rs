@@ -88,18 +88,18 @@ impl Table {
     /// Who had `address` at `at`, and since when.
     #[inline]
     pub fn who(&self, address: IpAddr, at: Millis) -> Result<(&Arc<Client>, Millis), Unknown> {
-        let claims = self.claims.get(&key(address)).ok_or(Unknown::Nobody)?;
-        let claim = claims.iter().find(|claim| claim.from <= at && at < claim.until).ok_or(Unknown::Nobody)?;
+        let claims = self.claims.get(&key(address)).ok_or(Unknown::Unassigned)?;
+        let claim = claims.iter().find(|claim| claim.from <= at && at < claim.until).ok_or(Unknown::Unassigned)?;
         let client = claim.client.as_ref().ok_or(Unknown::Host)?;
         let another = |other: &Claim| !other.client.as_ref().is_some_and(|other| Arc::ptr_eq(other, client));
         if claims.iter().any(|claim| claim.maybe <= at && at < claim.until && another(claim)) {
             return Err(Unknown::Shared);
         }
         if claim.ending <= at && self.hungry <= at {
-            return Err(Unknown::Ending);
+            return Err(Unknown::Terminating);
         }
         match self.gaps.get(claim.scope) {
-            Some(gap) if gap.covers(at) => Err(Unknown::Lost),
+            Some(gap) if gap.covers(at) => Err(Unknown::WatchStale),
             _ => Ok((client, claim.from)),
         }
     }

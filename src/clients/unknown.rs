@@ -6,26 +6,26 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unknown {
     /// No pod of this node that is known has it.
-    Nobody,
+    Unassigned,
     /// It is the node's own, shared by all pods of the host network.
     Host,
     /// More than one pod has it, or may have.
     Shared,
     /// Its pod is being deleted while another one waits for an address.
-    Ending,
+    Terminating,
     /// The Kubernetes API has not been heard for too long.
-    Lost,
+    WatchStale,
 }
 
 impl Unknown {
     /// As APIs show it.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Nobody => "nobody",
+            Self::Unassigned => "unassigned",
             Self::Host => "host",
             Self::Shared => "shared",
-            Self::Ending => "ending",
-            Self::Lost => "lost",
+            Self::Terminating => "terminating",
+            Self::WatchStale => "watch_stale",
         }
     }
 }
@@ -33,11 +33,13 @@ impl Unknown {
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Nobody => "no pod of this node that is known has this address",
+            Self::Unassigned => "no pod of this node that is known has this address",
             Self::Host => "this is the node's own address, which all pods of the host network share",
             Self::Shared => "more than one pod has this address, or may have: the end of one of them is not known yet",
-            Self::Ending => "its pod is being deleted, and another one that waits for an address may have it already",
-            Self::Lost => "the Kubernetes API has not been heard for too long",
+            Self::Terminating => {
+                "its pod is being deleted, and another one that waits for an address may have it already"
+            }
+            Self::WatchStale => "the Kubernetes API has not been heard for too long",
         })
     }
 }

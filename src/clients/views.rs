@@ -173,7 +173,7 @@ mod tests {
     fn each_part_of_a_selector_has_to_fit() {
         let nobody = client("other", &[], &[]);
         let mut someone = Vec::new();
-        for trust in [Trust::Label, Trust::Settable] {
+        for trust in [Trust::Label, Trust::JobControlled] {
             someone.push(client(
                 "ci-job-7",
                 &[("tier", "low")],
@@ -210,7 +210,7 @@ mod tests {
             let views = views(&format!("[[view]]\nname = 'v'\n{selector}\n"), generation);
             // The second time by what is remembered.
             for address in ["10.0.0.7", "::ffff:10.0.0.7"] {
-                let unknown = views.of(&Who::Unknown(Unknown::Nobody), address.parse().expect(address));
+                let unknown = views.of(&Who::Unknown(Unknown::Unassigned), address.parse().expect(address));
                 let known = [&someone[0], &someone[1], &nobody].map(|client| of(&views, client, address));
                 let found = [known[0], known[1], known[2], unknown].map(|view| view == Some(ViewId::of_index(0)));
                 assert_eq!(found, expected, "{selector} {address}");

@@ -119,7 +119,7 @@ pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes
     let api = loop {
         match Api::new(&settings, |name| std::env::var(name).ok()) {
             Ok(api) => break Rc::new(api),
-            Err(error) => tracing::warn!(%error, "the Kubernetes API cannot be reached; trying again"),
+            Err(error) => tracing::warn!(%error, "cannot reach the Kubernetes API; retrying"),
         }
         tokio::time::sleep(jittered(wait)).await;
         wait = (wait * 2).min(AFTER_FAILURE.1);
@@ -128,7 +128,7 @@ pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes
         [] => vec!["/api/v1/pods".to_owned()],
         some => some.iter().map(|namespace| format!("/api/v1/namespaces/{namespace}/pods")).collect(),
     };
-    tracing::info!(%node, namespaces = namespaces.join(" "), "watching the pods of this node");
+    tracing::info!(%node, namespaces = namespaces.join(" "), "watching pods of this node");
     let state = Rc::new(State {
         observed,
         pods: RefCell::new(Pods::new(paths.len(), !namespaces.is_empty())),
@@ -276,7 +276,7 @@ impl State {
         self.apply(scope, Event::Resumed);
         self.set_connected(scope, true);
         if self.complained.take() {
-            tracing::info!("the Kubernetes API is heard again");
+            tracing::info!("Kubernetes watch re-established");
         }
     }
 
@@ -288,7 +288,7 @@ impl State {
         if let Lost::Failed(_) | Lost::Silent = lost
             && !self.complained.replace(true)
         {
-            tracing::warn!(reason = %lost, hint = lost.hint(), "the Kubernetes API is not heard; who asks is unknown until it is");
+            tracing::warn!(reason = %lost, hint = lost.hint(), "Kubernetes watch lost; clients are unknown until it is re-established");
         }
     }
 

@@ -125,20 +125,20 @@ impl TryFrom<String> for Server {
 }
 
 impl<const PORT: u16> Leaf for Listen<PORT> {
-    const RIGHT: &'static str = r#""127.0.0.1:5300", "[::1]:5300" or an address without a port"#;
+    const EXPECTED: &'static str = r#""127.0.0.1:5300", "[::1]:5300" or an address without a port"#;
 }
 
 impl Leaf for Bootstrap {
-    const RIGHT: &'static str = r#""10.0.0.2", "10.0.0.2:5353" or "[fd00::10]:53""#;
+    const EXPECTED: &'static str = r#""10.0.0.2", "10.0.0.2:5353" or "[fd00::10]:53""#;
 }
 
 impl Leaf for Server {
-    const RIGHT: &'static str =
+    const EXPECTED: &'static str =
         r#""10.0.0.2", "10.0.0.2:5353", "[fd00::10]:53", "dns.example" or "tls://1.1.1.1#host.name""#;
 }
 
 impl Leaf for Network {
-    const RIGHT: &'static str = r#""10.0.0.0/8", "::1/128" or a single address"#;
+    const EXPECTED: &'static str = r#""10.0.0.0/8", "::1/128" or a single address"#;
 }
 
 /// An address with or without a port, an IPv6 one with or without brackets.

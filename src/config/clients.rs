@@ -237,19 +237,19 @@ impl TryFrom<String> for Words {
 }
 
 impl Leaf for Node {
-    const RIGHT: &'static str = r#""node-1.example", as `kubectl get nodes` shows it"#;
+    const EXPECTED: &'static str = r#""node-1.example", as `kubectl get nodes` shows it"#;
 }
 
 impl Leaf for Namespace {
-    const RIGHT: &'static str = r#""gitlab-runner": small letters, digits and hyphens"#;
+    const EXPECTED: &'static str = r#""gitlab-runner": small letters, digits and hyphens"#;
 }
 
 impl Leaf for Url {
-    const RIGHT: &'static str = r#""https://10.0.0.1:6443""#;
+    const EXPECTED: &'static str = r#""https://10.0.0.1:6443""#;
 }
 
 impl Leaf for Words {
-    const RIGHT: &'static str = "a short text in quotes";
+    const EXPECTED: &'static str = "a short text in quotes";
 }
 
 /// Whether a text is a label as Kubernetes has it in names.

@@ -38,7 +38,7 @@ impl TryFrom<String> for SocketPath {
 }
 
 impl Leaf for SocketPath {
-    const RIGHT: &'static str = r#""/run/nodens/handover.sock""#;
+    const EXPECTED: &'static str = r#""/run/nodens/handover.sock""#;
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl TryFrom<String> for HostsPath {
 }
 
 impl Leaf for HostsPath {
-    const RIGHT: &'static str = r#""/etc/hosts.d/*.hosts""#;
+    const EXPECTED: &'static str = r#""/etc/hosts.d/*.hosts""#;
 }
 
 impl Config {

@@ -163,15 +163,15 @@ impl TryFrom<String> for Firewall {
 }
 
 impl Leaf for Address {
-    const RIGHT: &'static str = r#""169.254.20.10" or "fd00::a""#;
+    const EXPECTED: &'static str = r#""169.254.20.10" or "fd00::a""#;
 }
 
 impl Leaf for Interface {
-    const RIGHT: &'static str = r#""auto", "dummy", "lo" or the name of a link"#;
+    const EXPECTED: &'static str = r#""auto", "dummy", "lo" or the name of a link"#;
 }
 
 impl Leaf for Firewall {
-    const RIGHT: &'static str = r#""nft" or "none""#;
+    const EXPECTED: &'static str = r#""nft" or "none""#;
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ fn record(file: &RecordTable, mistakes: &Mistakes<'_>) -> (Range<usize>, Record)
 /// A record's TTL.
 pub(super) fn seconds(time: Time) -> Result<u32, String> {
     let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
-    secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; right would be \"5m\""))
+    secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; expected \"5m\""))
 }
 
 /// Notes the records, each with its place (its data empty if it could not be read), that cannot stand beside another: the same twice, a CNAME beside other data or
@@ -250,11 +250,11 @@ impl TryFrom<String> for Kind {
 }
 
 impl Leaf for Owner {
-    const RIGHT: &'static str = r#""registry.corp.example""#;
+    const EXPECTED: &'static str = r#""registry.corp.example""#;
 }
 
 impl Leaf for Kind {
-    const RIGHT: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
+    const EXPECTED: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
 }
 
 /// The text as one quoted string.

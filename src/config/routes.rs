@@ -175,7 +175,7 @@ impl TryFrom<String> for FilteredType {
 }
 
 impl Leaf for FilteredType {
-    const RIGHT: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
+    const EXPECTED: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
 }
 
 /// What `filter_types` may name: no type that a resolver needs to find others.

@@ -88,7 +88,7 @@ impl TryFrom<String> for Identity {
 }
 
 impl Leaf for Identity {
-    const RIGHT: &'static str = r#""node-7", or "" for none"#;
+    const EXPECTED: &'static str = r#""node-7", or "" for none"#;
 }
 
 impl ServerTable {

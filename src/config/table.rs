@@ -90,11 +90,11 @@ impl<'m, 't> Table<'m, 't> {
         let value = self.take(key)?;
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
-            self.mistakes.add(at, format!("{key}: not a list; right would be, in square brackets, {}", T::RIGHT));
+            self.mistakes.add(at, format!("{key}: not a list; expected, in square brackets, {}", T::EXPECTED));
             return None;
         };
         if items.is_empty() {
-            self.mistakes.add(at, format!("{key}: the list is empty; right would be a list of {}", T::RIGHT));
+            self.mistakes.add(at, format!("{key}: the list is empty; expected a list of {}", T::EXPECTED));
             return None;
         }
         Some(items.into_iter().filter_map(|item| self.leaf(key, item)).collect())
@@ -176,14 +176,14 @@ impl<'m, 't> Table<'m, 't> {
 
     fn must_have<T: Leaf>(&self, key: &'static str) {
         if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
-            self.mistakes.add(self.at(), format!("`{key}` is missing; right would be {}", T::RIGHT));
+            self.mistakes.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
         }
     }
 
     fn leaf<T: Leaf>(&self, key: &str, value: Spanned<DeValue<'t>>) -> Option<Spanned<T>> {
         let at = value.span();
         let read = T::deserialize(value.into_deserializer());
-        let read = read.map_err(|error| format!("{key}: {}; right would be {}", unexpected(error.message()), T::RIGHT));
+        let read = read.map_err(|error| format!("{key}: {}; expected {}", unexpected(error.message()), T::EXPECTED));
         self.mistakes.good(at.clone(), read).map(|value| Spanned::new(at, value))
     }
 
@@ -297,7 +297,7 @@ fn twice(text: &str, at: Range<usize>, mistakes: &Mistakes<'_>) -> String {
     }
 }
 
-/// Serde's message in plain words: without the name of the Rust type that it expected, which [`Leaf::RIGHT`] says better.
+/// Serde's message in plain words: without the name of the Rust type that it expected, which [`Leaf::EXPECTED`] says better.
 fn unexpected(message: &str) -> String {
     let told = match message.rsplit_once(", expected ") {
         Some((unexpected, _)) if message.starts_with("invalid type: ") => unexpected,

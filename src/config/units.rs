@@ -117,15 +117,15 @@ impl TryFrom<i64> for Count {
 }
 
 impl Leaf for Size {
-    const RIGHT: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
+    const EXPECTED: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
 }
 
 impl Leaf for Time {
-    const RIGHT: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
+    const EXPECTED: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
 }
 
 impl Leaf for Count {
-    const RIGHT: &'static str = "a whole number such as 1024, without quotes";
+    const EXPECTED: &'static str = "a whole number such as 1024, without quotes";
 }
 
 impl fmt::Display for Size {

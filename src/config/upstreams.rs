@@ -99,7 +99,7 @@ pub(super) fn bootstrap(table: Table<'_, '_>) -> Vec<Spanned<Bootstrap>> {
 }
 
 impl Leaf for Select {
-    const RIGHT: &'static str = r#""ordered", "fastest" or "spread""#;
+    const EXPECTED: &'static str = r#""ordered", "fastest" or "spread""#;
 }
 
 impl<'de> Deserialize<'de> for Select {

@@ -280,9 +280,9 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
 }
 
 impl Leaf for Glob {
-    const RIGHT: &'static str = r#""group/project" or "group/*""#;
+    const EXPECTED: &'static str = r#""group/project" or "group/*""#;
 }
 
 impl Leaf for Labels {
-    const RIGHT: &'static str = r#"{ "example.com/trust" = "low" }"#;
+    const EXPECTED: &'static str = r#"{ "example.com/trust" = "low" }"#;
 }

@@ -67,5 +67,5 @@ impl TryFrom<String> for File {
 }
 
 impl Leaf for File {
-    const RIGHT: &'static str = r#""/var/lib/nodens/habits.json""#;
+    const EXPECTED: &'static str = r#""/var/lib/nodens/habits.json""#;
 }

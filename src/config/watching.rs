@@ -156,15 +156,15 @@ impl fmt::Display for Share {
 }
 
 impl Leaf for Target {
-    const RIGHT: &'static str = r#""stdout" or "/var/log/nodens/queries.jsonl""#;
+    const EXPECTED: &'static str = r#""stdout" or "/var/log/nodens/queries.jsonl""#;
 }
 
 impl Leaf for Share {
-    const RIGHT: &'static str = "a number from 0.000001 to 1, without quotes";
+    const EXPECTED: &'static str = "a number from 0.000001 to 1, without quotes";
 }
 
 impl Leaf for Logged {
-    const RIGHT: &'static str = r#""all", "failures" or "errors""#;
+    const EXPECTED: &'static str = r#""all", "failures" or "errors""#;
 }
 
 impl<'de> Deserialize<'de> for Logged {
@@ -205,30 +205,30 @@ mod tests {
         assert_eq!(read("to = \"/tmp/log\"\nonly = \"errors\"\nsample = 0.01\nmax_per_second = 5"), Ok(Some(some)));
         assert_eq!(parse(REST, &[]).expect("good").query_log, None);
         for (text, mistake) in [
-            ("", "`to` is missing; right would be \"stdout\" or \"/var/log/nodens/queries.jsonl\""),
+            ("", "`to` is missing; expected \"stdout\" or \"/var/log/nodens/queries.jsonl\""),
             (
                 "to = \"log\"",
-                "to: \"log\" is neither stdout nor the whole path of a file; right would be \"stdout\" or \
+                "to: \"log\" is neither stdout nor the whole path of a file; expected \"stdout\" or \
                  \"/var/log/nodens/queries.jsonl\"",
             ),
             ("to = \"stdout\"\nsample = 0", "sample: 0 is too little: from 0.000001 to 1"),
             (
                 "to = \"stdout\"\nsample = 0.0000009",
-                "sample: 0.0000009 is too little; right would be a number from 0.000001 to 1, without quotes",
+                "sample: 0.0000009 is too little; expected a number from 0.000001 to 1, without quotes",
             ),
             (
                 "to = \"stdout\"\nsample = inf",
-                "sample: inf is not a share; right would be a number from 0.000001 to 1, without quotes",
+                "sample: inf is not a share; expected a number from 0.000001 to 1, without quotes",
             ),
             ("to = \"stdout\"\nsample = 1.0000001", "sample: 1.000001 is too much: from 0.000001 to 1"),
             ("to = \"stdout\"\nsample = 1.5", "sample: 1.5 is too much: from 0.000001 to 1"),
             (
                 "to = \"stdout\"\nsample = -0.5",
-                "sample: -0.5 is not a share; right would be a number from 0.000001 to 1, without quotes",
+                "sample: -0.5 is not a share; expected a number from 0.000001 to 1, without quotes",
             ),
             (
                 "to = \"stdout\"\nonly = \"hits\"",
-                "only: \"hits\" is nothing that can be logged alone; right would be \"all\", \"failures\" or \
+                "only: \"hits\" is nothing that can be logged alone; expected \"all\", \"failures\" or \
                  \"errors\"",
             ),
         ] {

@@ -46,7 +46,7 @@ impl TryFrom<String> for Zone {
 }
 
 impl Leaf for Zone {
-    const RIGHT: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
+    const EXPECTED: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
 /// A domain below the root, as `cluster_domain` and `[[rewrite]]` name it.
@@ -71,7 +71,7 @@ impl TryFrom<String> for Domain {
 }
 
 impl Leaf for Domain {
-    const RIGHT: &'static str = r#""cluster.local""#;
+    const EXPECTED: &'static str = r#""cluster.local""#;
 }
 
 /// A network from its text; an error names the right network where bits are set behind the prefix.

@@ -285,7 +285,7 @@ mod tests {
         habits.note(&job("7", "3", Trust::Label), &wire("often.example"), AAAA);
         assert_eq!(names(&habits, "7"), ["often.example. 1", "once.example. 1", "often.example. 28"]);
         assert!(names(&habits, "8").is_empty(), "another project");
-        habits.note(&job("8", "4", Trust::Settable), &wire("a.example"), A);
+        habits.note(&job("8", "4", Trust::JobControlled), &wire("a.example"), A);
         habits.note(&job("8", "4", Trust::Name), &wire("a.example"), A);
         let plain = Client { kind: Kind::Pod, job: None, ..job("8", "5", Trust::Label) };
         habits.note(&plain, &wire("a.example"), A);

@@ -85,8 +85,8 @@ mod tests {
             ),
             (
                 Cause::UpstreamTimeout,
-                "upstream corp: 10.0.0.2:53 no reply",
-                "no server of route \"corp.example\" answered in time: upstream corp: 10.0.0.2:53 no reply",
+                "upstream corp: 10.0.0.2:53 no response",
+                "no server of route \"corp.example\" answered in time: upstream corp: 10.0.0.2:53 no response",
             ),
             (
                 Cause::UpstreamUnreachable,

@@ -27,15 +27,15 @@ pub enum Kind {
     /// It gives errors alone.
     Failing,
     /// It gives answers again.
-    AnswersAgain,
+    NoLongerFailing,
     /// It is far slower than another one, which is asked before it now.
-    PassedOver,
+    Degraded,
     /// It is not far slower any more.
-    TakenAgain,
+    NoLongerDegraded,
     /// Its queries come back to nodens; it is not asked while they do.
-    Looped,
+    ForwardingLoop,
     /// They do no more, or that is to be found out again.
-    LoopForgotten,
+    ForwardingLoopCleared,
     /// It gets no EDNS for a while.
     EdnsOff,
     /// It gets no random letter case for a while.
@@ -51,7 +51,7 @@ pub enum Kind {
     /// It can again.
     NameResolved,
     /// A new configuration is in force.
-    ReloadTaken,
+    ReloadApplied,
     /// The same, but a part of it waits for a restart.
     ReloadNeedsRestart,
     /// A new configuration was not good.
@@ -63,17 +63,17 @@ pub enum Kind {
     /// A new one takes queries from now on; this one rests.
     HandedOver,
     /// The new one does no more; this one takes queries again.
-    TookBack,
+    HandoverReverted,
     /// There was no handover.
     HandoverFailed,
     /// An address or the firewall was gone, and is back.
-    NodeMended,
+    NodeRepaired,
     /// It cannot be put back.
-    NodeBroken,
+    NodeRepairFailed,
     /// This machine refuses sockets or what is done with them.
     LocalFault,
     /// It has not done so for a while.
-    LocalFaultOver,
+    LocalFaultCleared,
 }
 
 /// How loudly it is logged.
@@ -172,49 +172,51 @@ impl Events {
 impl Kind {
     fn words(self) -> &'static str {
         match self {
-            Self::Ejected => "upstream server is down",
-            Self::Recovered => "upstream server is back",
-            Self::Failing => "upstream server gives errors alone",
-            Self::AnswersAgain => "upstream server gives answers again",
-            Self::PassedOver => "upstream server is slow: others are asked first",
-            Self::TakenAgain => "upstream server is no longer slow",
-            Self::Looped => {
-                "loop: this upstream server sends its queries back to nodens; it is not asked while it does"
+            Self::Ejected => "upstream server ejected",
+            Self::Recovered => "upstream server recovered",
+            Self::Failing => "upstream server responds with errors only",
+            Self::NoLongerFailing => "upstream server answers again",
+            Self::Degraded => "upstream server is far slower than another one, which is queried first",
+            Self::NoLongerDegraded => "upstream server is no longer slow",
+            Self::ForwardingLoop => {
+                "forwarding loop: the upstream server's queries come back to nodens; it is not queried"
             }
-            Self::LoopForgotten => "upstream server is asked again",
-            Self::EdnsOff => "upstream server answers no EDNS: no OPT for a while",
-            Self::RandomCaseOff => "upstream server cannot deal with random letter case (0x20): none for a while",
-            Self::PruningOff => "search lists are not pruned any more",
-            Self::AddressAdded => "upstream server found by its name",
-            Self::AddressRemoved => "upstream server gone from its name",
-            Self::NameUnresolved => "upstream's name cannot be resolved; trying again",
-            Self::NameResolved => "upstream's name can be resolved again",
-            Self::ReloadTaken => "new configuration in force",
-            Self::ReloadNeedsRestart => "new configuration in force, but for these keys, which need a restart",
-            Self::ReloadRejected => "new configuration rejected, the old one stays",
+            Self::ForwardingLoopCleared => "upstream server is queried again after a forwarding loop",
+            Self::EdnsOff => "upstream server does not support EDNS: queried without OPT for 15 minutes",
+            Self::RandomCaseOff => {
+                "upstream server does not preserve letter case: queried in lower case for 15 minutes"
+            }
+            Self::PruningOff => "search lists are no longer pruned on this route",
+            Self::AddressAdded => "upstream server address added",
+            Self::AddressRemoved => "upstream server address removed",
+            Self::NameUnresolved => "cannot resolve the name of an upstream server; retrying",
+            Self::NameResolved => "name of an upstream server resolved again",
+            Self::ReloadApplied => "new configuration applied",
+            Self::ReloadNeedsRestart => "new configuration applied, except for these keys, which need a restart",
+            Self::ReloadRejected => "new configuration rejected; the current one stays in force",
             Self::WorkerReplaced => "worker replaced",
-            Self::TookOver => "took over from the nodens that served here",
-            Self::HandedOver => "handed over: a new nodens serves, this one rests",
-            Self::TookBack => "serves again",
-            Self::HandoverFailed => "no handover",
-            Self::NodeMended => "the node was mended: somebody had taken this away",
-            Self::NodeBroken => "the node cannot be mended",
-            Self::LocalFault => "local fault: this machine, not an upstream server, fails queries",
-            Self::LocalFaultOver => "local fault is over",
+            Self::TookOver => "took over from the running nodens",
+            Self::HandedOver => "handed over to a new nodens; standby",
+            Self::HandoverReverted => "handover reverted: this nodens serves again",
+            Self::HandoverFailed => "handover failed",
+            Self::NodeRepaired => "node repaired: another program had removed this",
+            Self::NodeRepairFailed => "cannot repair the node",
+            Self::LocalFault => "local fault: queries fail because of this machine, not of an upstream server",
+            Self::LocalFaultCleared => "local fault cleared",
         }
     }
 
     fn level(self) -> Level {
         match self {
-            Self::Recovered | Self::LoopForgotten | Self::EdnsOff | Self::RandomCaseOff => Level::Info,
-            Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadTaken => Level::Info,
-            Self::PassedOver | Self::TakenAgain | Self::TookOver | Self::HandedOver => Level::Info,
-            Self::LocalFaultOver => Level::Info,
-            Self::AnswersAgain => Level::Info,
+            Self::Recovered | Self::ForwardingLoopCleared | Self::EdnsOff | Self::RandomCaseOff => Level::Info,
+            Self::AddressAdded | Self::AddressRemoved | Self::NameResolved | Self::ReloadApplied => Level::Info,
+            Self::Degraded | Self::NoLongerDegraded | Self::TookOver | Self::HandedOver => Level::Info,
+            Self::LocalFaultCleared => Level::Info,
+            Self::NoLongerFailing => Level::Info,
             Self::Failing | Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
             Self::PruningOff => Level::Warn,
-            Self::TookBack | Self::HandoverFailed | Self::NodeMended | Self::LocalFault => Level::Warn,
-            Self::Looped | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeBroken => Level::Error,
+            Self::HandoverReverted | Self::HandoverFailed | Self::NodeRepaired | Self::LocalFault => Level::Warn,
+            Self::ForwardingLoop | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeRepairFailed => Level::Error,
         }
     }
 }
@@ -267,7 +269,7 @@ mod tests {
         assert_eq!(ids(&events.after(1_500).0), [2_000]);
         assert!(events.after(2_000).0.is_empty() && events.after(u64::MAX).0.is_empty());
         let first = all.first().expect("an event");
-        assert_eq!(first.text, "upstream server is down: three");
+        assert_eq!(first.text, "upstream server ejected: three");
         assert_eq!((first.upstream.as_deref(), first.server.as_deref()), (Some("up"), Some("192.0.2.1:53")));
     }
 
@@ -275,13 +277,13 @@ mod tests {
     fn the_ring_forgets_the_oldest_and_says_so() {
         let events = Events::default();
         for time in 1..=KEPT as u64 {
-            events.tell(time, Kind::ReloadTaken, (None, None), "");
+            events.tell(time, Kind::ReloadApplied, (None, None), "");
         }
         assert!(events.after(0).1, "all are there");
-        events.tell(9_999, Kind::ReloadTaken, (None, None), "");
+        events.tell(9_999, Kind::ReloadApplied, (None, None), "");
         let (all, whole) = events.after(0);
         assert_eq!((all.len(), all[0].id, whole), (KEPT, 2, false));
-        assert_eq!(all[0].text, "new configuration in force");
+        assert_eq!(all[0].text, "new configuration applied");
         // Who has seen the first one misses nothing.
         assert!(events.after(1).1);
     }

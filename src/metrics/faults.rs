@@ -69,7 +69,7 @@ impl Faults {
         for (cause, (label, _)) in self.causes.iter().zip(CAUSES) {
             let is_over = now.abs_diff(cause.last.load(Ordering::Relaxed)) >= OVER_AFTER;
             if cause.lasts.load(Ordering::Relaxed) && is_over && cause.lasts.swap(false, Ordering::Relaxed) {
-                self.events.tell(now, Kind::LocalFaultOver, (None, None), label);
+                self.events.tell(now, Kind::LocalFaultCleared, (None, None), label);
             }
         }
     }
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(told(), [Kind::LocalFault]);
         faults.check(999 + OVER_AFTER);
         faults.check(2 * OVER_AFTER);
-        assert_eq!(told(), [Kind::LocalFault, Kind::LocalFaultOver]);
+        assert_eq!(told(), [Kind::LocalFault, Kind::LocalFaultCleared]);
         faults.count(0, 3 * OVER_AFTER);
         faults.count(CAUSES.len(), 3 * OVER_AFTER);
         assert_eq!(told().len(), 3);

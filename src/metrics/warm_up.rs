@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 use super::register::{counter, counters};
 
 /// Reasons for which a question is not asked ahead.
-pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "crowd"];
+pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "queue_full"];
 
 /// What was asked ahead, and what came of it.
 #[derive(Debug)]

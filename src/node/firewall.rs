@@ -2,7 +2,7 @@
 //!
 //! Connection tracking costs an entry for each query, two of them race for the same entry when a resolver asks for A and AAAA
 //! at once, and a full table drops packets: all of it for nothing, as nobody translates these packets' addresses. Both ways
-//! are taken out: queries as they come in or are sent by the node's own processes, and replies as they are sent.
+//! are taken out: queries as they come in or are sent by the node's own processes, and responses as they are sent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub struct Untracked {
     /// To the addresses.
     pub queries: u64,
     /// From them.
-    pub replies: u64,
+    pub responses: u64,
 }
 
 impl Firewall {
@@ -35,7 +35,7 @@ impl Firewall {
                 for (hook, end, what) in [
                     (Hook::Prerouting, End::Destination, "queries to"),
                     (Hook::Output, End::Destination, "queries to"),
-                    (Hook::Output, End::Source, "replies of"),
+                    (Hook::Output, End::Source, "responses from"),
                 ] {
                     let comment = format!("{name} {what} {address}");
                     let (address, port) = (address.ip(), address.port());
@@ -78,7 +78,7 @@ pub(super) fn untracked() -> io::Result<Untracked> {
         found.iter().filter(|rule| rule.comment.contains(what)).map(|rule| rule.packets).sum()
     };
     let found = Nft::open()?.rules(TABLE)?;
-    Ok(Untracked { queries: count(&found, " queries to "), replies: count(&found, " replies of ") })
+    Ok(Untracked { queries: count(&found, " queries to "), responses: count(&found, " responses from ") })
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Node {
             Ok(firewall) => Ok(Mended { firewall, ..mended }),
             Err(error) => {
                 let why = NodeError::of(error, "write the table nodens of nftables");
-                tracing::warn!(%why, "queries are tracked by the kernel; they are answered all the same");
+                tracing::warn!(%why, "cannot exclude queries from connection tracking; serving without the exclusion");
                 Ok(mended)
             }
         }

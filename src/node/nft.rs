@@ -326,7 +326,7 @@ mod tests {
             protocol: 17,
             address: "fd00::a".parse().expect("an address"),
             port: 53,
-            comment: "replies of [fd00::a]:53".to_owned(),
+            comment: "responses from [fd00::a]:53".to_owned(),
         };
         let bytes = new_rule("nodens", &rule).bytes(0);
         let found = read_rule(&bytes[16..]);

@@ -16,7 +16,7 @@ use crate::wire::name::Bare;
 use crate::wire::text::plain_json;
 
 /// What was guessed or is disputed is not told here, where nobody sees how far it can be trusted.
-const LEAST_TRUST: Trust = Trust::Settable;
+const LEAST_TRUST: Trust = Trust::JobControlled;
 
 /// The fields in their order; what is not known is null.
 #[derive(Serialize)]

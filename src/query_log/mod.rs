@@ -72,7 +72,7 @@ impl QueryLog {
             match writer::start(to.clone(), receiver, writer, ending) {
                 Ok(()) => Some(Open { to, way: Arc::new(Way { sender, budget: Budget::default(), metrics }), ended }),
                 Err(error) => {
-                    tracing::error!(%error, "queries are not logged: no thread");
+                    tracing::error!(%error, "query log disabled: cannot start its thread");
                     None
                 }
             }

@@ -58,8 +58,8 @@ fn write_all(output: &mut Output, batches: &Receiver<Batch>, writer: &Writer) {
         }
         // A line for each change, not for each batch.
         match (&written, std::mem::replace(&mut fails, written.is_err())) {
-            (Err(error), false) => tracing::error!(%error, to = %output.shown(), "queries cannot be logged"),
-            (Ok(()), true) => tracing::info!(to = %output.shown(), "queries are logged again"),
+            (Err(error), false) => tracing::error!(%error, to = %output.shown(), "cannot write the query log"),
+            (Ok(()), true) => tracing::info!(to = %output.shown(), "query log writable again"),
             (Ok(()), false) | (Err(_), true) => {}
         }
     }

@@ -15,7 +15,7 @@ use crate::handover::take::send_sockets;
 /// How long the supervisor may leave a message unread. It has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Interval between looks at whether the supervisor is gone.
+/// Interval between looks at whether supervisor exited.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A worker's end.
@@ -111,11 +111,11 @@ impl Link {
         let channel = &self.0.channel;
         let done = channel.send(&Message::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
         if let Err(error) = done {
-            tracing::warn!(%error, "the supervisor does not hear");
+            tracing::warn!(%error, "cannot send to the supervisor");
         }
     }
 
-    /// Resolves when the supervisor is gone.
+    /// Resolves when supervisor exited.
     pub async fn broken(&self) {
         let channel = self.0.channel.try_clone().and_then(watched).ok();
         // The supervisor says nothing more, so that any news is its end. Looked at now and then as well: a worker that missed it would

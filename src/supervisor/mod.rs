@@ -72,7 +72,7 @@ pub fn run() -> io::Result<Code> {
             Err(error) if held.serves => {
                 streak = streak.saturating_add(1);
                 let pause = pause(streak);
-                tracing::error!(%error, pause_ms = pause.as_millis() as u64, "no new worker can be started; trying again");
+                tracing::error!(%error, pause_ms = pause.as_millis() as u64, "cannot start a worker; retrying");
                 match wait(&signals, pause)? {
                     Waited::Told => return Ok(0),
                     Waited::Over { reload: meanwhile } => reload |= meanwhile,
@@ -100,17 +100,17 @@ pub fn run() -> io::Result<Code> {
         let (restarts, pause_ms, how) = (replaces.restarts, pause.as_millis() as u64, &replaces.ended);
         match (ended.served, from_file) {
             (Some(_), _) => {
-                tracing::error!(restarts, pause_ms, "the worker died ({how}): a new one takes its sockets");
+                tracing::error!(restarts, pause_ms, "worker died ({how}); starting another one with its sockets");
             }
             (None, true) => tracing::error!(
                 restarts,
                 pause_ms,
-                "the worker ended before it served ({how}): the next one begins with what the configuration file holds"
+                "worker exited before it served ({how}); the next one starts with the configuration file"
             ),
             (None, false) => tracing::error!(
                 restarts,
                 pause_ms,
-                "the worker ended before it served ({how}): the next one begins with the configuration that was in force"
+                "worker exited before it served ({how}); the next one starts with the configuration last in force"
             ),
         }
         match wait(&signals, pause)? {
@@ -180,7 +180,7 @@ impl Worker {
                 return Ok(Ended { status, told, served, reload });
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                tracing::error!("the worker does not end; it is killed");
+                tracing::error!("worker does not exit; killing it");
                 self.signal(Signal::SIGKILL);
                 deadline = None;
             }
@@ -230,7 +230,7 @@ impl Worker {
                 } else {
                     // Those of before are still those that clients know, if they were all there.
                     tracing::error!(
-                        "no descriptor is left for the worker's sockets; a successor gets those held before"
+                        "no file descriptor left for the worker's sockets; the next worker gets the sockets held before"
                     );
                     held.configs = coming.configs;
                 }

@@ -47,7 +47,7 @@ pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStr
     let stream = TcpStream::connect(address).await.map_err(|error| FailureKind::of_error(&error))?;
     stream.set_nodelay(true).map_err(|error| FailureKind::of_error(&error))?;
     connector.connect(name, stream).await.map_err(|error| {
-        tracing::debug!(server = %address, host, %error, "TLS cannot be set up");
+        tracing::debug!(server = %address, host, %error, "TLS setup failed");
         FailureKind::Tls(fault(&error))
     })
 }
@@ -69,7 +69,7 @@ fn connector(found: CertificateResult) -> Result<TlsConnector, TlsFault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| {
-        tracing::error!(%error, "no TLS: upstream servers with tls:// cannot be asked");
+        tracing::error!(%error, "TLS unavailable: tls:// servers cannot be queried");
         TlsFault::Handshake
     })?;
     let mut config = builder.with_root_certificates(roots(found)?).with_no_client_auth();
@@ -84,16 +84,16 @@ fn roots(found: CertificateResult) -> Result<RootCertStore, TlsFault> {
     match chosen {
         Some(variable) => {
             for error in found.errors {
-                tracing::warn!(%error, variable, "TLS root certificates");
+                tracing::warn!(%error, variable, "cannot load TLS root certificates");
             }
             if roots.is_empty() {
-                tracing::error!(variable, "no TLS root certificate: upstream servers with tls:// cannot be asked");
+                tracing::error!(variable, "no TLS root certificates: tls:// servers cannot be queried");
                 return Err(TlsFault::NoRoots);
             }
         }
         None if roots.is_empty() => {
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            tracing::info!(roots = roots.len(), "no TLS root certificates on this system: those built in are used");
+            tracing::info!(roots = roots.len(), "no TLS root certificates on this system; using the built-in ones");
         }
         None => {}
     }

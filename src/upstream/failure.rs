@@ -70,7 +70,7 @@ impl TlsFault {
             Self::Expired => "TLS certificate expired",
             Self::BadCertificate => "TLS certificate not valid",
             Self::Handshake => "TLS handshake failed",
-            Self::NoRoots => "no TLS root certificates",
+            Self::NoRoots => "no cannot load TLS root certificates",
         }
     }
 }
@@ -160,7 +160,7 @@ impl FailureKind {
     /// The words for it in an extended error (RFC 8914).
     pub(super) fn words(self) -> &'static str {
         match self {
-            Self::Timeout => "no reply",
+            Self::Timeout => "no response",
             Self::ConnectionRefused => "port closed",
             Self::Network => "network error",
             Self::Servfail => "SERVFAIL",

@@ -115,15 +115,15 @@ impl Group {
         let mut changed = Vec::new();
         servers.sort_by_cached_key(|server| {
             let mut health = server.health();
-            let before = health.passed_over();
-            let passed_over = best.is_some_and(|best| health.is_passed_over(best));
-            if before != health.passed_over() {
+            let before = health.degraded();
+            let degraded = best.is_some_and(|best| health.update_degraded(best));
+            if before != health.degraded() {
                 changed.push(Arc::clone(server));
             }
-            (!health.takes_queries(), passed_over)
+            (!health.takes_queries(), degraded)
         });
         // Behind the sort, which holds the lock of a server's health.
-        changed.iter().for_each(|server| server.is_or_was_passed_over(best.unwrap_or_default()));
+        changed.iter().for_each(|server| server.degraded_changed(best.unwrap_or_default()));
     }
 
     /// It is being asked now.
@@ -177,7 +177,7 @@ impl Group {
             let heaviest = heaviest.map(|(client, asked)| format!("{client} with {asked} questions"));
             tracing::warn!(
                 %upstream, used, max_qps, heaviest,
-                "max_qps is nearly used up: stale answers are served, the heaviest clients get SERVFAIL"
+                "max_qps nearly used up: serving stale answers, SERVFAIL to the heaviest clients"
             );
         }
         verdict

@@ -94,7 +94,7 @@ pub struct Health {
     ejected: Option<Ejected>,
     /// What it had to give to come back, and when it was back.
     came_back: Option<(u32, Instant)>,
-    passed_over: bool,
+    degraded: bool,
     heard: Option<Instant>,
     answered: Option<Instant>,
     next_check: Option<Instant>,
@@ -161,7 +161,7 @@ impl Health {
             counted: [None; COUNTED],
             ejected: None,
             came_back: None,
-            passed_over: false,
+            degraded: false,
             heard: None,
             answered: None,
             next_check: None,
@@ -187,7 +187,7 @@ impl Health {
         self.answered = Some(now);
         let unheard = self.heard.replace(now).is_some_and(|heard| now >= heard + UNHEARD / 2);
         // Of one that only probes ask, few replies have to tell.
-        let weight = if self.passed_over || self.ejected.is_some() || unheard { 2 } else { 8 };
+        let weight = if self.degraded || self.ejected.is_some() || unheard { 2 } else { 8 };
         let smoothed = self.smoothed.map_or(latency, |mean| (mean * (weight - 1) + latency) / weight);
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
@@ -302,7 +302,7 @@ impl Health {
             (_, Some(_)) if self.streak > 0 => true,
             (checked, _) if is_doubtful => checked.is_none_or(|checked| now >= checked + SLOW_PROBE),
             (checked, heard) => {
-                let wait = if self.passed_over { SLOW_PROBE } else { UNHEARD };
+                let wait = if self.degraded { SLOW_PROBE } else { UNHEARD };
                 in_use && heard.max(checked).is_some_and(|since| now >= since + jittered(wait, jitter))
             }
         };
@@ -367,19 +367,19 @@ impl Health {
     }
 
     /// Whether it is passed over.
-    pub fn passed_over(&self) -> bool {
-        self.passed_over
+    pub fn degraded(&self) -> bool {
+        self.degraded
     }
 
     /// Whether it is to be passed over in favour of a server whose smoothed latency is `best`: four times that and 10 ms
     /// more are too much. Once it is passed over, it has to come close to twice that or 5 ms more.
-    pub fn is_passed_over(&mut self, best: Duration) -> bool {
-        let (times, more) = match self.passed_over {
+    pub fn update_degraded(&mut self, best: Duration) -> bool {
+        let (times, more) = match self.degraded {
             false => (4, Duration::from_millis(10)),
             true => (2, Duration::from_millis(5)),
         };
-        self.passed_over = self.smoothed.is_some_and(|mean| mean > (best * times).max(best + more));
-        self.passed_over
+        self.degraded = self.smoothed.is_some_and(|mean| mean > (best * times).max(best + more));
+        self.degraded
     }
 
     /// The smoothed latency; none before the first reply.

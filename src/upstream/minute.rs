@@ -1,7 +1,7 @@
 //! One server's latencies of the last minute: pure, time is an argument.
 //!
 //! Seven slots of ten seconds, six whole ones and the one under way, so what is told covers the last 60 to 70 s. A slot
-//! counts replies by latency: in steps of 8 µs up to 128 µs, from there in eight steps to each doubling. A percentile is
+//! counts responses by latency: in steps of 8 µs up to 128 µs, from there in eight steps to each doubling. A percentile is
 //! the middle of its step, so it is off by at most a sixteenth (below 128 µs: by 4 µs). All of it takes 4 KiB a server.
 
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Minute {
 /// What the last minute was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latencies {
-    /// How many replies came.
-    pub replies: u64,
+    /// How many responses came.
+    pub responses: u64,
     /// The latency that half of them did not exceed; none without a reply.
     pub p50: Option<Duration>,
     /// That 95 % of them did not exceed.
@@ -67,9 +67,9 @@ impl Minute {
         for slot in &self.slots {
             counts.iter_mut().zip(slot).for_each(|(sum, count)| *sum += u64::from(*count));
         }
-        let replies = counts.iter().sum::<u64>();
+        let responses = counts.iter().sum::<u64>();
         let percentile = |percent: u64| {
-            let rank = (replies * percent).div_ceil(100).max(1);
+            let rank = (responses * percent).div_ceil(100).max(1);
             let mut seen = 0;
             let reaches = |count: &u64| {
                 seen += count;
@@ -77,7 +77,7 @@ impl Minute {
             };
             counts.iter().position(reaches).map(middle)
         };
-        Latencies { replies, p50: percentile(50), p95: percentile(95), p99: percentile(99) }
+        Latencies { responses, p50: percentile(50), p95: percentile(95), p99: percentile(99) }
     }
 
     /// Begins the slot that `now` is in, and forgets what is too old.
@@ -144,10 +144,10 @@ mod tests {
         for n in 1..=1_000 {
             minute.record(now, MS * n);
         }
-        let Latencies { replies, p50, p95, p99 } = minute.latencies(now);
-        assert_eq!(replies, 1_000);
+        let Latencies { responses, p50, p95, p99 } = minute.latencies(now);
+        assert_eq!(responses, 1_000);
         for (told, real) in [(p50, 500), (p95, 950), (p99, 990)] {
-            let told = told.expect("there are replies");
+            let told = told.expect("there are responses");
             assert!(told.abs_diff(MS * real) <= MS * real / 16, "{told:?}, not {real} ms");
         }
         let mut one = Minute::new();
@@ -163,17 +163,17 @@ mod tests {
             let (start, mut minute) = (Instant::now(), Minute::new());
             minute.record(start, MS);
             minute.record(start + Duration::from_secs(late), MS);
-            let mut replies = |seconds| minute.latencies(start + Duration::from_secs(seconds)).replies;
-            assert_eq!([replies(late), replies(60), replies(69), replies(70)], [2, 2, 2, 0]);
+            let mut responses = |seconds| minute.latencies(start + Duration::from_secs(seconds)).responses;
+            assert_eq!([responses(late), responses(60), responses(69), responses(70)], [2, 2, 2, 0]);
         }
         // A quiet time of any length forgets all, and the slots begin anew where the time is.
         let (start, mut minute) = (Instant::now(), Minute::new());
         minute.record(start, MS);
         let later = start + Duration::from_secs(1_000_003);
-        assert_eq!(minute.latencies(later).replies, 0);
+        assert_eq!(minute.latencies(later).responses, 0);
         minute.record(later, MS);
         minute.record(later - Duration::from_secs(5), MS);
-        assert_eq!(minute.latencies(later + Duration::from_secs(56)).replies, 2);
-        assert_eq!(minute.latencies(later + Duration::from_secs(70)).replies, 0);
+        assert_eq!(minute.latencies(later + Duration::from_secs(56)).responses, 2);
+        assert_eq!(minute.latencies(later + Duration::from_secs(70)).responses, 0);
     }
 }

@@ -54,7 +54,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
             Err((host, error)) => {
                 group.set_unresolved(Some(format!("{host}: {error}")));
                 if failing.as_ref() == Some(&host) {
-                    tracing::warn!(upstream = name, %host, %error, "upstream's name still cannot be resolved; trying again");
+                    tracing::warn!(upstream = name, %host, %error, "still cannot resolve the name of an upstream server; retrying");
                 } else {
                     tell(Kind::NameUnresolved, format!("{host}: {error}"));
                     failing = Some(host);

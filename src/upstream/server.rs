@@ -48,9 +48,9 @@ pub struct Server {
     evidence: Mutex<Evidence>,
     /// Whether a question comes back in the letters that it was sent in.
     letter_case: Mutex<Capability>,
-    /// Whether queries with an OPT record are answered.
     /// See [`Evidence::met_letters`].
     knows_letters: AtomicBool,
+    /// Whether queries with an OPT record are answered.
     edns: Mutex<Capability>,
     /// Its answers come from nodens itself.
     looped: AtomicBool,
@@ -85,7 +85,7 @@ impl Server {
             looped: AtomicBool::new(false),
             loops: Mutex::default(),
             token: rand::random(),
-            standing: Mutex::new(Standing::new(State::Unknown, "no reply yet")),
+            standing: Mutex::new(Standing::new(State::Unknown, "no response yet")),
             last_failures: Mutex::default(),
         }
     }
@@ -172,7 +172,7 @@ impl Server {
 
     fn gives_answers(&self) {
         if lock(&self.standing).state == State::Failing {
-            self.becomes(self.state(), Kind::AnswersAgain, || "it gave an answer after errors alone".to_owned());
+            self.becomes(self.state(), Kind::NoLongerFailing, || "it gave an answer after errors alone".to_owned());
         }
     }
 
@@ -361,7 +361,9 @@ impl Server {
         if !self.looped.swap(true, Ordering::Relaxed) {
             *lock(&self.loops) =
                 Loops { seen: 1, next: Some(Instant::now() + FIRST_LOOP_CHECK), wait: FIRST_LOOP_CHECK };
-            self.becomes(State::Looped, Kind::Looped, || "a query of the loop check came back".to_string());
+            self.becomes(State::ForwardingLoop, Kind::ForwardingLoop, || {
+                "a query of the loop check came back".to_string()
+            });
         }
     }
 
@@ -396,7 +398,7 @@ impl Server {
     /// Forgets that it led back to nodens.
     pub fn forgive_loop(&self, why: &str) {
         if self.looped.swap(false, Ordering::Relaxed) {
-            self.becomes(self.state(), Kind::LoopForgotten, || why.to_owned());
+            self.becomes(self.state(), Kind::ForwardingLoopCleared, || why.to_owned());
         }
     }
 
@@ -423,7 +425,7 @@ impl Server {
 
     fn state(&self) -> State {
         if self.is_looped() {
-            return State::Looped;
+            return State::ForwardingLoop;
         }
         let is_failing = lock(&self.evidence).only_error().is_some();
         let health = self.health();
@@ -431,7 +433,7 @@ impl Server {
             false => State::Ejected,
             true if health.smoothed().is_none() => State::Unknown,
             true if is_failing => State::Failing,
-            true if health.passed_over() => State::PassedOver,
+            true if health.degraded() => State::Degraded,
             true => State::Healthy,
         }
     }
@@ -450,13 +452,13 @@ impl Server {
     }
 
     /// It has become, or is no more, far slower than the fastest of its group.
-    pub(super) fn is_or_was_passed_over(&self, best: Duration) {
+    pub(super) fn degraded_changed(&self, best: Duration) {
         let smoothed = self.health().smoothed().unwrap_or_default();
         let reason = || format!("{smoothed:.1?}, and the fastest one takes {best:.1?}");
         match self.state() {
-            State::PassedOver => self.becomes(State::PassedOver, Kind::PassedOver, reason),
-            State::Healthy => self.becomes(State::Healthy, Kind::TakenAgain, reason),
-            State::Unknown | State::Failing | State::Ejected | State::Looped => {}
+            State::Degraded => self.becomes(State::Degraded, Kind::Degraded, reason),
+            State::Healthy => self.becomes(State::Healthy, Kind::NoLongerDegraded, reason),
+            State::Unknown | State::Failing | State::Ejected | State::ForwardingLoop => {}
         }
     }
 
@@ -505,10 +507,10 @@ mod tests {
         assert_eq!((told(), healthy(), server.standing().state), (vec![Kind::Ejected], 0, State::Ejected));
         server.leads_back();
         server.leads_back();
-        assert_eq!((healthy(), server.standing().state), (0, State::Looped));
+        assert_eq!((healthy(), server.standing().state), (0, State::ForwardingLoop));
         // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
         server.replied(Instant::now(), Duration::from_millis(1), true);
-        assert_eq!((healthy(), server.standing().state), (0, State::Looped));
+        assert_eq!((healthy(), server.standing().state), (0, State::ForwardingLoop));
         (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
         server.forgive_loop("");
         server.forgive_loop("");
@@ -517,7 +519,7 @@ mod tests {
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
         (0..MOST_PROOF).for_each(|n| server.replied(later(n), Duration::ZERO, true));
         assert_eq!((healthy(), server.standing().state), (1, State::Healthy));
-        assert_eq!(told(), [Kind::Ejected, Kind::Looped, Kind::LoopForgotten, Kind::Recovered]);
+        assert_eq!(told(), [Kind::Ejected, Kind::ForwardingLoop, Kind::ForwardingLoopCleared, Kind::Recovered]);
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
     }
 }

@@ -20,28 +20,28 @@ pub enum State {
     /// It takes them, and gives errors alone.
     Failing,
     /// It takes them after the others, because it is far slower than one of them. It is probed.
-    PassedOver,
+    Degraded,
     /// It was silent too often: clients' queries go there only where no other server is left. It is probed.
     Ejected,
     /// It leads back to nodens: it is not asked at all.
-    Looped,
+    ForwardingLoop,
 }
 
 impl State {
     /// Whether clients get answers from it.
     pub fn is_good(self) -> bool {
-        matches!(self, Self::Healthy | Self::PassedOver)
+        matches!(self, Self::Healthy | Self::Degraded)
     }
 
     /// What it is called where people read it.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Unknown => "unknown: no reply yet",
+            Self::Unknown => "unknown: no response yet",
             Self::Healthy => "healthy",
-            Self::Failing => "failing: it gives errors alone",
-            Self::PassedOver => "healthy, but slow",
-            Self::Ejected => "down",
-            Self::Looped => "leads back to nodens",
+            Self::Failing => "failing: responds with errors only",
+            Self::Degraded => "degraded: far slower than another server",
+            Self::Ejected => "ejected",
+            Self::ForwardingLoop => "forwarding loop: its queries come back to nodens",
         }
     }
 }
@@ -101,6 +101,6 @@ mod tests {
         for kind in [FailureKind::Timeout, FailureKind::ConnectionRefused, FailureKind::Network] {
             streak.push(kind);
         }
-        assert_eq!(streak.words(), "no reply, port closed, network error");
+        assert_eq!(streak.words(), "no response, port closed, network error");
     }
 }

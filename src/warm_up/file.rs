@@ -89,11 +89,15 @@ impl Keeper {
         let text = match text(&self.file) {
             Ok(text) => text,
             Err(Useless::Io(error)) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return tracing::warn!(%file, %error, "what jobs ask could not be read; beginning anew"),
+            Err(error) => {
+                return tracing::warn!(%file, %error, "cannot read the query history of projects; starting with an empty one");
+            }
         };
         match self.resolver.accounts.jobs.habits(|habits| habits.read(&text)).map_err(Useless::from) {
-            Ok(projects) => tracing::info!(%file, projects, "what the jobs of each project ask is read"),
-            Err(error) => tracing::warn!(%file, %error, "what jobs ask could not be read; beginning anew"),
+            Ok(projects) => tracing::info!(%file, projects, "query history of projects loaded"),
+            Err(error) => {
+                tracing::warn!(%file, %error, "cannot read the query history of projects; starting with an empty one")
+            }
         }
     }
 
@@ -115,7 +119,7 @@ impl Keeper {
             Ok(()) => self.complained = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
-                    tracing::warn!(file = %self.file.display(), %error, "what jobs ask cannot be written");
+                    tracing::warn!(file = %self.file.display(), %error, "cannot write the query history of projects");
                 }
             }
         }

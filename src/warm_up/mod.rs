@@ -76,7 +76,7 @@ pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     }
     let mut pods = resolver.warm_up.pods();
     if pods.len() >= MOST_PODS {
-        metrics.skipped.with_label_values(&["crowd"]).inc_by(questions.len() as u64);
+        metrics.skipped.with_label_values(&["queue_full"]).inc_by(questions.len() as u64);
         return;
     }
     pods.push_back(Expected { client: Arc::clone(client), questions });
@@ -201,7 +201,7 @@ mod tests {
         let config = parse(include_str!("../../config/minimal.toml"), &[]).expect("good");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
-        let skipped = || resolver.metrics.warm_up.skipped.with_label_values(&["crowd"]).get();
+        let skipped = || resolver.metrics.warm_up.skipped.with_label_values(&["queue_full"]).get();
         expect(&resolver, &client("many"), &hosts(99));
         assert_eq!(resolver.warm_up.pods()[0].questions.len(), MOST_QUESTIONS);
         (0..MOST_PODS - 1).for_each(|_| expect(&resolver, &client("one"), &hosts(1)));

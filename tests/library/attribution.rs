@@ -315,7 +315,7 @@ fn a_completed_pod_that_still_carries_an_address_is_nobody() {
     pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
     assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
     pods.apply(0, Event::Seen(Pod { ended: true, ..pod(1, 6, &[2]) }), 5_000);
-    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 2, 4_999).as_deref(), Ok("1"), "a query that was under way");
     pods.apply(0, Event::Seen(pod(2, 7, &[2])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("2"));
@@ -365,7 +365,7 @@ fn a_state_that_comes_late_takes_nothing_back() {
     assert_eq!(uid(&pods, 2, 2_000).as_deref(), Ok("1"), "it had none before");
     pods.apply(0, Event::Seen(pod(1, 10, &[4])), 3_000);
     pods.apply(0, Event::Seen(pod(1, 9, &[2])), 4_000);
-    assert_eq!(uid(&pods, 2, 4_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 2, 4_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 4_000).as_deref(), Ok("1"));
 }
 
@@ -377,11 +377,11 @@ fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
     }
     for (number, at, right) in [
         (2, 55_000, Ok("1")),
-        (4, 55_000, Err(Unknown::Nobody)),
-        (2, 65_000, Err(Unknown::Nobody)),
+        (4, 55_000, Err(Unknown::Unassigned)),
+        (2, 65_000, Err(Unknown::Unassigned)),
         (4, 65_000, Ok("1")),
         (2, 75_000, Ok("1")),
-        (4, 75_000, Err(Unknown::Nobody)),
+        (4, 75_000, Err(Unknown::Unassigned)),
     ] {
         assert_eq!(uid(&pods, number, at).as_deref().map_err(|why| *why), right, "{number} at {at}");
     }
@@ -394,13 +394,13 @@ fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() 
     pods.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
     assert_eq!(uid(&pods, 2, 6_000).as_deref(), Ok("1"), "nobody waits");
     pods.apply(0, Event::Seen(pod(2, 7, &[])), 7_000);
-    assert_eq!(uid(&pods, 2, 7_000), Err(Unknown::Ending));
+    assert_eq!(uid(&pods, 2, 7_000), Err(Unknown::Terminating));
     pods.apply(0, Event::Seen(pod(2, 8, &[4])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("1"), "the other one has its own");
     // Where not all pods are told of, one may wait at any time.
     let mut partial = Pods::new(1, true);
     partial.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
-    assert_eq!(uid(&partial, 2, 6_000), Err(Unknown::Ending));
+    assert_eq!(uid(&partial, 2, 6_000), Err(Unknown::Terminating));
 }
 
 #[test]
@@ -410,13 +410,13 @@ fn a_lost_watch_knows_nobody_after_a_while() {
     pods.apply(1, Event::Listed(vec![pod(3, 6, &[6])], 6), 1_000);
     pods.apply(0, Event::Lost, 10_000);
     assert_eq!(uid(&pods, 2, 10_000 + SLACK).as_deref(), Ok("1"));
-    assert_eq!(uid(&pods, 2, 60_000), Err(Unknown::Lost));
+    assert_eq!(uid(&pods, 2, 60_000), Err(Unknown::WatchStale));
     assert_eq!(uid(&pods, 6, 60_000).as_deref(), Ok("3"), "told of by another watch");
     // Back: the one that is still there had its address all the time; of the other nobody knows since when not.
     pods.apply(0, Event::Listed(vec![pod(1, 5, &[2])], 90), 60_000);
     assert_eq!(uid(&pods, 2, 60_001).as_deref(), Ok("1"));
-    assert_eq!(uid(&pods, 4, 60_001), Err(Unknown::Nobody));
-    assert_eq!(uid(&pods, 4, 10_001), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 4, 60_001), Err(Unknown::Unassigned));
+    assert_eq!(uid(&pods, 4, 10_001), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 9_999).as_deref(), Ok("2"));
 }
 
@@ -427,7 +427,7 @@ fn an_old_list_does_not_bring_back_the_dead_nor_bury_the_living() {
     pods.apply(0, Event::Gone(pod(1, 11, &[2])), 2_000);
     pods.apply(0, Event::Seen(pod(2, 12, &[4])), 3_000);
     pods.apply(0, Event::Listed(vec![pod(1, 10, &[2])], 10), 4_000);
-    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Nobody));
+    assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 5_000).as_deref(), Ok("2"));
 }
 

@@ -79,8 +79,8 @@ fn no_server_was_blamed(nodens: &Nodens, servers: usize) {
     for kind in ["network", "connection_refused"] {
         assert_eq!(nodens.metric("nodens_upstream_failures_total", &[("kind", kind)]), 0.0, "{kind}");
     }
-    for down in nodens.log().iter().filter(|line| line.contains("upstream server is down")) {
-        assert!(down.contains("no reply, no reply, no reply\""), "{down}");
+    for down in nodens.log().iter().filter(|line| line.contains("upstream server ejected")) {
+        assert!(down.contains("no response, no response, no response\""), "{down}");
     }
 }
 
@@ -188,7 +188,7 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
     let metrics = nodens.metrics();
     assert!(metrics.sum("nodens_local_faults_total", &[("cause", "descriptors")]) >= 50.0);
     assert!(metrics.sum("nodens_upstream_failures_total", &[("kind", "local")]) >= 50.0);
-    nodens.logged("local fault is over");
+    nodens.logged("local fault cleared");
     let told = nodens.log().iter().filter(|line| line.contains("local fault: ")).count();
     assert_eq!(told, 1, "once for all of them");
 }
@@ -229,11 +229,11 @@ fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
         bootstrap.address(),
         addresses[0].port()
     ));
-    nodens.logged("upstream server found by its name");
+    nodens.logged("upstream server address added");
     assert_eq!(answered(nodens.address(), "one", 400), 400);
     assert!(sockets_to(addresses[0]) > 50, "{}", sockets_to(addresses[0]));
     bootstrap.set_zone(names(addresses[1])).expect("a zone");
-    nodens.logged("upstream server gone from its name");
+    nodens.logged("upstream server address removed");
     // Queries go on, so that no port of the worker is closed because all is quiet.
     let mut round = 0;
     eventually("sockets to the old address to close", || {

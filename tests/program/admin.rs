@@ -100,7 +100,7 @@ fn pages_are_for_whom_they_are_meant() {
         let lines = nodens.log().into_iter().filter(|line| line.contains(words));
         lines.map(|line| field(&line, "address").parse().expect("an address")).collect()
     };
-    let (all, metrics) = (addresses("admin pages"), addresses("metrics and health alone"));
+    let (all, metrics) = (addresses("admin pages"), addresses("serving metrics and health only"));
     assert_eq!((all.len(), metrics.len()), (2, 1));
     let get = |from, to, path| page(connect_from([127, 0, 0, from], to).0, "GET", path);
     for to in &all {
@@ -364,7 +364,7 @@ fn readiness_follows_the_upstreams_of_each_route() {
         assert_eq!(page.status, 503);
         assert!(page.body.contains("ok: route . to up\n"), "{}", page.body);
         assert!(page.body.contains("no live upstream: route corp.lab.example 10.0.0.0/8 to corp\n"), "{}", page.body);
-        assert!(page.body.contains(&format!("    {} down\n", corp.address())), "{}", page.body);
+        assert!(page.body.contains(&format!("    {} ejected\n", corp.address())), "{}", page.body);
         // Its process is well, only not of use for all.
         assert_eq!(nodens.get("/healthz").status, 200);
 

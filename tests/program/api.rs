@@ -17,17 +17,17 @@ const ALL_KINDS: [Kind; 16] = [
     Kind::PruningOff,
     Kind::Ejected,
     Kind::Recovered,
-    Kind::PassedOver,
-    Kind::TakenAgain,
-    Kind::Looped,
-    Kind::LoopForgotten,
+    Kind::Degraded,
+    Kind::NoLongerDegraded,
+    Kind::ForwardingLoop,
+    Kind::ForwardingLoopCleared,
     Kind::EdnsOff,
     Kind::RandomCaseOff,
     Kind::AddressAdded,
     Kind::AddressRemoved,
     Kind::NameUnresolved,
     Kind::NameResolved,
-    Kind::ReloadTaken,
+    Kind::ReloadApplied,
     Kind::ReloadNeedsRestart,
     Kind::ReloadRejected,
 ];
@@ -101,7 +101,7 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
         lookup(nodens.address(), &format!("{n}.lab.example"));
     }
     // The loop check's is the tenth, the first probe's the eleventh.
-    let server = becomes(&nodens, &upstream, "eleven replies", |server| server["replies_total"].as_u64() >= Some(11));
+    let server = becomes(&nodens, &upstream, "eleven replies", |server| server["responses_total"].as_u64() >= Some(11));
     let group = json(&nodens, "/api/v1/upstreams")["upstreams"][0].clone();
     assert_eq!((&group["name"], &group["select"]), (&"up".into(), &"fastest".into()));
     assert_eq!(group["deadline_seconds"], 20.0);
@@ -123,7 +123,7 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
     assert_eq!((&server["hedges_total"], &server["hedges_won_total"]), (&0.into(), &0.into()));
     assert_eq!(server["ejections_total"], 0);
     let minute = &server["last_minute"];
-    assert!(minute["replies"].as_u64() >= Some(10), "{server:#}");
+    assert!(minute["responses"].as_u64() >= Some(10), "{server:#}");
     let percentiles = ["latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds"];
     let percentiles = percentiles.map(|key| minute[key].as_f64().expect("a number"));
     // What is told is off by a sixteenth at most.
@@ -136,11 +136,11 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
 fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
-    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["replies_total"] == 2);
+    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
     upstream.set(Behaviour::silent());
     let is_down = |server: &Value| server["state"] == "ejected";
     let down = ask_until(&nodens, "ejection", || Some(of(&nodens, &upstream)).filter(is_down));
-    let reason = "3 failures in a row: no reply, no reply, no reply";
+    let reason = "3 failures in a row: no response, no response, no response";
     assert_eq!((&down["reason"], &down["ejections_total"]), (&reason.into(), &1.into()));
     assert!(down["next_probe_seconds"].as_f64().is_some_and(|seconds| seconds <= 1.5), "{down:#}");
     assert!(down["failures_total"]["timeout"].as_u64() >= Some(3), "{down:#}");
@@ -148,7 +148,7 @@ fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
     // A gauge and a line of the log say the same.
     assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
     assert_eq!(nodens.metric("nodens_upstream_ejections_total", &[]), 1.0);
-    let line = nodens.logged("upstream server is down");
+    let line = nodens.logged("upstream server ejected");
     assert!(line.contains(reason) && line.contains(&upstream.address().to_string()), "{line}");
 
     upstream.set(Behaviour::normal());
@@ -174,7 +174,7 @@ fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
 fn a_closed_port_is_told_as_such() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
-    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["replies_total"] == 2);
+    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
     stop(&upstream);
     ask_until(&nodens, "ejection", || kinds(&nodens).contains(&"ejected".to_owned()).then_some(()));
     told(&nodens, "ejected", "port closed");
@@ -194,7 +194,7 @@ fn a_server_that_is_slow_from_the_start_is_not_taken_for_dead() {
             client.send(&query(n, &format!("{n}.lab.example"), A)).expect("sends");
         }
         becomes(&nodens, &upstream, "replies", |server| {
-            server["state"] == "healthy" && server["replies_total"].as_u64() >= Some(5)
+            server["state"] == "healthy" && server["responses_total"].as_u64() >= Some(5)
         });
         events(&nodens).is_empty().then_some(())
     });
@@ -205,8 +205,8 @@ fn a_server_that_is_far_slower_than_another_is_told_as_passed_over() {
     let (slow, fast) = (upstream(zone()), upstream(zone()));
     let nodens = Nodens::start(&config(&[&slow, &fast], "", "select = \"ordered\""));
     slow.set_latency(Duration::from_millis(120));
-    let is_passed_over = |server: &Value| server["state"] == "passed_over";
-    let server = ask_until(&nodens, "it to be slow", || Some(of(&nodens, &slow)).filter(is_passed_over));
+    let update_degraded = |server: &Value| server["state"] == "degraded";
+    let server = ask_until(&nodens, "it to be slow", || Some(of(&nodens, &slow)).filter(update_degraded));
     assert!(server["reason"].as_str().is_some_and(|reason| reason.contains("the fastest one takes")), "{server:#}");
     // It would still be asked.
     let labels = [("server", server["address"].as_str().expect("an address"))];
@@ -216,7 +216,7 @@ fn a_server_that_is_far_slower_than_another_is_told_as_passed_over() {
     ask_until(&nodens, "it to be fast", || Some(of(&nodens, &slow)).filter(is_healthy));
     let told: Vec<_> = events(&nodens).into_iter().filter(|event| event["server"] == server["address"]).collect();
     let of_it = |kind: &str| told.iter().any(|event| event["kind"] == kind);
-    assert!(of_it("passed_over") && (of_it("taken_again") || of_it("recovered")), "{told:#?}");
+    assert!(of_it("degraded") && (of_it("no_longer_degraded") || of_it("recovered")), "{told:#?}");
 }
 
 #[test]
@@ -235,10 +235,10 @@ fn what_a_bound_on_queries_costs_is_told() {
 fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"2s\""));
-    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["replies_total"] == 2);
+    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
     upstream.set(Behaviour::normal().lose_every(2));
     // Where this machine stands still, it may be ejected for something else first.
-    let reason = "8 failures among 32 attempts, the last ones: no reply, no reply, no reply";
+    let reason = "8 failures among 32 attempts, the last ones: no response, no response, no response";
     ask_until(&nodens, "ejection", || events(&nodens).iter().any(|event| event["reason"] == reason).then_some(()));
 }
 
@@ -246,7 +246,7 @@ fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
 fn a_query_of_last_resort_that_is_answered_is_no_probe() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
-    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["replies_total"] == 2);
+    becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
     // Whatever nodens itself asks for stays without a reply.
     let only_clients = Behaviour::edited(|seen, wire| {
         if !seen.is_within("lab.example.") || u16::from(seen.qtype) != A {
@@ -279,22 +279,25 @@ fn a_server_that_leads_back_is_told_forgotten_and_told_again() {
         crate::support::client::ask_udp(nodens.address(), &query(7, &check.name, TXT));
     };
     lead_back();
-    let looped = becomes(&nodens, &upstream, "the loop", |server| server["state"] == "looped");
+    let looped = becomes(&nodens, &upstream, "the loop", |server| server["state"] == "forwarding_loop");
     assert_eq!(looped["reason"], "a query of the loop check came back");
     assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
     lead_back();
-    assert_eq!(kinds(&nodens), ["looped"], "once");
+    assert_eq!(kinds(&nodens), ["forwarding_loop"], "once");
 
     reload(&nodens, &text.replace("to = \"up\"", "to = \"up\"\nnegative_max_ttl = \"7s\""));
-    told(&nodens, "loop_forgotten", "checked");
+    told(&nodens, "forwarding_loop_cleared", "checked");
     becomes(&nodens, &upstream, "health", |server| server["state"] == "healthy");
     assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 1.0);
     lead_back();
-    becomes(&nodens, &upstream, "the loop", |server| server["state"] == "looped");
-    told(&nodens, "reload_taken", "");
+    becomes(&nodens, &upstream, "the loop", |server| server["state"] == "forwarding_loop");
+    told(&nodens, "reload_applied", "");
     // Two threads tell of the reload and of what it brings, in no order.
-    let (of_reload, of_loops): (Vec<_>, Vec<_>) = kinds(&nodens).into_iter().partition(|kind| kind == "reload_taken");
-    assert_eq!((of_reload.len(), of_loops), (1, ["looped", "loop_forgotten", "looped"].map(String::from).to_vec()));
+    let (of_reload, of_loops): (Vec<_>, Vec<_>) = kinds(&nodens).into_iter().partition(|kind| kind == "reload_applied");
+    assert_eq!(
+        (of_reload.len(), of_loops),
+        (1, ["forwarding_loop", "forwarding_loop_cleared", "forwarding_loop"].map(String::from).to_vec())
+    );
 }
 
 #[test]
@@ -334,10 +337,10 @@ fn a_server_is_unknown_until_it_replies_and_failing_while_it_gives_errors_alone(
     assert_eq!(failing["reason"], "SERVFAIL to everything, to a probe too");
     assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
     let page = nodens.get("/readyz?verbose");
-    assert!(page.status == 503 && page.body.contains("failing: it gives errors alone"), "{}", page.body);
+    assert!(page.status == 503 && page.body.contains("failing: responds with errors only"), "{}", page.body);
     upstream.set(Behaviour::normal());
     ask_until(&nodens, "health", || (of(&nodens, &upstream)["state"] == "healthy").then_some(()));
-    told(&nodens, "answers_again", "");
+    told(&nodens, "no_longer_failing", "");
     assert_eq!(nodens.get("/readyz").status, 200);
 }
 
@@ -354,7 +357,7 @@ fn a_server_over_tls_is_told_with_its_name() {
     assert_eq!((&server["transport"], &server["tls_name"]), (&"tls".into(), &"dns.test".into()));
     assert_eq!(server["random_case"], false);
     assert!(server["queries_total"]["tls"].as_u64() >= Some(1) && server["queries_total"]["udp"] == 0, "{server:#}");
-    assert_eq!((&server["replies_total"], &server["smoothed_latency_seconds"]), (&0.into(), &Value::Null));
+    assert_eq!((&server["responses_total"], &server["smoothed_latency_seconds"]), (&0.into(), &Value::Null));
     assert_eq!(server["last_minute"]["latency_p50_seconds"], Value::Null);
 }
 
@@ -383,9 +386,9 @@ fn reloads_are_told_with_what_came_of_them() {
     let text = config(&[&old], "", "");
     let nodens = Nodens::start(&text);
     reload(&nodens, &config(&[&new], "", ""));
-    let event = told(&nodens, "reload_taken", "");
+    let event = told(&nodens, "reload_applied", "");
     assert_eq!((&event["upstream"], &event["server"], &event["reason"]), (&Value::Null, &Value::Null, &"".into()));
-    assert_eq!(event["text"], "new configuration in force");
+    assert_eq!(event["text"], "new configuration applied");
     assert!(is_a_time(&event["time"]));
     let page = nodens.get("/api/v1/upstreams").body;
     assert!(page.contains(&new.address().to_string()) && !page.contains(&old.address().to_string()), "{page}");
@@ -394,16 +397,16 @@ fn reloads_are_told_with_what_came_of_them() {
     told(&nodens, "reload_rejected", "nodens.toml:11:6: to: there is no [upstreams.upp]");
     reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\n"));
     told(&nodens, "reload_needs_restart", "cache.memory");
-    assert_eq!(kinds(&nodens), ["reload_taken", "reload_rejected", "reload_needs_restart"]);
+    assert_eq!(kinds(&nodens), ["reload_applied", "reload_rejected", "reload_needs_restart"]);
     // They stay named until the file has what is in force again.
     reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n"));
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 3.0);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 3.0);
     let waiting = || nodens.metric("nodens_config_keys_waiting_for_restart", &[]);
     let page = nodens.get("/readyz?verbose").body;
     assert!(page.ends_with("note: these keys of the configuration wait for a restart: cache.memory\n"), "{page}");
     assert_eq!(waiting(), 1.0);
     reload(&nodens, &text);
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 4.0);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 4.0);
     assert!(!nodens.get("/readyz?verbose").body.contains("restart") && waiting() == 0.0);
 }
 
@@ -413,7 +416,7 @@ fn every_field_is_explained_and_nothing_else_is() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     reload(&nodens, &config(&[&upstream], "", "deadline = \"2s\""));
-    told(&nodens, "reload_taken", "");
+    told(&nodens, "reload_applied", "");
     let mut keys = Vec::new();
     for path in ["/api/v1/upstreams", "/api/v1/events"] {
         collect(&json(&nodens, path), &mut keys);

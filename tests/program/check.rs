@@ -59,11 +59,11 @@ const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = 
 
 #[test]
 fn good_files() {
-    let summary = "good: 2 listeners, 3 routes, 3 upstreams, cache 64MiB";
+    let summary = "OK (2 listeners, 3 routes, 3 upstreams, cache 64MiB)";
     accepted(&written(HYBRID), summary);
     // Where this machine has no directory for one of its files, that is told.
     let full = root().join("config/nodens.toml");
-    let summary_of_full = "good: 2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB";
+    let summary_of_full = "OK (2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB)";
     match Path::new("/var/lib/nodens").is_dir() {
         true => accepted(&full, summary_of_full),
         false => {
@@ -75,7 +75,7 @@ fn good_files() {
             warned(&full, summary_of_full, &warning);
         }
     }
-    accepted(&root().join("config/minimal.toml"), "good: 2 listeners, 1 route, 1 upstream, cache 64MiB");
+    accepted(&root().join("config/minimal.toml"), "OK (2 listeners, 1 route, 1 upstream, cache 64MiB)");
     let contract = root().join("../shared/examples/hybrid.toml");
     if contract.exists() {
         accepted(&contract, summary);
@@ -90,17 +90,17 @@ fn mistakes_of_server_admin_and_cache() {
         ("admin = 5\n", &["1:9: a table is expected, headed [admin]"]),
         (
             "[server]\nworkers = 99999999999999999999\n",
-            &["2:11: workers: integer `99999999999999999999` is too large; right would be a whole number"],
+            &["2:11: workers: integer `99999999999999999999` is too large; expected a whole number"],
         ),
         ("[server]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
         ("[server]\nallow = []\n", &["2:9: allow: the list is empty"]),
         (
             "[server]\nlisten = [5, \"127.0.0.1\", true]\nworkers = \"4\"\n[cache]\nprefetch = \"yes\"\n",
             &[
-                "2:11: listen: invalid type: integer `5`; right would be \"127.0.0.1:5300\"",
+                "2:11: listen: invalid type: integer `5`; expected \"127.0.0.1:5300\"",
                 "2:27: listen: invalid type: boolean",
-                "3:11: workers: invalid type: string \"4\"; right would be a whole number",
-                "5:12: prefetch: invalid type: string \"yes\"; right would be true or false",
+                "3:11: workers: invalid type: string \"4\"; expected a whole number",
+                "5:12: prefetch: invalid type: string \"yes\"; expected true or false",
             ],
         ),
         ("[server]\nlisten = [\"localhost:53\"]\n", &["2:11: listen: \"localhost:53\" is not an address"]),
@@ -123,14 +123,14 @@ fn mistakes_of_server_admin_and_cache() {
         ),
         (
             "[server]\ntcp_idle_timeout = 10\n",
-            &["2:20: tcp_idle_timeout: invalid type: integer `10`; right would be \"1500ms\""],
+            &["2:20: tcp_idle_timeout: invalid type: integer `10`; expected \"1500ms\""],
         ),
         ("[admin]\n", &["1:1: `listen` is missing"]),
         (
             "[admin]\nlisten = \"0.0.0.0:5300\"\n",
             &["2:10: listen: 0.0.0.0:5300 is taken: [server] listens on 127.0.0.1:5300"],
         ),
-        ("[report]\n", &["1:1: `listen` is missing; right would be \"127.0.0.1:5300\""]),
+        ("[report]\n", &["1:1: `listen` is missing; expected \"127.0.0.1:5300\""]),
         ("[report]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
         (
             "[admin]\nlisten = \"[::1]\"\n[report]\nlisten = [\"127.0.0.1:5300\", \"[::]:9353\", \"::1\", \"[::1]:9355\"]\n",
@@ -140,7 +140,7 @@ fn mistakes_of_server_admin_and_cache() {
                 "4:49: the same listener is on line 4 already",
             ],
         ),
-        ("[cache]\nmemory = \"64 apples\"\n", &["2:10: memory: \"64 apples\" is not a size; right would be \"64MiB\""]),
+        ("[cache]\nmemory = \"64 apples\"\n", &["2:10: memory: \"64 apples\" is not a size; expected \"64MiB\""]),
         (
             "[cache]\nmemory = \"0\"\nmax_ttl = \"0s\"\nnegative_max_ttl = \"1d\"\nstale = \"8d\"\n",
             &[
@@ -164,8 +164,8 @@ fn mistakes_of_kubernetes_and_clients() {
         (
             "[kubernetes]\nwatch = \"yes\"\nnode = \"Node_1\"\nnamespaces = [\"ci\", \"-ci\", \"a.b\"]\n".to_owned(),
             &[
-                "2:9: watch: invalid type: string \"yes\"; right would be true or false",
-                "3:8: node: \"Node_1\" is no name of a node; right would be \"node-1.example\"",
+                "2:9: watch: invalid type: string \"yes\"; expected true or false",
+                "3:8: node: \"Node_1\" is no name of a node; expected \"node-1.example\"",
                 "4:21: namespaces: \"-ci\" is no name of a namespace",
                 "4:28: namespaces: \"a.b\" is no name of a namespace",
             ],
@@ -173,7 +173,7 @@ fn mistakes_of_kubernetes_and_clients() {
         (
             "[kubernetes]\napi_server = \"10.0.0.1\"\ntoken_file = \"token\"\n".to_owned(),
             &[
-                "2:14: api_server: \"10.0.0.1\" does not begin with https:// or http://; right would be",
+                "2:14: api_server: \"10.0.0.1\" does not begin with https:// or http://; expected",
                 "3:14: token_file: \"token\" is not the whole path of a file",
             ],
         ),
@@ -184,24 +184,21 @@ fn mistakes_of_kubernetes_and_clients() {
         ),
         (
             "[[client]]\nsorce = \"10.0.8.0/24\"\nname = \"vms\"\n".to_owned(),
-            &[
-                "1:1: `source` is missing; right would be \"10.0.0.0/8\"",
-                "2:1: unknown key `sorce`; did you mean `source`?",
-            ],
+            &["1:1: `source` is missing; expected \"10.0.0.0/8\"", "2:1: unknown key `sorce`; did you mean `source`?"],
         ),
         (
             "[[client]]\nsource = \"10.0.8.1/24\"\nname = \"\"\nproject = 7\n".to_owned(),
             &[
                 "2:10: source: \"10.0.8.1/24\" has bits set behind its prefix",
                 "3:8: name: \"\" is empty, longer than 256 bytes or has control characters",
-                "4:11: project: invalid type: integer `7`; right would be a short text in quotes",
+                "4:11: project: invalid type: integer `7`; expected a short text in quotes",
             ],
         ),
         (
             "[warm_up]\nenable = true\nfile = \"habits.json\"\n".to_owned(),
             &[
                 "2:1: unknown key `enable`; did you mean `enabled`?",
-                "3:8: file: \"habits.json\" is not the whole path of a file; right would be \"/var/lib/nodens/habits.json\"",
+                "3:8: file: \"habits.json\" is not the whole path of a file; expected \"/var/lib/nodens/habits.json\"",
             ],
         ),
         ("[warm_up]\nfile = \"/var/lib/\"\n".to_owned(), &["2:8: file: \"/var/lib/\" is not the whole path"]),
@@ -216,7 +213,7 @@ fn mistakes_of_upstreams_and_routes() {
     let up = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n";
     let all = "[[route]]\nzones = [\".\"]\nto = \"up\"\n";
     for (text, right) in [
-        (format!("[upstreams.up]\n{all}"), &["1:1: `servers` is missing; right would be \"10.0.0.2\""][..]),
+        (format!("[upstreams.up]\n{all}"), &["1:1: `servers` is missing; expected \"10.0.0.2\""][..]),
         (
             format!("[upstreams.up]\nservers = [\"10.0.0.256\", \"udp://1.1.1.1\", \"tls://1.1.1.1\"]\n{all}"),
             &[
@@ -254,7 +251,7 @@ fn mistakes_of_upstreams_and_routes() {
         (
             format!("{up}select = \"fast\"\ndeadline = \"5ms\"\n{all}"),
             &[
-                "3:10: select: \"fast\" is no way to select; right would be \"ordered\", \"fastest\" or \"spread\"",
+                "3:10: select: \"fast\" is no way to select; expected \"ordered\", \"fastest\" or \"spread\"",
                 "4:12: deadline: 5ms is too little: from 50ms to 30s",
             ],
         ),
@@ -346,7 +343,7 @@ fn mistakes_of_views() {
             &["3:9: known: of a client that is not known nothing is known"],
         ),
         (view("name = 'a'\nprojects = ['a*b']\n"), &["3:13: projects: \"a*b\": a `*` stands at the end"]),
-        (view("name = 'a'\nlabels = { }\n"), &["3:10: labels: no label is given; right would be"]),
+        (view("name = 'a'\nlabels = { }\n"), &["3:10: labels: no label is given; expected"]),
         (view("name = 'a'\nlabels = { a = 1 }\n"), &["3:10: labels: invalid type: integer `1`"]),
         (view("name = 'a'\nknown = true\nclient_max_qps = 0\n"), &["4:18: client_max_qps: 0 is too little: from 1"]),
         (
@@ -373,7 +370,7 @@ fn mistakes_of_views() {
     }
     let used = "[[view]]\nname = 'a'\nknown = true\n[[view.route]]\nzones = ['a.example']\nto = 'spare'\n\
                 [upstreams.spare]\nservers = ['9.9.9.9']\n";
-    accepted(&written(&format!("{used}{REST}")), "good: 2 listeners, 2 routes, 2 upstreams, 1 view, cache 64MiB");
+    accepted(&written(&format!("{used}{REST}")), "OK (2 listeners, 2 routes, 2 upstreams, 1 view, cache 64MiB)");
 }
 
 #[test]

@@ -55,19 +55,19 @@ fn pods_are_known_from_the_list_and_from_the_watch() {
     );
     assert_eq!(job["uid"], "uid-runner-t1abc-project-42-concurrent-0-x7k2m9qa");
     assert_eq!(job["job"]["project_id"], serde_json::json!({ "value": "42", "trust": "label" }));
-    assert_eq!(job["job"]["job_id"], serde_json::json!({ "value": "8123", "trust": "settable" }));
+    assert_eq!(job["job"]["job_id"], serde_json::json!({ "value": "8123", "trust": "job_controlled" }));
     assert_eq!(job["labels"]["project.runner.gitlab.com/id"], "42");
     assert!(job["age_seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0));
     assert!(job["since"].as_str().is_some_and(|since| since.starts_with("20") && since.ends_with('Z')), "{job}");
     is_pod(&nodens, "fd00%3A%3A7", "runner-t1abc-project-42-concurrent-0-x7k2m9qa");
     assert_eq!(is_pod(&nodens, "10.244.1.8", "web")["kind"], "pod");
-    is_unknown(&nodens, "10.244.1.9", "nobody");
+    is_unknown(&nodens, "10.244.1.9", "unassigned");
 
     api.put("shop", "late", &["10.244.1.9"], |_| {});
     is_pod(&nodens, "10.244.1.9", "late");
     // Completed, it still carries its address; then it goes, and another one comes.
     api.put("shop", "late", &["10.244.1.9"], |pod| pod["status"]["phase"] = "Succeeded".into());
-    is_unknown(&nodens, "10.244.1.9", "nobody");
+    is_unknown(&nodens, "10.244.1.9", "unassigned");
     api.put("shop", "next", &["10.244.1.9"], |_| {});
     is_pod(&nodens, "10.244.1.9", "next");
     api.delete("late");
@@ -114,8 +114,8 @@ fn what_is_too_long_ago_is_listed_anew() {
     api.delete("b");
     api.put("ci", "c", &["10.244.1.2"], |_| {});
     api.compact();
-    is_unknown(&nodens, "10.244.1.1", "lost");
-    is_unknown(&nodens, "10.244.1.2", "lost");
+    is_unknown(&nodens, "10.244.1.1", "watch_stale");
+    is_unknown(&nodens, "10.244.1.2", "watch_stale");
     // Whoever asks is answered all the same.
     lookup(nodens.address(), "a.lab.example");
     api.refuse(None);
@@ -132,7 +132,7 @@ fn answers_wait_for_no_api() {
     let (mut nodens, _upstream) =
         start(&api, "[[client]]\nsource = \"127.0.0.0/8\"\nname = \"here\"\nproject = \"g/p\"\n");
     lookup(nodens.address(), "a.lab.example");
-    let warning = nodens.logged("the Kubernetes API is not heard");
+    let warning = nodens.logged("Kubernetes watch lost");
     assert!(warning.contains("get, list and watch on pods"), "{warning}");
     assert_eq!(nodens.metric("nodens_watch_connected", &[]), 0.0);
     let here = who(&nodens, "127.0.0.1");
@@ -144,7 +144,7 @@ fn answers_wait_for_no_api() {
     api.put("ci", "a", &["127.0.0.1"], |_| {});
     api.refuse(None);
     is_pod(&nodens, "127.0.0.1", "a");
-    nodens.logged("the Kubernetes API is heard again");
+    nodens.logged("Kubernetes watch re-established");
     let told = nodens.log().iter().filter(|line| line.contains("\"WARN\"") || line.contains("\"ERROR\"")).count();
     assert_eq!(told, 1, "one line, however often it was tried: {:#?}", nodens.log());
 }
@@ -158,7 +158,7 @@ fn namespaces_are_watched_each_by_itself() {
     let (nodens, _upstream) = start(&api, "namespaces = [\"ci\", \"other\"]\n");
     is_pod(&nodens, "10.244.1.1", "a");
     is_pod(&nodens, "10.244.1.2", "b");
-    is_unknown(&nodens, "10.244.1.3", "nobody");
+    is_unknown(&nodens, "10.244.1.3", "unassigned");
     api.put("other", "d", &["10.244.1.4"], |_| {});
     is_pod(&nodens, "10.244.1.4", "d");
     assert!(api.requests().iter().all(|request| request.contains("/namespaces/")), "{:?}", api.requests());
@@ -195,7 +195,7 @@ fn in_a_cluster_it_is_found_by_itself_over_tls() {
 #[test]
 fn without_a_node_or_a_wish_nothing_is_watched() {
     let api = Api::start();
-    for (more, node, logged) in [("watch = true\n", "", "who asks is not watched"), ("", "node-1", "nodens serves")] {
+    for (more, node, logged) in [("watch = true\n", "", "pod watch disabled"), ("", "node-1", "nodens serves")] {
         let upstream = upstream(zone());
         let dir = Dir::new();
         let text = format!("{}[kubernetes]\n{more}", config(&[&upstream], "", ""));
@@ -205,7 +205,7 @@ fn without_a_node_or_a_wish_nothing_is_watched() {
         let mut nodens = Nodens::spawn(command.env_remove("KUBERNETES_SERVICE_HOST"), dir);
         nodens.logged(logged);
         lookup(nodens.address(), "a.lab.example");
-        is_unknown(&nodens, "127.0.0.1", "nobody");
+        is_unknown(&nodens, "127.0.0.1", "unassigned");
         assert_eq!(nodens.metric("nodens_watch_age_seconds", &[]), 0.0);
     }
     assert!(api.requests().is_empty(), "{:?}", api.requests());
@@ -221,10 +221,10 @@ fn configured_clients_change_with_the_file() {
     assert_eq!(who(&nodens, "10.0.8.7")["name"], "before");
     for wrong in ["", "?address=", "?address=x", "?addres=10.0.8.7"] {
         let page = nodens.get(&format!("/api/v1/clients{wrong}"));
-        assert_eq!((page.status, page.body.as_str()), (400, "right would be ?address=10.0.0.7\n"), "{wrong}");
+        assert_eq!((page.status, page.body.as_str()), (400, "expected ?address=10.0.0.7\n"), "{wrong}");
     }
     std::fs::write(nodens.config(), client("after")).expect("writes");
     nodens.signal("HUP");
-    nodens.logged("new configuration in force");
+    nodens.logged("new configuration applied");
     assert_eq!(who(&nodens, "10.0.8.7")["name"], "after");
 }

@@ -284,14 +284,20 @@ fn the_rules_fire_for_what_they_are_for() {
     let dir = root().join("deploy/prometheus");
     run(Command::new("promtool").args(["check", "rules", "rules.yaml"]).current_dir(&dir));
     run(Command::new("promtool").args(["test", "rules", "rules-test.yaml"]).current_dir(&dir));
-    let (rules, tests, book) =
-        (read("deploy/prometheus/rules.yaml"), read("deploy/prometheus/rules-test.yaml"), read("docs/guides/deploy.md"));
+    let (rules, tests, book) = (
+        read("deploy/prometheus/rules.yaml"),
+        read("deploy/prometheus/rules-test.yaml"),
+        read("docs/guides/deploy.md"),
+    );
     let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 7);
     for alert in alerts {
         let fires = format!("'ALERTS{{alertname=\"{alert}\", alertstate=\"firing\",");
         assert!(tests.contains(&fires), "no test shows that {alert} fires");
-        assert!(book.contains(&format!("### {alert}\n")), "docs/guides/deploy.md does not say what to do about {alert}");
+        assert!(
+            book.contains(&format!("### {alert}\n")),
+            "docs/guides/deploy.md does not say what to do about {alert}"
+        );
     }
     // The operator's copy.
     let body = &rules[rules.find("groups:").expect("groups")..];

@@ -223,7 +223,7 @@ fn the_old_one_serves_again_when_the_new_one_is_gone() {
         eventually("the old one to serve", || {
             let log = old.log();
             let last = |text| log.iter().rposition(|line| line.contains(text));
-            (last("serves again") > last("handed over")).then_some(())
+            (last("handover reverted") > last("handed over")).then_some(())
         });
         lookup(scene.listen, "b.lab.example");
         Tcp::connect(scene.listen).ask(&query(9, "c.lab.example", A));
@@ -247,7 +247,7 @@ fn a_new_one_that_is_stopped_first_gives_the_place_back() {
     }
     clients.go_on();
     clients.end();
-    assert!(old.logged("serves again").contains("the other one is about to stop"));
+    assert!(old.logged("handover reverted").contains("the other one is about to stop"));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_resting_worker_that_dies_rests_again() {
     let worker = old.worker().expect("a worker");
     send_signal(worker, "KILL");
     eventually("another one", || old.worker().filter(|other| *other != worker));
-    old.logged("nodens rests");
+    old.logged("nodens on standby");
     let clients = Clients::new(scene.listen);
     clients.go_on();
     clients.end();
@@ -281,7 +281,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
     let clients = Clients::new(scene.listen);
     clients.go_on();
     clients.end();
-    assert!(!first.log().iter().any(|line| line.contains("serves again")), "the third one serves");
+    assert!(!first.log().iter().any(|line| line.contains("handover reverted")), "the third one serves");
     first.signal("TERM");
     assert_eq!(first.exit().code(), Some(0));
 }
@@ -309,7 +309,7 @@ fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
         let elder = strange_elder(&scene.socket(), answer);
         let mut new = scene.nodens();
         elder.join().expect("it was asked");
-        new.logged("listen beside the other one");
+        new.logged("sharing the ports");
         old.signal("TERM");
         assert_eq!(old.exit().code(), Some(0));
         lookup(scene.listen, "a.lab.example");
@@ -337,7 +337,7 @@ fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
     let channel = Channel::of(OwnedFd::from(knock()));
     channel.send(&Message::Ready).expect("sends");
     assert!(channel.receive().is_ok_and(|got| got.is_none()));
-    old.logged("no handover");
+    old.logged("handover failed");
     // It gave nothing, and serves.
     lookup(scene.listen, "a.lab.example");
 }
@@ -357,12 +357,12 @@ fn each_of_the_two_keeps_what_its_own_start_read() {
     for nodens in [&old, &new] {
         send_signal(nodens.worker().expect("a worker"), "KILL");
     }
-    old.logged("nodens rests: another one serves");
+    old.logged("nodens on standby: another instance serves");
     new.logged("worker replaced");
     assert_eq!(data(&lookup(moved_to, "a.lab.example")), ["192.0.2.1"]);
     UdpSocket::bind(scene.listen).expect_err("the old one still has it");
     new.kill();
-    old.logged("serves again");
+    old.logged("handover reverted");
     assert_eq!(data(&lookup(scene.listen, "a.lab.example")), ["192.0.2.1"]);
     UdpSocket::bind(moved_to).expect("nobody listens there");
 }

@@ -147,7 +147,7 @@ fn each_job_has_a_report_of_its_own() {
     ];
     assert_eq!(told, expected);
     let said = failures[1]["explanation"].as_str().expect("a text");
-    let server = format!("upstream corp: {} no reply", scene.corp.address());
+    let server = format!("upstream corp: {} no response", scene.corp.address());
     assert!(said.contains("route \"corp.example\"") && said.contains(&server), "{said}");
     // On a busy machine another one may have taken longer.
     let slowest = report["slowest"].as_array().expect("a list");
@@ -311,7 +311,7 @@ fn projects_are_counted_in_the_metrics_up_to_a_number() {
     let text = std::fs::read_to_string(&file).expect("the configuration");
     std::fs::write(&file, text.replace("max_projects = 1", "max_projects = 2")).expect("writes");
     scene.nodens.signal("HUP");
-    scene.nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken >= 1.0);
+    scene.nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |taken| taken >= 1.0);
     scene.ask(TWO, "registry.example.com", A);
     count("queries", &[("project", "43")], 1.0);
     count("queries", &[("project", "other")], 2.0);

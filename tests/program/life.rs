@@ -124,14 +124,14 @@ fn a_new_configuration_is_taken_under_load_with_no_query_lost() {
         eventually("load", || (old.seen_count() > 100).then_some(()));
         replace(&nodens, &config(&[&new], "", "deadline = \"20s\""));
         nodens.signal("HUP");
-        nodens.logged("new configuration in force");
+        nodens.logged("new configuration applied");
         assert_eq!(data(&lookup(address, "now.lab.example")), ["192.0.2.2"]);
         let before = new.seen_count();
         eventually("load on the new one", || (new.seen_count() > before + 100).then_some(()));
         done.store(true, Ordering::Relaxed);
         clients.into_iter().for_each(|client| client.join().expect("all its queries are answered"));
     });
-    assert!(nodens.metric("nodens_config_reloads_total", &[("result", "taken")]) >= 1.0);
+    assert!(nodens.metric("nodens_config_reloads_total", &[("result", "applied")]) >= 1.0);
     assert_eq!(nodens.metric("nodens_config_reloads_total", &[("result", "rejected")]), 0.0);
 }
 
@@ -167,12 +167,12 @@ fn a_changed_file_is_taken_without_a_signal_and_a_swapped_link_too() {
 
     symlink("v2", nodens.dir().file("..data_tmp")).expect("a link");
     fs::rename(nodens.dir().file("..data_tmp"), nodens.dir().file("..data")).expect("a swap");
-    nodens.logged("new configuration in force");
+    nodens.logged("new configuration applied");
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.2"]);
 
     let file = nodens.dir().file("v2/nodens.toml");
     fs::write(file, config(&[&old], "", "")).expect("writes");
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken == 2.0);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |taken| taken == 2.0);
     assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.1"]);
 }
 
@@ -182,14 +182,14 @@ fn a_bad_file_changes_nothing_and_the_log_says_where_it_is_wrong() {
     let good = config(&[&upstream], "", "");
     let mut nodens = Nodens::start(&good);
     let reloads = |nodens: &Nodens| {
-        ["taken", "rejected"].map(|result| nodens.metric("nodens_config_reloads_total", &[("result", result)]))
+        ["applied", "rejected"].map(|result| nodens.metric("nodens_config_reloads_total", &[("result", result)]))
     };
     assert_eq!(reloads(&nodens), [0.0, 0.0]);
 
     replace(&nodens, &good.replace("to = \"up\"", "to = \"upp\"\nspeed = 5"));
     let line = nodens.logged("there is no [upstreams.upp]");
     assert_eq!(field(&line, "level"), "ERROR");
-    let place = format!("the old one stays: {}:11:6: to: ", nodens.config().display());
+    let place = format!("the current one stays in force: {}:11:6: to: ", nodens.config().display());
     assert!(field(&line, "message").contains(&place), "{line}");
     nodens.logged(":12:1: unknown key `speed`");
     assert_eq!(reloads(&nodens), [0.0, 1.0]);
@@ -203,10 +203,10 @@ fn a_bad_file_changes_nothing_and_the_log_says_where_it_is_wrong() {
     assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.1"]);
 
     replace(&nodens, &good);
-    nodens.logged("new configuration in force");
+    nodens.logged("new configuration applied");
     assert_eq!(reloads(&nodens), [1.0, 2.0]);
     nodens.signal("HUP");
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |taken| taken == 2.0);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |taken| taken == 2.0);
 }
 
 #[test]
@@ -249,5 +249,5 @@ fn what_differs_from_node_to_node_is_listened_on_by_an_argument() {
         lookup(address, "a.lab.example");
     }
     nodens.signal("HUP");
-    assert!(!nodens.logged("new configuration in force").contains("need a restart"));
+    assert!(!nodens.logged("new configuration applied").contains("need a restart"));
 }

@@ -79,7 +79,7 @@ impl Scene {
         first.metric_becomes("nodens_config_reloads_total", &[("result", "rejected")], |count| count >= 1.0);
         fs::write(first.config(), self.config()).expect("writes");
         first.signal("HUP");
-        first.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 1.0);
+        first.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 1.0);
         self.answers("reloaded");
         send_signal(first.worker().expect("a worker"), "KILL");
         first.metric_becomes("nodens_worker_restarts_total", &[], |count| count >= 1.0);

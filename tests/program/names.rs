@@ -63,7 +63,7 @@ fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
     let bootstrap = Hickory::start("infra.example.", "resolver 60 IN A 127.0.0.1");
     let server = format!("resolver.infra.example:{}", up.address().port());
     let mut nodens = Nodens::start(&config(&server, bootstrap.address));
-    nodens.logged("upstream server found by its name");
+    nodens.logged("upstream server address added");
     let (upstreams, events) = (nodens.get("/api/v1/upstreams").body, nodens.get("/api/v1/events").body);
     assert!(upstreams.contains(&format!("\"resolver.infra.example:{}\"", up.address().port())), "{upstreams}");
     assert!(upstreams.contains(&format!("\"address\": \"{}\"", up.address())), "{upstreams}");
@@ -78,11 +78,11 @@ fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
 fn a_name_that_does_not_resolve_is_told_and_tried_again() {
     let bootstrap = Hickory::start("infra.example.", "");
     let mut nodens = Nodens::start(&config("missing.infra.example:53", bootstrap.address));
-    let line = nodens.logged("upstream's name cannot be resolved");
+    let line = nodens.logged("cannot resolve the name of an upstream server");
     assert!(line.contains("missing.infra.example"), "{line}");
     assert_eq!(code(&lookup(nodens.address(), "a.lab.example.")), ResponseCode::ServFail);
     eventually("a second try", || {
-        let tries = nodens.log().iter().filter(|line| line.contains("cannot be resolved")).count();
+        let tries = nodens.log().iter().filter(|line| line.contains("cannot resolve the name")).count();
         (tries >= 2).then_some(())
     });
     // One change is one event, however often it is tried.

@@ -47,10 +47,10 @@ fn ask(nodens: &Nodens, from: &str, name: &str, qtype: u16) -> Vec<u8> {
 
 /// Puts another configuration in force.
 fn reload(nodens: &Nodens, text: &str) {
-    let taken = nodens.metric("nodens_config_reloads_total", &[("result", "taken")]);
+    let taken = nodens.metric("nodens_config_reloads_total", &[("result", "applied")]);
     fs::write(nodens.config(), text).expect("writes");
     nodens.signal("HUP");
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |now| now > taken);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |now| now > taken);
 }
 
 /// A nodens with one worker that logs to a file of its directory, and what to configure for that.
@@ -101,7 +101,7 @@ fn a_line_says_who_asked_what_and_who_answered() {
     Tcp::connect(nodens.address()).ask(&query(1, "tcp.lab.example", 65_280));
     let mut all = has_lines(&file, 10);
     assert_eq!(all.len(), 10);
-    let said = format!("upstream corp: {corp_address} no reply");
+    let said = format!("upstream corp: {corp_address} no response");
     let pod = json!({ "kind": "gitlab-job", "namespace": "ci", "pod": "one", "job": "8123", "project": "42",
         "runner": "t1abc", "client": POD });
     let public = json!({ "route": ".", "upstream": "public" });
@@ -311,10 +311,10 @@ fn what_cannot_be_written_is_counted_and_told_once() {
         let failed = |failed: f64| failed == f64::from(count);
         nodens.metric_becomes("nodens_query_log_dropped_total", &[("reason", "failed")], failed);
     }
-    assert!(nodens.logged("queries cannot be logged").contains("queries.jsonl"));
+    assert!(nodens.logged("cannot write the query log").contains("queries.jsonl"));
     fs::create_dir(&folder).expect("a directory");
     lookup(nodens.address(), "www.lab.example");
     assert_eq!(has_lines(&file, 1).len(), 1);
-    nodens.logged("queries are logged again");
-    assert_eq!(nodens.log().iter().filter(|line| line.contains("cannot be logged")).count(), 1);
+    nodens.logged("query log writable again");
+    assert_eq!(nodens.log().iter().filter(|line| line.contains("cannot write the query log")).count(), 1);
 }

@@ -35,7 +35,7 @@ fn most_memory(text: &str) -> usize {
     let dir = Dir::new();
     let file = dir.write("nodens.toml", text);
     let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
-    let taken = ("nodens_config_reloads_total", [("result", "taken")]);
+    let taken = ("nodens_config_reloads_total", [("result", "applied")]);
     for number in 1..=RELOADS {
         fs::write(&file, format!("{text}# {number}\n")).expect("writes");
         nodens.signal("HUP");
@@ -64,7 +64,7 @@ fn who_reads_and_frees_configurations_gives_way_to_workers() {
     let file = dir.write("nodens.toml", BASE);
     let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
     nodens.signal("HUP");
-    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count >= 1.0);
+    nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 1.0);
     // A thread has its name and its nice value a moment after it began.
     eventually("threads that give way", || {
         let threads = nice(nodens.id());
@@ -81,7 +81,7 @@ fn check_says_what_memory_a_large_configuration_takes() {
     let file = dir.write("nodens.toml", &large());
     let output = Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(&file).output().expect("nodens runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = text.trim().strip_suffix("MiB").and_then(|text| text.rsplit_once("configuration ")).expect(&text).1;
+    let said = text.trim().strip_suffix("MiB)").and_then(|text| text.rsplit_once("configuration ")).expect(&text).1;
     let said = said.parse::<usize>().expect(&text);
     let taken = most_memory(&large()).saturating_sub(most_memory(BASE));
     assert!(taken <= said * 3 / 2 && said <= taken * 3, "{said} MiB are said, {taken} are taken");

@@ -49,7 +49,7 @@ fn scene() -> Scene {
     let dir = Dir::new();
     let nodens = api.nodens(&text, dir);
     let own = |line: &String| field(line, "address").parse().expect("an address");
-    let report = nodens.log().iter().filter(|line| line.contains("own report")).map(own).collect();
+    let report = nodens.log().iter().filter(|line| line.contains("client reports")).map(own).collect();
     let scene = Scene { nodens, report, _api: api, _public: public, _corp: corp };
     for (address, name) in [(ONE, "one"), (TWO, "two")] {
         eventually(&format!("{address} is {name}"), || {
@@ -159,7 +159,7 @@ fn whoever_is_not_known_is_told_why() {
     let (status, body) = scene.get("::1", "/v1/me.json");
     let value: Value = serde_json::from_str(&body).expect("JSON");
     let right = json!({
-        "known": false, "address": "::1", "reason": "nobody",
+        "known": false, "address": "::1", "reason": "unassigned",
         "explanation": "no pod of this node that is known has this address",
     });
     assert_eq!((status, value), (404, right));

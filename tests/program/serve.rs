@@ -211,12 +211,12 @@ fn forwarding(server: SocketAddr) -> String {
 
 /// Checks that the log and the page name the server, and that nobody waits for it.
 fn is_named(mut nodens: Nodens, server: SocketAddr, group: &str) {
-    let line = nodens.logged("sends its queries back to nodens");
+    let line = nodens.logged("queries come back to nodens");
     assert_eq!((field(&line, "level"), field(&line, "server")), ("ERROR", server.to_string().as_str()));
     assert_eq!(field(&line, "upstream"), group);
     let page = nodens.get("/readyz?verbose");
     assert_eq!(page.status, 503);
-    assert!(page.body.contains(&format!("{server} leads back to nodens")), "{}", page.body);
+    assert!(page.body.contains(&format!("{server} forwarding loop")), "{}", page.body);
     assert_eq!(nodens.get("/readyz").status, 503);
     assert_eq!(code(&ask_udp(nodens.address(), &query(1, "after.lab.example", A))), ResponseCode::ServFail);
     eventually("the metric", || (nodens.metric("nodens_upstream_healthy", &[]) == 0.0).then_some(()));

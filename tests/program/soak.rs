@@ -259,7 +259,7 @@ fn faults_come_and_go_and_every_query_has_its_right_answer() {
     let (sent, failed) = (soak.sent.load(Ordering::Relaxed), soak.failed.load(Ordering::Relaxed));
     nodens.metric_becomes("nodens_responses_total", &[], |count| count == sent as f64);
     nodens.metric_becomes("nodens_pending_queries", &[], |pending| pending == 0.0);
-    assert!(nodens.metric("nodens_config_reloads_total", &[("result", "taken")]) >= 1.0);
+    assert!(nodens.metric("nodens_config_reloads_total", &[("result", "applied")]) >= 1.0);
     assert_eq!(nodens.metric("nodens_config_reloads_total", &[("result", "rejected")]), 0.0);
     let most = |half: &[f64]| half.iter().copied().fold(0.0, f64::max);
     let (first, second) = memory.split_at(memory.len() / 2);

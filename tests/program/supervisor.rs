@@ -46,7 +46,7 @@ fn queries_wait_until_a_new_worker_answers_them() {
     }
     let events = nodens.get("/api/v1/events").body;
     assert!(events.contains("\"worker_replaced\"") && events.contains("signal 9, SIGKILL"), "{events}");
-    assert!(nodens.log().iter().any(|line| line.contains("the worker died (signal 9, SIGKILL)")));
+    assert!(nodens.log().iter().any(|line| line.contains("worker died (signal 9, SIGKILL)")));
 }
 
 #[test]
@@ -75,14 +75,14 @@ fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
     let record = "\n[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"192.0.2.7\"\n";
     fs::write(nodens.config(), good.clone() + record).expect("writes");
     nodens.signal("HUP");
-    nodens.logged("new configuration in force");
+    nodens.logged("new configuration applied");
     fs::write(nodens.config(), "[server\n").expect("writes");
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
     assert_eq!(data(&lookup(nodens.address(), "mine.example")), ["192.0.2.7"]);
     nodens.logged("new configuration rejected");
     fs::write(nodens.config(), good).expect("writes");
-    nodens.logged("new configuration in force");
+    nodens.logged("new configuration applied");
     nodens.signal("TERM");
     assert_eq!(nodens.exit().code(), Some(0));
 }
@@ -107,7 +107,7 @@ fn a_worker_that_does_not_begin_is_not_replaced() {
     let (status, lines) = crate::support::refused(&config(&[&upstream], &listen, ""), |_| ());
     assert_eq!(status, Some(1), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("the port is in use")), "{lines:?}");
-    assert!(!lines.iter().any(|line| line.contains("the worker died")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("worker died")), "{lines:?}");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_successor_keeps_what_only_a_start_reads() {
         }
         // What the successor compares with is what the first one began with.
         reload(&nodens, text, &format!("which need a restart: {keys}\""));
-        reload(&nodens, &begun, "new configuration in force\"");
+        reload(&nodens, &begun, "new configuration applied\"");
         answers(&nodens, "192.0.2.1");
     }
 }
@@ -235,10 +235,10 @@ fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
     let nodens = Nodens::start(&with_record(&upstream, "", "192.0.2.1", &long));
     freeze(nodens.id());
     fs::write(nodens.config(), with_record(&upstream, "", "192.0.2.2", &long)).expect("writes");
-    logged_after(&nodens, 0, "the supervisor does not hear");
-    logged_after(&nodens, 0, "new configuration in force");
+    logged_after(&nodens, 0, "cannot send to the supervisor");
+    logged_after(&nodens, 0, "new configuration applied");
     nodens.signal("CONT");
-    reload(&nodens, &with_record(&upstream, "", "192.0.2.3", &long), "new configuration in force");
+    reload(&nodens, &with_record(&upstream, "", "192.0.2.3", &long), "new configuration applied");
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
     answers(&nodens, "192.0.2.3");
@@ -264,7 +264,7 @@ fn it_is_tried_again_while_no_worker_can_be_started() {
     let before = limit_descriptors(nodens.id(), Some(3));
     kill_worker(&nodens, || ());
     for _ in 0..2 {
-        logged_after(&nodens, nodens.log().len(), "no new worker can be started");
+        logged_after(&nodens, nodens.log().len(), "cannot start a worker");
     }
     limit_descriptors(nodens.id(), before);
     serves_again(&nodens, 2.0);
@@ -283,7 +283,7 @@ fn sockets_that_do_not_arrive_replace_none_that_are_held() {
     let good = fs::read_to_string(nodens.config()).expect("reads");
     fs::write(nodens.config(), good + record).expect("writes");
     nodens.signal("HUP");
-    nodens.logged("no descriptor is left for the worker's sockets");
+    nodens.logged("no file descriptor left for the worker's sockets");
     limit_descriptors(nodens.id(), before);
     kill_worker(&nodens, || ());
     serves_again(&nodens, 2.0);
@@ -328,7 +328,7 @@ fn without_a_file_a_successor_has_the_servers_of_before() {
             nodens.signal("HUP");
         });
         serves_again(&nodens, 3.0);
-        nodens.metric_becomes("nodens_config_reloads_total", &[("result", "taken")], |count| count == 1.0);
+        nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count == 1.0);
         assert_eq!(data(&lookup(nodens.address(), "c.lab.example")), ["192.0.2.3"]);
     });
 }
@@ -352,16 +352,16 @@ fn a_mended_file_heals_what_keeps_successors_from_beginning() {
     inside("supervisor::a_mended_file_heals_what_keeps_successors_from_beginning", &[], || {
         without_its_link(|nodens, text, dir| {
             // A file that is no good does not help, and does not hinder.
-            logged_after(nodens, 0, "the next one begins with what the configuration file holds");
+            logged_after(nodens, 0, "the next one starts with the configuration file");
             fs::write(nodens.config(), "[server\n").expect("writes");
             logged_after(nodens, 0, "nodens.toml:1:");
-            logged_after(nodens, 0, "the configuration file is no good");
+            logged_after(nodens, 0, "the configuration file is invalid");
             let mended = text.replace("\"lab\"", "\"lo\"").replace("192.0.2.1", "192.0.2.9");
             let mended = mended.replace("run/handover.sock", "run/other.sock");
             let new = nodens.dir().write("new.toml", &mended);
             fs::rename(new, nodens.config()).expect("a swap");
             nodens.metric_becomes("nodens_worker_restarts_total", &[], |count| count > 1.0);
-            logged_after(nodens, 0, "begins with what the configuration file holds now");
+            logged_after(nodens, 0, "starting with the configuration file");
             answers(nodens, "192.0.2.9");
             eventually("the other socket", || dir.file("run/other.sock").exists().then_some(()));
             logged_after(nodens, 0, "worker replaced");

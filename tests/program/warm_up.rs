@@ -198,7 +198,7 @@ fn what_jobs_ask_outlives_a_restart() {
     assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(file.parent().expect("a directory")).expect("it").count(), 1, "no rests");
     let mut scene = begun_with(&file);
-    let line = scene.nodens.logged("what the jobs of each project ask is read");
+    let line = scene.nodens.logged("query history of projects loaded");
     assert!(line.contains("\"projects\":1"), "{line}");
     scene.bind("two", "42", 24.0);
     scene.begin("two", "42", "127.0.0.3");
@@ -211,7 +211,7 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
     for (name, text) in [("empty", ""), ("broken", "{\"version\":1,"), ("new", "{\"version\":9,\"projects\":[]}")] {
         let file = dir.write(name, text);
         let mut scene = begun_with(&file);
-        let line = scene.nodens.logged("could not be read; beginning anew");
+        let line = scene.nodens.logged("starting with an empty one");
         assert!(line.contains("\"WARN\"") && line.contains(name), "{line}");
         scene.begin("one", "42", "127.0.0.2");
         scene.work("one", "127.0.0.2");
@@ -226,7 +226,7 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
     scene.work("one", "127.0.0.2");
     scene.nodens.signal("TERM");
     assert!(scene.nodens.exit().success());
-    scene.nodens.logged("what jobs ask cannot be written");
+    scene.nodens.logged("cannot write the query history of projects");
 }
 
 #[test]
