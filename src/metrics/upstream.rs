@@ -207,7 +207,7 @@ impl ServerMetrics {
         FAILURE_KINDS.into_iter().zip(self.failed.iter().map(count))
     }
 
-    /// An attempt at it failed by a fault of this machine, by its index in [`faults::CAUSES`].
+    /// An attempt at it failed by a fault of this machine, by its index in [`CAUSES`](super::faults::CAUSES).
     pub fn local_fault(&self, index: usize, now: UnixMillis) {
         self.faults.count(index, now);
     }
