@@ -116,7 +116,7 @@ impl<'t> Mistakes<'t> {
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = word.to_ascii_lowercase();
     let budget = 1 + word.chars().count() / 4;
-    let far = |candidate: &str| distance(&word, &candidate.to_ascii_lowercase());
+    let far = |candidate: &str| strsim::osa_distance(&word, &candidate.to_ascii_lowercase());
     let near = known.into_iter().map(|candidate| (far(candidate), candidate));
     near.filter(|&(distance, _)| distance <= budget).min_by_key(|&(distance, _)| distance).map(|(_, known)| known)
 }
@@ -130,26 +130,6 @@ pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str
             known => format!("; there is {}", known.join(", ")),
         },
     }
-}
-
-/// How many letters have to be put in, left out or changed to make one word of the other (Levenshtein), where a swap of
-/// neighbours counts once.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 /// The line and column, both from 1, of byte `at` of `text`; the end of the text if it lies behind it.
