@@ -14,8 +14,9 @@ use super::budget::Budget;
 use super::failure::Failure;
 use super::health::UNHEARD;
 use super::question::Question;
-use super::quota::{Millis, Near, Quota, Verdict};
+use super::quota::{Near, Quota, Verdict};
 use super::server::Server;
+use crate::clock::Millis;
 use crate::config::{self, Select};
 use crate::wire::ede;
 
@@ -74,7 +75,7 @@ impl Group {
     }
 
     /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
-    /// the others as a last resort. One that leads back to nodens is left out.
+    /// the others as a last resort. One in a forwarding loop is left out.
     pub fn order(&self) -> Vec<Arc<Server>> {
         let mut servers: Vec<_> =
             self.servers.load().iter().filter(|server| !server.is_looped()).map(Arc::clone).collect();

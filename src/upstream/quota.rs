@@ -17,8 +17,7 @@ use std::net::IpAddr;
 
 use foldhash::HashMap;
 
-/// Milliseconds since the group began to keep time.
-pub type Millis = u64;
+use crate::clock::Millis;
 
 /// The last second and the running tenth of one, in tenths: so that in no second, wherever it begins, more is sent.
 const SLOTS: usize = 11;
