@@ -94,7 +94,7 @@ fn style() -> String {
 }
 
 fn latencies(report: &Report) -> String {
-    let head = ["", "replies", "mean", "p50", "p90", "p99", "p99.9", "max"];
+    let head = ["", "responses", "mean", "p50", "p90", "p99", "p99.9", "max"];
     let mut rows = Vec::new();
     for (at, target) in report.targets.iter().enumerate() {
         rows.push(latency_row("whole", &format!("{}{}", key(at), target.target), &target.latency_ms));
@@ -111,7 +111,7 @@ fn latency_row(class: &str, label: &str, latency: &Latency) -> String {
 }
 
 fn outcomes(report: &Report) -> String {
-    let head = ["", "sent", "answered", "lost", "errors", "loss", "answered/s", "replies by code"];
+    let head = ["", "sent", "answered", "lost", "errors", "loss", "answered/s", "responses by code"];
     let row = |(at, target): (usize, &TargetReport)| {
         let numbers = [target.sent, target.answered, target.lost, target.failed()].map(count);
         let cells: String = numbers.map(|number| format!("<td>{number}</td>")).concat();
@@ -129,7 +129,7 @@ fn outcomes(report: &Report) -> String {
 
 fn table(head: &[&str], rows: &[String]) -> String {
     let cell = |word: &&str| match *word {
-        "replies by code" => format!("<th class=\"words\">{word}</th>"),
+        "responses by code" => format!("<th class=\"words\">{word}</th>"),
         _ => format!("<th>{word}</th>"),
     };
     let head: String = head.iter().map(cell).collect();
@@ -142,7 +142,7 @@ fn table(head: &[&str], rows: &[String]) -> String {
 fn distribution(report: &Report) -> String {
     let curves = || report.targets.iter().flat_map(|target| &target.curves).flatten();
     let x = Axis::milliseconds("latency, ms (log scale)", curves().map(|point| point.1));
-    let y = Axis::nines("share of replies", curves().map(|point| point.0).fold(0.9, f64::max));
+    let y = Axis::nines("share of responses", curves().map(|point| point.0).fold(0.9, f64::max));
     let mut lines = Vec::new();
     for (at, target) in report.targets.iter().enumerate() {
         for (curve, (what, dash)) in target.curves.iter().zip([("repeated", ""), ("first seen", " dashed")]) {
@@ -153,7 +153,7 @@ fn distribution(report: &Report) -> String {
             });
         }
     }
-    chart("Share of replies within a latency", &x, &y, &lines)
+    chart("Share of responses within a latency", &x, &y, &lines)
 }
 
 fn over_time(report: &Report) -> String {

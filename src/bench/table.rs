@@ -16,7 +16,7 @@ pub fn table(report: &Report) -> String {
     };
     line(format!(
         "{:<width$} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "latency, ms", "replies", "p50", "p90", "p99", "p99.9", "max"
+        "latency, ms", "responses", "p50", "p90", "p99", "p99.9", "max"
     ));
     for target in &report.targets {
         line(latency_row(&target.target.to_string(), width, &target.latency_ms));
@@ -25,7 +25,7 @@ pub fn table(report: &Report) -> String {
     }
     line(String::new());
     line(format!(
-        "{:<width$} {:>11} {:>11} {:>9} {:>9} {:>7} {:>11}  replies by code",
+        "{:<width$} {:>11} {:>11} {:>9} {:>9} {:>7} {:>11}  responses by code",
         "outcome", "sent", "answered", "lost", "errors", "loss", "answered/s"
     ));
     for target in &report.targets {
@@ -69,11 +69,11 @@ pub fn notes(target: &TargetReport) -> Vec<String> {
         note(format!("{} {reason}", count(*number)));
     }
     if target.truncated > 0 {
-        note(format!("{} replies truncated", count(target.truncated)));
+        note(format!("{} responses truncated", count(target.truncated)));
     }
     if target.stray > 0 {
         note(format!(
-            "{} replies that nothing waited for: too late, twice, or to another question",
+            "{} responses that no query waited for: late, duplicate, or to another question",
             count(target.stray)
         ));
     }

@@ -71,13 +71,13 @@ pub async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io:
     tour.privacy(start)?;
     let Score { steps, failed } = tour.score;
     let took = start.elapsed().as_secs_f32();
-    writeln!(tour.out, "\n{} of {steps} steps went as they should, in {took:.1} s", steps - failed)?;
+    writeln!(tour.out, "\n{} of {steps} steps passed, in {took:.1} s", steps - failed)?;
     Ok(tour.score)
 }
 
 impl<W: Write> Tour<'_, W> {
     async fn horizons(&mut self) -> io::Result<()> {
-        self.title("Every name is answered by the upstreams of its horizon")?;
+        self.title("Split DNS: each name is answered by the upstream of its route")?;
         for (name, qtype, data, group) in [
             ("kubernetes.default.svc.cluster.local", "A", "10.96.0.1", "kube-dns"),
             ("registry.gitlab.svc.cluster.local", "A", "10.96.14.20", "kube-dns"),
@@ -89,7 +89,7 @@ impl<W: Write> Tour<'_, W> {
         ] {
             self.ask(name, qtype, |reply, asked| holds(reply, data).and(groups(asked, &[group]))).await?;
         }
-        self.title("A public name leads into the private zone: each part is asked where it belongs")?;
+        self.title("A public name has a CNAME into the private zone: each part is asked of its own upstream")?;
         let mirror = "registry-mirror.example.com";
         self.ask(mirror, "A", |reply, asked| holds(reply, "10.0.3.7").and(groups(asked, &["public", "vpc"]))).await?;
         self.title("A public name must not point at a private address")?;
@@ -98,24 +98,24 @@ impl<W: Write> Tour<'_, W> {
             check(!leaked, "a private address came through").and(groups(asked, &["public"]))
         })
         .await?;
-        self.title("A record of nodens's own")?;
+        self.title("A static record, answered by nodens itself")?;
         let (name, address) = STATIC_RECORD;
         self.ask(name, "A", |reply, asked| holds(reply, &address.to_string()).and(groups(asked, &[]))).await
     }
 
     async fn cache(&mut self) -> io::Result<()> {
-        self.title("What is known is not asked again, in whatever letter case")?;
+        self.title("A cached name is not asked again, in any letter case")?;
         for name in ["pypi.example.org", "PyPI.Example.ORG"] {
             self.ask(name, "A", |reply, asked| holds(reply, "198.51.100.7").and(groups(asked, &[]))).await?;
         }
-        self.title("A name that does not exist: NXDOMAIN, and it stays known")?;
+        self.title("A name that does not exist: NXDOMAIN, cached")?;
         for expected in [&["public"][..], &[]] {
             self.ask("no-such-name.example.com", "A", |reply, asked| {
                 check(reply.rcode() == ResponseCode::NXDomain, "not NXDOMAIN").and(groups(asked, expected))
             })
             .await?;
         }
-        self.title("A name that exists, without the type: no data, and it stays known")?;
+        self.title("A name without this type: NODATA, cached")?;
         for expected in [&["public"][..], &[]] {
             self.ask("www.example.com", "AAAA", |reply, asked| {
                 let no_data = reply.rcode() == ResponseCode::NoError && reply.message.answers.is_empty();
@@ -127,7 +127,7 @@ impl<W: Write> Tour<'_, W> {
     }
 
     async fn transports(&mut self) -> io::Result<()> {
-        self.title("TCP, and an answer that no datagram holds: fetched over TCP, whole")?;
+        self.title("TCP, and an answer too large for UDP: fetched over TCP")?;
         let question = question("www.example.com", "A")?.over_tcp();
         let whole = |reply: &Reply, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
         self.show("www.example.com A, over TCP", question, whole).await?;
@@ -145,7 +145,7 @@ impl<W: Write> Tour<'_, W> {
     }
 
     async fn one_dead_server(&mut self) -> io::Result<()> {
-        self.title("vpc-1 falls silent: vpc-2 answers, and soon vpc-1 costs no time any more")?;
+        self.title("vpc-1 goes silent: vpc-2 answers, and vpc-1 soon costs no time")?;
         self.set("vpc-1", Behaviour::silent());
         for _ in 0..5 {
             let name = self.fresh_name();
@@ -162,7 +162,7 @@ impl<W: Write> Tour<'_, W> {
     }
 
     async fn a_dead_group(&mut self) -> io::Result<()> {
-        self.title("vpc-1 and vpc-2 fall silent: what was known outlives its TTL of one second")?;
+        self.title("vpc-1 and vpc-2 go silent: a cached answer is served stale, past its TTL of one second")?;
         let fresh = |reply: &Reply, _: &[&str]| holds(reply, "10.0.5.4");
         self.ask("db.corp.example", "A", fresh).await?;
         self.set("vpc-1", Behaviour::silent());
@@ -181,15 +181,15 @@ impl<W: Write> Tour<'_, W> {
 
     /// What the public servers have heard since the tour began.
     fn privacy(&mut self, start: Instant) -> io::Result<()> {
-        self.title("No public server has heard of a private name")?;
+        self.title("No public server was asked for a private name")?;
         let public: Vec<_> = self.network.group("public").flat_map(|server| server.upstream.seen()).collect();
         let leaked: Vec<_> = public
             .iter()
             .filter(|seen| seen.at >= start && PRIVATE_ZONES.iter().any(|zone| seen.is_within(zone)))
             .map(|seen| seen.name.as_str())
             .collect();
-        let verdict = check(leaked.is_empty(), &format!("heard: {}", leaked.join(", ")));
-        let heard = if leaked.is_empty() { "none heard" } else { "heard" };
+        let verdict = check(leaked.is_empty(), &format!("asked: {}", leaked.join(", ")));
+        let heard = if leaked.is_empty() { "none" } else { "asked" };
         let queries = format!("{} queries", public.len());
         self.line("corp.example, cluster.local, 10.0.0.0/8", heard, "public-1, public-2", &queries, &verdict)
     }
@@ -231,7 +231,7 @@ impl<W: Write> Tour<'_, W> {
             Ok(reply) => {
                 let asked = self.asked(sent, name, Some(&reply));
                 let verdict = judge(&reply, &asked);
-                let from = if asked.is_empty() { "nobody".to_owned() } else { asked.join(", ") };
+                let from = if asked.is_empty() { "none".to_owned() } else { asked.join(", ") };
                 self.line(label, &reply.summary(), &from, &milliseconds(reply.took), &verdict)
             }
             Err(error) => {
@@ -313,7 +313,7 @@ fn groups(asked: &[&str], expected: &[&str]) -> Verdict {
     };
     let found: Vec<_> = HORIZONS.iter().map(|horizon| horizon.group).filter(is_asked).collect();
     let same = found.len() == expected.len() && expected.iter().all(|group| found.contains(group));
-    let listed = |groups: &[&str]| if groups.is_empty() { "nobody".to_owned() } else { groups.join(" and ") };
+    let listed = |groups: &[&str]| if groups.is_empty() { "none".to_owned() } else { groups.join(" and ") };
     check(same, &format!("asked {}, expected {}", listed(&found), listed(expected)))
 }
 
