@@ -33,7 +33,7 @@ use crate::wire::make;
 use crate::wire::query::Key;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
-/// How often a denial must have been of use to be fetched anew before its end.
+/// How often a denial must have been of use to be fetched again before its end.
 const POPULAR: u8 = 3;
 /// How old it is then.
 const REFRESHED_AT: Millis = LONGEST_CUT / 10 * 9;

@@ -14,7 +14,7 @@ use crate::wire::{Rcode, ede, make, rcode};
 
 /// The TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
-/// Hits after which an entry is popular: fetched anew in the last tenth of its life.
+/// Hits after which an entry is popular: fetched again in the last tenth of its life.
 const POPULAR: u8 = 3;
 /// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
 const LEAST_PREFETCHED: Millis = 5_000;

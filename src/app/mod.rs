@@ -38,6 +38,17 @@ use crate::config::Config;
 ///
 /// # Errors
 /// An address is in use, not of this host or not permitted; or the system is out of threads.
+///
+/// ```
+/// use nodens::app::start;
+/// use nodens::config::parse::parse;
+///
+/// let text = "[server]\nlisten = ['127.0.0.1:0']\n[upstreams.up]\nservers = ['192.0.2.1']\n\
+///             [[route]]\nzones = ['.']\nto = 'up'\n";
+/// let running = start(parse(text, &[]).expect("a valid configuration")).expect("a free port");
+/// assert_ne!(running.listen_addresses()[0].port(), 0);
+/// assert_eq!(running.stop(), 0, "no query is left unanswered");
+/// ```
 pub fn start(config: Config) -> Result<Running, StartError> {
     start_in(config, Seat::default())
 }

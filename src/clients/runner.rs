@@ -160,13 +160,13 @@ pub fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
 
 fn job(runner: &Runner, pod: &Meta<'_>) -> Job {
     let mut job = Job::default();
-    let mut disputed = false;
+    let mut conflicts = false;
     for (field, source, trust) in runner.facts {
         if let Some(value) = source.find(pod).filter(|value| !value.is_empty()) {
-            disputed |= !job.note(*field, value, *trust) && *trust == Trust::JobControlled;
+            conflicts |= !job.note(*field, value, *trust) && *trust == Trust::JobControlled;
         }
     }
-    if disputed {
+    if conflicts {
         job.dispute();
     }
     job
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_that_contradict_a_label_or_each_other_are_disputed() {
+    fn annotations_that_contradict_a_label_or_each_other() {
         let (_, facts) = told(&GITLAB_POD.replace("PROJECT", "1"));
         assert!(facts.contains(&"project_id=4711 (label)".to_owned()), "{facts:?}");
         assert!(facts.contains(&"job_id=8123 (conflicting)".to_owned()), "{facts:?}");

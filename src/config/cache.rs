@@ -38,7 +38,7 @@ pub struct Cache {
     pub stale: Duration,
     /// The longest that a failure is remembered (RFC 9520).
     pub failure_max_ttl: Duration,
-    /// Whether popular answers are fetched anew before a client has to wait for them.
+    /// Whether popular answers are fetched again before a client has to wait for them.
     pub prefetch: bool,
     /// Whether the addresses of a cached answer change places from response to response.
     pub rotate: bool,

@@ -29,6 +29,17 @@ use crate::wire::name::Name;
 ///
 /// Every mistake of the text, in the order of its lines. One that others follow from is told without them: an unknown
 /// table may be the one that is missing. A table whose TOML is broken tells that one mistake, and is not read further.
+///
+/// ```
+/// use nodens::config::parse::parse;
+///
+/// let text = "[upstreams.up]\nservers = ['192.0.2.1']\n[[route]]\nzones = ['.']\nto = 'up'\n";
+/// let config = parse(text, &[]).expect("a valid configuration");
+/// assert_eq!(config.upstreams.len(), 1);
+///
+/// let mistakes = parse(&text.replace("to =", "too ="), &[]).expect_err("an unknown key");
+/// assert!(mistakes[0].to_string().starts_with("5:1: unknown key `too`"), "{mistakes:?}");
+/// ```
 pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Mistake>> {
     let mistakes = Mistakes::new(text);
     let file = File::read(text, &mistakes);

@@ -64,10 +64,10 @@ mod tests {
         // Whoever compares with what is in force finds the same keys again.
         assert_eq!(next.clone().keep_start_only(&merged), keys);
         // Each of them is named where a user looks.
-        let (readme, check) = (include_str!("../../README.md"), include_str!("../cli/check.rs"));
+        let (page, check) = (include_str!("../../docs/reference/command-line.md"), include_str!("../cli/check.rs"));
         for key in keys {
             let table = key.split('.').next().unwrap_or(key);
-            assert!(readme.contains(&format!("`{key}`")) || readme.contains(&format!("`[{table}]`")), "{key}");
+            assert!(page.contains(&format!("`{key}`")) || page.contains(&format!("`[{table}]`")), "{key}");
             assert!(check.contains(&format!(" {key}")), "{key}");
         }
     }

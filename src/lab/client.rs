@@ -102,7 +102,7 @@ impl Reply {
     }
 }
 
-/// Asks `server`, with an OPT record. What does not match the query is passed over.
+/// Asks `server`, with an OPT record. Responses that do not match the query are ignored.
 ///
 /// # Errors
 /// `TimedOut` after [`PATIENCE`]; what the system says if the server cannot be reached; `InvalidData` for a reply over

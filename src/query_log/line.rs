@@ -15,7 +15,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 use crate::wire::text::plain_json;
 
-/// What was guessed or is disputed is not told here, where nobody sees how far it can be trusted.
+/// Guessed and conflicting values are not logged, because a line does not show how far they can be trusted.
 const LEAST_TRUST: Trust = Trust::JobControlled;
 
 /// The fields in their order; what is not known is null.

@@ -8,7 +8,7 @@
 //!    ├──────────────────────────────────────────────────────────────────────────┘
 //!    │         as many replies in a row as it has to prove
 //!    │    far slower than another server of its group
-//!    └────────────────────────────────────────────────► passed over ── probes, every 500 ms
+//!    └────────────────────────────────────────────────► degraded ── probes, every 500 ms
 //! ```
 //!
 //! - Latency: an exponentially smoothed mean for the order of servers, and a sliding window of the last replies for the
@@ -21,7 +21,7 @@
 //! - An ejected server is asked by probes only, at jittered intervals; a good reply brings it back, as does one to a
 //!   client's query that comes late but in bearable time. So no client waits for it, and it is back within two seconds.
 //!   One that was back only a moment ago, or loses packets, has to give several replies in a row: it may be flapping.
-//! - One that is merely slow is passed over where the order is otherwise the file's, and probed as well.
+//! - One that is far slower than another is degraded where the order is otherwise that of the file, and probed as well.
 //! - A new server is probed at once, and one that was silent last.
 //! - Of a server that nobody has asked for a while, though its group is in use, a probe finds out how it is: before it
 //!   is needed.
@@ -60,7 +60,7 @@ const RELAPSE: Duration = Duration::from_secs(30);
 pub const BEARABLE: Duration = Duration::from_millis(1_000);
 /// How long a reply may take that clients still wait for.
 const LONGEST_REPLY: Duration = Duration::from_secs(4);
-/// How often one is probed that is passed over because it is slow.
+/// Interval between probes of a degraded server.
 const SLOW_PROBE: Duration = Duration::from_millis(500);
 /// How long a server of a group in use may be unheard of until it is probed.
 pub const UNHEARD: Duration = Duration::from_secs(10);
@@ -366,13 +366,13 @@ impl Health {
         self.streak
     }
 
-    /// Whether it is passed over.
+    /// Whether it is degraded.
     pub fn degraded(&self) -> bool {
         self.degraded
     }
 
-    /// Whether it is to be passed over in favour of a server whose smoothed latency is `best`: four times that and 10 ms
-    /// more are too much. Once it is passed over, it has to come close to twice that or 5 ms more.
+    /// Compares it with a server whose smoothed latency is `best`, and returns whether it is degraded: four times that and 10 ms
+    /// more are too much. A degraded server recovers below twice that or 5 ms more.
     pub fn update_degraded(&mut self, best: Duration) -> bool {
         let (times, more) = match self.degraded {
             false => (4, Duration::from_millis(10)),

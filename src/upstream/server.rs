@@ -402,7 +402,7 @@ impl Server {
         }
     }
 
-    /// Whether it leads back to nodens.
+    /// Whether its queries come back to nodens.
     pub fn is_looped(&self) -> bool {
         self.looped.load(Ordering::Relaxed)
     }

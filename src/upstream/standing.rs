@@ -23,7 +23,7 @@ pub enum State {
     Degraded,
     /// It was silent too often: clients' queries go there only where no other server is left. It is probed.
     Ejected,
-    /// It leads back to nodens: it is not asked at all.
+    /// Its queries come back to nodens: it is not queried at all.
     ForwardingLoop,
 }
 

@@ -164,7 +164,7 @@ async fn watch(resolver: &Resolver, key: &Key, hash: u64, entry: Entry, place: O
 fn is_used(kept: &Entry, born: Millis, until: Millis) -> bool {
     match kept.born == born {
         true => kept.hits > 0,
-        // Only what clients take is fetched anew while it is fresh.
+        // Only what clients take is fetched again while it is fresh.
         false => kept.born > born && kept.born < until,
     }
 }

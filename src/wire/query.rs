@@ -104,6 +104,16 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// [`Reject`] says whether to stay silent or which code to reply with.
+    ///
+    /// ```
+    /// use nodens::wire::query::{Dropped, Query, Reject};
+    /// use nodens::wire::rtype;
+    ///
+    /// let message = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x03www\x07example\0\0\x01\0\x01";
+    /// let query = Query::read(message).expect("a query");
+    /// assert_eq!((query.id, query.qtype), (0x1234, rtype::A));
+    /// assert_eq!(Query::read(&message[..11]).err(), Some(Reject::Silence(Dropped::Short)));
+    /// ```
     #[inline]
     pub fn read(message: &'a [u8]) -> Result<Self, Reject> {
         let Some(header) = message.first_chunk::<HEADER>() else {

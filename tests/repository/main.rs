@@ -1,11 +1,12 @@
-//! The repository holds what it says: the layers of the code, the README, the published results.
+//! The repository holds what it says: the layers of the code, the documentation, the published results.
 // The files of the benchmark are a crate of their own there, in which this is reachable.
 #![allow(unreachable_pub)]
 
 mod imports;
 mod layers;
+mod pages;
 mod peers_bench;
-mod readme;
+mod words;
 
 #[path = "../../benches/peers/chart.rs"]
 mod chart;

@@ -1,4 +1,4 @@
-//! The pieces of the side-by-side run (`benches/peers/`) that need no server, and that what the README shows of it is
+//! The pieces of the side-by-side run (`benches/peers/`) that need no server, and that what the documentation shows of it is
 //! what was measured.
 #![allow(clippy::unwrap_used)]
 
@@ -131,11 +131,11 @@ fn marks_are_round_and_few() {
 }
 
 #[test]
-fn the_readme_and_the_chart_show_what_was_measured() {
+fn the_page_and_the_chart_show_what_was_measured() {
     let results: Results = serde_json::from_str(include_str!("../../benches/peers/results.json")).unwrap();
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains(&markdown::table(&results)), "the table should be\n{}", markdown::table(&results));
-    assert!(readme.contains(&results.date), "{}", results.date);
+    let page = include_str!("../../docs/reference/measurements.md");
+    assert!(page.contains(&markdown::table(&results)), "the table should be\n{}", markdown::table(&results));
+    assert!(page.contains(&results.date), "{}", results.date);
     assert!(include_str!("../../benches/peers/results.svg") == chart(&results), "the chart is of another run");
 }
 

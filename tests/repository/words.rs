@@ -1,0 +1,50 @@
+//! The vocabulary of docs/glossary.md: words that it replaces do not come back.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+/// A phrase that is not to be used, and the words to use in its place.
+const REPLACED: &[(&str, &str)] = &[
+    ("passed_over", "degraded"),
+    ("PassedOver", "Degraded"),
+    ("passed over", "degraded"),
+    ("taken_again", "no_longer_degraded"),
+    ("answers_again", "no_longer_failing"),
+    ("loop_forgotten", "forwarding_loop_cleared"),
+    ("leads back to nodens", "forwarding loop"),
+    ("took_back", "handover_reverted"),
+    ("node_mended", "node_repaired"),
+    ("node_broken", "node_repair_failed"),
+    ("reload_taken", "reload_applied"),
+    ("replies_total", "responses_total"),
+    ("right would be", "expected"),
+    ("settable", "job_controlled"),
+    ("disputed", "conflicting"),
+    ("who asks is not watched", "pod watch disabled"),
+    ("is heard again", "re-established"),
+    ("is asked anew", "is queried again"),
+    ("fetched anew", "fetched again"),
+    ("as of late", "recently"),
+];
+
+/// Where people read: the documentation, and texts of the program.
+const READ: &[&str] = &["README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "docs", "config", "deploy", "examples", "src"];
+
+#[test]
+fn replaced_words_stay_away() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut paths: Vec<_> = READ.iter().map(|path| root.join(path)).collect();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            for (number, line) in (1..).zip(text.lines()) {
+                let replaced = REPLACED.iter().filter(|(word, _)| line.contains(word));
+                found.extend(replaced.map(|(word, better)| format!("{}:{number}: {word:?}: use {better:?}", path.display())));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
