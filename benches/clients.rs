@@ -7,7 +7,7 @@ use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
 use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, Pod, Pods};
-use nodens::clients::{Clients, Fixed};
+use nodens::clients::{Clients, StaticClients};
 use nodens::config;
 
 #[global_allocator]
@@ -25,7 +25,7 @@ fn address(number: u8) -> IpAddr {
 }
 
 /// Everyone that runs on the node, and a network of the configuration.
-fn clients() -> (Clients, Fixed) {
+fn clients() -> (Clients, StaticClients) {
     let mut pods = Pods::new(1, false);
     for number in 0..PODS {
         let client = Client {
@@ -60,7 +60,7 @@ fn clients() -> (Clients, Fixed) {
     };
     let clients = Clients::default();
     clients.put_pods(pods.table());
-    (clients, Fixed::new(&[network]))
+    (clients, StaticClients::new(&[network]))
 }
 
 /// The address of a pod, one that the configuration has, and one that nobody knows.

@@ -29,14 +29,14 @@ pub struct Coalesce {
 #[derive(Debug)]
 struct Waiting {
     key: Box<[u8]>,
-    senders: Vec<oneshot::Sender<Landed>>,
+    senders: Vec<oneshot::Sender<SharedResult>>,
     /// To be told of the next one who comes.
     joined: Option<oneshot::Sender<()>>,
 }
 
 /// What a flight brought.
 #[derive(Clone, Debug)]
-pub struct Landed {
+pub struct SharedResult {
     /// The answer, or the failure.
     pub entry: Entry,
     /// The server that gave the answer, if one was asked and gave any.
@@ -73,13 +73,13 @@ impl From<SocketAddr> for By {
 /// What there is to do for a question.
 pub enum Place {
     /// Nobody asks yet: ask, and see the flight land.
-    Lead(Flight),
+    Lead(CoalescedQuery),
     /// Wait for the one who asks.
-    Wait(oneshot::Receiver<Landed>),
+    Wait(oneshot::Receiver<SharedResult>),
 }
 
 /// The duty to ask for a question. Dropping it without a landing tells everyone who waits that nobody asks any more.
-pub struct Flight {
+pub struct CoalescedQuery {
     table: Arc<Coalesce>,
     /// None once it has landed, or if nobody can wait for it.
     question: Option<Question>,
@@ -108,15 +108,15 @@ impl Coalesce {
     }
 
     /// The flight for a question, if nobody is asking for it: for those who must not wait for others.
-    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Option<Flight> {
+    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Option<CoalescedQuery> {
         match self.join(generation, hash, key) {
             Place::Lead(flight) => Some(flight),
             Place::Wait(_) => None,
         }
     }
 
-    fn flight(self: &Arc<Self>, question: Option<Question>) -> Flight {
-        Flight { table: Arc::clone(self), question }
+    fn flight(self: &Arc<Self>, question: Option<Question>) -> CoalescedQuery {
+        CoalescedQuery { table: Arc::clone(self), question }
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Question, Waiting>> {
@@ -124,12 +124,12 @@ impl Coalesce {
     }
 }
 
-impl Flight {
+impl CoalescedQuery {
     /// Gives everyone who waits the answer.
     pub fn land(mut self, entry: &Entry, by: By) {
         for sender in self.take() {
             // One that has gone does not need it.
-            let _ = sender.send(Landed { entry: entry.clone(), by });
+            let _ = sender.send(SharedResult { entry: entry.clone(), by });
         }
     }
 
@@ -151,13 +151,13 @@ impl Flight {
         waiting.is_some_and(|waiting| !waiting.senders.iter().all(oneshot::Sender::is_closed))
     }
 
-    fn take(&mut self) -> Vec<oneshot::Sender<Landed>> {
+    fn take(&mut self) -> Vec<oneshot::Sender<SharedResult>> {
         let waiting = self.question.take().and_then(|question| self.table.flights().remove(&question));
         waiting.map_or_else(Vec::new, |waiting| waiting.senders)
     }
 }
 
-impl Drop for Flight {
+impl Drop for CoalescedQuery {
     fn drop(&mut self) {
         self.take();
     }

@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer::ours::{Local, Own, denial, local};
-use crate::answer::pending::Wanted;
+use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::{Failed, Limits, Worth};
+use crate::cache::entry::{Failed, Freshness, Limits};
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::coalesce::{Flight, Landed, Place};
+use crate::coalesce::{CoalescedQuery, Place, SharedResult};
 use crate::governor::pending::PrefetchPlace;
 use crate::rebinding;
 use crate::upstream::{Answer, Ask, Group, Late};
@@ -50,8 +50,8 @@ const LONGEST_TRAIL: usize = 8;
 pub async fn run<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
-    flight: Flight,
+    wanted: &PendingQuery,
+    flight: CoalescedQuery,
 ) -> Entry {
     fetch(resolver, upstreams, wanted, flight, deadline(wanted), &mut Vec::new()).await
 }
@@ -60,19 +60,19 @@ pub async fn run<U: Ask + 'static>(
 pub fn launch<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
-    flight: Flight,
-) -> JoinHandle<Landed> {
+    wanted: &PendingQuery,
+    flight: CoalescedQuery,
+) -> JoinHandle<SharedResult> {
     let (resolver, upstreams, wanted) = (Arc::clone(resolver), Rc::clone(upstreams), wanted.without_alias());
     tokio::task::spawn_local(async move {
         let entry = run(&resolver, &upstreams, &wanted, flight).await;
-        Landed { entry, by: wanted.by.get() }
+        SharedResult { entry, by: wanted.by.get() }
     })
 }
 
 /// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
 /// the entry expires; so it is fetched right then.
-pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
+pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
     let Some(place) = resolver.limits.governor.pending.admit_prefetch() else {
         resolver.metrics.capacity.rejections.with_label_values(&["prefetches"]).inc();
         return put_off(resolver, &wanted);
@@ -88,7 +88,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
                 return put_off(&resolver, &wanted);
             }
         }
-        let wanted = Wanted { asked: Instant::now(), ..wanted };
+        let wanted = PendingQuery { asked: Instant::now(), ..wanted };
         let has_room = wanted.snapshot.group(wanted.route).is_none_or(|group| group.has_room(wanted.asked));
         if !has_room || resolver.limits.governor.pending.is_busy() {
             return put_off(&resolver, &wanted);
@@ -103,7 +103,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
 }
 
 /// A prefetch is not made: a later hit may begin another one.
-fn put_off(resolver: &Resolver, wanted: &Wanted) {
+fn put_off(resolver: &Resolver, wanted: &PendingQuery) {
     resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.refreshing = false);
 }
 
@@ -111,14 +111,14 @@ fn put_off(resolver: &Resolver, wanted: &Wanted) {
 /// failure; otherwise a failure without reply takes its place, and is returned.
 ///
 /// The try began at `began`: those who waited for the same one note one failure.
-pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (Cause, &[u8])) -> Entry {
+pub fn remember_failure(resolver: &Resolver, wanted: &PendingQuery, began: Millis, failure: (Cause, &[u8])) -> Entry {
     let entry = failure_entry(resolver, wanted, began, failure);
     let now = resolver.now();
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
         // One that an earlier configuration left behind is not served: the failure takes its place.
         let at_home = wanted.snapshot.home_now(kept.home, &wanted.key).is_some();
-        let serves = at_home && matches!(kept.worth(now, window), Worth::Fresh(_) | Worth::Stale);
+        let serves = at_home && matches!(kept.freshness(now, window), Freshness::Fresh(_) | Freshness::Stale);
         entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
         serves
     });
@@ -129,13 +129,13 @@ pub fn remember_failure(resolver: &Resolver, wanted: &Wanted, began: Millis, fai
 }
 
 /// A failure that is not to be remembered: nobody was asked. The cause comes with the extended errors as whole options.
-pub fn unasked_entry(resolver: &Resolver, wanted: &Wanted, failure: (Cause, &[u8])) -> Entry {
+pub fn unasked_entry(resolver: &Resolver, wanted: &PendingQuery, failure: (Cause, &[u8])) -> Entry {
     let (now, home) = (resolver.now(), wanted.home(false));
     Entry::failure(wanted.key.question(), failure, home, Failed::unasked(now), now)
 }
 
 /// An answer of nodens's own, as an entry that is not kept.
-pub fn own_entry(resolver: &Resolver, wanted: &Wanted, own: &Own) -> Entry {
+pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &Own) -> Entry {
     let wire =
         message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
@@ -150,7 +150,7 @@ pub fn own_entry(resolver: &Resolver, wanted: &Wanted, own: &Own) -> Entry {
 }
 
 /// A failure of now, after what is remembered of earlier ones.
-fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (Cause, &[u8])) -> Entry {
+fn failure_entry(resolver: &Resolver, wanted: &PendingQuery, began: Millis, failure: (Cause, &[u8])) -> Entry {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
@@ -161,7 +161,7 @@ fn failure_entry(resolver: &Resolver, wanted: &Wanted, began: Millis, failure: (
 }
 
 /// The entry of an alias's target, as old as it is, as the answer to a query for the alias.
-pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, wanted: &Wanted) -> Entry {
+pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, wanted: &PendingQuery) -> Entry {
     // The name alone: what is a letter in a type is none.
     let mut question = query.question().to_vec();
     let end = question.len().saturating_sub(4);
@@ -187,12 +187,12 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 
 /// The entry that is kept for a question, if it belongs there, and what it was worth when that was asked. `stale` is how
 /// long after its time it may be served.
-pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entry, Worth)> {
+pub fn kept(resolver: &Resolver, wanted: &PendingQuery, stale: Millis) -> Option<(Entry, Freshness)> {
     let asked = resolver.millis(wanted.asked);
     let look = |entry: &mut Entry| {
         let mut kept = entry.clone();
         (kept.home, _) = wanted.snapshot.home_now(entry.home, &wanted.key)?;
-        Some((kept, entry.worth(asked, stale)))
+        Some((kept, entry.freshness(asked, stale)))
     };
     resolver.cache.with(wanted.hash, &wanted.key, look).flatten()
 }
@@ -201,8 +201,8 @@ pub fn kept(resolver: &Resolver, wanted: &Wanted, stale: Millis) -> Option<(Entr
 async fn fetch<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
-    flight: Flight,
+    wanted: &PendingQuery,
+    flight: CoalescedQuery,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Entry {
@@ -228,8 +228,8 @@ async fn fetch<U: Ask + 'static>(
 /// A question that was not answered in time. No failure is remembered as long as an answer may come. Whoever asks meanwhile
 /// waits for that, and has the servers asked once more: one that is slow gives the first answer, one that was away the second.
 struct Waiting {
-    wanted: Wanted,
-    flight: Flight,
+    wanted: PendingQuery,
+    flight: CoalescedQuery,
     late: Late,
     trail: Vec<Vec<u8>>,
     _place: PrefetchPlace,
@@ -271,7 +271,7 @@ impl Waiting {
 }
 
 /// Keeps what was found, or remembers that nothing was.
-fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>) -> Entry {
+fn settle(resolver: &Resolver, wanted: &PendingQuery, outcome: Result<Entry, NoAnswer>) -> Entry {
     match outcome {
         Ok(entry) => {
             match entry.is_kept() {
@@ -300,7 +300,7 @@ fn settle(resolver: &Resolver, wanted: &Wanted, outcome: Result<Entry, NoAnswer>
 async fn ask_and_follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Result<Entry, NoAnswer> {
@@ -316,7 +316,7 @@ async fn ask_and_follow<U: Ask + 'static>(
 async fn follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     answer: Answer,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
@@ -402,7 +402,7 @@ async fn follow<U: Ask + 'static>(
 }
 
 /// Whether a name that `group` leads to is for another group to answer, also behind static aliases.
-fn leads_inside(wanted: &Wanted, group: &Arc<Group>, target: &[u8]) -> bool {
+fn leads_inside(wanted: &PendingQuery, group: &Arc<Group>, target: &[u8]) -> bool {
     match local(&wanted.snapshot, &wanted.key.for_question(target, rtype::A)) {
         Local::Not { route, .. } | Local::Alias(.., route) | Local::Denied { route } => {
             wanted.snapshot.group(route).is_none_or(|other| !Arc::ptr_eq(other, group))
@@ -412,7 +412,7 @@ fn leads_inside(wanted: &Wanted, group: &Arc<Group>, target: &[u8]) -> bool {
 }
 
 /// The rest of an answer behind a CNAME.
-struct Rest {
+struct Remainder {
     wire: Vec<u8>,
     cause: Option<Cause>,
     extended_errors: Vec<u8>,
@@ -425,19 +425,19 @@ struct Rest {
 async fn look_up<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    from: &Wanted,
+    from: &PendingQuery,
     key: Key,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
-) -> Result<Rest, NoAnswer> {
+) -> Result<Remainder, NoAnswer> {
     let (key, route, alias) = match local(&from.snapshot, &key) {
-        Local::Answer(own) => return Ok(Rest::of(&own, &key)),
+        Local::Answer(own) => return Ok(Remainder::of(&own, &key)),
         Local::Alias(records, target, route) => (key.for_name(&target), route, Some((key, records))),
-        Local::Denied { route } => return Ok(Rest::of(&denial(&from.snapshot, route), &key)),
+        Local::Denied { route } => return Ok(Remainder::of(&denial(&from.snapshot, route), &key)),
         Local::Not { route, .. } => (key, route, None),
     };
     let hash = resolver.cache.hash(&key);
-    let wanted = Wanted {
+    let wanted = PendingQuery {
         key,
         hash,
         route,
@@ -449,7 +449,7 @@ async fn look_up<U: Ask + 'static>(
         by: Cell::default(),
     };
     let (entry, age) = match kept(resolver, &wanted, 0) {
-        Some((entry, Worth::Fresh(age))) => (entry, age),
+        Some((entry, Freshness::Fresh(age))) => (entry, age),
         _ => {
             let entry = match resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key) {
                 Place::Lead(flight) => Box::pin(fetch(resolver, upstreams, &wanted, flight, deadline, trail)).await,
@@ -483,10 +483,10 @@ async fn look_up<U: Ask + 'static>(
         }
         None => served(&entry, &wanted.key, age),
     };
-    Ok(Rest { wire, cause: entry.cause, extended_errors })
+    Ok(Remainder { wire, cause: entry.cause, extended_errors })
 }
 
-impl Rest {
+impl Remainder {
     /// An answer of nodens's own.
     fn of(own: &Own, key: &Key) -> Self {
         let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
@@ -519,15 +519,15 @@ fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Opti
 }
 
 /// When a client has its answer, good or bad.
-pub fn deadline(wanted: &Wanted) -> Instant {
+pub fn deadline(wanted: &PendingQuery) -> Instant {
     wanted.asked + patience(wanted)
 }
 
 /// When a try that begins now is over.
-fn from_now(wanted: &Wanted) -> Instant {
+fn from_now(wanted: &PendingQuery) -> Instant {
     Instant::now() + patience(wanted)
 }
 
-fn patience(wanted: &Wanted) -> Duration {
+fn patience(wanted: &PendingQuery) -> Duration {
     wanted.snapshot.group(wanted.route).map_or_else(Default::default, |group| group.config.deadline)
 }

@@ -27,7 +27,7 @@ pub struct Horizon {
     denies: bool,
     deny_private_addresses: Option<bool>,
     filter_types: Vec<RrType>,
-    realms: Arc<[u32]>,
+    scope_fingerprints: Arc<[u32]>,
     /// What an answer depends on that leads through any of them.
     whole: u32,
 }
@@ -46,7 +46,7 @@ pub struct Common<'c> {
 #[derive(Debug)]
 struct Answers {
     /// Of each route of the configuration: that of an answer which came through it.
-    realms: Arc<[u32]>,
+    scope_fingerprints: Arc<[u32]>,
     /// That of all that clients of no view see.
     whole: u64,
 }
@@ -88,7 +88,7 @@ impl<'c> Common<'c> {
             denies: view.is_some_and(|view| !view.deny.is_empty()),
             deny_private_addresses,
             filter_types,
-            realms: Arc::clone(&answers.realms),
+            scope_fingerprints: Arc::clone(&answers.scope_fingerprints),
             whole,
             router,
         }
@@ -103,8 +103,8 @@ impl<'c> Common<'c> {
 impl Answers {
     fn new(common: &Common<'_>, deny_private_addresses: Option<bool>) -> Self {
         let cache = &common.config.cache;
-        let realm = |route: &Route| {
-            let of_group = |group: usize| common.groups.get(group).map(|group| group.realm());
+        let scope_fingerprint = |route: &Route| {
+            let of_group = |group: usize| common.groups.get(group).map(|group| group.scope_fingerprint());
             let Route { negative_max_ttl, filter_types, deny_private_names, .. } = route;
             let strips = (strips(deny_private_addresses, route), deny_private_names);
             let others = |to: usize| common.config.routes.iter().filter(move |other| other.to == to);
@@ -119,7 +119,8 @@ impl Answers {
             });
             number(&(limits(cache), negative_max_ttl, filter_types, strips, of_group(route.to), fallthrough)) as u32
         };
-        let mut answers = Self { realms: common.config.routes.iter().map(realm).collect(), whole: 0 };
+        let mut answers =
+            Self { scope_fingerprints: common.config.routes.iter().map(scope_fingerprint).collect(), whole: 0 };
         let mut ways: Vec<_> = common.router.ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
         ways.sort_unstable();
         let records: Vec<_> = common.config.records.iter().map(identity).collect();
@@ -129,7 +130,7 @@ impl Answers {
 
     fn seen(&self, way: Way) -> Option<u32> {
         match way {
-            Way::Route(route) => self.realms.get(route.index()).copied(),
+            Way::Route(route) => self.scope_fingerprints.get(route.index()).copied(),
             Way::Denied => None,
         }
     }
@@ -173,8 +174,8 @@ impl Horizon {
     }
 
     /// What an answer that came through `route` depends on; one that `follows` a CNAME depends on all routes.
-    pub fn realm(&self, route: RouteId, follows: bool) -> u32 {
-        if follows { self.whole } else { self.realms.get(route.index()).copied().unwrap_or(0) }
+    pub fn scope_fingerprint(&self, route: RouteId, follows: bool) -> u32 {
+        if follows { self.whole } else { self.scope_fingerprints.get(route.index()).copied().unwrap_or(0) }
     }
 }
 

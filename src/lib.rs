@@ -22,7 +22,7 @@
 //! |---|---|---|---|
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 wishes | [`config`], [`cause`] | 0 | sockets, tasks |
-//! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, budget, quota, health, minute, standing, message, local, server and group | 0, 1 | sockets; time is an argument |
+//! | 2 knowledge | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, rate limiter, health, latency window, server status, message, local, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s links, send context, sockets, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 whole | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Admission;
-use crate::cache::entry::{Home, Limits};
-use crate::clients::{Fixed, Views, Who};
+use crate::cache::entry::{CacheScope, Limits};
+use crate::clients::{ClientIdentity, StaticClients, Views};
 use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
 use crate::horizon::{self, Common, Horizon, HorizonId};
@@ -32,7 +32,7 @@ pub struct Snapshot {
     /// Who may look at the admin pages.
     pub may_watch: Admission,
     /// Who the configuration says that clients are.
-    pub clients: Arc<Fixed>,
+    pub clients: Arc<StaticClients>,
     /// Which view a client is of.
     pub views: Views,
     /// What routes are called, as [`Config::routes`] counts them; the same as in the previous snapshot if none changed.
@@ -75,7 +75,7 @@ impl Snapshot {
         let labels = previous.map(|previous| &previous.labels).filter(|labels| is_same(labels));
         Self {
             generation,
-            clients: Arc::new(Fixed::new(&config.clients)),
+            clients: Arc::new(StaticClients::new(&config.clients)),
             labels: labels.map_or_else(|| labels_of(&config).map(Arc::from).collect(), Arc::clone),
             by_name: config.upstreams.iter().map(|upstream| upstream.name.as_str().into()).zip(0..).collect(),
             admission: Admission::new(&config.server.allow),
@@ -121,7 +121,7 @@ impl Snapshot {
     }
 
     /// The view that a client is of.
-    pub fn view(&self, who: &Who<'_>, address: IpAddr) -> Option<&View> {
+    pub fn view(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<&View> {
         self.config.views.get(self.views.of(who, address)?.index())
     }
 
@@ -161,14 +161,14 @@ impl Snapshot {
 
     /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends
     /// on all routes.
-    pub fn home(&self, horizon: HorizonId, route: RouteId, follows: bool) -> Home {
-        Home::new(self.generation, route, self.horizon(horizon).realm(route, follows))
+    pub fn home(&self, horizon: HorizonId, route: RouteId, follows: bool) -> CacheScope {
+        CacheScope::new(self.generation, route, self.horizon(horizon).scope_fingerprint(route, follows))
     }
 
     /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `key`, because its name
     /// is static, special or denied now, takes another route, or is asked of others. With it comes the route.
     #[cold]
-    pub fn rehome(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
+    pub fn revalidate_scope(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
         let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
         let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
         let is_filtered = self.route(route).is_some_and(|route| horizon.filters(route, key.qtype()));
@@ -178,17 +178,17 @@ impl Snapshot {
         [false, true]
             .map(|follows| self.home(key.horizon(), route, follows))
             .into_iter()
-            .find(|now| now.realm == home.realm)
+            .find(|now| now.scope_fingerprint == home.scope_fingerprint)
             .map(|now| (now, route))
     }
 
     /// Where an entry belongs under this configuration, and the route that it takes; none if it may answer no more for
     /// `key`.
     #[inline]
-    pub fn home_now(&self, home: Home, key: &Key) -> Option<(Home, RouteId)> {
+    pub fn home_now(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
         match home.route_under(self.generation) {
             Some(route) => Some((home, route)),
-            None => self.rehome(home, key),
+            None => self.revalidate_scope(home, key),
         }
     }
 }

@@ -8,15 +8,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nodens::answer::{Resolver, Response, Tally};
-use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::cache::entry::{CacheScope, Entry, Limits};
 use nodens::cache::{Cache, Millis};
 use nodens::clients::client::{Client, Kind};
 use nodens::clients::pods::{Event, Pod, Pods};
-use nodens::clients::{Unknown, Who};
+use nodens::clients::{ClientIdentity, Unknown};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::horizon::HorizonId;
-use nodens::jobs::Ledger;
+use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
@@ -75,7 +75,7 @@ const ROUTE: RouteId = match RouteId::of_index(0) {
     Some(route) => route,
     None => panic!("it is an index"),
 };
-const HOME: Home = Home::new(0, ROUTE, 0);
+const HOME: CacheScope = CacheScope::new(0, ROUTE, 0);
 
 /// A query for `name` (one label below `test.example`), with EDNS and DO.
 fn query(name: &str) -> Vec<u8> {
@@ -147,7 +147,7 @@ struct Scene {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
     tally: Tally,
-    ledger: Ledger,
+    stats_buffer: StatsBuffer,
     out: Vec<u8>,
 }
 
@@ -162,7 +162,7 @@ impl Scene {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
         let snapshot = resolver.snapshot.load_full();
-        Self { resolver, snapshot, tally, ledger: Ledger::new(["."]), out: vec![0; 4096] }
+        Self { resolver, snapshot, tally, stats_buffer: StatsBuffer::new(["."]), out: vec![0; 4096] }
     }
 
     fn keep_the_answer(&self) {
@@ -198,7 +198,7 @@ impl Scene {
 
     /// The length of the reply, if one is given at once.
     fn ask(&mut self, query: &[u8], over_tcp: bool) -> Option<usize> {
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let client: IpAddr = [127, 0, 0, 1].into();
         match self.resolver.respond(&mut turn, query, client, over_tcp, &mut self.out) {
             Response::Reply(len) | Response::ReplyAndRefresh(len, _) => Some(len),
@@ -244,14 +244,14 @@ fn a_hit_that_is_logged_allocates_nothing() {
     let mut scene = Scene::with(&format!("[query_log]\nto = {file:?}\nmax_per_second = 100000\n"));
     scene.keep_the_answer();
     scene.resolver.follow_query_log(&scene.snapshot.config);
-    scene.ledger.log = scene.resolver.accounts.query_log.sampler(&scene.snapshot);
+    scene.stats_buffer.log = scene.resolver.accounts.query_log.sampler(&scene.snapshot);
     // As many as a buffer has room for before it is handed over.
     let before = allocations();
     for _ in 0..BUFFER - 1 {
         assert!(scene.ask(QUERY, false).is_some());
     }
     assert_eq!(allocations() - before, 0);
-    scene.ledger = Ledger::new(["."]);
+    scene.stats_buffer = StatsBuffer::new(["."]);
     scene.resolver.accounts.query_log.close();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -295,9 +295,9 @@ fn knowing_who_asks_allocates_nothing() {
     let before = allocations();
     for _ in 0..1_000 {
         let tables = clients.tables(fixed);
-        assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), Who::Known { since: Some(0), .. }));
-        assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), Who::Unknown(Unknown::Shared)));
-        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), Who::Unknown(Unknown::Unassigned)));
+        assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), ClientIdentity::Known { since: Some(0), .. }));
+        assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), ClientIdentity::Unknown(Unknown::Shared)));
+        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), ClientIdentity::Unknown(Unknown::Unassigned)));
     }
     assert_eq!(allocations() - before, 0);
 }
@@ -311,7 +311,8 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
     let before = allocations();
     (0..1_000).for_each(|_| assert!(scene.ask(QUERY, false).is_some()));
     assert_eq!(allocations() - before, 0);
-    let noted: Vec<_> = scene.ledger.failures().map(|failure| (failure.question().0, failure.times.times)).collect();
+    let noted: Vec<_> =
+        scene.stats_buffer.failures().map(|failure| (failure.question().0, failure.times.times)).collect();
     assert_eq!(noted, [(&b"\x03www\x07example\x00"[..], 1_001)]);
 }
 

@@ -14,7 +14,7 @@ use nodens::cache::entry::{Entry, Limits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::horizon::HorizonId;
-use nodens::jobs::Ledger;
+use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::query::{Key, Query};
@@ -55,7 +55,7 @@ struct Cache {
     resolver: Resolver,
     snapshot: Arc<Snapshot>,
     tally: Tally,
-    ledger: Ledger,
+    stats_buffer: StatsBuffer,
 }
 
 impl Cache {
@@ -88,14 +88,14 @@ impl Cache {
             // Asked for again, so that it stays.
             resolver.cache.with(hash, &key, |_| ());
         }
-        Ok(Self { resolver, snapshot, tally, ledger: Ledger::new(["."]) })
+        Ok(Self { resolver, snapshot, tally, stats_buffer: StatsBuffer::new(["."]) })
     }
 
     /// Nanoseconds of CPU for a hit.
     fn cost(&mut self, questions: &Questions) -> io::Result<f64> {
         let client: IpAddr = Ipv4Addr::LOCALHOST.into();
         let mut out = [0; 4096];
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
+        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let mut hits = 0;
         let before = cpu()?;
         for at in 0..questions.len() as u32 {

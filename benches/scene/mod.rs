@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{Deferred, Resolved, Resolver, Response, Tally, Turn, resolve};
+use nodens::answer::{BatchContext, Deferred, Resolved, Resolver, Response, Tally, resolve};
 use nodens::cache::Cache;
-use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::cache::entry::{CacheScope, Entry, Limits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::horizon::HorizonId;
-use nodens::jobs::Ledger;
+use nodens::jobs::StatsBuffer;
 use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
@@ -52,7 +52,7 @@ pub(crate) struct Scene {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
     tally: Tally,
-    ledger: Ledger,
+    stats_buffer: StatsBuffer,
     upstreams: Rc<AtOnce>,
     out: Vec<u8>,
     runtime: Rc<Runtime>,
@@ -69,7 +69,7 @@ impl Scene {
         Self {
             snapshot: resolver.snapshot.load_full(),
             tally,
-            ledger: Ledger::new(["cluster.local", "."]),
+            stats_buffer: StatsBuffer::new(["cluster.local", "."]),
             upstreams: Rc::new(AtOnce),
             resolver,
             out: vec![0; 4096],
@@ -92,7 +92,7 @@ impl Scene {
     /// Begins a batch.
     pub(crate) fn batch(&mut self) -> Batch<'_> {
         Batch {
-            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.ledger),
+            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer),
             resolver: &self.resolver,
             upstreams: &self.upstreams,
             out: &mut self.out,
@@ -122,7 +122,7 @@ impl Scene {
 
 /// Queries that came together; the clock was read once for them.
 pub(crate) struct Batch<'a> {
-    turn: Turn<'a>,
+    turn: BatchContext<'a>,
     resolver: &'a Arc<Resolver>,
     upstreams: &'a Rc<AtOnce>,
     out: &'a mut [u8],
@@ -170,7 +170,7 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
 /// What is kept of a reply.
 #[inline]
 pub(crate) fn entry(reply: &[u8]) -> Entry {
-    let home = Home::new(0, RouteId::of_index(0).expect("an index"), 0);
+    let home = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
     Entry::from_reply(&Reply::read(reply).expect("a good reply"), LIMITS, false, home, 0)
 }
 

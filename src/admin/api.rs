@@ -12,7 +12,7 @@ use crate::config::{Select, ServerAddress};
 use crate::metrics::Metrics;
 use crate::metrics::events::{Event, Events, rfc3339};
 use crate::snapshot::Snapshot;
-use crate::upstream::standing::State;
+use crate::upstream::server_status::State;
 use crate::upstream::{Group, Server};
 
 /// `/api/v1/upstreams`.
@@ -127,18 +127,18 @@ fn upstream<'a>(
 }
 
 fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
-    let (metrics, standing) = (&server.metrics, server.standing());
-    let (smoothed, minute) = server.latencies(now);
+    let (metrics, server_status) = (&server.metrics, server.server_status());
+    let (smoothed, latency_window) = server.latencies(now);
     let [edns_off, random_case_off] = server.retreats(now).map(|left| left.map(seconds));
     let next_probe = server.next_probe().map(|at| at.saturating_duration_since(now));
     ServerView {
         address: server.address,
         transport: if server.tls_host.is_some() { "tls" } else { "udp" },
         tls_name: server.tls_host.clone(),
-        state: standing.state,
-        reason: standing.reason,
-        since: rfc3339(standing.since_unix),
-        age_seconds: seconds(now.saturating_duration_since(standing.since)),
+        state: server_status.state,
+        reason: server_status.reason,
+        since: rfc3339(server_status.since_unix),
+        age_seconds: seconds(now.saturating_duration_since(server_status.since)),
         next_probe_seconds: next_probe.map(seconds),
         edns: server.takes_edns(now),
         edns_off_seconds: edns_off,
@@ -148,10 +148,10 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         in_flight: metrics.in_flight.get(),
         smoothed_latency_seconds: smoothed.map(seconds),
         last_minute: LastMinute {
-            responses: minute.responses,
-            latency_p50_seconds: minute.p50.map(seconds),
-            latency_p95_seconds: minute.p95.map(seconds),
-            latency_p99_seconds: minute.p99.map(seconds),
+            responses: latency_window.responses,
+            latency_p50_seconds: latency_window.p50.map(seconds),
+            latency_p95_seconds: latency_window.p95.map(seconds),
+            latency_p99_seconds: latency_window.p99.map(seconds),
         },
         queries_total: metrics.queries().collect(),
         responses_total: metrics.duration.get_sample_count(),

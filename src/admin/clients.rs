@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use crate::answer::Resolver;
-use crate::clients::Who;
+use crate::clients::ClientIdentity;
 use crate::clients::client::{Client, Fact, Field, Job};
 use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
@@ -25,8 +25,10 @@ pub(super) fn who<'q>(
     let tables = resolver.tables(&snapshot);
     let who = tables.who(address, now);
     let mut answer = match who {
-        Who::Known { client, since } => known(client, since, now),
-        Who::Unknown(why) => json!({ "known": false, "reason": why.label(), "explanation": why.to_string() }),
+        ClientIdentity::Known { client, since } => known(client, since, now),
+        ClientIdentity::Unknown(why) => {
+            json!({ "known": false, "reason": why.label(), "explanation": why.to_string() })
+        }
     };
     answer["view"] = snapshot.view(&who, address).map(|view| view.name.as_str()).into();
     answer["address"] = Value::String(address.to_string());

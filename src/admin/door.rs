@@ -21,7 +21,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::admission::connections::{Admitted, Caps, Connections};
 use crate::answer::Resolver;
 use crate::upstream::LocalFault;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 
 /// The pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);

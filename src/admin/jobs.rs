@@ -12,7 +12,7 @@ use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;
 use crate::jobs::account::{Failure, Kind, Slow};
-use crate::jobs::{Account, Excerpt};
+use crate::jobs::{ClientStats, Excerpt};
 use crate::metrics::events::rfc3339;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
@@ -80,9 +80,9 @@ struct Totals {
 }
 
 impl Totals {
-    fn of(account: &Account) -> Self {
+    fn of(account: &ClientStats) -> Self {
         let (queries, failed) = (account.count(|_| true), account.failed());
-        let Account { searches, first, last, .. } = *account;
+        let ClientStats { searches, first, last, .. } = *account;
         Self { queries, failed, searches, failures: account.failures.len(), first, last }
     }
 

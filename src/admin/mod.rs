@@ -166,7 +166,7 @@ impl Admin {
             let word = if alive { "ok" } else { "no live upstream" };
             lines.push_str(&format!("{word}: route {} to {}\n", route.label, group.config.name));
             for server in group.servers.load().iter().filter(|_| verbose) {
-                lines.push_str(&format!("    {} {}\n", server.address, server.standing().state.words()));
+                lines.push_str(&format!("    {} {}\n", server.address, server.server_status().state.words()));
             }
             group.unresolved().iter().filter(|_| verbose).for_each(|name| {
                 lines.push_str(&format!("    {} cannot be resolved\n", plain(name)));

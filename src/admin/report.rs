@@ -17,8 +17,8 @@ use super::door::{Door, Pages};
 use super::{JSON, jobs, json_page, page, text, unless_it_shows};
 use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};
-use crate::clients::Who;
-use crate::jobs::{Account, Excerpt, Pick};
+use crate::clients::ClientIdentity;
+use crate::jobs::{ClientStats, Excerpt, Pick};
 use crate::wire::name::{Bare, Name};
 use crate::wire::query::Key;
 use crate::wire::rtype;
@@ -110,8 +110,8 @@ impl Report {
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
         let tables = self.resolver.tables(&snapshot);
         let known = match tables.who(client, now) {
-            Who::Known { client, .. } => client,
-            Who::Unknown(why) => {
+            ClientIdentity::Known { client, .. } => client,
+            ClientIdentity::Unknown(why) => {
                 let explanation = format!("{client} is not known: {why}\n");
                 let value = json!({
                     "known": false,
@@ -124,7 +124,7 @@ impl Report {
         };
         let told = self.resolver.accounts.jobs.look(known, Pick::All);
         let quiet = told.is_none();
-        let nothing = || Excerpt { account: Account::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
+        let nothing = || Excerpt { account: ClientStats::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
         let mut value = jobs::report(&self.resolver, &snapshot, &told.unwrap_or_else(nothing));
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
@@ -143,8 +143,8 @@ impl Report {
         let tables = self.resolver.tables(&snapshot);
         let who = tables.who(client, now);
         let told = match &who {
-            Who::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
-            Who::Unknown(_) => None,
+            ClientIdentity::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
+            ClientIdentity::Unknown(_) => None,
         };
         let horizon = snapshot.sees(snapshot.views.of(&who, client));
         let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), told);

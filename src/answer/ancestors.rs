@@ -14,12 +14,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::outcome::{Outcome, Words, enter_at_once};
-use super::pending::Wanted;
+use super::pending::PendingQuery;
 use super::request::{Request, Response};
 use super::state::Resolver;
-use super::turn::Turn;
+use super::turn::BatchContext;
 use crate::cache::Entry;
-use crate::cache::entry::Worth;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
@@ -58,7 +58,7 @@ impl Resolver {
     /// Denies a name of a route's cluster domain by a rule, for so many seconds. It allocates nothing, unless it is logged.
     pub(super) fn deny(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&Key, u64),
         (route, rule, ttl): (RouteId, Rule, u32),
@@ -129,7 +129,7 @@ fn above<'a>(
 pub(super) fn learn<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     rcode: Rcode,
     source: Source,
 ) {
@@ -140,7 +140,7 @@ pub(super) fn learn<U: Ask + 'static>(
 
 /// The name of `wanted` was denied: asks for what is above it, if that is worth it. It waits for nothing.
 #[cold]
-fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &Wanted) {
+fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &PendingQuery) {
     let (snapshot, route, key) = (&wanted.snapshot, wanted.route, &wanted.key);
     let (Some(cluster), Some(group)) = (snapshot.cluster(route), snapshot.group(route)) else { return };
     let found = snapshot.horizon(key.horizon()).router.find(key.name());
@@ -203,7 +203,7 @@ impl Probe {
         let Some(flight) = resolver.flights.lead(snapshot.generation, hash, &key) else { return Known::Not };
         resolver.metrics.search.probes.inc();
         let snapshot = Arc::clone(snapshot);
-        let wanted = Wanted {
+        let wanted = PendingQuery {
             key,
             hash,
             route: *route,
@@ -243,7 +243,7 @@ fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Key, 
 /// What an entry of the cache says now of its name.
 fn known(entry: &Entry, snapshot: &Snapshot, route: RouteId, now: Millis) -> Known {
     let at_home = entry.home.route_under(snapshot.generation) == Some(route);
-    let fresh = matches!(entry.worth(now, 0), Worth::Fresh(_)) && entry.failed().is_none();
+    let fresh = matches!(entry.freshness(now, 0), Freshness::Fresh(_)) && entry.failed().is_none();
     let answers = u16_at(entry.kept().wire, 6).unwrap_or(0);
     match entry.rcode {
         _ if !at_home || !fresh || now >= entry.born + LONGEST_CUT => Known::Not,

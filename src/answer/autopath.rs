@@ -16,13 +16,13 @@ use super::ancestors;
 use super::kept::{failure_holds, stale_window};
 use super::obtain::obtain;
 use super::ours::{Local, Own, denial, local};
-use super::pending::{Path, Wanted};
+use super::pending::{Path, PendingQuery};
 use super::state::Resolver;
-use super::turn::Turn;
+use super::turn::BatchContext;
 use crate::cache::Entry;
-use crate::cache::entry::Worth;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
-use crate::clients::Who;
+use crate::clients::ClientIdentity;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::fetch;
@@ -36,20 +36,20 @@ use crate::wire::{class, rcode, rtype};
 const TTL: u32 = 5;
 
 /// The answer to the first name of a list.
-pub(super) struct Arrived {
+pub(super) struct SearchOutcome {
     /// The answer, to the name's own question or to another's.
     pub(super) entry: Entry,
     /// Where it came from.
     pub(super) source: Source,
     /// The CNAME that leads to that other name, and its question.
-    pub(super) other: Option<Box<(LocalRecords, Wanted)>>,
+    pub(super) other: Option<Box<(LocalRecords, PendingQuery)>>,
 }
 
 /// The rest of the client's search list, if this is the first name on it and it wants to be spared that.
 #[inline]
 pub(super) fn path(
     resolver: &Resolver,
-    turn: &Turn<'_>,
+    turn: &BatchContext<'_>,
     key: &Key,
     route: RouteId,
     client: IpAddr,
@@ -60,7 +60,7 @@ pub(super) fn path(
         return None;
     }
     let tables = resolver.tables(turn.snapshot);
-    let Who::Known { client, .. } = tables.who(client, turn.now) else { return None };
+    let ClientIdentity::Known { client, .. } = tables.who(client, turn.now) else { return None };
     Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }
 
@@ -68,12 +68,14 @@ pub(super) fn path(
 pub(super) async fn walk<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     path: &Path,
-) -> Arrived {
+) -> SearchOutcome {
     let (first, source) = match look(resolver, upstreams, wanted, wanted.key.clone()).await {
         Look::Missing(entry, source) => (entry, source),
-        Look::Exists(entry, source, _) | Look::Failed(entry, source) => return Arrived { entry, source, other: None },
+        Look::Exists(entry, source, _) | Look::Failed(entry, source) => {
+            return SearchOutcome { entry, source, other: None };
+        }
     };
     for name in &path.0 {
         match look(resolver, upstreams, wanted, wanted.key.for_name(name.as_wire())).await {
@@ -84,17 +86,17 @@ pub(super) async fn walk<U: Ask + 'static>(
                 wanted.by.set(asked.by.get());
                 let mut alias = LocalRecords::default();
                 alias.answer(rtype::CNAME, TTL, name.as_wire());
-                return Arrived { entry, source, other: Some(Box::new((alias, *asked))) };
+                return SearchOutcome { entry, source, other: Some(Box::new((alias, *asked))) };
             }
         }
     }
-    Arrived { entry: first, source, other: None }
+    SearchOutcome { entry: first, source, other: None }
 }
 
 /// What came of a name on the path.
 enum Look {
     /// It exists, with or without an address of the type, and what was asked of whom.
-    Exists(Entry, Source, Box<Wanted>),
+    Exists(Entry, Source, Box<PendingQuery>),
     /// It does not.
     Missing(Entry, Source),
     /// Nobody knows.
@@ -102,12 +104,12 @@ enum Look {
 }
 
 /// Looks up one name the way that a query for it goes.
-async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &Wanted, key: Key) -> Look {
+async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &PendingQuery, key: Key) -> Look {
     let snapshot = &from.snapshot;
     let question = |key: Key, route| {
         let hash = resolver.cache.hash(&key);
         let (snapshot, asked, client) = (Arc::clone(snapshot), from.asked, from.client);
-        Wanted { key, hash, route, snapshot, alias: None, path: None, asked, client, by: Cell::default() }
+        PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client, by: Cell::default() }
     };
     let own = |key: Key, route, own: &Own| {
         let asked = question(key, route);
@@ -148,13 +150,13 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
 }
 
 /// What the cache has for a question, if nobody need be asked.
-fn known(resolver: &Resolver, asked: &Wanted, now: Millis) -> Option<(Entry, Source)> {
-    let (entry, worth) = fetch::kept(resolver, asked, stale_window(&asked.snapshot))?;
+fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, Source)> {
+    let (entry, freshness) = fetch::kept(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);
-    match worth {
-        Worth::Fresh(_) => Some((entry, Source::Hit)),
-        Worth::Stale if failed => Some((entry, Source::Stale)),
-        Worth::Failed if failed => Some((entry, Source::Hit)),
+    match freshness {
+        Freshness::Fresh(_) => Some((entry, Source::Hit)),
+        Freshness::Stale if failed => Some((entry, Source::Stale)),
+        Freshness::Failed if failed => Some((entry, Source::Hit)),
         _ => None,
     }
 }

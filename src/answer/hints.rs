@@ -3,11 +3,11 @@
 
 use super::kept::stale_window;
 use super::state::Resolver;
-use crate::cache::entry::Worth;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
-use crate::clients::Who;
+use crate::clients::ClientIdentity;
 use crate::horizon::HorizonId;
-use crate::jobs::Account;
+use crate::jobs::ClientStats;
 use crate::jobs::account::Failure;
 use crate::jobs::existing::MOST_LIKE;
 use crate::route::Way;
@@ -30,7 +30,7 @@ pub enum Hint {
 pub fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
-    account: &Account,
+    account: &ClientStats,
     failure: &Failure,
     like: &[Box<[u8]>],
 ) -> (&'static str, String) {
@@ -66,7 +66,7 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name:
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
         let at_home = entry.home.route_under(snapshot.generation).is_some();
-        let holds = matches!(entry.worth(now, window), Worth::Fresh(_) | Worth::Stale);
+        let holds = matches!(entry.freshness(now, window), Freshness::Fresh(_) | Freshness::Stale);
         at_home && holds && entry.rcode == rcode::NOERROR && entry.has_answers()
     };
     resolver.cache.with(resolver.cache.hash(&key), &key, look).unwrap_or(false)
@@ -88,9 +88,9 @@ fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hi
 }
 
 /// What the client of an account sees.
-fn horizon(snapshot: &Snapshot, account: &Account) -> HorizonId {
-    let view = account.client.as_ref().map(|client| Who::Known { client, since: None });
-    let view = view.or(Some(Who::Unknown(crate::clients::Unknown::Unassigned)));
+fn horizon(snapshot: &Snapshot, account: &ClientStats) -> HorizonId {
+    let view = account.client.as_ref().map(|client| ClientIdentity::Known { client, since: None });
+    let view = view.or(Some(ClientIdentity::Unknown(crate::clients::Unknown::Unassigned)));
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))
 }
 

@@ -16,11 +16,11 @@ use super::ours::{Local, Own, local};
 use super::pending::Introspection;
 use super::request::options;
 use super::state::Resolver;
-use super::turn::Turn;
-use crate::cache::entry::Worth;
+use super::turn::BatchContext;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clients::client::Field;
-use crate::clients::{Client, Who};
+use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::jobs::{Excerpt, Pick};
@@ -62,7 +62,7 @@ pub(super) enum Inside {
 /// How the name is answered, if it is one of these. Nobody may cache it.
 pub(super) fn inside(
     resolver: &Resolver,
-    turn: &mut Turn<'_>,
+    turn: &mut BatchContext<'_>,
     query: &Query<'_>,
     key: &Key,
     client: IpAddr,
@@ -87,7 +87,7 @@ pub(super) fn inside(
         return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
     }
     // What this worker has noted up to now belongs to the picture.
-    resolver.accounts.jobs.flush(turn.ledger, turn.now);
+    resolver.accounts.jobs.flush(turn.stats_buffer, turn.now);
     Some(Inside::Later)
 }
 
@@ -137,8 +137,8 @@ fn try_look(
     pick: Pick<'_>,
 ) -> Option<Option<Excerpt>> {
     match resolver.tables(snapshot).who(address, now) {
-        Who::Known { client, .. } => resolver.accounts.jobs.try_look(client, pick),
-        Who::Unknown(_) => Some(None),
+        ClientIdentity::Known { client, .. } => resolver.accounts.jobs.try_look(client, pick),
+        ClientIdentity::Unknown(_) => Some(None),
     }
 }
 
@@ -161,8 +161,8 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, to
     let tables = resolver.tables(snapshot);
     let who = tables.who(address, now);
     let client = match who {
-        Who::Known { client, .. } => client,
-        Who::Unknown(why) => return vec![format!("{address} is not known: {why}")],
+        ClientIdentity::Known { client, .. } => client,
+        ClientIdentity::Unknown(why) => return vec![format!("{address} is not known: {why}")],
     };
     let mut lines = vec![title(client, address)];
     if let Some(view) = snapshot.view(&who, address) {
@@ -264,7 +264,7 @@ pub fn why(
     }
     let servers = group.servers.load();
     for server in servers.iter().take(MOST_SERVERS) {
-        lines.push(format!("server {}: {}", server.address, server.standing().state.words()));
+        lines.push(format!("server {}: {}", server.address, server.server_status().state.words()));
     }
     if let Some(more) = servers.len().checked_sub(MOST_SERVERS).filter(|more| *more > 0) {
         lines.push(format!("and {more} servers more"));
@@ -279,12 +279,12 @@ fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, rout
         let at_home = entry.home.route_under(generation) == Some(route);
         let code = entry.rcode.label();
         let left = entry.expires.saturating_sub(now) / 1_000;
-        match entry.worth(now, window) {
+        match entry.freshness(now, window) {
             _ if !at_home => None,
-            Worth::Fresh(age) => Some(format!("cached {age} s ago, {code}, for {left} s more")),
-            Worth::Stale => Some(format!("{code} in the cache is past its time; upstreams are asked first")),
-            Worth::Failed => Some("failed a moment ago; upstreams are asked again soon".to_string()),
-            Worth::Gone => None,
+            Freshness::Fresh(age) => Some(format!("cached {age} s ago, {code}, for {left} s more")),
+            Freshness::Stale => Some(format!("{code} in the cache is past its time; upstreams are asked first")),
+            Freshness::Failed => Some("failed a moment ago; upstreams are asked again soon".to_string()),
+            Freshness::Expired => None,
         }
     };
     let known = resolver.cache.with(resolver.cache.hash(key), key, look).flatten();

@@ -1,8 +1,8 @@
 //! What an entry of the cache is worth to a query: served, served past its time, or nothing.
 
-use super::turn::Turn;
+use super::turn::BatchContext;
 use crate::cache::Entry;
-use crate::cache::entry::Worth;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
@@ -30,7 +30,7 @@ pub(super) enum Cached {
 /// Fits a cached entry to the query, if it is worth it; under the shard's lock, so it only copies.
 #[inline]
 pub(super) fn cached(
-    turn: &Turn<'_>,
+    turn: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
     key: &Key,
@@ -44,8 +44,8 @@ pub(super) fn cached(
         entry.home = home;
         entry.rotate(snapshot.config.cache.rotate);
     }
-    match entry.worth(turn.now, stale_window(snapshot)) {
-        Worth::Fresh(age) => {
+    match entry.freshness(turn.now, stale_window(snapshot)) {
+        Freshness::Fresh(age) => {
             // Not counted further, so that workers do not take the entry out of each other's caches.
             if entry.hits < POPULAR {
                 entry.hits += 1;
@@ -55,7 +55,7 @@ pub(super) fn cached(
             let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh }
         }
-        Worth::Stale if failure_holds(snapshot, entry, turn.now) => {
+        Freshness::Stale if failure_holds(snapshot, entry, turn.now) => {
             let len = fit_stale(entry, query, options, out);
             Cached::Reply {
                 len,
@@ -65,7 +65,7 @@ pub(super) fn cached(
                 refresh: false,
             }
         }
-        Worth::Failed if failure_holds(snapshot, entry, turn.now) => {
+        Freshness::Failed if failure_holds(snapshot, entry, turn.now) => {
             let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh: false }
@@ -77,14 +77,14 @@ pub(super) fn cached(
 /// Fits an entry that is past its time to a query that no upstream will be asked for: the length, the response
 /// code and its cause.
 pub(super) fn past_its_time(
-    turn: &Turn<'_>,
+    turn: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
     key: &Key,
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, Rcode, Option<Cause>)> {
-    let is_stale = entry.worth(turn.now, stale_window(turn.snapshot)) == Worth::Stale;
+    let is_stale = entry.freshness(turn.now, stale_window(turn.snapshot)) == Freshness::Stale;
     let may_serve = is_stale && turn.snapshot.home_now(entry.home, key).is_some();
     may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::autopath::{self, Arrived};
+use super::autopath::{self, SearchOutcome};
 use super::kept::stale;
 use super::obtain::obtain;
 use super::outcome::Asked;
-use super::pending::{Deferred, Introspection, Task, Wanted};
+use super::pending::{Deferred, Introspection, PendingQuery, Task};
 use super::request::options;
 use super::state::Resolver;
 use super::{ancestors, inside};
@@ -50,7 +50,7 @@ pub struct Resolved {
 /// What a response is rendered from.
 enum Body {
     /// The entry for a question, and the CNAME that leads to the name that was found, with its question.
-    Entry(Box<Wanted>, Entry, Option<Box<(LocalRecords, Wanted)>>),
+    Entry(Box<PendingQuery>, Entry, Option<Box<(LocalRecords, PendingQuery)>>),
     /// What nodens tells a client of itself.
     Introspection(Box<Introspection>, LocalRecords),
 }
@@ -74,13 +74,13 @@ pub async fn resolve<U: Ask + 'static>(
             return Resolved { query, over_tcp, source: Source::Local, took, body, _share: None };
         }
     };
-    let Arrived { entry, source, other } = match &wanted.path {
+    let SearchOutcome { entry, source, other } = match &wanted.path {
         // Boxed to keep the common path's future small.
         Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
         None => {
             let (entry, source) = obtain(resolver, upstreams, &wanted).await;
             ancestors::learn(resolver, upstreams, &wanted, entry.rcode, source);
-            Arrived { entry, source, other: None }
+            SearchOutcome { entry, source, other: None }
         }
     };
     drop(place);

@@ -21,7 +21,7 @@
 //! - `inside` and [`hints`] what nodens tells a client of itself;
 //! - [`outcome`] the one place where what came of a query is entered, and [`tally`] where a worker counts it.
 //!
-//! The cache comes before local names because what is local is never in it: see [`Snapshot::rehome`](crate::snapshot::Snapshot::rehome).
+//! The cache comes before local names because what is local is never in it: see [`Snapshot::revalidate_scope`](crate::snapshot::Snapshot::revalidate_scope).
 
 use std::net::IpAddr;
 
@@ -59,11 +59,11 @@ use request::{Request, options};
 pub use inside::why;
 pub use late::{Resolved, resolve};
 pub use ours::{LOOP_CHECK, Local, Own, denial, local};
-pub use pending::{Deferred, Introspection, Path, Task, Wanted};
+pub use pending::{Deferred, Introspection, Path, PendingQuery, Task};
 pub use request::Response;
 pub use state::Resolver;
 pub use tally::Tally;
-pub use turn::Turn;
+pub use turn::BatchContext;
 
 /// What a client is told whose query finds no place among those that wait.
 const TURNED_AWAY: &str = "too many queries of this client, or in all, wait for upstreams";
@@ -74,7 +74,7 @@ impl Resolver {
     #[inline]
     pub fn respond(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut BatchContext<'_>,
         packet: &[u8],
         client: IpAddr,
         over_tcp: bool,
@@ -96,14 +96,14 @@ impl Resolver {
 
     /// Responds to a client that asks for options in the response.
     #[inline(never)]
-    fn respond_with_options(&self, turn: &mut Turn<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
+    fn respond_with_options(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let options = options(turn.snapshot, &from.query, from.over_tcp);
         self.respond_to(turn, from, &options, out)
     }
 
     /// Responds with these options. It is there twice, so that nearly all responses, which have none, need not look for any.
     #[inline(always)]
-    fn respond_to(&self, turn: &mut Turn<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
+    fn respond_to(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
         let &Request { ref query, client, over_tcp } = from;
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
@@ -152,7 +152,7 @@ impl Resolver {
 
     /// The response to a client that may not ask.
     #[cold]
-    fn refuse(&self, turn: &mut Turn<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
+    fn refuse(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
         outcome::enter_at_once(self, turn, &from.turned_away((rcode::REFUSED, Cause::Refused), Source::Refused, text));
         from.error(rcode::REFUSED, Cause::Refused, text, out)
@@ -160,7 +160,13 @@ impl Resolver {
 
     /// The response to a client that has asked more than its view lets it, if it has.
     #[inline(never)]
-    fn over_rate(&self, turn: &mut Turn<'_>, view: ViewId, from: &Request<'_>, out: &mut [u8]) -> Option<Response> {
+    fn over_rate(
+        &self,
+        turn: &mut BatchContext<'_>,
+        view: ViewId,
+        from: &Request<'_>,
+        out: &mut [u8],
+    ) -> Option<Response> {
         let view = turn.snapshot.config.views.get(view.index())?;
         let limit = view.client_max_qps?;
         if self.limits.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
@@ -179,7 +185,7 @@ impl Resolver {
     #[cold]
     fn reject(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut BatchContext<'_>,
         packet: &[u8],
         reject: Reject,
         (client, over_tcp): (IpAddr, bool),
@@ -220,7 +226,7 @@ impl Resolver {
     #[cold]
     fn uncached(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&Key, u64),
         options: &[u8],
@@ -302,7 +308,7 @@ impl Resolver {
     #[cold]
     fn turn_away(
         &self,
-        turn: &mut Turn<'_>,
+        turn: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&Key, u64),
         (route, is_alias): (Option<RouteId>, bool),
@@ -322,14 +328,14 @@ impl Resolver {
     }
 
     /// Leaves a query to a task.
-    fn defer(&self, turn: &mut Turn<'_>, task: Task, from: &Request<'_>, place: Place) -> Response {
+    fn defer(&self, turn: &mut BatchContext<'_>, task: Task, from: &Request<'_>, place: Place) -> Response {
         turn.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
         Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
     }
 
     /// A place among the queries that wait, for one of this client.
-    fn place(&self, turn: &Turn<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
+    fn place(&self, turn: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
         let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
         self.limits.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
     }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::kept::{failure_holds, stale_window};
-use super::pending::Wanted;
+use super::pending::PendingQuery;
 use super::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::Worth;
+use crate::cache::entry::Freshness;
 use crate::cause::Cause;
-use crate::coalesce::{By, Landed, Place};
+use crate::coalesce::{By, Place, SharedResult};
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
-use crate::upstream::quota::Verdict;
+use crate::upstream::rate_limiter::Verdict;
 
 /// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
 /// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
@@ -32,20 +32,20 @@ const LANDS: Duration = Duration::from_millis(20);
 pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
 ) -> (Entry, Source) {
     // Whoever gave the answer to another gave it to this one.
-    let take_in = |landed: Landed| {
+    let take_in = |landed: SharedResult| {
         wanted.by.set(landed.by);
         landed.entry
     };
     let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, wanted, (cause, error));
     let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
     let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
-        Some((entry, Worth::Fresh(_))) => (Some(entry), None),
-        Some((entry, Worth::Stale)) => (None, Some(entry)),
+        Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
+        Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // A remembered failure is known before the cache was asked, but for the target of a static alias (RFC 9520).
-        Some((entry, Worth::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
+        Some((entry, Freshness::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
             if let Place::Lead(flight) = place {
                 flight.land(&entry, By::default());
             }
@@ -113,7 +113,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
 /// Waits for an entry a while, and takes the stale one if that fails or is late.
 async fn or_stale(
     resolver: &Resolver,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     stale: Entry,
     landing: impl Future<Output = Option<Entry>>,
 ) -> (Entry, Source) {

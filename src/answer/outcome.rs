@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::state::Resolver;
 use super::tally::Tally;
-use super::turn::Turn;
+use super::turn::BatchContext;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::jobs::Ledger;
-use crate::jobs::ledger::{Failed, Wait};
+use crate::jobs::StatsBuffer;
+use crate::jobs::stats_buffer::{Failed, Wait};
 use crate::metrics::Source;
 use crate::query_log::record::{Name, Record};
 use crate::wire::query::Key;
@@ -89,65 +89,71 @@ impl<'a> Asked<'a> {
 
 /// Enters what came of a query that is responded to at once.
 #[inline]
-pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut Turn<'_>, outcome: &Outcome<'_>) {
-    enter(resolver, turn.tally, turn.ledger, outcome, Timing::AtOnce(turn.now, turn.at));
+pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, outcome: &Outcome<'_>) {
+    enter(resolver, turn.tally, turn.stats_buffer, outcome, Timing::AtOnce(turn.now, turn.at));
 }
 
 /// Enters what came of a query.
 #[inline]
-pub fn enter(resolver: &Resolver, tally: &mut Tally, ledger: &mut Ledger, outcome: &Outcome<'_>, timing: Timing) {
+pub fn enter(
+    resolver: &Resolver,
+    tally: &mut Tally,
+    stats_buffer: &mut StatsBuffer,
+    outcome: &Outcome<'_>,
+    timing: Timing,
+) {
     let &Outcome { client, route, rcode, source, .. } = outcome;
     tally.response(rcode, source);
     match timing {
         Timing::AtOnce(now, _) => {
             tally.query(outcome.over_tcp, outcome.question.qtype, route);
-            ledger.count(client, route, rcode, source, now);
+            stats_buffer.count(client, route, rcode, source, now);
         }
         // It was counted as a query when it came.
-        Timing::Deferred(asked, ..) => ledger.count_late(client, route, rcode, source, asked),
+        Timing::Deferred(asked, ..) => stats_buffer.count_late(client, route, rcode, source, asked),
     }
     if outcome.cause.is_some() || outcome.truncated_to.is_some() {
-        enter_failure(resolver, ledger, outcome, timing);
+        enter_failure(resolver, stats_buffer, outcome, timing);
     }
     if let Timing::Deferred(asked, took, _) = timing {
         let Asked { name, qtype, .. } = outcome.question;
-        ledger.wait(client, Wait { address: 0, asked, took, name: name.into(), qtype, route, rcode });
+        stats_buffer.wait(client, Wait { address: 0, asked, took, name: name.into(), qtype, route, rcode });
     }
-    if ledger.log.draws(rcode) {
-        enter_log(resolver, ledger, outcome, timing);
+    if stats_buffer.log.draws(rcode) {
+        enter_log(resolver, stats_buffer, outcome, timing);
     }
 }
 
 /// Enters a response that is no answer or not a whole one. Names that do not exist are asked for in masses: for these it
 /// allocates nothing.
 #[inline(never)]
-fn enter_failure(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>, timing: Timing) {
+fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
     let &Outcome { client, question, route, rcode, source, cause, truncated_to, .. } = outcome;
     let Asked { name, qtype, hash } = question;
     let (Timing::AtOnce(at, _) | Timing::Deferred(at, ..)) = timing;
     if let Some(cause) = cause {
         let failed = Failed { name, hash, qtype, route, rcode, source, cause };
-        return ledger.fail(client, failed, at, || match cause {
+        return stats_buffer.fail(client, failed, at, || match cause {
             // Reports have words of their own for these; there are masses of them.
             Cause::Pruned => None,
             _ => words(resolver, outcome),
         });
     }
     if let Some(size) = truncated_to {
-        resolver.accounts.jobs.truncated.cut(client, name, qtype, ledger.route(route).cloned(), size, at);
+        resolver.accounts.jobs.truncated.cut(client, name, qtype, stats_buffer.route(route).cloned(), size, at);
     }
 }
 
 /// Copies what came of a query into the log of queries.
 #[cold]
-fn enter_log(resolver: &Resolver, ledger: &mut Ledger, outcome: &Outcome<'_>, timing: Timing) {
+fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
     let &Outcome { client, over_tcp, question, route, rcode, source, cause, .. } = outcome;
     let (asked, took, by) = match timing {
         Timing::AtOnce(now, began) => (now, began.elapsed(), None),
         Timing::Deferred(asked, took, by) => (asked, took, by),
     };
     let words = words(resolver, outcome);
-    ledger.log.take(asked + took.as_millis() as Millis, || {
+    stats_buffer.log.take(asked + took.as_millis() as Millis, || {
         let (name, qtype) = (Name::new(question.name), question.qtype);
         Record { client, asked, took, over_tcp, name, qtype, rcode, source, route, by, cause, words }
     });

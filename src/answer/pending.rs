@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::cache::entry::Home;
+use crate::cache::entry::CacheScope;
 use crate::coalesce::By;
 use crate::config::RouteId;
 use crate::governor::pending::Place;
@@ -30,7 +30,7 @@ pub struct Deferred {
 /// What a response waits for.
 pub enum Task {
     /// An answer of upstreams.
-    Question(Box<Wanted>),
+    Question(Box<PendingQuery>),
     /// What nodens tells a client of itself.
     Introspection(Box<Introspection>),
 }
@@ -58,7 +58,7 @@ pub struct Introspection {
 }
 
 /// A question that has to be asked of upstreams.
-pub struct Wanted {
+pub struct PendingQuery {
     /// What it is kept under.
     pub key: Key,
     /// The hash of that.
@@ -79,9 +79,9 @@ pub struct Wanted {
     pub by: Cell<By>,
 }
 
-impl Wanted {
+impl PendingQuery {
     /// Where the answer belongs; one that `follows` a CNAME depends on all routes.
-    pub fn home(&self, follows: bool) -> Home {
+    pub fn home(&self, follows: bool) -> CacheScope {
         self.snapshot.home(self.key.horizon(), self.route, follows)
     }
 

@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pending::Wanted;
+use super::pending::PendingQuery;
 use super::state::Resolver;
 use crate::metrics::events::Kind;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, Question};
 use crate::wire::name::Shown;
 use crate::wire::rcode;
 use crate::wire::reply::{Reply, Section};
 
 /// Reports whether a question was denied for the form of its name.
-pub fn is_denied(wanted: &Wanted) -> bool {
+pub fn is_denied(wanted: &PendingQuery) -> bool {
     let cluster = wanted.snapshot.cluster(wanted.route);
     cluster.is_some_and(|cluster| cluster.lacks(wanted.key.name(), wanted.key.qtype()))
 }
 
 /// Asks for such a name in the background. If it exists, no more names of its route are denied so.
-pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: Wanted) {
+pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
     let now = Instant::now();
     let group = wanted.snapshot.group(wanted.route).filter(|group| group.is_alive() && group.has_room(now));
     let place = group.and_then(|_| resolver.limits.governor.pending.admit_prefetch());
@@ -56,7 +56,7 @@ pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, want
     });
 }
 
-fn came_to_nothing(wanted: &Wanted) {
+fn came_to_nothing(wanted: &PendingQuery) {
     let name = wanted.key.name();
     if let Some(cluster) = wanted.snapshot.cluster(wanted.route) {
         cluster.pruning.came_to_nothing(cluster.form(name));

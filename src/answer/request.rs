@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::outcome::{Asked, Outcome, Words};
-use super::pending::{Deferred, Wanted};
+use super::pending::{Deferred, PendingQuery};
 use crate::cause::Cause;
 use crate::config::RouteId;
 use crate::metrics::Source;
@@ -19,7 +19,7 @@ pub enum Response {
     /// Send that many bytes of the buffer.
     Reply(usize),
     /// Send that many bytes, then query the upstream: to refresh the answer, or to verify a denial.
-    ReplyAndRefresh(usize, Box<Wanted>),
+    ReplyAndRefresh(usize, Box<PendingQuery>),
     /// The answer takes a task: see [`resolve`](super::resolve).
     Deferred(Box<Deferred>),
 }

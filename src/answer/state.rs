@@ -65,7 +65,7 @@ impl Resolver {
     /// A resolver with an empty cache.
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
         let jobs = Jobs::new(Projects::new(&metrics.clients, snapshot.config.metrics.max_projects));
-        jobs.habits(|habits| habits.learn(snapshot.config.warm_up.enabled));
+        jobs.query_history(|query_history| query_history.learn(snapshot.config.warm_up.enabled));
         Self {
             cache: Cache::new(snapshot.config.cache.memory),
             flights: Arc::default(),

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pending::{Introspection, Wanted};
+use super::pending::{Introspection, PendingQuery};
 use super::state::Resolver;
 use super::tally::Tally;
 use crate::clients::Tables;
 use crate::clock::Millis;
 use crate::config::{RouteId, ViewId};
-use crate::jobs::Ledger;
+use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;
 
 /// What one turn of a worker's loop has at hand.
-pub struct Turn<'a> {
+pub struct BatchContext<'a> {
     /// The configuration, loaded once a batch.
     pub(super) snapshot: &'a Arc<Snapshot>,
     /// The time, read once a batch.
@@ -28,12 +28,12 @@ pub struct Turn<'a> {
     /// The worker's counts.
     pub(super) tally: &'a mut Tally,
     /// Its notes of who got what.
-    pub(super) ledger: &'a mut Ledger,
+    pub(super) stats_buffer: &'a mut StatsBuffer,
     /// Who asks, if that decides what is answered.
     pub(super) tables: Option<Tables<'a>>,
 }
 
-impl Turn<'_> {
+impl BatchContext<'_> {
     /// Which view a client is of.
     #[inline]
     pub(super) fn view(&self, client: IpAddr) -> Option<ViewId> {
@@ -48,8 +48,8 @@ impl Turn<'_> {
         route: RouteId,
         alias: Option<LocalRecords>,
         client: Option<IpAddr>,
-    ) -> Box<Wanted> {
-        Box::new(Wanted {
+    ) -> Box<PendingQuery> {
+        Box::new(PendingQuery {
             key,
             hash,
             route,
@@ -74,9 +74,9 @@ impl Resolver {
         snapshot: &'a Arc<Snapshot>,
         at: Instant,
         tally: &'a mut Tally,
-        ledger: &'a mut Ledger,
-    ) -> Turn<'a> {
+        stats_buffer: &'a mut StatsBuffer,
+    ) -> BatchContext<'a> {
         let tables = (!snapshot.views.is_empty()).then(|| self.tables(snapshot));
-        Turn { snapshot, at, now: self.millis(at), tally, ledger, tables }
+        BatchContext { snapshot, at, now: self.millis(at), tally, stats_buffer, tables }
     }
 }

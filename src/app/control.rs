@@ -20,8 +20,8 @@ use crate::metrics::events::Kind;
 use crate::node::{self, Mended, Node, Untracked};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
-use crate::upstream::links::Links;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::links::UpstreamConnections;
+use crate::upstream::server_status::wall_clock;
 use crate::upstream::{names, probe};
 use crate::warm_up;
 use crate::warm_up::file::Keeper;
@@ -69,7 +69,7 @@ impl ControlPart {
             let admin = Arc::clone(admin);
             tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve_metrics(listener)));
         }
-        let links = Rc::new(Links::new(Arc::clone(&self.descriptors)));
+        let links = Rc::new(UpstreamConnections::new(Arc::clone(&self.descriptors)));
         let mut keeper = Keeper::open(&self.resolver);
         tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
         if let Some(node) = Node::of(&self.resolver.snapshot.load().config) {
@@ -205,7 +205,7 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
 }
 
 /// Closes sockets to upstreams that are needed no more, and tells of local faults that are over.
-async fn tidy(resolver: Arc<Resolver>, links: Rc<Links>) {
+async fn tidy(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     loop {
         {
             let snapshot = resolver.snapshot.load();
@@ -217,7 +217,7 @@ async fn tidy(resolver: Arc<Resolver>, links: Rc<Links>) {
 }
 
 /// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
-async fn tend(resolver: Arc<Resolver>, links: Rc<Links>) {
+async fn tend(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     let mut checked: Vec<usize> = Vec::new();
     let mut generation = None;
     let mut named = Vec::new();

@@ -27,7 +27,7 @@ mod worker;
 pub use error::StartError;
 pub use host::Host;
 pub use running::Running;
-pub use start::Seat;
+pub use start::StartOptions;
 
 use start::prepare;
 use worker::WorkerPart;
@@ -50,14 +50,14 @@ use crate::config::Config;
 /// assert_eq!(running.stop(), 0, "no query is left unanswered");
 /// ```
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_in(config, Seat::default())
+    start_in(config, StartOptions::default())
 }
 
 /// The same with what the process has been given.
 ///
 /// # Errors
 /// As for [`start`].
-pub fn start_in(config: Config, seat: Seat) -> Result<Running, StartError> {
+pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartError> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -93,7 +93,7 @@ pub fn start_in(config: Config, seat: Seat) -> Result<Running, StartError> {
 /// # Errors
 /// As for [`start`].
 pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
-    let (running, parts) = prepare(config, 1, Seat::default())?;
+    let (running, parts) = prepare(config, 1, StartOptions::default())?;
     tokio::task::spawn_local(parts.control.run());
     parts.report.map(|report| tokio::task::spawn_local(report.run()));
     let parts = parts.workers.into_iter().map(WorkerPart::run);

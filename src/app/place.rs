@@ -6,17 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Running, Seat, start_in};
+use super::{Running, StartOptions, start_in};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
-use crate::handover::door::{self, Begin, Desk, Door, Holder};
+use crate::handover::door::{self, Begin, Door, FdStore, HandoverServer};
 use crate::handover::label::Label;
 use crate::handover::sockets::Sockets;
 use crate::handover::take::{Taken, take};
 use crate::metrics::events::Kind;
 use crate::node::{Mended, Node};
 use crate::server::Phase;
-use crate::supervisor::link::{Given, Link};
+use crate::supervisor::link::{Inherited, Link};
 
 /// How long all workers may take until they turn.
 const TURNS: Duration = Duration::from_secs(15);
@@ -24,7 +24,7 @@ const TURNS: Duration = Duration::from_secs(15);
 /// A server on its sockets, wherever it has them from.
 pub struct Place {
     running: Running,
-    desk: Option<Desk>,
+    handover_server: Option<HandoverServer>,
     node: Option<Node>,
 }
 
@@ -46,7 +46,9 @@ impl Source {
         let Some(path) = path.filter(|_| given.is_empty()) else { return Self { sockets: given, ..none } };
         match take(path) {
             Ok(None) => none,
-            Ok(Some(Taken { elder, sockets, entries })) => Self { sockets, entries, taken: Some(elder), ..none },
+            Ok(Some(Taken { predecessor, sockets, entries })) => {
+                Self { sockets, entries, taken: Some(predecessor), ..none }
+            }
             Err(error) => {
                 tracing::warn!(%error, "handover failed; sharing the ports with the running instance until it stops");
                 Self { beside: true, ..none }
@@ -56,7 +58,7 @@ impl Source {
 }
 
 /// Tells a supervisor, if there is one, what to hold.
-fn holder(link: Option<Link>) -> Holder {
+fn holder(link: Option<Link>) -> FdStore {
     Arc::new(move |sockets| {
         if let Some(link) = &link {
             link.hold_sockets(sockets);
@@ -70,10 +72,10 @@ impl Place {
     /// # Errors
     /// The node cannot have the addresses, they cannot be listened on, or the system is out of threads. Another nodens
     /// that serves here goes on then.
-    pub fn take(config: Config, given: Given, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
+    pub fn take(config: Config, given: Inherited, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
         let (path, door) = (config.handover.clone(), Door::new()?);
         let Source { mut sockets, entries, taken, beside } = Source::find(path.as_deref(), given.sockets);
-        let [elder, heir] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
+        let [predecessor, successor] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
             // The file may have another path by now.
@@ -84,10 +86,10 @@ impl Place {
         let mended = node.as_ref().map(Node::set_up).transpose()?.unwrap_or_default();
         let running = start_in(
             config,
-            Seat {
+            StartOptions {
                 sockets,
                 beside,
-                phase: if heir.is_some() { Phase::Resting } else { Phase::Serving },
+                phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
                 entries,
                 restarts: given.replaces.restarts,
                 mover: door.mover(),
@@ -103,13 +105,13 @@ impl Place {
                 return Err(error.into());
             }
         };
-        if let Some(elder) = &taken {
+        if let Some(predecessor) = &taken {
             // What fails before this leaves the other one as it is.
             if !running.turns(TURNS) {
                 return Err("not every worker turns: the other nodens goes on".into());
             }
             // If it is gone by now, nobody else serves.
-            let _ = elder.send(&Message::Ready);
+            let _ = predecessor.send(&Message::Ready);
             running.tell(Kind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
         }
         if let (None, Some(path)) = (&listener, &path) {
@@ -120,13 +122,13 @@ impl Place {
         }
         let holder = holder(link);
         let host = running.host();
-        let elder = taken.or(elder);
-        if listener.is_none() && elder.is_none() && heir.is_none() {
+        let predecessor = taken.or(predecessor);
+        if listener.is_none() && predecessor.is_none() && successor.is_none() {
             holder(&host.sockets);
-            return Ok(Self { running, desk: None, node });
+            return Ok(Self { running, handover_server: None, node });
         }
-        let desk = door.open(Begin { host, listener, elder, heir, holder })?;
-        Ok(Self { running, desk: Some(desk), node })
+        let handover_server = door.open(Begin { host, listener, predecessor, successor, holder })?;
+        Ok(Self { running, handover_server: Some(handover_server), node })
     }
 
     /// The server.
@@ -137,8 +139,8 @@ impl Place {
     /// Stops, after the place has been given back to whom it was taken from, if that one still rests. Returns how many queries
     /// were left without an answer.
     pub fn leave(self) -> usize {
-        if let Some(desk) = self.desk {
-            desk.leave();
+        if let Some(handover_server) = self.handover_server {
+            handover_server.leave();
         }
         // One that rests leaves all to the one that serves.
         let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::metrics::events::Kind;
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 
 /// How often it is looked whether every worker turns.
 const TURNS_CHECK: Duration = Duration::from_millis(1);
@@ -97,9 +97,9 @@ impl Running {
         resolver.follow_query_log(&new.config);
         // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
         let learns = new.config.warm_up.enabled;
-        learns.then(|| resolver.accounts.jobs.habits(|habits| habits.learn(true)));
+        learns.then(|| resolver.accounts.jobs.query_history(|query_history| query_history.learn(true)));
         resolver.snapshot.store(Arc::clone(&new));
-        (!learns).then(|| resolver.accounts.jobs.habits(|habits| habits.learn(false)));
+        (!learns).then(|| resolver.accounts.jobs.query_history(|query_history| query_history.learn(false)));
         // No answer depends on this.
         resolver.accounts.jobs.set_max_projects(new.config.metrics.max_projects);
         let kept: HashSet<_> = servers(&new).into_iter().collect();

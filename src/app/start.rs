@@ -31,7 +31,7 @@ use crate::snapshot::Snapshot;
 const MOST_ADOPTED: usize = 4_096;
 
 /// What a nodens starts with besides its configuration.
-pub struct Seat {
+pub struct StartOptions {
     /// Sockets that it was given, by a supervisor or by the nodens whose place it takes.
     pub sockets: Sockets,
     /// Whether another nodens listens on the same addresses and goes on doing so: ports need not be free then.
@@ -46,7 +46,7 @@ pub struct Seat {
     pub mover: Mover,
 }
 
-impl Default for Seat {
+impl Default for StartOptions {
     fn default() -> Self {
         Self {
             sockets: Sockets::default(),
@@ -60,14 +60,18 @@ impl Default for Seat {
 }
 
 /// All that runs.
-pub(super) struct Parts {
+pub(super) struct Components {
     pub(super) workers: Vec<WorkerPart>,
     pub(super) control: ControlPart,
     pub(super) report: Option<ReportPart>,
 }
 
 /// Binds every address that the process was not given, and builds all parts.
-pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<(Running, Parts), StartError> {
+pub(super) fn prepare(
+    config: Config,
+    workers: usize,
+    mut seat: StartOptions,
+) -> Result<(Running, Components), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     metrics.worker_restarts.inc_by(seat.restarts);
     let buffers = room::buffers(&config, workers);
@@ -161,11 +165,11 @@ pub(super) fn prepare(config: Config, workers: usize, mut seat: Seat) -> Result<
         metrics_only: metrics_only.into_iter().map(Arc::new).collect(),
     };
     let control = ControlPart { resolver, descriptors, pages: admin, phase: phases };
-    Ok((running, Parts { workers, control, report }))
+    Ok((running, Components { workers, control, report }))
 }
 
 /// The listeners of one address: given ones, and as many more as there are workers without.
-fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut Seat) -> io::Result<Listeners> {
+fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut StartOptions) -> io::Result<Listeners> {
     match seat.sockets.take_dns(wanted) {
         Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffers),
         None if seat.beside => {
@@ -176,7 +180,7 @@ fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut Seat) ->
 }
 
 /// The listener of pages: a given one, or a new one.
-fn page(wanted: SocketAddr, seat: &mut Seat, label: fn(Address) -> Label) -> io::Result<TcpListener> {
+fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(Address) -> Label) -> io::Result<TcpListener> {
     let is = |other: &Label| match other {
         Label::Admin(address) | Label::Report(address) => address.wanted == wanted && *other == label(*address),
         _ => false,

@@ -17,7 +17,7 @@ use crate::answer::Resolver;
 use crate::server::mmsg::Batch;
 use crate::server::readers::Readers;
 use crate::server::{Moved, Mover, Phase, Worker, tcp, udp};
-use crate::upstream::links::Links;
+use crate::upstream::links::UpstreamConnections;
 
 /// One worker's share of everything.
 pub(super) struct WorkerPart {
@@ -41,7 +41,7 @@ pub(super) struct ListenerFailed;
 impl WorkerPart {
     /// Serves until the stop; returns how many queries were left.
     pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
-        let links = Rc::new(Links::new(self.descriptors));
+        let links = Rc::new(UpstreamConnections::new(self.descriptors));
         {
             let snapshot = self.resolver.snapshot.load();
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
@@ -79,7 +79,11 @@ impl WorkerPart {
 }
 
 /// Takes over connections of another process.
-async fn adopt(worker: Rc<Worker<Links>>, mut adopted: mpsc::Receiver<Moved>, connections: Arc<Connections>) {
+async fn adopt(
+    worker: Rc<Worker<UpstreamConnections>>,
+    mut adopted: mpsc::Receiver<Moved>,
+    connections: Arc<Connections>,
+) {
     while let Some(moved) = adopted.recv().await {
         // One that broke on its way is its client's own affair.
         let _ = tcp::adopt(&worker, moved, &connections);
@@ -87,7 +91,12 @@ async fn adopt(worker: Rc<Worker<Links>>, mut adopted: mpsc::Receiver<Moved>, co
 }
 
 /// Shows that the worker turns, hands over what it noted of clients, and closes sockets to upstreams that are needed no more.
-async fn beat(worker: Rc<Worker<Links>>, links: Rc<Links>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+async fn beat(
+    worker: Rc<Worker<UpstreamConnections>>,
+    links: Rc<UpstreamConnections>,
+    heartbeats: Arc<Vec<AtomicU64>>,
+    number: usize,
+) {
     let resolver = Arc::clone(&worker.resolver);
     loop {
         if let Some(heartbeat) = heartbeats.get(number) {

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::wire::fit::Kept;
+use crate::wire::fit::CachedMessage;
 use crate::wire::reply::{Kind, Reply};
-use crate::wire::store::{Stored, store};
+use crate::wire::store::{CacheableMessage, store};
 use crate::wire::{Rcode, flag, rcode};
 
 /// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
@@ -42,17 +42,17 @@ pub struct Entry {
     pub born: Millis,
     /// When it stops being fresh.
     pub expires: Millis,
-    /// Where it belongs: see [`Home`].
-    pub home: Home,
+    /// Where it belongs: see [`CacheScope`].
+    pub home: CacheScope,
     /// How often it was served since it came, as far as that matters.
     pub hits: u8,
     /// Whether a prefetch of it is under way.
     pub refreshing: bool,
     /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
     pub upstream_ages: bool,
-    /// Number of addresses that rotate: see [`Kept::rotation`]. Negative if rotation is disabled.
+    /// Number of addresses that rotate: see [`CachedMessage::rotation`]. Negative if rotation is disabled.
     pub(super) rotation: i8,
-    /// See [`Kept::spells`].
+    /// See [`CachedMessage::spells`].
     pub(super) spells: bool,
     /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
     pub(super) failed: Failed,
@@ -60,11 +60,11 @@ pub struct Entry {
 
 /// What an entry depends on: across reloads, and in the configuration that was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Home {
+pub struct CacheScope {
     /// What the realm was last compared with; none for one of another process, until it has been.
     confirmed: Option<Confirmed>,
     /// What the route and its upstreams are, as a number that two equal ones share across reloads.
-    pub realm: u32,
+    pub scope_fingerprint: u32,
 }
 
 /// The route that an entry came through, as a configuration has it.
@@ -75,17 +75,17 @@ struct Confirmed {
     route: RouteId,
 }
 
-const _: () = assert!(size_of::<Home>() == 12);
+const _: () = assert!(size_of::<CacheScope>() == 12);
 
-impl Home {
+impl CacheScope {
     /// That of an answer that came through `route` of the configuration of this generation.
-    pub const fn new(generation: u32, route: RouteId, realm: u32) -> Self {
-        Self { confirmed: Some(Confirmed { generation, route }), realm }
+    pub const fn new(generation: u32, route: RouteId, scope_fingerprint: u32) -> Self {
+        Self { confirmed: Some(Confirmed { generation, route }), scope_fingerprint }
     }
 
     /// That of an answer of another process.
-    pub const fn unconfirmed(realm: u32) -> Self {
-        Self { confirmed: None, realm }
+    pub const fn unconfirmed(scope_fingerprint: u32) -> Self {
+        Self { confirmed: None, scope_fingerprint }
     }
 
     /// The route that it came through, if the realm was compared under the configuration of this generation.
@@ -108,7 +108,7 @@ pub struct Failed {
 
 /// What an entry is worth now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worth {
+pub enum Freshness {
     /// Serve it; its age in seconds.
     Fresh(u32),
     /// Past its time, but within the time that it may stand in for dead upstreams.
@@ -116,7 +116,7 @@ pub enum Worth {
     /// A failure that is still remembered, with nothing to serve.
     Failed,
     /// Nothing.
-    Gone,
+    Expired,
 }
 
 /// The bounds that an entry is kept within.
@@ -132,14 +132,15 @@ pub struct Limits {
 
 impl Entry {
     /// An entry from a reply. It may be served once in any case; [`Entry::is_kept`] says whether it may be kept.
-    pub fn from_reply(reply: &Reply<'_>, limits: Limits, trust_ad: bool, home: Home, now: Millis) -> Self {
+    pub fn from_reply(reply: &Reply<'_>, limits: Limits, trust_ad: bool, home: CacheScope, now: Millis) -> Self {
         let cap = match reply.kind() {
             Kind::Positive => limits.max_ttl,
             // Without SOA a negative answer has no time to live (RFC 2308 section 5).
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
         // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
-        let Stored { wire: mut bytes, ttls, least_ttl, rotation, spells } = store(reply, cap.min(LONGEST_TTL));
+        let CacheableMessage { wire: mut bytes, ttls, least_ttl, rotation, spells } =
+            store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
         // No message is longer than 65,535 bytes.
@@ -170,7 +171,7 @@ impl Entry {
     pub fn failure(
         question: &[u8],
         (cause, extended_errors): (Cause, &[u8]),
-        home: Home,
+        home: CacheScope,
         failed: Failed,
         now: Millis,
     ) -> Self {
@@ -204,15 +205,15 @@ impl Entry {
 
     /// What it is worth at `now`, if it may be served for `stale` past its time.
     #[inline]
-    pub fn worth(&self, now: Millis, stale: Millis) -> Worth {
+    pub fn freshness(&self, now: Millis, stale: Millis) -> Freshness {
         if now < self.expires {
             // TTLs are whole seconds: an answer half a second old has lost none yet.
-            return Worth::Fresh((now.saturating_sub(self.born) / 1000) as u32);
+            return Freshness::Fresh((now.saturating_sub(self.born) / 1000) as u32);
         }
         if self.rcode != rcode::SERVFAIL && self.is_kept() && now < self.expires + stale {
-            return Worth::Stale;
+            return Freshness::Stale;
         }
-        if now < self.failed.until { Worth::Failed } else { Worth::Gone }
+        if now < self.failed.until { Freshness::Failed } else { Freshness::Expired }
     }
 
     /// Whether it has a lifetime at all (TTL 0 is not kept, nor a negative answer without SOA, nor a truncated one).
@@ -238,10 +239,10 @@ impl Entry {
 
     /// The reply, as [`crate::wire::fit`] takes it.
     #[inline]
-    pub fn kept(&self) -> Kept<'_> {
+    pub fn kept(&self) -> CachedMessage<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
-        Kept {
+        CachedMessage {
             wire,
             ttls,
             extended_errors,
@@ -314,7 +315,7 @@ mod tests {
     use crate::wire::{RrType, rtype};
 
     const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100, rotate: true };
-    const HOME: Home = Home::unconfirmed(3);
+    const HOME: CacheScope = CacheScope::unconfirmed(3);
 
     /// A reply to `a. A` with these flags and records, each with its section, type and TTL.
     fn entry(flags: u16, records: &[(usize, RrType, u32)]) -> Entry {
@@ -359,20 +360,20 @@ mod tests {
     #[test]
     fn fresh_stale_gone() {
         let mut kept = entry(0, &[(0, rtype::A, 10)]);
-        for (now, worth) in [
-            (5_000, Worth::Fresh(0)),
-            (5_999, Worth::Fresh(0)),
-            (14_999, Worth::Fresh(9)),
-            (15_000, Worth::Stale),
-            (24_999, Worth::Stale),
-            (25_000, Worth::Gone),
+        for (now, freshness) in [
+            (5_000, Freshness::Fresh(0)),
+            (5_999, Freshness::Fresh(0)),
+            (14_999, Freshness::Fresh(9)),
+            (15_000, Freshness::Stale),
+            (24_999, Freshness::Stale),
+            (25_000, Freshness::Expired),
         ] {
-            assert_eq!(kept.worth(now, 10_000), worth, "at {now}");
+            assert_eq!(kept.freshness(now, 10_000), freshness, "at {now}");
         }
-        assert_eq!(kept.worth(15_000, 0), Worth::Gone);
+        assert_eq!(kept.freshness(15_000, 0), Freshness::Expired);
         kept.fail(Failed { until: 30_000, span: 1_000, recoveries: 0 });
-        assert_eq!(kept.worth(25_000, 10_000), Worth::Failed);
-        assert_eq!(entry(0, &[]).worth(5_000, 10_000), Worth::Gone);
+        assert_eq!(kept.freshness(25_000, 10_000), Freshness::Failed);
+        assert_eq!(entry(0, &[]).freshness(5_000, 10_000), Freshness::Expired);
     }
 
     #[test]
@@ -400,7 +401,7 @@ mod tests {
 
         let entry =
             Entry::failure(b"\x01a\x00\0\x01\0\x01", (Cause::UpstreamTimeout, b"\0\x0f\0\x02\0\x16"), HOME, failed, 0);
-        assert_eq!((entry.worth(1, 10_000), entry.kept().rcode), (Worth::Failed, rcode::SERVFAIL));
+        assert_eq!((entry.freshness(1, 10_000), entry.kept().rcode), (Freshness::Failed, rcode::SERVFAIL));
         assert_eq!((entry.kept().wire.len(), entry.kept().extended_errors.len()), (19, 6));
     }
 }

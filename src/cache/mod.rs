@@ -104,7 +104,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{Failed, Home};
+    use super::entry::{CacheScope, Failed};
     use super::*;
     use crate::cause::Cause;
     use crate::wire::query::{HorizonId, Query};
@@ -120,7 +120,7 @@ mod tests {
                 let key = Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON);
                 let failed = Failed { until: 1, span: 1, recoveries: 0 };
                 let words = (Cause::UpstreamFailed, &vec![0; u16::MAX.into()][..]);
-                let entry = Entry::failure(key.question(), words, Home::unconfirmed(0), failed, 0);
+                let entry = Entry::failure(key.question(), words, CacheScope::unconfirmed(0), failed, 0);
                 let hash = cache.hash(&key);
                 cache.insert(hash, &key, entry);
                 assert!(cache.with(hash, &key, |_| ()).is_some(), "{memory}");

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{Entry, Failed, Home};
+use super::entry::{CacheScope, Entry, Failed};
 use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
@@ -30,7 +30,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
     out.extend_from_slice(&(entry.expires as i64 - now as i64).to_be_bytes());
-    out.extend_from_slice(&entry.home.realm.to_be_bytes());
+    out.extend_from_slice(&entry.home.scope_fingerprint.to_be_bytes());
     out.extend_from_slice(&entry.wire_len.to_be_bytes());
     out.extend_from_slice(&entry.ttl_count.to_be_bytes());
     out.extend_from_slice(&entry.bytes);
@@ -49,7 +49,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     let [marks, rotation, hits] = take(packed)?;
     let age = u64::from_be_bytes(take(packed)?);
     let left = i64::from_be_bytes(take(packed)?);
-    let realm = u32::from_be_bytes(take(packed)?);
+    let scope_fingerprint = u32::from_be_bytes(take(packed)?);
     let wire_len = u16::from_be_bytes(take(packed)?);
     let ttl_count = u16::from_be_bytes(take(packed)?);
     let ends = usize::from(wire_len) + 2 * usize::from(ttl_count);
@@ -69,7 +69,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         authentic: marks & 1 != 0,
         born,
         expires,
-        home: Home::unconfirmed(realm),
+        home: CacheScope::unconfirmed(scope_fingerprint),
         hits,
         refreshing: false,
         upstream_ages: marks & 2 != 0,
@@ -140,7 +140,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{Limits, Worth};
+    use crate::cache::entry::{Freshness, Limits};
     use crate::config::RouteId;
     use crate::wire::query::HorizonId;
     use crate::wire::reply::Reply;
@@ -152,7 +152,7 @@ mod tests {
         let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();
         bytes[13] = label;
         bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
-        let home = Home::new(3, RouteId::of_index(2).expect("a small one"), 77);
+        let home = CacheScope::new(3, RouteId::of_index(2).expect("a small one"), 77);
         let reply = Reply::read(&bytes).expect("a reply");
         (
             Key::of_stub(&[1, label, 0], rtype::A, HorizonId::of_index(1)),
@@ -169,7 +169,8 @@ mod tests {
         }
         let (key, _) = entry(b'd', 0, 0);
         let failed = Failed { until: 90_000, span: 1_000, recoveries: 0 };
-        let failure = Entry::failure(key.question(), (Cause::UpstreamFailed, &[]), Home::unconfirmed(77), failed, 1);
+        let failure =
+            Entry::failure(key.question(), (Cause::UpstreamFailed, &[]), CacheScope::unconfirmed(77), failed, 1);
         old.insert(old.hash(&key), &key, failure);
         let mut kept = 0;
         old.pack(80_000, 4_096, |part| {
@@ -179,13 +180,13 @@ mod tests {
         assert_eq!(kept, 2, "neither what lives no time nor a failure");
         let look = |label, now| {
             let (key, _) = entry(label, 1, 0);
-            new.with(new.hash(&key), &key, |entry| (entry.worth(now, 60_000), entry.home, entry.kept().wire.len()))
+            new.with(new.hash(&key), &key, |entry| (entry.freshness(now, 60_000), entry.home, entry.kept().wire.len()))
         };
-        let home = Home::unconfirmed(77);
-        assert_eq!(look(b'a', 1_000_000), Some((Worth::Fresh(30), home, 35)));
-        assert_eq!(look(b'a', 1_269_999).map(|found| found.0), Some(Worth::Fresh(299)));
-        assert_eq!(look(b'a', 1_270_000).map(|found| found.0), Some(Worth::Stale));
-        assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Worth::Stale), "it may still stand in");
+        let home = CacheScope::unconfirmed(77);
+        assert_eq!(look(b'a', 1_000_000), Some((Freshness::Fresh(30), home, 35)));
+        assert_eq!(look(b'a', 1_269_999).map(|found| found.0), Some(Freshness::Fresh(299)));
+        assert_eq!(look(b'a', 1_270_000).map(|found| found.0), Some(Freshness::Stale));
+        assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Freshness::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
         let other = Key::of_stub(key.name(), rtype::A, HorizonId::of_index(2));
@@ -232,7 +233,7 @@ mod tests {
                 new.unpack(&broken, 1_000);
                 new.unpack(&broken[..at], 1_000);
                 new.pack(2_000, 4_096, |_| true);
-                new.with(new.hash(&key), &key, |entry| (entry.worth(2_000, 1), entry.kept().ttls.len()));
+                new.with(new.hash(&key), &key, |entry| (entry.freshness(2_000, 1), entry.kept().ttls.len()));
             }
         }
     }

@@ -265,11 +265,11 @@ impl Hasher for AsIs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{Failed, Home};
+    use super::super::entry::{CacheScope, Failed};
     use super::*;
     use crate::wire::query::{HorizonId, Query};
 
-    const HOME: Home = Home::unconfirmed(0);
+    const HOME: CacheScope = CacheScope::unconfirmed(0);
 
     fn key(name: u8) -> Key {
         let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();

@@ -72,7 +72,7 @@ fn absent_directories(config: &Config) -> Vec<String> {
         }
         _ => None,
     });
-    let habits = config.warm_up.file.as_ref().map(|file| ("warm_up.file", file));
+    let query_history = config.warm_up.file.as_ref().map(|file| ("warm_up.file", file));
     let complaint = |(key, file): (&str, &PathBuf)| {
         if file.is_dir() {
             return Some(format!("{key}: {} is a directory; name a file in it", file.display()));
@@ -81,7 +81,7 @@ fn absent_directories(config: &Config) -> Vec<String> {
         let directory = directory.display();
         Some(format!("{key}: this machine has no directory {directory}; make it before nodens starts there"))
     };
-    log.into_iter().chain(habits).filter_map(complaint).chain(hosts).collect()
+    log.into_iter().chain(query_history).filter_map(complaint).chain(hosts).collect()
 }
 
 /// The counts that a reader would look at first.

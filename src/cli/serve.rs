@@ -30,8 +30,8 @@ use crate::log::{self, Lines};
 use crate::metrics::events::Kind;
 use crate::server::Phase;
 use crate::supervisor;
-use crate::supervisor::link::{Configs, Given, Link};
-use crate::upstream::standing::wall_clock;
+use crate::supervisor::link::{Configs, Inherited, Link};
+use crate::upstream::server_status::wall_clock;
 
 /// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
 const WATCH: Duration = Duration::from_secs(2);
@@ -247,7 +247,7 @@ impl Serve {
     }
 
     /// Returns the configuration to start with: that of the file, or for a successor of a worker the one that was in force.
-    fn begin(&self, given: &Given) -> Result<StartConfig, Bad<'_>> {
+    fn begin(&self, given: &Inherited) -> Result<StartConfig, Bad<'_>> {
         let Configs { start, in_force } = &given.configs;
         let Some(in_force) = Source::unpack(in_force) else { return self.begin_from_file() };
         if given.replaces.from_file {

@@ -13,7 +13,7 @@ use crate::config;
 
 /// Networks and their names; the longest prefix wins.
 #[derive(Debug, Default)]
-pub struct Fixed {
+pub struct StaticClients {
     /// The lengths of prefixes that there are, the longest first.
     lengths: Vec<u32>,
     clients: HashMap<(u32, u128), Arc<Client>, RandomState>,
@@ -24,7 +24,7 @@ const BITS: u32 = 128;
 /// Bits before the IPv4 address in it.
 const MAPPED: u32 = 96;
 
-impl Fixed {
+impl StaticClients {
     /// A table of the configuration's `[[client]]`s.
     pub fn new(clients: &[config::Client]) -> Self {
         let mut fixed = Self::default();
@@ -91,7 +91,7 @@ mod tests {
             job: None,
             runner: None,
         };
-        let fixed = Fixed::new(&[
+        let fixed = StaticClients::new(&[
             client("10.0.0.0/8", "ten"),
             client("10.1.0.0/16", "one"),
             client("10.1.2.3/32", "host"),
@@ -109,7 +109,7 @@ mod tests {
             let who = fixed.who(address.parse().expect(address)).map(|client| &*client.name);
             assert_eq!(who, Some(name), "{address}");
         }
-        let none = Fixed::new(&[client("0.0.0.0/0", "v4")]);
+        let none = StaticClients::new(&[client("0.0.0.0/0", "v4")]);
         assert!(none.who("10.0.0.1".parse().expect("v4")).is_some());
         assert!(none.who("2001:db8::1".parse().expect("v6")).is_none(), "0.0.0.0/0 is IPv4 only");
     }

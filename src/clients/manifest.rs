@@ -23,7 +23,7 @@ pub struct List {
     pub metadata: ListMetadata,
     /// The pods.
     #[serde(default)]
-    pub items: Vec<Manifest>,
+    pub items: Vec<PodManifest>,
 }
 
 /// What a list says of itself.
@@ -43,13 +43,13 @@ pub struct ListMetadata {
 #[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
 pub enum WatchEvent {
     /// A pod is new.
-    Added(Manifest),
+    Added(PodManifest),
     /// A pod has changed.
-    Modified(Manifest),
+    Modified(PodManifest),
     /// A pod is no more; as it was last.
-    Deleted(Manifest),
+    Deleted(PodManifest),
     /// Nothing changed up to the version of this otherwise empty pod.
-    Bookmark(Manifest),
+    Bookmark(PodManifest),
     /// The watch has failed.
     Error(Status),
 }
@@ -73,7 +73,7 @@ impl fmt::Display for Status {
 
 /// One pod.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Manifest {
+pub struct PodManifest {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
@@ -154,7 +154,7 @@ impl Spec {
     }
 }
 
-impl Manifest {
+impl PodManifest {
     /// The version of this state.
     pub fn version(&self) -> &str {
         &self.metadata.resource_version

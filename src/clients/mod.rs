@@ -36,7 +36,7 @@ pub mod watch;
 
 pub use address::key;
 pub use client::Client;
-pub use fixed::Fixed;
+pub use fixed::StaticClients;
 pub use table::Table;
 pub use unknown::Unknown;
 pub use views::Views;
@@ -51,13 +51,13 @@ pub struct Clients {
 /// The pods of this moment and the clients of one configuration, for a batch of look-ups without any further atomic
 /// operation.
 pub struct Tables<'s> {
-    fixed: &'s Fixed,
+    fixed: &'s StaticClients,
     pods: Guard<Arc<Table>>,
 }
 
 /// Whoever asks.
 #[derive(Clone, Copy, Debug)]
-pub enum Who<'t> {
+pub enum ClientIdentity<'t> {
     /// This one, without doubt.
     Known {
         /// It.
@@ -72,7 +72,7 @@ pub enum Who<'t> {
 impl Clients {
     /// The pods of this moment beside the clients of a configuration.
     #[inline]
-    pub fn tables<'s>(&self, fixed: &'s Fixed) -> Tables<'s> {
+    pub fn tables<'s>(&self, fixed: &'s StaticClients) -> Tables<'s> {
         Tables { fixed, pods: self.pods.load() }
     }
 
@@ -86,12 +86,12 @@ impl Tables<'_> {
     /// Who had `address` at `at`. A pod that is known beyond doubt comes before what the configuration says of its
     /// network.
     #[inline]
-    pub fn who(&self, address: IpAddr, at: Millis) -> Who<'_> {
+    pub fn who(&self, address: IpAddr, at: Millis) -> ClientIdentity<'_> {
         match self.pods.who(address, at) {
-            Ok((client, since)) => Who::Known { client, since: Some(since) },
+            Ok((client, since)) => ClientIdentity::Known { client, since: Some(since) },
             Err(why) => match self.fixed.who(address) {
-                Some(client) => Who::Known { client, since: None },
-                None => Who::Unknown(why),
+                Some(client) => ClientIdentity::Known { client, since: None },
+                None => ClientIdentity::Unknown(why),
             },
         }
     }

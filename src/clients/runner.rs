@@ -241,12 +241,12 @@ fn is_number(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::manifest::Manifest;
+    use crate::clients::manifest::PodManifest;
 
     /// The pod's kind, and its job's facts as `field=value (trust)`.
     fn told(metadata: &str) -> (Kind, Vec<String>) {
         let text = format!("{{\"metadata\": {metadata}}}");
-        let manifest: Manifest = serde_json::from_str(&text).expect("JSON");
+        let manifest: PodManifest = serde_json::from_str(&text).expect("JSON");
         let client = manifest.pod().expect("whole").client;
         let fact = |(field, fact): (Field, &super::super::client::Fact)| {
             format!("{}={} ({})", field.label(), fact.value, fact.trust.label())

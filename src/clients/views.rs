@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Who;
+use super::ClientIdentity;
 use super::address::key;
 use super::client::{Client, Field, Job};
 use crate::config::{self, Selector, ViewId};
@@ -43,7 +43,7 @@ impl Views {
 
     /// The view that a client is of: the first that fits.
     #[inline]
-    pub fn of(&self, who: &Who<'_>, address: IpAddr) -> Option<ViewId> {
+    pub fn of(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<ViewId> {
         let mut fits = self.fitting(who);
         let address = key(address);
         while fits != 0 {
@@ -58,7 +58,7 @@ impl Views {
     }
 
     /// The same for a client whose address is not known yet: the outer none says that it depends on that.
-    pub fn wherever(&self, who: &Who<'_>) -> Option<Option<ViewId>> {
+    pub fn wherever(&self, who: &ClientIdentity<'_>) -> Option<Option<ViewId>> {
         let first = match self.fitting(who) {
             0 => return Some(None),
             fits => fits.trailing_zeros() as usize,
@@ -68,10 +68,12 @@ impl Views {
 
     /// The views that a client is of by all but its address, a bit each.
     #[inline]
-    fn fitting(&self, who: &Who<'_>) -> u32 {
+    fn fitting(&self, who: &ClientIdentity<'_>) -> u32 {
         match who {
-            Who::Known { client, .. } => client.memo.get(self.generation).unwrap_or_else(|| self.look(client)),
-            Who::Unknown(_) => self.strangers,
+            ClientIdentity::Known { client, .. } => {
+                client.memo.get(self.generation).unwrap_or_else(|| self.look(client))
+            }
+            ClientIdentity::Unknown(_) => self.strangers,
         }
     }
 
@@ -166,7 +168,7 @@ mod tests {
     }
 
     fn of(views: &Views, client: &Arc<Client>, address: &str) -> Option<ViewId> {
-        views.of(&Who::Known { client, since: None }, address.parse().expect(address))
+        views.of(&ClientIdentity::Known { client, since: None }, address.parse().expect(address))
     }
 
     #[test]
@@ -210,7 +212,7 @@ mod tests {
             let views = views(&format!("[[view]]\nname = 'v'\n{selector}\n"), generation);
             // The second time by what is remembered.
             for address in ["10.0.0.7", "::ffff:10.0.0.7"] {
-                let unknown = views.of(&Who::Unknown(Unknown::Unassigned), address.parse().expect(address));
+                let unknown = views.of(&ClientIdentity::Unknown(Unknown::Unassigned), address.parse().expect(address));
                 let known = [&someone[0], &someone[1], &nobody].map(|client| of(&views, client, address));
                 let found = [known[0], known[1], known[2], unknown].map(|view| view == Some(ViewId::of_index(0)));
                 assert_eq!(found, expected, "{selector} {address}");

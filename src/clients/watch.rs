@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::api::{Api, ApiError, Connection, Events};
-use super::manifest::{List, Manifest, Status, WatchEvent, version};
+use super::manifest::{List, PodManifest, Status, WatchEvent, version};
 use super::pods::{Event, Pod, Pods};
 use super::{Client, Clients};
 use crate::config::Kubernetes;
@@ -45,7 +45,7 @@ const TIDY: Duration = Duration::from_secs(10);
 /// The API is to be watched, but it is not known for which node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("kubernetes.watch needs the name of this node: set `node` under [kubernetes], or NODE_NAME in the environment")]
-pub struct NoNode;
+pub struct NodeNameMissing;
 
 /// Why a watch ended.
 #[derive(Debug, thiserror::Error)]
@@ -100,12 +100,15 @@ struct Watch {
 ///
 /// # Errors
 /// The configuration wants a watch, but nobody names the node.
-pub fn node(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, NoNode> {
+pub fn node(
+    settings: &Kubernetes,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<String>, NodeNameMissing> {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     let node = settings.node.clone().or_else(|| set("NODE_NAME"));
     match settings.watch {
         Some(false) => Ok(None),
-        Some(true) => node.map(Some).ok_or(NoNode),
+        Some(true) => node.map(Some).ok_or(NodeNameMissing),
         None => Ok(node.filter(|_| set("KUBERNETES_SERVICE_HOST").is_some())),
     }
 }
@@ -211,7 +214,7 @@ impl Watch {
         connection.watch(&self.path, &query).await
     }
 
-    fn seen(&self, kind: &str, pod: Manifest, known: &mut String, event: impl Fn(Pod) -> Event) {
+    fn seen(&self, kind: &str, pod: PodManifest, known: &mut String, event: impl Fn(Pod) -> Event) {
         pod.version().clone_into(known);
         self.state.heard(kind);
         if let Some(pod) = self.state.pod(pod) {
@@ -242,7 +245,7 @@ impl Watch {
 
 impl State {
     /// The pod. If it is a job that has just been bound to this node, its questions are asked ahead.
-    fn pod(&self, manifest: Manifest) -> Option<Pod> {
+    fn pod(&self, manifest: PodManifest) -> Option<Pod> {
         let hosts = manifest.likely_hosts();
         let pod = manifest.pod()?;
         let starts = pod.addresses.is_empty() && !pod.ended && !pod.deleting && !pod.host_network;
@@ -356,7 +359,7 @@ mod tests {
             (None, Some("own"), &[cluster, named], Ok(Some("own"))),
             (Some(false), Some("own"), &[cluster, named], Ok(None)),
             (Some(true), None, &[named], Ok(Some("from-environment"))),
-            (Some(true), None, &[cluster], Err(NoNode)),
+            (Some(true), None, &[cluster], Err(NodeNameMissing)),
         ] {
             let variable = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, v)| v.to_string());
             let node = node(&settings(watch, configured), variable);

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 
-use super::value::Leaf;
+use super::value::ConfigValue;
 use super::zones::network;
 use crate::wire::name::Name;
 
@@ -124,20 +124,20 @@ impl TryFrom<String> for Server {
     }
 }
 
-impl<const PORT: u16> Leaf for Listen<PORT> {
+impl<const PORT: u16> ConfigValue for Listen<PORT> {
     const EXPECTED: &'static str = r#""127.0.0.1:5300", "[::1]:5300" or an address without a port"#;
 }
 
-impl Leaf for Bootstrap {
+impl ConfigValue for Bootstrap {
     const EXPECTED: &'static str = r#""10.0.0.2", "10.0.0.2:5353" or "[fd00::10]:53""#;
 }
 
-impl Leaf for Server {
+impl ConfigValue for Server {
     const EXPECTED: &'static str =
         r#""10.0.0.2", "10.0.0.2:5353", "[fd00::10]:53", "dns.example" or "tls://1.1.1.1#host.name""#;
 }
 
-impl Leaf for Network {
+impl ConfigValue for Network {
     const EXPECTED: &'static str = r#""10.0.0.0/8", "::1/128" or a single address"#;
 }
 

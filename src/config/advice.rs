@@ -7,14 +7,14 @@ use ipnet::IpNet;
 
 use super::address::ServerAddress;
 use super::file::File;
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::upstreams::UpstreamTable;
 use crate::wire::name::Name;
 
 /// Adds the warnings of a whole file.
-pub(super) fn advise(file: &File, mistakes: &Mistakes<'_>) {
+pub(super) fn advise(file: &File, mistakes: &Diagnostics<'_>) {
     clients_of_listeners(file, mistakes);
     ipv6_alone(file, mistakes);
     open_to_all(file, mistakes);
@@ -25,7 +25,7 @@ pub(super) fn advise(file: &File, mistakes: &Mistakes<'_>) {
 }
 
 /// Listeners whose clients `allow` leaves out.
-fn clients_of_listeners(file: &File, mistakes: &Mistakes<'_>) {
+fn clients_of_listeners(file: &File, mistakes: &Diagnostics<'_>) {
     let allow = || file.server.allow.iter().map(|network| network.get_ref().0);
     for listen in file.server.listen.iter().filter(|listen| !listen.span().is_empty()) {
         let address = listen.get_ref().0;
@@ -45,7 +45,7 @@ fn clients_of_listeners(file: &File, mistakes: &Mistakes<'_>) {
 }
 
 /// Wildcard listeners that take IPv6 and are taken for both.
-fn ipv6_alone(file: &File, mistakes: &Mistakes<'_>) {
+fn ipv6_alone(file: &File, mistakes: &Diagnostics<'_>) {
     let listen = &file.server.listen;
     for wildcard in listen.iter().filter(|listen| listen.get_ref().0.ip() == IpAddr::from([0u16; 8])) {
         let SocketAddr::V6(address) = wildcard.get_ref().0 else { continue };
@@ -60,7 +60,7 @@ fn ipv6_alone(file: &File, mistakes: &Mistakes<'_>) {
 }
 
 /// A resolver, and pages about its clients, for whoever reaches them.
-fn open_to_all(file: &File, mistakes: &Mistakes<'_>) {
+fn open_to_all(file: &File, mistakes: &Diagnostics<'_>) {
     // Halves and quarters of all addresses are meant for all of them.
     let is_all = |network: &IpNet| network.prefix_len() <= 2;
     let Some(all) = file.server.allow.iter().find(|network| is_all(&network.get_ref().0)) else { return };
@@ -86,7 +86,7 @@ fn open_to_all(file: &File, mistakes: &Mistakes<'_>) {
 
 /// One route for everything, to servers that are there for private zones as well: nodens answers special-use names itself where
 /// no route claims them.
-fn private_zones_without_route(file: &File, mistakes: &Mistakes<'_>) {
+fn private_zones_without_route(file: &File, mistakes: &Diagnostics<'_>) {
     let routes = file.routes.as_deref().unwrap_or_default();
     let claims_local = |route: &RouteTable| {
         let names = route.zones.iter().flatten().flat_map(|zone| &zone.get_ref().names);
@@ -114,7 +114,7 @@ fn private_zones_without_route(file: &File, mistakes: &Mistakes<'_>) {
 }
 
 /// Zones that a route claims and a rewrite takes away.
-fn rewritten_routes(file: &File, mistakes: &Mistakes<'_>) {
+fn rewritten_routes(file: &File, mistakes: &Diagnostics<'_>) {
     let zones = file.routes.iter().flatten().filter_map(|route| route.zones.as_deref()).flatten();
     for zone in zones {
         let is_same = |rewrite: &&RewriteTable| zone.get_ref().names.contains(&rewrite.zone.get_ref().0);
@@ -130,7 +130,7 @@ fn rewritten_routes(file: &File, mistakes: &Mistakes<'_>) {
 }
 
 /// Names of a private zone that reach other servers, as the file asks for.
-fn falls_through(file: &File, route: &RouteTable, mistakes: &Mistakes<'_>) {
+fn falls_through(file: &File, route: &RouteTable, mistakes: &Diagnostics<'_>) {
     let (Some(next), Some(to), Some(zones)) = (&route.fallthrough, &route.to, &route.zones) else { return };
     let servers = |name: &str| {
         let group = file.upstreams.iter().flatten().find(|group| group.name.get_ref() == name)?;

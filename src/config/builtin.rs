@@ -7,7 +7,7 @@ use resolv_conf::ScopedIp;
 
 use super::Config;
 use super::address::{DNS_PORT, ServerAddress, own_listener};
-use super::mistake::Mistake;
+use super::mistake::Diagnostic;
 use super::parse::parse;
 use super::server::LISTEN;
 
@@ -33,7 +33,7 @@ pub enum BuiltinError {
     },
     /// The text made of it was refused: a bug.
     #[error("the configuration made from resolv.conf is refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Refused(Vec<Mistake>),
+    Refused(Vec<Diagnostic>),
 }
 
 /// The configuration used without a file: [`LISTEN`], loopback clients, admin on 127.0.0.1:9353, and every name asked of

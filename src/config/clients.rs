@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::address::Network;
 use super::table::Table;
-use super::value::Leaf;
+use super::value::ConfigValue;
 use super::warm_up::File;
 
 /// The longest name of a Kubernetes node (RFC 1123, as a DNS subdomain).
@@ -236,19 +236,19 @@ impl TryFrom<String> for Words {
     }
 }
 
-impl Leaf for Node {
+impl ConfigValue for Node {
     const EXPECTED: &'static str = r#""node-1.example", as `kubectl get nodes` shows it"#;
 }
 
-impl Leaf for Namespace {
+impl ConfigValue for Namespace {
     const EXPECTED: &'static str = r#""gitlab-runner": small letters, digits and hyphens"#;
 }
 
-impl Leaf for Url {
+impl ConfigValue for Url {
     const EXPECTED: &'static str = r#""https://10.0.0.1:6443""#;
 }
 
-impl Leaf for Words {
+impl ConfigValue for Words {
     const EXPECTED: &'static str = "a short text in quotes";
 }
 

@@ -10,7 +10,7 @@ use super::cache::CacheTable;
 use super::clients::{ClientTable, KubernetesTable};
 use super::handover::{self, SocketPath};
 use super::hosts::HostsTable;
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::node::NodeTable;
 use super::pages::{self, AdminTable, ReportListener};
 use super::records::RecordTable;
@@ -70,7 +70,7 @@ pub struct File {
 
 impl File {
     /// Reads the text and notes each value that is wrong by itself, each key that is unknown, each that is missing.
-    pub(super) fn read(text: &str, mistakes: &Mistakes<'_>) -> Self {
+    pub(super) fn read(text: &str, mistakes: &Diagnostics<'_>) -> Self {
         let part = sound_part(text, mistakes);
         let mut file = Table::of_text(&part, mistakes);
         let mut section = |key| file.table(key);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::table::Table;
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// The longest path of a Unix socket, in bytes: see unix(7).
 const LONGEST: usize = 107;
@@ -37,7 +37,7 @@ impl TryFrom<String> for SocketPath {
     }
 }
 
-impl Leaf for SocketPath {
+impl ConfigValue for SocketPath {
     const EXPECTED: &'static str = r#""/run/nodens/handover.sock""#;
 }
 

@@ -10,11 +10,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::Config;
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::records::{RECORD_TTL, Record, seconds};
 use super::table::Table;
 use super::units::{Bounds, Time};
-use super::value::Leaf;
+use super::value::ConfigValue;
 use super::zones::reverse;
 use crate::wire::name::Name;
 use crate::wire::rtype;
@@ -67,7 +67,7 @@ impl HostsTable {
 }
 
 /// `[hosts]` as the rest of the program reads it.
-pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Mistakes<'_>) -> Hosts {
+pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Diagnostics<'_>) -> Hosts {
     let Some(file) = file else { return Hosts::default() };
     Hosts {
         files: file.files.iter().map(|path| path.get_ref().clone()).collect(),
@@ -112,7 +112,7 @@ impl TryFrom<String> for HostsPath {
     }
 }
 
-impl Leaf for HostsPath {
+impl ConfigValue for HostsPath {
     const EXPECTED: &'static str = r#""/etc/hosts.d/*.hosts""#;
 }
 

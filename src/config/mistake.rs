@@ -8,7 +8,7 @@ use std::ops::Range;
 ///
 /// Shown as `line:column: what`, so that the file's name and a colon before it make a place that editors can jump to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// The line, from 1.
     pub line: usize,
     /// The column in characters, from 1.
@@ -17,14 +17,14 @@ pub struct Mistake {
     pub what: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.what)
     }
 }
 
 /// The mistakes found so far; shared by all who read a part of the file, hence the cell.
-pub(super) struct Mistakes<'t> {
+pub(super) struct Diagnostics<'t> {
     text: &'t str,
     found: RefCell<Vec<(usize, String)>>,
     /// What is no mistake, and worth to be told.
@@ -33,7 +33,7 @@ pub(super) struct Mistakes<'t> {
     broken: RefCell<Vec<String>>,
 }
 
-impl<'t> Mistakes<'t> {
+impl<'t> Diagnostics<'t> {
     /// No mistakes yet in `text`.
     pub(super) fn new(text: &'t str) -> Self {
         Self { text, found: RefCell::default(), warnings: RefCell::default(), broken: RefCell::default() }
@@ -65,16 +65,16 @@ impl<'t> Mistakes<'t> {
     }
 
     /// Returns the warnings and notes, in the order of the file.
-    pub(super) fn warnings(&self) -> Vec<Mistake> {
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
         self.in_order(self.warnings.take())
     }
 
-    fn in_order(&self, mut found: Vec<(usize, String)>) -> Vec<Mistake> {
+    fn in_order(&self, mut found: Vec<(usize, String)>) -> Vec<Diagnostic> {
         found.sort_by_key(|&(at, _)| at); // stable: at one place, as they were found
         found.dedup();
         let mistake = |(at, what)| {
             let (line, column) = place(self.text, at);
-            Mistake { line, column, what }
+            Diagnostic { line, column, what }
         };
         found.into_iter().map(mistake).collect()
     }
@@ -103,7 +103,7 @@ impl<'t> Mistakes<'t> {
     }
 
     /// The good outcome if nothing is wrong, else every mistake in the order of the file.
-    pub(super) fn unless_any<T>(self, good: Option<T>) -> Result<T, Vec<Mistake>> {
+    pub(super) fn unless_any<T>(self, good: Option<T>) -> Result<T, Vec<Diagnostic>> {
         let found = self.found.take();
         match good {
             Some(good) if found.is_empty() => Ok(good),
@@ -174,11 +174,11 @@ mod tests {
 
     #[test]
     fn told_in_the_order_of_the_file() {
-        let mistakes = Mistakes::new("one\ntwo");
+        let mistakes = Diagnostics::new("one\ntwo");
         mistakes.add(5..6, "second");
         mistakes.add(0..3, "first");
         let told = mistakes.unless_any(Some(())).expect_err("two mistakes");
         assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1:1: first", "2:2: second"]);
-        assert_eq!(Mistakes::new("").unless_any(Some(1)), Ok(1));
+        assert_eq!(Diagnostics::new("").unless_any(Some(1)), Ok(1));
     }
 }

@@ -50,7 +50,7 @@ pub use address::ServerAddress;
 pub use cache::Cache;
 pub use clients::{ApiServer, Client, Kubernetes};
 pub use hosts::Hosts;
-pub use mistake::Mistake;
+pub use mistake::Diagnostic;
 pub use node::Node;
 pub use pages::Admin;
 pub use records::Record;
@@ -106,5 +106,5 @@ pub struct Config {
     /// Keys that only a start reads, and that the file has changed since.
     pub needs_restart: Vec<&'static str>,
     /// What it says and seldom means, in the order of the file.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<Diagnostic>,
 }

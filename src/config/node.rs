@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::table::Table;
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// The most addresses.
 const MOST: usize = 16;
@@ -78,7 +78,7 @@ impl NodeTable {
 }
 
 /// `[node]` as the rest of the house reads it; notes addresses on which the server does not listen.
-pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Mistakes<'_>) -> Node {
+pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnostics<'_>) -> Node {
     let mut listen = Vec::new();
     for (number, address) in file.addresses.iter().enumerate() {
         let ip = address.get_ref().0;
@@ -162,15 +162,15 @@ impl TryFrom<String> for Firewall {
     }
 }
 
-impl Leaf for Address {
+impl ConfigValue for Address {
     const EXPECTED: &'static str = r#""169.254.20.10" or "fd00::a""#;
 }
 
-impl Leaf for Interface {
+impl ConfigValue for Interface {
     const EXPECTED: &'static str = r#""auto", "dummy", "lo" or the name of a link"#;
 }
 
-impl Leaf for Firewall {
+impl ConfigValue for Firewall {
     const EXPECTED: &'static str = r#""nft" or "none""#;
 }
 

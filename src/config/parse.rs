@@ -10,7 +10,7 @@ use super::address::{ServerAddress, own_listener};
 use super::advice::advise;
 use super::file::File;
 use super::hosts::hosts;
-use super::mistake::{Mistake, Mistakes, nearest, suggestion};
+use super::mistake::{Diagnostic, Diagnostics, nearest, suggestion};
 use super::pages::{Admin, AdminListener};
 use super::records::records;
 use super::rewrites::rewrites;
@@ -37,11 +37,11 @@ use crate::wire::name::Name;
 /// let config = parse(text, &[]).expect("a valid configuration");
 /// assert_eq!(config.upstreams.len(), 1);
 ///
-/// let mistakes = parse(&text.replace("to =", "too ="), &[]).expect_err("an unknown key");
-/// assert!(mistakes[0].to_string().starts_with("5:1: unknown key `too`"), "{mistakes:?}");
+/// let mistakes = parse(&text.replace("'up'", "'pu'"), &[]).expect_err("an unknown upstream");
+/// assert_eq!(mistakes[0].to_string(), "5:6: to: there is no [upstreams.pu]; did you mean `up`?");
 /// ```
-pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Mistake>> {
-    let mistakes = Mistakes::new(text);
+pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Diagnostic>> {
+    let mistakes = Diagnostics::new(text);
     let file = File::read(text, &mistakes);
     let check = Check { file: &file, mistakes: &mistakes, local };
     let config = check.config();
@@ -53,7 +53,7 @@ pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Mistake>> {
 /// The checks that need more than one value. Each notes what is wrong, and none if there is then nothing to go on with.
 struct Check<'c, 't> {
     file: &'c File,
-    mistakes: &'c Mistakes<'t>,
+    mistakes: &'c Diagnostics<'t>,
     local: &'c [IpAddr],
 }
 

@@ -9,10 +9,10 @@ use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::mistake::{Mistakes, nearest};
+use super::mistake::{Diagnostics, nearest};
 use super::table::Table;
 use super::units::{Bounds, Time};
-use super::value::Leaf;
+use super::value::ConfigValue;
 use crate::wire::name::{Name, OWN_ZONE, suffixes};
 use crate::wire::{RrType, rtype};
 
@@ -145,13 +145,13 @@ impl RecordTable {
 }
 
 /// `[[record]]`, each, as the rest of the house reads it; notes those that cannot stand beside another.
-pub(super) fn records(tables: &[RecordTable], mistakes: &Mistakes<'_>) -> Vec<Record> {
+pub(super) fn records(tables: &[RecordTable], mistakes: &Diagnostics<'_>) -> Vec<Record> {
     let records: Vec<_> = tables.iter().map(|table| record(table, mistakes)).collect();
     agree(&records, mistakes);
     records.into_iter().map(|(_, record)| record).collect()
 }
 
-fn record(file: &RecordTable, mistakes: &Mistakes<'_>) -> (Range<usize>, Record) {
+fn record(file: &RecordTable, mistakes: &Diagnostics<'_>) -> (Range<usize>, Record) {
     let kind = *file.kind.get_ref();
     let name = file.name.get_ref().0.clone();
     let ttl = mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
@@ -167,7 +167,7 @@ pub(super) fn seconds(time: Time) -> Result<u32, String> {
 
 /// Notes the records, each with its place (its data empty if it could not be read), that cannot stand beside another: the same twice, a CNAME beside other data or
 /// in a circle (RFC 1034 section 3.6.2), one set with two TTLs (RFC 2181 section 5.2).
-fn agree(records: &[(Range<usize>, Record)], mistakes: &Mistakes<'_>) {
+fn agree(records: &[(Range<usize>, Record)], mistakes: &Diagnostics<'_>) {
     let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
     for (index, (at, record)) in records.iter().enumerate() {
         let before = first.entry(&record.name).or_default();
@@ -249,11 +249,11 @@ impl TryFrom<String> for Kind {
     }
 }
 
-impl Leaf for Owner {
+impl ConfigValue for Owner {
     const EXPECTED: &'static str = r#""registry.corp.example""#;
 }
 
-impl Leaf for Kind {
+impl ConfigValue for Kind {
     const EXPECTED: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
 }
 

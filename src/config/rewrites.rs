@@ -2,7 +2,7 @@
 
 use toml::Spanned;
 
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::records::{RECORD_TTL, seconds};
 use super::table::Table;
 use super::units::Time;
@@ -45,7 +45,7 @@ impl RewriteTable {
 }
 
 /// `[[rewrite]]`, each, as the rest of the program reads it; notes those that lead into another.
-pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Mistakes<'_>) -> Vec<Rewrite> {
+pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Diagnostics<'_>) -> Vec<Rewrite> {
     mistakes.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
     for table in tables {
         let zone = &table.zone.get_ref().0;

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::cache::NEGATIVE_MAX_TTL;
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::table::Table;
 use super::units::Time;
-use super::value::Leaf;
+use super::value::ConfigValue;
 use super::zones::{Domain, Zone};
 use crate::wire::RrType;
 use crate::wire::name::Name;
@@ -174,7 +174,7 @@ impl TryFrom<String> for FilteredType {
     }
 }
 
-impl Leaf for FilteredType {
+impl ConfigValue for FilteredType {
     const EXPECTED: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
 }
 
@@ -192,13 +192,13 @@ const FILTERED: [(&str, RecordType); 9] = [
 ];
 
 /// Returns the types of a `filter_types` list; notes those that are there twice.
-pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Mistakes<'_>) -> Vec<RrType> {
+pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Diagnostics<'_>) -> Vec<RrType> {
     mistakes.once("type", list.iter().map(|kind| (kind.span(), *kind.get_ref())));
     list.iter().map(|kind| kind.get_ref().0).collect()
 }
 
 /// What a route says of the cluster's domain.
-pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Mistakes<'_>) -> Option<Cluster> {
+pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Diagnostics<'_>) -> Option<Cluster> {
     let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
     let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
     let domain = match &file.cluster_domain {

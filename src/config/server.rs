@@ -8,10 +8,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::{DNS_PORT, Listen, Network};
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::table::Table;
 use super::units::{Bounds, Count, Time};
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// `[server] listen` where the file has none: a port that needs no privilege, for this machine only.
 pub const LISTEN: [SocketAddr; 2] =
@@ -87,7 +87,7 @@ impl TryFrom<String> for Identity {
     }
 }
 
-impl Leaf for Identity {
+impl ConfigValue for Identity {
     const EXPECTED: &'static str = r#""node-7", or "" for none"#;
 }
 
@@ -108,7 +108,7 @@ impl ServerTable {
 }
 
 /// `[server]` as the rest of the house reads it; notes limits and listeners that do not fit together.
-pub(super) fn server(file: &ServerTable, mistakes: &Mistakes<'_>) -> Server {
+pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> Server {
     let total = file.tcp_connections.get_ref().0;
     let per_client = &file.tcp_connections_per_client;
     let given = !per_client.span().is_empty();

@@ -8,9 +8,9 @@ use serde::de::IntoDeserializer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{Mistakes, suggestion};
+use super::mistake::{Diagnostics, suggestion};
 use super::units::Bounds;
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// A table whose keys are taken out one by one; [`Table::close`] calls what is then left unknown.
 pub(super) struct Table<'m, 't> {
@@ -18,12 +18,12 @@ pub(super) struct Table<'m, 't> {
     at: Range<usize>,
     asked: Vec<&'static str>,
     misshapen: bool,
-    mistakes: &'m Mistakes<'m>,
+    mistakes: &'m Diagnostics<'m>,
 }
 
 impl<'m, 't> Table<'m, 't> {
     /// The outermost table of a text. A key that is there twice is noted and counts once.
-    pub(super) fn of_text(text: &'t str, mistakes: &'m Mistakes<'m>) -> Self {
+    pub(super) fn of_text(text: &'t str, mistakes: &'m Diagnostics<'m>) -> Self {
         let (entries, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let span = error.span().unwrap_or_default();
@@ -36,7 +36,7 @@ impl<'m, 't> Table<'m, 't> {
         Self::new(entries.into_inner(), 0..0, mistakes)
     }
 
-    fn new(entries: DeTable<'t>, at: Range<usize>, mistakes: &'m Mistakes<'m>) -> Self {
+    fn new(entries: DeTable<'t>, at: Range<usize>, mistakes: &'m Diagnostics<'m>) -> Self {
         Self { entries, at, asked: Vec::new(), misshapen: false, mistakes }
     }
 
@@ -51,13 +51,13 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     /// The value of `key`; none if the file has none or a bad one.
-    pub(super) fn value<T: Leaf>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+    pub(super) fn value<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
         let value = self.take(key)?;
         self.leaf(key, value)
     }
 
     /// The value of `key`, which must be there.
-    pub(super) fn required<T: Leaf>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+    pub(super) fn required<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
         self.must_have::<T>(key);
         self.value(key)
     }
@@ -65,7 +65,7 @@ impl<'m, 't> Table<'m, 't> {
     /// The value of `key` if it lies within its bounds.
     pub(super) fn within<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Option<Spanned<T>>
     where
-        T: Leaf + PartialOrd + fmt::Display,
+        T: ConfigValue + PartialOrd + fmt::Display,
     {
         let value = self.value::<T>(key)?;
         let held = bounds.hold(value.get_ref()).map_err(|what| format!("{key}: {what}"));
@@ -75,7 +75,7 @@ impl<'m, 't> Table<'m, 't> {
     /// The value of `key`, or its default with an empty span.
     pub(super) fn bounded<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Spanned<T>
     where
-        T: Leaf + PartialOrd + fmt::Display + Copy,
+        T: ConfigValue + PartialOrd + fmt::Display + Copy,
     {
         self.within(key, bounds).unwrap_or_else(|| Spanned::new(0..0, bounds.default))
     }
@@ -86,7 +86,7 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     /// The values of a list that may be absent but not empty, without the bad ones.
-    pub(super) fn list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+    pub(super) fn list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
         let value = self.take(key)?;
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
@@ -101,13 +101,13 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     /// The values of a list that must be there.
-    pub(super) fn required_list<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+    pub(super) fn required_list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
         self.must_have::<T>(key);
         self.list(key)
     }
 
     /// One value, or those of a list, that must be there.
-    pub(super) fn required_some<T: Leaf>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+    pub(super) fn required_some<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
         match self.entries.get(key).map(Spanned::get_ref) {
             Some(DeValue::Array(_)) => self.list(key),
             _ => self.required(key).map(|value| vec![value]),
@@ -174,13 +174,13 @@ impl<'m, 't> Table<'m, 't> {
         self.entries.remove(key)
     }
 
-    fn must_have<T: Leaf>(&self, key: &'static str) {
+    fn must_have<T: ConfigValue>(&self, key: &'static str) {
         if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
             self.mistakes.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
         }
     }
 
-    fn leaf<T: Leaf>(&self, key: &str, value: Spanned<DeValue<'t>>) -> Option<Spanned<T>> {
+    fn leaf<T: ConfigValue>(&self, key: &str, value: Spanned<DeValue<'t>>) -> Option<Spanned<T>> {
         let at = value.span();
         let read = T::deserialize(value.into_deserializer());
         let read = read.map_err(|error| format!("{key}: {}; expected {}", unexpected(error.message()), T::EXPECTED));
@@ -203,7 +203,7 @@ impl<'m, 't> Table<'m, 't> {
 ///
 /// An open quote or bracket would make nonsense of all that follows it, so each table is read by itself, and within it each key;
 /// tables start at a line that starts with a bracket, keys at one that begins with a name and an equals sign.
-pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Mistakes<'_>) -> Cow<'t, str> {
+pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'t, str> {
     let (_, errors) = DeTable::parse_recoverable(text);
     if errors.iter().all(harmless) {
         return Cow::Borrowed(text);
@@ -224,7 +224,7 @@ pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Mistakes<'_>) -> Cow<'t, 
 const MOST_BROKEN: usize = 16;
 
 /// One table's text without its broken keys; it starts at byte `at` of the file.
-fn sound_table(table: &str, at: usize, mistakes: &Mistakes<'_>) -> String {
+fn sound_table(table: &str, at: usize, mistakes: &Diagnostics<'_>) -> String {
     let mut sound = table.to_owned();
     for _ in 0..MOST_BROKEN {
         let (_, errors) = DeTable::parse_recoverable(&sound);
@@ -271,7 +271,7 @@ fn blank(text: &str) -> String {
 }
 
 /// What is wrong with a key, or the header of a table, that is there for the second time: its name, and where the first one is.
-fn twice(text: &str, at: Range<usize>, mistakes: &Mistakes<'_>) -> String {
+fn twice(text: &str, at: Range<usize>, mistakes: &Diagnostics<'_>) -> String {
     let (before, key) = (text.get(..at.start).unwrap_or_default(), text.get(at).unwrap_or_default());
     let line_of = |text: &str| text.rfind('\n').map_or(0, |end| end + 1);
     let this_line = text[line_of(before)..].lines().next().unwrap_or_default().trim();
@@ -297,7 +297,7 @@ fn twice(text: &str, at: Range<usize>, mistakes: &Mistakes<'_>) -> String {
     }
 }
 
-/// Serde's message in plain words: without the name of the Rust type that it expected, which [`Leaf::EXPECTED`] says better.
+/// Serde's message in plain words: without the name of the Rust type that it expected, which [`ConfigValue::EXPECTED`] says better.
 fn unexpected(message: &str) -> String {
     let told = match message.rsplit_once(", expected ") {
         Some((unexpected, _)) if message.starts_with("invalid type: ") => unexpected,

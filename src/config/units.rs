@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// A number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`; the letters' case is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -116,15 +116,15 @@ impl TryFrom<i64> for Count {
     }
 }
 
-impl Leaf for Size {
+impl ConfigValue for Size {
     const EXPECTED: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
 }
 
-impl Leaf for Time {
+impl ConfigValue for Time {
     const EXPECTED: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
 }
 
-impl Leaf for Count {
+impl ConfigValue for Count {
     const EXPECTED: &'static str = "a whole number such as 1024, without quotes";
 }
 

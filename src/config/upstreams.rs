@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::address::{Bootstrap, Server, ServerAddress};
 use super::table::Table;
 use super::units::{Bounds, Count, Time};
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// `[upstreams.NAME] select`: in order, since the file's order is the one wish that is known; the others also send
 /// queries to the later servers, which only whoever wrote them knows to be equals.
@@ -98,7 +98,7 @@ pub(super) fn bootstrap(table: Table<'_, '_>) -> Vec<Spanned<Bootstrap>> {
     table.read(|table| table.required_list("servers")).unwrap_or_default()
 }
 
-impl Leaf for Select {
+impl ConfigValue for Select {
     const EXPECTED: &'static str = r#""ordered", "fastest" or "spread""#;
 }
 

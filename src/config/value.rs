@@ -3,15 +3,15 @@
 use serde::de::DeserializeOwned;
 
 /// A value that serde reads from one TOML value.
-pub trait Leaf: DeserializeOwned {
+pub trait ConfigValue: DeserializeOwned {
     /// What a right value looks like, for the message about a wrong one.
     const EXPECTED: &'static str;
 }
 
-impl Leaf for String {
+impl ConfigValue for String {
     const EXPECTED: &'static str = "a text in quotes";
 }
 
-impl Leaf for bool {
+impl ConfigValue for bool {
     const EXPECTED: &'static str = "true or false, without quotes";
 }

@@ -9,12 +9,12 @@ use toml::Spanned;
 
 use super::address::Network;
 use super::clients::Words;
-use super::mistake::Mistakes;
+use super::mistake::Diagnostics;
 use super::records::{Record, RecordTable};
 use super::routes::{FilteredType, RouteTable};
 use super::table::Table;
 use super::units::{Bounds, Count};
-use super::value::Leaf;
+use super::value::ConfigValue;
 use super::zones::Zone;
 use crate::wire::RrType;
 use crate::wire::name::Name;
@@ -190,7 +190,7 @@ impl ViewTable {
     }
 
     /// Whom it is for, as the rest of the house reads it.
-    pub(super) fn selector(&self, mistakes: &Mistakes<'_>) -> Selector {
+    pub(super) fn selector(&self, mistakes: &Diagnostics<'_>) -> Selector {
         let globs = |globs: &[Spanned<Glob>]| globs.iter().map(|glob| glob.get_ref().0.clone()).collect();
         let labels = self.labels.iter().flat_map(|labels| labels.get_ref().0.clone()).collect();
         let selector = Selector {
@@ -279,10 +279,10 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
     }
 }
 
-impl Leaf for Glob {
+impl ConfigValue for Glob {
     const EXPECTED: &'static str = r#""group/project" or "group/*""#;
 }
 
-impl Leaf for Labels {
+impl ConfigValue for Labels {
     const EXPECTED: &'static str = r#"{ "example.com/trust" = "low" }"#;
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::table::Table;
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// `[warm_up] enabled`.
 pub const ENABLED: bool = true;
@@ -66,6 +66,6 @@ impl TryFrom<String> for File {
     }
 }
 
-impl Leaf for File {
+impl ConfigValue for File {
     const EXPECTED: &'static str = r#""/var/lib/nodens/habits.json""#;
 }

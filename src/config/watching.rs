@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::table::Table;
 use super::units::{Bounds, Count};
-use super::value::Leaf;
+use super::value::ConfigValue;
 
 /// `[metrics] max_projects`: each is two series in every scrape of every node.
 pub const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
@@ -155,15 +155,15 @@ impl fmt::Display for Share {
     }
 }
 
-impl Leaf for Target {
+impl ConfigValue for Target {
     const EXPECTED: &'static str = r#""stdout" or "/var/log/nodens/queries.jsonl""#;
 }
 
-impl Leaf for Share {
+impl ConfigValue for Share {
     const EXPECTED: &'static str = "a number from 0.000001 to 1, without quotes";
 }
 
-impl Leaf for Logged {
+impl ConfigValue for Logged {
     const EXPECTED: &'static str = r#""all", "failures" or "errors""#;
 }
 

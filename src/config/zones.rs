@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::value::Leaf;
+use super::value::ConfigValue;
 use crate::wire::name::Name;
 
 /// What one entry of a route's `zones` claims, and how the file wrote it.
@@ -45,7 +45,7 @@ impl TryFrom<String> for Zone {
     }
 }
 
-impl Leaf for Zone {
+impl ConfigValue for Zone {
     const EXPECTED: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
@@ -70,7 +70,7 @@ impl TryFrom<String> for Domain {
     }
 }
 
-impl Leaf for Domain {
+impl ConfigValue for Domain {
     const EXPECTED: &'static str = r#""cluster.local""#;
 }
 

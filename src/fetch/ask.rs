@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::answer::pending::Wanted;
+use crate::answer::pending::PendingQuery;
 use crate::cause::Cause;
 use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
 
@@ -34,7 +34,7 @@ impl NoAnswer {
 /// Asks one group.
 pub(super) async fn ask<U: Ask + 'static>(
     upstreams: &Rc<U>,
-    wanted: &Wanted,
+    wanted: &PendingQuery,
     group: &Arc<Group>,
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {

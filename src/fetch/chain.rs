@@ -11,7 +11,7 @@ use crate::wire::reply::{Kind, Record, Reply, Section};
 use crate::wire::{HEADER, flag, rcode};
 
 /// Where a reply's chain of CNAMEs leads to someone else.
-pub(super) struct Fork {
+pub(super) struct CnameSplit {
     pub(super) links: Vec<Record>,
     pub(super) target: Vec<u8>,
 }
@@ -24,7 +24,7 @@ pub(super) fn fork(
     reply: &Reply<'_>,
     (settings, route): (&Route, RouteId),
     has_fallen: bool,
-) -> Option<Fork> {
+) -> Option<CnameSplit> {
     if !reply.may_lead_on() {
         return None;
     }
@@ -37,7 +37,7 @@ pub(super) fn fork(
         let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
         let is_anothers = found.is_none_or(|(other, _)| has_fallen || other != Way::Route(route));
         if special || horizon.has_records(&target) || is_anothers {
-            return Some(Fork { links: links[..=at].to_vec(), target });
+            return Some(CnameSplit { links: links[..=at].to_vec(), target });
         }
     }
     // The upstream stopped at an alias: neither an answer nor a denial follows.
@@ -46,7 +46,7 @@ pub(super) fn fork(
         && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
     let goes_on = ends_open && reply.kind() != Kind::NxDomain
         || !has_fallen && fallthrough::is_denied_at_its_end(settings, reply);
-    (!links.is_empty() && goes_on).then_some(Fork { links, target: end })
+    (!links.is_empty() && goes_on).then_some(CnameSplit { links, target: end })
 }
 
 /// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of

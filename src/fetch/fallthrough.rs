@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::ask::{NoAnswer, ask};
-use crate::answer::pending::Wanted;
+use crate::answer::pending::PendingQuery;
 use crate::cache::entry::Limits;
 use crate::config::{Fallthrough, Route};
 use crate::horizon::Horizon;
@@ -30,7 +30,7 @@ pub(super) struct Fallen<'s> {
 /// Asks the next group, if the route has one and `answer` is a denial for it; none if that answer stands.
 pub(super) async fn next<'s, U: Ask + 'static>(
     upstreams: &Rc<U>,
-    wanted: &'s Wanted,
+    wanted: &'s PendingQuery,
     route: &Route,
     answer: &Answer,
     deadline: Instant,

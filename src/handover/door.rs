@@ -13,8 +13,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::STEP;
 use super::channel::Channel;
-pub use super::desk::Holder;
-use super::desk::{Command, State};
+pub use super::handover_server::FdStore;
+use super::handover_server::{Command, State};
 use crate::app::Host;
 use crate::server::{GRACE, Mover};
 
@@ -36,15 +36,15 @@ pub struct Begin {
     /// Where new ones knock.
     pub listener: Option<OwnedFd>,
     /// The one that rests for this one.
-    pub elder: Option<Channel>,
+    pub predecessor: Option<Channel>,
     /// The one for which this one rests.
-    pub heir: Option<Channel>,
+    pub successor: Option<Channel>,
     /// Who must know of changes.
-    pub holder: Holder,
+    pub holder: FdStore,
 }
 
 /// The desk's thread.
-pub struct Desk {
+pub struct HandoverServer {
     commands: Sender<Command>,
     bell: Arc<UnixStream>,
     thread: JoinHandle<()>,
@@ -77,14 +77,14 @@ impl Door {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn open(self, begin: Begin) -> io::Result<Desk> {
+    pub fn open(self, begin: Begin) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
-        let Begin { host, listener, elder, heir, holder } = begin;
+        let Begin { host, listener, predecessor, successor, holder } = begin;
         let state = State {
             host,
             listener: listener.map(Arc::new),
-            elder,
-            heir,
+            predecessor,
+            successor,
             announce: None,
             leaving: false,
             holder,
@@ -93,11 +93,11 @@ impl Door {
         };
         state.hold();
         let thread = thread::Builder::new().name("nodens-handover".into()).spawn(move || state.run())?;
-        Ok(Desk { commands, bell, thread })
+        Ok(HandoverServer { commands, bell, thread })
     }
 }
 
-impl Desk {
+impl HandoverServer {
     /// The process is about to stop: gives the place back to the elder, or lets connections go to the heir. Returns once that
     /// is done, or cannot be.
     pub fn leave(self) {

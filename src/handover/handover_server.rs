@@ -21,7 +21,7 @@ use super::{PROTOCOL, START, STEP, is_trusted};
 use crate::app::Host;
 use crate::metrics::events::Kind;
 use crate::server::{GRACE, Moved, Phase};
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 
 /// How long giving away the cache may take; the rest of it stays behind.
 const PACKING: Duration = Duration::from_secs(2);
@@ -39,19 +39,19 @@ pub(super) enum Command {
 }
 
 /// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
-pub type Holder = Arc<dyn Fn(&Sockets) + Send + Sync>;
+pub type FdStore = Arc<dyn Fn(&Sockets) + Send + Sync>;
 
 /// What the thread has in hand.
 pub(super) struct State {
     pub(super) host: Host,
     pub(super) listener: Option<Arc<OwnedFd>>,
-    pub(super) elder: Option<Channel>,
-    pub(super) heir: Option<Channel>,
+    pub(super) predecessor: Option<Channel>,
+    pub(super) successor: Option<Channel>,
     /// The handover is to be announced once nothing reads queries here any more, or at this time at the latest.
     pub(super) announce: Option<Instant>,
     /// Whether the heir has said that it leaves.
     pub(super) leaving: bool,
-    pub(super) holder: Holder,
+    pub(super) holder: FdStore,
     pub(super) heard: Receiver<Command>,
     pub(super) rung: UnixStream,
 }
@@ -60,7 +60,7 @@ impl State {
     /// Waits and acts until the process leaves.
     pub(super) fn run(mut self) {
         loop {
-            let [knocks, elder, heir] = self.wait();
+            let [knocks, predecessor, successor] = self.wait();
             // Only then is it true that the new one answers all queries to come.
             if self.announce.is_some_and(|latest| !self.host.reads() || Instant::now() > latest) {
                 self.announce = None;
@@ -77,10 +77,10 @@ impl State {
                     }
                 }
             }
-            if heir {
+            if successor {
                 self.hear_heir();
             }
-            if elder {
+            if predecessor {
                 self.hear_elder();
             }
             if knocks {
@@ -95,8 +95,8 @@ impl State {
         let serves = self.host.phase() == Phase::Serving;
         let others = [
             self.listener.as_deref().filter(|_| serves).map(AsFd::as_fd),
-            self.elder.as_ref().map(AsFd::as_fd),
-            self.heir.as_ref().map(AsFd::as_fd),
+            self.predecessor.as_ref().map(AsFd::as_fd),
+            self.successor.as_ref().map(AsFd::as_fd),
         ];
         let mut all = vec![PollFd::new(self.rung.as_fd(), PollFlags::POLLIN)];
         all.extend(others.iter().flatten().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
@@ -123,7 +123,7 @@ impl State {
                 self.host.turn_to(Phase::Resting);
                 self.announce = Some(Instant::now() + STEP);
                 let _ = new.set_patience(STEP);
-                self.heir = Some(new);
+                self.successor = Some(new);
                 self.hold();
             }
             Ok(false) => {}
@@ -175,7 +175,7 @@ impl State {
             return self.host.adopt(moved);
         }
         // In a leaving process the elder serves again.
-        let other = if self.leaving { &self.elder } else { &self.heir };
+        let other = if self.leaving { &self.predecessor } else { &self.successor };
         if let Some(other) = other {
             let message = Message::Connection { client: moved.client };
             // If the other one is gone, so is the connection: the client makes a new one.
@@ -184,28 +184,32 @@ impl State {
     }
 
     fn hear_elder(&mut self) {
-        if self.elder.as_ref().is_some_and(|elder| hear(elder, &self.host).is_none_or(|heard| heard.is_err())) {
-            self.elder = None;
+        if self
+            .predecessor
+            .as_ref()
+            .is_some_and(|predecessor| hear(predecessor, &self.host).is_none_or(|heard| heard.is_err()))
+        {
+            self.predecessor = None;
             self.hold();
         }
     }
 
     fn hear_heir(&mut self) {
-        let Some(heir) = &self.heir else { return };
-        match hear(heir, &self.host) {
+        let Some(successor) = &self.successor else { return };
+        match hear(successor, &self.host) {
             Some(Ok(Message::Back)) => {
                 self.host.turn_to(Phase::Serving);
-                let _ = heir.send(&Message::Resumed);
+                let _ = successor.send(&Message::Resumed);
                 self.tell(Kind::HandoverReverted, "the other one is about to stop");
                 self.hold();
             }
             Some(Ok(Message::Released)) => {
-                self.heir = None;
+                self.successor = None;
                 self.hold();
             }
             Some(Ok(_)) => {}
             Some(Err(_)) | None => {
-                self.heir = None;
+                self.successor = None;
                 if self.host.phase() == Phase::Resting {
                     self.host.turn_to(Phase::Serving);
                     self.tell(Kind::HandoverReverted, "the other one is gone");
@@ -226,8 +230,8 @@ impl State {
                 }
             }
             Phase::Resting => {
-                if let Some(elder) = &self.elder {
-                    let _ = elder.send(&Message::Released);
+                if let Some(predecessor) = &self.predecessor {
+                    let _ = predecessor.send(&Message::Released);
                 }
                 self.let_connections_go();
             }
@@ -237,12 +241,12 @@ impl State {
 
     /// Asks the elder, if there is one, to take queries again; whether it does.
     fn gives_back(&mut self) -> bool {
-        let Some(elder) = &self.elder else { return false };
-        if elder.set_patience(STEP).is_err() || elder.send(&Message::Back).is_err() {
+        let Some(predecessor) = &self.predecessor else { return false };
+        if predecessor.set_patience(STEP).is_err() || predecessor.send(&Message::Back).is_err() {
             return false;
         }
         loop {
-            match hear(elder, &self.host) {
+            match hear(predecessor, &self.host) {
                 Some(Ok(Message::Resumed)) => return true,
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return false,
@@ -273,7 +277,7 @@ impl State {
         if let Some(Ok(listener)) = self.listener.as_deref().map(OwnedFd::try_clone) {
             sockets.put(Label::Handover, listener);
         }
-        for (label, other) in [(Label::Elder, &self.elder), (Label::Heir, &self.heir)] {
+        for (label, other) in [(Label::Elder, &self.predecessor), (Label::Heir, &self.successor)] {
             if let Some(Ok(other)) = other.as_ref().map(Channel::try_clone) {
                 sockets.put(label, other.into_descriptor());
             }

@@ -18,11 +18,11 @@
 //! - They speak other protocols: no handover. The new one binds the same ports beside the old one (SO_REUSEPORT).
 //!
 //! Modules: [`channel`] messages, [`label`] what a socket is for, [`sockets`] all that a process has of them, [`take`] the new
-//! one's side, `desk` the old one's and all that comes after, [`door`] the way there.
+//! one's side, `handover_server` the old one's and all that comes after, [`door`] the way there.
 
 pub mod channel;
-mod desk;
 pub mod door;
+mod handover_server;
 pub mod label;
 pub mod sockets;
 pub mod take;

@@ -18,7 +18,7 @@ pub const MOST_ENTRIES: usize = 64 << 20;
 /// What the old one gave.
 pub struct Taken {
     /// The way to it.
-    pub elder: Channel,
+    pub predecessor: Channel,
     /// Its sockets.
     pub sockets: Sockets,
     /// Entries of its cache.
@@ -49,15 +49,15 @@ pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
         }
         Err(error) => return Err(error.into()),
     }
-    let elder = Channel::of(OwnedFd::from(socket));
-    let uid = elder.peer_uid()?;
+    let predecessor = Channel::of(OwnedFd::from(socket));
+    let uid = predecessor.peer_uid()?;
     if !is_trusted(uid) {
         return Err(TakeError::Refused(format!("it is user {uid}'s, whose sockets are not to be trusted")));
     }
-    elder.set_patience(STEP)?;
-    elder.send(&hello())?;
+    predecessor.set_patience(STEP)?;
+    predecessor.send(&hello())?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    match elder.receive()?.ok_or_else(gone)?.message {
+    match predecessor.receive()?.ok_or_else(gone)?.message {
         Message::Hello { protocol: PROTOCOL, .. } => {}
         Message::Hello { protocol, version } => {
             return Err(TakeError::Refused(format!("version {version} speaks protocol {protocol}, not {PROTOCOL}")));
@@ -67,7 +67,7 @@ pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     }
     let (mut sockets, mut entries, mut bytes) = (Sockets::default(), Vec::new(), 0);
     loop {
-        let got = elder.receive()?.ok_or_else(gone)?;
+        let got = predecessor.receive()?.ok_or_else(gone)?;
         match (got.message, got.socket) {
             (Message::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => sockets.put(label, socket),
             (Message::Entries, None) => {
@@ -76,7 +76,7 @@ pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
                     entries.push(got.body);
                 }
             }
-            (Message::Complete, None) => return Ok(Some(Taken { elder, sockets, entries })),
+            (Message::Complete, None) => return Ok(Some(Taken { predecessor, sockets, entries })),
             (Message::Refused { why }, _) => return Err(TakeError::Refused(why)),
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }

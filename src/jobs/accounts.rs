@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::account::{Account, Excerpt, Failure, Kind, Pick, Slow};
+use super::account::{ClientStats, Excerpt, Failure, Kind, Pick, Slow};
 use super::buffer::{Buffer, Count};
 use super::existing::Existing;
-use super::habits::Habits;
 use super::projects::Projects;
+use super::query_history::QueryHistory;
 use super::truncated::{Cut, Question};
-use super::whose::Whose;
+use super::whose::MetricKey;
 use crate::cause::Cause;
 use crate::clients::client::Field;
-use crate::clients::{Client, Tables, Who};
+use crate::clients::{Client, ClientIdentity, Tables};
 use crate::clock::Millis;
 use crate::wire::name::OWN_ZONE;
 use crate::wire::rcode;
@@ -35,9 +35,9 @@ const UNKNOWN: &str = "unknown";
 /// The accounts, and what else is learned of what clients ask.
 #[derive(Debug)]
 pub(super) struct Accounts {
-    by_owner: LruCache<Box<str>, Account>,
+    by_owner: LruCache<Box<str>, ClientStats>,
     pub(super) existing: Existing,
-    pub(super) habits: Habits,
+    pub(super) query_history: QueryHistory,
     pub(super) projects: Projects,
     bytes: usize,
     pub(super) dropped: u64,
@@ -48,8 +48,8 @@ pub(super) struct Accounts {
 
 impl Accounts {
     pub(super) fn new(projects: Projects) -> Self {
-        let (by_owner, habits, existing) = (LruCache::unbounded(), Habits::new(), Existing::new());
-        Self { by_owner, existing, habits, projects, bytes: 0, dropped: 0, steps: 0, tended: 0 }
+        let (by_owner, query_history, existing) = (LruCache::unbounded(), QueryHistory::new(), Existing::new());
+        Self { by_owner, existing, query_history, projects, bytes: 0, dropped: 0, steps: 0, tended: 0 }
     }
 
     /// Takes over what a worker noted.
@@ -79,7 +79,7 @@ impl Accounts {
             if wait.rcode == rcode::NOERROR {
                 self.steps += self.existing.answered(&wait.name);
                 if let Some(client) = who(tables, address(wait.address), wait.asked, wait.asked) {
-                    self.habits.note(client, &wait.name, wait.qtype);
+                    self.query_history.note(client, &wait.name, wait.qtype);
                 }
             }
             let route = notes.route(wait.route).cloned();
@@ -108,7 +108,7 @@ impl Accounts {
     }
 
     /// All accounts, those that asked last first.
-    pub(super) fn each(&self) -> impl Iterator<Item = &Account> {
+    pub(super) fn each(&self) -> impl Iterator<Item = &ClientStats> {
         self.by_owner.iter().map(|(_, account)| account)
     }
 
@@ -132,7 +132,7 @@ impl Accounts {
             .map(|account| self.excerpt(account, Pick::All))
     }
 
-    fn excerpt(&self, account: &Account, pick: Pick<'_>) -> Excerpt {
+    fn excerpt(&self, account: &ClientStats, pick: Pick<'_>) -> Excerpt {
         let account = account.excerpt(pick);
         let like = |failure: &Failure| match failure.cause {
             Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => self.existing.like(&failure.name),
@@ -148,18 +148,18 @@ impl Accounts {
         address: u128,
         first: Millis,
         last: Millis,
-        change: impl FnOnce(&mut Account),
+        change: impl FnOnce(&mut ClientStats),
     ) {
         let address = self::address(address);
         let client = who(tables, address, first, last);
         let owner = owner(client.map(|client| &**client));
-        let before = self.by_owner.peek(&owner).map_or(0, Account::weight);
-        let account = self.by_owner.get_or_insert_mut(owner, || Account::new(None, address, first));
+        let before = self.by_owner.peek(&owner).map_or(0, ClientStats::weight);
+        let account = self.by_owner.get_or_insert_mut(owner, || ClientStats::new(None, address, first));
         if let Some(client) = client
             && !account.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, client))
         {
             account.belongs_to(client);
-            account.told.whose = Some(Arc::new(Whose::of(client)));
+            account.told.whose = Some(Arc::new(MetricKey::of(client)));
         }
         account.told.due = true;
         (account.first, account.last) = (account.first.min(first), account.last.max(last));
@@ -178,7 +178,7 @@ impl Accounts {
 
     /// Drops the accounts of those who are no more and have asked nothing for long.
     fn forget(&mut self, tables: &Tables<'_>, now: Millis) {
-        let is_gone = |account: &Account| {
+        let is_gone = |account: &ClientStats| {
             let there = who(tables, account.address, now, now);
             let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
             now >= account.last + KEPT_FOR && !there
@@ -199,7 +199,11 @@ fn address(number: u128) -> IpAddr {
 /// Who had `address` at both times; nobody if it changed hands.
 fn who<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
     match (tables.who(address, first), tables.who(address, last)) {
-        (Who::Known { client: one, .. }, Who::Known { client: other, .. }) if same(one, other) => Some(other),
+        (ClientIdentity::Known { client: one, .. }, ClientIdentity::Known { client: other, .. })
+            if same(one, other) =>
+        {
+            Some(other)
+        }
         _ => None,
     }
 }
@@ -222,9 +226,9 @@ mod tests {
     use super::*;
     use crate::clients::client;
     use crate::clients::pods::{Event, Pod, Pods};
-    use crate::clients::{Clients, Fixed};
+    use crate::clients::{Clients, StaticClients};
     use crate::config::RouteId;
-    use crate::jobs::{Jobs, Ledger, ledger};
+    use crate::jobs::{Jobs, StatsBuffer, stats_buffer};
     use crate::metrics::{Metrics, Source};
     use crate::wire::rtype;
 
@@ -249,13 +253,13 @@ mod tests {
         Jobs::new(Projects::new(&Metrics::new().expect("metrics").clients, 10))
     }
 
-    fn count(ledger: &mut Ledger, address: [u8; 4], at: Millis) {
-        ledger.count(address.into(), RouteId::of_index(0), rcode::NOERROR, Source::Hit, at);
+    fn count(stats_buffer: &mut StatsBuffer, address: [u8; 4], at: Millis) {
+        stats_buffer.count(address.into(), RouteId::of_index(0), rcode::NOERROR, Source::Hit, at);
     }
 
-    fn settle(jobs: &Jobs, ledger: &mut Ledger, clients: &Clients, at: Millis) {
-        assert!(jobs.flush(ledger, at), "there is room");
-        jobs.settle(clients, &Fixed::default(), at);
+    fn settle(jobs: &Jobs, stats_buffer: &mut StatsBuffer, clients: &Clients, at: Millis) {
+        assert!(jobs.flush(stats_buffer, at), "there is room");
+        jobs.settle(clients, &StaticClients::default(), at);
     }
 
     fn queries(jobs: &Jobs, id: &str) -> u64 {
@@ -265,7 +269,7 @@ mod tests {
     #[test]
     fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
         const HERE: [u8; 4] = [10, 0, 0, 1];
-        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
         pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
@@ -273,8 +277,8 @@ mod tests {
         clients.put_pods(pods.table());
         // Long after: who it was then counts.
         for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
-            times.iter().for_each(|asked| count(&mut ledger, HERE, *asked));
-            settle(&jobs, &mut ledger, &clients, at);
+            times.iter().for_each(|asked| count(&mut stats_buffer, HERE, *asked));
+            settle(&jobs, &mut stats_buffer, &clients, at);
         }
         let counts = ["pod-1", "pod-2", "unknown"].map(|id| queries(&jobs, id));
         assert_eq!(counts, [2, 1, 3]);
@@ -282,17 +286,17 @@ mod tests {
 
     #[test]
     fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
-        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
         let all = MOST_ACCOUNTS as u32 + 10;
         (0..all).for_each(|number| pods.apply(0, Event::Seen(pod(number, address(number), false)), 1_000));
         clients.put_pods(pods.table());
         for number in 0..all {
-            count(&mut ledger, address(number), 5_000);
+            count(&mut stats_buffer, address(number), 5_000);
             // The first one asks all the time.
-            count(&mut ledger, address(0), 5_000);
-            settle(&jobs, &mut ledger, &clients, 5_000);
+            count(&mut stats_buffer, address(0), 5_000);
+            settle(&jobs, &mut stats_buffer, &clients, 5_000);
         }
         assert_eq!(jobs.each(|_| ()).len(), MOST_ACCOUNTS);
         assert_eq!(["pod-0", "pod-1", "pod-1033"].map(|id| queries(&jobs, id)), [u64::from(all) + 1, 0, 1]);
@@ -308,12 +312,12 @@ mod tests {
         pods.apply(0, Event::Seen(pod), 1_000);
         clients.put_pods(pods.table());
         let told = |names: &[&str], at: Millis| {
-            let mut ledger = Ledger::new(["."]);
+            let mut stats_buffer = StatsBuffer::new(["."]);
             for (name, hash) in names.iter().zip(1..) {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
                 let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
                 let cause = Cause::NoSuchName;
-                let failed = ledger::Failed {
+                let failed = stats_buffer::Failed {
                     name: name.as_wire(),
                     hash,
                     qtype: rtype::A,
@@ -322,10 +326,10 @@ mod tests {
                     source,
                     cause,
                 };
-                ledger.count([10, 0, 0, 1].into(), RouteId::of_index(0), rcode, source, 5_000);
-                ledger.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
+                stats_buffer.count([10, 0, 0, 1].into(), RouteId::of_index(0), rcode, source, 5_000);
+                stats_buffer.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }
-            settle(&jobs, &mut ledger, &clients, at);
+            settle(&jobs, &mut stats_buffer, &clients, at);
             let text = metrics.render();
             let value = |family: &str| {
                 let series = format!("nodens_client_{family}_total{{namespace=\"ci\",project=\"\",runner=\"\"}} ");
@@ -342,18 +346,18 @@ mod tests {
 
     #[test]
     fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
-        let (clients, jobs, mut ledger) = (Clients::default(), jobs(), Ledger::new(["."]));
+        let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
         clients.put_pods(pods.table());
-        count(&mut ledger, [10, 0, 0, 1], 5_000);
-        count(&mut ledger, [10, 0, 0, 2], 5_000);
-        settle(&jobs, &mut ledger, &clients, 5_000);
+        count(&mut stats_buffer, [10, 0, 0, 1], 5_000);
+        count(&mut stats_buffer, [10, 0, 0, 2], 5_000);
+        settle(&jobs, &mut stats_buffer, &clients, 5_000);
         pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
         clients.put_pods(pods.table());
         for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
-            settle(&jobs, &mut ledger, &clients, now);
+            settle(&jobs, &mut stats_buffer, &clients, now);
             assert_eq!(["pod-1", "pod-2"].map(|id| queries(&jobs, id)), expected);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cause::Cause;
-use crate::clients::Fixed;
+use crate::clients::StaticClients;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::metrics::Source;
@@ -32,7 +32,7 @@ pub(super) const SOURCE_AT: u32 = 28;
 pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
     /// Of the configuration that it was filled under.
-    pub(super) clients: Arc<Fixed>,
+    pub(super) clients: Arc<StaticClients>,
     pub(super) counts: Box<[Count; COUNTS]>,
     pub(super) counted: Vec<u16>,
     pub(super) failures: Box<[Failure]>,
@@ -48,7 +48,7 @@ pub struct Buffer {
 pub struct Count {
     /// The client's address as a number; IPv4 is mapped.
     pub address: u128,
-    /// Route, response code and source: see `ledger`.
+    /// Route, response code and source: see `stats_buffer`.
     pub(super) kind: u32,
     /// How often.
     pub times: u32,
@@ -183,7 +183,7 @@ impl Buffer {
     }
 
     /// The clients of the configuration that it was filled under.
-    pub fn clients(&self) -> &Fixed {
+    pub fn clients(&self) -> &StaticClients {
         &self.clients
     }
 

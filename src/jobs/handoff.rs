@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::buffer::Buffer;
-use super::ledger::Ledger;
+use super::stats_buffer::StatsBuffer;
 use crate::clock::Millis;
 
 /// Filled buffers that wait at once, of some 180 KiB each. Workers fill ten a second at most, and the control thread
@@ -46,9 +46,9 @@ impl Handoff {
     }
 
     /// Hands over what a worker noted, without waiting for anybody. Returns whether all of it is on its way.
-    pub(super) fn flush(&self, ledger: &mut Ledger, now: Millis) -> bool {
+    pub(super) fn flush(&self, stats_buffer: &mut StatsBuffer, now: Millis) -> bool {
         let mut spare = None;
-        while ledger.filled().is_some() {
+        while stats_buffer.filled().is_some() {
             let Some(mut buffers) = self.try_lock() else { return false };
             if buffers.filled.len() >= MOST_FILLED {
                 return false;
@@ -58,10 +58,10 @@ impl Handoff {
                 spare = Some(Buffer::empty());
                 continue;
             };
-            buffers.filled.push_back(ledger.swap(empty));
+            buffers.filled.push_back(stats_buffer.swap(empty));
             self.handed_over.fetch_add(1, Ordering::Release);
         }
-        ledger.flushed(now);
+        stats_buffer.flushed(now);
         true
     }
 
@@ -111,32 +111,32 @@ mod tests {
     use crate::metrics::Source;
     use crate::wire::rcode;
 
-    fn count(ledger: &mut Ledger) {
-        ledger.count([10, 0, 0, 1].into(), None, rcode::NOERROR, Source::Hit, 1);
+    fn count(stats_buffer: &mut StatsBuffer) {
+        stats_buffer.count([10, 0, 0, 1].into(), None, rcode::NOERROR, Source::Hit, 1);
     }
 
     #[test]
     fn a_worker_never_waits_and_keeps_what_it_cannot_hand_over() {
-        let (handoff, mut ledger) = (Handoff::new(), Ledger::new(["."]));
-        count(&mut ledger);
+        let (handoff, mut stats_buffer) = (Handoff::new(), StatsBuffer::new(["."]));
+        count(&mut stats_buffer);
         let held = handoff.lock();
-        assert!(!handoff.flush(&mut ledger, 500) && !ledger.is_empty() && ledger.is_due(500));
+        assert!(!handoff.flush(&mut stats_buffer, 500) && !stats_buffer.is_empty() && stats_buffer.is_due(500));
         drop(held);
-        assert!(handoff.flush(&mut ledger, 500) && ledger.is_empty() && !ledger.is_due(500));
+        assert!(handoff.flush(&mut stats_buffer, 500) && stats_buffer.is_empty() && !stats_buffer.is_due(500));
         assert_eq!((handoff.handed_over(), handoff.settled()), (1, 0));
         // Where none is taken there is no room in the end.
         for _ in 1..MOST_FILLED {
-            count(&mut ledger);
-            assert!(handoff.flush(&mut ledger, 500));
+            count(&mut stats_buffer);
+            assert!(handoff.flush(&mut stats_buffer, 500));
         }
-        count(&mut ledger);
-        assert!(!handoff.flush(&mut ledger, 600) && !ledger.is_empty());
+        count(&mut stats_buffer);
+        assert!(!handoff.flush(&mut stats_buffer, 600) && !stats_buffer.is_empty());
         while let Some(buffer) = handoff.take() {
             assert_eq!(buffer.counts().count(), 1);
             handoff.put_back(buffer);
         }
         assert_eq!(handoff.handed_over(), handoff.settled());
         assert!(handoff.lock().empty.len() == MOST_EMPTY);
-        assert!(handoff.flush(&mut ledger, 600) && handoff.lock().empty.len() == MOST_EMPTY - 1);
+        assert!(handoff.flush(&mut stats_buffer, 600) && handoff.lock().empty.len() == MOST_EMPTY - 1);
     }
 }

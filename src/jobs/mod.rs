@@ -7,7 +7,7 @@
 //!
 //! No worker does anything else than note and hand over, and none ever waits for a lock: the control thread settles.
 //!
-//! - [`ledger`] what a worker notes: the part on the hot path;
+//! - [`stats_buffer`] what a worker notes: the part on the hot path;
 //! - [`buffer`] the tables that it is noted in;
 //! - `handoff` how that gets to the control thread;
 //! - `accounts` all accounts, and what settling does to them;
@@ -16,13 +16,13 @@
 //! - [`sentence`] a failure as a sentence;
 //! - [`search_list`] which names are tries of a search list;
 //! - [`existing`] which names exist, for hints to those who asked for others;
-//! - [`habits`] what the jobs of a project ask for;
+//! - [`query_history`] what the jobs of a project ask for;
 //! - [`truncated`] what was cut off over UDP, until its client comes back over TCP;
 //! - [`projects`] which of them are counted by name in the metrics, [`whose`] what they are called there.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::clients::{Client, Clients, Fixed, Tables};
+use crate::clients::{Client, Clients, StaticClients, Tables};
 use crate::clock::Millis;
 use crate::snapshot::Snapshot;
 
@@ -30,24 +30,24 @@ pub mod account;
 mod accounts;
 pub mod buffer;
 pub mod existing;
-pub mod habits;
 mod handoff;
-pub mod ledger;
 pub mod prefix;
 pub mod projects;
+pub mod query_history;
 pub mod search_list;
 pub mod sentence;
+pub mod stats_buffer;
 pub mod truncated;
 pub mod whose;
 
-pub use account::{Account, Excerpt, Pick};
+pub use account::{ClientStats, Excerpt, Pick};
 pub use accounts::{KEPT_FOR, MOST_ACCOUNTS, MOST_BYTES};
-pub use ledger::Ledger;
+pub use stats_buffer::StatsBuffer;
 
 use accounts::Accounts;
-use habits::Habits;
 use handoff::Handoff;
 use projects::Projects;
+use query_history::QueryHistory;
 use truncated::Truncated;
 
 /// All accounts: workers hand over what they noted, one thread settles it, others read.
@@ -74,8 +74,8 @@ impl Jobs {
 
     /// Hands over what a worker noted. Never waits: what finds no room now stays in the ledger. Returns whether all of it
     /// is on its way.
-    pub fn flush(&self, ledger: &mut Ledger, now: Millis) -> bool {
-        self.handoff.flush(ledger, now)
+    pub fn flush(&self, stats_buffer: &mut StatsBuffer, now: Millis) -> bool {
+        self.handoff.flush(stats_buffer, now)
     }
 
     /// Settles the notes that one worker handed over, if there are any; whether there were. For the control thread.
@@ -90,7 +90,7 @@ impl Jobs {
 
     /// Settles all that was handed over, and whatever else is due; `fixed` are the clients of the configuration in force.
     /// For the control thread.
-    pub fn settle(&self, clients: &Clients, fixed: &Fixed, now: Millis) {
+    pub fn settle(&self, clients: &Clients, fixed: &StaticClients, now: Millis) {
         while self.settle_next(clients) {}
         self.tend(&clients.tables(fixed), now);
     }
@@ -126,12 +126,12 @@ impl Jobs {
     }
 
     /// Looks at what the jobs of each project ask for, or changes it; `look` must be quick.
-    pub fn habits<R>(&self, look: impl FnOnce(&mut Habits) -> R) -> R {
-        look(&mut self.lock().habits)
+    pub fn query_history<R>(&self, look: impl FnOnce(&mut QueryHistory) -> R) -> R {
+        look(&mut self.lock().query_history)
     }
 
     /// Shows each account, those that asked last first, to `show`, which must be quick.
-    pub fn each<R>(&self, show: impl FnMut(&Account) -> R) -> Vec<R> {
+    pub fn each<R>(&self, show: impl FnMut(&ClientStats) -> R) -> Vec<R> {
         self.lock().each().map(show).collect()
     }
 

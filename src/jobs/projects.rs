@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::account::Account;
-use super::whose::Whose;
+use super::account::ClientStats;
+use super::whose::MetricKey;
 use crate::clock::Millis;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
 use crate::wire::text::plain;
@@ -36,8 +36,8 @@ const HEAVIER: u64 = 2;
 pub struct Projects {
     metrics: ClientMetrics,
     most: usize,
-    named: HashMap<Arc<Whose>, Named, RandomState>,
-    others: HashMap<Arc<Whose>, Estimate, RandomState>,
+    named: HashMap<Arc<MetricKey>, Named, RandomState>,
+    others: HashMap<Arc<MetricKey>, Estimate, RandomState>,
     unknown: ClientSeries,
     other: ClientSeries,
     round: Millis,
@@ -86,7 +86,7 @@ impl Projects {
     }
 
     /// Counts what is new of an account; if it is the `last` time, all of it.
-    pub(super) fn tell(&mut self, account: &mut Account, now: Millis, last: bool) {
+    pub(super) fn tell(&mut self, account: &mut ClientStats, now: Millis, last: bool) {
         let (queries, failed) = (account.count(|_| true), account.failed());
         let told = &mut account.told;
         let new = queries.saturating_sub(told.queries);
@@ -115,7 +115,7 @@ impl Projects {
     }
 
     /// The series that so many queries of `whose` are counted in.
-    fn series(&mut self, whose: &Arc<Whose>, queries: u64, now: Millis) -> &ClientSeries {
+    fn series(&mut self, whose: &Arc<MetricKey>, queries: u64, now: Millis) -> &ClientSeries {
         if now >= self.round + ROUND {
             self.round = now;
             self.turn();
@@ -143,7 +143,7 @@ impl Projects {
     }
 
     /// Adds to the weight of one without series.
-    fn estimate(&mut self, whose: &Arc<Whose>, queries: u64) {
+    fn estimate(&mut self, whose: &Arc<MetricKey>, queries: u64) {
         if let Some(estimate) = self.others.get_mut(whose) {
             estimate.weight += queries;
             return;
@@ -167,7 +167,8 @@ impl Projects {
             (estimate.weight, estimate.error) = (estimate.weight / 2, estimate.error / 2);
             estimate.weight > 0
         });
-        let sure = |(whose, estimate): (&Arc<Whose>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(whose));
+        let sure =
+            |(whose, estimate): (&Arc<MetricKey>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(whose));
         let mut rising: Vec<_> = self.others.iter().filter(|(whose, _)| whose.labels() != OTHER).map(sure).collect();
         rising.sort_by(|one, other| other.cmp(one));
         for (weight, whose) in rising {
@@ -181,18 +182,18 @@ impl Projects {
         }
     }
 
-    fn lightest(&self) -> Option<(u64, Arc<Whose>)> {
-        let weight = |(whose, named): (&Arc<Whose>, &Named)| (named.weight, Arc::clone(whose));
+    fn lightest(&self) -> Option<(u64, Arc<MetricKey>)> {
+        let weight = |(whose, named): (&Arc<MetricKey>, &Named)| (named.weight, Arc::clone(whose));
         self.named.iter().map(weight).min()
     }
 
-    fn name(&mut self, whose: Arc<Whose>, weight: u64) {
+    fn name(&mut self, whose: Arc<MetricKey>, weight: u64) {
         let labels = shown(&whose);
         let series = self.metrics.series(labels.each_ref().map(String::as_str));
         self.named.insert(whose, Named { weight, series });
     }
 
-    fn unname(&mut self, whose: &Arc<Whose>, weight: u64) {
+    fn unname(&mut self, whose: &Arc<MetricKey>, weight: u64) {
         self.named.remove(whose);
         let labels = shown(whose);
         self.metrics.forget(labels.each_ref().map(String::as_str));
@@ -201,7 +202,7 @@ impl Projects {
 }
 
 /// The values of the labels. Jobs and those who run them choose these names: none of them is to steer a terminal.
-fn shown(whose: &Whose) -> [String; 3] {
+fn shown(whose: &MetricKey) -> [String; 3] {
     whose.labels().map(plain)
 }
 
@@ -210,8 +211,8 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn whose(project: &str) -> Arc<Whose> {
-        Arc::new(Whose::new("ci", project, "r"))
+    fn whose(project: &str) -> Arc<MetricKey> {
+        Arc::new(MetricKey::new("ci", project, "r"))
     }
 
     struct Scene {

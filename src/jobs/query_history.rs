@@ -37,7 +37,7 @@ pub type Question = (Box<[u8]>, RrType);
 
 /// The questions of all projects.
 #[derive(Debug)]
-pub struct Habits {
+pub struct QueryHistory {
     projects: LruCache<Box<str>, Project>,
     bytes: usize,
     /// Whether anything is learned.
@@ -50,7 +50,7 @@ pub struct Habits {
 #[derive(Debug, Default)]
 struct Project {
     /// In the order of the last that asked.
-    habits: Vec<Habit>,
+    query_history: Vec<Habit>,
     /// Jobs that asked anything since the counts were halved.
     jobs: u32,
     /// The last of them, as a number.
@@ -83,7 +83,7 @@ struct WrittenProject {
 
 /// Why what was written down cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum LoadError {
     /// It is not in the form that is written.
     #[error("{0}")]
     Form(#[from] serde_json::Error),
@@ -92,7 +92,7 @@ pub enum Unreadable {
     Version(u32),
 }
 
-impl Habits {
+impl QueryHistory {
     /// None yet.
     pub fn new() -> Self {
         let most = NonZeroUsize::new(MOST_PROJECTS).unwrap_or(NonZeroUsize::MIN);
@@ -124,10 +124,11 @@ impl Habits {
 
     /// What the jobs of this one's project asked, what most of them asked first.
     pub fn of(&self, client: &Client) -> Vec<Question> {
-        let habits = project(client).and_then(|project| self.projects.peek(&project));
-        let mut habits: Vec<&Habit> = habits.into_iter().flat_map(|project| &project.habits).collect();
-        habits.sort_by_key(|habit| std::cmp::Reverse(habit.jobs));
-        habits.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
+        let query_history = project(client).and_then(|project| self.projects.peek(&project));
+        let mut query_history: Vec<&Habit> =
+            query_history.into_iter().flat_map(|project| &project.query_history).collect();
+        query_history.sort_by_key(|habit| std::cmp::Reverse(habit.jobs));
+        query_history.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
     }
 
     /// All of it as JSON.
@@ -136,7 +137,7 @@ impl Habits {
         // The one that asked last comes last: when it is read, it is then the newest.
         let projects = self.projects.iter().rev().map(|(project, asked)| WrittenProject {
             project: project.clone(),
-            questions: asked.habits.iter().map(question).collect(),
+            questions: asked.query_history.iter().map(question).collect(),
         });
         let written = Written { version: VERSION, projects: projects.collect() };
         serde_json::to_string(&written).unwrap_or_default()
@@ -146,10 +147,10 @@ impl Habits {
     ///
     /// # Errors
     /// It is not what [`Self::write`] writes; nothing is added then.
-    pub fn read(&mut self, text: &[u8]) -> Result<usize, Unreadable> {
+    pub fn read(&mut self, text: &[u8]) -> Result<usize, LoadError> {
         let written: Written = serde_json::from_slice(text)?;
         if written.version != VERSION {
-            return Err(Unreadable::Version(written.version));
+            return Err(LoadError::Version(written.version));
         }
         let projects = if self.on { written.projects } else { Vec::new() };
         for WrittenProject { project, questions } in projects {
@@ -181,7 +182,7 @@ impl Habits {
     }
 }
 
-impl Default for Habits {
+impl Default for QueryHistory {
     fn default() -> Self {
         Self::new()
     }
@@ -195,31 +196,31 @@ impl Project {
             self.jobs += 1;
             if self.jobs >= HALVED_AFTER {
                 self.jobs = 0;
-                self.habits.iter_mut().for_each(|habit| habit.jobs = (habit.jobs / 2).max(1));
+                self.query_history.iter_mut().for_each(|habit| habit.jobs = (habit.jobs / 2).max(1));
             }
         }
-        let habits = &mut self.habits;
-        let habit = match habits.iter().position(|old| old.qtype == new.qtype && old.name == new.name) {
+        let query_history = &mut self.query_history;
+        let habit = match query_history.iter().position(|old| old.qtype == new.qtype && old.name == new.name) {
             Some(at) => {
-                let old = habits.remove(at);
+                let old = query_history.remove(at);
                 let more = if old.last == new.last { 0 } else { new.jobs };
                 Habit { jobs: old.jobs.saturating_add(more), ..new }
             }
             None => {
-                if habits.len() >= MOST_QUESTIONS {
+                if query_history.len() >= MOST_QUESTIONS {
                     // Of equals the first is the oldest.
-                    let least = habits.iter().enumerate().min_by_key(|(_, habit)| habit.jobs);
-                    least.map(|(at, _)| at).into_iter().for_each(|at| drop(habits.remove(at)));
+                    let least = query_history.iter().enumerate().min_by_key(|(_, habit)| habit.jobs);
+                    least.map(|(at, _)| at).into_iter().for_each(|at| drop(query_history.remove(at)));
                 }
                 new
             }
         };
-        habits.push(habit);
+        query_history.push(habit);
     }
 
     /// About how many bytes it takes under its key.
     fn weight(&self, key: &str) -> usize {
-        let names: usize = self.habits.iter().map(|habit| size_of::<Habit>() + habit.name.len()).sum();
+        let names: usize = self.query_history.iter().map(|habit| size_of::<Habit>() + habit.name.len()).sum();
         // Its place in the list is a few pointers more.
         size_of::<Self>() + key.len() + 64 + names
     }
@@ -258,10 +259,10 @@ mod tests {
         }
     }
 
-    fn habits() -> Habits {
-        let mut habits = Habits::new();
-        habits.learn(true);
-        habits
+    fn query_history() -> QueryHistory {
+        let mut query_history = QueryHistory::new();
+        query_history.learn(true);
+        query_history
     }
 
     fn wire(name: &str) -> Box<[u8]> {
@@ -269,80 +270,80 @@ mod tests {
     }
 
     /// What is asked ahead for a job of this project.
-    fn names(habits: &Habits, project: &str) -> Vec<String> {
+    fn names(query_history: &QueryHistory, project: &str) -> Vec<String> {
         let client = job(project, "next", Trust::Label);
-        habits.of(&client).iter().map(|(name, qtype)| format!("{} {}", Shown(name), u16::from(*qtype))).collect()
+        query_history.of(&client).iter().map(|(name, qtype)| format!("{} {}", Shown(name), u16::from(*qtype))).collect()
     }
 
     #[test]
     fn what_most_jobs_asked_comes_first_and_a_job_counts_once() {
-        let mut habits = habits();
+        let mut query_history = query_history();
         for (uid, name) in
             [("1", "once.example"), ("1", "once.example"), ("1", "often.example"), ("2", "often.example")]
         {
-            habits.note(&job("7", uid, Trust::Label), &wire(name), A);
+            query_history.note(&job("7", uid, Trust::Label), &wire(name), A);
         }
-        habits.note(&job("7", "3", Trust::Label), &wire("often.example"), AAAA);
-        assert_eq!(names(&habits, "7"), ["often.example. 1", "once.example. 1", "often.example. 28"]);
-        assert!(names(&habits, "8").is_empty(), "another project");
-        habits.note(&job("8", "4", Trust::JobControlled), &wire("a.example"), A);
-        habits.note(&job("8", "4", Trust::Name), &wire("a.example"), A);
+        query_history.note(&job("7", "3", Trust::Label), &wire("often.example"), AAAA);
+        assert_eq!(names(&query_history, "7"), ["often.example. 1", "once.example. 1", "often.example. 28"]);
+        assert!(names(&query_history, "8").is_empty(), "another project");
+        query_history.note(&job("8", "4", Trust::JobControlled), &wire("a.example"), A);
+        query_history.note(&job("8", "4", Trust::Name), &wire("a.example"), A);
         let plain = Client { kind: Kind::Pod, job: None, ..job("8", "5", Trust::Label) };
-        habits.note(&plain, &wire("a.example"), A);
-        assert!(names(&habits, "8").is_empty(), "the job may have made it up");
-        habits.learn(false);
-        habits.note(&job("7", "6", Trust::Label), &wire("a.example"), A);
-        assert!(names(&habits, "7").is_empty(), "switched off");
+        query_history.note(&plain, &wire("a.example"), A);
+        assert!(names(&query_history, "8").is_empty(), "the job may have made it up");
+        query_history.learn(false);
+        query_history.note(&job("7", "6", Trust::Label), &wire("a.example"), A);
+        assert!(names(&query_history, "7").is_empty(), "switched off");
     }
 
     #[test]
     fn one_job_that_asks_for_everything_drives_out_nothing_that_others_ask() {
-        let mut habits = habits();
+        let mut query_history = query_history();
         for uid in ["1", "2"] {
-            (0..40).for_each(|n| habits.note(&job("7", uid, Trust::Label), &wire(&format!("n{n}.example")), A));
+            (0..40).for_each(|n| query_history.note(&job("7", uid, Trust::Label), &wire(&format!("n{n}.example")), A));
         }
-        (0..1_000).for_each(|n| habits.note(&job("7", "3", Trust::Label), &wire(&format!("x{n}.example")), A));
-        let names = names(&habits, "7");
+        (0..1_000).for_each(|n| query_history.note(&job("7", "3", Trust::Label), &wire(&format!("x{n}.example")), A));
+        let names = names(&query_history, "7");
         assert_eq!(names.len(), MOST_QUESTIONS);
         assert!(names[..40].iter().all(|name| name.starts_with('n')), "{names:?}");
         assert!(names.contains(&"x999.example. 1".to_owned()), "{names:?}");
         // What is asked no more makes room in the end.
         for uid in 0..500 {
             (0..70).for_each(|n| {
-                habits.note(&job("7", &format!("u{uid}"), Trust::Label), &wire(&format!("y{n}.example")), A)
+                query_history.note(&job("7", &format!("u{uid}"), Trust::Label), &wire(&format!("y{n}.example")), A)
             });
         }
-        assert!(habits.of(&job("7", "next", Trust::Label)).iter().all(|(name, _)| name[1] == b'y'));
+        assert!(query_history.of(&job("7", "next", Trust::Label)).iter().all(|(name, _)| name[1] == b'y'));
     }
 
     #[test]
     fn all_of_it_is_bounded() {
-        let mut habits = habits();
+        let mut query_history = query_history();
         for project in 0..2_000 {
-            habits.note(&job(&project.to_string(), "1", Trust::Label), &wire("a.example"), A);
+            query_history.note(&job(&project.to_string(), "1", Trust::Label), &wire("a.example"), A);
         }
-        assert_eq!(habits.projects.len(), MOST_PROJECTS);
-        assert_eq!(names(&habits, "1999"), ["a.example. 1"]);
+        assert_eq!(query_history.projects.len(), MOST_PROJECTS);
+        assert_eq!(names(&query_history, "1999"), ["a.example. 1"]);
         let long = format!("{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(63));
         for project in 0..200 {
             let client = job(&project.to_string(), "1", Trust::Label);
-            (0..MOST_QUESTIONS).for_each(|n| habits.note(&client, &wire(&format!("n{n}.{long}")), A));
-            let true_weight: usize = habits.projects.iter().map(|(key, project)| project.weight(key)).sum();
-            assert_eq!(habits.bytes, true_weight);
-            assert!(habits.bytes <= MOST_BYTES, "{}", habits.bytes);
+            (0..MOST_QUESTIONS).for_each(|n| query_history.note(&client, &wire(&format!("n{n}.{long}")), A));
+            let true_weight: usize = query_history.projects.iter().map(|(key, project)| project.weight(key)).sum();
+            assert_eq!(query_history.bytes, true_weight);
+            assert!(query_history.bytes <= MOST_BYTES, "{}", query_history.bytes);
         }
-        assert_eq!(names(&habits, "199").len(), MOST_QUESTIONS);
+        assert_eq!(names(&query_history, "199").len(), MOST_QUESTIONS);
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let mut one = habits();
+        let mut one = query_history();
         for (project, uid, name) in
             [("7", "1", r"a\.b\255\032c.example"), ("7", "1", "b.example"), ("7", "2", "b.example"), ("8", "3", ".")]
         {
             one.note(&job(project, uid, Trust::Label), &wire(name), A);
         }
-        let mut other = habits();
+        let mut other = query_history();
         assert_eq!(other.read(one.write().as_bytes()).map_err(|error| error.to_string()), Ok(2));
         for project in ["7", "8"] {
             assert_eq!(names(&other, project), names(&one, project));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use super::buffer::{Buffer, Failure, Wait};
 use super::buffer::{COUNTS, Count, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, SHARES, SOURCE_AT, WAITS};
 use crate::cause::Cause;
-use crate::clients::{Fixed, key};
+use crate::clients::{StaticClients, key};
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::metrics::Source;
@@ -26,7 +26,7 @@ pub const SETTLE_EVERY: Millis = 100;
 const MOST_LEFT: usize = 4;
 
 /// A worker's notes.
-pub struct Ledger {
+pub struct StatsBuffer {
     buffer: Buffer,
     /// Filled under earlier configurations and not handed over yet.
     left: Vec<Buffer>,
@@ -56,7 +56,7 @@ pub struct Failed<'a> {
     pub cause: Cause,
 }
 
-impl Ledger {
+impl StatsBuffer {
     /// An empty one for routes with these labels, and a configuration without clients: see [`Self::follow`].
     pub fn new(routes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl Ledger {
 
     /// From now on routes have these labels, whatever their number, and these are the configuration's clients. What was
     /// noted under an earlier one is handed over before, with the labels and clients of that one.
-    pub fn follow(&mut self, routes: &Arc<[Arc<str>]>, clients: &Arc<Fixed>) {
+    pub fn follow(&mut self, routes: &Arc<[Arc<str>]>, clients: &Arc<StaticClients>) {
         if !self.buffer.is_empty() {
             self.left.push(mem::replace(&mut self.buffer, Buffer::empty()));
         }
@@ -228,16 +228,16 @@ mod tests {
 
     #[test]
     fn each_client_and_kind_is_counted_by_itself() {
-        let mut ledger = Ledger::new(["."]);
+        let mut stats_buffer = StatsBuffer::new(["."]);
         let two: IpAddr = "2001:db8::2".parse().expect("an address");
         for at in 1..=3 {
-            ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, at);
+            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, at);
         }
-        ledger.count(ONE, ROUTE, rcode::NXDOMAIN, Source::Hit, 4);
-        ledger.count(ONE, None, rcode::NOERROR, Source::Local, 5);
-        ledger.count(two, ROUTE, rcode::BADVERS, Source::Upstream, 7);
-        ledger.count_late(two, ROUTE, rcode::BADVERS, Source::Upstream, 6);
-        let mut counts: Vec<_> = ledger
+        stats_buffer.count(ONE, ROUTE, rcode::NXDOMAIN, Source::Hit, 4);
+        stats_buffer.count(ONE, None, rcode::NOERROR, Source::Local, 5);
+        stats_buffer.count(two, ROUTE, rcode::BADVERS, Source::Upstream, 7);
+        stats_buffer.count_late(two, ROUTE, rcode::BADVERS, Source::Upstream, 6);
+        let mut counts: Vec<_> = stats_buffer
             .buffer
             .counts()
             .map(|c| (c.address == key(two), c.route(), c.rcode(), c.source(), c.times, c.first, c.last))
@@ -250,23 +250,23 @@ mod tests {
             (true, ROUTE, rcode::BADVERS, Source::Upstream, 2, 6, 7),
         ];
         assert_eq!(counts, expected);
-        let mut filled = ledger.swap(Buffer::empty());
-        ledger.flushed(1_000);
-        assert!(ledger.is_empty() && ledger.buffer.counts().next().is_none());
-        assert_eq!((ledger.route(ROUTE).map(|label| &**label), filled.counts().count()), (Some("."), 4));
+        let mut filled = stats_buffer.swap(Buffer::empty());
+        stats_buffer.flushed(1_000);
+        assert!(stats_buffer.is_empty() && stats_buffer.buffer.counts().next().is_none());
+        assert_eq!((stats_buffer.route(ROUTE).map(|label| &**label), filled.counts().count()), (Some("."), 4));
         filled.clear();
         assert!(filled.is_empty() && filled.counts().next().is_none());
-        assert!(!ledger.is_due(1_000 + SETTLE_EVERY - 1) && ledger.is_due(1_000 + SETTLE_EVERY));
+        assert!(!stats_buffer.is_due(1_000 + SETTLE_EVERY - 1) && stats_buffer.is_due(1_000 + SETTLE_EVERY));
     }
 
     #[test]
     fn a_failure_keeps_the_first_words_that_it_gets() {
-        let mut ledger = Ledger::new(["."]);
-        ledger.fail(ONE, failed(b"\x01a\x00", 7), 1, || None);
-        ledger.fail(ONE, failed(b"\x01a\x00", 7), 2, || Some("first".into()));
-        ledger.fail(ONE, failed(b"\x01a\x00", 7), 3, || Some("second".into()));
-        ledger.fail(ONE, failed(b"\x02bc\x00", 8), 4, || None);
-        let failures: Vec<_> = ledger
+        let mut stats_buffer = StatsBuffer::new(["."]);
+        stats_buffer.fail(ONE, failed(b"\x01a\x00", 7), 1, || None);
+        stats_buffer.fail(ONE, failed(b"\x01a\x00", 7), 2, || Some("first".into()));
+        stats_buffer.fail(ONE, failed(b"\x01a\x00", 7), 3, || Some("second".into()));
+        stats_buffer.fail(ONE, failed(b"\x02bc\x00", 8), 4, || None);
+        let failures: Vec<_> = stats_buffer
             .buffer
             .failures()
             .map(|f| (f.question().0, f.times.times, f.times.last, f.words.as_deref()))
@@ -276,42 +276,43 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_as_dropped() {
-        let mut ledger = Ledger::new(["."]);
+        let mut stats_buffer = StatsBuffer::new(["."]);
         for number in 0..10_000_u32 {
             let client = IpAddr::V4(number.into());
-            ledger.count(client, ROUTE, rcode::NOERROR, Source::Hit, 1);
-            ledger.fail(client, failed(b"\x01a\x00", u64::from(number)), 1, || None);
+            stats_buffer.count(client, ROUTE, rcode::NOERROR, Source::Hit, 1);
+            stats_buffer.fail(client, failed(b"\x01a\x00", u64::from(number)), 1, || None);
         }
-        let noted = ledger.buffer.counts().count() + ledger.buffer.failures().count();
+        let noted = stats_buffer.buffer.counts().count() + stats_buffer.buffer.failures().count();
         assert!(noted <= COUNTS + FAILURES && noted > (COUNTS + FAILURES) / 2, "{noted}");
-        assert_eq!(ledger.buffer.dropped(), 20_000 - noted as u64);
+        assert_eq!(stats_buffer.buffer.dropped(), 20_000 - noted as u64);
     }
 
     #[test]
     fn one_client_leaves_room_for_the_failures_of_others() {
-        let mut ledger = Ledger::new(["."]);
-        (0..10_000).for_each(|number| ledger.fail(ONE, failed(b"\x01a\x00", number), 1, || None));
-        assert_eq!(ledger.buffer.failures().count(), usize::from(FAILURES_OF_A_CLIENT));
+        let mut stats_buffer = StatsBuffer::new(["."]);
+        (0..10_000).for_each(|number| stats_buffer.fail(ONE, failed(b"\x01a\x00", number), 1, || None));
+        assert_eq!(stats_buffer.buffer.failures().count(), usize::from(FAILURES_OF_A_CLIENT));
         let others = 10..30_u8;
         for other in others.clone() {
-            ledger.fail(IpAddr::from([10, 0, 1, other]), failed(b"\x01b\x00", u64::from(other) << 32), 1, || None);
+            stats_buffer
+                .fail(IpAddr::from([10, 0, 1, other]), failed(b"\x01b\x00", u64::from(other) << 32), 1, || None);
         }
         // One or two may share the counter of the greedy one by chance.
-        let noted = ledger.buffer.failures().count() - usize::from(FAILURES_OF_A_CLIENT);
+        let noted = stats_buffer.buffer.failures().count() - usize::from(FAILURES_OF_A_CLIENT);
         assert!(noted + 3 >= others.len(), "{noted} of {}", others.len());
     }
 
     #[test]
     fn the_notes_of_an_earlier_configuration_come_first_and_are_bounded() {
-        let mut ledger = Ledger::new(["0"]);
+        let mut stats_buffer = StatsBuffer::new(["0"]);
         for reload in 1..=8 {
-            ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
-            ledger.follow(&[Arc::from(reload.to_string())].into(), &Arc::default());
+            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
+            stats_buffer.follow(&[Arc::from(reload.to_string())].into(), &Arc::default());
         }
-        ledger.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
+        stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
         let mut routes = Vec::new();
-        while ledger.filled().is_some() {
-            let buffer = ledger.swap(Buffer::empty());
+        while stats_buffer.filled().is_some() {
+            let buffer = stats_buffer.swap(Buffer::empty());
             routes.push(buffer.route(ROUTE).map(|label| label.to_string()).unwrap_or_default());
         }
         assert_eq!(routes, ["4", "5", "6", "7", "8"]);

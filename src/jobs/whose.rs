@@ -8,7 +8,7 @@ use crate::clock::Millis;
 
 /// Whose queries are counted together: only what nobody but the runner or the configuration can have set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Whose {
+pub struct MetricKey {
     namespace: Box<str>,
     project: Box<str>,
     runner: Box<str>,
@@ -16,9 +16,9 @@ pub struct Whose {
 
 /// What of an account is in the metrics already.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ReportedCounts {
     /// Whose it is; none: nobody's who is known.
-    pub(super) whose: Option<Arc<Whose>>,
+    pub(super) whose: Option<Arc<MetricKey>>,
     /// Whether there is something new.
     pub(super) due: bool,
     pub(super) queries: u64,
@@ -27,7 +27,7 @@ pub(super) struct Told {
     pub(super) waiting: Option<(u64, Millis)>,
 }
 
-impl Whose {
+impl MetricKey {
     /// Whose a client's queries are.
     pub fn of(client: &Client) -> Self {
         let job = client.job.as_ref();
@@ -99,7 +99,7 @@ mod tests {
                 ["ci-job-*", "", ""],
             ),
         ] {
-            assert_eq!(Whose::of(&client).labels(), expected);
+            assert_eq!(MetricKey::of(&client).labels(), expected);
         }
     }
 }

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(tour.score, Score { steps: 4, failed: 3 });
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.matches('✓').count(), 1);
-        assert!(text.contains("asked public, expected nobody") && text.contains("expected 192.0.2.80"));
+        assert!(text.contains("asked public, expected none") && text.contains("expected 192.0.2.80"));
         assert!(text.contains("no answer"));
     }
 

@@ -30,13 +30,13 @@ impl ClientMetrics {
             queries: counters(
                 registry,
                 "client_queries_total",
-                "Queries answered, by whoever asked: the projects that ask most; the rest is project other.",
+                "Responses by namespace, project and runner of the client. The max_projects that ask most have their own series; all others are project other; clients without an identity are unknown.",
                 LABELS,
             )?,
             failures: counters(
                 registry,
                 "client_failures_total",
-                "Those that failed: neither NOERROR nor a try of the client's search list.",
+                "Failed queries by namespace, project and runner: neither NOERROR nor a name that a search list produced.",
                 LABELS,
             )?,
         })

@@ -43,7 +43,7 @@ impl Faults {
         let counts = counters(
             registry,
             "local_faults_total",
-            "Socket operations that this machine refused, by cause; no server is to blame for them.",
+            "Socket operations that this machine refused, by cause: descriptors, buffers, ports, forbidden, unsupported or busy. They are not held against a server.",
             &["cause"],
         )?;
         let cause = |index: usize| Cause {

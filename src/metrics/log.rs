@@ -30,7 +30,7 @@ impl LogMetrics {
         let lost = counters(
             registry,
             "log_lines_lost_total",
-            "Lines of nodens's own log on stderr that were lost, by reason: full (nobody read them) or failed (no space, no reader).",
+            "Lines of the log on stderr that were lost, by reason: full (not read in time) or failed (no space, no reader).",
             &["reason"],
         )?;
         let [full, failed] = ["full", "failed"].map(|reason| lost.with_label_values(&[reason]));

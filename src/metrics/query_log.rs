@@ -22,12 +22,12 @@ impl QueryLogMetrics {
         let dropped = counters(
             registry,
             "query_log_dropped_total",
-            "Queries drawn for the log but not in it, by reason: rate, full or failed.",
+            "Queries selected for the query log but dropped, by reason: rate (more than max_per_second), full (the writer was behind) or failed (not writable).",
             &["reason"],
         )?;
         let [rate, full, failed] = ["rate", "full", "failed"].map(|reason| dropped.with_label_values(&[reason]));
         Ok(Self {
-            lines: counter(registry, "query_log_lines_total", "Lines written to the log of queries.")?,
+            lines: counter(registry, "query_log_lines_total", "Lines written to the query log.")?,
             rate,
             full,
             failed,

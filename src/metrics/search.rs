@@ -28,13 +28,13 @@ impl SearchMetrics {
         let denied = counters(
             registry,
             "search_denied_total",
-            "Names below a cluster's domain denied without asking, by rule: form or ancestor.",
+            "Names below a cluster's domain denied without a query, by rule: form (cannot exist in Kubernetes) or ancestor (namespace or Service does not exist).",
             &["rule"],
         )?;
         let checks = counters(
             registry,
             "search_checks_total",
-            "Names denied by their form and asked for all the same, by result: denied or exists.",
+            "Names denied by their form and sent to the upstream as a check, by result: denied, or exists, which ends pruning on the route.",
             &["result"],
         )?;
         Ok(Self {
@@ -42,13 +42,13 @@ impl SearchMetrics {
             probes: counter(
                 registry,
                 "search_probes_total",
-                "Namespaces and services asked for by nodens itself, to deny what is below those that do not exist.",
+                "Queries for namespaces and Services on nodens's own account, to deny names below those that do not exist.",
             )?,
             checks: CHECKS.map(|result| checks.with_label_values(&[result])),
             completed: counter(
                 registry,
                 "search_completed_total",
-                "First names of a pod's search list that got the answer of a later one (autopath).",
+                "First names of a search list that were answered with the result of a later one (autopath).",
             )?,
         })
     }

@@ -23,21 +23,21 @@ pub struct WarmUpMetrics {
 impl WarmUpMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
-            pods: counter(registry, "warm_up_pods_total", "Job pods that were seen before they started.")?,
+            pods: counter(registry, "warm_up_pods_total", "Job pods seen before they started.")?,
             prefetches: counter(
                 registry,
                 "warm_up_prefetches_total",
-                "Questions asked of upstreams for job pods that were about to start.",
+                "Warm-up queries to upstreams for job pods that were about to start.",
             )?,
             used: counter(
                 registry,
                 "warm_up_used_total",
-                "Answers fetched for job pods that a client got from the cache; known when the answer runs out.",
+                "Answers to warm-up queries that a client got from the cache; counted when the answer expires.",
             )?,
             skipped: counters(
                 registry,
                 "warm_up_skipped_total",
-                "Questions of job pods that were not asked ahead: cached, local, upstream (no room or down), view, crowd.",
+                "Names of job pods without a warm-up query, by reason: cached, local, upstream (limit reached or down), view or queue_full.",
                 &["reason"],
             )?,
         };

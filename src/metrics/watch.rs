@@ -11,7 +11,7 @@ use super::register::{counter, counters, gauge, int_gauge};
 pub struct WatchMetrics {
     /// Pods of this node that have not ended.
     pub pods: IntGauge,
-    /// Times that a pod was left out because too many are known.
+    /// Pods ignored because the bound on known pods was reached.
     pub ignored: IntCounter,
     /// 1 while every watch is up.
     pub connected: IntGauge,
@@ -29,29 +29,33 @@ const NEVER: u64 = u64::MAX;
 impl WatchMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
-            pods: int_gauge(registry, "watch_pods", "Pods of this node that are known and have not ended.")?,
+            pods: int_gauge(registry, "watch_pods", "Known pods of this node that have not ended.")?,
             ignored: counter(
                 registry,
                 "watch_pods_ignored_total",
-                "Times that a pod was left out because too many are known.",
+                "Pods ignored because the bound on known pods was reached.",
             )?,
-            connected: int_gauge(registry, "watch_connected", "1 while the Kubernetes API tells of every change.")?,
+            connected: int_gauge(
+                registry,
+                "watch_connected",
+                "1 while the Kubernetes watch is established, 0 otherwise.",
+            )?,
             events: counters(
                 registry,
                 "watch_events_total",
-                "What the Kubernetes API told: pods added, modified or deleted, bookmarks, and whole lists.",
+                "Watch events by kind: pods added, modified or deleted, bookmark, and listed for complete lists.",
                 &["kind"],
             )?,
             restarts: counters(
                 registry,
                 "watch_restarts_total",
-                "Watches of the Kubernetes API that ended: closed by the server, gone (410), silent or failed.",
+                "Kubernetes watches that ended, by reason: closed by the server, gone (410), silent or failed.",
                 &["reason"],
             )?,
             age: gauge(
                 registry,
                 "watch_age_seconds",
-                "Time since the Kubernetes API was last heard; 0 where it is not watched.",
+                "Time since the last data from the Kubernetes API; 0 without a watch.",
             )?,
             heard: AtomicU64::new(NEVER),
         };

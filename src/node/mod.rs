@@ -27,7 +27,7 @@ pub use self::error::NodeError;
 use self::firewall::Firewall;
 pub use self::firewall::Untracked;
 use self::netlink::Netlink;
-use crate::config::node::Firewall as Wanted;
+use crate::config::node::Firewall as PendingQuery;
 use crate::config::{Config, Node as Settings};
 
 mod addresses;
@@ -82,7 +82,7 @@ impl Node {
     /// What the configuration wants of the node; none if nothing.
     pub fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
-        let firewall = (settings.firewall == Wanted::Nft).then(|| Firewall::new(&settings.listen));
+        let firewall = (settings.firewall == PendingQuery::Nft).then(|| Firewall::new(&settings.listen));
         Some(Self { settings, firewall })
     }
 

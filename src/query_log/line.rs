@@ -8,7 +8,7 @@ use super::record::{Batch, Record};
 use crate::cache::Millis;
 use crate::cause::Cause;
 use crate::clients::client::{Field, Kind, Trust};
-use crate::clients::{Tables, Who};
+use crate::clients::{ClientIdentity, Tables};
 use crate::metrics::Source;
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::snapshot::Snapshot;
@@ -66,8 +66,8 @@ pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>
 /// What one line says.
 fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
-        Who::Known { client, .. } => Some(&**client),
-        Who::Unknown(_) => None,
+        ClientIdentity::Known { client, .. } => Some(&**client),
+        ClientIdentity::Unknown(_) => None,
     };
     let job = client.and_then(|client| client.job.as_ref());
     let known = |field| job.and_then(|job| job.known(field, LEAST_TRUST));

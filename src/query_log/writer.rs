@@ -17,7 +17,7 @@ use crate::config::LogTarget;
 use crate::epoch::Epoch;
 use crate::log::write_whole;
 use crate::metrics::QueryLogMetrics;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 
 /// The rights of a new file: it tells what was asked, and by whom.
 const MODE: u32 = 0o640;

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
-use crate::answer::{Resolved, Resolver, Tally, Wanted, pruning};
+use crate::answer::{PendingQuery, Resolved, Resolver, Tally, pruning};
 use crate::fetch;
 use crate::horizon::HorizonId;
-use crate::jobs::Ledger;
+use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
@@ -85,7 +85,7 @@ pub struct Worker<U> {
     /// Who reads queries, in all workers.
     pub readers: Readers,
     tally: RefCell<Tally>,
-    ledger: RefCell<Ledger>,
+    stats_buffer: RefCell<StatsBuffer>,
     /// Where a TCP reply is written before it is framed.
     scratch: RefCell<Box<[u8]>>,
     generation: Cell<u32>,
@@ -110,7 +110,7 @@ impl<U: Ask + 'static> Worker<U> {
         let snapshot = resolver.snapshot.load_full();
         Rc::new(Self {
             tally: RefCell::new(tally(&resolver, &snapshot)),
-            ledger: RefCell::new(ledger(&resolver, &snapshot)),
+            stats_buffer: RefCell::new(stats_buffer(&resolver, &snapshot)),
             scratch: RefCell::new(vec![0; LONGEST_MESSAGE].into()),
             generation: Cell::new(snapshot.generation),
             following: RefCell::new(snapshot),
@@ -166,7 +166,7 @@ impl<U: Ask + 'static> Worker<U> {
                 truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
             };
             let timing = Timing::Deferred(self.resolver.millis(resolved.asked()), took, resolved.answered_by());
-            outcome::enter(&self.resolver, &mut tally, &mut self.ledger.borrow_mut(), &outcome, timing);
+            outcome::enter(&self.resolver, &mut tally, &mut self.stats_buffer.borrow_mut(), &outcome, timing);
         }
         tally.flush(&self.resolver.metrics, took.as_secs_f64());
         len
@@ -175,16 +175,16 @@ impl<U: Ask + 'static> Worker<U> {
     /// Hands what was noted of clients to the accounts, if it is time.
     pub fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
-        let mut ledger = self.ledger.borrow_mut();
-        if ledger.is_due(now) && self.resolver.accounts.jobs.flush(&mut ledger, now) {
-            ledger.log.hand_over();
+        let mut stats_buffer = self.stats_buffer.borrow_mut();
+        if stats_buffer.is_due(now) && self.resolver.accounts.jobs.flush(&mut stats_buffer, now) {
+            stats_buffer.log.hand_over();
         }
     }
 
     /// Hands over the last notes, when no more will come. Waits for room, at most for a second.
     pub async fn flush_all(&self) {
         for _ in 0..LAST_FLUSHES {
-            if self.resolver.accounts.jobs.flush(&mut self.ledger.borrow_mut(), self.resolver.now()) {
+            if self.resolver.accounts.jobs.flush(&mut self.stats_buffer.borrow_mut(), self.resolver.now()) {
                 return;
             }
             tokio::time::sleep(GRACE / 500).await;
@@ -192,7 +192,7 @@ impl<U: Ask + 'static> Worker<U> {
     }
 
     /// Fetches a popular entry anew, or checks a denial.
-    fn refresh(&self, wanted: Wanted) {
+    fn refresh(&self, wanted: PendingQuery) {
         match pruning::is_denied(&wanted) {
             true => pruning::check(&self.resolver, &self.upstreams, wanted),
             false => fetch::refresh(&self.resolver, &self.upstreams, wanted),
@@ -212,11 +212,11 @@ impl<U: Ask + 'static> Worker<U> {
     fn turn_to(&self, snapshot: &Arc<Snapshot>) {
         let resolver = &self.resolver;
         self.tally.borrow_mut().follow(&resolver.metrics, &snapshot.labels);
-        let (mut ledger, before) = (self.ledger.borrow_mut(), self.following.replace(Arc::clone(snapshot)));
+        let (mut stats_buffer, before) = (self.stats_buffer.borrow_mut(), self.following.replace(Arc::clone(snapshot)));
         // What finds no room now goes with the next notes, and is settled with the clients of `before` all the same.
-        resolver.accounts.jobs.flush(&mut ledger, resolver.now());
-        ledger.follow(&snapshot.labels, &snapshot.clients);
-        ledger.log = resolver.accounts.query_log.sampler(snapshot);
+        resolver.accounts.jobs.flush(&mut stats_buffer, resolver.now());
+        stats_buffer.follow(&snapshot.labels, &snapshot.clients);
+        stats_buffer.log = resolver.accounts.query_log.sampler(snapshot);
         // Let go of only now: whoever holds it last is the thread that frees it, with the clients that the notes had.
         drop(before);
     }
@@ -246,11 +246,11 @@ impl<U> Drop for InFlight<U> {
     }
 }
 
-fn ledger(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> Ledger {
-    let mut ledger = Ledger::new(&[] as &[&str]);
-    ledger.follow(&snapshot.labels, &snapshot.clients);
-    ledger.log = resolver.accounts.query_log.sampler(snapshot);
-    ledger
+fn stats_buffer(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> StatsBuffer {
+    let mut stats_buffer = StatsBuffer::new(&[] as &[&str]);
+    stats_buffer.follow(&snapshot.labels, &snapshot.clients);
+    stats_buffer.log = resolver.accounts.query_log.sampler(snapshot);
+    stats_buffer
 }
 
 fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {

@@ -26,9 +26,9 @@ use super::readers::Reading;
 use super::socket::Buffers;
 use super::{Moved, Worker};
 use crate::admission::connections::{Admitted, Caps, Connections, Place};
-use crate::answer::{self, Resolved, Response, Turn};
+use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, LocalFault};
 
 /// Queries of one connection that may wait for upstreams; while there are so many, no more are read.
@@ -297,8 +297,8 @@ impl<U: Ask + 'static> Connection<U> {
         worker.datagrams_first(started);
         let snapshot = worker.resolver.snapshot.load();
         worker.follow(&snapshot);
-        let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
-        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut ledger);
+        let (mut tally, mut stats_buffer) = (worker.tally.borrow_mut(), worker.stats_buffer.borrow_mut());
+        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut stats_buffer);
         while taken < TURN
             && self.in_flight < IN_FLIGHT
             && self.out.len() < WRITE_SOON
@@ -309,7 +309,7 @@ impl<U: Ask + 'static> Connection<U> {
         }
         let more = taken > 0 && self.in_flight < IN_FLIGHT && frame(input, at).is_some();
         tally.flush(&worker.resolver.metrics, started.elapsed().as_secs_f64());
-        drop(ledger);
+        drop(stats_buffer);
         worker.settle(started);
         input.copy_within(at..all, 0);
         *filled = all - at;
@@ -370,7 +370,7 @@ impl<U: Ask + 'static> Connection<U> {
         io::ErrorKind::OutOfMemory.into()
     }
 
-    fn respond(&mut self, turn: &mut Turn<'_>, packet: &[u8], done: &mpsc::Sender<Resolved>) {
+    fn respond(&mut self, turn: &mut BatchContext<'_>, packet: &[u8], done: &mpsc::Sender<Resolved>) {
         let mut scratch = self.worker.scratch.borrow_mut();
         let len = match self.worker.resolver.respond(turn, packet, self.client, true, &mut scratch) {
             Response::Silence => return,

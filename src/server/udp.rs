@@ -153,8 +153,8 @@ impl<U: Ask + 'static> Listener<U> {
         let resolver = &worker.resolver;
         let snapshot = resolver.snapshot.load();
         worker.follow(&snapshot);
-        let (mut tally, mut ledger) = (worker.tally.borrow_mut(), worker.ledger.borrow_mut());
-        let mut turn = resolver.turn(&snapshot, started, &mut tally, &mut ledger);
+        let (mut tally, mut stats_buffer) = (worker.tally.borrow_mut(), worker.stats_buffer.borrow_mut());
+        let mut turn = resolver.turn(&snapshot, started, &mut tally, &mut stats_buffer);
         for at in 0..count {
             let Some((packet, client, out)) = batch.packet(at) else { continue };
             match resolver.respond(&mut turn, packet, client.ip(), false, out) {
@@ -169,7 +169,7 @@ impl<U: Ask + 'static> Listener<U> {
         }
         self.count_refused(batch.send(self.socket.as_fd()));
         tally.flush(&resolver.metrics, started.elapsed().as_secs_f64());
-        drop(ledger);
+        drop(stats_buffer);
         worker.settle(started);
         Ok(count)
     }

@@ -45,7 +45,7 @@ pub struct Configs {
 
 /// What a worker begins with.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct Inherited {
     /// Whose place it takes.
     pub replaces: Replaces,
     /// The sockets of the last one.
@@ -74,9 +74,9 @@ impl Link {
     ///
     /// # Errors
     /// The supervisor is gone, or there was none.
-    pub fn open(channel: Channel) -> io::Result<(Self, Given)> {
+    pub fn open(channel: Channel) -> io::Result<(Self, Inherited)> {
         channel.set_patience(PATIENCE)?;
-        let mut given = Given::default();
+        let mut given = Inherited::default();
         loop {
             let got = channel.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             match (got.message, got.socket) {

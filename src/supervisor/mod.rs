@@ -36,7 +36,7 @@ use self::link::Configs;
 use crate::handover::channel::{Channel, Message, Replaces};
 use crate::handover::sockets::Sockets;
 use crate::server::GRACE;
-use crate::upstream::standing::wall_clock;
+use crate::upstream::server_status::wall_clock;
 
 pub mod link;
 

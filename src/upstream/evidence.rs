@@ -22,7 +22,7 @@ pub struct Evidence {
     /// The error that a probe was answered with, since the last answer.
     probe_error: Option<FailureKind>,
     /// It has given data to a query in random letter case.
-    knows_letters: bool,
+    preserves_case: bool,
     /// Denials and errors to such queries before that.
     denials: u32,
     /// The question to ask in lower case.
@@ -64,9 +64,9 @@ impl Evidence {
     }
 
     /// A query in random letter case was answered: with data, or else with a denial or an error of `question`.
-    pub fn met_letters(&mut self, has_data: bool, question: &Question) {
-        self.knows_letters |= has_data;
-        if self.knows_letters {
+    pub fn observe_case(&mut self, has_data: bool, question: &Question) {
+        self.preserves_case |= has_data;
+        if self.preserves_case {
             self.denied = None;
             return;
         }
@@ -123,14 +123,14 @@ mod tests {
     fn one_that_gives_no_data_in_random_letter_case_is_asked_in_lower_case() {
         let mut evidence = Evidence::default();
         let denials =
-            |evidence: &mut Evidence, count| (0..count).for_each(|_| evidence.met_letters(false, &question(b'a')));
+            |evidence: &mut Evidence, count| (0..count).for_each(|_| evidence.observe_case(false, &question(b'a')));
         denials(&mut evidence, DENIALS - 1);
         assert_eq!(evidence.lower_case_check(), None);
         denials(&mut evidence, 1);
         assert_eq!(evidence.lower_case_check(), Some(question(b'a')));
         assert_eq!(evidence.lower_case_check(), None, "once");
         denials(&mut evidence, DENIALS);
-        evidence.met_letters(true, &question(b'a'));
+        evidence.observe_case(true, &question(b'a'));
         assert_eq!(evidence.lower_case_check(), None);
         denials(&mut evidence, 2 * DENIALS);
         assert_eq!(evidence.lower_case_check(), None, "it has shown that it knows them");

@@ -14,7 +14,7 @@ use super::budget::Budget;
 use super::failure::Failure;
 use super::health::UNHEARD;
 use super::question::Question;
-use super::quota::{Near, Quota, Verdict};
+use super::rate_limiter::{RateLimiter, ShedLevel, Verdict};
 use super::server::Server;
 use crate::clock::Millis;
 use crate::config::{self, Select};
@@ -35,7 +35,7 @@ pub struct Group {
     /// How many queries to it wait.
     pub pending: Arc<AtomicUsize>,
     /// What may be asked in a second, if that is bounded.
-    quota: Option<Arc<Mutex<Quota>>>,
+    rate_limiter: Option<Arc<Mutex<RateLimiter>>>,
     /// When the quota's time began.
     epoch: Instant,
     /// When it was last asked, in milliseconds since the epoch.
@@ -50,13 +50,13 @@ pub struct Group {
 impl Group {
     /// A group of `servers`.
     pub fn new(config: config::Upstream, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
-        let quota = config.max_qps.map(|limit| Arc::new(Mutex::new(Quota::new(limit))));
+        let rate_limiter = config.max_qps.map(|limit| Arc::new(Mutex::new(RateLimiter::new(limit))));
         Self {
             config,
             servers: ArcSwap::from_pointee(servers),
             budget: Arc::default(),
             pending: Arc::default(),
-            quota,
+            rate_limiter,
             epoch: Instant::now(),
             asked: AtomicU64::new(0),
             recoveries,
@@ -68,10 +68,10 @@ impl Group {
     /// The same group after a reload: what was asked of it before still counts.
     pub fn after(self, old: &Self) -> Self {
         let same = old.config.max_qps == self.config.max_qps;
-        let quota = if same { old.quota.clone() } else { self.quota };
+        let rate_limiter = if same { old.rate_limiter.clone() } else { self.rate_limiter };
         let asked = AtomicU64::new(old.asked.load(Ordering::Relaxed));
         let (budget, pending) = (Arc::clone(&old.budget), Arc::clone(&old.pending));
-        Self { quota, budget, pending, epoch: old.epoch, asked, ..self }
+        Self { rate_limiter, budget, pending, epoch: old.epoch, asked, ..self }
     }
 
     /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
@@ -165,15 +165,15 @@ impl Group {
         asked > 0 && self.millis(now) < asked + UNHEARD.as_millis() as Millis
     }
 
-    /// Judges a question that would have to be asked for `client`: see [`Quota::judge`].
+    /// Judges a question that would have to be asked for `client`: see [`RateLimiter::judge`].
     pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> Verdict {
-        let Some(mut quota) = self.quota() else { return Verdict::Ask };
+        let Some(mut rate_limiter) = self.rate_limiter() else { return Verdict::Ask };
         let now = self.millis(now);
-        let verdict = quota.judge(now, client);
+        let verdict = rate_limiter.judge(now, client);
         if verdict != Verdict::Ask
-            && let Some(Near { used, heaviest }) = quota.tell(now)
+            && let Some(ShedLevel { used, heaviest }) = rate_limiter.tell(now)
         {
-            drop(quota);
+            drop(rate_limiter);
             let (upstream, max_qps) = (&self.config.name, self.config.max_qps);
             let heaviest = heaviest.map(|(client, asked)| format!("{client} with {asked} questions"));
             tracing::warn!(
@@ -186,17 +186,17 @@ impl Group {
 
     /// Whether there is room for a hedge or a prefetch.
     pub fn has_room(&self, now: Instant) -> bool {
-        self.quota().is_none_or(|mut quota| quota.has_room(self.millis(now)))
+        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.has_room(self.millis(now)))
     }
 
     /// Queries sent in the last second, if they are bounded.
     pub fn used(&self, now: Instant) -> Option<u32> {
-        self.quota().map(|mut quota| quota.used(self.millis(now)))
+        self.rate_limiter().map(|mut rate_limiter| rate_limiter.used(self.millis(now)))
     }
 
     /// Takes a query out of the quota, if one is left.
     pub fn spend(&self, now: Instant) -> bool {
-        self.quota().is_none_or(|mut quota| quota.spend(self.millis(now)))
+        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.spend(self.millis(now)))
     }
 
     /// Takes a hedge out of the budget, if it has one and the quota has room for it.
@@ -204,9 +204,9 @@ impl Group {
         self.has_room(now) && self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend()
     }
 
-    fn quota(&self) -> Option<MutexGuard<'_, Quota>> {
+    fn rate_limiter(&self) -> Option<MutexGuard<'_, RateLimiter>> {
         // A quota is consistent between any two of its calls.
-        self.quota.as_ref().map(|quota| quota.lock().unwrap_or_else(PoisonError::into_inner))
+        self.rate_limiter.as_ref().map(|rate_limiter| rate_limiter.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn millis(&self, now: Instant) -> Millis {
@@ -234,7 +234,7 @@ impl Group {
     }
 
     /// A number that equal groups share across reloads: answers of one are answers of the other.
-    pub fn realm(&self) -> u64 {
+    pub fn scope_fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let config::Upstream { servers, trust_ad, .. } = &self.config;
         (servers, trust_ad).hash(&mut hasher);

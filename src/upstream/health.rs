@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::minute::{Latencies, Minute};
+use super::latency_window::{Latencies, LatencyWindow};
 
 /// Failures in a row that eject a server.
 pub const EJECT_AFTER: u32 = 3;
@@ -98,7 +98,7 @@ pub struct Health {
     heard: Option<Instant>,
     answered: Option<Instant>,
     next_check: Option<Instant>,
-    minute: Minute,
+    latency_window: LatencyWindow,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,7 +165,7 @@ impl Health {
             heard: None,
             answered: None,
             next_check: None,
-            minute: Minute::new(),
+            latency_window: LatencyWindow::new(),
         }
     }
 
@@ -192,7 +192,7 @@ impl Health {
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.samples += 1;
-        self.minute.record(now, latency);
+        self.latency_window.record(now, latency);
         // Sorting the window for each reply would be waste; early on each reply matters.
         if self.samples < 16 || self.samples.is_multiple_of(8) {
             self.usual_worst = Some(self.percentile_95());
@@ -389,7 +389,7 @@ impl Health {
 
     /// Its latencies in the last minute.
     pub fn last_minute(&mut self, now: Instant) -> Latencies {
-        self.minute.latencies(now)
+        self.latency_window.latencies(now)
     }
 
     /// How long to wait for it before a second server is asked as well.

@@ -21,7 +21,7 @@ const STEPS: usize = 144;
 
 /// The counts.
 #[derive(Debug)]
-pub struct Minute {
+pub struct LatencyWindow {
     /// When the slot under way is over; none before the first reply.
     ends: Option<Instant>,
     under_way: usize,
@@ -41,7 +41,7 @@ pub struct Latencies {
     pub p99: Option<Duration>,
 }
 
-impl Minute {
+impl LatencyWindow {
     /// No reply yet.
     pub const fn new() -> Self {
         Self { ends: None, under_way: 0, slots: [[0; STEPS]; SLOTS] }
@@ -92,7 +92,7 @@ impl Minute {
     }
 }
 
-impl Default for Minute {
+impl Default for LatencyWindow {
     fn default() -> Self {
         Self::new()
     }
@@ -139,18 +139,18 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_the_replies() {
-        let (now, mut minute) = (Instant::now(), Minute::new());
-        assert_eq!(minute.latencies(now), Latencies::default());
+        let (now, mut latency_window) = (Instant::now(), LatencyWindow::new());
+        assert_eq!(latency_window.latencies(now), Latencies::default());
         for n in 1..=1_000 {
-            minute.record(now, MS * n);
+            latency_window.record(now, MS * n);
         }
-        let Latencies { responses, p50, p95, p99 } = minute.latencies(now);
+        let Latencies { responses, p50, p95, p99 } = latency_window.latencies(now);
         assert_eq!(responses, 1_000);
         for (told, real) in [(p50, 500), (p95, 950), (p99, 990)] {
             let told = told.expect("there are responses");
             assert!(told.abs_diff(MS * real) <= MS * real / 16, "{told:?}, not {real} ms");
         }
-        let mut one = Minute::new();
+        let mut one = LatencyWindow::new();
         one.record(now, MS * 3);
         let Latencies { p50, p95, p99, .. } = one.latencies(now);
         assert_eq!((p50, p95), (p99, p99));
@@ -160,20 +160,20 @@ mod tests {
     fn a_reply_counts_for_a_minute_and_not_for_more_than_70_s() {
         // The slot under way begins with the first reply: one at its end is forgotten with it.
         for late in [0, 9] {
-            let (start, mut minute) = (Instant::now(), Minute::new());
-            minute.record(start, MS);
-            minute.record(start + Duration::from_secs(late), MS);
-            let mut responses = |seconds| minute.latencies(start + Duration::from_secs(seconds)).responses;
+            let (start, mut latency_window) = (Instant::now(), LatencyWindow::new());
+            latency_window.record(start, MS);
+            latency_window.record(start + Duration::from_secs(late), MS);
+            let mut responses = |seconds| latency_window.latencies(start + Duration::from_secs(seconds)).responses;
             assert_eq!([responses(late), responses(60), responses(69), responses(70)], [2, 2, 2, 0]);
         }
         // A quiet time of any length forgets all, and the slots begin anew where the time is.
-        let (start, mut minute) = (Instant::now(), Minute::new());
-        minute.record(start, MS);
+        let (start, mut latency_window) = (Instant::now(), LatencyWindow::new());
+        latency_window.record(start, MS);
         let later = start + Duration::from_secs(1_000_003);
-        assert_eq!(minute.latencies(later).responses, 0);
-        minute.record(later, MS);
-        minute.record(later - Duration::from_secs(5), MS);
-        assert_eq!(minute.latencies(later + Duration::from_secs(56)).responses, 2);
-        assert_eq!(minute.latencies(later + Duration::from_secs(70)).responses, 0);
+        assert_eq!(latency_window.latencies(later).responses, 0);
+        latency_window.record(later, MS);
+        latency_window.record(later - Duration::from_secs(5), MS);
+        assert_eq!(latency_window.latencies(later + Duration::from_secs(56)).responses, 2);
+        assert_eq!(latency_window.latencies(later + Duration::from_secs(70)).responses, 0);
     }
 }

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::{Failure, FailureKind};
 use super::group::Group;
 use super::health::Lost;
-use super::inbox::{Event, Inbox, Line};
 use super::message::Sent;
 use super::question::Question;
 use super::race::{Attempt, Outcome, Race, Step};
+use super::race_events::{Event, Line, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::OpenSockets;
@@ -36,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(5);
 
 /// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
-pub struct Links {
+pub struct UpstreamConnections {
     by_server: RefCell<HashMap<*const Server, Rc<Link>>>,
     open: Rc<OpenSockets>,
 }
@@ -45,16 +45,16 @@ pub struct Links {
 pub(super) struct Link {
     /// Keeps the server, and with it its address as the table's key, alive.
     server: Arc<Server>,
-    ways: Ways,
+    ways: ServerTransports,
 }
 
 /// How a server is asked. One with TLS has no way in clear text, whatever an attempt says.
-enum Ways {
+enum ServerTransports {
     Clear { udp: UdpLink, tcp: TcpLink },
     Tls(TcpLink),
 }
 
-impl Links {
+impl UpstreamConnections {
     /// No socket is opened before it is needed, and no more than a thread's share of the file descriptors.
     pub fn new(descriptors: Arc<Descriptors>) -> Self {
         Self { by_server: RefCell::default(), open: OpenSockets::new(descriptors) }
@@ -75,7 +75,7 @@ impl Links {
         links.retain(|_, link| is_configured(&link.server));
         for link in links.values() {
             // Connections close when they are idle by themselves.
-            if let Ways::Clear { udp, .. } = &link.ways {
+            if let ServerTransports::Clear { udp, .. } = &link.ways {
                 udp.close_idle(now);
             }
         }
@@ -93,13 +93,15 @@ impl Link {
     fn new(server: Arc<Server>, open: &Rc<OpenSockets>) -> Self {
         let connection = TcpLink::new(Arc::clone(&server), Rc::clone(open));
         let ways = match server.tls_host {
-            Some(_) => Ways::Tls(connection),
-            None => Ways::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection },
+            Some(_) => ServerTransports::Tls(connection),
+            None => {
+                ServerTransports::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection }
+            }
         };
         Self { server, ways }
     }
 
-    /// Sends one attempt. What becomes of it, also a failure to send, goes to `inbox`; after `until` nobody waits.
+    /// Sends one attempt. What becomes of it, also a failure to send, goes to `race_events`; after `until` nobody waits.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, context: &SendContext<'_>) {
         let random_case =
             context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case(context.at);
@@ -111,9 +113,9 @@ impl Link {
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
         let result = match (&self.ways, attempt.transport) {
-            (Ways::Clear { udp, .. }, Transport::Udp) => udp.send(sent, context),
-            (Ways::Clear { tcp, .. }, _) => tcp.send(sent, context),
-            (Ways::Tls(connection), _) => connection.send(sent, context),
+            (ServerTransports::Clear { udp, .. }, Transport::Udp) => udp.send(sent, context),
+            (ServerTransports::Clear { tcp, .. }, _) => tcp.send(sent, context),
+            (ServerTransports::Tls(connection), _) => connection.send(sent, context),
         };
         // What this machine kept back was not sent.
         if !matches!(result, Err(FailureKind::Local(_))) {
@@ -124,12 +126,12 @@ impl Link {
         }
         if let Err(kind) = result {
             metrics.in_flight.dec();
-            context.inbox.put(context.number, Event::Failed(kind));
+            context.race_events.put(context.number, Event::Failed(kind));
         }
     }
 }
 
-impl Ask for Links {
+impl Ask for UpstreamConnections {
     async fn ask(
         &self,
         group: &Group,
@@ -145,7 +147,7 @@ impl Ask for Links {
         let mut run = Run {
             race: Race::new(servers.iter().map(|server| server.candidate()), deadline),
             servers,
-            inbox: Rc::default(),
+            race_events: Rc::default(),
             sends: 0,
             lines: Vec::new(),
             failure: Failure::default(),
@@ -164,7 +166,7 @@ impl Ask for Links {
                     let link = self.to(&run.servers[attempt.candidate]);
                     let context = SendContext {
                         number: run.sends,
-                        inbox: &run.inbox,
+                        race_events: &run.race_events,
                         at: now,
                         until: if attempt.transport == Transport::Udp { deadline + LATE } else { deadline },
                         random_case: group.config.randomize_case,
@@ -180,7 +182,7 @@ impl Ask for Links {
                     // Seldom is any left that waits for that, and then only those who have tried four times.
                     let looks = run.race.wait_for_life(now).next().is_some();
                     let until = if looks { until.min(now + LOOK_EVERY) } else { until };
-                    if let Ok((number, event)) = timeout_at(until, run.inbox.next()).await {
+                    if let Ok((number, event)) = timeout_at(until, run.race_events.next()).await {
                         run.take(number, event);
                     } else if looks {
                         run.look_for_life(Instant::now());
@@ -194,8 +196,8 @@ impl Ask for Links {
                     let Some(answer) = run.answer.take() else { return Err(run.failure.into()) };
                     let winner = run.race.attempt(number).map(|(attempt, _)| &run.servers[attempt.candidate]);
                     winner.inspect(|server| server.answered());
-                    if winner.is_some_and(|server| !server.knows_letters()) {
-                        run.meet_letters(group, Some((number, &answer)), question, now);
+                    if winner.is_some_and(|server| !server.preserves_case()) {
+                        run.observe_cases(group, Some((number, &answer)), question, now);
                     }
                     group.was_answered(question, now);
                     if run.race.has_losers() {
@@ -204,7 +206,7 @@ impl Ask for Links {
                     return Ok(answer);
                 }
                 Step::Lost => {
-                    run.meet_letters(group, None, question, now);
+                    run.observe_cases(group, None, question, now);
                     return Err(run.lose(deadline + LATE));
                 }
             }
@@ -216,7 +218,7 @@ impl Ask for Links {
 struct Run {
     race: Race,
     servers: Vec<Arc<Server>>,
-    inbox: Rc<Inbox>,
+    race_events: Rc<RaceEvents>,
     sends: usize,
     /// Where each attempt over a connection was written, and when.
     lines: Vec<(usize, Rc<Line>, Instant)>,
@@ -275,16 +277,16 @@ impl Run {
     }
 
     /// Lets the servers that responded to random letter case be judged by that: the one that answered, or those that gave errors.
-    fn meet_letters(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
+    fn observe_cases(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
         let over_udp = |attempt: Attempt| attempt.transport == Transport::Udp && group.config.randomize_case;
-        let takes = |server: &&Arc<Server>| !server.knows_letters() && server.takes_random_case(now);
+        let takes = |server: &&Arc<Server>| !server.preserves_case() && server.takes_random_case(now);
         if let Some((number, answer)) = answer {
             let attempt = self.race.attempt(number).map(|(attempt, _)| attempt).filter(|attempt| over_udp(*attempt));
             let server = attempt.and_then(|attempt| self.servers.get(attempt.candidate)).filter(takes);
             let has_data = u16_at(&answer.wire, 6).is_some_and(|answers| answers > 0);
             let is_denial = u16_at(&answer.wire, 2).map(Rcode::of_flags) == Some(rcode::NXDOMAIN);
             if let Some(server) = server.filter(|_| has_data || is_denial) {
-                server.met_letters(has_data, question);
+                server.observe_case(has_data, question);
             }
             return;
         }
@@ -292,7 +294,7 @@ impl Run {
             self.failure.tried.iter().filter(|(_, transport, kind)| *transport == Transport::Udp && kind.is_reply());
         for (address, ..) in errors.filter(|_| group.config.randomize_case) {
             let server = self.servers.iter().find(|server| server.address == *address).filter(takes);
-            server.inspect(|server| server.met_letters(false, question));
+            server.inspect(|server| server.observe_case(false, question));
         }
     }
 
@@ -364,7 +366,7 @@ impl Run {
     /// Waits for a late answer.
     async fn late(mut self, until: Instant) -> Result<Answer, Failure> {
         while self.race.has_open() {
-            let Ok((number, event)) = timeout_at(until, self.inbox.next()).await else { break };
+            let Ok((number, event)) = timeout_at(until, self.race_events.next()).await else { break };
             self.take(number, event);
             if let Some(answer) = self.answer.take() {
                 return Ok(answer);
@@ -379,7 +381,7 @@ impl Run {
             match self.race.wind_up(Instant::now()) {
                 Step::Overdue(number) => self.overdue(number),
                 Step::Wait(until) => {
-                    if let Ok((number, event)) = timeout_at(until, self.inbox.next()).await {
+                    if let Ok((number, event)) = timeout_at(until, self.race_events.next()).await {
                         self.take(number, event);
                     }
                 }

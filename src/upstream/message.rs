@@ -26,7 +26,7 @@ pub struct Sent {
 
 /// What a message from an upstream is.
 #[derive(Debug)]
-pub enum Judgement {
+pub enum MatchResult {
     /// Not the reply to this query, or mangled: on UDP to be ignored while the wait goes on (RFC 5452).
     NotOurs,
     /// Whoever sent this knows no more than the id: it may be the reply of a server that folds letter case, or that sends errors
@@ -130,12 +130,12 @@ impl Sent {
     }
 
     /// Holds `message`, whose id has been matched, against the query.
-    pub fn judge(&self, message: &[u8]) -> Judgement {
+    pub fn judge(&self, message: &[u8]) -> MatchResult {
         let (Some(flags), Some(questions)) = (u16_at(message, 2), u16_at(message, 4)) else {
-            return Judgement::NotOurs;
+            return MatchResult::NotOurs;
         };
         if flags & flag::QR == 0 || flags & flag::OPCODE != 0 || message.get(..2) != self.bytes.get(..2) {
-            return Judgement::NotOurs;
+            return MatchResult::NotOurs;
         }
         let code = Rcode::of_flags(flags);
         let truncated = flags & flag::TC != 0;
@@ -144,25 +144,25 @@ impl Sent {
         if questions == 0 && message.len() == HEADER && (truncated || !is_answer) {
             let formerr = matches!(code, rcode::FORMERR | rcode::NOTIMP);
             return match self.case_random {
-                true => Judgement::Doubtful { folded: false, formerr },
-                false => Judgement::Reply(Verdict { rcode: code, truncated, extended_error: None, fault: None }),
+                true => MatchResult::Doubtful { folded: false, formerr },
+                false => MatchResult::Reply(Verdict { rcode: code, truncated, extended_error: None, fault: None }),
             };
         }
         let (Some(asked), Some(echoed)) =
             (self.bytes.get(HEADER..self.question_end), message.get(HEADER..self.question_end))
         else {
-            return Judgement::NotOurs;
+            return MatchResult::NotOurs;
         };
         // Letters' bytes in type and class are no letters.
         let tail = self.question_end - HEADER - 4;
         if questions != 1 || !asked.eq_ignore_ascii_case(echoed) || asked[tail..] != echoed[tail..] {
-            return Judgement::NotOurs;
+            return MatchResult::NotOurs;
         }
         if self.case_random && asked != echoed {
-            return Judgement::Doubtful { folded: true, formerr: false };
+            return MatchResult::Doubtful { folded: true, formerr: false };
         }
         let verdict = Verdict { rcode: code, truncated, extended_error: None, fault: None };
-        Judgement::Reply(match Reply::read(message) {
+        MatchResult::Reply(match Reply::read(message) {
             Ok(reply) => {
                 let fault = match reply.is_sound() {
                     false => Some(Fault::Malformed),

@@ -11,7 +11,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 use super::group::Group;
 use super::server::Server;
-use super::standing::wall_clock;
+use super::server_status::wall_clock;
 use crate::config::ServerAddress;
 use crate::metrics::Metrics;
 use crate::metrics::events::Kind;

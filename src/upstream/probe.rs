@@ -9,11 +9,11 @@ use tokio::time::{Instant, timeout};
 
 use super::failure::FailureKind;
 use super::health::Lost;
-use super::inbox::{Event, Inbox};
-use super::links::Links;
+use super::links::UpstreamConnections;
 use super::message::Verdict;
 use super::question::Question;
 use super::race::Attempt;
+use super::race_events::{Event, RaceEvents};
 use super::send_context::SendContext;
 use super::server::{LOOP_LABEL, LOOP_NONCE, Server};
 use super::transport::Transport;
@@ -36,7 +36,7 @@ const COPIES: usize = 3;
 
 /// Asks a server for the SOA record of `zone`, or for what was answered `well` a short time ago. Whatever it replies counts for
 /// it, silence against it.
-pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
+pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
     tokio::task::spawn_local(async move {
@@ -80,7 +80,7 @@ pub fn probe(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<
 
 /// Asks a server for a name below `zone` that nobody else knows: if that query comes back to nodens, the server leads back here.
 /// One that did, and answers it without that, does no more.
-pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, zone: &[u8]) {
+pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &[u8]) {
     // No cache on the way has seen it before.
     let mut nonce = [8; LOOP_NONCE];
     nonce[1..].fill_with(|| rand::rng().random_range(b'a'..=b'z'));
@@ -98,7 +98,7 @@ pub fn check_loop(links: &Rc<Links>, server: &Arc<Server>, zone: &[u8]) {
 }
 
 /// Asks a server as [`probe`] does, with EDNS and without: that is to find out whether it answers EDNS.
-pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
+pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
     tokio::task::spawn_local(async move {
@@ -129,7 +129,7 @@ pub fn check_edns(links: &Rc<Links>, server: &Arc<Server>, zone: &Name, well: Op
 
 /// Asks a server for a name of many random letters that nobody else knows, over ports that nobody else uses, and finds out
 /// whether they come back as they were. A reply in other letters counts when no other one has come in time.
-pub fn check_case(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
+pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: &[u8]) {
     const LETTERS: u8 = 32;
     let mut name = vec![LETTERS];
     name.extend((0..LETTERS).map(|_| rand::rng().random_range(b'a'..=b'z')));
@@ -137,15 +137,15 @@ pub fn check_case(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
     let Ok(name) = Name::from_wire(&name) else { return };
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     tokio::task::spawn_local(async move {
-        let (at, inbox) = (Instant::now(), Rc::new(Inbox::of_probe()));
-        let context = SendContext { random_case: true, ..context(&inbox, at) };
+        let (at, race_events) = (Instant::now(), Rc::new(RaceEvents::of_probe()));
+        let context = SendContext { random_case: true, ..context(&race_events, at) };
         let candidate = server.candidate();
         let attempt = Attempt { candidate: 0, transport: Transport::Udp, edns: candidate.edns, hedge: false };
         links.to(&server).send(&Question { name, ..question(rtype::A) }, attempt, &context);
         let mut is_folded = false;
         let replied = async {
             loop {
-                match inbox.next().await.1 {
+                match race_events.next().await.1 {
                     Event::Reply(..) => return true,
                     Event::Doubtful { folded, .. } => is_folded |= folded,
                     Event::Failed(_) => return false,
@@ -161,9 +161,9 @@ pub fn check_case(links: &Rc<Links>, server: &Arc<Server>, below: &[u8]) {
 }
 
 /// How a query of nodens's own is sent.
-fn context(inbox: &Rc<Inbox>, at: Instant) -> SendContext<'_> {
+fn context(race_events: &Rc<RaceEvents>, at: Instant) -> SendContext<'_> {
     let until = at + PATIENCE;
-    SendContext { number: 0, inbox, at, until, random_case: false, connections: 1, again: false, client: None }
+    SendContext { number: 0, race_events, at, until, random_case: false, connections: 1, again: false, client: None }
 }
 
 fn question(qtype: RrType) -> Question {
@@ -182,7 +182,7 @@ enum Asked {
 
 /// Asks a server in lower case for what it denied in random letter case, and again in such: one that answers the one alone, twice, knows no
 /// other letters.
-pub fn check_lower_case(links: &Rc<Links>, server: &Arc<Server>, question: Question) {
+pub fn check_lower_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, question: Question) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     tokio::task::spawn_local(async move {
         let edns = server.candidate().edns;
@@ -199,13 +199,19 @@ pub fn check_lower_case(links: &Rc<Links>, server: &Arc<Server>, question: Quest
     });
 }
 
-async fn ask(links: &Rc<Links>, server: &Arc<Server>, question: &Question, transport: Transport, edns: bool) -> Asked {
+async fn ask(
+    links: &Rc<UpstreamConnections>,
+    server: &Arc<Server>,
+    question: &Question,
+    transport: Transport,
+    edns: bool,
+) -> Asked {
     ask_in(false, links, server, question, transport, edns).await
 }
 
 async fn ask_in(
     random_case: bool,
-    links: &Rc<Links>,
+    links: &Rc<UpstreamConnections>,
     server: &Arc<Server>,
     question: &Question,
     transport: Transport,
@@ -213,12 +219,12 @@ async fn ask_in(
 ) -> Asked {
     let transport = if server.tls_host.is_some() { Transport::Tls } else { transport };
     let attempt = Attempt { candidate: 0, transport, edns, hedge: false };
-    let inbox = Rc::new(Inbox::of_probe());
-    let context = SendContext { random_case, ..context(&inbox, Instant::now()) };
+    let race_events = Rc::new(RaceEvents::of_probe());
+    let context = SendContext { random_case, ..context(&race_events, Instant::now()) };
     links.to(server).send(question, attempt, &context);
     let end = async {
         loop {
-            match inbox.next().await.1 {
+            match race_events.next().await.1 {
                 Event::Written(_) => {}
                 Event::Reply(_, verdict) => return Asked::Replied(verdict),
                 Event::Doubtful { .. } => return Asked::Other,

@@ -17,7 +17,7 @@ pub enum Event {
     Written(Rc<Line>),
     /// The reply and what it says.
     Reply(Vec<u8>, Verdict),
-    /// What may be the reply, or a guess: see [`Judgement::Doubtful`](super::message::Judgement::Doubtful). The attempt stays
+    /// What may be the reply, or a guess: see [`MatchResult::Doubtful`](super::message::MatchResult::Doubtful). The attempt stays
     /// open.
     Doubtful {
         /// Whether it bears the question in other letters.
@@ -38,14 +38,14 @@ pub struct Line {
 
 /// The inbox of one query. At most three events per attempt arrive, so it is bounded by the race's tries.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct RaceEvents {
     events: RefCell<VecDeque<(usize, Event)>>,
     waker: RefCell<Option<Waker>>,
     /// Whether nodens asks for itself, and no client waits.
     pub probe: bool,
 }
 
-impl Inbox {
+impl RaceEvents {
     /// The inbox of a query that nodens asks for itself.
     pub fn of_probe() -> Self {
         Self { probe: true, ..Self::default() }

@@ -34,7 +34,7 @@ const TELL_EVERY: Millis = 10_000;
 
 /// What was asked in the last second, and by whom.
 #[derive(Debug)]
-pub struct Quota {
+pub struct RateLimiter {
     limit: u32,
     slots: [u32; SLOTS],
     /// The number of the running slot, counted from the beginning of time.
@@ -60,14 +60,14 @@ pub enum Verdict {
 
 /// What is to be said of it in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Near {
+pub struct ShedLevel {
     /// Queries sent in the last second.
     pub used: u32,
     /// The client that asks most, and its questions.
     pub heaviest: Option<(IpAddr, u32)>,
 }
 
-impl Quota {
+impl RateLimiter {
     /// A quota of `limit` queries in any second.
     pub fn new(limit: u32) -> Self {
         Self { limit, slots: [0; SLOTS], slot: 0, used: 0, clients: HashMap::default(), second: 0, told: None }
@@ -113,13 +113,13 @@ impl Quota {
     }
 
     /// What the log should be told, at most every ten seconds.
-    pub fn tell(&mut self, now: Millis) -> Option<Near> {
+    pub fn tell(&mut self, now: Millis) -> Option<ShedLevel> {
         if self.told.is_some_and(|told| now < told + TELL_EVERY) {
             return None;
         }
         self.told = Some(now);
         let heaviest = self.clients.iter().max_by_key(|(_, asked)| **asked).map(|(client, asked)| (*client, *asked));
-        Some(Near { used: self.used, heaviest })
+        Some(ShedLevel { used: self.used, heaviest })
     }
 
     /// The questions that each client may have if all have equally many.
@@ -167,12 +167,12 @@ mod tests {
 
     #[test]
     fn no_second_has_more_than_the_limit_wherever_it_begins() {
-        let mut quota = Quota::new(100);
+        let mut rate_limiter = RateLimiter::new(100);
         let mut sent: Vec<Millis> = Vec::new();
         // Three queries a millisecond, with a pause now and then.
         for now in (0..20_000).filter(|now| now % 3_700 < 2_900) {
             for _ in 0..3 {
-                if quota.spend(now) {
+                if rate_limiter.spend(now) {
                     sent.push(now);
                 }
             }
@@ -184,37 +184,37 @@ mod tests {
 
     #[test]
     fn the_heaviest_go_first_and_what_is_left_is_for_further_tries() {
-        let mut quota = Quota::new(100);
+        let mut rate_limiter = RateLimiter::new(100);
         for _ in 0..79 {
-            assert_eq!(quota.judge(0, Some(HEAVY)), Verdict::Ask);
-            assert!(quota.spend(0));
+            assert_eq!(rate_limiter.judge(0, Some(HEAVY)), Verdict::Ask);
+            assert!(rate_limiter.spend(0));
         }
-        assert!(quota.has_room(0));
-        assert_eq!(quota.judge(0, Some(LIGHT)), Verdict::Ask);
-        assert!(quota.spend(0));
-        assert!(!quota.has_room(0));
-        assert_eq!(quota.judge(0, Some(HEAVY)), Verdict::Shed);
-        assert_eq!(quota.judge(0, None), Verdict::Shed);
-        assert_eq!(quota.judge(0, Some(LIGHT)), Verdict::AskUnlessStale);
-        assert_eq!(quota.tell(0), Some(Near { used: 80, heaviest: Some((HEAVY, 80)) }));
-        assert_eq!(quota.tell(TELL_EVERY - 1), None);
-        (0..15).for_each(|_| assert!(quota.spend(0)));
-        assert_eq!(quota.judge(0, Some(LIGHT)), Verdict::Shed);
-        (0..5).for_each(|_| assert!(quota.spend(0)));
-        assert!(!quota.spend(0));
+        assert!(rate_limiter.has_room(0));
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::Ask);
+        assert!(rate_limiter.spend(0));
+        assert!(!rate_limiter.has_room(0));
+        assert_eq!(rate_limiter.judge(0, Some(HEAVY)), Verdict::Shed);
+        assert_eq!(rate_limiter.judge(0, None), Verdict::Shed);
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::AskUnlessStale);
+        assert_eq!(rate_limiter.tell(0), Some(ShedLevel { used: 80, heaviest: Some((HEAVY, 80)) }));
+        assert_eq!(rate_limiter.tell(TELL_EVERY - 1), None);
+        (0..15).for_each(|_| assert!(rate_limiter.spend(0)));
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::Shed);
+        (0..5).for_each(|_| assert!(rate_limiter.spend(0)));
+        assert!(!rate_limiter.spend(0));
 
-        assert!(!quota.spend(1_000), "the second is not over");
-        assert!(quota.spend(1_100));
-        assert_eq!(quota.judge(1_100, Some(HEAVY)), Verdict::Ask);
-        assert!(quota.tell(TELL_EVERY).is_some());
+        assert!(!rate_limiter.spend(1_000), "the second is not over");
+        assert!(rate_limiter.spend(1_100));
+        assert_eq!(rate_limiter.judge(1_100, Some(HEAVY)), Verdict::Ask);
+        assert!(rate_limiter.tell(TELL_EVERY).is_some());
     }
 
     #[test]
     fn a_long_pause_forgets_everyone_and_memory_is_bounded() {
-        let mut quota = Quota::new(10);
-        (0..10_000_u32).for_each(|n| _ = quota.judge(0, Some(IpAddr::V4(n.into()))));
-        assert_eq!(quota.clients.len(), MOST_CLIENTS);
-        assert!(quota.spend(Millis::MAX / 2));
-        assert!(quota.clients.is_empty());
+        let mut rate_limiter = RateLimiter::new(10);
+        (0..10_000_u32).for_each(|n| _ = rate_limiter.judge(0, Some(IpAddr::V4(n.into()))));
+        assert_eq!(rate_limiter.clients.len(), MOST_CLIENTS);
+        assert!(rate_limiter.spend(Millis::MAX / 2));
+        assert!(rate_limiter.clients.is_empty());
     }
 }

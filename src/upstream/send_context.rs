@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::inbox::Inbox;
+use super::race_events::RaceEvents;
 
 /// How an attempt's outcome finds back, and how long it matters.
 pub(super) struct SendContext<'a> {
     pub(super) number: usize,
-    pub(super) inbox: &'a Rc<Inbox>,
+    pub(super) race_events: &'a Rc<RaceEvents>,
     /// The time now.
     pub(super) at: Instant,
     /// After this nobody waits for it.

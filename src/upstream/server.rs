@@ -11,10 +11,10 @@ use super::capability::{Capability, HOLDS_FOR};
 use super::evidence::Evidence;
 use super::failure::FailureKind;
 use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health, Lost};
-use super::minute::Latencies;
+use super::latency_window::Latencies;
 use super::question::Question;
 use super::race::Candidate;
-use super::standing::{Standing, State, Streak, wall_clock};
+use super::server_status::{RecentFailures, ServerStatus, State, wall_clock};
 use super::transport::Transport;
 use crate::metrics::ServerMetrics;
 use crate::metrics::events::Kind;
@@ -48,8 +48,8 @@ pub struct Server {
     evidence: Mutex<Evidence>,
     /// Whether a question comes back in the letters that it was sent in.
     letter_case: Mutex<Capability>,
-    /// See [`Evidence::met_letters`].
-    knows_letters: AtomicBool,
+    /// See [`Evidence::observe_case`].
+    preserves_case: AtomicBool,
     /// Whether queries with an OPT record are answered.
     edns: Mutex<Capability>,
     /// Its answers come from nodens itself.
@@ -57,8 +57,8 @@ pub struct Server {
     loops: Mutex<Loops>,
     /// Random, so that only a query of the loop check bears it.
     token: u64,
-    standing: Mutex<Standing>,
-    last_failures: Mutex<Streak>,
+    server_status: Mutex<ServerStatus>,
+    last_failures: Mutex<RecentFailures>,
 }
 
 impl Server {
@@ -80,12 +80,12 @@ impl Server {
             recoveries,
             evidence: Mutex::default(),
             letter_case: Mutex::default(),
-            knows_letters: AtomicBool::new(false),
+            preserves_case: AtomicBool::new(false),
             edns: Mutex::default(),
             looped: AtomicBool::new(false),
             loops: Mutex::default(),
             token: rand::random(),
-            standing: Mutex::new(Standing::new(State::Unknown, "no response yet")),
+            server_status: Mutex::new(ServerStatus::new(State::Unknown, "no response yet")),
             last_failures: Mutex::default(),
         }
     }
@@ -131,9 +131,9 @@ impl Server {
 
     /// The first reply: nobody is told, as that is as it should be.
     fn is_heard_of(&self) {
-        let mut standing = lock(&self.standing);
-        if standing.state == State::Unknown && self.state() == State::Healthy {
-            *standing = Standing::new(State::Healthy, "it replied");
+        let mut server_status = lock(&self.server_status);
+        if server_status.state == State::Unknown && self.state() == State::Healthy {
+            *server_status = ServerStatus::new(State::Healthy, "it replied");
         }
     }
 
@@ -171,7 +171,7 @@ impl Server {
     }
 
     fn gives_answers(&self) {
-        if lock(&self.standing).state == State::Failing {
+        if lock(&self.server_status).state == State::Failing {
             self.becomes(self.state(), Kind::NoLongerFailing, || "it gave an answer after errors alone".to_owned());
         }
     }
@@ -249,7 +249,7 @@ impl Server {
 
     /// Whether it gives answers, as far as is known; of one that nothing has come from yet, whether nothing has failed.
     pub fn is_promising(&self) -> bool {
-        let state = self.standing().state;
+        let state = self.server_status().state;
         state.is_good() || state == State::Unknown && self.health().streak() == 0
     }
 
@@ -307,15 +307,15 @@ impl Server {
         }
     }
 
-    /// A query in random letter case was answered: see [`Evidence::met_letters`].
-    pub(super) fn met_letters(&self, has_data: bool, question: &Question) {
-        self.knows_letters.fetch_or(has_data, Ordering::Relaxed);
-        lock(&self.evidence).met_letters(has_data, question);
+    /// A query in random letter case was answered: see [`Evidence::observe_case`].
+    pub(super) fn observe_case(&self, has_data: bool, question: &Question) {
+        self.preserves_case.fetch_or(has_data, Ordering::Relaxed);
+        lock(&self.evidence).observe_case(has_data, question);
     }
 
     /// Whether it has given data to a query in random letter case.
-    pub(super) fn knows_letters(&self) -> bool {
-        self.knows_letters.load(Ordering::Relaxed)
+    pub(super) fn preserves_case(&self) -> bool {
+        self.preserves_case.load(Ordering::Relaxed)
     }
 
     /// What to ask in lower case now, to find out whether it knows names in no other letters.
@@ -408,8 +408,8 @@ impl Server {
     }
 
     /// How it stands, since when, and why.
-    pub fn standing(&self) -> Standing {
-        lock(&self.standing).clone()
+    pub fn server_status(&self) -> ServerStatus {
+        lock(&self.server_status).clone()
     }
 
     /// Its smoothed latency, and those of the last minute.
@@ -441,12 +441,12 @@ impl Server {
     /// Takes down a new state and tells of it, unless another worker has made it untrue in the meantime: so what is
     /// told, what the gauge shows and what is true are the same in the end.
     fn becomes(&self, state: State, kind: Kind, reason: impl FnOnce() -> String) {
-        let mut standing = lock(&self.standing);
-        if standing.state == state || self.state() != state {
+        let mut server_status = lock(&self.server_status);
+        if server_status.state == state || self.state() != state {
             return;
         }
         let reason = reason();
-        *standing = Standing::new(state, reason.as_str());
+        *server_status = ServerStatus::new(state, reason.as_str());
         self.metrics.healthy.set(i64::from(state.is_good()));
         self.tell(kind, reason);
     }
@@ -504,21 +504,21 @@ mod tests {
         assert_eq!((told(), healthy()), (vec![], 1));
 
         (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
-        assert_eq!((told(), healthy(), server.standing().state), (vec![Kind::Ejected], 0, State::Ejected));
+        assert_eq!((told(), healthy(), server.server_status().state), (vec![Kind::Ejected], 0, State::Ejected));
         server.leads_back();
         server.leads_back();
-        assert_eq!((healthy(), server.standing().state), (0, State::ForwardingLoop));
+        assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
         // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
         server.replied(Instant::now(), Duration::from_millis(1), true);
-        assert_eq!((healthy(), server.standing().state), (0, State::ForwardingLoop));
+        assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
         (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
         server.forgive_loop("");
         server.forgive_loop("");
-        assert_eq!((healthy(), server.standing().state), (0, State::Ejected));
+        assert_eq!((healthy(), server.server_status().state), (0, State::Ejected));
         // It was back only a moment ago, so one reply is no proof.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
         (0..MOST_PROOF).for_each(|n| server.replied(later(n), Duration::ZERO, true));
-        assert_eq!((healthy(), server.standing().state), (1, State::Healthy));
+        assert_eq!((healthy(), server.server_status().state), (1, State::Healthy));
         assert_eq!(told(), [Kind::Ejected, Kind::ForwardingLoop, Kind::ForwardingLoopCleared, Kind::Recovered]);
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
     }

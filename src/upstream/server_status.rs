@@ -48,7 +48,7 @@ impl State {
 
 /// A server's state, since when, and why.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct ServerStatus {
     /// The state.
     pub state: State,
     /// Since then.
@@ -59,7 +59,7 @@ pub struct Standing {
     pub reason: String,
 }
 
-impl Standing {
+impl ServerStatus {
     /// A state that begins now.
     pub fn new(state: State, reason: impl Into<String>) -> Self {
         Self { state, since: Instant::now(), since_unix: wall_clock(), reason: reason.into() }
@@ -73,11 +73,11 @@ pub fn wall_clock() -> UnixMillis {
 
 /// The last failures without a reply, so that an ejection can say which they were.
 #[derive(Debug, Default)]
-pub struct Streak {
+pub struct RecentFailures {
     last: [Option<FailureKind>; EJECT_AFTER as usize],
 }
 
-impl Streak {
+impl RecentFailures {
     /// One more.
     pub fn push(&mut self, kind: FailureKind) {
         self.last.rotate_left(1);
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_last_failures_are_told_oldest_first() {
-        let mut streak = Streak::default();
+        let mut streak = RecentFailures::default();
         streak.push(FailureKind::Malformed);
         for kind in [FailureKind::Timeout, FailureKind::ConnectionRefused, FailureKind::Network] {
             streak.push(kind);

@@ -29,10 +29,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::encrypted;
 use super::failure::FailureKind;
-use super::inbox::{Event, Inbox, Line};
 use super::local::LocalFault;
-use super::message::{Judgement, Sent, keepalive};
+use super::message::{MatchResult, Sent, keepalive};
 use super::race::SET_UP;
+use super::race_events::{Event, Line, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
@@ -116,7 +116,7 @@ struct Asked {
     at: Instant,
     until: Instant,
     number: usize,
-    inbox: Rc<Inbox>,
+    race_events: Rc<RaceEvents>,
     client: IpAddr,
     again: bool,
     /// How often it was sent over another connection because a response before it took long.
@@ -154,9 +154,9 @@ impl TcpLink {
         if self.0.is_slow(client, at) && self.0.places.held_by(client) > 1 {
             return Err(busy);
         }
-        let inbox = Rc::clone(context.inbox);
+        let race_events = Rc::clone(context.race_events);
         let (again, moved, joined) = (false, 0, false);
-        let asked = Asked { sent, at, until, number, inbox, client, again, moved, joined, _place: share };
+        let asked = Asked { sent, at, until, number, race_events, client, again, moved, joined, _place: share };
         let patience = if context.again { STALLED_AGAIN } else { STALLED };
         self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.noted(busy))
     }
@@ -373,7 +373,7 @@ impl Connection {
         for id in unwritten.drain(..) {
             if let Some(asked) = self.waiting.get_mut(&id) {
                 asked.at = now;
-                asked.inbox.put(asked.number, Event::Written(Rc::clone(&self.state.line)));
+                asked.race_events.put(asked.number, Event::Written(Rc::clone(&self.state.line)));
             }
         }
     }
@@ -413,7 +413,7 @@ impl Connection {
             let left = if may_go { others.put(asked, now, STALLED).err() } else { Some(asked) };
             if let Some(asked) = left {
                 self.server.metrics.in_flight.dec();
-                asked.inbox.put(asked.number, Event::Failed(FailureKind::Local(LocalFault::Busy)));
+                asked.race_events.put(asked.number, Event::Failed(FailureKind::Local(LocalFault::Busy)));
             }
         }
     }
@@ -470,11 +470,11 @@ impl Connection {
         let Some(id) = crate::wire::u16_at(message, 0) else { return };
         let Some(asked) = self.waiting.get(&id) else { return };
         let event = match asked.sent.judge(message) {
-            Judgement::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
+            MatchResult::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
             // To a query of before, for which nobody waits any more.
             _ if asked.sent.is_of_another(message) => return,
             // A connection has one peer, so this is a broken server and not a stranger.
-            Judgement::NotOurs | Judgement::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
+            MatchResult::NotOurs | MatchResult::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
         };
         if let Some(tenths) = keepalive(message) {
             self.idle = (Duration::from_millis(100) * tenths.into()).min(IDLE);
@@ -483,8 +483,8 @@ impl Connection {
         let Some(asked) = self.waiting.remove(&id) else { return };
         self.wait_no_more(1);
         let now = Instant::now();
-        self.server.replied(now, now.saturating_duration_since(asked.at), asked.inbox.probe);
-        asked.inbox.put(asked.number, event);
+        self.server.replied(now, now.saturating_duration_since(asked.at), asked.race_events.probe);
+        asked.race_events.put(asked.number, event);
     }
 
     /// The connection broke: queries in flight are sent once more if it had served before, as some servers close it behind each
@@ -511,7 +511,7 @@ impl Connection {
 
     fn fail(&self, asked: &Asked, kind: FailureKind) {
         self.wait_no_more(1);
-        asked.inbox.put(asked.number, Event::Failed(kind));
+        asked.race_events.put(asked.number, Event::Failed(kind));
     }
 }
 

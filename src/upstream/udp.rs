@@ -24,9 +24,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::FailureKind;
-use super::inbox::{Event, Inbox};
 use super::local::LocalFault;
-use super::message::{Judgement, Sent};
+use super::message::{MatchResult, Sent};
+use super::race_events::{Event, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
@@ -98,7 +98,7 @@ struct Waiting {
     until: Instant,
     number: usize,
     /// Gone with those who waited there.
-    inbox: Weak<Inbox>,
+    race_events: Weak<RaceEvents>,
     is_probe: bool,
     /// Something came that may be its reply, or a guess.
     doubted: bool,
@@ -107,14 +107,14 @@ struct Waiting {
 impl Waiting {
     /// Tells those who wait, if anybody does.
     fn tell(&self, event: Event) {
-        if let Some(inbox) = self.inbox.upgrade() {
-            inbox.put(self.number, event);
+        if let Some(race_events) = self.race_events.upgrade() {
+            race_events.put(self.number, event);
         }
     }
 
     /// Whether a reply would matter: to somebody who waits, or to what is known of the server.
     fn is_worth_it(&self, now: Instant) -> bool {
-        self.until > now && (self.inbox.strong_count() > 0 || now < self.at + MATTERS)
+        self.until > now && (self.race_events.strong_count() > 0 || now < self.at + MATTERS)
     }
 }
 
@@ -149,8 +149,8 @@ impl UdpLink {
         };
         result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
         let SendContext { number, at, until, .. } = *context;
-        let (inbox, is_probe) = (Rc::downgrade(context.inbox), context.inbox.probe);
-        waiting.insert(sent.id(), Waiting { sent, at, until, number, inbox, is_probe, doubted: false });
+        let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
+        waiting.insert(sent.id(), Waiting { sent, at, until, number, race_events, is_probe, doubted: false });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -316,15 +316,15 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let mut all = port.waiting.borrow_mut();
     let Some(waiting) = all.get_mut(&id) else { return };
     let (event, is_whole) = match waiting.sent.judge(datagram) {
-        Judgement::NotOurs => return,
+        MatchResult::NotOurs => return,
         // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
-        Judgement::Doubtful { folded, formerr } => {
+        MatchResult::Doubtful { folded, formerr } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
                 waiting.tell(Event::Doubtful { folded, formerr });
             }
             return;
         }
-        Judgement::Reply(verdict) => {
+        MatchResult::Reply(verdict) => {
             let is_whole = !verdict.truncated;
             (Event::Reply(datagram.to_vec(), verdict), is_whole)
         }

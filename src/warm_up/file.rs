@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::answer::Resolver;
-use crate::jobs::habits::Unreadable;
+use crate::jobs::query_history::LoadError;
 
 /// How often what has changed is written.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ enum Useless {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
-    Form(#[from] Unreadable),
+    Form(#[from] LoadError),
     #[error("it is longer than {LONGEST} bytes")]
     Long,
 }
@@ -93,7 +93,13 @@ impl Keeper {
                 return tracing::warn!(%file, %error, "cannot read the query history of projects; starting with an empty one");
             }
         };
-        match self.resolver.accounts.jobs.habits(|habits| habits.read(&text)).map_err(Useless::from) {
+        match self
+            .resolver
+            .accounts
+            .jobs
+            .query_history(|query_history| query_history.read(&text))
+            .map_err(Useless::from)
+        {
             Ok(projects) => tracing::info!(%file, projects, "query history of projects loaded"),
             Err(error) => {
                 tracing::warn!(%file, %error, "cannot read the query history of projects; starting with an empty one")
@@ -104,9 +110,9 @@ impl Keeper {
     /// What is to be written, if anything has changed.
     fn changed(&mut self) -> Option<String> {
         let before = self.written;
-        let changed = self.resolver.accounts.jobs.habits(|habits| {
-            let changes = habits.changes();
-            (changes != before).then(|| (changes, habits.write()))
+        let changed = self.resolver.accounts.jobs.query_history(|query_history| {
+            let changes = query_history.changes();
+            (changes != before).then(|| (changes, query_history.write()))
         });
         let (changes, text) = changed.filter(|_| self.is_on())?;
         self.written = changes;
@@ -186,9 +192,11 @@ mod tests {
         let switch = |on| {
             let snapshot = Snapshot::new(config(on), &metrics, Some(&resolver.snapshot.load()));
             resolver.snapshot.store(Arc::new(snapshot));
-            resolver.accounts.jobs.habits(|habits| habits.learn(on));
+            resolver.accounts.jobs.query_history(|query_history| query_history.learn(on));
         };
-        let note = |uid: &str| resolver.accounts.jobs.habits(|habits| habits.note(&job(uid), b"\x01a\x00", rtype::A));
+        let note = |uid: &str| {
+            resolver.accounts.jobs.query_history(|query_history| query_history.note(&job(uid), b"\x01a\x00", rtype::A))
+        };
         let mut keeper = Keeper::open(&resolver).expect("a file is named");
         for (uid, written) in [(None, false), (Some("1"), true), (None, false), (Some("2"), true)] {
             uid.into_iter().for_each(note);
@@ -204,7 +212,7 @@ mod tests {
         fs::write(&file, text).expect("writes");
         switch(true);
         let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
-        let known = resolver.accounts.jobs.habits(|habits| habits.of(&job("4")));
+        let known = resolver.accounts.jobs.query_history(|query_history| query_history.of(&job("4")));
         assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), rtype::A)], "what was kept before comes back");
         fs::remove_dir_all(&dir).expect("removes");
     }

@@ -24,15 +24,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::answer::ours::{Local, local};
-use crate::answer::pending::Wanted;
+use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::Worth;
-use crate::clients::{Client, Who};
+use crate::cache::entry::Freshness;
+use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
-use crate::coalesce::Flight;
+use crate::coalesce::CoalescedQuery;
 use crate::fetch;
-use crate::jobs::habits::Question;
+use crate::jobs::query_history::Question;
 use crate::upstream::Ask;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
@@ -65,7 +65,7 @@ pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     metrics.pods.inc();
     let hosts = hosts.iter().flat_map(|host| [rtype::A, rtype::AAAA].map(|qtype| (host.as_wire().into(), qtype)));
     let mut questions: VecDeque<Question> = hosts.collect();
-    for question in resolver.accounts.jobs.habits(|habits| habits.of(client)) {
+    for question in resolver.accounts.jobs.query_history(|query_history| query_history.of(client)) {
         if !questions.contains(&question) {
             questions.push_back(question);
         }
@@ -114,7 +114,10 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
             if entry.rcode == rcode::NOERROR && entry.is_kept() {
                 watch(&resolver, &key, hash, entry, watched).await.then(|| {
                     resolver.metrics.warm_up.used.inc();
-                    resolver.accounts.jobs.habits(|habits| habits.note(&client, &question.0, question.1));
+                    resolver
+                        .accounts
+                        .jobs
+                        .query_history(|query_history| query_history.note(&client, &question.0, question.1));
                 });
             }
         });
@@ -127,9 +130,9 @@ fn wanted(
     resolver: &Resolver,
     client: &Arc<Client>,
     (name, qtype): &Question,
-) -> Result<(Wanted, Flight), &'static str> {
+) -> Result<(PendingQuery, CoalescedQuery), &'static str> {
     let snapshot = resolver.snapshot.load_full();
-    let view = snapshot.views.wherever(&Who::Known { client, since: None }).ok_or("view")?;
+    let view = snapshot.views.wherever(&ClientIdentity::Known { client, since: None }).ok_or("view")?;
     let key = Key::of_stub(name, *qtype, snapshot.sees(view));
     let (key, route) = match local(&snapshot, &key) {
         Local::Answer(..) | Local::Denied { .. } => return Err("local"),
@@ -138,9 +141,9 @@ fn wanted(
     };
     let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
     let wanted =
-        Wanted { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
+        PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // One that failed a moment ago is not asked again so soon either.
-    if let Some((_, Worth::Fresh(_) | Worth::Failed)) = fetch::kept(resolver, &wanted, 0) {
+    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::kept(resolver, &wanted, 0) {
         return Err("cached");
     }
     if !wanted.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
@@ -172,7 +175,7 @@ fn is_used(kept: &Entry, born: Millis, until: Millis) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{Failed, Home};
+    use crate::cache::entry::{CacheScope, Failed};
     use crate::clients::client::Kind;
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
-        let home = Home::unconfirmed(0);
+        let home = CacheScope::unconfirmed(0);
         let entry = |born, hits| {
             let mut entry = Entry::failure(
                 &[0, 0, 1, 0, 1],

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::clients::Client;
-use crate::jobs::habits::Question;
+use crate::jobs::query_history::Question;
 
 /// Pods that are about to start, and what is yet to be asked for them.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
 
 /// A reply as the cache keeps it.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'a> {
+pub struct CachedMessage<'a> {
     /// The message without OPT, its question in lower case.
     pub wire: &'a [u8],
     /// The offset of each TTL in `wire`, as big-endian pairs of bytes.
@@ -40,7 +40,7 @@ pub enum Age {
 /// themselves are too many are they cut between records, with TC set. Room for OPT is always kept. Returns the length;
 /// zero if not even the question fits.
 #[inline]
-pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
+pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
     let question = query.question();
     let opt_size = query.edns.map_or(0, |_| OPT_SIZE);
     let options_size = query.edns.map_or(0, |_| kept.extended_errors.len() + options.len());
@@ -103,7 +103,7 @@ pub fn fit(kept: Kept<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mu
 /// cached response are spread over them. The records stay where they are: they differ in nothing else, and lie apart by as many
 /// bytes each.
 #[inline(never)]
-fn rotate(kept: Kept<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
+fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
     let count = usize::from(kept.rotation.unsigned_abs());
     let answers = usize::from(u16_at(kept.wire, 6).unwrap_or_default());
     let first = 2 * answers.saturating_sub(count);
@@ -207,8 +207,16 @@ mod tests {
         bytes
     }
 
-    fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> Kept<'a> {
-        Kept { wire, ttls, extended_errors: &[], rcode: rcode::NOERROR, authentic: false, rotation: 0, spells: false }
+    fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> CachedMessage<'a> {
+        CachedMessage {
+            wire,
+            ttls,
+            extended_errors: &[],
+            rcode: rcode::NOERROR,
+            authentic: false,
+            rotation: 0,
+            spells: false,
+        }
     }
 
     /// A record of the question's name with 100 bytes of RDATA.
@@ -231,7 +239,7 @@ mod tests {
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&Reply::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
-        let kept = Kept { extended_errors: errors, ..kept(&stored.wire, &ttls) };
+        let kept = CachedMessage { extended_errors: errors, ..kept(&stored.wire, &ttls) };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
@@ -284,7 +292,7 @@ mod tests {
             query[..2].copy_from_slice(&id.to_be_bytes());
             let query = Query::read(&query).expect("a query");
             let mut out = vec![0; size];
-            let kept = Kept { rotation: stored.rotation, ..kept(&stored.wire, &ttls) };
+            let kept = CachedMessage { rotation: stored.rotation, ..kept(&stored.wire, &ttls) };
             let len = fit(kept, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
             let reply = Reply::read(&out[..len]).expect("a reply");
             let addresses = reply.records.iter().filter(|record| record.rtype == rtype::A);
@@ -309,7 +317,7 @@ mod tests {
             (rcode::BADVERS, true, false, (rcode::BADVERS, 0)),
             (rcode::BADVERS, false, false, (rcode::SERVFAIL, 0)),
         ] {
-            let kept = Kept { rcode, authentic, ..kept(&wire, &[]) };
+            let kept = CachedMessage { rcode, authentic, ..kept(&wire, &[]) };
             let mut out = [0; 64];
             let query = query(edns);
             let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
@@ -328,7 +336,7 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = Kept { rotation: 2, spells: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
+            let kept = CachedMessage { rotation: 2, spells: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

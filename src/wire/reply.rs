@@ -37,7 +37,7 @@ pub struct Reply<'a> {
 /// The reply's bytes do not add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reply is mangled")]
-pub struct Mangled;
+pub struct MalformedResponse;
 
 /// What an answer says, as RFC 2308 tells it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +55,18 @@ impl<'a> Reply<'a> {
     /// Reads a reply to its last byte.
     ///
     /// # Errors
-    /// [`Mangled`] if the question or a record reaches past the end, there is not one question, a name is malformed, or
+    /// [`MalformedResponse`] if the question or a record reaches past the end, there is not one question, a name is malformed, or
     /// there are two OPT records.
-    pub fn read(message: &'a [u8]) -> Result<Self, Mangled> {
-        let word = |at| u16_at(message, at).ok_or(Mangled);
+    pub fn read(message: &'a [u8]) -> Result<Self, MalformedResponse> {
+        let word = |at| u16_at(message, at).ok_or(MalformedResponse);
         let flags = word(2)?;
         if message.len() > LONGEST_MESSAGE || word(4)? != 1 {
-            return Err(Mangled);
+            return Err(MalformedResponse);
         }
-        let question_end = HEADER + name::plain_len(message.get(HEADER..).ok_or(Mangled)?).ok_or(Mangled)? + 4;
+        let question_end =
+            HEADER + name::plain_len(message.get(HEADER..).ok_or(MalformedResponse)?).ok_or(MalformedResponse)? + 4;
         if question_end > message.len() {
-            return Err(Mangled);
+            return Err(MalformedResponse);
         }
         let counts = [word(6)?, word(8)?, word(10)?];
         let mut reply = Self {
@@ -80,7 +81,7 @@ impl<'a> Reply<'a> {
         let mut at = question_end;
         for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
             for _ in 0..count {
-                let record = Record::read(message, at, section).ok_or(Mangled)?;
+                let record = Record::read(message, at, section).ok_or(MalformedResponse)?;
                 match record.rtype {
                     rtype::OPT => reply.read_opt(record)?,
                     _ => reply.records.push(record),
@@ -91,9 +92,9 @@ impl<'a> Reply<'a> {
         Ok(reply)
     }
 
-    fn read_opt(&mut self, record: Record) -> Result<(), Mangled> {
+    fn read_opt(&mut self, record: Record) -> Result<(), MalformedResponse> {
         if self.opt.is_some() || record.section != Section::Additional || record.fixed != record.start + 1 {
-            return Err(Mangled);
+            return Err(MalformedResponse);
         }
         self.opt = Some((record.start, record.end));
         self.rcode = self.rcode.with_opt_bits(self.message.get(record.ttl_at()).copied().unwrap_or(0));
@@ -306,7 +307,7 @@ mod tests {
         let whole = reply(rcode::NOERROR, [&[], &[], &[]]);
         assert!(Reply::read(&whole).is_ok());
         for len in 0..whole.len() {
-            assert_eq!(Reply::read(&whole[..len]).map(|_| ()), Err(Mangled), "{len} bytes");
+            assert_eq!(Reply::read(&whole[..len]).map(|_| ()), Err(MalformedResponse), "{len} bytes");
         }
     }
 
@@ -365,7 +366,7 @@ mod tests {
         let bytes = reply(rcode::NOERROR, [&[], &[], &[OPT.to_vec()]]);
         assert_eq!(Reply::read(&bytes).map(|reply| reply.rcode), Ok(rcode::BADVERS));
         for twice in [[&[][..], &[], &[OPT.to_vec(), OPT.to_vec()]], [&[OPT.to_vec()], &[], &[]]] {
-            assert_eq!(Reply::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(Mangled));
+            assert_eq!(Reply::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(MalformedResponse));
         }
     }
 

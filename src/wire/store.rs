@@ -9,7 +9,7 @@ const MANY_RECORDS: usize = 128;
 
 /// A message ready to be fitted to queries, and where its TTLs lie.
 #[derive(Debug)]
-pub struct Stored {
+pub struct CacheableMessage {
     /// The message without OPT; id zero.
     pub wire: Vec<u8>,
     /// The offset of each TTL in `wire`.
@@ -25,7 +25,7 @@ pub struct Stored {
 }
 
 /// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
-pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
+pub fn store(reply: &Reply<'_>, cap: u32) -> CacheableMessage {
     let Bare { mut wire, gap, records } = without_opt(reply);
 
     if let Some(id) = wire.get_mut(..2) {
@@ -54,7 +54,7 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> Stored {
             ttls.push(offset);
         }
     }
-    Stored { wire, ttls, least_ttl: least, rotation: rotation(reply, records), spells }
+    CacheableMessage { wire, ttls, least_ttl: least, rotation: rotation(reply, records), spells }
 }
 
 /// Returns the number of addresses that end the answers, if these are several, of one name written in the same way, and there are no
@@ -234,7 +234,7 @@ mod tests {
         message
     }
 
-    fn stored(message: &[u8], cap: u32) -> (Stored, Vec<u32>) {
+    fn stored(message: &[u8], cap: u32) -> (CacheableMessage, Vec<u32>) {
         let stored = store(&Reply::read(message).expect("a reply"), cap);
         let ttl = |at: &u16| crate::wire::u32_at(&stored.wire, usize::from(*at)).expect("a TTL");
         let ttls = stored.ttls.iter().map(ttl).collect();

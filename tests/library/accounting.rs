@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use nodens::answer::{Resolved, Resolver, Response, Tally, resolve};
 use nodens::cause::Cause;
-use nodens::clients::{Clients, Fixed};
+use nodens::clients::{Clients, StaticClients};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::jobs::ledger::{Failed, Wait};
 use nodens::jobs::projects::Projects;
-use nodens::jobs::{Jobs, Ledger, Pick};
+use nodens::jobs::stats_buffer::{Failed, Wait};
+use nodens::jobs::{Jobs, Pick, StatsBuffer};
 use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Unanswered};
@@ -50,10 +50,10 @@ fn config(zones: usize) -> nodens::config::Config {
     parse(&text, &[]).unwrap()
 }
 
-fn ledger(snapshot: &Snapshot) -> Ledger {
-    let mut ledger = Ledger::new(["."]);
-    ledger.follow(&snapshot.labels, &snapshot.clients);
-    ledger
+fn stats_buffer(snapshot: &Snapshot) -> StatsBuffer {
+    let mut stats_buffer = StatsBuffer::new(["."]);
+    stats_buffer.follow(&snapshot.labels, &snapshot.clients);
+    stats_buffer
 }
 
 struct Accounts {
@@ -74,8 +74,8 @@ impl Accounts {
     }
 
     /// The notes of a worker that follows the configuration.
-    fn ledger(&self) -> Ledger {
-        ledger(&self.snapshot)
+    fn stats_buffer(&self) -> StatsBuffer {
+        stats_buffer(&self.snapshot)
     }
 
     fn settle(&self, now: u64) {
@@ -91,12 +91,12 @@ impl Accounts {
         let before = self.jobs.steps();
         let mut noted = 0;
         for round in 0..ROUNDS {
-            let mut ledger = self.ledger();
+            let mut stats_buffer = self.stats_buffer();
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
                 let (name, source, cause) = (name.as_wire(), Source::Local, Cause::of_rcode(rcode).unwrap());
                 let failed = Failed { name, hash: number, qtype: rtype::A, route: None, rcode, source, cause };
-                ledger.fail(client, failed, number, || None);
+                stats_buffer.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
                 let wait = Wait {
                     address: 0,
@@ -107,10 +107,10 @@ impl Accounts {
                     route: ROUTE,
                     rcode: rcode::NOERROR,
                 };
-                ledger.wait(client, wait);
+                stats_buffer.wait(client, wait);
                 noted += 1;
             }
-            assert!(self.jobs.flush(&mut ledger, 1_000));
+            assert!(self.jobs.flush(&mut stats_buffer, 1_000));
             self.settle(1_000);
         }
         (self.jobs.steps() - before) as f64 / f64::from(noted as u32)
@@ -156,20 +156,22 @@ fn a_note_costs_the_same_whatever_was_asked() {
 #[test]
 fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let accounts = Accounts::new();
-    let mut ledger = accounts.ledger();
+    let mut stats_buffer = accounts.stats_buffer();
     let jobs = &accounts.jobs;
-    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
-    assert!(jobs.flush(&mut ledger, 1));
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
+    assert!(jobs.flush(&mut stats_buffer, 1));
     accounts.settle(1);
     let tables = accounts.clients.tables(&accounts.snapshot.clients);
-    let nodens::clients::Who::Known { client, .. } = tables.who(KNOWN, 1) else { panic!("it is configured") };
+    let nodens::clients::ClientIdentity::Known { client, .. } = tables.who(KNOWN, 1) else {
+        panic!("it is configured")
+    };
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
     let seen = jobs.each(|_| {
         // The accounts are in use here.
-        ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
+        stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
         jobs.truncated.cut(KNOWN, b"\x03big\x00", rtype::A, None, 512, 2);
         jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", rtype::A);
-        (jobs.flush(&mut ledger, 200), jobs.try_look(client, Pick::All).is_none())
+        (jobs.flush(&mut stats_buffer, 200), jobs.try_look(client, Pick::All).is_none())
     });
     assert_eq!(seen, [(true, true)]);
     accounts.settle(200);
@@ -187,14 +189,14 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut ledger = accounts.ledger();
+                    let mut stats_buffer = accounts.stats_buffer();
                     for batch in 1..=BATCHES {
-                        (0..QUERIES).for_each(|_| ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, batch));
+                        (0..QUERIES).for_each(|_| stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, batch));
                         if batch % 50 == 0 {
-                            ledger.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
+                            stats_buffer.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
                         // After a reload and at the stop it goes on until there is room.
-                        while !accounts.jobs.flush(&mut ledger, batch) && batch % 50 == 0 {
+                        while !accounts.jobs.flush(&mut stats_buffer, batch) && batch % 50 == 0 {
                             std::thread::yield_now();
                         }
                     }
@@ -221,18 +223,18 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
     let accounts = Accounts::new();
     let mut renamed = config(1);
     renamed.clients.iter_mut().for_each(|client| client.name = format!("{} again", client.name));
-    let (renamed, labels) = (Arc::new(Fixed::new(&renamed.clients)), Arc::clone(&accounts.snapshot.labels));
-    let mut ledger = accounts.ledger();
-    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
-    assert!(accounts.jobs.flush(&mut ledger, 1), "one buffer is on its way at the reload");
-    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
+    let (renamed, labels) = (Arc::new(StaticClients::new(&renamed.clients)), Arc::clone(&accounts.snapshot.labels));
+    let mut stats_buffer = accounts.stats_buffer();
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
+    assert!(accounts.jobs.flush(&mut stats_buffer, 1), "one buffer is on its way at the reload");
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
     // This one is not yet.
-    ledger.follow(&labels, &renamed);
-    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 3);
-    assert!(accounts.jobs.flush(&mut ledger, 3));
+    stats_buffer.follow(&labels, &renamed);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 3);
+    assert!(accounts.jobs.flush(&mut stats_buffer, 3));
     // What a buffer was swapped for is of the same configuration.
-    ledger.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 4);
-    assert!(accounts.jobs.flush(&mut ledger, 4));
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 4);
+    assert!(accounts.jobs.flush(&mut stats_buffer, 4));
     accounts.jobs.settle(&accounts.clients, &renamed, 5);
     assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);
 }
@@ -249,7 +251,7 @@ impl Ask for Nobody {
 struct Scene {
     resolver: Arc<Resolver>,
     tally: Tally,
-    ledger: Ledger,
+    stats_buffer: StatsBuffer,
 }
 
 impl Scene {
@@ -258,13 +260,13 @@ impl Scene {
         let tally = Tally::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config(zones), &metrics, None), metrics));
         resolver.accounts.jobs.follow(&resolver.snapshot.load());
-        let ledger = ledger(&resolver.snapshot.load());
-        Self { resolver, tally, ledger }
+        let stats_buffer = stats_buffer(&resolver.snapshot.load());
+        Self { resolver, tally, stats_buffer }
     }
 
     fn respond(&mut self, client: IpAddr, packet: &[u8], at: Instant) -> (Response, Vec<u8>) {
         let snapshot = self.resolver.snapshot.load_full();
-        let mut turn = self.resolver.turn(&snapshot, at, &mut self.tally, &mut self.ledger);
+        let mut turn = self.resolver.turn(&snapshot, at, &mut self.tally, &mut self.stats_buffer);
         let mut out = vec![0; 1_232];
         let response = self.resolver.respond(&mut turn, packet, client, false, &mut out);
         (response, out)

@@ -13,7 +13,7 @@ use nodens::answer::{Resolver, Response, Tally, resolve};
 use nodens::config::parse::parse;
 use nodens::fetch::refresh;
 use nodens::governor::MOST_PENDING;
-use nodens::jobs::Ledger;
+use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
@@ -64,7 +64,7 @@ struct Scene {
     resolver: Arc<Resolver>,
     upstreams: Rc<Knowing>,
     tally: Tally,
-    ledger: Ledger,
+    stats_buffer: StatsBuffer,
 }
 
 impl Scene {
@@ -79,7 +79,7 @@ impl Scene {
             resolver,
             upstreams: Rc::new(Knowing { asked: Cell::new(0), silent: Cell::new(false) }),
             tally,
-            ledger: Ledger::new(["."]),
+            stats_buffer: StatsBuffer::new(["."]),
         }
     }
 
@@ -87,7 +87,7 @@ impl Scene {
     async fn ask(&mut self, name: &str) -> bool {
         let packet = query(Name::from_str(name).unwrap().as_wire());
         let snapshot = self.resolver.snapshot.load_full();
-        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally, &mut self.ledger);
+        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut out = [0; 1232];
         match self.resolver.respond(&mut turn, &packet, client, false, &mut out) {

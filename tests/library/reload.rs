@@ -12,7 +12,7 @@ use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::horizon::HorizonId;
-use nodens::jobs::Ledger;
+use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::name::Name;
@@ -42,7 +42,7 @@ fn denying(project: &str) -> Config {
 }
 
 /// The response code of an answer that is given at once.
-fn ask(running: &Running, name: &str, notes: &mut (Tally, Ledger)) -> Rcode {
+fn ask(running: &Running, name: &str, notes: &mut (Tally, StatsBuffer)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
     let mut turn = resolver.turn(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
@@ -62,7 +62,7 @@ fn a_client_and_the_view_that_selects_it_are_renamed_at_once() {
     let (asks, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (answers, private) = thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let mut notes = (Tally::new(&running.resolver().metrics, &[".".into()]), Ledger::new(["."]));
+            let mut notes = (Tally::new(&running.resolver().metrics, &[".".into()]), StatsBuffer::new(["."]));
             let (mut answers, mut private) = (0, 0);
             while !over.load(Ordering::Relaxed) {
                 private += usize::from(ask(&running, "git.corp.example", &mut notes) != rcode::NXDOMAIN);
@@ -91,7 +91,7 @@ fn who_loaded_a_configuration_sees_its_clients_whatever_comes_after() {
     for (snapshot, project, view) in [(&before, Some("a"), Some("outside")), (&after, None, None)] {
         let tables = resolver.tables(snapshot);
         let who = tables.who(DENIED.into(), 0);
-        let nodens::clients::Who::Known { client, .. } = who else { panic!("{who:?}") };
+        let nodens::clients::ClientIdentity::Known { client, .. } = who else { panic!("{who:?}") };
         let known = client.job.as_ref().and_then(|job| job.project(nodens::clients::client::Trust::Configuration));
         assert_eq!(known.as_deref(), project);
         assert_eq!(snapshot.view(&who, DENIED.into()).map(|view| &*view.name), view);

@@ -14,14 +14,14 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
-use nodens::cache::entry::{Entry, Home, Limits};
+use nodens::cache::entry::{CacheScope, Entry, Limits};
 use nodens::horizon::HorizonId;
 use nodens::wire::compose::{Composer, in_order};
-use nodens::wire::fit::{Age, Kept, fit};
+use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
 use nodens::wire::query::{Key, Query, Reject};
 use nodens::wire::reply::{Reply, Section};
-use nodens::wire::store::{Stored, store};
+use nodens::wire::store::{CacheableMessage, store};
 use nodens::wire::{flag, make, rcode};
 
 const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
@@ -193,7 +193,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Err(Reject::Silence(_)) => {}
     }
     let reply = Reply::read(packet).ok()?;
-    let home = Home::unconfirmed(0);
+    let home = CacheScope::unconfirmed(0);
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
     let entry = Entry::from_reply(&reply, limits, true, home, 0);
     let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
@@ -308,10 +308,10 @@ proptest! {
     ) {
         let asked = query.to_vec().unwrap();
         let (reply, asked) = (Reply::read(&packet).unwrap(), Query::read(&asked).unwrap());
-        let Stored { wire, ttls, least_ttl, spells, .. } = store(&reply, cap);
+        let CacheableMessage { wire, ttls, least_ttl, spells, .. } = store(&reply, cap);
         let ttls: Vec<u8> = ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         let errors = extended_errors(&message.edns);
-        let kept = Kept { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true, rotation: 0, spells };
+        let kept = CachedMessage { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true, rotation: 0, spells };
         let size = if tcp { 65535 } else { usize::from(asked.udp_size()) };
         let mut out = vec![0xff; size];
         let age_of = if stale { Age::Stale(30) } else { Age::Seconds(age) };

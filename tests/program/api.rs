@@ -122,10 +122,10 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
     assert_eq!((&server["queries_total"]["tcp"], &server["queries_total"]["tls"]), (&0.into(), &0.into()));
     assert_eq!((&server["hedges_total"], &server["hedges_won_total"]), (&0.into(), &0.into()));
     assert_eq!(server["ejections_total"], 0);
-    let minute = &server["last_minute"];
-    assert!(minute["responses"].as_u64() >= Some(10), "{server:#}");
+    let latency_window = &server["last_minute"];
+    assert!(latency_window["responses"].as_u64() >= Some(10), "{server:#}");
     let percentiles = ["latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds"];
-    let percentiles = percentiles.map(|key| minute[key].as_f64().expect("a number"));
+    let percentiles = percentiles.map(|key| latency_window[key].as_f64().expect("a number"));
     // What is told is off by a sixteenth at most.
     assert!(percentiles[0] >= 0.0375 && percentiles.is_sorted(), "{percentiles:?}");
     assert!(server["smoothed_latency_seconds"].as_f64() >= Some(0.04), "{server:#}");

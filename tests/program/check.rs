@@ -58,6 +58,19 @@ ttl   = "5m"
 const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
 #[test]
+fn examples_are_valid() {
+    let files =
+        std::fs::read_dir(root().join("examples")).expect("a directory").map(|entry| entry.expect("a file").path());
+    let files: Vec<_> = files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in files {
+        let output = check(&file);
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && stdout.contains(": OK (") && stderr.is_empty(), "{stdout}{stderr}");
+    }
+}
+
+#[test]
 fn good_files() {
     let summary = "OK (2 listeners, 3 routes, 3 upstreams, cache 64MiB)";
     accepted(&written(HYBRID), summary);

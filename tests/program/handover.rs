@@ -306,9 +306,9 @@ fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
     ] {
         let scene = Scene::new();
         let mut old = scene.nodens();
-        let elder = strange_elder(&scene.socket(), answer);
+        let predecessor = strange_elder(&scene.socket(), answer);
         let mut new = scene.nodens();
-        elder.join().expect("it was asked");
+        predecessor.join().expect("it was asked");
         new.logged("sharing the ports");
         old.signal("TERM");
         assert_eq!(old.exit().code(), Some(0));

@@ -81,7 +81,8 @@ fn metrics_table() -> String {
             let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| sample.strip_suffix(end));
             let name = name.filter(|name| families.contains_key(name)).unwrap_or(sample);
             let labels = labels.split_once('}').unwrap().0;
-            let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|name| *name != "le");
+            let names =
+                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|name| *name != "le");
             families.entry(name).or_default()[1] = names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" ");
         }
     }
@@ -136,7 +137,11 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 
 /// The anchors of a page's headings, as GitHub and GitLab form them.
 fn anchors(text: &str) -> impl Iterator<Item = String> {
-    let headings = text.split("```").step_by(2).flat_map(str::lines).filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let headings = text
+        .split("```")
+        .step_by(2)
+        .flat_map(str::lines)
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
     headings.map(|heading| {
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
         kept.collect::<String>().to_lowercase().replace(' ', "-")

@@ -29,7 +29,8 @@ const REPLACED: &[(&str, &str)] = &[
 ];
 
 /// Where people read: the documentation, and texts of the program.
-const READ: &[&str] = &["README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "docs", "config", "deploy", "examples", "src"];
+const READ: &[&str] =
+    &["README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "docs", "config", "deploy", "examples", "src"];
 
 #[test]
 fn replaced_words_stay_away() {
@@ -42,7 +43,9 @@ fn replaced_words_stay_away() {
         } else if let Ok(text) = fs::read_to_string(&path) {
             for (number, line) in (1..).zip(text.lines()) {
                 let replaced = REPLACED.iter().filter(|(word, _)| line.contains(word));
-                found.extend(replaced.map(|(word, better)| format!("{}:{number}: {word:?}: use {better:?}", path.display())));
+                found.extend(
+                    replaced.map(|(word, better)| format!("{}:{number}: {word:?}: use {better:?}", path.display())),
+                );
             }
         }
     }

@@ -6,7 +6,7 @@
 use super::super::prefix::{Prefix, Prefixes};
 use super::super::search_list;
 use super::mark::Mark;
-use super::{Account, Failure};
+use super::{ClientStats, Failure};
 use crate::clock::Millis;
 use crate::wire::rcode;
 
@@ -15,7 +15,7 @@ const MOST_FAILURES: usize = 64;
 /// Names kept that were meant behind a search list.
 const MOST_MEANT: usize = 64;
 
-impl Account {
+impl ClientStats {
     /// A failure; one that a search list caused goes to the name that was meant.
     pub(in crate::jobs) fn fail(&mut self, failure: Failure) {
         let name = failure.name.clone();
@@ -188,7 +188,7 @@ mod tests {
     use std::time::Duration;
 
     /// An account of a client in the namespace `ci`.
-    fn of_namespace() -> Account {
+    fn of_namespace() -> ClientStats {
         let client = Client {
             kind: crate::clients::client::Kind::Pod,
             name: "a".into(),
@@ -200,7 +200,7 @@ mod tests {
             memo: Default::default(),
             search: None,
         };
-        Account { client: Some(Arc::new(client)), ..account() }
+        ClientStats { client: Some(Arc::new(client)), ..account() }
     }
 
     #[test]
@@ -220,8 +220,8 @@ mod tests {
         }
     }
 
-    fn account() -> Account {
-        Account::new(None, [10, 0, 0, 1].into(), 0)
+    fn account() -> ClientStats {
+        ClientStats::new(None, [10, 0, 0, 1].into(), 0)
     }
 
     fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> Failure {
@@ -295,7 +295,7 @@ mod tests {
         let slowest: usize = account.slowest.iter().map(Slow::weight).sum();
         let meant: usize = account.meant.iter().map(|(name, _)| meant_weight(name)).sum();
         let kinds = account.kinds.len() * size_of::<Kind>();
-        assert_eq!(account.weight(), size_of::<Account>() + failures + slowest + meant + kinds);
+        assert_eq!(account.weight(), size_of::<ClientStats>() + failures + slowest + meant + kinds);
         assert_eq!((account.meant.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
         assert_eq!((account.marks.len(), account.failures.len()), (MOST_FAILURES, MOST_FAILURES));
     }

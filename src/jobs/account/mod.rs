@@ -12,7 +12,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::sentence::sentence;
-use super::whose::Told;
+use super::whose::ReportedCounts;
 use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
@@ -31,7 +31,7 @@ const MOST_KINDS: usize = 128;
 
 /// One client's account.
 #[derive(Clone, Debug)]
-pub struct Account {
+pub struct ClientStats {
     /// Whose; none: of all that are not known.
     pub client: Option<Arc<Client>>,
     /// Where its last query came from.
@@ -52,7 +52,7 @@ pub struct Account {
     pub meant: Vec<(Box<[u8]>, u64)>,
     /// Failures that made room for others.
     pub left_out: u64,
-    pub(super) told: Told,
+    pub(super) told: ReportedCounts,
     /// One for each of the failures.
     marks: Vec<Mark>,
     /// The hashes of the names that were meant.
@@ -80,7 +80,7 @@ pub enum Pick<'a> {
 #[derive(Clone, Debug)]
 pub struct Excerpt {
     /// The account with the failures that were wanted.
-    pub account: Account,
+    pub account: ClientStats,
     /// For each of the failures: see [`Existing::like`](super::existing::Existing::like).
     pub like: Vec<Vec<Box<[u8]>>>,
 }
@@ -136,7 +136,7 @@ pub struct Failure {
     pub last: Millis,
 }
 
-impl Account {
+impl ClientStats {
     /// An empty one.
     pub fn new(client: Option<Arc<Client>>, address: IpAddr, at: Millis) -> Self {
         Self {
@@ -150,7 +150,7 @@ impl Account {
             searches: 0,
             meant: Vec::new(),
             left_out: 0,
-            told: Told::default(),
+            told: ReportedCounts::default(),
             marks: Vec::new(),
             meant_hashes: Vec::new(),
             tried: HashMap::default(),
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn whatever_codes_come_kinds_are_bounded() {
-        let mut account = Account::new(None, [10, 0, 0, 1].into(), 0);
+        let mut account = ClientStats::new(None, [10, 0, 0, 1].into(), 0);
         for number in 0..4_096_u16 {
             for source in Source::ALL {
                 let route = Some(number.to_string().into()).filter(|_| number % 2 == 0);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn the_slowest_are_kept_in_order() {
-        let mut account = Account::new(None, [10, 0, 0, 1].into(), 0);
+        let mut account = ClientStats::new(None, [10, 0, 0, 1].into(), 0);
         for millis in (0..100).chain(0..100) {
             let took = Duration::from_millis(millis);
             account.wait(Slow { name: [0].into(), qtype: rtype::A, route: None, rcode: rcode::NOERROR, took });

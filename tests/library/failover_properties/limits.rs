@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use nodens::upstream::budget::Budget;
-use nodens::upstream::quota::{Quota, Verdict};
+use nodens::upstream::rate_limiter::{RateLimiter, Verdict};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -47,7 +47,7 @@ proptest! {
         limit in 1..150_u32,
         schedule in vec((prop_oneof![8 => 0..40_u64, 2 => 50..400_u64, 1 => 1_000..4_000_u64], 0..20_u32, 0..4_u8), 1..300),
     ) {
-        let mut quota = Quota::new(limit);
+        let mut rate_limiter = RateLimiter::new(limit);
         let mut sent: Vec<u64> = Vec::new();
         let mut now = 0;
         for (pause, wanted, client) in schedule {
@@ -57,14 +57,14 @@ proptest! {
                 // It counts by tenths of a second: what it holds against a query is at most 1.1 s old.
                 let (least, most) = (within(1_000), within(1_100));
                 let client = IpAddr::from(Ipv4Addr::new(10, 0, 0, client));
-                let verdict = quota.judge(now, Some(client));
+                let verdict = rate_limiter.judge(now, Some(client));
                 prop_assert!(most * 100 >= 80 * u64::from(limit) || verdict == Verdict::Ask, "shed below 80 %");
                 prop_assert!(least * 100 < 80 * u64::from(limit) || verdict != Verdict::Ask, "nothing shed at 80 %");
                 prop_assert!(least * 100 < 95 * u64::from(limit) || verdict == Verdict::Shed, "asked at 95 %");
-                let room = quota.has_room(now);
+                let room = rate_limiter.has_room(now);
                 prop_assert!(most * 100 >= 80 * u64::from(limit) || room, "no hedges below 80 %");
                 prop_assert!(least * 100 < 80 * u64::from(limit) || !room, "hedges at 80 %");
-                let spent = quota.spend(now);
+                let spent = rate_limiter.spend(now);
                 prop_assert!(spent || most >= u64::from(limit), "refused at {most} of {limit}");
                 prop_assert!(!spent || least < u64::from(limit), "{least} of {limit} in a second, and one more");
                 sent.extend(spent.then_some(now));
@@ -75,19 +75,19 @@ proptest! {
     /// A client that asks once a second beside one that asks without end, once that one is known.
     #[test]
     fn a_light_client_is_asked_for_as_long_as_there_is_room(limit in 40..1_000_u32, pace in 1..6_u64) {
-        let mut quota = Quota::new(limit);
+        let mut rate_limiter = RateLimiter::new(limit);
         let [heavy, light] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
         let mut shed = 0;
         for now in 0..10_000_u64 {
             for _ in 0..u64::from(limit) * pace / 1_000 + 1 {
-                match quota.judge(now, Some(heavy)) {
+                match rate_limiter.judge(now, Some(heavy)) {
                     Verdict::Shed => shed += 1,
-                    _ => _ = quota.spend(now),
+                    _ => _ = rate_limiter.spend(now),
                 }
             }
             if now % 1_000 == 777 && now > 2_000 {
-                prop_assert!(quota.judge(now, Some(light)) != Verdict::Shed, "the light client had to do without");
-                prop_assert!(quota.spend(now));
+                prop_assert!(rate_limiter.judge(now, Some(light)) != Verdict::Shed, "the light client had to do without");
+                prop_assert!(rate_limiter.spend(now));
             }
         }
         prop_assert!(shed > 0, "and the heavy one has to do without some");
