@@ -1,4 +1,4 @@
-//! The command line: one file per command.
+//! The command line, with a file for each command.
 
 use std::ffi::OsString;
 
@@ -14,6 +14,7 @@ mod node;
 mod outcome;
 mod own_addresses;
 mod progress;
+mod schema;
 mod serve;
 mod start_config;
 mod status;
@@ -38,6 +39,7 @@ enum Command {
     Job(status::Job),
     Node(node::NodeCommand),
     Bench(bench::Bench),
+    Schema(schema::Schema),
 }
 
 const EXAMPLES: &str = "\
@@ -52,9 +54,10 @@ Examples:
   nodens node status --config nodens.toml       what it has put on this node
   nodens bench latency --target 127.0.0.1:5300
   nodens bench failover             what a fault of an upstream costs the clients
+  nodens schema > nodens.schema.json    completes and checks the configuration in editors
   nodens help check                 more about a command";
 
-/// Runs the command that `args` ask for; the first is the program's name. Output goes to stdout, complaints to stderr.
+/// Runs the command in `args`; the first argument is the program's name. Output goes to stdout, errors to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
@@ -65,9 +68,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
             Command::Job(job) => job.run(),
             Command::Node(node) => node.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Schema(schema) => schema.run(),
         },
         Err(answer) => {
-            let _ = answer.print(); // nobody is left to tell that stdout or stderr is gone
+            let _ = answer.print(); // a closed stdout or stderr cannot be reported
             if answer.use_stderr() { Outcome::BadUsage } else { Outcome::Good }
         }
     }

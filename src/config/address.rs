@@ -1,4 +1,4 @@
-//! Addresses as the file writes them: where to listen, whom to ask, and whether that would be nodens itself.
+//! Addresses in the configuration file: listeners, servers and networks. Detects servers that are nodens itself.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -11,57 +11,57 @@ use super::value::ConfigValue;
 use super::zones::network;
 use crate::wire::name::Name;
 
-/// The port of DNS over UDP and TCP (RFC 1035 section 4.2).
+/// Port of DNS over UDP and TCP (RFC 1035 section 4.2).
 pub const DNS_PORT: u16 = 53;
-/// The port of DNS over TLS (RFC 7858 section 3.1).
+/// Port of DNS over TLS (RFC 7858 section 3.1).
 pub const TLS_PORT: u16 = 853;
 
-/// One server of a group.
+/// Address of one server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
-    /// UDP first, TCP when truncated.
+    /// UDP, and TCP if the response is truncated.
     Plain(SocketAddr),
-    /// The same, at the addresses of a host name that a bootstrap server resolves.
+    /// Host name that a bootstrap server resolves; transport as for `Plain`.
     Named {
-        /// The host name.
+        /// Host name.
         host: Name,
-        /// The port.
+        /// Port.
         port: u16,
     },
-    /// DNS over TLS (RFC 7858), its certificate checked against the host name (RFC 8310 strict profile); never in clear
-    /// text. Trusted are the roots in `SSL_CERT_FILE` or `SSL_CERT_DIR` if set (a private CA), else the system's, else
-    /// those built in.
+    /// DNS over TLS (RFC 7858), never clear text. The certificate is verified against the host name (RFC 8310 strict
+    /// profile). Trusted roots are those in `SSL_CERT_FILE` or `SSL_CERT_DIR` if set (a private CA), else the system's,
+    /// else the built-in ones.
     Tls {
-        /// Where it listens.
+        /// Address and port of the server.
         address: SocketAddr,
-        /// The name that its certificate must bear.
+        /// Name that the server's certificate must have.
         host: String,
     },
 }
 
-/// An address with a port, which is `PORT` where the file gives none.
+/// Listen address. The port is `PORT` if the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Listen<const PORT: u16>(pub SocketAddr);
 
-/// A server that resolves the names of others: an address that can be sent to, port 53 where the file gives none.
+/// Server that resolves the host names of other servers. The port is 53 if the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Bootstrap(pub SocketAddr);
 
-/// A server of a group.
+/// Server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Server(pub ServerAddress);
 
-/// A network of clients; a single address stands for itself.
+/// Network of clients. A single address is a network of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Network(pub IpNet);
 
-/// The listener that a packet sent to `server` would reach, if it is one of `listen`.
+/// Returns the listener in `listen` that a query to `server` would reach, if there is one.
 ///
-/// A wildcard listener has every address of its family that this machine has: those in `local`, and loopback.
+/// A wildcard listener covers all addresses of its family on this machine: those in `local`, and loopback.
 pub fn own_listener(server: SocketAddr, listen: &[SocketAddr], local: &[IpAddr]) -> Option<SocketAddr> {
     let ip = server.ip().to_canonical();
     listen.iter().copied().find(|listener| {
@@ -141,7 +141,7 @@ impl ConfigValue for Network {
     const EXPECTED: &'static str = r#""10.0.0.0/8", "::1/128" or a single address"#;
 }
 
-/// An address with or without a port, an IPv6 one with or without brackets.
+/// Parses an address with or without a port. An IPv6 address may have brackets.
 fn socket(text: &str, default_port: u16) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     match bare.parse::<IpAddr>() {
@@ -150,8 +150,8 @@ fn socket(text: &str, default_port: u16) -> Option<SocketAddr> {
     }
 }
 
-/// An address whose scope is the number of an interface, where the text has its name: `fe80::1%eth0` (RFC 4007 section 11.2).
-/// Brackets are put around it, as the standard library reads a scope only so.
+/// Replaces an interface name in the scope of an address by the interface's number: `fe80::1%eth0` (RFC 4007 section 11.2).
+/// Adds brackets, because the standard library parses a scope only inside brackets, and then the default port if there is none.
 fn numbered_scope(text: &str, default_port: u16) -> Result<Cow<'_, str>, String> {
     let Some((address, rest)) = text.split_once('%') else { return Ok(Cow::Borrowed(text)) };
     let (scope, port) = rest.split_once(']').unwrap_or((rest, ""));
@@ -164,7 +164,7 @@ fn numbered_scope(text: &str, default_port: u16) -> Result<Cow<'_, str>, String>
     Ok(Cow::Owned(format!("[{address}%{number}]{port}")))
 }
 
-/// The same address if a query can be sent there.
+/// Returns the address if a query can be sent to it.
 fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
     let ip = address.ip();
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
@@ -179,7 +179,7 @@ fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
     }
 }
 
-/// What follows `tls://`: an address, and behind a `#` the name that its certificate must bear.
+/// Parses the part after `tls://`: an address, then `#` and the name that the server's certificate must have.
 fn tls(text: &str, rest: &str) -> Result<ServerAddress, String> {
     let (address, host) = rest.split_once('#').unwrap_or((rest, ""));
     let address = socket(&numbered_scope(address, TLS_PORT)?, TLS_PORT)
@@ -196,7 +196,8 @@ fn tls(text: &str, rest: &str) -> Result<ServerAddress, String> {
     }
 }
 
-/// A host name: labels of letters, digits, underscores and, not at their ends, hyphens, the last one not a number (RFC 1123 section 2.1).
+/// Parses a host name: labels of letters, digits, underscores and inner hyphens, the last one not a number (RFC 1123
+/// section 2.1).
 fn host_name(text: &str) -> Option<Name> {
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
@@ -295,7 +296,7 @@ mod tests {
             ("10.0.0.5:53", "0.0.0.0:53", true),
             ("[::ffff:10.0.0.5]:53", "0.0.0.0:53", true),
             ("10.0.0.6:53", "0.0.0.0:53", false),
-            ("10.0.0.5:53", "[::]:53", false), // sockets for IPv6 take IPv6 only
+            ("10.0.0.5:53", "[::]:53", false), // IPv6 sockets accept IPv6 only
             ("[fd00::5]:53", "[::]:53", true),
             ("10.0.0.5:53", "10.0.0.6:53", false),
         ] {

@@ -1,5 +1,5 @@
-//! What a file may say, and seldom means: warnings of `nodens check`, each with its remedy. A file with warnings is good, and is
-//! served as it is.
+//! Warnings of `nodens check`: settings that are valid but rarely intended, each with its remedy. A file with warnings is
+//! accepted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ pub(super) fn advise(file: &File, mistakes: &Diagnostics<'_>) {
     file.routes.iter().flatten().chain(of_views).for_each(|route| falls_through(file, route, mistakes));
 }
 
-/// Listeners whose clients `allow` leaves out.
+/// Warns of listeners whose clients `allow` does not include.
 fn clients_of_listeners(file: &File, mistakes: &Diagnostics<'_>) {
     let allow = || file.server.allow.iter().map(|network| network.get_ref().0);
     for listen in file.server.listen.iter().filter(|listen| !listen.span().is_empty()) {
@@ -44,7 +44,7 @@ fn clients_of_listeners(file: &File, mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// Wildcard listeners that take IPv6 and are taken for both.
+/// Warns of IPv6 wildcard listeners on ports without an IPv4 listener: they accept no queries over IPv4.
 fn ipv6_alone(file: &File, mistakes: &Diagnostics<'_>) {
     let listen = &file.server.listen;
     for wildcard in listen.iter().filter(|listen| listen.get_ref().0.ip() == IpAddr::from([0u16; 8])) {
@@ -59,9 +59,9 @@ fn ipv6_alone(file: &File, mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// A resolver, and pages about its clients, for whoever reaches them.
+/// Warns of an open resolver. If `server.allow` includes all addresses, warns of admin pages open to all addresses too.
 fn open_to_all(file: &File, mistakes: &Diagnostics<'_>) {
-    // Halves and quarters of all addresses are meant for all of them.
+    // A network with a prefix of at most 2 bits (half or a quarter of all addresses) counts as all addresses.
     let is_all = |network: &IpNet| network.prefix_len() <= 2;
     let Some(all) = file.server.allow.iter().find(|network| is_all(&network.get_ref().0)) else { return };
     let is_public = |listen: &&SocketAddr| listen.ip().is_unspecified() || !is_private(listen.ip());
@@ -84,8 +84,8 @@ fn open_to_all(file: &File, mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// One route for everything, to servers that are there for private zones as well: nodens answers special-use names itself where
-/// no route claims them.
+/// Warns of upstreams with private servers to which only "." is routed: nodens answers special-use names itself unless a
+/// route claims them.
 fn private_zones_without_route(file: &File, mistakes: &Diagnostics<'_>) {
     let routes = file.routes.as_deref().unwrap_or_default();
     let claims_local = |route: &RouteTable| {
@@ -113,7 +113,7 @@ fn private_zones_without_route(file: &File, mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// Zones that a route claims and a rewrite takes away.
+/// Warns of zones that both a route and a rewrite claim.
 fn rewritten_routes(file: &File, mistakes: &Diagnostics<'_>) {
     let zones = file.routes.iter().flatten().filter_map(|route| route.zones.as_deref()).flatten();
     for zone in zones {
@@ -129,7 +129,8 @@ fn rewritten_routes(file: &File, mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// Names of a private zone that reach other servers, as the file asks for.
+/// Adds a note about a `fallthrough`, since other servers then see names of the route's zones. Warns if both upstreams have
+/// the same servers.
 fn falls_through(file: &File, route: &RouteTable, mistakes: &Diagnostics<'_>) {
     let (Some(next), Some(to), Some(zones)) = (&route.fallthrough, &route.to, &route.zones) else { return };
     let servers = |name: &str| {
@@ -168,7 +169,7 @@ fn is_loopback(network: &IpNet) -> bool {
     network.addr().is_loopback() && network.prefix_len() >= if network.addr().is_ipv4() { 8 } else { 128 }
 }
 
-/// Reports whether an address can be reached from this machine or private networks alone.
+/// Reports whether an address is reachable only from this machine or from private networks.
 fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -185,7 +186,7 @@ mod tests {
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-    /// The warnings of a file that is good.
+    /// Returns the warnings of a valid file.
     fn warnings(text: &str) -> Vec<String> {
         let config = parse(text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?} in {text}"));
         config.warnings.iter().map(ToString::to_string).collect()

@@ -1,4 +1,4 @@
-//! The configuration without a file: this machine's own servers, asked through a cache.
+//! Configuration without a file: a cache that forwards all names to this machine's own nameservers.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,53 +11,53 @@ use super::mistake::Diagnostic;
 use super::parse::parse;
 use super::server::LISTEN;
 
-/// Why there is no configuration without a file.
+/// Failure to make a configuration from resolv.conf.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuiltinError {
-    /// The text names no server that could be asked; trying again helps once it does.
+    /// No usable nameserver in resolv.conf. A retry helps once it has one.
     #[error("resolv.conf has no usable nameserver{}: give a configuration with --config, or add a line `nameserver ADDRESS`", .skipped)]
     NoNameserver {
-        /// The nameservers that cannot be used, with a blank before; empty if there are none.
+        /// Unusable nameservers, as `, not ADDRESS ADDRESS`; empty if there are none.
         skipped: String,
     },
-    /// A nameserver is nodens itself.
+    /// Nameserver that is nodens itself.
     #[error(
         "resolv.conf names {server}, where nodens itself listens ({listener}): queries would go in a circle; \
          give the real upstreams with --config, or keep resolv.conf as it was before nodens served this machine"
     )]
     Loop {
-        /// The nameserver.
+        /// Nameserver.
         server: SocketAddr,
-        /// The listener that it reaches.
+        /// Listener that a query to the nameserver reaches.
         listener: SocketAddr,
     },
-    /// The text made of it was refused: a bug.
+    /// Rejection of the generated text: a bug.
     #[error("the configuration made from resolv.conf is refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<Diagnostic>),
 }
 
-/// The configuration used without a file: [`LISTEN`], loopback clients, admin on 127.0.0.1:9353, and every name asked of
-/// the nameservers of `resolv_conf`, the text of a resolv.conf(5), in their order.
+/// Returns the configuration used without a file: [`LISTEN`], loopback clients, admin on 127.0.0.1:9353, and one route for
+/// all names to the nameservers of `resolv_conf`, the text of a resolv.conf(5), in their order.
 ///
-/// What cannot be used is left out: nameservers with an IPv6 zone, options that do not matter here, lines that mean
-/// nothing. All nameservers count, not only the first three; `options trust-ad` is heeded. `local` is as in [`parse`].
+/// Skips nameservers with an IPv6 zone, options without effect on nodens, and invalid lines. Uses all nameservers, not only
+/// the first three. Applies `options trust-ad`. `local` is as in [`parse`].
 ///
 /// # Errors
 ///
-/// No usable nameserver, or one that is nodens itself.
+/// There is no usable nameserver, or one of them is nodens itself.
 pub fn builtin(resolv_conf: &str, local: &[IpAddr]) -> Result<Config, BuiltinError> {
     let text = text(resolv_conf, &LISTEN, local)?;
     let mut config = parse(&text, local).map_err(BuiltinError::Refused)?;
-    // Those of a text that nobody wrote.
+    // The user did not write this text.
     config.warnings.clear();
-    // A machine without IPv6 has no [::1] to listen on, and did not ask for it.
+    // A machine without IPv6 has no [::1] to listen on, and the user did not configure that listener.
     if local.iter().any(IpAddr::is_ipv4) && !local.iter().any(IpAddr::is_ipv6) {
         config.server.listen.retain(SocketAddr::is_ipv4);
     }
     Ok(config)
 }
 
-/// The same as a file, to which the file's own defaults do the rest.
+/// Generates the text of the configuration file. Keys that it omits have their defaults.
 fn text(resolv_conf: &str, listen: &[SocketAddr], local: &[IpAddr]) -> Result<String, BuiltinError> {
     let (resolv, _) = resolv_conf::Config::parse_with_errors(resolv_conf.as_bytes());
     let (mut servers, mut skipped) = (Vec::<SocketAddr>::new(), String::new());
@@ -81,12 +81,12 @@ fn text(resolv_conf: &str, listen: &[SocketAddr], local: &[IpAddr]) -> Result<St
     }
     let mut text = String::from("[admin]\nlisten = \"127.0.0.1\"\n\n[upstreams.\"resolv.conf\"]\n");
     let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-    let _ = writeln!(text, "servers = {servers:?}\ntrust_ad = {}\n", resolv.trust_ad); // a String takes all
+    let _ = writeln!(text, "servers = {servers:?}\ntrust_ad = {}\n", resolv.trust_ad); // never fails for a String
     text.push_str("[[route]]\nzones = [\".\"]\nto = \"resolv.conf\"\n");
     Ok(text)
 }
 
-/// Where a nameserver can be asked; `0.0.0.0` means this machine, as it does to the C library.
+/// Returns the address of a nameserver if it is usable. `0.0.0.0` means loopback, as in the C library.
 fn usable(nameserver: &ScopedIp) -> Option<SocketAddr> {
     let ip = match *nameserver {
         ScopedIp::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

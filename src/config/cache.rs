@@ -1,4 +1,4 @@
-//! How much is kept, and how long: `[cache]`.
+//! Settings of the cache: `[cache]`.
 
 use std::time::Duration;
 
@@ -7,44 +7,44 @@ use toml::Spanned;
 use super::table::Table;
 use super::units::{Bounds, Size, Time};
 
-/// `[cache] memory`: below the floor it could not hold the largest answers.
+/// `[cache] memory`. A cache below the floor could not hold the largest answers.
 pub const MEMORY: Bounds<Size> = Bounds { default: Size(64 << 20), floor: Size(1 << 20), ceiling: Size(256 << 30) };
-/// `[cache] max_ttl`: RFC 8767 section 4 advises no more than a week.
+/// `[cache] max_ttl`. RFC 8767 section 4 advises at most one week.
 pub const MAX_TTL: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(1), ceiling: Time::WEEK };
-/// `[cache] negative_max_ttl`, a route's as well: RFC 2308 section 5 advises no more than one to three hours.
+/// `[cache] negative_max_ttl`, also that of routes. RFC 2308 section 5 advises at most one to three hours.
 pub const NEGATIVE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(30), floor: Time::secs(1), ceiling: Time::secs(3 * 3_600) };
-/// `[cache] stale`: RFC 8767 section 5 advises one to three days; here jobs are short, so an hour. Zero: never.
+/// `[cache] stale`. RFC 8767 section 5 advises one to three days; the default is one hour, because jobs are short. Zero: never.
 pub const STALE: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(0), ceiling: Time::WEEK };
-/// `[cache] failure_max_ttl`: RFC 9520 section 3.2 has it between a second and five minutes. Who polls a name until it is back must
-/// not be blind for long.
+/// `[cache] failure_max_ttl`. RFC 9520 section 3.2 requires one second to five minutes. The default is short for clients that
+/// poll a name until it resolves again.
 pub const FAILURE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(300) };
-/// `[cache] prefetch`.
+/// Default of `[cache] prefetch`.
 pub const PREFETCH: bool = true;
-/// `[cache] rotate`.
+/// Default of `[cache] rotate`.
 pub const ROTATE: bool = true;
 
-/// The cache's bounds.
+/// Settings of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// A hard bound on all cached answers, in bytes.
+    /// Hard limit on the memory of all cached answers, in bytes.
     pub memory: usize,
-    /// The longest that a positive answer is kept.
+    /// Longest time that a positive answer is kept.
     pub max_ttl: Duration,
-    /// The longest that a negative answer is kept (RFC 2308), unless its route says otherwise.
+    /// Longest time that a negative answer is kept (RFC 2308), unless its route has a limit of its own.
     pub negative_max_ttl: Duration,
-    /// How long past its TTL an answer may stand in for dead upstreams (RFC 8767); zero: never.
+    /// Longest time past its TTL that an answer is served while upstreams fail (RFC 8767); zero: never.
     pub stale: Duration,
-    /// The longest that a failure is remembered (RFC 9520).
+    /// Longest time that a failure is remembered (RFC 9520).
     pub failure_max_ttl: Duration,
-    /// Whether popular answers are fetched again before a client has to wait for them.
+    /// Prefetch of popular answers before their TTL ends.
     pub prefetch: bool,
-    /// Whether the addresses of a cached answer change places from response to response.
+    /// Rotation of the addresses of a cached answer from response to response.
     pub rotate: bool,
 }
 
-/// `[cache]`.
+/// `[cache]` in the file.
 #[derive(Debug)]
 pub struct CacheTable {
     /// Default: [`MEMORY`].
@@ -77,7 +77,7 @@ impl CacheTable {
     }
 }
 
-/// `[cache]` as the rest of the house reads it.
+/// Converts `[cache]` to its validated form.
 pub(super) fn cache(file: &CacheTable) -> Cache {
     Cache {
         memory: usize::try_from(file.memory.get_ref().0).unwrap_or(usize::MAX),

@@ -1,4 +1,4 @@
-//! Who asks: `[kubernetes]` and `[[client]]`.
+//! Identities of clients: `[kubernetes]` and `[[client]]`.
 
 use std::path::PathBuf;
 
@@ -11,87 +11,87 @@ use super::table::Table;
 use super::value::ConfigValue;
 use super::warm_up::File;
 
-/// The longest name of a Kubernetes node (RFC 1123, as a DNS subdomain).
+/// Maximum length of the name of a Kubernetes node (RFC 1123, as a DNS subdomain).
 const LONGEST_NODE: usize = 253;
-/// The longest name of a namespace (RFC 1123, as a DNS label).
+/// Maximum length of the name of a namespace (RFC 1123, as a DNS label).
 const LONGEST_NAMESPACE: usize = 63;
-/// The longest text that names a client.
+/// Maximum length of a text that names a client, in bytes.
 const LONGEST_WORDS: usize = 256;
 
-/// Where the pods of this node are learned from.
+/// Settings of the watch on the pods of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kubernetes {
-    /// Whether the API is watched; none: where nodens runs in a cluster and knows its node.
+    /// True: the API is watched. `None`: it is watched if nodens runs in a cluster and has the name of its node.
     pub watch: Option<bool>,
-    /// The node's name; none: the environment variable `NODE_NAME` has it.
+    /// Name of the node. `None`: the environment variable `NODE_NAME`.
     pub node: Option<String>,
-    /// The namespaces that are watched; empty: all.
+    /// Namespaces that are watched; empty: all.
     pub namespaces: Vec<String>,
-    /// The API server; none: that of the cluster whose pod this process is.
+    /// API server. `None`: that of the cluster in which nodens runs as a pod.
     pub api_server: Option<ApiServer>,
-    /// Certificates, in PEM, of the authorities that the API server is trusted by; none: the service account's in a pod,
-    /// else the system's.
+    /// Certificates, in PEM, of the authorities trusted for the API server. `None`: the service account's if `api_server` is
+    /// `None`, else the system's.
     pub ca_file: Option<PathBuf>,
-    /// The bearer token; none: the service account's in a pod, else none.
+    /// Bearer token. `None`: the service account's if `api_server` is `None`, else no token.
     pub token_file: Option<PathBuf>,
 }
 
-/// The address of a Kubernetes API server.
+/// Address of a Kubernetes API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiServer {
-    /// Whether it speaks TLS.
+    /// True if the server uses TLS.
     pub tls: bool,
-    /// Its name or IP address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
-    /// Its port.
+    /// Port.
     pub port: u16,
-    /// The path before `/api`; empty or with a leading and without a trailing slash.
+    /// Path before `/api`: empty, or with a leading and without a trailing slash.
     pub path: String,
 }
 
 impl ApiServer {
-    /// Returns host and port as an HTTP `Host` header has them.
+    /// Returns host and port in the form of an HTTP `Host` header.
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
-/// Whoever asks from one network.
+/// Identity of all clients in one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// The network.
+    /// Network of the clients.
     pub source: IpNet,
-    /// What it is called.
+    /// Name of the clients.
     pub name: String,
-    /// The namespace that it counts as.
+    /// Namespace that they count as.
     pub namespace: Option<String>,
-    /// The project that it works for.
+    /// Project that they count as.
     pub project: Option<String>,
-    /// The job that it does.
+    /// Job that they count as.
     pub job: Option<String>,
-    /// The runner that it belongs to.
+    /// Runner that they count as.
     pub runner: Option<String>,
 }
 
-/// `[kubernetes]`.
+/// `[kubernetes]` in the file.
 #[derive(Debug)]
 pub struct KubernetesTable {
-    /// Default: whether nodens runs in a cluster and knows its node.
+    /// Default: true if nodens runs in a cluster and has the name of its node.
     pub watch: Option<bool>,
-    /// Default: what the environment variable `NODE_NAME` says.
+    /// Default: the environment variable `NODE_NAME`.
     pub node: Option<Spanned<Node>>,
     /// Default: all.
     pub namespaces: Vec<Spanned<Namespace>>,
-    /// Default: that of the cluster whose pod nodens is.
+    /// Default: that of the cluster in which nodens runs as a pod.
     pub api_server: Option<Spanned<Url>>,
-    /// Default: the service account's in a pod, else the system's store.
+    /// Default: the service account's without `api_server`, else the system's.
     pub ca_file: Option<Spanned<File>>,
-    /// Default: the service account's in a pod, else none.
+    /// Default: the service account's without `api_server`, else none.
     pub token_file: Option<Spanned<File>>,
 }
 
-/// `[[client]]`.
+/// `[[client]]` in the file.
 #[derive(Debug)]
 pub struct ClientTable {
     /// Required.
@@ -108,22 +108,22 @@ pub struct ClientTable {
     pub runner: Option<Spanned<Words>>,
 }
 
-/// The name of a node.
+/// Name of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Node(pub String);
 
-/// The name of a namespace.
+/// Name of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Namespace(pub String);
 
-/// The URL of a Kubernetes API server.
+/// URL of a Kubernetes API server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Url(pub ApiServer);
 
-/// A text on one line that is not empty.
+/// Text on one line, not empty and at most 256 bytes long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Words(pub String);
@@ -153,7 +153,7 @@ impl ClientTable {
     }
 }
 
-/// `[kubernetes]` as the rest of the house reads it.
+/// Converts `[kubernetes]` to its validated form.
 pub(super) fn kubernetes(file: &KubernetesTable) -> Kubernetes {
     let mut namespaces: Vec<_> = file.namespaces.iter().map(|namespace| namespace.get_ref().0.clone()).collect();
     namespaces.sort();
@@ -169,7 +169,7 @@ pub(super) fn kubernetes(file: &KubernetesTable) -> Kubernetes {
     }
 }
 
-/// A `[[client]]` as the rest of the house reads it.
+/// Converts a `[[client]]` to its validated form.
 pub(super) fn client(file: &ClientTable) -> Client {
     let words = |words: &Option<Spanned<Words>>| words.as_ref().map(|words| words.get_ref().0.clone());
     Client {
@@ -252,7 +252,7 @@ impl ConfigValue for Words {
     const EXPECTED: &'static str = "a short text in quotes";
 }
 
-/// Whether a text is a label as Kubernetes has it in names.
+/// Reports whether a text is a label in the name of a Kubernetes object.
 fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

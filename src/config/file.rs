@@ -1,7 +1,7 @@
-//! The TOML file as a whole, table for table; each of them is read where it is described.
+//! The TOML file as a whole. The module of each table reads that table.
 //!
-//! What is here has passed the checks that one value needs alone: its type, its form, its bounds. Whether the values fit
-//! together is for [`super::parse`].
+//! The values here have passed the checks of single values: type, form and bounds. [`super::parse`] checks that they fit
+//! together.
 
 use toml::Spanned;
 
@@ -23,53 +23,53 @@ use super::views::ViewTable;
 use super::warm_up::WarmUpTable;
 use super::watching::{MetricsTable, QueryLogTable};
 
-/// The whole file.
+/// Contents of the whole file.
 #[derive(Debug)]
 pub struct File {
     /// `[server]`.
     pub server: ServerTable,
-    /// `[admin]`, if there is one.
+    /// `[admin]`, if present.
     pub admin: Option<AdminTable>,
-    /// `[report]`: where it listens.
+    /// `[report]`: its listeners.
     pub report: Vec<ReportListener>,
-    /// `[node]`, if there is one.
+    /// `[node]`, if present.
     pub node: Option<NodeTable>,
-    /// `[handover]`: its socket, if there is one.
+    /// `[handover]`: its socket, if present.
     pub handover: Option<Spanned<SocketPath>>,
     /// `[cache]`.
     pub cache: CacheTable,
     /// `[bootstrap]`: its servers.
     pub bootstrap: Vec<Spanned<Bootstrap>>,
-    /// `[upstreams.NAME]`, each; none if the file has no such table.
+    /// All `[upstreams.NAME]`; `None` if the file has no such table.
     pub upstreams: Option<Vec<UpstreamTable>>,
-    /// `[[route]]`, each; none if the file has no such table.
+    /// All `[[route]]`; `None` if the file has no such table.
     pub routes: Option<Vec<RouteTable>>,
-    /// `[[record]]`, each that is whole.
+    /// All `[[record]]` that have their required keys.
     pub records: Vec<RecordTable>,
-    /// `[hosts]`, if there is one.
+    /// `[hosts]`, if present.
     pub hosts: Option<HostsTable>,
-    /// `[[rewrite]]`, each that is whole.
+    /// All `[[rewrite]]` that have their required keys.
     pub rewrites: Vec<RewriteTable>,
     /// `[kubernetes]`.
     pub kubernetes: KubernetesTable,
     /// `[warm_up]`.
     pub warm_up: WarmUpTable,
-    /// `[[client]]`, each that is whole.
+    /// All `[[client]]` that have their required keys.
     pub clients: Vec<ClientTable>,
-    /// `[[view]]`, each.
+    /// All `[[view]]`.
     pub views: Vec<ViewTable>,
     /// `[metrics]`.
     pub metrics: MetricsTable,
-    /// `[query_log]`, if it is whole.
+    /// `[query_log]`, if present with its required key.
     pub query_log: Option<QueryLogTable>,
-    /// Whether the TOML is sound; if not, tables are left out here that the file has.
+    /// True if the TOML is valid. If not, keys and tables of the file are missing here.
     pub sound: bool,
-    /// Whether a table has an unknown name, which may be meant for one that is missing, or a known table is none.
+    /// True if a table has an unknown name, perhaps a misspelling of a missing one, or if a known name is not a table.
     pub strangers: bool,
 }
 
 impl File {
-    /// Reads the text and notes each value that is wrong by itself, each key that is unknown, each that is missing.
+    /// Reads the text. Adds an error for each invalid value, each unknown key and each missing key.
     pub(super) fn read(text: &str, mistakes: &Diagnostics<'_>) -> Self {
         let part = sound_part(text, mistakes);
         let mut file = Table::of_text(&part, mistakes);

@@ -1,4 +1,4 @@
-//! Where a new nodens asks for the place of the one that serves: `[handover]`.
+//! Socket over which a successor takes over from the running nodens: `[handover]`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::table::Table;
 use super::value::ConfigValue;
 
-/// The longest path of a Unix socket, in bytes: see unix(7).
+/// Maximum length of the path of a Unix socket, in bytes: see unix(7).
 const LONGEST: usize = 107;
 
 /// `[handover] socket`.
@@ -16,7 +16,7 @@ const LONGEST: usize = 107;
 #[serde(try_from = "String")]
 pub struct SocketPath(pub PathBuf);
 
-/// `[handover]`: its socket; none if a mistake has been noted.
+/// Reads the socket of `[handover]`. Adds an error and returns `None` if it is missing or invalid.
 pub(super) fn socket(table: Table<'_, '_>) -> Option<Spanned<SocketPath>> {
     table.read(|table| table.required("socket"))
 }

@@ -1,5 +1,5 @@
-//! Hosts files whose names are answered like static records: `[hosts]`. Which files there are is said here, and how their lines are read;
-//! who reads a configuration reads the files too.
+//! Hosts files, whose names are answered like static records: `[hosts]`. This module has their paths and the parser of their
+//! lines. The caller that reads a configuration file also reads the hosts files.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -19,36 +19,36 @@ use super::zones::reverse;
 use crate::wire::name::Name;
 use crate::wire::rtype;
 
-/// `[hosts] ttl`: files change without a word.
+/// `[hosts] ttl`. The default is short, because hosts files change without notice.
 pub const HOSTS_TTL: Bounds<Time> = Bounds { default: Time::secs(60), ..RECORD_TTL };
-/// The most complaints about lines that are kept.
+/// Maximum number of errors in hosts files that are kept.
 const MOST_FAULTS: usize = 20;
 
-/// Which hosts files there are.
+/// Settings of hosts files, and the result of reading them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
-    /// The files, each perhaps many.
+    /// Paths and patterns of the files.
     pub files: Vec<HostsPath>,
-    /// The time to live of what they say, in seconds.
+    /// TTL of their records, in seconds.
     pub ttl: u32,
-    /// Records that were made of them.
+    /// Number of records made from them.
     pub records: usize,
-    /// What is wrong with their lines, each as `FILE:LINE: what`. The lines are left out.
+    /// Errors in the files, each as `FILE:LINE: error`. An invalid address excludes its line, an invalid name only itself.
     pub faults: Vec<String>,
 }
 
-/// The whole path of a file, or of all whose names begin and end so.
+/// Absolute path of a file, or a pattern with one asterisk in the file name.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct HostsPath {
-    /// Their directory.
+    /// Directory of the files.
     pub directory: PathBuf,
     start: String,
-    /// What follows whatever stands in place of the asterisk; none: the name is whole.
+    /// Part of the file name after the asterisk; `None` without an asterisk.
     end: Option<String>,
 }
 
-/// `[hosts]`.
+/// `[hosts]` in the file.
 #[derive(Debug)]
 pub struct HostsTable {
     /// Required.
@@ -66,7 +66,7 @@ impl HostsTable {
     }
 }
 
-/// `[hosts]` as the rest of the program reads it.
+/// Converts `[hosts]` to its validated form.
 pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Diagnostics<'_>) -> Hosts {
     let Some(file) = file else { return Hosts::default() };
     Hosts {
@@ -78,7 +78,7 @@ pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Diagnostics<'_>) -> Ho
 }
 
 impl HostsPath {
-    /// Whether a file of the directory is meant.
+    /// Reports whether the path or pattern matches a file name in the directory.
     pub fn fits(&self, name: &str) -> bool {
         match &self.end {
             None => name == self.start,
@@ -89,7 +89,7 @@ impl HostsPath {
         }
     }
 
-    /// The one file that is meant; none if there may be many.
+    /// Returns the path of the only file; `None` for a pattern.
     pub fn single(&self) -> Option<PathBuf> {
         self.end.is_none().then(|| self.directory.join(&self.start))
     }
@@ -117,7 +117,8 @@ impl ConfigValue for HostsPath {
 }
 
 impl Config {
-    /// Adds what hosts files say, each with its path, to the static records of all clients. Names that have records keep these alone.
+    /// Adds the records of hosts files, given as path and text, to the static records of all clients. Skips names that already
+    /// have static records.
     pub fn add_hosts<'f>(&mut self, files: impl IntoIterator<Item = (&'f str, &'f str)>) {
         let taken: HashSet<Name> = self.records.iter().map(|record| record.name.clone()).collect();
         let mut seen = HashSet::new();
@@ -140,7 +141,8 @@ impl Config {
                     IpAddr::V6(v6) => (rtype::AAAA, v6.octets().to_vec()),
                 };
                 let ttl = self.hosts.ttl;
-                // The first name of an address is its canonical one. Lists of what is to be blocked have many of no address.
+                // The first name of an address is its canonical one. Block lists map many names to an unspecified or loopback
+                // address.
                 if let Some(first) = names.first()
                     && !(address.is_unspecified() || address.is_loopback())
                     && let Some(name) = reverse(IpNet::from(address)).ok().and_then(|mut names| names.pop())
@@ -157,7 +159,7 @@ impl Config {
     }
 }
 
-/// A line of a hosts file.
+/// Parsed line of a hosts file.
 #[derive(Default)]
 struct Host {
     address: Option<IpAddr>,
@@ -165,11 +167,11 @@ struct Host {
     faults: Vec<String>,
 }
 
-/// Reads a line of a hosts file (hosts(5)): an address and its names. `localhost` is known without (RFC 6761).
+/// Parses a line of a hosts file (hosts(5)): an address and its names. Skips `localhost`, which nodens answers itself (RFC 6761).
 fn host(line: &str) -> Host {
     let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
     let Some(first) = words.next() else { return Host::default() };
-    // A scope says nothing to others.
+    // A scope has no meaning on other machines.
     let Ok(address) = first.split('%').next().unwrap_or_default().parse() else {
         return Host { faults: vec![format!("{first:?} is not an address")], ..Host::default() };
     };

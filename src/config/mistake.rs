@@ -1,19 +1,21 @@
-//! What is wrong in a file, and where: collected while the file is read, told once, in the order of the file.
+//! Errors and warnings about a file, with positions. They are collected while the file is read, and reported once in its order.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
-/// One thing that is wrong in the file: where it is, what it is, what would be right.
+use super::key::{Fact, Noted};
+
+/// Error or warning about a value in the file: position, problem and expected value.
 ///
-/// Shown as `line:column: what`, so that the file's name and a colon before it make a place that editors can jump to.
+/// Displayed as `line:column: what`. With the file's name and a colon in front, editors can jump to the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The line, from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// The column in characters, from 1.
+    /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong and what would be right, on one line.
+    /// Problem and expected value, on one line.
     pub what: String,
 }
 
@@ -23,43 +25,68 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// The mistakes found so far; shared by all who read a part of the file, hence the cell.
+/// Errors and warnings found so far. All readers of the file's tables share them, hence the cells.
 pub(super) struct Diagnostics<'t> {
     text: &'t str,
     found: RefCell<Vec<(usize, String)>>,
-    /// What is no mistake, and worth to be told.
+    /// Warnings and notes, which do not reject the file.
     warnings: RefCell<Vec<(usize, String)>>,
-    /// Keys that are there and cannot be read.
+    /// Keys that are present but whose TOML is broken.
     broken: RefCell<Vec<String>>,
+    /// Keys that the reader asks for, where only these are wanted.
+    outline: Option<RefCell<Vec<Noted>>>,
 }
 
 impl<'t> Diagnostics<'t> {
-    /// No mistakes yet in `text`.
+    /// Returns an empty collection for `text`.
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, found: RefCell::default(), warnings: RefCell::default(), broken: RefCell::default() }
+        let (found, warnings) = (RefCell::default(), RefCell::default());
+        Self { text, found, warnings, broken: RefCell::default(), outline: None }
     }
 
-    /// Notes a mistake at the start of `span`, in bytes of the text.
+    /// Returns one for an empty text that notes each key that the reader asks for.
+    pub(super) fn of_outline() -> Diagnostics<'static> {
+        Diagnostics { outline: Some(RefCell::default()), ..Diagnostics::new("") }
+    }
+
+    /// Returns whether only the keys are wanted.
+    pub(super) fn is_outline(&self) -> bool {
+        self.outline.is_some()
+    }
+
+    /// Notes what the reader asks about a key, where that is wanted.
+    pub(super) fn ask(&self, table: &str, key: &'static str, fact: impl FnOnce() -> Fact) {
+        if let Some(outline) = &self.outline {
+            outline.borrow_mut().push(Noted { table: table.to_owned(), key, fact: fact() });
+        }
+    }
+
+    /// Returns the keys that the reader asked for.
+    pub(super) fn noted(self) -> Vec<Noted> {
+        self.outline.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Adds an error at the start of `span`, in bytes of the text.
     pub(super) fn add(&self, span: Range<usize>, what: impl Into<String>) {
         self.found.borrow_mut().push((span.start, what.into()));
     }
 
-    /// Remembers that a key is there whose TOML is broken.
+    /// Records that a key is present but its TOML is broken.
     pub(super) fn is_broken(&self, key: &str) {
         self.broken.borrow_mut().push(key.to_owned());
     }
 
-    /// Whether such a key of this name is in any table: then it is not missing.
+    /// Reports whether any table has a broken key of this name. Such a key is not missing.
     pub(super) fn has_broken(&self, key: &str) -> bool {
         self.broken.borrow().iter().any(|broken| broken == key)
     }
 
-    /// Adds a warning: what is at the start of `span` is allowed, and hardly what is meant.
+    /// Adds a warning: the value at the start of `span` is allowed but rarely intended.
     pub(super) fn warn(&self, span: Range<usize>, what: impl fmt::Display) {
         self.warnings.borrow_mut().push((span.start, format!("warning: {what}")));
     }
 
-    /// Adds a note: what is at the start of `span` is as asked for, and should be known.
+    /// Adds a note: the value at the start of `span` has a consequence that the user should be aware of.
     pub(super) fn note(&self, span: Range<usize>, what: impl fmt::Display) {
         self.warnings.borrow_mut().push((span.start, format!("note: {what}")));
     }
@@ -70,7 +97,7 @@ impl<'t> Diagnostics<'t> {
     }
 
     fn in_order(&self, mut found: Vec<(usize, String)>) -> Vec<Diagnostic> {
-        found.sort_by_key(|&(at, _)| at); // stable: at one place, as they were found
+        found.sort_by_key(|&(at, _)| at); // stable: keeps the order of errors at one position
         found.dedup();
         let mistake = |(at, what)| {
             let (line, column) = place(self.text, at);
@@ -79,12 +106,12 @@ impl<'t> Diagnostics<'t> {
         found.into_iter().map(mistake).collect()
     }
 
-    /// Notes the mistake of a result, if it is one, and hands on what is good.
+    /// Returns the value of a result. Adds an error at `span` and returns `None` if the result is an error.
     pub(super) fn good<T>(&self, span: Range<usize>, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.add(span, what)).ok()
     }
 
-    /// Notes each item that was there before.
+    /// Adds an error for each item that equals an earlier one.
     pub(super) fn once<T: PartialEq>(&self, what: &str, items: impl Iterator<Item = (Range<usize>, T)>) {
         let mut seen: Vec<(Range<usize>, T)> = Vec::new();
         for (at, item) in items {
@@ -97,12 +124,12 @@ impl<'t> Diagnostics<'t> {
         }
     }
 
-    /// The line on which `span` starts, from 1.
+    /// Returns the line on which `span` starts, from 1.
     pub(super) fn line(&self, span: Range<usize>) -> usize {
         place(self.text, span.start).0
     }
 
-    /// The good outcome if nothing is wrong, else every mistake in the order of the file.
+    /// Returns `good` if there are no errors, else all errors in the order of the file.
     pub(super) fn unless_any<T>(self, good: Option<T>) -> Result<T, Vec<Diagnostic>> {
         let found = self.found.take();
         match good {
@@ -112,7 +139,7 @@ impl<'t> Diagnostics<'t> {
     }
 }
 
-/// The one of `known` that `word` was most likely meant to be; none if no one is near.
+/// Returns the entry of `known` that is nearest to `word`; `None` if none is near.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = word.to_ascii_lowercase();
     let budget = 1 + word.chars().count() / 4;
@@ -121,7 +148,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     near.filter(|&(distance, _)| distance <= budget).min_by_key(|&(distance, _)| distance).map(|(_, known)| known)
 }
 
-/// `; did you mean X?` for the nearest of `known`, or else the list of them all.
+/// Returns `; did you mean X?` for the nearest of `known`, else the list of all.
 pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str> + Clone) -> String {
     match nearest(word, known.clone()) {
         Some(near) => format!("; did you mean `{near}`?"),
@@ -132,7 +159,7 @@ pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str
     }
 }
 
-/// The line and column, both from 1, of byte `at` of `text`; the end of the text if it lies behind it.
+/// Returns line and column, both from 1, of byte `at` of `text`. A position after the end counts as the end.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {

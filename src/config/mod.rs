@@ -1,18 +1,19 @@
-//! What was asked for: complete, valid, immutable. All that the rest of the house reads.
+//! Configuration: complete, validated and immutable.
 //!
 //! ```text
-//! the text of a file ─────────────────┬──► file ──────────────────► parse ──────────────► Config
-//! builtin: a text where there is none ┘    each table by itself     whether they fit together
+//! text of a file ─────────────────────┬──► file ──────────────────► parse ──────────────► Config
+//! builtin: text generated without one ┘    each table by itself     checks across tables
 //!                                          └─────────────┬────────┘
-//!   one for each table: its form in TOML, defaults,    server pages node handover cache upstreams routes records
-//!   bounds, and what the rest of the house reads       hosts rewrites clients views warm_up watching
+//!   one module per table: its form in TOML,            server pages node handover cache upstreams routes records
+//!   defaults, bounds, validated form                   hosts rewrites clients views warm_up watching
 //!                                                        │
-//!   how single values are written                      address zones units
-//!   how a table is read, and what is wrong in it       table value mistake
+//!   syntax of single values                            address zones units
+//!   reader of a table, and its errors                  table value mistake
 //! ```
 //!
-//! A table's form has `Table` in its name: [`server::ServerTable`] is what the file says, [`Server`] what is made of it.
-//! `advice` says what is allowed and seldom meant; [`mod@footprint`] says what a configuration takes of memory, [`mod@start_only`] what of it only a start reads.
+//! A type with `Table` in its name is a table as the file has it: [`server::ServerTable`] is what the file says, and
+//! [`Server`] is its validated form. `advice` adds warnings about settings that are valid but rarely intended.
+//! [`mod@footprint`] estimates memory. [`mod@start_only`] lists the keys that only a start reads.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ mod advice;
 pub mod builtin;
 pub mod file;
 pub mod footprint;
+pub mod outline;
 pub mod parse;
 pub mod start_only;
 
@@ -40,6 +42,7 @@ pub mod warm_up;
 pub mod watching;
 
 pub mod address;
+mod key;
 mod mistake;
 mod table;
 pub mod units;
@@ -62,49 +65,47 @@ pub use views::{Pattern, Selector, View, ViewId};
 pub use warm_up::WarmUp;
 pub use watching::{LogTarget, Logged, Metrics, QueryLog};
 
-/// A whole configuration that has passed every check: indices are in range, names unique, every suffix has a route.
+/// Complete configuration that has passed all checks: indices are in range, names are unique, every name has a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen, for whom.
+    /// Listeners, allowed clients and limits.
     pub server: Server,
-    /// Where metrics, health and the API are served, and to whom.
+    /// Listeners of metrics, health and the API, and the networks that may use them.
     pub admin: Admin,
-    /// Where each client may look at what is known of itself; empty: nowhere.
+    /// Listeners of the report, where each client sees its own data; empty: none.
     pub report: Vec<SocketAddr>,
-    /// The node's own addresses; none if the node is to be left alone.
+    /// Addresses that nodens adds to the node; `None`: nodens changes nothing on the node.
     pub node: Option<Node>,
-    /// The Unix socket where a new nodens asks this one for its place; none if there is to be no handover.
+    /// Unix socket for the handover to a successor; `None`: no handover.
     pub handover: Option<PathBuf>,
-    /// How much is kept, and how long.
+    /// Settings of the cache.
     pub cache: Cache,
-    /// Servers that resolve the upstreams given by name; empty if none is.
+    /// Servers that resolve the host names of upstream servers.
     pub bootstrap: Vec<SocketAddr>,
-    /// The groups of upstream servers; a route names one by its index.
+    /// Upstreams. A route refers to one by its index.
     pub upstreams: Vec<Upstream>,
-    /// The routes, in the order of the file, which means nothing: the longest suffix wins. First those of all clients,
-    /// then those of each view.
+    /// Routes of all clients, then those of each view. Their order has no effect: the longest suffix wins.
     pub routes: Vec<Route>,
     /// Static records.
     pub records: Vec<Record>,
-    /// Hosts files, whose records come behind these.
+    /// Hosts files. Their records are appended to `records`.
     pub hosts: Hosts,
-    /// Suffixes that take the place of others.
+    /// Replacements of suffixes.
     pub rewrites: Vec<Rewrite>,
-    /// Whether and how the Kubernetes API tells who asks.
+    /// Settings of the Kubernetes watch, for attribution.
     pub kubernetes: Kubernetes,
-    /// What is asked ahead for jobs that are about to start.
+    /// Settings of the warm-up for jobs that are about to start.
     pub warm_up: WarmUp,
-    /// Clients by their network; of networks within each other the smallest counts.
+    /// Identities of clients by network. If networks overlap, the smallest one applies.
     pub clients: Vec<Client>,
-    /// What some clients see that others do not: the first view that a client is of is its own. Who is of none sees what
-    /// all of the above says.
+    /// Views. The first view that fits a client applies. If none fits, the settings above apply.
     pub views: Vec<View>,
-    /// What the metrics show.
+    /// Settings of the metrics.
     pub metrics: Metrics,
-    /// Whether and where queries are logged.
+    /// Settings of the query log; `None`: no query log.
     pub query_log: Option<QueryLog>,
-    /// Keys that only a start reads, and that the file has changed since.
+    /// Start-only keys that the file has changed since the start.
     pub needs_restart: Vec<&'static str>,
-    /// What it says and seldom means, in the order of the file.
+    /// Warnings and notes, in the order of the file.
     pub warnings: Vec<Diagnostic>,
 }

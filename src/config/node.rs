@@ -1,4 +1,4 @@
-//! The node's own addresses: `[node]`.
+//! Addresses that nodens adds to the node: `[node]`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,27 +7,27 @@ use toml::Spanned;
 
 use super::mistake::Diagnostics;
 use super::table::Table;
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 
-/// The most addresses.
+/// Maximum number of addresses.
 const MOST: usize = 16;
-/// The longest name of a link: IFNAMSIZ without its zero.
+/// Maximum length of a link's name: IFNAMSIZ without the terminating zero.
 const LONGEST_NAME: usize = 15;
 
-/// Addresses that nodens puts on the node.
+/// Addresses that nodens adds to the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// They, not empty.
+    /// Addresses; not empty.
     pub addresses: Vec<IpAddr>,
-    /// Where nodens listens on them.
+    /// Listeners on these addresses.
     pub listen: Vec<SocketAddr>,
-    /// The link that they are put on.
+    /// Link that gets the addresses.
     pub interface: Interface,
-    /// What keeps queries from connection tracking.
+    /// Firewall rules that exclude queries from connection tracking.
     pub firewall: Firewall,
 }
 
-/// `[node]`.
+/// `[node]` in the file.
 #[derive(Debug)]
 pub struct NodeTable {
     /// Required.
@@ -38,7 +38,7 @@ pub struct NodeTable {
     pub firewall: Option<Spanned<Firewall>>,
 }
 
-/// `[node] addresses`, each.
+/// Element of `[node] addresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Address(pub IpAddr);
@@ -47,12 +47,12 @@ pub struct Address(pub IpAddr);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Interface {
-    /// A dummy link, or the loopback where the kernel has none.
+    /// Dummy link, or loopback if the kernel has no dummy links.
     #[default]
     Auto,
-    /// A dummy link.
+    /// Dummy link.
     Dummy,
-    /// A link that is there.
+    /// Existing link of this name.
     Named(String),
 }
 
@@ -60,10 +60,10 @@ pub enum Interface {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Firewall {
-    /// A table of nftables keeps queries from connection tracking.
+    /// nftables table that excludes queries from connection tracking.
     #[default]
     Nft,
-    /// None.
+    /// No rules.
     None,
 }
 
@@ -77,7 +77,8 @@ impl NodeTable {
     }
 }
 
-/// `[node]` as the rest of the house reads it; notes addresses on which the server does not listen.
+/// Converts `[node]` to its validated form. Adds errors for duplicate addresses, too many addresses, and addresses on which
+/// the server does not listen.
 pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnostics<'_>) -> Node {
     let mut listen = Vec::new();
     for (number, address) in file.addresses.iter().enumerate() {
@@ -106,7 +107,7 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnosti
 }
 
 impl Interface {
-    /// The name of the link, if it is given.
+    /// Returns the name of the link, if it is configured.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
@@ -172,6 +173,7 @@ impl ConfigValue for Interface {
 
 impl ConfigValue for Firewall {
     const EXPECTED: &'static str = r#""nft" or "none""#;
+    const FORM: Form = Form::OneOf(&["nft", "none"]);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where the pages are that people and scrapers look at, and who may: `[admin]` and `[report]`.
+//! HTTP listeners, and the networks that may use them: `[admin]` and `[report]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,36 +8,36 @@ use toml::Spanned;
 use super::address::{Listen, Network};
 use super::table::Table;
 
-/// `[admin] listen` and `metrics_listen`: the port where the file gives none.
+/// Default port of `[admin] listen` and `metrics_listen`.
 pub const ADMIN_PORT: u16 = 9353;
-/// `[report] listen`: the port where the file gives none.
+/// Default port of `[report] listen`.
 pub const REPORT_PORT: u16 = 9355;
-/// `[admin] allow` where the file has none, as prefixes: whoever can reach where it listens.
+/// Default of `[admin] allow`, as prefixes: all addresses.
 pub const ADMIN_ALLOW: [(IpAddr, u8); 2] =
     [(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
 
-/// Where the pages are that show nodens whole, and who may look at them.
+/// Listeners of the admin pages, and the networks that may use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admin {
-    /// Where all pages are; empty: nowhere.
+    /// Listeners of all pages; empty: none.
     pub listen: Vec<SocketAddr>,
-    /// Where metrics and health are, and nothing else.
+    /// Listeners of metrics and health only.
     pub metrics_listen: Vec<SocketAddr>,
-    /// Who may look at either.
+    /// Networks that may use the listeners.
     pub allow: Vec<IpNet>,
 }
 
-/// `[admin] listen` and `metrics_listen`, each.
+/// Element of `[admin] listen` and `metrics_listen`.
 pub type AdminListener = Spanned<Listen<ADMIN_PORT>>;
-/// `[report] listen`, each.
+/// Element of `[report] listen`.
 pub type ReportListener = Spanned<Listen<REPORT_PORT>>;
 
-/// `[admin]`.
+/// `[admin]` in the file.
 #[derive(Debug, Default)]
 pub struct AdminTable {
-    /// Nowhere if a mistake has been noted.
+    /// Required; empty if it is missing or invalid.
     pub listen: Vec<AdminListener>,
-    /// Default: nowhere.
+    /// Default: none.
     pub metrics_listen: Vec<AdminListener>,
     /// Default: [`ADMIN_ALLOW`].
     pub allow: Vec<IpNet>,
@@ -57,7 +57,7 @@ impl AdminTable {
     }
 }
 
-/// `[report]`: where it listens; nowhere if a mistake has been noted.
+/// Reads the listeners of `[report]`. Adds an error and returns none if they are missing or invalid.
 pub(super) fn report(table: Table<'_, '_>) -> Vec<ReportListener> {
     table.read(|table| table.required_list("listen")).unwrap_or_default()
 }

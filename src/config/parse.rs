@@ -1,4 +1,4 @@
-//! From the file's text to a [`Config`], or to every mistake that the file holds.
+//! Parser of the configuration file: turns its text into a [`Config`], or into all errors of the file.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,14 +21,14 @@ use super::zones::Zone;
 use super::{Client, Config, cache, clients, node, server, warm_up, watching};
 use crate::wire::name::Name;
 
-/// Reads a configuration file.
+/// Parses and validates a configuration file.
 ///
-/// `local` are this machine's own addresses: an upstream at one of them may be nodens itself under a wildcard listener.
+/// `local` are the addresses of this machine. A server at one of them may be nodens itself, under a wildcard listener.
 ///
 /// # Errors
 ///
-/// Every mistake of the text, in the order of its lines. One that others follow from is told without them: an unknown
-/// table may be the one that is missing. A table whose TOML is broken tells that one mistake, and is not read further.
+/// All errors of the text, in the order of its lines. Errors that may follow from another one are suppressed: an unknown
+/// table may be the missing one. A key whose TOML is broken has one error; the other keys of its table are still read.
 ///
 /// ```
 /// use nodens::config::parse::parse;
@@ -50,7 +50,7 @@ pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Diagnostic>> {
     mistakes.unless_any(config.map(|config| Config { warnings, ..config }))
 }
 
-/// The checks that need more than one value. Each notes what is wrong, and none if there is then nothing to go on with.
+/// Checks that need more than one value. Each check adds errors, and returns `None` if it has no usable result.
 struct Check<'c, 't> {
     file: &'c File,
     mistakes: &'c Diagnostics<'t>,
@@ -134,7 +134,7 @@ impl Check<'_, '_> {
         report.iter().map(|listen| listen.get_ref().0).collect()
     }
 
-    /// Notes if `address` belongs to the listeners of another table already.
+    /// Adds an error if `address` overlaps a listener of another table.
     fn free(&self, at: Range<usize>, address: SocketAddr, table: &str, listeners: &[SocketAddr]) {
         let taken = |other: &&SocketAddr| {
             let overlap = other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified();
@@ -157,7 +157,7 @@ impl Check<'_, '_> {
 
     fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<Upstream>> {
         let upstreams = self.file.upstreams.iter().flatten();
-        let checked: Vec<_> = upstreams.map(|upstream| self.upstream(upstream, listen)).collect(); // all, then whether all
+        let checked: Vec<_> = upstreams.map(|upstream| self.upstream(upstream, listen)).collect(); // check all first
         checked.into_iter().collect()
     }
 
@@ -195,7 +195,7 @@ impl Check<'_, '_> {
         })
     }
 
-    /// Every zone is claimed once, and there is one for every name: among all clients' routes, and in each view.
+    /// Checks that no zone is claimed twice and that every name has a route, for the routes of all clients and for each view.
     fn zones(&self) {
         let routes = self.file.routes.as_deref().unwrap_or_default();
         let covered = self.claims(routes, &[]);
@@ -215,7 +215,7 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Notes each zone that is claimed twice; whether there is one for every name.
+    /// Adds an error for each zone that is claimed twice. Returns whether the root is claimed.
     fn claims(&self, routes: &[RouteTable], deny: &[Spanned<Zone>]) -> bool {
         let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
         let zones = routes.iter().filter_map(|route| route.zones.as_deref()).flatten().map(|zone| ("zones", zone));
@@ -233,14 +233,14 @@ impl Check<'_, '_> {
         claimed.contains_key(&Name::root())
     }
 
-    /// Every group is used.
+    /// Adds an error for each upstream that no route uses.
     fn uses(&self) {
         let views = self.file.views.iter().flat_map(|view| &view.routes);
         let routes: Vec<_> = self.file.routes.iter().flatten().chain(views).collect();
         let readable = routes.iter().all(|route| route.to.is_some());
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let known = || upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
-        // A misspelt `to` is one mistake, not two: whom it was meant for is not unused.
+        // A misspelt `to` is one error, not two: the upstream whose name is nearest counts as used.
         let meant = |to: &Spanned<String>| nearest(to.get_ref(), known());
         for upstream in upstreams.iter().filter(|_| self.sure(self.file.routes.is_some()) && readable) {
             let name = upstream.name.get_ref().as_str();
@@ -253,13 +253,13 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Routes, of a view or of all clients; none if one of them is not whole.
+    /// Converts routes, of a view or of all clients; `None` if one of them is incomplete.
     fn routes(&self, routes: &[RouteTable], view: Option<&str>) -> Option<Vec<Route>> {
-        let built: Vec<_> = routes.iter().map(|route| self.route(route, view)).collect(); // all, then whether all
+        let built: Vec<_> = routes.iter().map(|route| self.route(route, view)).collect(); // check all first
         built.into_iter().collect()
     }
 
-    /// Each view with its own routes, which come after the `before` that there are already.
+    /// Converts each view with its own routes, whose indices follow the `before` existing ones.
     fn views(&self, before: usize) -> Vec<Option<(View, Vec<Route>)>> {
         let views = &self.file.views;
         self.mistakes.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
@@ -311,7 +311,7 @@ impl Check<'_, '_> {
         })
     }
 
-    /// The group of that name; notes if there is none.
+    /// Returns the index of the upstream of that name. Adds an error if there is none.
     fn group(&self, key: &str, name: &Spanned<String>) -> Option<usize> {
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let found = upstreams.iter().position(|upstream| upstream.name.get_ref() == name.get_ref());
@@ -353,7 +353,8 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Whether what is missing is missing indeed: the TOML is sound, and no table of an unknown name may be meant.
+    /// Reports whether an error about a missing table is certain: the TOML is valid, and the table is `present` or no table has
+    /// an unknown name that could be a misspelling.
     fn sure(&self, present: bool) -> bool {
         self.file.sound && (present || !self.file.strangers)
     }
@@ -452,7 +453,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to a file, it is read or refused, at places that it has.
+        /// Checks that a damaged file is parsed, or rejected with errors at positions inside it.
         #[test]
         fn any_damage_is_survived(at in 0..FULL.len(), len in 0usize..40, junk in r#"[\[\]"'=#.,{}\n a-z0-9é]{0,6}"#) {
             prop_assert!(FULL.is_ascii(), "cut between characters");

@@ -1,5 +1,5 @@
-//! Static records, of all clients or of one view: `[[record]]`. Their values from text to wire form, and whether they
-//! agree with each other.
+//! Static records, of all clients or of one view: `[[record]]`. Converts their values to wire form and checks that records do
+//! not conflict.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,60 +12,60 @@ use toml::Spanned;
 use super::mistake::{Diagnostics, nearest};
 use super::table::Table;
 use super::units::{Bounds, Time};
-use super::value::ConfigValue;
+use super::value::{self, ConfigValue};
 use crate::wire::name::{Name, OWN_ZONE, suffixes};
 use crate::wire::{RrType, rtype};
 
-/// `[[record]] ttl`, in whole seconds: the ceiling is that of all TTLs (RFC 8767 section 4).
+/// `[[record]] ttl`, in whole seconds. The ceiling is that of all TTLs (RFC 8767 section 4).
 pub const RECORD_TTL: Bounds<Time> = Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::WEEK };
 
-/// One static record, class IN.
+/// Static record, class IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its owner.
+    /// Owner.
     pub name: Name,
-    /// Its type.
+    /// Type.
     pub rtype: RrType,
-    /// Its time to live, in seconds.
+    /// TTL, in seconds.
     pub ttl: u32,
-    /// Its RDATA in wire form, names uncompressed.
+    /// RDATA in wire form, names uncompressed.
     pub rdata: Vec<u8>,
 }
 
-/// `[[record]]`.
+/// `[[record]]` in the file.
 #[derive(Debug)]
 pub struct RecordTable {
     /// Required.
     pub name: Spanned<Owner>,
     /// `type`, required.
     pub kind: Spanned<Kind>,
-    /// Required; what is right depends on the type.
+    /// Required; its form depends on the type.
     pub value: Spanned<String>,
     /// Default: [`RECORD_TTL`].
     pub ttl: Spanned<Time>,
 }
 
-/// The owner of a record: a name, or a wildcard with an asterisk as its first label (RFC 4592).
+/// Owner of a record: a name, or a wildcard with an asterisk as its first label (RFC 4592).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Owner(pub Name);
 
-/// A type of record that the file may have.
+/// Record type that the file may have.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Kind(&'static Form);
 
-/// How values of one type are written.
+/// Form of the values of one type.
 #[derive(Debug)]
 struct Form {
     name: &'static str,
     rtype: RecordType,
-    /// How many words a value has; none: any number.
+    /// Number of words of a value; `None`: any number.
     words: Option<usize>,
     right: &'static str,
 }
 
-/// Every type that the file may have.
+/// All types that the file may have.
 const FORMS: [Form; 8] = [
     form("A", RecordType::A, Some(1), "10.0.3.7"),
     form("AAAA", RecordType::AAAA, Some(1), "fd00::7"),
@@ -77,7 +77,7 @@ const FORMS: [Form; 8] = [
     form("TXT", RecordType::TXT, None, "v=spf1 -all"),
 ];
 
-/// The longest character-string (RFC 1035 section 3.3).
+/// Maximum length of a character-string in bytes (RFC 1035 section 3.3).
 const LONGEST_STRING: usize = 255;
 
 const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right: &'static str) -> Form {
@@ -85,15 +85,15 @@ const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right
 }
 
 impl Kind {
-    /// The type's number.
+    /// Returns the number of the type.
     pub fn rtype(self) -> RrType {
         self.0.rtype.into()
     }
 
-    /// A value's wire form, its names uncompressed.
+    /// Parses a value into wire form, names uncompressed.
     ///
-    /// The text is that of a zone file (RFC 1035 section 5.1) with names that are absolute, with or without the final
-    /// dot. A TXT value that does not start with a quote is one string as it stands.
+    /// The value has the syntax of a zone file (RFC 1035 section 5.1) with absolute names, with or without the final dot. A TXT
+    /// value that does not start with a quote is one literal string.
     pub fn rdata(self, value: &str) -> Result<Vec<u8>, String> {
         let wrong = |what: String| format!("value: {what}; right for {} would be {:?}", self.0.name, self.0.right);
         self.encode(value).map_err(wrong)
@@ -105,7 +105,7 @@ impl Kind {
             return Err("it is empty".to_owned());
         }
         if let RecordType::CNAME | RecordType::PTR = form.rtype {
-            // Read like every other name of the file: hickory's reading takes \DDD for octal and refuses inner underscores.
+            // Parsed like every other name of the file: hickory takes \DDD as octal and rejects inner underscores.
             let name = value.trim().parse::<Name>().map_err(|error| format!("{value:?} is not a name: {error}"))?;
             return Ok(name.as_wire().to_vec());
         }
@@ -144,7 +144,7 @@ impl RecordTable {
     }
 }
 
-/// `[[record]]`, each, as the rest of the house reads it; notes those that cannot stand beside another.
+/// Converts `[[record]]` tables to their validated form. Adds an error for each record that conflicts with another.
 pub(super) fn records(tables: &[RecordTable], mistakes: &Diagnostics<'_>) -> Vec<Record> {
     let records: Vec<_> = tables.iter().map(|table| record(table, mistakes)).collect();
     agree(&records, mistakes);
@@ -159,14 +159,15 @@ fn record(file: &RecordTable, mistakes: &Diagnostics<'_>) -> (Range<usize>, Reco
     (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
 }
 
-/// A record's TTL.
+/// Converts a TTL to seconds. Fails if it is not in whole seconds.
 pub(super) fn seconds(time: Time) -> Result<u32, String> {
     let secs = time.whole_secs().and_then(|secs| u32::try_from(secs).ok());
     secs.ok_or_else(|| format!("ttl: {time} is not in whole seconds; expected \"5m\""))
 }
 
-/// Notes the records, each with its place (its data empty if it could not be read), that cannot stand beside another: the same twice, a CNAME beside other data or
-/// in a circle (RFC 1034 section 3.6.2), one set with two TTLs (RFC 2181 section 5.2).
+/// Adds an error for each record that conflicts with another: a duplicate, a CNAME beside other data or in a loop (RFC 1034
+/// section 3.6.2), an RRset with two TTLs (RFC 2181 section 5.2). Each record comes with its position. The RDATA of a record
+/// whose value is invalid is empty.
 fn agree(records: &[(Range<usize>, Record)], mistakes: &Diagnostics<'_>) {
     let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
     for (index, (at, record)) in records.iter().enumerate() {
@@ -201,7 +202,7 @@ fn agree(records: &[(Range<usize>, Record)], mistakes: &Diagnostics<'_>) {
     }
 }
 
-/// What `earlier`, a record of the same name, is that `later` cannot stand beside.
+/// Returns the conflict between `earlier` and `later`, records of the same name, if there is one.
 fn clash(earlier: &Record, later: &Record) -> Option<&'static str> {
     let aliases = [earlier, later].map(|record| record.rtype == rtype::CNAME);
     match aliases {
@@ -255,17 +256,18 @@ impl ConfigValue for Owner {
 
 impl ConfigValue for Kind {
     const EXPECTED: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
+    const FORM: value::Form = value::Form::OneOf(&["A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV", "TXT"]);
 }
 
-/// The text as one quoted string.
+/// Returns the text as one quoted string.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// How many words a value has, a string in quotes being one.
+/// Counts the words of a value. A quoted string is one word.
 ///
-/// hickory reads `;` as the start of a comment and `\DDD` not as a zone file means it; both are refused here, lest
-/// something else be served than was written.
+/// hickory takes `;` as the start of a comment, and reads `\DDD` differently from a zone file. Both are rejected, because
+/// nodens would serve another value than the file has.
 fn words(text: &str) -> Result<usize, String> {
     let (mut count, mut in_word, mut in_quotes) = (0, false, false);
     let mut chars = text.chars().peekable();

@@ -1,4 +1,4 @@
-//! Zones whose names are asked for under another suffix: `[[rewrite]]`.
+//! Zones whose names are looked up under another suffix: `[[rewrite]]`.
 
 use toml::Spanned;
 
@@ -9,21 +9,21 @@ use super::units::Time;
 use super::zones::Domain;
 use crate::wire::name::{Name, OWN_ZONE, suffixes};
 
-/// Names that are never asked for under another one, in wire form.
+/// Zones that cannot be rewritten, in wire form.
 const OWN: [&[u8]; 2] = [b"\x09localhost\x00", OWN_ZONE];
 
-/// A suffix in place of another.
+/// Replacement of a suffix by another one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rewrite {
-    /// The zone whose names are rewritten, its own name too.
+    /// Zone whose names are rewritten, including its own name.
     pub zone: Name,
-    /// What takes the place of the zone's name.
+    /// Suffix that replaces the zone's name.
     pub to: Name,
-    /// The time to live of the CNAME records that say so, in seconds.
+    /// TTL of the CNAME records in responses, in seconds.
     pub ttl: u32,
 }
 
-/// `[[rewrite]]`.
+/// `[[rewrite]]` in the file.
 #[derive(Debug)]
 pub struct RewriteTable {
     /// Required.
@@ -44,7 +44,8 @@ impl RewriteTable {
     }
 }
 
-/// `[[rewrite]]`, each, as the rest of the program reads it; notes those that lead into another.
+/// Converts `[[rewrite]]` tables to their validated form. Adds errors for duplicate zones, zones that nodens answers itself,
+/// and targets that are rewritten themselves.
 pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Diagnostics<'_>) -> Vec<Rewrite> {
     mistakes.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
     for table in tables {

@@ -1,4 +1,4 @@
-//! Which names go to whom: `[[route]]`, of all clients or of one view.
+//! Routes from names to upstreams: `[[route]]`, of all clients or of one view.
 
 use std::num::NonZeroU16;
 use std::ops::Range;
@@ -12,44 +12,44 @@ use super::cache::NEGATIVE_MAX_TTL;
 use super::mistake::Diagnostics;
 use super::table::Table;
 use super::units::Time;
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 use super::zones::{Domain, Zone};
 use crate::wire::RrType;
 use crate::wire::name::Name;
 
-/// `[[route]] deny_private_addresses`.
+/// Default of `[[route]] deny_private_addresses`.
 pub const DENY_PRIVATE_ADDRESSES: bool = false;
-/// `[[route]] cluster_domain` of a route that claims this zone: what kubeadm and most others call it.
+/// Default of `[[route]] cluster_domain` if the route claims this zone: the name that kubeadm and most others use.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
-/// `[[route]] prune_search`: of the cluster's domain, where no answer is lost by it.
+/// Default of `[[route]] prune_search`. Pruning in the cluster's domain loses no answer.
 pub const PRUNE_SEARCH: bool = true;
-/// `[[route]] deny_private_names`: names that lead from one route into another are common where networks are hybrid.
+/// Default of `[[route]] deny_private_names`. CNAMEs from one route into another are common in hybrid networks.
 pub const DENY_PRIVATE_NAMES: bool = false;
-/// `[[route]] fallthrough_nodata`: a name that exists in the private zone is that zone's.
+/// Default of `[[route]] fallthrough_nodata`. A name that exists in the private zone belongs to that zone.
 pub const FALLTHROUGH_NODATA: bool = false;
-/// `[[route]] autopath`: it gives an answer for another name than was asked for.
+/// Default of `[[route]] autopath`. Autopath returns the answer of another name than the queried one.
 pub const AUTOPATH: bool = false;
 
-/// A route, as [`Config::routes`](super::Config::routes) counts them. Its index plus one, so that an optional one, of which
-/// every cache entry has one and every response, takes no more bytes.
+/// Index of a route in [`Config::routes`](super::Config::routes), stored plus one. Every cache entry and every response has an
+/// optional index, which thus takes no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId(NonZeroU16);
 
 const _: () = assert!(size_of::<Option<RouteId>>() == 2);
 
 impl RouteId {
-    /// The route with this index; none if it is beyond what can be counted.
+    /// Returns the id of the route at this index; `None` if the index is out of range.
     pub const fn of_index(index: usize) -> Option<Self> {
         if index < u16::MAX as usize { Self::unpack(index as u16 + 1) } else { None }
     }
 
-    /// Its index.
+    /// Returns the index.
     #[inline]
     pub const fn index(self) -> usize {
         self.0.get() as usize - 1
     }
 
-    /// A route, or none, as a number of sixteen bits.
+    /// Packs an optional route into 16 bits.
     #[inline]
     pub const fn pack(route: Option<Self>) -> u16 {
         match route {
@@ -58,7 +58,7 @@ impl RouteId {
         }
     }
 
-    /// What [`Self::pack`] packed.
+    /// Unpacks the result of [`Self::pack`].
     #[inline]
     pub const fn unpack(bits: u16) -> Option<Self> {
         match NonZeroU16::new(bits) {
@@ -68,59 +68,60 @@ impl RouteId {
     }
 }
 
-/// Names that go to one group.
+/// Names that go to one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// The suffixes it claims; CIDRs have become their reverse zones.
+    /// Suffixes that the route claims; CIDRs are converted to their reverse zones.
     pub zones: Vec<Name>,
-    /// The zones as the file wrote them, joined by a blank: the route's name in metrics and explanations.
+    /// Zones as written in the file, joined by a blank, then a view's name in parentheses: name of the route in metrics and
+    /// explanations.
     pub label: String,
-    /// The group's index in [`Config::upstreams`](super::Config::upstreams).
+    /// Index of the upstream in [`Config::upstreams`](super::Config::upstreams).
     pub to: usize,
-    /// The longest that a negative answer of this route is kept; none: as the cache says.
+    /// Longest time that a negative answer of this route is kept; `None`: that of the cache.
     pub negative_max_ttl: Option<Duration>,
-    /// Whether private addresses are taken out of answers (protection against DNS rebinding).
+    /// Removal of private addresses from answers (protection against DNS rebinding).
     pub deny_private_addresses: bool,
-    /// Whether CNAMEs into the zones of other routes are taken out of answers.
+    /// Removal of CNAMEs that lead into the zones of other routes from answers.
     pub deny_private_names: bool,
-    /// The types that are answered with "no data" at once.
+    /// Types that are answered with NODATA at once.
     pub filter_types: Vec<RrType>,
-    /// The zone of its that Kubernetes serves, if it has one.
+    /// Zone of the route that Kubernetes serves, if there is one.
     pub cluster: Option<Cluster>,
-    /// The group that is asked for what this one denies, if any is.
+    /// Upstream for questions that the route's own upstream denies, if configured.
     pub fallthrough: Option<Fallthrough>,
 }
 
-/// Where a question goes that the route's own group denies. Never one that fails.
+/// Upstream for questions that the route's own upstream denies. A failure is no denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fallthrough {
-    /// The group's index in [`Config::upstreams`](super::Config::upstreams).
+    /// Index of the upstream in [`Config::upstreams`](super::Config::upstreams).
     pub to: usize,
-    /// Whether also the types go there that a name does not have, not only names that do not exist.
+    /// Fallthrough after NODATA, in addition to NXDOMAIN.
     pub nodata: bool,
 }
 
-/// The zone that Kubernetes serves, and what is done about the search lists that end in it.
+/// Zone that Kubernetes serves, and the treatment of the search lists that end in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cluster {
-    /// The cluster's domain: one of the route's zones.
+    /// Domain of the cluster: one of the route's zones.
     pub domain: Name,
-    /// Whether names that cannot exist there are denied without asking.
+    /// Denial, without a query, of names that cannot exist in the domain.
     pub prune_search: bool,
-    /// Whether the first try of a pod's search list gets the answer of the last.
+    /// Autopath: the first name of a pod's search list gets the answer of the first one that exists.
     pub autopath: bool,
 }
 
-/// `[[route]]`.
+/// `[[route]]` in the file.
 #[derive(Debug)]
 pub struct RouteTable {
-    /// Its header.
+    /// Position of the table's header.
     pub at: Range<usize>,
-    /// Required; none if a mistake has been noted.
+    /// Required; `None` if it is missing or invalid.
     pub zones: Option<Vec<Spanned<Zone>>>,
-    /// Required; none if a mistake has been noted.
+    /// Required; `None` if it is missing or invalid.
     pub to: Option<Spanned<String>>,
-    /// Default: none, the cache's holds. Bounds: [`NEGATIVE_MAX_TTL`].
+    /// Default: none, so the limit of the cache applies. Bounds: [`NEGATIVE_MAX_TTL`].
     pub negative_max_ttl: Option<Spanned<Time>>,
     /// Default: [`DENY_PRIVATE_ADDRESSES`].
     pub deny_private_addresses: bool,
@@ -132,9 +133,9 @@ pub struct RouteTable {
     pub fallthrough: Option<Spanned<String>>,
     /// Default: [`FALLTHROUGH_NODATA`].
     pub fallthrough_nodata: Option<Spanned<bool>>,
-    /// Default: [`CLUSTER_DOMAIN`] if that is among the zones, else none.
+    /// Default: [`CLUSTER_DOMAIN`] if it is among the zones, else none.
     pub cluster_domain: Option<Spanned<Domain>>,
-    /// Default: [`PRUNE_SEARCH`]; false where there is a `fallthrough`.
+    /// Default: [`PRUNE_SEARCH`], or false with a `fallthrough`.
     pub prune_search: Option<Spanned<bool>>,
     /// Default: [`AUTOPATH`].
     pub autopath: Option<Spanned<bool>>,
@@ -159,7 +160,7 @@ impl RouteTable {
     }
 }
 
-/// A type of record of addresses or services, as `filter_types` names it.
+/// Element of `filter_types`: a record type for addresses or services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FilteredType(pub RrType);
@@ -176,9 +177,10 @@ impl TryFrom<String> for FilteredType {
 
 impl ConfigValue for FilteredType {
     const EXPECTED: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
+    const FORM: Form = Form::OneOf(&["AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR", "TXT"]);
 }
 
-/// What `filter_types` may name: no type that a resolver needs to find others.
+/// Types that `filter_types` may have. Types that a resolver needs to find others are excluded.
 const FILTERED: [(&str, RecordType); 9] = [
     ("AAAA", RecordType::AAAA),
     ("A", RecordType::A),
@@ -191,13 +193,13 @@ const FILTERED: [(&str, RecordType); 9] = [
     ("TXT", RecordType::TXT),
 ];
 
-/// Returns the types of a `filter_types` list; notes those that are there twice.
+/// Converts a `filter_types` list. Adds an error for each duplicate.
 pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Diagnostics<'_>) -> Vec<RrType> {
     mistakes.once("type", list.iter().map(|kind| (kind.span(), *kind.get_ref())));
     list.iter().map(|kind| kind.get_ref().0).collect()
 }
 
-/// What a route says of the cluster's domain.
+/// Returns the cluster settings of a route. Adds errors for a domain outside its zones, and for settings without a domain.
 pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Diagnostics<'_>) -> Option<Cluster> {
     let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
     let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
@@ -222,7 +224,7 @@ pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Dia
     let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
     Some(Cluster {
         domain: domain?,
-        // What the cluster's server denies is then for others to answer.
+        // With a `fallthrough`, names that the cluster's server denies may exist elsewhere.
         prune_search: flag(&file.prune_search, PRUNE_SEARCH && file.fallthrough.is_none()),
         autopath: flag(&file.autopath, AUTOPATH),
     })

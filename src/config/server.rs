@@ -1,4 +1,4 @@
-//! Where nodens listens, for whom, and how many TCP connections it takes: `[server]`.
+//! Listeners, allowed clients and limits of TCP connections: `[server]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,43 +13,43 @@ use super::table::Table;
 use super::units::{Bounds, Count, Time};
 use super::value::ConfigValue;
 
-/// `[server] listen` where the file has none: a port that needs no privilege, for this machine only.
+/// Default of `[server] listen`: a port that needs no privilege, for this machine only.
 pub const LISTEN: [SocketAddr; 2] =
     [SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5300), SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 5300)];
-/// `[server] allow` where the file has none: this machine, as prefixes.
+/// Default of `[server] allow`, as prefixes: this machine.
 pub const ALLOW: [(IpAddr, u8); 2] =
     [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
-/// `[server] workers`: 0 is one per CPU.
+/// `[server] workers`. 0 is one per CPU.
 pub const WORKERS: Bounds<Count> = Bounds { default: Count(0), floor: Count(0), ceiling: Count(1024) };
 /// `[server] tcp_idle_timeout`: "of the order of a few seconds" (RFC 7766 section 6.2.3).
 pub const TCP_IDLE_TIMEOUT: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(600) };
-/// `[server] tcp_connections`: each costs a file descriptor and its buffers.
+/// `[server] tcp_connections`. Each costs a file descriptor and its buffers.
 pub const TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(1024), floor: Count(1), ceiling: Count(65_536) };
-/// `[server] tcp_connections_per_client`: one client must not take them all (RFC 7766 section 6.2.2).
+/// `[server] tcp_connections_per_client`. One client must not take all connections (RFC 7766 section 6.2.2).
 pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<Count> =
     Bounds { default: Count(64), floor: Count(1), ceiling: Count(65_536) };
 
-/// The listeners and their limits.
+/// Listeners and their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// UDP and TCP on each; port 0 takes any free port.
+    /// Addresses of the UDP and TCP listeners; port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
-    /// Who may ask; anyone else gets REFUSED.
+    /// Networks of the allowed clients; others get REFUSED.
     pub allow: Vec<IpNet>,
-    /// Worker threads; 0 is one per CPU that the process may use.
+    /// Number of worker threads; 0 is one per CPU that the process may use.
     pub workers: usize,
-    /// How long a TCP connection may stay without a query in flight (RFC 7766 section 6.2.3).
+    /// Longest time that a TCP connection may stay without a query in flight (RFC 7766 section 6.2.3).
     pub tcp_idle_timeout: Duration,
-    /// TCP connections at once, in all.
+    /// Maximum number of TCP connections.
     pub tcp_connections: usize,
-    /// TCP connections at once from one client address.
+    /// Maximum number of TCP connections from one client address.
     pub tcp_connections_per_client: usize,
-    /// Which node this is, for whoever asks (`id.server`, NSID): none, as the node is called; empty, that is not told.
+    /// Name of this node in responses (`id.server`, NSID). `None`: the node's name, else the host's. Empty: no name is given.
     pub identity: Option<String>,
 }
 
-/// `[server]`.
+/// `[server]` in the file.
 #[derive(Debug)]
 pub struct ServerTable {
     /// Default: [`LISTEN`].
@@ -68,10 +68,10 @@ pub struct ServerTable {
     pub identity: Option<Identity>,
 }
 
-/// The longest `[server] identity`, in bytes: that of a character-string (RFC 1035 section 3.3).
+/// Maximum length of `[server] identity` in bytes: that of a character-string (RFC 1035 section 3.3).
 pub const LONGEST_IDENTITY: usize = 255;
 
-/// A text that says which node this is; it may be empty.
+/// Name of this node for clients; may be empty.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Identity(pub String);
@@ -107,7 +107,7 @@ impl ServerTable {
     }
 }
 
-/// `[server]` as the rest of the house reads it; notes limits and listeners that do not fit together.
+/// Converts `[server]` to its validated form. Adds errors for limits and listeners that conflict.
 pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> Server {
     let total = file.tcp_connections.get_ref().0;
     let per_client = &file.tcp_connections_per_client;

@@ -1,10 +1,10 @@
-//! The keys that only a start reads: a reload leaves them as they are, and so does a worker that replaces a dead one.
+//! Keys that only a start reads. Neither a reload nor the restart of a worker process that died changes them.
 
 use super::Config;
 
 impl Config {
-    /// Takes from `start` the values of the keys that only a start reads. Returns the names of those that differed: they
-    /// need a restart. This is the one list of these keys.
+    /// Sets the start-only keys to their values in `start`. Returns the names of the keys whose values differed: they need a
+    /// restart. This is the only list of these keys.
     pub fn keep_start_only(&mut self, start: &Self) -> Vec<&'static str> {
         let keys: Vec<_> = [
             keep("server.listen", &mut self.server.listen, &start.server.listen),
@@ -26,7 +26,7 @@ impl Config {
     }
 }
 
-/// Sets one value to that of the start; its name if it was another.
+/// Sets one value to that of the start. Returns its name if it differed.
 fn keep<T: Clone + PartialEq>(name: &'static str, value: &mut T, start: &T) -> Option<&'static str> {
     (value != start).then(|| {
         value.clone_from(start);
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
     use crate::config::parse::parse;
 
-    /// Every key that only a start reads differs between these two, and so does another.
+    /// File that differs from `OTHER` in every start-only key, and in another key.
     const ONE: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
     const OTHER: &str = "[server]\nlisten = [\"192.0.2.9\"]\nworkers = 3\n[admin]\nlisten = \"192.0.2.9\"\n\
                          metrics_listen = [\"192.0.2.8\"]\n\
@@ -61,9 +61,9 @@ mod tests {
         assert_eq!(merged.cache.stale, next.cache.stale);
         assert_eq!((&merged.server, &merged.node, &merged.warm_up), (&start.server, &start.node, &start.warm_up));
         assert_eq!(merged.keep_start_only(&start), Vec::<&str>::new());
-        // Whoever compares with what is in force finds the same keys again.
+        // A comparison with the configuration in force finds the same keys again.
         assert_eq!(next.clone().keep_start_only(&merged), keys);
-        // Each of them is named where a user looks.
+        // The reference page and `nodens check` name each of the keys.
         let (page, check) = (include_str!("../../docs/reference/command-line.md"), include_str!("../cli/check.rs"));
         for key in keys {
             let table = key.split('.').next().unwrap_or(key);

@@ -1,4 +1,4 @@
-//! One table of the file, read key by key: serde reads each value by itself, so that a bad one does not hide the next.
+//! Reader of one table of the file, key by key. serde reads each value by itself, so an invalid one does not hide the next.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,12 +8,15 @@ use serde::de::IntoDeserializer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::key::{Arity, Fact, Shape};
 use super::mistake::{Diagnostics, suggestion};
 use super::units::Bounds;
 use super::value::ConfigValue;
 
-/// A table whose keys are taken out one by one; [`Table::close`] calls what is then left unknown.
+/// Table whose keys are taken out one by one. [`Table::close`] reports the remaining keys as unknown.
 pub(super) struct Table<'m, 't> {
+    /// Where the table is, where only the keys are wanted.
+    path: String,
     entries: DeTable<'t>,
     at: Range<usize>,
     asked: Vec<&'static str>,
@@ -22,7 +25,7 @@ pub(super) struct Table<'m, 't> {
 }
 
 impl<'m, 't> Table<'m, 't> {
-    /// The outermost table of a text. A key that is there twice is noted and counts once.
+    /// Parses the outermost table of a text. A duplicate key is an error and counts once.
     pub(super) fn of_text(text: &'t str, mistakes: &'m Diagnostics<'m>) -> Self {
         let (entries, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
@@ -37,56 +40,64 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     fn new(entries: DeTable<'t>, at: Range<usize>, mistakes: &'m Diagnostics<'m>) -> Self {
-        Self { entries, at, asked: Vec::new(), misshapen: false, mistakes }
+        Self { path: String::new(), entries, at, asked: Vec::new(), misshapen: false, mistakes }
     }
 
-    /// Whether it has any of these keys, with whatever value. To be asked before they are read.
+    /// Reports whether the table has any of these keys, with any value. To be called before they are read.
     pub(super) fn has_any(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.entries.contains_key(*key))
     }
 
-    /// Where the table starts: its header.
+    /// Returns the position of the table's header.
     pub(super) fn at(&self) -> Range<usize> {
         self.at.clone()
     }
 
-    /// The value of `key`; none if the file has none or a bad one.
+    /// Reads the value of `key`; `None` if it is missing or invalid.
     pub(super) fn value<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::One });
         let value = self.take(key)?;
         self.leaf(key, value)
     }
 
-    /// The value of `key`, which must be there.
+    /// Reads the value of a required key.
     pub(super) fn required<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
         self.must_have::<T>(key);
         self.value(key)
     }
 
-    /// The value of `key` if it lies within its bounds.
+    /// Reads the value of `key`; `None` if it is missing, invalid or out of bounds.
     pub(super) fn within<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Option<Spanned<T>>
     where
         T: ConfigValue + PartialOrd + fmt::Display,
     {
-        let value = self.value::<T>(key)?;
+        let value = self.value::<T>(key);
+        self.ask(key, || Fact::Bounds(bounds.floor.to_string(), bounds.ceiling.to_string()));
+        let value = value?;
         let held = bounds.hold(value.get_ref()).map_err(|what| format!("{key}: {what}"));
         self.mistakes.good(value.span(), held).map(|()| value)
     }
 
-    /// The value of `key`, or its default with an empty span.
+    /// Reads the value of `key`, or returns its default with an empty span.
     pub(super) fn bounded<T>(&mut self, key: &'static str, bounds: &Bounds<T>) -> Spanned<T>
     where
         T: ConfigValue + PartialOrd + fmt::Display + Copy,
     {
-        self.within(key, bounds).unwrap_or_else(|| Spanned::new(0..0, bounds.default))
+        let value = self.within(key, bounds);
+        self.ask(key, || Fact::Default(bounds.default.to_string()));
+        value.unwrap_or_else(|| Spanned::new(0..0, bounds.default))
     }
 
-    /// Whether `key` is set, `default` if the file is silent.
+    /// Reads a flag, or returns `default`.
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        self.value(key).map_or(default, Spanned::into_inner)
+        let value = self.value(key);
+        self.ask(key, || Fact::Default(default.to_string()));
+        value.map_or(default, Spanned::into_inner)
     }
 
-    /// The values of a list that may be absent but not empty, without the bad ones.
+    /// Reads the valid values of a list. The list may be missing, but not empty.
     pub(super) fn list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::List });
         let value = self.take(key)?;
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
@@ -100,30 +111,38 @@ impl<'m, 't> Table<'m, 't> {
         Some(items.into_iter().filter_map(|item| self.leaf(key, item)).collect())
     }
 
-    /// The values of a list that must be there.
+    /// Reads the valid values of a required list.
     pub(super) fn required_list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
         self.must_have::<T>(key);
         self.list(key)
     }
 
-    /// One value, or those of a list, that must be there.
+    /// Reads a required value, or the valid values of a required list.
     pub(super) fn required_some<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
-        match self.entries.get(key).map(Spanned::get_ref) {
+        let found = match self.entries.get(key).map(Spanned::get_ref) {
             Some(DeValue::Array(_)) => self.list(key),
             _ => self.required(key).map(|value| vec![value]),
-        }
+        };
+        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::OneOrList });
+        found
     }
 
-    /// The table `[key]`; none if the file has none.
+    /// Reads the table `[key]`; `None` if the file has none.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
+        if let Some(table) = self.outlined(key, Shape::One) {
+            return Some(table);
+        }
         let value = self.take(key)?;
         let table = self.as_table(value, &format!("[{key}]"));
         self.misshapen |= table.is_none();
         table
     }
 
-    /// The tables `[key.NAME]` with their names, in the order of the file; none if the file has none.
+    /// Reads the tables `[key.NAME]` with their names, in the order of the file; `None` if the file has none.
     pub(super) fn named_tables(&mut self, key: &'static str) -> Option<Vec<(Spanned<String>, Self)>> {
+        if let Some(table) = self.outlined(key, Shape::Named) {
+            return Some(vec![(Spanned::new(0..0, "NAME".to_owned()), table)]);
+        }
         let value = self.take(key)?;
         let parent = self.as_table(value, &format!("[{key}.NAME], with a name of your own"));
         self.misshapen |= parent.is_none();
@@ -139,8 +158,11 @@ impl<'m, 't> Table<'m, 't> {
         Some(tables)
     }
 
-    /// The tables `[[key]]`, in the order of the file; none if the file has none.
+    /// Reads the tables `[[key]]`, in the order of the file; `None` if the file has none.
     pub(super) fn tables(&mut self, key: &'static str) -> Option<Vec<Self>> {
+        if let Some(table) = self.outlined(key, Shape::Many) {
+            return Some(vec![table]);
+        }
         let header = format!("[[{key}]]");
         let value = self.take(key)?;
         let at = value.span();
@@ -152,15 +174,15 @@ impl<'m, 't> Table<'m, 't> {
         Some(items.into_iter().filter_map(|item| self.as_table(item, &header)).collect())
     }
 
-    /// What `read` makes of the table; the keys that it does not ask for are unknown.
+    /// Builds a value from the table with `read`, then reports the keys that `read` did not take as unknown.
     pub(super) fn read<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let made = read(&mut self);
         self.close();
         made
     }
 
-    /// Notes every key that nobody asked for, with the nearest that exists; whether there was any, or a table of a known
-    /// name that is none.
+    /// Adds an error for each remaining key, with the nearest known key. Returns whether there was such a key, or a known one
+    /// that is not a table as it should be.
     pub(super) fn close(self) -> bool {
         for key in self.entries.keys() {
             let near = suggestion(key.get_ref(), self.asked.iter().copied());
@@ -169,12 +191,28 @@ impl<'m, 't> Table<'m, 't> {
         self.misshapen || !self.entries.is_empty()
     }
 
+    /// Returns an empty table in the place of `key`, where only the keys are wanted.
+    fn outlined(&self, key: &'static str, shape: Shape) -> Option<Self> {
+        if !self.mistakes.is_outline() {
+            return None;
+        }
+        self.ask(key, || Fact::Table(shape));
+        let outer = if self.path.is_empty() { String::new() } else { format!("{}.", self.path) };
+        let name = if shape == Shape::Named { ".NAME" } else { "" };
+        Some(Self { path: format!("{outer}{key}{name}"), ..Self::new(DeTable::new(), 0..0, self.mistakes) })
+    }
+
+    fn ask(&self, key: &'static str, fact: impl FnOnce() -> Fact) {
+        self.mistakes.ask(&self.path, key, fact);
+    }
+
     fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'t>>> {
         self.asked.push(key);
         self.entries.remove(key)
     }
 
     fn must_have<T: ConfigValue>(&self, key: &'static str) {
+        self.ask(key, || Fact::Required);
         if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
             self.mistakes.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
         }
@@ -199,10 +237,11 @@ impl<'m, 't> Table<'m, 't> {
     }
 }
 
-/// The text with each key blanked out whose TOML is broken, the mistake noted: what is left keeps its places.
+/// Returns the text with each key blanked out whose TOML is broken, so that the rest keeps its positions. Adds an error for
+/// each such key.
 ///
-/// An open quote or bracket would make nonsense of all that follows it, so each table is read by itself, and within it each key;
-/// tables start at a line that starts with a bracket, keys at one that begins with a name and an equals sign.
+/// An open quote or bracket would invalidate all text after it, so each table is parsed by itself, and in it each key. A table
+/// starts at a line that begins with a bracket, a key at a line that begins with a name and an equals sign.
 pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'t, str> {
     let (_, errors) = DeTable::parse_recoverable(text);
     if errors.iter().all(harmless) {
@@ -220,10 +259,10 @@ pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'
     Cow::Owned(part)
 }
 
-/// The most broken keys of one table that are told; with more it is left out.
+/// Maximum number of broken keys of one table that are reported. A table with more is left out.
 const MOST_BROKEN: usize = 16;
 
-/// One table's text without its broken keys; it starts at byte `at` of the file.
+/// Returns the text of one table, which starts at byte `at` of the file, without its broken keys.
 fn sound_table(table: &str, at: usize, mistakes: &Diagnostics<'_>) -> String {
     let mut sound = table.to_owned();
     for _ in 0..MOST_BROKEN {
@@ -239,7 +278,7 @@ fn sound_table(table: &str, at: usize, mistakes: &Diagnostics<'_>) -> String {
     blank(&sound)
 }
 
-/// The key of a table's text that byte `at` belongs to, and the lines that it takes; none if that is its header.
+/// Returns the key to which byte `at` of a table's text belongs, and the range of its lines; `None` if `at` is in the header.
 fn key_at(table: &str, at: usize) -> Option<(&str, Range<usize>)> {
     let key = |line: &'_ str| -> Option<usize> {
         let (name, _) = line.split_once('=')?;
@@ -252,7 +291,8 @@ fn key_at(table: &str, at: usize) -> Option<(&str, Range<usize>)> {
     for line in table.split_inclusive('\n') {
         if let Some(length) = key(line) {
             match found {
-                // The next key after that place; one right there ends what should have ended before.
+                // The first key that starts at or after `at` ends the broken one. An error right at its start means that
+                // the value before it was not closed.
                 Some((name, begun)) if start >= at => return Some((name, begun..start)),
                 _ => {
                     let name = line.trim_start();
@@ -265,17 +305,17 @@ fn key_at(table: &str, at: usize) -> Option<(&str, Range<usize>)> {
     found.map(|(name, begun)| (name, begun..table.len()))
 }
 
-/// As many blanks, in as many lines.
+/// Replaces every byte except newlines by a blank.
 fn blank(text: &str) -> String {
     text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
-/// What is wrong with a key, or the header of a table, that is there for the second time: its name, and where the first one is.
+/// Describes a duplicate key or table header: its name, and the line of the first one.
 fn twice(text: &str, at: Range<usize>, mistakes: &Diagnostics<'_>) -> String {
     let (before, key) = (text.get(..at.start).unwrap_or_default(), text.get(at).unwrap_or_default());
     let line_of = |text: &str| text.rfind('\n').map_or(0, |end| end + 1);
     let this_line = text[line_of(before)..].lines().next().unwrap_or_default().trim();
-    // The lines before this one that could hold the first: of the whole file for a header, of the same table for a key.
+    // The first one is searched in the whole file if it is a header, in the same table if it is a key.
     let is_header = this_line.starts_with('[');
     let start = if is_header { 0 } else { before.rfind("\n[").unwrap_or(0) };
     let mut offset = start;
@@ -297,20 +337,20 @@ fn twice(text: &str, at: Range<usize>, mistakes: &Diagnostics<'_>) -> String {
     }
 }
 
-/// Serde's message in plain words: without the name of the Rust type that it expected, which [`ConfigValue::EXPECTED`] says better.
+/// Rewords an error of serde without the Rust type that it expected: [`ConfigValue::EXPECTED`] is clearer.
 fn unexpected(message: &str) -> String {
     let told = match message.rsplit_once(", expected ") {
         Some((unexpected, _)) if message.starts_with("invalid type: ") => unexpected,
         _ => message,
     };
-    // An integer beyond 64 bits.
+    // Integer beyond 64 bits.
     match told.strip_suffix(" as i128").or_else(|| told.strip_suffix(" as u128")) {
         Some(number) => format!("{} is too large", number.trim_start_matches("invalid type: ")),
         None => told.to_owned(),
     }
 }
 
-/// Whether an error spoils nothing but itself; it is noted when the whole file is read.
+/// Reports whether an error affects only its own key. Such errors are added when the whole file is parsed.
 fn harmless(error: &toml::de::Error) -> bool {
     error.message() == "duplicate key"
 }

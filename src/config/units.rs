@@ -1,42 +1,42 @@
-//! Sizes, times and counts as the file writes them, and the bounds that they are held to.
+//! Sizes, durations and counts in the file, and their bounds.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 
-/// A number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`; the letters' case is free.
+/// Number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`. The case of the unit is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Size(pub u64);
 
-/// A time, to the millisecond: `"1500ms"`, `"30s"`, `"5m"`, `"1h"`, `"1d"`.
+/// Duration in milliseconds: `"1500ms"`, `"30s"`, `"5m"`, `"1h"`, `"1d"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Time {
     millis: u64,
 }
 
-/// How many of something.
+/// Number of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "i64")]
 pub struct Count(pub usize);
 
-/// What a value is when the file does not give it, and the least and the most that it may be.
+/// Default and bounds of a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<T> {
-    /// When the file is silent.
+    /// Value if the file gives none.
     pub default: T,
-    /// The least.
+    /// Minimum.
     pub floor: T,
-    /// The most.
+    /// Maximum.
     pub ceiling: T,
 }
 
 impl<T: PartialOrd + fmt::Display> Bounds<T> {
-    /// Whether `value` lies within the bounds; if not, a sentence that names them.
+    /// Checks that `value` is within the bounds. The error names them.
     pub fn hold(&self, value: &T) -> Result<(), String> {
         let Self { floor, ceiling, .. } = self;
         if value < floor {
@@ -49,7 +49,7 @@ impl<T: PartialOrd + fmt::Display> Bounds<T> {
     }
 }
 
-/// The units of a size, larger ones first, and the one that shows best first among equals. `Mi` is Kubernetes' `MiB`.
+/// Units of a size, larger ones first, and among equal ones the one for display first. `Mi` is Kubernetes' name of `MiB`.
 const SIZES: [(&str, u64); 11] = [
     ("GiB", 1 << 30),
     ("Gi", 1 << 30),
@@ -64,29 +64,29 @@ const SIZES: [(&str, u64); 11] = [
     ("", 1),
 ];
 
-/// The units of a time in milliseconds, larger ones first.
+/// Units of a duration in milliseconds, larger ones first.
 const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Time {
-    /// A week: the longest that anything is kept.
+    /// One week: the longest time that anything is kept.
     pub const WEEK: Self = Self::secs(7 * 86_400);
 
-    /// A time in whole seconds.
+    /// Returns a duration of whole seconds.
     pub const fn secs(secs: u64) -> Self {
         Self { millis: secs * 1_000 }
     }
 
-    /// A time in milliseconds.
+    /// Returns a duration of milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self { millis }
     }
 
-    /// The time as the standard library's.
+    /// Converts the duration to the standard library's type.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.millis)
     }
 
-    /// The time in seconds, if it is a whole number of them.
+    /// Returns the duration in seconds, if it is a whole number of seconds.
     pub const fn whole_secs(self) -> Option<u64> {
         if self.millis.is_multiple_of(1_000) { Some(self.millis / 1_000) } else { None }
     }
@@ -118,14 +118,17 @@ impl TryFrom<i64> for Count {
 
 impl ConfigValue for Size {
     const EXPECTED: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
+    const FORM: Form = Form::Text(Some("^[0-9]+ *([KkMmGg]([Ii][Bb]?|[Bb])|[Bb])?$"));
 }
 
 impl ConfigValue for Time {
     const EXPECTED: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
+    const FORM: Form = Form::Text(Some("^[0-9]+ *([Mm]?[Ss]|[MmHhDd])$"));
 }
 
 impl ConfigValue for Count {
     const EXPECTED: &'static str = "a whole number such as 1024, without quotes";
+    const FORM: Form = Form::Integer;
 }
 
 impl fmt::Display for Size {
@@ -146,7 +149,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// A number and its unit as one number; none if it is no number, the unit is unknown or it does not fit.
+/// Parses a number with its unit. Returns `None` if the number or the unit is invalid, or if the product overflows.
 fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -154,7 +157,7 @@ fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Writes `value` in the largest of `units` that shows it whole, else in `smallest`.
+/// Writes `value` in the largest of `units` that divides it, else in `smallest`.
 fn show<'u>(
     value: u64,
     mut units: impl Iterator<Item = &'u (&'u str, u64)>,

@@ -1,4 +1,4 @@
-//! Who is asked: `[upstreams.NAME]`, and `[bootstrap]`, who is asked for the addresses of those given by name.
+//! Upstreams: `[upstreams.NAME]`, and the servers that resolve the host names of other servers: `[bootstrap]`.
 
 use std::time::Duration;
 
@@ -8,67 +8,67 @@ use toml::Spanned;
 use super::address::{Bootstrap, Server, ServerAddress};
 use super::table::Table;
 use super::units::{Bounds, Count, Time};
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 
-/// `[upstreams.NAME] select`: in order, since the file's order is the one wish that is known; the others also send
-/// queries to the later servers, which only whoever wrote them knows to be equals.
+/// Default of `[upstreams.NAME] select`. The order of the file is the only known preference. The other values also send queries
+/// to the later servers, and only the author of the file can judge whether these are equivalent.
 pub const SELECT: Select = Select::Ordered;
-/// `[upstreams.NAME] deadline`: just below the 5 seconds after which the stub resolvers of glibc, musl and Go ask again.
+/// `[upstreams.NAME] deadline`: just below the 5 seconds after which the stub resolvers of glibc, musl and Go retry.
 pub const DEADLINE: Bounds<Time> =
     Bounds { default: Time::millis(4_500), floor: Time::millis(50), ceiling: Time::secs(30) };
-/// `[upstreams.NAME] max_qps`: none where the file gives none.
+/// `[upstreams.NAME] max_qps`. Without the key there is no limit, and the default here is not used.
 pub const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
-/// `[upstreams.NAME] tcp_connections`: one carries many queries at once; another is for when it stalls.
+/// `[upstreams.NAME] tcp_connections`. One connection carries many queries at once; another serves while the first stalls.
 pub const UPSTREAM_TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(2), floor: Count(1), ceiling: Count(64) };
-/// `[upstreams.NAME] trust_ad` (RFC 6840 section 5.7).
+/// Default of `[upstreams.NAME] trust_ad` (RFC 6840 section 5.7).
 pub const TRUST_AD: bool = false;
-/// `[upstreams.NAME] randomize_case`.
+/// Default of `[upstreams.NAME] randomize_case`.
 pub const RANDOMIZE_CASE: bool = true;
 
-/// A group of servers that give the same answers.
+/// Group of servers that give the same answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Upstream {
-    /// Its name in the file and in metrics.
+    /// Name in the file and in metrics.
     pub name: String,
-    /// Its servers, in the order of the file; at least one.
+    /// Servers, in the order of the file; at least one.
     pub servers: Vec<ServerAddress>,
-    /// Which server is asked first.
+    /// Choice of the server that is queried first.
     pub select: Select,
-    /// From a client's query to its answer, good or bad.
+    /// Longest time from a client's query to its response, be it an answer or an error.
     pub deadline: Duration,
-    /// The most queries that are sent to its servers together in any second; none: as many as there are.
+    /// Most queries to all servers together in any second; `None`: no limit.
     pub max_qps: Option<u32>,
-    /// TCP or TLS connections at once of each worker to each server.
+    /// Maximum number of TCP or TLS connections of each worker to each server.
     pub tcp_connections: usize,
-    /// Whether its AD flag is believed (RFC 6840 section 5.7): only where the path to it is trusted.
+    /// Trust in the servers' AD flag (RFC 6840 section 5.7), only for servers on a trusted path.
     pub trust_ad: bool,
-    /// Whether queries carry random letter case (0x20); it retreats by itself where a server folds case.
+    /// Random letter case in queries (0x20). nodens stops it by itself for a server that folds case.
     pub randomize_case: bool,
 }
 
-/// Which server of a group is asked first.
+/// Choice of the server of an upstream that is queried first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Select {
-    /// The first in the order of the file that is healthy and not far slower than another.
+    /// First server in the order of the file that is healthy and not far slower than another.
     Ordered,
-    /// The healthy one with the lowest smoothed latency.
+    /// Healthy server with the lowest smoothed latency.
     Fastest,
-    /// The better of two healthy ones drawn at random, by smoothed latency and queries in flight.
+    /// Better of two healthy servers drawn at random, by smoothed latency and queries in flight.
     Spread,
 }
 
-/// `[upstreams.NAME]`.
+/// `[upstreams.NAME]` in the file.
 #[derive(Debug)]
 pub struct UpstreamTable {
-    /// The NAME.
+    /// NAME in the header.
     pub name: Spanned<String>,
-    /// Required; none if a mistake has been noted.
+    /// Required; `None` if it is missing or invalid.
     pub servers: Option<Vec<Spanned<Server>>>,
     /// Default: [`SELECT`].
     pub select: Select,
     /// Default: [`DEADLINE`].
     pub deadline: Spanned<Time>,
-    /// Default: none, without limit. Bounds: [`MAX_QPS`].
+    /// Default: no limit. Bounds: [`MAX_QPS`].
     pub max_qps: Option<Spanned<Count>>,
     /// Default: [`UPSTREAM_TCP_CONNECTIONS`].
     pub tcp_connections: Spanned<Count>,
@@ -93,13 +93,14 @@ impl UpstreamTable {
     }
 }
 
-/// `[bootstrap]`: its servers; none if a mistake has been noted.
+/// Reads the servers of `[bootstrap]`. Adds an error and returns none if they are missing or invalid.
 pub(super) fn bootstrap(table: Table<'_, '_>) -> Vec<Spanned<Bootstrap>> {
     table.read(|table| table.required_list("servers")).unwrap_or_default()
 }
 
 impl ConfigValue for Select {
     const EXPECTED: &'static str = r#""ordered", "fastest" or "spread""#;
+    const FORM: Form = Form::OneOf(&["ordered", "fastest", "spread"]);
 }
 
 impl<'de> Deserialize<'de> for Select {

@@ -1,11 +1,30 @@
-//! What every value of the file can say of itself.
+//! Trait of all values in the file.
 
 use serde::de::DeserializeOwned;
 
-/// A value that serde reads from one TOML value.
+/// Form of a value, for the JSON Schema and the reference page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A string; with a regular expression (ECMA 262) that each valid one matches, where there is one.
+    Text(Option<&'static str>),
+    /// One of these strings.
+    OneOf(&'static [&'static str]),
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// A table of strings.
+    Map,
+}
+
+/// Value that serde reads from one TOML value.
 pub trait ConfigValue: DeserializeOwned {
-    /// What a right value looks like, for the message about a wrong one.
+    /// Description of a valid value, for error messages.
     const EXPECTED: &'static str;
+    /// Form of the value.
+    const FORM: Form = Form::Text(None);
 }
 
 impl ConfigValue for String {
@@ -14,4 +33,5 @@ impl ConfigValue for String {
 
 impl ConfigValue for bool {
     const EXPECTED: &'static str = "true or false, without quotes";
+    const FORM: Form = Form::Boolean;
 }

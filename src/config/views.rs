@@ -1,4 +1,4 @@
-//! Which clients see what: `[[view]]`.
+//! Routes, records and limits for some clients: `[[view]]`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,92 +14,92 @@ use super::records::{Record, RecordTable};
 use super::routes::{FilteredType, RouteTable};
 use super::table::Table;
 use super::units::{Bounds, Count};
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 use super::zones::Zone;
 use crate::wire::RrType;
 use crate::wire::name::Name;
 
-/// `[[view]] inherit`.
+/// Default of `[[view]] inherit`.
 pub const INHERIT: bool = true;
-/// `[[view]] client_max_qps`: none where the file gives none.
+/// `[[view]] client_max_qps`. Without the key there is no limit, and the default here is not used.
 pub const CLIENT_MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
-/// The most views: whether a client is of each is kept in one word beside it.
+/// Maximum number of views. The views that a client fits are the bits of one word.
 pub const MOST_VIEWS: usize = 32;
-/// The keys that say whom a view is for.
+/// Keys that select the clients of a view.
 const SELECTS: [&str; 6] = ["namespaces", "labels", "projects", "runners", "sources", "known"];
-/// The longest prefix of a label's key.
+/// Maximum length of the prefix of a label's key.
 const LONGEST_PREFIX: usize = 253;
-/// The longest value of a label, and name of its key.
+/// Maximum length of a namespace, of a label's value and of the name in a label's key.
 const LONGEST_WORD: usize = 63;
 
-/// A view, as [`Config::views`](super::Config::views) counts them.
+/// Index of a view in [`Config::views`](super::Config::views).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ViewId(usize);
 
 impl ViewId {
-    /// The view with this index.
+    /// Returns the id of the view at this index.
     pub const fn of_index(index: usize) -> Self {
         Self(index)
     }
 
-    /// Its index.
+    /// Returns the index.
     #[inline]
     pub const fn index(self) -> usize {
         self.0
     }
 }
 
-/// What some clients see.
+/// Routes, records and limits for some clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Its name.
+    /// Name of the view.
     pub name: String,
-    /// Whom it is for.
+    /// Clients of the view.
     pub selector: Selector,
-    /// Whether the routes and records of all clients hold here where the view's own say nothing else.
+    /// True if the routes and records of all clients apply here, unless the view has its own for a zone or name.
     pub inherit: bool,
-    /// Its own routes, as [`Config::routes`](super::Config::routes) counts them.
+    /// Indices of its own routes in [`Config::routes`](super::Config::routes).
     pub routes: Range<usize>,
-    /// Its own records; a name that has any has no others here.
+    /// Own records. A name with an own record has no other records here.
     pub records: Vec<Record>,
-    /// Zones whose names do not exist here; of zones within each other the smallest counts, a route's or this.
+    /// Zones whose names do not exist here. The longest suffix wins among these and all routes.
     pub deny: Vec<Name>,
-    /// Whether private addresses are taken out of answers, whatever the routes say; none: as they say.
+    /// Removal of private addresses from all answers; `None`: as each route has it.
     pub deny_private_addresses: Option<bool>,
-    /// The types that are answered with "no data" at once, beside those of the routes.
+    /// Types that are answered with NODATA at once, in addition to those of the routes.
     pub filter_types: Vec<RrType>,
-    /// The most queries of each client address in a second; none: as many as there are.
+    /// Most queries a second of each client address; `None`: no limit.
     pub client_max_qps: Option<u32>,
 }
 
-/// Whom a view is for: a client for whom all of this is true. Of each list one item has to be; what is empty always is.
+/// Conditions for the clients of a view, all of which must hold. One item of a list has to fit. An empty list always fits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// Its namespace.
+    /// Namespace of the client.
     pub namespaces: Vec<Pattern>,
-    /// All of these labels, with these values.
+    /// Labels with their values, all of which the client must have.
     pub labels: BTreeMap<String, String>,
-    /// The path or number of its project, as far as that can be trusted.
+    /// Path or number of the client's project, as far as it can be trusted.
     pub projects: Vec<Pattern>,
-    /// The name or id of its runner, as far as that can be trusted.
+    /// Name or id of the client's runner, as far as it can be trusted.
     pub runners: Vec<Pattern>,
-    /// Its address.
+    /// Source address of the client.
     pub sources: Vec<IpNet>,
-    /// Whether it is known who it is; none: either.
+    /// True: the client has a known identity; false: it has none; `None`: either.
     pub known: Option<bool>,
 }
 
-/// A text, or the beginning of one.
+/// Exact text, or a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// The text or how it begins.
+    /// Text or prefix.
     pub start: String,
-    /// Whether anything may follow.
+    /// True for a prefix.
     pub open: bool,
 }
 
 impl Selector {
-    /// Whether something has to be known of a client to be selected.
+    /// Reports whether only clients with a known identity can fit.
     pub fn asks_of_client(&self) -> bool {
         let Self { namespaces, labels, projects, runners, sources: _, known } = self;
         !(namespaces.is_empty() && labels.is_empty() && projects.is_empty() && runners.is_empty())
@@ -108,50 +108,50 @@ impl Selector {
 }
 
 impl Pattern {
-    /// Whether a text is meant.
+    /// Reports whether a text matches.
     pub fn fits(&self, text: &str) -> bool {
         if self.open { text.starts_with(&self.start) } else { text == self.start }
     }
 }
 
-/// `[[view]]`.
+/// `[[view]]` in the file.
 #[derive(Debug)]
 pub struct ViewTable {
-    /// Its header.
+    /// Position of the table's header.
     pub at: Range<usize>,
     /// Required.
     pub name: Spanned<Words>,
-    /// Whether it says whom it is for, rightly or not.
+    /// True if the table has a key that selects clients, valid or not.
     pub selects: bool,
-    /// Default: whatever namespace.
+    /// Default: any namespace.
     pub namespaces: Vec<Spanned<Glob>>,
-    /// Default: whatever labels.
+    /// Default: any labels.
     pub labels: Option<Spanned<Labels>>,
-    /// Default: whatever project.
+    /// Default: any project.
     pub projects: Vec<Spanned<Glob>>,
-    /// Default: whatever runner.
+    /// Default: any runner.
     pub runners: Vec<Spanned<Glob>>,
-    /// Default: whatever address.
+    /// Default: any address.
     pub sources: Vec<Spanned<Network>>,
-    /// Default: known clients and others.
+    /// Default: clients with and without a known identity.
     pub known: Option<Spanned<bool>>,
     /// Default: [`INHERIT`].
     pub inherit: bool,
     /// Default: none.
     pub deny: Vec<Spanned<Zone>>,
-    /// Default: as each route says.
+    /// Default: as in each route.
     pub deny_private_addresses: Option<bool>,
     /// Default: none.
     pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<Count>>,
-    /// `[[view.route]]`, each.
+    /// All `[[view.route]]`.
     pub routes: Vec<RouteTable>,
-    /// `[[view.record]]`, each that is whole.
+    /// All `[[view.record]]` that have their required keys.
     pub records: Vec<RecordTable>,
 }
 
-/// A text, or the beginning of one with `*` behind it.
+/// Exact text, or a prefix followed by `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Glob(pub Pattern);
@@ -189,7 +189,8 @@ impl ViewTable {
         })
     }
 
-    /// Whom it is for, as the rest of the house reads it.
+    /// Converts the keys that select clients. Adds errors for an invalid namespace, for a view without such a key, and for
+    /// `known = false` beside keys that need an identity.
     pub(super) fn selector(&self, mistakes: &Diagnostics<'_>) -> Selector {
         let globs = |globs: &[Spanned<Glob>]| globs.iter().map(|glob| glob.get_ref().0.clone()).collect();
         let labels = self.labels.iter().flat_map(|labels| labels.get_ref().0.clone()).collect();
@@ -243,7 +244,7 @@ impl TryFrom<String> for Glob {
     }
 }
 
-/// Reports whether a label of Kubernetes may have this key: a name, before it perhaps a domain and a slash.
+/// Reports whether a key is valid for a Kubernetes label: a name, with an optional domain and slash in front.
 fn is_label_key(key: &str) -> bool {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let is_part =
@@ -256,7 +257,7 @@ fn is_domain_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// Reports whether a text may be the value of a label or the name of its key: letters, digits and, within, `-`, `_` and `.`.
+/// Reports whether a text is valid as a label's value or as the name in its key: letters, digits and, inside, `-`, `_` and `.`.
 fn is_label_word(text: &str) -> bool {
     let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let ends = [text.bytes().next(), text.bytes().next_back()];
@@ -285,4 +286,5 @@ impl ConfigValue for Glob {
 
 impl ConfigValue for Labels {
     const EXPECTED: &'static str = r#"{ "example.com/trust" = "low" }"#;
+    const FORM: Form = Form::Map;
 }

@@ -1,4 +1,4 @@
-//! What is asked ahead for jobs that are about to start: `[warm_up]`.
+//! Warm-up for jobs that are about to start: `[warm_up]`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ use toml::Spanned;
 use super::table::Table;
 use super::value::ConfigValue;
 
-/// `[warm_up] enabled`.
+/// Default of `[warm_up] enabled`.
 pub const ENABLED: bool = true;
 
-/// What is asked ahead for jobs that are about to start.
+/// Settings of the warm-up for jobs that are about to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WarmUp {
-    /// Whether anything is.
+    /// True if the warm-up is enabled.
     pub enabled: bool,
-    /// Where it is kept what the jobs of each project ask; none: in memory alone.
+    /// File with the query history of each project's jobs; `None`: in memory only.
     pub file: Option<PathBuf>,
 }
 
@@ -26,16 +26,16 @@ impl Default for WarmUp {
     }
 }
 
-/// `[warm_up]`.
+/// `[warm_up]` in the file.
 #[derive(Debug)]
 pub struct WarmUpTable {
     /// Default: [`ENABLED`].
     pub enabled: bool,
-    /// Default: none, it is forgotten when nodens ends.
+    /// Default: none, so the history is lost when nodens stops.
     pub file: Option<Spanned<File>>,
 }
 
-/// The path of a file that nodens writes.
+/// Absolute path of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct File(pub PathBuf);
@@ -46,7 +46,7 @@ impl WarmUpTable {
     }
 }
 
-/// `[warm_up]` as the rest of the house reads it.
+/// Converts `[warm_up]` to its validated form.
 pub(super) fn warm_up(file: &WarmUpTable) -> WarmUp {
     WarmUp { enabled: file.enabled, file: file.file.as_ref().map(|file| file.get_ref().0.clone()) }
 }
@@ -56,7 +56,7 @@ impl TryFrom<String> for File {
 
     fn try_from(text: String) -> Result<Self, String> {
         let path = Path::new(&text);
-        // Where nodens was started from is no place to write to.
+        // A relative path would depend on the directory in which nodens was started.
         let good = path.is_absolute() && path.file_name().is_some() && !text.ends_with('/');
         if good && !text.chars().any(char::is_control) {
             Ok(Self(text.into()))

@@ -1,4 +1,4 @@
-//! What is told of clients: `[metrics]` and `[query_log]`.
+//! Metrics and query log: `[metrics]` and `[query_log]`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,65 +8,65 @@ use toml::Spanned;
 
 use super::table::Table;
 use super::units::{Bounds, Count};
-use super::value::ConfigValue;
+use super::value::{ConfigValue, Form};
 
-/// `[metrics] max_projects`: each is two series in every scrape of every node.
+/// `[metrics] max_projects`. Each adds two series to every scrape of every node.
 pub const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
-/// `[query_log] only`.
+/// Default of `[query_log] only`.
 pub const ONLY: Logged = Logged::All;
-/// `[query_log] sample`: the floor is one of a million.
+/// `[query_log] sample`. The floor is one in a million.
 pub const SAMPLE: Bounds<Share> = Bounds { default: Share(1_000_000), floor: Share(1), ceiling: Share(1_000_000) };
-/// `[query_log] max_per_second`: a line is some 400 bytes, so by default 40 KB of them a second.
+/// `[query_log] max_per_second`. A line has about 400 bytes, so the default is about 40 KB a second.
 pub const MAX_PER_SECOND: Bounds<Count> = Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
 
-/// What the metrics show.
+/// Settings of the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
-    /// Namespaces, projects and runners that have series of their own; the rest is project `other`.
+    /// Maximum number of combinations of namespace, project and runner with series of their own; the rest is project `other`.
     pub max_projects: usize,
 }
 
-/// Which queries are logged, and where.
+/// Settings of the query log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryLog {
-    /// Where.
+    /// Destination.
     pub to: LogTarget,
-    /// Which of them.
+    /// Queries that are logged.
     pub only: Logged,
-    /// How many of these, drawn at random, in millionths.
+    /// Part of these queries that is logged, drawn at random, in millionths.
     pub sample: u32,
-    /// The most in any second.
+    /// Most lines in any second.
     pub max_per_second: u32,
 }
 
-/// Where a log goes.
+/// Destination of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
-    /// The standard output.
+    /// Standard output.
     Stdout,
-    /// This file.
+    /// File at this path.
     File(PathBuf),
 }
 
-/// Which queries are logged.
+/// Queries that are logged, by their response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logged {
-    /// All.
+    /// All queries.
     All,
-    /// Those whose answer is not NOERROR.
+    /// Queries with a response other than NOERROR.
     Failures,
-    /// Those whose answer is neither NOERROR nor NXDOMAIN.
+    /// Queries with a response other than NOERROR and NXDOMAIN.
     Errors,
 }
 
-/// `[metrics]`.
+/// `[metrics]` in the file.
 #[derive(Debug)]
 pub struct MetricsTable {
     /// Default: [`MAX_PROJECTS`].
     pub max_projects: Spanned<Count>,
 }
 
-/// `[query_log]`.
+/// `[query_log]` in the file.
 #[derive(Debug)]
 pub struct QueryLogTable {
     /// Required.
@@ -79,12 +79,12 @@ pub struct QueryLogTable {
     pub max_per_second: Spanned<Count>,
 }
 
-/// Where a log goes.
+/// Destination of a log, as the file gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Target(pub LogTarget);
 
-/// A part of a whole, in millionths.
+/// Part of a whole, in millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "f64")]
 pub struct Share(pub u32);
@@ -107,12 +107,12 @@ impl QueryLogTable {
     }
 }
 
-/// `[metrics]` as the rest of the house reads it.
+/// Converts `[metrics]` to its validated form.
 pub(super) fn metrics(file: &MetricsTable) -> Metrics {
     Metrics { max_projects: file.max_projects.get_ref().0 }
 }
 
-/// `[query_log]` as the rest of the house reads it.
+/// Converts `[query_log]` to its validated form.
 pub(super) fn query_log(file: &QueryLogTable) -> QueryLog {
     QueryLog {
         to: file.to.get_ref().0.clone(),
@@ -139,7 +139,7 @@ impl TryFrom<f64> for Share {
 
     fn try_from(share: f64) -> Result<Self, String> {
         let millionths = (share * 1e6).round();
-        // Nothing is rounded into its bounds; what is above them is a share too, so that they are what is told of it.
+        // No share is rounded into its bounds. A share above 1 is accepted here, for the error that names the bounds.
         match share {
             share if !share.is_finite() || share < 0.0 => Err(format!("{share} is not a share")),
             share if share > 0.0 && share < 1e-6 => Err(format!("{share} is too little")),
@@ -161,10 +161,12 @@ impl ConfigValue for Target {
 
 impl ConfigValue for Share {
     const EXPECTED: &'static str = "a number from 0.000001 to 1, without quotes";
+    const FORM: Form = Form::Number;
 }
 
 impl ConfigValue for Logged {
     const EXPECTED: &'static str = r#""all", "failures" or "errors""#;
+    const FORM: Form = Form::OneOf(&["all", "failures", "errors"]);
 }
 
 impl<'de> Deserialize<'de> for Logged {

@@ -1,4 +1,4 @@
-//! The zones of a route: names, and networks that stand for their reverse zones.
+//! Zones of a route: names, and networks that stand for their reverse zones.
 
 use std::net::IpAddr;
 
@@ -8,13 +8,13 @@ use serde::Deserialize;
 use super::value::ConfigValue;
 use crate::wire::name::Name;
 
-/// What one entry of a route's `zones` claims, and how the file wrote it.
+/// Entry of a route's `zones`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Zone {
-    /// As in the file.
+    /// Text in the file.
     pub text: String,
-    /// One name, or the reverse zones of a network: 1 to 128.
+    /// One name, or the 1 to 128 reverse zones of a network.
     pub names: Vec<Name>,
 }
 
@@ -49,7 +49,7 @@ impl ConfigValue for Zone {
     const EXPECTED: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
-/// A domain below the root, as `cluster_domain` and `[[rewrite]]` name it.
+/// Domain below the root, for `cluster_domain` and `[[rewrite]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Domain(pub Name);
@@ -74,7 +74,7 @@ impl ConfigValue for Domain {
     const EXPECTED: &'static str = r#""cluster.local""#;
 }
 
-/// A network from its text; an error names the right network where bits are set behind the prefix.
+/// Parses a network. If bits are set after the prefix, the error names the correct network.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a network"))?;
     match network.trunc() {
@@ -83,10 +83,10 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// The reverse zones that together hold exactly the addresses of `network` (RFC 1035 section 3.5, RFC 3596 section 2.5).
+/// Returns the reverse zones that together hold exactly the addresses of `network` (RFC 1035 section 3.5, RFC 3596 section 2.5).
 ///
-/// A label of a reverse name is an octet (IPv4) or four bits (IPv6). Where the prefix ends inside a label, there is a
-/// zone for every value of that label that the prefix leaves open: at most 128 for IPv4, 8 for IPv6.
+/// A label of a reverse name is an octet (IPv4) or four bits (IPv6). If the prefix ends inside a label, there is a zone for
+/// every value of that label that the prefix leaves open: at most 128 for IPv4, 8 for IPv6.
 pub(super) fn reverse(network: IpNet) -> Result<Vec<Name>, String> {
     let (digits, bits_of_digit, suffix) = match network.network() {
         IpAddr::V4(address) => (address.octets().to_vec(), 8, "in-addr.arpa"),
@@ -108,7 +108,7 @@ pub(super) fn reverse(network: IpNet) -> Result<Vec<Name>, String> {
     open.into_iter().map(name).collect()
 }
 
-/// Whether a zone is meant as a network; `0/25.2.0.192.in-addr.arpa` (RFC 2317) is a name.
+/// Reports whether a text has the form of a network. `0/25.2.0.192.in-addr.arpa` (RFC 2317) is a name.
 fn is_network(text: &str) -> bool {
     text.split_once('/').is_some_and(|(address, prefix)| {
         address.parse::<IpAddr>().is_ok() || prefix.bytes().all(|byte| byte.is_ascii_digit())

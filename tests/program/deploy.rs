@@ -30,6 +30,43 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// Every configuration of the repository is valid by the schema, as an independent validator sees it; one with a mistake is not.
+#[test]
+fn the_schema_accepts_every_configuration() {
+    if !has_tools() {
+        return;
+    }
+    let dir = Dir::new();
+    let schema = dir.write("schema.json", &run(Command::new(env!("CARGO_BIN_EXE_nodens")).arg("schema")));
+    let mut files = vec![root().join("config/nodens.toml"), root().join("config/minimal.toml")];
+    files.extend(
+        OVERLAYS
+            .iter()
+            .filter(|name| **name != "canary")
+            .map(|name| root().join(format!("deploy/kustomize/overlays/{name}/nodens.toml"))),
+    );
+    files.extend(["laptop", "hybrid", "untrusted-jobs"].map(|name| root().join(format!("examples/{name}.toml"))));
+    let broken = [
+        ("[server]\nlistne = [\"127.0.0.1\"]\n", "unknown key"),
+        ("[server]\nworkers = 9999\n", "out of bounds"),
+        ("[upstreams.up]\nselect = \"ordered\"\n", "required key"),
+        ("[cache]\nstale = \"an hour\"\n", "no duration"),
+        ("[[route]]\nzones = \".\"\nto = \"up\"\n", "no list"),
+        ("[query_log]\nto = \"stdout\"\nonly = \"some\"\n", "no such word"),
+    ];
+    let wrong: Vec<_> =
+        (0..).zip(broken).map(|(number, (text, _))| dir.write(&format!("{number}.toml"), text)).collect();
+    let validate = |files: &[PathBuf]| {
+        let mut command = Command::new(tools().join("python/bin/python"));
+        run(command.arg(root().join("tests/deploy/schema.py")).arg(&schema).args(files))
+    };
+    assert_eq!(validate(&files), "", "valid files");
+    let found = validate(&wrong);
+    for (file, (text, what)) in wrong.iter().zip(broken) {
+        assert!(found.contains(&format!("{}: ", file.display())), "{what}: {text}: {found}");
+    }
+}
+
 fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }

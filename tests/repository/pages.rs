@@ -11,9 +11,6 @@ use nodens::metrics::Metrics;
 
 const CONFIGURATION: &str = include_str!("../../docs/guides/configuration.md");
 
-/// The page of all metrics, which `UPDATE_PAGES=1 cargo test --test repository pages` writes.
-const METRICS: &str = "docs/reference/metrics.md";
-
 const METRICS_HEAD: &str = "# Metrics
 
 At `/metrics` of the admin addresses, in the text format of Prometheus. The table is generated from the help texts of the metrics;
@@ -49,13 +46,22 @@ fn the_broken_example_has_the_mistakes_shown() {
 
 #[test]
 fn the_page_of_metrics_is_generated() {
-    let page = METRICS_HEAD.to_owned() + &metrics_table();
-    let file = root().join(METRICS);
+    is_generated("docs/reference/metrics.md", &(METRICS_HEAD.to_owned() + &metrics_table()));
+}
+
+/// Compares a page with what it is generated from. `UPDATE_PAGES=1 cargo test --test repository pages` writes it.
+fn is_generated(name: &str, page: &str) {
+    let file = root().join(name);
     if std::env::var_os("UPDATE_PAGES").is_some() {
-        fs::write(&file, &page).unwrap();
+        fs::write(&file, page).unwrap();
     }
     let written = fs::read_to_string(&file).unwrap_or_default();
-    assert!(written == page, "{METRICS} is out of date: run UPDATE_PAGES=1 cargo test --test repository pages");
+    assert!(written == page, "{name} is out of date: run UPDATE_PAGES=1 cargo test --test repository pages");
+}
+
+#[test]
+fn the_page_of_configuration_keys_is_generated() {
+    is_generated("docs/reference/configuration.md", &nodens::config::outline::reference());
 }
 
 /// One row for each family that this process exports, in the order of their names.
