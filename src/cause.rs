@@ -1,27 +1,27 @@
-//! Why a query got no answer: one type from where a failure arises to where it is shown.
+//! Causes of failures: one type from the place where a failure arises to the place where it is shown.
 //!
-//! The words of a failure are written once, where it arises, and are for people: no code reads them back. They become an
-//! extended DNS error (RFC 8914) by [`Cause::extended_error`].
+//! The text of a failure is written once, where the failure arises, and is for people: no code parses it.
+//! [`Cause::extended_error`] makes it an extended DNS error (RFC 8914).
 
 use crate::wire::make::extended_error;
 use crate::wire::{Rcode, ede, rcode, u16_at};
 
-/// The kind of a failure.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Cause {
-    /// The name does not exist, as upstream servers say.
+    /// The name does not exist, according to upstream servers.
     NoSuchName,
     /// nodens denies a special-use name itself.
     SpecialUse,
-    /// nodens denies a name that cannot be in the cluster itself (`prune_search`).
+    /// nodens itself denies a name that cannot exist in the cluster (`prune_search`).
     Pruned,
     /// Upstream servers deny the name by a policy of theirs.
     Blocked,
-    /// All addresses of the name were private, and its route lets none through (`deny_private_addresses`); or it led to a name of
+    /// All addresses of the name were private, and its route allows none (`deny_private_addresses`); or it led to a name of
     /// another route (`deny_private_names`).
     Filtered,
-    /// The view that this client is of denies the name.
+    /// The view of this client denies the name.
     Denied,
     /// No server answered in time.
     UpstreamTimeout,
@@ -29,22 +29,22 @@ pub enum Cause {
     UpstreamUnreachable,
     /// Servers were reached but gave no answer.
     UpstreamFailed,
-    /// CNAME records lead in a circle or too far.
+    /// CNAME records form a loop or too long a chain.
     CnameLoop,
-    /// This machine could not ask.
+    /// This machine could not send the query.
     LocalFault,
     /// A limit on queries was reached.
     RateLimited,
-    /// This client may not ask.
+    /// This client may not send queries.
     Refused,
-    /// The query could not be read, or asks for what nodens does not do.
+    /// The query could not be parsed, or requests an operation that nodens does not support.
     BadQuery,
-    /// The answer did not fit into a UDP response, and the client did not ask for the rest of it over TCP.
+    /// The answer did not fit into a UDP response, and the client did not repeat the query over TCP.
     TooBig,
 }
 
 impl Cause {
-    /// The value of `cause` in APIs and in the query log. What denied a name that does not exist is told by the explanation.
+    /// Returns the value of `cause` in APIs and in the query log. The explanation says who denied a name that does not exist.
     pub fn label(self) -> &'static str {
         match self {
             Self::NoSuchName | Self::SpecialUse | Self::Pruned => "no_such_name",
@@ -63,7 +63,7 @@ impl Cause {
         }
     }
 
-    /// The cause that a response code alone stands for, in a response that nodens makes itself; none for an answer.
+    /// Returns the cause for a response code, in a response that nodens makes itself; `None` for an answer.
     pub fn of_rcode(code: Rcode) -> Option<Self> {
         match code {
             rcode::NOERROR => None,
@@ -73,7 +73,8 @@ impl Cause {
         }
     }
 
-    /// The cause of an upstream's response with this code and these extended errors (whole options); none for an answer.
+    /// Returns the cause of an upstream's response with this code and these extended errors (whole options); `None` for an
+    /// answer.
     pub fn of_response(code: Rcode, extended_errors: &[u8]) -> Option<Self> {
         match code {
             rcode::NXDOMAIN if u16_at(extended_errors, 4).is_some_and(ede::is_policy) => Some(Self::Blocked),
@@ -82,12 +83,12 @@ impl Cause {
         }
     }
 
-    /// The extended error that tells a client of it, as a whole option (RFC 8914).
+    /// Returns the extended error with this cause, as a whole option (RFC 8914).
     pub fn extended_error(self, text: &str) -> Vec<u8> {
         extended_error(self.info_code(), text)
     }
 
-    /// Its info-code (RFC 8914 section 4).
+    /// Returns the info-code (RFC 8914 section 4).
     pub fn info_code(self) -> u16 {
         match self {
             Self::Blocked | Self::Denied => ede::BLOCKED,

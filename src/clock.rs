@@ -1,4 +1,4 @@
-//! How moments are counted. Times are arguments everywhere below the sockets, so this is a number and no clock.
+//! Representation of time. Times are arguments everywhere below the sockets, so this is a number and not a clock.
 
-/// Milliseconds since the process began to keep time.
+/// Milliseconds since a moment before the start of the process.
 pub type Millis = u64;

@@ -1,9 +1,9 @@
-//! One upstream query per question; everyone else who asks meanwhile waits for its reply.
+//! One upstream query per question: clients that ask the same meanwhile wait for its response.
 //!
-//! Beside saving queries this takes away a forger's chances: many identical queries in flight would each be one to hit
-//! (RFC 5452 section 5, the birthday attack).
+//! Coalescing also reduces a forger's chances: each of many identical queries in flight would be one more to hit (RFC 5452
+//! section 5, the birthday attack).
 //!
-//! Queries of different configurations share nothing: a reload may send the same question elsewhere.
+//! Queries under different configurations are not coalesced: a reload may send the same question to other servers.
 
 use std::collections::hash_map::Entry as Slot;
 use std::net::{IpAddr, SocketAddr};
@@ -15,46 +15,46 @@ use tokio::sync::oneshot;
 use crate::cache::Entry;
 use crate::wire::query::Key;
 
-/// A question under a configuration: the hash of its key, and the configuration's generation.
+/// Question under a configuration: the hash of its key, and the configuration's generation.
 type Question = (u64, u32);
 
-/// The questions under way, shared by all workers. Bounded by the queries that the server lets wait.
+/// Questions in flight, shared by all workers. Bounded by the limit of pending queries.
 #[derive(Debug, Default)]
 pub struct Coalesce {
-    /// The hashes are of a keyed hash already.
+    /// The keys contain keyed hashes already.
     flights: Mutex<HashMap<Question, Waiting>>,
 }
 
-/// Those who wait for one question.
+/// Clients that wait for one question.
 #[derive(Debug)]
 struct Waiting {
     key: Box<[u8]>,
     senders: Vec<oneshot::Sender<SharedResult>>,
-    /// To be told of the next one who comes.
+    /// Notification for the next client that joins.
     joined: Option<oneshot::Sender<()>>,
 }
 
-/// What a flight brought.
+/// Result of an in-flight query.
 #[derive(Clone, Debug)]
 pub struct SharedResult {
-    /// The answer, or the failure.
+    /// Answer or failure.
     pub entry: Entry,
-    /// The server that gave the answer, if one was asked and gave any.
+    /// Server that answered, if one was queried and answered.
     pub by: By,
 }
 
-/// A server's address, or none, in 18 bytes: the 32 of `SocketAddr` would cost each question that waits a larger block of
+/// Server's address, or none, in 18 bytes: the 32 bytes of `SocketAddr` would put each pending question into a larger block of
 /// memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct By {
-    /// IPv4 is mapped.
+    /// Address; IPv4 is mapped.
     ip: [u8; 16],
-    /// Zero: none.
+    /// Port; zero if there is no address.
     port: u16,
 }
 
 impl By {
-    /// The address, if there is one.
+    /// Returns the address, if there is one.
     pub fn address(self) -> Option<SocketAddr> {
         (self.port > 0).then(|| SocketAddr::new(IpAddr::from(self.ip).to_canonical(), self.port))
     }
@@ -70,23 +70,23 @@ impl From<SocketAddr> for By {
     }
 }
 
-/// What there is to do for a question.
+/// Role of a query for a question.
 pub enum Place {
-    /// Nobody asks yet: ask, and see the flight land.
+    /// No identical query is in flight: send one, and complete it.
     Lead(CoalescedQuery),
-    /// Wait for the one who asks.
+    /// Wait for the identical query in flight.
     Wait(oneshot::Receiver<SharedResult>),
 }
 
-/// The duty to ask for a question. Dropping it without a landing tells everyone who waits that nobody asks any more.
+/// Duty to query a question. Dropping it before completion fails all waiting clients.
 pub struct CoalescedQuery {
     table: Arc<Coalesce>,
-    /// None once it has landed, or if nobody can wait for it.
+    /// `None` after completion, or if no client can wait for it.
     question: Option<Question>,
 }
 
 impl Coalesce {
-    /// Takes a place among those who want the answer to `key`, whose hash is `hash`.
+    /// Joins the in-flight query for `key`, whose hash is `hash`; returns the leader's guard if there is none yet.
     pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Place {
         let question = (hash, generation);
         match self.flights().entry(question) {
@@ -98,16 +98,16 @@ impl Coalesce {
                 let (sender, receiver) = oneshot::channel();
                 let waiting = waiting.get_mut();
                 waiting.senders.push(sender);
-                // Whoever led may have gone.
+                // The leader may no longer wait for the notification.
                 let _ = waiting.joined.take().map(|joined| joined.send(()));
                 Place::Wait(receiver)
             }
-            // Another question of the same hash, which next to never happens: it is asked for alone.
+            // Another question has the same hash, which is extremely rare: this one is queried separately.
             Slot::Occupied(_) => Place::Lead(self.flight(None)),
         }
     }
 
-    /// The flight for a question, if nobody is asking for it: for those who must not wait for others.
+    /// Returns the leader's guard, if no identical query is in flight; for callers that must not wait for others.
     pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Option<CoalescedQuery> {
         match self.join(generation, hash, key) {
             Place::Lead(flight) => Some(flight),
@@ -125,15 +125,15 @@ impl Coalesce {
 }
 
 impl CoalescedQuery {
-    /// Gives everyone who waits the answer.
+    /// Sends the result to all waiting clients.
     pub fn land(mut self, entry: &Entry, by: By) {
         for sender in self.take() {
-            // One that has gone does not need it.
+            // The receiver may have been dropped.
             let _ = sender.send(SharedResult { entry: entry.clone(), by });
         }
     }
 
-    /// Resolves when the next one comes; to an error if nobody can.
+    /// Returns a receiver that resolves when the next client joins, or to an error if none can.
     pub fn next_joined(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         if let Some(question) = &self.question
@@ -144,7 +144,7 @@ impl CoalescedQuery {
         receiver
     }
 
-    /// Whether somebody waits.
+    /// Returns whether a client waits.
     pub fn has_waiting(&self) -> bool {
         let flights = self.table.flights();
         let waiting = self.question.and_then(|question| flights.get(&question));

@@ -1,9 +1,9 @@
-//! Getting an entry from upstreams: ask the route's group, take out what the route forbids, follow CNAMEs that lead into
-//! another route, keep the result; or remember the failure.
+//! Resolution of a question through upstreams: query the route's group, remove what the route forbids, follow CNAMEs that lead
+//! into another route, and cache the result or the failure.
 //!
-//! A CNAME is followed where its target is for someone else to answer: a static or special-use name, a name of another
-//! route (a public name that points into the private zone), or one that the upstream itself did not follow. The chain is
-//! cut there, the target looked up as a query of its own, and the answer composed of both parts.
+//! A CNAME is followed if the upstream of the route does not answer for its target: a static or special-use name, a name of
+//! another route (a public name that points into the private zone), or a target that the upstream itself did not follow. The
+//! chain is split there, the target resolved as a query of its own, and the answer composed of both parts.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -40,13 +40,13 @@ mod fallthrough;
 use ask::{NoAnswer, ask};
 use chain::{fork, join};
 
-/// How long those who asked together may take to see that their time is over.
+/// Time in which clients that joined the query early reach their deadlines.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Names that one answer may lead through, one of each route.
+/// Most names that one answer may lead through, one for each route.
 const LONGEST_TRAIL: usize = 8;
 
-/// Fetches, for all who wait for it. The future must not be dropped before its end.
+/// Resolves a question for all clients that wait for it. The future must not be dropped before its end.
 pub async fn run<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -56,7 +56,7 @@ pub async fn run<U: Ask + 'static>(
     fetch(resolver, upstreams, wanted, flight, deadline(wanted), &mut Vec::new()).await
 }
 
-/// Fetches in a task of its own, so that it goes on when the client that began it has a stale answer.
+/// Resolves a question in a task of its own, which goes on when the client that began it has got a stale answer.
 pub fn launch<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -70,8 +70,8 @@ pub fn launch<U: Ask + 'static>(
     })
 }
 
-/// Fetches a popular entry anew. Where the upstream is a cache itself, whose TTLs count down, nothing is gained before
-/// the entry expires; so it is fetched right then.
+/// Refreshes a popular entry. If the upstream is a cache itself, whose TTLs count down, nothing is gained before the entry
+/// expires, so it is refreshed at that moment.
 pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
     let Some(place) = resolver.limits.governor.pending.admit_prefetch() else {
         resolver.metrics.capacity.rejections.with_label_values(&["prefetches"]).inc();
@@ -83,7 +83,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
         let Some(old) = resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.clone()) else { return };
         if old.upstream_ages {
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
-            // Another configuration may ask others: its own clients see to that.
+            // Another configuration may use other servers; its own hits begin its prefetches.
             if resolver.snapshot.load().generation != wanted.snapshot.generation {
                 return put_off(&resolver, &wanted);
             }
@@ -102,21 +102,21 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wa
     });
 }
 
-/// A prefetch is not made: a later hit may begin another one.
+/// Cancels a prefetch; a later hit may begin another one.
 fn put_off(resolver: &Resolver, wanted: &PendingQuery) {
     resolver.cache.with(wanted.hash, &wanted.key, |entry| entry.refreshing = false);
 }
 
-/// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its reply and carries the
-/// failure; otherwise a failure without reply takes its place, and is returned.
+/// Remembers that a question failed now (RFC 9520). An entry that may still be served keeps its response and carries the
+/// failure; otherwise a failure without response replaces it. Returns the failure.
 ///
-/// The try began at `began`: those who waited for the same one note one failure.
+/// The attempt began at `began`: clients that waited for the same attempt record one failure.
 pub fn remember_failure(resolver: &Resolver, wanted: &PendingQuery, began: Millis, failure: (Cause, &[u8])) -> Entry {
     let entry = failure_entry(resolver, wanted, began, failure);
     let now = resolver.now();
     let window = wanted.snapshot.config.cache.stale.as_millis() as u64;
     let carried = resolver.cache.with(wanted.hash, &wanted.key, |kept| {
-        // One that an earlier configuration left behind is not served: the failure takes its place.
+        // An entry of an earlier configuration is not served: the failure replaces it.
         let at_home = wanted.snapshot.home_now(kept.home, &wanted.key).is_some();
         let serves = at_home && matches!(kept.freshness(now, window), Freshness::Fresh(_) | Freshness::Stale);
         entry.failed().into_iter().filter(|_| serves).for_each(|failed| kept.fail(failed));
@@ -128,13 +128,14 @@ pub fn remember_failure(resolver: &Resolver, wanted: &PendingQuery, began: Milli
     entry
 }
 
-/// A failure that is not to be remembered: nobody was asked. The cause comes with the extended errors as whole options.
+/// Returns a failure that is not remembered, as no server was queried. The cause comes with the extended errors as whole
+/// options.
 pub fn unasked_entry(resolver: &Resolver, wanted: &PendingQuery, failure: (Cause, &[u8])) -> Entry {
     let (now, home) = (resolver.now(), wanted.home(false));
     Entry::failure(wanted.key.question(), failure, home, Failed::unasked(now), now)
 }
 
-/// An answer of nodens's own, as an entry that is not kept.
+/// Returns an answer of nodens's own, as an entry that is not cached.
 pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &Own) -> Entry {
     let wire =
         message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
@@ -149,7 +150,7 @@ pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &Own) -> Entry
     }
 }
 
-/// A failure of now, after what is remembered of earlier ones.
+/// Returns a failure at the current time, which takes earlier failures into account.
 fn failure_entry(resolver: &Resolver, wanted: &PendingQuery, began: Millis, failure: (Cause, &[u8])) -> Entry {
     let recoveries = wanted.snapshot.group(wanted.route).map_or(0, |group| group.recoveries());
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
@@ -160,9 +161,9 @@ fn failure_entry(resolver: &Resolver, wanted: &PendingQuery, began: Millis, fail
     Entry::failure(wanted.key.question(), failure, home, failed, now)
 }
 
-/// The entry of an alias's target, as old as it is, as the answer to a query for the alias.
+/// Returns the entry of an alias's target, at its age, as the answer to a query for the alias.
 pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, wanted: &PendingQuery) -> Entry {
-    // The name alone: what is a letter in a type is none.
+    // Only the name: bytes of the type are not letters.
     let mut question = query.question().to_vec();
     let end = question.len().saturating_sub(4);
     question[..end].make_ascii_lowercase();
@@ -185,8 +186,8 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     }
 }
 
-/// The entry that is kept for a question, if it belongs there, and what it was worth when that was asked. `stale` is how
-/// long after its time it may be served.
+/// Returns the cached entry for a question, if it is valid in this scope, and its freshness when the query was received.
+/// `stale` is the time that it may be served past its TTL.
 pub fn kept(resolver: &Resolver, wanted: &PendingQuery, stale: Millis) -> Option<(Entry, Freshness)> {
     let asked = resolver.millis(wanted.asked);
     let look = |entry: &mut Entry| {
@@ -197,7 +198,7 @@ pub fn kept(resolver: &Resolver, wanted: &PendingQuery, stale: Millis) -> Option
     resolver.cache.with(wanted.hash, &wanted.key, look).flatten()
 }
 
-/// Asks, follows, keeps, for all who wait for it. Always gives an entry: a failure is one too.
+/// Queries, follows CNAMEs and caches the result, for all clients that wait. Always returns an entry: a failure is one too.
 async fn fetch<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -208,7 +209,7 @@ async fn fetch<U: Ask + 'static>(
 ) -> Entry {
     let mut outcome = ask_and_follow(resolver, upstreams, wanted, deadline, trail).await;
     let late = outcome.as_mut().err().and_then(|error| error.late.take());
-    // What goes on without a client that waits is bounded as prefetches are.
+    // Work that continues without a waiting client is bounded as prefetches are.
     if let Some(late) = late
         && let Err(error) = &outcome
         && let Some(place) = resolver.limits.governor.pending.admit_prefetch()
@@ -225,8 +226,9 @@ async fn fetch<U: Ask + 'static>(
     entry
 }
 
-/// A question that was not answered in time. No failure is remembered as long as an answer may come. Whoever asks meanwhile
-/// waits for that, and has the servers asked once more: one that is slow gives the first answer, one that was away the second.
+/// Question that was not answered before the deadline. No failure is remembered while an answer may still come. A client that
+/// joins waits for it, and causes a second attempt: a slow server answers the first one, a server that was unreachable the
+/// second.
 struct Waiting {
     wanted: PendingQuery,
     flight: CoalescedQuery,
@@ -243,7 +245,7 @@ impl Waiting {
         let joined = async {
             tokio::select! {
                 Ok(()) = next => {}
-                // Those who came before it was late, and still wait.
+                // Clients that joined before the deadline and still wait.
                 () = async {
                     sleep(GRACE).await;
                     if !flight.has_waiting() {
@@ -270,13 +272,13 @@ impl Waiting {
     }
 }
 
-/// Keeps what was found, or remembers that nothing was.
+/// Caches the result or remembers the failure.
 fn settle(resolver: &Resolver, wanted: &PendingQuery, outcome: Result<Entry, NoAnswer>) -> Entry {
     match outcome {
         Ok(entry) => {
             match entry.is_kept() {
                 true => resolver.cache.insert(wanted.hash, &wanted.key, entry.clone()),
-                // What was kept is no longer so.
+                // The earlier entry is no longer valid.
                 false => resolver.cache.remove(wanted.hash, &wanted.key),
             }
             entry
@@ -312,7 +314,8 @@ async fn ask_and_follow<U: Ask + 'static>(
     follow(resolver, upstreams, wanted, answer, deadline, trail).await
 }
 
-/// Asks the next group where the route falls through, takes out what the route forbids, and follows CNAMEs that lead into another one.
+/// Queries the next group if the route falls through, removes what the route forbids, and follows CNAMEs that lead into another
+/// route.
 async fn follow<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -328,7 +331,7 @@ async fn follow<U: Ask + 'static>(
     let horizon = snapshot.horizon(wanted.key.horizon());
     let mut limits = snapshot.limits(wanted.route);
     let (mut denies, mut group, mut answer) = ((horizon.strips(route), route.deny_private_names), group, answer);
-    // Few routes have that, so that others need not carry its future.
+    // Few routes fall through; boxed to keep the common path's future small.
     let fallen = match route.fallthrough {
         Some(_) => Box::pin(fallthrough::next(upstreams, wanted, route, &answer, deadline)).await?,
         None => None,
@@ -356,7 +359,7 @@ async fn follow<U: Ask + 'static>(
         resolver.metrics.queries.filtered.with_label_values(&[route.label.as_str()]).inc();
         reply = Reply::read(&stripped.wire).map_err(unreadable)?;
     }
-    // What records were taken out of is not what the upstream vouched for.
+    // The upstream did not vouch for a response from which records were removed.
     let trust_ad = group.config.trust_ad && stripped.is_none();
     let fork = fork(snapshot, horizon, &reply, (route, wanted.route), has_fallen);
     let target = || match &fork {
@@ -397,11 +400,11 @@ async fn follow<U: Ask + 'static>(
     joined.extended_errors = errors;
     let home = wanted.home(true);
     let entry = Entry::from_reply(&joined, limits, authentic, home, resolver.now());
-    // That of the part behind the CNAME, which may be an answer of nodens's own.
+    // The cause is that of the part behind the CNAME, which may be an answer of nodens's own.
     Ok(entry.with_cause(rest.cause))
 }
 
-/// Whether a name that `group` leads to is for another group to answer, also behind static aliases.
+/// Returns whether another group answers for a name that `group` leads to, also behind static aliases.
 fn leads_inside(wanted: &PendingQuery, group: &Arc<Group>, target: &[u8]) -> bool {
     match local(&wanted.snapshot, &wanted.key.for_question(target, rtype::A)) {
         Local::Not { route, .. } | Local::Alias(.., route) | Local::Denied { route } => {
@@ -411,17 +414,17 @@ fn leads_inside(wanted: &PendingQuery, group: &Arc<Group>, target: &[u8]) -> boo
     }
 }
 
-/// The rest of an answer behind a CNAME.
+/// Part of an answer behind a CNAME.
 struct Remainder {
     wire: Vec<u8>,
     cause: Option<Cause>,
     extended_errors: Vec<u8>,
 }
 
-/// Looks up a CNAME's target the way that a query goes: local, cache, upstream.
+/// Resolves a CNAME's target as a query for it would be resolved: locally, from the cache, from an upstream.
 ///
-/// A question that is in flight for others already is not asked again: their answer is waited for. Two that wait for one
-/// another are two ends of a circle of CNAMEs, which has no answer; the deadline ends it.
+/// If an identical query is in flight, its answer is awaited. Two queries that wait for each other are two ends of a loop of
+/// CNAMEs, which has no answer; the deadline ends them.
 async fn look_up<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -487,19 +490,19 @@ async fn look_up<U: Ask + 'static>(
 }
 
 impl Remainder {
-    /// An answer of nodens's own.
+    /// Returns an answer of nodens's own.
     fn of(own: &Own, key: &Key) -> Self {
         let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
         Self { wire, cause: own.cause, extended_errors: own.extended_error() }
     }
 }
 
-/// An entry as the reply to its own question, without OPT, AD as it is.
+/// Renders an entry as the response to its own question, without OPT, with AD unchanged.
 fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {
     message(key.question(), |query, out| fit(entry.kept(), query, age, &[], out))
 }
 
-/// A message that `write` writes for a query with this question (with AD set, without OPT).
+/// Returns the message that `write` writes for a query with this question (with AD set, without OPT).
 fn message(question: &[u8], write: impl FnOnce(&Query<'_>, &mut [u8]) -> usize) -> Vec<u8> {
     message_query(question, |query| {
         let mut out = vec![0; LONGEST_MESSAGE];
@@ -518,12 +521,12 @@ fn message_query<R>(question: &[u8], with: impl FnOnce(&Query<'_>) -> R) -> Opti
     Query::read(&packet).ok().map(|query| with(&query))
 }
 
-/// When a client has its answer, good or bad.
+/// Returns the deadline of a client's response.
 pub fn deadline(wanted: &PendingQuery) -> Instant {
     wanted.asked + patience(wanted)
 }
 
-/// When a try that begins now is over.
+/// Returns the deadline of an attempt that begins now.
 fn from_now(wanted: &PendingQuery) -> Instant {
     Instant::now() + patience(wanted)
 }

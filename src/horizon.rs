@@ -1,7 +1,7 @@
-//! What the clients of one view see: their routes, their static records, what is denied to them. The first is that of all
-//! who are of no view, or of one that shows the same.
+//! Effective views: the routes, static records and denials that apply to the clients of one view. The first one applies to
+//! clients of no view, and of views that change nothing.
 //!
-//! What a view inherits it shares with all others, whatever its size; its own lies over that.
+//! A view shares what it inherits with all others, whatever its size; its own part takes precedence.
 
 use std::cell::OnceCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,43 +16,43 @@ use crate::wire::RrType;
 use crate::wire::name::Name;
 pub use crate::wire::query::HorizonId;
 
-/// What one view's clients see.
+/// Routes, static records and denials that apply to a view's clients.
 #[derive(Debug)]
 pub struct Horizon {
-    /// Which way a name goes.
+    /// Routes of names.
     pub router: Router,
-    /// Static records, also those that the view denies.
+    /// Static records, including those that the view denies.
     records: Records,
-    /// Whether it denies any zone.
+    /// True if the view denies any zone.
     denies: bool,
     deny_private_addresses: Option<bool>,
     filter_types: Vec<RrType>,
     scope_fingerprints: Arc<[u32]>,
-    /// What an answer depends on that leads through any of them.
+    /// Fingerprint of all routes and records, for an answer that depends on all of them.
     whole: u32,
 }
 
-/// What the horizons of one configuration are made of, as far as they share it.
+/// Parts that the effective views of one configuration share.
 pub struct Common<'c> {
     config: &'c Config,
     groups: &'c [Arc<Group>],
     router: Router,
     records: Records,
-    /// By what is to be done about private addresses: none, no, yes.
+    /// Fingerprints by the view's `deny_private_addresses`: not set, false, true.
     answers: [OnceCell<Answers>; 3],
 }
 
-/// What answers depend on, as numbers.
+/// Fingerprints of what answers depend on.
 #[derive(Debug)]
 struct Answers {
-    /// Of each route of the configuration: that of an answer which came through it.
+    /// Fingerprint of an answer that came through a route, for each route of the configuration.
     scope_fingerprints: Arc<[u32]>,
-    /// That of all that clients of no view see.
+    /// Fingerprint of everything that clients of no view see.
     whole: u64,
 }
 
 impl<'c> Common<'c> {
-    /// What all clients of a configuration have.
+    /// Returns what all clients of a configuration share.
     pub fn new(config: &'c Config, groups: &'c [Arc<Group>]) -> Self {
         let first = config.views.iter().map(|view| view.routes.start).min().unwrap_or(config.routes.len());
         let router = Router::new(claims(config, 0..first));
@@ -65,7 +65,7 @@ impl<'c> Common<'c> {
         }
     }
 
-    /// What all clients see, or those of a view.
+    /// Returns the effective view of all clients, or of a view.
     pub fn horizon(&self, view: Option<&View>) -> Horizon {
         let deny_private_addresses = view.and_then(|view| view.deny_private_addresses);
         let answers = self.answers(deny_private_addresses);
@@ -74,7 +74,7 @@ impl<'c> Common<'c> {
             true => (self.router.clone(), self.records.clone(), answers.whole),
             false => (Router::new([]), Records::default(), number(&limits(&self.config.cache))),
         };
-        // Of two claims of one zone the later one holds.
+        // If a zone is claimed twice, the later claim takes precedence.
         let own = view.map_or(0..0, |view| view.routes.clone());
         let denied = view.into_iter().flat_map(|view| &view.deny).map(|zone| (zone, Way::Denied));
         let router = router.with(claims(self.config, own).chain(denied));
@@ -137,43 +137,43 @@ impl Answers {
 }
 
 impl Horizon {
-    /// Whether `name` (lower-case wire form) has static records: a view's own hide those of all clients that have the same
-    /// name, and so does what it denies.
+    /// Returns whether `name` (lower-case wire form) has static records. A view's own records hide common records of the same
+    /// name, and so do its denials.
     pub fn has_records(&self, name: &[u8]) -> bool {
         self.records.has(name, self)
     }
 
-    /// The names with static records that are shared, in no order.
+    /// Returns the names of static records that are shared, in no order.
     pub fn record_names(&self) -> impl Iterator<Item = &[u8]> {
         self.records.names()
     }
 
-    /// The names with static records of this view alone, in no order.
+    /// Returns the names of static records of this view alone, in no order.
     pub fn own_record_names(&self) -> impl Iterator<Item = &[u8]> {
         self.records.own_names()
     }
 
-    /// What static records say to a question: see [`Records::find`].
+    /// Returns the static answer to a question: see [`Records::find`].
     pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<Found> {
         self.records.find(name, qtype, qclass, self)
     }
 
-    /// Whether what is inherited is the same in memory: no copy of it.
+    /// Returns whether the inherited parts are the same in memory.
     pub fn shares_with(&self, other: &Self) -> bool {
         self.router.shares_with(&other.router) && self.records.shares_with(&other.records)
     }
 
-    /// Whether private addresses are taken out of what comes through `route`.
+    /// Returns whether private addresses are removed from answers through `route`.
     pub fn strips(&self, route: &Route) -> bool {
         strips(self.deny_private_addresses, route)
     }
 
-    /// Whether what would go through `route` is answered with "no data" for its type.
+    /// Returns whether questions of this type through `route` are answered with "no data".
     pub fn filters(&self, route: &Route, qtype: RrType) -> bool {
         route.filter_types.contains(&qtype) || self.filter_types.contains(&qtype)
     }
 
-    /// What an answer that came through `route` depends on; one that `follows` a CNAME depends on all routes.
+    /// Returns the fingerprint of an answer that came through `route`; an answer that `follows` a CNAME depends on all routes.
     pub fn scope_fingerprint(&self, route: RouteId, follows: bool) -> u32 {
         if follows { self.whole } else { self.scope_fingerprints.get(route.index()).copied().unwrap_or(0) }
     }
@@ -189,7 +189,7 @@ impl Around for Horizon {
     }
 }
 
-/// Whether a view's clients see something else than all others.
+/// Returns whether a view changes anything for its clients.
 pub fn differs(view: &View) -> bool {
     let View { name: _, selector: _, client_max_qps: _, inherit, routes, records, deny, .. } = view;
     let View { deny_private_addresses, filter_types, .. } = view;
@@ -197,13 +197,13 @@ pub fn differs(view: &View) -> bool {
     !(same_names && deny_private_addresses.is_none() && filter_types.is_empty())
 }
 
-/// The claims of these routes.
+/// Returns the claims of these routes.
 fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Way)> {
     let routes = routes.filter_map(|number| Some((RouteId::of_index(number)?, config.routes.get(number)?)));
     routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number))))
 }
 
-/// What a record says; its TTL aside, which its answers bear.
+/// Returns the content of a record without its TTL, which its answers contain.
 fn identity(record: &Record) -> (&Name, RrType, &[u8]) {
     (&record.name, record.rtype, &record.rdata)
 }

@@ -1,12 +1,12 @@
-//! The log that the process writes of itself, on stderr. Nobody waits for whoever reads it.
+//! The process's own log, on stderr. No writer waits for its reader.
 //!
 //! ```text
 //! tracing, say ──► queue: 1,024 lines, 256 KiB ──► a thread of its own ──► stderr
 //!                    └─► full: lost                   └─► fails: lost
 //! ```
 //!
-//! A reader that stalls, a full disk or a closed pipe costs lines, which are counted, and never a query, a reload, a
-//! successor or an end.
+//! A stalled reader, a full disk or a closed pipe loses log lines, which are counted. It blocks no query, reload, handover
+//! or shutdown.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
@@ -22,33 +22,33 @@ use nix::sys::signal::SigSet;
 
 use crate::metrics::log::LOST;
 
-/// Lines that wait to be written.
+/// Limit on queued items; an item is one or more lines.
 const MOST_LINES: usize = 1_024;
-/// Their bytes.
+/// Limit on the bytes of queued lines.
 const MOST_BYTES: usize = 256 << 10;
-/// How long an end waits until what was said has been written.
+/// Longest wait at exit until queued lines are written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The queue, once the log has begun.
+/// Queue of the writer thread, once it is started.
 static QUEUE: OnceLock<SyncSender<Item>> = OnceLock::new();
-/// The bytes of the lines in it.
+/// Bytes of the queued lines.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// What the thread is given.
+/// Input of the writer thread.
 enum Item {
     /// One or more whole lines.
     Lines(Vec<u8>),
-    /// All that came before is written, or lost.
+    /// A request for a notice once all earlier items are written or lost.
     Flushed(SyncSender<()>),
 }
 
-/// Begins to write what [`Lines`] and [`say`] are given, panics too.
+/// Starts the thread that writes the lines of [`Lines`] and [`say`]; from then on, panics are logged too.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system provides no thread.
 pub fn start() -> io::Result<()> {
     let (sender, receiver) = sync_channel(MOST_LINES);
-    // The supervisor hears signals by a descriptor: they must find no thread that would take them.
+    // The supervisor receives signals through a descriptor. A thread that accepts signals would take them from it.
     let before = SigSet::thread_get_mask()?;
     SigSet::all().thread_block()?;
     let write = move || write_all(&mut Stderr, &receiver, &WAITING);
@@ -61,26 +61,26 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line that is for people, and not in the format of the log.
+/// Writes a line for people, which is not in the format of the log.
 pub fn say(line: &str) {
     match QUEUE.get() {
         Some(queue) => put(queue, format!("{line}\n").into_bytes()),
-        // Nobody serves yet, so nobody is held up. If nobody listens, the exit code still tells.
+        // No query is served yet, so blocking is harmless. If stderr is closed, the exit code still reports the failure.
         None => drop(writeln!(io::stderr(), "{line}")),
     }
 }
 
-/// Waits until all that was said is written, but not for long: it may never be.
+/// Waits until all lines so far are written, 1 s at most.
 pub fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (done, is_done) = sync_channel(1);
-    // Where the queue is full nobody reads.
+    // A full queue means that nothing reads stderr.
     if queue.try_send(Item::Flushed(done)).is_ok() {
         let _ = is_done.recv_timeout(PATIENCE);
     }
 }
 
-/// Takes whole lines, and never fails. One event of `tracing` is written to it in one piece.
+/// Writer of whole lines that never fails. `tracing` writes each event to it in one piece.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines;
 
@@ -116,7 +116,7 @@ fn count(lost: &std::sync::atomic::AtomicU64) {
     lost.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Writes what comes, until nobody can send any more.
+/// Writes items until all senders are gone.
 fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize) {
     let (mut torn, mut lost) = (false, 0_u64);
     while let Ok(item) = queue.recv() {
@@ -141,8 +141,7 @@ fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize
     }
 }
 
-/// Writes whole lines. After an error the next ones begin a new line, since a part of the last may have been written: `torn`
-/// keeps that in mind.
+/// Writes whole lines. An error may leave part of a line behind and sets `torn`; the next lines then begin with a line break.
 pub fn write_whole(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
     if std::mem::replace(torn, true) {
         out.write_all(b"\n")?;
@@ -153,7 +152,7 @@ pub fn write_whole(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::R
     Ok(())
 }
 
-/// The process's stderr. Where somebody has made it non-blocking, for all who share it, this waits all the same.
+/// The process's stderr. A write waits for room even if another process has made the shared stderr non-blocking.
 struct Stderr;
 
 impl Write for Stderr {
@@ -175,7 +174,7 @@ impl Write for Stderr {
     }
 }
 
-/// A panic as a line of the log, where the standard library's own message would wait for a reader.
+/// Logs a panic as one line; the message of the standard library would wait for a reader.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
@@ -191,7 +190,7 @@ fn tell_of_panic(panic: &PanicHookInfo<'_>) {
 mod tests {
     use super::*;
 
-    /// Has room for so many bytes.
+    /// A writer with room for a limited number of bytes.
     struct Disk(Vec<u8>, usize);
 
     impl Write for Disk {

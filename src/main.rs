@@ -1,10 +1,11 @@
-//! The `nodens` command: the library does the work, this turns its outcome into an exit code (sysexits.h).
+//! The `nodens` command: runs the library's command line and exits with its exit code (sysexits.h).
 
 use std::process::ExitCode;
 
 use nodens::cli::run;
 
-/// A miss allocates some twenty times, and the C library's allocator (musl's above all) makes that its largest cost.
+/// Allocator of the process. A miss allocates about twenty times; with the C library's allocator (musl's above all) that
+/// would be its largest cost.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Protection against DNS rebinding: records by which a public name would lead into the private network.
+//! Protection against DNS rebinding: removal of records by which a public name would lead into the private network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,23 +11,24 @@ use crate::wire::{HEADER, flag, rtype, u16_at};
 const IPV4_HINT: u16 = 4;
 const IPV6_HINT: u16 = 6;
 
-/// How long the denial of an address that was left out may be kept, in seconds: as a negative answer, within the route's bounds.
+/// TTL of the denial when an address was removed, in seconds: as for a negative answer, within the route's limits.
 const FILTERED_TTL: u32 = 60;
 
-/// A reply without some of its records.
+/// Response without some of its records.
 #[derive(Debug)]
 pub struct Stripped {
-    /// The message.
+    /// Message.
     pub wire: Vec<u8>,
-    /// Nothing that was asked for is left.
+    /// True if no record of the queried type is left.
     pub is_empty: bool,
 }
 
-/// The reply without the records that lead to private addresses; none if it has no such record. Where nothing is left of the answer
-/// it gets an SOA record, so that stub resolvers and caches keep it as they keep other denials (RFC 2308).
+/// Returns the response without the records that lead to private addresses; `None` if it has no such record. If no record of
+/// the queried type is left, an SOA record is added, so that stub resolvers and caches keep the response like other denials
+/// (RFC 2308).
 ///
 /// # Errors
-/// [`TooLong`]: names that came compressed are not any more.
+/// [`TooLong`]: names that were compressed are not compressed in the result.
 pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
     let leads_inside = |record: &&Record| is_private(record, reply.message);
     let question = reply.message.get(HEADER..reply.question_end);
@@ -49,10 +50,11 @@ pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
     composer.finish().map(|wire| Some(Stripped { wire, is_empty }))
 }
 
-/// The reply without answers, for one whose CNAMEs lead into the private network: no data, with an SOA record.
+/// Returns the response without answers, with an SOA record (no data); for a response whose CNAMEs lead into the private
+/// network.
 ///
 /// # Errors
-/// None for a question that can be read.
+/// None for a question that can be parsed.
 pub fn without_answers(reply: &Reply<'_>) -> Result<Vec<u8>, TooLong> {
     let question = reply.message.get(HEADER..reply.question_end).unwrap_or_default();
     let mut composer = Composer::new(flag::QR | flag::RA, question);
@@ -70,8 +72,8 @@ fn is_private(record: &Record, message: &[u8]) -> bool {
     }
 }
 
-/// Whether the address lies inside: RFC 1918, the shared space of carriers (RFC 6598), loopback, link-local, unspecified, ULA, local-use
-/// NAT64 (RFC 8215); also where an address of IPv6 holds one of IPv4.
+/// Returns whether the address is internal: RFC 1918, shared address space of carriers (RFC 6598), loopback, link-local,
+/// unspecified, ULA, local-use NAT64 (RFC 8215); also if an IPv6 address embeds such an IPv4 address.
 fn is_inside(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -96,7 +98,7 @@ fn is_inside(address: IpAddr) -> bool {
     }
 }
 
-/// The address hints of an SVCB record's RDATA; none if its target name is malformed.
+/// Returns the address hints of an SVCB record's RDATA; `None` if its target name is malformed.
 fn hints(rdata: &[u8]) -> Option<impl Iterator<Item = IpAddr>> {
     let target = crate::wire::name::plain_len(rdata.get(2..)?)?;
     let mut rest = rdata.get(2 + target..)?;

@@ -1,4 +1,4 @@
-//! Split horizon: which way a name goes. The longest suffix wins, on label boundaries.
+//! Split DNS: routes of names. The longest suffix on label boundaries takes precedence.
 
 use std::sync::Arc;
 
@@ -7,41 +7,41 @@ use foldhash::HashMap;
 pub use crate::config::RouteId;
 use crate::wire::name::{Name, suffixes};
 
-/// Where a name goes.
+/// Destination of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// To the servers of this route.
+    /// The servers of this route.
     Route(RouteId),
-    /// Nowhere: it does not exist for those who ask.
+    /// None: the name does not exist for these clients.
     Denied,
 }
 
-/// Every claimed suffix and where it goes. What a view adds lies over the claims of all clients, which it shares.
+/// Claimed suffixes and their destinations. A view's own claims take precedence over the common ones, which it shares.
 #[derive(Clone, Debug)]
 pub struct Router {
     common: Arc<Claims>,
     own: Option<Arc<Claims>>,
-    /// The most labels of a claimed suffix, so that a deep name is not looked up suffix by suffix.
+    /// Most labels of a claimed suffix; longer suffixes of a deep name are not looked up.
     deepest: usize,
 }
 
 /// Suffixes of one origin.
 #[derive(Debug, Default)]
 struct Claims {
-    /// The configuration's, so nobody else can make them collide.
+    /// Keys come from the configuration, so clients cannot cause collisions.
     suffixes: HashMap<Box<[u8]>, Way>,
-    /// The most labels of one.
+    /// Most labels of a suffix.
     deepest: usize,
 }
 
 impl Router {
-    /// The router of these claims; of two to one zone the later one holds.
+    /// Returns the router of these claims; if a zone is claimed twice, the later claim takes precedence.
     pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
         let common = Arc::new(Claims::new(claims));
         Self { deepest: common.deepest, common, own: None }
     }
 
-    /// The router of `self`'s claims, which are shared, and of these, which hold before them.
+    /// Returns the router of `self`'s claims, shared, and of these claims, which take precedence.
     #[must_use]
     pub fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
         let own = Claims::new(claims);
@@ -49,7 +49,7 @@ impl Router {
         Self { common: Arc::clone(&self.common), deepest, own: (!own.suffixes.is_empty()).then(|| Arc::new(own)) }
     }
 
-    /// All claims, in no order.
+    /// Returns all claims, in no order.
     pub fn ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
         let own = self.own.as_deref();
         let is_hidden = move |zone: &[u8]| own.is_some_and(|own| own.suffixes.contains_key(zone));
@@ -57,12 +57,12 @@ impl Router {
         self.own_ways().chain(common.map(|(zone, way)| (&**zone, *way)))
     }
 
-    /// The claims that are not shared, in no order.
+    /// Returns the claims that are not shared, in no order.
     pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
         self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, way)| (&**zone, *way))
     }
 
-    /// Where `name` (lower-case wire form) goes, and how many labels the suffix has that says so.
+    /// Returns the destination of `name` (lower-case wire form), and the number of labels of the matching suffix.
     pub fn find(&self, name: &[u8]) -> Option<(Way, usize)> {
         let labels = suffixes(name).count().saturating_sub(1);
         suffixes(name)
@@ -71,7 +71,7 @@ impl Router {
             .find_map(|(skipped, suffix)| Some((self.way(suffix)?, labels - skipped)))
     }
 
-    /// Whether the claims of all clients are the same ones in memory.
+    /// Returns whether the common claims are the same in memory.
     pub fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.common, &other.common)
     }

@@ -1,4 +1,4 @@
-//! One configuration made ready to answer from. Immutable: a reload builds another and swaps the pointer.
+//! A configuration prepared for answering queries. Immutable: a reload builds another one and swaps the pointer.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,41 +20,42 @@ use crate::upstream::{Group, Server};
 use crate::wire::query::Key;
 use crate::wire::rtype;
 
-/// A configuration, its tables, and its upstream groups.
+/// Configuration, its tables, and its upstream groups.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Counts up with each reload.
+    /// Number of the configuration, increased by each reload.
     pub generation: u32,
-    /// What all of it was made from. The keys that only a start reads have the values of the start, in every snapshot.
+    /// Configuration that everything was built from. Keys that are read only at the start have the values of the start in every
+    /// snapshot.
     pub config: Config,
-    /// Who may ask.
+    /// Clients that may send queries.
     pub admission: Admission,
-    /// Who may look at the admin pages.
+    /// Clients that may use the admin pages.
     pub may_watch: Admission,
-    /// Who the configuration says that clients are.
+    /// Clients that the configuration names.
     pub clients: Arc<StaticClients>,
-    /// Which view a client is of.
+    /// Views of clients.
     pub views: Views,
-    /// What routes are called, as [`Config::routes`] counts them; the same as in the previous snapshot if none changed.
+    /// Labels of routes, in the order of [`Config::routes`]; shared with the previous snapshot if none changed.
     pub labels: Arc<[Arc<str>]>,
-    /// What the clients of each view see.
+    /// Effective view for each view.
     sees: Vec<HorizonId>,
-    /// What clients see; the first is for those who are of no view.
+    /// Effective views; the first is for clients of no view.
     horizons: Vec<Horizon>,
     /// Special-use names.
     pub special: Special,
-    /// Which node this is, for whoever asks (`[server] identity`); empty: that is not told.
+    /// Identity of the node for clients that request it (`[server] identity`); empty if it is not disclosed.
     pub identity: Box<str>,
-    /// The groups, as [`Route::to`] counts them.
+    /// Groups, in the order of [`Route::to`].
     pub groups: Vec<Arc<Group>>,
-    /// Where each of them is, by its name.
+    /// Indexes of the groups by name.
     by_name: HashMap<Box<str>, usize>,
-    /// The cluster's domain of each route that has one: few have, and it is large.
+    /// Cluster's domain of each route that has one; boxed, as few routes have one and it is large.
     clusters: Vec<Option<Box<Cluster>>>,
 }
 
 impl Snapshot {
-    /// The first snapshot, or the one after `previous`: servers that both have keep their health.
+    /// Returns the first snapshot, or the one after `previous`: servers in both keep their health.
     pub fn new(config: Config, metrics: &Metrics, previous: Option<&Self>) -> Self {
         let groups = groups(&config, metrics, previous);
         let generation = previous.map_or(0, |previous| previous.generation.wrapping_add(1));
@@ -62,8 +63,7 @@ impl Snapshot {
         let mut horizons = vec![common.horizon(None)];
         let mut sees = Vec::new();
         for view in &config.views {
-            // Those who see the same share what is cached.
-            // There are few views.
+            // Views with the same content share the cache. The cast is safe, as there are few views.
             let own = HorizonId::of_index(horizons.len() as u16);
             sees.push(if horizon::differs(view) { own } else { HorizonId::COMMON });
             if horizon::differs(view) {
@@ -98,7 +98,7 @@ impl Snapshot {
         }
     }
 
-    /// What is known of the cluster's domain of a route, if this snapshot has the same one.
+    /// Returns the state of the checks of a route's cluster domain, if this snapshot has the same one with the same servers.
     fn pruning(&self, config: &Config, route: &Route) -> Option<Arc<Pruning>> {
         let servers =
             |config: &Config, route: &Route| config.upstreams.get(route.to).map(|group| group.servers.clone());
@@ -109,64 +109,65 @@ impl Snapshot {
         found.map(|(_, cluster)| Arc::clone(&cluster.pruning))
     }
 
-    /// What the clients of a view see, or of none.
+    /// Returns the effective view of a view's clients, or of clients of no view.
     #[inline]
     pub fn sees(&self, view: Option<ViewId>) -> HorizonId {
         view.and_then(|view| self.sees.get(view.index()).copied()).unwrap_or(HorizonId::COMMON)
     }
 
-    /// All horizons, the common one first.
+    /// Returns all effective views, the common one first.
     pub fn horizons(&self) -> impl ExactSizeIterator<Item = HorizonId> {
         (0..self.horizons.len() as u16).map(HorizonId::of_index)
     }
 
-    /// The view that a client is of.
+    /// Returns the view of a client.
     pub fn view(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<&View> {
         self.config.views.get(self.views.of(who, address)?.index())
     }
 
-    /// The horizon with this id; the common one if there is none.
+    /// Returns the effective view with this id; the common one if there is none.
     pub fn horizon(&self, id: HorizonId) -> &Horizon {
-        // There is always the first.
+        // The first one always exists.
         self.horizons.get(id.index()).unwrap_or(&self.horizons[0])
     }
 
-    /// The settings of that route.
+    /// Returns the settings of a route.
     pub fn route(&self, route: RouteId) -> Option<&Route> {
         self.config.routes.get(route.index())
     }
 
-    /// The upstream group of that route.
+    /// Returns the upstream group of a route.
     pub fn group(&self, route: RouteId) -> Option<&Arc<Group>> {
         self.groups.get(self.route(route)?.to)
     }
 
-    /// Whether this server is one of its group.
+    /// Returns whether the server is in the current group of that name.
     pub fn has_server(&self, server: &Arc<Server>) -> bool {
         let group = self.by_name.get(server.group.as_str()).and_then(|at| self.groups.get(*at));
         group.is_some_and(|group| group.servers.load().iter().any(|other| Arc::ptr_eq(other, server)))
     }
 
-    /// The cluster's domain among that route's zones.
+    /// Returns the cluster's domain among the zones of a route.
     pub fn cluster(&self, route: RouteId) -> Option<&Cluster> {
         self.clusters.get(route.index())?.as_deref()
     }
 
-    /// The bounds of what that route's answers may live.
+    /// Returns the limits of the lifetime of a route's answers.
     pub fn limits(&self, route: RouteId) -> Limits {
         let cache = &self.config.cache;
         let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
         Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative), rotate: cache.rotate }
     }
 
-    /// Where an answer belongs that came through `route` for those who see `horizon`. One that `follows` a CNAME depends
-    /// on all routes.
+    /// Returns the scope of an answer that came through `route` in the effective view `horizon`. An answer that `follows` a
+    /// CNAME depends on all routes.
     pub fn home(&self, horizon: HorizonId, route: RouteId, follows: bool) -> CacheScope {
         CacheScope::new(self.generation, route, self.horizon(horizon).scope_fingerprint(route, follows))
     }
 
-    /// Where an entry of an earlier configuration belongs now; none if it may answer no more for `key`, because its name
-    /// is static, special or denied now, takes another route, or is asked of others. With it comes the route.
+    /// Returns the scope and the route that an entry of an earlier configuration has now; `None` if it may no longer answer
+    /// `key`, because its name is now static, special or denied, its type is filtered, or it depends on another route or other
+    /// servers.
     #[cold]
     pub fn revalidate_scope(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
         let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
@@ -182,8 +183,7 @@ impl Snapshot {
             .map(|now| (now, route))
     }
 
-    /// Where an entry belongs under this configuration, and the route that it takes; none if it may answer no more for
-    /// `key`.
+    /// Returns the scope of an entry under this configuration, and its route; `None` if it may no longer answer `key`.
     #[inline]
     pub fn home_now(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
         match home.route_under(self.generation) {
@@ -193,7 +193,7 @@ impl Snapshot {
     }
 }
 
-/// The name that the configuration gives, else the node's, else the host's.
+/// Returns the configured identity, else the node's name, else the host's; empty if it is too long.
 fn identity(config: &Config) -> String {
     let node = || config.kubernetes.node.clone().or_else(|| std::env::var("NODE_NAME").ok());
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -205,13 +205,13 @@ fn labels_of(config: &Config) -> impl Iterator<Item = &str> {
     config.routes.iter().map(|route| route.label.as_str())
 }
 
-/// The groups of `config`; servers that were there before are the same ones, with all that is known of them.
+/// Returns the groups of `config`; servers that existed before are shared, with their state.
 fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Vec<Arc<Group>> {
     let before: HashMap<&str, &Arc<Group>> =
         previous.iter().flat_map(|old| &old.groups).map(|group| (group.config.name.as_str(), group)).collect();
     let build = |upstream: &crate::config::Upstream| {
         if upstream.max_qps.is_some() {
-            // A rate needs a series from the start.
+            // A rate limit needs a time series from the start.
             metrics.shed(&upstream.name);
         }
         let old = before.get(upstream.name.as_str());
@@ -234,7 +234,7 @@ fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Ve
             ServerAddress::Named { .. } => None,
         });
         let mut servers: Vec<_> = servers.collect();
-        // Those given by name stay as they were last resolved.
+        // Servers given by name keep the addresses that were resolved last.
         if old.is_some_and(|group| group.config.servers == upstream.servers) {
             let resolved = known.iter().filter(|old| !servers.iter().any(|new| Arc::ptr_eq(old, new)));
             let resolved: Vec<_> = resolved.map(Arc::clone).collect();

@@ -1,4 +1,4 @@
-//! What the admin pages say as JSON; `docs/reference/api.md` explains each field to those who read it.
+//! JSON documents of the admin pages. `docs/reference/api.md` documents each field.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ use crate::snapshot::Snapshot;
 use crate::upstream::server_status::State;
 use crate::upstream::{Group, Server};
 
-/// `/api/v1/upstreams`.
+/// Body of `/api/v1/upstreams`.
 #[derive(Debug, Serialize)]
 struct Upstreams<'a> {
     upstreams: Vec<Upstream<'a>>,
 }
 
-/// A group.
+/// An upstream.
 #[derive(Debug, Serialize)]
 struct Upstream<'a> {
     name: &'a str,
@@ -30,16 +30,16 @@ struct Upstream<'a> {
     max_qps: Option<u32>,
     queries_last_second: Option<u32>,
     shed_total: Option<u64>,
-    /// The labels of the routes that lead to it.
+    /// Labels of the routes that lead to the upstream.
     routes: Vec<&'a str>,
-    /// The hosts whose addresses are among the servers.
+    /// Servers that are configured by name, as `HOST:PORT`.
     names: Vec<String>,
-    /// Those that cannot be resolved, with the error.
+    /// Names that cannot be resolved, with the error.
     unresolved: Vec<String>,
     servers: Vec<ServerView>,
 }
 
-/// A server.
+/// One address of an upstream.
 #[derive(Debug, Serialize)]
 struct ServerView {
     address: SocketAddr,
@@ -51,7 +51,7 @@ struct ServerView {
     age_seconds: f64,
     next_probe_seconds: Option<f64>,
     edns: bool,
-    /// Until it is tried again, where checks have said that the server cannot.
+    /// Time until EDNS is tried again, if the server was found not to support it.
     edns_off_seconds: Option<f64>,
     random_case: bool,
     random_case_off_seconds: Option<f64>,
@@ -66,7 +66,7 @@ struct ServerView {
     ejections_total: u64,
 }
 
-/// Its responses of the last minute.
+/// Responses of the last minute.
 #[derive(Debug, Serialize)]
 struct LastMinute {
     responses: u64,
@@ -75,21 +75,21 @@ struct LastMinute {
     latency_p99_seconds: Option<f64>,
 }
 
-/// `/api/v1/events`.
+/// Body of `/api/v1/events`.
 #[derive(Debug, Serialize)]
 struct EventList<'a> {
     events: Vec<&'a Event>,
     complete: bool,
 }
 
-/// Every group, in the order of the file, and its servers as they stand now.
+/// Returns every upstream, in the order of the configuration file, with the current state of its servers.
 pub(super) fn upstreams(snapshot: &Snapshot, metrics: &Metrics, now: Instant) -> String {
     let groups = snapshot.groups.iter().enumerate();
     let groups = groups.map(|(index, group)| upstream(snapshot, index, group, metrics, now));
     json(&Upstreams { upstreams: groups.collect() })
 }
 
-/// The events after that id.
+/// Returns the events after the given id.
 pub(super) fn events(events: &Events, after: u64) -> String {
     let (events, complete) = events.after(after);
     json(&EventList { events: events.iter().map(Arc::as_ref).collect(), complete })
@@ -143,7 +143,7 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         edns: server.takes_edns(now),
         edns_off_seconds: edns_off,
         random_case_off_seconds: random_case_off,
-        // Inside TLS nobody else can guess, so there the case is never random.
+        // TLS already protects against spoofed responses, so the letter case is never random there.
         random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(now),
         in_flight: metrics.in_flight.get(),
         smoothed_latency_seconds: smoothed.map(seconds),
@@ -162,13 +162,13 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
     }
 }
 
-/// To the microsecond: what is finer is noise.
+/// Converts to seconds, truncated to the microsecond; the rest is noise.
 fn seconds(duration: Duration) -> f64 {
     Duration::from_micros(duration.as_micros() as u64).as_secs_f64()
 }
 
 fn json(page: &impl Serialize) -> String {
-    // Keys are text and numbers are finite, so there is nothing that JSON cannot hold.
+    // Cannot fail: keys are strings and numbers are finite.
     let mut text = serde_json::to_string_pretty(page).unwrap_or_default();
     text.push('\n');
     text

@@ -1,4 +1,4 @@
-//! `/api/v1/clients?address=IP`: who that is, how it is known, and since when.
+//! `/api/v1/clients?address=IP`: the identity of a client, its source and its age.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -11,13 +11,13 @@ use crate::clients::client::{Client, Fact, Field, Job};
 use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
 
-/// The answer as JSON; the error says what is wrong with the request.
+/// Returns the identity of a client as JSON; the error describes what is wrong with the request.
 pub(super) fn who<'q>(
     resolver: &Resolver,
     mut parameters: impl Iterator<Item = &'q str>,
 ) -> Result<String, &'static str> {
     let address = parameters.find_map(|parameter| parameter.strip_prefix("address=")).unwrap_or_default();
-    // Clients of HTTP may write the colons of an address as %3A.
+    // HTTP clients may encode the colons of an address as %3A.
     let address = address.replace("%3A", ":").replace("%3a", ":");
     let address: IpAddr = address.parse().map_err(|_| "expected ?address=10.0.0.7\n")?;
     let now = resolver.now();
@@ -53,7 +53,7 @@ fn known(client: &Client, since: Option<Millis>, now: Millis) -> Value {
     })
 }
 
-/// Each fact with its value and how far it can be trusted.
+/// Returns each fact about a job with its value and its trust level.
 pub(super) fn job(job: &Job) -> Value {
     let fact = |(field, fact): (Field, &Fact)| {
         (field.label().to_owned(), json!({ "value": &*fact.value, "trust": fact.trust.label() }))

@@ -1,8 +1,8 @@
-//! Connections to pages over HTTP: how many there may be, of whom, and for how long.
+//! Connections to the HTTP pages, limited in number, lifetime and time to write.
 //!
-//! No visitor can keep the others out. Each address has so many connections at most; over that, and over the bound for all,
-//! the one that has been idle for longest makes room, and one whose reader has stalled is idle. What is written waits
-//! [`WRITE_TIMEOUT`] at most to be read.
+//! No visitor can lock out the others. Connections are limited per address and in total. At the limit of an address, its
+//! longest idle connection makes room for a new one; at the total limit, a connection of the address with the most does. A
+//! connection whose reader has stalled counts as idle. Written data waits [`WRITE_TIMEOUT`] at most for the reader.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
@@ -23,53 +23,53 @@ use crate::answer::Resolver;
 use crate::upstream::LocalFault;
 use crate::upstream::server_status::wall_clock;
 
-/// The pause after a connection that could not be accepted.
+/// Pause after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
-/// How long what is written may wait to be read.
+/// Longest time that written data waits for the reader.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a request's head.
+/// Size limit of a request's head, in bytes.
 const LONGEST_HEAD: usize = 8 << 10;
-/// How long a connection of one that may not look may live.
+/// Lifetime of a connection from an address that is not allowed.
 const STRANGERS_STAY: Duration = Duration::from_secs(5);
 
-/// Pages, and who may look at them.
+/// Pages and the addresses that may read them.
 pub(super) trait Pages: Send + Sync + 'static {
-    /// What they are made from.
+    /// Returns the state that the pages show.
     fn resolver(&self) -> &Resolver;
 
-    /// Whether this address may look at them.
+    /// Returns whether `visitor` may read the pages.
     fn admits(&self, visitor: IpAddr) -> bool;
 
-    /// The response to a request of that address.
+    /// Returns the response to a request of `visitor`.
     fn respond(&self, request: &Request<Incoming>, visitor: IpAddr) -> Response<Full<Bytes>>;
 
-    /// The response to one that may not look.
+    /// Returns the response to a visitor that is not allowed.
     fn turn_away(&self, visitor: IpAddr) -> Response<Full<Bytes>>;
 }
 
-/// The bounds of connections.
+/// Connection limits of a set of pages.
 pub(super) struct Door {
     visitors: Arc<Connections>,
     caps: Caps,
-    /// How long a request's head may take.
+    /// Time limit for a request's head.
     head: Duration,
-    /// How long a connection may live.
+    /// Lifetime of a connection.
     stay: Duration,
-    /// Whether a connection may bring more than one request.
+    /// Keep-alive: a connection may carry more than one request.
     keeps: bool,
 }
 
 impl Door {
-    /// One for connections that live for `stay` at most; `keeps`: whether they may bring more than one request, each of
-    /// whose heads may take `head`.
+    /// Creates limits for connections that live for `stay` at most. With `keeps`, a connection may carry more than one
+    /// request. The head of each request may take `head`.
     pub(super) fn new(caps: Caps, head: Duration, stay: Duration, keeps: bool) -> Self {
         Self { visitors: Arc::default(), caps, head, stay, keeps }
     }
 
-    /// Answers requests until its task is dropped.
+    /// Serves `pages` on `listener` until its task is dropped.
     ///
     /// # Errors
-    /// The listener cannot be watched.
+    /// The listener cannot be registered with the runtime.
     pub(super) async fn serve<P: Pages>(&self, pages: &Arc<P>, listener: TcpListener) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
@@ -85,7 +85,7 @@ impl Door {
         }
     }
 
-    /// Serves a connection in a task of its own, as soon as there is a place for it.
+    /// Serves a connection in a task of its own, once it is admitted.
     fn admit<P: Pages>(&self, pages: &Arc<P>, stream: TcpStream, visitor: IpAddr) {
         let (pages, now) = (Arc::clone(pages), pages.resolver().now());
         let may_look = pages.admits(visitor);
@@ -108,7 +108,7 @@ impl Door {
                     true => pages.respond(&request, visitor),
                     false => pages.turn_away(visitor),
                 };
-                // From now on it is the visitor's turn.
+                // The connection counts as idle from now on, even while the visitor reads the response.
                 place.note_idle(Some(pages.resolver().now()));
                 async move { Ok::<_, Infallible>(response) }
             });
@@ -120,7 +120,7 @@ impl Door {
                 .keep_alive(keeps)
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(Box::pin(stream)), service);
-            // A visitor that goes away is its own affair.
+            // Errors of a connection concern its visitor only.
             tokio::select! {
                 _ = timeout(stay, connection) => {}
                 () = place.given_away() => {}

@@ -1,4 +1,4 @@
-//! `/api/v1/jobs`: who asked how much, and `/api/v1/jobs/ID`: what one of them asked and why it failed.
+//! `/api/v1/jobs`: query counts of each client. `/api/v1/jobs/ID`: the queries of one client and the causes of its failures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::metrics::events::rfc3339;
 use crate::snapshot::Snapshot;
 use crate::wire::name::Bare;
 
-/// All accounts with their totals, those that asked last first.
+/// Returns all accounts with their totals, the most recently active first.
 pub(super) fn list(resolver: &Resolver) -> String {
     let now = resolver.now();
-    // The accounts are held as short as can be: the control thread wants them too.
+    // Keeps the lock on the accounts short: the control thread needs it too.
     let jobs = resolver.accounts.jobs.each(|account| (account.client.clone(), Totals::of(account)));
     let json = |(client, totals): &(Option<Arc<Client>>, Totals)| with_client(client.as_deref(), totals.json(now));
     let jobs: Vec<Value> = jobs.iter().map(json).collect();
     format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.accounts.jobs.dropped() }))
 }
 
-/// One account, by job id, pod name or UID; none if there is none.
+/// Returns the report about the account with this job id, pod name or UID, if there is one.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
     let found = resolver.accounts.jobs.find(id)?;
     Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &found)))
 }
 
-/// All that is known of an account.
+/// Returns the full report about an account.
 pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account, like }: &Excerpt) -> Value {
     let now = resolver.now();
     let mut report = with_client(account.client.as_deref(), Totals::of(account).json(now));
@@ -139,7 +139,7 @@ fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis)
     })
 }
 
-/// A time of this process as the world has it.
+/// Converts a time of the process's clock to RFC 3339.
 fn time(then: Millis, now: Millis) -> String {
     rfc3339(unix_now().saturating_sub(age(then, now)))
 }

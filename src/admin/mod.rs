@@ -1,5 +1,5 @@
-//! HTTP for people and machines that watch; `/` lists the pages, `api` makes those in JSON. And [`report`], where each
-//! client sees itself.
+//! HTTP pages for operators and monitoring. `/` lists the pages; `api` makes some of the JSON documents. [`report`] serves
+//! the pages on which each client sees its own queries.
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
@@ -27,21 +27,21 @@ pub mod text;
 
 use door::{Door, Pages};
 
-/// How long a client may take to send its request's head.
+/// Time limit for a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may live: scrapers keep theirs open between scrapes.
+/// Lifetime of a connection; scrapers keep connections open between scrapes.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
-/// How often each worker shows that it turns.
+/// Interval of the workers' heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
-/// What a page in JSON is.
+/// Media type of the JSON pages.
 const JSON: &str = "application/json";
-/// A worker that has not turned for so long is stuck.
+/// Age of the last heartbeat, in milliseconds, beyond which a worker is stuck.
 const STUCK_AFTER: Millis = 5_000;
 
-/// Before a job's ID.
+/// Path of a job's page, without the id.
 const JOB: &str = "/api/v1/jobs/";
 
-/// What there is, and what for.
+/// Path and description of each page.
 const PAGES: [(&str, &str); 9] = [
     ("/", "this list"),
     ("/metrics", "metrics in Prometheus's text format"),
@@ -54,15 +54,15 @@ const PAGES: [(&str, &str); 9] = [
     ("/api/v1/jobs/ID", "JSON: what one job asked and why it failed; ID: a job's number, a pod's name or UID"),
 ];
 
-/// The pages for those who only measure.
+/// Pages of a listener for metrics only.
 const METRICS_PAGES: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
-/// Connections at once from one address.
+/// Connection limit of one address.
 const MOST_PER_ADDRESS: usize = 16;
 
-/// What the pages are made from.
+/// Admin pages and the state that they show.
 pub struct Admin {
     resolver: Arc<Resolver>,
-    /// When each worker last turned.
+    /// Time of each worker's last heartbeat.
     heartbeats: Arc<Vec<AtomicU64>>,
     door: Door,
 }
@@ -70,29 +70,29 @@ pub struct Admin {
 /// The pages of one listener.
 struct Shown {
     admin: Arc<Admin>,
-    /// Only [`METRICS_PAGES`].
+    /// Restricts the listener to [`METRICS_PAGES`].
     metrics_only: bool,
 }
 
 impl Admin {
-    /// Pages of what all workers share and of when each last turned, with so many connections at once.
+    /// Creates the pages from the state and the heartbeats of the workers, with a limit on connections.
     pub fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
         Arc::new(Self { resolver, heartbeats, door: Door::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
     }
 
-    /// Answers requests for any page until its task is dropped.
+    /// Serves all pages until its task is dropped.
     ///
     /// # Errors
-    /// The listener cannot be watched.
+    /// The listener cannot be registered with the runtime.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.show(listener, false).await
     }
 
-    /// The same for metrics and health, and nothing else.
+    /// Serves metrics and health only, until its task is dropped.
     ///
     /// # Errors
-    /// The listener cannot be watched.
+    /// The listener cannot be registered with the runtime.
     pub async fn serve_metrics(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.show(listener, true).await
     }
@@ -145,7 +145,7 @@ impl Admin {
         }
     }
 
-    /// Whether every worker turns.
+    /// Reports whether every worker is responsive.
     fn health(&self) -> Response<Full<Bytes>> {
         let now = self.resolver.now();
         let stuck = |beat: &AtomicU64| now.saturating_sub(beat.load(Ordering::Relaxed)) > STUCK_AFTER;
@@ -155,7 +155,7 @@ impl Admin {
         }
     }
 
-    /// Whether every route has a live upstream. Listening it is, or this page would not be here.
+    /// Reports whether every route has a live upstream. The DNS listeners are open before this page is served.
     fn readiness(&self, verbose: bool) -> Response<Full<Bytes>> {
         let snapshot = self.resolver.snapshot.load();
         let (mut ready, mut lines) = (true, String::new());
@@ -187,7 +187,7 @@ impl Admin {
         }
     }
 
-    /// Gauges that nobody keeps while nobody looks.
+    /// Updates the gauges that are computed only when they are read.
     fn refresh_gauges(&self) {
         let (fill, metrics) = (self.resolver.cache.fill(), &self.resolver.metrics);
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -225,7 +225,7 @@ impl Pages for Shown {
     }
 }
 
-/// The refusal of a request that wants to change something.
+/// Refuses every method but GET and HEAD.
 fn unless_it_shows(method: &Method) -> Option<Response<Full<Bytes>>> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return None;
@@ -237,12 +237,12 @@ fn unless_it_shows(method: &Method) -> Option<Response<Full<Bytes>>> {
     Some(response)
 }
 
-/// A line for each page.
+/// Returns a line for each page.
 fn pages() -> String {
     PAGES.iter().map(|(path, what)| format!("{path:<20}{what}\n")).collect()
 }
 
-/// A document in JSON.
+/// Returns a response with a JSON document.
 fn json_page(json: String) -> Response<Full<Bytes>> {
     page_of(JSON, plain_json(json))
 }

@@ -1,7 +1,8 @@
-//! What each client may see of itself over HTTP. The source address of its connection says who it is, so it needs no
-//! credentials and sees nobody else; these pages are apart from those of the admin address, which pods need not reach.
+//! HTTP pages on which each client sees its own queries. The source address of the connection identifies the client, which
+//! therefore needs no credentials and sees no other client. The pages have a listener of their own: pods need not reach
+//! the admin address.
 //!
-//! A request is a connection of its own: clients ask once, and nobody holds a place for longer than that takes.
+//! A connection carries one request. Clients ask once, and no connection takes a place for longer than that takes.
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
@@ -24,17 +25,17 @@ use crate::wire::query::Key;
 use crate::wire::rtype;
 use crate::wire::text::plain;
 
-/// Connections at once of those who may ask; fewer where file descriptors are scarce.
+/// Limit on connections of allowed clients; lower where file descriptors are scarce.
 const MOST_CONNECTIONS: usize = 256;
-/// Connections at once from one address.
+/// Connection limit of one address.
 const MOST_PER_CLIENT: usize = 4;
-/// From a connection to its end.
+/// Lifetime of a connection.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(5);
 
-/// Before a name.
+/// Path of the page about a name, without the name.
 const WHY: &str = "/v1/why/";
 
-/// What there is.
+/// Path and description of each page.
 const PAGES: &str = "\
 /v1/me         what you asked, how slow it was and why it failed; as JSON with \"Accept: application/json\"
 /v1/me.json    the same as JSON
@@ -52,7 +53,7 @@ impl Pages for Report {
 
     fn respond(&self, request: &Request<Incoming>, visitor: IpAddr) -> Response<Full<Bytes>> {
         let mut response = self.respond_to(request, visitor);
-        // What it says is true for this client at this moment.
+        // The response is valid only for this client and only now.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
@@ -62,23 +63,23 @@ impl Pages for Report {
     }
 }
 
-/// What the pages are made from.
+/// Report pages and the state that they show.
 pub struct Report {
     resolver: Arc<Resolver>,
     door: Door,
 }
 
 impl Report {
-    /// Report pages for the state that workers share, with a limit on connections.
+    /// Creates the report pages from the state that workers share, with a limit on connections.
     pub fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections.min(MOST_CONNECTIONS), per_client: MOST_PER_CLIENT };
         Arc::new(Self { resolver, door: Door::new(caps, LONGEST_CONNECTION, LONGEST_CONNECTION, false) })
     }
 
-    /// Answers requests until its task is dropped.
+    /// Serves the pages until its task is dropped.
     ///
     /// # Errors
-    /// The listener cannot be watched.
+    /// The listener cannot be registered with the runtime.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.door.serve(&self, listener).await
     }
@@ -105,7 +106,7 @@ impl Report {
         }
     }
 
-    /// Who the client is and how it fares.
+    /// Reports the identity of the client, its query counts and its failures.
     fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
         let tables = self.resolver.tables(&snapshot);
@@ -134,7 +135,7 @@ impl Report {
         respond(StatusCode::OK, as_json, &value, text::job)
     }
 
-    /// Which way a name takes.
+    /// Explains how a name is resolved for the client.
     fn why(&self, name: &str, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
         let Ok(name) = name.parse::<Name>() else {
             return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
@@ -153,7 +154,7 @@ impl Report {
     }
 }
 
-/// The value as JSON, or as the text that `text` makes of it.
+/// Returns the value as JSON, or as the text that `text` makes of it.
 fn respond(
     status: StatusCode,
     as_json: bool,

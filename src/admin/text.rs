@@ -1,4 +1,4 @@
-//! The JSON of jobs as text for people: for the command line, and for a job that looks at itself.
+//! Text form of the JSON about jobs, for the command line and for the client reports.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::wire::text::plain;
 
-/// A line for each job, as `/api/v1/jobs` tells of them.
+/// Renders the list of `/api/v1/jobs`, a line for each job.
 pub fn jobs(list: &Value) -> String {
     let none = Vec::new();
     let jobs = list["jobs"].as_array().unwrap_or(&none);
@@ -15,7 +15,7 @@ pub fn jobs(list: &Value) -> String {
         let number = |key: &str| job[key].as_u64().unwrap_or(0);
         let last = format!("{:.0} s", job["last_age_seconds"].as_f64().unwrap_or(0.0));
         let (queries, failed, search) = (number("queries"), number("failed"), number("search_list_queries"));
-        let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", who(job)); // a String takes all
+        let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", who(job)); // cannot fail
     }
     if let Some(dropped @ 1..) = list["dropped"].as_u64() {
         let _ = writeln!(text, "{dropped} notes found no room and are missing here");
@@ -23,7 +23,7 @@ pub fn jobs(list: &Value) -> String {
     text
 }
 
-/// One job, as `/api/v1/jobs/ID` tells it.
+/// Renders the document of `/api/v1/jobs/ID`.
 pub fn job(job: &Value) -> String {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut text = format!("{}\n", who(job));

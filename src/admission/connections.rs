@@ -1,7 +1,8 @@
-//! How many TCP connections there may be, in all and of one client.
+//! Limits of TCP connections, in all and per client.
 //!
-//! Over a cap, the longest idle connection makes room for a new one (RFC 7766 section 6.2.3): of the same client, or of the
-//! one that has most. Where none is idle the new one waits for a place, since most connections bring one query and go.
+//! When a limit is reached, the connection that has been idle longest makes room for a new one (RFC 7766 section 6.2.3): one of
+//! the same client, or of the client with the most connections. If none is idle, the new connection waits, since most
+//! connections bring one query and close.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,35 +16,35 @@ use tokio::time::timeout;
 use super::descriptors::Descriptors;
 use crate::clock::Millis;
 
-/// Connections that one client may have where file descriptors are scarce, at least.
+/// Least connections per client when file descriptors are scarce.
 const LEAST_PER_CLIENT: usize = 4;
-/// How long a connection must have been idle to make room: the query of a new one may be on its way.
+/// Least idle time, in milliseconds, before a connection makes room: the query of a new one may still be on its way.
 const GRACE: Millis = 250;
-/// Of the connections that there may be, one part in so many may wait for a place besides.
+/// Divisor of the limit: connections that may wait in addition to the open ones.
 const WAITING_PART: usize = 4;
-/// How long one waits for a place.
+/// Longest time that a connection waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Caps on connections.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Caps {
-    /// In all.
+    /// Connections in all.
     pub total: usize,
-    /// Of one client.
+    /// Connections of one client.
     pub per_client: usize,
 }
 
-/// Connections of those who may not ask: each is told so, and closed.
+/// Limits of connections of clients that are not admitted: each gets a response that says so, and is closed.
 const STRANGERS: Caps = Caps { total: 16, per_client: 4 };
 
-/// The open connections of all workers.
+/// Open connections of all workers.
 #[derive(Debug)]
 pub struct Connections {
     descriptors: Arc<Descriptors>,
-    /// Those of clients that may not ask.
+    /// Connections of clients that are not admitted.
     strangers: Option<Arc<Self>>,
     open: Mutex<Open>,
-    /// A place has become free.
+    /// Notification that a connection has closed.
     freed: Notify,
 }
 
@@ -60,19 +61,19 @@ struct OfClient {
     waiting: usize,
 }
 
-/// What others see of a connection.
+/// State of a connection that other connections can see.
 #[derive(Debug, Default)]
 struct Spot {
-    /// Since when it is idle; [`BUSY`]: it is not.
+    /// Time since which the connection is idle; [`BUSY`] if it is not.
     idle_since: AtomicU64,
-    /// It is to make room.
+    /// Request to close.
     leave: Notify,
 }
 
-/// No time.
+/// Value of `idle_since` for a connection that is not idle.
 const BUSY: u64 = u64::MAX;
 
-/// One connection's place; dropping it makes room for another.
+/// Slot of one connection; dropping it makes room for another one.
 #[derive(Debug)]
 pub struct Place {
     of: Arc<Connections>,
@@ -80,7 +81,7 @@ pub struct Place {
     spot: Arc<Spot>,
 }
 
-/// A connection that waits for a place.
+/// Connection that waits for a slot.
 #[derive(Debug)]
 pub struct Waiting {
     of: Arc<Connections>,
@@ -88,26 +89,26 @@ pub struct Waiting {
     caps: Caps,
 }
 
-/// Whether there is room for a connection.
+/// Result of the admission of a connection.
 #[derive(Debug)]
 pub enum Admitted {
-    /// This is its place.
+    /// A slot.
     Now(Place),
-    /// Not yet.
+    /// A wait for a slot.
     Later(Waiting),
-    /// No.
+    /// A rejection.
     Never,
 }
 
 impl Default for Connections {
-    /// Not bounded by file descriptors.
+    /// Returns limits that do not depend on file descriptors.
     fn default() -> Self {
         Self::within(Arc::new(Descriptors::unlimited()))
     }
 }
 
 impl Connections {
-    /// At most as many as their share of the file descriptors.
+    /// Returns an empty set of connections, bounded by the clients' share of `descriptors`.
     pub fn within(descriptors: Arc<Descriptors>) -> Self {
         let of = |strangers| Self {
             descriptors: Arc::clone(&descriptors),
@@ -118,13 +119,13 @@ impl Connections {
         of(Some(Arc::new(of(None))))
     }
 
-    /// A place for a connection of a client that may not ask, among few that are for such alone.
+    /// Admits a connection of a client that may not send queries, within limits of its own.
     pub fn admit_stranger(&self, client: IpAddr, now: Millis) -> Admitted {
         self.strangers.as_ref().map_or(Admitted::Never, |strangers| strangers.admit(client, STRANGERS, now))
     }
 
-    /// A place for a connection of `client` that came at `now`, or for one that is idle since. Where there are not descriptors
-    /// enough for the caps, both are less, in the same proportion.
+    /// Admits a connection of `client` that was accepted, or has been idle, since `now`. If there are too few descriptors for
+    /// the limits, both limits shrink in proportion.
     pub fn admit(self: &Arc<Self>, client: IpAddr, caps: Caps, now: Millis) -> Admitted {
         let room = self.descriptors.clients();
         let allowed = within(room, caps);
@@ -149,7 +150,7 @@ impl Connections {
             open.free_one_of(client, now)?;
         } else if open.total >= caps.total {
             let (most, _) = open.by_client.iter().max_by_key(|(_, other)| other.spots.len())?;
-            // One that has as many as anybody has to do with these.
+            // A client that has as many connections as any other gives up one of its own.
             let most = if open.of(*most) > of_client { *most } else { client };
             open.free_one_of(most, now)?;
         }
@@ -159,7 +160,7 @@ impl Connections {
         Some(Place { of: Arc::clone(self), client, spot })
     }
 
-    /// They are consistent between any two statements that can panic.
+    /// Locks the state. It is consistent between any two statements that can panic.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,7 +171,7 @@ impl Open {
         self.by_client.get(&client).map_or(0, |of_client| of_client.spots.len())
     }
 
-    /// Takes the place of the client's longest idle connection, and tells that to leave.
+    /// Removes the client's longest idle connection from the count, and signals it to close.
     fn free_one_of(&mut self, client: IpAddr, now: Millis) -> Option<()> {
         let spots = &mut self.by_client.get_mut(&client)?.spots;
         let since = |spot: &Arc<Spot>| spot.idle_since.load(Ordering::Relaxed);
@@ -190,7 +191,7 @@ impl Open {
     }
 }
 
-/// Caps while file descriptors are not scarce; lower ones where they are.
+/// Returns the limits, reduced if `room`, the available file descriptors, is less.
 fn within(room: usize, caps: Caps) -> Caps {
     if caps.total <= room {
         return caps;
@@ -200,12 +201,12 @@ fn within(room: usize, caps: Caps) -> Caps {
 }
 
 impl Place {
-    /// Notes that the connection is idle since then, or that it is not: then nobody may take its place.
+    /// Records since when the connection is idle; `None` if it is in use and must not make room for another one.
     pub fn note_idle(&self, since: Option<Millis>) {
         self.spot.idle_since.store(since.unwrap_or(BUSY), Ordering::Relaxed);
     }
 
-    /// Waits until another connection has the place: this one is to end.
+    /// Waits until the slot has been given to another connection; this one must close then.
     pub async fn given_away(&self) {
         self.spot.leave.notified().await;
     }
@@ -216,7 +217,7 @@ impl Drop for Place {
         let mut open = self.of.open();
         if let Some(of_client) = open.by_client.get_mut(&self.client) {
             let at = of_client.spots.iter().position(|spot| Arc::ptr_eq(spot, &self.spot));
-            // Otherwise another one has its place.
+            // Otherwise another connection has the slot.
             if let Some(at) = at {
                 of_client.spots.swap_remove(at);
                 open.total -= 1;
@@ -229,7 +230,7 @@ impl Drop for Place {
 }
 
 impl Waiting {
-    /// The place, if one becomes free in time. `now` tells the time.
+    /// Returns a slot if one becomes free in time. `now` returns the current time.
     pub async fn place(self, now: impl Fn() -> Millis) -> Option<Place> {
         let found = async {
             loop {
@@ -239,7 +240,7 @@ impl Waiting {
                 if let Some(place) = place {
                     return place;
                 }
-                // One that has become idle does not say so.
+                // A connection that becomes idle sends no notification.
                 let _ = timeout(Duration::from_millis(GRACE), freed).await;
             }
         };
@@ -313,7 +314,7 @@ mod tests {
         let places = [0, 1, 2].map(|at| place(&open, 1, caps, at).expect("room"));
         places[0].note_idle(None);
         places[2].note_idle(Some(1_000));
-        // The second is idle since 1, and not long enough by now.
+        // The second connection is idle since 1, which is not yet long enough.
         assert!(place(&open, 1, caps, GRACE).is_none());
         let new = place(&open, 1, caps, GRACE + 1).expect("room");
         places[1].given_away().await;
@@ -332,7 +333,7 @@ mod tests {
         let _old = place(&open, 2, caps, 0).expect("room");
         let _new = place(&open, 3, caps, 10_000).expect("room");
         many[0].given_away().await;
-        // Now nobody has much more than another: each has to do with what it has.
+        // No client has more connections than the newcomer: it gives up one of its own.
         let own = place(&open, 3, caps, 20_000).expect("room");
         many[1].given_away().await;
         let _again = place(&open, 3, caps, 30_000).expect("room: its own");

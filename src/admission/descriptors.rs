@@ -2,67 +2,67 @@
 //!
 //! ```text
 //! limit (RLIMIT_NOFILE)
-//!   - open at the start, and what each thread opens to run       as many as it takes
+//!   - open at the start, and opened by each thread to run        as many as needed
 //!   - pages: connections to the admin pages                      1/16 of the limit, 8 to 64
-//!   - reports: connections to clients' reports, if there are any  4 times that
-//!   - spare: files, the Kubernetes API, names, ports to close    1/16 of the limit, 8 to 64
+//!   - reports: connections to clients' reports, if enabled       4 times that
+//!   - spare: files, Kubernetes API, name lookups, closing ports  1/16 of the limit, 8 to 64
 //!   = free ── clients' connections                               half at least, and never less than 4
 //!          └─ upstreams, the same for each thread                half at least: UDP ports, connections
 //! ```
 //!
-//! Either half may use what the other does not need. Pure: open and needed descriptors are arguments.
+//! Each half may use what the other does not need. Pure: open and needed descriptors are arguments.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// UDP ports in rotation per thread and server, where there are descriptors enough.
+/// UDP ports in rotation per thread and server, if there are enough descriptors.
 pub const PORTS: usize = 64;
-/// Descriptors that a thread opens to run: event queue, waker, signal pipe; doubled, as a margin for libraries.
+/// Descriptors that a thread opens to run: event queue, waker, signal pipe; doubled as a margin for libraries.
 const PER_THREAD: usize = 8;
-/// Divisor of the limit: the share of the admin pages, and as much again that is spare.
+/// Divisor of the limit: the share of the admin pages, and the equal share that is spare.
 const PART: usize = 16;
-/// Bounds of each of these parts.
+/// Bounds of these two shares.
 const LEAST_PART: usize = 8;
 const MOST_PART: usize = 64;
-/// Parts for reports: there are more clients than scrapers.
+/// Share of the reports as a multiple of the admin pages' share: there are more clients than scrapers.
 const REPORT_PARTS: usize = 4;
-/// Connections of clients that are admitted even where nothing is free for them: TCP is not optional (RFC 7766).
+/// Client connections that are admitted even if no descriptor is free for them: TCP is not optional (RFC 7766).
 const LEAST_CLIENTS: usize = 4;
-/// Divisor of a thread's descriptors for upstreams: the share of connections where descriptors are scarce.
+/// Divisor of a thread's descriptors for upstreams: the share of connections when descriptors are scarce.
 const CONNECTIONS_PART: usize = 4;
-/// Divisor of a thread's UDP ports: the share of renewed ports that still wait for responses.
+/// Divisor of a thread's UDP ports: the share of replaced ports that still wait for responses.
 const LINGER_PART: usize = 4;
 
-/// What the configuration would take.
+/// Descriptors that the configuration needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// Connections of clients.
     pub clients: usize,
     /// Upstream servers.
     pub servers: usize,
-    /// Connections of one thread to all of them.
+    /// Connections of one thread to all servers.
     pub connections: usize,
 }
 
 impl Wish {
-    /// Descriptors that one thread would take for upstreams.
+    /// Returns the descriptors that one thread needs for upstreams.
     fn of_thread(self) -> usize {
-        // With room for renewed ports that still wait.
+        // This includes replaced ports that still wait for responses.
         (self.servers * PORTS * LINGER_PART).div_ceil(LINGER_PART - 1) + self.connections
     }
 }
 
-/// What one thread may open for upstreams.
+/// Descriptors that one thread may open for upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadShare {
-    /// UDP ports in rotation for each server, 1 at least.
+    /// UDP ports in rotation for each server; at least 1.
     pub ports_per_server: usize,
-    /// UDP ports in all; a server's first one may always be opened.
+    /// UDP ports in all; the first one of a server may always be opened.
     pub ports: usize,
-    /// Connections in all; a server's first one may always be opened.
+    /// Connections in all; the first one of a server may always be opened.
     pub connections: usize,
 }
 
-/// The shares of a process.
+/// Shares of a process.
 #[derive(Debug)]
 pub struct Descriptors {
     limit: usize,
@@ -74,8 +74,8 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Shares of a process that may open `limit`, has opened or will open `fixed` whatever it is asked, and has so many
-    /// threads that ask upstreams. `reports`: whether clients may look at theirs.
+    /// Divides `limit` descriptors of a process with `threads` threads that query upstreams. `fixed` descriptors are open, or
+    /// will be opened regardless of load. `reports` says whether clients can fetch their reports.
     pub fn new(limit: usize, fixed: usize, threads: usize, reports: bool) -> Self {
         let part = (limit / PART).clamp(LEAST_PART, MOST_PART);
         let parts = if reports { 2 + REPORT_PARTS } else { 2 };
@@ -83,18 +83,18 @@ impl Descriptors {
         Self { limit, free, pages: part, threads: threads.max(1), clients: 0.into(), of_thread: 0.into() }
     }
 
-    /// Shares without bounds.
+    /// Returns shares without bounds.
     pub fn unlimited() -> Self {
         let shares = Self::new(usize::MAX, 0, 1, false);
         shares.share_out(Wish::default());
         shares
     }
 
-    /// Shares out what is free; whether there is as much as `wish` would take.
+    /// Divides the free descriptors. Returns whether they suffice for `wish`.
     pub fn share_out(&self, wish: Wish) -> bool {
         let upstreams = wish.of_thread().saturating_mul(self.threads);
         let half = self.free / 2;
-        // A new configuration may want more later on, so what nobody wants is nobody's bound.
+        // The bounds are not lowered to the wish: a later configuration may need more.
         let clients = half.max(self.free.saturating_sub(upstreams)).max(LEAST_CLIENTS);
         let rest = half.max(self.free.saturating_sub(wish.clients));
         self.clients.store(clients, Ordering::Relaxed);
@@ -102,32 +102,32 @@ impl Descriptors {
         wish.clients <= clients && wish.of_thread() <= rest / self.threads
     }
 
-    /// The limit of the process.
+    /// Returns the limit of the process.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The limit that `wish` would take.
+    /// Returns the limit that `wish` needs.
     pub fn needed(&self, wish: Wish) -> usize {
         self.limit - self.free + wish.clients + wish.of_thread() * self.threads
     }
 
-    /// Connections of clients.
+    /// Returns the client connections that may be open.
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
     }
 
-    /// Connections to the admin pages.
+    /// Returns the connections to the admin pages that may be open.
     pub fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Connections to clients' reports.
+    /// Returns the connections to clients' reports that may be open.
     pub fn reports(&self) -> usize {
         self.pages * REPORT_PARTS
     }
 
-    /// What one thread may open for so many upstream servers, with so many connections to all of them.
+    /// Returns what one thread may open for `servers` upstream servers, if it needs `connections` connections to them.
     pub fn of_thread(&self, servers: usize, connections: usize) -> ThreadShare {
         let (share, servers) = (self.of_thread.load(Ordering::Relaxed), servers.max(1));
         let wish = Wish { clients: 0, servers, connections };
@@ -166,7 +166,7 @@ mod tests {
             assert!(!shares.share_out(WISH), "{limit}");
             for servers in [1, 3, 12] {
                 let ThreadShare { ports_per_server, ports, connections } = shares.of_thread(servers, 2 * servers);
-                // The first ones of each server are always opened; beyond them all keep to the limit.
+                // The first port and connection of each server are always opened; beyond them all keep to the limit.
                 let upstreams = (ports + connections).max(2 * servers) * threads;
                 let others = fixed + threads * PER_THREAD + shares.pages() + LEAST_PART;
                 if 2 * servers * threads <= shares.free / 2 {

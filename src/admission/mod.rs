@@ -1,5 +1,5 @@
-//! Who may ask, and how much; [`connections`], how many connections a client may have; [`descriptors`], how file descriptors
-//! are shared out.
+//! Source addresses and rates that are admitted; [`connections`], limits of connections; [`descriptors`], division of file
+//! descriptors.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -15,20 +15,20 @@ pub mod descriptors;
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;
 
-/// The list of allowed source addresses.
+/// List of allowed source addresses.
 #[derive(Clone, Debug)]
 pub struct Admission {
     allow: Vec<IpNet>,
 }
 
 impl Admission {
-    /// Admits clients within `allow` and nobody else.
+    /// Returns a list that admits only clients within `allow`.
     pub fn new(allow: &[IpNet]) -> Self {
         let allow: Vec<IpNet> = allow.iter().map(canonical).collect();
         Self { allow: IpNet::aggregate(&allow) }
     }
 
-    /// Whether `client` may ask. An IPv4-mapped IPv6 address counts as the IPv4 address that it is.
+    /// Returns whether `client` may send queries. An IPv4-mapped IPv6 address counts as its IPv4 address.
     #[inline]
     pub fn admits(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
@@ -36,7 +36,7 @@ impl Admission {
     }
 }
 
-/// A network of IPv4-mapped addresses as the IPv4 network that it is, since clients are compared so.
+/// Converts a network of IPv4-mapped addresses to the IPv4 network, since client addresses are converted too.
 fn canonical(net: &IpNet) -> IpNet {
     let mapped = |net: &ipnet::Ipv6Net| {
         let bits = net.prefix_len().checked_sub(MAPPED)?;
@@ -48,22 +48,22 @@ fn canonical(net: &IpNet) -> IpNet {
     }
 }
 
-/// Addresses whose rate is kept at once.
+/// Slots of the table.
 const RATES: usize = 4_096;
-/// Slots looked at for one address.
+/// Slots that are examined for one address.
 const PROBES: usize = 8;
-/// How much a client that asked nothing may ask at once: the queries of so long.
+/// Burst of a client that has been silent: the queries of one second, in nanoseconds.
 const BURST: u64 = 1_000_000_000;
-/// Debts up to this are forgiven to one that makes room: those who ask as much as they may, now and then, owe as much.
+/// Largest debt that is dropped when an address loses its slot: a client that stays within its rate may owe this much.
 const FORGIVEN: u64 = BURST / 2;
 
-/// How much each client asked of late, shared by all workers.
+/// Query rate of each client, shared by all workers.
 ///
-/// One time for each address: when all that it asked would have been asked if each query took its share of a second
-/// (the generic cell rate algorithm). An address whose time has come has no debts, and makes room for another one. Where
-/// there is no room, the one that owes least makes room, so those who ask most keep their places and are limited as ever.
-/// If even that one owes much, the newcomer owes it in its stead: a table that is full of such is stricter, not laxer (as in the
-/// Space-Saving algorithm of Metwally, Agrawal and El Abbadi, 2005).
+/// Each address has one time: when all its queries would have been sent if each took its share of a second (the generic cell
+/// rate algorithm). An address whose time has passed has no debt, and another address may take its slot. If all slots have
+/// debts, the address that owes least loses its slot, so the clients with the highest rates keep theirs and stay limited. If
+/// that debt is large too, the newcomer inherits it: a table full of large debts is stricter, not laxer (as in the Space-Saving
+/// algorithm of Metwally, Agrawal and El Abbadi, 2005).
 #[derive(Debug)]
 pub struct Rates {
     slots: Box<[Rate]>,
@@ -72,19 +72,19 @@ pub struct Rates {
 
 #[derive(Debug, Default)]
 struct Rate {
-    /// The address's hash.
+    /// Hash of the address.
     owner: AtomicU64,
-    /// In nanoseconds.
+    /// Time in nanoseconds.
     until: AtomicU64,
 }
 
 impl Rates {
-    /// Nobody has asked anything.
+    /// Returns an empty table.
     pub fn new() -> Self {
         Self { slots: (0..RATES).map(|_| Rate::default()).collect(), hasher: RandomState::default() }
     }
 
-    /// Whether one more query at `now` is within `per_second`, on average and with a second's worth at once.
+    /// Returns whether one more query at `now` is within `per_second` on average, with a burst of one second's queries.
     pub fn admits(&self, client: IpAddr, per_second: u32, now: Duration) -> bool {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
         let (owner, share) = (self.hasher.hash_one(client.to_canonical()), BURST / u64::from(per_second.max(1)));
@@ -166,7 +166,7 @@ mod tests {
         let client = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
         let (mut of_abusers, mut of_others) = (0, 0);
         let seconds = 20;
-        // Each asks once a second, and ten of them sixty times as often as they may.
+        // Each client sends one query a second; ten others send sixty times their limit.
         for step in 0..seconds * OTHERS {
             let now = Duration::from_secs(5) + Duration::from_secs(1) * step / OTHERS;
             of_others += u32::from(rates.admits(client(step % OTHERS), 3, now));
@@ -175,7 +175,7 @@ mod tests {
                 of_abusers += admitted as u32;
             }
         }
-        // A second's worth at once, and then as many as they may.
+        // A burst of one second, and then the limit.
         assert!(of_abusers <= 10 * 3 * (seconds + 1), "{of_abusers}");
         assert!(of_others > OTHERS * seconds * 99 / 100, "{of_others}");
     }

@@ -1,11 +1,11 @@
-//! What a denied namespace or service says of the names below it (RFC 8020), in a cluster's domain.
+//! Denials derived from the denial of a namespace or service above the name (RFC 8020), in a cluster's domain.
 //!
-//! `com.svc.cluster.local` does not exist, and so neither does `registry.example.com.svc.cluster.local`. Nobody asks for the
-//! former: nodens does, in the background, when names below it were denied ([`Probes`](crate::local::probes::Probes) says
-//! when that is worth it), and denies the others itself for as long as that denial is fresh, at most five seconds.
+//! If `com.svc.cluster.local` does not exist, neither does `registry.example.com.svc.cluster.local`. Clients do not query the
+//! former: nodens does, in the background, after names below it were denied ([`Probes`](crate::local::probes::Probes) decides
+//! when that is worth a query). It then denies names below it itself while that denial is fresh, for at most five seconds.
 //!
-//! What is known is in the cache like any other answer, under the question for an A record. Only a fresh denial counts: none
-//! past its time, none behind a CNAME (it is the alias's target that does not exist), none that a failure followed.
+//! The denials are cached like any other answer, under the question for an A record. Only a fresh denial counts: not a stale
+//! one, not one behind a CNAME (the target does not exist, not the alias), and not one whose refresh failed.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -33,20 +33,20 @@ use crate::wire::make;
 use crate::wire::query::Key;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
-/// How often a denial must have been of use to be fetched again before its end.
+/// Uses of a denial after which it is refreshed before its end.
 const POPULAR: u8 = 3;
-/// How old it is then.
+/// Age at which such a denial is refreshed.
 const REFRESHED_AT: Millis = LONGEST_CUT / 10 * 9;
 
-/// A name whose denial covers the one that was asked for.
+/// Denial of a name above the queried one.
 pub(super) struct Cut {
-    /// For how many seconds more.
+    /// Remaining lifetime in seconds.
     pub(super) ttl: u32,
-    /// Its question and the hash of that, if it is to be asked again now.
+    /// Question of the denial and its hash, if it is to be refreshed now.
     pub(super) refresh: Option<(Key, u64)>,
 }
 
-/// What is known of a name.
+/// State of a name in the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     Exists,
@@ -55,7 +55,7 @@ enum Known {
 }
 
 impl Resolver {
-    /// Denies a name of a route's cluster domain by a rule, for so many seconds. It allocates nothing, unless it is logged.
+    /// Denies a name of a route's cluster domain by a rule, with a TTL in seconds. Allocates nothing, unless it is logged.
     pub(super) fn deny(
         &self,
         turn: &mut BatchContext<'_>,
@@ -73,7 +73,7 @@ impl Resolver {
     }
 }
 
-/// Whether a name above that of `key`, which took `route` by a suffix of `depth` labels, is known not to exist.
+/// Returns the cached denial of a name above that of `key`, which matched `route` by a suffix of `depth` labels.
 pub(super) fn cut(
     resolver: &Resolver,
     snapshot: &Snapshot,
@@ -99,7 +99,7 @@ pub(super) fn cut(
     })
 }
 
-/// The same for people: which name it is. That is no use of it.
+/// Returns the question whose denial covers `key`, for explanations; does not count as a use of the denial.
 pub(super) fn denied_above(
     resolver: &Resolver,
     snapshot: &Snapshot,
@@ -111,7 +111,7 @@ pub(super) fn denied_above(
         .find(|above| look_up(resolver, snapshot, route, above, now) == Known::Denied)
 }
 
-/// The questions for the names above that of `key` whose denials count; none if no such denial does.
+/// Returns the questions for the names above that of `key` whose denials would cover it; none if denials do not count for it.
 fn above<'a>(
     snapshot: &'a Snapshot,
     key: &'a Key,
@@ -124,7 +124,7 @@ fn above<'a>(
         .then(|| cluster.ancestors(key.name()).into_iter().flatten().map(|above| key.for_question(above, rtype::A)))
 }
 
-/// Learns from an answer to `wanted`.
+/// Starts a probe of the names above, if an upstream answered `wanted` with NXDOMAIN.
 #[inline]
 pub(super) fn learn<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
@@ -138,7 +138,7 @@ pub(super) fn learn<U: Ask + 'static>(
     }
 }
 
-/// The name of `wanted` was denied: asks for what is above it, if that is worth it. It waits for nothing.
+/// Queries the nearest unknown name above the denied name of `wanted` in the background, if that is worth a query.
 #[cold]
 fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &PendingQuery) {
     let (snapshot, route, key) = (&wanted.snapshot, wanted.route, &wanted.key);
@@ -153,7 +153,7 @@ fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wan
     let unknown = above.find_map(|above| match look_up(resolver, snapshot, route, &above, now) {
         Known::Exists => None,
         Known::Denied if cluster.probes.is_trusted(now) => Some(None),
-        // A denial that somebody else asked for may yet have to be believed.
+        // The denial counts only once its server is trusted, which the probe checks.
         Known::Denied | Known::Not => Some(Some(above)),
     });
     let Some(Some(above)) = unknown else { return };
@@ -166,7 +166,7 @@ fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wan
     tokio::task::spawn_local(async move { probe.run(&upstreams, above).await });
 }
 
-/// A look at a name above others, under way.
+/// Background query for a name above denied names.
 struct Probe {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
@@ -192,7 +192,7 @@ impl Probe {
         }
     }
 
-    /// Asks for a name, if nobody does just now, and keeps what comes.
+    /// Queries a name, unless a query for it is in flight, and caches the result.
     async fn ask<U: Ask + 'static>(&self, upstreams: &Rc<U>, key: Key) -> Known {
         let Self { resolver, snapshot, route } = self;
         let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
@@ -214,7 +214,7 @@ impl Probe {
             client: None,
             by: Cell::default(),
         };
-        // What it says counts also if it may not be kept, as a denial without SOA.
+        // The response counts even if it cannot be cached, such as a denial without SOA.
         match fetch::run(resolver, upstreams, &wanted, flight).await.rcode {
             rcode::NOERROR => Known::Exists,
             rcode::NXDOMAIN => Known::Denied,
@@ -229,7 +229,7 @@ impl Drop for Probe {
     }
 }
 
-/// Whether names above this one say something of it: an address is asked for in the plain way of stub resolvers.
+/// Returns whether a denial of a name above covers `key`: it is for an address, with the plain flags of stub resolvers.
 fn is_prunable(cluster: &Cluster, key: &Key, depth: usize) -> bool {
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
     cluster.prunes() && plain && matches!(key.qtype(), rtype::A | rtype::AAAA) && cluster.has(key.name(), depth)
@@ -240,7 +240,7 @@ fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Key, 
     resolver.cache.with(resolver.cache.hash(key), key, known).unwrap_or(Known::Not)
 }
 
-/// What an entry of the cache says now of its name.
+/// Returns the state of the name of a cache entry.
 fn known(entry: &Entry, snapshot: &Snapshot, route: RouteId, now: Millis) -> Known {
     let at_home = entry.home.route_under(snapshot.generation) == Some(route);
     let fresh = matches!(entry.freshness(now, 0), Freshness::Fresh(_)) && entry.failed().is_none();

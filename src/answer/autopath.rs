@@ -1,11 +1,12 @@
-//! The first name of a pod's search list, answered with what the list comes to (`autopath`).
+//! The first name of a pod's search list, answered with the final result of the list (`autopath`).
 //!
-//! A pod with `ndots:5` that wants `registry.example.com` asks for `registry.example.com.ci.svc.cluster.local` first, and
-//! for others after that. Where the API shows its whole list, nodens goes through it at the first question, each name by
-//! its own route, in the order of the list. The first that exists is the answer, behind a CNAME; the pod asks no more.
+//! A pod with `ndots:5` that looks up `registry.example.com` queries `registry.example.com.ci.svc.cluster.local` first, and
+//! other names after it. If the Kubernetes API shows the pod's whole search list, nodens tries all names of the list at the
+//! first query, in their order, each by its own route. The first name that exists is the answer, behind a CNAME, and the pod
+//! sends no further queries.
 //!
-//! If one cannot be had, because its servers fail, nobody knows whether it would have been the answer: then the first name
-//! gets its own, and the pod goes on by itself. So it does if none exists.
+//! If the servers of a name fail, it is unknown whether that name would have been the answer. The first name is then answered
+//! by itself, and the pod goes on with its list. The same happens if no name exists.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -32,20 +33,20 @@ use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;
 use crate::wire::{class, rcode, rtype};
 
-/// How long the CNAME may be cached, in seconds: an earlier name of the list may come to be.
+/// TTL of the CNAME in seconds: an earlier name of the list may be created.
 const TTL: u32 = 5;
 
-/// The answer to the first name of a list.
+/// Answer to the first name of a search list.
 pub(super) struct SearchOutcome {
-    /// The answer, to the name's own question or to another's.
+    /// Answer to the name's own question, or to that of another name.
     pub(super) entry: Entry,
-    /// Where it came from.
+    /// Source of the answer.
     pub(super) source: Source,
-    /// The CNAME that leads to that other name, and its question.
+    /// CNAME that leads to the other name, and the question for that name.
     pub(super) other: Option<Box<(LocalRecords, PendingQuery)>>,
 }
 
-/// The rest of the client's search list, if this is the first name on it and it wants to be spared that.
+/// Returns the rest of the client's search list, if the name is the first of that list and its route enables autopath.
 #[inline]
 pub(super) fn path(
     resolver: &Resolver,
@@ -64,7 +65,7 @@ pub(super) fn path(
     Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }
 
-/// Goes along the path until a name exists.
+/// Tries the names of the path in their order until one exists.
 pub(super) async fn walk<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -93,17 +94,17 @@ pub(super) async fn walk<U: Ask + 'static>(
     SearchOutcome { entry: first, source, other: None }
 }
 
-/// What came of a name on the path.
+/// Result of one name of the path.
 enum Look {
-    /// It exists, with or without an address of the type, and what was asked of whom.
+    /// The name exists, with or without an address of the type; the question says which server answered.
     Exists(Entry, Source, Box<PendingQuery>),
-    /// It does not.
+    /// The name does not exist.
     Missing(Entry, Source),
-    /// Nobody knows.
+    /// The result is unknown, because servers failed.
     Failed(Entry, Source),
 }
 
-/// Looks up one name the way that a query for it goes.
+/// Resolves one name as a query for it would be resolved.
 async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &PendingQuery, key: Key) -> Look {
     let snapshot = &from.snapshot;
     let question = |key: Key, route| {
@@ -118,7 +119,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
     let (entry, source, asked) = match local(snapshot, &key) {
         Local::Denied { route } => own(key, route, &denial(snapshot, route)),
         Local::Answer(answer) => own(key, from.route, &answer),
-        // A static alias on the way: rare, and left to the client.
+        // A static alias is rare here: the client resolves it itself.
         Local::Alias(_, target, route) => {
             let asked = question(key.for_name(&target), route);
             (fetch::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), Source::Local, asked)
@@ -149,7 +150,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
     }
 }
 
-/// What the cache has for a question, if nobody need be asked.
+/// Returns the cached result of a question, if no query is needed.
 fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, Source)> {
     let (entry, freshness) = fetch::kept(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);

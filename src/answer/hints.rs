@@ -1,5 +1,5 @@
-//! What a name that does not exist may have been meant for: the same one under another suffix, or one that other clients
-//! see. The first are found by [`crate::jobs::existing`]; here only those count that this client can see.
+//! Suggestions for a name that does not exist: the same name under another suffix, or a name that other clients see. Similar
+//! names come from [`crate::jobs::existing`]; only those that this client can see count here.
 
 use super::kept::stale_window;
 use super::state::Resolver;
@@ -16,17 +16,17 @@ use crate::wire::name::Bare;
 use crate::wire::query::Key;
 use crate::wire::{RrType, rcode, rtype};
 
-/// What may have been meant.
+/// Suggestion for a name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// This name exists, as far as this client can see (lower-case wire form).
+    /// Similar name that exists for this client (lower-case wire form).
     ExistsAs(Vec<u8>),
-    /// Other clients have a route for it: its label.
+    /// Label of the route that other clients have for the name.
     OtherView(String),
 }
 
-/// Why a query failed: the class for machines, and the sentence. `like` are names that exist and are like the one that
-/// failed.
+/// Explains why a query failed: returns the class for machines, and a sentence. `like` are existing names that resemble the
+/// failed one.
 pub fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
@@ -47,8 +47,8 @@ pub fn explain(
     }
 }
 
-/// What may have been meant by a name that does not exist for those who see a horizon: the first of the names that are like
-/// it that they can see.
+/// Returns a suggestion for a name that does not exist in an effective view: the first name of `like` that exists there, or
+/// else a route of other views.
 fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
     let seen = snapshot.horizon(horizon);
     let exists = |other: &&[u8]| {
@@ -59,7 +59,7 @@ fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8
     found.map(|found| Hint::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
 }
 
-/// Whether the cache has an answer with records.
+/// Returns whether the cache has an answer with records.
 fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], qtype: RrType) -> bool {
     let key = Key::of_stub(name, qtype, horizon);
     let window = stale_window(snapshot);
@@ -72,7 +72,7 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name:
     resolver.cache.with(resolver.cache.hash(&key), &key, look).unwrap_or(false)
 }
 
-/// The route that others have for a name, if it is more particular than this horizon's.
+/// Returns the most specific route that other clients have for a name, if it is more specific than the route of this view.
 fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hint> {
     let depth = |id: HorizonId| snapshot.horizon(id).router.find(name);
     let own = depth(horizon).map_or(0, |(_, depth)| depth);
@@ -87,7 +87,7 @@ fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hi
     Some(Hint::OtherView(snapshot.route(route)?.label.clone()))
 }
 
-/// What the client of an account sees.
+/// Returns the effective view of the client that the statistics belong to.
 fn horizon(snapshot: &Snapshot, account: &ClientStats) -> HorizonId {
     let view = account.client.as_ref().map(|client| ClientIdentity::Known { client, since: None });
     let view = view.or(Some(ClientIdentity::Unknown(crate::clients::Unknown::Unassigned)));
@@ -95,7 +95,7 @@ fn horizon(snapshot: &Snapshot, account: &ClientStats) -> HorizonId {
 }
 
 impl Hint {
-    /// The cause, as APIs show it.
+    /// Returns the cause, as APIs show it.
     pub fn label(&self) -> &'static str {
         match self {
             Self::ExistsAs(_) => "wrong_suffix",
@@ -103,7 +103,7 @@ impl Hint {
         }
     }
 
-    /// The same for people.
+    /// Returns the suggestion as a sentence.
     pub fn sentence(&self) -> String {
         match self {
             Self::ExistsAs(name) => format!("wrong suffix? {} exists", Bare(name)),

@@ -1,8 +1,8 @@
-//! What a client learns of itself with nothing but a resolver: the source address says who it is, so it needs no
-//! credentials, and sees nobody else.
+//! Self-service for clients over DNS. The source address identifies the client, which needs no credentials and sees only its
+//! own data.
 //!
-//! - `me.nodens.internal` TXT: who it is, how much it asked, what failed;
-//! - `NAME.why.nodens.internal` TXT: which way NAME takes, what is known of it, and how it failed for this client last.
+//! - `me.nodens.internal` TXT: the client's identity, its number of queries, and its failures;
+//! - `NAME.why.nodens.internal` TXT: the route of NAME, its state in the cache, and its last failure for this client.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,35 +31,35 @@ use crate::wire::query::{Key, Query};
 use crate::wire::text::plain;
 use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
-/// Who asks.
+/// Name whose answer describes the client.
 const ME: &[u8] = b"\x02me\x06nodens\x08internal\x00";
-/// Why the name before it resolves as it does.
+/// Suffix whose answer explains how the name before it resolves.
 const WHY: &[u8] = b"\x03why\x06nodens\x08internal\x00";
-/// The longest string of a TXT record (RFC 1035 section 3.3).
+/// Longest string of a TXT record (RFC 1035 section 3.3).
 const LONGEST_STRING: usize = 255;
 /// Bytes of a record before its only string: pointer, type, class, TTL, length, the string's length.
 const BEFORE_STRING: usize = 13;
-/// Failures that are told at once.
+/// Most failures in one answer.
 const MOST_FAILURES: usize = 5;
-/// Servers that are told at once; a UDP reply has room for fewer.
+/// Most servers in one answer; a UDP response has room for fewer.
 const MOST_SERVERS: usize = 32;
-/// Answers of this kind to one client in a second, with as many at once. People and scripts ask a few times.
+/// Such answers per client and second, with a burst of as many. People and scripts query a few times.
 const MOST_A_SECOND: u32 = 10;
-/// How long such an answer waits for what was noted before it to be settled, and to be read; the control thread takes
+/// Longest wait of such an answer until earlier statistics have been merged and can be read; the control thread takes
 /// some 50 ms.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Interval between looks whether it can be read.
+/// Interval between checks that the statistics can be read.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// How such a name is answered.
+/// Way in which such a name is answered.
 pub(super) enum Inside {
-    /// At once.
+    /// Immediate answer.
     Now(Rcode, LocalRecords),
-    /// By [`tell`], once what this worker noted up to now is settled.
+    /// Deferred to [`tell`], which waits until the statistics that this worker has recorded are merged.
     Later,
 }
 
-/// How the name is answered, if it is one of these. Nobody may cache it.
+/// Returns how the name is answered, if it is one of these names. Caches must not keep the answer.
 pub(super) fn inside(
     resolver: &Resolver,
     turn: &mut BatchContext<'_>,
@@ -86,12 +86,12 @@ pub(super) fn inside(
         let line = format!("asked too often: nodens tells each client {MOST_A_SECOND} times a second at most");
         return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
     }
-    // What this worker has noted up to now belongs to the picture.
+    // The answer includes what this worker has recorded so far.
     resolver.accounts.jobs.flush(turn.stats_buffer, turn.now);
     Some(Inside::Later)
 }
 
-/// The records for a query that [`inside`] left for later. Waits for the control thread and for whoever reads the accounts,
+/// Returns the records for a query that [`inside`] deferred. Waits for the control thread and for readers of the statistics,
 /// but only as a task: other queries of the worker go on.
 pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
     let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
@@ -123,12 +123,13 @@ pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[
     records(&query, &lines, room)
 }
 
-/// How many bytes stand before `why.nodens.internal`, if the name is that or lies below it.
+/// Returns the number of bytes before `why.nodens.internal`, if the name is that name or below it.
 fn asked_for(name: &[u8]) -> Option<usize> {
     name.len().checked_sub(WHY.len()).filter(|_| suffixes(name).any(|suffix| suffix == WHY))
 }
 
-/// The excerpt of the client's account, if it is known and has one; the outer none says that it cannot be read just now.
+/// Returns the excerpt of the client's statistics, if the client is known and has any; the outer `None` means that they cannot
+/// be read at the moment.
 fn try_look(
     resolver: &Resolver,
     snapshot: &Snapshot,
@@ -142,7 +143,7 @@ fn try_look(
     }
 }
 
-/// As many lines as the client's reply has room for, in a record each.
+/// Returns one record for each line, as many as fit into the response.
 fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
     let mut records = LocalRecords::default();
     let mut left = room.saturating_sub(HEADER + query.question().len() + query.edns.map_or(0, |_| OPT_SIZE));
@@ -156,7 +157,7 @@ fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
     records
 }
 
-/// Who the client is, and how it fares.
+/// Describes the client and the results of its queries.
 fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, told: Option<Excerpt>) -> Vec<String> {
     let tables = resolver.tables(snapshot);
     let who = tables.who(address, now);
@@ -182,7 +183,7 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, to
         let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
         lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
     }
-    // The last line is the first to be left out where there is no room.
+    // The last line is the first to be left out if there is no room.
     if searches > 0 {
         lines.push("a final dot behind a name, or ndots: 1, spares the queries of the search list".to_string());
     }
@@ -204,8 +205,8 @@ fn title(client: &Client, address: IpAddr) -> String {
     text
 }
 
-/// Which way the name of `question` takes, what is known of it, and how it failed for the client last, of whom this is told
-/// by [`Pick::Of`] that name: a sentence each.
+/// Explains the route of the name of `question`, its state in the cache, and its last failure for the client; one sentence
+/// each. `told` is the client's excerpt for that name, chosen by [`Pick::Of`].
 pub fn why(
     resolver: &Resolver,
     snapshot: &Snapshot,
@@ -244,7 +245,7 @@ pub fn why(
             }
         }
     };
-    // How it failed is what is asked for most.
+    // Clients ask for the failure most often, so it comes first.
     if let Some(Excerpt { account, like }) = told
         && let Some((failure, like)) = account.failures.iter().zip(&like).next()
     {
@@ -272,7 +273,7 @@ pub fn why(
     lines
 }
 
-/// What the cache has for a question.
+/// Describes the cache entry for a question.
 fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, route: RouteId) -> String {
     let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
@@ -291,7 +292,7 @@ fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, rout
     known.unwrap_or_else(|| "not in the cache, upstreams are asked".to_string())
 }
 
-/// As much of a text as one string takes, cut between characters.
+/// Returns the longest prefix of a text that fits into one string and ends between characters.
 fn cut(text: &str) -> &[u8] {
     let mut end = text.len().min(LONGEST_STRING);
     while !text.is_char_boundary(end) {

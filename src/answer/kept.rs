@@ -1,4 +1,4 @@
-//! What an entry of the cache is worth to a query: served, served past its time, or nothing.
+//! Use of a cache entry for a query: served, served stale, or not at all.
 
 use super::turn::BatchContext;
 use crate::cache::Entry;
@@ -12,22 +12,22 @@ use crate::wire::fit::{Age, fit};
 use crate::wire::query::{Key, Query};
 use crate::wire::{Rcode, ede, make, rcode};
 
-/// The TTL of a stale answer, in seconds (RFC 8767 section 4).
+/// TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
-/// Hits after which an entry is popular: fetched again in the last tenth of its life.
+/// Hits after which an entry is popular: it is refreshed in the last tenth of its lifetime.
 const POPULAR: u8 = 3;
-/// Entries that live shorter are not prefetched: it would be one upstream query for each client's query.
+/// Least lifetime of a prefetched entry: for shorter ones, each client's query would cause an upstream query.
 const LEAST_PREFETCHED: Millis = 5_000;
 
-/// What the cache says.
+/// Result of a cache look-up.
 pub(super) enum Cached {
-    /// That many bytes were written.
+    /// Response of `len` bytes in the buffer.
     Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, RouteId), refresh: bool },
-    /// Nothing to be served without asking.
+    /// No entry that can be served without a query.
     Nothing,
 }
 
-/// Fits a cached entry to the query, if it is worth it; under the shard's lock, so it only copies.
+/// Renders a cached entry for the query, if it can be served. Runs under the shard's lock, so it only copies.
 #[inline]
 pub(super) fn cached(
     turn: &BatchContext<'_>,
@@ -39,14 +39,14 @@ pub(super) fn cached(
 ) -> Cached {
     let snapshot = turn.snapshot;
     let Some((home, route)) = snapshot.home_now(entry.home, key) else { return Cached::Nothing };
-    // Written only where it is another one, so that workers do not take the entry out of each other's caches.
+    // Written only if it differs, so that workers do not evict the entry from each other's CPU caches.
     if entry.home != home {
         entry.home = home;
         entry.rotate(snapshot.config.cache.rotate);
     }
     match entry.freshness(turn.now, stale_window(snapshot)) {
         Freshness::Fresh(age) => {
-            // Not counted further, so that workers do not take the entry out of each other's caches.
+            // Not counted any further, so that workers do not evict the entry from each other's CPU caches.
             if entry.hits < POPULAR {
                 entry.hits += 1;
             }
@@ -74,8 +74,7 @@ pub(super) fn cached(
     }
 }
 
-/// Fits an entry that is past its time to a query that no upstream will be asked for: the length, the response
-/// code and its cause.
+/// Renders a stale entry for a query that will not be sent to an upstream. Returns the length, the response code and its cause.
 pub(super) fn past_its_time(
     turn: &BatchContext<'_>,
     entry: &mut Entry,
@@ -94,7 +93,7 @@ fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -
     fit(entry.kept(), query, age, &[options, &error].concat(), out)
 }
 
-/// Whether the entry's failure is still to be believed: no server of its group has come back since.
+/// Returns whether the entry's failure still holds: no server of its group has recovered since.
 pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     entry.failed().is_some_and(|failure| {
         let group = entry.home.route_under(snapshot.generation).and_then(|route| snapshot.group(route));
@@ -107,13 +106,13 @@ fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     snapshot.config.cache.prefetch
         && entry.hits >= POPULAR
         && !entry.refreshing
-        // A prefetch that failed is not tried again by each client (RFC 9520).
+        // Clients do not retry a failed prefetch (RFC 9520).
         && !failure_holds(snapshot, entry, now)
         && entry.lifetime() >= LEAST_PREFETCHED
         && entry.expires - now <= entry.lifetime() / 10
 }
 
-/// How a stale entry is served: TTL 30 and an extended error that says so.
+/// Returns the age and the extended error of a stale entry's response: TTL 30, and a text that says why.
 pub(super) fn stale(entry: &Entry) -> (Age, Vec<u8>) {
     let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
     (Age::Stale(STALE_TTL), make::extended_error(code, "upstreams failed"))

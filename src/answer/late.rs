@@ -1,4 +1,4 @@
-//! The second half of the path: a query whose answer takes its time, in a task of its own.
+//! The slow path: a query that cannot be answered at once, in a task of its own.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -28,36 +28,36 @@ use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::Query;
 use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
 
-/// The smallest answer, in bytes, whose memory is accounted for: most answers are far smaller.
+/// Least size of an answer, in bytes, whose memory is accounted for: most answers are far smaller.
 const LARGE: usize = 1_024;
 
-/// A query whose answer is there: the response is rendered only when it can be sent, so that what waits are shares of
-/// answers and no copies.
+/// Query with its answer. The response is rendered only when it can be sent, so waiting responses share the bytes of cache
+/// entries.
 pub struct Resolved {
-    /// The client's query, as much of it as its response depends on.
+    /// The parts of the client's query that the response depends on.
     pub query: Box<[u8]>,
-    /// Whether it came over TCP.
+    /// True if the query came over TCP.
     pub over_tcp: bool,
-    /// Where the answer came from.
+    /// Source of the answer.
     pub source: Source,
-    /// From the query to its answer.
+    /// Time from the query to its answer.
     pub took: Duration,
     body: Body,
-    /// What a large answer holds of the memory for those that wait.
+    /// Share of the memory for responses that wait, held by a large answer.
     _share: Option<Share>,
 }
 
-/// What a response is rendered from.
+/// Content of a response.
 enum Body {
-    /// The entry for a question, and the CNAME that leads to the name that was found, with its question.
+    /// Entry for a question, and the CNAME to another name that was found, with that name's question.
     Entry(Box<PendingQuery>, Entry, Option<Box<(LocalRecords, PendingQuery)>>),
-    /// What nodens tells a client of itself.
+    /// Records about the client.
     Introspection(Box<Introspection>, LocalRecords),
 }
 
 /// Resolves a query that [`Resolver::respond`] could not answer at once.
 ///
-/// Runs in a `LocalSet`, because `upstreams` belong to one worker.
+/// Runs in a `LocalSet`, because `upstreams` belongs to one worker.
 pub async fn resolve<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
@@ -108,8 +108,8 @@ pub async fn resolve<U: Ask + 'static>(
 }
 
 impl Resolved {
-    /// Renders the response into `out`, whose length is the most that the transport carries; over UDP the client's own limit
-    /// comes on top. Returns its length.
+    /// Renders the response into `out`, whose length is the transport's limit; over UDP the client's own limit applies too.
+    /// Returns the length of the response.
     pub fn render(&self, resolver: &Resolver, out: &mut [u8]) -> usize {
         let Ok(query) = Query::read(&self.query) else { return 0 };
         let limit = match self.over_tcp {
@@ -130,7 +130,7 @@ impl Resolved {
                 options.extend(error);
                 age
             }
-            // One that a static alias leads to may have been kept for a while.
+            // The target of a static alias may have been in the cache for a while.
             _ => Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32),
         };
         let alias = other.as_deref().map(|(alias, target)| (alias, target));
@@ -144,7 +144,7 @@ impl Resolved {
         }
     }
 
-    /// The question of the client's query, if it is the one that was to be answered: behind a static alias it is not.
+    /// Returns the question of the client's query; `None` if the query was for a static alias.
     pub fn question(&self) -> Option<Asked<'_>> {
         match &self.body {
             Body::Entry(wanted, ..) if wanted.alias.is_none() => Some(Asked::of(&wanted.key, wanted.hash)),
@@ -152,7 +152,7 @@ impl Resolved {
         }
     }
 
-    /// Who asked; none if nodens itself did.
+    /// Returns the client; `None` if nodens itself sent the query.
     pub fn client(&self) -> Option<IpAddr> {
         match &self.body {
             Body::Entry(wanted, ..) => wanted.client,
@@ -160,7 +160,7 @@ impl Resolved {
         }
     }
 
-    /// When it was asked.
+    /// Returns the time of the query.
     pub fn asked(&self) -> Instant {
         match &self.body {
             Body::Entry(wanted, ..) => wanted.asked,
@@ -168,8 +168,8 @@ impl Resolved {
         }
     }
 
-    /// The route that its name took, if it came under the configuration of this generation: routes of another one mean
-    /// nothing there.
+    /// Returns the route of the name, if the query was received under the configuration of this generation: routes of other
+    /// generations are not comparable.
     pub fn route_under(&self, generation: u32) -> Option<RouteId> {
         match &self.body {
             Body::Entry(wanted, ..) => Some(wanted.route).filter(|_| wanted.snapshot.generation == generation),
@@ -177,7 +177,7 @@ impl Resolved {
         }
     }
 
-    /// The configuration that it came under.
+    /// Returns the configuration that the query was received under.
     fn snapshot(&self) -> &Snapshot {
         match &self.body {
             Body::Entry(wanted, ..) => &wanted.snapshot,
@@ -185,7 +185,7 @@ impl Resolved {
         }
     }
 
-    /// Its response code.
+    /// Returns the response code.
     pub fn rcode(&self) -> Rcode {
         match &self.body {
             Body::Entry(_, entry, _) => entry.rcode,
@@ -193,7 +193,7 @@ impl Resolved {
         }
     }
 
-    /// Why it is no answer; none if it is one.
+    /// Returns the cause of a failure; `None` for an answer.
     pub fn cause(&self) -> Option<Cause> {
         match &self.body {
             Body::Entry(_, entry, _) => entry.cause,
@@ -201,7 +201,7 @@ impl Resolved {
         }
     }
 
-    /// The extended errors that say why it is no answer, as whole options; empty for an answer.
+    /// Returns the extended errors that explain a failure, as whole options; empty for an answer.
     pub fn extended_errors(&self) -> &[u8] {
         match &self.body {
             Body::Entry(_, entry, _) if entry.rcode != rcode::NOERROR => entry.kept().extended_errors,
@@ -209,7 +209,7 @@ impl Resolved {
         }
     }
 
-    /// The server that gave the answer, if one was asked for this query or an identical one.
+    /// Returns the server that answered, if this query or an identical one was sent to a server.
     pub fn answered_by(&self) -> Option<SocketAddr> {
         match &self.body {
             Body::Entry(wanted, entry, _) if self.source == Source::Upstream && entry.rcode != rcode::SERVFAIL => {

@@ -1,27 +1,28 @@
-//! THE PATH of a query, on one screen.
+//! The path of a query.
 //!
 //! ```text
 //!            ┌───────────────────────── respond: no await, no allocation for a hit ─────────────────────────┐
-//! packet ──► read ──► admission ──► cache ──► fresh? ──► fit ──► reply
-//!              │          │           ├─────► past its time, and upstreams are known to fail? ──► fit, TTL 30, EDE 3
-//!           malformed  REFUSED        └─────► nothing: local ──► static, special, ANY, CH ──► reply
-//!                                                        └─────► Later
+//! query  ──► read ──► admission ──► cache ──► fresh? ──► fit ──► response
+//!              │          │           ├─────► stale, and upstreams are known to fail? ──► fit, TTL 30, EDE 3
+//!           malformed  REFUSED        └─────► no entry: local ──► static, special, ANY, CH ──► response
+//!                                                         └─────► Deferred
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
-//!            ┌───────────────────────── finish: in a task of its own ───────────────────────────────────────┐
-//! Later  ──► coalesce ──► fetch ──► route ──► upstream ──► follow CNAMEs ──► cache ──► fit ──► reply
-//!                           └─────► fails or is late: stale answer, else SERVFAIL that says why (EDE 22, 23)
-//!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
+//!              ┌───────────────────────── resolve: in a task of its own ────────────────────────────────────┐
+//! Deferred ──► coalesce ──► fetch ──► route ──► upstream ──► follow CNAMEs ──► cache ──► fit ──► response
+//!                             └─────► fails or is late: stale answer, else SERVFAIL that says why (EDE 22, 23)
+//!              └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`state`] what all workers share, `turn` what one batch has at hand;
-//! - `request` a client's query, [`pending`] one that takes a task;
-//! - `kept` what an entry of the cache is worth, [`ours`] the names that nodens answers itself;
-//! - [`late`] the second half of the path, `obtain` one entry for it;
-//! - `ancestors`, `autopath` and [`pruning`] what is done about search lists;
-//! - `inside` and [`hints`] what nodens tells a client of itself;
-//! - [`outcome`] the one place where what came of a query is entered, and [`tally`] where a worker counts it.
+//! - [`state`] state shared by all workers, `turn` the context of one batch;
+//! - `request` a client's query, [`pending`] a query that needs a task;
+//! - `kept` the use of a cache entry, [`ours`] the names that nodens answers itself;
+//! - [`late`] the slow path, `obtain` one entry for it;
+//! - `ancestors`, `autopath` and [`pruning`] treatment of search lists;
+//! - `inside` and [`hints`] reports to a client about itself;
+//! - [`outcome`] the only place where results are recorded, and [`tally`] a worker's counters.
 //!
-//! The cache comes before local names because what is local is never in it: see [`Snapshot::revalidate_scope`](crate::snapshot::Snapshot::revalidate_scope).
+//! The cache comes before local names because it never holds them: see
+//! [`Snapshot::revalidate_scope`](crate::snapshot::Snapshot::revalidate_scope).
 
 use std::net::IpAddr;
 
@@ -65,12 +66,12 @@ pub use state::Resolver;
 pub use tally::Tally;
 pub use turn::BatchContext;
 
-/// What a client is told whose query finds no place among those that wait.
+/// Text for a client whose query was rejected because too many queries are pending.
 const TURNED_AWAY: &str = "too many queries of this client, or in all, wait for upstreams";
 
 impl Resolver {
-    /// Responds at once to whatever can be responded to at once. The response is written to `out`, whose length is the most
-    /// that the transport carries; over UDP the client's own limit comes on top.
+    /// Responds to a query that can be answered at once. Writes the response to `out`, whose length is the transport's limit;
+    /// over UDP the client's own limit applies too.
     #[inline]
     pub fn respond(
         &self,
@@ -94,14 +95,15 @@ impl Resolver {
         }
     }
 
-    /// Responds to a client that asks for options in the response.
+    /// Responds to a client that requests options in the response.
     #[inline(never)]
     fn respond_with_options(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let options = options(turn.snapshot, &from.query, from.over_tcp);
         self.respond_to(turn, from, &options, out)
     }
 
-    /// Responds with these options. It is there twice, so that nearly all responses, which have none, need not look for any.
+    /// Responds with these options. Inlined into both callers, so that the common response, without options, does not check for
+    /// any.
     #[inline(always)]
     fn respond_to(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
         let &Request { ref query, client, over_tcp } = from;
@@ -122,7 +124,7 @@ impl Resolver {
         match self.cache.with(hash, key, |entry| cached(turn, entry, query, key, options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
                 let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
-                // Both are seldom, and one look at what was written shows either.
+                // Both cases are rare, and one check of the header finds either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
                         && source == Source::Hit
@@ -134,14 +136,14 @@ impl Resolver {
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
-                    // Nothing else in the cache has any to say.
+                    // Other cached responses have no words.
                     if rcode == rcode::SERVFAIL || cause == Some(Cause::Blocked) {
                         outcome.words = Words::Remembered(key);
                     }
                 }
                 outcome::enter_at_once(self, turn, &outcome);
                 match refresh {
-                    // An entry of this configuration came through the route of its name.
+                    // An entry of this configuration has the route of its name.
                     true => Response::ReplyAndRefresh(len, turn.wanted(key.clone(), hash, route, None, None)),
                     false => Response::Reply(len),
                 }
@@ -150,7 +152,7 @@ impl Resolver {
         }
     }
 
-    /// The response to a client that may not ask.
+    /// Refuses a client that is not admitted.
     #[cold]
     fn refuse(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
@@ -158,7 +160,7 @@ impl Resolver {
         from.error(rcode::REFUSED, Cause::Refused, text, out)
     }
 
-    /// The response to a client that has asked more than its view lets it, if it has.
+    /// Returns the response to a client that exceeds the rate of its view; `None` if it does not.
     #[inline(never)]
     fn over_rate(
         &self,
@@ -181,7 +183,7 @@ impl Resolver {
         Some(from.error(rcode::SERVFAIL, Cause::RateLimited, &text, out))
     }
 
-    /// A packet that is no query to be answered.
+    /// Responds to a message that is not a valid query.
     #[cold]
     fn reject(
         &self,
@@ -202,7 +204,7 @@ impl Resolver {
             true => (code, Source::Local, Cause::BadQuery),
             false => (rcode::REFUSED, Source::Refused, Cause::Refused),
         };
-        // The question is there if it is to be echoed.
+        // The question is present if it is to be echoed.
         let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
         let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
         let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
@@ -222,7 +224,7 @@ impl Resolver {
         Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
     }
 
-    /// What is not in the cache: a name that nodens answers itself, or a question for upstreams.
+    /// Responds to a query that the cache cannot answer: a name that nodens answers itself, or a question for upstreams.
     #[cold]
     fn uncached(
         &self,
@@ -304,7 +306,7 @@ impl Resolver {
         self.defer(turn, Task::Question(wanted), from, place)
     }
 
-    /// The response to a query that finds no place among those that wait: better an old answer than none (RFC 8767).
+    /// Responds to a query that is rejected because too many are pending: a stale answer is better than none (RFC 8767).
     #[cold]
     fn turn_away(
         &self,
@@ -327,14 +329,14 @@ impl Resolver {
         from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
     }
 
-    /// Leaves a query to a task.
+    /// Defers a query to a task.
     fn defer(&self, turn: &mut BatchContext<'_>, task: Task, from: &Request<'_>, place: Place) -> Response {
         turn.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
         Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
     }
 
-    /// A place among the queries that wait, for one of this client.
+    /// Reserves a slot among the pending queries for a query of this client.
     fn place(&self, turn: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
         let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
         self.limits.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))

@@ -1,4 +1,4 @@
-//! One entry for one question: of the cache, of the flight that is under way, of upstreams, or what stands in for it.
+//! One entry for one question: from the cache, from an identical query in flight, from upstreams, or a substitute for it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use crate::metrics::Source;
 use crate::upstream::Ask;
 use crate::upstream::rate_limiter::Verdict;
 
-/// How long a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more
-/// than a healthy upstream takes (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
+/// Time that a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more than a
+/// healthy upstream needs (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
 const STALE_AFTER: Duration = Duration::from_millis(500);
 
-/// The same while all servers that could be asked are known to be down: one that is back would answer within that.
+/// The same time while all servers of the upstream are known to be down: one that has recovered would respond within it.
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
-/// How much later than a client's time is over the question may land that is asked again for it: see [`fetch::run`].
+/// Margin after a client's deadline, in which the repeated query that it joined may complete: see [`fetch::run`].
 const LANDS: Duration = Duration::from_millis(20);
 
-/// Gets the entry for a question from upstreams, or what stands in for it.
+/// Returns the entry for a question from the cache or from upstreams, or a substitute for it.
 pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     wanted: &PendingQuery,
 ) -> (Entry, Source) {
-    // Whoever gave the answer to another gave it to this one.
+    // The server that answered the other client's query answered this one too.
     let take_in = |landed: SharedResult| {
         wanted.by.set(landed.by);
         landed.entry
@@ -44,7 +44,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
-        // A remembered failure is known before the cache was asked, but for the target of a static alias (RFC 9520).
+        // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
         Some((entry, Freshness::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
             if let Place::Lead(flight) = place {
                 flight.land(&entry, By::default());
@@ -54,7 +54,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         _ => (None, None),
     };
     let flight = match (place, fresh) {
-        // It landed for someone else a moment ago.
+        // Another client's query completed a moment ago.
         (Place::Lead(flight), Some(fresh)) => {
             flight.land(&fresh, By::default());
             return (fresh, Source::Upstream);
@@ -68,7 +68,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
                 None => {
                     let entry = match timeout_at(fetch::deadline(wanted) + LANDS, landing).await {
                         Ok(Some(entry)) => entry,
-                        // Whoever asked was stopped.
+                        // The leader was dropped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),
                         Err(_) => {
                             let error =
@@ -110,7 +110,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     }
 }
 
-/// Waits for an entry a while, and takes the stale one if that fails or is late.
+/// Waits for an entry for a limited time; returns the stale one if that fails or is late.
 async fn or_stale(
     resolver: &Resolver,
     wanted: &PendingQuery,
@@ -123,7 +123,7 @@ async fn or_stale(
         Ok(Some(entry)) if entry.failed().is_none() => (entry, Source::Upstream),
         Ok(_) => (stale, Source::Stale),
         Err(_) => {
-            // From here on nobody waits for this: the next client gets the stale answer at once.
+            // From here on the next client gets the stale answer at once.
             fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), (Cause::UpstreamTimeout, &[]));
             (stale, Source::Stale)
         }

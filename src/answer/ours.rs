@@ -1,4 +1,4 @@
-//! What nodens has to say to a question by itself, before anyone else is asked.
+//! Answers that nodens gives itself, before any server is queried.
 
 use crate::cause::Cause;
 use crate::config::RouteId;
@@ -13,58 +13,59 @@ use crate::wire::name::suffixes;
 use crate::wire::query::Key;
 use crate::wire::{Rcode, class, ede, rcode, rtype};
 
-/// What nodens asks for itself lies below this: letter case checks, and loop checks of servers that are asked for every name.
+/// Suffix of nodens's own queries: letter case checks, and loop checks of servers that are queried for every name.
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
-/// Why a denied name does not exist.
+/// Explanation of a denied name.
 const DENIED: &str = "denied to this client: the view that it is of does not show this zone";
-/// How long a denied name may be held for not to exist, in seconds: a view may change.
+/// TTL of the denial of such a name in seconds: a view may change.
 const DENIED_TTL: u32 = 30;
 
-/// Why a type is answered with "no data".
+/// Explanation of a type that is answered with "no data".
 const FILTERED_TYPE: &str = "filtered: filter_types answers this type with no data";
 /// TTL of that denial in seconds; short, as the configuration may change.
 const FILTERED_TTL: u32 = 60;
 
-/// What nodens itself has to say to a question.
+/// Result of the local lookup of a question.
 pub enum Local {
-    /// This.
+    /// A local answer.
     Answer(Own),
-    /// Static CNAMEs that lead to a name (lower-case wire form) that takes this route.
+    /// Static CNAMEs that lead to a name (lower-case wire form) with this route.
     Alias(LocalRecords, Vec<u8>, RouteId),
-    /// No such name: it would take this route, but its cluster's domain cannot have it.
+    /// NXDOMAIN: the name would take this route, but its cluster's domain cannot contain it.
     Denied {
         /// The route.
         route: RouteId,
     },
-    /// Nothing: it takes this route.
+    /// No local answer: the name takes this route.
     Not {
         /// The route.
         route: RouteId,
-        /// The labels of the suffix by which it does.
+        /// Number of labels of the suffix that matched the route.
         depth: usize,
     },
 }
 
-/// An answer of nodens's own.
+/// Answer that nodens gives itself.
 pub struct Own {
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Its records.
+    /// Records.
     pub records: LocalRecords,
-    /// Why it is no answer; none if it is one.
+    /// Cause of a failure; `None` for an answer.
     pub cause: Option<Cause>,
-    /// The words for that; empty where the response code says enough.
+    /// Explanation; empty if the response code says enough.
     pub text: &'static str,
 }
 
 impl Own {
-    /// One that needs no explanation.
+    /// Returns an answer that needs no explanation.
     fn plain(rcode: Rcode, records: LocalRecords) -> Self {
         Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
     }
 
-    /// Its extended error as a whole option, if it has one. What is no failure and has words is filtered by configuration.
+    /// Returns the extended error as a whole option, if there is one. A text without a cause means that the configuration
+    /// filters the type.
     pub fn extended_error(&self) -> Vec<u8> {
         match (self.cause, self.text) {
             (_, "") => Vec::new(),
@@ -74,12 +75,12 @@ impl Own {
     }
 }
 
-/// Whether nodens answers a question itself.
+/// Looks up a question locally.
 pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     let (name, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
     if qclass == class::CH {
         let (rcode, records) = server_facts::chaos(name, qtype, &snapshot.identity);
-        // What people and tools ask of the server itself is not a failure of theirs.
+        // Questions about the server itself do not count as the client's failures.
         return Local::Answer(Own { cause: None, ..Own::plain(rcode, records) });
     }
     if qtype == rtype::ANY {
@@ -94,7 +95,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         Some(Found::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
                 Local::Not { route, .. } => Local::Alias(records, target.as_wire().to_vec(), route),
-                // A special-use or denied name behind a static alias: its records join the alias's.
+                // The records of a special-use or denied name join those of the static alias that leads to it.
                 Local::Answer(own) => {
                     Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
                 }
@@ -135,13 +136,13 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     }
 }
 
-/// The suffix of `name` that has `labels` labels.
+/// Returns the suffix of `name` that has `labels` labels.
 fn zone(name: &[u8], labels: usize) -> &[u8] {
     let below = (suffixes(name).count() - 1).saturating_sub(labels);
     suffixes(name).nth(below).unwrap_or(name)
 }
 
-/// The denial of a name that a route's cluster domain cannot have.
+/// Returns the denial of a name that a route's cluster domain cannot contain.
 pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
     let mut records = LocalRecords::default();
     if let Some(cluster) = snapshot.cluster(route) {
@@ -150,8 +151,8 @@ pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
     Own { cause: Some(Cause::Pruned), ..Own::plain(rcode::NXDOMAIN, records) }
 }
 
-/// Whether this query is one that only the loop check sends, and that came back: the server whose token it bears leads back
-/// here. The name: token, nonce, `loop-check`, a zone of the server's.
+/// Returns whether this query is a loop check that came back: the server whose token it bears forwards to nodens. Marks that
+/// server. The name consists of token, nonce, `loop-check` and a zone of the server.
 fn loop_check(snapshot: &Snapshot, name: &[u8]) -> bool {
     if !name.get(LOOP_TOKEN + LOOP_NONCE..).is_some_and(|rest| rest.starts_with(LOOP_LABEL)) {
         return false;

@@ -1,5 +1,5 @@
-//! THE ACCOUNTANT: what came of a query is entered here, once, in all that tells of it: metrics, client statistics, reports
-//! and the query log. Each branch of the path makes an [`Outcome`] beside the response; none of them counts by itself.
+//! Accounting: the outcome of a query is recorded here, once, in metrics, client statistics, reports and the query log. Each
+//! branch of the path makes an [`Outcome`] beside the response; no branch counts by itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -20,80 +20,80 @@ use crate::query_log::record::{Name, Record};
 use crate::wire::query::Key;
 use crate::wire::{Rcode, RrType, make};
 
-/// What came of a query.
+/// Outcome of a query.
 #[derive(Clone, Copy)]
 pub struct Outcome<'a> {
-    /// Who asked.
+    /// Client.
     pub client: IpAddr,
-    /// Whether over TCP.
+    /// True if the query came over TCP.
     pub over_tcp: bool,
-    /// What was asked.
+    /// Question.
     pub question: Asked<'a>,
-    /// The route that the name took; none for nodens's own answers.
+    /// Route of the name; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Where the response came from.
+    /// Source of the response.
     pub source: Source,
-    /// Why it is no answer; none if it is one.
+    /// Cause of a failure; `None` for an answer.
     pub cause: Option<Cause>,
-    /// The words for that.
+    /// Explanation of the failure.
     pub words: Words<'a>,
-    /// The bytes that the client takes, if the answer had to be cut to them.
+    /// Largest response that the client accepts, in bytes, if the answer was truncated to it.
     pub truncated_to: Option<usize>,
 }
 
-/// The question of a query, as far as it could be read.
+/// Question of a query, as far as it could be parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The name in wire form; in lower case unless the query was turned away before it was looked at.
+    /// Name in wire form; in lower case unless the query was rejected before the lookup.
     pub name: &'a [u8],
-    /// The type; [`RESERVED`](crate::wire::rtype::RESERVED) if it could not be read.
+    /// Type; [`RESERVED`](crate::wire::rtype::RESERVED) if it could not be parsed.
     pub qtype: RrType,
-    /// What failures of this question are counted under. One for all where the question does not matter.
+    /// Hash under which failures of this question are counted; one hash for all if the question does not matter.
     pub hash: u64,
 }
 
-/// The words of a failure.
+/// Explanation of a failure.
 #[derive(Clone, Copy)]
 pub enum Words<'a> {
-    /// The cause says all.
+    /// None: the cause says enough.
     None,
-    /// These.
+    /// Text.
     Text(&'a str),
-    /// The text of extended errors, as whole options.
+    /// Text of extended errors, as whole options.
     Options(&'a [u8]),
-    /// Those of a failure in the cache, which are looked up only if they are shown.
+    /// Text of a failure in the cache, which is looked up only if it is shown.
     Remembered(&'a Key),
 }
 
-/// Most bytes of the words that are kept of one failure.
+/// Largest explanation that is kept for one failure, in bytes.
 const MOST_TEXT: usize = 1_024;
 
-/// When a query was asked, and how long it took if it was not answered at once.
+/// Time of the query, and the time that a deferred answer took.
 #[derive(Clone, Copy, Debug)]
 pub enum Timing {
-    /// In the batch that began then.
+    /// Answered at once, in the batch that began at this time.
     AtOnce(Millis, Instant),
-    /// Asked then; answered so much later, by this server if one was asked for it.
+    /// Time of the query, time until the answer, and the server that answered, if one was queried.
     Deferred(Millis, Duration, Option<SocketAddr>),
 }
 
 impl<'a> Asked<'a> {
-    /// The question of a cache key.
+    /// Returns the question of a cache key.
     #[inline]
     pub fn of(key: &'a Key, hash: u64) -> Self {
         Self { name: key.name(), qtype: key.qtype(), hash }
     }
 }
 
-/// Enters what came of a query that is responded to at once.
+/// Records the outcome of a query that is answered at once.
 #[inline]
 pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, outcome: &Outcome<'_>) {
     enter(resolver, turn.tally, turn.stats_buffer, outcome, Timing::AtOnce(turn.now, turn.at));
 }
 
-/// Enters what came of a query.
+/// Records the outcome of a query.
 #[inline]
 pub fn enter(
     resolver: &Resolver,
@@ -109,7 +109,7 @@ pub fn enter(
             tally.query(outcome.over_tcp, outcome.question.qtype, route);
             stats_buffer.count(client, route, rcode, source, now);
         }
-        // It was counted as a query when it came.
+        // The query was counted when it was received.
         Timing::Deferred(asked, ..) => stats_buffer.count_late(client, route, rcode, source, asked),
     }
     if outcome.cause.is_some() || outcome.truncated_to.is_some() {
@@ -124,8 +124,7 @@ pub fn enter(
     }
 }
 
-/// Enters a response that is no answer or not a whole one. Names that do not exist are asked for in masses: for these it
-/// allocates nothing.
+/// Records a failure or a truncated response. NXDOMAIN is frequent: recording it allocates nothing.
 #[inline(never)]
 fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
     let &Outcome { client, question, route, rcode, source, cause, truncated_to, .. } = outcome;
@@ -134,7 +133,7 @@ fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &
     if let Some(cause) = cause {
         let failed = Failed { name, hash, qtype, route, rcode, source, cause };
         return stats_buffer.fail(client, failed, at, || match cause {
-            // Reports have words of their own for these; there are masses of them.
+            // Reports have their own text for these frequent denials.
             Cause::Pruned => None,
             _ => words(resolver, outcome),
         });
@@ -144,7 +143,7 @@ fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &
     }
 }
 
-/// Copies what came of a query into the log of queries.
+/// Copies the outcome of a query into the query log.
 #[cold]
 fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
     let &Outcome { client, over_tcp, question, route, rcode, source, cause, .. } = outcome;
@@ -159,7 +158,7 @@ fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outc
     });
 }
 
-/// The words of an outcome; none if there are none.
+/// Returns the explanation of an outcome, if it has one.
 fn words(resolver: &Resolver, outcome: &Outcome<'_>) -> Option<Box<str>> {
     let text = |options: &[u8]| make::extended_error_text(options, MOST_TEXT);
     let words: Option<Box<str>> = match outcome.words {

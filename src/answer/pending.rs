@@ -1,4 +1,4 @@
-//! A query that takes a task of its own, as an owned value.
+//! A query that needs a task of its own, as an owned value.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -15,28 +15,28 @@ use crate::wire::make::LocalRecords;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
-/// A query whose response takes a task of its own: see [`resolve`](super::resolve).
+/// Query whose response needs a task of its own: see [`resolve`](super::resolve).
 pub struct Deferred {
-    /// What is to be done for it.
+    /// Work to do for it.
     pub task: Task,
-    /// The client's query, as much of it as its response depends on.
+    /// The parts of the client's query that the response depends on.
     pub query: Box<[u8]>,
-    /// Whether it came over TCP.
+    /// True if the query came over TCP.
     pub over_tcp: bool,
-    /// Its place among those that wait.
+    /// Slot among the pending queries.
     pub(super) place: Place,
 }
 
-/// What a response waits for.
+/// Work that a response waits for.
 pub enum Task {
-    /// An answer of upstreams.
+    /// An answer from upstreams.
     Question(Box<PendingQuery>),
-    /// What nodens tells a client of itself.
+    /// Records about the client itself.
     Introspection(Box<Introspection>),
 }
 
 impl Task {
-    /// The route that its name takes; none if no upstream is asked.
+    /// Returns the route of the name; `None` if no upstream is queried.
     pub(super) fn route(&self) -> Option<RouteId> {
         match self {
             Self::Question(wanted) => Some(wanted.route),
@@ -45,53 +45,53 @@ impl Task {
     }
 }
 
-/// A query for what nodens tells a client of itself.
+/// Query for records about the client itself.
 pub struct Introspection {
-    /// What is asked, as what is kept would be kept under.
+    /// Question, as a cache key.
     pub key: Key,
-    /// The configuration that it came under.
+    /// Configuration that the query was received under.
     pub snapshot: Arc<Snapshot>,
-    /// When it was asked.
+    /// Time of the query.
     pub asked: Instant,
-    /// By whom.
+    /// Client.
     pub client: IpAddr,
 }
 
-/// A question that has to be asked of upstreams.
+/// Question to be sent to an upstream.
 pub struct PendingQuery {
-    /// What it is kept under.
+    /// Cache key.
     pub key: Key,
-    /// The hash of that.
+    /// Hash of the key.
     pub hash: u64,
-    /// The route that its name takes.
+    /// Route of the name.
     pub route: RouteId,
-    /// The configuration that it came under.
+    /// Configuration that the query was received under.
     pub snapshot: Arc<Snapshot>,
-    /// Static CNAME records that lead to it.
+    /// Static CNAME records that lead to the name.
     pub alias: Option<LocalRecords>,
-    /// The names that its client tries after it, if it is to have the answer of the first that exists.
+    /// Names that the client tries after this one, if the first that exists is to be its answer.
     pub path: Option<Box<Path>>,
-    /// When it was asked.
+    /// Time of the query.
     pub asked: Instant,
-    /// By whom; none if nodens itself wants it.
+    /// Client; `None` for a query that nodens itself needs.
     pub client: Option<IpAddr>,
-    /// The server of its route that gave an answer, once one has.
+    /// Server that answered, once one has.
     pub by: Cell<By>,
 }
 
 impl PendingQuery {
-    /// Where the answer belongs; one that `follows` a CNAME depends on all routes.
+    /// Returns the cache scope of the answer; an answer that `follows` a CNAME depends on all routes.
     pub fn home(&self, follows: bool) -> CacheScope {
         self.snapshot.home(self.key.horizon(), self.route, follows)
     }
 
-    /// The same, as the first of the names that its client tries.
+    /// Adds the names that the client tries after this one.
     pub(super) fn along(mut self: Box<Self>, path: Box<Path>) -> Box<Self> {
         self.path = Some(path);
         self
     }
 
-    /// The same question, for its own sake.
+    /// Returns the same question without alias and search path.
     pub fn without_alias(&self) -> Self {
         let Self { key, hash, route, snapshot, alias: _, path: _, asked, client, by } = self;
         let (key, snapshot, by) = (key.clone(), Arc::clone(snapshot), by.clone());
@@ -99,5 +99,5 @@ impl PendingQuery {
     }
 }
 
-/// The names that a client tries after the one that it asked for, in their order.
+/// Names that a client tries after the queried one, in their order.
 pub struct Path(pub(super) Vec<Name>);

@@ -1,4 +1,4 @@
-//! Asking for names that were denied because Kubernetes has none of their form, to find out whether this cluster has.
+//! Verification of denials by form: whether the cluster has names of forms that Kubernetes does not have.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub fn is_denied(wanted: &PendingQuery) -> bool {
     cluster.is_some_and(|cluster| cluster.lacks(wanted.key.name(), wanted.key.qtype()))
 }
 
-/// Asks for such a name in the background. If it exists, no more names of its route are denied so.
+/// Queries such a name in the background. If it exists, names of its route are no longer denied for their form.
 pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
     let now = Instant::now();
     let group = wanted.snapshot.group(wanted.route).filter(|group| group.is_alive() && group.has_room(now));

@@ -1,4 +1,4 @@
-//! A client's query, and what can be done with it.
+//! A client's query, and the possible responses.
 
 use std::net::IpAddr;
 
@@ -12,19 +12,19 @@ use crate::wire::Rcode;
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::query::{Asks, Key, Query};
 
-/// What to do with a packet.
+/// Reaction to a received message.
 pub enum Response {
-    /// Nothing: any reply could be used for reflection.
+    /// Send nothing: any response could be used for reflection.
     Silence,
-    /// Send that many bytes of the buffer.
+    /// Send this many bytes of the buffer.
     Reply(usize),
-    /// Send that many bytes, then query the upstream: to refresh the answer, or to verify a denial.
+    /// Send this many bytes, then query the upstream: to refresh the answer, or to verify a denial.
     ReplyAndRefresh(usize, Box<PendingQuery>),
-    /// The answer takes a task: see [`resolve`](super::resolve).
+    /// Resolve the query in a task: see [`resolve`](super::resolve).
     Deferred(Box<Deferred>),
 }
 
-/// A query, and where it came from.
+/// Query, its source address and its transport.
 pub(super) struct Request<'q> {
     pub(super) query: Query<'q>,
     pub(super) client: IpAddr,
@@ -32,7 +32,7 @@ pub(super) struct Request<'q> {
 }
 
 impl<'q> Request<'q> {
-    /// What came of it; without words, and whole.
+    /// Returns an outcome without explanation, for a response that is not truncated.
     #[inline]
     pub(super) fn outcome<'a>(
         &self,
@@ -46,7 +46,7 @@ impl<'q> Request<'q> {
         Outcome { client, over_tcp, question, route, rcode, source, cause, words, truncated_to: None }
     }
 
-    /// The same where what was asked for does not matter: one failure for all that the client asks.
+    /// Returns the outcome of a rejected query: all rejections of a client count as one failure, whatever the question.
     pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: Source, text: &'a str) -> Outcome<'a>
     where
         'q: 'a,
@@ -57,15 +57,15 @@ impl<'q> Request<'q> {
         Outcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
     }
 
-    /// A response without records, with an extended error.
+    /// Writes a response without records, with an extended error.
     pub(super) fn error(&self, rcode: Rcode, cause: Cause, text: &str, out: &mut [u8]) -> Response {
         let error = cause.extended_error(text);
         Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }
 }
 
-/// Returns the options that the client asked for: how long its connection may be idle (RFC 7828), and which node answers
-/// (RFC 5001). Over UDP they are seldom any.
+/// Returns the options that the client requested: the idle timeout of its connection (RFC 7828), and the identity of the node
+/// (RFC 5001). Over UDP there are rarely any.
 #[cold]
 pub(super) fn options(snapshot: &Snapshot, query: &Query<'_>, over_tcp: bool) -> Vec<u8> {
     let mut options = Vec::new();

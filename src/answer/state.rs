@@ -1,4 +1,4 @@
-//! What all workers share: data alone. What is done with it is in the other files.
+//! State shared by all workers: data only. The other files contain the operations on it.
 
 use std::sync::Arc;
 
@@ -20,49 +20,48 @@ use crate::query_log::QueryLog;
 use crate::snapshot::Snapshot;
 use crate::warm_up::queue::Queue;
 
-/// All that workers share: what answers are made of, and beside it what is held against clients, what is written down of
-/// them, and what is asked ahead for them.
+/// State shared by all workers: the source of answers, limits and statistics of clients, and names to prefetch for them.
 pub struct Resolver {
-    /// What upstreams said.
+    /// Answers of upstreams.
     pub cache: Cache,
-    /// Questions under way.
+    /// Questions in flight.
     pub flights: Arc<Coalesce>,
-    /// The configuration in force.
+    /// Configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Which pods ask; the configuration's own clients are in its snapshot, see [`Resolver::tables`].
+    /// Pods that send queries; clients named in the configuration are in the snapshot, see [`Resolver::tables`].
     pub clients: Arc<Clients>,
-    /// Since when times are counted.
+    /// Zero of all times in milliseconds.
     pub epoch: Epoch,
-    /// How much clients may have.
+    /// Limits of clients.
     pub limits: Limits,
-    /// What clients asked, and what came of it.
+    /// Statistics of clients.
     pub accounts: Accounts,
-    /// Jobs that are about to start, and what is asked for them ahead.
+    /// Jobs that are about to start, and the names to prefetch for them.
     pub warm_up: Queue,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// How much clients may have.
+/// Limits of clients.
 pub struct Limits {
-    /// What each of them holds.
+    /// Memory and pending queries that each client holds.
     pub governor: Governor,
-    /// How much each of them asked of late, where a view limits that.
+    /// Query rate of each client, for views that limit it.
     pub(super) rates: Rates,
-    /// How often each of them asked for itself of late.
+    /// Rate of each client's queries about itself.
     pub(super) introspection: Rates,
 }
 
-/// What clients asked, and what came of it. Workers enter it in ledgers of their own, which the control thread settles.
+/// Statistics of clients. Workers record them in buffers of their own, which the control thread merges.
 pub struct Accounts {
-    /// By client.
+    /// Statistics by client.
     pub jobs: Jobs,
-    /// Query by query.
+    /// Log of single queries.
     pub query_log: QueryLog,
 }
 
 impl Resolver {
-    /// A resolver with an empty cache.
+    /// Returns a resolver with an empty cache.
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
         let jobs = Jobs::new(Projects::new(&metrics.clients, snapshot.config.metrics.max_projects));
         jobs.query_history(|query_history| query_history.learn(snapshot.config.warm_up.enabled));
@@ -79,29 +78,29 @@ impl Resolver {
         }
     }
 
-    /// Milliseconds since a moment before this resolver began.
+    /// Returns the current time in milliseconds; zero is before the start of this resolver.
     pub fn now(&self) -> Millis {
         self.epoch.now()
     }
 
-    /// The same for a time that has been read already.
+    /// Converts a time that has already been read.
     #[inline]
     pub fn millis(&self, now: Instant) -> Millis {
         self.epoch.millis(now)
     }
 
-    /// Who asks, as a configuration has it: to be used with the views of the same one.
+    /// Returns the identities of clients under a configuration; to be used with the views of the same configuration.
     #[inline]
     pub fn tables<'s>(&self, snapshot: &'s Snapshot) -> Tables<'s> {
         self.clients.tables(&snapshot.clients)
     }
 
-    /// The moment of `millis`.
+    /// Returns the moment of `millis`.
     pub fn instant(&self, millis: Millis) -> Instant {
         self.epoch.instant(millis)
     }
 
-    /// Has a writer for the log that a configuration wants, before it is in force: see [`QueryLog::follow`].
+    /// Prepares a writer for the query log of a configuration before that is in force: see [`QueryLog::follow`].
     pub fn follow_query_log(&self, config: &Config) {
         self.accounts.query_log.follow(config, &self.clients, self.epoch, &self.metrics.query_log);
     }

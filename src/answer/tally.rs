@@ -1,4 +1,4 @@
-//! What a worker counts between two additions to the metrics: plain numbers, no look-up, no atomic.
+//! A worker's counters between two flushes to the metrics: plain numbers, no look-up, no atomic.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::config::RouteId;
 use crate::metrics::{Metrics, Source};
 use crate::wire::{Rcode, RrType, rtype};
 
-/// The types counted by name; all others are "other".
+/// Types that are counted by name; all others are "other".
 const TYPES: [(RrType, &str); 11] = [
     (rtype::A, "A"),
     (rtype::AAAA, "AAAA"),
@@ -24,34 +24,34 @@ const TYPES: [(RrType, &str); 11] = [
 ];
 
 const TYPE_CLASSES: usize = TYPES.len() + 1;
-/// Cells that are counted in one batch, as a rule; for more the list grows.
+/// Initial capacity of the list of cells counted in one batch; the list grows if there are more.
 const COUNTED: usize = 2 * TYPE_CLASSES;
-/// Routes whose rows are made before any query takes them: their first hit allocates nothing, and however many routes there
-/// are a reload costs a worker no more than these.
+/// Routes whose rows are allocated in advance: their first hit allocates nothing, and the cost of a reload to a worker is
+/// bounded by these rows.
 const FROM_THE_START: usize = 64;
-/// Sources, as [`Source::ALL`] has them.
+/// Number of sources, in the order of [`Source::ALL`].
 const SOURCES: usize = Source::ALL.len();
 /// Response codes with a label of their own, and one slot for all others.
 const RCODE_SLOTS: usize = Rcode::LABELLED + 1;
 
-/// One worker's counts since it last added them up.
+/// One worker's counts since its last flush.
 pub struct Tally {
     routes: Arc<[Arc<str>]>,
-    /// By route, as far as any query took it or it is one of the first.
+    /// Rows by route; only the first routes and those that a query took have one.
     queries: Vec<Option<Box<Row>>>,
-    /// Queries that took no route.
+    /// Queries without a route.
     unrouted: Box<Row>,
-    /// Which cells are not zero: the route, none for those without, and the cell of its row.
+    /// Cells that are not zero: the route, `None` for queries without one, and the index in its row.
     counted: Vec<(Option<RouteId>, u8)>,
     responses: [[Count; SOURCES]; RCODE_SLOTS],
     durations: [prometheus::local::LocalHistogram; SOURCES],
     timed: [u32; SOURCES],
 }
 
-/// The queries of one route: by type, over UDP and then over TCP.
+/// Queries of one route: by type, first over UDP, then over TCP.
 type Row = [Count; 2 * TYPE_CLASSES];
 
-/// A number to be added to a counter, whose handle is looked up when it is first needed.
+/// Number to be added to a counter, whose handle is looked up when it is first needed.
 #[derive(Default)]
 struct Count {
     count: u64,
@@ -68,7 +68,7 @@ impl Count {
 }
 
 impl Tally {
-    /// A tally for routes with these labels.
+    /// Returns empty counters for routes with these labels.
     pub fn new(metrics: &Metrics, routes: &[String]) -> Self {
         Self {
             queries: rows(routes.len()),
@@ -81,7 +81,7 @@ impl Tally {
         }
     }
 
-    /// From now on routes have these labels. Its cost depends on how many routes were taken, not on how many there are.
+    /// Replaces the labels of the routes. The cost depends on the number of routes that were used, not on the number of routes.
     pub fn follow(&mut self, metrics: &Metrics, routes: &Arc<[Arc<str>]>) {
         if !Arc::ptr_eq(&self.routes, routes) {
             self.flush(metrics, 0.0);
@@ -90,7 +90,7 @@ impl Tally {
         }
     }
 
-    /// A query of this type came over UDP or TCP and took this route, if any.
+    /// Counts a query of this type over UDP or TCP, and its route, if any.
     #[inline]
     pub fn query(&mut self, tcp: bool, qtype: RrType, route: Option<RouteId>) {
         let class = TYPES.iter().position(|(counted, _)| *counted == qtype).unwrap_or(TYPES.len());
@@ -112,14 +112,14 @@ impl Tally {
         cell.count += 1;
     }
 
-    /// A response with this code from this source; its duration follows with the batch.
+    /// Counts a response with this code from this source; its duration follows with the batch.
     #[inline]
     pub fn response(&mut self, rcode: Rcode, source: Source) {
         self.responses[rcode.slot(RCODE_SLOTS)][source as usize].count += 1;
         self.timed[source as usize] += 1;
     }
 
-    /// Adds everything up. The responses since the last call took `seconds` each.
+    /// Adds all counts to the metrics. Each response since the last flush took `seconds`.
     pub fn flush(&mut self, metrics: &Metrics, seconds: f64) {
         let mut hits = 0;
         for (slot, row) in self.responses.iter_mut().enumerate() {
@@ -155,12 +155,12 @@ impl Tally {
     }
 }
 
-/// The rows that there are from the start.
+/// Allocates the rows of the first routes.
 fn rows(routes: usize) -> Vec<Option<Box<Row>>> {
     (0..routes.min(FROM_THE_START)).map(|_| Some(Box::default())).collect()
 }
 
-/// Makes the row of a route that is taken for the first time; none if there is no such route.
+/// Returns the row of a route, which is created if necessary; `None` if there is no such route.
 #[cold]
 fn open(queries: &mut Vec<Option<Box<Row>>>, routes: usize, route: RouteId) -> Option<&mut Box<Row>> {
     let route = route.index();

@@ -1,4 +1,4 @@
-//! What a turn of a worker's loop has at hand.
+//! State shared by all queries of one receive batch.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -17,24 +17,24 @@ use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::query::Key;
 
-/// What one turn of a worker's loop has at hand.
+/// State shared by all queries of one receive batch.
 pub struct BatchContext<'a> {
-    /// The configuration, loaded once a batch.
+    /// Configuration, loaded once per batch.
     pub(super) snapshot: &'a Arc<Snapshot>,
-    /// The time, read once a batch.
+    /// Current time, read once per batch.
     pub(super) at: Instant,
-    /// The same as the cache has it.
+    /// The same time in milliseconds, as the cache uses it.
     pub(super) now: Millis,
-    /// The worker's counts.
+    /// The worker's counters.
     pub(super) tally: &'a mut Tally,
-    /// Its notes of who got what.
+    /// The worker's buffer of client statistics.
     pub(super) stats_buffer: &'a mut StatsBuffer,
-    /// Who asks, if that decides what is answered.
+    /// Identities of clients, if the configuration has views.
     pub(super) tables: Option<Tables<'a>>,
 }
 
 impl BatchContext<'_> {
-    /// Which view a client is of.
+    /// Returns the view of a client.
     #[inline]
     pub(super) fn view(&self, client: IpAddr) -> Option<ViewId> {
         let tables = self.tables.as_ref()?;
@@ -68,7 +68,7 @@ impl BatchContext<'_> {
 }
 
 impl Resolver {
-    /// What one turn that begins at `at` has at hand.
+    /// Returns the context of a batch that begins at `at`.
     pub fn turn<'a>(
         &self,
         snapshot: &'a Arc<Snapshot>,

@@ -1,4 +1,4 @@
-//! What runs beside the workers: the control thread, and where each client sees itself.
+//! The control thread beside the workers, and the report to clients about themselves.
 
 use std::io;
 use std::net::TcpListener;
@@ -27,12 +27,12 @@ use crate::warm_up;
 use crate::warm_up::file::Keeper;
 use crate::wire::name::{Name, OWN_ZONE};
 
-/// How often the firewall's counters are read.
+/// Interval between reads of the firewall's counters.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// Interval between looks for what workers noted of their clients.
+/// Interval between checks for statistics that workers have flushed.
 const SETTLE_EVERY: Duration = Duration::from_millis(50);
 
-/// What watches and tends while the workers serve.
+/// The parts of the control thread.
 pub(super) struct ControlPart {
     pub(super) resolver: Arc<Resolver>,
     pub(super) descriptors: Arc<Descriptors>,
@@ -40,7 +40,7 @@ pub(super) struct ControlPart {
     pub(super) phase: watch::Receiver<Phase>,
 }
 
-/// The admin pages, and where they are.
+/// The admin pages and their listeners.
 pub(super) struct ControlPages {
     pub(super) admin: Arc<Admin>,
     pub(super) all: Vec<Arc<TcpListener>>,
@@ -48,7 +48,7 @@ pub(super) struct ControlPages {
 }
 
 impl ControlPart {
-    /// Tends until the stop. While the server rests, another process does all this.
+    /// Runs until the server stops. In standby the other process does this work.
     pub(super) async fn run(mut self) {
         let mut settling = JoinSet::new();
         settling.spawn_local(settle(Arc::clone(&self.resolver)));
@@ -57,7 +57,7 @@ impl ControlPart {
         }
     }
 
-    /// Tends until the server serves no more.
+    /// Runs until the server is no longer serving.
     async fn tend(&mut self) {
         let mut tasks = JoinSet::new();
         let ControlPages { admin, all, metrics_only } = &self.pages;
@@ -89,7 +89,7 @@ impl ControlPart {
             () = keep => {}
         }
         drop(tasks);
-        // What jobs asked until now is written down as well.
+        // The query history that the keeper writes includes the statistics up to now.
         let snapshot = self.resolver.snapshot.load();
         self.resolver.accounts.jobs.settle(&self.resolver.clients, &snapshot.clients, self.resolver.now());
         if let Some(keeper) = keeper {
@@ -98,29 +98,29 @@ impl ControlPart {
     }
 }
 
-/// Waits until the server serves; whether it ever will.
+/// Waits while the server is in standby; returns whether the server serves then.
 async fn serves(phase: &mut watch::Receiver<Phase>) -> bool {
     phase.wait_for(|phase| *phase != Phase::Resting).await.is_ok_and(|phase| *phase == Phase::Serving)
 }
 
-/// Waits until the server serves no more.
+/// Waits until the server is no longer serving.
 async fn over(phase: &mut watch::Receiver<Phase>) {
-    // An error says that the whole server is gone.
+    // An error means that the whole server is gone.
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
 }
 
-/// Serves pages on a copy of a listener, as soon as one can be had and watched.
+/// Serves pages on a copy of a listener, as soon as the listener can be copied and watched.
 async fn pages<F: Future<Output = io::Result<()>>>(listener: Arc<TcpListener>, serve: impl Fn(TcpListener) -> F) {
     loop {
         if let Ok(copy) = listener.try_clone() {
-            // It ends only if it cannot be watched.
+            // Returns only if the copy cannot be watched.
             let _ = serve(copy).await;
         }
         tokio::time::sleep(HEARTBEAT).await;
     }
 }
 
-/// Where each client sees itself.
+/// The report to clients about themselves.
 pub(super) struct ReportPart {
     pub(super) report: Arc<Report>,
     pub(super) listeners: Vec<Arc<TcpListener>>,
@@ -128,7 +128,7 @@ pub(super) struct ReportPart {
 }
 
 impl ReportPart {
-    /// Serves until the stop, but while the server rests.
+    /// Serves the report until the server stops, except in standby.
     pub(super) async fn run(mut self) {
         while serves(&mut self.phase).await {
             let mut tasks = JoinSet::new();
@@ -141,8 +141,8 @@ impl ReportPart {
     }
 }
 
-/// Settles what workers noted of their clients, one worker's notes at a time: probes are due in between. Goes on while the
-/// server rests, since its last answers come then.
+/// Settles the statistics of one worker at a time, because probes are due in between. Runs in standby too, where the last
+/// deferred responses are counted.
 async fn settle(resolver: Arc<Resolver>) {
     loop {
         resolver.accounts.jobs.follow(&resolver.snapshot.load());
@@ -154,7 +154,7 @@ async fn settle(resolver: Arc<Resolver>) {
     }
 }
 
-/// Watches who the clients are, where that is wanted and possible.
+/// Watches the pods, if that is configured and possible.
 async fn know_clients(resolver: Arc<Resolver>) {
     let settings = resolver.snapshot.load().config.kubernetes.clone();
     match clients::watch::node(&settings, |name| std::env::var(name).ok()) {
@@ -170,7 +170,7 @@ async fn know_clients(resolver: Arc<Resolver>) {
     }
 }
 
-/// Puts back what somebody takes away of the node, and counts what passes its firewall.
+/// Repairs the node's addresses and firewall, and counts the queries and responses that pass the firewall untracked.
 async fn tend_node(node: Node, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
     let mend = node.tend(|mended| {
@@ -193,7 +193,7 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
             for (kind, now, last) in
                 [("queries", now.queries, last.queries), ("responses", now.responses, last.responses)]
             {
-                // The kernel's counters begin anew when the table is written anew.
+                // The kernel's counters restart at 0 when the table is rewritten.
                 let new = now.checked_sub(last).unwrap_or(now);
                 metrics.node.untracked.with_label_values(&[kind]).inc_by(new);
             }
@@ -204,7 +204,7 @@ async fn tend_node(node: Node, resolver: Arc<Resolver>) {
     tokio::join!(mend, count);
 }
 
-/// Closes sockets to upstreams that are needed no more, and tells of local faults that are over.
+/// Closes sockets to upstreams that are no longer needed, and reports local faults that have ended.
 async fn tidy(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     loop {
         {
@@ -216,7 +216,7 @@ async fn tidy(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     }
 }
 
-/// Probes servers that are down, checks new ones for loops, keeps the addresses of named ones current.
+/// Probes servers that are down, checks new servers for loops, and refreshes the addresses of servers given by name.
 async fn tend(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     let mut checked: Vec<usize> = Vec::new();
     let mut generation = None;
@@ -246,14 +246,14 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
                 let new = !checked.contains(&id);
                 let mut probe_due = server.probe_due(now, group.in_use(now));
                 if probe_due && !group.spend(now) {
-                    // `max_qps` is used up: one that waits for its verdict is probed again.
+                    // `max_qps` is used up: the probe counts as not sent.
                     server.was_not_probed();
                     probe_due = false;
                 }
                 if new {
                     server.forgive_loop("it is about to be checked for a loop again");
                 }
-                // One that was silent may have been so when it was checked.
+                // A silent server may have been silent at its last loop check too.
                 if new || (probe_due && server.is_silent()) || server.loop_check_due(now) {
                     probe::check_loop(&links, server, loop_zone(&snapshot, index));
                 }
@@ -278,18 +278,19 @@ async fn tend(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     }
 }
 
-/// Zones of the routes that lead to a group.
+/// Returns the zones of the routes that lead to a group.
 fn zones(snapshot: &Snapshot, group: usize) -> impl Iterator<Item = &Name> {
     snapshot.config.routes.iter().filter(move |route| route.to == group).flat_map(|route| &route.zones)
 }
 
-/// Where the servers of a group are asked for an SOA record.
+/// Returns the zone whose SOA record is queried to probe a group.
 fn probe_zone(snapshot: &Snapshot, group: usize) -> Name {
     zones(snapshot, group).next().cloned().unwrap_or_else(Name::root)
 }
 
-/// Where the names of the loop check lie for a group, in wire form: in a zone of it, as its servers may send back to nodens what is
-/// not theirs. Names of no zone are of no use to others, so those of the root are below one that nobody has.
+/// Returns the zone, in wire form, of the loop check's names for a group: one of the group's zones, because its servers may
+/// send names outside these back to nodens. For a group with the root zone or without zones it is `OWN_ZONE`, which no
+/// other server has.
 fn loop_zone(snapshot: &Snapshot, group: usize) -> &[u8] {
     match zones(snapshot, group).next() {
         Some(zone) if !zones(snapshot, group).any(Name::is_root) => zone.as_wire(),

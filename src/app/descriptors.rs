@@ -1,4 +1,4 @@
-//! The limit of open files: raised as far as it goes, and shared out.
+//! The limit of open files: raised to its maximum, and divided.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::admission::descriptors::{Descriptors, Wish};
 use crate::config::{Config, ServerAddress};
 use crate::upstream::tcp::INSTEAD;
 
-/// Addresses that a server's name is counted for; it may have up to eight.
+/// Number of addresses that a server's name is counted for; it may have up to eight.
 const OF_A_NAME: usize = 4;
-/// The limit where the system does not say it: the usual one.
+/// Usual limit, for a system that does not report it.
 const USUAL: usize = 1_024;
 
-/// Raises the soft limit of open files to the hard one. The low soft limit is for programs that use select(2), which fails
-/// beyond 1,024; nodens does not.
+/// Raises the soft limit of open files to the hard limit. The low soft limit is for programs that use select(2), which fails
+/// beyond 1,024; nodens does not use it.
 pub fn raise_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
         true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
@@ -26,19 +26,19 @@ pub fn raise_limit() {
     }
 }
 
-/// Shares out what the process may open besides what is open by now: its listeners and their copies. Each worker opens one
-/// more for each of `watched` listeners.
+/// Divides the descriptors that the process may open besides the ones that are open now: its listeners and their copies.
+/// Workers open one more for each of the `watched` listeners.
 pub(super) fn shares(config: &Config, workers: usize, watched: usize) -> Arc<Descriptors> {
     let limit =
         getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
     let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // Workers and the control thread ask upstreams.
+    // Workers and the control thread send queries to upstreams.
     let descriptors = Arc::new(Descriptors::new(limit, open + watched, workers + 1, !config.report.is_empty()));
     share_out(&descriptors, config);
     descriptors
 }
 
-/// Shares out anew for a configuration; says so in the log if it would take more.
+/// Divides the descriptors for a configuration; logs a warning if the configuration may need more.
 pub(super) fn share_out(descriptors: &Descriptors, config: &Config) {
     let mut wish = Wish { clients: config.server.tcp_connections, servers: 0, connections: 0 };
     for upstream in &config.upstreams {

@@ -1,30 +1,30 @@
-//! Why nodens could not start, and what to do.
+//! Reasons for which nodens cannot start, with advice.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// Why nodens could not start. Trying again makes sense only after the cause is gone.
+/// Reason for which nodens cannot start. Another attempt succeeds only after the cause is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// Failure to listen on an address.
     #[error("cannot listen on {address} ({what}): {}", reason(*.address, .error))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What it is for.
+        /// Its purpose.
         what: &'static str,
-        /// The kernel's word.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The system gives no thread or no event queue.
+    /// Lack of a thread or an event queue.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
-    /// The metrics cannot be registered.
+    /// Failure to register the metrics.
     #[error("cannot register metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// The kernel's word, and what to do.
+/// Returns the kernel's error, with advice if there is any.
 fn reason(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("the port is in use: `ss -lunpt sport = :{}` says by whom", address.port()),

@@ -1,4 +1,4 @@
-//! The server as those see it who give its sockets to another process, or take them.
+//! The part of the server that a handover needs.
 
 use std::sync::Arc;
 
@@ -9,39 +9,39 @@ use crate::handover::sockets::Sockets;
 use crate::server::readers::Readers;
 use crate::server::{Moved, Phase};
 
-/// What another process is told of, and what it tells: for those who give the sockets away.
+/// Handle with which the handover server controls this server and hands over its state.
 #[derive(Clone)]
 pub struct Host {
-    /// What workers share.
+    /// State shared by all workers.
     pub resolver: Arc<Resolver>,
-    /// What the server is about.
+    /// The server's phase.
     pub(super) phase: Arc<watch::Sender<Phase>>,
-    /// Who reads queries.
+    /// Count of the readers of queries.
     pub(super) readers: Readers,
-    /// Every socket that it listens on.
+    /// Every socket on which the server listens.
     pub sockets: Sockets,
-    /// To each worker: connections of another process.
+    /// Channel to each worker for connections of another process.
     pub(super) adopt: Vec<mpsc::Sender<Moved>>,
 }
 
 impl Host {
-    /// What the server is about.
+    /// Returns the server's phase.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
-    /// From now on it is about this.
+    /// Sets the server's phase.
     pub fn turn_to(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
-    /// Whether any listener or connection still reads queries. After [`Host::turn_to`] with another phase than
-    /// [`Phase::Serving`] there are soon none.
+    /// Returns whether any listener or connection still reads queries. Soon after [`Host::turn_to`] with another phase than
+    /// [`Phase::Serving`] none does.
     pub fn reads(&self) -> bool {
         self.readers.count() > 0
     }
 
-    /// Takes over a connection of another process; it is closed if there are too many.
+    /// Takes over a connection of another process; closes it if too many wait.
     pub fn adopt(&self, moved: Moved) {
         if let Some(worker) = self.adopt.get(usize::from(moved.client_number()) % self.adopt.len().max(1)) {
             let _ = worker.try_send(moved);

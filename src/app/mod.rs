@@ -1,15 +1,15 @@
-//! The whole: builds every part from a [`Config`], starts it, swaps the configuration on reload, drains on stop.
+//! The application: builds every part from a [`Config`], starts it, swaps the configuration on reload, drains on stop.
 //!
 //! ```text
 //! main thread ──► start ──► worker 0 ─┐   each: a single-threaded runtime, its own sockets on every address, its own
 //!    │                      worker 1 ─┤         upstream sockets; shared: cache, health, counters, the snapshot
 //!    │                      ...      ─┘
-//!    │                      control ───── admin pages, probes, loop checks, upstreams' names, who the clients are, what is
-//!    │                                    asked for them ahead
-//!    │                      report ────── what each client may see of itself, where that is wanted
-//!    ├──► reload ── a new snapshot, one pointer swap; a thread of its own frees the old one
-//!    ├──► rest ──── another process has the same sockets and serves: read nothing, finish what there is, wait
-//!    └──► stop ──── stop reading, answer what is in flight, at most 5 s
+//!    │                      control ───── admin pages, probes, loop checks, addresses of named servers, pod watch,
+//!    │                                    warm-up
+//!    │                      report ────── the report to clients about themselves, if configured
+//!    ├──► reload ── a new snapshot, one pointer swap; a separate thread frees the old one
+//!    ├──► standby ─ another process has the same sockets and serves: read nothing, complete queries in flight, wait
+//!    └──► stop ──── stop reading, answer queries in flight, at most 5 s
 //! ```
 
 mod control;
@@ -34,7 +34,7 @@ use worker::WorkerPart;
 
 use crate::config::Config;
 
-/// Binds every address and serves. Returns once all of them take queries.
+/// Binds every address and serves. Returns when all addresses are bound and all threads are started.
 ///
 /// # Errors
 /// An address is in use, not of this host or not permitted; or the system is out of threads.
@@ -53,7 +53,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     start_in(config, StartOptions::default())
 }
 
-/// The same with what the process has been given.
+/// Starts like [`start`], with options from the process's environment.
 ///
 /// # Errors
 /// As for [`start`].
@@ -79,7 +79,7 @@ pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartErro
     running.others.push(control.map_err(StartError::Thread)?);
     if let Some(report) = parts.report {
         let watch = running.watch("the report's thread");
-        // Whatever clients do there, upstreams are probed in time.
+        // A thread of its own: requests of clients there delay no probe of an upstream.
         let report =
             thread::spawn("nodens-report".into(), move || watch.ended(thread::block_on_local(report.run()).is_some()));
         running.others.push(report.map_err(StartError::Thread)?);
@@ -87,8 +87,8 @@ pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartErro
     Ok(running)
 }
 
-/// The same with one worker, in tasks of the caller's own `LocalSet`: the clock is then the caller's too, so that a test
-/// can pause it. [`Running::stop`] only tells the tasks to stop; the handle gives the count of queries left.
+/// Starts with one worker, in tasks of the caller's own `LocalSet`: the clock is then the caller's too, and a test can pause
+/// it. [`Running::stop`] only signals the tasks to stop; the handle returns the number of queries left.
 ///
 /// # Errors
 /// As for [`start`].

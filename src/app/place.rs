@@ -1,6 +1,7 @@
-//! A server's place on the node: its addresses, its sockets, and who had them before.
+//! An instance on its node: addresses and sockets, and the process that had them before.
 //!
-//! In this order: what a supervisor kept of a worker that died, what a nodens that serves here gives away, new sockets.
+//! Sources of the sockets, in this order: a supervisor that kept those of a dead worker, a running nodens that hands over
+//! its own, new sockets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,29 +19,29 @@ use crate::node::{Mended, Node};
 use crate::server::Phase;
 use crate::supervisor::link::{Inherited, Link};
 
-/// How long all workers may take until they turn.
+/// Time that all workers have to start running.
 const TURNS: Duration = Duration::from_secs(15);
 
-/// A server on its sockets, wherever it has them from.
+/// A server on its sockets, from any source.
 pub struct Place {
     running: Running,
     handover_server: Option<HandoverServer>,
     node: Option<Node>,
 }
 
-/// Where the sockets come from.
+/// Source of the sockets.
 struct Source {
     sockets: Sockets,
-    /// Entries of the cache of the one whose place is taken.
+    /// Entries of the predecessor's cache.
     entries: Vec<Vec<u8>>,
-    /// The way to that one.
+    /// Channel to the predecessor.
     taken: Option<Channel>,
-    /// Whether somebody serves here who gives nothing.
+    /// True if a nodens runs here that does not hand over.
     beside: bool,
 }
 
 impl Source {
-    /// What is given stands; else whoever serves here is asked, if handovers are wanted.
+    /// Returns the sockets of `given` if there are any; otherwise asks a running nodens for a handover, if `path` is set.
     fn find(path: Option<&Path>, given: Sockets) -> Self {
         let none = Self { sockets: Sockets::default(), entries: Vec::new(), taken: None, beside: false };
         let Some(path) = path.filter(|_| given.is_empty()) else { return Self { sockets: given, ..none } };
@@ -57,7 +58,7 @@ impl Source {
     }
 }
 
-/// Tells a supervisor, if there is one, what to hold.
+/// Returns a callback that sends the sockets to hold to the supervisor, if there is one.
 fn holder(link: Option<Link>) -> FdStore {
     Arc::new(move |sockets| {
         if let Some(link) = &link {
@@ -67,11 +68,11 @@ fn holder(link: Option<Link>) -> FdStore {
 }
 
 impl Place {
-    /// Serves on the sockets of the last worker, on those of the nodens that serves here now, or on new ones.
+    /// Serves on the sockets of the last worker, on those of the nodens that runs here now, or on new ones.
     ///
     /// # Errors
-    /// The node cannot have the addresses, they cannot be listened on, or the system is out of threads. Another nodens
-    /// that serves here goes on then.
+    /// The node cannot have the addresses, they cannot be listened on, or the system is out of threads. Another nodens that
+    /// runs here then goes on.
     pub fn take(config: Config, given: Inherited, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
         let (path, door) = (config.handover.clone(), Door::new()?);
         let Source { mut sockets, entries, taken, beside } = Source::find(path.as_deref(), given.sockets);
@@ -98,7 +99,7 @@ impl Place {
         let running = match running {
             Ok(running) => running,
             Err(error) => {
-                // What was there before belongs to another one, or to nobody.
+                // Addresses and firewall that existed before belong to another process or to none.
                 if let Some(node) = node.filter(|_| mended != Mended::default() && taken.is_none() && !beside) {
                     let _ = node.tear_down();
                 }
@@ -106,11 +107,11 @@ impl Place {
             }
         };
         if let Some(predecessor) = &taken {
-            // What fails before this leaves the other one as it is.
+            // A failure before this point leaves the predecessor as it is.
             if !running.turns(TURNS) {
                 return Err("not every worker turns: the other nodens goes on".into());
             }
-            // If it is gone by now, nobody else serves.
+            // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&Message::Ready);
             running.tell(Kind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
         }
@@ -131,18 +132,18 @@ impl Place {
         Ok(Self { running, handover_server: Some(handover_server), node })
     }
 
-    /// The server.
+    /// Returns the server.
     pub fn running(&self) -> &Running {
         &self.running
     }
 
-    /// Stops, after the place has been given back to whom it was taken from, if that one still rests. Returns how many queries
-    /// were left without an answer.
+    /// Stops, after the predecessor serves again if it is still in standby. Returns how many queries were left without a
+    /// response.
     pub fn leave(self) -> usize {
         if let Some(handover_server) = self.handover_server {
             handover_server.leave();
         }
-        // One that rests leaves all to the one that serves.
+        // A process in standby leaves the node configuration to the process that serves.
         let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);
         let left = self.running.stop();
         match node.as_ref().map(Node::tear_down) {

@@ -1,7 +1,7 @@
-//! Configurations that are in force no more, freed where nobody waits for it.
+//! Configurations that are no longer in force, freed by a thread on which nothing waits.
 //!
-//! Those who answered under one may still hold it: queries under way, a worker between two batches. The last to let go
-//! frees it, however large it is, so the last is a thread that has nothing else to do.
+//! Queries in flight and workers between two batches may still hold an old configuration. The thread that drops the last
+//! reference frees it, however large it is, so the last reference is that of a thread with no other work.
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -10,16 +10,16 @@ use std::time::Duration;
 use super::thread;
 use crate::snapshot::Snapshot;
 
-/// Interval between looks whether others still hold what is to be freed.
+/// Interval between checks for other references to a configuration.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The way to the thread that frees; without it everybody frees.
+/// Channel to the thread that frees; without it, any thread may free.
 #[derive(Debug, Default)]
 pub(super) struct Retired(Option<Sender<Arc<Snapshot>>>);
 
 impl Retired {
-    /// Begins the thread, if it does not run yet. Before another configuration is put in force: whoever holds the old one
-    /// then is not the last.
+    /// Starts the thread, unless it is running. Must be called before another configuration is put in force: then no other
+    /// holder of the old one is the last.
     pub(super) fn expect(&mut self) {
         if self.0.is_none() {
             let (sender, receiver) = channel::<Arc<Snapshot>>();
@@ -33,10 +33,10 @@ impl Retired {
                     match next {
                         Ok(snapshot) => held.push(snapshot),
                         Err(RecvTimeoutError::Timeout) => {}
-                        // The server is gone, and all who could wait.
+                        // The server is gone, with all threads that could be delayed.
                         Err(RecvTimeoutError::Disconnected) => return,
                     }
-                    // It is in force nowhere, so whoever holds it alone is joined by none.
+                    // It is in force nowhere, so a sole reference stays the only one.
                     held.retain(|snapshot| Arc::strong_count(snapshot) > 1);
                 }
             };
@@ -49,7 +49,7 @@ impl Retired {
         }
     }
 
-    /// Frees a configuration that was replaced, once nobody else holds it.
+    /// Frees a configuration that was replaced, once nothing else refers to it.
     pub(super) fn free(&self, snapshot: Arc<Snapshot>) {
         if let Some(sender) = &self.0 {
             // The thread ends only when `self` is gone.

@@ -1,7 +1,8 @@
-//! How much memory the control group leaves, and what the sockets may have of it.
+//! The memory limit of the control group, and the sockets' share of it.
 //!
-//! What waits in a socket is charged to the group too: a flood that fills every buffer must not lead to its end. How many
-//! CPUs there are `std::thread::available_parallelism` says, by affinity and by the group's quota (cgroup v1 and v2).
+//! Data that waits in a socket is charged to the group too: a flood that fills every buffer must not get the group killed.
+//! The number of CPUs comes from `std::thread::available_parallelism`, which considers affinity and the group's quota
+//! (cgroup v1 and v2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,17 +10,17 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::server::socket::Buffers;
 
-/// Where the hierarchy is mounted.
+/// Mount point of the hierarchy.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Of the group's memory, the UDP sockets may take one part in so many, and the TCP connections as much again.
+/// Divisor of the group's memory for the share of all UDP sockets, and for the equal share of all TCP connections.
 const SHARE: usize = 16;
-/// What nodens takes besides its cache and a large configuration, at most, about: code, accounts of jobs, queries under
-/// way.
+/// Estimate of the most memory that nodens needs besides its cache and a large configuration: code, job accounts, queries in
+/// flight.
 const BESIDES: usize = 44 << 20;
-/// What each worker takes of its own, about: buffers for batches, notes, connections to upstreams.
+/// Estimate of the memory of each worker: buffers for batches, statistics, connections to upstreams.
 const WORKER: usize = 1 << 20;
 
-/// What the kernel may hold for the listeners. Warns if the group has less memory than the configuration may take.
+/// Returns the buffer sizes of the listeners. Warns if the group has less memory than the configuration may need.
 pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     let Some(limit) =
         fs::read_to_string("/proc/self/cgroup").ok().and_then(|own| memory_limit(Path::new(CGROUPS), &own))
@@ -39,16 +40,16 @@ pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
     buffers
 }
 
-/// The limit for a process that takes so much: with the shares of its sockets, as `docs/guides/deploy.md` has it. What they hold
-/// at least is less where few of them are full.
+/// Returns the limit for a process that needs `own` bytes: with the shares of its sockets, as in `docs/guides/deploy.md`. The
+/// least buffer sizes exceed these shares only if many sockets are full.
 fn wanted(own: usize) -> usize {
     own.saturating_mul(SHARE) / (SHARE - 2)
 }
 
-/// What each of so many UDP sockets and TCP connections may have of so much memory.
+/// Returns the buffer sizes for this number of UDP sockets and TCP connections within a memory limit.
 fn shares(limit: usize, sockets: usize, connections: usize) -> Buffers {
     let (least, most) = (Buffers::LEAST, Buffers::LARGEST);
-    // Of a connection's part, a third is for queries.
+    // A third of a connection's share is for queries.
     let third = limit / SHARE / connections.max(1) / 3;
     Buffers {
         udp: (limit / SHARE / sockets.max(1)).clamp(least.udp, most.udp),
@@ -57,8 +58,8 @@ fn shares(limit: usize, sockets: usize, connections: usize) -> Buffers {
     }
 }
 
-/// The least memory limit of a process's group and of those above it; none if there is no limit. `own` is what
-/// `/proc/self/cgroup` says: see cgroups(7).
+/// Returns the least memory limit of a process's group and the groups above it; `None` if there is no limit. `own` is the
+/// content of `/proc/self/cgroup`: see cgroups(7).
 fn memory_limit(root: &Path, own: &str) -> Option<usize> {
     let limits = own.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -70,10 +71,10 @@ fn memory_limit(root: &Path, own: &str) -> Option<usize> {
         };
         let group = top.join(path);
         let read = |group: &Path| fs::read_to_string(group.join(file)).ok()?.trim().parse::<usize>().ok();
-        // In a namespace of its own the process sees its group as the root.
+        // In a cgroup namespace of its own the process sees its group as the root.
         group.ancestors().take_while(|group| group.starts_with(&top)).filter_map(read).min()
     });
-    // Without a limit, the first version says a number of this size.
+    // Without a limit, cgroup v1 reports a number of this size.
     limits.min().filter(|limit| *limit < 1 << 60)
 }
 

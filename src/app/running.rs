@@ -1,4 +1,4 @@
-//! A nodens that serves, from outside: where it is, a new configuration, the end.
+//! Handle of a running nodens: its addresses, reload, stop.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -21,10 +21,10 @@ use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::server_status::wall_clock;
 
-/// How often it is looked whether every worker turns.
+/// Interval between checks that every worker is running.
 const TURNS_CHECK: Duration = Duration::from_millis(1);
 
-/// A nodens that serves.
+/// A running nodens.
 pub struct Running {
     pub(super) listen: Vec<SocketAddr>,
     pub(super) admin: Vec<SocketAddr>,
@@ -32,42 +32,42 @@ pub struct Running {
     pub(super) report: Vec<SocketAddr>,
     pub(super) host: Host,
     pub(super) descriptors: Arc<Descriptors>,
-    /// How many workers have begun to turn.
+    /// Number of workers that have started.
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
     pub(super) workers: Vec<JoinHandle<usize>>,
     pub(super) others: Vec<JoinHandle<()>>,
-    /// One reload after the other: each snapshot follows the one before it.
+    /// Locked for the whole reload: each snapshot is built from the one before it.
     pub(super) retired: Mutex<Retired>,
 }
 
 impl Running {
-    /// Where it listens, in the order of the file, with the true ports.
+    /// Returns the addresses that serve DNS, in the order of the file, with the ports that were bound.
     pub fn listen_addresses(&self) -> &[SocketAddr] {
         &self.listen
     }
 
-    /// Where the admin pages are.
+    /// Returns the addresses of the admin pages.
     pub fn admin_addresses(&self) -> &[SocketAddr] {
         &self.admin
     }
 
-    /// Where metrics and health are, and nothing else.
+    /// Returns the addresses that serve metrics and health only.
     pub fn metrics_addresses(&self) -> &[SocketAddr] {
         &self.metrics_only
     }
 
-    /// Where each client may look at what is known of itself, in the order of the file.
+    /// Returns the addresses of the report to clients about themselves, in the order of the file.
     pub fn report_addresses(&self) -> &[SocketAddr] {
         &self.report
     }
 
-    /// How many workers serve.
+    /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// What workers share; for tests and tools that look inside.
+    /// Returns the state shared by the workers; for tests and tools.
     pub fn resolver(&self) -> &Arc<Resolver> {
         &self.host.resolver
     }
@@ -79,12 +79,12 @@ impl Running {
         needs_restart
     }
 
-    /// Puts a new configuration in force with one swap; the cache stays where view and route are unchanged. Keys that only
-    /// a start reads keep their values; returns the names of those that the new one has otherwise.
-    /// [`Self::tell_reloaded`] is to follow.
+    /// Puts a new configuration in force with one swap; the cache is kept where view and route are unchanged. Keys that only a
+    /// start reads keep their values; returns the names of those that differ in the new configuration. The caller must then
+    /// call [`Self::tell_reloaded`].
     ///
-    /// All that decides an answer is in the snapshot: a query sees either configuration, whole. It is built and the old one
-    /// is freed without the workers.
+    /// Everything that decides an answer is in the snapshot: a query sees one whole configuration, the old or the new one. No
+    /// worker takes part in building the snapshot or in freeing the old one.
     pub fn put_in_force(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let resolver = &self.host.resolver;
@@ -93,9 +93,9 @@ impl Running {
         descriptors::share_out(&self.descriptors, &config);
         let new = Arc::new(Snapshot::new(config, &resolver.metrics, Some(&old)));
         retired.expect();
-        // Before the swap: a worker that sees the new configuration looks for the log that it wants.
+        // Before the swap: a worker that sees the new configuration opens a sampler of the log that it names.
         resolver.follow_query_log(&new.config);
-        // On before it and off behind it: the keeper of their file asks the snapshot whether they are learned.
+        // Enabled before the swap and disabled after it: the history file's keeper reads the setting from the snapshot.
         let learns = new.config.warm_up.enabled;
         learns.then(|| resolver.accounts.jobs.query_history(|query_history| query_history.learn(true)));
         resolver.snapshot.store(Arc::clone(&new));
@@ -111,7 +111,7 @@ impl Running {
         needs_restart
     }
 
-    /// Counts and logs that a new configuration is in force, all but these keys.
+    /// Counts and logs that a new configuration is in force, except for the keys `needs_restart`.
     pub fn tell_reloaded(&self, needs_restart: &[&str]) {
         self.host.resolver.metrics.config.reloaded(true);
         match needs_restart {
@@ -120,23 +120,23 @@ impl Running {
         }
     }
 
-    /// A configuration could not be read, for this reason: nothing changes, but it is counted and told.
+    /// Counts and logs that a configuration was rejected; the one in force stays.
     pub fn reload_rejected(&self, reason: &str) {
         self.host.resolver.metrics.config.reloaded(false);
         self.tell(Kind::ReloadRejected, reason);
     }
 
-    /// Tells of something that happened to the server as a whole.
+    /// Records an event that concerns the whole server.
     pub fn tell(&self, kind: Kind, reason: &str) {
         self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
     }
 
-    /// For those who give the sockets away.
+    /// Returns the handle for the handover server.
     pub fn host(&self) -> Host {
         self.host.clone()
     }
 
-    /// Waits until every worker turns, at most for so long; whether they do.
+    /// Waits until every worker is running, at most for `patience`; returns whether they are.
     pub fn turns(&self, patience: Duration) -> bool {
         let deadline = std::time::Instant::now() + patience;
         while self.turning.load(Ordering::Acquire) < self.workers.len() {
@@ -148,23 +148,23 @@ impl Running {
         true
     }
 
-    /// Resolves when a part of it has failed, with what that is: the process had better begin anew.
+    /// Resolves when a part has failed, with the name of the part; the process should then be restarted.
     pub async fn failed(&self) -> &'static str {
         let mut failed = self.failed.1.clone();
         match failed.wait_for(Option::is_some).await.map(|what| *what) {
             Ok(Some(what)) => what,
-            // It is gone as a whole.
+            // The whole server is gone.
             _ => std::future::pending().await,
         }
     }
 
-    /// Sees how a thread of it ends; `what` names the thread.
+    /// Returns a guard that notices how the thread named `what` ends.
     pub(super) fn watch(&self, what: &'static str) -> Watch {
         Watch { what, failed: self.failed.0.clone(), phase: Arc::clone(&self.host.phase), well: false }
     }
 
-    /// Stops reading, answers what is in flight, at most for [`crate::server::GRACE`]. Returns how many queries were
-    /// left without an answer.
+    /// Stops reading and answers queries in flight, at most for [`crate::server::GRACE`]. Returns how many queries were left
+    /// without a response.
     pub fn stop(mut self) -> usize {
         self.halt()
     }
@@ -188,7 +188,7 @@ impl Drop for Running {
     }
 }
 
-/// Every server with the name of its group.
+/// Returns every server with the name of its group.
 fn servers(snapshot: &Snapshot) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for group in &snapshot.groups {

@@ -1,4 +1,4 @@
-//! All parts of a nodens, built from its configuration and from what the process has been given, none of them running yet.
+//! Construction of all parts of a nodens from its configuration and start options; none of them runs yet.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -27,22 +27,22 @@ use crate::server::socket::{self, Buffers, Listeners};
 use crate::server::{Mover, Phase};
 use crate::snapshot::Snapshot;
 
-/// Connections of another process that wait for a worker; more are closed.
+/// Most connections of another process that wait for a worker; more are closed.
 const MOST_ADOPTED: usize = 4_096;
 
-/// What a nodens starts with besides its configuration.
+/// Start options besides the configuration.
 pub struct StartOptions {
-    /// Sockets that it was given, by a supervisor or by the nodens whose place it takes.
+    /// Sockets from a supervisor or from a predecessor.
     pub sockets: Sockets,
-    /// Whether another nodens listens on the same addresses and goes on doing so: ports need not be free then.
+    /// True if another nodens keeps listening on the same addresses: ports need not be free then.
     pub beside: bool,
-    /// Whether it takes queries at first.
+    /// Phase at the start.
     pub phase: Phase,
     /// Entries of another nodens' cache, see [`crate::cache::packed`].
     pub entries: Vec<Vec<u8>>,
-    /// How many workers the supervisor has replaced.
+    /// Number of workers that the supervisor has replaced.
     pub restarts: u64,
-    /// Where connections go when it rests.
+    /// Receiver of connections while the server is in standby.
     pub mover: Mover,
 }
 
@@ -59,14 +59,14 @@ impl Default for StartOptions {
     }
 }
 
-/// All that runs.
+/// All parts that run in threads.
 pub(super) struct Components {
     pub(super) workers: Vec<WorkerPart>,
     pub(super) control: ControlPart,
     pub(super) report: Option<ReportPart>,
 }
 
-/// Binds every address that the process was not given, and builds all parts.
+/// Binds every address for which the process has no sockets, and builds all parts.
 pub(super) fn prepare(
     config: Config,
     workers: usize,
@@ -168,7 +168,7 @@ pub(super) fn prepare(
     Ok((running, Components { workers, control, report }))
 }
 
-/// The listeners of one address: given ones, and as many more as there are workers without.
+/// Returns the listeners of one address: inherited ones, and new ones for workers without.
 fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut StartOptions) -> io::Result<Listeners> {
     match seat.sockets.take_dns(wanted) {
         Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffers),
@@ -179,7 +179,7 @@ fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut StartOpt
     }
 }
 
-/// The listener of pages: a given one, or a new one.
+/// Returns the listener of an HTTP address: an inherited one, or a new one.
 fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(Address) -> Label) -> io::Result<TcpListener> {
     let is = |other: &Label| match other {
         Label::Admin(address) | Label::Report(address) => address.wanted == wanted && *other == label(*address),
@@ -191,7 +191,7 @@ fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(Address) -> Label
     }
 }
 
-/// Keeps other descriptors of these sockets.
+/// Adds duplicates of these sockets to `sockets`.
 fn keep<S: TryClone>(sockets: &mut Sockets, all: &[S], label: &Label) -> Result<(), StartError> {
     for socket in all {
         sockets.put(label.clone(), socket.another().map_err(StartError::Thread)?);
@@ -199,7 +199,7 @@ fn keep<S: TryClone>(sockets: &mut Sockets, all: &[S], label: &Label) -> Result<
     Ok(())
 }
 
-/// What can have another descriptor.
+/// Socket that can be duplicated.
 trait TryClone {
     fn another(&self) -> io::Result<OwnedFd>;
 }
@@ -216,7 +216,7 @@ impl TryClone for TcpListener {
     }
 }
 
-/// Each worker's sockets: one of each kind of each address, or more if more were given than there are workers.
+/// Distributes the sockets: each worker gets one of each kind of each address, or more if there are more than workers.
 fn deal(listeners: Vec<Listeners>, workers: usize) -> Vec<(Vec<UdpSocket>, Vec<TcpListener>)> {
     let mut shares: Vec<(Vec<UdpSocket>, Vec<TcpListener>)> = (0..workers).map(|_| Default::default()).collect();
     for listeners in listeners {

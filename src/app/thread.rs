@@ -1,4 +1,4 @@
-//! The threads: each has a name and a runtime of its own, and one that ends before its time is seen.
+//! Threads: each has a name and a runtime of its own, and a premature end is noticed.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 
 use crate::server::Phase;
 
-/// Sees how a thread ends.
+/// Guard that reports a premature end of a thread.
 pub(super) struct Watch {
     pub(super) what: &'static str,
     pub(super) failed: watch::Sender<Option<&'static str>>,
@@ -20,14 +20,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// The thread is about to end, as it should or not.
+    /// Records the end of the thread, which is regular if `well` is set and the server is stopping.
     pub(super) fn ended(mut self, well: bool) {
         self.well = well && *self.phase.borrow() == Phase::Stopping;
     }
 }
 
 impl Drop for Watch {
-    /// A panic leads here too.
+    /// Reports a failure, also after a panic.
     fn drop(&mut self) {
         if !self.well {
             self.failed.send_replace(Some(self.what));
@@ -35,7 +35,7 @@ impl Drop for Watch {
     }
 }
 
-/// Begins a thread of this name.
+/// Starts a named thread.
 pub(super) fn spawn<R: Send + 'static>(
     name: String,
     run: impl FnOnce() -> R + Send + 'static,
@@ -43,12 +43,12 @@ pub(super) fn spawn<R: Send + 'static>(
     Builder::new().name(name).spawn(run)
 }
 
-/// Runs a future on a runtime of this thread alone; none, with a line in the log, if the system gives no event queue.
+/// Runs a future on a single-threaded runtime; returns `None` and logs an error if the system provides no event queue.
 pub(super) fn block_on_local<R>(future: impl Future<Output = R>) -> Option<R> {
     match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let result = LocalSet::new().block_on(&runtime, future);
-            // Name look-ups of a library may still run in threads of their own.
+            // A library's name lookups may still run in threads of their own.
             runtime.shutdown_timeout(Duration::from_millis(100));
             Some(result)
         }

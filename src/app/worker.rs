@@ -19,7 +19,7 @@ use crate::server::readers::Readers;
 use crate::server::{Moved, Mover, Phase, Worker, tcp, udp};
 use crate::upstream::links::UpstreamConnections;
 
-/// One worker's share of everything.
+/// The parts of one worker.
 pub(super) struct WorkerPart {
     pub(super) number: usize,
     pub(super) udp: Vec<UdpSocket>,
@@ -35,11 +35,11 @@ pub(super) struct WorkerPart {
     pub(super) adopted: mpsc::Receiver<Moved>,
 }
 
-/// A listener cannot go on.
+/// Failure of a listener.
 pub(super) struct ListenerFailed;
 
 impl WorkerPart {
-    /// Serves until the stop; returns how many queries were left.
+    /// Serves until the server stops; returns how many queries were left.
     pub(super) async fn run(self) -> Result<usize, ListenerFailed> {
         let links = Rc::new(UpstreamConnections::new(self.descriptors));
         {
@@ -85,12 +85,12 @@ async fn adopt(
     connections: Arc<Connections>,
 ) {
     while let Some(moved) = adopted.recv().await {
-        // One that broke on its way is its client's own affair.
+        // A connection that broke in transfer is no error of nodens.
         let _ = tcp::adopt(&worker, moved, &connections);
     }
 }
 
-/// Shows that the worker turns, hands over what it noted of clients, and closes sockets to upstreams that are needed no more.
+/// Records a heartbeat, flushes the statistics about clients, and closes sockets to upstreams that are no longer needed.
 async fn beat(
     worker: Rc<Worker<UpstreamConnections>>,
     links: Rc<UpstreamConnections>,
@@ -103,7 +103,7 @@ async fn beat(
             heartbeat.store(resolver.now(), Ordering::Relaxed);
         }
         {
-            // Not held while it sleeps: an old configuration would wait for that.
+            // Not held while it sleeps: that would delay the freeing of an old configuration.
             let snapshot = resolver.snapshot.load_full();
             worker.follow(&snapshot);
             let now = Instant::now();

@@ -1,12 +1,12 @@
-//! One kept reply: fresh, stale or gone; and how a failed refresh is remembered on it.
+//! Cached response: fresh, stale or expired; a failed refresh is recorded on it.
 //!
 //! ```text
-//! born ──────────── fresh ─────────── expires ───────── stale ───────── gone
+//! born ──────────── fresh ────────── TTL ends ───────── stale ───────── expired
 //!        TTLs counted down                 only when a refresh fails or is late (RFC 8767)
 //! ```
 //!
-//! A failure is an entry too, without records: SERVFAIL, remembered for 1 s, then twice as long each time that the next
-//! try fails as well, up to `failure_max_ttl` (RFC 9520). A stale entry whose refresh failed carries the failure beside its reply.
+//! A failure is an entry too, without records: SERVFAIL, remembered for 1 s, then twice as long for each further failure in
+//! succession, up to `failure_max_ttl` (RFC 9520). A stale entry whose refresh failed carries the failure beside its response.
 
 use std::sync::Arc;
 
@@ -18,59 +18,60 @@ use crate::wire::reply::{Kind, Reply};
 use crate::wire::store::{CacheableMessage, store};
 use crate::wire::{Rcode, flag, rcode};
 
-/// How long a first failure is remembered (RFC 9520 section 3.2: at least one second).
+/// Time that a first failure is remembered, in milliseconds (RFC 9520 section 3.2: at least one second).
 pub const FIRST_FAILURE: u32 = 1_000;
-/// The longest that a failure may be remembered, whatever the configuration says (RFC 9520 section 3.2).
+/// Longest time that a failure may be remembered, in milliseconds, whatever the configuration says (RFC 9520 section 3.2).
 pub const LONGEST_FAILURE: u32 = 300_000;
-/// The longest that any TTL may be (RFC 2181 section 8).
+/// Largest TTL (RFC 2181 section 8).
 const LONGEST_TTL: u32 = i32::MAX as u32;
 
-/// A reply and its times. Cheap to clone: its bytes are shared.
+/// Response and its times. Cheap to clone: its bytes are shared.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The message without OPT, then the TTL offsets, then extended errors.
+    /// Message without OPT, then the TTL offsets, then extended errors.
     pub(super) bytes: Arc<[u8]>,
     pub(super) wire_len: u16,
     pub(super) ttl_count: u16,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Why it is no answer; none if it is one.
+    /// Cause of a failure; `None` for an answer.
     pub cause: Option<Cause>,
-    /// Whether a trusted upstream vouched for it.
+    /// True if a trusted upstream set AD.
     pub(super) authentic: bool,
-    /// When it came.
+    /// Time of the response.
     pub born: Millis,
-    /// When it stops being fresh.
+    /// End of its TTL.
     pub expires: Millis,
-    /// Where it belongs: see [`CacheScope`].
+    /// Scope that the entry is valid in: see [`CacheScope`].
     pub home: CacheScope,
-    /// How often it was served since it came, as far as that matters.
+    /// Number of times that the entry was served; counted only as far as it matters.
     pub hits: u8,
-    /// Whether a prefetch of it is under way.
+    /// True if a prefetch of the entry is in flight.
     pub refreshing: bool,
-    /// Whether the upstream is a cache itself, whose TTLs count down, so that an early prefetch gains nothing.
+    /// True if the upstream is a cache itself, whose TTLs count down: an early prefetch gains nothing.
     pub upstream_ages: bool,
     /// Number of addresses that rotate: see [`CachedMessage::rotation`]. Negative if rotation is disabled.
     pub(super) rotation: i8,
     /// See [`CachedMessage::spells`].
     pub(super) spells: bool,
-    /// The failure that followed, if a refresh failed or there was no reply at all; none is one that holds until zero.
+    /// Failure of the last refresh, or of the query if there was no response at all; `until` is zero if there is none.
     pub(super) failed: Failed,
 }
 
-/// What an entry depends on: across reloads, and in the configuration that was last asked.
+/// Configuration that an entry depends on: as a fingerprint that is comparable across reloads, and as the route under the
+/// configuration that last confirmed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheScope {
-    /// What the realm was last compared with; none for one of another process, until it has been.
+    /// Last confirmation of the fingerprint; `None` for an entry of another process before its first confirmation.
     confirmed: Option<Confirmed>,
-    /// What the route and its upstreams are, as a number that two equal ones share across reloads.
+    /// Fingerprint of the route and its upstreams; equal for equal ones across reloads.
     pub scope_fingerprint: u32,
 }
 
-/// The route that an entry came through, as a configuration has it.
+/// Route of an entry under one configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Confirmed {
-    /// The generation of the configuration.
+    /// Generation of the configuration.
     generation: u32,
     route: RouteId,
 }
@@ -78,67 +79,67 @@ struct Confirmed {
 const _: () = assert!(size_of::<CacheScope>() == 12);
 
 impl CacheScope {
-    /// That of an answer that came through `route` of the configuration of this generation.
+    /// Returns the scope of an answer that came through `route` of the configuration of this generation.
     pub const fn new(generation: u32, route: RouteId, scope_fingerprint: u32) -> Self {
         Self { confirmed: Some(Confirmed { generation, route }), scope_fingerprint }
     }
 
-    /// That of an answer of another process.
+    /// Returns the scope of an answer of another process.
     pub const fn unconfirmed(scope_fingerprint: u32) -> Self {
         Self { confirmed: None, scope_fingerprint }
     }
 
-    /// The route that it came through, if the realm was compared under the configuration of this generation.
+    /// Returns the route, if the fingerprint was confirmed under the configuration of this generation.
     #[inline]
     pub fn route_under(self, generation: u32) -> Option<RouteId> {
         self.confirmed.filter(|confirmed| confirmed.generation == generation).map(|confirmed| confirmed.route)
     }
 }
 
-/// A remembered failure (RFC 9520).
+/// Remembered failure (RFC 9520).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// Until when nobody is asked again.
+    /// Time until which no server is queried for the question.
     pub until: Millis,
-    /// For how long this is, in milliseconds.
+    /// Duration of the failure in milliseconds.
     pub span: u32,
-    /// The recovery count of the upstream group at that time: when it has moved on, the failure is forgotten.
+    /// Recovery count of the upstream group at that time: once it has increased, the failure no longer counts.
     pub recoveries: u32,
 }
 
-/// What an entry is worth now.
+/// Use of an entry at a point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// Serve it; its age in seconds.
     Fresh(u32),
-    /// Past its time, but within the time that it may stand in for dead upstreams.
+    /// Past its TTL, but usable as a substitute while upstreams fail.
     Stale,
-    /// A failure that is still remembered, with nothing to serve.
+    /// Failure that is still remembered, with no response to serve.
     Failed,
-    /// Nothing.
+    /// Not usable.
     Expired,
 }
 
-/// The bounds that an entry is kept within.
+/// Settings for new entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most seconds for a positive answer.
+    /// Largest TTL of a positive answer, in seconds.
     pub max_ttl: u32,
-    /// The most seconds for a negative one.
+    /// Largest TTL of a negative answer, in seconds.
     pub negative_max_ttl: u32,
-    /// Rotation of addresses is enabled (`cache.rotate`).
+    /// True if addresses rotate (`cache.rotate`).
     pub rotate: bool,
 }
 
 impl Entry {
-    /// An entry from a reply. It may be served once in any case; [`Entry::is_kept`] says whether it may be kept.
+    /// Creates an entry from a response. It may be served once in any case; [`Entry::is_kept`] says whether it may be cached.
     pub fn from_reply(reply: &Reply<'_>, limits: Limits, trust_ad: bool, home: CacheScope, now: Millis) -> Self {
         let cap = match reply.kind() {
             Kind::Positive => limits.max_ttl,
-            // Without SOA a negative answer has no time to live (RFC 2308 section 5).
+            // Without SOA a negative answer has no TTL (RFC 2308 section 5).
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
-        // The cap bounds every record, so the least of them all is the lifetime: also of the CNAMEs before a negative end.
+        // The cap bounds every record, so the least TTL of all is the lifetime, also of CNAMEs before a negative end.
         let CacheableMessage { wire: mut bytes, ttls, least_ttl, rotation, spells } =
             store(reply, cap.min(LONGEST_TTL));
         let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
@@ -167,7 +168,8 @@ impl Entry {
         }
     }
 
-    /// A failure without a reply to serve: SERVFAIL to `question` for this cause, with `extended_errors` as whole options.
+    /// Creates a failure without a response to serve: SERVFAIL to `question` for this cause, with `extended_errors` as whole
+    /// options.
     pub fn failure(
         question: &[u8],
         (cause, extended_errors): (Cause, &[u8]),
@@ -198,12 +200,12 @@ impl Entry {
         }
     }
 
-    /// The same, for another cause: of an answer, or a part of it, that nodens gives itself.
+    /// Replaces the cause; for an answer that nodens gives itself, wholly or in part.
     pub fn with_cause(self, cause: Option<Cause>) -> Self {
         Self { cause, ..self }
     }
 
-    /// What it is worth at `now`, if it may be served for `stale` past its time.
+    /// Returns the use of the entry at `now`, if it may be served for `stale` milliseconds past its TTL.
     #[inline]
     pub fn freshness(&self, now: Millis, stale: Millis) -> Freshness {
         if now < self.expires {
@@ -216,28 +218,28 @@ impl Entry {
         if now < self.failed.until { Freshness::Failed } else { Freshness::Expired }
     }
 
-    /// Whether it has a lifetime at all (TTL 0 is not kept, nor a negative answer without SOA, nor a truncated one).
+    /// Returns whether the entry has a lifetime (not with TTL 0, a negative answer without SOA, or a truncated response).
     pub fn is_kept(&self) -> bool {
         self.expires > self.born
     }
 
-    /// The failure that followed it, or that it is.
+    /// Returns the entry's failure, if it has one or is one.
     pub fn failed(&self) -> Option<Failed> {
         Some(self.failed).filter(|failed| failed.until > 0)
     }
 
-    /// A refresh of it failed.
+    /// Records that a refresh failed.
     pub fn fail(&mut self, failed: Failed) {
         self.failed = failed;
         self.refreshing = false;
     }
 
-    /// Its whole lifetime.
+    /// Returns the whole lifetime in milliseconds.
     pub fn lifetime(&self) -> Millis {
         self.expires - self.born
     }
 
-    /// The reply, as [`crate::wire::fit`] takes it.
+    /// Returns the response, as [`crate::wire::fit`] takes it.
     #[inline]
     pub fn kept(&self) -> CachedMessage<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
@@ -253,23 +255,23 @@ impl Entry {
         }
     }
 
-    /// Lets its addresses change places, or not.
+    /// Enables or disables the rotation of addresses.
     pub fn rotate(&mut self, may: bool) {
         let count = self.rotation.saturating_abs();
         self.rotation = if may { count } else { -count };
     }
 
-    /// Whether it has records that answer.
+    /// Returns whether the answer section has records.
     pub fn has_answers(&self) -> bool {
         self.bytes.get(6..8).is_some_and(|count| count != [0, 0])
     }
 
-    /// Bytes of its allocation, divided by how many share it now.
+    /// Returns the bytes of the allocation, divided by the number of its current users.
     pub fn share_of_bytes(&self) -> usize {
         self.heap_size() / Arc::strong_count(&self.bytes).max(1)
     }
 
-    /// Bytes of its allocation: what it shares, and the two counts of who shares it.
+    /// Returns the bytes of the allocation: the shared bytes and the two reference counts.
     pub(super) fn heap_size(&self) -> usize {
         self.bytes.len() + 2 * size_of::<usize>()
     }
@@ -278,13 +280,14 @@ impl Entry {
 impl Failed {
     pub(super) const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
 
-    /// The failure, noted now, of a try that began at `began`, after `previous` or as the first one; remembered for `longest`
-    /// milliseconds at most.
+    /// Returns the failure, recorded now, of an attempt that began at `began`, after `previous` or as the first one; it lasts
+    /// at most `longest` milliseconds.
     pub fn after(previous: Option<Self>, recoveries: u32, began: Millis, now: Millis, longest: u32) -> Self {
-        // A failure long past, or one of before a recovery, is no reason for patience.
+        // A failure long past, or before a recovery, does not prolong this one.
         let recent =
             previous.filter(|last| last.recoveries == recoveries && now < last.until + Millis::from(LONGEST_FAILURE));
-        // All who waited for one try note its failure: only a try that began after the last one was noted is another.
+        // All clients that waited for one attempt record its failure: only an attempt that began after the last record is
+        // another.
         let span = recent.map_or(FIRST_FAILURE, |last| match began < last.until - Millis::from(last.span) {
             true => last.span,
             false => last.span * 2,
@@ -293,17 +296,17 @@ impl Failed {
         Self { until: now + Millis::from(span), span, recoveries }
     }
 
-    /// The failure of a question that was not asked: it keeps nobody from asking.
+    /// Returns the failure of a question for which no server was queried: it does not keep later queries from being sent.
     pub fn unasked(now: Millis) -> Self {
         Self { until: now.max(1), span: 0, recoveries: 0 }
     }
 
-    /// Whether nobody was asked.
+    /// Returns whether no server was queried.
     pub fn is_unasked(&self) -> bool {
         self.span == 0
     }
 
-    /// Whether it still keeps upstreams from being asked.
+    /// Returns whether the failure still keeps upstreams from being queried.
     pub fn holds(&self, recoveries: u32, now: Millis) -> bool {
         now < self.until && self.recoveries == recoveries
     }
@@ -317,7 +320,7 @@ mod tests {
     const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100, rotate: true };
     const HOME: CacheScope = CacheScope::unconfirmed(3);
 
-    /// A reply to `a. A` with these flags and records, each with its section, type and TTL.
+    /// Returns an entry of a response to `a. A` with these flags and records, each with its section, type and TTL.
     fn entry(flags: u16, records: &[(usize, RrType, u32)]) -> Entry {
         let mut bytes = b"\0\0\x80\0\0\x01\0\0\0\0\0\0\x01a\x00\0\x01\0\x01".to_vec();
         bytes[2..4].copy_from_slice(&(flag::QR | flags).to_be_bytes());

@@ -1,16 +1,16 @@
-//! What upstreams said, kept as bytes under a hard bound.
+//! Answers of upstreams, cached as bytes within a fixed amount of memory.
 //!
-//! - [`entry`] one reply: fresh, stale or gone; remembered failures;
-//! - [`shard`] entries by key, least recently used first out, bounded by bytes;
-//! - [`packed`] entries as bytes, for another process.
+//! - [`entry`] one response: fresh, stale or expired; remembered failures;
+//! - [`shard`] entries by key, bounded by bytes; the least used are evicted first;
+//! - [`packed`] entries serialized for another process.
 //!
-//! A response answers its own question and no other: NXDOMAIN could stand for every type of the name (RFC 2308 section 5) and for all
-//! names below it (RFC 8020), but servers that deny the AAAA record of a name that has an A record are common (RFC 4074 section 4.2).
-//! One question saved is not worth a job that does not find its registry. The exception are names of the cluster's domain that
-//! cannot exist, as its own server says (`prune_search`).
+//! A response answers only its own question. NXDOMAIN could answer for every type of the name (RFC 2308 section 5) and for all
+//! names below it (RFC 8020), but servers that deny the AAAA record of a name that has an A record are common (RFC 4074 section
+//! 4.2). Saving one query is not worth a job that does not find its registry. The exception is names of the cluster's domain
+//! that cannot exist, as its own server says (`prune_search`).
 //!
-//! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under
-//! the lock and touches nothing else that is shared.
+//! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under the lock
+//! and touches no other shared memory.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,51 +27,51 @@ use shard::Shard;
 
 pub use crate::clock::Millis;
 
-/// The most shards of a cache; enough that two workers seldom meet.
+/// Most shards of a cache; enough that two workers rarely contend for one.
 const SHARDS: usize = 64;
-/// The least memory of a shard, where the cache has as much: an eighth of it, the most that an entry may take, is enough for
-/// the largest message. The floor of `cache.memory` is as much.
+/// Least memory of a shard, if the cache has that much: an eighth of it, the most that an entry may take, is enough for the
+/// largest message. The least `cache.memory` is the same.
 const LEAST_SHARD: usize = 1 << 20;
 
-/// The cache, shared by all workers.
+/// Cache shared by all workers.
 #[derive(Debug)]
 pub struct Cache {
-    /// A power of two of them.
+    /// Shards; their number is a power of two.
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
 
 impl Cache {
-    /// A cache that takes at most `memory` bytes.
+    /// Returns a cache that takes at most `memory` bytes.
     pub fn new(memory: usize) -> Self {
         let count = SHARDS.min(1 << (memory / LEAST_SHARD).max(1).ilog2());
         let shards = (0..count).map(|_| Mutex::new(Shard::new(memory / count))).collect();
         Self { shards, hasher: RandomState::new() }
     }
 
-    /// The hash of a key; keyed with a secret, so that no client can choose names that collide.
+    /// Returns the hash of a key; keyed with a secret, so that no client can choose names that collide.
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
         self.hasher.hash_one(key.as_bytes())
     }
 
-    /// Shows the entry under `key` to `read`, marking it as just used; none if there is none.
+    /// Passes the entry under `key` to `read` and marks it as used; returns `None` if there is no entry.
     #[inline]
     pub fn with<R>(&self, hash: u64, key: &Key, read: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         self.shard(hash).get(hash, key).map(read)
     }
 
-    /// Keeps an entry in place of what was there.
+    /// Caches an entry in place of an earlier one.
     pub fn insert(&self, hash: u64, key: &Key, entry: Entry) {
         self.shard(hash).insert(hash, key, entry);
     }
 
-    /// Drops what is under `key`.
+    /// Removes the entry under `key`.
     pub fn remove(&self, hash: u64, key: &Key) {
         self.shard(hash).remove(hash, key);
     }
 
-    /// How full it is.
+    /// Returns the number of entries, their bytes and the evictions.
     pub fn fill(&self) -> Fill {
         self.shards.iter().map(lock).fold(Fill::default(), |sum, shard| {
             let fill = shard.fill();
@@ -89,14 +89,14 @@ impl Cache {
     }
 }
 
-/// The shard for a hash if there are [`SHARDS`], by bits that the shard's own map has no use for: it takes the low ones for
-/// the bucket and the highest seven to tell the entries of a bucket apart without looking at them.
+/// Returns the shard for a hash if there are [`SHARDS`]. It uses bits that the shard's own map does not use: the map takes the
+/// low bits for the bucket, and the highest seven to compare entries of a bucket without reading them.
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> 48) as usize % SHARDS
 }
 
-/// A shard is consistent between any two of its calls, so a panic elsewhere under the lock does no harm.
+/// Locks a shard. It is consistent between any two of its calls, so a panic elsewhere under the lock does no harm.
 #[inline]
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,11 +1,12 @@
-//! Entries as bytes, for another process of the same version: what a new nodens takes over from an old one.
+//! Serialized entries for another process of the same version: a new nodens takes over the cache of an old one.
 //!
 //! ```text
-//! length of the rest │ key's flags and horizon │ code, marks, rotation, hits │ age │ time left │ realm │ lengths │ reply, TTL offsets, errors
+//! length of the rest │ flags and view of the key │ response code, marks, rotation, hits │ age │ remaining TTL │
+//! scope fingerprint │ lengths │ response, TTL offsets, extended errors
 //! ```
 //!
-//! Times are relative: the two processes count from different moments. The realm says what the answer depends on, the
-//! number of a route would not: configurations may differ. Failures stay behind, they are soon found out again.
+//! Times are relative, as the two processes count from different moments. The fingerprint identifies what the answer depends
+//! on; route numbers may differ between the two configurations. Failures are left out: the new process detects them again soon.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::clock::Millis;
 use crate::wire::query::Key;
 use crate::wire::{HEADER, Rcode, name, rcode};
 
-/// Appends an entry and what its reply does not say of its key; nothing if it is a failure.
+/// Appends an entry, with the part of its key that its response does not contain; appends nothing for a failure.
 fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     if entry.rcode == rcode::SERVFAIL || !entry.is_kept() {
         return;
@@ -38,7 +39,7 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Takes the first entry off `bytes`; none if they make no sense, or the entry is older than this process can say.
+/// Takes the first entry off `bytes`; `None` if they are malformed, the inner `None` if the entry cannot be used here.
 fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     let length = u32::from_be_bytes(take(bytes)?) as usize;
     let (mut packed, others) = bytes.split_at_checked(length)?;
@@ -87,8 +88,8 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl Cache {
-    /// Gives away the entries that were asked for last, as bytes, in parts of at most `part` bytes, until `give` has
-    /// enough. Entries that are longer than a part are left out.
+    /// Passes the entries to `give`, most recently used first, serialized in parts of at most `part` bytes, until `give`
+    /// returns false. Entries that are longer than a part are left out.
     pub fn pack(&self, now: Millis, part: usize, mut give: impl FnMut(&[u8]) -> bool) {
         for shard in self.packed_shards(now) {
             let mut rest = shard.as_slice();
@@ -102,7 +103,7 @@ impl Cache {
                     end = next;
                 }
                 if end == 0 {
-                    // This one alone is too long.
+                    // This entry alone is too long.
                     end = rest.first_chunk().map_or(rest.len(), |length| 4 + u32::from_be_bytes(*length) as usize);
                     rest = rest.get(end..).unwrap_or_default();
                     continue;
@@ -115,7 +116,7 @@ impl Cache {
         }
     }
 
-    /// The entries of one shard after the other, packed, those first that were asked for last.
+    /// Returns the serialized entries of each shard, most recently used first.
     fn packed_shards(&self, now: Millis) -> impl Iterator<Item = Vec<u8>> + '_ {
         self.shards.iter().map(move |shard| {
             let mut bytes = Vec::new();
@@ -124,7 +125,7 @@ impl Cache {
         })
     }
 
-    /// Keeps entries of another process. Returns how many: those behind one that makes no sense are lost.
+    /// Inserts entries of another process and returns their number. Entries behind a malformed one are lost.
     pub fn unpack(&self, mut bytes: &[u8], now: Millis) -> usize {
         let mut kept = 0;
         while let Some(entry) = unpack(&mut bytes, now) {

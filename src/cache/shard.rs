@@ -1,20 +1,20 @@
-//! Entries by key, bounded by bytes, in two segments, so that a flood of names that are asked for once does not push out
-//! those that are asked for again and again:
+//! Entries by key, bounded by bytes, in two segments, so that a flood of names that are queried once does not evict names that
+//! are queried repeatedly:
 //!
 //! ```text
-//! new ──► probation (a quarter) ── at its end: asked for since? ──► protected (the rest) ── at its end: asked for since?
-//!                                              └─ never ──► gone      ▲                                 │     └─ not ──► gone
-//!                                                                     └─────── in front again ──────────┘
+//! new ──► probation (a quarter) ── at its end: hit since? ──► protected (the rest) ── at its end: hit since?
+//!                                               └─ no: evicted  ▲                                  │    └─ no: evicted
+//!                                                               └───── yes: back to the front ─────┘
 //! ```
 //!
-//! Each segment is a queue. A hit leaves a mark on its entry and moves nothing: with a million names each step in a list
-//! is a word that is not in the CPU's caches, and with two workers one that the other has just written. What a mark is
-//! worth is decided when room is needed: an entry that was asked for since goes round once more, without its mark
-//! ("second chance"; the two queues are those of S3-FIFO, Yang et al., SOSP 2023).
+//! Each segment is a queue. A hit sets a mark on its entry and moves nothing: with a million names, each step in a list reads a
+//! word that is not in the CPU's caches, and with two workers one that the other has just written. Marks are evaluated when
+//! room is needed: an entry that was hit since its last round goes round once more, without its mark ("second chance"; the two
+//! queues are those of S3-FIFO, Yang et al., SOSP 2023).
 //!
-//! The bound is on what is really allocated. A segment's table is made once, large enough for twice the entries that it
-//! may hold: a table of this kind that is at most half full clears out what removed entries leave behind in place, and
-//! one that is fuller doubles itself.
+//! The bound applies to what is actually allocated. A segment's table is allocated once, large enough for twice the entries
+//! that it may hold: a table of this kind that is at most half full reclaims the slots of removed entries in place, and a
+//! fuller one doubles its size.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroUsize;
@@ -25,21 +25,21 @@ use super::entry::Entry;
 use crate::wire::HEADER;
 use crate::wire::query::Key;
 
-/// Of a shard's memory, one part in so many is on probation.
+/// Divisor of a shard's memory: the share of the probation segment.
 const PROBATION: usize = 4;
 
-/// Entries that may go round before one has to go, whatever was asked for: the longest that an insertion holds the lock.
+/// Most entries that go round before one is evicted regardless of its mark; bounds the time that an insertion holds the lock.
 const MOST_ROUNDS: usize = 64;
 
-/// Bytes of an entry for which the table is made: those of a short name with one or two addresses. Smaller ones, if all
-/// are, leave a part of the memory unused; the table takes a tenth to a fifth of it.
+/// Size of an entry that the table is dimensioned for, in bytes: a short name with one or two addresses. If all entries are
+/// smaller, a part of the memory is unused; the table takes a tenth to a fifth of it.
 const USUAL_ENTRY: usize = 256;
 
 /// One part of the cache.
 ///
-/// The map's key is the hash itself, computed once for shard and map alike; the entry holds the full key and is
-/// compared with it: its name, type and class are the question of the reply itself. Of two keys with one hash the later
-/// takes the place, which is right and next to never happens.
+/// The map's key is the hash itself, computed once for shard and map. A look-up compares the full key with the entry: name,
+/// type and class are the question of the response itself. If two keys have the same hash, the later one replaces the earlier
+/// one, which is correct and extremely rare.
 #[derive(Debug)]
 pub struct Shard {
     probation: Segment,
@@ -47,19 +47,19 @@ pub struct Shard {
     evictions: u64,
 }
 
-/// How full the cache is, or a part of it.
+/// Number of entries and bytes of the cache, or of a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
-    /// Entries kept.
+    /// Cached entries.
     pub entries: usize,
-    /// Bytes that they take, overhead included.
+    /// Bytes that the entries take, overhead included.
     pub bytes: usize,
-    /// Entries that were pushed out by others since the start.
+    /// Entries evicted since the start.
     pub evictions: u64,
 }
 
 impl Shard {
-    /// A shard that takes at most `bound` bytes.
+    /// Returns a shard that takes at most `bound` bytes.
     pub(super) fn new(bound: usize) -> Self {
         let probation = bound / PROBATION;
         Self { probation: Segment::new(probation), protected: Segment::new(bound - probation), evictions: 0 }
@@ -74,7 +74,7 @@ impl Shard {
         if !slot.is_under(key) {
             return None;
         }
-        // Most often it is set, and a word that is not written stays in the other workers' caches.
+        // The mark is usually set already, and a word that is not written stays in the CPU caches of other workers.
         if !slot.asked_again {
             slot.asked_again = true;
         }
@@ -83,7 +83,7 @@ impl Shard {
 
     pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
         let slot = Slot { entry, rest: key.rest(), asked_again: false };
-        // A newer reply to a question that was asked again is no newcomer.
+        // A new response replaces a protected entry in its segment.
         if self.protected.remove(hash).is_some() {
             return self.protect(hash, slot);
         }
@@ -114,7 +114,8 @@ impl Shard {
         }
     }
 
-    /// Shows every entry and what its reply does not say of its key, those first that were asked for most or came last.
+    /// Passes every entry to `show`, with the part of its key that its response does not contain; protected entries and recent
+    /// ones come first.
     pub(super) fn each(&self, mut show: impl FnMut([u8; Key::REST], &Entry)) {
         let slots = self.protected.entries.iter().chain(self.probation.entries.iter());
         slots.for_each(|(_, slot)| show(slot.rest, &slot.entry));
@@ -129,40 +130,40 @@ impl Shard {
     }
 }
 
-/// A queue, and its share of the memory.
+/// Queue with its share of the memory.
 #[derive(Debug)]
 struct Segment {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
-    /// The most entries.
+    /// Most entries.
     limit: usize,
     bytes: usize,
     bound: usize,
 }
 
-/// An entry and what its reply's own question does not say of its key.
+/// Entry, with the part of its key that the question of its response does not contain.
 #[derive(Debug)]
 struct Slot {
     entry: Entry,
     rest: [u8; Key::REST],
-    /// Whether it was served since it came, or since it last went round.
+    /// True if the entry was served since it was inserted, or since it last went round.
     asked_again: bool,
 }
 
-/// The shape of what the list keeps for each entry, to know its size.
+/// Layout of the list's allocation for each entry, to determine its size.
 struct Node(#[allow(dead_code)] (u64, Slot, usize, usize));
 
 impl Segment {
     fn new(bound: usize) -> Self {
         let buckets = buckets(bound);
-        // Of eight buckets the map fills seven at most.
+        // The map fills at most seven of eight buckets.
         let capacity = NonZeroUsize::MIN.saturating_add(buckets / 8 * 7 - 1);
-        // The list has a node at either end that holds nothing.
+        // The list has an empty node at either end.
         let bytes = allocated(table_size(buckets)) + 2 * allocated(size_of::<Node>());
         let entries = LruCache::with_hasher(capacity, BuildHasherDefault::new());
         Self { entries, limit: capacity.get() / 2, bytes, bound }
     }
 
-    /// Takes out the entry at the end, if there is no room for another of this size.
+    /// Removes the entry at the end, if there is no room for another of this size.
     fn make_room(&mut self, size: usize) -> Option<(u64, Slot)> {
         if !self.lacks_room(size) {
             return None;
@@ -172,7 +173,7 @@ impl Segment {
         Some((hash, old))
     }
 
-    /// Puts an entry in front, if there is room.
+    /// Inserts an entry in front, if there is room.
     fn put(&mut self, hash: u64, slot: Slot) {
         let size = slot.size();
         if self.has_room(size) && size <= self.bound / 2 {
@@ -181,7 +182,7 @@ impl Segment {
         }
     }
 
-    /// Puts those at the end that were asked for since back in front, until one is at the end that was not.
+    /// Moves marked entries from the end to the front, until the one at the end has no mark.
     fn send_round(&mut self) {
         for _ in 0..MOST_ROUNDS.min(self.entries.len()) {
             let Some(hash) = self.entries.peek_lru().filter(|(_, slot)| slot.asked_again).map(|(hash, _)| *hash) else {
@@ -193,8 +194,8 @@ impl Segment {
         }
     }
 
-    /// Whether something must go for another of this size. One reply that would empty the segment is not worth it: it
-    /// will not be put there.
+    /// Returns whether an entry must be evicted for another of this size. A response that takes more than half of the segment
+    /// evicts nothing: it is not inserted there.
     fn lacks_room(&self, size: usize) -> bool {
         !self.has_room(size) && size <= self.bound / 2
     }
@@ -211,7 +212,8 @@ impl Segment {
 }
 
 impl Slot {
-    /// Whether this is kept under `key`: the reply bears the key's name in lower case, its type and its class.
+    /// Returns whether the entry is stored under `key`: the response bears the key's name in lower case, its type and its
+    /// class.
     #[inline]
     fn is_under(&self, key: &Key) -> bool {
         self.rest == key.rest()
@@ -223,7 +225,7 @@ impl Slot {
     }
 }
 
-/// How many buckets the table of a shard has: the nearest power of two, of which 7 in 16 are filled at most.
+/// Returns the number of buckets of a segment's table: a power of two such that usual entries fill about 7 in 16.
 fn buckets(bound: usize) -> usize {
     let wanted = bound / (USUAL_ENTRY * 7 / 16);
     let above = wanted.next_power_of_two();
@@ -231,17 +233,17 @@ fn buckets(bound: usize) -> usize {
     nearest.max(8)
 }
 
-/// Bytes of a table: in each bucket two pointers, beside it one byte, and a group of those bytes at the end.
+/// Returns the bytes of a table: for each bucket two pointers and a control byte, and a group of control bytes at the end.
 fn table_size(buckets: usize) -> usize {
     buckets * (2 * size_of::<usize>() + 1) + 16
 }
 
-/// What an allocator takes for an allocation of `len` bytes: its own word before it, in steps of 16, at least 32.
+/// Returns the bytes that an allocator takes for `len` bytes: a word before them, in steps of 16, at least 32.
 fn allocated(len: usize) -> usize {
     (len + size_of::<usize>()).next_multiple_of(16).max(32)
 }
 
-/// Takes a hash as it is: the keys are hashes already.
+/// Hasher that returns its input: the keys are hashes already.
 #[derive(Default)]
 struct AsIs(u64);
 
@@ -276,7 +278,7 @@ mod tests {
         Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON)
     }
 
-    /// A failure of `key` with this many bytes of extended errors.
+    /// Returns a failure of `key` with this many bytes of extended errors.
     fn entry(key: &Key, size: usize) -> Entry {
         Entry::failure(
             key.question(),
@@ -294,7 +296,7 @@ mod tests {
             shard.insert(hash, &key(name), entry(&key(name), 1900));
         }
         assert!(shard.get(1, &key(b'a')).is_some());
-        // The first one makes room by changing over to the protected ones; then it is the second one's turn.
+        // The first entry makes room by moving to the protected segment; then it is the second one's turn.
         for (hash, name) in [(4, b'd'), (5, b'e')] {
             shard.insert(hash, &key(name), entry(&key(name), 1900));
         }
@@ -312,7 +314,7 @@ mod tests {
             shard.insert(hash, &key(b'p'), entry(&key(b'p'), 50));
             assert!(shard.get(hash, &key(b'p')).is_some());
         }
-        // Many times as many as the shard holds.
+        // Many times the number of entries that the shard holds.
         for hash in 1_000..50_000 {
             shard.insert(hash, &key(b'f'), entry(&key(b'f'), 50));
         }
@@ -324,11 +326,11 @@ mod tests {
     #[test]
     fn what_is_asked_again_goes_round_before_it_goes() {
         let mut shard = Shard::new(1 << 20);
-        // All are asked again, so all come to be protected, and more of them than there is room for.
+        // All are queried again, so all become protected, and there are more than the segment has room for.
         for hash in 0..10_000u64 {
             shard.insert(hash, &key(b'a'), entry(&key(b'a'), 50));
             assert!(shard.get(hash, &key(b'a')).is_some());
-            // One of them goes on being asked for, seldom enough to be at the end more than once.
+            // One of them is still queried, rarely enough to reach the end more than once.
             assert!(hash % 64 != 0 || shard.get(0, &key(b'a')).is_some(), "lost after {hash}");
         }
         assert!(shard.fill().evictions > 5_000, "{:?}", shard.fill());
@@ -364,7 +366,7 @@ mod tests {
         let mut shard = Shard::new(32_768);
         let empty = shard.fill();
         shard.insert(1, &key(b'a'), entry(&key(b'a'), 10));
-        // Nor does it leave behind what it was to replace.
+        // It does not leave the entry that it was to replace.
         shard.insert(1, &key(b'a'), entry(&key(b'a'), 5000));
         assert_eq!(shard.fill(), empty);
         let mut none = Shard::new(0);

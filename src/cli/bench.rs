@@ -1,4 +1,4 @@
-//! `nodens bench`: measure DNS servers as their clients see them.
+//! `nodens bench`: measures DNS servers as their clients see them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -112,22 +112,22 @@ Examples:
   nodens bench latency --target 10.96.0.10 --names names.txt --draw in-turn --edns --json
   nodens bench latency --target [::1]:5300 --closed 1000 --duration 10s --tcp";
 
-/// The most targets of one run: each takes memory for what is under way, and a colour.
+/// Limit on the targets of one run: each takes memory for its queries in flight, and a colour.
 const MOST_TARGETS: usize = 8;
-/// The most sockets of one run: each takes up to 2 MiB for what is under way.
+/// Limit on the sockets of one run: each takes up to 2 MiB for its queries in flight.
 const MOST_SOCKETS: usize = 64;
-/// Queries a second when the user does not say.
+/// Default of `--rate`, in queries a second.
 const DEFAULT_RATE: u64 = 1_000;
 
 impl Bench {
-    /// Measures.
+    /// Runs the measurement.
     pub(super) fn run(&self) -> Outcome {
         let (name, result) = match &self.what {
             What::Latency(latency) => ("latency", latency.run()),
             What::Failover(failover) => ("failover", failover.run()),
         };
         result.unwrap_or_else(|(error, outcome)| {
-            let _ = writeln!(io::stderr(), "nodens bench {name}: {error}"); // the exit code tells as well
+            let _ = writeln!(io::stderr(), "nodens bench {name}: {error}"); // the exit code reports it too
             outcome
         })
     }
@@ -142,7 +142,7 @@ impl Latency {
             Order::InTurn => (Draw::in_turn(questions.len()), "in-turn"),
         };
         let failed = |error: io::Error| (error.to_string(), Outcome::Failed);
-        // Before the run, so that a wrong path does not cost a result.
+        // Created before the run: an invalid path must not cost a result.
         let page = self.html.as_ref().map(|file| Ok((file, fs::File::create(file)?))).transpose();
         let page = page.map_err(|error: io::Error| {
             let file = self.html.as_deref().unwrap_or(Path::new(""));
@@ -208,7 +208,7 @@ fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_message(format!("{} sent, {} answered", count(progress.sent), count(progress.answered)));
 }
 
-/// An address, with port 53 unless it has one.
+/// Parses an address; its port is 53 unless given.
 fn target(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = text.parse().or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)));

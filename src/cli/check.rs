@@ -1,4 +1,4 @@
-//! `nodens check`: is a configuration good, and if not, where and why.
+//! `nodens check`: validates a configuration and lists its mistakes.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ Examples:
   nodens check nodens.toml && systemctl reload nodens";
 
 impl Check {
-    /// Checks the file and says what it found.
+    /// Checks the file and prints the result.
     pub(super) fn run(&self) -> Outcome {
         match load(&self.file) {
             Ok(config) => {
@@ -50,7 +50,7 @@ impl Check {
                 for directory in absent_directories(&config) {
                     let _ = writeln!(io::stderr(), "{}: warning: {directory}", self.file.display());
                 }
-                // The exit code says it as well.
+                // The exit code reports it too.
                 let _ = writeln!(io::stdout(), "{}: OK ({})", self.file.display(), summary(&config));
                 Outcome::Good
             }
@@ -59,7 +59,8 @@ impl Check {
     }
 }
 
-/// Directories of files that nodens writes, which this machine does not have: a complaint about each.
+/// Returns a warning for each configured path that does not fit this machine: a directory or a hosts file is missing, or a
+/// directory is in the place of a file.
 fn absent_directories(config: &Config) -> Vec<String> {
     let log = config.query_log.as_ref().and_then(|log| match &log.to {
         LogTarget::File(file) => Some(("query_log.to", file)),
@@ -84,7 +85,7 @@ fn absent_directories(config: &Config) -> Vec<String> {
     log.into_iter().chain(query_history).filter_map(complaint).chain(hosts).collect()
 }
 
-/// The counts that a reader would look at first.
+/// Returns the main counts of a configuration.
 fn summary(config: &Config) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut parts = vec![
@@ -96,7 +97,7 @@ fn summary(config: &Config) -> String {
         parts.push(count(config.views.len(), "view"));
     }
     parts.push(format!("cache {}", Size(config.cache.memory as u64)));
-    // What a small one takes is in the memory that every nodens needs.
+    // The memory of a small configuration is part of the memory that every nodens needs.
     match config.footprint() >> 20 {
         0 => {}
         mib => parts.push(format!("configuration {}", Size((mib as u64 + 1) << 20))),

@@ -1,4 +1,4 @@
-//! Reading a configuration file for a command: what is wrong with it goes to stderr, one line a mistake.
+//! Reads and parses a configuration file for a command. Mistakes go to stderr, one a line.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,32 +16,32 @@ use crate::config::units::Size;
 
 /// The header of the table that names hosts files.
 const HOSTS: &[u8] = b"[hosts]";
-/// The most bytes that a configuration file may have: a worker and its supervisor each keep it in memory.
+/// Size limit of a configuration file, in bytes: a worker and its supervisor each keep it in memory.
 const LONGEST: usize = 64 << 20;
 
-/// All inputs of a configuration: parsed again they give the same one, however the machine has changed since.
+/// All inputs of a configuration. Parsing them again gives the same configuration, even if the machine has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
-    /// The configuration file's text, or resolv.conf's where there is no such file.
+    /// Text of the configuration file, or of resolv.conf if there is no such file.
     pub(super) text: Vec<u8>,
-    /// Other inputs, as they were when the text was read.
+    /// Other inputs, as of when the text was read.
     around: Around,
 }
 
 /// Inputs of a configuration other than its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Around {
-    /// This machine's addresses.
+    /// Addresses of this machine.
     local: Vec<IpAddr>,
-    /// The hosts files that the text names: their paths and texts.
+    /// Path and text of each hosts file that the text names.
     hosts: Vec<(String, String)>,
 }
 
 impl Source {
-    /// Adds the addresses that this machine has now, and the hosts files that the text names.
+    /// Combines the text with this machine's current addresses and the hosts files that the text names.
     pub(super) fn of(text: Vec<u8>) -> Self {
         let mut source = Self { text, around: Around { local: own_addresses(), hosts: Vec::new() } };
-        // Seldom are there any, and a large text is not to be parsed twice for nothing.
+        // Most configurations name no hosts files; a large text is then not parsed twice.
         if source.text.windows(HOSTS.len()).any(|part| part == HOSTS)
             && let Ok(config) = source.parse()
         {
@@ -50,27 +50,27 @@ impl Source {
         source
     }
 
-    /// This machine's addresses when the text was read.
+    /// Returns this machine's addresses as of when the text was read.
     pub(super) fn local(&self) -> &[IpAddr] {
         &self.around.local
     }
 
-    /// Packs it for a supervisor: what is around as a line of JSON, then the text.
+    /// Packs the source for the supervisor: the other inputs as a line of JSON, then the text.
     pub(super) fn pack(&self) -> Vec<u8> {
-        let mut packed = serde_json::to_vec(&self.around).unwrap_or_default(); // it is always JSON
+        let mut packed = serde_json::to_vec(&self.around).unwrap_or_default(); // cannot fail
         packed.push(b'\n');
         packed.extend_from_slice(&self.text);
         packed
     }
 
-    /// Unpacks what [`Self::pack`] made; none if it is something else.
+    /// Unpacks the output of [`Self::pack`]; returns `None` for any other input.
     pub(super) fn unpack(packed: &[u8]) -> Option<Self> {
         let end = packed.iter().position(|byte| *byte == b'\n')?;
         let around = serde_json::from_slice(packed.get(..end)?).ok()?;
         Some(Self { text: packed.get(end + 1..)?.to_vec(), around })
     }
 
-    /// Parses the text of a configuration file.
+    /// Parses the source.
     pub(super) fn parse(&self) -> Result<Config, Unusable> {
         let Self { text, around } = self;
         if text.len() > LONGEST {
@@ -88,28 +88,28 @@ impl Source {
     }
 }
 
-/// Reads a file, at most one byte more than it may have.
+/// Reads a file, up to one byte beyond the size limit.
 pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(file)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
-/// Why a file gives no configuration.
+/// Reason why a file gives no configuration.
 pub(super) enum Unusable {
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(io::Error),
-    /// These are its mistakes, each as `line:column: what`.
+    /// Mistakes in the file, each as `line:column: text`.
     Mistakes(Vec<String>),
 }
 
-/// The configuration of a file.
+/// Reads and parses a configuration file.
 pub(super) fn load(file: &Path) -> Result<Config, Unusable> {
     Source::of(read(file).map_err(Unusable::Unreadable)?).parse()
 }
 
 impl Unusable {
-    /// Each complaint about `file`, as a line.
+    /// Returns the errors in `file`, one a line.
     pub(super) fn lines(&self, file: &Path) -> Vec<String> {
         let file = file.display();
         match self {
@@ -118,15 +118,15 @@ impl Unusable {
         }
     }
 
-    /// Writes the complaints to stderr, and how a command ends for them.
+    /// Writes the errors to stderr and returns the outcome of the command.
     pub(super) fn complain(&self, file: &Path) -> Outcome {
         for line in self.lines(file) {
-            let _ = writeln!(io::stderr(), "{line}"); // if nobody listens, the exit code still tells
+            let _ = writeln!(io::stderr(), "{line}"); // the exit code reports it too
         }
         self.outcome()
     }
 
-    /// How a command ends for them.
+    /// Returns the outcome of a command that fails for this reason.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Unreadable(_) => Outcome::Failed,
@@ -135,7 +135,7 @@ impl Unusable {
     }
 }
 
-/// The line and column behind the last byte of `text`, which is valid UTF-8.
+/// Returns the line and column after the last byte of `text`, which is valid UTF-8.
 fn end_of(text: &[u8]) -> (usize, usize) {
     let lines = text.iter().filter(|&&byte| byte == b'\n').count();
     let last = text.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `nodens bench failover`: what a fault of one upstream costs the clients.
+//! `nodens bench failover`: measures the cost of an upstream's fault for the clients.
 
 use std::fs;
 use std::io::{self, Write};
@@ -75,7 +75,7 @@ Examples:
   nodens bench failover --only nodens --only unbound --closed --json failover.json";
 
 impl Failover {
-    /// Measures.
+    /// Runs the measurement.
     pub(super) fn run(&self) -> Result<Outcome, (String, Outcome)> {
         let failed = |error: io::Error| (error.to_string(), Outcome::Failed);
         let plan = self.plan().map_err(failed)?;
@@ -83,17 +83,17 @@ impl Failover {
             let names: Vec<&str> = plan.missing.iter().map(|server| server.name()).collect();
             return Err((format!("not installed: {}", names.join(", ")), Outcome::Failed));
         }
-        // Before the run, so that a wrong path does not cost a result.
+        // Created before the run: an invalid path must not cost a result.
         let (json, svg) = (open(self.json.as_deref())?, open(self.svg.as_deref())?);
         let cells = plan.cells().len() as u64;
         let (about, most) = plan.durations();
-        // The figures matter more than this line.
+        // A failure to print this line must not end the run.
         let _ = writeln!(io::stderr(), "{cells} runs, about {} in all, at most {}", minutes(about), minutes(most));
         let stop = stop_on_signal();
         let bar = bar();
         bar.set_length(cells);
         let begun = std::cell::Cell::new(0);
-        // One thread is enough for clients and upstreams, and leaves the others to the server.
+        // One thread suffices for clients and upstreams, and leaves the other CPUs to the server.
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let report = runtime.block_on(run(&plan, &stop, |cell| {
             bar.set_position(begun.replace(begun.get() + 1));

@@ -1,4 +1,4 @@
-//! Reading the hosts files that a configuration names, and seeing that they have changed.
+//! Reads the hosts files that a configuration names, and detects changes in them.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 
 use crate::config::hosts::HostsPath;
 
-/// The most files that are read.
+/// Limit on the files that are read.
 const MOST_FILES: usize = 256;
-/// The most bytes that are read of them together; the lines beyond are not there.
+/// Limit on the bytes that are read from all files; the rest is ignored.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// A file as it was when it was looked at: its path, and its size, inode and time of change.
+/// Path of a file, and its size, inode and change time (seconds, nanoseconds) if it exists.
 pub(super) type Stamp = (PathBuf, Option<[i64; 4]>);
 
-/// Reads the files: their paths and texts, in the order of the configuration, and of their names where one entry means many. What
-/// cannot be read is left out and logged.
+/// Returns the paths and texts of the files, in the order of the configuration; the files of one directory are sorted by
+/// name. Files that cannot be read are logged and left out.
 pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
     let mut left = MOST_BYTES;
     let mut files = Vec::new();
@@ -32,7 +32,7 @@ pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
     files
 }
 
-/// Returns a stamp of each file. Stamps differ if a file was changed, added or removed in between.
+/// Returns a stamp for each file. Stamps differ if a file was changed, added or removed in between.
 pub(super) fn stamps(paths: &[HostsPath]) -> Vec<Stamp> {
     let stamp = |path: PathBuf| {
         let metadata = fs::metadata(&path).ok();
@@ -59,7 +59,7 @@ fn in_directory(path: &HostsPath) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path, most: u64) -> std::io::Result<String> {
-    // Opening a pipe blocks until it has a writer.
+    // Opening a named pipe blocks until it has a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }

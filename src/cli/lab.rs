@@ -1,4 +1,4 @@
-//! `nodens lab`: a hybrid network on loopback with nodens in front, to try things or to be shown around.
+//! `nodens lab`: a hybrid network on loopback with nodens in front of it, for experiments and for a guided tour.
 
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -39,16 +39,16 @@ Examples:
   nodens lab                              then, elsewhere: dig @127.0.0.1 -p 5300 pypi.example.org
   nodens lab --admin-port 9353            with the status page";
 
-/// Where the demo listens unless it is told otherwise.
+/// Default port of the demo.
 const DEMO_PORT: u16 = 5300;
 
 impl Lab {
-    /// Runs the tour, or the demo until the user leaves.
+    /// Runs the tour, or the demo until the user quits.
     pub(super) fn run(&self) -> Outcome {
-        // One thread is enough for the upstreams, and leaves the others to nodens.
+        // One thread suffices for the upstreams, and leaves the other CPUs to nodens.
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let outcome = runtime.block_on(self.play());
-            // A thread that waits for input must not hold up the exit.
+            // The thread that reads the standard input blocks and must not delay the exit.
             runtime.shutdown_background();
             outcome
         });
@@ -81,7 +81,7 @@ impl Lab {
     }
 }
 
-/// Says what can be tried and obeys commands until the user leaves.
+/// Prints an introduction and executes commands until the user quits.
 async fn demo(network: &Network, front: &Front, address: SocketAddr) -> io::Result<Outcome> {
     introduce(network, front, address)?;
     let mut console = Console::new(network);
@@ -124,7 +124,7 @@ fn dig(address: SocketAddr, name: &str, qtype: &str) -> String {
     format!("dig @{} -p {} {name} {qtype}", address.ip(), address.port())
 }
 
-/// The lines of the standard input, read by a thread of their own; none once it has ended.
+/// Returns a channel with the lines of the standard input, which a separate thread reads.
 fn lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(1);
     thread::spawn(move || {
@@ -137,7 +137,7 @@ fn lines() -> mpsc::Receiver<String> {
     receiver
 }
 
-/// Which transport of `address` somebody else holds.
+/// Returns the transport of `address` that is in use by another socket, if any.
 fn taken(address: SocketAddr) -> Option<&'static str> {
     let in_use = |result: io::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
     if in_use(UdpSocket::bind(address).map(drop)) {
@@ -150,5 +150,5 @@ fn taken(address: SocketAddr) -> Option<&'static str> {
 }
 
 fn complain(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{text}"); // nobody is left to tell that stderr is gone
+    let _ = writeln!(io::stderr(), "{text}"); // a closed stderr cannot be reported
 }

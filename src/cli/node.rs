@@ -1,4 +1,4 @@
-//! `nodens node`: what nodens has put on the node, and how to get rid of what a nodens that was killed has left.
+//! `nodens node`: shows what nodens has configured on the node, and removes what a killed nodens has left.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,7 +10,7 @@ use super::config_file::load;
 use super::outcome::Outcome;
 use crate::node::{self, Node, State};
 
-/// Where a nodens listens that nobody has a configuration of.
+/// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
 
 /// Look after the addresses and the firewall of this node: what [node] in the configuration asks for.
@@ -62,7 +62,7 @@ Examples:
   nodens node cleanup --config /etc/nodens/nodens.toml";
 
 impl NodeCommand {
-    /// Does it.
+    /// Runs the subcommand.
     pub(super) fn run(&self) -> Outcome {
         match &self.command {
             What::Status(status) => status.run(),
@@ -87,7 +87,7 @@ impl Status {
     }
 }
 
-/// A line for each thing.
+/// Renders the state, one item a line.
 fn table(state: &State) -> String {
     let mut text = String::new();
     for (ip, there, own) in &state.addresses {
@@ -146,11 +146,11 @@ impl Cleanup {
 }
 
 fn say(text: &str, outcome: Outcome) -> Outcome {
-    let _ = io::stdout().write_all(text.as_bytes()); // whoever closed it wants no more
+    let _ = io::stdout().write_all(text.as_bytes()); // a closed stdout cannot be reported
     outcome
 }
 
 fn complain(error: &dyn std::fmt::Display) -> Outcome {
-    let _ = writeln!(io::stderr(), "nodens: {error}"); // if nobody listens, the exit code still tells
+    let _ = writeln!(io::stderr(), "nodens: {error}"); // the exit code reports it too
     Outcome::Failed
 }

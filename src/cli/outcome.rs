@@ -1,20 +1,20 @@
-//! How a command ends, and the exit code that says so.
+//! Outcomes of commands and their exit codes.
 
-/// How a run of the command ended; `main` turns it into an exit code.
+/// Outcome of a command; `main` turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is good.
+    /// Success.
     Good,
-    /// The command line is wrong (EX_USAGE).
+    /// An invalid command line (EX_USAGE).
     BadUsage,
-    /// The configuration is wrong (EX_CONFIG).
+    /// An invalid configuration (EX_CONFIG).
     BadConfig,
-    /// Something else went wrong; trying again may help.
+    /// Any other failure; a retry may help.
     Failed,
 }
 
 impl Outcome {
-    /// The exit code (sysexits.h).
+    /// Returns the exit code (sysexits.h).
     pub fn code(self) -> u8 {
         match self {
             Self::Good => 0,
@@ -24,7 +24,7 @@ impl Outcome {
         }
     }
 
-    /// What the exit code of another nodens says.
+    /// Returns the outcome behind the exit code of another nodens.
     pub(super) fn of_code(code: u8) -> Self {
         let all = [Self::Good, Self::BadUsage, Self::BadConfig];
         all.into_iter().find(|outcome| outcome.code() == code).unwrap_or(Self::Failed)

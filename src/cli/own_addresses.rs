@@ -1,11 +1,11 @@
-//! The addresses that this machine has: a configuration must not name nodens itself as an upstream.
+//! Addresses of this machine: a configuration must not name nodens itself as an upstream.
 
 use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 use tracing::warn;
 
-/// This machine's own addresses, those that are up or down alike; none if the kernel does not tell.
+/// Returns this machine's addresses, of interfaces that are up or down; none if the kernel does not list them.
 pub(super) fn own_addresses() -> Vec<IpAddr> {
     let interfaces = match getifaddrs() {
         Ok(interfaces) => interfaces,

@@ -1,4 +1,4 @@
-//! A run that takes its time, seen from the terminal: how far it is, and the signal that ends it.
+//! Progress bar and stop signal of a long run in a terminal.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::thread;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// True once the user or the system wants the run to end. A second signal ends the program at once.
+/// Returns a flag that SIGINT and SIGTERM set. A second signal exits the program at once.
 pub(super) fn stop_on_signal() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
@@ -19,7 +19,7 @@ pub(super) fn stop_on_signal() -> Arc<AtomicBool> {
             loop {
                 tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
                 if told.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130); // 128 + SIGINT, as shells have it
+                    std::process::exit(130); // 128 + SIGINT, as in shells
                 }
             }
             #[allow(unreachable_code)] // it gives the block its type
@@ -29,7 +29,7 @@ pub(super) fn stop_on_signal() -> Arc<AtomicBool> {
     stop
 }
 
-/// A progress bar on stderr, if that is a terminal.
+/// Returns a progress bar on stderr, hidden if stderr is no terminal.
 pub(super) fn bar() -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);

@@ -1,6 +1,6 @@
-//! `nodens serve`: serves until SIGTERM or SIGINT, takes a new configuration on SIGHUP or when the file changes.
+//! `nodens serve`: serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP or when the file changes.
 //!
-//! What is started is the supervisor, see [`crate::supervisor`]; it starts this program again as the worker, which serves.
+//! The started process is the supervisor, see [`crate::supervisor`]. It starts this program again as the worker, which serves.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -33,14 +33,14 @@ use crate::supervisor;
 use crate::supervisor::link::{Configs, Inherited, Link};
 use crate::upstream::server_status::wall_clock;
 
-/// How often the file is looked at. A ConfigMap's file is a link that is swapped, which file events do not show well.
+/// Interval between checks of the file. A ConfigMap's file is a link that is replaced, which file events show unreliably.
 const WATCH: Duration = Duration::from_secs(2);
-/// How much nicer the thread is that reads, builds and frees configurations once the workers run: queries come first where
+/// Niceness of the thread that reads, builds and frees configurations while the workers run: queries have priority where
 /// CPUs are few.
 const GIVES_WAY: i32 = 10;
-/// Where the embedded default finds its upstreams.
+/// Source of the upstreams of the built-in configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The environment variable that sets what is logged.
+/// Environment variable that sets the log level.
 const LOG_VARIABLE: &str = "NODENS_LOG";
 
 /// Serve DNS over UDP and TCP.
@@ -99,7 +99,7 @@ Examples:
   NODENS_LOG=debug nodens serve --log text     also tell of each query that got no answer";
 
 impl Serve {
-    /// Serves until a signal ends it.
+    /// Runs the server until a signal stops it.
     pub(super) fn run(&self) -> Outcome {
         let outcome = self.run_logged();
         log::flush();
@@ -113,7 +113,7 @@ impl Serve {
         if self.worker {
             supervisor::take_name();
         }
-        // The supervisor holds copies of all listeners, and the worker begins with its limit.
+        // The supervisor holds copies of all listeners, and the worker inherits its limit.
         raise_limit();
         if self.no_supervisor || self.worker {
             return self.serve();
@@ -126,7 +126,7 @@ impl Serve {
 
     /// Serves in this process.
     fn serve(&self) -> Outcome {
-        // Before anything is started: from here on a signal is heard, however early it comes.
+        // Before anything else starts: from here on no signal is lost, however early it arrives.
         let minder = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let signals = runtime.block_on(async { Signals::new() })?;
             supervisor::hear_signals()?;
@@ -152,7 +152,7 @@ impl Serve {
             Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
         };
         self.log_warnings(&config);
-        // Before there is anything to hold: the supervisor gets sockets and configurations at once.
+        // Before this process opens sockets: the supervisor gets configurations and sockets without delay.
         let copy = SupervisorCopy::new(link.clone(), start);
         copy.update(&in_force);
         let place = match Place::take(config, given, link.clone()) {
@@ -187,7 +187,7 @@ impl Serve {
         let end = runtime.block_on(self.mind(running, &copy, signals, Some(in_force.text)));
         if let End::Failed(what) = end {
             tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
-            // To wait for the others would only keep a new one from serving.
+            // Waiting for the other parts would only delay the next worker.
             std::mem::forget(place);
             return Outcome::Failed;
         }
@@ -196,7 +196,7 @@ impl Serve {
         Outcome::Good
     }
 
-    /// Minds signals and the file, until it is time to stop. `seen` is what the file held when it was last looked at.
+    /// Handles signals and changes of the file until the process is to stop. `seen` is the last content read from the file.
     async fn mind(
         &self,
         running: &Running,
@@ -213,7 +213,7 @@ impl Serve {
         tokio::pin!(broken);
         let hosts_paths = || running.resolver().snapshot.load().config.hosts.files.clone();
         let mut seen_hosts = hosts_files::stamps(&hosts_paths());
-        // Linux takes this for the calling thread alone; one that may not have it reloads beside the workers as an equal.
+        // On Linux, this affects the calling thread only. If it is refused, reloads run at the priority of the workers.
         let _ = rustix::process::nice(GIVES_WAY);
         loop {
             tokio::select! {
@@ -237,7 +237,7 @@ impl Serve {
                     if now.as_ref().is_ok_and(|now| hosts != seen_hosts || seen.as_ref() != Some(now)) {
                         seen = now.as_ref().ok().cloned();
                         self.reload(running, copy, now);
-                        // Those of before the reload, unless it named others.
+                        // The stamps from before the reload, unless the new configuration names other files.
                         let now_named = hosts_paths();
                         seen_hosts = if now_named == paths { hosts } else { hosts_files::stamps(&now_named) };
                     }
@@ -246,7 +246,7 @@ impl Serve {
         }
     }
 
-    /// Returns the configuration to start with: that of the file, or for a successor of a worker the one that was in force.
+    /// Returns the configuration to start with: that of the file, or for the successor of a worker the one last in force.
     fn begin(&self, given: &Inherited) -> Result<StartConfig, Bad<'_>> {
         let Configs { start, in_force } = &given.configs;
         let Some(in_force) = Source::unpack(in_force) else { return self.begin_from_file() };
@@ -273,7 +273,7 @@ impl Serve {
         Ok(StartConfig { config: self.config(&in_force)?, start: in_force.pack(), in_force, needs_restart: Vec::new() })
     }
 
-    /// Reads the configuration file; where there is none, resolv.conf.
+    /// Reads the configuration file, or resolv.conf if there is none.
     fn read(&self) -> Result<Vec<u8>, Bad<'_>> {
         match &self.config {
             Some(file) => config_file::read(file).map_err(|error| Bad::File(file, Unusable::Unreadable(error))),
@@ -285,7 +285,7 @@ impl Serve {
         }
     }
 
-    /// Parses a configuration.
+    /// Parses a configuration and adds the addresses of `--listen`.
     fn config(&self, source: &Source) -> Result<Config, Bad<'_>> {
         let mut config = match &self.config {
             Some(file) => source.parse().map_err(|unusable| Bad::File(file, unusable))?,
@@ -302,7 +302,7 @@ impl Serve {
         Ok(config)
     }
 
-    /// Logs what the file says and seldom means.
+    /// Logs the warnings of a configuration and the faults of its hosts files.
     fn log_warnings(&self, config: &Config) {
         let file = self.config.as_deref().unwrap_or(Path::new(RESOLV_CONF)).display();
         config.warnings.iter().for_each(|warning| tracing::warn!("{file}:{warning}"));
@@ -315,7 +315,7 @@ impl Serve {
             Ok((config, source)) => {
                 self.log_warnings(&config);
                 let needs_restart = running.put_in_force(config);
-                // Before it is logged: whoever reads that may rely on it, also if this process dies now.
+                // Before the log line: it promises that a worker started after the death of this process has this configuration.
                 copy.update(&source);
                 running.tell_reloaded(&needs_restart);
             }
@@ -323,7 +323,7 @@ impl Serve {
                 let lines = bad.lines();
                 let (first, others) = lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
                 running.reload_rejected(first);
-                // One event for one file, but the log has every mistake.
+                // The event has the first mistake, the log has all of them.
                 for line in others {
                     tracing::error!("configuration: {line}");
                 }
@@ -331,7 +331,7 @@ impl Serve {
         }
     }
 
-    /// Begins to log. The error says what is wrong with the level that was asked for.
+    /// Starts logging. The error is an invalid level or a missing thread.
     fn log(&self) -> Result<(), String> {
         let level = match std::env::var(LOG_VARIABLE) {
             Ok(text) => text
@@ -339,7 +339,7 @@ impl Serve {
                 .map_err(|_| format!("{LOG_VARIABLE}={text:?} is no level: use error, warn, info, debug or off"))?,
             Err(_) => LevelFilter::INFO,
         };
-        // The library that resolves upstreams' names logs each attempt; the outcome is logged here.
+        // The resolver library logs each try to resolve an upstream's name; nodens logs the outcome.
         let library = level.min(LevelFilter::ERROR);
         let filter = Targets::new()
             .with_default(level)
@@ -356,26 +356,26 @@ impl Serve {
             true => lines.json().flatten_event(true).boxed(),
             false => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         };
-        // Someone who uses the library may have a log of their own.
+        // A program that uses the library may have a subscriber of its own.
         let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
         Ok(())
     }
 }
 
-/// An address to listen on, as the file has them.
+/// Parses an address to listen on, in the syntax of the configuration file.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     Listen::<DNS_PORT>::try_from(text.to_owned()).map(|listen| listen.0)
 }
 
-/// Why it is time to stop.
+/// Reason to stop.
 enum End {
-    /// Somebody wants it.
+    /// A signal, or the exit of the supervisor.
     Told,
-    /// This part has failed.
+    /// Failure of the named part.
     Failed(&'static str),
 }
 
-/// The signals that are heard.
+/// Signals that the process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -18,7 +18,7 @@ pub(super) struct StartConfig {
     pub(super) needs_restart: Vec<&'static str>,
 }
 
-/// The copy that the supervisor keeps, if there is one.
+/// Copy of the configuration in the supervisor, if there is one.
 pub(super) struct SupervisorCopy {
     pub(super) link: Option<Link>,
     /// See [`StartConfig::start`].
@@ -30,7 +30,7 @@ impl SupervisorCopy {
         Self { link, start: Arc::new(start) }
     }
 
-    /// Gives the supervisor the configuration in force.
+    /// Sends the configuration in force to the supervisor.
     pub(super) fn update(&self, in_force: &Source) {
         let Some(link) = &self.link else { return };
         let in_force = Arc::new(in_force.pack());
@@ -46,7 +46,7 @@ pub(super) enum Bad<'s> {
 }
 
 impl Bad<'_> {
-    /// Each complaint, as a line.
+    /// Returns the errors, one a line.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {
             Self::File(file, unusable) => unusable.lines(file),

@@ -1,4 +1,4 @@
-//! `nodens status` and `nodens job`: asks a nodens that runs, over its admin address, and shows the answer to people.
+//! `nodens status` and `nodens job`: fetch a page from the admin address of a running nodens and print it for people.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -11,11 +11,11 @@ use super::config_file::load;
 use super::outcome::Outcome;
 use crate::admin::text;
 
-/// Where the admin pages are without a configuration.
+/// Admin address without a configuration.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9353);
-/// How long connecting and each read may take.
+/// Time limit for connecting, for each read and for each write.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest response that is read.
+/// Size limit of a response, in bytes.
 const LONGEST: u64 = 64 << 20;
 
 /// Show how a nodens that runs is doing: each route and its servers, or the jobs that ask it.
@@ -74,7 +74,7 @@ Examples:
   nodens job runner-t1abc-project-42-concurrent-0-x7k2m9qa --json";
 
 impl Status {
-    /// Shows it.
+    /// Prints the status.
     pub(super) fn run(&self) -> Outcome {
         match self.jobs {
             false => self.whom.show("/readyz?verbose", |body| Some(body.to_owned())),
@@ -85,7 +85,7 @@ impl Status {
 }
 
 impl Job {
-    /// Shows it.
+    /// Prints the job.
     pub(super) fn run(&self) -> Outcome {
         if !self.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)) {
             return complain(&format!("{:?} is neither a job's number nor a pod's name or UID", self.id));
@@ -99,7 +99,7 @@ impl Job {
 }
 
 impl Whom {
-    /// Gets a page and writes what `show` makes of it.
+    /// Fetches a page and prints what `show` makes of it.
     fn show(&self, path: &str, show: impl FnOnce(&str) -> Option<String>) -> Outcome {
         let address = match (self.admin, &self.config) {
             (Some(address), _) => address,
@@ -115,14 +115,14 @@ impl Whom {
         match get(address, path) {
             Ok((200, body)) => match show(&body) {
                 Some(text) => {
-                    let _ = io::stdout().write_all(text.as_bytes()); // if nobody listens, nobody misses it
+                    let _ = io::stdout().write_all(text.as_bytes()); // a closed stdout cannot be reported
                     Outcome::Good
                 }
                 None => complain(&format!("{address} does not answer like a nodens")),
             },
-            // Not ready: its page says why.
+            // Not ready; the page has the reason.
             Ok((503, body)) => {
-                let _ = io::stdout().write_all(body.as_bytes()); // the exit code says it as well
+                let _ = io::stdout().write_all(body.as_bytes()); // the exit code reports it too
                 Outcome::Failed
             }
             Ok((_, body)) => complain(body.trim_end()),
@@ -132,17 +132,17 @@ impl Whom {
 }
 
 fn complain(what: &str) -> Outcome {
-    let _ = writeln!(io::stderr(), "nodens: {what}"); // the exit code says it as well
+    let _ = writeln!(io::stderr(), "nodens: {what}"); // the exit code reports it too
     Outcome::Failed
 }
 
-/// The status and the body of a page.
+/// Returns the status and the body of a page.
 fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // HTTP/1.0: the body then comes in one piece and ends with the connection.
+    // With HTTP/1.0, the body is not chunked and ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(LONGEST).read_to_string(&mut text)?;

@@ -1,8 +1,8 @@
-//! Addresses as the tables compare them.
+//! Addresses in the form that the tables compare.
 
 use std::net::IpAddr;
 
-/// An address as a number; an IPv4 address is its IPv4-mapped IPv6 address.
+/// Returns an address as a number; an IPv4 address becomes its IPv4-mapped IPv6 address.
 #[inline]
 pub fn key(address: IpAddr) -> u128 {
     match address {

@@ -1,7 +1,7 @@
-//! The Kubernetes API over HTTP/1.1, as far as listing and watching pods goes: GET, a bearer token, JSON, lines of JSON.
+//! Access to the Kubernetes API over HTTP/1.1 to list and watch pods: GET, a bearer token, JSON, lines of JSON.
 //!
-//! A client library would bring every resource type, a YAML reader and JSONPath for these two requests, and with them a third
-//! of the build.
+//! A Kubernetes client library would add every resource type, a YAML parser and JSONPath for these two requests: a third of the
+//! build.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,53 +27,53 @@ use tokio_rustls::TlsConnector;
 use super::manifest::Status;
 use crate::config::{ApiServer, Kubernetes};
 
-/// Where each pod finds the token and the CA certificate of its service account.
+/// Directory of the service account's token and CA certificate in each pod.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The largest response, and the largest event of a watch, in bytes. etcd holds objects of 1.5 MiB; a page has 500 pods.
+/// Most bytes of a response, and of one watch event. An etcd object has at most 1.5 MiB; a page has 500 pods.
 const LARGEST: usize = 64 << 20;
-/// The largest error message that is shown, in bytes.
+/// Largest error response whose message is shown, in bytes.
 const LARGEST_STATUS: usize = 16 << 10;
 
-/// Why the API gave no answer.
+/// Failure of an API request.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Neither the configuration nor the environment names the API server.
+    /// No API server in the configuration or the environment.
     #[error("no API server: set `api_server` under [kubernetes]; outside a pod KUBERNETES_SERVICE_HOST is not set")]
     NoServer,
-    /// A file with the token or a certificate cannot be used.
+    /// An unusable file with the token or a certificate.
     #[error("{}: {error}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why it cannot be used.
+        /// The reason.
         error: String,
     },
-    /// No connection, or none with TLS.
+    /// A failure to connect, or of the TLS handshake.
     #[error("cannot connect to {server}: {error}")]
     Connect {
         /// Host and port.
         server: String,
-        /// The error of the system or of TLS.
+        /// The error of the operating system or of TLS.
         error: io::Error,
     },
-    /// HTTP failed.
+    /// A failure of HTTP.
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
-    /// The response did not come in time.
+    /// A timeout.
     #[error("no response in time")]
     Late(#[from] Elapsed),
-    /// The response is larger than 64 MiB.
+    /// A response of more than 64 MiB.
     #[error("a response of more than {} MiB", LARGEST >> 20)]
     TooLarge,
-    /// The response is not the JSON that was expected.
+    /// A response that is not the expected JSON.
     #[error("unreadable response: {0}")]
     Json(#[from] serde_json::Error),
-    /// The API server refuses.
+    /// A refusal by the API server.
     #[error("{0}")]
     Refused(Status),
 }
 
-/// An API server and how to authenticate to it.
+/// An API server and the credentials for it.
 pub struct Api {
     server: ApiServer,
     tls: Option<TlsConnector>,
@@ -81,11 +81,11 @@ pub struct Api {
 }
 
 impl Api {
-    /// The API server of the configuration, else that of the cluster whose pod this process is. `variable` reads the
-    /// environment.
+    /// Returns the API server of the configuration, else the one of the cluster in which this process runs as a pod.
+    /// `variable` reads the environment.
     ///
     /// # Errors
-    /// There is neither, or the CA certificates cannot be read. Trying again helps once the files are there.
+    /// There is neither, or the CA certificates cannot be read. A later attempt succeeds once the files exist.
     pub fn new(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
         let account = Path::new(SERVICE_ACCOUNT);
         let (server, ca_file, token_file) = match &settings.api_server {
@@ -103,10 +103,11 @@ impl Api {
         Ok(Self { server, tls, token_file })
     }
 
-    /// Opens a connection. The token is read each time, since the kubelet replaces it before it expires.
+    /// Opens a connection. Reads the token each time, since the kubelet replaces it before it expires.
     ///
     /// # Errors
-    /// The token cannot be read, or the server cannot be reached or is not the one of the CA. The caller bounds the time.
+    /// The token cannot be read, the server cannot be reached, or its certificate is not signed by the CA. There is no
+    /// timeout: the caller sets one.
     pub async fn connect(&self) -> Result<Connection, ApiError> {
         let authorization = self.token_file.as_deref().map(authorization).transpose()?;
         let ApiServer { host, port, .. } = &self.server;
@@ -129,7 +130,7 @@ impl Api {
     {
         let (sender, connection) = handshake(stream).await?;
         let mut driver = JoinSet::new();
-        // An error of the connection shows in the request that it ends.
+        // An error of the connection also fails the pending request, which reports it.
         driver.spawn(async move { drop(connection.await) });
         let authority = HeaderValue::try_from(self.server.authority())
             .map_err(|error| ApiError::Connect { server: self.server.authority(), error: io::Error::other(error) })?;
@@ -137,7 +138,7 @@ impl Api {
     }
 }
 
-/// A connection to the API server, for one request at a time. Dropping it closes it.
+/// A connection to the API server for one request at a time, closed when dropped.
 pub struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     authority: HeaderValue,
@@ -150,16 +151,16 @@ impl Connection {
     /// Requests an object.
     ///
     /// # Errors
-    /// The server refuses or is gone, or the response is too large or not of this type.
+    /// The server refuses, the connection breaks, or the response is too large or not a `T`.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str, query: &[(&str, &str)]) -> Result<T, ApiError> {
         let response = self.request(path, query).await?;
         Ok(serde_json::from_slice(&whole(response.into_body(), LARGEST).await?)?)
     }
 
-    /// Requests a stream of events, one on each line.
+    /// Requests a stream of events, one per line.
     ///
     /// # Errors
-    /// The server refuses or is gone.
+    /// The server refuses, or the connection breaks.
     pub async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<Events, ApiError> {
         let response = self.request(path, query).await?;
         Ok(Events { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
@@ -194,21 +195,21 @@ impl Connection {
     }
 }
 
-/// The events of a watch.
+/// Events of a watch.
 pub struct Events {
     body: Incoming,
     /// Received bytes of events that have not been returned.
     buffer: Vec<u8>,
-    /// How far the buffer has been searched for the end of the first line.
+    /// Length of the prefix of `buffer` that has no line end.
     searched: usize,
     _connection: Connection,
 }
 
 impl Events {
-    /// The next event; `None` once the server has closed the stream.
+    /// Returns the next event; `None` once the server has closed the stream.
     ///
     /// # Errors
-    /// The connection broke, or the event is too large or not of this type.
+    /// The connection broke, or the event is too large or not a `T`.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
         loop {
             if let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {
@@ -230,7 +231,7 @@ impl Events {
     }
 }
 
-/// All of a body, at most `limit` bytes of it.
+/// Reads a whole body of at most `limit` bytes.
 async fn whole(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
     let collected =
         Limited::new(body, limit).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
@@ -240,7 +241,7 @@ async fn whole(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
     Ok(collected.to_bytes())
 }
 
-/// The `Authorization` header for the token in a file.
+/// Returns the `Authorization` header for the token in a file.
 fn authorization(path: &Path) -> Result<HeaderValue, ApiError> {
     let failed = |error: String| ApiError::File { path: path.to_owned(), error };
     let token = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
@@ -250,7 +251,7 @@ fn authorization(path: &Path) -> Result<HeaderValue, ApiError> {
     Ok(value)
 }
 
-/// TLS that trusts the certificates in `ca_file`, or those of the system if there is no such file.
+/// Returns a TLS connector that trusts the certificates in `ca_file`, or those of the system without such a file.
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, ApiError> {
     let mut roots = RootCertStore::empty();
     match ca_file {

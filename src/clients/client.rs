@@ -1,4 +1,4 @@
-//! What is known of whoever asks, and how far each part of it can be trusted.
+//! Clients and their jobs, with the trust in each fact.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,40 +6,40 @@ use std::fmt;
 use super::search::SearchList;
 use super::view_cache::ViewCache;
 
-/// The longest text that is kept of one label, annotation or name; more is cut off. Annotations may be 256 KiB long.
+/// Most bytes kept of one label, annotation or name; the rest is cut off. Annotations may have 256 KiB.
 pub const LONGEST_TEXT: usize = 256;
-/// Labels kept of one pod.
+/// Most labels kept of one pod.
 pub const MOST_LABELS: usize = 64;
 
-/// Whoever asks: a pod of this node, or what the configuration says of a network.
+/// A client: a pod of this node, or a network that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// What it is.
+    /// Kind of client.
     pub kind: Kind,
     /// The pod's name, or the `name` of the `[[client]]`.
     pub name: Box<str>,
     /// The namespace, if there is one.
     pub namespace: Option<Box<str>>,
-    /// The pod's UID: names are used again, UIDs never.
+    /// The pod's UID. Names are reused, UIDs are not.
     pub uid: Option<Box<str>>,
     /// The pod's labels, sorted, at most [`MOST_LABELS`].
     pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Whether it has more labels than that.
+    /// True if the pod has more labels than are kept.
     pub more_labels: bool,
-    /// The job that it runs, if it does.
+    /// The job that the pod runs, if any.
     pub job: Option<Job>,
-    /// Which views it is of, as far as that has been looked into.
+    /// Cache of the views that match the client.
     pub memo: ViewCache,
-    /// Its search list, if all of it is known.
+    /// The pod's search list, if the API shows all of it.
     pub search: Option<Box<SearchList>>,
 }
 
-/// What asks.
+/// Kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A pod in which GitLab Runner runs one job.
     GitlabJob,
-    /// A pod in which a GitHub Actions runner, or a job of one, runs.
+    /// A pod of a GitHub Actions runner, or of a job of one.
     GithubRunner,
     /// A pod in which Tekton runs one TaskRun.
     TektonTaskRun,
@@ -49,32 +49,32 @@ pub enum Kind {
     Configured,
 }
 
-/// What is known of a job: facts, at most one of each [`Field`].
+/// Facts about a job, at most one for each [`Field`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
     facts: Vec<(Field, Fact)>,
 }
 
-/// One thing that is known of a job.
+/// Subject of a fact about a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
-    /// The runner's id or short token.
+    /// The runner's id or short token; for GitHub the name of the scale set.
     RunnerId,
     /// The runner's name.
     RunnerName,
-    /// The project's number.
+    /// The project's numeric id.
     ProjectId,
-    /// The project's own name.
+    /// The project's name without its namespace.
     ProjectName,
-    /// The group, organisation or namespace that it is in.
+    /// The project's group, organisation or namespace.
     ProjectNamespace,
-    /// Namespace and name, as in its URL.
+    /// The project's namespace and name, as in its URL.
     ProjectPath,
-    /// The job's number.
+    /// The job's id: a number for GitLab, a UID for Tekton.
     JobId,
     /// The job's name.
     JobName,
-    /// Where people look at the job.
+    /// The URL of the job's page.
     JobUrl,
     /// The pipeline.
     Pipeline,
@@ -82,48 +82,48 @@ pub enum Field {
     Ref,
     /// The commit.
     Sha,
-    /// Who started it.
+    /// The user who started the job.
     User,
 }
 
-/// A value and where it is from.
+/// A value and the trust in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
     /// The value, at most [`LONGEST_TEXT`] bytes.
     pub value: Box<str>,
-    /// How far it can be trusted.
+    /// Trust in the value, by its source.
     pub trust: Trust,
 }
 
-/// Where a fact is from; the most trusted first.
+/// Source of a fact; the most trusted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trust {
-    /// This server's own configuration says so.
+    /// nodens's own configuration.
     Configuration,
-    /// The namespace, which the runner made for this one job.
+    /// The pod's namespace: one that the runner created for this one job, or Tekton's project.
     Namespace,
-    /// A label that only the runner or its controller sets: the job cannot.
+    /// A label that only the runner or its controller can set.
     Label,
-    /// A label or annotation that the job may have overwritten, where the runner's configuration allows it that.
+    /// A label or annotation that the job can overwrite if the runner's configuration permits it.
     JobControlled,
-    /// The pod's name has the form that the runner gives; anybody may give a pod such a name.
+    /// A pod name of the form that the runner gives. Any pod may have such a name.
     Name,
-    /// It contradicts something that is trusted more, or stands beside something that does.
+    /// A job-controlled value of a pod on which at least one job-controlled value contradicts another source.
     Conflicting,
 }
 
 impl Job {
-    /// The fact, if it is known.
+    /// Returns a fact.
     pub fn get(&self, field: Field) -> Option<&Fact> {
         self.facts.iter().find(|(known, _)| *known == field).map(|(_, fact)| fact)
     }
 
-    /// The value, if it is known and neither the job nor whoever wrote it could have made it up.
+    /// Returns a value that the job and the author of its configuration cannot have set.
     pub fn trusted(&self, field: Field) -> Option<&str> {
         self.known(field, Trust::Label)
     }
 
-    /// The project as people write it, from facts that are trusted at least so far.
+    /// Returns the project's path or, without one, its name, namespace or id, from facts of at least the trust `least`.
     pub fn project(&self, least: Trust) -> Option<Cow<'_, str>> {
         let known = |field| self.known(field, least);
         let of_both =
@@ -135,28 +135,28 @@ impl Job {
             .or_else(|| one.into_iter().find_map(known).map(Cow::Borrowed))
     }
 
-    /// The runner, from facts that are trusted at least so far.
+    /// Returns the runner's name or id, from facts of at least the trust `least`.
     pub fn runner(&self, least: Trust) -> Option<&str> {
         self.known(Field::RunnerName, least).or_else(|| self.known(Field::RunnerId, least))
     }
 
-    /// The value, if it is known and trusted at least so far.
+    /// Returns a value of at least the trust `least`.
     pub fn known(&self, field: Field, least: Trust) -> Option<&str> {
         self.get(field).filter(|fact| fact.trust <= least).map(|fact| &*fact.value)
     }
 
-    /// All facts, in the order of [`Field`].
+    /// Returns all facts, in the order of [`Field`].
     pub fn facts(&self) -> impl Iterator<Item = (Field, &Fact)> {
         self.facts.iter().map(|(field, fact)| (*field, fact))
     }
 
-    /// Whether nothing is known.
+    /// Reports whether there are no facts.
     pub fn is_empty(&self) -> bool {
         self.facts.is_empty()
     }
 
-    /// Notes a fact. Of two values the one trusted more stays; one trusted less that says otherwise is not kept. Returns
-    /// whether they agree.
+    /// Records a fact. Of two values for one field the more trusted one is kept, of two equally trusted ones the first. Returns
+    /// whether they are equal.
     pub fn note(&mut self, field: Field, value: &str, trust: Trust) -> bool {
         let value = text(value);
         match self.facts.binary_search_by_key(&field, |(field, _)| *field) {
@@ -175,7 +175,7 @@ impl Job {
         }
     }
 
-    /// Marks everything that the job could have set: some of it has been found to be wrong.
+    /// Marks all job-controlled facts as conflicting, since one of them has been found to be wrong.
     pub fn dispute(&mut self) {
         for (_, fact) in self.facts.iter_mut().filter(|(_, fact)| fact.trust == Trust::JobControlled) {
             fact.trust = Trust::Conflicting;
@@ -184,7 +184,7 @@ impl Job {
 }
 
 impl Client {
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         let at = self.labels.binary_search_by(|(label, _)| (**label).cmp(key)).ok()?;
         Some(&self.labels[at].1)
@@ -192,7 +192,7 @@ impl Client {
 }
 
 impl Kind {
-    /// As APIs show it.
+    /// Returns the name in APIs.
     pub fn label(self) -> &'static str {
         match self {
             Self::GitlabJob => "gitlab-job",
@@ -205,7 +205,7 @@ impl Kind {
 }
 
 impl Trust {
-    /// As APIs show it.
+    /// Returns the name in APIs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
@@ -219,7 +219,7 @@ impl Trust {
 }
 
 impl Field {
-    /// As APIs show it.
+    /// Returns the name in APIs.
     pub fn label(self) -> &'static str {
         match self {
             Self::RunnerId => "runner_id",
@@ -245,7 +245,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A text cut to [`LONGEST_TEXT`] bytes, between characters.
+/// Shortens a text to at most [`LONGEST_TEXT`] bytes, at a character boundary.
 pub fn text(text: &str) -> Box<str> {
     let mut end = text.len().min(LONGEST_TEXT);
     while !text.is_char_boundary(end) {

@@ -1,4 +1,4 @@
-//! Clients that the configuration names by their network: for machines that are no pods, and where there is no API.
+//! Clients that the configuration names by their network: machines that are not pods, and nodes without a Kubernetes API.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,21 +11,21 @@ use super::address::key;
 use super::client::{Client, Field, Job, Kind, Trust};
 use crate::config;
 
-/// Networks and their names; the longest prefix wins.
+/// Networks and their clients; the longest prefix wins.
 #[derive(Debug, Default)]
 pub struct StaticClients {
-    /// The lengths of prefixes that there are, the longest first.
+    /// The prefix lengths in use, the longest first.
     lengths: Vec<u32>,
     clients: HashMap<(u32, u128), Arc<Client>, RandomState>,
 }
 
-/// Bits of an address as [`key`] has it.
+/// Bits of an address in the form of [`key`].
 const BITS: u32 = 128;
-/// Bits before the IPv4 address in it.
+/// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 96;
 
 impl StaticClients {
-    /// A table of the configuration's `[[client]]`s.
+    /// Builds the table from the configuration's `[[client]]`s.
     pub fn new(clients: &[config::Client]) -> Self {
         let mut fixed = Self::default();
         for client in clients {
@@ -38,7 +38,7 @@ impl StaticClients {
         fixed
     }
 
-    /// Whom the configuration says this address to be.
+    /// Returns the client of the longest network that contains the address.
     #[inline]
     pub fn who(&self, address: IpAddr) -> Option<&Arc<Client>> {
         let address = key(address);
@@ -73,7 +73,7 @@ fn length(net: &IpNet) -> u32 {
 }
 
 fn masked(address: u128, length: u32) -> u128 {
-    // A shift by all bits is none at all.
+    // A prefix length of 0 would shift by all 128 bits, which overflows.
     address & u128::MAX.checked_shl(BITS - length).unwrap_or(0)
 }
 

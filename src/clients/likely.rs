@@ -1,6 +1,7 @@
-//! What a job will ask for first, as its pod tells before it runs: the registries of its images and its GitLab server.
+//! Prediction of the first names that a job queries, from its pod before it runs: the registries of its images and its
+//! GitLab server.
 //!
-//! All of it may be the job's own invention: it is good for guesses alone.
+//! The job may control all of these inputs: use the result only as a prediction.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -9,17 +10,17 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use crate::wire::name::Name;
 
-/// Hosts that are told of one pod, at most.
+/// Most hosts predicted for one pod.
 pub const MOST_HOSTS: usize = 16;
-/// Variables in which GitLab Runner tells every container of servers: those of GitLab itself, of its container registry,
-/// and of its dependency proxy.
+/// Variables in which GitLab Runner names servers to every container: GitLab itself, its container registry, and its
+/// dependency proxy.
 const SERVERS: [&str; 3] = ["CI_SERVER_HOST", "CI_REGISTRY", "CI_DEPENDENCY_PROXY_SERVER"];
-/// Where images without a host come from, as image references name it.
+/// Hosts by which image references name Docker Hub, the registry of images without a host.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-/// What such an image is got from: the registry, and the server that gives out its tokens.
+/// Hosts that a pull from Docker Hub contacts: the registry, and the server that issues its tokens.
 const DOCKER_HUB_HOSTS: [&str; 2] = ["registry-1.docker.io", "auth.docker.io"];
 
-/// A container as the API shows it: its image, and what its environment says of servers.
+/// A container in the API: its image, and the servers that its environment names.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 pub struct Container {
     #[serde(default)]
@@ -28,11 +29,11 @@ pub struct Container {
     env: Servers,
 }
 
-/// The values of [`SERVERS`]; all other variables are dropped while they are read.
+/// Values of the variables in [`SERVERS`]; deserialization drops all other variables.
 #[derive(Clone, Debug, Default)]
 struct Servers(Vec<String>);
 
-/// The hosts that a pod of these containers, of a job at `url`, is likely to ask for: GitLab's first.
+/// Predicts the hosts that a pod with these containers, of a job at `url`, queries; the GitLab server comes first.
 pub fn hosts<'c>(url: Option<&str>, containers: impl Iterator<Item = &'c Container> + Clone) -> Vec<Name> {
     let of_url = url.and_then(|url| Some(url.split_once("://")?.1)).map(|rest| rest.split('/').next().unwrap_or(rest));
     let servers = containers.clone().flat_map(|container| container.env.0.iter().map(String::as_str));
@@ -46,10 +47,10 @@ pub fn hosts<'c>(url: Option<&str>, containers: impl Iterator<Item = &'c Contain
     hosts
 }
 
-/// Whom an image is got from, with its port: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
+/// Returns the hosts, with their ports, that an image is pulled from: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
 ///
-/// What stands before the first slash is a host if it has a dot, a colon or a capital letter or is `localhost`; otherwise
-/// it belongs to the path, on Docker Hub: so the reference grammar of distribution has it.
+/// The part before the first slash is a host if it has a dot, a colon or a capital letter or is `localhost`; otherwise it
+/// belongs to a path on Docker Hub. The reference grammar of distribution defines this.
 fn registries(image: &str) -> Vec<&str> {
     let host = image.split_once('/').map(|(first, _)| first).filter(|first| {
         first.contains(['.', ':']) || *first == "localhost" || first.bytes().any(|byte| byte.is_ascii_uppercase())
@@ -61,8 +62,8 @@ fn registries(image: &str) -> Vec<&str> {
     }
 }
 
-/// The name of `HOST[:PORT]`, if it is one that a resolver asks for as it stands: no address, and with a dot, since others
-/// depend on a search list.
+/// Returns the name in `HOST[:PORT]` if a resolver queries it unchanged: not an address, and with a dot, since a name
+/// without a dot depends on a search list.
 fn host(authority: &str) -> Option<Name> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
     let host = host.split(':').next().unwrap_or(host);
@@ -99,7 +100,7 @@ impl<'de> Visitor<'de> for List {
     }
 }
 
-/// The value of one of [`SERVERS`], none of any other variable.
+/// Value of one of [`SERVERS`]; `None` for any other variable.
 struct Variable(Option<String>);
 
 impl<'de> Deserialize<'de> for Variable {
@@ -117,7 +118,7 @@ impl<'de> Deserialize<'de> for Variable {
                 while let Some(key) = fields.next_key::<String>()? {
                     match key.as_str() {
                         "name" => wanted = Some(SERVERS.contains(&fields.next_value::<String>()?.as_str())),
-                        // The name comes first; values may be long.
+                        // The API sends the name first. Values of other variables may be long and are skipped.
                         "value" if wanted != Some(false) => value = fields.next_value::<Option<String>>()?,
                         _ => drop(fields.next_value::<IgnoredAny>()?),
                     }

@@ -1,4 +1,4 @@
-//! A pod as the Kubernetes API shows it, without all that nobody here needs: the rest is dropped while it is read.
+//! Pods as the Kubernetes API shows them; deserialization drops all fields that nodens does not use.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,21 +19,21 @@ use crate::wire::name::Name;
 /// A list of pods.
 #[derive(Clone, Debug, Deserialize)]
 pub struct List {
-    /// The list's own.
+    /// Metadata of the list.
     pub metadata: ListMetadata,
-    /// The pods.
+    /// The pods of this page.
     #[serde(default)]
     pub items: Vec<PodManifest>,
 }
 
-/// What a list says of itself.
+/// Metadata of a list.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListMetadata {
-    /// What a watch goes on from.
+    /// Version from which a watch continues.
     #[serde(default)]
     pub resource_version: String,
-    /// Where the next page starts; empty on the last one.
+    /// Token of the next page; empty on the last page.
     #[serde(default, rename = "continue")]
     pub next: String,
 }
@@ -42,25 +42,25 @@ pub struct ListMetadata {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
 pub enum WatchEvent {
-    /// A pod is new.
+    /// A new pod.
     Added(PodManifest),
-    /// A pod has changed.
+    /// A changed pod.
     Modified(PodManifest),
-    /// A pod is no more; as it was last.
+    /// A deleted pod, in its last state.
     Deleted(PodManifest),
-    /// Nothing changed up to the version of this otherwise empty pod.
+    /// A bookmark: nothing changed up to the version of this otherwise empty pod.
     Bookmark(PodManifest),
-    /// The watch has failed.
+    /// A failure of the watch.
     Error(Status),
 }
 
-/// A `Status` object: what the API server says when it refuses.
+/// A `Status` object, the API server's error response.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Status {
     /// The HTTP status code.
     #[serde(default)]
     pub code: u16,
-    /// Text for people.
+    /// Human-readable message.
     #[serde(default)]
     pub message: String,
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// One pod.
+/// A pod.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PodManifest {
     metadata: Metadata,
@@ -146,7 +146,7 @@ struct PodIp {
 }
 
 impl Spec {
-    /// The pod's search list, if its policy leaves it all to `dnsConfig`: with any other the kubelet adds the node's.
+    /// Returns the pod's search list if `dnsPolicy` is `None`: with any other policy the kubelet adds domains.
     fn search(&self) -> Option<Box<SearchList>> {
         let options = self.dns_config.options.iter().map(|option| (option.name.as_str(), option.value.as_str()));
         let domains = self.dns_config.searches.iter().map(String::as_str);
@@ -155,19 +155,19 @@ impl Spec {
 }
 
 impl PodManifest {
-    /// The version of this state.
+    /// Returns the resource version of this state.
     pub fn version(&self) -> &str {
         &self.metadata.resource_version
     }
 
-    /// The hosts that it is likely to ask for first.
+    /// Predicts the hosts that the pod queries first.
     pub fn likely_hosts(&self) -> Vec<Name> {
         let url = self.metadata.annotations.get(JOB_URL).map(String::as_str);
         let (containers, init) = (&self.spec.containers, &self.spec.init_containers);
         likely::hosts(url, containers.iter().chain(init).flatten())
     }
 
-    /// The pod; none if it lacks what every pod has.
+    /// Converts the manifest; `None` if the UID or the name is missing.
     pub fn pod(self) -> Option<Pod> {
         let Self { metadata, spec, status } = self;
         if metadata.uid.is_empty() || metadata.name.is_empty() {
@@ -208,7 +208,7 @@ impl PodManifest {
     }
 }
 
-/// A resource version as a number, which newer API servers promise that it is; 0 where it is none.
+/// Parses a resource version as a number, as newer API servers guarantee it to be; returns 0 for anything else.
 pub fn version(text: &str) -> u64 {
     text.parse().unwrap_or(0)
 }

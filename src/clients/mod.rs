@@ -1,16 +1,16 @@
-//! Who asks: from a source address and a time to a pod, its job, its project.
+//! Attribution: from a source address and a time to a pod, its job and its project.
 //!
 //! ```text
 //! the API's events ──► watch ──► manifest ──► runner ──► pods ──► table ──┐
-//!                                what is     is it a    who has   swapped │
-//!                                kept        job?       what      in      ├──► Clients ──► who asks?
+//!                                parsed      job and    addresses swapped │
+//!                                pod         its facts  over time whole   ├──► Clients ──► identity
 //! [[client]] of the configuration ──────────────────────► fixed ──────────┘
 //!                                                          in the snapshot
 //! ```
 //!
-//! [`views`] tells which of the configuration's views the one who asks is of.
+//! [`views`] chooses the view of a client.
 //!
-//! Rightly or not at all: where two pods may be meant, nobody is. Knowing nobody never delays or fails a query.
+//! If more than one pod may have an address, the client is unknown. An unknown client never delays or fails a query.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,49 +41,49 @@ pub use table::Table;
 pub use unknown::Unknown;
 pub use views::Views;
 
-/// Which pod has which address: an immutable table, swapped as a whole. The configuration's own clients are part of its
-/// snapshot, so that they and the views that select them change together.
+/// Owners of the pods' addresses: an immutable table, swapped as a whole. The `[[client]]`s are part of the configuration's
+/// snapshot and change together with the views that select them.
 #[derive(Debug, Default)]
 pub struct Clients {
     pods: ArcSwap<Table>,
 }
 
-/// The pods of this moment and the clients of one configuration, for a batch of look-ups without any further atomic
-/// operation.
+/// The current table of pods and the clients of one configuration, for a batch of look-ups without further atomic
+/// operations.
 pub struct Tables<'s> {
     fixed: &'s StaticClients,
     pods: Guard<Arc<Table>>,
 }
 
-/// Whoever asks.
+/// Result of attribution.
 #[derive(Clone, Copy, Debug)]
 pub enum ClientIdentity<'t> {
-    /// This one, without doubt.
+    /// An identified client.
     Known {
-        /// It.
+        /// The client.
         client: &'t Arc<Client>,
-        /// Since when it is known to have the address; none if the configuration says so.
+        /// Time since which it is known to have the address; `None` for a `[[client]]`.
         since: Option<Millis>,
     },
-    /// Not known, and why.
+    /// An unidentified client, with the reason.
     Unknown(Unknown),
 }
 
 impl Clients {
-    /// The pods of this moment beside the clients of a configuration.
+    /// Returns the current table of pods together with the clients of a configuration.
     #[inline]
     pub fn tables<'s>(&self, fixed: &'s StaticClients) -> Tables<'s> {
         Tables { fixed, pods: self.pods.load() }
     }
 
-    /// Puts another table of pods in force.
+    /// Replaces the table of pods.
     pub fn put_pods(&self, pods: Table) {
         self.pods.store(Arc::new(pods));
     }
 }
 
 impl Tables<'_> {
-    /// Who had `address` at `at`. A pod that is known beyond doubt comes before what the configuration says of its
+    /// Returns the client that had `address` at `at`. An identified pod takes precedence over a `[[client]]` for its
     /// network.
     #[inline]
     pub fn who(&self, address: IpAddr, at: Millis) -> ClientIdentity<'_> {

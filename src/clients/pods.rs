@@ -1,11 +1,11 @@
-//! From what the API tells of pods to who had which address when: a pure state machine, time is an argument.
+//! Pod addresses over time, from the events of the Kubernetes API: a pure state machine that takes the time as an argument.
 //!
-//! A pod is its UID; names and addresses are used again. Its states are ordered by their version, so that events may
-//! come twice, late or out of order. What has ended stays for [`KEPT_AFTER_END`]: for queries that were under way, and so
-//! that a late event does not bring it back.
+//! A pod is identified by its UID; names and addresses are reused. The states of a pod are ordered by their version;
+//! duplicate, late or reordered events have no effect. A pod that has ended is kept for [`KEPT_AFTER_END`]: queries in flight
+//! are still attributed to it, and a late event does not bring it back.
 //!
-//! Of a pod that has ended while the watch was lost, only the time is known at which it was last heard of; from then on
-//! its address is nobody's.
+//! If a pod ended while the watch was lost, its end is set to the time of that loss. From then on its address is
+//! unassigned.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,77 +16,77 @@ use super::client::Client;
 use super::table::{Claim, Gap, NEVER, SLACK, Table};
 use crate::clock::Millis;
 
-/// Pods known at once, those included that have ended a short time ago. More are not known; a node runs 110 by default.
+/// Most pods kept at once, including those that ended recently. More pods are ignored. The kubelet's default is 110 per node.
 pub const MOST_PODS: usize = 4_096;
-/// Times with an address kept of one pod.
+/// Most claims kept of one pod.
 const MOST_CLAIMS: usize = 8;
-/// Addresses of the node itself that are kept.
+/// Most addresses of the node itself.
 const MOST_HOST_ADDRESSES: usize = 64;
-/// How long what a pod was is known after its end.
+/// Time for which a pod is kept after its end.
 pub const KEPT_AFTER_END: Millis = 300_000;
 
 /// One state of a pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Whose state it is.
+    /// The pod's UID.
     pub uid: Box<str>,
-    /// The state's version; later states have larger ones. 0: not known.
+    /// Version of the state; later states have larger ones. 0: unknown.
     pub version: u64,
-    /// Its addresses of both families.
+    /// The pod's addresses of both families.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is in the node's own network.
+    /// True if the pod is in the node's host network.
     pub host_network: bool,
-    /// Whether all of it has ended; the addresses are then those that it had.
+    /// True if all containers have ended; `addresses` are then those that the pod had.
     pub ended: bool,
-    /// Whether it is being deleted.
+    /// True if the pod is being deleted.
     pub deleting: bool,
-    /// Who it is.
+    /// The client that the pod is.
     pub client: Arc<Client>,
 }
 
-/// What is heard of one watch.
+/// An event of one watch.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A pod is in this state.
+    /// A pod in its current state.
     Seen(Pod),
-    /// A pod is no more; this was its last state.
+    /// A deleted pod in its last state.
     Gone(Pod),
-    /// All pods that there are, at a version.
+    /// All pods, with the version of the list.
     Listed(Vec<Pod>, u64),
-    /// The watch goes on where it was lost.
+    /// The watch has continued from the version at which it was lost.
     Resumed,
     /// The watch is lost.
     Lost,
 }
 
-/// All pods that are known.
+/// All pods, current and recently ended.
 #[derive(Debug)]
 pub struct Pods {
     known: HashMap<Box<str>, Record>,
     hosts: BTreeSet<u128>,
     gaps: Vec<Gap>,
-    /// Whether pods of this node may exist that no watch tells of.
+    /// True if the watches do not cover all pods of this node.
     partial: bool,
-    /// When a pod was first left out for want of room.
+    /// Time at which a pod was first ignored since the last list, because `MOST_PODS` were kept.
     overflow: Millis,
     ignored: u64,
 }
 
-/// One pod's life so far.
+/// History of one pod.
 #[derive(Debug)]
 struct Record {
     client: Arc<Client>,
     scope: usize,
     version: u64,
     host_network: bool,
-    /// Since when it may have been there.
+    /// Earliest time at which the pod may have existed.
     seen: Millis,
     ending: Millis,
     ended: Millis,
     claims: Vec<Held>,
 }
 
-/// One time with one address.
+/// One pod's possession of one address.
 #[derive(Debug)]
 struct Held {
     address: u128,
@@ -95,7 +95,7 @@ struct Held {
 }
 
 impl Pods {
-    /// No pods, with that many watches, none of which has been heard yet. `partial`: they do not tell of all pods.
+    /// Returns an empty state for `scopes` watches. `partial`: the watches do not cover all pods of this node.
     pub fn new(scopes: usize, partial: bool) -> Self {
         Self {
             known: HashMap::new(),
@@ -107,7 +107,7 @@ impl Pods {
         }
     }
 
-    /// Takes what a watch tells.
+    /// Applies an event of a watch.
     pub fn apply(&mut self, scope: usize, event: Event, now: Millis) {
         match event {
             Event::Seen(pod) => self.seen(scope, pod, now),
@@ -120,7 +120,7 @@ impl Pods {
             }
             Event::Lost => {
                 if let Some(gap) = self.gaps.get_mut(scope) {
-                    // Lost again before what was missed is known: that is still the same gap.
+                    // Lost again before the missed events have arrived: the gap continues.
                     if !gap.catching_up(now) {
                         gap.from = now;
                     }
@@ -131,7 +131,7 @@ impl Pods {
         self.forget(now);
     }
 
-    /// Who has which address, and had.
+    /// Returns the table of current and past owners of addresses.
     pub fn table(&self) -> Table {
         let of_pods = self.known.values().flat_map(|record| {
             let maybe = record.seen.saturating_sub(SLACK);
@@ -150,22 +150,22 @@ impl Pods {
         Table::new(of_pods.chain(self.hosts.iter().map(host)), &self.gaps, hungry)
     }
 
-    /// Whether this pod has been heard of.
+    /// Reports whether a pod with this UID is recorded.
     pub fn knows(&self, uid: &str) -> bool {
         self.known.contains_key(uid)
     }
 
-    /// How many pods run, or are about to.
+    /// Returns the number of pods that have not ended.
     pub fn live(&self) -> usize {
         self.known.values().filter(|record| record.ended == NEVER).count()
     }
 
-    /// How many times a pod was left out for want of room.
+    /// Returns how often a pod was ignored because `MOST_PODS` were kept.
     pub fn ignored(&self) -> u64 {
         self.ignored
     }
 
-    /// Drops what has ended long ago. Whether anything was dropped.
+    /// Drops pods that ended more than `KEPT_AFTER_END` ago. Returns whether any was dropped.
     pub fn forget(&mut self, now: Millis) -> bool {
         let before = self.known.len();
         self.known.retain(|_, record| record.ended == NEVER || now < record.ended.saturating_add(KEPT_AFTER_END));
@@ -183,7 +183,7 @@ impl Pods {
         }
         let record = self.known.entry(pod.uid.clone()).or_insert_with(|| Record::new(scope, &pod, end));
         let older = pod.version != 0 && pod.version <= record.version;
-        // A UID never comes back, and what has ended never runs again.
+        // A UID is never reused, and a pod that has ended never runs again.
         if older || record.ended != NEVER {
             return;
         }
@@ -207,7 +207,7 @@ impl Pods {
         let end = self.end_of_knowledge(scope, now);
         let there: BTreeSet<Box<str>> = pods.iter().map(|pod| pod.uid.clone()).collect();
         for (uid, record) in self.known.iter_mut().filter(|(_, record)| record.scope == scope) {
-            // A pod newer than the list is not in it because of that.
+            // A pod that is newer than the list may be missing from it.
             let newer = version != 0 && record.version > version;
             if !there.contains(uid) && !newer {
                 record.end(end);
@@ -217,17 +217,17 @@ impl Pods {
             self.seen(scope, pod, now);
         }
         if let Some(gap) = self.gaps.get_mut(scope).filter(|gap| gap.from != NEVER) {
-            // The list leaves nothing to catch up with.
+            // The list contains all missed events.
             gap.back = gap.back.min(now.saturating_sub(SLACK));
         }
     }
 
-    /// Until when what was known before is sure, where it is heard now that it has changed.
+    /// Returns the last time at which the previous state is certain, for a change that is received now.
     fn end_of_knowledge(&self, scope: usize, now: Millis) -> Millis {
         self.gaps.get(scope).filter(|gap| gap.catching_up(now)).map_or(now, |gap| gap.from)
     }
 
-    /// Whether there is room for one more pod; if not, what ended first makes some.
+    /// Reports whether there is room for one more pod; if necessary removes the pod that ended first.
     fn make_room(&mut self, now: Millis) -> bool {
         if self.known.len() < MOST_PODS {
             return true;
@@ -259,12 +259,12 @@ impl Record {
         }
     }
 
-    /// Whether it will be given an address, and nobody knows which.
+    /// Reports whether the pod is still to be assigned an address.
     fn waits(&self) -> bool {
         !self.host_network && self.ended == NEVER && self.claims.iter().all(|held| held.until != NEVER)
     }
 
-    /// It has these addresses now, and `end` is the last time that is known of those that it has no more.
+    /// Sets the current addresses. Claims on other addresses end at `end`, the last time at which they are certain.
     fn hold(&mut self, addresses: &[u128], end: Millis, now: Millis) {
         for held in self.claims.iter_mut().filter(|held| held.until == NEVER && !addresses.contains(&held.address)) {
             held.until = end.max(held.from);

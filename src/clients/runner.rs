@@ -1,54 +1,54 @@
-//! What makes a pod a job, and what is then known of it: one table of runners.
+//! Recognition of jobs and their facts from a pod's metadata: one table of CI runners.
 //!
-//! Another runner is one more `Runner` in `RUNNERS`: the marks that its pods bear, and for each [`Field`] where the
-//! value is found and how far that place can be trusted. A pod without any mark is a plain pod.
+//! To add a CI runner, add one `Runner` to `RUNNERS`: the marks of its pods, and the sources of each [`Field`] with their trust.
+//! A pod without a mark is a plain pod.
 //!
-//! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it,
-//! so these are what the rest is checked against. Annotations under the same domain may be overwritten by a job
-//! (`KUBERNETES_POD_ANNOTATIONS_*`, where `pod_annotations_overwrite_allowed` matches): they are [`Trust::JobControlled`],
-//! and as soon as one of them contradicts something better, all of them are [`Trust::Conflicting`].
+//! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it: these
+//! labels are the reference for all other facts. A job can overwrite annotations under this domain
+//! (`KUBERNETES_POD_ANNOTATIONS_*`, if `pod_annotations_overwrite_allowed` matches): they are [`Trust::JobControlled`].
+//! If one of them contradicts another source, all of them are [`Trust::Conflicting`].
 
 use std::collections::BTreeMap;
 
 use super::client::{Field, Job, Kind, Trust};
 
-/// What a pod says of itself.
+/// Metadata of a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta<'m> {
-    /// Its name.
+    /// Name.
     pub name: &'m str,
-    /// Its namespace.
+    /// Namespace.
     pub namespace: &'m str,
-    /// All of its labels.
+    /// All labels.
     pub labels: &'m BTreeMap<String, String>,
-    /// All of its annotations.
+    /// All annotations.
     pub annotations: &'m BTreeMap<String, String>,
 }
 
 /// A system that runs jobs in pods.
 struct Runner {
     kind: Kind,
-    /// Any of these says that a pod is one of its jobs.
+    /// Marks of a job's pod; one is enough.
     marks: &'static [Mark],
-    /// None of these is on a job's pod.
+    /// Marks of the runner's other pods, which a job's pod never has.
     not: &'static [Mark],
-    /// The most trusted source of a field first.
+    /// Sources of the facts, with the most trusted source of a field first.
     facts: &'static [(Field, Source, Trust)],
 }
 
-/// Something by which a pod is known.
+/// A criterion that recognizes a pod.
 enum Mark {
     /// A label with this key.
     Label(&'static str),
-    /// A namespace that begins so, with a number behind it.
+    /// A namespace that consists of this prefix and a number.
     NumberedNamespace(&'static str),
-    /// The name that GitLab Runner gives to its pods.
+    /// A name of the form that GitLab Runner gives to its pods.
     GitlabName,
-    /// A label with the first key, on a pod whose name ends so.
+    /// A label with the first key, on a pod whose name has the second text as its suffix.
     LabelAndName(&'static str, &'static str),
 }
 
-/// Where a value is found.
+/// Source of a value.
 enum Source {
     /// The value of a label.
     Label(&'static str),
@@ -56,11 +56,11 @@ enum Source {
     Annotation(&'static str),
     /// The pod's namespace.
     Namespace,
-    /// The number behind this beginning of the namespace.
+    /// The number after this prefix of the namespace.
     NamespaceNumber(&'static str),
-    /// The part of GitLab's job URL in this annotation: `https://HOST/PROJECT/-/jobs/JOB`.
+    /// A part of GitLab's job URL in this annotation: `https://HOST/PROJECT/-/jobs/JOB`.
     Url(&'static str, UrlPart),
-    /// The part of the name that GitLab Runner gives to its pods.
+    /// A part of the name that GitLab Runner gives to its pods.
     GitlabName(NamePart),
 }
 
@@ -78,7 +78,7 @@ enum NamePart {
 
 const RUNNERS: &[Runner] = &[GITLAB, GITHUB, TEKTON];
 
-/// GitLab Runner's Kubernetes executor. Pause pods only keep room on a node.
+/// GitLab Runner's Kubernetes executor. Its pause pods only reserve capacity on a node.
 const GITLAB: Runner = Runner {
     kind: Kind::GitlabJob,
     marks: &[
@@ -103,7 +103,7 @@ const GITLAB: Runner = Runner {
         (Field::JobName, Source::Annotation("job.runner.gitlab.com/name"), Trust::JobControlled),
         (Field::Ref, Source::Annotation("job.runner.gitlab.com/ref"), Trust::JobControlled),
         (Field::Sha, Source::Annotation("job.runner.gitlab.com/sha"), Trust::JobControlled),
-        // The runner says neither; these are labels that operators add with `pod_labels`.
+        // The runner sets neither; operators add these labels with `pod_labels`.
         (Field::Pipeline, Source::Label("pipeline_id"), Trust::JobControlled),
         (Field::User, Source::Label("user_login"), Trust::JobControlled),
         (Field::RunnerId, Source::GitlabName(NamePart::Runner), Trust::Name),
@@ -111,8 +111,8 @@ const GITLAB: Runner = Runner {
     ],
 };
 
-/// GitHub's Actions Runner Controller: runner pods of a scale set, and the pods that a runner's container hooks make
-/// for a job. Which job it is, only GitHub knows.
+/// GitHub's Actions Runner Controller: runner pods of a scale set, and the pods that a runner's container hooks create
+/// for a job. The pods do not identify the job.
 const GITHUB: Runner = Runner {
     kind: Kind::GithubRunner,
     marks: &[Mark::Label("actions.github.com/scale-set-name"), Mark::LabelAndName("runner-pod", "-workflow")],
@@ -126,7 +126,7 @@ const GITHUB: Runner = Runner {
     ],
 };
 
-/// Tekton: one pod for each TaskRun. Its project is the namespace.
+/// Tekton: one pod for each TaskRun. The namespace is the project.
 const TEKTON: Runner = Runner {
     kind: Kind::TektonTaskRun,
     marks: &[Mark::Label("tekton.dev/taskRun")],
@@ -139,16 +139,16 @@ const TEKTON: Runner = Runner {
     ],
 };
 
-/// How the namespaces begin that GitLab Runner makes with `namespace_per_job`.
+/// Prefix of the namespaces that GitLab Runner creates with `namespace_per_job`.
 const CI_JOB: &str = "ci-job-";
-/// The annotation with the job's URL.
+/// Annotation with the job's URL.
 pub(super) const JOB_URL: &str = "job.runner.gitlab.com/url";
-/// The most characters of a runner's token in a pod's name.
+/// Most characters of a runner's token in a pod's name.
 const LONGEST_TOKEN: usize = 9;
-/// The random end of a pod's name.
+/// Characters of the random suffix of a pod's name.
 const NAME_SUFFIX: usize = 8;
 
-/// What kind of client a pod is, and what is known of its job.
+/// Identifies the kind of client that a pod is, and the facts about its job.
 pub fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
     let is_of =
         |runner: &&Runner| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
@@ -212,7 +212,7 @@ fn number_behind<'t>(text: &'t str, start: &str) -> Option<&'t str> {
     text.strip_prefix(start).filter(|rest| is_number(rest))
 }
 
-/// Project and job of `https://HOST/PROJECT/-/jobs/JOB`.
+/// Returns project and job of `https://HOST/PROJECT/-/jobs/JOB`.
 fn gitlab_url(url: &str) -> Option<(&str, &str)> {
     let (_, behind) = url.split_once("://")?;
     let (_, path) = behind.split_once('/')?;
@@ -220,7 +220,7 @@ fn gitlab_url(url: &str) -> Option<(&str, &str)> {
     is_number(job).then_some((project, job))
 }
 
-/// Runner and project of `runner-TOKEN-project-PROJECT-concurrent-SLOT-SUFFIX`. A token may have hyphens.
+/// Returns token and project of `runner-TOKEN-project-PROJECT-concurrent-SLOT-SUFFIX`. A token may have hyphens.
 fn gitlab_name(name: &str) -> Option<(&str, &str)> {
     let (rest, suffix) = name.strip_prefix("runner-")?.rsplit_once('-')?;
     let (rest, slot) = rest.rsplit_once("-concurrent-")?;
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::clients::manifest::PodManifest;
 
-    /// The pod's kind, and its job's facts as `field=value (trust)`.
+    /// Returns the pod's kind, and its job's facts as `field=value (trust)`.
     fn told(metadata: &str) -> (Kind, Vec<String>) {
         let text = format!("{{\"metadata\": {metadata}}}");
         let manifest: PodManifest = serde_json::from_str(&text).expect("JSON");

@@ -1,13 +1,13 @@
-//! A pod's search list, where the API shows all of it.
+//! Search lists of pods, if the API shows all of them.
 
 use crate::wire::name::{MAX_NAME, Name, suffixes};
 
-/// Domains of a search list, at most: as many as the API server lets through.
+/// Most domains of a search list: the limit of the API server.
 const MOST_DOMAINS: usize = 32;
-/// `ndots` where the pod does not say (resolv.conf(5)).
+/// Default of `ndots` (resolv.conf(5)).
 const NDOTS: u8 = 1;
 
-/// The domains that a pod's resolver puts behind a name, and when it does so first.
+/// The domains that a pod's stub resolver appends to a name, and its `ndots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchList {
     domains: Box<[Name]>,
@@ -15,8 +15,8 @@ pub struct SearchList {
 }
 
 impl SearchList {
-    /// The list of a pod with these domains and options (name and value); none if there is no list, or one that no resolver
-    /// would understand.
+    /// Returns the search list with these domains and options (name and value). Returns `None` if there are no domains, more
+    /// than `MOST_DOMAINS`, or an invalid domain or `ndots`.
     pub fn new<'t>(
         domains: impl Iterator<Item = &'t str>,
         options: impl IntoIterator<Item = (&'t str, &'t str)>,
@@ -30,12 +30,12 @@ impl SearchList {
         Some(Box::new(Self { domains, ndots }))
     }
 
-    /// The names that the pod tries when `name` (wire form) does not exist, in their order; none unless `name` is the first
-    /// that it tries for one with few dots. The last is that one itself.
+    /// Returns the names that the stub resolver tries in order after `name` (wire form); the last one is the name without a
+    /// suffix. Returns `None` unless `name` is the first that the stub resolver tries for a name with fewer than `ndots` dots.
     pub fn after_first(&self, name: &[u8]) -> Option<Vec<Name>> {
         let (first, others) = self.domains.split_first()?;
         let bare = name.strip_suffix(first.as_wire()).filter(|bare| !bare.is_empty())?;
-        // The suffix must begin where a label does.
+        // The suffix must begin at a label boundary.
         suffixes(name).find(|suffix| suffix.len() == first.as_wire().len())?;
         let labels = suffixes(bare).count();
         if labels > usize::from(self.ndots) {

@@ -1,12 +1,12 @@
-//! Which pod had an address at which time: immutable, made anew by [`super::pods::Pods`] whenever something changes.
+//! Owners of addresses over time: an immutable table that [`super::pods::Pods`] builds again on each change.
 //!
-//! An address is its pod's from when the API first told so until it told of the pod's end, and never beyond doubt:
+//! A pod owns an address from the first event that shows it to the event that shows the pod's end. Exceptions:
 //!
-//! - two pods that hold one address at once: neither, until the end of one of them is known;
-//! - an address that came to a pod between two events of it: in between it is nobody's if another pod held it too;
-//! - a pod that is being deleted, while another one waits for an address: it may have been given this one already;
-//! - a watch that was lost: for [`SLACK`] what is known still holds, then nothing does until it is back;
-//! - the node's own addresses, which all pods of the host network share: nobody's.
+//! - Two pods claim one address at once: neither is identified until the end of one of them is known.
+//! - A pod received the address between two of its events: in between nodens identifies no pod if another one had the address.
+//! - A pod is being deleted while another pod waits for an address: the other pod may already have this address.
+//! - A watch was lost: its pods are identified for another [`SLACK`], and then not until the watch is re-established.
+//! - The node's own addresses, which all pods of the host network share, identify no pod.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,63 +19,63 @@ use super::client::Client;
 use super::unknown::Unknown;
 use crate::clock::Millis;
 
-/// How far the API's word may be behind what happens: no address passes to another pod within so short a time.
+/// Most delay of the API's events. An address is assumed to be reassigned no sooner than this after its release.
 pub const SLACK: Millis = 1_000;
-/// In place of a time: it has not happened.
+/// Placeholder for the time of an event that has not happened.
 pub const NEVER: Millis = Millis::MAX;
 
-/// Who had which address when.
+/// Owners of addresses over time.
 #[derive(Debug, Default)]
 pub struct Table {
     claims: HashMap<u128, Box<[Claim]>, RandomState>,
     gaps: Box<[Gap]>,
-    /// Since when a pod waits for its address; [`NEVER`] if none does.
+    /// Time since which a pod has been waiting for an address; [`NEVER`] if none is.
     hungry: Millis,
 }
 
-/// One pod's time with one address.
+/// One pod's possession of one address.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Whose; none: the node's own, which is shared.
+    /// The owner; `None` for the node's own address, which is shared.
     pub client: Option<Arc<Client>>,
-    /// The watch that tells of it.
+    /// Index of the watch that reported it.
     pub scope: usize,
-    /// From when on it may have had the address already.
+    /// Earliest time at which the pod may have had the address.
     pub maybe: Millis,
-    /// From when on it had it.
+    /// Time since which the pod is known to have the address.
     pub from: Millis,
-    /// Until when; [`NEVER`] while it has.
+    /// End of the possession; [`NEVER`] if the pod still has the address.
     pub until: Millis,
-    /// Since when it is being deleted; [`NEVER`] if it is not.
+    /// Start of the pod's deletion; [`NEVER`] if it is not being deleted.
     pub ending: Millis,
 }
 
-/// A time in which a watch was lost: the last one.
+/// Last period in which a watch was lost.
 #[derive(Clone, Copy, Debug)]
 pub struct Gap {
-    /// The end of what is known.
+    /// Time of the loss.
     pub from: Millis,
-    /// When the watch was back, if it is; what it had missed is known [`SLACK`] later.
+    /// Time at which the watch was re-established, or `NEVER`. The missed events have arrived [`SLACK`] later.
     pub back: Millis,
 }
 
 impl Gap {
-    /// There was none.
+    /// No gap.
     pub const NONE: Self = Self { from: NEVER, back: NEVER };
 
-    /// Whether what happens then is not known in time.
+    /// Reports whether changes at `at` are not known in time.
     pub fn covers(&self, at: Millis) -> bool {
         at > self.from.saturating_add(SLACK) && at < self.back.saturating_add(SLACK)
     }
 
-    /// Whether news that come now may be from within the gap.
+    /// Reports whether an event that arrives at `now` may date from the gap.
     pub fn catching_up(&self, now: Millis) -> bool {
         self.from != NEVER && now < self.back.saturating_add(SLACK)
     }
 }
 
 impl Table {
-    /// A table of these claims; of each the address.
+    /// Builds a table of addresses and claims on them.
     pub fn new(claims: impl Iterator<Item = (u128, Claim)>, gaps: &[Gap], hungry: Millis) -> Self {
         let mut lists: HashMap<u128, Vec<Claim>, RandomState> = HashMap::default();
         for (address, claim) in claims {
@@ -85,7 +85,7 @@ impl Table {
         Self { claims, gaps: gaps.into(), hungry }
     }
 
-    /// Who had `address` at `at`, and since when.
+    /// Returns the owner of `address` at `at`, and the time since which it has the address.
     #[inline]
     pub fn who(&self, address: IpAddr, at: Millis) -> Result<(&Arc<Client>, Millis), Unknown> {
         let claims = self.claims.get(&key(address)).ok_or(Unknown::Unassigned)?;
@@ -104,12 +104,12 @@ impl Table {
         }
     }
 
-    /// How many addresses it knows.
+    /// Returns the number of addresses.
     pub fn len(&self) -> usize {
         self.claims.len()
     }
 
-    /// Whether it knows none.
+    /// Reports whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }

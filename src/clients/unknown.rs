@@ -1,24 +1,24 @@
-//! Why nobody is said to have an address.
+//! Reasons why an address identifies no client.
 
 use std::fmt;
 
-/// Why an address is nobody's.
+/// Reason why an address identifies no client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unknown {
-    /// No pod of this node that is known has it.
+    /// No recorded pod of this node has the address.
     Unassigned,
-    /// It is the node's own, shared by all pods of the host network.
+    /// The address is the node's own, shared by all pods of the host network.
     Host,
-    /// More than one pod has it, or may have.
+    /// More than one pod has the address, or may have it.
     Shared,
-    /// Its pod is being deleted while another one waits for an address.
+    /// The pod is being deleted while another pod waits for an address.
     Terminating,
-    /// The Kubernetes API has not been heard for too long.
+    /// The watch of the Kubernetes API has been lost for too long.
     WatchStale,
 }
 
 impl Unknown {
-    /// As APIs show it.
+    /// Returns the name in APIs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unassigned => "unassigned",

@@ -1,7 +1,7 @@
-//! Which view a client is of: the first of the configuration's whose selector fits.
+//! Selection of a client's view: the first one in the configuration whose selector matches.
 //!
-//! What is asked of a client is looked into once for each configuration; the outcome is kept beside it, one bit for each
-//! view, so that a query costs one load. Addresses are compared for each query: a client may have several.
+//! Everything except the address is evaluated once for each client and configuration and cached with the client, one bit for
+//! each view; a query costs one load. Addresses are compared for each query, since a client may have several.
 
 use std::net::IpAddr;
 
@@ -12,22 +12,22 @@ use super::address::key;
 use super::client::{Client, Field, Job};
 use crate::config::{self, Selector, ViewId};
 
-/// All views, ready to choose from.
+/// All views, prepared for selection.
 #[derive(Debug)]
 pub struct Views {
-    /// Of the configuration: what is remembered under another one is not believed.
+    /// Generation of the configuration; cached results of other generations are ignored.
     generation: u32,
     selectors: Vec<Selector>,
     sources: Vec<Vec<(u128, u128)>>,
-    /// The views that are for those of whom nothing is known, as bits.
+    /// Views that match unknown clients, as bits.
     strangers: u32,
 }
 
-/// Bits of a number that IPv4-mapped addresses have in front.
+/// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u32 = 96;
 
 impl Views {
-    /// The views of a configuration.
+    /// Prepares the views of a configuration.
     pub fn new(views: &[config::View], generation: u32) -> Self {
         let selectors: Vec<Selector> = views.iter().map(|view| view.selector.clone()).collect();
         let strangers = bits(&selectors, |selector| !selector.asks_of_client());
@@ -35,13 +35,13 @@ impl Views {
         Self { generation, selectors, sources, strangers }
     }
 
-    /// Whether there are none.
+    /// Reports whether there are no views.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.selectors.is_empty()
     }
 
-    /// The view that a client is of: the first that fits.
+    /// Returns the client's view, the first one that matches.
     #[inline]
     pub fn of(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<ViewId> {
         let mut fits = self.fitting(who);
@@ -57,7 +57,7 @@ impl Views {
         None
     }
 
-    /// The same for a client whose address is not known yet: the outer none says that it depends on that.
+    /// Returns the client's view if it does not depend on the client's address; otherwise the outer option is `None`.
     pub fn wherever(&self, who: &ClientIdentity<'_>) -> Option<Option<ViewId>> {
         let first = match self.fitting(who) {
             0 => return Some(None),
@@ -66,7 +66,7 @@ impl Views {
         self.sources.get(first).is_some_and(|sources| sources.is_empty()).then_some(Some(ViewId::of_index(first)))
     }
 
-    /// The views that a client is of by all but its address, a bit each.
+    /// Returns the views that match a client, without its address, as bits.
     #[inline]
     fn fitting(&self, who: &ClientIdentity<'_>) -> u32 {
         match who {
@@ -81,7 +81,7 @@ impl Views {
     fn look(&self, client: &Client) -> u32 {
         let by_labels = self.selectors.iter().any(|selector| !selector.labels.is_empty());
         let fits = match client.more_labels && by_labels {
-            // A job must not get out of a view by so many labels that one of them is not kept.
+            // A job must not avoid a view by setting more labels than nodens keeps.
             true => self.strangers,
             false => bits(&self.selectors, |selector| selector.known != Some(false) && fits(selector, client)),
         };
@@ -94,7 +94,7 @@ fn bits(selectors: &[Selector], fits: impl Fn(&Selector) -> bool) -> u32 {
     selectors.iter().take(32).enumerate().fold(0, |bits, (number, selector)| bits | u32::from(fits(selector)) << number)
 }
 
-/// Whether a client is one of those that a selector asks for, its address aside.
+/// Reports whether a selector matches a client, without its address.
 fn fits(selector: &Selector, client: &Client) -> bool {
     let Selector { namespaces, labels, projects, runners, sources: _, known: _ } = selector;
     let any = |patterns: &[config::Pattern], texts: &[&str]| {
@@ -109,7 +109,8 @@ fn fits(selector: &Selector, client: &Client) -> bool {
         && any(runners, &runner)
 }
 
-/// What the project may be called, as far as it can be trusted: its number, its path.
+/// Returns the names by which a pattern may match the project, from trusted facts: its id, its path, and its namespace with
+/// its name.
 fn projects(job: &Job) -> Vec<String> {
     let [id, path, namespace, name] =
         [Field::ProjectId, Field::ProjectPath, Field::ProjectNamespace, Field::ProjectName]
@@ -121,7 +122,7 @@ fn projects(job: &Job) -> Vec<String> {
     [id.map(str::to_owned), path.map(str::to_owned), joined].into_iter().flatten().collect()
 }
 
-/// A network as a mask and what is left of its addresses under it.
+/// Returns a network as its mask and its masked address.
 fn masked(network: &IpNet) -> (u128, u128) {
     let length = u32::from(network.prefix_len()) + if network.addr().is_ipv4() { MAPPED } else { 0 };
     let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
@@ -187,7 +188,7 @@ mod tests {
                 ],
             ));
         }
-        // Whether the view is for the trusted one, the one that may have made it up, another one, and one that is not known.
+        // True if the view matches: a trusted job, a job-controlled one, another client, an unknown client.
         let cases = [
             ("namespaces = ['ci-job-7']", [true, true, false, false]),
             ("namespaces = ['ci-job-*']", [true, true, false, false]),
@@ -210,7 +211,7 @@ mod tests {
         ];
         for (generation, (selector, expected)) in (0..).zip(cases) {
             let views = views(&format!("[[view]]\nname = 'v'\n{selector}\n"), generation);
-            // The second time by what is remembered.
+            // The second pass uses the cached result.
             for address in ["10.0.0.7", "::ffff:10.0.0.7"] {
                 let unknown = views.of(&ClientIdentity::Unknown(Unknown::Unassigned), address.parse().expect(address));
                 let known = [&someone[0], &someone[1], &nobody].map(|client| of(&views, client, address));

@@ -1,10 +1,10 @@
-//! The pods of this node from the Kubernetes API: listed once, then watched, and listed again where the watch was lost
-//! for too long to go on. Answers to queries wait for none of this.
+//! The pods of this node from the Kubernetes API: listed once, then watched, and listed again if the watch was lost for too
+//! long to continue. Queries never wait for the watch.
 //!
 //! ```text
-//! list ──► watch ──► event, event, bookmark ... ──► closed, failed or silent ──► wait ──► watch on from there
+//! list ──► watch ──► event, event, bookmark ... ──► closed, failed or silent ──► wait ──► resume the watch
 //!   ▲                                                                                      │
-//!   └──────────────────────────────── 410: too long ago ◄──────────────────────────────────┘
+//!   └──────────────────────────────── 410: version gone ◄──────────────────────────────────┘
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -24,62 +24,62 @@ use crate::epoch::Epoch;
 use crate::metrics::Metrics;
 use crate::wire::name::Name;
 
-/// The wait after a first failure; it doubles up to the longest. What is waited is drawn from its upper half, so that the
-/// nodes of a cluster do not all come back at once.
+/// First and longest wait after a failure; each wait is twice the previous one. The actual wait is random, between half and
+/// all of it, to spread the reconnections of a cluster's nodes.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// A watch that lasted so long was a good one.
+/// Least duration of a list and watch that resets the wait to the first one.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
-/// How long a page of a list may take.
+/// Timeout of connecting, of one page of a list, and of starting a watch.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pods of one page.
+/// Most pods of one page.
 const PAGE: &str = "500";
-/// How long the server is asked to keep a watch up, in seconds.
+/// Duration of a watch that the server is asked for, in seconds.
 const WATCH_SECONDS: &str = "290";
-/// The code of a `Status` that says that a version is too old (410 Gone).
+/// Code of a `Status` for a version that is too old (410 Gone).
 const GONE: u16 = 410;
-/// A watch that says nothing for so long is dead: a bookmark comes every minute.
+/// Timeout between two events of a watch; the server sends a bookmark every minute.
 const LONGEST_SILENCE: Duration = Duration::from_secs(150);
-/// How often what has ended long ago is dropped.
+/// Interval between removals of pods that have ended.
 const TIDY: Duration = Duration::from_secs(10);
 
-/// The API is to be watched, but it is not known for which node.
+/// A watch is configured, but the node's name is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("kubernetes.watch needs the name of this node: set `node` under [kubernetes], or NODE_NAME in the environment")]
 pub struct NodeNameMissing;
 
-/// Why a watch ended.
+/// Reason for the end of a watch.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    /// The server closed it, which it does every few minutes.
+    /// Closed by the server, which happens every few minutes.
     #[error("closed by the server")]
     Closed,
-    /// What was asked for is too long ago.
+    /// The requested version is too old.
     #[error("the version asked for is too old")]
     Gone,
-    /// Nothing was heard for too long.
+    /// No event within the timeout.
     #[error("silent for too long")]
     Silent,
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Failed(#[from] ApiError),
 }
 
-/// Called for a job's pod that has just been bound to the node, with the hosts that it is likely to ask for.
+/// Callback for a job's pod that has just been bound to the node, with its predicted hosts.
 pub type OnStart = Box<dyn Fn(&Arc<Client>, &[Name])>;
 
-/// What a watch keeps current, and whom it tells.
+/// State that the watches keep current, and their callback.
 pub struct Observed {
     /// The table of pods.
     pub clients: Arc<Clients>,
-    /// Since when times are counted.
+    /// Origin of all times.
     pub epoch: Epoch,
-    /// What is counted of the watch.
+    /// Metrics of the watches.
     pub metrics: Arc<Metrics>,
-    /// Told of jobs that are about to start.
+    /// Callback for jobs that are about to start.
     pub on_start: OnStart,
 }
 
-/// What all watches share.
+/// State shared by all watches.
 struct State {
     observed: Observed,
     pods: RefCell<Pods>,
@@ -96,10 +96,10 @@ struct Watch {
     fields: String,
 }
 
-/// The node whose pods are to be watched; none if nothing is to be. `variable` reads the environment.
+/// Returns the node whose pods are to be watched; `None` if the watch is disabled. `variable` reads the environment.
 ///
 /// # Errors
-/// The configuration wants a watch, but nobody names the node.
+/// The configuration enables the watch, but neither it nor the environment names the node.
 pub fn node(
     settings: &Kubernetes,
     variable: impl Fn(&str) -> Option<String>,
@@ -113,8 +113,8 @@ pub fn node(
     }
 }
 
-/// Keeps a table of clients current, from the pods of `node` in the namespaces of the settings, or in all if there are
-/// none. Never ends by itself.
+/// Keeps the table of clients current from the pods of `node` in the namespaces of the settings, or in all namespaces if
+/// there are none. Never returns.
 pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes) {
     observed.metrics.watch.heard_at(observed.epoch.now());
     let namespaces = settings.namespaces.as_slice();
@@ -138,7 +138,7 @@ pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes
         connected: RefCell::new(vec![false; paths.len()]),
         complained: Cell::new(false),
     });
-    // They end when this is dropped.
+    // Dropping the set ends the watches.
     let mut watches = JoinSet::new();
     for (scope, path) in paths.into_iter().enumerate() {
         let (state, api, fields) = (Rc::clone(&state), Rc::clone(&api), format!("spec.nodeName={node}"));
@@ -153,7 +153,7 @@ pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes
 }
 
 impl Watch {
-    /// Lists and watches, again and again.
+    /// Lists and watches in a loop.
     async fn follow(self) {
         let mut wait = AFTER_FAILURE.0;
         let mut at = None;
@@ -175,7 +175,7 @@ impl Watch {
         }
     }
 
-    /// Lists unless it is known where to go on, then watches until that ends. `at`: the version that is known.
+    /// Watches from the version `at`, or lists first if there is none, until the watch ends. Updates `at` with each event.
     async fn once(&self, at: &mut Option<String>) -> Result<Lost, ApiError> {
         let Ok(connection) = timeout(LIST_TIMEOUT, self.api.connect()).await else { return Ok(Lost::Silent) };
         let mut connection = connection?;
@@ -222,7 +222,7 @@ impl Watch {
         }
     }
 
-    /// All pods, page by page; the version that they were read at.
+    /// Lists all pods, page by page. Returns the version of the list.
     async fn list(&self, connection: &mut Connection) -> Result<String, ApiError> {
         let (mut pods, mut next) = (Vec::new(), String::new());
         loop {
@@ -244,7 +244,7 @@ impl Watch {
 }
 
 impl State {
-    /// The pod. If it is a job that has just been bound to this node, its questions are asked ahead.
+    /// Converts a manifest. If the pod is a job that has just been bound to this node, starts the warm-up.
     fn pod(&self, manifest: PodManifest) -> Option<Pod> {
         let hosts = manifest.likely_hosts();
         let pod = manifest.pod()?;
@@ -287,7 +287,7 @@ impl State {
         self.observed.metrics.watch.restarts.with_label_values(&[lost.label()]).inc();
         self.apply(scope, Event::Lost);
         self.set_connected(scope, false);
-        // One line for each time that it goes away; and it goes every few minutes, to come back at once.
+        // The server closes a watch every few minutes, which is not logged; a failure is logged once until the watch is back.
         if let Lost::Failed(_) | Lost::Silent = lost
             && !self.complained.replace(true)
         {
@@ -313,7 +313,7 @@ impl Lost {
         }
     }
 
-    /// As metrics show it.
+    /// Returns the label in metrics.
     fn label(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -323,7 +323,7 @@ impl Lost {
         }
     }
 
-    /// What to do about it.
+    /// Returns the log's hint for a remedy.
     fn hint(&self) -> &'static str {
         match self {
             Self::Failed(ApiError::Refused(Status { code: 403, .. })) => {
@@ -335,7 +335,7 @@ impl Lost {
     }
 }
 
-/// Between half of `wait` and all of it.
+/// Returns a random duration between half of `wait` and `wait`.
 fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::random_range(0.5..=1.0))
 }

@@ -1,4 +1,4 @@
-//! Asking one group, and why there may be no answer.
+//! Query to one group, and the failure if there is no answer.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use crate::answer::pending::PendingQuery;
 use crate::cause::Cause;
 use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
 
-/// Why there is no answer.
+/// Failure to get an answer.
 pub(super) struct NoAnswer {
     pub(super) cause: Cause,
-    /// The extended errors that tell a client of it, as whole options (RFC 8914).
+    /// Extended errors that explain the failure to a client, as whole options (RFC 8914).
     pub(super) extended_errors: Vec<u8>,
-    /// Nobody was asked, because of `max_qps` or of a fault of this machine: that says nothing of the name.
+    /// True if no query was sent, because of `max_qps` or of a fault of this machine: that says nothing about the name.
     pub(super) unasked: bool,
-    /// An answer may still come.
+    /// Query whose answer may still come.
     pub(super) late: Option<Late>,
 }
 
@@ -25,13 +25,13 @@ impl NoAnswer {
         Self { cause, extended_errors: cause.extended_error(text), unasked: false, late: None }
     }
 
-    /// An upstream group had none.
+    /// Returns the failure of an upstream group.
     pub(super) fn of(failure: &Failure, group: &str) -> Self {
         Self { unasked: failure.is_unasked(), ..Self::new(failure.cause(), &failure.explain(group)) }
     }
 }
 
-/// Asks one group.
+/// Queries one group.
 pub(super) async fn ask<U: Ask + 'static>(
     upstreams: &Rc<U>,
     wanted: &PendingQuery,

@@ -1,4 +1,4 @@
-//! Chains of CNAMEs that lead out of a route: where they are cut, and how the parts are joined.
+//! Chains of CNAMEs that lead out of a route: where they are split, and how the parts are joined.
 
 use super::fallthrough;
 use crate::config::{Route, RouteId};
@@ -10,14 +10,14 @@ use crate::wire::name::{MAX_NAME, expand};
 use crate::wire::reply::{Kind, Record, Reply, Section};
 use crate::wire::{HEADER, flag, rcode};
 
-/// Where a reply's chain of CNAMEs leads to someone else.
+/// Point where a response's chain of CNAMEs leaves the route.
 pub(super) struct CnameSplit {
     pub(super) links: Vec<Record>,
     pub(super) target: Vec<u8>,
 }
 
-/// Cuts a chain of CNAMEs where its target is for someone else to answer. Of an answer that another group gave (`has_fallen`) a target in
-/// the route itself is too: the route's own group is asked for it first.
+/// Splits a chain of CNAMEs where another group or nodens itself answers for the target. In an answer of a fallthrough group
+/// (`has_fallen`) a target in the route itself counts too: the route's own group is queried for it first.
 pub(super) fn fork(
     snapshot: &Snapshot,
     horizon: &Horizon,
@@ -49,12 +49,11 @@ pub(super) fn fork(
     (!links.is_empty() && goes_on).then_some(CnameSplit { links, target: end })
 }
 
-/// The answer that begins with `links` of `front`, with the DNAMEs that they come of and what signs them, and goes on with all of
-/// `back`.
+/// Joins `links` of `front`, with the DNAMEs that they derive from and their signatures, and all of `back` to one answer.
 pub(super) fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
     let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
     let Ok(back) = Reply::read(back) else {
-        // Of nodens's own making: it is whole.
+        // nodens rendered `back` itself, so it can always be parsed.
         return Composer::new(flag::QR | flag::RA | rcode::SERVFAIL.header_bits(), question).finish();
     };
     let mut flags = flag::QR | flag::RA | back.rcode.header_bits();

@@ -1,8 +1,8 @@
-//! Asking another group for what a route's own denies: `fallthrough`.
+//! Query to another group for a name that the route's own group denies: `fallthrough`.
 //!
-//! Only a denial of the name itself falls through. One behind a CNAME is of the alias's target, which is looked up by itself and may
-//! fall through then. The first group is the zone's own: where the other one has no answer either, its denial stands, and for as
-//! long as that may be kept the other one's answer is.
+//! Only a denial of the name itself falls through. A denial behind a CNAME is one of the target, which is resolved by itself
+//! and may fall through then. The first group is the zone's own: if the other group has no answer either, the first group's
+//! denial counts; the other group's answer may be cached no longer than that denial.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::upstream::{Answer, Ask, Group};
 use crate::wire::rcode;
 use crate::wire::reply::{Kind, Reply, Section};
 
-/// An answer of the group that was asked next.
+/// Answer of the fallthrough group.
 pub(super) struct Fallen<'s> {
     pub(super) answer: Answer,
     pub(super) group: &'s Arc<Group>,
-    /// The longest that it may be kept, in seconds.
+    /// Longest time that the answer may be cached, in seconds.
     pub(super) longest: u32,
 }
 
-/// Asks the next group, if the route has one and `answer` is a denial for it; none if that answer stands.
+/// Queries the fallthrough group, if the route has one and `answer` is a denial; returns `None` if `answer` remains valid.
 pub(super) async fn next<'s, U: Ask + 'static>(
     upstreams: &Rc<U>,
     wanted: &'s PendingQuery,
@@ -47,18 +47,19 @@ pub(super) async fn next<'s, U: Ask + 'static>(
             });
             Ok(has_more.then_some(Fallen { answer, group, longest }))
         }
-        // The name exists: that the other group fails takes nothing from that.
+        // The name exists: a failure of the other group does not change that.
         Err(_) if denial.of == Kind::NoData => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the end of a chain of CNAMEs is to be looked up by itself, because it may fall through.
+/// Returns whether the end of a chain of CNAMEs is to be resolved by itself, because it may fall through.
 pub(super) fn is_denied_at_its_end(route: &Route, reply: &Reply<'_>) -> bool {
     route.fallthrough.is_some_and(|next| falls_through(next, reply.kind()))
 }
 
-/// Whether what comes from a group is to be without private addresses, or CNAMEs into other routes: as the routes say that lead to it.
+/// Returns whether private addresses, and CNAMEs into other routes, are to be removed from a group's answers: whether any route
+/// to this group requires it.
 pub(super) fn strictest(snapshot: &Snapshot, horizon: &Horizon, group: &Arc<Group>) -> (bool, bool) {
     let leads_there = |route: &&Route| snapshot.groups.get(route.to).is_some_and(|other| Arc::ptr_eq(other, group));
     snapshot.config.routes.iter().filter(leads_there).fold((false, false), |(addresses, names), route| {
@@ -67,14 +68,14 @@ pub(super) fn strictest(snapshot: &Snapshot, horizon: &Horizon, group: &Arc<Grou
 }
 
 impl Fallen<'_> {
-    /// The bounds of what it may be kept for.
+    /// Returns the limits of the answer's lifetime.
     pub(super) fn limits(&self, of_route: Limits) -> Limits {
         let Limits { max_ttl, negative_max_ttl, rotate } = of_route;
         Limits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest), rotate }
     }
 }
 
-/// What was denied, and for how many seconds.
+/// Kind of a denial, and its TTL in seconds.
 struct Denial {
     of: Kind,
     seconds: Option<u32>,
@@ -86,7 +87,7 @@ fn denial<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<
     let reply = Reply::read(&answer.wire).ok()?;
     let of = reply.kind();
     let is_of_the_name = falls_through(next, of) && reply.section(Section::Answer).next().is_none();
-    // A late answer may be that group's own.
+    // A late answer may come from that group itself.
     let is_its_own = || group.servers.load().iter().any(|server| server.address == answer.server);
     (is_of_the_name && !is_its_own()).then(|| (group, Denial { of, seconds: reply.negative_ttl() }))
 }

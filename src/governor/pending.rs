@@ -1,5 +1,5 @@
 //! Queries that wait for upstreams: bounded in all, shared by clients as in [`Pool`], and with a reserve for each upstream
-//! group, so that a group that does not answer cannot keep the others from being asked.
+//! group, so that an unresponsive group cannot block queries to the others.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pool::Pool;
 
-/// How many times fewer prefetches there may be than queries that wait.
+/// Divisor of the limit of waiting queries: the limit of prefetches.
 const FEWER_PREFETCHES: usize = 8;
-/// The part of all places that is kept for groups that use less than their reserve, in all.
+/// Divisor of the limit of waiting queries: the total reserve of groups that use less than their share of it.
 const RESERVED: usize = 4;
 
-/// The queries that wait.
+/// Queries that wait.
 #[derive(Debug)]
 pub struct Pending {
     pool: Arc<Pool>,
     prefetches: Arc<AtomicUsize>,
 }
 
-/// How many places each group holds; a group keeps its count over reloads.
+/// Number of slots that a group holds; kept across reloads.
 pub type GroupCount = Arc<AtomicUsize>;
 
-/// A query's place, until it is dropped.
+/// Slot of a query, until it is dropped.
 #[derive(Debug)]
 pub struct Place {
     pool: Arc<Pool>,
@@ -30,28 +30,28 @@ pub struct Place {
     group: Option<GroupCount>,
 }
 
-/// A prefetch's place, until it is dropped.
+/// Slot of a prefetch, until it is dropped.
 #[derive(Debug)]
 pub struct PrefetchPlace(Arc<AtomicUsize>);
 
 impl Pending {
-    /// Nothing waits.
+    /// Returns an empty set of pending queries.
     pub fn new(capacity: usize) -> Self {
         Self { pool: Arc::new(Pool::new(capacity)), prefetches: Arc::default() }
     }
 
-    /// How many wait.
+    /// Returns the number of queries that wait.
     pub fn count(&self) -> usize {
         self.pool.held()
     }
 
-    /// How many prefetches there are.
+    /// Returns the number of prefetches in flight.
     pub fn prefetches(&self) -> usize {
         self.prefetches.load(Ordering::Relaxed)
     }
 
-    /// A place for a query of `client` to `group`; `None` if the client has its share, or if what is left is kept for the
-    /// other ones of `groups`.
+    /// Reserves a slot for a query of `client` to `group`; returns `None` if the client holds its share, or if the remaining
+    /// slots are reserved for the other `groups`.
     pub fn admit<'g>(
         &self,
         client: IpAddr,
@@ -64,7 +64,7 @@ impl Pending {
             Some(group) if Arc::ptr_eq(group, other) => 0,
             _ => reserve.saturating_sub(other.load(Ordering::Relaxed)),
         };
-        // Far from any bound it need not be counted what is kept.
+        // Far below the limit the reserve need not be computed.
         let kept = if self.pool.held() < capacity / RESERVED { 0 } else { groups.map(unused).sum() };
         if !self.pool.acquire_beside(client, 1, kept) {
             return None;
@@ -76,7 +76,7 @@ impl Pending {
         Some(Place { pool: Arc::clone(&self.pool), client, group })
     }
 
-    /// A place for a prefetch; `None` if there are as many as there may be.
+    /// Reserves a slot for a prefetch; returns `None` if the limit is reached.
     pub fn admit_prefetch(&self) -> Option<PrefetchPlace> {
         let most = self.pool.capacity() / FEWER_PREFETCHES;
         let counted = self
@@ -85,7 +85,7 @@ impl Pending {
         counted.is_ok().then(|| PrefetchPlace(Arc::clone(&self.prefetches)))
     }
 
-    /// Whether so many clients' queries wait that a prefetch had better not be made.
+    /// Returns whether prefetches should be put off, because half of the slots are in use.
     pub fn is_busy(&self) -> bool {
         self.pool.held() >= self.pool.capacity() / 2
     }
@@ -123,8 +123,8 @@ mod tests {
         for of in 0..100 {
             silent.extend(std::iter::repeat_with(|| ask(of, 0)).map_while(|place| place));
         }
-        // A quarter of all for both, so an eighth for the other one; and the very last place is nobody's: it is what must
-        // be left.
+        // The reserve of both groups is a quarter, so that of the other one is an eighth; the pool always leaves one more slot
+        // free.
         assert_eq!((silent.len(), groups[0].load(Ordering::Relaxed)), (699, 699));
         let others: Vec<_> = (100..=199).filter_map(|of| ask(of, 1)).collect();
         assert_eq!(others.len(), 100);
@@ -146,7 +146,7 @@ mod tests {
                     break;
                 }
             }
-            // 640 are not kept for the other groups. All are divided by one more than there are.
+            // 640 slots are not reserved for the other groups. They are divided by the number of clients plus one.
             let left = 640 - held.len();
             assert!((640 / (usize::from(clients) + 1)).abs_diff(left) <= usize::from(clients), "{clients}: {left}");
             assert!(ask(200).is_some(), "{clients} clients leave nothing");

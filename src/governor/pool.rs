@@ -1,6 +1,6 @@
-//! A bounded amount that clients share. A client may hold as much as is left: alone it gets half, two get a third each, and
-//! so on, so that there is always something left for one who holds nothing yet (the dynamic threshold of Choudhury and Hahne,
-//! 1998). No client needs a share of its own to be configured.
+//! A bounded amount that clients share. A client may hold as much as is left: a single client gets half, two get a third each,
+//! and so on, so that something is always left for a client that holds nothing yet (the dynamic threshold of Choudhury and
+//! Hahne, 1998). No share per client needs to be configured.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-/// The amount.
+/// Bounded amount.
 #[derive(Debug)]
 pub struct Pool<S = RandomState> {
     capacity: usize,
-    /// What all clients hold; changed under the lock.
+    /// Amount that all clients hold; changed under the lock.
     total: AtomicUsize,
     by_client: Mutex<HashMap<IpAddr, usize, S>>,
 }
 
-/// What a client holds of a pool, until it is dropped.
+/// Share of a client in a pool, until it is dropped.
 #[derive(Debug)]
 pub struct Share {
     pool: Arc<Pool>,
@@ -29,33 +29,33 @@ pub struct Share {
 }
 
 impl<S: BuildHasher + Default> Pool<S> {
-    /// A pool of which nothing is held.
+    /// Returns a pool of which nothing is held.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, total: AtomicUsize::new(0), by_client: Mutex::default() }
     }
 
-    /// How much there is in all.
+    /// Returns the whole amount.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How much is held.
+    /// Returns the amount that is held.
     pub fn held(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// How much a client holds.
+    /// Returns the amount that a client holds.
     pub fn held_by(&self, client: IpAddr) -> usize {
         self.lock().get(&client).copied().unwrap_or(0)
     }
 
-    /// Takes `amount` for a client; whether there was enough for it.
+    /// Acquires `amount` for a client. Returns whether enough was left.
     pub fn acquire(&self, client: IpAddr, amount: usize) -> bool {
         self.acquire_beside(client, amount, 0)
     }
 
-    /// The same, while `kept` is kept for others: as if the pool were that much smaller, so that also of the rest something
-    /// is left for a client that holds nothing yet.
+    /// Acquires `amount` while `kept` is reserved for others, as if the pool were that much smaller: of the remainder, too,
+    /// something is left for a client that holds nothing yet.
     pub fn acquire_beside(&self, client: IpAddr, amount: usize, kept: usize) -> bool {
         let mut by_client = self.lock();
         let total = self.held() + amount;
@@ -69,7 +69,7 @@ impl<S: BuildHasher + Default> Pool<S> {
         true
     }
 
-    /// Gives `amount` back that the client has acquired.
+    /// Releases `amount` that the client has acquired.
     pub fn release(&self, client: IpAddr, amount: usize) {
         let mut by_client = self.lock();
         self.total.store(self.held().saturating_sub(amount), Ordering::Relaxed);
@@ -81,19 +81,19 @@ impl<S: BuildHasher + Default> Pool<S> {
         }
     }
 
-    /// The counts are consistent between any two statements that can panic.
+    /// Locks the amounts. They are consistent between any two statements that can panic.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize, S>> {
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Share {
-    /// Takes `amount` of a pool for a client; `None` if there is not enough for it.
+    /// Acquires `amount` of a pool for a client; returns `None` if not enough is left.
     pub fn of(pool: &Arc<Pool>, client: IpAddr, amount: usize) -> Option<Self> {
         pool.acquire(client, amount).then(|| Self { pool: Arc::clone(pool), client, amount })
     }
 
-    /// Makes the share larger or smaller; whether there was enough for that.
+    /// Changes the size of the share. Returns whether enough was left.
     pub fn resize(&mut self, amount: usize) -> bool {
         let enough = amount <= self.amount || self.pool.acquire(self.client, amount - self.amount);
         if enough {
@@ -118,7 +118,7 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    /// Takes one by one until there is no more; how many that were.
+    /// Acquires one at a time until none is left; returns their number.
     fn take_all(pool: &Pool, client: IpAddr) -> usize {
         std::iter::repeat_with(|| pool.acquire(client, 1)).take_while(|taken| *taken).count()
     }

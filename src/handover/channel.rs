@@ -1,8 +1,8 @@
-//! A connection between two processes of one host that carries messages, some of them with an open socket.
+//! Connection between two processes of one host that carries messages, some with an open socket.
 //!
-//! It is a Unix socket that keeps the bounds of messages (SOCK_SEQPACKET). A message is a word of length, so much JSON
-//! (what it is), and then bytes as they are (a part of a configuration, entries of a cache). Sockets travel with it as
-//! SCM_RIGHTS, see unix(7): the receiver has the same socket then, with all that waits in it, not a copy of it.
+//! It is a Unix socket that preserves message boundaries (SOCK_SEQPACKET). A message consists of a length of 4 bytes, JSON of
+//! that length (the message itself), and raw bytes (part of a configuration, entries of a cache). Sockets are sent as
+//! SCM_RIGHTS, see unix(7): the receiver gets the same socket with the data that waits in it, not a copy.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,88 +21,88 @@ use serde::{Deserialize, Serialize};
 
 use super::label::Label;
 
-/// The most bytes behind a message's JSON.
+/// Most bytes after a message's JSON.
 pub const LONGEST_BODY: usize = 96 << 10;
-/// The most bytes of a whole message.
+/// Most bytes of a whole message.
 const LONGEST: usize = LONGEST_BODY + (8 << 10);
-/// Before the JSON there is its length.
+/// Size of the length before the JSON.
 const LENGTH: usize = 4;
 
-/// What two processes say to each other.
+/// Messages between two processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// Who speaks, and which protocol.
+    /// The sender and its protocol.
     Hello {
         /// See [`super::PROTOCOL`].
         protocol: u32,
         /// The version of nodens.
         version: String,
     },
-    /// There will be no handover.
+    /// Refusal of the handover.
     Refused {
-        /// For people.
+        /// The reason, for people.
         why: String,
     },
-    /// With a socket: what it is.
+    /// With a socket: its label.
     Socket(Label),
     /// With bytes: entries of the cache, see [`crate::cache::packed`].
     Entries,
-    /// With bytes: a part of what the configuration in force was made of. Only between a supervisor and its worker.
+    /// With bytes: a part of the sources of the configuration in force. Only between a supervisor and its worker.
     Config,
-    /// With bytes: the same of the configuration of the start, where it is another. Only between a supervisor and its worker.
+    /// With bytes: a part of the sources of the start configuration, if it differs. Only between a supervisor and its worker.
     StartConfig,
-    /// That was all.
+    /// End of the data.
     Complete,
-    /// The new one takes queries: the old one may rest.
+    /// From the successor: it takes queries, and the predecessor may go into standby.
     Ready,
     /// With a socket, and bytes that were read from it: a client's connection.
     Connection {
         /// The client.
         client: IpAddr,
     },
-    /// From the new one, which is about to stop: the old one shall take queries again.
+    /// From the successor, which is about to stop: the predecessor is to serve again.
     Back,
-    /// The old one does.
+    /// From the predecessor: it serves again.
     Resumed,
-    /// From one that rests itself, about to stop: nobody will come back.
+    /// From a process in standby that is about to stop, to its predecessor: the predecessor is not to serve again.
     Released,
-    /// From a worker: all that its supervisor is to hold follows. What came before and was not completed does not count.
+    /// From a worker: all that its supervisor is to hold follows. Earlier items that were not completed are discarded.
     Holdings,
-    /// From a supervisor: how its last worker ended.
+    /// From a supervisor: the end of its last worker.
     Replaces(Replaces),
 }
 
-/// What a worker learns of the one whose place it takes.
+/// Information for a worker about the worker that it replaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaces {
-    /// How many have been replaced since the supervisor began.
+    /// Workers replaced since the supervisor started.
     pub restarts: u64,
-    /// How the last one ended; empty if there was none.
+    /// Description of the end of the last worker; empty if there was none.
     pub ended: String,
-    /// When it was seen to have ended, in milliseconds since 1970.
+    /// Time at which the end was noticed, in milliseconds since 1970.
     pub at: u64,
-    /// The last one did not begin to serve with the configuration in force: this one tries what the configuration file holds.
+    /// The last worker did not serve with the configuration in force: this worker starts with the configuration file.
     pub from_file: bool,
 }
 
-/// What was received.
+/// A received message.
 #[derive(Debug)]
 pub struct Received {
-    /// What it is.
+    /// The message.
     pub message: Message,
-    /// The bytes that came with it.
+    /// The bytes that it carried.
     pub body: Vec<u8>,
-    /// The socket that came with it.
+    /// The socket that it carried.
     pub socket: Option<OwnedFd>,
 }
 
-/// One end.
+/// One end of a connection.
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    /// Both ends.
+    /// Creates both ends of a connection.
     ///
     /// # Errors
     /// The process has no file descriptor left.
@@ -111,12 +111,12 @@ impl Channel {
         Ok((Self(one), Self(other)))
     }
 
-    /// The end that this descriptor is.
+    /// Wraps a descriptor of one end.
     pub fn of(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
-    /// Another descriptor of the same end.
+    /// Returns another descriptor of the same end.
     ///
     /// # Errors
     /// The process has no file descriptor left.
@@ -124,21 +124,21 @@ impl Channel {
         self.0.try_clone().map(Self)
     }
 
-    /// Whether the other end is gone, or has sent something.
+    /// Returns whether the other end is closed or has sent a message.
     pub fn has_news(&self) -> bool {
         let mut watched = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(&mut watched, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// The descriptor.
+    /// Returns the descriptor.
     pub fn into_descriptor(self) -> OwnedFd {
         self.0
     }
 
-    /// How long a call may wait for the other side; zero is for ever.
+    /// Sets the timeout of sending and receiving; zero means none.
     ///
     /// # Errors
-    /// It is no socket.
+    /// The descriptor is no socket.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         let patience = Some(patience).filter(|patience| !patience.is_zero());
         set_socket_timeout(&self.0, Timeout::Recv, patience)?;
@@ -146,10 +146,10 @@ impl Channel {
         Ok(())
     }
 
-    /// Whose process is at the other end, as a user id: that of the moment when it connected.
+    /// Returns the user id of the process at the other end, as of the time when it connected.
     ///
     /// # Errors
-    /// It is no socket.
+    /// The descriptor is no socket.
     pub fn peer_uid(&self) -> io::Result<u32> {
         Ok(getsockopt(&self.0, sockopt::PeerCredentials)?.uid())
     }
@@ -176,7 +176,7 @@ impl Channel {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let sockets: Vec<BorrowedFd<'_>> = socket.into_iter().collect();
         if !sockets.is_empty() {
-            // The space is for one.
+            // The space is for one socket.
             ancillary.push(SendAncillaryMessage::ScmRights(&sockets));
         }
         let parts = [IoSlice::new(&length), IoSlice::new(&text), IoSlice::new(body)];
@@ -184,10 +184,10 @@ impl Channel {
         Ok(())
     }
 
-    /// Receives a message; none if the other side is gone.
+    /// Receives a message; returns `None` if the other side is gone.
     ///
     /// # Errors
-    /// The other side takes too long, or says what cannot be understood.
+    /// The other side takes too long, or its message is malformed.
     pub fn receive(&self) -> io::Result<Option<Received>> {
         let mut bytes = vec![0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];

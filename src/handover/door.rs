@@ -1,4 +1,4 @@
-//! The way to the desk: where new ones knock, and how its own process speaks to it.
+//! Access to the handover server: the socket to which successors connect, and the handles for this process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,10 +18,10 @@ use super::handover_server::{Command, State};
 use crate::app::Host;
 use crate::server::{GRACE, Mover};
 
-/// New ones that knock while one is being served.
+/// Most successors that wait to be accepted.
 const BACKLOG: i32 = 4;
 
-/// The way to a desk, before there is one and after.
+/// Handle for a handover server that is not running yet.
 pub struct Door {
     commands: Sender<Command>,
     heard: Receiver<Command>,
@@ -29,21 +29,21 @@ pub struct Door {
     rung: UnixStream,
 }
 
-/// What a desk begins with.
+/// Parameters of a handover server.
 pub struct Begin {
     /// The server.
     pub host: Host,
-    /// Where new ones knock.
+    /// The socket to which successors connect.
     pub listener: Option<OwnedFd>,
-    /// The one that rests for this one.
+    /// Channel to the predecessor, which is in standby.
     pub predecessor: Option<Channel>,
-    /// The one for which this one rests.
+    /// Channel to the successor for which this process is in standby.
     pub successor: Option<Channel>,
-    /// Who must know of changes.
+    /// Callback for changes of the sockets that must outlive this process.
     pub holder: FdStore,
 }
 
-/// The desk's thread.
+/// The thread of the handover server.
 pub struct HandoverServer {
     commands: Sender<Command>,
     bell: Arc<UnixStream>,
@@ -51,7 +51,7 @@ pub struct HandoverServer {
 }
 
 impl Door {
-    /// A door that leads nowhere yet.
+    /// Creates a handle without a server.
     ///
     /// # Errors
     /// The process has no file descriptor left.
@@ -63,20 +63,20 @@ impl Door {
         Ok(Self { commands, heard, bell: Arc::new(bell), rung })
     }
 
-    /// Takes connections to the desk.
+    /// Returns a function that sends connections to the handover server.
     pub fn mover(&self) -> Mover {
         let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
         Arc::new(move |moved| {
-            // Without a desk any more, the connection is closed.
+            // After the server has ended, the connection is closed.
             let _ = commands.send(Command::Moved(moved));
             ring(&bell);
         })
     }
 
-    /// Opens the desk behind it.
+    /// Starts the handover server.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system provides no thread.
     pub fn open(self, begin: Begin) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
         let Begin { host, listener, predecessor, successor, holder } = begin;
@@ -98,8 +98,8 @@ impl Door {
 }
 
 impl HandoverServer {
-    /// The process is about to stop: gives the place back to the elder, or lets connections go to the heir. Returns once that
-    /// is done, or cannot be.
+    /// Prepares the end of the process: has the predecessor serve again, or transfers connections to the successor. Returns
+    /// when that is done or has failed.
     pub fn leave(self) {
         let (done, wait) = sync_channel(1);
         if self.commands.send(Command::Leave(done)).is_ok() {
@@ -112,7 +112,7 @@ impl HandoverServer {
 }
 
 fn ring(bell: &UnixStream) {
-    // If it is full, it rings already.
+    // A full socket already wakes the thread.
     let _ = io::Write::write(&mut &*bell, &[0]);
 }
 
@@ -121,10 +121,10 @@ pub fn listens_at(listener: &OwnedFd, path: &Path) -> bool {
     SockRef::from(listener).local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
 }
 
-/// Listens for new ones at `path`, in a directory that only this user may enter.
+/// Listens for successors at `path`, in a directory that only this user may enter.
 ///
 /// # Errors
-/// The directory cannot be made, or there is something else of that name.
+/// The directory cannot be created, or `path` exists and is no socket.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {

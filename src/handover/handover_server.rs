@@ -1,8 +1,9 @@
-//! The side of the one that serves: gives its place to whoever asks for it, rests as long as that one lives, and speaks with
-//! the one whose place it took itself.
+//! The serving side of a handover: hands over to a successor, is in standby while the successor lives, and talks to the
+//! predecessor from which this process took over.
 //!
-//! All of it is one thread that waits for: a new one that knocks, a word of the elder (who rests for this one), a word of the
-//! heir (for whom this one rests), and commands of its own process, which come through the [`door`](super::door).
+//! One thread waits for: a successor that connects, a message of the predecessor (in standby for this process), a message of
+//! the successor (for which this process is in standby), and commands of its own process, which come through
+//! [`door`](super::door).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,33 +24,33 @@ use crate::metrics::events::Kind;
 use crate::server::{GRACE, Moved, Phase};
 use crate::upstream::server_status::wall_clock;
 
-/// How long giving away the cache may take; the rest of it stays behind.
+/// Time limit for sending the cache; the rest is not handed over.
 const PACKING: Duration = Duration::from_secs(2);
-/// How often it is checked whether anything still reads queries, in milliseconds.
+/// Interval between checks that nothing reads queries, in milliseconds.
 const READERS_CHECK: u8 = 1;
-/// How often connections that are still to move are looked at.
+/// Interval between checks for connections that are still to be transferred.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
-/// How long accepting pauses where no file descriptor is left.
+/// Pause in accepting when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What its own process says to the desk.
+/// Command of this process to the handover server.
 pub(super) enum Command {
     Moved(Moved),
     Leave(SyncSender<()>),
 }
 
-/// Told with each change: what a supervisor must hold from now on, so that it outlives this process.
+/// Callback that gets the sockets for the supervisor to hold after each change, because they must outlive this process.
 pub type FdStore = Arc<dyn Fn(&Sockets) + Send + Sync>;
 
-/// What the thread has in hand.
+/// State of the thread.
 pub(super) struct State {
     pub(super) host: Host,
     pub(super) listener: Option<Arc<OwnedFd>>,
     pub(super) predecessor: Option<Channel>,
     pub(super) successor: Option<Channel>,
-    /// The handover is to be announced once nothing reads queries here any more, or at this time at the latest.
+    /// Latest time to announce the handover; it is announced earlier once nothing here reads queries.
     pub(super) announce: Option<Instant>,
-    /// Whether the heir has said that it leaves.
+    /// True if the predecessor serves again because this process stops.
     pub(super) leaving: bool,
     pub(super) holder: FdStore,
     pub(super) heard: Receiver<Command>,
@@ -57,11 +58,11 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Waits and acts until the process leaves.
+    /// Handles events until the process leaves.
     pub(super) fn run(mut self) {
         loop {
             let [knocks, predecessor, successor] = self.wait();
-            // Only then is it true that the new one answers all queries to come.
+            // Once nothing here reads queries, the successor answers all further queries.
             if self.announce.is_some_and(|latest| !self.host.reads() || Instant::now() > latest) {
                 self.announce = None;
                 self.tell(Kind::HandedOver, "");
@@ -89,9 +90,9 @@ impl State {
         }
     }
 
-    /// Waits for something to do: who has said something.
+    /// Waits for events; returns which of the listener, the predecessor and the successor have one.
     fn wait(&self) -> [bool; 3] {
-        // One that rests has nothing to give away.
+        // A process in standby has nothing to hand over.
         let serves = self.host.phase() == Phase::Serving;
         let others = [
             self.listener.as_deref().filter(|_| serves).map(AsFd::as_fd),
@@ -102,19 +103,19 @@ impl State {
         all.extend(others.iter().flatten().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
         let timeout = if self.announce.is_some() { PollTimeout::from(READERS_CHECK) } else { PollTimeout::NONE };
         if poll(&mut all, timeout).is_err() {
-            // A signal, most likely.
+            // Most likely a signal.
             return [false; 3];
         }
         let mut said = all.iter().skip(1).map(|one| one.any().unwrap_or(false));
         others.map(|other| other.is_some() && said.next().unwrap_or(false))
     }
 
-    /// Somebody knocks: gives away the place, if all goes well.
+    /// Accepts a successor, and goes into standby if the handover succeeds.
     fn admit(&mut self) {
         let Some(listener) = &self.listener else { return };
         let accepted = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC);
         let Ok(new) = accepted.map(Channel::of) else {
-            // It still waits there: for want of a file descriptor, which passes.
+            // No file descriptor is left, which is temporary; the successor still waits to be accepted.
             std::thread::sleep(ACCEPT_PAUSE);
             return;
         };
@@ -131,12 +132,12 @@ impl State {
         }
     }
 
-    /// Gives everything to a new one; whether it has said that it is ready.
+    /// Sends everything to a successor; returns whether the successor is ready.
     fn give(&self, new: &Channel) -> io::Result<bool> {
         new.set_patience(STEP)?;
         let refuse = |why: String| {
             self.tell(Kind::HandoverFailed, &why);
-            // It may be gone already.
+            // The successor may be gone already.
             let _ = new.send(&Message::Refused { why });
             Ok(false)
         };
@@ -169,16 +170,16 @@ impl State {
         Ok(new.receive()?.ok_or_else(gone)?.message == Message::Ready)
     }
 
-    /// A connection has nothing in flight any more: it goes to the one that serves.
+    /// Transfers a connection with nothing in flight to the process that serves.
     fn send_on(&mut self, moved: Moved) {
         if self.host.phase() == Phase::Serving {
             return self.host.adopt(moved);
         }
-        // In a leaving process the elder serves again.
+        // When this process is leaving, its predecessor serves again.
         let other = if self.leaving { &self.predecessor } else { &self.successor };
         if let Some(other) = other {
             let message = Message::Connection { client: moved.client };
-            // If the other one is gone, so is the connection: the client makes a new one.
+            // If the other process is gone, the connection is closed and the client opens a new one.
             let _ = other.send_with(&message, &moved.rest, Some(moved.stream.as_fd()));
         }
     }
@@ -219,7 +220,7 @@ impl State {
         }
     }
 
-    /// The process is about to stop.
+    /// Prepares the end of the process.
     fn leave(&mut self) {
         match self.host.phase() {
             Phase::Serving => {
@@ -239,7 +240,7 @@ impl State {
         }
     }
 
-    /// Asks the elder, if there is one, to take queries again; whether it does.
+    /// Asks the predecessor, if there is one, to serve again; returns whether it does.
     fn gives_back(&mut self) -> bool {
         let Some(predecessor) = &self.predecessor else { return false };
         if predecessor.set_patience(STEP).is_err() || predecessor.send(&Message::Back).is_err() {
@@ -254,7 +255,7 @@ impl State {
         }
     }
 
-    /// Waits until no client's connection is left, as long as queries in flight may take.
+    /// Transfers connections until no client's connection is left, at most for `GRACE`.
     fn let_connections_go(&mut self) {
         let deadline = Instant::now() + GRACE;
         loop {
@@ -271,7 +272,7 @@ impl State {
         }
     }
 
-    /// Tells the supervisor what to hold.
+    /// Reports to the supervisor which sockets to hold.
     pub(super) fn hold(&self) {
         let mut sockets = self.host.sockets.clone();
         if let Some(Ok(listener)) = self.listener.as_deref().map(OwnedFd::try_clone) {
@@ -290,7 +291,7 @@ impl State {
     }
 }
 
-/// Takes one message; connections find their way by themselves. None: the other side is gone.
+/// Receives one message, and adopts the connection if it carries one. Returns `None` if the other side is gone.
 fn hear(other: &Channel, host: &Host) -> Option<io::Result<Message>> {
     let got = match other.receive() {
         Ok(got) => got?,

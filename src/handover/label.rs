@@ -1,10 +1,10 @@
-//! What a socket that is handed over is for: the word that travels with it.
+//! Purpose of a socket that is handed over, sent along with it.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a socket is for.
+/// Purpose of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
@@ -14,21 +14,21 @@ pub enum Label {
     Tcp(Address),
     /// The admin pages.
     Admin(Address),
-    /// Where each client sees itself.
+    /// The report to clients about themselves.
     Report(Address),
-    /// Where another nodens asks for all this.
+    /// The socket to which successors connect.
     Handover,
-    /// The way to one that rests as long as this is open.
+    /// Channel to the predecessor, which is in standby while the channel is open.
     Elder,
-    /// The way to one for which this process rests.
+    /// Channel to the successor for which this process is in standby.
     Heir,
 }
 
-/// Where a socket listens.
+/// Address on which a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// As the configuration has it; port 0 is any.
+    /// The address in the configuration; port 0 is any.
     pub wanted: SocketAddr,
-    /// With the true port.
+    /// The address with the port that was bound.
     pub bound: SocketAddr,
 }

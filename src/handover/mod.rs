@@ -1,24 +1,25 @@
-//! One nodens gives its place to another, on the same node, without losing a query.
+//! Handover from one nodens to another on the same node, without losing a query.
 //!
 //! ```text
-//!  old one                                                 new one
+//! predecessor                                              successor
 //!     │ ◄──────────────── Hello: protocol, version ──────────── │   over a Unix socket, `[handover] socket`
-//!     │ ───────── its sockets, the cache's entries ───────────► │   SCM_RIGHTS: the same sockets, with all that waits there
+//!     │ ───────── its sockets, the cache's entries ───────────► │   SCM_RIGHTS: the same sockets, with all queries in them
 //!     │                                                         │   starts; from now on both take queries
-//!     │ ◄──────────────────────── Ready ─────────────────────── │   every worker turns
-//!     │ reads no more: rests, then logs "handed over"           │
+//!     │ ◄──────────────────────── Ready ─────────────────────── │   every worker is running
+//!     │ stops reading: standby, then logs "handed over"         │
 //!     │ ─────────── clients' connections, one by one ─────────► │   each once nothing is in flight on it
 //!     │ ◄─────────────── the connection stays ────────────────► │
 //! ```
 //!
-//! - The new one gives up before `Ready`: the old one goes on, it never stopped.
-//! - The new one is gone while the old one still rests: the connection between them ends, and the old one serves again. A
-//!   supervisor holds its end too, so the death of a worker, who is replaced at once, is not the end of the new one.
-//! - The new one is told to stop before the old one: it says `Back`, and goes when the old one has said `Resumed`.
-//! - They speak other protocols: no handover. The new one binds the same ports beside the old one (SO_REUSEPORT).
+//! - The successor gives up before `Ready`: the predecessor goes on serving, it never stopped.
+//! - The successor is gone while the predecessor is in standby: the connection between them ends, and the predecessor serves
+//!   again. A supervisor holds the successor's end of the connection too. So the connection survives the death of a worker
+//!   process, which is replaced at once.
+//! - The successor is stopped before the predecessor: it sends `Back`, and exits after the predecessor's `Resumed`.
+//! - Their protocols differ: no handover. The successor binds the same ports beside the predecessor (SO_REUSEPORT).
 //!
-//! Modules: [`channel`] messages, [`label`] what a socket is for, [`sockets`] all that a process has of them, [`take`] the new
-//! one's side, `handover_server` the old one's and all that comes after, [`door`] the way there.
+//! Modules: [`channel`] messages, [`label`] purpose of a socket, [`sockets`] all sockets of a process, [`take`] the successor's
+//! side, `handover_server` the predecessor's side and everything after the handover, [`door`] access to it.
 
 pub mod channel;
 pub mod door;
@@ -31,14 +32,14 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-/// What both must speak. It counts up with every change of a message or of the form of the cache's entries.
+/// Protocol that both sides must use. It is incremented with every change of a message or of the format of cache entries.
 pub const PROTOCOL: u32 = 1;
-/// How long either side waits for the next message.
+/// Time that either side waits for the next message.
 const STEP: Duration = Duration::from_secs(5);
-/// How long the new one may take from the last message of the old one until it is ready.
+/// Time that the successor has to become ready after the predecessor's last message.
 const START: Duration = Duration::from_secs(20);
 
-/// Whether a process of this user may give the sockets or have them: root's, or one of the same user.
+/// Returns whether a process of this user may send or receive the sockets: root, or the same user.
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }

@@ -1,4 +1,4 @@
-//! The sockets that one process gives to another, each with what it is for.
+//! The sockets that one process gives to another, each with its purpose.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,34 +12,34 @@ use super::label::{Address, Label};
 pub struct Sockets(Vec<(Label, Arc<OwnedFd>)>);
 
 impl Sockets {
-    /// Adds one.
+    /// Adds a socket.
     pub fn put(&mut self, label: Label, socket: impl Into<OwnedFd>) {
         self.0.push((label, Arc::new(socket.into())));
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no sockets.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of sockets.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// All of them.
+    /// Returns all sockets with their labels.
     pub fn iter(&self) -> impl Iterator<Item = (&Label, &OwnedFd)> {
         self.0.iter().map(|(label, socket)| (label, &**socket))
     }
 
-    /// The same without those of which `gone` says so.
+    /// Returns a copy without the sockets for whose labels `gone` returns true.
     pub fn without(&self, gone: impl Fn(&Label) -> bool) -> Self {
         Self(self.0.iter().filter(|(label, _)| !gone(label)).cloned().collect())
     }
 
-    /// Takes out those whose labels `wanted` makes something of.
+    /// Removes and returns the sockets for whose labels `wanted` returns a value.
     ///
-    /// One whose descriptor is shared with somebody stays open there.
+    /// A descriptor that is shared is duplicated and stays open elsewhere.
     pub fn take<R>(&mut self, mut wanted: impl FnMut(&Label) -> Option<R>) -> Vec<(R, OwnedFd)> {
         let (mut taken, mut left) = (Vec::new(), Vec::new());
         for (label, socket) in self.0.drain(..) {
@@ -55,7 +55,7 @@ impl Sockets {
         taken
     }
 
-    /// Takes the UDP sockets and TCP listeners of one address that is `wanted`, with its true port, if there are any.
+    /// Removes and returns one bound address configured as `wanted`, with its UDP sockets and TCP listeners, if there is one.
     pub fn take_dns(&mut self, wanted: SocketAddr) -> Option<(SocketAddr, Vec<UdpSocket>, Vec<TcpListener>)> {
         let bound = self.iter().find_map(|(label, _)| match label {
             Label::Udp(address) if address.wanted == wanted => Some(address.bound),
@@ -68,14 +68,14 @@ impl Sockets {
         Some((bound, udp, tcp.into_iter().map(|(_, socket)| socket.into()).collect()))
     }
 
-    /// Takes the first listener of which `is` says that it is the one.
+    /// Removes and returns the first listener for whose label `is` returns true.
     pub fn take_listener(&mut self, is: impl Fn(&Label) -> bool) -> Option<OwnedFd> {
         let mut found = false;
         let taken = self.take(|label| (!found && is(label)).then(|| found = true));
         taken.into_iter().next().map(|(_, socket)| socket)
     }
 
-    /// Takes the way to another process.
+    /// Removes and returns the channel to another process.
     pub fn take_channel(&mut self, label: &Label) -> Option<Channel> {
         self.take_listener(|other| other == label).map(Channel::of)
     }

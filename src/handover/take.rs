@@ -1,4 +1,4 @@
-//! The new one's side: asks the old one for its place.
+//! The successor's side: asks the predecessor for a handover.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,14 +10,14 @@ use super::channel::{Channel, Message};
 use super::sockets::Sockets;
 use super::{PROTOCOL, STEP, is_trusted};
 
-/// Sockets that one nodens may have: more are not taken.
+/// Most sockets that are accepted from a predecessor.
 const MOST_SOCKETS: usize = 4_096;
-/// Bytes of cache entries that are taken.
+/// Most bytes of cache entries that are accepted.
 pub const MOST_ENTRIES: usize = 64 << 20;
 
-/// What the old one gave.
+/// Everything that the predecessor handed over.
 pub struct Taken {
-    /// The way to it.
+    /// Channel to the predecessor.
     pub predecessor: Channel,
     /// Its sockets.
     pub sockets: Sockets,
@@ -25,21 +25,21 @@ pub struct Taken {
     pub entries: Vec<Vec<u8>>,
 }
 
-/// Why there is no handover although somebody is there.
+/// Reason for which a running nodens does not hand over.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// It does not want to, or speaks another protocol.
+    /// It refuses, or uses another protocol.
     #[error("the nodens that serves here gives nothing: {0}")]
     Refused(String),
-    /// It is gone, takes too long, or says what cannot be understood.
+    /// It is gone, takes too long, or sends malformed messages.
     #[error("the nodens that serves here broke off: {0}")]
     Broken(#[from] io::Error),
 }
 
-/// Asks whoever listens on this Unix socket; none if nobody does.
+/// Asks the nodens that listens on this Unix socket for a handover; returns `None` if there is none.
 ///
 /// # Errors
-/// Somebody is there, but there is no handover.
+/// A nodens is there, but the handover fails.
 pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     match socket.connect(&SockAddr::unix(path)?) {
@@ -83,7 +83,7 @@ pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     }
 }
 
-/// Who this is.
+/// Returns the message with the protocol and version of this process.
 pub(super) fn hello() -> Message {
     Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() }
 }

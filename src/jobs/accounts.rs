@@ -1,6 +1,7 @@
-//! All accounts, and what settling does to them: for one thread at a time.
+//! All accounts, and the merging of buffers into them; used by one thread at a time.
 //!
-//! A note costs the same however many others there are: an account is found by its owner, and see [`super::account`].
+//! The cost of a record does not depend on the number of accounts: an account is found by the key of its owner. For the
+//! cost within an account see [`super::account`].
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -21,18 +22,18 @@ use crate::clock::Millis;
 use crate::wire::name::OWN_ZONE;
 use crate::wire::rcode;
 
-/// Accounts kept; then the one that asked nothing for the longest time goes.
+/// Most accounts kept; the one that has been idle longest is evicted.
 pub const MOST_ACCOUNTS: usize = 1_024;
-/// Bytes that they may take together, about; then the same.
+/// Approximate limit for the size of all accounts in bytes; the one that has been idle longest is evicted.
 pub const MOST_BYTES: usize = 8 << 20;
-/// How long the account of a pod that is no more is kept after its last query.
+/// Time that the account of a client that is gone is kept after its last query.
 pub const KEPT_FOR: Millis = 3_600_000;
-/// How often old accounts are looked for.
+/// Interval between removals of old accounts.
 const TEND_EVERY: Millis = 60_000;
-/// The account of all that are not known.
+/// Owner of the account of all unknown clients.
 const UNKNOWN: &str = "unknown";
 
-/// The accounts, and what else is learned of what clients ask.
+/// Accounts, and the other data derived from the records.
 #[derive(Debug)]
 pub(super) struct Accounts {
     by_owner: LruCache<Box<str>, ClientStats>,
@@ -41,7 +42,7 @@ pub(super) struct Accounts {
     pub(super) projects: Projects,
     bytes: usize,
     pub(super) dropped: u64,
-    /// Looks at items of lists: what settling has cost.
+    /// Visits of list items: the cost of merging.
     pub(super) steps: u64,
     tended: Millis,
 }
@@ -52,7 +53,7 @@ impl Accounts {
         Self { by_owner, existing, query_history, projects, bytes: 0, dropped: 0, steps: 0, tended: 0 }
     }
 
-    /// Takes over what a worker noted.
+    /// Merges the records of a worker.
     pub(super) fn settle(&mut self, notes: &Buffer, tables: &Tables) {
         for count in notes.counts() {
             let (route, rcode, source) = (notes.route(count.route()).cloned(), count.rcode(), count.source());
@@ -90,7 +91,8 @@ impl Accounts {
         self.dropped += notes.dropped();
     }
 
-    /// Does what is due at `now`, and takes over answers that were cut off and whose clients have not come back.
+    /// Does the maintenance that is due at `now`, and records truncated responses whose clients have not asked again
+    /// over TCP as failures.
     pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
             let Cut { route, size, times, first, last, .. } = cut;
@@ -107,17 +109,17 @@ impl Accounts {
         }
     }
 
-    /// All accounts, those that asked last first.
+    /// Returns all accounts, most recently active first.
     pub(super) fn each(&self) -> impl Iterator<Item = &ClientStats> {
         self.by_owner.iter().map(|(_, account)| account)
     }
 
-    /// An excerpt of the account of this client.
+    /// Returns an excerpt of the client's account.
     pub(super) fn look(&self, client: &Client, pick: Pick<'_>) -> Option<Excerpt> {
         self.by_owner.peek(&*owner(Some(client))).map(|account| self.excerpt(account, pick))
     }
 
-    /// The account that a person means by `id`.
+    /// Finds an account by UID, job ID or name, in this order.
     pub(super) fn find(&self, id: &str) -> Option<Excerpt> {
         let find = |is: &dyn Fn(&Client) -> bool| {
             self.each().find(|account| account.client.as_ref().is_some_and(|client| is(client)))
@@ -141,7 +143,7 @@ impl Accounts {
         Excerpt { like: account.failures.iter().map(like).collect(), account }
     }
 
-    /// Changes the account of whoever had `address` from `first` to `last`.
+    /// Changes the account of the client that had `address` from `first` to `last`.
     fn change(
         &mut self,
         tables: &Tables<'_>,
@@ -176,7 +178,7 @@ impl Accounts {
         }
     }
 
-    /// Drops the accounts of those who are no more and have asked nothing for long.
+    /// Removes the accounts of clients that no longer exist and have been idle for `KEPT_FOR`.
     fn forget(&mut self, tables: &Tables<'_>, now: Millis) {
         let is_gone = |account: &ClientStats| {
             let there = who(tables, account.address, now, now);
@@ -191,12 +193,12 @@ impl Accounts {
     }
 }
 
-/// The address that a ledger has as a number.
+/// Converts an address from its form in a buffer.
 fn address(number: u128) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from_bits(number)).to_canonical()
 }
 
-/// Who had `address` at both times; nobody if it changed hands.
+/// Returns the client that had `address` at both times; `None` if the address changed hands.
 fn who<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
     match (tables.who(address, first), tables.who(address, last)) {
         (ClientIdentity::Known { client: one, .. }, ClientIdentity::Known { client: other, .. })
@@ -212,7 +214,7 @@ fn same(one: &Arc<Client>, other: &Arc<Client>) -> bool {
     Arc::ptr_eq(one, other) || (&one.uid, one.kind, &one.name) == (&other.uid, other.kind, &other.name)
 }
 
-/// What an account is kept under.
+/// Returns the key of an account.
 fn owner(client: Option<&Client>) -> Box<str> {
     match client {
         None => UNKNOWN.into(),
@@ -275,7 +277,7 @@ mod tests {
         pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
         pods.apply(0, Event::Seen(pod(2, HERE, false)), 30_000);
         clients.put_pods(pods.table());
-        // Long after: who it was then counts.
+        // Much later, the client at the time of the query still counts.
         for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
             times.iter().for_each(|asked| count(&mut stats_buffer, HERE, *asked));
             settle(&jobs, &mut stats_buffer, &clients, at);
@@ -294,7 +296,7 @@ mod tests {
         clients.put_pods(pods.table());
         for number in 0..all {
             count(&mut stats_buffer, address(number), 5_000);
-            // The first one asks all the time.
+            // The first client queries all the time.
             count(&mut stats_buffer, address(0), 5_000);
             settle(&jobs, &mut stats_buffer, &clients, 5_000);
         }

@@ -1,4 +1,4 @@
-//! The notes of one worker between two flushes: tables of fixed size, which go to the control thread as they are.
+//! Records of one worker between two flushes: tables of fixed size, which are handed over as they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,102 +11,102 @@ use crate::metrics::Source;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType, rtype};
 
-/// Slots for counts; a power of two. One is one client with one kind of answer.
+/// Slots for counts, one for each client and kind of response; a power of two.
 pub(super) const COUNTS: usize = 1_024;
-/// Slots for failures; a power of two. One is one client with one question.
+/// Slots for failures, one for each client, question and response code; a power of two.
 pub(super) const FAILURES: usize = 256;
-/// Answers that took their time.
+/// Most deferred responses recorded.
 pub(super) const WAITS: usize = 512;
-/// Slots for failures that one client may take: half of all. An account shows 64 failures at most, and what others are told
-/// of theirs must not depend on how many this one has.
+/// Most failure slots of one client: half of all. An account has 64 failures at most, and the reports to other clients
+/// must not depend on the number of failures of one client.
 pub(super) const FAILURES_OF_A_CLIENT: u8 = 128;
-/// Counters of such slots; a power of two. Clients share one by chance.
+/// Counters of failure slots in use, by client; a power of two. Several clients may share one.
 pub(super) const SHARES: usize = 128;
-/// Slots looked at for one key.
+/// Slots probed for one key.
 pub(super) const PROBES: usize = 8;
-/// Where the response code's twelve bits lie in a kind of answer: behind the sixteen of the route.
+/// Position of the twelve bits of the response code in a kind: above the sixteen of the route.
 pub(super) const RCODE_AT: u32 = 16;
-/// Where the source's four bits lie: behind those of the response code.
+/// Position of the four bits of the source in a kind: above those of the response code.
 pub(super) const SOURCE_AT: u32 = 28;
-/// The notes of one worker between two flushes.
+/// Records of one worker between two flushes.
 pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
-    /// Of the configuration that it was filled under.
+    /// Clients of the configuration under which the buffer was filled.
     pub(super) clients: Arc<StaticClients>,
     pub(super) counts: Box<[Count; COUNTS]>,
     pub(super) counted: Vec<u16>,
     pub(super) failures: Box<[Failure]>,
     pub(super) failed: Vec<u16>,
-    /// Slots for failures that clients have taken.
+    /// Number of failure slots in use, by client.
     pub(super) shares: Box<[u8; SHARES]>,
     pub(super) waits: Vec<Wait>,
     pub(super) dropped: u64,
 }
 
-/// How often one client got one kind of answer.
+/// Number of responses of one kind to one client.
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
-    /// The client's address as a number; IPv4 is mapped.
+    /// The client's address as a number; IPv4 addresses are mapped.
     pub address: u128,
     /// Route, response code and source: see `stats_buffer`.
     pub(super) kind: u32,
-    /// How often.
+    /// Number of responses.
     pub times: u32,
-    /// When the first of them was asked.
+    /// Time of the first query.
     pub first: Millis,
-    /// When the last of them was asked.
+    /// Time of the last query.
     pub last: Millis,
 }
 
-/// An answer that is none, to one client.
+/// A failed question of one client.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// How often.
+    /// Number of occurrences.
     pub times: Count,
     pub(super) hash: u64,
     pub(super) qtype: RrType,
     pub(super) length: u8,
     pub(super) name: [u8; MAX_NAME],
-    /// Why, the first time.
+    /// Cause of the first occurrence.
     pub cause: Cause,
-    /// The words that came with it, the first that there were.
+    /// First explanatory text that was available.
     pub words: Option<Box<str>>,
 }
 
-/// An answer that took its time.
+/// A deferred response: one that was not sent in the batch of its query.
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// The client's address.
     pub address: u128,
-    /// When it was asked.
+    /// Time of the query.
     pub asked: Millis,
-    /// How long it took.
+    /// Time from the query to the response.
     pub took: Duration,
-    /// The name in lower-case wire form.
+    /// Name in lower-case wire form.
     pub name: Box<[u8]>,
-    /// The type.
+    /// Query type.
     pub qtype: RrType,
-    /// The route; none for nodens's own answers.
+    /// Route; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
 }
 
 impl Count {
-    /// Nothing is counted here: no source has that number.
+    /// Empty slot. The kind is invalid: no source has that number.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
-    /// The route; none for nodens's own answers.
+    /// Returns the route; `None` for nodens's own answers.
     pub fn route(&self) -> Option<RouteId> {
         RouteId::unpack(self.kind as u16)
     }
 
-    /// The response code.
+    /// Returns the response code.
     pub fn rcode(&self) -> Rcode {
         Rcode::from((self.kind >> RCODE_AT) as u16)
     }
 
-    /// Where the answers came from.
+    /// Returns the source of the responses.
     pub fn source(&self) -> Source {
         let number = (self.kind >> SOURCE_AT) as usize;
         *Source::ALL.get(number).unwrap_or(&Source::Local)
@@ -124,7 +124,7 @@ impl Failure {
         words: None,
     };
 
-    /// The question's name in lower-case wire form, and its type.
+    /// Returns the question's name in lower-case wire form, and its type.
     pub fn question(&self) -> (&[u8], RrType) {
         (&self.name[..usize::from(self.length)], self.qtype)
     }
@@ -145,7 +145,7 @@ impl Buffer {
         }
     }
 
-    /// An empty one, without routes yet.
+    /// Creates an empty buffer without routes.
     pub(super) fn empty() -> Self {
         Self::new(Arc::default())
     }
@@ -167,47 +167,47 @@ impl Buffer {
         self.dropped += 1;
     }
 
-    /// Whether it has nothing to settle.
+    /// Reports whether there is nothing to merge.
     pub fn is_empty(&self) -> bool {
         self.counted.is_empty() && self.failed.is_empty() && self.waits.is_empty() && self.dropped == 0
     }
 
-    /// Number of its notes.
+    /// Returns the number of records, dropped ones included.
     pub(super) fn len(&self) -> u64 {
         (self.counted.len() + self.failed.len() + self.waits.len()) as u64 + self.dropped
     }
 
-    /// The label of a route; none for none.
+    /// Returns the label of a route.
     pub fn route(&self, route: Option<RouteId>) -> Option<&Arc<str>> {
         self.routes.get(route?.index())
     }
 
-    /// The clients of the configuration that it was filled under.
+    /// Returns the clients of the configuration under which the buffer was filled.
     pub fn clients(&self) -> &StaticClients {
         &self.clients
     }
 
-    /// All counts.
+    /// Returns all counts.
     pub fn counts(&self) -> impl Iterator<Item = &Count> {
         self.counted.iter().map(|at| &self.counts[usize::from(*at)])
     }
 
-    /// All failures, in the order in which they first came.
+    /// Returns all failures, in the order of their first occurrence.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         self.failed.iter().map(|at| &self.failures[usize::from(*at)])
     }
 
-    /// All that took their time.
+    /// Returns all deferred responses.
     pub fn waits(&self) -> &[Wait] {
         &self.waits
     }
 
-    /// What found no room.
+    /// Returns the number of records dropped for lack of room.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Empties it, once it has been settled.
+    /// Empties the buffer after it has been merged.
     pub(super) fn clear(&mut self) {
         for at in self.counted.drain(..) {
             self.counts[usize::from(at)] = Count::EMPTY;

@@ -1,8 +1,8 @@
-//! Names that exist, by what stands before their zone: so that a client which asked for `git` or `git.corp.example` can be
-//! told of `git.eu.corp.example`, at a cost that does not depend on the number of zones.
+//! Existing names, indexed by the prefix before their zone. A client that asked for `git` or `git.corp.example` can be
+//! pointed to `git.eu.corp.example`, at a cost that does not depend on the number of zones.
 //!
-//! Known are static records, and what upstreams have answered lately. Whether a client sees such a name, and whether its
-//! answer has records, is for the reader to find out.
+//! The names are those of static records, and those that upstreams answered recently. The reader has to check whether a
+//! client may see such a name, and whether the answer has records.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -15,17 +15,17 @@ use crate::horizon::HorizonId;
 use crate::snapshot::Snapshot;
 use crate::wire::name::suffixes;
 
-/// The least labels of a zone that is taken for a suffix: `.` and `com` would make anything of anything.
+/// Fewest labels of a zone that counts as a suffix: `.` and `com` would match anything.
 const LEAST_LABELS: usize = 2;
-/// Fronts whose answered names are kept; then the one that was answered least recently goes.
+/// Most prefixes whose answered names are kept; the least recently answered one is evicted.
 const MOST_FRONTS: usize = 1_024;
-/// Answered names kept of one front; the latest.
+/// Most answered names kept of one prefix: the latest.
 const MOST_ANSWERED: usize = 4;
-/// Names with static records kept of one front; the shortest.
+/// Most names with static records kept of one prefix: the shortest.
 const MOST_RECORDS: usize = 8;
-/// Fronts of one name that are looked up, the longest.
+/// Most prefixes that are looked up for one name, including the whole name: the longest.
 const MOST_LOOKED_UP: usize = 4;
-/// Names that one name is said to be like, at most; the shortest.
+/// Most similar names returned for one name: the shortest.
 pub const MOST_LIKE: usize = 12;
 
 /// Names that exist.
@@ -35,7 +35,7 @@ pub struct Existing {
     answered: LruCache<u64, Vec<Box<[u8]>>>,
 }
 
-/// The zones and static records of a configuration, of all views.
+/// Zones and static records of a configuration, of all views.
 #[derive(Debug, Default)]
 pub struct Zones {
     generation: Option<u32>,
@@ -44,9 +44,9 @@ pub struct Zones {
 }
 
 impl Zones {
-    /// Those of a configuration.
+    /// Collects the zones and static records of a configuration.
     pub fn of(snapshot: &Snapshot) -> Self {
-        // What views inherit is that of the first: once is enough.
+        // Shared zones and records are those of the first view, so they are read only there.
         let all = snapshot.horizon(HorizonId::COMMON);
         let views = || snapshot.horizons().skip(1).map(|id| snapshot.horizon(id));
         let zones = all.router.ways().chain(views().flat_map(|view| view.router.own_ways())).map(|(zone, _)| zone);
@@ -54,7 +54,7 @@ impl Zones {
         Self { generation: Some(snapshot.generation), ..Self::new(zones, names) }
     }
 
-    /// These zones, and names with static records.
+    /// Creates an instance from zones and from names with static records.
     pub fn new<'n>(zones: impl Iterator<Item = &'n [u8]>, names: impl Iterator<Item = &'n [u8]>) -> Self {
         let is_suffix = |zone: &&[u8]| suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00");
         let mut all = Self { zones: zones.filter(is_suffix).map(Into::into).collect(), ..Self::default() };
@@ -71,30 +71,31 @@ impl Zones {
         all
     }
 
-    /// What stands before a zone in a name, for each zone that it lies in, the shortest first.
+    /// Returns the prefix before each zone that the name lies in, shortest first.
     fn fronts<'n>(&self, name: &'n Prefixes<'n>) -> impl DoubleEndedIterator<Item = Prefix> {
         name.each().filter(|front| self.zones.contains(name.behind(*front)))
     }
 }
 
 impl Existing {
-    /// None yet.
+    /// Creates an empty instance.
     pub fn new() -> Self {
         let most = NonZeroUsize::new(MOST_FRONTS).unwrap_or(NonZeroUsize::MIN);
         Self { zones: Zones::default(), answered: LruCache::new(most) }
     }
 
-    /// Whether its zones are those of this configuration.
+    /// Returns whether the zones are those of this configuration.
     pub fn is_of(&self, snapshot: &Snapshot) -> bool {
         self.zones.generation == Some(snapshot.generation)
     }
 
-    /// From now on these are the zones.
+    /// Replaces the zones.
     pub fn follow(&mut self, zones: Zones) {
         self.zones = zones;
     }
 
-    /// An upstream had an answer for this name (lower-case wire form). Returns how many look-ups that took.
+    /// Records that an upstream answered this name, which is in lower-case wire form. Returns the number of items
+    /// visited.
     pub fn answered(&mut self, name: &[u8]) -> u64 {
         let prefixes = Prefixes::of(name);
         let mut steps = prefixes.each().count() as u64;
@@ -112,8 +113,8 @@ impl Existing {
         steps
     }
 
-    /// Names that this one would be under other suffixes, behind it or in place of its own: the shortest first, of equals
-    /// the first.
+    /// Returns the existing names that result from appending another suffix to this name, or from replacing its own
+    /// suffix: shortest first, then in byte order.
     pub fn like(&self, name: &[u8]) -> Vec<Box<[u8]>> {
         let prefixes = Prefixes::of(name);
         let fronts = self.zones.fronts(&prefixes).rev().map(|front| front.hash);
@@ -170,7 +171,7 @@ mod tests {
         for (name, expected) in [
             ("git", &["git.corp.example", "git.eu.corp.example"][..]),
             ("git.corp.example", &["git.eu.corp.example", "git.corp.example.corp.example"]),
-            // Of git.eu.corp.example both git and git.eu may have been meant.
+            // The client may have meant git or git.eu.
             ("git.eu.corp.example", &["git.corp.example"]),
             ("db.eu.corp.example", &["db.corp.example"]),
             ("db.example", &[]),

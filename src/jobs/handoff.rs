@@ -1,12 +1,12 @@
-//! How filled buffers get from the workers to the thread that settles them.
+//! Transfer of filled buffers from the workers to the control thread.
 //!
 //! ```text
 //! worker ── flush: try the lock, swap the filled buffer with an empty one ──► filled ──► take ──► settle
 //!                                          empty ◄──────────────────────────────────────────────────┘
 //! ```
 //!
-//! The lock is held for a push and a pop only, never while anything is settled or allocated. A worker that does not get it
-//! at once, or finds no room, keeps its notes and tries again at its next batch: no worker ever waits here.
+//! The lock is held for a push and a pop only, never during merging or allocation. A worker that does not get the lock at
+//! once, or finds no room, keeps its records and tries again with its next batch. No worker ever waits here.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +16,19 @@ use super::buffer::Buffer;
 use super::stats_buffer::StatsBuffer;
 use crate::clock::Millis;
 
-/// Filled buffers that wait at once, of some 180 KiB each. Workers fill ten a second at most, and the control thread
+/// Most filled buffers that wait, of about 180 KiB each. A worker fills ten a second at most, and the control thread
 /// takes all of them twenty times a second.
 const MOST_FILLED: usize = 32;
-/// Empty buffers that are kept for the next ones; more are freed.
+/// Most empty buffers kept for reuse; further ones are freed.
 const MOST_EMPTY: usize = 8;
 
-/// Filled buffers on their way, and empty ones to be filled.
+/// Filled buffers for the control thread, and empty ones for the workers.
 #[derive(Debug)]
 pub(super) struct Handoff {
     buffers: Mutex<Buffers>,
     /// Number of buffers handed over since the start.
     handed_over: AtomicU64,
-    /// How many of these have been settled.
+    /// Number of buffers merged since the start.
     settled: AtomicU64,
 }
 
@@ -40,12 +40,12 @@ struct Buffers {
 
 impl Handoff {
     pub(super) fn new() -> Self {
-        // Pushing allocates nothing.
+        // With this capacity, a push does not allocate.
         let buffers = Buffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
         Self { buffers: Mutex::new(buffers), handed_over: AtomicU64::new(0), settled: AtomicU64::new(0) }
     }
 
-    /// Hands over what a worker noted, without waiting for anybody. Returns whether all of it is on its way.
+    /// Hands over a worker's records without waiting. Returns whether all of them were handed over.
     pub(super) fn flush(&self, stats_buffer: &mut StatsBuffer, now: Millis) -> bool {
         let mut spare = None;
         while stats_buffer.filled().is_some() {
@@ -65,12 +65,12 @@ impl Handoff {
         true
     }
 
-    /// The buffer that has waited longest.
+    /// Removes the oldest filled buffer.
     pub(super) fn take(&self) -> Option<Buffer> {
         self.lock().filled.pop_front()
     }
 
-    /// Takes back a buffer that has been settled.
+    /// Takes back a buffer that has been merged.
     pub(super) fn put_back(&self, mut buffer: Buffer) {
         buffer.clear();
         let mut buffers = self.lock();
@@ -81,12 +81,12 @@ impl Handoff {
         self.settled.fetch_add(1, Ordering::Release);
     }
 
-    /// Number of buffers handed over since the start.
+    /// Returns the number of buffers handed over since the start.
     pub(super) fn handed_over(&self) -> u64 {
         self.handed_over.load(Ordering::Acquire)
     }
 
-    /// Number of buffers settled since the start; they are settled in the order in which they came.
+    /// Returns the number of buffers merged since the start; buffers are merged in the order of their arrival.
     pub(super) fn settled(&self) -> u64 {
         self.settled.load(Ordering::Acquire)
     }
@@ -99,7 +99,8 @@ impl Handoff {
         }
     }
 
-    /// For the thread that settles. Both lists are whole between any two calls.
+    /// Waits for the lock; for the control thread only. Ignores poisoning: both lists are consistent between any two
+    /// calls.
     fn lock(&self) -> MutexGuard<'_, Buffers> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,7 +125,7 @@ mod tests {
         drop(held);
         assert!(handoff.flush(&mut stats_buffer, 500) && stats_buffer.is_empty() && !stats_buffer.is_due(500));
         assert_eq!((handoff.handed_over(), handoff.settled()), (1, 0));
-        // Where none is taken there is no room in the end.
+        // The room is used up if no buffer is taken.
         for _ in 1..MOST_FILLED {
             count(&mut stats_buffer);
             assert!(handoff.flush(&mut stats_buffer, 500));

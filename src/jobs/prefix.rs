@@ -1,42 +1,43 @@
-//! The prefixes of a name: what stands before each of its last labels, with a hash of each, in one walk over the name.
+//! The prefixes of a name, each ending before one of the last labels, with a hash of each, computed in one pass.
 //!
-//! With a search list a resolver puts suffixes behind a name. Which of a name's prefixes was meant is looked up by hash
-//! instead of by comparing it with each name that is known, and only so many labels are taken for a suffix: so a name
-//! costs the same whatever its number of labels is.
+//! With a search list, a stub resolver appends suffixes to a name. The prefix that the application asked for is looked
+//! up by hash instead of by comparison with each known name, and a suffix has a bounded number of labels. The cost of a
+//! name therefore does not depend on its number of labels.
 
 use std::sync::LazyLock;
 
 use crate::wire::name::suffixes;
 
-/// The most labels that are taken for a suffix of a search list: `namespace.svc.` and a domain of ten labels.
+/// Most labels of a search-list suffix: `namespace.svc.` and a domain of ten labels.
 pub const MOST_SUFFIX_LABELS: usize = 12;
 
-/// Random, so that no client can choose names that collide: where the hash begins, and an odd factor.
+/// Initial value of the hash, and an odd factor. Both are random: this prevents clients from choosing names that
+/// collide.
 static SEED: LazyLock<(u64, u64)> = LazyLock::new(|| (rand::random(), rand::random::<u64>() | 1));
 
-/// A name's prefixes.
+/// Prefixes of a name.
 #[derive(Clone, Debug)]
 pub struct Prefixes<'n> {
     name: &'n [u8],
     whole: u64,
-    /// The last boundaries between two labels; of `count`, [`MOST_SUFFIX_LABELS`] are kept in a ring.
+    /// Ring of the last [`MOST_SUFFIX_LABELS`] of the `count` boundaries between two labels.
     ring: [Prefix; MOST_SUFFIX_LABELS],
     count: usize,
 }
 
-/// One prefix of a name, which ends between two labels.
+/// One prefix of a name; it ends between two labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// Its length in bytes, without a root label.
+    /// Length in bytes, without a root label.
     pub length: usize,
-    /// Number of its labels.
+    /// Number of labels.
     pub labels: usize,
-    /// Its hash: the same as [`Prefixes::whole`] of a name of these labels.
+    /// Hash; equal to [`Prefixes::whole`] of a name that consists of these labels.
     pub hash: u64,
 }
 
 impl<'n> Prefixes<'n> {
-    /// The prefixes of `name` in lower-case wire form.
+    /// Returns the prefixes of `name`, which is in lower-case wire form.
     pub fn of(name: &'n [u8]) -> Self {
         let mut prefixes = Self { name, whole: SEED.0, ring: [Prefix::default(); MOST_SUFFIX_LABELS], count: 0 };
         for (labels, suffix) in suffixes(name).enumerate() {
@@ -54,40 +55,41 @@ impl<'n> Prefixes<'n> {
         prefixes
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &'n [u8] {
         self.name
     }
 
-    /// The hash of the whole name.
+    /// Returns the hash of the whole name.
     pub fn whole(&self) -> u64 {
         self.whole
     }
 
-    /// The prefixes that have a suffix of up to [`MOST_SUFFIX_LABELS`] labels behind them, the shortest first.
+    /// Returns the prefixes that are followed by a suffix of up to [`MOST_SUFFIX_LABELS`] labels, shortest first.
     pub fn each(&self) -> impl DoubleEndedIterator<Item = Prefix> + Clone {
         let kept = self.count.min(MOST_SUFFIX_LABELS);
         (self.count - kept..self.count).map(|at| self.ring[at % MOST_SUFFIX_LABELS])
     }
 
-    /// What stands behind a prefix.
+    /// Returns the suffix that follows a prefix.
     pub fn behind(&self, prefix: Prefix) -> &'n [u8] {
         self.name.get(prefix.length..).unwrap_or_default()
     }
 
-    /// A prefix as a name of its own.
+    /// Returns a prefix as a complete name.
     pub fn front(&self, prefix: Prefix) -> Box<[u8]> {
         [self.name.get(..prefix.length).unwrap_or_default(), &[0]].concat().into()
     }
 }
 
-/// The hash of labels with one more behind, its length byte included: so no two rows of labels are the same bytes.
+/// Extends a hash by one label. The length byte is part of the input: different sequences of labels are different
+/// bytes.
 fn add(hash: u64, label: &[u8]) -> u64 {
     label.chunks(8).fold(hash, |hash, chunk| {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
         let product = u128::from(hash ^ u64::from_le_bytes(word)) * u128::from(SEED.1);
-        // Never zero but by chance: a factor of zero would forget all before it.
+        // The sum is zero only by chance: a factor of zero would discard the labels before.
         (product as u64 ^ (product >> 64) as u64).wrapping_add(SEED.0)
     })
 }

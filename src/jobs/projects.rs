@@ -1,15 +1,15 @@
-//! Which projects have series of their own in the metrics, so that there are never more than are wanted.
+//! Selection of the projects that have metric series of their own: bounds the number of series.
 //!
-//! 1. While there is room, a project that asks gets its series at once.
-//! 2. The rest is counted as project `other`. Who is how much of it is estimated by the Space-Saving algorithm
-//!    (Metwally, Agrawal, El Abbadi 2005) in a table of fixed size: one that is new takes the place of the least, and
-//!    inherits its count as what its own may be too high by.
-//! 3. Every ten minutes all weights are halved, and the heaviest of the rest takes the series of the lightest that has
-//!    some if it is surely more than twice as heavy: the least that it can have asked counts.
+//! 1. While there is room, a project gets its series with its first query.
+//! 2. All other projects are counted as project `other`. The weight of each of them is estimated with the Space-Saving
+//!    algorithm (Metwally, Agrawal, El Abbadi 2005) in a table of fixed size: a new project replaces the one of least
+//!    weight, and inherits its weight as the error of the estimate.
+//! 3. Every ten minutes all weights are halved. The heaviest of the other projects then takes over the series of the
+//!    lightest named project if the lower bound of its weight is more than twice as large.
 //!
-//! A counter never goes down, and no count ever moves from one series to another: whoever loses its series has lost
-//! them, is counted as `other` from then on, and would begin at zero again, which Prometheus takes for a restart. To
-//! add the lost count to `other` would show as a burst of queries that nobody asked.
+//! A counter never decreases, and no count ever moves from one series to another. A project that loses its series is
+//! counted as `other` from then on. If it gets series again, they begin at zero, which Prometheus takes for a restart.
+//! Adding the lost count to `other` would show as a burst of queries that did not happen.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::clock::Millis;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
 use crate::wire::text::plain;
 
-/// How often weights are halved and series change hands.
+/// Interval between two rounds, which halve the weights and reassign series.
 pub const ROUND: Millis = 600_000;
-/// Projects without series whose weights are estimated.
+/// Most projects without series whose weights are estimated.
 const MOST_OTHERS: usize = 256;
-/// How long a failure waits to be counted: by then every worker has settled what it knew of the same search.
+/// Delay before a failure is counted: all workers have handed over what belongs to the same search by then.
 const PATIENCE: Millis = 1_000;
-/// How much heavier than one that has series another must be to take them.
+/// Factor by which the weight of a project must exceed that of a named one to take over its series.
 const HEAVIER: u64 = 2;
 
-/// The projects that have series, and an estimate of those that have not.
+/// Projects with series, and estimates for the others.
 #[derive(Debug)]
 pub struct Projects {
     metrics: ClientMetrics,
@@ -49,21 +49,21 @@ struct Named {
     series: ClientSeries,
 }
 
-/// The weight of one that has no series.
+/// Estimated weight of a project without series.
 #[derive(Clone, Copy, Debug)]
 struct Estimate {
     weight: u64,
-    /// By how much it may be too high.
+    /// Upper bound of the overestimation.
     error: u64,
 }
 
-/// The labels of what has no series of its own.
+/// Labels of all projects without series.
 const OTHER: [&str; 3] = ["", "other", ""];
-/// The labels of all that are not known.
+/// Labels of all unknown clients.
 const UNKNOWN: [&str; 3] = ["", "unknown", ""];
 
 impl Projects {
-    /// No projects yet; at most so many get series.
+    /// Creates an instance without projects; at most `most` of them get series.
     pub fn new(metrics: &ClientMetrics, most: usize) -> Self {
         Self {
             metrics: metrics.clone(),
@@ -76,7 +76,7 @@ impl Projects {
         }
     }
 
-    /// From now on at most so many have series; of more the lightest lose theirs.
+    /// Sets the maximum number of projects with series. The lightest projects in excess lose theirs.
     pub fn set_most(&mut self, most: usize) {
         self.most = most;
         while self.named.len() > most {
@@ -85,13 +85,13 @@ impl Projects {
         }
     }
 
-    /// Counts what is new of an account; if it is the `last` time, all of it.
+    /// Adds the increase of an account to the metrics. Failures are added after a delay; with `last`, at once.
     pub(super) fn tell(&mut self, account: &mut ClientStats, now: Millis, last: bool) {
         let (queries, failed) = (account.count(|_| true), account.failed());
         let told = &mut account.told;
         let new = queries.saturating_sub(told.queries);
         told.queries = queries;
-        // What failed may turn out to be a try of the search list a little later, and a counter never goes back.
+        // A failure may be recognized as a search-list query a little later, and a counter must not decrease.
         let sure = match told.waiting {
             _ if last => failed,
             Some((seen, since)) if now >= since + PATIENCE => {
@@ -114,13 +114,13 @@ impl Projects {
         series.failures.inc_by(failures);
     }
 
-    /// The series that so many queries of `whose` are counted in.
+    /// Adds `queries` to the weight of `whose`, and returns the series that they are counted in.
     fn series(&mut self, whose: &Arc<MetricKey>, queries: u64, now: Millis) -> &ClientSeries {
         if now >= self.round + ROUND {
             self.round = now;
             self.turn();
         }
-        // One that is called like these is one of them.
+        // A project with exactly these labels shares their series.
         if whose.labels() == UNKNOWN {
             return &self.unknown;
         }
@@ -142,7 +142,7 @@ impl Projects {
         }
     }
 
-    /// Adds to the weight of one without series.
+    /// Adds to the estimated weight of a project without series.
     fn estimate(&mut self, whose: &Arc<MetricKey>, queries: u64) {
         if let Some(estimate) = self.others.get_mut(whose) {
             estimate.weight += queries;
@@ -160,7 +160,7 @@ impl Projects {
         self.others.insert(Arc::clone(whose), Estimate { weight: error + queries, error });
     }
 
-    /// Halves all weights, and lets series change hands.
+    /// Halves all weights and reassigns series.
     fn turn(&mut self) {
         self.named.values_mut().for_each(|named| named.weight /= 2);
         self.others.retain(|_, estimate| {
@@ -201,7 +201,8 @@ impl Projects {
     }
 }
 
-/// The values of the labels. Jobs and those who run them choose these names: none of them is to steer a terminal.
+/// Returns the label values. Jobs and their authors choose these names: characters that control a terminal are
+/// replaced.
 fn shown(whose: &MetricKey) -> [String; 3] {
     whose.labels().map(plain)
 }
@@ -231,13 +232,13 @@ mod tests {
             self.projects.series(&whose(project), queries, self.now).queries.inc_by(queries);
         }
 
-        /// Lets a round pass.
+        /// Advances the clock by one round.
         fn round(&mut self) {
             self.now += ROUND;
             self.ask("tick", 0);
         }
 
-        /// The count of each project that has one.
+        /// Returns the count of each project that has one.
         fn counts(&self) -> Vec<(String, u64)> {
             let text = self.metrics.render();
             let lines = text.lines().filter_map(|line| line.strip_prefix("nodens_client_queries_total{"));
@@ -267,7 +268,7 @@ mod tests {
         scene.ask("b", 3);
         scene.ask("c", 7);
         assert_eq!(scene.counts(), told(&[("a", 101), ("c", 7), ("other", 53)]));
-        // Not without being twice as heavy: a has 25 after another round, d 49 at most.
+        // A weight that is not twice as large does not suffice: a has 25 after another round, d 49 at most.
         scene.ask("d", 98);
         scene.ask("c", 200);
         scene.round();
@@ -309,7 +310,7 @@ mod tests {
         let mut scene = Scene::new(1);
         scene.ask("a", 100);
         (0..MOST_OTHERS).for_each(|at| scene.ask(&format!("p{at}"), 200));
-        // The others are exactly twice as heavy as a; the newcomer is more than that by what it inherits alone.
+        // The others are exactly twice as heavy as a; the newcomer exceeds that only by the weight that it inherits.
         scene.ask("newcomer", 2);
         assert_eq!(scene.projects.others[&whose("newcomer")].weight, 202);
         scene.round();

@@ -1,11 +1,11 @@
-//! What the jobs of each project ask for, so that the next one finds it in the cache.
+//! Questions that the jobs of each project ask, for the warm-up of the next job.
 //!
-//! Of each project the questions that most of its jobs had answers to, from what took its time: an answer that was in the
-//! cache anyway need not be remembered, and one that is fetched ahead is noted again when a client takes it. Tries of a
-//! search list have no answers, so they are not among these.
+//! For each project, the questions that were answered for most of its jobs are kept. Only deferred responses are
+//! recorded: an answer that is in the cache anyway need not be remembered, and an answer of the warm-up is recorded
+//! when a client uses it. Names that a search list produced have no answer, so they are not included.
 //!
-//! No job sees any of this, not even of its own project: it only decides what is asked ahead. Only a project that the job
-//! cannot have made up counts.
+//! No job can read the history, not even that of its own project: it only determines the queries of the warm-up. A
+//! project is recorded only if the job cannot have forged it.
 
 use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
@@ -19,41 +19,42 @@ use crate::clients::client::{Field, Kind};
 use crate::wire::RrType;
 use crate::wire::name::{Name, Shown};
 
-/// Projects kept; then the one whose jobs asked nothing for the longest time goes.
+/// Most projects kept; the one whose jobs have been idle longest is evicted.
 pub const MOST_PROJECTS: usize = 256;
-/// Questions kept of one project; then the one that the fewest jobs asked makes room, of equals the oldest.
+/// Most questions kept of one project; the one that the fewest jobs asked is evicted, the oldest in case of a tie.
 pub const MOST_QUESTIONS: usize = 64;
-/// Bytes that all of it may take, about.
+/// Approximate size limit in bytes.
 pub const MOST_BYTES: usize = 1 << 20;
-/// After so many jobs all counts of their project are halved: what was asked once and is no more makes room in the end.
+/// Number of jobs after which all counts of their project are halved. Questions that are no longer asked are evicted
+/// thus.
 const HALVED_AFTER: u32 = 64;
-/// The most that is read of a count.
+/// Upper limit for a count that is loaded.
 const MOST_JOBS: u32 = 2 * HALVED_AFTER;
-/// The version of the form that is written down.
+/// Version of the file format.
 const VERSION: u32 = 1;
 
-/// A name in lower-case wire form, and a type.
+/// Name in lower-case wire form, and query type.
 pub type Question = (Box<[u8]>, RrType);
 
-/// The questions of all projects.
+/// Questions of all projects.
 #[derive(Debug)]
 pub struct QueryHistory {
     projects: LruCache<Box<str>, Project>,
     bytes: usize,
-    /// Whether anything is learned.
+    /// True if questions are recorded.
     on: bool,
-    /// How often anything has changed.
+    /// Number of questions recorded; loading does not count.
     changes: u64,
 }
 
-/// What the jobs of one project ask.
+/// Questions of the jobs of one project.
 #[derive(Debug, Default)]
 struct Project {
-    /// In the order of the last that asked.
+    /// Ordered by time of the last query, oldest first.
     query_history: Vec<Habit>,
-    /// Jobs that asked anything since the counts were halved.
+    /// Number of jobs that asked anything since the counts were halved.
     jobs: u32,
-    /// The last of them, as a number.
+    /// Hash of the UID of the last of these jobs.
     last: u64,
 }
 
@@ -62,13 +63,13 @@ struct Project {
 struct Habit {
     name: Box<[u8]>,
     qtype: RrType,
-    /// How many jobs asked it.
+    /// Number of jobs that asked it.
     jobs: u32,
-    /// The last of them, as a number: within one job it counts once.
+    /// Hash of the UID of the last of these jobs: repetitions by that job are not counted.
     last: u64,
 }
 
-/// As it is written down.
+/// Serialized form.
 #[derive(Debug, Serialize, Deserialize)]
 struct Written {
     version: u32,
@@ -81,25 +82,25 @@ struct WrittenProject {
     questions: Vec<(String, u16, u32)>,
 }
 
-/// Why what was written down cannot be read.
+/// Error from loading a serialized history.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It is not in the form that is written.
+    /// The text is not in the expected format.
     #[error("{0}")]
     Form(#[from] serde_json::Error),
-    /// It was written by another nodens.
+    /// The format is that of another version of nodens.
     #[error("it has the form of version {0}, not {VERSION}")]
     Version(u32),
 }
 
 impl QueryHistory {
-    /// None yet.
+    /// Creates an empty history, which records nothing.
     pub fn new() -> Self {
         let most = NonZeroUsize::new(MOST_PROJECTS).unwrap_or(NonZeroUsize::MIN);
         Self { projects: LruCache::new(most), bytes: 0, on: false, changes: 0 }
     }
 
-    /// Learns from now on, or forgets all.
+    /// Starts recording, or stops it and discards everything.
     pub fn learn(&mut self, on: bool) {
         if !on {
             *self = Self { changes: self.changes, ..Self::new() };
@@ -107,12 +108,12 @@ impl QueryHistory {
         self.on = on;
     }
 
-    /// How often anything has changed since the start.
+    /// Returns the number of questions recorded since the start.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// A job of a project had an answer to a question.
+    /// Records that a client's question was answered, if the client is a job of a trusted project.
     pub fn note(&mut self, client: &Client, name: &[u8], qtype: RrType) {
         if !self.on {
             return;
@@ -122,7 +123,7 @@ impl QueryHistory {
         self.changes += 1;
     }
 
-    /// What the jobs of this one's project asked, what most of them asked first.
+    /// Returns the questions of the project of this client, those of most jobs first.
     pub fn of(&self, client: &Client) -> Vec<Question> {
         let query_history = project(client).and_then(|project| self.projects.peek(&project));
         let mut query_history: Vec<&Habit> =
@@ -131,10 +132,10 @@ impl QueryHistory {
         query_history.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
     }
 
-    /// All of it as JSON.
+    /// Serializes the history as JSON.
     pub fn write(&self) -> String {
         let question = |habit: &Habit| (Shown(&habit.name).to_string(), u16::from(habit.qtype), habit.jobs);
-        // The one that asked last comes last: when it is read, it is then the newest.
+        // The most recently active project comes last, which makes it the newest after loading.
         let projects = self.projects.iter().rev().map(|(project, asked)| WrittenProject {
             project: project.clone(),
             questions: asked.query_history.iter().map(question).collect(),
@@ -143,10 +144,10 @@ impl QueryHistory {
         serde_json::to_string(&written).unwrap_or_default()
     }
 
-    /// Adds what was written down, within the bounds that hold now; how many projects that were.
+    /// Loads a serialized history, within the bounds above. Returns the number of projects afterwards.
     ///
     /// # Errors
-    /// It is not what [`Self::write`] writes; nothing is added then.
+    /// The text is not the output of [`Self::write`]; nothing is added then.
     pub fn read(&mut self, text: &[u8]) -> Result<usize, LoadError> {
         let written: Written = serde_json::from_slice(text)?;
         if written.version != VERSION {
@@ -189,7 +190,7 @@ impl Default for QueryHistory {
 }
 
 impl Project {
-    /// Adds one job's question.
+    /// Adds a question of one job.
     fn note(&mut self, new: Habit) {
         if self.last != new.last {
             self.last = new.last;
@@ -208,7 +209,7 @@ impl Project {
             }
             None => {
                 if query_history.len() >= MOST_QUESTIONS {
-                    // Of equals the first is the oldest.
+                    // The first of several minima is the oldest.
                     let least = query_history.iter().enumerate().min_by_key(|(_, habit)| habit.jobs);
                     least.map(|(at, _)| at).into_iter().for_each(|at| drop(query_history.remove(at)));
                 }
@@ -218,16 +219,16 @@ impl Project {
         query_history.push(habit);
     }
 
-    /// About how many bytes it takes under its key.
+    /// Returns the approximate size in bytes, with the key.
     fn weight(&self, key: &str) -> usize {
         let names: usize = self.query_history.iter().map(|habit| size_of::<Habit>() + habit.name.len()).sum();
-        // Its place in the list is a few pointers more.
+        // The constant accounts for the pointers of the list entry.
         size_of::<Self>() + key.len() + 64 + names
     }
 }
 
-/// What a pod's project is kept under, if it is a pod and that is beyond doubt. Numbers are unique within one server only,
-/// so the names belong to it where they are known.
+/// Returns the key of the project of a pod, if the project is trusted. IDs are unique within one server only. The key
+/// therefore contains the names where they are known.
 fn project(client: &Client) -> Option<Box<str>> {
     let job = client.job.as_ref().filter(|_| client.kind != Kind::Configured)?;
     let [id, namespace, name] =
@@ -269,7 +270,7 @@ mod tests {
         name.parse::<Name>().expect(name).as_wire().into()
     }
 
-    /// What is asked ahead for a job of this project.
+    /// Returns the questions of the warm-up for a job of this project.
     fn names(query_history: &QueryHistory, project: &str) -> Vec<String> {
         let client = job(project, "next", Trust::Label);
         query_history.of(&client).iter().map(|(name, qtype)| format!("{} {}", Shown(name), u16::from(*qtype))).collect()
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(names.len(), MOST_QUESTIONS);
         assert!(names[..40].iter().all(|name| name.starts_with('n')), "{names:?}");
         assert!(names.contains(&"x999.example. 1".to_owned()), "{names:?}");
-        // What is asked no more makes room in the end.
+        // Questions that are no longer asked are evicted.
         for uid in 0..500 {
             (0..70).for_each(|n| {
                 query_history.note(&job("7", &format!("u{uid}"), Trust::Label), &wire(&format!("y{n}.example")), A)
@@ -352,7 +353,7 @@ mod tests {
         for text in ["", "{", "[]", r#"{"version":1}"#, r#"{"version":2,"projects":[]}"#] {
             assert!(other.read(text.as_bytes()).is_err(), "{text}");
         }
-        // A name that is none is left out, and counts are within bounds.
+        // Invalid names are skipped, and counts are limited.
         let text = r#"{"version":1,"projects":[{"project":"p","questions":[["a..b",1,1],["c",1,4000000000]]}]}"#;
         assert!(other.read(text.as_bytes()).is_ok());
         assert!(other.write().contains(r#"[["c.",1,128]]"#), "{}", other.write());

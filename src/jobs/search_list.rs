@@ -1,20 +1,22 @@
-//! Which names are tries of a search list, and what was meant by them.
+//! Detection of names that a search list produced, and of their targets.
 
 use super::prefix::{Prefix, Prefixes};
 use crate::wire::name::suffixes;
 
-/// Where all namespaces are by default.
+/// Parent domain of all namespaces by default.
 const SERVICES: &[u8] = b"\x03svc\x07cluster\x05local\x00";
 
-/// The prefix that was meant, if the rest of this name is a suffix of the client's search list.
+/// Returns the target of a search-list query: the prefix of this name that is followed by a suffix of the client's
+/// search list.
 ///
-/// A search list begins with the client's own namespace. So a name of two labels or more in front of that cannot be one of
-/// its services but by a pod's hostname; and whatever else was tried behind a name for which that was tried before is of
-/// the same list. `tried` says whether it was, by the hash of the name's labels; it is asked once for the name and once for
-/// each prefix at most.
+/// A search list begins with the client's own namespace. A name of two labels or more in front of that namespace is
+/// taken for a target: no service has such a name, only a pod's hostname may. A prefix to which the search list is
+/// known to have been applied is a target with any other suffix too. `tried` returns whether that is known of a name,
+/// by the hash of its labels; it is called at most once for the name and once for each prefix.
 ///
-/// Where the namespace is not known, it may be any one of the default cluster domain, and the name in front must have
-/// three labels or more: no service and no pod's hostname has (but for SRV, whose names begin with an underscore).
+/// If the namespace is unknown, any namespace of the default cluster domain may be the client's. The prefix must then
+/// have three labels or more, which no service and no pod's hostname has. SRV names may have more labels: names that
+/// begin with an underscore are not judged by their number of labels.
 pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut(u64) -> bool) -> Option<Prefix> {
     let underscore = name.name().get(1) == Some(&b'_');
     let of_a_list = |prefix: Prefix, least: usize| (prefix.labels >= least && !underscore).then_some(prefix);
@@ -22,7 +24,7 @@ pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut
         return of_a_list(prefix, 2);
     }
     if tried(name.whole()) {
-        // It is the end of its own list.
+        // The name is the last entry of its own list.
         return None;
     }
     if let Some(front) = name.each().rev().find(|front| tried(front.hash)) {
@@ -32,12 +34,12 @@ pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut
     any.filter(|_| namespace.is_none()).and_then(|prefix| of_a_list(prefix, 3))
 }
 
-/// What stands before `namespace.svc.` in a name.
+/// Returns the prefix before `namespace.svc.` in a name.
 pub fn before_namespace(name: &Prefixes<'_>, namespace: &str) -> Option<Prefix> {
     name.each().find(|prefix| is_of_namespace(name.behind(*prefix), namespace))
 }
 
-/// Whether a name begins with `namespace.svc.`.
+/// Returns whether a name begins with `namespace.svc.`.
 pub(super) fn is_of_namespace(name: &[u8], namespace: &str) -> bool {
     let length = namespace.len();
     usize::from(name.first().copied().unwrap_or(0)) == length
@@ -78,7 +80,7 @@ mod tests {
         ] {
             assert_eq!(meant(name, Some("ci")), expected.map(wire), "{name}");
         }
-        // Its namespace is not known.
+        // The namespace is unknown.
         for (name, expected) in [
             ("registry.example.com.ci.svc.cluster.local", Some("registry.example.com")),
             ("registry.example.com.svc.cluster.local", Some("registry.example.com")),

@@ -1,4 +1,4 @@
-//! Why a query failed, as a sentence for whoever wrote the job.
+//! Explanations of failed queries, as sentences for the author of the job.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::search_list::is_of_namespace;
 use crate::cause::Cause;
 use crate::wire::name::{Bare, suffixes};
 
-/// The sentence for a failure of `name` that took `route`; `words` are those that came with it.
+/// Returns the sentence for a failure of `name` on `route`; `words` is the explanatory text of the failure.
 pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: Option<&str>, words: &str) -> String {
     let shown = Bare(name);
     let because = if words.is_empty() { String::new() } else { format!(": {words}") };
@@ -54,7 +54,7 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
     }
 }
 
-/// The service's name, if `name` is one of this namespace.
+/// Returns the name of the service, if `name` is one of this namespace.
 fn service(name: &[u8], namespace: Option<&str>) -> Option<String> {
     let rest = suffixes(name).nth(1)?;
     is_of_namespace(rest, namespace?).then(|| String::from_utf8_lossy(&name[1..name.len() - rest.len()]).into_owned())

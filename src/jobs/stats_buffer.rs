@@ -1,8 +1,8 @@
-//! What one worker notes of its clients between two settlements: who got how many answers of which kind, and what failed.
+//! Per-worker recording of responses by client and kind, and of failures, between two flushes.
 //!
-//! Two open tables of fixed size, so that a hit costs one look at a slot: no allocation, no lock, no name of a client. What
-//! finds no room is counted as dropped. A filled buffer is swapped with an empty one (see `handoff`). Who an
-//! address was is looked up when the buffer is settled (see [`super::Jobs::settle`]), with the times of the queries.
+//! Two open-addressing tables of fixed size. A hit costs one slot access: no allocation, no lock, no attribution.
+//! Records that find no room are counted as dropped. A filled buffer is swapped with an empty one (see `handoff`).
+//! Addresses are attributed when the buffer is merged (see [`super::Jobs::settle`]), with the times of the queries.
 
 use std::mem;
 use std::net::IpAddr;
@@ -19,45 +19,46 @@ use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType};
 
-/// How long a worker keeps what it noted, at most, while queries come.
+/// Longest time that a worker keeps records before it hands them over, while queries come.
 pub const SETTLE_EVERY: Millis = 100;
 
-/// Buffers of earlier configurations that wait to be handed over. A reload adds one, and the next flush takes all.
+/// Most buffers of earlier configurations that wait to be handed over. A reload adds one, and the next flush takes all.
 const MOST_LEFT: usize = 4;
 
-/// A worker's notes.
+/// Records of one worker.
 pub struct StatsBuffer {
     buffer: Buffer,
-    /// Filled under earlier configurations and not handed over yet.
+    /// Buffers that were filled under earlier configurations and are not handed over yet.
     left: Vec<Buffer>,
-    /// Which of the answers are logged.
+    /// Selects the queries that are logged.
     pub log: Sampler,
     settled: Millis,
-    /// So that no client can choose addresses that collide.
+    /// Random seed: prevents clients from choosing addresses that collide.
     seed: u64,
 }
 
-/// What a failure is known by.
+/// A failure as it is recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed<'a> {
-    /// The name in lower-case wire form.
+    /// Name in lower-case wire form.
     pub name: &'a [u8],
-    /// Its hash, with that of the rest of the question.
+    /// Hash of the name and the rest of the question.
     pub hash: u64,
-    /// The type.
+    /// Query type.
     pub qtype: RrType,
-    /// The route; none for nodens's own answers.
+    /// Route; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Where the answer came from.
+    /// Source of the response.
     pub source: Source,
-    /// Why it is none.
+    /// Cause of the failure.
     pub cause: Cause,
 }
 
 impl StatsBuffer {
-    /// An empty one for routes with these labels, and a configuration without clients: see [`Self::follow`].
+    /// Creates an empty instance for routes with these labels and a configuration without clients: see
+    /// [`Self::follow`].
     pub fn new(routes: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self {
             buffer: Buffer::new(routes.into_iter().map(|label| label.as_ref().into()).collect()),
@@ -68,8 +69,8 @@ impl StatsBuffer {
         }
     }
 
-    /// Counts an answer to a query of `client` that was asked at `now`: no answer before it was to a later query, but by
-    /// [`Self::count_late`].
+    /// Counts a response to a query that `client` sent at `now`. `now` must not decrease from call to call; for earlier
+    /// queries there is [`Self::count_late`].
     #[inline]
     pub fn count(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
@@ -83,13 +84,14 @@ impl StatsBuffer {
         }
     }
 
-    /// The same for an answer that took its time: it was asked earlier than those that were answered meanwhile.
+    /// Counts a deferred response. Its query may be older than queries that were counted meanwhile.
     pub fn count_late(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, asked: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
-    /// Notes a failure, beside its count. `words` gives those of the first of its like, which must be bounded.
+    /// Records a failure, in addition to its count. `words` returns the explanatory text, whose length must be bounded;
+    /// it is called until it returns one for this failure.
     pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
         let hash = failed.hash ^ u64::from(u16::from(failed.rcode)).rotate_right(8);
@@ -121,7 +123,7 @@ impl StatsBuffer {
         self.buffer.dropped += 1;
     }
 
-    /// Notes how long an answer took that was not given at once.
+    /// Records the duration of a deferred response.
     pub fn wait(&mut self, client: IpAddr, wait: Wait) {
         match self.buffer.waits.len() < WAITS {
             true => self.buffer.waits.push(Wait { address: key(client), ..wait }),
@@ -129,29 +131,29 @@ impl StatsBuffer {
         }
     }
 
-    /// Whether it is time to settle.
+    /// Reports whether a flush is due.
     #[inline]
     pub fn is_due(&self, now: Millis) -> bool {
         now >= self.settled + SETTLE_EVERY
     }
 
-    /// Whether there is nothing to settle.
+    /// Reports whether there is nothing to hand over.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty() && self.left.is_empty()
     }
 
-    /// All failures since the last flush, in the order in which they first came.
+    /// Returns all failures since the last flush, in the order of their first occurrence.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         self.buffer.failures()
     }
 
-    /// The label of a route; none for none.
+    /// Returns the label of a route.
     pub fn route(&self, route: Option<RouteId>) -> Option<&Arc<str>> {
         self.buffer.route(route)
     }
 
-    /// From now on routes have these labels, whatever their number, and these are the configuration's clients. What was
-    /// noted under an earlier one is handed over before, with the labels and clients of that one.
+    /// Switches to the route labels and clients of a new configuration. Earlier records are handed over first, with the
+    /// labels and clients of their configuration.
     pub fn follow(&mut self, routes: &Arc<[Arc<str>]>, clients: &Arc<StaticClients>) {
         if !self.buffer.is_empty() {
             self.left.push(mem::replace(&mut self.buffer, Buffer::empty()));
@@ -162,12 +164,13 @@ impl StatsBuffer {
         (self.buffer.routes, self.buffer.clients) = (Arc::clone(routes), Arc::clone(clients));
     }
 
-    /// The notes that are to be handed over next; none if there are none.
+    /// Returns the buffer that is to be handed over next, if there is one with records.
     pub(super) fn filled(&self) -> Option<&Buffer> {
         self.left.first().or(Some(&self.buffer)).filter(|buffer| !buffer.is_empty())
     }
 
-    /// Takes out what [`Self::filled`] shows, and puts an empty buffer in its place where one is needed.
+    /// Removes the buffer that [`Self::filled`] returns. Replaces the current buffer with `empty` where it was that
+    /// one.
     pub(super) fn swap(&mut self, mut empty: Buffer) -> Buffer {
         match self.left.is_empty() {
             false => self.left.remove(0),
@@ -179,7 +182,7 @@ impl StatsBuffer {
         }
     }
 
-    /// All of it has been handed over at `now`.
+    /// Records that everything was handed over at `now`.
     pub(super) fn flushed(&mut self, now: Millis) {
         self.settled = now;
     }
@@ -200,7 +203,7 @@ fn fold(address: u128) -> u64 {
     address as u64 ^ (address >> 64) as u64
 }
 
-/// A slot of `slots`, a power of two, by the upper bits of a product (Fibonacci hashing).
+/// Returns a slot below `slots`, a power of two, from the upper bits of a product (Fibonacci hashing).
 #[inline]
 fn spread(bits: u64, slots: usize) -> usize {
     (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - slots.trailing_zeros())) as usize
@@ -297,7 +300,7 @@ mod tests {
             stats_buffer
                 .fail(IpAddr::from([10, 0, 1, other]), failed(b"\x01b\x00", u64::from(other) << 32), 1, || None);
         }
-        // One or two may share the counter of the greedy one by chance.
+        // One or two may share the greedy client's counter by chance.
         let noted = stats_buffer.buffer.failures().count() - usize::from(FAILURES_OF_A_CLIENT);
         assert!(noted + 3 >= others.len(), "{noted} of {}", others.len());
     }

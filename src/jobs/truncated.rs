@@ -1,8 +1,9 @@
-//! Answers that were cut off for want of room in a UDP reply, until their clients ask again over TCP, or do not.
+//! Truncated UDP responses, until their clients ask again over TCP or fail to do so.
 //!
-//! A client that is told so (TC) has to come back over TCP (RFC 7766 section 5). It may come to another worker, so this
-//! is shared: but only answers that are cut off take the lock, and queries over TCP while one of these waits. No worker
-//! waits for the lock: what it cannot note is left out, and nobody is blamed for what may not have been noted.
+//! A client that receives a truncated response (TC = 1) has to ask again over TCP (RFC 7766 section 5). Another worker
+//! may receive that query, so the table is shared. Only truncated responses take the lock, and TCP queries while the
+//! table is not empty. No worker waits for the lock. What cannot be recorded is counted, and no failure is reported
+//! that a missed TCP query may have resolved.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,45 +16,45 @@ use crate::clients::key;
 use crate::clock::Millis;
 use crate::wire::RrType;
 
-/// How long a client is waited for.
+/// Time that a client has to ask again over TCP.
 pub const PATIENCE: Millis = 5_000;
-/// Questions that are waited for at once; more are let go.
+/// Most questions in the table; further ones are ignored.
 const MOST: usize = 1_024;
 
-/// The questions whose clients are waited for.
+/// Truncated responses whose clients have not asked again over TCP.
 #[derive(Debug, Default)]
 pub struct Truncated {
     waiting: AtomicUsize,
-    /// Answers that were cut off and could not be noted.
+    /// Number of truncated responses that could not be recorded or whose outcome is unknown.
     dropped: AtomicU64,
-    /// Queries over TCP that could not be noted. Of what was cut off before one of these it is not known whether its client
-    /// has come back.
+    /// Number of TCP queries that could not be recorded. The outcome of responses that were truncated before such a
+    /// query is unknown.
     missed: AtomicU64,
     questions: Mutex<HashMap<Question, Cut, RandomState>>,
 }
 
-/// Who asked, the name in lower-case wire form, and the type. Whatever else a query says may be otherwise over TCP.
+/// Client address, name in lower-case wire form, and type. The other properties of a query may differ over TCP.
 pub(super) type Question = (u128, Box<[u8]>, RrType);
 
-/// An answer that was cut off.
+/// A truncated response.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// The label of the route.
+    /// Label of the route.
     pub route: Option<Arc<str>>,
-    /// The most bytes that the client takes over UDP.
+    /// Largest UDP response that the client accepts, in bytes.
     pub size: usize,
-    /// How often.
+    /// Number of occurrences.
     pub times: u64,
-    /// When first.
+    /// Time of the first occurrence.
     pub first: Millis,
-    /// When last.
+    /// Time of the last occurrence.
     pub last: Millis,
-    /// How many queries over TCP had been missed then.
+    /// Number of missed TCP queries at the first occurrence.
     missed: u64,
 }
 
 impl Truncated {
-    /// An answer to this client was cut off. The name is in lower-case wire form.
+    /// Records that a response to this client was truncated. The name is in lower-case wire form.
     pub fn cut(&self, client: IpAddr, name: &[u8], qtype: RrType, route: Option<Arc<str>>, size: usize, at: Millis) {
         let question = (key(client), name.into(), qtype);
         let Some(mut questions) = self.try_lock() else {
@@ -71,7 +72,7 @@ impl Truncated {
         self.waiting.store(questions.len(), Ordering::Release);
     }
 
-    /// A client asks over TCP; the name may be in any letter case.
+    /// Records a TCP query of a client; the name may be in any letter case.
     #[inline]
     pub fn asked_over_tcp(&self, client: IpAddr, name: &[u8], qtype: RrType) {
         if self.waiting.load(Ordering::Acquire) > 0 {
@@ -90,7 +91,7 @@ impl Truncated {
         self.waiting.store(questions.len(), Ordering::Release);
     }
 
-    /// Takes out those whose clients have not come back in time.
+    /// Removes and returns the responses whose clients have not come back in time.
     pub(super) fn overdue(&self, now: Millis) -> Vec<(Question, Cut)> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -105,12 +106,12 @@ impl Truncated {
         overdue
     }
 
-    /// Answers that were cut off of which it is not known whether their clients came back.
+    /// Returns the number of truncated responses that could not be recorded or whose outcome is unknown.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// For workers. The table is whole between any two of its calls.
+    /// Tries the lock, for workers. Ignores poisoning: the table is consistent between any two calls.
     fn try_lock(&self) -> Option<MutexGuard<'_, HashMap<Question, Cut, RandomState>>> {
         match self.questions.try_lock() {
             Ok(questions) => Some(questions),
@@ -132,7 +133,7 @@ mod tests {
         for (at, client) in [(1_000, clients[0]), (1_500, clients[1]), (3_000, clients[0])] {
             truncated.cut(client, b"\x03big\x00", A, None, 512, at);
         }
-        // Another type, another name, another client: it is still waited for.
+        // A query for another type or name, or by another client, does not count.
         truncated.asked_over_tcp(clients[0], b"\x03big\x00", AAAA);
         truncated.asked_over_tcp(clients[0], b"\x03bug\x00", A);
         truncated.asked_over_tcp(clients[1], b"\x03BiG\x00", A);

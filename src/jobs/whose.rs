@@ -1,4 +1,4 @@
-//! Whose queries are counted together in the metrics, and what of an account is counted already.
+//! Labels of the client metrics, and the part of an account that the metrics contain already.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::clients::Client;
 use crate::clients::client::{Field, Kind, Trust};
 use crate::clock::Millis;
 
-/// Whose queries are counted together: only what nobody but the runner or the configuration can have set.
+/// Label values of a client's metrics. Only the runner or the configuration can have set them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MetricKey {
     namespace: Box<str>,
@@ -14,25 +14,25 @@ pub struct MetricKey {
     runner: Box<str>,
 }
 
-/// What of an account is in the metrics already.
+/// Part of an account that the metrics contain already.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReportedCounts {
-    /// Whose it is; none: nobody's who is known.
+    /// Labels; `None` for the account of all unknown clients.
     pub(super) whose: Option<Arc<MetricKey>>,
-    /// Whether there is something new.
+    /// True if the account has changed.
     pub(super) due: bool,
     pub(super) queries: u64,
     pub(super) failed: u64,
-    /// How many failures there were when it was last looked, and when that was.
+    /// Number of failures when the current delay began, and its beginning; `None` if no failure waits to be counted.
     pub(super) waiting: Option<(u64, Millis)>,
 }
 
 impl MetricKey {
-    /// Whose a client's queries are.
+    /// Returns the labels for a client.
     pub fn of(client: &Client) -> Self {
         let job = client.job.as_ref();
         let project = job.and_then(|job| job.project(Trust::Label)).map(Into::into);
-        // A network that the configuration names is no job: there are as many as someone wrote down.
+        // The name of a configured network is safe as a label: the configuration bounds their number.
         let name = || if client.kind == Kind::Configured { client.name.clone() } else { Box::default() };
         let namespace = client.namespace.as_deref().unwrap_or_default();
         let of_one_job = job.and_then(|job| job.get(Field::JobId)).is_some_and(|fact| fact.trust == Trust::Namespace);

@@ -1,4 +1,4 @@
-//! A client that asks one question and says what came back and how long it took.
+//! A client that sends one query and measures the time until the response.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,10 +16,10 @@ use super::seen::ExtendedError;
 use crate::upstream::Transport;
 use crate::wire::{ADVERTISED_SIZE, u16_at};
 
-/// How long a client waits for its reply.
+/// Time limit for a response.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to ask.
+/// A question and the transport for it.
 #[derive(Clone, Debug)]
 pub struct Question {
     name: Name,
@@ -27,22 +27,22 @@ pub struct Question {
     transport: Transport,
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The message.
+    /// Parsed message.
     pub message: Message,
-    /// Its bytes.
+    /// Message in wire format.
     pub wire: Vec<u8>,
-    /// From the query to the reply.
+    /// Time from the query to the response.
     pub took: Duration,
 }
 
 impl Question {
-    /// A question over UDP, its type by mnemonic: `Question::new("www.example.com", "AAAA")`.
+    /// Creates a question over UDP, its type given by mnemonic: `Question::new("www.example.com", "AAAA")`.
     ///
     /// # Errors
-    /// `InvalidInput` if the name or the type is none.
+    /// `InvalidInput` if the name or the type is invalid.
     pub fn new(name: &str, qtype: &str) -> io::Result<Self> {
         let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
         let mut name = Name::from_ascii(name).map_err(|error| invalid(error.to_string()))?;
@@ -51,29 +51,29 @@ impl Question {
         Ok(Self { name, qtype, transport: Transport::Udp })
     }
 
-    /// The same question over TCP.
+    /// Changes the transport to TCP.
     pub fn over_tcp(self) -> Self {
         Self { transport: Transport::Tcp, ..self }
     }
 }
 
 impl Reply {
-    /// The response code, its upper bits included.
+    /// Returns the response code, including its upper bits.
     pub fn rcode(&self) -> ResponseCode {
         self.message.metadata.response_code
     }
 
-    /// The answers' data as text, in order.
+    /// Returns the data of the answer section as text, in order.
     pub fn data(&self) -> Vec<String> {
         self.message.answers.iter().map(|record| record.data.to_string()).collect()
     }
 
-    /// The least TTL of the answers, in seconds.
+    /// Returns the lowest TTL in the answer section, in seconds.
     pub fn ttl(&self) -> Option<u32> {
         self.message.answers.iter().map(|record| record.ttl).min()
     }
 
-    /// The info-code of the first extended error (RFC 8914).
+    /// Returns the info-code of the first extended error (RFC 8914).
     pub fn extended_error(&self) -> Option<u16> {
         match self.message.edns.as_ref()?.option(EdnsCode::from(ExtendedError::OPTION))? {
             EdnsOption::Unknown(_, data) => u16_at(data, 0),
@@ -81,7 +81,7 @@ impl Reply {
         }
     }
 
-    /// The whole answer in a few words: the data, or why there is none.
+    /// Returns the answer in a few words: the data, or the reason why there is none.
     pub fn summary(&self) -> String {
         let mut words = match self.message.answers.len() {
             0 => match self.rcode() {
@@ -102,11 +102,11 @@ impl Reply {
     }
 }
 
-/// Asks `server`, with an OPT record. Responses that do not match the query are ignored.
+/// Sends a query with an OPT record to `server`. Over UDP, messages that do not match the query are ignored.
 ///
 /// # Errors
-/// `TimedOut` after [`PATIENCE`]; what the system says if the server cannot be reached; `InvalidData` for a reply over
-/// TCP that cannot be read.
+/// `TimedOut` after [`PATIENCE`]; the system's error if the server cannot be reached; `InvalidData` for a response over
+/// TCP that cannot be parsed or does not match the query.
 pub async fn ask(server: SocketAddr, question: &Question) -> io::Result<Reply> {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;

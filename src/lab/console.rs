@@ -1,4 +1,4 @@
-//! Commands that break and heal the network while it runs, one a line.
+//! Commands that break and repair the servers of a running network, one a line.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::Network;
 use super::fault::Behaviour;
 use crate::wire::rcode;
 
-/// What the console understands.
+/// Description of all commands.
 pub const HELP: &str = "\
 kill NAME     it receives queries and never answers
 close NAME    its port is closed
@@ -16,29 +16,29 @@ heal NAME     it answers as before; \"heal all\" heals them all
 status        what each upstream does, and how many queries it saw
 quit          end the lab (so does Ctrl-C)";
 
-/// Obeys commands for one network.
+/// Command interpreter for one network.
 #[derive(Debug)]
 pub struct Console<'n> {
     network: &'n Network,
     broken: HashMap<&'static str, &'static str>,
 }
 
-/// What came of a command.
+/// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Something to show.
+    /// Text to show.
     Say(String),
-    /// The user wants to leave.
+    /// End of the lab.
     Quit,
 }
 
 impl<'n> Console<'n> {
-    /// A console for a network of which nothing is broken.
+    /// Creates a console for a network without broken servers.
     pub fn new(network: &'n Network) -> Self {
         Self { network, broken: HashMap::new() }
     }
 
-    /// Does what a line says. A line that says nothing is answered with the help.
+    /// Executes a command. For an unknown command, returns the help text.
     pub async fn obey(&mut self, line: &str) -> Answer {
         let words: Vec<_> = line.split_whitespace().collect();
         let said = match words.as_slice() {

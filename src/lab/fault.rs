@@ -1,4 +1,4 @@
-//! How a scripted upstream misbehaves: a pure function from a query and its honest reply to what is really sent.
+//! Misbehaviour of a scripted server: a pure function from a query and its honest response to the messages to send.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use super::seen::{ExtendedError, Seen};
 use crate::upstream::Transport;
 use crate::wire::{ADVERTISED_SIZE, HEADER, Rcode, flag, rcode, rtype};
 
-/// What an upstream does with the queries that reach it. [`Behaviour::normal`] answers from the zone after the server's
-/// own latency; the other constructors change what is said, the builders when, how late, and over which transport.
+/// Behaviour of a server towards the queries that reach it. [`Behaviour::normal`] answers from the zone after the server's
+/// own latency. The other constructors change the response; the builders change its conditions, delay and transport.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
     pub(super) tcp: Tcp,
@@ -26,40 +26,40 @@ pub struct Behaviour {
     loss: Loss,
 }
 
-/// What becomes of TCP connections.
+/// Treatment of TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Tcp {
-    /// They are served: pipelined queries are answered as soon as each one can be.
+    /// Connections are served; each of several pipelined queries is answered as soon as possible.
     #[default]
     Serve,
-    /// The port is closed and open connections are ended; UDP goes on.
+    /// The port is closed and open connections are ended; UDP is unaffected.
     Refuse,
-    /// Connections are accepted and read, and nothing is ever written.
+    /// Connections are accepted and read, and no response is written.
     Silent,
-    /// A connection is closed after so many replies; 0 closes it as soon as it is accepted.
+    /// A connection is closed after this many responses; 0 closes it as soon as it is accepted.
     CloseAfter(usize),
-    /// Each connection is served for so many replies; after that it is read, and nothing more is written.
+    /// A connection gets this many responses; later queries are read and not answered.
     StallAfter(usize),
-    /// So many queries are gathered, or those that came within 200 ms, and answered last one first.
+    /// Responses are collected until there are this many, or until nothing arrives for 200 ms, and sent in reverse order.
     Reversed(usize),
-    /// Replies arrive in pieces of so many bytes, each in a segment of its own.
+    /// Responses arrive in pieces of this many bytes, each in a segment of its own.
     InPieces(usize),
 }
 
-/// One of the ways to reply wrongly on purpose, which a client must not take for an answer.
+/// A deliberately wrong response, which a client must not accept as an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgery {
-    /// The honest reply under another id.
+    /// The honest response with another id.
     WrongId,
-    /// The honest reply to another name; to another type, if the root was asked for.
+    /// The honest response with another name in the question, or another type if the name is the root.
     WrongQuestion,
-    /// The honest reply from another port. Over a connection there is none: nothing is sent.
+    /// The honest response from another port. A connection has no other port: nothing is sent.
     OtherPort,
-    /// The query itself, sent back without the QR flag.
+    /// The unchanged query, without the QR flag.
     Echo,
 }
 
-/// Changes the bytes of the honest reply; none left, none sent.
+/// Edit of the honest response's bytes; if none are left, nothing is sent.
 type Edit = dyn Fn(&Seen, &mut Vec<u8>) + Send + Sync;
 
 #[derive(Clone)]
@@ -81,7 +81,7 @@ enum Loss {
     Percent { percent: u64, seed: u64 },
 }
 
-/// One thing to send to a client.
+/// A message to send to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) after: Duration,
@@ -95,7 +95,7 @@ impl Behaviour {
         Self::of(Reply::Honest)
     }
 
-    /// Receives and never answers, over UDP and TCP.
+    /// Receives queries and never answers, over UDP and TCP.
     pub fn silent() -> Self {
         Self::of(Reply::Silence)
     }
@@ -105,108 +105,109 @@ impl Behaviour {
         Self::of(Reply::Rcode(rcode.into()))
     }
 
-    /// Knows nothing of EDNS: FORMERR without an OPT record to queries that have one (RFC 6891 section 7).
+    /// Does not support EDNS: answers queries that have an OPT record with FORMERR, without an OPT record (RFC 6891 section 7).
     pub fn formerr_on_opt() -> Self {
         Self::rcode(rcode::FORMERR).without_opt().only_with_opt()
     }
 
-    /// Loses queries that have an OPT record, as some middleboxes do.
+    /// Drops queries that have an OPT record, as some middleboxes do.
     pub fn silent_on_opt() -> Self {
         Self::silent().only_with_opt()
     }
 
-    /// Truncates every reply over UDP to its question, with TC set; over TCP it is whole.
+    /// Truncates every response over UDP to its question, with TC = 1; responses over TCP are complete.
     pub fn truncated() -> Self {
         Self::of(Reply::Truncated).only_over(Transport::Udp)
     }
 
-    /// Answers every query with the same bytes, whatever they are.
+    /// Answers every query with the same bytes, valid or not.
     pub fn bytes(wire: impl Into<Vec<u8>>) -> Self {
         Self::of(Reply::Bytes(wire.into()))
     }
 
-    /// Replies in a way that must not be taken for an answer; [`Behaviour::then_honest`] sends the right one after it.
+    /// Sends a response that must not be accepted as an answer; [`Behaviour::then_honest`] sends the honest one after it.
     pub fn forged(forgery: Forgery) -> Self {
         Self::of(Reply::Forged(forgery))
     }
 
-    /// Answers with the question's name in lower case, whatever case it was asked in.
+    /// Answers with the question's name in lower case, whatever its letter case in the query.
     pub fn folded_case() -> Self {
         Self::of(Reply::FoldedCase)
     }
 
-    /// Sends what `edit` makes of the honest reply; nothing, if it leaves no bytes.
+    /// Sends the honest response as edited by `edit`; if `edit` leaves no bytes, sends nothing.
     pub fn edited(edit: impl Fn(&Seen, &mut Vec<u8>) + Send + Sync + 'static) -> Self {
         Self::of(Reply::Edited(Arc::new(edit)))
     }
 
-    /// Treats TCP connections so.
+    /// Sets the treatment of TCP connections.
     pub fn tcp(mut self, tcp: Tcp) -> Self {
         self.tcp = tcp;
         self
     }
 
-    /// Sends the honest reply right after the one that this behaviour makes up.
+    /// Sends the honest response right after the one that this behaviour generates.
     pub fn then_honest(mut self) -> Self {
         self.then_honest = true;
         self
     }
 
-    /// Leaves the question out of replies that [`Behaviour::rcode`] and [`Behaviour::truncated`] make up.
+    /// Omits the question from responses that [`Behaviour::rcode`] and [`Behaviour::truncated`] generate.
     pub fn without_question(mut self) -> Self {
         self.without_question = true;
         self
     }
 
-    /// Leaves the OPT record out of replies that [`Behaviour::rcode`] and [`Behaviour::truncated`] make up.
+    /// Omits the OPT record from responses that [`Behaviour::rcode`] and [`Behaviour::truncated`] generate.
     pub fn without_opt(mut self) -> Self {
         self.without_opt = true;
         self
     }
 
-    /// Answers as if queries had no OPT record: none in replies, no size above 512 bytes, no DNSSEC records.
+    /// Answers as if queries had no OPT record: with none in the response, in 512 bytes at most, without DNSSEC records.
     pub fn ignoring_opt(mut self) -> Self {
         self.ignores_opt = true;
         self
     }
 
-    /// Adds an extended error (RFC 8914) to the replies that [`Behaviour::rcode`] makes up, for clients with EDNS.
+    /// Adds an extended error (RFC 8914) to responses that [`Behaviour::rcode`] and [`Behaviour::truncated`] generate, for
+    /// clients with EDNS.
     pub fn extended_error(mut self, code: u16, text: &str) -> Self {
         self.extended_error = Some(ExtendedError { code, text: text.to_owned() });
         self
     }
 
-    /// Misbehaves over this transport only; over the other, answers from the zone.
+    /// Misbehaves over this transport only; answers from the zone over the other.
     pub fn only_over(mut self, transport: Transport) -> Self {
         self.only_over = Some(transport);
         self
     }
 
-    /// Misbehaves only where the query has an OPT record; else answers from the zone.
+    /// Misbehaves only if the query has an OPT record; answers from the zone otherwise.
     pub fn only_with_opt(mut self) -> Self {
         self.only_with_opt = true;
         self
     }
 
-    /// Replies after `latency` instead of the server's own.
+    /// Responds after `latency` instead of the server's own.
     pub fn latency(mut self, latency: Duration) -> Self {
         self.latency = Some(latency);
         self
     }
 
-    /// Takes `times` as long to reply.
+    /// Multiplies the latency by `times`.
     pub fn slower(mut self, times: u32) -> Self {
         self.times = times;
         self
     }
 
-    /// Loses the replies to every `n`th UDP query since the behaviour was set: the `n`th, the `2n`th ...
+    /// Drops the responses to every `n`th UDP query since the behaviour was set: the `n`th, the `2n`th ...
     pub fn lose_every(mut self, n: u64) -> Self {
         self.loss = Loss::EveryNth(n);
         self
     }
 
-    /// Loses the replies to about `percent` of the UDP queries, always to the same ones for one `seed`.
+    /// Drops the responses to about `percent` of the UDP queries; a `seed` always selects the same queries.
     pub fn lose_percent(mut self, percent: u64, seed: u64) -> Self {
         self.loss = Loss::Percent { percent, seed };
         self
@@ -229,7 +230,7 @@ impl Behaviour {
         }
     }
 
-    /// What to send for the `number`th UDP query (from 1; 0 over TCP), where `honest` is the zone's own reply, if any.
+    /// Returns the messages to send for the `number`th UDP query (from 1; 0 over TCP). `honest` is the zone's response, if any.
     pub(super) fn sends(&self, seen: &Seen, honest: Option<Vec<u8>>, number: u64, own: Duration) -> Vec<Outgoing> {
         if number > 0 && self.loss.hits(number) {
             return Vec::new();
@@ -252,7 +253,7 @@ impl Behaviour {
             .collect()
     }
 
-    /// The reply that this behaviour makes up, and whether it comes from another port.
+    /// Returns the response that this behaviour generates, and whether it comes from another port.
     fn made_up(&self, seen: &Seen, honest: Option<&[u8]>) -> Option<(bool, Vec<u8>)> {
         let mut other_port = false;
         let mut wire = match &self.reply {
@@ -274,7 +275,7 @@ impl Behaviour {
         Some((other_port, wire))
     }
 
-    /// A reply without records.
+    /// Returns a response without records.
     fn bare(&self, seen: &Seen, rcode: Rcode, flags: u16) -> Vec<u8> {
         let extended_error = self.extended_error.as_ref().filter(|_| !self.without_opt);
         let question = if self.without_question { &[][..] } else { seen.question() };
@@ -313,7 +314,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// A reply without records, and with an OPT record if `opt` and the query has one.
+/// Returns a response without records; it has an OPT record if `opt` is set and the query has one.
 pub(super) fn bare(
     seen: &Seen,
     rcode: Rcode,
@@ -344,13 +345,13 @@ pub(super) fn bare(
     wire
 }
 
-/// Changes one letter of the name, which the records' compressed owners follow; the type, where there is no letter.
+/// Changes the first letter of the name, which the compressed owners of the records refer to; changes the type of the root.
 fn another_question(wire: &mut [u8], seen: &Seen) {
     let at = if seen.question().len() > 5 { HEADER + 1 } else { seen.question_end - 3 };
     wire[at] = if wire[at].eq_ignore_ascii_case(&b'z') { b'y' } else { b'z' };
 }
 
-/// The finalizer of splitmix64: neighbouring numbers become unrelated ones.
+/// Returns the finalizer of splitmix64, which maps neighbouring numbers to unrelated ones.
 fn scramble(number: u64) -> u64 {
     let mut x = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! A nodens in front of the network: the lab's only tie to the rest of the house.
+//! A nodens in front of the network. No other module of the lab uses `app` and `config`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,33 +8,33 @@ use tokio::task::spawn_blocking;
 use crate::app::{self, Running};
 use crate::config::parse::parse;
 
-/// A nodens that runs.
+/// A running nodens.
 pub struct Front {
     running: Running,
 }
 
-/// Why none runs.
+/// Reason why no nodens runs.
 #[derive(Debug, Error)]
 pub enum FrontError {
-    /// The configuration is wrong: every mistake of it.
+    /// All mistakes of an invalid configuration.
     #[error("the lab's configuration is wrong: {0}")]
     Config(String),
-    /// It could not start.
+    /// Failure to start.
     #[error("nodens does not start: {0}")]
     Start(String),
 }
 
 impl Front {
-    /// Starts nodens with a configuration.
+    /// Starts nodens with the configuration in `text`.
     ///
     /// # Errors
-    /// [`FrontError`] says whether the configuration or the start failed.
+    /// [`FrontError`] distinguishes an invalid configuration from a failed start.
     pub async fn start(text: &str) -> Result<Self, FrontError> {
         let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let config = parse(text, &local).map_err(|mistakes| {
             FrontError::Config(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        // Starting and stopping block, and the upstreams may live in this very thread.
+        // Starting and stopping block, and the upstreams may run in the current thread.
         let started = spawn_blocking(move || app::start(config)).await;
         match started {
             Ok(Ok(running)) => Ok(Self { running }),
@@ -43,20 +43,20 @@ impl Front {
         }
     }
 
-    /// Where it listens.
+    /// Returns the addresses that nodens listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.running.listen_addresses()
     }
 
-    /// Where its metrics and status page are, if it has any.
+    /// Returns the address of its metrics and status page, if there is one.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.running.admin_addresses().first().copied()
     }
 
-    /// Stops it once the queries in flight are answered.
+    /// Stops nodens once the queries in flight are answered.
     pub async fn stop(self) {
         let running = self.running;
-        // A panic on the way down leaves nothing to stop.
+        // After a panic there is nothing left to stop.
         let _ = spawn_blocking(move || running.stop()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A small hybrid network on loopback with scripted upstreams: the demo, the tests and the benches use it.
+//! A small hybrid network on loopback with scripted upstreams, for the demo, the tests and the benchmarks.
 //!
 //! ```text
 //!             ┌─ cluster.local, 10.96.0.0/12 ──► kube-dns            2 ms
@@ -6,10 +6,10 @@
 //!             └─ everything else ──────────────► public-1, public-2  20 ms
 //! ```
 //!
-//! - [`upstream`] a DNS server that answers from a [`zone`], misbehaves as its [`fault`] says and writes down what it has
+//! - [`upstream`]: a DNS server that answers from a [`zone`], misbehaves as its [`fault`] says and logs the queries it has
 //!   [`seen`];
-//! - [`Network`] five of them, and the configuration that puts nodens in front;
-//! - [`client`] asks one question, [`tour`](mod@tour) a whole series, and [`console`] breaks things on command.
+//! - [`Network`]: five servers, and the configuration of a nodens in front of them;
+//! - [`client`] sends one query, [`tour`](mod@tour) a whole series, and [`console`] breaks servers on command.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,25 +30,25 @@ pub mod tour;
 pub mod upstream;
 pub mod zone;
 
-/// A group of upstreams that give the same answers: one horizon.
+/// A group of servers that give the same answers: one part of the split DNS.
 #[derive(Debug)]
 pub struct Horizon {
-    /// Its name as an upstream group.
+    /// Name of the upstream.
     pub group: &'static str,
-    /// The zones that are routed to it, as in a configuration.
+    /// Zones that are routed to it, as in a configuration.
     pub zones: &'static [&'static str],
-    /// What its upstreams are called.
+    /// Names of its servers.
     pub servers: &'static [&'static str],
-    /// How long its upstreams take to reply.
+    /// Response time of its servers.
     pub latency: Duration,
-    /// Further lines for its upstream group, then for its route.
+    /// Further lines for its upstream and for its route.
     settings: [&'static str; 2],
-    /// Names to try, each with its type.
+    /// Names to query, each with its type.
     pub examples: &'static [(&'static str, &'static str)],
     zone: fn() -> Zone,
 }
 
-/// The horizons of the network.
+/// All groups of the network.
 pub const HORIZONS: [Horizon; 3] = [
     Horizon {
         group: "kube-dns",
@@ -79,31 +79,31 @@ pub const HORIZONS: [Horizon; 3] = [
     },
 ];
 
-/// The name that the configuration answers itself, and its address.
+/// Name and address of the static record in the configuration.
 pub const STATIC_RECORD: (&str, Ipv4Addr) = ("runner-cache.corp.example", Ipv4Addr::new(10, 0, 3, 99));
 
-/// One upstream of the network.
+/// One server of the network.
 #[derive(Debug)]
 pub struct Server {
-    /// What it is called: `vpc-1`.
+    /// Name of the server: `vpc-1`.
     pub name: &'static str,
-    /// The group that it belongs to: `vpc`.
+    /// Group that it belongs to: `vpc`.
     pub group: &'static str,
-    /// The server itself.
+    /// The scripted server.
     pub upstream: Upstream,
 }
 
-/// The upstreams of a hybrid cluster, on ports of 127.0.0.1 that were free.
+/// Servers of a hybrid cluster, on free ports of 127.0.0.1.
 #[derive(Debug)]
 pub struct Network {
     servers: Vec<Server>,
 }
 
 impl Network {
-    /// Starts all upstreams in the current tokio runtime.
+    /// Starts all servers in the current tokio runtime.
     ///
     /// # Errors
-    /// What the system says if no port is to be had.
+    /// The system's error if no port can be bound.
     pub async fn start() -> io::Result<Self> {
         let mut servers = Vec::new();
         for horizon in &HORIZONS {
@@ -116,22 +116,22 @@ impl Network {
         Ok(Self { servers })
     }
 
-    /// All upstreams, those of one group side by side.
+    /// Returns all servers, those of one group in sequence.
     pub fn servers(&self) -> &[Server] {
         &self.servers
     }
 
-    /// The upstream of that name.
+    /// Returns the server of that name.
     pub fn server(&self, name: &str) -> Option<&Upstream> {
         self.servers.iter().find(|server| server.name == name).map(|server| &server.upstream)
     }
 
-    /// The upstreams of a group.
+    /// Returns the servers of a group.
     pub fn group<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Server> {
         self.servers.iter().filter(move |server| server.group == group)
     }
 
-    /// The configuration of a nodens in front of this network, with UDP and TCP listeners on `listen`; port 0 takes any.
+    /// Returns the configuration of a nodens in front of this network, with UDP and TCP listeners on `listen`; port 0 takes any.
     pub fn config(&self, listen: &[SocketAddr], admin: Option<SocketAddr>) -> String {
         let listen = quoted(listen.iter());
         let mut text = format!("[server]\nlisten = [{listen}]\nallow = [\"127.0.0.0/8\", \"::1/128\"]\n");
@@ -167,8 +167,8 @@ fn cluster_zone() -> Zone {
     )
 }
 
-/// `db` lives for a second only, so that the tour can see it go stale; every name below `build` exists, so that there is
-/// always one that was never asked for.
+/// Returns the private zone. The TTL of `db` is 1 s, so that the tour can see it go stale. Every name below `build` exists:
+/// there is always one that was never queried.
 fn private_zone() -> Zone {
     Zone::new("corp.example.").origin("10.in-addr.arpa.").records(
         "registry.corp.example. 60 A 10.0.3.7
@@ -182,7 +182,7 @@ fn private_zone() -> Zone {
     )
 }
 
-/// Public servers see no private name, so the chain of `registry-mirror` ends in NXDOMAIN for them.
+/// Returns the public zone. Public servers see no private name, so the chain of `registry-mirror` ends in NXDOMAIN there.
 fn public_zone() -> Zone {
     let zone = Zone::new(".").origin("example.com.").origin("example.org.").records(
         "registry.example.com. 300 A 192.0.2.10

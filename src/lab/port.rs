@@ -1,7 +1,7 @@
-//! The port of a scripted server, for UDP and TCP.
+//! Port of a scripted server, for UDP and TCP.
 //!
-//! It stays bound while the server is stopped or refuses TCP, so that nobody else is given it: what is closed then is only
-//! what the kernel would let in.
+//! The port stays bound while the server is stopped or refuses TCP, so that no other process gets it. A closed port only
+//! makes the kernel refuse datagrams and connections.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket as StdUdpSocket};
@@ -12,31 +12,31 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
-/// How often a port is tried: one that is free for UDP may be in use for TCP, or for a moment by somebody else.
+/// Limit on tries to bind: a port that is free for UDP may be in use for TCP, or for a moment by another process.
 const BIND_TRIES: u32 = 200;
 
-/// The pause between two tries.
+/// Pause between two tries.
 const BIND_PAUSE: Duration = Duration::from_millis(10);
 
-/// Room for a burst of queries, in bytes.
+/// Receive buffer for a burst of queries, in bytes.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
-/// Connections that the kernel holds for the server.
+/// Limit on connections that the kernel queues for the server.
 const BACKLOG: i32 = 128;
 
-/// A port that is bound as long as this lives.
+/// A port that is bound for the lifetime of this value.
 #[derive(Debug)]
 pub(super) struct Port {
     address: SocketAddr,
     sockets: Mutex<Sockets>,
 }
 
-/// The sockets of a port.
+/// Sockets of a port.
 #[derive(Debug)]
 pub(super) struct Sockets {
     udp: StdUdpSocket,
     tcp: TcpListener,
-    /// Whether the kernel lets connections in.
+    /// Set while the kernel accepts connections.
     accepts: bool,
 }
 
@@ -62,14 +62,14 @@ impl Port {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A handle of the UDP socket.
+    /// Returns a handle of the UDP socket.
     pub(super) fn udp(&self) -> io::Result<UdpSocket> {
         UdpSocket::from_std(self.sockets().udp.try_clone()?)
     }
 
-    /// A fresh handle of the listening socket.
+    /// Returns a new handle of the listening socket.
     ///
-    /// The runtime's view of a socket that was shut down stays "closed" for good, so each opening needs its own.
+    /// The runtime considers a socket that was shut down closed for good, so each opening needs a handle of its own.
     pub(super) fn listener(&self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.sockets().tcp.try_clone()?)
     }
@@ -77,15 +77,14 @@ impl Port {
     /// Closes the port and keeps it bound.
     pub(super) fn close(&self) {
         let mut sockets = self.sockets();
-        // A connected socket takes datagrams from its peer alone, which is itself. The kernel refuses those of others.
+        // A connected socket receives datagrams from its peer only, which is itself. The kernel refuses those of others.
         let _ = sockets.udp.connect(self.address);
         let _ = sockets.refuse_tcp();
     }
 }
 
 impl Sockets {
-    /// Opens the UDP side of a closed port again: the port passes from the connected socket to a new one while both are
-    /// bound.
+    /// Reopens the UDP side of a closed port. The port passes from the connected socket to a new one while both are bound.
     pub(super) fn open_udp(&mut self, address: SocketAddr) -> io::Result<()> {
         SockRef::from(&self.udp).set_reuse_port(true)?;
         let udp = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
@@ -95,16 +94,16 @@ impl Sockets {
         SockRef::from(&self.udp).set_reuse_port(false)
     }
 
-    /// From now on the kernel lets connections in.
+    /// Makes the kernel accept connections.
     pub(super) fn accept_tcp(&mut self) -> io::Result<()> {
         SockRef::from(&self.tcp).listen(BACKLOG)?;
         self.accepts = true;
         Ok(())
     }
 
-    /// From now on the kernel refuses connections.
+    /// Makes the kernel refuse connections.
     pub(super) fn refuse_tcp(&mut self) -> io::Result<()> {
-        // Shut down a second time, it would reset each connection that it lets in later.
+        // After a second shutdown, the socket would reset each connection that it accepts later.
         match std::mem::take(&mut self.accepts) {
             true => SockRef::from(&self.tcp).shutdown(Shutdown::Both),
             false => Ok(()),
@@ -121,7 +120,7 @@ fn bind_once(address: SocketAddr) -> io::Result<Port> {
     Ok(Port { address, sockets: Mutex::new(Sockets { udp: with_room(udp), tcp, accepts: true }) })
 }
 
-/// Gives a socket its receive buffer. Smaller is fine where the system does not allow as much.
+/// Enlarges the receive buffer of a socket, as far as the system allows.
 fn with_room(udp: StdUdpSocket) -> StdUdpSocket {
     let _ = SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER);
     udp

@@ -1,4 +1,4 @@
-//! What a scripted server answers and does wrong, and what it has seen, whatever the transport.
+//! State of a scripted server for all transports: its zone, its behaviour, and the queries it has seen.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use super::zone::Zone;
 use crate::upstream::Transport;
 use crate::wire::{PLAIN_SIZE, flag, rcode};
 
-/// What the server's owner sets, and its tasks go by from the next query on.
+/// Settings of a server, and its log of queries. A change of settings applies from the next query on.
 #[derive(Debug)]
 pub(super) struct Script {
     zone: Mutex<Arc<Zone>>,
@@ -24,7 +24,7 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Answers normally, without latency.
+    /// Creates a script that answers normally, without latency.
     pub(super) fn new(zone: Zone) -> Self {
         Self {
             zone: Mutex::new(Arc::new(zone)),
@@ -35,7 +35,7 @@ impl Script {
         }
     }
 
-    /// Behaves so from the next query on; returns how it did before.
+    /// Sets the behaviour from the next query on and returns the previous one.
     pub(super) fn set(&self, behaviour: Behaviour) -> Arc<Behaviour> {
         self.udp_queries.store(0, Ordering::Relaxed);
         self.behaviour.send_replace(Arc::new(behaviour))
@@ -69,7 +69,7 @@ impl Script {
         lock(&self.log).clear();
     }
 
-    /// Writes a query down and says what to send for it.
+    /// Logs a query and returns the messages to send for it.
     pub(super) fn take(&self, wire: &[u8], client: SocketAddr, transport: Transport) -> Vec<Outgoing> {
         let behaviour = self.behaviour();
         let number = match transport {
@@ -80,7 +80,7 @@ impl Script {
         let zone = lock(&self.zone).clone();
         let with_opt = !behaviour.ignores_opt;
         let honest = match query {
-            // A response must not be answered, or two servers could keep each other busy.
+            // A response must not be answered: two servers could keep each other busy.
             _ if seen.flags & flag::QR != 0 || wire.len() < crate::wire::HEADER => None,
             None => Some(bare(&seen, rcode::FORMERR, 0, &[], false, None)),
             Some(query) => zone.reply(&seen, &query, with_opt).to_vec().ok(),

@@ -1,4 +1,4 @@
-//! What a scripted upstream saw: every query as it arrived, kept within a bound.
+//! Log of the queries that a scripted server has received, of bounded size.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,95 +9,95 @@ use tokio::time::Instant;
 use crate::upstream::Transport;
 use crate::wire::{HEADER, RrType, flag, name, option, rtype, u16_at};
 
-/// The most queries that a log keeps; older ones are forgotten first.
+/// Limit on the queries in a log; the oldest are dropped first.
 pub const KEPT_QUERIES: usize = 8192;
 
-/// The most query bytes that a log keeps; older queries are forgotten first.
+/// Limit on the query bytes in a log; the oldest queries are dropped first.
 pub const KEPT_BYTES: usize = 4 << 20;
 
-/// One query as it reached an upstream.
+/// A query as it reached a server.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// When it arrived.
+    /// Time of arrival.
     pub at: Instant,
-    /// How it came.
+    /// Transport that it arrived over.
     pub transport: Transport,
-    /// Where it came from: whether its source port varies can be read here.
+    /// Source address; shows whether the source port varies.
     pub client: SocketAddr,
-    /// The whole message.
+    /// Whole message.
     pub wire: Vec<u8>,
-    /// Its id.
+    /// Message id.
     pub id: u16,
-    /// Bytes 2 and 3 of its header, for [`flag`](mod@crate::wire::flag).
+    /// Bytes 2 and 3 of the header, for [`flag`](mod@crate::wire::flag).
     pub flags: u16,
-    /// The name asked for, absolute, in the letter case that it arrived in; empty if it could not be read.
+    /// Name in the question, absolute, in the letter case of the query; empty if it cannot be parsed.
     pub name: String,
-    /// The type asked for; 0 if it could not be read.
+    /// Type in the question; 0 if it cannot be parsed.
     pub qtype: RrType,
-    /// The class asked for; 0 if it could not be read.
+    /// Class in the question; 0 if it cannot be parsed.
     pub qclass: u16,
-    /// Its OPT record, if it had one.
+    /// OPT record, if there is one.
     pub edns: Option<SeenEdns>,
-    /// Where its question ends; the header's end if it could not be read.
+    /// End of the question; the end of the header if the question cannot be parsed.
     pub(super) question_end: usize,
 }
 
-/// The OPT record of a query.
+/// OPT record of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenEdns {
-    /// The UDP payload size that it advertises, in bytes.
+    /// Advertised UDP payload size, in bytes.
     pub size: u16,
-    /// Its version.
+    /// EDNS version.
     pub version: u8,
-    /// DNSSEC OK.
+    /// DO flag (DNSSEC OK).
     pub dnssec_ok: bool,
-    /// Its options in order: code and data.
+    /// Options in order: code and data.
     pub options: Vec<(u16, Vec<u8>)>,
 }
 
 impl Seen {
-    /// Whether it asks for `name` (in any letter case, with or without the last dot) and `qtype`.
+    /// Returns whether it asks for `name` (in any letter case, with or without the last dot) and `qtype`.
     pub fn asks(&self, name: &str, qtype: impl Into<RrType>) -> bool {
         self.qtype == qtype.into() && self.is_named(name)
     }
 
-    /// Whether it asks for `name`, in any letter case, with or without the last dot.
+    /// Returns whether it asks for `name`, in any letter case, with or without the last dot.
     pub fn is_named(&self, name: &str) -> bool {
         bare(&self.name).eq_ignore_ascii_case(bare(name))
     }
 
-    /// Whether it asks for `zone` or a name below it.
+    /// Returns whether it asks for `zone` or a name below it.
     pub fn is_within(&self, zone: &str) -> bool {
         let (name, zone) = (bare(&self.name).to_ascii_lowercase(), bare(zone).to_ascii_lowercase());
         zone.is_empty() || name == zone || name.strip_suffix(&zone).is_some_and(|rest| rest.ends_with('.'))
     }
 
-    /// Recursion desired.
+    /// Returns the RD flag (recursion desired).
     pub fn rd(&self) -> bool {
         self.flags & flag::RD != 0
     }
 
-    /// Checking disabled.
+    /// Returns the CD flag (checking disabled).
     pub fn cd(&self) -> bool {
         self.flags & flag::CD != 0
     }
 
-    /// Authentic data, as a wish (RFC 6840 section 5.7).
+    /// Returns the AD flag, with which a client asks for authentic data (RFC 6840 section 5.7).
     pub fn ad(&self) -> bool {
         self.flags & flag::AD != 0
     }
 
-    /// DNSSEC OK.
+    /// Returns the DO flag (DNSSEC OK).
     pub fn dnssec_ok(&self) -> bool {
         self.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// The question as it lies in the message; empty if it could not be read.
+    /// Returns the question as it lies in the message; empty if it cannot be parsed.
     pub fn question(&self) -> &[u8] {
         self.wire.get(HEADER..self.question_end).unwrap_or_default()
     }
 
-    /// Reads a query for the record, and as a message if it is one.
+    /// Parses a query for the log; also returns it as a message if it is one.
     pub(super) fn read(wire: &[u8], client: SocketAddr, transport: Transport) -> (Self, Option<Message>) {
         let message = Message::from_vec(wire).ok();
         let question = message.as_ref().and_then(|message| message.queries.first());
@@ -125,7 +125,7 @@ impl Seen {
     }
 }
 
-/// The queries that an upstream saw.
+/// Queries that a server has received.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     kept: VecDeque<Seen>,
@@ -160,7 +160,7 @@ fn bare(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// The OPT record's options as bytes; the message has been parsed, so what cannot be walked here is merely left out.
+/// Returns the options of the OPT record as bytes. The message is already parsed, so bytes that cannot be walked are left out.
 fn raw_options(wire: &[u8], question_end: usize) -> Vec<(u16, Vec<u8>)> {
     let mut found = Vec::new();
     let mut at = question_end;
@@ -180,20 +180,20 @@ fn raw_options(wire: &[u8], question_end: usize) -> Vec<(u16, Vec<u8>)> {
     found
 }
 
-/// An extended DNS error (RFC 8914) for an upstream to say.
+/// An extended DNS error (RFC 8914) for a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtendedError {
-    /// Its info-code.
+    /// Info-code.
     pub code: u16,
-    /// Its extra text; may be empty.
+    /// Extra text; may be empty.
     pub text: String,
 }
 
 impl ExtendedError {
-    /// Its option code.
+    /// Option code of extended errors.
     pub(super) const OPTION: u16 = option::EDE;
 
-    /// The option's data.
+    /// Returns the option's data.
     pub(super) fn data(&self) -> Vec<u8> {
         [&self.code.to_be_bytes()[..], self.text.as_bytes()].concat()
     }

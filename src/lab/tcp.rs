@@ -1,4 +1,4 @@
-//! A scripted upstream's TCP side: framed queries (RFC 1035 section 4.2.2), and every way to treat them badly.
+//! TCP side of a scripted server: framed queries (RFC 1035 section 4.2.2), and all ways to treat them badly.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use super::port::Port;
 use super::script::Script;
 use crate::upstream::Transport;
 
-/// How long [`Tcp::Reversed`] waits for another query.
+/// Longest time that [`Tcp::Reversed`] waits for further data.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How long a closed connection is still read, so that the reset of unread bytes does not overtake the last reply.
+/// Time that a closed connection is still read, so that a reset for unread bytes does not overtake the last response.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// The pause after an `accept` that failed, and between the pieces of [`Tcp::InPieces`].
+/// Pause after a failed `accept`, and between the pieces of [`Tcp::InPieces`].
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Accepts connections until it is told to stop; while TCP is refused, it has none.
+/// Accepts connections until `stopped` changes. While TCP is refused, there are no connections.
 pub(super) async fn serve(script: Arc<Script>, port: Arc<Port>, mut stopped: watch::Receiver<bool>) {
     let mut changes = script.behaviour_changes();
     let mut connections = JoinSet::new();
@@ -58,7 +58,7 @@ pub(super) async fn serve(script: Arc<Script>, port: Arc<Port>, mut stopped: wat
     connections.shutdown().await;
 }
 
-/// One connection: a reader that hands each query on, and the replies that are still due.
+/// Serves one connection: reads queries and sends the responses when they are due.
 async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let (mut reader, writer) = stream.into_split();
@@ -86,7 +86,7 @@ async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: Socket
         };
         let sends = script.take(&query, client, Transport::Tcp);
         answered += usize::from(!sends.is_empty());
-        // The mode may have changed while the query was on its way.
+        // The mode may have changed while the query was in transit.
         match script.behaviour().tcp {
             Tcp::Silent => {}
             Tcp::StallAfter(replies) if answered > replies => {}
@@ -109,7 +109,7 @@ async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: Socket
     .await;
 }
 
-/// Writes replies in this order; those with a delay when it is over, in the order of their delays.
+/// Writes responses, each after its delay; those of equal delay in the given order.
 fn reply_all(
     due: &mut JoinSet<()>,
     writer: &Arc<Mutex<OwnedWriteHalf>>,
@@ -144,7 +144,7 @@ fn reply_all(
     }
 }
 
-/// Takes one whole message from the front of `buffer`, if it is there.
+/// Removes the first message from `buffer` and returns it, if it is complete.
 fn take_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     let length = usize::from(u16::from_be_bytes(*buffer.first_chunk()?));
     if buffer.len() < 2 + length {

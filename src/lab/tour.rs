@@ -1,7 +1,7 @@
-//! The guided tour: a nodens in front of the network is asked, step by step, and each step is shown and checked.
+//! The guided tour: queries a nodens in front of the network, step by step, and shows and checks each answer.
 //!
-//! Who answered is never guessed: it is read from what the upstreams wrote down since the question was sent. Times are
-//! for the reader; only limits far beyond what is usual can fail a step.
+//! The servers that were asked are not guessed: they are those that have logged a query since the question was sent. Times
+//! are for the reader; only limits far beyond the usual can fail a step.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,27 +17,27 @@ use super::{HORIZONS, Network, STATIC_RECORD};
 use crate::upstream::Transport;
 use crate::wire::ede;
 
-/// The longest that a client may wait while one server of a group is dead.
+/// Longest response time while one server of a group is dead.
 const FAILOVER_LIMIT: Duration = Duration::from_millis(1500);
 
-/// The longest that a server which has come back may go without queries.
+/// Longest time that a recovered server may go without queries.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(4);
 
-/// Longer than `db.corp.example` lives.
+/// Pause that is longer than the TTL of `db.corp.example`.
 const STALE_AFTER: Duration = Duration::from_millis(1300);
 
-/// The pause between questions to a group that recovers.
+/// Pause between questions to a recovering group.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The zones that no public server may hear of.
+/// Zones that no public server may be asked for.
 const PRIVATE_ZONES: [&str; 3] = ["corp.example", "cluster.local", "10.in-addr.arpa"];
 
-/// How the tour ended.
+/// Result of the tour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Score {
     /// Steps taken.
     pub steps: u32,
-    /// Steps that did not go as they should.
+    /// Steps that failed.
     pub failed: u32,
 }
 
@@ -51,12 +51,12 @@ struct Tour<'a, W> {
     fresh: u32,
 }
 
-/// Takes the tour: asks the nodens at `nodens`, whose upstreams are those of `network`, and writes a table to `out`.
+/// Runs the tour: queries the nodens at `nodens`, whose upstreams are those of `network`, and writes a table to `out`.
 ///
-/// It starts from an empty cache and needs about ten seconds; the network is whole again when it ends.
+/// The tour expects an empty cache and takes about ten seconds. At its end, all servers behave normally.
 ///
 /// # Errors
-/// What `out` says. A step that fails is no error: the score counts it.
+/// The error of `out`. A step that fails is no error: the score counts it.
 pub async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
     let start = Instant::now();
     let score = Score { steps: 0, failed: 0 };
@@ -179,7 +179,7 @@ impl<W: Write> Tour<'_, W> {
         self.until_back("an answer", |asked| !asked.is_empty()).await
     }
 
-    /// What the public servers have heard since the tour began.
+    /// Checks the queries that the public servers have received since the tour began.
     fn privacy(&mut self, start: Instant) -> io::Result<()> {
         self.title("No public server was asked for a private name")?;
         let public: Vec<_> = self.network.group("public").flat_map(|server| server.upstream.seen()).collect();
@@ -194,7 +194,7 @@ impl<W: Write> Tour<'_, W> {
         self.line("corp.example, cluster.local, 10.0.0.0/8", heard, "public-1, public-2", &queries, &verdict)
     }
 
-    /// Asks for names that are not known until the group answers one in the way that `done` waits for.
+    /// Asks for new names until the group answers one and the servers that were asked satisfy `done`.
     async fn until_back(&mut self, what: &str, done: impl Fn(&[&str]) -> bool) -> io::Result<()> {
         let start = Instant::now();
         loop {
@@ -218,7 +218,7 @@ impl<W: Write> Tour<'_, W> {
         self.show(&format!("{name} {qtype}"), question(name, qtype)?, judge).await
     }
 
-    /// Asks one question, shows what came of it and what `judge` says to the reply and the servers that were asked.
+    /// Asks one question; shows the answer, and the verdict of `judge` on the response and the servers that were asked.
     async fn show(
         &mut self,
         label: &str,
@@ -242,7 +242,7 @@ impl<W: Write> Tour<'_, W> {
         }
     }
 
-    /// The servers that have seen a query for `name`, or for a name that its reply leads to, since `sent`.
+    /// Returns the servers that have received a query for `name`, or for a CNAME target in its response, since `sent`.
     fn asked(&self, sent: Instant, name: &str, reply: Option<&Reply>) -> Vec<&'static str> {
         let answers = reply.map(|reply| reply.message.answers.as_slice()).unwrap_or_default();
         let targets = answers.iter().filter_map(|record| match &record.data {
@@ -262,7 +262,7 @@ impl<W: Write> Tour<'_, W> {
         }
     }
 
-    /// A private name that nobody has asked for yet.
+    /// Returns a private name that was not queried before.
     fn fresh_name(&mut self) -> String {
         self.fresh += 1;
         format!("job-{}.build.corp.example", self.fresh)
@@ -300,12 +300,12 @@ fn check(good: bool, reason: &str) -> Verdict {
     if good { Ok(()) } else { Err(reason.to_owned()) }
 }
 
-/// Whether one of the answers is `data`.
+/// Checks that one record of the answer section has `data`.
 fn holds(reply: &Reply, data: &str) -> Verdict {
     check(reply.data().iter().any(|have| have == data), &format!("expected {data}"))
 }
 
-/// Whether exactly these groups were asked: one or more servers of each, and no others.
+/// Checks that exactly these groups were asked: one or more servers of each, and no others.
 fn groups(asked: &[&str], expected: &[&str]) -> Verdict {
     let is_asked = |group: &&str| {
         let horizon = HORIZONS.iter().find(|horizon| horizon.group == *group);

@@ -1,8 +1,8 @@
 //! A scripted DNS server over real sockets: UDP and TCP on one port, in the tokio runtime that starts it.
 //!
-//! Everything it answers comes from its [`Zone`], everything it does wrong from its [`Behaviour`]; both can be changed
-//! while it runs, and count from the next query on. It runs as tasks of the runtime that called
-//! [`Upstream::start`], of any flavour, and ends with it or when it is dropped.
+//! The server answers from its [`Zone`] and misbehaves according to its [`Behaviour`]. Both can be changed while it runs,
+//! from the next query on. It runs as tasks of the runtime that called [`Upstream::start`], of any flavour, and ends with
+//! that runtime or when it is dropped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,10 +38,10 @@ struct Tasks {
 }
 
 impl Upstream {
-    /// Starts a server that answers normally, without latency. Port 0 takes one that is free for UDP and TCP.
+    /// Starts a server that answers normally, without latency. Port 0 takes a port that is free for UDP and TCP.
     ///
     /// # Errors
-    /// `InvalidInput` with every mistake of the zone; what the system says if the address cannot be bound.
+    /// `InvalidInput` with every mistake of the zone; the system's error if the address cannot be bound.
     pub async fn start(address: SocketAddr, zone: Zone) -> io::Result<Self> {
         check(&zone)?;
         let (script, port) = (Arc::new(Script::new(zone)), Arc::new(Port::bind(address).await?));
@@ -50,30 +50,30 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Where it listens; the same after [`Upstream::restart`].
+    /// Returns the address that the server listens on; [`Upstream::restart`] keeps it.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// Every query that it saw, oldest first; the oldest are forgotten beyond [`KEPT_QUERIES`](super::seen::KEPT_QUERIES).
+    /// Returns the received queries, oldest first; at most the last [`KEPT_QUERIES`](super::seen::KEPT_QUERIES) are kept.
     pub fn seen(&self) -> Vec<Seen> {
         self.script.seen()
     }
 
-    /// How many queries it saw, the forgotten ones too.
+    /// Returns the number of received queries, including those no longer kept.
     pub fn seen_count(&self) -> u64 {
         self.script.seen_count()
     }
 
-    /// Forgets what it saw.
+    /// Clears the log of received queries and their count.
     pub fn clear_seen(&self) {
         self.script.clear_seen();
     }
 
-    /// Behaves so from the next query on.
+    /// Sets the behaviour from the next query on.
     pub fn set(&self, behaviour: Behaviour) {
         let refuse = behaviour.tcp == Tcp::Refuse;
-        // The port closes and opens before this returns; the tasks follow.
+        // The port closes or opens before this returns; the tasks follow.
         let mut sockets = self.port.sockets();
         let refused = self.script.set(behaviour).tcp == Tcp::Refuse;
         if refuse != refused && self.tasks().is_some() {
@@ -81,36 +81,36 @@ impl Upstream {
         }
     }
 
-    /// How long it takes to reply, unless its behaviour says otherwise.
+    /// Sets the response time, unless the behaviour sets another.
     pub fn set_latency(&self, latency: Duration) {
         self.script.set_latency(latency);
     }
 
-    /// Answers from another zone from the next query on.
+    /// Sets the zone from the next query on.
     ///
     /// # Errors
-    /// `InvalidInput` with every mistake of the zone, which changes nothing.
+    /// `InvalidInput` with every mistake of the zone; the previous zone then stays.
     pub fn set_zone(&self, zone: Zone) -> io::Result<()> {
         check(&zone)?;
         self.script.set_zone(zone);
         Ok(())
     }
 
-    /// Closes the port: when this returns, datagrams and connections are refused and replies still due are gone. Nobody else
-    /// can bind the port meanwhile.
+    /// Closes the port. When this returns, datagrams and connections are refused and pending responses are discarded. No other
+    /// process can bind the port meanwhile.
     pub async fn stop(&self) {
         let Some(tasks) = self.tasks().take() else { return };
         self.port.close();
         tasks.stop.send_replace(true);
-        // A task that panicked has ended as well.
+        // A task that panicked has ended too.
         let _ = tasks.udp.await;
         let _ = tasks.tcp.await;
     }
 
-    /// Opens the port again after [`Upstream::stop`], with the same zone, behaviour and record of queries.
+    /// Opens the port again after [`Upstream::stop`], with the same zone, behaviour and log of queries.
     ///
     /// # Errors
-    /// What the system says if it has no socket left.
+    /// The system's error if it provides no socket.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -160,13 +160,13 @@ async fn serve_udp(script: Arc<Script>, socket: UdpSocket, mut stopped: watch::R
             Some(_) = late.join_next() => continue,
             received = socket.recv_from(&mut buffer) => received,
         };
-        // An error here tells of an earlier reply that found no taker.
+        // An error here belongs to an earlier response that could not be delivered.
         let Ok((length, client)) = received else { continue };
         let sends = script.take(&buffer[..length], client, Transport::Udp);
         match sends.iter().map(|send| send.after).max() {
             None => {}
             Some(Duration::ZERO) => send_udp(&socket, client, &sends).await,
-            // One task for them all, which keeps them in order.
+            // One task for all of them keeps them in order.
             Some(after) => {
                 let socket = Arc::clone(&socket);
                 late.spawn(async move {
@@ -179,7 +179,7 @@ async fn serve_udp(script: Arc<Script>, socket: UdpSocket, mut stopped: watch::R
     late.shutdown().await;
 }
 
-/// Sends datagrams; like the network, without a word if one is lost.
+/// Sends datagrams; like the network, loses them without an error.
 async fn send_udp(socket: &UdpSocket, client: SocketAddr, sends: &[Outgoing]) {
     for send in sends {
         let other = match (send.from_other_port, socket.local_addr()) {

@@ -1,8 +1,8 @@
-//! What a scripted upstream knows: records, and how a resolver would answer from them.
+//! Zone data of a scripted server: records, and the answers that a resolver would give from them.
 //!
-//! An answer follows RFC 1034 section 4.3.2 as a resolver shows it to its clients: CNAMEs are chased while they stay
-//! within the zone's origins, wildcards stand in for names that do not exist, a name without the type gets NODATA and a
-//! name that is not there NXDOMAIN, both with the SOA of the nearest origin (RFC 2308). Names outside are REFUSED.
+//! An answer follows RFC 1034 section 4.3.2 as a resolver presents it to its clients. CNAMEs are followed within the zone's
+//! origins, and wildcards apply to names that do not exist. A name without the type gets NODATA and a name that does not
+//! exist NXDOMAIN, both with the SOA of the nearest origin (RFC 2308). Names outside the origins get REFUSED.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -17,19 +17,19 @@ use hickory_proto::serialize::txt::{Parser, parse_ttl};
 use super::seen::{ExtendedError, Seen};
 use crate::wire::{ADVERTISED_SIZE, Rcode};
 
-/// The negative TTL of an origin, unless [`Zone::negative_ttl`] says otherwise.
+/// Negative TTL of an origin in seconds, unless [`Zone::negative_ttl`] sets another.
 pub const NEGATIVE_TTL: u32 = 30;
 
-/// The TTL of an address that comes from its name.
+/// TTL of an address that is computed from its name, in seconds.
 const COMPUTED_TTL: u32 = 60;
 
-/// The longest CNAME chain that is followed; a longer one is SERVFAIL.
+/// Limit on the length of a CNAME chain; a longer chain gives SERVFAIL.
 const LONGEST_CHAIN: usize = 32;
 
-/// Records by name, and the odd habits of the server that serves them. Built once, then given to an upstream.
+/// Records by name, and the peculiarities of the server that serves them. Built once, then given to a server.
 ///
-/// A builder's mistake does not panic: it is kept, and [`Upstream::start`](super::upstream::Upstream::start) fails with
-/// all of them.
+/// A mistake of the builder does not panic: mistakes are collected, and
+/// [`Upstream::start`](super::upstream::Upstream::start) fails with all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Zone {
     records: HashMap<LowerName, Vec<Record>>,
@@ -45,8 +45,8 @@ pub struct Zone {
     mistakes: Vec<String>,
 }
 
-/// The address that a name has in a zone with [`Zone::addresses_from_names`]: in 198.18.0.0/15, which is set aside for
-/// measurements (RFC 2544). Letter case and a last dot make no difference.
+/// Returns the address of a name in a zone with [`Zone::addresses_from_names`]: in 198.18.0.0/15, which is reserved for
+/// benchmarks (RFC 2544). Letter case and a last dot make no difference.
 pub fn address_of(name: &str) -> Ipv4Addr {
     // FNV-1a: neighbouring names get unrelated addresses.
     let bare = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
@@ -57,12 +57,12 @@ pub fn address_of(name: &str) -> Ipv4Addr {
 }
 
 impl Zone {
-    /// A zone that knows nothing below `origin` yet: `"."` for a server that answers for every name.
+    /// Creates a zone without names below `origin`; `"."` is for a server that answers for every name.
     pub fn new(origin: &str) -> Self {
         Self::default().origin(origin)
     }
 
-    /// Answers for the names below `origin` too, with an SOA record of its own.
+    /// Adds an origin with an SOA record of its own; the zone then answers for the names below it too.
     pub fn origin(mut self, origin: &str) -> Self {
         let Some(name) = self.name(origin) else { return self };
         let host = |label: &str| name.prepend_label(label).unwrap_or_else(|_| name.clone());
@@ -73,7 +73,7 @@ impl Zone {
 
     /// Adds a record, written as a line of a zone file with an absolute name and a TTL: `www.example. 300 A 192.0.2.1`.
     ///
-    /// Any type and data may be given as in RFC 3597: `odd.example. 60 TYPE65280 \# 3 010203`. A wildcard is a record
+    /// Any type and data can be given as in RFC 3597: `odd.example. 60 TYPE65280 \# 3 010203`. A wildcard is a record
     /// of `*.example.`; an SOA record makes its name an origin.
     pub fn record(mut self, line: &str) -> Self {
         match parse_line(line) {
@@ -96,7 +96,7 @@ impl Zone {
         self
     }
 
-    /// Denies that `name` exists, though names below it do: as kube-dns does with namespaces (against RFC 8020).
+    /// Denies the existence of `name`, even if names below it exist, as kube-dns does with namespaces (against RFC 8020).
     pub fn denied(mut self, name: &str) -> Self {
         if let Some(name) = self.name(name) {
             self.denied.insert(LowerName::new(&name));
@@ -104,7 +104,7 @@ impl Zone {
         self
     }
 
-    /// Adds an extended error to the answers for `name`, whatever they are (RFC 8914).
+    /// Adds an extended error (RFC 8914) to all responses for `name`.
     pub fn extended_error(mut self, name: &str, code: u16, text: &str) -> Self {
         if let Some(name) = self.name(name) {
             self.errors.insert(LowerName::new(&name), ExtendedError { code, text: text.to_owned() });
@@ -112,13 +112,13 @@ impl Zone {
         self
     }
 
-    /// Adds an extended error to every answer.
+    /// Adds an extended error to the responses for all names that have none of their own.
     pub fn extended_error_everywhere(mut self, code: u16, text: &str) -> Self {
         self.error = Some(ExtendedError { code, text: text.to_owned() });
         self
     }
 
-    /// Sets the TTL and the minimum of all SOA records so far, so that negative answers are kept for `seconds`.
+    /// Sets the TTL and the minimum of all SOA records so far, which makes negative answers cacheable for `seconds`.
     pub fn negative_ttl(mut self, seconds: u32) -> Self {
         for record in self.records.values_mut().flatten() {
             if let RData::SOA(soa) = &mut record.data {
@@ -129,37 +129,37 @@ impl Zone {
         self
     }
 
-    /// Leaves the SOA record out of negative answers: nobody can tell how long to keep them.
+    /// Omits the SOA record from negative answers, which then have no negative TTL.
     pub fn without_soa(mut self) -> Self {
         self.without_soa = true;
         self
     }
 
-    /// Sets the AD flag in answers to those who ask for it with AD or DO, as a validating resolver does.
+    /// Sets the AD flag in responses to queries with AD or DO, as a validating resolver does.
     pub fn authentic(mut self) -> Self {
         self.authentic = true;
         self
     }
 
-    /// Adds an RRSIG record to each record set where DO asks for it: well-formed, but signed by nobody.
+    /// Adds an RRSIG record to each RRset in responses to queries with DO; it is well-formed, its signature is not valid.
     pub fn signed(mut self) -> Self {
         self.signed = true;
         self
     }
 
-    /// Gives every name without records of its own an A record, [`address_of`] it: whoever knows the name can tell a right
-    /// answer from a wrong one, and names never run out.
+    /// Gives every name without records of its own an A record, the [`address_of`] it: a client can check the answer from the
+    /// name alone, and names never run out.
     pub fn addresses_from_names(mut self) -> Self {
         self.computed = true;
         self
     }
 
-    /// What could not be understood while the zone was built.
+    /// Returns the mistakes that were made while the zone was built.
     pub fn mistakes(&self) -> &[String] {
         &self.mistakes
     }
 
-    /// The reply to a query, whole whatever its size; `with_opt` false ignores the query's OPT record.
+    /// Returns the response to a query, complete whatever its size; if `with_opt` is false, ignores the query's OPT record.
     pub(super) fn reply(&self, seen: &Seen, query: &Message, with_opt: bool) -> Message {
         let mut reply = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
         reply.metadata.recursion_desired = query.metadata.recursion_desired;
@@ -194,7 +194,7 @@ impl Zone {
         reply
     }
 
-    /// Fills in the records of an answer and returns its code.
+    /// Adds the records of an answer to `reply` and returns the response code.
     fn answer(&self, name: &Name, qtype: RecordType, class: DNSClass, reply: &mut Message) -> ResponseCode {
         if let Some(&rcode) = self.rcodes.get(&LowerName::new(name)) {
             return rcode;
@@ -206,7 +206,7 @@ impl Zone {
         let mut owner = name.clone();
         for step in 0..LONGEST_CHAIN {
             let Some(soa) = self.soa(&owner) else {
-                // A chain that leads elsewhere ends here; the rest is for others to find.
+                // The chain leaves the zone here; the client follows it further.
                 return if step == 0 { ResponseCode::Refused } else { ResponseCode::NoError };
             };
             let negative = (!self.without_soa).then(|| soa.clone());
@@ -249,13 +249,13 @@ impl Zone {
         ResponseCode::ServFail
     }
 
-    /// The records at `owner`, a wildcard's among them; none if the name does not exist.
+    /// Returns the records of `owner`, from a wildcard if one applies; `None` if the name does not exist.
     fn node(&self, owner: &Name) -> Option<Vec<Record>> {
         let key = LowerName::new(owner);
         if self.existing.contains(&key) {
             return Some(self.owned_by(&key, owner));
         }
-        // RFC 4592: only the wildcard below the closest name that exists may stand in.
+        // RFC 4592: only the wildcard below the closest existing name applies.
         let mut child = owner.clone();
         while !child.is_root() {
             let parent = child.base_name();
@@ -276,7 +276,7 @@ impl Zone {
         records
     }
 
-    /// The SOA record of the nearest origin; none if no origin encloses `name`.
+    /// Returns the SOA record of the nearest origin; `None` if no origin encloses `name`.
     fn soa(&self, name: &Name) -> Option<&Record> {
         let mut zone = name.clone();
         loop {
@@ -323,7 +323,7 @@ fn parse_line(line: &str) -> Result<Vec<Record>, String> {
     if records.is_empty() { Err("no record".to_owned()) } else { Ok(records) }
 }
 
-/// A record in the form of RFC 3597 section 5, whose data is stored as it is even for a type that is known.
+/// Parses a record in the form of RFC 3597 section 5. The data is stored as raw bytes, even for a known type.
 fn parse_raw(head: &str, data: &str) -> Result<Record, String> {
     let words: Vec<_> = head.split_whitespace().collect();
     let [owner, ttl, middle @ .., rtype] = words.as_slice() else {
@@ -356,7 +356,7 @@ fn join(high: u8, low: &u8) -> u8 {
     high << 4 | low
 }
 
-/// Puts an RRSIG record (RFC 4034 section 3) behind the records of each set.
+/// Appends an RRSIG record (RFC 4034 section 3) for each RRset to the section.
 fn sign(section: &mut Vec<Record>) {
     let mut signatures: Vec<Record> = Vec::new();
     let mut covered = HashSet::new();
@@ -367,7 +367,7 @@ fn sign(section: &mut Vec<Record>) {
         let mut rdata = u16::from(record.record_type()).to_be_bytes().to_vec();
         rdata.extend([13, record.name.num_labels()]);
         rdata.extend(record.ttl.to_be_bytes());
-        // From 2020 to 2038, by key 4711 of the owner's parent.
+        // Valid from 2020 to 2038, by key 4711 of the owner's parent.
         rdata.extend(2_147_483_647_u32.to_be_bytes());
         rdata.extend(1_577_836_800_u32.to_be_bytes());
         rdata.extend(4711_u16.to_be_bytes());

@@ -1,17 +1,17 @@
-//! The zone that Kubernetes serves, and which names cannot be in it.
+//! The zone that Kubernetes serves, and the names that it cannot contain.
 //!
-//! A search list puts the cluster's domain behind every public name. What Kubernetes's DNS specification (1.1.0) has, and
-//! what CoreDNS's `kubernetes` plugin and kube-dns answer beyond it, has few forms; below the cluster's domain these are
+//! A search list appends the cluster's domain to every public name. The names of Kubernetes's DNS specification (1.1.0), and
+//! those that CoreDNS's `kubernetes` plugin and kube-dns answer beyond it, have few forms; below the cluster's domain these are
 //!
 //! ```text
 //! (the domain), dns-version, svc, pod, ns.dns              schema version, apexes, CoreDNS's own name
 //! ns.svc, service.ns.svc, endpoint.service.ns.svc          endpoint: a hostname, a pod's name or a dashed address
-//! _port._proto.service.ns.svc, port.proto.service.ns.svc   CoreDNS takes both
-//! a-b-c-d.ns.pod and up to two labels before it            CoreDNS does not look at those
+//! _port._proto.service.ns.svc, port.proto.service.ns.svc   CoreDNS accepts both
+//! a-b-c-d.ns.pod and up to two labels before it            CoreDNS ignores those labels
 //! ```
 //!
-//! Names of any other form do not exist, whoever is asked. What is in doubt is asked: labels that begin with an underscore
-//! (kube-dns has more of these), and the wildcards `*` and `any` of old times, wherever they are.
+//! Names of any other form do not exist on any server. Doubtful names are forwarded: labels that begin with an underscore
+//! (kube-dns has more of these), and the obsolete wildcards `*` and `any`, wherever they are.
 
 use std::sync::Arc;
 
@@ -22,40 +22,39 @@ use crate::config;
 use crate::wire::name::suffixes;
 use crate::wire::{RrType, rtype};
 
-/// How long the denial of a form may be cached, in seconds: as short as CoreDNS's own, so that a change of the
-/// configuration is seen as soon.
+/// TTL of a denial by form, in seconds: as short as CoreDNS's own, so that a change of the configuration takes effect as soon.
 pub const FORM_TTL: u32 = 5;
 
-/// Why a name was denied without asking.
+/// Reason why a name was denied without a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// No name of Kubernetes has its form.
+    /// No Kubernetes name has this form.
     Form,
     /// A name above it does not exist (RFC 8020).
     Ancestor,
 }
 
 impl Rule {
-    /// All of them, by their numbers.
+    /// All rules, in the order of their numbers.
     const ALL: [Self; 2] = [Self::Form, Self::Ancestor];
 }
 
-/// The cluster's domain of a route.
+/// Cluster's domain of a route.
 #[derive(Debug)]
 pub struct Cluster {
-    /// What was asked for.
+    /// Configuration.
     pub config: config::Cluster,
-    /// What is known of how far its servers' denials reach.
+    /// State of the probes that find out how far its servers' denials reach.
     pub probes: Probes,
-    /// Whether it has names of the forms that are denied, as far as is known.
+    /// State of the checks that the cluster has no names of the denied forms.
     pub pruning: Arc<Pruning>,
     labels: usize,
-    /// The extended errors of denials by rule, as whole options.
+    /// Extended errors of denials by rule, as whole options.
     errors: [Vec<u8>; 2],
 }
 
 impl Cluster {
-    /// The table of a route's cluster domain, of which `pruning` is known.
+    /// Returns the cluster's domain of a route, with the state of earlier checks.
     pub fn new(config: &config::Cluster, pruning: Arc<Pruning>) -> Self {
         let error = |rule| {
             let why = match rule {
@@ -73,29 +72,29 @@ impl Cluster {
         }
     }
 
-    /// The domain in wire form.
+    /// Returns the domain in wire form.
     pub fn domain(&self) -> &[u8] {
         self.config.domain.as_wire()
     }
 
-    /// The extended error of a denial, as a whole option.
+    /// Returns the extended error of a denial, as a whole option.
     pub fn error(&self, rule: Rule) -> &[u8] {
         &self.errors[rule as usize]
     }
 
-    /// Whether a name that took its route by a suffix of `depth` labels is of this domain, and of no zone within it that a
-    /// route claims too.
+    /// Returns whether a name that matched its route by a suffix of `depth` labels is in this domain, and in no zone within it
+    /// that a route claims too.
     pub fn has(&self, name: &[u8], depth: usize) -> bool {
         depth == self.labels && name.ends_with(self.domain())
     }
 
-    /// Whether names are denied without asking.
+    /// Returns whether names are denied without a query.
     #[inline]
     pub fn prunes(&self) -> bool {
         self.config.prune_search && !self.pruning.is_off()
     }
 
-    /// The form of a name of this domain.
+    /// Returns the form of a name of this domain.
     pub fn form(&self, name: &[u8]) -> Form {
         let front = self.front(name);
         let below = match labels(front).last() {
@@ -106,8 +105,8 @@ impl Cluster {
         Form::new(below, labels(front).count())
     }
 
-    /// Whether no name below the domain can have the form of `name` (lower-case wire form), if an address is asked for.
-    /// CoreDNS denies nothing of other types, where it has no address to look for.
+    /// Returns whether an address is queried, and no name in the domain has the form of `name` (lower-case wire form). Other
+    /// types are forwarded: CoreDNS denies no name for which it has no address to look up.
     pub fn lacks(&self, name: &[u8], qtype: RrType) -> bool {
         if !self.prunes() || !matches!(qtype, rtype::A | rtype::AAAA) {
             return false;
@@ -123,36 +122,37 @@ impl Cluster {
         impossible && !labels(front).any(is_in_doubt)
     }
 
-    /// The names of the namespace and of the service that `name` is below, if it is.
+    /// Returns the names of the namespace and of the service above `name`, if there are any.
     pub fn ancestors<'n>(&self, name: &'n [u8]) -> [Option<&'n [u8]>; 2] {
         let front = self.front(name);
         if labels(front).last() != Some(b"svc") || labels(front).any(is_in_doubt) {
             return [None, None];
         }
         let count = labels(front).count();
-        // Before `svc` there is the namespace, before that the service, before that what is below it.
+        // `svc` is preceded by the namespace, the service, and the labels below the service.
         [2, 3].map(|depth| {
             count.checked_sub(depth).filter(|above| *above > 0).and_then(|above| suffixes(name).nth(above))
         })
     }
 
-    /// A namespace that every cluster has, in wire form. A server that denies it denies names that have others below them.
+    /// Returns a namespace that every cluster has, in wire form. A server that denies it denies names that have names below
+    /// them.
     pub fn default_namespace(&self) -> Vec<u8> {
         [b"\x07default\x03svc", self.domain()].concat()
     }
 
-    /// The name without the domain, which it must be within.
+    /// Returns the labels before the domain, which `name` must be in.
     fn front<'n>(&self, name: &'n [u8]) -> &'n [u8] {
         &name[..name.len().saturating_sub(self.domain().len())]
     }
 }
 
-/// The labels of a name in wire form, or of its first part.
+/// Returns the labels of a name in wire form, or of its first part.
 fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     suffixes(name).filter_map(|suffix| suffix.get(1..1 + usize::from(suffix[0])))
 }
 
-/// With or without the underscore that CoreDNS strips.
+/// Returns whether a label is a protocol, with or without the underscore that CoreDNS strips.
 fn is_protocol(label: &[u8]) -> bool {
     matches!(label.strip_prefix(b"_").unwrap_or(label), b"tcp" | b"udp" | b"sctp")
 }

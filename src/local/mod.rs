@@ -1,6 +1,6 @@
-//! Names nodens answers itself: [`records`] of the configuration, [`special`]-use names that no upstream should see, names
-//! that a [`cluster`]'s domain cannot have, and facts about the server. [`probes`] says when more is worth knowing of these,
-//! [`pruning`] whether the cluster has such names after all.
+//! Names that nodens answers itself: static [`records`], [`special`]-use names that no upstream should see, names that a
+//! [`cluster`]'s domain cannot contain, and facts about the server. [`probes`] decides when names above these are queried,
+//! [`pruning`] checks that the cluster has no such names after all.
 
 pub mod cluster;
 pub mod probes;

@@ -1,11 +1,11 @@
-//! When a name above those that were denied is worth a query of nodens's own, and whether its denial may be believed.
+//! Decides when a name above denied names is worth a query by nodens, and whether its denial is trusted.
 //!
-//! A name alone is no reason: asking for its namespace as well would be one query more. The second name below the same one
-//! within five seconds is. Nothing here is asked more than [`MOST_A_SECOND`] times in a second.
+//! One denied name is not enough: to query its namespace as well would be one query more. A second denied name below the same
+//! one within five seconds is enough. At most [`MOST_A_SECOND`] probes are sent in a second.
 //!
-//! That a name is denied means that all below it are too (RFC 8020), if the server keeps to that. kube-dns does not: it
-//! denies namespaces that have services. So the server is believed for a while after it has been seen not to deny the one
-//! namespace that every cluster has.
+//! The denial of a name covers all names below it (RFC 8020), if the server complies with that. kube-dns does not: it denies
+//! namespaces that have services. So a server is trusted for some time after it has answered for the one namespace that every
+//! cluster has.
 //!
 //! Pure: time is an argument.
 
@@ -14,23 +14,23 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Millis;
 
-/// How long a denial may stand for the names below it: a namespace or service that comes to be is seen by then.
+/// Longest time that a denial covers the names below it, in milliseconds: a new namespace or service becomes visible within it.
 pub const LONGEST_CUT: Millis = 5_000;
-/// How long a server is believed after it was right about the namespace that every cluster has.
+/// Time that a server is trusted after a correct answer for the namespace that every cluster has, in milliseconds.
 const TRUSTED_FOR: Millis = 30_000;
-/// How long it is not asked again after it was wrong.
+/// Time without probes after an incorrect answer, in milliseconds.
 const DISTRUSTED_FOR: Millis = 300_000;
-/// Probes in a second, at most.
+/// Most probes in a second.
 pub const MOST_A_SECOND: u32 = 20;
-/// Probes under way at once, at most.
+/// Most probes in flight.
 const MOST_IN_FLIGHT: u32 = 8;
-/// Names of which it is known that one below them was denied; a power of two.
+/// Names whose last denied descendant is recorded; a power of two.
 const SLOTS: usize = 64;
 
-/// What is known of one cluster's domain.
+/// State of the probes of one cluster's domain.
 #[derive(Debug)]
 pub struct Probes {
-    /// Until when the server is believed; zero: it is not.
+    /// End of the trust in the server; zero if it is not trusted.
     trusted: AtomicU64,
     state: Mutex<State>,
 }
@@ -44,7 +44,7 @@ struct State {
     denied: [Denied; SLOTS],
 }
 
-/// A name was denied, below another one.
+/// Denial of a name below another one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Denied {
     above: u64,
@@ -53,25 +53,25 @@ struct Denied {
 }
 
 impl Probes {
-    /// Nothing is known.
+    /// Returns the initial state: the server is not trusted.
     pub fn new() -> Self {
         let state = State { distrusted: 0, second: 0, begun: 0, in_flight: 0, denied: [Denied::default(); SLOTS] };
         Self { trusted: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
-    /// Whether the server's denials count for the names below.
+    /// Returns whether the server's denials cover the names below.
     pub fn is_trusted(&self, now: Millis) -> bool {
         now < self.trusted.load(Ordering::Relaxed)
     }
 
-    /// The server has answered for the namespace that every cluster has: it exists, or it does not.
+    /// Records the server's answer for the namespace that every cluster has: whether it exists.
     pub fn judge(&self, exists: bool, now: Millis) {
         self.trusted.store(if exists { now + TRUSTED_FOR } else { 0 }, Ordering::Relaxed);
         self.state().distrusted = if exists { 0 } else { now + DISTRUSTED_FOR };
     }
 
-    /// `name` was denied, which is below `above`, of which nothing is known; both are hashes. Whether that one is to be
-    /// asked for now: then [`Probes::end`] must follow.
+    /// Records that `name`, which is below the unknown name `above`, was denied; both are hashes. Returns whether `above` is to
+    /// be queried now: then [`Probes::end`] must follow.
     pub fn begin(&self, above: u64, name: u64, now: Millis) -> bool {
         let mut state = self.state();
         let slot = &mut state.denied[above as usize % SLOTS];
@@ -91,13 +91,13 @@ impl Probes {
         may
     }
 
-    /// A probe has ended.
+    /// Records the end of a probe.
     pub fn end(&self) {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
     }
 
-    /// Consistent between any two statements.
+    /// Locks the state. It is consistent between any two statements.
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

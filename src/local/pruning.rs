@@ -1,23 +1,23 @@
-//! Whether a cluster's server really has no names of the forms that are denied without asking. CoreDNS with `hosts`, `rewrite`,
-//! `template` or `fallthrough` may have some; then the rule gives wrong answers, and is given up.
+//! Checks that a cluster's server has no names of the forms that are denied without a query. CoreDNS with `hosts`, `rewrite`,
+//! `template` or `fallthrough` may have some; then the denials are wrong, and are disabled.
 //!
-//! Of the names that are denied the first of each form is asked for all the same, in the background, and then one in
-//! [`SAMPLE`]. One that exists ends the rule for the route, until nodens is restarted or the route changes.
+//! The first denied name of each form is queried nevertheless, in the background, and then one in [`SAMPLE`] of the denied
+//! names. If one exists, denials by form are disabled for the route until nodens restarts or the route changes.
 //!
 //! Pure.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// Of so many names that are denied one is asked for, beside the first of each form.
+/// Denied names for each one that is queried, in addition to the first of each form.
 pub const SAMPLE: u32 = 100;
-/// Label counts that are told apart; longer names count as one form.
+/// Label counts that are distinguished; longer names count as one form.
 const LABELS: usize = 16;
 
-/// The form of a name below a cluster's domain, as far as the rules tell them apart.
+/// Form of a name below a cluster's domain, as far as the rules distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form(u8);
 
-/// What the name is below, within the cluster's domain.
+/// Part of the cluster's domain that a name is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     /// Services.
@@ -29,7 +29,7 @@ pub enum Below {
 }
 
 impl Form {
-    /// The form of a name with `labels` labels before the cluster's domain.
+    /// Returns the form of a name with `labels` labels before the cluster's domain.
     pub fn new(below: Below, labels: usize) -> Self {
         Self((below as usize * LABELS + labels.min(LABELS - 1)) as u8)
     }
@@ -39,24 +39,24 @@ impl Form {
     }
 }
 
-/// What is known of one cluster's domain.
+/// State of the checks of one cluster's domain.
 #[derive(Debug, Default)]
 pub struct Pruning {
-    /// A name that was denied exists.
+    /// True if a denied name was found to exist.
     is_off: AtomicBool,
-    /// The forms of which a name has been asked for.
+    /// Forms of which a name has been queried.
     checked: AtomicU64,
     denied: AtomicU32,
 }
 
 impl Pruning {
-    /// Whether the rule holds, as far as is known.
+    /// Returns whether denials by form are disabled.
     #[inline]
     pub fn is_off(&self) -> bool {
         self.is_off.load(Ordering::Relaxed)
     }
 
-    /// A name of this form is denied: whether to ask for it as well.
+    /// Counts a denied name of this form. Returns whether it is to be queried as well.
     pub fn is_sample(&self, form: Form) -> bool {
         let is_first = self.checked.load(Ordering::Relaxed) & form.bit() == 0
             && self.checked.fetch_or(form.bit(), Ordering::Relaxed) & form.bit() == 0;
@@ -64,12 +64,12 @@ impl Pruning {
         is_first || is_drawn
     }
 
-    /// Nothing came of asking for a name of this form: the next one is asked for.
+    /// Records that the check of a name of this form had no result: the next name is checked.
     pub fn came_to_nothing(&self, form: Form) {
         self.checked.fetch_and(!form.bit(), Ordering::Relaxed);
     }
 
-    /// A name that was denied exists. Returns whether that is news.
+    /// Disables denials by form, since a denied name exists. Returns whether they were enabled.
     pub fn give_up(&self) -> bool {
         !self.is_off.swap(true, Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! Static records, as in a hosts file: a name that has one is answered here for every type.
 //!
-//! A wildcard stands in for the names below it that do not exist (RFC 4592): those without records of their own, that are no
-//! ancestors of a name with records, and that no such name is closer to.
+//! A wildcard covers the names below it that do not exist (RFC 4592): those that have no records of their own, are no ancestors
+//! of a name with records, and have no such name between them and the wildcard.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::wire::make::LocalRecords;
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
-/// How many CNAMEs among static records are followed here.
+/// Most CNAMEs among static records that are followed here.
 const LONGEST_CHAIN: usize = 8;
 
-/// How long a missing type of a static name may be cached, in seconds.
+/// TTL of a missing type of a static name, in seconds.
 const NO_DATA_TTL: u32 = 60;
 
-/// The static records by name. A view's own lie over those of all clients, which it shares.
+/// Static records by name. A view's own records take precedence over the common ones, which it shares.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     common: Arc<Table>,
@@ -30,18 +30,18 @@ pub struct Records {
 #[derive(Debug, Default)]
 struct Table {
     by_name: HashMap<Box<[u8]>, Vec<Data>>,
-    /// The names right above a wildcard.
+    /// Names directly above a wildcard.
     wildcards: HashSet<Box<[u8]>>,
-    /// Where there are wildcards: the names that exist, with or without records.
+    /// Names that exist, with or without records; empty if there are no wildcards.
     existing: HashSet<Box<[u8]>>,
-    /// Zones whose names are asked for under another suffix.
+    /// Zones whose names are resolved under another suffix.
     rewrites: Vec<config::Rewrite>,
 }
 
-/// The label of a wildcard, in wire form.
+/// Label of a wildcard, in wire form.
 const WILDCARD: &[u8] = b"\x01*";
 
-/// What a record says; its name is the table's key.
+/// Content of a record; its name is the table's key.
 #[derive(Clone, Debug)]
 struct Data {
     rtype: RrType,
@@ -49,55 +49,55 @@ struct Data {
     rdata: Box<[u8]>,
 }
 
-/// What lies around static records: what is denied, and where routes lead.
+/// Context of static records: denials of a view, and its routes.
 pub trait Around {
-    /// Whether the records of all clients are hidden that this name has.
+    /// Returns whether the view denies this name, which hides its common records.
     fn denies(&self, name: &[u8]) -> bool;
-    /// The labels of the zone by which the name takes its route.
+    /// Returns the number of labels of the zone by which the name takes its route.
     fn depth(&self, name: &[u8]) -> usize;
 }
 
-/// What static records say to a question.
+/// Static answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// This is the answer.
+    /// Complete answer.
     Answer(LocalRecords),
-    /// The name is an alias for one that is not static: to be asked for, with these records before its answer.
+    /// Alias of a name that is not static: that name is to be resolved, and these records precede its answer.
     Alias(LocalRecords, Name),
 }
 
 impl Records {
-    /// The table of these records, and of the aliases of all names of these zones.
+    /// Returns the table of these records and rewrites.
     pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>, rewrites: &[config::Rewrite]) -> Self {
         let mut common = Table { rewrites: rewrites.to_vec(), ..table(records) };
-        // The longest suffix wins.
+        // The longest suffix takes precedence.
         common.rewrites.sort_by_key(|rewrite| std::cmp::Reverse(rewrite.zone.as_wire().len()));
         Self { common: Arc::new(common), own: None }
     }
 
-    /// The records of `self`, which are shared, and these, before which those of the same names are hidden.
+    /// Returns the common records of `self`, shared, with these records, which hide common ones of the same name.
     #[must_use]
     pub fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
         let own = table(records);
         Self { common: Arc::clone(&self.common), own: (!own.by_name.is_empty()).then(|| Arc::new(own)) }
     }
 
-    /// The names that have static records of all clients, in no order.
+    /// Returns the names of common static records, in no order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.common.by_name.keys().map(|name| &**name)
     }
 
-    /// The names that have static records which are not shared, in no order.
+    /// Returns the names of static records that are not shared, in no order.
     pub fn own_names(&self) -> impl Iterator<Item = &[u8]> {
         self.own.iter().flat_map(|own| own.by_name.keys()).map(|name| &**name)
     }
 
-    /// Whether `name` (lower-case wire form) has static records.
+    /// Returns whether `name` (lower-case wire form) has static records.
     pub fn has(&self, name: &[u8], around: &impl Around) -> bool {
         self.of(name, around).is_some() || self.rewritten(name, around).is_some()
     }
 
-    /// Whether the records of all clients are the same ones in memory.
+    /// Returns whether the common records are the same in memory.
     pub fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.common, &other.common)
     }
@@ -111,15 +111,16 @@ impl Records {
             .or_else(|| common()?.stand_in(name, || self.nearest(name, around)))
     }
 
-    /// The labels of the closest zone that a route or a rewrite claims, which no wildcard reaches across (RFC 4592 section 4.2).
+    /// Returns the label count of the closest zone that a route or a rewrite claims; no wildcard reaches into it (RFC 4592
+    /// section 4.2).
     fn nearest(&self, name: &[u8], around: &impl Around) -> usize {
         let rewrite = self.common.rewrite(name).map_or(0, |rewrite| rewrite.zone.label_count());
         around.depth(name).max(rewrite)
     }
 
-    /// The answer for `name`, if it is static and the class is IN. ANY is not asked here: it has its own answer.
+    /// Returns the answer for `name`, if it is static and the class is IN. ANY does not get here: it has its own answer.
     ///
-    /// CNAMEs that lead in a circle are answered once around, as by a zone that holds such.
+    /// A loop of CNAMEs is answered with each CNAME once, as by a zone that contains such a loop.
     pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl Around) -> Option<Found> {
         if qclass != class::IN {
             return None;
@@ -164,10 +165,11 @@ impl Records {
         }
     }
 
-    /// The name that is asked for in place of this one, and the TTL of the alias; none if it would be too long.
+    /// Returns the name that replaces this one, and the TTL of the alias; `None` if no rewrite applies or the name would be too
+    /// long.
     fn rewritten(&self, name: &[u8], around: &impl Around) -> Option<(Name, u32)> {
         let rewrite = self.common.rewrite(name).filter(|_| !around.denies(name))?;
-        // Of a longer zone the route holds.
+        // A longer zone belongs to its route.
         if around.depth(name) > rewrite.zone.label_count() {
             return None;
         }
@@ -176,7 +178,7 @@ impl Records {
         Some((Name::from_wire(&target).ok()?, rewrite.ttl))
     }
 
-    /// The response code of every static answer: the name exists.
+    /// Response code of every static answer: the name exists.
     pub const RCODE: Rcode = rcode::NOERROR;
 }
 
@@ -186,13 +188,13 @@ impl Table {
         self.rewrites.iter().find(|rewrite| suffixes(name).any(|suffix| suffix == rewrite.zone.as_wire()))
     }
 
-    /// Returns the records of the wildcard that stands in for `name`, which has none of its own. It reaches no name below a closer
+    /// Returns the records of the wildcard that covers `name`, which has none of its own. It reaches no name below a closer
     /// zone, which has `nearest` labels.
     fn stand_in(&self, name: &[u8], nearest: impl Fn() -> usize) -> Option<&Vec<Data>> {
         if self.wildcards.is_empty() || self.existing.contains(name) {
             return None;
         }
-        // The closest name above that exists decides (RFC 4592 section 3.3.1).
+        // The closest ancestor that exists decides (RFC 4592 section 3.3.1).
         let closest = suffixes(name).skip(1).find(|above| self.existing.contains(*above))?;
         let reaches = self.wildcards.contains(closest) && suffixes(closest).count() > nearest();
         reaches.then(|| self.by_name.get(&*[WILDCARD, closest].concat()))?
@@ -205,7 +207,7 @@ fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {
         let data = Data { rtype: record.rtype, ttl: record.ttl, rdata: record.rdata.as_slice().into() };
         by_name.entry(record.name.as_wire().into()).or_default().push(data);
     }
-    // Most names have one record: room for more would be half of the table.
+    // Most names have one record: spare capacity would be half of the table.
     by_name.values_mut().for_each(Vec::shrink_to_fit);
     let wildcards: HashSet<Box<[u8]>> =
         by_name.keys().filter_map(|name| name.strip_prefix(WILDCARD)).map(Box::from).collect();
@@ -224,7 +226,7 @@ mod tests {
         text.parse().expect(text)
     }
 
-    /// One route for all, and zones of longer ones; names that a view denies.
+    /// One route for all names, and longer zones of other routes; names that a view denies.
     struct Zones(&'static [&'static str], &'static [&'static str]);
 
     impl Around for Zones {
@@ -241,7 +243,7 @@ mod tests {
 
     const SHOWN: &Zones = &Zones(&[], &[]);
 
-    /// Records by owner: an address, or the name that it is an alias of.
+    /// Returns records by owner: an address, or the target of an alias.
     fn records(list: &[(&str, &str)]) -> Records {
         let record = |(owner, value): &(&str, &str)| {
             let (rtype, rdata) = match value.parse::<std::net::Ipv4Addr>() {
@@ -309,7 +311,7 @@ mod tests {
             ("b.deep.example", Some(4)),
             ("c.b.deep.example", Some(4)),
             ("x.a.deep.example", None),
-            // What is only above others exists too.
+            // A name that only has names below it exists too.
             ("deep.example", None),
             ("example", None),
             ("x.else", None),

@@ -1,13 +1,13 @@
-//! Questions about nodens itself, class CH (RFC 4892), and the least answer to type ANY (RFC 8482).
+//! Questions about nodens itself, class CH (RFC 4892), and the minimal answer to type ANY (RFC 8482).
 
 use crate::wire::make::LocalRecords;
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
-/// How long the least answer to ANY may be cached, in seconds.
+/// TTL of the minimal answer to ANY, in seconds.
 const ANY_TTL: u32 = 3_600;
 
-/// Answers a question of class CH: the version, and which node this is by its `identity`, unless that is empty. Returns a response
-/// code and its records.
+/// Answers a question of class CH: the version, or the node's `identity` unless that is empty. Returns the response code and
+/// the records.
 pub fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords) {
     let mut records = LocalRecords::default();
     let text = match name {
@@ -25,7 +25,7 @@ pub fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords
     (rcode::NOERROR, records)
 }
 
-/// The answer to type ANY: one HINFO record that says where to read why (RFC 8482 section 4.2).
+/// Returns the answer to type ANY: one HINFO record that refers to the explanation (RFC 8482 section 4.2).
 pub fn any() -> LocalRecords {
     let mut records = LocalRecords::default();
     records.answer(rtype::HINFO, ANY_TTL, b"\x07RFC8482\x00");

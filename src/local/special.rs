@@ -1,11 +1,11 @@
 //! Special-use names, which no upstream should see unless a route claims them.
 //!
-//! Sources: RFC 6761 (localhost, invalid, test, private reverse zones), RFC 6303 (the other locally served zones),
-//! RFC 6762 (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa), RFC 9476 (alt), and the canary
-//! `use-application-dns.net`, whose absence tells browsers to keep to the system's resolver.
+//! Sources: RFC 6761 (localhost, invalid, test, private reverse zones), RFC 6303 (the other locally served zones), RFC 6762
+//! (local), RFC 7686 (onion), RFC 8375 (home.arpa), RFC 9462 (resolver.arpa), RFC 9476 (alt), and the canary
+//! `use-application-dns.net`, whose absence makes browsers use the system's resolver.
 //!
 //! Two reserved names are forwarded like any other: `example`, which RFC 6761 section 6.5 leaves to the public tree, and
-//! `ipv4only.arpa` (RFC 8880), by which a client finds out whether its upstream does DNS64, so that only upstream knows.
+//! `ipv4only.arpa` (RFC 8880), by which a client finds out whether its upstream does DNS64, so only the upstream can answer it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,9 +15,9 @@ use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, rcode, rtype};
 
-/// Seconds that data of these zones may be cached (RFC 6303 section 3: three hours).
+/// TTL of the data of these zones, in seconds (RFC 6303 section 3: three hours).
 const TTL: u32 = 10_800;
-/// Seconds that a denial may be cached: short, as a route that was forgotten may claim the name a moment later.
+/// TTL of a denial, in seconds: short, as a route that claims the name may be added.
 const DENIAL_TTL: u32 = 60;
 
 /// Zones whose names do not exist, or have no data at the apex.
@@ -49,28 +49,28 @@ const EMPTY_ZONES: &[&str] = &[
     "8.b.d.0.1.0.0.2.ip6.arpa",
 ];
 
-/// The reverse of 127.0.0.1 in wire form: the one name with data in its zone, so that its ancestors there exist too.
+/// Reverse name of 127.0.0.1 in wire form: the only name with data in its zone, so its ancestors in the zone exist too.
 const LOOPBACK_REVERSE: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\x00";
 
-/// What is to be said of a zone.
+/// Treatment of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// `localhost` and all below it are the loopback addresses.
+    /// `localhost` and all names below it have the loopback addresses.
     Localhost,
-    /// The reverse of a loopback address.
+    /// Reverse name of a loopback address.
     Loopback,
-    /// The apex has no data but SOA and NS, names below do not exist.
+    /// The apex has no data but SOA and NS, and names below it do not exist.
     Empty,
-    /// All names exist, none has data (RFC 9462 section 6.4: so a client knows that there is no encrypted resolver here).
+    /// All names exist, and none has data (RFC 9462 section 6.4: this shows clients that there is no encrypted resolver here).
     NoData,
 }
 
-/// The table of special-use zones.
+/// Table of special-use zones.
 #[derive(Clone, Debug)]
 pub struct Special(HashMap<Box<[u8]>, Kind>);
 
 impl Special {
-    /// The table.
+    /// Returns the table.
     pub fn new() -> Self {
         let private_172 = (16..=31).map(|octet| format!("{octet}.172.in-addr.arpa"));
         let shared = (64..=127).map(|octet| format!("{octet}.100.in-addr.arpa"));
@@ -86,8 +86,8 @@ impl Special {
         Self(table.filter_map(|(zone, kind)| Some((zone.parse::<Name>().ok()?.as_wire().into(), kind))).collect())
     }
 
-    /// The answer for `name` (lower-case wire form), unless a route with a suffix of `claimed` labels, which is at
-    /// least as long as the special zone's, claims it: a response code and its records.
+    /// Returns the answer for `name` (lower-case wire form) as a response code and records, unless a route claims the name by a
+    /// suffix of `claimed` labels that is at least as long as the special zone.
     pub fn find(&self, name: &[u8], qtype: RrType, claimed: usize) -> Option<(Rcode, LocalRecords)> {
         let labels = suffixes(name).count().saturating_sub(1);
         let (depth, zone, kind) = suffixes(name)

@@ -1,4 +1,4 @@
-//! The cache of answers.
+//! Metrics of the cache.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
@@ -7,17 +7,17 @@ use super::register::{counter, int_gauge};
 /// Contents and use of the cache.
 #[derive(Debug)]
 pub struct CacheMetrics {
-    /// Entries.
+    /// Number of entries.
     pub entries: IntGauge,
-    /// Bytes that the entries take, overhead included.
+    /// Memory of the entries in bytes, overhead included.
     pub bytes: IntGauge,
     /// Queries answered from the cache, stale answers and remembered failures included.
     pub hits: IntCounter,
     /// Queries for which the cache had no usable answer.
     pub misses: IntCounter,
-    /// Entries evicted before their time to make room.
+    /// Entries evicted before they expired, to make room.
     pub evictions: IntCounter,
-    /// Entries fetched again before they expired.
+    /// Entries refreshed before they expired.
     pub prefetches: IntCounter,
 }
 

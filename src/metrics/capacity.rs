@@ -1,10 +1,10 @@
-//! How much of each bound is used, and what was turned away because of it.
+//! Use of bounded resources, and requests rejected because a bound was reached.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::register::{counter, counters, int_gauge};
 
-/// The values of the label `resource` of what was turned away.
+/// Values of the label `resource` of rejections.
 pub const RESOURCES: [&str; 3] = ["pending_queries", "prefetches", "buffered_bytes"];
 
 /// Use of bounded resources.
@@ -14,13 +14,13 @@ pub struct CapacityMetrics {
     pub tcp_connections: IntGauge,
     /// TCP connections closed on arrival because a limit was reached.
     pub tcp_rejected: IntCounter,
-    /// Queries that wait for an upstream.
+    /// Queries that are waiting for an upstream.
     pub pending_queries: IntGauge,
-    /// Prefetches that wait for an upstream.
+    /// Prefetches that are waiting for an upstream.
     pub pending_prefetches: IntGauge,
-    /// Bytes of partly read queries and of responses that wait to be written.
+    /// Bytes of partly read queries and of responses that are waiting to be written.
     pub buffered_bytes: IntGauge,
-    /// Queries, prefetches and messages turned away because a bound was reached, by resource.
+    /// Queries, prefetches and messages rejected because a bound was reached, by resource.
     pub rejections: IntCounterVec,
 }
 
@@ -33,7 +33,7 @@ impl CapacityMetrics {
              pending_queries, prefetches or buffered_bytes.",
             &["resource"],
         )?;
-        // A rate or an alert needs a series from the start, not only from the first event on.
+        // Rates and alerts need a series from the start, not only from the first event.
         for resource in RESOURCES {
             rejections.with_label_values(&[resource]);
         }

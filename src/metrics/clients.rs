@@ -1,26 +1,25 @@
-//! Metrics of whoever asks. Which clients have series of their own is for [`crate::jobs`] to say: here are the
-//! counters.
+//! Counters by client. [`crate::jobs`] decides which clients have series of their own.
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::register::counters;
 
-/// The labels of each series.
+/// Labels of each series.
 const LABELS: &[&str] = &["namespace", "project", "runner"];
 
-/// The families of counters by client. Cheap to clone: all clones are the same ones.
+/// Counter families by client. Cheap to clone; clones share the counters.
 #[derive(Clone, Debug)]
 pub struct ClientMetrics {
     queries: IntCounterVec,
     failures: IntCounterVec,
 }
 
-/// The counters of one namespace, project and runner.
+/// Counters of one namespace, project and runner.
 #[derive(Clone, Debug)]
 pub struct ClientSeries {
-    /// Answers to its queries.
+    /// Responses to queries.
     pub queries: IntCounter,
-    /// Those that failed.
+    /// Failed queries.
     pub failures: IntCounter,
 }
 
@@ -42,7 +41,7 @@ impl ClientMetrics {
         })
     }
 
-    /// The series of this namespace, project and runner; they begin at zero if there are none yet.
+    /// Returns the series of these labels, creating them at zero.
     pub fn series(&self, labels: [&str; 3]) -> ClientSeries {
         ClientSeries {
             queries: self.queries.with_label_values(&labels),
@@ -50,9 +49,9 @@ impl ClientMetrics {
         }
     }
 
-    /// Takes these series out.
+    /// Removes the series of these labels.
     pub fn forget(&self, labels: [&str; 3]) {
-        // An error says that they did not exist, which is what is wanted.
+        // An error means that the series did not exist.
         let _ = self.queries.remove_label_values(&labels);
         let _ = self.failures.remove_label_values(&labels);
     }

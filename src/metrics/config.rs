@@ -1,17 +1,17 @@
-//! Reloads of the configuration.
+//! Metrics of configuration reloads.
 
 use prometheus::{IntCounterVec, IntGauge, Registry};
 
 use super::register::{counters, int_gauge};
 
-/// The values of the label `result`.
+/// Values of the label `result`.
 const RESULTS: [&str; 2] = ["applied", "rejected"];
 
-/// Reloads, and what still waits for a restart.
+/// Reloads, and keys that wait for a restart.
 #[derive(Debug)]
 pub struct ConfigMetrics {
     reloads: IntCounterVec,
-    /// Keys of the file that differ from those in force until a restart.
+    /// Keys of the configuration file that differ from the configuration in force until a restart.
     pub needs_restart: IntGauge,
 }
 

@@ -1,82 +1,82 @@
-//! What happened to upstreams and to the configuration: each change is told here once, and goes to the log and into a
-//! ring that the admin pages read.
+//! State changes of upstreams, the configuration and the process. Each change is written to the log once, and to a ring
+//! that the admin pages read.
 //!
-//! Told are changes of state, never queries: this is far off every hot path. The ring holds the last [`KEPT`] of them.
+//! Queries are not events, so this code is not on a hot path. The ring holds the last [`KEPT`] events.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 
-/// Events in the ring; the oldest are forgotten.
+/// Number of events in the ring; older ones are dropped.
 pub const KEPT: usize = 256;
-/// The most bytes of a reason: it may quote what a stranger has written.
+/// Maximum size of a reason in bytes; it may quote untrusted text.
 const LONGEST_REASON: usize = 512;
 
 /// Milliseconds since 1970-01-01 00:00 UTC.
 pub type UnixMillis = u64;
 
-/// What happened.
+/// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Clients' queries go to this server no more; it is probed.
+    /// A server was ejected: it is probed, and queried for clients only as a last resort.
     Ejected,
-    /// Clients' queries go there again.
+    /// An ejected server is queried for clients again.
     Recovered,
-    /// It gives errors alone.
+    /// A server responds with errors only.
     Failing,
-    /// It gives answers again.
+    /// A server answers again.
     NoLongerFailing,
-    /// It is far slower than another one, which is asked before it now.
+    /// A server is far slower than another one, which is queried first.
     Degraded,
-    /// It is not far slower any more.
+    /// A server is no longer far slower.
     NoLongerDegraded,
-    /// Its queries come back to nodens; it is not asked while they do.
+    /// A server's queries come back to nodens; it is not queried.
     ForwardingLoop,
-    /// They do no more, or that is to be found out again.
+    /// The forwarding loop is gone, or is about to be checked again.
     ForwardingLoopCleared,
-    /// It gets no EDNS for a while.
+    /// A server is queried without EDNS for 15 minutes.
     EdnsOff,
-    /// It gets no random letter case for a while.
+    /// A server is queried without random letter case for 15 minutes.
     RandomCaseOff,
-    /// Names below a cluster's domain that were denied exist; none is denied without asking any more.
+    /// A name below a cluster's domain that was denied exists; pruning by form ends on the route.
     PruningOff,
-    /// The name of a server leads to this address.
+    /// The name of a server resolves to this address.
     AddressAdded,
-    /// The name of a server leads there no more.
+    /// The name of a server no longer resolves to this address.
     AddressRemoved,
     /// The name of a server cannot be resolved.
     NameUnresolved,
-    /// It can again.
+    /// The name of a server can be resolved again.
     NameResolved,
     /// A new configuration is in force.
     ReloadApplied,
-    /// The same, but a part of it waits for a restart.
+    /// A new configuration is in force, except for keys that need a restart.
     ReloadNeedsRestart,
-    /// A new configuration was not good.
+    /// A new configuration is invalid; the current one stays in force.
     ReloadRejected,
-    /// This worker takes the place of one that died.
+    /// This worker process replaces one that died.
     WorkerReplaced,
-    /// This nodens takes the place of another one, with its sockets and its cache.
+    /// This process took over the sockets and the cache of a predecessor.
     TookOver,
-    /// A new one takes queries from now on; this one rests.
+    /// A successor takes queries from now on; this process is on standby.
     HandedOver,
-    /// The new one does no more; this one takes queries again.
+    /// The successor stopped; this process takes queries again.
     HandoverReverted,
-    /// There was no handover.
+    /// A handover failed.
     HandoverFailed,
-    /// An address or the firewall was gone, and is back.
+    /// An address or the firewall table was removed, and has been restored.
     NodeRepaired,
-    /// It cannot be put back.
+    /// An address or the firewall table cannot be restored.
     NodeRepairFailed,
-    /// This machine refuses sockets or what is done with them.
+    /// This machine refuses socket operations.
     LocalFault,
-    /// It has not done so for a while.
+    /// This machine has not refused socket operations for a while.
     LocalFaultCleared,
 }
 
-/// How loudly it is logged.
+/// Log level of an event.
 enum Level {
     Info,
     Warn,
@@ -86,24 +86,24 @@ enum Level {
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
-    /// Grows from event to event, across restarts too: it is the time, or one more than the last one's.
+    /// Increasing id, also across restarts: the time, or the previous id plus one.
     pub id: u64,
-    /// When.
+    /// Time of the event.
     #[serde(serialize_with = "as_rfc3339")]
     pub time: UnixMillis,
-    /// What.
+    /// Kind of the event.
     pub kind: Kind,
-    /// The group, if it is about one.
+    /// The upstream, if the event is about one.
     pub upstream: Option<String>,
-    /// The server, if it is about one.
+    /// The server, if the event is about one.
     pub server: Option<String>,
-    /// Why, or which.
+    /// Cause or object of the event.
     pub reason: String,
-    /// All of it in words, as the log has it.
+    /// Full text, as in the log.
     pub text: String,
 }
 
-/// The ring.
+/// Ring of recent events.
 #[derive(Debug, Default)]
 pub struct Events {
     ring: Mutex<Ring>,
@@ -113,12 +113,12 @@ pub struct Events {
 struct Ring {
     events: VecDeque<Arc<Event>>,
     last: u64,
-    /// The newest that is in the ring no more.
+    /// Id of the newest event that was dropped.
     forgotten: u64,
 }
 
 impl Events {
-    /// Tells of an event, to the log and to whoever looks into the ring. `about` is the group and the server.
+    /// Writes an event to the log and to the ring. `about` is the upstream and the server.
     pub fn tell(&self, time: UnixMillis, kind: Kind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
         let mut reason = reason.into();
         let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
@@ -134,7 +134,7 @@ impl Events {
             reason,
             text: text.clone(),
         });
-        // Behind the ring's lock: a log may be slow.
+        // Logs after the ring's lock is released, because the log may be slow.
         match kind.level() {
             Level::Info => tracing::info!(upstream, server, "{text}"),
             Level::Warn => tracing::warn!(upstream, server, "{text}"),
@@ -142,10 +142,10 @@ impl Events {
         }
     }
 
-    /// Gives the event its id and its place.
+    /// Assigns the event's id and adds it to the ring.
     fn keep(&self, mut event: Event) {
         let mut ring = self.ring();
-        // A clock that was set back does not take ids back.
+        // Ids increase even if the clock is set back.
         event.id = event.time.max(ring.last + 1);
         ring.last = event.id;
         ring.events.push_back(Arc::new(event));
@@ -156,7 +156,7 @@ impl Events {
         }
     }
 
-    /// The events after that id, oldest first, and whether none of them has been forgotten.
+    /// Returns the events after `id`, oldest first, and whether none of them was dropped.
     pub fn after(&self, id: u64) -> (Vec<Arc<Event>>, bool) {
         let ring = self.ring();
         let from = ring.events.partition_point(|event| event.id <= id);
@@ -164,7 +164,7 @@ impl Events {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // The ring is whole between any two of its calls.
+        // The ring is consistent between calls, so a poisoned lock is harmless.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -221,11 +221,11 @@ impl Kind {
     }
 }
 
-/// A time as RFC 3339 writes it, in UTC, to the millisecond.
+/// Formats a time as RFC 3339, in UTC, with milliseconds.
 pub fn rfc3339(time: UnixMillis) -> String {
     let (days, of_day) = (time / 86_400_000, time % 86_400_000);
     let is_leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    // The Gregorian calendar repeats itself every 400 years, which have 146,097 days.
+    // The Gregorian calendar repeats every 400 years, which have 146,097 days.
     let (mut year, mut day) = (1970 + days / 146_097 * 400, days % 146_097);
     let mut length = 365;
     while day >= length {
@@ -284,7 +284,7 @@ mod tests {
         let (all, whole) = events.after(0);
         assert_eq!((all.len(), all[0].id, whole), (KEPT, 2, false));
         assert_eq!(all[0].text, "new configuration applied");
-        // Who has seen the first one misses nothing.
+        // A reader that has seen the first event misses nothing.
         assert!(events.after(1).1);
     }
 

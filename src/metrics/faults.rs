@@ -1,6 +1,6 @@
-//! Faults of this machine: how often each came, and since when it lasts.
+//! Faults of this machine: a counter for each cause, and whether the fault persists.
 //!
-//! A fault that comes with each query is told once when it begins and once when it is over, never for each query.
+//! A fault that affects every query is one event when it begins and one when it ends, not one for each query.
 
 use std::array;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use prometheus::{IntCounter, Registry};
 use super::events::{Events, Kind, UnixMillis};
 use super::register::counters;
 
-/// The values of the label `cause`, each with what to say of it.
+/// Values of the label `cause`, each with its event text.
 pub const CAUSES: [(&str, &str); 6] = [
     ("descriptors", "no file descriptor left (EMFILE, ENFILE); raise the limit of open files, see process_max_fds"),
     ("buffers", "no memory or buffer for a socket (ENOBUFS, ENOMEM, EAGAIN, ENOSPC)"),
@@ -21,10 +21,10 @@ pub const CAUSES: [(&str, &str); 6] = [
     ("busy", "too many queries in flight to one server"),
 ];
 
-/// A fault that has not come for so many milliseconds is over.
+/// Time in milliseconds without a fault after which it is over.
 const OVER_AFTER: UnixMillis = 10_000;
 
-/// The faults of all threads.
+/// Faults of all threads.
 #[derive(Debug)]
 pub struct Faults {
     causes: [Cause; CAUSES.len()],
@@ -54,7 +54,7 @@ impl Faults {
         Ok(Self { causes: array::from_fn(cause), events })
     }
 
-    /// Counts a fault, by its index in [`CAUSES`]; the first one is told.
+    /// Counts a fault by its index in [`CAUSES`]; the first one is an event.
     pub fn count(&self, index: usize, now: UnixMillis) {
         let Some(cause) = self.causes.get(index) else { return };
         cause.count.inc();
@@ -64,7 +64,7 @@ impl Faults {
         }
     }
 
-    /// Tells of faults that have not come again for a while.
+    /// Records an event for each fault that is over.
     pub fn check(&self, now: UnixMillis) {
         for (cause, (label, _)) in self.causes.iter().zip(CAUSES) {
             let is_over = now.abs_diff(cause.last.load(Ordering::Relaxed)) >= OVER_AFTER;

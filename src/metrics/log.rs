@@ -1,4 +1,4 @@
-//! Metrics of the log that the process writes of itself.
+//! Metrics of the process log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,15 +6,15 @@ use prometheus::{IntCounter, Registry};
 
 use super::register::counters;
 
-/// Lines of this process that nobody will read. There is one log, and it begins before there is a registry.
+/// Lost log lines of this process. Static, because the log starts before the registry exists.
 pub static LOST: Lost = Lost { full: AtomicU64::new(0), failed: AtomicU64::new(0) };
 
-/// Lines lost, by reason.
+/// Lost log lines, by reason.
 #[derive(Debug)]
 pub struct Lost {
-    /// Whoever reads the log was behind.
+    /// The reader of the log was too slow.
     pub full: AtomicU64,
-    /// They could not be written.
+    /// The lines could not be written.
     pub failed: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ impl LogMetrics {
         Ok(Self { full, failed })
     }
 
-    /// Takes over what has been lost by now.
+    /// Updates the metrics from [`LOST`].
     pub fn refresh(&self) {
         for (counter, lost) in [(&self.full, &LOST.full), (&self.failed, &LOST.failed)] {
             counter.inc_by(lost.load(Ordering::Relaxed).saturating_sub(counter.get()));

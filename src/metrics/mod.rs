@@ -1,6 +1,7 @@
-//! Every metric in one place, with its help text; and [`events`], what happened.
+//! All metrics with their help texts; and [`events`], the log of state changes.
 //!
-//! The hot path never touches these: a worker counts in a tally of plain numbers (see `answer`) and adds it up here once a batch.
+//! The hot path never touches metrics: a worker counts in local plain numbers (see `answer`) and adds them here once
+//! per batch.
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub use upstream::{FAILURE_KINDS, ServerMetrics, TRANSPORTS};
 pub use warm_up::WarmUpMetrics;
 pub use watch::WatchMetrics;
 
-/// The metrics of one process, by subject.
+/// Metrics of one process, by subject.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -53,7 +54,7 @@ pub struct Metrics {
     pub capacity: CapacityMetrics,
     /// The cache.
     pub cache: CacheMetrics,
-    /// Reloads.
+    /// Configuration reloads.
     pub config: ConfigMetrics,
     /// The node's addresses and firewall.
     pub node: NodeMetrics,
@@ -61,13 +62,13 @@ pub struct Metrics {
     pub search: SearchMetrics,
     /// Queries and failures by client.
     pub clients: ClientMetrics,
-    /// The watch of the Kubernetes API.
+    /// The Kubernetes watch.
     pub watch: WatchMetrics,
-    /// Names asked for before jobs start.
+    /// Warm-up queries.
     pub warm_up: WarmUpMetrics,
     /// The query log.
     pub query_log: QueryLogMetrics,
-    /// The log of the process itself.
+    /// The process log.
     pub log: LogMetrics,
     /// The process itself.
     pub process: ProcessMetrics,
@@ -84,7 +85,7 @@ impl Metrics {
     /// Returns all metrics, at zero.
     ///
     /// # Errors
-    /// A name is taken twice, which no input can cause.
+    /// Two metrics have the same name; no input can cause this.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let events = Arc::<Events>::default();
@@ -115,17 +116,17 @@ impl Metrics {
         })
     }
 
-    /// Returns all metrics in the text format of Prometheus.
+    /// Returns all metrics in the Prometheus text format.
     pub fn render(&self) -> String {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    /// Returns the counter of questions not sent because of the `max_qps` of the group `upstream`.
+    /// Returns the counter of questions not sent because of the `max_qps` of `upstream`.
     pub fn shed(&self, upstream: &str) -> IntCounter {
         self.upstream.shed(upstream)
     }
 
-    /// Returns the metrics of `server` of the group `upstream`.
+    /// Returns the metrics of `server` of `upstream`.
     pub fn server(&self, upstream: &str, server: &str) -> ServerMetrics {
         self.upstream.server(upstream, server, (&self.events, &self.faults))
     }

@@ -1,13 +1,13 @@
-//! The addresses and the firewall of the node.
+//! Metrics of the node's addresses and firewall.
 
 use prometheus::{IntCounterVec, Registry};
 
 use super::register::counters;
 
-/// Repairs of the node's configuration, and packets that its firewall let past connection tracking.
+/// Repairs of the node, and packets that its firewall excluded from connection tracking.
 #[derive(Debug)]
 pub struct NodeMetrics {
-    /// Addresses and firewall tables that another program removed and nodens restored, by what it was.
+    /// Addresses and firewall tables that another program removed and nodens restored, by `what`.
     pub repairs: IntCounterVec,
     /// Packets excluded from connection tracking, by kind.
     pub untracked: IntCounterVec,

@@ -1,4 +1,4 @@
-//! Metrics of the process itself, by the names that every Prometheus client library gives them, read from procfs.
+//! Process metrics with the standard names of Prometheus client libraries, read from procfs.
 
 use std::fs;
 use std::io;
@@ -39,14 +39,14 @@ impl ProcessMetrics {
         Ok(metrics)
     }
 
-    /// Reads the current values. A value that cannot be read stays as it was.
+    /// Updates all values. A value that cannot be read does not change.
     pub fn refresh(&self) {
         if let Ok(time) = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID) {
             let seconds = time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9;
             self.cpu_seconds.inc_by((seconds - self.cpu_seconds.get()).max(0.0));
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // Reading the directory takes a descriptor that is open only now.
+            // Reading the directory opens one temporary descriptor.
             self.open_fds.set(open.count().saturating_sub(1) as i64);
         }
         if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -60,7 +60,7 @@ impl ProcessMetrics {
     }
 }
 
-/// What is used of `/proc/self/stat`: see proc_pid_stat(5).
+/// The used fields of `/proc/self/stat`; see proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     threads: i64,
@@ -75,7 +75,7 @@ impl Stat {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The name of the program, field 2, is in parentheses and may have spaces and parentheses of its own.
+        // The program name, field 2, is in parentheses and may contain spaces and parentheses.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse().ok();
@@ -88,14 +88,14 @@ impl Stat {
     }
 }
 
-/// When the process began, in seconds since 1970.
+/// Returns the start time of the process in seconds since 1970.
 fn start_time() -> Option<i64> {
     let boot = fs::read_to_string("/proc/stat").ok()?;
     let boot: i64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(boot + Stat::read().ok()?.start_ticks / system(SysconfVar::CLK_TCK)?)
 }
 
-/// A constant of this system that is above zero.
+/// Returns a positive system constant.
 fn system(name: SysconfVar) -> Option<i64> {
     sysconf(name).ok().flatten().filter(|value| *value > 0)
 }

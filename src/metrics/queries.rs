@@ -1,10 +1,10 @@
-//! Queries of clients and the responses to them.
+//! Metrics of queries of clients and their responses.
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry};
 
 use super::register::{counter, counters, histograms};
 
-/// Counts and times of queries.
+/// Counts and latencies of queries.
 #[derive(Debug)]
 pub struct QueryMetrics {
     /// Queries received, by transport, type and route.

@@ -1,19 +1,19 @@
-//! Metrics of the log of queries.
+//! Metrics of the query log.
 
 use prometheus::{IntCounter, Registry};
 
 use super::register::{counter, counters};
 
-/// What became of queries that were to be logged. Cheap to clone: all clones are the same ones.
+/// Lines written and dropped. Cheap to clone; clones share the counters.
 #[derive(Clone, Debug)]
 pub struct QueryLogMetrics {
     /// Lines written.
     pub lines: IntCounter,
-    /// Dropped because the second had as many lines as it may.
+    /// Lines dropped because of the limit per second.
     pub rate: IntCounter,
-    /// Dropped because the writer was behind.
+    /// Lines dropped because the writer was behind.
     pub full: IntCounter,
-    /// Dropped because they could not be written.
+    /// Lines dropped because they could not be written.
     pub failed: IntCounter,
 }
 

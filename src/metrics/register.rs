@@ -1,4 +1,4 @@
-//! Makes a metric of each form, called `nodens_...`, and puts it into the registry.
+//! Constructors that create a `nodens_...` metric and register it.
 
 use prometheus::core::Collector;
 use prometheus::{

@@ -1,25 +1,25 @@
-//! What was done about the search lists of clients.
+//! Metrics of search lists of clients.
 
 use prometheus::{IntCounter, Registry};
 
 use super::register::{counter, counters};
 
-/// The values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
+/// Values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
 const RULES: [&str; 2] = ["form", "ancestor"];
 
-/// The values of the label `result`.
+/// Values of the label `result`.
 const CHECKS: [&str; 2] = ["denied", "exists"];
 
-/// Counts of names that a search list made.
+/// Counts of names that a search list produced.
 #[derive(Debug)]
 pub struct SearchMetrics {
-    /// Denied without asking, by the rule's number.
+    /// Names denied without a query, by the rule's number.
     pub denied: [IntCounter; RULES.len()],
-    /// Names of namespaces and services that were asked for on nodens's own account.
+    /// Queries for namespaces and Services that nodens sent on its own account.
     pub probes: IntCounter,
-    /// Names that were denied and asked for all the same: that do not exist, and that do.
+    /// Denied names sent to the upstream as a check: denied, and existing.
     pub checks: [IntCounter; CHECKS.len()],
-    /// First tries of a search list that got the answer of a later one.
+    /// First names of a search list answered with the result of a later one (autopath).
     pub completed: IntCounter,
 }
 

@@ -1,29 +1,29 @@
-//! Where responses come from.
+//! Sources of responses.
 
-/// Where a response came from.
+/// Source of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The cache, within its time (or a remembered failure).
+    /// The cache: an entry that has not expired, or a cached failure.
     Hit,
-    /// The cache, past its time, because upstreams failed (RFC 8767).
+    /// The cache: an expired entry, because upstreams failed (RFC 8767).
     Stale,
     /// nodens itself: static records, special-use names, errors in the query.
     Local,
-    /// An upstream, asked for this query or for an identical one.
+    /// An upstream, queried for this query or an identical one.
     Upstream,
-    /// Nowhere: the client may not ask.
+    /// None: the client is not allowed to query.
     Refused,
 }
 
 impl Source {
-    /// All of them, by their numbers.
+    /// All sources, by number.
     pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Local, Self::Upstream, Self::Refused];
 
-    /// The value of the label `source` in metrics.
+    /// Returns the value of the label `source` in metrics.
     pub fn label(self) -> &'static str {
         SOURCES[self as usize]
     }
 }
 
-/// The labels of [`Source`], by its number.
+/// Labels of [`Source`], by number.
 const SOURCES: [&str; Source::ALL.len()] = ["hit", "stale", "local", "upstream", "refused"];

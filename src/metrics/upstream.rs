@@ -1,4 +1,4 @@
-//! Upstreams and their servers.
+//! Metrics of upstreams and their servers.
 
 use std::array;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use super::events::{Events, Kind, UnixMillis};
 use super::faults::Faults;
 use super::register::{counters, gauges, histograms, int_gauges};
 
-/// The metrics of all servers.
+/// Metrics of all servers.
 #[derive(Debug)]
 pub(super) struct UpstreamMetrics {
     duration: HistogramVec,
@@ -24,36 +24,36 @@ pub(super) struct UpstreamMetrics {
     smoothed: GaugeVec,
 }
 
-/// The metrics of one upstream server, resolved once.
+/// Metrics of one server, with its series resolved once.
 #[derive(Clone, Debug)]
 pub struct ServerMetrics {
     labels: [String; 2],
     failures: IntCounterVec,
-    /// By kind; resolved at the first one, so that a server that never fails has no such series.
+    /// Failures by kind; resolved at the first failure, so a server without failures has no such series.
     failed: [OnceLock<IntCounter>; FAILURE_KINDS.len()],
     queries: [IntCounter; 3],
     events: Arc<Events>,
     faults: Arc<Faults>,
-    /// From a query to its reply.
+    /// Time from a query to its response.
     pub duration: Histogram,
-    /// Queries under way.
+    /// Queries in flight.
     pub in_flight: IntGauge,
-    /// Hedges sent to it.
+    /// Hedges sent to the server.
     pub hedges: IntCounter,
-    /// Hedges to it that brought the first answer.
+    /// Hedges that brought the first answer.
     pub hedges_won: IntCounter,
-    /// How often it was ejected.
+    /// Number of ejections.
     pub ejections: IntCounter,
-    /// 1 while it takes clients' queries.
+    /// 1 while the server takes queries of clients.
     pub healthy: IntGauge,
-    /// Its smoothed latency in seconds.
+    /// Smoothed latency in seconds.
     pub smoothed: prometheus::Gauge,
 }
 
-/// The values of the label `transport` of queries to upstreams.
+/// Values of the label `transport` of queries to servers.
 pub const TRANSPORTS: [&str; 3] = ["udp", "tcp", "tls"];
 
-/// The values of the label `kind` of failed attempts.
+/// Values of the label `kind` of failed attempts.
 pub const FAILURE_KINDS: [&str; 12] = [
     "timeout",
     "connection_refused",
@@ -162,7 +162,7 @@ impl UpstreamMetrics {
 
     pub(super) fn forget_server(&self, upstream: &str, server: &str) {
         let labels = [upstream, server];
-        // An error says that the series did not exist, which is the aim.
+        // An error means that the series did not exist.
         let _ = self.duration.remove_label_values(&labels);
         let _ = self.in_flight.remove_label_values(&labels);
         let _ = self.hedges.remove_label_values(&labels);
@@ -180,14 +180,14 @@ impl UpstreamMetrics {
 }
 
 impl ServerMetrics {
-    /// A query was sent over the transport of that number in [`TRANSPORTS`].
+    /// Counts a query sent over the transport with this index in [`TRANSPORTS`].
     pub fn sent(&self, transport: usize) {
         if let Some(counter) = self.queries.get(transport) {
             counter.inc();
         }
     }
 
-    /// An attempt failed; `kind` is one of [`FAILURE_KINDS`].
+    /// Counts a failed attempt; `kind` is one of [`FAILURE_KINDS`].
     pub fn failed(&self, kind: &str) {
         let [upstream, server] = &self.labels;
         let resolve = || self.failures.with_label_values(&[upstream.as_str(), server.as_str(), kind]);
@@ -196,23 +196,23 @@ impl ServerMetrics {
         }
     }
 
-    /// Queries sent, by transport.
+    /// Returns the number of queries sent, by transport.
     pub fn queries(&self) -> impl Iterator<Item = (&'static str, u64)> {
         TRANSPORTS.into_iter().zip(self.queries.iter().map(IntCounter::get))
     }
 
-    /// Attempts that failed, by kind.
+    /// Returns the number of failed attempts, by kind.
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let count = |counter: &OnceLock<IntCounter>| counter.get().map_or(0, IntCounter::get);
         FAILURE_KINDS.into_iter().zip(self.failed.iter().map(count))
     }
 
-    /// An attempt at it failed by a fault of this machine, by its index in [`CAUSES`](super::faults::CAUSES).
+    /// Counts a fault of this machine in an attempt, by its index in [`CAUSES`](super::faults::CAUSES).
     pub fn local_fault(&self, index: usize, now: UnixMillis) {
         self.faults.count(index, now);
     }
 
-    /// Something happened to it.
+    /// Records an event about the server.
     pub fn tell(&self, time: UnixMillis, kind: Kind, reason: String) {
         let [upstream, server] = &self.labels;
         self.events.tell(time, kind, (Some(upstream), Some(server)), reason);

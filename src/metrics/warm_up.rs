@@ -1,22 +1,22 @@
-//! Metrics of what is asked ahead for jobs that are about to start.
+//! Metrics of warm-up queries for jobs that are about to start.
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::register::{counter, counters};
 
-/// Reasons for which a question is not asked ahead.
+/// Reasons to skip a warm-up query.
 pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "queue_full"];
 
-/// What was asked ahead, and what came of it.
+/// Warm-up queries and their use.
 #[derive(Debug)]
 pub struct WarmUpMetrics {
-    /// Jobs that were seen before they started.
+    /// Job pods seen before they started.
     pub pods: IntCounter,
-    /// Questions asked of upstreams for them.
+    /// Warm-up queries sent to upstreams.
     pub prefetches: IntCounter,
-    /// Answers to these that a client got from the cache.
+    /// Answers to warm-up queries that a client got from the cache.
     pub used: IntCounter,
-    /// Questions that were not asked, by reason.
+    /// Warm-up queries that were skipped, by reason.
     pub skipped: IntCounterVec,
 }
 

@@ -1,4 +1,4 @@
-//! Metrics of the watch of the Kubernetes API.
+//! Metrics of the Kubernetes watch.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,16 +6,16 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::register::{counter, counters, gauge, int_gauge};
 
-/// How well it is known who asks.
+/// State of the attribution of clients by the Kubernetes watch.
 #[derive(Debug)]
 pub struct WatchMetrics {
     /// Pods of this node that have not ended.
     pub pods: IntGauge,
     /// Pods ignored because the bound on known pods was reached.
     pub ignored: IntCounter,
-    /// 1 while every watch is up.
+    /// 1 while every watch is established.
     pub connected: IntGauge,
-    /// What was heard, by kind.
+    /// Watch events, by kind.
     pub events: IntCounterVec,
     /// Watches that ended, by reason.
     pub restarts: IntCounterVec,
@@ -23,7 +23,7 @@ pub struct WatchMetrics {
     heard: AtomicU64,
 }
 
-/// In place of a time: nothing is watched.
+/// Value of `heard` while nothing is watched.
 const NEVER: u64 = u64::MAX;
 
 impl WatchMetrics {
@@ -68,12 +68,12 @@ impl WatchMetrics {
         Ok(metrics)
     }
 
-    /// The API was heard at that time, in milliseconds.
+    /// Records the time of the last data from the API, in milliseconds.
     pub fn heard_at(&self, now: u64) {
         self.heard.store(now, Ordering::Relaxed);
     }
 
-    /// Sets what depends on the time of looking, in milliseconds.
+    /// Updates the age of the last data at the time `now`, in milliseconds.
     pub fn refresh(&self, now: u64) {
         let heard = self.heard.load(Ordering::Relaxed);
         let age = if heard == NEVER { 0 } else { now.saturating_sub(heard) };

@@ -1,10 +1,11 @@
-//! The node's addresses: put on a link of its own, or on one that is there, and taken off again; over rtnetlink.
+//! The node's addresses, on a link of nodens's own or on an existing one, over rtnetlink.
 //!
-//! What nodens has put there it knows again, after a crash too, and nothing else is ever removed:
+//! nodens recognizes what it created, also after a crash, and removes nothing else:
 //!
-//! - a link is its own if it is a dummy link called `nodens`;
-//! - an address is its own if the kernel says so: the protocol that added it (IFA_PROTO, Linux 5.18), or its label `LINK:nodens`
-//!   for IPv4 on older ones. On those an IPv6 address on a link that is not its own cannot be known again.
+//! - A link is its own if it is a dummy link with the name `nodens`.
+//! - An address is its own if it is on that link, or if the kernel's data about it show it: the protocol that added it
+//!   (IFA_PROTO, Linux 5.18), or its label `LINK:nodens` for IPv4 on older kernels. On these an IPv6 address on another link
+//!   cannot be recognized.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,13 +16,13 @@ use super::error::NodeError;
 use super::netlink::{Message, Netlink, attribute, flag, put, text};
 use crate::config::node::Interface;
 
-/// The link that nodens makes.
+/// Name of the link that nodens creates.
 pub(super) const LINK: &str = "nodens";
-/// Behind the name of the link, in an address's label.
+/// Suffix after the link's name in an address's label.
 const LABEL: &str = ":nodens";
-/// Who added an address: a number that neither the kernel nor any known daemon uses.
+/// Protocol number of nodens's addresses, which neither the kernel nor any known daemon uses.
 const PROTOCOL: u8 = 0x6e;
-/// The loopback link.
+/// Name of the loopback link.
 const LOOPBACK: &str = "lo";
 
 /// Message types: see rtnetlink(7).
@@ -46,15 +47,15 @@ mod attr {
     pub(super) const PROTOCOL: u16 = 11;
 }
 
-/// Bytes of the header of a link's message, and of an address's.
+/// Bytes of the header of a link's message, and of an address's message.
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
-/// The link is up (IFF_UP).
+/// Flag of a link that is up (IFF_UP).
 const UP: u32 = 1;
-/// No duplicate address detection, which an address that every node has would fail (IFA_F_NODAD).
+/// Flag that disables duplicate address detection, which would fail for an address that every node has (IFA_F_NODAD).
 const NO_DAD: u32 = 2;
 
-/// The groups that tell of changes of links and addresses (RTMGRP_).
+/// Multicast groups for changes of links and addresses (RTMGRP_), as bits.
 pub(super) const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
 /// A link.
@@ -67,13 +68,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Whether nodens has made it.
+    /// Reports whether nodens created the link.
     pub(super) fn is_own(&self) -> bool {
         self.is_dummy && self.name == LINK
     }
 }
 
-/// An address of a link.
+/// An address on a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Present {
     pub(super) ip: IpAddr,
@@ -84,14 +85,14 @@ pub(super) struct Present {
 }
 
 impl Present {
-    /// Whether nodens has put it on `link`.
+    /// Reports whether nodens put the address on `link`.
     pub(super) fn is_own(&self, link: &Link) -> bool {
         self.link == link.index
             && (link.is_own() || self.protocol == PROTOCOL || self.label == format!("{}{LABEL}", link.name))
     }
 }
 
-/// The way to the kernel's tables.
+/// Access to the kernel's links and addresses.
 pub(super) struct Addresses(Netlink);
 
 impl Addresses {
@@ -99,14 +100,14 @@ impl Addresses {
         Netlink::open(SockProtocol::NetlinkRoute).map(Self)
     }
 
-    /// All links.
+    /// Lists all links.
     pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
         let answers = self.0.dump(&Message::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
         let links = answers.iter().filter(|answer| answer.kind == kind::NEW_LINK);
         Ok(links.filter_map(|answer| read_link(&answer.body)).collect())
     }
 
-    /// All addresses.
+    /// Lists all addresses.
     pub(super) fn present(&mut self) -> io::Result<Vec<Present>> {
         let message = Message::new(kind::GET_ADDRESS, flag::REQUEST | flag::DUMP, &[0; ADDRESS_HEADER]);
         let answers = self.0.dump(&message)?;
@@ -114,13 +115,13 @@ impl Addresses {
         Ok(addresses.filter_map(|answer| read_address(&answer.body)).collect())
     }
 
-    /// The link that is wanted; it is made if it is to be nodens' own and is not there.
+    /// Returns the configured link and sets it up; creates it if it is to be nodens's own and does not exist.
     pub(super) fn link(&mut self, wanted: &Interface) -> Result<Link, NodeError> {
         let link = match wanted {
             Interface::Named(name) => self.named(name)?,
             _ => match self.own() {
                 Ok(link) => link,
-                // The kernel has no such links.
+                // The kernel has no dummy links.
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) && *wanted == Interface::Auto => {
                     self.named(LOOPBACK)?
                 }
@@ -138,7 +139,7 @@ impl Addresses {
         links.into_iter().find(|link| link.name == name).ok_or_else(|| NodeError::NoLink(name.to_owned()))
     }
 
-    /// The link of nodens' own.
+    /// Returns nodens's own link; creates it if it does not exist.
     fn own(&mut self) -> io::Result<Link> {
         if let Some(link) = self.links()?.into_iter().find(Link::is_own) {
             return Ok(link);
@@ -162,26 +163,26 @@ impl Addresses {
         self.0.change(&Message::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
     }
 
-    /// Takes a link away.
+    /// Deletes a link.
     pub(super) fn remove_link(&mut self, link: &Link) -> io::Result<()> {
         self.0.change(&Message::new(kind::DELETE_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, 0)))
     }
 
-    /// Puts an address on a link, marked as nodens' own.
+    /// Adds an address to a link, marked as nodens's own.
     pub(super) fn add(&mut self, ip: IpAddr, link: &Link) -> io::Result<()> {
         let flags = flag::REQUEST | flag::ACK | flag::CREATE | flag::EXCL;
         let mut message = address_message(kind::NEW_ADDRESS, flags, ip, link.index)
             .put(attr::FLAGS, &NO_DAD.to_ne_bytes())
             .put(attr::PROTOCOL, &[PROTOCOL]);
         let label = format!("{}{LABEL}", link.name);
-        // A label is as long as a link's name at most: IFNAMSIZ, with its zero.
+        // A label has the size of a link's name: IFNAMSIZ (16) bytes with the terminating zero.
         if ip.is_ipv4() && label.len() < 16 {
             message = message.text(attr::LABEL, &label);
         }
         self.0.change(&message)
     }
 
-    /// Takes an address off a link.
+    /// Removes an address from a link.
     pub(super) fn remove(&mut self, address: &Present) -> io::Result<()> {
         self.0.change(&address_message(kind::DELETE_ADDRESS, flag::REQUEST | flag::ACK, address.ip, address.link))
     }
@@ -220,7 +221,7 @@ fn read_link(body: &[u8]) -> Option<Link> {
 
 fn read_address(body: &[u8]) -> Option<Present> {
     let value = |kind| attribute(body, ADDRESS_HEADER, kind);
-    // Of a link between two points the first is this end.
+    // On a point-to-point link IFA_LOCAL is this end, and IFA_ADDRESS the other one.
     let octets = value(attr::LOCAL).or_else(|| value(attr::ADDRESS))?;
     let ip = match octets.len() {
         4 => IpAddr::from(*octets.first_chunk::<4>()?),

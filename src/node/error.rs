@@ -1,42 +1,42 @@
-//! Why the node cannot be as it is to be, and what may help.
+//! Errors of the setup of the node's network, with a hint for a remedy.
 
 use std::io;
 use std::net::IpAddr;
 
-/// Why the node cannot be as it is to be.
+/// Failure to set up the node's network.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The process may not change the network.
+    /// Missing permission to change the network.
     #[error("cannot {what}: it needs CAP_NET_ADMIN")]
     NotPermitted {
-        /// What it wanted to do.
+        /// The operation.
         what: String,
     },
-    /// There is no link of that name.
+    /// No link with this name.
     #[error("there is no link {0}: see [node] interface")]
     NoLink(String),
-    /// Another link has the address already.
+    /// Another link already has the address.
     #[error("{address} is on the link {link} already, not on {wanted}: see [node] interface")]
     Elsewhere {
         /// The address.
         address: IpAddr,
-        /// Where it is.
+        /// The link that has it.
         link: String,
-        /// Where it should be.
+        /// The configured link.
         wanted: String,
     },
-    /// The kernel refuses.
+    /// Any other error of the kernel.
     #[error("cannot {what}: {error}")]
     Refused {
-        /// What was to be done.
+        /// The operation.
         what: String,
-        /// The kernel's word.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
 impl NodeError {
-    /// The kernel refuses to do `what`.
+    /// Returns the error for the operation `what`.
     pub(super) fn of(error: io::Error, what: impl Into<String>) -> Self {
         let what = what.into();
         match error.kind() {

@@ -1,33 +1,33 @@
-//! Queries to the node's addresses pass the firewall untracked: one table of nftables, which is nodens' alone.
+//! Exclusion of queries to the node's addresses from connection tracking: one table of nftables, which belongs to nodens.
 //!
-//! Connection tracking costs an entry for each query, two of them race for the same entry when a resolver asks for A and AAAA
-//! at once, and a full table drops packets: all of it for nothing, as nobody translates these packets' addresses. Both ways
-//! are taken out: queries as they come in or are sent by the node's own processes, and responses as they are sent.
+//! Connection tracking costs an entry for each query, two queries race for one entry when a stub resolver asks for A and AAAA
+//! at once, and a full table drops packets. nodens has no use for it, since these packets' addresses are not translated. Both
+//! directions are excluded: queries on arrival or when the node's own processes send them, and responses when they are sent.
 
 use std::io;
 use std::net::SocketAddr;
 
 use super::nft::{End, Found, Hook, Nft, Rule};
 
-/// The table, of the family `inet`.
+/// Name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "nodens";
 
-/// The table as it is to be.
+/// The configured table.
 pub(super) struct Firewall {
     rules: Vec<Rule>,
 }
 
-/// Packets that were not tracked.
+/// Number of packets that were excluded from tracking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Untracked {
-    /// To the addresses.
+    /// Packets to the addresses.
     pub queries: u64,
-    /// From them.
+    /// Packets from the addresses.
     pub responses: u64,
 }
 
 impl Firewall {
-    /// For queries to these addresses and ports.
+    /// Creates the rules for queries to these addresses and ports.
     pub(super) fn new(listen: &[SocketAddr]) -> Self {
         let mut rules = Vec::new();
         for address in listen {
@@ -46,13 +46,13 @@ impl Firewall {
         Self { rules }
     }
 
-    /// Whether the table is as it is to be.
+    /// Reports whether the kernel's table is as configured.
     pub(super) fn is_there(&self) -> io::Result<bool> {
         let mut nft = Nft::open()?;
         let chains = nft.chains(TABLE)?;
         let found = nft.rules(TABLE)?;
         let has_chain = |hook: Hook| chains.iter().any(|chain| chain == hook.chain());
-        // The kernel lists one chain after the other.
+        // The kernel lists the rules chain by chain.
         let in_order = |hook: Hook| {
             let wanted = self.rules.iter().filter(|rule| rule.hook == hook).map(|rule| rule.comment.as_str());
             let there = found.iter().filter(|rule| rule.chain == hook.chain()).map(|rule| rule.comment.as_str());
@@ -61,18 +61,18 @@ impl Firewall {
         Ok(Hook::ALL.iter().all(|hook| has_chain(*hook) && in_order(*hook)) && found.len() == self.rules.len())
     }
 
-    /// Puts it there, in one step.
+    /// Writes the table in one transaction.
     pub(super) fn put(&self) -> io::Result<()> {
         Nft::open()?.replace(TABLE, &self.rules)
     }
 }
 
-/// Takes the table away; whether there was one.
+/// Removes the table; returns whether it existed.
 pub(super) fn remove() -> io::Result<bool> {
     Nft::open()?.remove(TABLE)
 }
 
-/// What the table has counted.
+/// Returns the packets that the table has counted.
 pub(super) fn untracked() -> io::Result<Untracked> {
     let count = |found: &[Found], what: &str| {
         found.iter().filter(|rule| rule.comment.contains(what)).map(|rule| rule.packets).sum()

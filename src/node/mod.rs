@@ -1,17 +1,17 @@
-//! The node itself: one fixed address that every node has, and queries to it past connection tracking.
+//! The node's network: one fixed address that is the same on every node, and queries to it without connection tracking.
 //!
 //! ```text
 //! start ──► link ──► addresses ──► firewall ──► (listeners are bound)
-//!             whoever takes something away: the kernel tells, and it is put back at once; looked at every minute anyway
-//! stop  ──► firewall ──► addresses, link: what nodens has put there, nothing else
+//!             reconcile: on a notification of the kernel, and every minute
+//! stop  ──► firewall ──► addresses, link: removes only what nodens created
 //! ```
 //!
-//! - `addresses` links and addresses, over rtnetlink;
-//! - `firewall` which rules there are, `nft` how they are said to the kernel, over nfnetlink;
-//! - `netlink` what both speak.
+//! - `addresses`: links and addresses, over rtnetlink;
+//! - `firewall`: the rules, and `nft`: their encoding for the kernel, over nfnetlink;
+//! - `netlink`: the protocol that both use.
 //!
-//! A process that dies leaves everything in place: its successor finds it as it wants it. `nodens node cleanup` removes
-//! what is left where there is no successor.
+//! A process that dies leaves everything in place, and its successor finds it as configured. Without a successor,
+//! `nodens node cleanup` removes it.
 
 use std::future::pending;
 use std::io;
@@ -27,7 +27,7 @@ pub use self::error::NodeError;
 use self::firewall::Firewall;
 pub use self::firewall::Untracked;
 use self::netlink::Netlink;
-use crate::config::node::Firewall as PendingQuery;
+use crate::config::node::Firewall as WantedFirewall;
 use crate::config::{Config, Node as Settings};
 
 mod addresses;
@@ -36,60 +36,60 @@ mod firewall;
 mod netlink;
 mod nft;
 
-/// How often everything is looked at, if the kernel tells of no change.
+/// Interval between checks without a notification of the kernel.
 pub const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How long one waits for changes to settle: they come in groups.
+/// Wait after a notification for further ones: they come in groups.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Not more often than this is anything put back: somebody else may want it gone.
+/// Minimum interval between repairs, to avoid a fight with another controller.
 const MEND_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is there of what is wanted.
+/// Actual state of the configured network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The link, if there is one.
+    /// Name of the link with the addresses, if any.
     pub link: Option<String>,
-    /// Each address that is wanted: whether it is on that link, and whether nodens has put it there.
+    /// Each configured address: true if it is on that link, and true if nodens put it there.
     pub addresses: Vec<(IpAddr, bool, bool)>,
-    /// Whether the table is as it is to be; none if there is to be none, or the kernel does not say.
+    /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
     pub firewall: Option<bool>,
-    /// What the table has counted.
+    /// Packets that the table has counted.
     pub untracked: Untracked,
 }
 
 impl State {
-    /// Whether all of it is there.
+    /// Reports whether the state is as configured.
     pub fn is_good(&self) -> bool {
         self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
     }
 }
 
-/// The node as it is to be.
+/// Configured network of the node.
 pub struct Node {
     settings: Settings,
     firewall: Option<Firewall>,
 }
 
-/// What was put back.
+/// Repairs that were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// Addresses.
+    /// Addresses that were missing.
     pub addresses: Vec<IpAddr>,
-    /// Whether the table was.
+    /// True if the table was missing or different.
     pub firewall: bool,
 }
 
 impl Node {
-    /// What the configuration wants of the node; none if nothing.
+    /// Returns the network that the configuration asks for, if any.
     pub fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
-        let firewall = (settings.firewall == PendingQuery::Nft).then(|| Firewall::new(&settings.listen));
+        let firewall = (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen));
         Some(Self { settings, firewall })
     }
 
-    /// Makes the node as it is to be. What is there already stays as it is.
+    /// Puts the network into the configured state, without changes to the parts that are correct.
     ///
     /// # Errors
-    /// An address cannot be had. Without the firewall the addresses serve as well: that is only a warning in the log.
+    /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
     pub fn set_up(&self) -> Result<Mended, NodeError> {
         let mended = Mended { addresses: self.put_addresses()?, firewall: false };
         match self.put_firewall() {
@@ -122,7 +122,7 @@ impl Node {
         Ok(put)
     }
 
-    /// Whether the table had to be written.
+    /// Writes the table if it is not as configured; returns whether it did.
     fn put_firewall(&self) -> io::Result<bool> {
         let Some(firewall) = &self.firewall else { return Ok(false) };
         let missing = !firewall.is_there()?;
@@ -132,18 +132,18 @@ impl Node {
         Ok(missing)
     }
 
-    /// Takes away what nodens has put there. All of it is tried, whatever fails.
+    /// Removes everything that nodens created; continues after a failure.
     ///
     /// # Errors
-    /// The first thing that could not be taken away.
+    /// The first failure.
     pub fn tear_down(&self) -> Result<Vec<String>, NodeError> {
         remove(&self.settings.addresses)
     }
 
-    /// What is there.
+    /// Returns the actual state.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel does not list its addresses.
     pub fn state(&self) -> Result<State, NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
         let mut addresses = Addresses::open().map_err(open)?;
@@ -169,17 +169,17 @@ impl Node {
         })
     }
 
-    /// Puts back what somebody takes away, and tells of it, for ever.
+    /// Reconciles in a loop and reports each repair and each new error. Never returns.
     pub async fn tend(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
         let changes = [
             listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
         ];
         let [addresses, rules] = changes;
-        // What cannot be mended is told once, not every minute.
+        // A repeated error is reported once.
         let mut told = String::new();
         loop {
-            // At first too: the one that served before may have put its own back since this one set the node up.
+            // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
             let mended = self.put_addresses().and_then(|addresses| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
                 Ok(Mended { addresses, firewall: self.put_firewall().map_err(failed)? })
@@ -203,15 +203,15 @@ impl Node {
     }
 }
 
-/// What the table has counted so far; nothing if there is none.
+/// Returns the packets that the table has counted; zero without a table.
 pub fn untracked() -> Untracked {
     firewall::untracked().unwrap_or_default()
 }
 
-/// The addresses that nodens has put on this node, as far as they can be told.
+/// Returns the addresses on this node that are recognizably nodens's own.
 ///
 /// # Errors
-/// The kernel does not say.
+/// The kernel does not list its addresses.
 pub fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     let failed = |error| NodeError::of(error, "ask the kernel for its addresses");
     let mut tables = Addresses::open().map_err(failed)?;
@@ -220,11 +220,11 @@ pub fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     Ok(tables.present().map_err(failed)?.into_iter().filter(is_own).map(|present| present.ip).collect())
 }
 
-/// Removes what nodens has put on the node: the table, its own link, and those of the addresses that it has put elsewhere; without
-/// addresses, all that it can tell to be its own. Returns what was removed.
+/// Removes what nodens put on the node: the table, nodens's own link, and those of `addresses` that nodens put on other links.
+/// If `addresses` is empty, removes all addresses that are recognizably nodens's own. Returns what was removed.
 ///
 /// # Errors
-/// The first thing that could not be removed; the others are.
+/// The first failure. The other removals are still attempted, unless the kernel does not list its links and addresses.
 pub fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
     let (mut removed, mut failed) = (Vec::new(), None);
     let mut note = |what: String, result: io::Result<bool>| match result {
@@ -232,7 +232,7 @@ pub fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
         Ok(false) => {}
         Err(error) => drop(failed.get_or_insert(NodeError::of(error, format!("remove {what}")))),
     };
-    // Before the addresses: what they are translated to without nodens must be tracked.
+    // The table is removed before the addresses: without nodens these addresses are translated, which needs tracking.
     note(format!("the table {} of nftables", firewall::TABLE), firewall::remove().or_else(not_there));
     let mut tables = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
     let links = tables.links().map_err(|error| NodeError::of(error, "list links"))?;
@@ -249,7 +249,7 @@ pub fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
     failed.map_or(Ok(removed), Err)
 }
 
-/// A kernel without nftables has no table of it.
+/// Treats the error of a kernel without nftables as a missing table.
 fn not_there(error: io::Error) -> io::Result<bool> {
     match error.raw_os_error() {
         Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL) => Ok(false),
@@ -266,7 +266,7 @@ fn elsewhere(there: &Present, links: &[Link], wanted: &Link) -> NodeError {
     }
 }
 
-/// Hears what happens; none if the kernel does not tell.
+/// Subscribes to notifications; returns `None` if the kernel refuses.
 fn listen(protocol: SockProtocol, groups: u32) -> Option<AsyncFd<Netlink>> {
     Netlink::listening(protocol, groups).and_then(watched).ok()
 }
@@ -276,7 +276,7 @@ fn watched(socket: Netlink) -> io::Result<AsyncFd<Netlink>> {
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
-/// Resolves when something has happened.
+/// Resolves after a notification.
 async fn changed(socket: Option<&AsyncFd<Netlink>>) {
     let Some(socket) = socket else { return pending().await };
     loop {

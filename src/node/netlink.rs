@@ -1,8 +1,8 @@
-//! Netlink (RFC 3549, netlink(7)): messages of attributes, and a socket that asks the kernel and waits for its word.
+//! Netlink (RFC 3549, netlink(7)): messages with attributes, and a socket for requests to the kernel.
 //!
-//! Two families are spoken here, and one encoder serves both: rtnetlink for links and addresses, nfnetlink for the firewall.
-//! A message is a header, the family's own header, and attributes: length, type, value, padded to four bytes. Numbers are in
-//! the host's byte order in headers and in rtnetlink, in network order in nftables.
+//! One encoder serves two families: rtnetlink for links and addresses, nfnetlink for the firewall. A message consists of a
+//! header, the family's own header, and attributes: length, type, value, padded to four bytes. Numbers are in the host's byte
+//! order in headers and in rtnetlink, and in network order in nftables.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,11 +15,11 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// How long the kernel may take.
+/// Timeout of a receive operation.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Room for what comes at once; the kernel's own is 32 KiB at most.
+/// Size of the receive buffer; the kernel sends at most 32 KiB at once.
 const BUFFER: usize = 64 << 10;
-/// The most bytes of one answer: far more than any node has links, addresses or rules of ours.
+/// Most bytes of the messages for one request: far more than the links, addresses and own rules of any node need.
 const LONGEST_ANSWER: usize = 16 << 20;
 /// Bytes of a message's header.
 const HEADER: usize = 16;
@@ -42,11 +42,11 @@ pub(super) mod flag {
     pub(crate) const APPEND: u16 = 0x800;
 }
 
-/// This bit of an attribute's type says that its value is attributes; the next one that it is in network order.
+/// Bit of an attribute's type for a value of nested attributes; the next lower bit is for a value in network order.
 const NESTED: u16 = 0x8000;
 const TYPE_BITS: u16 = 0x3fff;
 
-/// A message that is written.
+/// A message to the kernel.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) kind: u16,
@@ -55,28 +55,28 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// One with the family's own header.
+    /// Creates a message with the family's own header.
     pub(super) fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         Self { kind, flags, body: header.to_vec() }
     }
 
-    /// An attribute.
+    /// Appends an attribute.
     pub(super) fn put(mut self, attribute: u16, value: &[u8]) -> Self {
         put(&mut self.body, attribute, value);
         self
     }
 
-    /// An attribute that is text with a zero behind.
+    /// Appends an attribute with a zero-terminated text.
     pub(super) fn text(self, attribute: u16, text: &str) -> Self {
         self.put(attribute, &[text.as_bytes(), &[0]].concat())
     }
 
-    /// An attribute that is attributes.
+    /// Appends an attribute with nested attributes.
     pub(super) fn nest(self, attribute: u16, inner: &[u8]) -> Self {
         self.put(attribute | NESTED, inner)
     }
 
-    /// All of it, with a number that the answer will bear.
+    /// Encodes the message with a sequence number, which the kernel repeats in its messages about it.
     pub(super) fn bytes(&self, sequence: u32) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.body.len());
         bytes.extend_from_slice(&((HEADER + self.body.len()) as u32).to_ne_bytes());
@@ -97,12 +97,12 @@ pub(super) fn put(bytes: &mut Vec<u8>, attribute: u16, value: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-/// Appends an attribute that is attributes.
+/// Appends an attribute with nested attributes.
 pub(super) fn nest(bytes: &mut Vec<u8>, attribute: u16, inner: &[u8]) {
     put(bytes, attribute | NESTED, inner);
 }
 
-/// The attributes behind a header of so many bytes; those that are broken end the list.
+/// Iterates over the attributes after a header of `header` bytes, up to the first malformed attribute.
 pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = body.get(header..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -113,12 +113,12 @@ pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u1
     })
 }
 
-/// The value of an attribute.
+/// Returns the value of an attribute.
 pub(super) fn attribute(body: &[u8], header: usize, wanted: u16) -> Option<&[u8]> {
     attributes(body, header).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
-/// The text of a value, which ends at its first zero.
+/// Returns the text of a value, which ends at the first zero.
 pub(super) fn text(value: &[u8]) -> String {
     let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
@@ -132,14 +132,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// A message that the kernel sent.
+/// A message from the kernel.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) kind: u16,
     pub(super) body: Vec<u8>,
 }
 
-/// A socket to one family of the kernel.
+/// A netlink socket of one family.
 #[derive(Debug)]
 pub(super) struct Netlink {
     socket: OwnedFd,
@@ -147,12 +147,12 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    /// One that asks.
+    /// Opens a socket for requests.
     pub(super) fn open(protocol: SockProtocol) -> io::Result<Self> {
         Self::listening(protocol, 0)
     }
 
-    /// One that hears what happens in these groups, as bits.
+    /// Opens a socket that receives the notifications of these multicast groups (a bit mask).
     pub(super) fn listening(protocol: SockProtocol, groups: u32) -> io::Result<Self> {
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
@@ -160,17 +160,17 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Asks for all of something.
+    /// Requests a list.
     pub(super) fn dump(&mut self, message: &Message) -> io::Result<Vec<Answer>> {
         self.ask(std::slice::from_ref(message), 1)
     }
 
-    /// Asks for a change and waits until it is made.
+    /// Requests a change and waits for its acknowledgement.
     pub(super) fn change(&mut self, message: &Message) -> io::Result<()> {
         self.ask(std::slice::from_ref(message), 1).map(drop)
     }
 
-    /// Sends messages in one piece; returns what was said until so many of them were acknowledged or dumped whole.
+    /// Sends messages in one datagram; returns the kernel's messages up to the last of `ends` acknowledgements or ends of lists.
     pub(super) fn ask(&mut self, messages: &[Message], ends: usize) -> io::Result<Vec<Answer>> {
         let first = self.sequence;
         let mut bytes = Vec::new();
@@ -194,7 +194,7 @@ impl Netlink {
                 let own = u32_at(rest, 8).is_some_and(|number| number.wrapping_sub(first) < messages.len() as u32);
                 rest = rest.get((length as usize).next_multiple_of(4)..).unwrap_or_default();
                 match kind {
-                    // An answer to something that was given up.
+                    // A message about an earlier request that timed out.
                     _ if !own => {}
                     kind::ERROR => match u32_at(body, 0).unwrap_or_default() as i32 {
                         0 => left = left.saturating_sub(1),
@@ -218,14 +218,14 @@ impl Netlink {
         }
     }
 
-    /// Throws away what has been said up to now; whether there was anything.
+    /// Discards all pending notifications; returns whether there were any.
     pub(super) fn clear(&self) -> bool {
         let mut any = false;
         let mut buffer = [0; 4_096];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EINTR) => {}
-                // There was more than the socket holds.
+                // ENOBUFS: the socket's buffer was full, and notifications were lost.
                 Ok(_) | Err(Errno::ENOBUFS) => any = true,
                 Err(_) => return any,
             }
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         let mut route = Netlink::open(SockProtocol::NetlinkRoute).expect("a socket");
-        // RTM_GETLINK, all.
+        // RTM_GETLINK for all links.
         let links = route.dump(&Message::new(18, flag::REQUEST | flag::DUMP, &[0; 16])).expect("links");
         assert!(links.iter().any(|link| attribute(&link.body, 16, 3).map(text).as_deref() == Some("lo")));
         let nothing = route.change(&Message::new(18, flag::REQUEST | flag::ACK, &[0xff; 16]));

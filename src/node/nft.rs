@@ -1,8 +1,8 @@
-//! The messages of nftables (nfnetlink): tables, chains, rules and their expressions, as bytes.
+//! Messages of nftables (nfnetlink): tables, chains, rules and their expressions, as bytes.
 //!
-//! Only what [`firewall`](super::firewall) needs: a table of the family `inet`, filter chains on two hooks, and rules that
-//! match an address, a protocol and a port, count, and keep the packet from connection tracking. Changes are sent as one
-//! batch, which the kernel takes whole or not at all. Numbers are in network order.
+//! Covers only the needs of [`firewall`](super::firewall): a table of the family `inet`, filter chains on two hooks, and rules
+//! that match an address, a protocol and a port, count the packet, and exclude it from connection tracking. Changes are sent as
+//! one batch, which the kernel applies as a whole or not at all. Numbers are in network order.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use nix::sys::socket::SockProtocol;
 
 use super::netlink::{Answer, Message, Netlink, attribute, attributes, flag, nest, put, text};
 
-/// The subsystem of nftables (NFNL_SUBSYS_NFTABLES), which is the upper half of its messages' types.
+/// Subsystem number of nftables (NFNL_SUBSYS_NFTABLES), the upper byte of its message types.
 const SUBSYSTEM: u16 = 10;
-/// Both families in one table (NFPROTO_INET).
+/// Family of tables for both IPv4 and IPv6 (NFPROTO_INET).
 const INET: u8 = 1;
 /// Bytes of the family's own header.
 const HEADER: usize = 4;
-/// The group that tells of changes (NFNLGRP_NFTABLES), as a bit.
+/// Multicast group for changes of nftables (NFNLGRP_NFTABLES), as a bit.
 pub(super) const GROUPS: u32 = 1 << 6;
 
-/// Message types: those of a batch, and those of nftables.
+/// Message types of batches and of nftables.
 mod kind {
     use super::SUBSYSTEM;
 
@@ -34,7 +34,7 @@ mod kind {
     pub(super) const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
 }
 
-/// Attributes, each with the list that it belongs to.
+/// Attribute types, prefixed with the object that they belong to.
 mod attr {
     pub(super) const TABLE_NAME: u16 = 1;
     pub(super) const CHAIN_TABLE: u16 = 1;
@@ -64,36 +64,36 @@ mod attr {
     pub(super) const COUNTER_PACKETS: u16 = 2;
 }
 
-/// The register that a value is loaded into to be compared.
+/// Register that holds a value for a comparison.
 const REGISTER: u32 = 1;
-/// Equal (NFT_CMP_EQ).
+/// Comparison for equality (NFT_CMP_EQ).
 const EQUAL: u32 = 0;
-/// What a packet is (NFT_META_): its family, the protocol above IP.
+/// Metadata of a packet (NFT_META_): its family, and the protocol above IP.
 const META_FAMILY: u32 = 15;
 const META_PROTOCOL: u32 = 16;
 /// Parts of a packet (NFT_PAYLOAD_).
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// What the chain does with packets that no rule takes (NF_ACCEPT).
+/// Policy of a chain for packets that no rule decides (NF_ACCEPT).
 const ACCEPT: u32 = 1;
-/// Before connection tracking (NF_IP_PRI_RAW).
+/// Priority before connection tracking (NF_IP_PRI_RAW).
 const RAW: i32 = -300;
-/// In a rule's user data, `nft` shows what has this type as its comment.
+/// Type of the comment in a rule's user data, which `nft` shows.
 const COMMENT: u8 = 0;
 
-/// Where packets pass: hooks of the family `inet`.
+/// Hooks of the family `inet`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
-    /// Those that come in.
+    /// Hook for arriving packets.
     Prerouting,
-    /// Those of the node's own processes.
+    /// Hook for packets of the node's own processes.
     Output,
 }
 
 impl Hook {
     pub(super) const ALL: [Self; 2] = [Self::Prerouting, Self::Output];
 
-    /// The chain's name.
+    /// Returns the name of the hook's chain.
     pub(super) fn chain(self) -> &'static str {
         match self {
             Self::Prerouting => "prerouting",
@@ -109,36 +109,36 @@ impl Hook {
     }
 }
 
-/// Which of a packet's addresses and ports.
+/// Side of a packet whose address and port a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Source,
     Destination,
 }
 
-/// A rule: packets of a protocol that come from or go to an address and port are not tracked.
+/// A rule that excludes a protocol's packets to or from an address and port from connection tracking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) hook: Hook,
     pub(super) end: End,
-    /// UDP or TCP, as IP numbers them.
+    /// IP protocol number of UDP or TCP.
     pub(super) protocol: u8,
     pub(super) address: IpAddr,
     pub(super) port: u16,
-    /// It tells the rule from others, and is shown to people.
+    /// Human-readable comment, which identifies the rule.
     pub(super) comment: String,
 }
 
-/// A rule that is in the kernel.
+/// A rule in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) chain: String,
     pub(super) comment: String,
-    /// Packets that it took.
+    /// Packets that the rule has counted.
     pub(super) packets: u64,
 }
 
-/// The way to the kernel's tables.
+/// Access to the kernel's nftables.
 pub(super) struct Nft(Netlink);
 
 impl Nft {
@@ -146,7 +146,7 @@ impl Nft {
         Netlink::open(SockProtocol::NetlinkNetFilter).map(Self)
     }
 
-    /// Puts a table with these rules in place of whatever has its name.
+    /// Replaces the table of this name, if any, with these rules.
     pub(super) fn replace(&mut self, table: &str, rules: &[Rule]) -> io::Result<()> {
         let mut messages = vec![batch(kind::BATCH_BEGIN), new_table(table), delete_table(table), new_table(table)];
         messages.extend(Hook::ALL.map(|hook| new_chain(table, hook)));
@@ -154,7 +154,7 @@ impl Nft {
         self.commit(messages)
     }
 
-    /// Takes a table away; whether there was one.
+    /// Removes a table; returns whether it existed.
     pub(super) fn remove(&mut self, table: &str) -> io::Result<bool> {
         match self.commit(vec![batch(kind::BATCH_BEGIN), delete_table(table)]) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -168,7 +168,7 @@ impl Nft {
         self.0.ask(&messages, ends).map(drop)
     }
 
-    /// The names of a table's chains that packets pass.
+    /// Returns the names of a table's chains that are attached to a hook.
     pub(super) fn chains(&mut self, table: &str) -> io::Result<Vec<String>> {
         let message = Message::new(kind::GET_CHAIN, flag::REQUEST | flag::DUMP, &header(0));
         let answers = self.0.dump(&message)?;
@@ -177,7 +177,7 @@ impl Nft {
         Ok(hooked.filter_map(|answer| attribute(&answer.body, HEADER, attr::CHAIN_NAME).map(text)).collect())
     }
 
-    /// A table's rules, in their order.
+    /// Returns a table's rules in their order.
     pub(super) fn rules(&mut self, table: &str) -> io::Result<Vec<Found>> {
         let message =
             Message::new(kind::GET_RULE, flag::REQUEST | flag::DUMP, &header(0)).text(attr::RULE_TABLE, table);
@@ -194,7 +194,7 @@ fn is_of(answer: &Answer, kind: u16, attribute_of_table: u16, table: &str) -> bo
     answer.kind == kind && attribute(&answer.body, HEADER, attribute_of_table).map(text).as_deref() == Some(table)
 }
 
-/// The header of each message: the family, and what a batch is for.
+/// Returns the header of a message: the family, and for a batch its subsystem.
 fn header(resource: u16) -> [u8; HEADER] {
     let [high, low] = resource.to_be_bytes();
     [if resource == 0 { INET } else { 0 }, 0, high, low]
@@ -234,7 +234,7 @@ fn new_rule(table: &str, rule: &Rule) -> Message {
         End::Destination => (addresses[1], 2),
     };
     let mut expressions = Vec::new();
-    // What most packets fail at comes first.
+    // The expressions that exclude most packets come first.
     meta(&mut expressions, META_FAMILY, &[family]);
     load(&mut expressions, NETWORK_HEADER, address, &octets);
     meta(&mut expressions, META_PROTOCOL, &[rule.protocol]);
@@ -251,7 +251,7 @@ fn new_rule(table: &str, rule: &Rule) -> Message {
         .put(attr::RULE_USERDATA, &comment)
 }
 
-/// What a packet is must equal `value`.
+/// Appends expressions that match packets whose metadata equal `value`.
 fn meta(expressions: &mut Vec<u8>, key: u32, value: &[u8]) {
     let mut data = Vec::new();
     put(&mut data, attr::META_KEY, &key.to_be_bytes());
@@ -260,7 +260,7 @@ fn meta(expressions: &mut Vec<u8>, key: u32, value: &[u8]) {
     equals(expressions, value);
 }
 
-/// These bytes of a packet must equal `value`.
+/// Appends expressions that match packets whose bytes at `offset` equal `value`.
 fn load(expressions: &mut Vec<u8>, base: u32, offset: u32, value: &[u8]) {
     let mut data = Vec::new();
     put(&mut data, attr::PAYLOAD_REGISTER, &REGISTER.to_be_bytes());
@@ -302,7 +302,7 @@ fn read_rule(body: &[u8]) -> Found {
     Found { chain: value(attr::RULE_CHAIN).map(text).unwrap_or_default(), comment, packets: counted.sum() }
 }
 
-/// The comment among user data: type, length, value of each.
+/// Returns the comment from user data, a list of type, length and value.
 fn read_comment(mut data: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = data {
         let (value, others) = rest.split_at_checked(usize::from(*length))?;

@@ -1,4 +1,4 @@
-//! A query as a line of JSON.
+//! Queries as lines of JSON.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::wire::text::plain_json;
 /// Guessed and conflicting values are not logged, because a line does not show how far they can be trusted.
 const LEAST_TRUST: Trust = Trust::JobControlled;
 
-/// The fields in their order; what is not known is null.
+/// Fields in the order of output; unknown values are null.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -44,26 +44,26 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// The time of a server as the world has it.
+/// A time of the process's clock, and the wall-clock time at the same moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// The server's.
+    /// Time of the process's clock.
     pub now: Millis,
-    /// The world's at that moment.
+    /// Wall-clock time.
     pub wall: UnixMillis,
 }
 
-/// Writes a line for each query of a batch behind `out`.
+/// Appends a line for each query of a batch to `out`.
 pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
     for record in &batch.records {
-        // A line is written to memory, which does not fail.
+        // Serialization to memory does not fail.
         let line = serde_json::to_string(&line(record, &batch.snapshot, tables, clock)).unwrap_or_default();
         out.extend_from_slice(plain_json(line).as_bytes());
         out.push(b'\n');
     }
 }
 
-/// What one line says.
+/// Returns the fields of a line.
 fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
         ClientIdentity::Known { client, .. } => Some(&**client),

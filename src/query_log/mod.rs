@@ -1,17 +1,17 @@
-//! A line of JSON for each query, or for some of them.
+//! Query log: a line of JSON for each query, or for a sample of the queries.
 //!
 //! ```text
-//! a worker's turn ──► sampler ──── copies one of so many ──► buffer ── with the ledger, every 100 ms ──► channel ──┐
-//!                     a countdown                            bounded                                     bounded   │
-//!          file or stdout ◄── line ◄── who was that at that time? ◄── writer, in a thread of its own ◄─────────────┘
+//! batch ──► sampler ──── copies the selected ones ──► buffer ── after a flush, every 100 ms ──► channel ───┐
+//!           countdown                                 bounded                                   bounded    │
+//!          file or stdout ◄── line ◄── attribution at the time of the query ◄── writer thread ◄────────────┘
 //! ```
 //!
-//! No worker ever waits for any of this: what finds no room is counted, and gone.
+//! No worker ever waits for the log: a record that finds no room is counted and dropped.
 //!
-//! - [`sampler`] which queries are copied: the part on the hot path;
-//! - [`record`] what of them;
-//! - [`mod@line`] a copy as text;
-//! - [`writer`] the thread, and the file that it writes to.
+//! - [`sampler`]: selection of queries, the part on the hot path;
+//! - [`record`]: a copy of a query;
+//! - [`mod@line`]: a copy as text;
+//! - [`writer`]: the thread, and the file that it writes.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,12 +34,12 @@ pub use sampler::Sampler;
 use way::{Budget, Way};
 use writer::Writer;
 
-/// Batches of all workers that wait for the writer, each of at most [`sampler::BUFFER`] copies of some 400 bytes.
+/// Most batches of all workers that wait for the writer, each of at most [`sampler::BUFFER`] copies of about 400 bytes.
 const WAITING: usize = 32;
-/// How long the end of the server waits for the writer: what it writes to may be stuck.
+/// Longest time that the shutdown waits for the writer: its target may be stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The log of a server, if it has one.
+/// Query log of a nodens process; may be disabled.
 #[derive(Debug, Default)]
 pub struct QueryLog {
     open: Mutex<Option<Open>>,
@@ -49,15 +49,16 @@ pub struct QueryLog {
 struct Open {
     to: LogTarget,
     way: Arc<Way>,
-    /// Ends when the writer has.
+    /// Disconnected when the writer has ended.
     ended: Receiver<()>,
 }
 
 impl QueryLog {
-    /// Has a writer for what a configuration wants, or none; before it is in force, so that no sampler for it finds
-    /// none. Those of before keep theirs until they are gone.
+    /// Starts a writer for the log of a configuration, or drops the writer if the configuration has no log. Call this
+    /// before the configuration is in force: its samplers then find the writer. Earlier samplers keep their writer
+    /// until they are dropped.
     ///
-    /// A writer looks clients up among `clients`, at times since `epoch`.
+    /// A writer attributes queries with `clients`, at times since `epoch`.
     pub fn follow(&self, config: &Config, clients: &Arc<Clients>, epoch: Epoch, metrics: &QueryLogMetrics) {
         let wanted = config.query_log.as_ref().map(|log| log.to.clone());
         let mut open = self.open();
@@ -79,7 +80,7 @@ impl QueryLog {
         });
     }
 
-    /// What draws queries for it in one worker, under one configuration.
+    /// Returns the sampler for one worker under one configuration.
     pub fn sampler(&self, snapshot: &Arc<Snapshot>) -> Sampler {
         match (&*self.open(), &snapshot.config.query_log) {
             (Some(Open { to, way, .. }), Some(settings)) if *to == settings.to => {
@@ -89,11 +90,11 @@ impl QueryLog {
         }
     }
 
-    /// Lets the writer write what it has, once all samplers are gone; waits for that a while.
+    /// Waits, for a limited time, until the writer has written everything. All samplers must have been dropped before.
     pub fn close(&self) {
         if let Some(Open { way, ended, .. }) = self.open().take() {
             drop(way);
-            // It says nothing but that it has ended.
+            // The only possible outcomes are the end of the writer and a timeout.
             let _ = ended.recv_timeout(PATIENCE);
         }
     }

@@ -1,4 +1,4 @@
-//! A copy of a query and its answer, as workers hand it over.
+//! Copies of queries and their responses, as workers hand them over.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,63 +12,63 @@ use crate::snapshot::Snapshot;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType};
 
-/// A query and its answer.
+/// A query and its response.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Who asked.
+    /// The client's address.
     pub client: IpAddr,
-    /// When.
+    /// Time of the query.
     pub asked: Millis,
-    /// From then to the answer.
+    /// Time from the query to the response.
     pub took: Duration,
-    /// Over TCP or UDP.
+    /// True if the query came over TCP.
     pub over_tcp: bool,
-    /// The name in lower-case wire form.
+    /// Name in lower-case wire form.
     pub name: Name,
-    /// The type.
+    /// Query type.
     pub qtype: RrType,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Where the answer came from.
+    /// Source of the response.
     pub source: Source,
-    /// The route, as the batch's configuration counts them; none for nodens's own answers.
+    /// Route, valid in the snapshot of the batch; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// The server that gave the answer.
+    /// Server that responded.
     pub by: Option<SocketAddr>,
-    /// Why it is no answer.
+    /// Cause of the failure.
     pub cause: Option<Cause>,
-    /// The words that came with it.
+    /// Explanatory text.
     pub words: Option<Box<str>>,
 }
 
-/// A name without an allocation of its own.
+/// A name stored without an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
     length: u8,
     bytes: [u8; MAX_NAME],
 }
 
-/// What one worker hands over at once.
+/// Records that one worker hands over together.
 #[derive(Debug)]
 pub struct Batch {
-    /// The queries.
+    /// Queries.
     pub records: Vec<Record>,
-    /// The configuration that they were answered under: what their routes are, and who asks.
+    /// Configuration under which the queries were answered: determines their routes and clients.
     pub snapshot: Arc<Snapshot>,
 }
 
 impl Name {
-    /// A copy of a name in wire form, in lower case.
+    /// Copies a name in wire form, in lower case.
     pub fn new(wire: &[u8]) -> Self {
         let length = wire.len().min(MAX_NAME);
         let mut name = Self { length: length as u8, bytes: [0; MAX_NAME] };
         name.bytes[..length].copy_from_slice(&wire[..length]);
-        // The lengths of labels are no letters.
+        // The length bytes are at most 63, so they are not letters.
         name.bytes[..length].make_ascii_lowercase();
         name
     }
 
-    /// The name in wire form.
+    /// Returns the name in wire form.
     pub fn as_wire(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }

@@ -1,4 +1,4 @@
-//! Which queries are logged. With the log off or the query not drawn this is a countdown; one that is drawn is copied.
+//! Selection of the queries that are logged. A query that is not selected costs a countdown; a selected one is copied.
 
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
@@ -10,19 +10,19 @@ use crate::config::{Logged, QueryLog as Settings};
 use crate::snapshot::Snapshot;
 use crate::wire::{Rcode, rcode};
 
-/// Copies that one worker keeps until it hands them over.
+/// Most copies that one worker collects before it hands them over.
 pub const BUFFER: usize = 256;
-/// Never: even a query in each nanosecond takes centuries.
+/// Countdown that never ends: a query each nanosecond would take centuries.
 const NEVER: u64 = u64::MAX;
 
-/// Draws queries for one worker.
+/// Selects the queries of one worker.
 pub struct Sampler {
-    /// Until the next one is drawn, by response code: see [`Rcode::slot`].
+    /// Responses until the next selected one, by response code: see [`Rcode::slot`].
     left: [u64; SLOTS],
     on: Option<Box<On>>,
 }
 
-/// Response codes that are drawn by themselves, those that fit into a header but one, and all others together.
+/// Number of slots: one for each response code of the header except the last, and one for all other codes.
 const SLOTS: usize = 16;
 
 struct On {
@@ -32,12 +32,12 @@ struct On {
     most: u32,
     snapshot: Arc<Snapshot>,
     records: Vec<Record>,
-    /// What was drawn but was too much for this second.
+    /// Number of selected queries that exceeded the rate limit.
     over: u64,
 }
 
 impl Sampler {
-    /// Draws none.
+    /// Returns a sampler that selects nothing.
     pub fn off() -> Self {
         Self { left: [NEVER; SLOTS], on: None }
     }
@@ -56,7 +56,7 @@ impl Sampler {
         Self { left, on: Some(Box::new(on)) }
     }
 
-    /// Whether an answer with this code is drawn: then [`Self::take`] wants a copy of it.
+    /// Returns whether a response with this code is selected. The caller must then call [`Self::take`].
     #[inline]
     pub fn draws(&mut self, code: Rcode) -> bool {
         let left = &mut self.left[code.slot(SLOTS)];
@@ -64,11 +64,11 @@ impl Sampler {
         *left == 0
     }
 
-    /// Takes a copy of one that was drawn, unless this second has had its lines.
+    /// Copies a selected query, unless the rate limit of this second is exhausted.
     #[cold]
     pub fn take(&mut self, now: Millis, record: impl FnOnce() -> Record) {
         let Some(on) = &mut self.on else { return };
-        // Nobody draws twice before this: which code it was is seen by what has run down.
+        // Each selection is followed by this call, so the slot whose countdown is zero is that of the response code.
         for (slot, left) in self.left.iter_mut().enumerate().filter(|(_, left)| **left == 0) {
             *left = on.gap(slot);
         }
@@ -82,7 +82,7 @@ impl Sampler {
         }
     }
 
-    /// Hands over what was copied.
+    /// Hands over the copies.
     pub fn hand_over(&mut self) {
         if let Some(on) = &mut self.on {
             on.hand_over();
@@ -97,8 +97,9 @@ impl Drop for Sampler {
 }
 
 impl On {
-    /// How many answers with the codes of a slot it is to the next one that is drawn, itself included: each is drawn with the
-    /// same chance, whatever was before it. To take every hundredth would take the same one of five tries each time.
+    /// Returns the number of responses in a slot up to the next selected one, which is included. Each response is
+    /// selected with the same probability, independently of the ones before. To select every hundredth could select the
+    /// same one of five search-list queries each time.
     fn gap(&self, slot: usize) -> u64 {
         let wanted = match self.only {
             Logged::All => true,
@@ -108,7 +109,7 @@ impl On {
         if !wanted {
             return NEVER;
         }
-        // At least 2^-53, so that the logarithm is finite.
+        // At least 2^-53, which keeps the logarithm finite.
         let chance = 1.0 - rand::random::<f64>();
         // A share of 1 divides by minus infinity: always the next one.
         1 + (chance.ln() / (-self.share).ln_1p()) as u64
@@ -122,7 +123,7 @@ impl On {
         if self.records.is_empty() {
             return;
         }
-        // A list of the right size: the buffer itself stays.
+        // The new vector has the right size, and the buffer keeps its capacity.
         let batch = Batch { records: self.records.drain(..).collect(), snapshot: Arc::clone(&self.snapshot) };
         match self.way.sender.try_send(batch) {
             Ok(()) => {}
@@ -146,7 +147,7 @@ mod tests {
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-    /// A sampler with these settings, and a channel of that size behind it.
+    /// Returns a sampler with these settings, and a channel of this size.
     fn sampler(settings: &str, waiting: usize) -> (Sampler, Receiver<Batch>, Metrics) {
         let config = parse(&format!("[query_log]\nto = \"stdout\"\n{settings}\n{REST}"), &[]).expect("good");
         let metrics = Metrics::new().expect("metrics");
@@ -204,7 +205,7 @@ mod tests {
         let (mut sampler, ..) = sampler("sample = 0.1", 8);
         let drawn: Vec<bool> = (0..100_000).map(|_| answer(&mut sampler, rcode::NOERROR, 1_000)).collect();
         let count = |step: usize, from: usize| drawn.iter().skip(from).step_by(step).filter(|drawn| **drawn).count();
-        // 95 is the standard deviation, 42 that of each fifth: ten of them never happen.
+        // The standard deviation is 95, that of each fifth 42: ten of them are practically impossible.
         assert!(count(1, 0).abs_diff(10_000) < 950, "{}", count(1, 0));
         assert!((0..5).all(|from| count(5, from).abs_diff(2_000) < 420));
     }
@@ -215,7 +216,7 @@ mod tests {
         for _ in 0..2_000 {
             answer(&mut sampler, rcode::NOERROR, 1_000);
         }
-        // The channel holds one full buffer, two find none left; the rest is in the sampler.
+        // The channel holds one full buffer, two buffers find no room, and the rest is in the sampler.
         let dropped = &metrics.query_log;
         let records = receiver.try_recv().expect("a batch").records.len();
         assert_eq!((records, dropped.full.get(), dropped.rate.get()), (BUFFER, 2 * BUFFER as u64, 0));

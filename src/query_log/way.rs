@@ -1,4 +1,4 @@
-//! The way from the workers to one writer.
+//! Connection from the workers to one writer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -7,7 +7,7 @@ use super::record::Batch;
 use crate::clock::Millis;
 use crate::metrics::QueryLogMetrics;
 
-/// The way to one writer, which ends when all who know the way are gone.
+/// Connection to one writer. The writer ends when all references are dropped.
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) sender: SyncSender<Batch>,
@@ -15,16 +15,16 @@ pub(super) struct Way {
     pub(super) metrics: QueryLogMetrics,
 }
 
-/// How many lines this second has seen: the second above, the count below.
+/// Rate limiter: the second in the upper half, the number of lines in it in the lower half.
 #[derive(Debug, Default)]
 pub(super) struct Budget(AtomicU64);
 
 impl Budget {
-    /// Takes one of the `most` of this second; whether there was one left.
+    /// Counts one of the `most` lines of this second. Returns whether there was one left.
     pub(super) fn admits(&self, now: Millis, most: u32) -> bool {
         let second = now / 1_000;
         let take = |state: u64| match (state >> 32, state as u32) {
-            // A worker whose clock was read a moment earlier does not begin an old second anew.
+            // A worker with a slightly older clock must not start an earlier second again.
             (then, used) if second <= then => (used < most).then_some(state + 1),
             _ => Some(second << 32 | 1),
         };

@@ -1,7 +1,6 @@
-//! The thread that writes the log, and what it writes to.
+//! Thread that writes the log, and its output.
 //!
-//! A file is opened anew when its path leads elsewhere, or nowhere: whoever moves it away, as logrotate does, need not
-//! say so.
+//! A file is reopened when its path leads to another file, or to none: log rotation needs no signal.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,23 +18,23 @@ use crate::log::write_whole;
 use crate::metrics::QueryLogMetrics;
 use crate::upstream::server_status::wall_clock;
 
-/// The rights of a new file: it tells what was asked, and by whom.
+/// Mode of a new file: the log contains the names and the clients of queries.
 const MODE: u32 = 0o640;
 
-/// What a writer needs beside the queries. It holds nothing that knows the way to it, which would keep it from its end.
+/// State of a writer. It must not hold a sender of the channel, which would keep the writer from ending.
 pub(super) struct Writer {
-    /// Who asked.
+    /// Clients, for attribution.
     pub(super) clients: Arc<Clients>,
-    /// Since when times are counted.
+    /// Origin of the times.
     pub(super) epoch: Epoch,
-    /// What became of the lines.
+    /// Counters of written and lost lines.
     pub(super) metrics: QueryLogMetrics,
 }
 
-/// Writes what comes until nobody is left to send any; then drops `ending`.
+/// Starts a thread that writes all batches until the last sender is dropped, and then drops `ending`.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The thread cannot be created.
 pub(super) fn start(to: LogTarget, batches: Receiver<Batch>, writer: Writer, ending: SyncSender<()>) -> io::Result<()> {
     let write = move || {
         write_all(&mut Output::new(to), &batches, &writer);
@@ -56,7 +55,7 @@ fn write_all(output: &mut Output, batches: &Receiver<Batch>, writer: &Writer) {
             Ok(()) => metrics.lines.inc_by(count),
             Err(_) => metrics.failed.inc_by(count),
         }
-        // A line for each change, not for each batch.
+        // Logs changes of the state, not each batch.
         match (&written, std::mem::replace(&mut fails, written.is_err())) {
             (Err(error), false) => tracing::error!(%error, to = %output.shown(), "cannot write the query log"),
             (Ok(()), true) => tracing::info!(to = %output.shown(), "query log writable again"),
@@ -65,7 +64,7 @@ fn write_all(output: &mut Output, batches: &Receiver<Batch>, writer: &Writer) {
     }
 }
 
-/// What is written to.
+/// Target of the log.
 enum Output {
     Stdout { torn: bool },
     File { path: PathBuf, open: Option<File>, torn: bool },
@@ -105,7 +104,7 @@ impl Output {
     }
 }
 
-/// Whether the file is the one that the path leads to.
+/// Returns whether the file is the one that the path leads to.
 fn is_at(file: &File, path: &Path) -> bool {
     let place = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     matches!((file.metadata(), fs::metadata(path)), (Ok(file), Ok(path)) if place(&file) == place(&path))

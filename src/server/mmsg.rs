@@ -1,10 +1,10 @@
-//! Datagrams in batches: `recvmmsg` and `sendmmsg`. The only `unsafe` code of the crate.
+//! Batches of datagrams: `recvmmsg` and `sendmmsg`. The only `unsafe` code of the crate.
 //!
-//! Why it exists: a system call for each packet costs a fifth more CPU than a batch does, and the safe wrappers send one
-//! control message (here: the reply's source address) for a whole batch, where each reply needs its own.
+//! Reason: one system call for each datagram costs a fifth more CPU than one for each batch. The safe wrappers send one
+//! control message (here the source address of the response) for a whole batch, but each response needs its own.
 //!
-//! How it stays sound: every buffer that the kernel writes to or reads from is owned by [`Batch`], boxed once, and never
-//! moved or resized; the pointers to them are written anew before each call, from those very buffers.
+//! Soundness: [`Batch`] owns every buffer that the kernel reads or writes. The buffers are boxed once and never moved or
+//! resized. The pointers to them are written again from these buffers before each call.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,14 +13,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Packets taken with one system call.
+/// Most datagrams that one system call receives.
 pub const BATCH: usize = 64;
-/// The largest query that is read whole; one that is larger is cut, and then malformed.
+/// Longest query that is received whole. A longer one is cut to this length and then malformed.
 pub const LARGEST_QUERY: usize = 2_048;
-/// Room for one control message that holds an address: `in6_pktinfo` is the larger one.
+/// Size of the buffer for one control message with an address; `in6_pktinfo` is the largest.
 const CONTROL: usize = 64;
 
-/// Who sent a packet, and to which of this host's addresses, in the kernel's own form.
+/// Source address of a datagram and its destination on this host, as the kernel represents them.
 #[derive(Clone, Copy)]
 pub struct Peer {
     name: libc::sockaddr_storage,
@@ -29,12 +29,12 @@ pub struct Peer {
     control_len: usize,
 }
 
-/// Control messages are read in units of words, so they begin at one.
+/// Control messages are read in units of words, so the buffer is aligned to a word.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-/// Buffers for one batch, used again and again.
+/// Reusable buffers for one batch.
 pub struct Batch {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
@@ -42,12 +42,12 @@ pub struct Batch {
     queries: Box<[[u8; LARGEST_QUERY]]>,
     lengths: [usize; BATCH],
     replies: Box<[[u8; Batch::LARGEST_REPLY]]>,
-    /// The reply to which packet, and how long it is.
+    /// Slot and length of each response that is to be sent.
     outgoing: Vec<(usize, usize)>,
 }
 
 impl Batch {
-    /// The largest reply that one packet carries.
+    /// Longest response that one datagram carries.
     pub const LARGEST_REPLY: usize = crate::wire::LARGEST_UDP_REPLY as usize;
 
     /// Allocates the buffers.
@@ -65,10 +65,10 @@ impl Batch {
         }
     }
 
-    /// Takes what has arrived, up to [`BATCH`] packets. `with_destination`: the socket reports the packets' destination.
+    /// Receives up to [`BATCH`] datagrams. `with_destination`: the socket reports the destination of each datagram.
     ///
     /// # Errors
-    /// As the kernel reports them; `WouldBlock` if there is nothing.
+    /// Errors of `recvmmsg`; `WouldBlock` if no datagram waits.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, with_destination: bool) -> io::Result<usize> {
         self.outgoing.clear();
         for at in 0..BATCH {
@@ -104,27 +104,27 @@ impl Batch {
         Ok(count)
     }
 
-    /// Packet `at` of the batch, who sent it, and the buffer for the reply to it. None past the batch's end, or if the
-    /// sender's address is of no known family.
+    /// Returns datagram `at` of the batch, its sender, and the buffer for the response. Returns `None` if `at` is not below
+    /// `BATCH`, or if the sender's address family is unknown.
     pub fn packet(&mut self, at: usize) -> Option<(&[u8], SocketAddr, &mut [u8])> {
         let client = self.peers.get(at)?.address()?;
         Some((self.queries[at].get(..self.lengths[at])?, client, &mut self.replies[at][..]))
     }
 
-    /// The sender of packet `at`, for a response that comes later.
+    /// Returns the sender of datagram `at`, for a deferred response.
     pub fn peer(&self, at: usize) -> Option<Peer> {
         self.peers.get(at).copied()
     }
 
-    /// The reply to packet `at` is in its buffer and this long.
+    /// Queues the response to datagram `at`: `len` bytes in its buffer.
     pub fn reply(&mut self, at: usize, len: usize) {
         if at < BATCH && len > 0 && self.outgoing.len() < BATCH {
             self.outgoing.push((at, len.min(Self::LARGEST_REPLY)));
         }
     }
 
-    /// Sends late responses, at most [`BATCH`] of them, each to its peer. `render` writes one into the buffer that it is given
-    /// and returns its length; one of no length is not sent. Returns as [`Batch::send`] does.
+    /// Sends at most [`BATCH`] deferred responses, each to its peer. `render` writes a response into the given buffer and
+    /// returns its length; responses of length 0 are not sent. Returns the same count as [`Batch::send`].
     pub fn send_rendered<T>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -141,11 +141,11 @@ impl Batch {
                 count += 1;
             }
         }
-        // SAFETY: each header points at a name, a vector, a reply and a control buffer that `self` owns.
+        // SAFETY: each header points at a name, a vector, a response and a control buffer that `self` owns.
         unsafe { send_all(socket, &mut self.headers[..count]) }
     }
 
-    /// Sends the replies. Returns how many the kernel would not take: an address that cannot be reached any more.
+    /// Sends the queued responses. Returns how many the kernel refused, for example because the address is unreachable.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         for (slot, (at, len)) in self.outgoing.iter().copied().enumerate() {
             self.vectors[slot] = libc::iovec { iov_base: self.replies[at].as_mut_ptr().cast(), iov_len: len };
@@ -153,7 +153,7 @@ impl Batch {
         }
         let count = self.outgoing.len();
         self.outgoing.clear();
-        // SAFETY: each header points at a name, a vector, a reply and a control buffer that `self` owns.
+        // SAFETY: each header points at a name, a vector, a response and a control buffer that `self` owns.
         unsafe { send_all(socket, &mut self.headers[..count]) }
     }
 }
@@ -165,7 +165,7 @@ impl Default for Batch {
 }
 
 impl Peer {
-    /// Its address.
+    /// Returns the source address of the datagram.
     pub fn address(&self) -> Option<SocketAddr> {
         let name = &raw const self.name;
         match libc::c_int::from(self.name.ss_family) {
@@ -185,7 +185,7 @@ impl Peer {
         }
     }
 
-    /// A header that sends what `vector` points at back to where the packet came from, from where it went to.
+    /// Returns a header that sends `vector` back to the datagram's source, from the datagram's destination.
     fn header(&mut self, vector: &mut libc::iovec) -> libc::msghdr {
         // SAFETY: a `msghdr` is a plain C structure, for which zero bytes are a valid value.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -194,7 +194,7 @@ impl Peer {
         header.msg_iov = vector;
         header.msg_iovlen = 1;
         if self.control_len > 0 {
-            // What the kernel reported of the destination is, given back to it, the source to send from.
+            // The destination that the kernel reported is the source address of the response.
             header.msg_control = self.control.0.as_mut_ptr().cast();
             header.msg_controllen = self.control_len as _;
         }
@@ -202,7 +202,7 @@ impl Peer {
     }
 }
 
-/// Sends what the headers point at. Returns how many the kernel would not take.
+/// Sends the datagrams of `headers`. Returns how many the kernel refused.
 ///
 /// # Safety
 /// Each header must point at a name, vectors, buffers and a control buffer that live until the call returns, with their
@@ -211,28 +211,28 @@ unsafe fn send_all(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> usi
     let (mut sent, mut refused) = (0, 0);
     while sent < headers.len() {
         let rest = &mut headers[sent..];
-        // SAFETY: the caller's promise holds for each header of `rest`, and its length is told truly.
+        // SAFETY: the caller's promise holds for each header of `rest`, and the length passed is that of `rest`.
         let count =
             unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as _, libc::MSG_DONTWAIT as _) };
         match usize::try_from(count) {
             Ok(count) if count > 0 => sent += count,
             _ if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock && wait_until_writable(socket) => {}
-            // The first of the rest cannot be sent; the others may.
+            // The first remaining datagram cannot be sent; the others may be sendable.
             _ => (sent, refused) = (sent + 1, refused + 1),
         }
     }
     refused
 }
 
-/// Waits a moment for room in the socket's send buffer; false if none came.
+/// Waits up to 10 ms for space in the socket's send buffer; returns whether there is some.
 #[cold]
 fn wait_until_writable(socket: BorrowedFd<'_>) -> bool {
     const PATIENCE_MS: libc::c_int = 10;
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one `pollfd` is given, and it lives until the call returns.
+    // SAFETY: the call gets one `pollfd`, which lives until the call returns.
     unsafe { libc::poll(&raw mut poll, 1, PATIENCE_MS) > 0 }
 }
 
-// SAFETY: the pointers in `headers` and `vectors` are written before each use and point into the batch's own boxes, which
-// move along with it.
+// SAFETY: the pointers in `headers` and `vectors` are written before each use and point into boxes that the batch owns.
+// These boxes move to another thread together with the batch.
 unsafe impl Send for Batch {}

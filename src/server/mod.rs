@@ -1,10 +1,10 @@
-//! Bytes in, bytes out: the listeners of one worker.
+//! The listeners of one worker: receive queries, send responses.
 //!
 //! - [`socket`] every socket option;
-//! - [`mmsg`] datagrams in batches;
-//! - [`udp`] take a batch, answer what is known in place, hand over the rest, send a batch;
+//! - [`mmsg`] batches of datagrams;
+//! - [`udp`] receives a batch, answers what it can at once, defers the rest, sends a batch;
 //! - [`tcp`] framed queries: pipelined, answered out of order;
-//! - [`phase`] whether they read, [`readers`] how many of them do.
+//! - [`phase`] phases of the server, [`readers`] count of the readers.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -35,71 +35,71 @@ pub mod udp;
 pub use phase::Phase;
 use readers::Readers;
 
-/// How long queries in flight are waited for when the server stops.
+/// Time that queries in flight are waited for when the server stops.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Tries to hand over the last notes, 10 ms apart.
+/// Attempts to flush the last statistics, 10 ms apart.
 const LAST_FLUSHES: usize = 100;
 
-/// A client's connection on its way to another process, and what has been read of the next query.
+/// A client's connection in transfer to another process.
 #[derive(Debug)]
 pub struct Moved {
     /// The connection.
     pub stream: std::net::TcpStream,
     /// The client.
     pub client: IpAddr,
-    /// What has been read.
+    /// The bytes already read of the next query.
     pub rest: Vec<u8>,
 }
 
 impl Moved {
-    /// A number that tells clients apart, to spread them.
+    /// Returns the client's port, by which connections are spread over the workers.
     pub fn client_number(&self) -> u16 {
         self.stream.peer_addr().map_or(0, |address| address.port())
     }
 }
 
-/// Takes connections to the process that serves now.
+/// Sends connections to the process that serves.
 pub type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
 
-/// How long datagrams may wait while connections keep a worker busy: then they come first, however many connections are
-/// ready. A client that fills its connections must not be felt by those who ask one short question.
+/// Time that datagrams may wait while connections keep a worker busy. After it datagrams are served first, however many
+/// connections are ready, so a client that fills its connections does not delay clients with short UDP queries.
 const DATAGRAMS_WAIT: Duration = Duration::from_micros(250);
 
 /// A listener for datagrams.
 trait Datagrams {
-    /// Answers one batch, if one has come and the listener reads.
+    /// Answers one batch, if one has arrived and the listener reads.
     fn answer_batch(self: Rc<Self>);
 }
 
-/// What the listeners of one worker share.
+/// State shared by the listeners of one worker.
 pub struct Worker<U> {
-    /// What all workers share.
+    /// State shared by all workers.
     pub resolver: Arc<Resolver>,
-    /// This worker's upstreams.
+    /// The upstream connections of this worker.
     pub upstreams: Rc<U>,
-    /// What the server is about.
+    /// The server's phase.
     pub phase: watch::Receiver<Phase>,
-    /// Where connections go when the server rests.
+    /// Sends connections to the process that serves, while this one is in standby.
     pub mover: Mover,
-    /// Who reads queries, in all workers.
+    /// Count of the readers of queries in all workers.
     pub readers: Readers,
     tally: RefCell<Tally>,
     stats_buffer: RefCell<StatsBuffer>,
-    /// Where a TCP reply is written before it is framed.
+    /// Buffer for a TCP response before it is framed.
     scratch: RefCell<Box<[u8]>>,
     generation: Cell<u32>,
-    /// The configuration that its notes were taken under.
+    /// Configuration under which the statistics are collected.
     following: RefCell<Arc<Snapshot>>,
     in_flight: Cell<usize>,
     landed: Notify,
     datagrams: RefCell<Vec<Weak<dyn Datagrams>>>,
-    /// When datagrams were looked for last.
+    /// Time of the last check for datagrams.
     datagrams_at: Cell<Instant>,
 }
 
 impl<U: Ask + 'static> Worker<U> {
-    /// A worker without listeners yet.
+    /// Creates a worker without listeners.
     pub fn new(
         resolver: Arc<Resolver>,
         upstreams: Rc<U>,
@@ -126,7 +126,7 @@ impl<U: Ask + 'static> Worker<U> {
         })
     }
 
-    /// Waits until no query is in flight, at most for [`GRACE`]. Returns how many were left.
+    /// Waits until no query is in flight, at most for [`GRACE`]. Returns how many are left.
     pub async fn drain(&self) -> usize {
         let deadline = Instant::now() + GRACE;
         while self.in_flight.get() > 0 {
@@ -137,13 +137,13 @@ impl<U: Ask + 'static> Worker<U> {
         self.in_flight.get()
     }
 
-    /// Renders the response to a query that was deferred, and accounts for it. Returns its length.
+    /// Renders the response to a deferred query and records its outcome. Returns the response's length.
     fn complete(&self, resolved: &Resolved, out: &mut [u8]) -> usize {
         let len = resolved.render(&self.resolver, out);
         let took = resolved.took;
         let mut tally = self.tally.borrow_mut();
         if let (Some(client), Ok(query)) = (resolved.client(), Query::read(&resolved.query)) {
-            // Made anew only where it was another one: that takes a third of what a hit takes.
+            // The key is built again only behind a static alias: building it costs a third of what a cache hit costs.
             let made;
             let question = match resolved.question() {
                 Some(question) => question,
@@ -172,7 +172,7 @@ impl<U: Ask + 'static> Worker<U> {
         len
     }
 
-    /// Hands what was noted of clients to the accounts, if it is time.
+    /// Flushes the statistics about clients to the accounts, if that is due.
     pub fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
         let mut stats_buffer = self.stats_buffer.borrow_mut();
@@ -181,7 +181,7 @@ impl<U: Ask + 'static> Worker<U> {
         }
     }
 
-    /// Hands over the last notes, when no more will come. Waits for room, at most for a second.
+    /// Flushes the last statistics, when no more will come. Waits for space at most for a second.
     pub async fn flush_all(&self) {
         for _ in 0..LAST_FLUSHES {
             if self.resolver.accounts.jobs.flush(&mut self.stats_buffer.borrow_mut(), self.resolver.now()) {
@@ -191,7 +191,7 @@ impl<U: Ask + 'static> Worker<U> {
         }
     }
 
-    /// Fetches a popular entry anew, or checks a denial.
+    /// Refreshes a popular cache entry, or checks a denial.
     fn refresh(&self, wanted: PendingQuery) {
         match pruning::is_denied(&wanted) {
             true => pruning::check(&self.resolver, &self.upstreams, wanted),
@@ -199,8 +199,8 @@ impl<U: Ask + 'static> Worker<U> {
         }
     }
 
-    /// Makes the counts fit the configuration in force. What it costs does not depend on the size of either configuration:
-    /// queries wait for it.
+    /// Adapts the counters to the configuration in force. The cost does not depend on the size of either configuration,
+    /// because queries wait for it.
     #[inline]
     pub fn follow(&self, snapshot: &Arc<Snapshot>) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
@@ -213,16 +213,15 @@ impl<U: Ask + 'static> Worker<U> {
         let resolver = &self.resolver;
         self.tally.borrow_mut().follow(&resolver.metrics, &snapshot.labels);
         let (mut stats_buffer, before) = (self.stats_buffer.borrow_mut(), self.following.replace(Arc::clone(snapshot)));
-        // What finds no room now goes with the next notes, and is settled with the clients of `before` all the same.
+        // Statistics that find no space now are flushed next time, and still settled with the clients of `before`.
         resolver.accounts.jobs.flush(&mut stats_buffer, resolver.now());
         stats_buffer.follow(&snapshot.labels, &snapshot.clients);
         stats_buffer.log = resolver.accounts.query_log.sampler(snapshot);
-        // Let go of only now: whoever holds it last is the thread that frees it, with the clients that the notes had.
+        // Dropped last: the thread that drops the last reference frees it, with the clients that the statistics refer to.
         drop(before);
     }
 
-    /// Has datagrams answered if it is [`DATAGRAMS_WAIT`] since they were last looked for. For whoever is about to spend time
-    /// on something else.
+    /// Serves datagrams if [`DATAGRAMS_WAIT`] has passed since the last check for them. Called before work that takes time.
     fn datagrams_first(&self, now: Instant) {
         if now.saturating_duration_since(self.datagrams_at.get()) >= DATAGRAMS_WAIT {
             self.datagrams_at.set(now);

@@ -1,26 +1,26 @@
-//! What the server is about: it serves, rests beside a successor on the same sockets, or stops.
+//! Phases of the server: it serves, is in standby beside a successor on the same sockets, or stops.
 
 use tokio::sync::watch;
 
-/// What the server is about.
+/// Phase of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
-    /// It takes queries.
+    /// Reading and answering queries.
     #[default]
     Serving,
-    /// Another process has the same sockets and takes queries from them; this one finishes what it has, and waits.
+    /// Standby: another process reads queries from the same sockets; this one completes queries in flight and waits.
     Resting,
-    /// It ends.
+    /// Answering the queries in flight before the end.
     Stopping,
 }
 
-/// Resolves when the server serves no more, with what it is about then.
+/// Resolves when the server is no longer serving; returns the new phase.
 pub(super) async fn over(mut phase: watch::Receiver<Phase>) -> Phase {
-    // An error says that the whole server is gone.
+    // An error means that the whole server is gone.
     phase.wait_for(|phase| *phase != Phase::Serving).await.map_or(Phase::Stopping, |phase| *phase)
 }
 
-/// Resolves when the server does not rest, with what it is about then.
+/// Resolves when the server is not in standby; returns its phase.
 pub(super) async fn rested(mut phase: watch::Receiver<Phase>) -> Phase {
     phase.wait_for(|phase| *phase != Phase::Resting).await.map_or(Phase::Stopping, |phase| *phase)
 }

@@ -1,4 +1,4 @@
-//! Who still reads queries: a handover is complete only once nothing in the predecessor does.
+//! Count of the readers of queries: a handover is complete only when nothing in the predecessor reads queries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +7,11 @@ use tokio::sync::watch;
 
 use super::phase::Phase;
 
-/// The count of listeners and connections that read queries, in all workers.
+/// Count of listeners and connections that read queries, in all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Readers(Arc<AtomicUsize>);
 
-/// One that reads, until it is dropped.
+/// Guard that counts one reader until it is dropped.
 #[derive(Debug)]
 pub struct Reading(Readers);
 
@@ -24,13 +24,13 @@ impl Readers {
 
     /// Counts one more reader, if the server serves.
     ///
-    /// The count comes before the look at the phase. Whoever sets the phase first and counts the readers then misses none.
+    /// The count is raised before the phase is read. A thread that sets the phase and then counts the readers misses none.
     pub fn enter_if_serving(&self, phase: &watch::Receiver<Phase>) -> Option<Reading> {
         let reading = self.enter();
         (*phase.borrow() == Phase::Serving).then_some(reading)
     }
 
-    /// How many there are.
+    /// Returns the number of readers.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }

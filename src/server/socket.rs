@@ -1,8 +1,8 @@
 //! Every socket option of the listeners.
 //!
-//! Each worker has its own UDP socket and TCP listener on each address (SO_REUSEPORT), so that they share nothing; the
-//! kernel spreads clients over them. A first socket without that option finds out whether the port is free, because with
-//! it a second nodens would bind the same port and take half of the queries.
+//! Each worker has its own UDP socket and TCP listener on each address (SO_REUSEPORT), so workers share no socket, and the
+//! kernel spreads clients over them. With SO_REUSEPORT a second nodens could bind the same port and take half of the
+//! queries. So a first socket without that option tests whether the port is free.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -10,34 +10,34 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Bytes that the kernel may hold for each socket. All of it is memory of the node, and of the pod where control groups
+/// Bytes that the kernel may hold for each socket. This memory is charged to the node, and to the pod if control groups
 /// account for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffers {
     /// Queries that wait in a UDP socket while its worker is busy.
     pub udp: usize,
-    /// Responses that the client of a TCP connection has not read. A longer one goes out in parts, as the client reads.
+    /// Responses that the client of a TCP connection has not read. A longer response is sent in parts as the client reads.
     pub tcp_send: usize,
     /// Queries that wait in a TCP connection.
     pub tcp_receive: usize,
 }
 
 impl Buffers {
-    /// 4 MiB are some 5,000 queries.
+    /// Upper bounds. 4 MiB hold about 5,000 queries.
     pub const LARGEST: Self = Self { udp: 4 << 20, tcp_send: 32 << 10, tcp_receive: 16 << 10 };
-    /// 256 KiB are some 300 queries.
+    /// Lower bounds. 256 KiB hold about 300 queries.
     pub const LEAST: Self = Self { udp: 256 << 10, tcp_send: 8 << 10, tcp_receive: 4 << 10 };
 }
 
-/// Connections that wait to be accepted.
+/// Most connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
-/// Ports tried where any port will do, and TCP does not get the one that UDP got.
+/// Most attempts to find a port that is free for both UDP and TCP, if any port will do.
 const PORT_DRAWS: usize = 16;
 
-/// The sockets of one address, one of each kind for each worker.
+/// The sockets of one address: one of each kind for each worker.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The address, with its true port.
+    /// The address, with the port that was bound.
     pub address: SocketAddr,
     /// The UDP sockets.
     pub udp: Vec<UdpSocket>,
@@ -45,8 +45,7 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
 }
 
-/// Binds an address for so many workers, with these buffers. Port 0 takes any port that is free for both
-/// transports.
+/// Binds sockets for `workers` workers to an address. Port 0 takes any port that is free for both transports.
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
@@ -56,7 +55,7 @@ pub fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result
         let bound = claim(address)
             .and_then(|address| complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffers));
         match bound {
-            // The port is in use for the other transport, or somebody else was given it in between.
+            // The port is in use for the other transport, or another process took it in between.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && draws < PORT_DRAWS => {
                 draws += 1
             }
@@ -65,10 +64,10 @@ pub fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result
     }
 }
 
-/// Binds as many more sockets of an address as it takes for so many workers to have one of each kind.
+/// Binds more sockets to an address until each of `workers` workers has one of each kind.
 ///
 /// # Errors
-/// The address is in use by someone who does not share it, not of this host, or not permitted.
+/// The address is in use without SO_REUSEPORT, not of this host, or not permitted.
 pub fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
     while listeners.udp.len() < workers {
         listeners.udp.push(udp(listeners.address, buffers.udp)?);
@@ -79,7 +78,7 @@ pub fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> i
     Ok(listeners)
 }
 
-/// A listener for HTTP; `beside` another process that listens there, or only if nobody does.
+/// Opens a listener for HTTP. Unless `beside` is set, no other process may listen on the address.
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
@@ -90,12 +89,12 @@ pub fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     tcp(address, Buffers::LARGEST)
 }
 
-/// Whether replies from this socket need a source address: it is bound to all of them.
+/// Returns whether responses from this socket need an explicit source address: it is bound to the unspecified address.
 pub fn is_wildcard(socket: &UdpSocket) -> bool {
     socket.local_addr().is_ok_and(|address| address.ip().is_unspecified())
 }
 
-/// Finds out whether an address is free for both transports; returns it with its true port.
+/// Tests whether an address is free for both transports; returns it with the port that was bound.
 fn claim(wanted: SocketAddr) -> io::Result<SocketAddr> {
     let claim = open(wanted, Type::DGRAM, false)?;
     claim.bind(&wanted.into())?;
@@ -104,7 +103,7 @@ fn claim(wanted: SocketAddr) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// For TCP a listening socket is needed to find another one.
+/// Tests whether an address is free for TCP: only a listening socket detects another one.
 fn claim_tcp(address: SocketAddr) -> io::Result<()> {
     let claim = open(address, Type::STREAM, false)?;
     claim.set_reuse_address(true)?;
@@ -114,7 +113,7 @@ fn claim_tcp(address: SocketAddr) -> io::Result<()> {
 
 fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, true)?;
-    // Root may go beyond the system's limit; for others the limit is what they get.
+    // Root may exceed the system's limit; other users get at most the limit.
     if setsockopt(&socket, sockopt::RcvBufForce, &buffer).is_err() {
         SockRef::from(&socket).set_recv_buffer_size(buffer)?;
     }
@@ -130,9 +129,9 @@ fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
 
 fn tcp(address: SocketAddr, buffers: Buffers) -> io::Result<TcpListener> {
     let socket = open(address, Type::STREAM, true)?;
-    // Connections of before a restart that still linger are no hindrance.
+    // Permits binding while connections from before a restart linger.
     socket.set_reuse_address(true)?;
-    // Accepted connections inherit both. The kernel doubles them, for its own overhead, and may give less.
+    // Accepted connections inherit both sizes. The kernel doubles them for its overhead, and may grant less.
     socket.set_send_buffer_size(buffers.tcp_send / 2)?;
     socket.set_recv_buffer_size(buffers.tcp_receive / 2)?;
     socket.bind(&address.into())?;
@@ -144,7 +143,7 @@ fn open(address: SocketAddr, kind: Type, shared: bool) -> io::Result<Socket> {
     let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
     if address.is_ipv6() {
-        // IPv4 has listeners of its own.
+        // IPv4 has its own listeners.
         socket.set_only_v6(true)?;
     }
     if shared {

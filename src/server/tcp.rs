@@ -1,12 +1,12 @@
 //! TCP (RFC 7766, RFC 9210): framed queries split over any segments, pipelined, answered as soon as each is ready.
 //!
-//! A connection is one task. What is known is answered in place; the rest in tasks that report back through a channel, so
-//! that a slow answer holds up none behind it. A client that does not read its replies holds up only itself: while they
-//! wait to be written, nothing more is read from it, and in the end it is cut off.
+//! A connection is one task. It answers what it can at once. Other queries are resolved in tasks that report through a
+//! channel, so a slow response delays none behind it. A client that does not read its responses delays only itself: while
+//! responses wait to be written, nothing more is read from the client, and in the end its connection is closed.
 //!
-//! What a connection holds is bounded and accounted for. Responses are rendered one after the other, when the one before is
-//! written. Bytes beyond a small buffer, of a query that has not come to its end or of a response that the client does not
-//! read, are a share of [`Governor::buffered`](crate::governor::Governor): where that is used up, the connection is closed.
+//! The memory of a connection is bounded and accounted for. Each response is rendered after the one before it is written.
+//! Bytes beyond a small buffer, of an incomplete query or of responses that the client does not read, are a share of
+//! [`Governor::buffered`](crate::governor::Governor). When no share is left, the connection is closed.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener};
@@ -31,25 +31,25 @@ use crate::governor::pool::Share;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, LocalFault};
 
-/// Queries of one connection that may wait for upstreams; while there are so many, no more are read.
+/// Most queries in flight of one connection; at this number no more are read.
 const IN_FLIGHT: usize = 100;
-/// How long a client may take to read a reply.
+/// Time that a client has to read a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long accepting pauses when the process has no file descriptor left.
+/// Pause in accepting when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of the reading buffer that every connection has. Beyond that it grows, as bytes come, up to one whole frame.
+/// Size of every connection's read buffer. The buffer grows beyond it as bytes arrive, up to one whole frame.
 const BUFFER: usize = 4_096;
-/// How long a connection pauses after each part of a query that is longer than that. Queries are short: who sends long ones
-/// shall not keep the worker busy with them.
+/// Pause of a connection after each read that leaves more than `BUFFER` bytes. Queries are short: clients that send long
+/// ones must not keep the worker busy.
 const LONG_PAUSE: Duration = Duration::from_millis(5);
-/// The largest frame: length and message.
+/// Size of the largest frame: length and message.
 const LARGEST_FRAME: usize = 2 + u16::MAX as usize;
 /// Bytes of queries that are still read from a connection when the server stops.
 const MOST_AT_STOP: usize = 64 << 10;
-/// Once so many bytes of replies are ready they are written, before more queries are answered.
+/// Size of the ready responses at which they are written before more queries are answered.
 const WRITE_SOON: usize = 64 * 1_024;
 
-/// Queries of one connection that are answered before all else has its turn: of other connections, and over UDP.
+/// Queries of one connection that are answered before other connections and UDP are served.
 const TURN: usize = 16;
 
 /// Accepts connections until the server stops.
@@ -78,7 +78,7 @@ pub async fn serve<U: Ask + 'static>(
             break;
         }
     }
-    // Clients that have connected by now may have asked already.
+    // Clients that have connected by now may have sent queries.
     while let Ok((stream, client)) = SockRef::from(&listener).accept() {
         stream.set_nonblocking(true)?;
         if let Some(client) = client.as_socket() {
@@ -91,14 +91,14 @@ pub async fn serve<U: Ask + 'static>(
 /// Takes over a connection from another process.
 ///
 /// # Errors
-/// It cannot be watched.
+/// The connection cannot be watched.
 pub fn adopt<U: Ask + 'static>(worker: &Rc<Worker<U>>, moved: Moved, connections: &Arc<Connections>) -> io::Result<()> {
     moved.stream.set_nonblocking(true)?;
     admit(worker, TcpStream::from_std(moved.stream)?, moved.client, connections, moved.rest);
     Ok(())
 }
 
-/// Accepts connections as long as the server serves; returns what it is about then.
+/// Accepts connections while the server serves; returns the next phase.
 async fn accept<U: Ask + 'static>(
     worker: &Rc<Worker<U>>,
     listener: &tokio::net::TcpListener,
@@ -114,14 +114,14 @@ async fn accept<U: Ask + 'static>(
         };
         match accepted {
             Ok((stream, client)) => admit(worker, stream, client.ip().to_canonical(), connections, Vec::new()),
-            // One connection that broke before it was accepted says nothing of the next; want of descriptors passes.
+            // A connection that was aborted before it was accepted does not affect the next; lack of descriptors is temporary.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => not_accepted(worker, &error).await,
         }
     }
 }
 
-/// Waits for better times: the connection still waits to be accepted. Tells of it if it is this machine's fault.
+/// Pauses accepting; the connection still waits to be accepted. Counts the error if it is a fault of this machine.
 async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
     if let Some(fault) = LocalFault::of(error) {
         worker.resolver.metrics.faults.count(fault.index(), wall_clock());
@@ -129,8 +129,8 @@ async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Serves a connection in a task of its own, as soon as there is a place for it; `rest` has been read from it already. Who may
-/// not ask is told so, and takes no place of those who may.
+/// Serves a connection in its own task as soon as there is a place for it; `rest` has already been read from it. Clients
+/// that `admission` does not admit get a place of a separate pool, and only a refusal.
 fn admit<U: Ask + 'static>(
     worker: &Rc<Worker<U>>,
     stream: TcpStream,
@@ -150,7 +150,7 @@ fn admit<U: Ask + 'static>(
     if matches!(admitted, Admitted::Never) {
         return metrics.capacity.tcp_rejected.inc();
     }
-    // As long as queries may be in flight here, the worker waits for the connection when it stops.
+    // The worker waits for this connection when it stops, because queries may be in flight on it.
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
     let reading = worker.readers.enter();
     tokio::task::spawn_local(async move {
@@ -171,7 +171,7 @@ fn admit<U: Ask + 'static>(
             may_ask,
             place,
         };
-        // A connection that breaks is the client's own affair.
+        // A broken connection is no error of nodens.
         let _ = connection.run(stream, rest, reading).await;
         worker.resolver.metrics.capacity.tcp_connections.dec();
         drop(guard);
@@ -182,13 +182,13 @@ struct Connection<U> {
     worker: Rc<Worker<U>>,
     client: IpAddr,
     idle: Duration,
-    /// Framed replies that wait to be written.
+    /// Framed responses that wait to be written.
     out: Vec<u8>,
     in_flight: usize,
-    /// What the reading buffer holds of the bytes that clients share, beyond [`BUFFER`].
+    /// Share of the buffered bytes of all clients that the read buffer holds beyond [`BUFFER`].
     long: Option<Share>,
     place: Place,
-    /// Whether it is more than told that it may not.
+    /// True if the client is admitted. Otherwise its queries are refused, and the connection ends once a refusal is written.
     may_ask: bool,
 }
 
@@ -198,16 +198,16 @@ impl<U: Ask + 'static> Connection<U> {
         let (done, mut finished) = mpsc::channel::<Resolved>(IN_FLIGHT);
         let mut filled = input.len();
         self.fit_input(&mut input, filled)?;
-        // While more may be read: not after the client's half-close, nor once the server serves no more.
+        // Held while more may be read: not after the client's half-close, nor once the server is no longer serving.
         let mut reading = Some(reading);
         let mut moves = false;
         let mut last_use = Instant::now();
-        // Since when a query has been coming that is not whole yet.
+        // Time since which an incomplete query has been arriving.
         let mut part_since = None;
         let over = over(self.worker.phase.clone());
         tokio::pin!(over);
         loop {
-            // Frames also wait here when too many of the connection's queries were in flight to take them.
+            // Whole frames also wait here while too many of the connection's queries are in flight.
             loop {
                 let (before, more) = (filled, self.take_frames(&mut input, &mut filled, &done)?);
                 part_since = match (filled, part_since) {
@@ -223,8 +223,8 @@ impl<U: Ask + 'static> Connection<U> {
                 if self.out.is_empty() && !more {
                     break;
                 }
-                // What is little is written together with what follows; more than that no connection keeps while others
-                // have their turn.
+                // Fewer than BUFFER bytes are written together with the next responses; more are written before other
+                // connections are served.
                 if !more || self.out.len() >= BUFFER {
                     let is_told = !self.out.is_empty() && !self.may_ask;
                     self.write(&mut stream).await?;
@@ -257,7 +257,7 @@ impl<U: Ask + 'static> Connection<U> {
                 }
                 () = sleep_until(until), if is_idle => return Ok(()),
                 () = self.place.given_away(), if is_idle && reading.is_some() => {
-                    // What has arrived by now is answered.
+                    // Queries that have arrived by now are answered.
                     reading = None;
                     filled = read_rest(&stream, &mut input, filled);
                 }
@@ -278,8 +278,8 @@ impl<U: Ask + 'static> Connection<U> {
         stream.shutdown().await
     }
 
-    /// Answers whole frames in `input[..filled]`, [`TURN`] at most and as far as there is room for their replies. What is left
-    /// is moved to the front; returns whether it begins with a whole frame that only waits for its turn.
+    /// Answers at most [`TURN`] whole frames of `input[..filled]`, while there is space for their responses. Moves the rest to
+    /// the front; returns whether it begins with a whole frame that can be answered next.
     fn take_frames(
         &mut self,
         input: &mut Vec<u8>,
@@ -319,7 +319,7 @@ impl<U: Ask + 'static> Connection<U> {
         Ok(more)
     }
 
-    /// Gives the reading buffer the size that suits `filled` bytes: room for more, and no room that nobody needs.
+    /// Fits the size of the read buffer to `filled` bytes: with space for more, but no larger than needed.
     fn fit_input(&mut self, input: &mut Vec<u8>, filled: usize) -> io::Result<()> {
         let size = match filled {
             0..BUFFER => BUFFER,
@@ -345,7 +345,7 @@ impl<U: Ask + 'static> Connection<U> {
         Ok(())
     }
 
-    /// Writes what is in `out`, as far as the client reads within [`WRITE_TIMEOUT`].
+    /// Writes `out`, waiting at most [`WRITE_TIMEOUT`] for the client to read.
     async fn write(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         let written = match stream.try_write(&self.out) {
             Ok(written) => written,
@@ -364,7 +364,7 @@ impl<U: Ask + 'static> Connection<U> {
         Ok(())
     }
 
-    /// The bytes that clients may hold are used up, by this client or in all: its connection is closed.
+    /// Counts a rejection for lack of buffered bytes, of this client or in all; returns the error that closes the connection.
     fn turned_away(&self) -> io::Error {
         self.worker.resolver.metrics.capacity.rejections.with_label_values(&["buffered_bytes"]).inc();
         io::ErrorKind::OutOfMemory.into()
@@ -384,7 +384,7 @@ impl<U: Ask + 'static> Connection<U> {
                 let (worker, done) = (Rc::clone(&self.worker), done.clone());
                 tokio::task::spawn_local(async move {
                     let resolved = answer::resolve(&worker.resolver, &worker.upstreams, deferred).await;
-                    // The connection may have broken meanwhile. There is room for all that are in flight.
+                    // The connection may be closed by now. The channel has space for all queries in flight.
                     let _ = done.try_send(resolved);
                 });
                 return;
@@ -402,9 +402,9 @@ impl<U: Ask + 'static> Connection<U> {
     }
 }
 
-/// Reads what has arrived by now, without waiting for more; returns how much of `input` is filled then.
+/// Reads what has arrived, without waiting for more; returns the number of bytes in `input`.
 ///
-/// It asks the kernel itself: the runtime may not have heard yet that there is something.
+/// Reads from the kernel directly, because the runtime may not have been notified of new data yet.
 fn read_rest(stream: &TcpStream, input: &mut Vec<u8>, mut filled: usize) -> usize {
     let socket = SockRef::from(stream);
     while filled < MOST_AT_STOP

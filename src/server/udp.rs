@@ -1,4 +1,4 @@
-//! One UDP socket: take a batch, answer what is known in place, hand over the rest, send a batch.
+//! One UDP socket: receives a batch, answers what it can at once, defers the rest, sends a batch.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -19,10 +19,10 @@ use super::{Datagrams, InFlight, Worker};
 use crate::answer::{self, Deferred, Resolved, Response};
 use crate::upstream::Ask;
 
-/// Batches answered in a row before other tasks of the worker get their turn.
+/// Full batches answered in a row before the worker's other tasks run.
 const BATCHES_IN_A_ROW: usize = 4;
 
-/// Serves a socket until the server stops. The batch's buffers are the worker's, shared by its sockets.
+/// Serves a socket until the server stops. All sockets of a worker share the buffers in `batch`.
 ///
 /// # Errors
 /// The socket cannot be watched.
@@ -52,18 +52,18 @@ pub async fn serve<U: Ask + 'static>(
             break;
         }
     }
-    // What has arrived by now is answered too.
+    // Queries that have arrived by now are answered too.
     while listener.turn().is_ok_and(|count| count > 0) {}
     Ok(())
 }
 
-/// Watches a socket for packets only: to hear of room in its send buffer too would cost a wake-up for each packet sent.
+/// Watches a socket for readability only: watching its send buffer too would cost a wake-up for each datagram sent.
 #[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
 fn watched(socket: &Rc<UdpSocket>) -> io::Result<AsyncFd<Shared>> {
     AsyncFd::with_interest(Shared(Rc::clone(socket)), Interest::READABLE)
 }
 
-/// The socket, for as long as it is watched: while the server rests no packet shall wake it.
+/// The socket while it is watched; in standby it is not, because datagrams must not wake this process.
 struct Shared(Rc<UdpSocket>);
 
 impl AsRawFd for Shared {
@@ -79,28 +79,28 @@ struct Listener<U> {
     batch: Rc<RefCell<Batch>>,
     late: RefCell<Late<U>>,
     is_late: Notify,
-    /// Whether it reads just now, and no other process does.
+    /// True if this listener reads now.
     reads: Cell<bool>,
 }
 
 impl<U: Ask + 'static> Datagrams for Listener<U> {
     fn answer_batch(self: Rc<Self>) {
         if self.reads.get() {
-            // What is wrong with the socket is found out by whoever watches it.
+            // The task that watches the socket reports its errors.
             let _ = self.turn();
         }
     }
 }
 
-/// Replies that took their time and wait to be sent, together with those that are ready in the same moment.
+/// Deferred responses that wait to be sent, together with others that are ready at the same moment.
 struct Late<U> {
     resolved: Vec<(Peer, Resolved)>,
-    /// They are in flight until they are sent.
+    /// Guards that count these queries as in flight until they are sent.
     guards: Vec<InFlight<U>>,
 }
 
 impl<U: Ask + 'static> Listener<U> {
-    /// Answers what comes, as long as the server serves; returns what it is about then.
+    /// Answers queries while the server serves; returns the next phase.
     async fn read(self: &Rc<Self>) -> io::Result<Phase> {
         let socket = watched(&self.socket)?;
         let over = over(self.worker.phase.clone());
@@ -132,10 +132,10 @@ impl<U: Ask + 'static> Listener<U> {
         }
     }
 
-    /// Takes one batch, if the socket has any. Returns how many packets it had.
+    /// Receives and answers one batch, if any datagram waits. Returns the number of datagrams.
     fn take_batch(self: &Rc<Self>, socket: &AsyncFd<Shared>) -> usize {
         let mut taken = 0;
-        // A batch that is not full has emptied the socket: saying so saves the call that would find it empty.
+        // A batch that is not full has emptied the socket: reporting that saves the call that would find it empty.
         let _ = socket.try_io(Interest::READABLE, |_| {
             taken = self.turn()?;
             if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
@@ -143,7 +143,7 @@ impl<U: Ask + 'static> Listener<U> {
         taken
     }
 
-    /// Takes one batch and answers it. Returns how many packets it had.
+    /// Receives and answers one batch. Returns the number of datagrams.
     fn turn(self: &Rc<Self>) -> io::Result<usize> {
         let mut batch = self.batch.borrow_mut();
         let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
@@ -174,7 +174,7 @@ impl<U: Ask + 'static> Listener<U> {
         Ok(count)
     }
 
-    /// Resolves a query in a task of its own.
+    /// Resolves a query in its own task.
     fn defer(self: &Rc<Self>, batch: &Batch, at: usize, deferred: Box<Deferred>) {
         let Some(peer) = batch.peer(at) else { return };
         let (listener, guard) = (Rc::clone(self), self.worker.depart());
@@ -188,7 +188,7 @@ impl<U: Ask + 'static> Listener<U> {
         });
     }
 
-    /// Sends responses that took their time. It is woken behind the tasks that are ready now, so theirs go out together.
+    /// Sends deferred responses. It runs after the tasks that are ready at its wake-up, so their responses are sent together.
     async fn send_late(self: Rc<Self>) {
         loop {
             self.is_late.notified().await;

@@ -1,4 +1,4 @@
-//! The link between a supervisor and its worker: each gives the other the sockets and the configuration.
+//! Channel between a supervisor and its worker: each sends the other the sockets and the configuration.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,13 @@ use crate::handover::channel::{Channel, LONGEST_BODY, Message, Replaces};
 use crate::handover::sockets::Sockets;
 use crate::handover::take::send_sockets;
 
-/// How long the supervisor may leave a message unread. It has nothing else to do.
+/// Time that the supervisor may leave a message unread. It has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Interval between looks at whether supervisor exited.
+/// Interval between checks that the supervisor is running.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A worker's end.
+/// The worker's end of the channel.
 #[derive(Clone)]
 pub struct Link(Arc<Inner>);
 
@@ -27,7 +27,7 @@ struct Inner {
     sent: Mutex<Sent>,
 }
 
-/// What the supervisor holds.
+/// Sockets and configurations that the supervisor holds.
 #[derive(Default)]
 struct Sent {
     sockets: Sockets,
@@ -37,24 +37,24 @@ struct Sent {
 /// Sources of two configurations, as the worker packs them: see [`super`].
 #[derive(Clone, Debug, Default)]
 pub struct Configs {
-    /// That of the start: the keys that only a start reads are as this has them. Empty if it is the one in force.
+    /// The start configuration, for the keys that only a start reads. Empty if it is the configuration in force.
     pub start: Arc<Vec<u8>>,
-    /// That in force; empty if there is none.
+    /// The configuration in force; empty if there is none.
     pub in_force: Arc<Vec<u8>>,
 }
 
-/// What a worker begins with.
+/// State that a worker starts with.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Whose place it takes.
+    /// The end of the previous worker.
     pub replaces: Replaces,
-    /// The sockets of the last one.
+    /// The sockets of the previous worker.
     pub sockets: Sockets,
-    /// The configurations of the last one.
+    /// The configurations of the previous worker.
     pub configs: Configs,
 }
 
-/// Sends all that a worker begins with, or all that its supervisor is to hold.
+/// Sends all that a worker starts with.
 pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &Sockets, configs: &Configs) -> io::Result<()> {
     channel.send(&Message::Replaces(replaces.clone()))?;
     send_all(channel, sockets, configs)
@@ -70,7 +70,7 @@ fn send_all(channel: &Channel, sockets: &Sockets, configs: &Configs) -> io::Resu
 }
 
 impl Link {
-    /// The worker's end, and what the supervisor gives through it.
+    /// Opens the worker's end; returns it with the state that the supervisor sent.
     ///
     /// # Errors
     /// The supervisor is gone, or there was none.
@@ -91,12 +91,12 @@ impl Link {
         Ok((Self(Arc::new(Inner { channel, sent: Mutex::default() })), given))
     }
 
-    /// The supervisor shall hold these sockets from now on.
+    /// Sends the supervisor the sockets to hold from now on.
     pub fn hold_sockets(&self, sockets: &Sockets) {
         self.hold(|sent| sent.sockets = sockets.clone());
     }
 
-    /// The supervisor shall hold these configurations from now on, or from the first sockets on.
+    /// Sends the supervisor the configurations to hold from now on; if there are no sockets yet, together with the first ones.
     pub fn hold_configs(&self, configs: Configs) {
         self.hold(|sent| sent.configs = configs);
     }
@@ -105,7 +105,7 @@ impl Link {
         let mut sent = self.0.sent.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut sent);
         if sent.sockets.is_empty() {
-            // It serves nothing yet.
+            // This process does not serve yet.
             return;
         }
         let channel = &self.0.channel;
@@ -115,11 +115,11 @@ impl Link {
         }
     }
 
-    /// Resolves when supervisor exited.
+    /// Resolves when the supervisor has exited.
     pub async fn broken(&self) {
         let channel = self.0.channel.try_clone().and_then(watched).ok();
-        // The supervisor says nothing more, so that any news is its end. Looked at now and then as well: a worker that missed it would
-        // hold on to ports that nothing minds.
+        // The supervisor sends nothing more, so any event means that it has exited. The state is also checked at intervals: a
+        // worker that missed the event would occupy ports without a supervisor.
         while !self.0.channel.has_news() {
             let readable = async {
                 match &channel {

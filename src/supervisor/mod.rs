@@ -1,23 +1,24 @@
-//! `nodens serve` is two processes: a supervisor that does nothing, and a worker that does everything.
+//! `nodens serve` is two processes: a supervisor, which serves nothing, and a worker process, which serves everything.
 //!
 //! ```text
 //! supervisor ── starts ──► worker        the worker binds the sockets, and gives the supervisor other descriptors of them
-//!     │  holds the sockets   ✗           dies: by a signal, a panic, for want of memory
-//!     └───── starts ──► worker           gets the same sockets: queries that came meanwhile wait there
+//!     │  holds the sockets   ✗           dies: by a signal, a panic, lack of memory
+//!     └───── starts ──► worker           gets the same sockets: queries that arrived meanwhile wait there
 //! ```
 //!
 //! The supervisor has no thread besides the one that writes its log, reads nothing from the network and parses nothing, so
-//! that there is little in it that could fail. Where the supervisor itself dies, the worker sees the end of [`link`], and stops.
+//! little in it can fail. If the supervisor itself dies, the worker sees the end of [`link`], and stops.
 //!
-//! A successor serves what was in force when the last worker died, whatever the file says by then. The supervisor keeps the
-//! sources of two configurations, that in force and that of the start; from the latter the successor takes the keys that
-//! only a start reads ([`Config::keep_start_only`](crate::config::Config::keep_start_only)). The start is that of `serve`, or
-//! of the `serve` that took over by a handover.
+//! The next worker serves the configuration that was in force when the last worker died, even if the file has changed. The
+//! supervisor keeps the sources of two configurations: the one in force and the start configuration. From the latter the
+//! next worker takes the keys that only a start reads
+//! ([`Config::keep_start_only`](crate::config::Config::keep_start_only)). The start is that of `serve`, or of the `serve`
+//! that took over by a handover.
 //!
-//! A successor that ends before it served is followed by one that begins with what the configuration file holds by then,
-//! these keys too; if the file is no good, with what was in force. If that one does not serve either, the next one begins
-//! with what was in force, and so on in turn, with pauses: so a mended file heals whatever keeps successors from beginning.
-//! What a successor of the file serves is in force from then on, and is that of the start.
+//! After a worker that ended before it served, the next one starts with the current configuration file, including these
+//! keys, or with the configuration last in force if the file is invalid. If that worker does not serve either, the next one
+//! starts with the configuration last in force, and so on in turn, with pauses. So a corrected file ends a series of failed
+//! starts. The file's configuration is in force, and is the start configuration, once a worker serves it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,27 +41,27 @@ use crate::upstream::server_status::wall_clock;
 
 pub mod link;
 
-/// Behind the arguments of `serve`: this process is the worker.
+/// Argument after those of `serve` that makes this process the worker.
 pub const WORKER: &str = "--worker";
-/// A worker that served for so long before it died does not die in a loop.
+/// Time of service after which a worker's death is no part of a crash loop.
 const LONG: Duration = Duration::from_secs(1);
-/// How long the second death in a row is waited after; each further one twice as long.
+/// Pause after the second death in a row; it doubles with each further death.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest such pause.
+/// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How long a worker may take to end when it is told to; then it is killed.
+/// Time, in addition to `GRACE`, that a worker has to exit after a termination signal; then it is killed.
 const END: Duration = Duration::from_secs(30);
-/// How long a worker may leave a message of the supervisor unread.
+/// Time that a worker may leave a message of the supervisor unread.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How it ended: with the worker's exit code, 0 to 255.
+/// Exit code of the worker, 0 to 255.
 pub type Code = u8;
 
-/// Runs this program's own command line again as a worker, and replaces the worker when it dies, until it ends by itself or
-/// is told to.
+/// Runs this program's own command line again as a worker. Replaces a worker that dies. Ends when a worker exits with code
+/// 0, when a worker ends before any has served, or after a termination signal.
 ///
 /// # Errors
-/// The system does not let it start a process.
+/// The system cannot start a process.
 pub fn run() -> io::Result<Code> {
     let signals = signals()?;
     let mut held = Held::default();
@@ -68,7 +69,7 @@ pub fn run() -> io::Result<Code> {
     loop {
         let mut worker = match Worker::start(&replaces, &held) {
             Ok(worker) => worker,
-            // Processes, memory or descriptors come back; the sockets would not.
+            // Processes, memory or descriptors become available again; closed sockets would be lost.
             Err(error) if held.serves => {
                 streak = streak.saturating_add(1);
                 let pause = pause(streak);
@@ -82,7 +83,7 @@ pub fn run() -> io::Result<Code> {
             Err(error) => return Err(error),
         };
         if reload {
-            // It waits until the worker hears signals.
+            // The signal stays pending until the worker unblocks signals.
             worker.signal(Signal::SIGHUP);
         }
         let ended = worker.mind(&signals, &mut held)?;
@@ -120,33 +121,33 @@ pub fn run() -> io::Result<Code> {
     }
 }
 
-/// What must outlive a worker.
+/// State that must outlive a worker.
 #[derive(Default)]
 struct Held {
     sockets: Sockets,
-    /// The worker bounds them, as it bounds the files that it reads.
+    /// Sources of the configurations. The worker bounds their size, as it bounds the files that it reads.
     configs: Configs,
-    /// Whether any worker has ever served.
+    /// True if any worker has served.
     serves: bool,
 }
 
 struct Worker {
     child: Child,
     channel: Channel,
-    /// What it has given so far, until it has said that this is all.
+    /// State that the worker has sent but not completed.
     coming: Held,
-    /// A socket of these did not arrive: the kernel had no descriptor left for it.
+    /// True if a socket of `coming` did not arrive, because the kernel had no descriptor left for it.
     incomplete: bool,
     serves_since: Option<Instant>,
 }
 
 struct Ended {
     status: ExitStatus,
-    /// Whether it was told to end.
+    /// True if a termination signal came.
     told: bool,
-    /// For how long it served, if it did.
+    /// Time for which it served, if it did.
     served: Option<Duration>,
-    /// SIGHUP came when it had ended already.
+    /// True if SIGHUP came after it had ended.
     reload: bool,
 }
 
@@ -154,7 +155,7 @@ impl Worker {
     fn start(replaces: &Replaces, held: &Held) -> io::Result<Self> {
         let (channel, far) = Channel::pair()?;
         channel.set_patience(PATIENCE)?;
-        // Not by its name: the file may be another one by now.
+        // Not by its path: the file may have been replaced.
         let mut command = Command::new("/proc/self/exe");
         let mut arguments = std::env::args_os();
         if let Some(name) = arguments.next() {
@@ -162,17 +163,17 @@ impl Worker {
         }
         let stdin = Stdio::from(far.into_descriptor());
         let child = command.args(arguments).arg(WORKER).stdin(stdin).spawn()?;
-        // One that dies meanwhile is seen to have died.
+        // A worker that dies meanwhile is noticed later.
         let _ = link::give(&channel, replaces, &held.sockets, &held.configs);
         Ok(Self { child, channel, coming: Held::default(), incomplete: false, serves_since: None })
     }
 
-    /// Passes signals on and holds what the worker gives, until the worker has ended.
+    /// Forwards signals and stores the state that the worker sends, until the worker has ended.
     fn mind(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
         let (mut told, mut reload, mut deadline, mut speaks) = (false, false, None, true);
         loop {
             if let Some(status) = self.child.try_wait()? {
-                // What it gave and nobody has taken yet is true all the same; behind it is the end of the link.
+                // Messages that are still unread are valid; after them the channel ends.
                 while speaks {
                     speaks = self.hear(held);
                 }
@@ -212,7 +213,7 @@ impl Worker {
         }
     }
 
-    /// Takes one message of the worker; whether more may come.
+    /// Receives one message of the worker; returns whether more may come.
     fn hear(&mut self, held: &mut Held) -> bool {
         let Ok(Some(got)) = self.channel.receive() else { return false };
         match (got.message, got.socket) {
@@ -228,7 +229,7 @@ impl Worker {
                 if !self.incomplete {
                     *held = coming;
                 } else {
-                    // Those of before are still those that clients know, if they were all there.
+                    // The sockets held before are still those that clients use, if they were complete.
                     tracing::error!(
                         "no file descriptor left for the worker's sockets; the next worker gets the sockets held before"
                     );
@@ -243,12 +244,12 @@ impl Worker {
     }
 
     fn signal(&self, signal: Signal) {
-        // It may have ended already.
+        // The worker may have ended already.
         let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
 
-/// How long the next worker waits after so many deaths in a row of workers that hardly served.
+/// Returns the pause before the next worker after `streak` deaths in a row of workers that hardly served.
 fn pause(streak: u32) -> Duration {
     match streak {
         0 | 1 => Duration::ZERO,
@@ -256,7 +257,7 @@ fn pause(streak: u32) -> Duration {
     }
 }
 
-/// How a process ended, in words.
+/// Describes the end of a process.
 fn words(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
         (Some(signal), _) => {
@@ -267,7 +268,7 @@ fn words(status: ExitStatus) -> String {
     }
 }
 
-/// The signals that a supervisor hears, as a descriptor. A worker starts with them blocked: see [`hear_signals`].
+/// Returns the supervisor's signals as a descriptor. A worker starts with them blocked: see [`hear_signals`].
 fn signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|signal| set.add(signal));
@@ -275,19 +276,19 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-/// The next signal that has come.
+/// Returns the next pending signal.
 fn next(signals: &SignalFd) -> io::Result<Option<Signal>> {
     let info = signals.read_signal()?;
     Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok()))
 }
 
-/// How a pause ended.
+/// End of a pause.
 enum Waited {
-    /// A signal says to end.
+    /// A termination signal came.
     Told,
     /// The next worker is due.
     Over {
-        /// Whether SIGHUP came, which is for that one then.
+        /// True if SIGHUP came, which is then for the next worker.
         reload: bool,
     },
 }
@@ -315,7 +316,7 @@ fn wait(signals: &SignalFd, pause: Duration) -> io::Result<Waited> {
     }
 }
 
-/// Lets a worker hear signals, once it is prepared to: until then they wait.
+/// Unblocks signals in a worker that is ready to handle them; until then they stay pending.
 ///
 /// # Errors
 /// None, on Linux.
@@ -323,13 +324,13 @@ pub fn hear_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// Gives the worker the program's name, where lists of processes would have that of the file it was started from, `exe`.
+/// Sets the worker's process name to that of the program; otherwise it would be `exe`, after the file it was started from.
 pub fn take_name() {
-    // It is for people only.
+    // The name is for people only.
     let _ = nix::sys::prctl::set_name(c"nodens");
 }
 
-/// The end of the link that a worker has on its standard input.
+/// Returns the worker's end of the channel, which is its standard input.
 ///
 /// # Errors
 /// There is none: the process was not started by a supervisor.

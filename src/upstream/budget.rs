@@ -1,6 +1,6 @@
-//! What hedges may cost, so that a slow network is not made slower by them.
+//! Budget of hedges, which must not slow down a slow network further.
 
-/// What hedges may cost: a twentieth of a query for each query, and a burst for the first moments of a fault.
+/// Budget of hedges: a twentieth of a hedge per query, and a burst for the first moments of a fault.
 #[derive(Debug)]
 pub struct Budget {
     twentieths: u32,
@@ -12,12 +12,12 @@ impl Budget {
     /// Queries that earn one hedge: 5 %.
     pub const QUERIES_PER_HEDGE: u32 = 20;
 
-    /// A query was sent.
+    /// Credits one query.
     pub fn earn(&mut self) {
         self.twentieths = (self.twentieths + 1).min(Self::BURST * Self::QUERIES_PER_HEDGE);
     }
 
-    /// Takes a hedge out of it, if it has one.
+    /// Takes a hedge from the budget; returns whether there was one.
     pub fn spend(&mut self) -> bool {
         let left = self.twentieths.checked_sub(Self::QUERIES_PER_HEDGE);
         self.twentieths = left.unwrap_or(self.twentieths);

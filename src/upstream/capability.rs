@@ -1,5 +1,5 @@
-//! Something that a server may not be able to do: whether it can is judged by checks of nodens's own, never by what a client's
-//! query met, and every verdict ends.
+//! Feature that a server may lack. Only nodens's own checks decide whether it does, never the outcome of a client's
+//! query, and every decision expires.
 //!
 //! Pure: time is an argument.
 
@@ -7,43 +7,43 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Checks in a row without it, after which a server counts as one that cannot.
+/// Failed checks in a row after which the feature is not used.
 const CHECKS: u8 = 2;
-/// How long that holds.
+/// Time for which that decision holds.
 pub const HOLDS_FOR: Duration = Duration::from_secs(900);
-/// The pause between two checks.
+/// Minimum interval between two checks.
 pub const CHECK_EVERY: Duration = Duration::from_millis(500);
 
-/// What is known of it.
+/// State of one feature of one server.
 #[derive(Debug, Default)]
 pub struct Capability {
-    /// Something cast doubt on it, and nothing is known yet.
+    /// A check is wanted.
     doubted: bool,
-    /// When a check was last sent.
+    /// Time of the last check.
     checked: Option<Instant>,
-    /// Checks in a row without it.
+    /// Failed checks in a row.
     lacking: u8,
-    /// The server cannot, as far as is known until then.
+    /// End of the time for which the feature is not used.
     off_until: Option<Instant>,
 }
 
 impl Capability {
-    /// Whether the server can, as far as is known.
+    /// Reports whether to use the feature.
     pub fn is_there(&self, now: Instant) -> bool {
         self.off_until.is_none_or(|until| now >= until)
     }
 
-    /// Until when it counts as one that cannot.
+    /// Returns the end of the time for which the feature is not used, if it is not used now.
     pub fn off_until(&self, now: Instant) -> Option<Instant> {
         self.off_until.filter(|until| now < *until)
     }
 
-    /// Something came that a server would send which cannot, and others too.
+    /// Records a response that a server without the feature would send, but others may send too.
     pub fn doubt(&mut self) {
         self.doubted = true;
     }
 
-    /// Whether to send a check now.
+    /// Returns whether a check is due now, and if so records that it is sent.
     pub fn check_due(&mut self, now: Instant) -> bool {
         let due = self.doubted && self.is_there(now) && self.checked.is_none_or(|checked| now >= checked + CHECK_EVERY);
         if due {
@@ -52,15 +52,15 @@ impl Capability {
         due
     }
 
-    /// The server cannot, as several checks have shown at once.
+    /// Turns the feature off at once, after several checks elsewhere.
     pub fn turn_off(&mut self, now: Instant) {
         *self = Self { off_until: Some(now + HOLDS_FOR), ..Self::default() };
     }
 
-    /// A check was answered, `lacking` it or not; true if that makes the verdict.
+    /// Records the result of a check; returns true if that turns the feature off.
     pub fn was_checked(&mut self, lacking: bool, now: Instant) -> bool {
         if !self.is_there(now) {
-            // A check that was under way.
+            // The check was in flight when the feature was turned off.
             return false;
         }
         self.lacking = if lacking { self.lacking + 1 } else { 0 };
@@ -86,7 +86,7 @@ mod tests {
         assert!(capability.check_due(start) && !capability.check_due(start));
         assert!(!capability.was_checked(true, start));
         assert!(capability.is_there(start) && capability.check_due(start + CHECK_EVERY));
-        // One that is answered well takes the doubt away.
+        // A passed check ends the doubt.
         assert!(!capability.was_checked(false, start));
         assert!(!capability.check_due(start + 2 * CHECK_EVERY));
         capability.doubt();

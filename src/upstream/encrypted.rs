@@ -1,13 +1,13 @@
-//! TLS around a connection to an upstream: DNS over TLS (RFC 7858), strict profile (RFC 8310 section 5).
+//! TLS on a connection to an upstream: DNS over TLS (RFC 7858), strict profile (RFC 8310 section 5).
 //!
-//! The certificate must be good for the configured name, or no query is sent; there is no way back to clear text.
-//! TLS 1.2 and 1.3, the name sent (SNI), ALPN "dot" offered, sessions resumed across workers, no early data.
+//! No query is sent unless the certificate is valid for the configured name; there is no fallback to clear text. TLS 1.2
+//! and 1.3, the name sent (SNI), ALPN "dot" offered, sessions resumed across workers, no early data.
 //!
-//! Whom to trust, read once, when the first TLS server is asked; a change needs a restart:
+//! The trusted roots are read once, when the first TLS server is queried; a change needs a restart:
 //!
-//! 1. `SSL_CERT_FILE` or `SSL_CERT_DIR`, if set: these and no others, so that a private CA can stand alone.
-//! 2. Else the system's store.
-//! 3. Else, as in an image without one, the roots of Mozilla that are built in.
+//! 1. `SSL_CERT_FILE` or `SSL_CERT_DIR`, if set: only these, for installations that trust a private CA alone.
+//! 2. Otherwise the system's store.
+//! 3. Otherwise, as in an image without a store, the built-in roots of Mozilla.
 
 use std::env;
 use std::io;
@@ -26,19 +26,19 @@ use tokio_rustls::client::TlsStream;
 use super::failure::{FailureKind, TlsFault};
 use super::local::LocalFault;
 
-/// What DNS over TLS is called in ALPN (registered with RFC 7858).
+/// Protocol name of DNS over TLS in ALPN (registered with RFC 7858).
 const ALPN: &[u8] = b"dot";
-/// The environment variables that replace the system's store.
+/// Environment variables that replace the system's store.
 const ROOT_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// What all connections share: the roots, and the sessions that can be resumed.
+/// State shared by all connections: the roots, and the sessions that can be resumed.
 static CONNECTOR: OnceCell<Result<TlsConnector, TlsFault>> = OnceCell::const_new();
 
 /// Opens a connection to `address` and sets up TLS with `host`. The caller bounds the time.
 ///
 /// # Errors
-/// As for TCP; and [`FailureKind::Tls`] if the certificate is not good for `host`, or the peer does not speak TLS as it
-/// should. That lasts until the server changes or the roots do.
+/// As for TCP; and [`FailureKind::Tls`] if the certificate is not valid for `host`, or the peer does not speak TLS
+/// correctly. That lasts until the server or the roots change.
 pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>, FailureKind> {
     let load = || async { spawn_blocking(load).await.unwrap_or(Ok(Err(TlsFault::Handshake))) };
     let connector = CONNECTOR.get_or_try_init(load).await.map_err(FailureKind::Local)?;
@@ -52,7 +52,8 @@ pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStr
     })
 }
 
-/// What is worth to be kept. A fault of this machine is not: once it is over the roots can be read.
+/// Loads the connector, or the lasting reason why there is none. A fault of this machine is the outer error, which is not
+/// kept: the next call reads the roots again.
 fn load() -> Result<Result<TlsConnector, TlsFault>, LocalFault> {
     let found = rustls_native_certs::load_native_certs();
     let fault = |error: &Error| match &error.kind {
@@ -100,7 +101,7 @@ fn roots(found: CertificateResult) -> Result<RootCertStore, TlsFault> {
     Ok(roots)
 }
 
-/// What went wrong, from the error of a handshake.
+/// Returns the fault that an error of the handshake reports.
 fn fault(error: &io::Error) -> TlsFault {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(error)) = error else { return TlsFault::Handshake };

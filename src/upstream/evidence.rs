@@ -1,69 +1,69 @@
-//! What a server has answered so far, as far as it matters to whoever judges it: what to probe it with, and whether it gives
-//! anything but errors. Pure.
+//! Evidence from the responses of a server so far: the question to probe it with, and whether it gives anything but
+//! errors. Pure.
 
 use super::failure::FailureKind;
 use super::question::Question;
 use crate::wire::name::Name;
 use crate::wire::{class, rtype};
 
-/// Denials and errors in a row to queries in random letter case, from a server that has never given data to one, after which it is asked
-/// in lower case as well.
+/// Denials and errors to queries in random letter case, from a server that has never given data to one, after which it is
+/// queried in lower case as well.
 const DENIALS: u32 = 8;
-/// Errors in a row, and nothing else, after which a probe finds out whether the server gives nothing else.
+/// Errors in a row after which a probe checks whether the server gives errors only.
 const ERRORS: u32 = 8;
 
-/// What is known.
+/// Evidence about one server.
 #[derive(Debug, Default)]
 pub struct Evidence {
-    /// It has answered the probe that asks for an SOA record.
+    /// It has answered the probe for an SOA record.
     answers_soa: bool,
     /// Errors in a row.
     errors: u32,
-    /// The error that a probe was answered with, since the last answer.
+    /// Error in response to the last probe; cleared by an answer.
     probe_error: Option<FailureKind>,
     /// It has given data to a query in random letter case.
     preserves_case: bool,
     /// Denials and errors to such queries before that.
     denials: u32,
-    /// The question to ask in lower case.
+    /// Question to ask in lower case.
     denied: Option<Question>,
 }
 
 impl Evidence {
-    /// It gave an answer.
+    /// Records an answer to a client's query.
     pub fn answered(&mut self) {
         (self.errors, self.probe_error) = (0, None);
     }
 
-    /// It gave an error to a client's query.
+    /// Records an error in response to a client's query.
     pub fn gave_error(&mut self) {
         self.errors = self.errors.saturating_add(1);
     }
 
-    /// It answered a probe, with an error or well.
+    /// Records the response to a probe, with its error if it is one.
     pub fn answered_probe(&mut self, question: &Question, error: Option<FailureKind>) {
         let is_soa = question.qtype == rtype::SOA;
         self.answers_soa |= is_soa && error.is_none();
         self.probe_error = error;
         match error {
             None => self.errors = 0,
-            // Some refuse the root's to whoever asks: that alone says nothing of what clients get.
+            // Some servers refuse the root's SOA to any client: that is no evidence about clients' queries.
             Some(_) if is_soa => {}
             Some(_) => self.errors = self.errors.saturating_add(1),
         }
     }
 
-    /// The error that it gives to everything, if it does.
+    /// Returns the error that the server gives to everything, if it does.
     pub fn only_error(&self) -> Option<FailureKind> {
         self.probe_error.filter(|_| self.errors >= ERRORS)
     }
 
-    /// Whether it gave so many errors that a probe has to find out.
+    /// Reports whether the server gave so many errors that a probe has to decide.
     pub fn is_doubtful(&self) -> bool {
         self.errors >= ERRORS
     }
 
-    /// A query in random letter case was answered: with data, or else with a denial or an error of `question`.
+    /// Records the response to a query in random letter case: data, or a denial or an error for `question`.
     pub fn observe_case(&mut self, has_data: bool, question: &Question) {
         self.preserves_case |= has_data;
         if self.preserves_case {
@@ -76,13 +76,13 @@ impl Evidence {
         }
     }
 
-    /// Returns the question that finds out whether it knows names in lower case alone, if it may be such a server.
+    /// Takes the question that checks whether the server finds names in lower case only, if that is suspected.
     pub fn lower_case_check(&mut self) -> Option<Question> {
         self.denied.take()
     }
 
-    /// What to probe it with: the SOA record of `zone`. One that has never answered that, as some never do, is asked for what was
-    /// answered `well` to a client last.
+    /// Returns the question to probe with: the SOA record of `zone`. A server that has never answered that, as some never
+    /// do, or that is doubtful, is asked `well` instead, which was answered to a client recently.
     pub fn probe(&self, zone: &Name, well: Option<Question>) -> Question {
         let soa = Question {
             name: zone.clone(),
@@ -93,7 +93,7 @@ impl Evidence {
             dnssec_ok: false,
             z: false,
         };
-        // Some refuse the root's, so that an error to that says nothing.
+        // Some servers refuse the root's SOA, so an error in response to it is no evidence.
         well.filter(|_| !self.answers_soa || self.is_doubtful()).unwrap_or(soa)
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with one attempt and with all of them, and the words that clients and metrics get for it.
+//! Failures of one attempt and of all attempts, and their words in extended errors and metrics.
 
 use std::fmt::Write;
 use std::io;
@@ -11,58 +11,58 @@ use crate::cause::Cause;
 use crate::wire::text::plain;
 use crate::wire::{Rcode, ede, rcode};
 
-/// What went wrong with one attempt at one server.
+/// Failure of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// No reply in time.
+    /// No response in time.
     Timeout,
-    /// The host says that nobody listens there.
+    /// The host reports that the port is closed.
     ConnectionRefused,
     /// The host or its network cannot be reached, or the connection broke.
     Network,
-    /// It answered SERVFAIL.
+    /// Response code SERVFAIL.
     Servfail,
-    /// It answered REFUSED.
+    /// Response code REFUSED.
     Refused,
-    /// It answered NOTIMP.
+    /// Response code NOTIMP.
     Notimp,
-    /// It answered FORMERR, without EDNS too.
+    /// Response code FORMERR or BADVERS.
     Formerr,
-    /// It answered with another response code that is no answer.
+    /// Another response code that is no answer.
     OtherRcode,
-    /// A reply that cannot be read, or has records that cannot be right; over a connection also one that does not match.
+    /// A response that cannot be parsed, or has impossible records; over a connection also one that does not match.
     Malformed,
-    /// It named other servers to ask.
+    /// A referral to other servers.
     Referral,
-    /// Over a connection: a response that began to come, and did not come to its end.
+    /// Over a connection: a response that began to arrive and did not end in time.
     Incomplete,
-    /// TLS could not be set up; nothing was asked.
+    /// TLS could not be set up; no query was sent.
     Tls(TlsFault),
-    /// The group's `max_qps` is used up; nothing was asked.
+    /// The group's `max_qps` is used up; no query was sent.
     Quota,
-    /// This machine could not ask; nothing is known of the server.
+    /// This machine could not send the query; no evidence about the server.
     Local(LocalFault),
 }
 
-/// Why TLS could not be set up.
+/// Reason why TLS could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlsFault {
-    /// The certificate does not bear the configured name.
+    /// The certificate does not contain the configured name.
     WrongName,
-    /// No trusted root stands behind the certificate.
+    /// No trusted root has issued the certificate.
     UnknownIssuer,
     /// The certificate has expired.
     Expired,
     /// The certificate is not valid for another reason.
     BadCertificate,
-    /// The handshake failed: a peer that does not speak TLS, or not as it should.
+    /// The handshake failed: the peer does not speak TLS, or not correctly.
     Handshake,
-    /// Nobody is trusted: the configured roots cannot be read.
+    /// No root is trusted: the configured roots cannot be loaded.
     NoRoots,
 }
 
 impl TlsFault {
-    /// The words for it in an extended error (RFC 8914).
+    /// Returns the words for an extended error (RFC 8914).
     fn words(self) -> &'static str {
         match self {
             Self::WrongName => "TLS certificate for another name",
@@ -76,20 +76,20 @@ impl TlsFault {
 }
 
 impl FailureKind {
-    /// What a reply with this response code is, if it is no answer.
+    /// Returns the failure that a response code means; `None` for an answer.
     pub fn of_rcode(code: Rcode) -> Option<Self> {
         match code {
             rcode::NOERROR | rcode::NXDOMAIN => None,
             rcode::SERVFAIL => Some(Self::Servfail),
             rcode::REFUSED => Some(Self::Refused),
             rcode::NOTIMP => Some(Self::Notimp),
-            // BADVERS is what some servers that do not know EDNS make of it.
+            // Some servers without EDNS respond BADVERS.
             rcode::FORMERR | rcode::BADVERS => Some(Self::Formerr),
             _ => Some(Self::OtherRcode),
         }
     }
 
-    /// What a reply is, if it is no answer.
+    /// Returns the failure that a response is; `None` for an answer.
     pub(super) fn of_verdict(verdict: &Verdict) -> Option<Self> {
         match verdict.fault {
             Some(Fault::Malformed) => Some(Self::Malformed),
@@ -98,12 +98,12 @@ impl FailureKind {
         }
     }
 
-    /// Which failure an error of a socket is, when it is opened or written to.
+    /// Returns the failure for an error of opening a socket or writing to it.
     pub fn of_error(error: &io::Error) -> Self {
         LocalFault::of(error).map_or_else(|| Self::of_arrived(error), Self::Local)
     }
 
-    /// Which failure an error is that was reported to a socket later on: it came over the network, whatever its number.
+    /// Returns the failure for an error reported to a socket later: it came over the network, whatever its number.
     pub fn of_arrived(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,
@@ -112,7 +112,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether the server answered at all: then another query may well succeed, and waiting for it costs nothing.
+    /// Reports whether the server responded: then another query may well succeed, and costs no time.
     pub fn is_reply(self) -> bool {
         matches!(
             self,
@@ -127,18 +127,18 @@ impl FailureKind {
         )
     }
 
-    /// Whether asking the same server again at once would come to the same.
+    /// Reports whether an immediate retry at the same server would fail the same way.
     pub(super) fn is_final(self) -> bool {
         let lasts = matches!(self, Self::Local(fault) if !fault.is_brief());
         lasts || self.is_reply() || matches!(self, Self::Quota | Self::Tls(_))
     }
 
-    /// Whether it is the server's: it then counts for the server's health.
+    /// Reports whether the failure counts for the server's health.
     pub fn is_servers(self) -> bool {
         !matches!(self, Self::Quota | Self::Local(_))
     }
 
-    /// The value of the label `kind` in metrics.
+    /// Returns the value of the label `kind` in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
@@ -157,7 +157,7 @@ impl FailureKind {
         }
     }
 
-    /// The words for it in an extended error (RFC 8914).
+    /// Returns the words for an extended error (RFC 8914).
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Timeout => "no response",
@@ -178,18 +178,18 @@ impl FailureKind {
     }
 }
 
-/// Nobody gave an answer in time.
+/// Failure of all attempts.
 #[derive(Clone, Debug, Default)]
 pub struct Failure {
-    /// Each attempt in the order it was made.
+    /// Attempts in the order in which they failed.
     pub tried: Vec<(SocketAddr, Transport, FailureKind)>,
-    /// The extended error that the last failing reply carried (RFC 8914): info-code and text.
+    /// Extended error of the last error response that had one (RFC 8914): info-code and text.
     pub extended_error: Option<(u16, Vec<u8>)>,
 }
 
 impl Failure {
-    /// Whether it says nothing of the name: nobody was asked, because of `max_qps`; or some server was not asked at all
-    /// because this machine could not, which might have answered.
+    /// Reports whether the failure is no evidence about the name: `max_qps` prevented all attempts, or this machine could
+    /// not query some server, which might have answered.
     pub fn is_unasked(&self) -> bool {
         let is_local = |kind: FailureKind| matches!(kind, FailureKind::Local(_));
         let asked = |server| self.tried.iter().any(|(other, _, kind)| *other == server && !is_local(*kind));
@@ -198,7 +198,7 @@ impl Failure {
         !self.tried.is_empty() && (by_quota || left_out)
     }
 
-    /// Why there is no answer.
+    /// Returns the cause for reports.
     pub fn cause(&self) -> Cause {
         let any = |is: fn(FailureKind) -> bool| self.tried.iter().any(|(_, _, kind)| is(*kind));
         let all =
@@ -219,7 +219,7 @@ impl Failure {
         }
     }
 
-    /// The words for it in an extended error: what was tried, each server once.
+    /// Returns the text of an extended error: the last failure of each server.
     pub fn explain(&self, group: &str) -> String {
         let mut text = format!("upstream {group}:");
         let mut told = Vec::new();
@@ -256,7 +256,7 @@ mod tests {
         let cause = |kinds: &[FailureKind]| {
             let server = SocketAddr::from(([10, 0, 0, 1], 53));
             let tried = kinds.iter().map(|kind| (server, Transport::Udp, *kind)).collect();
-            // What a server writes changes nothing.
+            // The text of a server's extended error has no effect.
             Failure { tried, extended_error: Some((22, b"no reply: max_qps".to_vec())) }.cause()
         };
         use FailureKind::{ConnectionRefused, Local, Malformed, Network, Quota, Servfail, Timeout};

@@ -1,4 +1,4 @@
-//! What all workers know together of a group, and whom of it to ask. No sockets: those belong to each worker.
+//! State of a group that all workers share, and the order of its servers. Sockets belong to each worker.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -20,35 +20,35 @@ use crate::clock::Millis;
 use crate::config::{self, Select};
 use crate::wire::ede;
 
-/// How long a question that was answered is kept until a newer one takes its place.
+/// Minimum time for which an answered question is kept before a newer one replaces it.
 const KEEP_WELL: Duration = Duration::from_secs(5);
 
-/// Servers that give the same answers.
+/// Group of servers that give the same answers: an upstream.
 #[derive(Debug)]
 pub struct Group {
-    /// What the file says of it.
+    /// Configuration of the group.
     pub config: config::Upstream,
-    /// Its servers; those given by name come and go with their addresses.
+    /// Servers; those configured by name change with their addresses.
     pub servers: ArcSwap<Vec<Arc<Server>>>,
-    /// What hedges may cost.
+    /// Budget of hedges.
     pub budget: Arc<Mutex<Budget>>,
-    /// How many queries to it wait.
+    /// Number of queries to the group that wait.
     pub pending: Arc<AtomicUsize>,
-    /// What may be asked in a second, if that is bounded.
+    /// Rate limit, if `max_qps` is set.
     rate_limiter: Option<Arc<Mutex<RateLimiter>>>,
-    /// When the quota's time began.
+    /// Origin of the times in milliseconds.
     epoch: Instant,
-    /// When it was last asked, in milliseconds since the epoch.
+    /// Time of the last query, in milliseconds since the epoch; 0 before the first one.
     asked: AtomicU64,
     recoveries: Arc<AtomicU32>,
-    /// A question of a client that was answered a short time ago, and when.
+    /// Question of a client that was answered a short time ago, and when.
     well: Mutex<Option<(Question, Instant)>>,
-    /// A name of a server that cannot be resolved, and why.
+    /// Server name that cannot be resolved, and the reason.
     unresolved: Mutex<Option<String>>,
 }
 
 impl Group {
-    /// A group of `servers`.
+    /// Creates a group of `servers`.
     pub fn new(config: config::Upstream, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
         let rate_limiter = config.max_qps.map(|limit| Arc::new(Mutex::new(RateLimiter::new(limit))));
         Self {
@@ -65,7 +65,7 @@ impl Group {
         }
     }
 
-    /// The same group after a reload: what was asked of it before still counts.
+    /// Takes over the counters of the same group from before a reload.
     pub fn after(self, old: &Self) -> Self {
         let same = old.config.max_qps == self.config.max_qps;
         let rate_limiter = if same { old.rate_limiter.clone() } else { self.rate_limiter };
@@ -74,15 +74,15 @@ impl Group {
         Self { rate_limiter, budget, pending, epoch: old.epoch, asked, ..self }
     }
 
-    /// The servers in the order in which a query should try them: those that clients' queries go to, best first, then
-    /// the others as a last resort. One in a forwarding loop is left out.
+    /// Returns the servers in the order in which a query tries them: those that take clients' queries, best first, then
+    /// the others as a last resort. Forwarding loops are left out.
     pub fn order(&self) -> Vec<Arc<Server>> {
         let mut servers: Vec<_> =
             self.servers.load().iter().filter(|server| !server.is_looped()).map(Arc::clone).collect();
         if servers.len() > 1 {
             match self.config.select {
                 Select::Ordered => self.by_file(&mut servers),
-                // A server of which nothing is known is worth a try before the others: so it becomes known.
+                // A server without a response so far comes first, so that its latency becomes known.
                 Select::Fastest => servers.sort_by_cached_key(|server| {
                     let health = server.health();
                     (!health.takes_queries(), health.smoothed().unwrap_or_default())
@@ -99,14 +99,14 @@ impl Group {
         servers
     }
 
-    /// Why nobody is asked where [`Group::order`] has no server.
+    /// Returns the failure for an empty [`Group::order`].
     pub fn no_server(&self) -> Failure {
         let looped = self.servers.load().iter().any(|server| server.is_looped());
         let why = if looped { "its servers lead back to nodens" } else { "its servers' names are not resolved yet" };
         Failure { tried: Vec::new(), extended_error: Some((ede::OTHER, why.into())) }
     }
 
-    /// In the order of the file, but for those that are far slower than another.
+    /// Sorts in the order of the configuration, with degraded servers after the others.
     fn by_file(&self, servers: &mut [Arc<Server>]) {
         let known = |server: &Arc<Server>| {
             let health = server.health();
@@ -123,16 +123,16 @@ impl Group {
             }
             (!health.takes_queries(), degraded)
         });
-        // Behind the sort, which holds the lock of a server's health.
+        // After the sort, which holds the lock of a server's health.
         changed.iter().for_each(|server| server.degraded_changed(best.unwrap_or_default()));
     }
 
-    /// It is being asked now.
+    /// Records that the group is queried at `now`.
     pub fn is_asked(&self, now: Instant) {
         self.asked.store(self.millis(now), Ordering::Relaxed);
     }
 
-    /// A client's question was answered.
+    /// Records that a client's question was answered.
     pub(super) fn was_answered(&self, question: &Question, now: Instant) {
         let mut well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         if well.as_ref().is_none_or(|(_, at)| now >= *at + KEEP_WELL) {
@@ -140,23 +140,23 @@ impl Group {
         }
     }
 
-    /// A question that one of its servers has answered a short time ago, so that each should.
+    /// Returns a question that one of the servers has answered recently, so that each server should.
     pub fn known_question(&self) -> Option<Question> {
         let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
         well.as_ref().map(|(question, _)| question.clone())
     }
 
-    /// The name of a server cannot be resolved, for this reason; or all can.
+    /// Sets the server name that cannot be resolved, with the reason; `None` if all can.
     pub fn set_unresolved(&self, why: Option<String>) {
         *self.unresolved.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// The names that cannot be resolved, with the reason.
+    /// Returns the server names that cannot be resolved, with the reasons.
     pub fn unresolved(&self) -> Vec<String> {
         self.unresolved.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Whether it was asked so short a time ago that it matters which of its servers are well.
+    /// Reports whether the group has several servers and was queried in the last 10 s, so that their health matters.
     pub fn in_use(&self, now: Instant) -> bool {
         if self.servers.load().len() < 2 {
             return false;
@@ -165,7 +165,7 @@ impl Group {
         asked > 0 && self.millis(now) < asked + UNHEARD.as_millis() as Millis
     }
 
-    /// Judges a question that would have to be asked for `client`: see [`RateLimiter::judge`].
+    /// Decides on a question that needs a query for `client`: see [`RateLimiter::judge`].
     pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> Verdict {
         let Some(mut rate_limiter) = self.rate_limiter() else { return Verdict::Ask };
         let now = self.millis(now);
@@ -184,28 +184,28 @@ impl Group {
         verdict
     }
 
-    /// Whether there is room for a hedge or a prefetch.
+    /// Reports whether the rate limit has room for a hedge or a prefetch.
     pub fn has_room(&self, now: Instant) -> bool {
         self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.has_room(self.millis(now)))
     }
 
-    /// Queries sent in the last second, if they are bounded.
+    /// Returns the queries sent in the last second, if there is a rate limit.
     pub fn used(&self, now: Instant) -> Option<u32> {
         self.rate_limiter().map(|mut rate_limiter| rate_limiter.used(self.millis(now)))
     }
 
-    /// Takes a query out of the quota, if one is left.
+    /// Takes one query from the rate limit; returns whether one was left.
     pub fn spend(&self, now: Instant) -> bool {
         self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.spend(self.millis(now)))
     }
 
-    /// Takes a hedge out of the budget, if it has one and the quota has room for it.
+    /// Takes a hedge from the budget; returns whether the budget had one and the rate limit has room for it.
     pub fn may_hedge(&self, now: Instant) -> bool {
         self.has_room(now) && self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend()
     }
 
     fn rate_limiter(&self) -> Option<MutexGuard<'_, RateLimiter>> {
-        // A quota is consistent between any two of its calls.
+        // A limiter is consistent between any two of its calls.
         self.rate_limiter.as_ref().map(|rate_limiter| rate_limiter.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -213,27 +213,28 @@ impl Group {
         now.saturating_duration_since(self.epoch).as_millis() as Millis
     }
 
-    /// How often one of its servers came back: failures remembered from before are then forgotten.
+    /// Returns the number of recoveries of its servers. Failures remembered from before a recovery are dropped.
     pub fn recoveries(&self) -> u32 {
         self.recoveries.load(Ordering::Relaxed)
     }
 
-    /// The recovery count, for servers that join the group.
+    /// Returns the shared recovery count, for servers that join the group.
     pub fn shared_recoveries(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.recoveries)
     }
 
-    /// Whether some server takes clients' queries.
+    /// Reports whether any server is neither ejected nor a forwarding loop.
     pub fn is_alive(&self) -> bool {
         self.servers.load().iter().any(|server| server.is_healthy())
     }
 
-    /// Whether some server gives answers, as far as is known; of one that nothing has come from yet, whether nothing has failed.
+    /// Reports whether any server gives answers, as far as is known. A server without a response so far counts if nothing
+    /// has failed.
     pub fn is_promising(&self) -> bool {
         self.servers.load().iter().any(|server| server.is_promising())
     }
 
-    /// A number that equal groups share across reloads: answers of one are answers of the other.
+    /// Returns a fingerprint that equal groups share across reloads: their answers are interchangeable.
     pub fn scope_fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let config::Upstream { servers, trust_ad, .. } = &self.config;
@@ -242,8 +243,9 @@ impl Group {
     }
 }
 
-/// Of `count` servers, the best first, two are drawn at random; this is the better one. So the best is asked most, but
-/// what all know to be idle is not stormed by all (the power of two choices). None if there are no two.
+/// Draws two of `count` servers at random, which are sorted best first, and returns the index of the better one; `None`
+/// if there are fewer than two. The best server gets most queries, but an idle one is not flooded by all workers at once
+/// (the power of two choices).
 fn better_of_two(count: usize, random: &mut impl RngExt) -> Option<usize> {
     let others = count.checked_sub(1).filter(|others| *others > 0)?;
     let one = random.random_range(0..count);
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(better_of_two(0, &mut random), None);
         assert_eq!(better_of_two(1, &mut random), None);
         assert!((0..100).all(|_| better_of_two(2, &mut random) == Some(0)));
-        // Of four the ranks win 3, 2, 1 and 0 of the 6 pairs.
+        // With four servers the ranks win 3, 2, 1 and 0 of the 6 pairs.
         let mut won = [0_u32; 4];
         (0..6_000).for_each(|_| won[better_of_two(4, &mut random).expect("two")] += 1);
         for (won, expected) in won.into_iter().zip([3_000, 2_000, 1_000, 0]) {

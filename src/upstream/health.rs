@@ -1,30 +1,34 @@
-//! One server's health: a pure state machine, time is an argument.
+//! Health of one server: a pure state machine, time is an argument.
 //!
 //! ```text
-//!      3 attempts in a row lost, or 8 of the last 32        a probe is lost too
-//! taking ─────────────────────────────────────► suspect ───────────────────► ejected ── probes, 200 ms after, then ever
-//!    ▲  ◄──────────────────────────────────────    │                            │   less often to 1.2 s; once one is
-//!    │          probes are answered                                             │   answered, every 50 ms
+//!          3 attempts in a row lost, or 8 of the last 32      a probe is lost too
+//! healthy ────────────────────────────────────► suspect ───────────────────► ejected ── probes: first after up to 200 ms,
+//!    ▲ ▲                                           │                            │       then at growing intervals up to
+//!    │ └───────────────────────────────────────────┘                            │       1.2 s; after a response, 50 ms
+//!    │          probes are answered                                             │
 //!    ├──────────────────────────────────────────────────────────────────────────┘
-//!    │         as many replies in a row as it has to prove
+//!    │          required number of responses in a row
+//!    │
 //!    │    far slower than another server of its group
 //!    └────────────────────────────────────────────────► degraded ── probes, every 500 ms
 //! ```
 //!
-//! - Latency: an exponentially smoothed mean for the order of servers, and a sliding window of the last replies for the
-//!   "usual worst" (95th percentile), after which a second server is asked and, times a factor, the attempt is overdue.
-//! - Failures: a timeout, a refused port or a broken network count; after a run of them, or many among few, other servers
-//!   are asked first. Whether it is the server or the names, a probe decides: one that it does not answer ejects it. A name
-//!   counts once, however often it is asked, and not in the run if something else was answered meanwhile: it may be lame or
-//!   slow where the server is well. A response code such as SERVFAIL does not count: one broken zone says nothing of the
-//!   server, and going on to the next one costs no time.
-//! - An ejected server is asked by probes only, at jittered intervals; a good reply brings it back, as does one to a
-//!   client's query that comes late but in bearable time. So no client waits for it, and it is back within two seconds.
-//!   One that was back only a moment ago, or loses packets, has to give several replies in a row: it may be flapping.
-//! - One that is far slower than another is degraded where the order is otherwise that of the file, and probed as well.
-//! - A new server is probed at once, and one that was silent last.
-//! - Of a server that nobody has asked for a while, though its group is in use, a probe finds out how it is: before it
-//!   is needed.
+//! - Latency: an exponentially smoothed mean for the order of servers, and a sliding window of the last responses for the
+//!   "usual worst" latency (95th percentile). After that latency a second server is queried; after a multiple of it the
+//!   attempt is overdue.
+//! - Failures: timeouts, closed ports and network errors count. After a run of them, or many among few attempts, other
+//!   servers are queried first. A probe decides between a failed server and failing names: a server that does not respond
+//!   to it is ejected. A name counts once in 10 s, and not in the run if the server responded to another query meanwhile:
+//!   the name's zone may be lame or slow. A response code such as SERVFAIL does not count: one broken zone is no evidence
+//!   against the server, and moving on to the next server costs no time.
+//! - Ejection: an ejected server is queried by probes, at jittered intervals, and by clients only as a last resort. A
+//!   good response to a probe, or a late but bearable one to a client's query, ends the ejection. So no client waits for
+//!   the server, and it is back within two seconds. A server that recovered a short time ago, or that loses packets, has
+//!   to give several responses in a row, because it may be flapping.
+//! - Degradation: with `select = "ordered"`, a server that is far slower than another is queried after the others, and
+//!   probed.
+//! - A new server is probed at once, and so is one whose last query got no response.
+//! - A server that has been idle for 10 s is probed if its group is in use.
 
 use std::time::Duration;
 
@@ -32,67 +36,67 @@ use tokio::time::Instant;
 
 use super::latency_window::{Latencies, LatencyWindow};
 
-/// Failures in a row that eject a server.
+/// Failures in a row after which a server is suspect, and ejected once a probe fails too.
 pub const EJECT_AFTER: u32 = 3;
-/// Failures among the last 32 attempts that eject a server: a quarter.
+/// Failures among the last 32 attempts with the same effect: a quarter.
 pub const EJECT_LOSING: u32 = 8;
-/// The first probe comes this long after the ejection, each later one after twice as long.
+/// Time from the ejection to the first probe; each later interval is twice as long.
 pub const FIRST_PROBE: Duration = Duration::from_millis(200);
-/// The longest wait between probes; bounds how late a recovery is noticed.
+/// Maximum interval between probes; bounds the delay until a recovery is noticed.
 pub const LONGEST_PROBE: Duration = Duration::from_millis(1_200);
-/// The wait for the next probe once one was answered, but more replies are asked for.
+/// Interval to the next probe after a response, while more responses are required.
 const CONFIRM: Duration = Duration::from_millis(50);
-/// Replies that come closer together are one proof: of a network that loses packets they tell no more.
+/// Minimum distance of two responses that both count: on a lossy network, closer ones are no further evidence.
 const APART: Duration = Duration::from_millis(25);
-/// The most replies in a row that an ejected server has to give.
+/// Maximum number of responses in a row that an ejected server has to give.
 pub const MOST_PROOF: u32 = 8;
-/// Probes that a server answers which was suspected of losing packets, until it is no more.
+/// Responses to probes that clear a server of suspected packet loss.
 const CLEARED_BY: u32 = 4;
-/// A name that got no reply counts once in this time.
+/// Time in which a name without a response counts once.
 const COUNTS_ONCE: Duration = Duration::from_secs(10);
-/// Names that are remembered for that.
+/// Names that are remembered for `COUNTS_ONCE`.
 const COUNTED: usize = 8;
-/// The replies in a row that a server has to give which was ejected for losing packets now and then.
+/// Responses in a row that are required of a server which was ejected for packet loss.
 const PROOF_OF_LOSING: u32 = 4;
-/// A server ejected again within this time after it came back has to give twice the proof.
+/// Time after a recovery within which another ejection doubles the number of required responses.
 const RELAPSE: Duration = Duration::from_secs(30);
-/// A reply slower than this is no help to a client, so it does not bring a server back.
+/// Maximum latency of a response that ends an ejection; a slower one is of no use to clients.
 pub const BEARABLE: Duration = Duration::from_millis(1_000);
-/// How long a reply may take that clients still wait for.
+/// Maximum latency of a response that clients still wait for.
 const LONGEST_REPLY: Duration = Duration::from_secs(4);
 /// Interval between probes of a degraded server.
 const SLOW_PROBE: Duration = Duration::from_millis(500);
-/// How long a server of a group in use may be unheard of until it is probed.
+/// Time without traffic after which a server of a group in use is probed.
 pub const UNHEARD: Duration = Duration::from_secs(10);
-/// Replies in the sliding window.
+/// Responses in the sliding window.
 const WINDOW: usize = 64;
-/// Bounds of the wait before a second server is asked.
+/// Bounds of the delay before a second server is queried.
 pub const HEDGE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
-/// The wait before a second server is asked while nothing is known of the first.
+/// Delay before a second server is queried, without any response of the first one so far.
 const UNKNOWN_HEDGE: Duration = Duration::from_millis(40);
-/// Bounds of an attempt's own timeout.
+/// Bounds of the timeout of an attempt.
 const ATTEMPT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1_000));
-/// The attempt's timeout while nothing is known of the server.
+/// Timeout of an attempt, without any response of the server so far.
 const UNKNOWN_ATTEMPT: Duration = Duration::from_millis(200);
 
-/// What is known of one server.
+/// Health of one server.
 #[derive(Debug)]
 pub struct Health {
     smoothed: Option<Duration>,
     window: [u32; WINDOW],
     samples: usize,
     usual_worst: Option<Duration>,
-    /// The last attempts, the newest in the lowest bit; a bit that is set is one without a reply.
+    /// Last 32 attempts, the newest in the lowest bit; a set bit is an attempt without a response.
     lost: u32,
     streak: u32,
-    /// Whether a probe, or the host itself, has agreed since the last reply.
+    /// A probe has failed, or the host has refused, since the last response.
     agreed: bool,
-    /// It is suspected of losing packets.
+    /// Suspected packet loss.
     losing: Option<Losing>,
     /// Names that were counted, and when.
     counted: [Option<(u64, Instant)>; COUNTED],
     ejected: Option<Ejected>,
-    /// What it had to give to come back, and when it was back.
+    /// Responses that the last recovery took, and its time.
     came_back: Option<(u32, Instant)>,
     degraded: bool,
     heard: Option<Instant>,
@@ -103,23 +107,23 @@ pub struct Health {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Losing {
-    /// Probes sent since, one after the other, and how many were answered.
+    /// Probes sent since the suspicion arose, one after the other, and the number answered.
     sent: u32,
     answered: u32,
     /// A probe was lost since.
     agreed: bool,
 }
 
-/// An attempt without a reply.
+/// Attempt without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// A query for a name with this hash, and nothing at all came from the server meanwhile.
+    /// A query for a name with this hash, while the server sent nothing at all.
     Query(u64),
-    /// The same, while others were answered.
+    /// A query for a name with this hash, while the server responded to other queries.
     Beside(u64),
     /// A probe.
     Probe,
-    /// The host or the network said that there is no server.
+    /// The host or the network reported that there is no server.
     Told,
 }
 
@@ -128,26 +132,26 @@ struct Ejected {
     since: Instant,
     wait: Duration,
     next_probe: Instant,
-    /// Replies in a row that bring it back, and how many it has given.
+    /// Responses in a row that end the ejection, and the number given so far.
     proof: u32,
     given: u32,
-    /// When it gave the last of them.
+    /// Time of the last of them.
     gave: Option<Instant>,
-    /// A probe was sent after the last reply.
+    /// A probe was sent after the last response.
     asked: bool,
 }
 
-/// A change that deserves a line in the log.
+/// Change of state that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// No more queries of clients go there.
+    /// Clients' queries go there only as a last resort.
     Ejected,
-    /// It takes queries again, after this long.
+    /// It takes queries again, after an ejection of this length.
     Recovered(Duration),
 }
 
 impl Health {
-    /// A server of which nothing is known; it counts as healthy.
+    /// Creates the state of a server without a response so far; it counts as healthy.
     pub fn new() -> Self {
         Self {
             smoothed: None,
@@ -169,7 +173,7 @@ impl Health {
         }
     }
 
-    /// A reply came after `latency`, to a client's query or to a `probe`.
+    /// Records a response after `latency`, to a client's query or to a `probe`.
     pub fn replied(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<Change> {
         (self.streak, self.agreed) = (0, false);
         if let Some(losing) = self.losing.as_mut() {
@@ -179,21 +183,21 @@ impl Health {
             }
         }
         if latency >= self.attempt_timeout() && latency <= BEARABLE {
-            // Its attempt was counted as lost, and is not.
+            // Late: clears the mark of its attempt, which was counted as lost.
             self.lost &= self.lost.wrapping_sub(1);
         } else {
             self.lost <<= 1;
         }
         self.answered = Some(now);
         let unheard = self.heard.replace(now).is_some_and(|heard| now >= heard + UNHEARD / 2);
-        // Of one that only probes ask, few replies have to tell.
+        // A server that is queried rarely gives few responses, so each has more weight.
         let weight = if self.degraded || self.ejected.is_some() || unheard { 2 } else { 8 };
         let smoothed = self.smoothed.map_or(latency, |mean| (mean * (weight - 1) + latency) / weight);
         self.smoothed = Some(smoothed);
         self.window[self.samples % WINDOW] = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         self.samples += 1;
         self.latency_window.record(now, latency);
-        // Sorting the window for each reply would be waste; early on each reply matters.
+        // The percentile is updated for every response at first, then for every eighth one: it needs a sort.
         if self.samples < 16 || self.samples.is_multiple_of(8) {
             self.usual_worst = Some(self.percentile_95());
         }
@@ -215,7 +219,7 @@ impl Health {
         Some(Change::Recovered(now.saturating_duration_since(since)))
     }
 
-    /// An attempt got no reply. `jitter` is a random number of 0..=1 that spreads the first probe.
+    /// Records an attempt without a response. `jitter` is a random number of 0..=1 that spreads the first probe.
     pub fn failed(&mut self, now: Instant, jitter: f64, what: Lost) -> Option<Change> {
         self.heard = Some(now);
         match what {
@@ -250,7 +254,7 @@ impl Health {
         Some(Change::Ejected)
     }
 
-    /// Whether a name was counted a short time ago; from now on it is.
+    /// Returns whether a name was counted within `COUNTS_ONCE`; counts it otherwise.
     fn was_counted(&mut self, name: u64, now: Instant) -> bool {
         let recent = |(_, at): &(u64, Instant)| now < *at + COUNTS_ONCE;
         if self.counted.iter().flatten().filter(|counted| recent(counted)).any(|(counted, _)| *counted == name) {
@@ -261,18 +265,18 @@ impl Health {
         false
     }
 
-    /// Whether so much was lost that others are asked first, until a probe decides.
+    /// Reports whether other servers are queried first until a probe decides, because too many attempts failed.
     pub fn is_suspect(&self) -> bool {
         self.streak >= EJECT_AFTER || self.losing.is_some()
     }
 
-    /// Whether it is suspected of losing packets.
+    /// Reports whether the server is suspected of losing packets.
     pub fn is_losing(&self) -> bool {
         self.losing.is_some()
     }
 
-    /// Whether a probe is due now; the next one is then set for later. `in_use`: its group was asked a moment ago.
-    /// `is_doubtful`: it gives errors.
+    /// Returns whether a probe is due now, and if so schedules the next one. `in_use`: its group was queried a short time
+    /// ago. `is_doubtful`: the server gives errors.
     pub fn probe_due(&mut self, now: Instant, jitter: f64, in_use: bool, is_doubtful: bool) -> bool {
         if let Some(ejected) = self.ejected.as_mut() {
             if now < ejected.next_probe {
@@ -284,20 +288,21 @@ impl Health {
             if ejected.given == 0 {
                 ejected.wait = (ejected.wait * 2).min(LONGEST_PROBE);
             }
-            // Time for the reply, however far away the server is: the next probe would end the run of replies.
+            // Leaves time for the response, however far away the server is: the next probe would end the run of
+            // responses.
             let reply = self.smoothed.map_or(FIRST_PROBE, |mean| (mean * 3).clamp(FIRST_PROBE, LONGEST_PROBE));
             let wait = if ejected.given == 0 { ejected.wait } else { reply };
             ejected.next_probe = now + jittered(wait, jitter);
             return true;
         }
         let due = match (self.next_check, self.heard) {
-            // Nothing is known of it.
+            // A new server.
             (None, None) => true,
             (checked, _) if self.losing.is_some() => {
                 let is_over = self.losing.is_some_and(|losing| losing.answered == losing.sent);
                 is_over && checked.is_none_or(|checked| now >= checked + CONFIRM)
             }
-            // The last thing heard of it was silence.
+            // The last event was a failure.
             (Some(checked), Some(heard)) if self.streak > 0 && checked > heard => now >= checked + FIRST_PROBE,
             (_, Some(_)) if self.streak > 0 => true,
             (checked, _) if is_doubtful => checked.is_none_or(|checked| now >= checked + SLOW_PROBE),
@@ -313,7 +318,7 @@ impl Health {
         due
     }
 
-    /// The last probe was not sent: replies that it gave before are still in a row.
+    /// Records that the last probe was not sent: the run of responses before it continues.
     pub fn was_not_probed(&mut self) {
         if let Some(ejected) = self.ejected.as_mut() {
             ejected.asked = false;
@@ -321,58 +326,58 @@ impl Health {
         self.losing.iter_mut().for_each(|losing| losing.sent = losing.answered);
     }
 
-    /// When the next probe is due, if the server is ejected.
+    /// Returns the time of the next probe, if the server is ejected.
     pub fn next_probe(&self) -> Option<Instant> {
         self.ejected.map(|ejected| ejected.next_probe)
     }
 
-    /// Whether it is ejected and has given no sign of life since.
+    /// Reports whether the server is ejected and has not responded since.
     pub fn is_silent(&self) -> bool {
         self.ejected.is_some_and(|ejected| ejected.given == 0)
     }
 
-    /// Whether it has replied since then.
+    /// Reports whether the server has responded since `then`.
     pub fn has_answered_since(&self, then: Instant) -> bool {
         self.answered.is_some_and(|answered| answered > then)
     }
 
-    /// Whether it is not ejected.
+    /// Reports whether the server is not ejected.
     pub fn is_healthy(&self) -> bool {
         self.ejected.is_none()
     }
 
-    /// Whether clients' queries go there before they go to others.
+    /// Reports whether clients' queries go to this server before they go to others.
     pub fn takes_queries(&self) -> bool {
         self.is_healthy() && !self.is_suspect()
     }
 
-    /// How long a probe's reply is waited for. Clients do not wait for one that is suspect, so it may take its time; how it is
-    /// is to be known soon all the same.
+    /// Returns the time to wait for the response to a probe. Clients do not wait for a suspect server, so it may take
+    /// longer than an attempt, but the result must come soon.
     pub fn probe_timeout(&self) -> Duration {
         match (self.ejected, self.usual_worst) {
             (Some(_), _) => BEARABLE,
-            // Others are answered, so this one is late or lost soon.
+            // The server responds to other queries, so this response comes soon or is lost.
             (None, _) if self.losing.is_some() => (self.attempt_timeout() * 2).min(BEARABLE / 2),
-            // Nothing is known of it, so it may be slow.
+            // A new server may be slow.
             (None, None) => LONGEST_REPLY,
-            // It always is.
+            // A slow server.
             (None, Some(worst)) if worst >= BEARABLE => (worst * 2).min(LONGEST_REPLY),
             (None, Some(worst)) => (worst * 3).clamp(BEARABLE / 2, BEARABLE),
         }
     }
 
-    /// Attempts in a row without a reply.
+    /// Returns the number of attempts in a row without a response.
     pub fn streak(&self) -> u32 {
         self.streak
     }
 
-    /// Whether it is degraded.
+    /// Reports whether the server is degraded.
     pub fn degraded(&self) -> bool {
         self.degraded
     }
 
-    /// Compares it with a server whose smoothed latency is `best`, and returns whether it is degraded: four times that and 10 ms
-    /// more are too much. A degraded server recovers below twice that or 5 ms more.
+    /// Compares the server with one whose smoothed latency is `best`, and returns whether it is degraded: above both four
+    /// times `best` and `best` plus 10 ms. A degraded server recovers below twice `best` or `best` plus 5 ms.
     pub fn update_degraded(&mut self, best: Duration) -> bool {
         let (times, more) = match self.degraded {
             false => (4, Duration::from_millis(10)),
@@ -382,22 +387,22 @@ impl Health {
         self.degraded
     }
 
-    /// The smoothed latency; none before the first reply.
+    /// Returns the smoothed latency; `None` before the first response.
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
     }
 
-    /// Its latencies in the last minute.
+    /// Returns the latencies of the last minute.
     pub fn last_minute(&mut self, now: Instant) -> Latencies {
         self.latency_window.latencies(now)
     }
 
-    /// How long to wait for it before a second server is asked as well.
+    /// Returns the delay before a second server is queried as well.
     pub fn hedge_after(&self) -> Duration {
         self.usual_worst.map_or(UNKNOWN_HEDGE, |worst| worst.clamp(HEDGE.0, HEDGE.1))
     }
 
-    /// How long to wait for it before the attempt counts as failed.
+    /// Returns the timeout of an attempt.
     pub fn attempt_timeout(&self) -> Duration {
         self.usual_worst.map_or(UNKNOWN_ATTEMPT, |worst| (worst * 3).clamp(ATTEMPT.0, ATTEMPT.1))
     }
@@ -418,7 +423,7 @@ impl Default for Health {
     }
 }
 
-/// `wait` shortened by up to a third, so that probes of many nodes do not march in step and none is late.
+/// Shortens `wait` by up to a third. Probes of many nodes do not synchronize, and none is late.
 fn jittered(wait: Duration, jitter: f64) -> Duration {
     wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 3.0)
 }
@@ -469,7 +474,7 @@ mod tests {
         assert!(health.is_suspect() && health.probe_due(start + FIRST_PROBE, 0.5, false, false));
         assert_eq!(health.replied(start, MS, true), None);
         assert!(health.takes_queries());
-        // While others are answered, many names at last cast doubt on it, which probes dispel.
+        // While other queries are answered, many failed names make the server suspect, and answered probes clear it.
         for name in 10..40 {
             assert_eq!(health.failed(start, 0.5, Lost::Beside(name)), None);
         }
@@ -486,7 +491,7 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::new();
         assert!(health.probe_due(start, 0.5, false, false) && !health.probe_due(start + MS, 0.5, false, false));
-        // The host says that nobody listens: that needs no other witness.
+        // A closed port reported by the host needs no confirmation by a probe.
         for _ in 1..EJECT_AFTER {
             assert_eq!(health.failed(start, 0.5, Lost::Told), None);
         }
@@ -498,7 +503,7 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::new();
         (0..101).for_each(|_| _ = health.replied(start, MS, false));
-        // It has become slower, which the window tells only after some replies.
+        // It has become slower; the window follows only after some responses.
         for name in 0..=u64::from(EJECT_LOSING) {
             let late = health.attempt_timeout() + MS;
             assert_eq!(health.failed(start, 0.5, Lost::Query(name)), None);
@@ -511,7 +516,7 @@ mod tests {
     fn one_that_is_far_away_can_give_its_proof() {
         let (start, latency) = (Instant::now(), 300 * MS);
         let mut health = Health::new();
-        // Each second one is lost, so that many replies in a row are asked for.
+        // Every second query is lost, so many responses in a row are required.
         for name in 0.. {
             health.replied(start, latency, false);
             health.failed(start, 0.5, Lost::Query(name));

@@ -1,53 +1,54 @@
-//! One server's latencies of the last minute: pure, time is an argument.
+//! Latencies of one server in the last minute: pure, time is an argument.
 //!
-//! Seven slots of ten seconds, six whole ones and the one under way, so what is told covers the last 60 to 70 s. A slot
-//! counts responses by latency: in steps of 8 µs up to 128 µs, from there in eight steps to each doubling. A percentile is
-//! the middle of its step, so it is off by at most a sixteenth (below 128 µs: by 4 µs). All of it takes 4 KiB a server.
+//! Seven slots of ten seconds, six whole ones and the current one, so the numbers cover the last 60 to 70 s. A slot
+//! counts responses by latency: in steps of 8 µs up to 128 µs, and beyond in eight steps for each doubling. A percentile
+//! is the middle of its step, so its error is at most a sixteenth (below 128 µs: 4 µs). The slots take 4 KiB for each
+//! server.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a slot counts.
+/// Duration of a slot.
 const SLOT: Duration = Duration::from_secs(10);
 /// Slots in the ring.
 const SLOTS: usize = 7;
-/// The finest step.
+/// Width of the finest step.
 const UNIT_MICROS: u64 = 8;
-/// Steps to each doubling, as a power of two.
+/// Steps for each doubling, as a power of two.
 const STEPS_BITS: u32 = 3;
-/// Steps in all: the last one holds whatever took 8.4 s or longer.
+/// Number of steps: the last one counts all latencies of 7.9 s or longer.
 const STEPS: usize = 144;
 
-/// The counts.
+/// Histogram of the last minute.
 #[derive(Debug)]
 pub struct LatencyWindow {
-    /// When the slot under way is over; none before the first reply.
+    /// End of the current slot; `None` before the first response.
     ends: Option<Instant>,
     under_way: usize,
     slots: [[u32; STEPS]; SLOTS],
 }
 
-/// What the last minute was like.
+/// Numbers of the last minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latencies {
-    /// How many responses came.
+    /// Number of responses.
     pub responses: u64,
-    /// The latency that half of them did not exceed; none without a reply.
+    /// Latency that half of them did not exceed; `None` without a response.
     pub p50: Option<Duration>,
-    /// That 95 % of them did not exceed.
+    /// Latency that 95 % of them did not exceed.
     pub p95: Option<Duration>,
-    /// That 99 % of them did not exceed.
+    /// Latency that 99 % of them did not exceed.
     pub p99: Option<Duration>,
 }
 
 impl LatencyWindow {
-    /// No reply yet.
+    /// Creates an empty histogram.
     pub const fn new() -> Self {
         Self { ends: None, under_way: 0, slots: [[0; STEPS]; SLOTS] }
     }
 
-    /// A reply came after `latency`.
+    /// Counts a response after `latency`.
     #[inline]
     pub fn record(&mut self, now: Instant, latency: Duration) {
         let ends = *self.ends.get_or_insert(now + SLOT);
@@ -58,7 +59,7 @@ impl LatencyWindow {
         *count = count.saturating_add(1);
     }
 
-    /// What the last minute was like.
+    /// Returns the numbers of the last minute.
     pub fn latencies(&mut self, now: Instant) -> Latencies {
         if let Some(ends) = self.ends.filter(|ends| now >= *ends) {
             self.turn(now, ends);
@@ -80,7 +81,7 @@ impl LatencyWindow {
         Latencies { responses, p50: percentile(50), p95: percentile(95), p99: percentile(99) }
     }
 
-    /// Begins the slot that `now` is in, and forgets what is too old.
+    /// Begins the slot that contains `now`, and clears those that are too old.
     #[cold]
     fn turn(&mut self, now: Instant, ends: Instant) {
         let slots = now.saturating_duration_since(ends).as_secs() / SLOT.as_secs() + 1;
@@ -98,16 +99,16 @@ impl Default for LatencyWindow {
     }
 }
 
-/// The step that a latency falls into.
+/// Returns the step of a latency.
 fn step(latency: Duration) -> usize {
-    // Nothing that is waited for takes as long as 64 bits of microseconds.
+    // No wait takes as long as 64 bits of microseconds.
     let units = latency.as_micros() as u64 / UNIT_MICROS;
     let octave = units.checked_ilog2().unwrap_or(0).saturating_sub(STEPS_BITS);
     // Below two octaves of steps `octave` is 0, and a step is a unit.
     ((u64::from(octave) << STEPS_BITS) + (units >> octave)).min(STEPS as u64 - 1) as usize
 }
 
-/// The middle of a step.
+/// Returns the middle of a step.
 fn middle(step: usize) -> Duration {
     let (step, steps) = (step as u64, 1 << STEPS_BITS);
     let octave = (step / steps).saturating_sub(1);
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_reply_counts_for_a_minute_and_not_for_more_than_70_s() {
-        // The slot under way begins with the first reply: one at its end is forgotten with it.
+        // The current slot begins with the first response: a response at its end is dropped with it.
         for late in [0, 9] {
             let (start, mut latency_window) = (Instant::now(), LatencyWindow::new());
             latency_window.record(start, MS);
@@ -166,7 +167,7 @@ mod tests {
             let mut responses = |seconds| latency_window.latencies(start + Duration::from_secs(seconds)).responses;
             assert_eq!([responses(late), responses(60), responses(69), responses(70)], [2, 2, 2, 0]);
         }
-        // A quiet time of any length forgets all, and the slots begin anew where the time is.
+        // A quiet time of any length clears everything, and the slots begin again at the current time.
         let (start, mut latency_window) = (Instant::now(), LatencyWindow::new());
         latency_window.record(start, MS);
         let later = start + Duration::from_secs(1_000_003);

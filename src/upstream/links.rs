@@ -1,4 +1,4 @@
-//! One worker's way to all servers: runs a race for each question over the worker's own sockets.
+//! Connections of one worker to all servers: runs a race for each question over the worker's own sockets.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
@@ -30,39 +30,39 @@ use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, rcode, u16_at};
 
-/// How often to look whether a server that is silent has answered others.
+/// Interval between checks whether a silent server has responded to other queries.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long after the deadline a late reply is waited for, so that a client that asks again finds it.
+/// Time after the deadline for which a late response is awaited: a client that repeats its query finds it.
 const LATE: Duration = Duration::from_secs(5);
 
-/// The sockets of one worker towards all servers. Futures from it run in a `LocalSet`.
+/// Sockets of one worker to all servers. Its futures run in a `LocalSet`.
 pub struct UpstreamConnections {
     by_server: RefCell<HashMap<*const Server, Rc<Link>>>,
     open: Rc<OpenSockets>,
 }
 
-/// The sockets of one worker towards one server.
+/// Sockets of one worker to one server.
 pub(super) struct Link {
-    /// Keeps the server, and with it its address as the table's key, alive.
+    /// Keeps the server alive, and with it its address, which is the key in the table.
     server: Arc<Server>,
     ways: ServerTransports,
 }
 
-/// How a server is asked. One with TLS has no way in clear text, whatever an attempt says.
+/// Transports of a server. A server with TLS has no clear-text transport, whatever an attempt requests.
 enum ServerTransports {
     Clear { udp: UdpLink, tcp: TcpLink },
     Tls(TcpLink),
 }
 
 impl UpstreamConnections {
-    /// No socket is opened before it is needed, and no more than a thread's share of the file descriptors.
+    /// Creates the table without sockets: they are opened when needed, within a thread's share of the file descriptors.
     pub fn new(descriptors: Arc<Descriptors>) -> Self {
         Self { by_server: RefCell::default(), open: OpenSockets::new(descriptors) }
     }
 
-    /// Closes the sockets to servers that are configured no more, where replies under way still find back, and those that
-    /// have not been used for a while. Names and reloads change the servers, so this is to be called again and again: it
-    /// looks at those that were asked alone, and of `groups` it counts the servers.
+    /// Closes the sockets to servers that are no longer configured (responses in flight still arrive), and idle ones.
+    /// Names and reloads change the servers, so this is called periodically. It visits only servers that were queried,
+    /// and counts the servers of `groups`.
     pub fn tidy(&self, groups: &[Arc<Group>], is_configured: impl Fn(&Arc<Server>) -> bool, now: Instant) {
         let (mut servers, mut connections) = (0, 0);
         for group in groups {
@@ -74,7 +74,7 @@ impl UpstreamConnections {
         let mut links = self.by_server.borrow_mut();
         links.retain(|_, link| is_configured(&link.server));
         for link in links.values() {
-            // Connections close when they are idle by themselves.
+            // Idle connections close by themselves.
             if let ServerTransports::Clear { udp, .. } = &link.ways {
                 udp.close_idle(now);
             }
@@ -101,7 +101,7 @@ impl Link {
         Self { server, ways }
     }
 
-    /// Sends one attempt. What becomes of it, also a failure to send, goes to `race_events`; after `until` nobody waits.
+    /// Sends one attempt. Its outcome, a failure to send included, goes to the `race_events` of `context`.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, context: &SendContext<'_>) {
         let random_case =
             context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case(context.at);
@@ -117,7 +117,7 @@ impl Link {
             (ServerTransports::Clear { tcp, .. }, _) => tcp.send(sent, context),
             (ServerTransports::Tls(connection), _) => connection.send(sent, context),
         };
-        // What this machine kept back was not sent.
+        // An attempt that this machine could not send is not counted as sent.
         if !matches!(result, Err(FailureKind::Local(_))) {
             metrics.sent(attempt.transport as usize);
             if attempt.hedge {
@@ -179,7 +179,7 @@ impl Ask for UpstreamConnections {
                 }
                 Step::Overdue(number) => run.overdue(number),
                 Step::Wait(until) => {
-                    // Seldom is any left that waits for that, and then only those who have tried four times.
+                    // Few races have a server that waits for a sign of life, and only after four attempts at it.
                     let looks = run.race.wait_for_life(now).next().is_some();
                     let until = if looks { until.min(now + LOOK_EVERY) } else { until };
                     if let Ok((number, event)) = timeout_at(until, run.race_events.next()).await {
@@ -187,7 +187,7 @@ impl Ask for UpstreamConnections {
                     } else if looks {
                         run.look_for_life(Instant::now());
                     }
-                    // A race that is won asks for no time.
+                    // A race that is won needs no current time.
                     if run.answer.is_none() {
                         now = Instant::now();
                     }
@@ -214,22 +214,22 @@ impl Ask for UpstreamConnections {
     }
 }
 
-/// A race under way.
+/// Race in progress.
 struct Run {
     race: Race,
     servers: Vec<Arc<Server>>,
     race_events: Rc<RaceEvents>,
     sends: usize,
-    /// Where each attempt over a connection was written, and when.
+    /// Attempts that were written to a connection, with the connection's state and the time.
     lines: Vec<(usize, Rc<Line>, Instant)>,
     failure: Failure,
     answer: Option<Answer>,
-    /// A hash of the name.
+    /// Hash of the name.
     name: u64,
 }
 
 impl Run {
-    /// Takes in what became of an attempt.
+    /// Processes the outcome of an attempt.
     fn take(&mut self, number: usize, event: Event) {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
         let server = Arc::clone(&self.servers[attempt.candidate]);
@@ -276,7 +276,7 @@ impl Run {
         self.race.ended(number, outcome);
     }
 
-    /// Lets the servers that responded to random letter case be judged by that: the one that answered, or those that gave errors.
+    /// Records responses to random letter case: from the server that answered, or from those that gave errors.
     fn observe_cases(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
         let over_udp = |attempt: Attempt| attempt.transport == Transport::Udp && group.config.randomize_case;
         let takes = |server: &&Arc<Server>| !server.preserves_case() && server.takes_random_case(now);
@@ -298,7 +298,7 @@ impl Run {
         }
     }
 
-    /// Has those servers asked again that have answered others since they were asked last.
+    /// Releases the last attempt at servers that have responded to other queries since their latest attempt.
     fn look_for_life(&mut self, now: Instant) {
         let alive = |(at, sent): (usize, Instant)| {
             self.servers.get(at).filter(|server| server.has_answered_since(sent)).map(|_| at)
@@ -307,22 +307,22 @@ impl Run {
         alive.into_iter().for_each(|at| self.race.is_heard_of(at, now));
     }
 
-    /// Whether its server was asked over its transport before.
+    /// Reports whether the server of `new` was queried over the same transport before.
     fn was_sent(&self, new: Attempt) -> bool {
         (0..self.sends)
             .filter_map(|number| self.race.attempt(number))
             .any(|(old, _)| (old.candidate, old.transport) == (new.candidate, new.transport))
     }
 
-    /// Whether this server was asked with EDNS before in this race and did not answer that.
+    /// Reports whether this server was queried with EDNS over UDP before in this race.
     fn lacked_edns_before(&self, candidate: usize) -> bool {
         (0..self.sends)
             .filter_map(|number| self.race.attempt(number))
             .any(|(attempt, _)| attempt.candidate == candidate && attempt.edns && attempt.transport == Transport::Udp)
     }
 
-    /// An attempt has run out of its time. That is held against its server unless it has sent something else meanwhile over a
-    /// connection: then it is not silent, but slow with this name, or with those before it.
+    /// Processes the timeout of an attempt. It counts against the server, unless the server has sent something else over
+    /// a connection meanwhile: then it is not silent, but slow with this name or with the queries before it.
     fn overdue(&mut self, number: usize) {
         let is_heard = |(of, line, written): &(usize, Rc<Line>, Instant)| {
             *of == number && line.heard.get().is_some_and(|heard| heard > *written)
@@ -336,18 +336,18 @@ impl Run {
         self.failure.tried.push((server.address, attempt.transport, FailureKind::Timeout));
     }
 
-    /// Holds a failed attempt against its server.
+    /// Counts a failed attempt against its server.
     fn charge(&mut self, number: usize, kind: FailureKind) {
         let Some((attempt, sent)) = self.race.attempt(number) else { return };
         let Some(server) = self.servers.get(attempt.candidate) else { return };
-        // What connections do says little of a server that is asked over UDP first.
+        // Failures over TCP are weak evidence against a server that is queried over UDP first.
         let beside = server.has_answered_since(sent) || attempt.transport == Transport::Tcp;
         let silence = if beside { Lost::Beside(self.name) } else { Lost::Query(self.name) };
         server.failed(kind, attempt.transport, silence);
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
 
-    /// The race is lost: those who are still silent are told of too. What they say until `until` is the late answer.
+    /// Ends a lost race: adds the silent servers to the failure. Responses that arrive until `until` are the late result.
     fn lose(mut self, until: Instant) -> Unanswered {
         let silent: Vec<_> = self.race.unanswered().collect();
         for attempt in silent {
@@ -363,7 +363,7 @@ impl Run {
         Unanswered { failure, late }
     }
 
-    /// Waits for a late answer.
+    /// Waits for a late answer until `until`.
     async fn late(mut self, until: Instant) -> Result<Answer, Failure> {
         while self.race.has_open() {
             let Ok((number, event)) = timeout_at(until, self.race_events.next()).await else { break };
@@ -375,7 +375,7 @@ impl Run {
         Err(self.failure)
     }
 
-    /// Waits for the losers of a race that was won.
+    /// Waits for the losing attempts of a race that was won.
     async fn wind_up(mut self) {
         loop {
             match self.race.wind_up(Instant::now()) {

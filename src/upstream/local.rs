@@ -1,4 +1,4 @@
-//! Faults of this machine: what keeps a query from being sent, and says nothing of the server that it was for.
+//! Faults of this machine that prevent the sending of a query, and are no evidence about its server.
 
 use std::io;
 
@@ -6,32 +6,32 @@ use nix::errno::Errno;
 
 use crate::metrics::faults::CAUSES;
 
-/// Why this machine could not send a query.
+/// Reason why this machine could not send a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LocalFault {
     /// The process (EMFILE) or the system (ENFILE) has no file descriptor left.
     Descriptors,
     /// No memory for a socket or its event, or no room in a queue of the kernel: ENOBUFS, ENOMEM, EAGAIN, ENOSPC.
     Buffers,
-    /// No local port or address is left for the connection: EADDRNOTAVAIL, EADDRINUSE.
+    /// No local port or address is left for the socket: EADDRNOTAVAIL, EADDRINUSE.
     Ports,
     /// A rule of this machine forbids it: EPERM (netfilter's output chain, a BPF program of the control group, seccomp).
     Forbidden,
-    /// This machine does not do it at all: an address family or protocol that is switched off, a message too long for the
-    /// way out, arguments that the kernel does not take.
+    /// Not supported by this machine: a disabled address family or protocol, a message too long for the path, arguments
+    /// that the kernel rejects.
     Unsupported,
-    /// As many queries are in flight to the server as this worker keeps.
+    /// This worker has reached its limit of queries in flight to the server, or the client its share.
     Busy,
 }
 
 impl LocalFault {
-    /// Returns the fault that an error of `socket`, `bind`, `connect`, `send` or `accept` reports; none if it is about the
-    /// peer or the way there.
+    /// Returns the fault that an error of `socket`, `bind`, `connect`, `send` or `accept` reports; `None` if it is about
+    /// the peer or the path to it.
     ///
-    /// ENETUNREACH, EHOSTUNREACH and ENETDOWN are no local faults: they are about the way to one server. The way to another
-    /// may be up (IPv6 is down, IPv4 is not), and ejecting the unreachable one keeps clients from trying it first; probes find
-    /// out when the way is back. So is EACCES, by which a socket reports a firewall on the way (ICMPv6 "administratively
-    /// prohibited"). ECONNREFUSED and ECONNRESET are the word of the server's host.
+    /// ENETUNREACH, EHOSTUNREACH and ENETDOWN are not local: they are about the path to one server. The path to another
+    /// one may be up (IPv6 is down, IPv4 is not), and ejecting the unreachable server keeps clients from trying it first;
+    /// probes detect the recovery of the path. EACCES is not local either: a socket reports a firewall on the path by it
+    /// (ICMPv6 "administratively prohibited"). ECONNREFUSED and ECONNRESET are reported by the server's host.
     pub fn of(error: &io::Error) -> Option<Self> {
         Some(match Errno::from_raw(error.raw_os_error()?) {
             Errno::EMFILE | Errno::ENFILE => Self::Descriptors,
@@ -49,12 +49,13 @@ impl LocalFault {
         })
     }
 
-    /// Whether another attempt at the same server, at once, may do better: a queue drains and ports are drawn at random.
+    /// Reports whether an immediate retry at the same server may succeed: a queue drains, and source ports are drawn at
+    /// random.
     pub fn is_brief(self) -> bool {
         matches!(self, Self::Buffers | Self::Busy)
     }
 
-    /// Its index in [`CAUSES`].
+    /// Returns the index in [`CAUSES`].
     pub fn index(self) -> usize {
         match self {
             Self::Descriptors => 0,
@@ -66,12 +67,12 @@ impl LocalFault {
         }
     }
 
-    /// The value of the label `cause` in metrics.
+    /// Returns the value of the label `cause` in metrics.
     pub fn label(self) -> &'static str {
         CAUSES[self.index()].0
     }
 
-    /// The words for it in an extended error (RFC 8914).
+    /// Returns the words for an extended error (RFC 8914).
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Descriptors => "not asked: nodens has no file descriptor left",
@@ -115,7 +116,7 @@ mod tests {
         ] {
             assert_eq!(fault(errno), None, "{errno}");
         }
-        // What a library makes up is not the kernel's word.
+        // An error made up by a library is not one of the kernel.
         assert_eq!(LocalFault::of(&io::ErrorKind::PermissionDenied.into()), None);
         assert_eq!(LocalFault::of(&io::ErrorKind::WouldBlock.into()), None);
     }

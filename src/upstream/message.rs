@@ -1,4 +1,4 @@
-//! The query that goes to an upstream, and the judgement of what comes back. Pure bytes.
+//! Encoding of queries to upstreams, and matching of their responses. Pure bytes.
 
 use super::question::Question;
 use super::transport::Transport;
@@ -7,16 +7,16 @@ use crate::wire::name::MAX_NAME;
 use crate::wire::reply::Reply;
 use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
-/// The most bytes of a query to an upstream: header, name, type, class, OPT with its options, padding.
+/// Maximum size of a query to an upstream: header, name, type, class, OPT with its options, padding.
 pub const LARGEST_QUERY: usize = (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
-/// Inside TLS a query is padded to a multiple of this, so that its size does not tell the name (RFC 8467 section 4.1).
+/// Block size to which queries inside TLS are padded, because their size must not reveal the name (RFC 8467 section 4.1).
 pub const PADDED_TO: usize = 128;
-/// The heads of two options, without padding.
+/// Headers of two options, without padding.
 const LARGEST_OPTIONS: usize = 8;
-/// The option code of padding (RFC 7830).
+/// Option code of padding (RFC 7830).
 const PADDING: u16 = 12;
 
-/// A query as it was sent; a reply is held against it.
+/// Query as it was sent, which responses are matched against.
 #[derive(Clone, Debug)]
 pub struct Sent {
     bytes: Box<[u8]>,
@@ -24,50 +24,51 @@ pub struct Sent {
     case_random: bool,
 }
 
-/// What a message from an upstream is.
+/// Relation of a message to a query.
 #[derive(Debug)]
 pub enum MatchResult {
-    /// Not the reply to this query, or mangled: on UDP to be ignored while the wait goes on (RFC 5452).
+    /// Not the response to this query, or malformed: ignored on UDP, where the wait continues (RFC 5452).
     NotOurs,
-    /// Whoever sent this knows no more than the id: it may be the reply of a server that folds letter case, or that sends errors
-    /// without their question, or the work of someone who guesses.
+    /// A message whose sender has proved to know the id only: from a server that folds letter case or sends errors
+    /// without their question, or a forgery.
     Doubtful {
-        /// Whether it bears the question in other letters.
+        /// Repeats the question in other letters.
         folded: bool,
-        /// Whether it says that the query was not understood.
+        /// Says that the query was not understood.
         formerr: bool,
     },
-    /// The reply.
+    /// The response.
     Reply(Verdict),
 }
 
-/// What the reply says, as far as the choice of the next server goes.
+/// Summary of a response for the choice of the next server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The full response code.
+    /// Full response code.
     pub rcode: Rcode,
-    /// Whether it is truncated.
+    /// TC flag.
     pub truncated: bool,
-    /// Its first extended error: info-code and text.
+    /// First extended error: info-code and text.
     pub extended_error: Option<(u16, Vec<u8>)>,
-    /// Why it is no answer, whatever its response code says.
+    /// Reason why it is no answer, whatever its response code.
     pub fault: Option<Fault>,
 }
 
-/// What a reply may be that has the right question and is no answer all the same.
+/// Fault of a response that repeats the question and yet is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It cannot be read, or a record of it is not as its type wants it.
+    /// It cannot be parsed, has a record with RDATA that its type does not allow, or answers something else.
     Malformed,
-    /// It names other servers to ask, as a server does that does not recurse.
+    /// It refers to other servers, as a server does that does not recurse.
     Referral,
 }
 
 impl Sent {
-    /// The query for `question`. `case` gives the random letter case, one bit of each byte for a byte of the name; none
-    /// leaves it lower. `edns` adds nodens's own OPT: on a connection with the keepalive option (RFC 7828), in TLS padded (RFC 7830).
+    /// Builds the query for `question`. `case` is the random letter case, one bit of each byte for a byte of the name;
+    /// `None` leaves the name in lower case. `edns` adds nodens's own OPT: over TCP and TLS with the keepalive option
+    /// (RFC 7828), over TLS padded (RFC 7830).
     pub fn new(question: &Question, id: u16, case: Option<&[u8; MAX_NAME]>, edns: bool, transport: Transport) -> Self {
-        // AD says that the flag is understood in the reply (RFC 6840 section 5.7); who sees it is decided later.
+        // AD requests the flag in the response (RFC 6840 section 5.7); which clients get it is decided later.
         let mut flags = flag::AD;
         for (set, bit) in [(question.rd, flag::RD), (question.cd, flag::CD), (question.z, flag::Z)] {
             flags |= if set { bit } else { 0 };
@@ -92,7 +93,7 @@ impl Sent {
         let len = writer.finish().unwrap_or(0);
         if let Some(case) = case {
             for (byte, random) in bytes[HEADER..HEADER + name.len()].iter_mut().zip(case) {
-                // Length bytes are below 64, so they are no letters. Written so that many bytes are done at once.
+                // Length bytes are below 64, so they are no letters. Branch-free for vectorization.
                 let letter = u8::from(byte.is_ascii_lowercase());
                 *byte ^= (letter << 5) & random;
             }
@@ -100,36 +101,37 @@ impl Sent {
         Self { bytes: bytes[..len].into(), question_end: HEADER + name.len() + 4, case_random: case.is_some() }
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> u16 {
         u16_at(&self.bytes, 0).unwrap_or_default()
     }
 
-    /// Its question.
+    /// Returns the question in wire form.
     pub fn question(&self) -> &[u8] {
         self.bytes.get(HEADER..self.question_end).unwrap_or_default()
     }
 
-    /// Whether a message is the reply to another question, such as a late one to an earlier query with the same id.
+    /// Reports whether a message responds to another question, such as a late response to an earlier query with the same
+    /// id.
     pub fn is_of_another(&self, message: &[u8]) -> bool {
         let rest = message.get(HEADER..).unwrap_or_default();
         let echoed = crate::wire::name::plain_len(rest).and_then(|name| rest.get(..name + 4));
         u16_at(message, 4) == Some(1) && echoed.is_some_and(|echoed| !self.question().eq_ignore_ascii_case(echoed))
     }
 
-    /// Gives it another id, where the one that was drawn is in use.
+    /// Replaces the id, if the one that was drawn is in use.
     pub fn set_id(&mut self, id: u16) {
         if let Some(place) = self.bytes.first_chunk_mut() {
             *place = id.to_be_bytes();
         }
     }
 
-    /// Holds `message`, whose id has been matched, against the query.
+    /// Matches `message`, whose id is that of the query, against the query.
     pub fn judge(&self, message: &[u8]) -> MatchResult {
         let (Some(flags), Some(questions)) = (u16_at(message, 2), u16_at(message, 4)) else {
             return MatchResult::NotOurs;
@@ -139,7 +141,7 @@ impl Sent {
         }
         let code = Rcode::of_flags(flags);
         let truncated = flags & flag::TC != 0;
-        // Some servers send errors without a question, or that only TCP has room; id, address and port have matched.
+        // Some servers send errors, or truncated responses, without a question; id, address and port have matched.
         let is_answer = matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
         if questions == 0 && message.len() == HEADER && (truncated || !is_answer) {
             let formerr = matches!(code, rcode::FORMERR | rcode::NOTIMP);
@@ -153,7 +155,7 @@ impl Sent {
         else {
             return MatchResult::NotOurs;
         };
-        // Letters' bytes in type and class are no letters.
+        // Type and class are compared exactly: bytes there that look like letters are none.
         let tail = self.question_end - HEADER - 4;
         if questions != 1 || !asked.eq_ignore_ascii_case(echoed) || asked[tail..] != echoed[tail..] {
             return MatchResult::NotOurs;
@@ -173,7 +175,7 @@ impl Sent {
                 let extended_error = first_extended_error(&reply.extended_errors);
                 Verdict { rcode: reply.rcode, extended_error, fault, ..verdict }
             }
-            // A truncated message may end anywhere; it only sends us to TCP.
+            // A truncated message may end anywhere; it only causes an attempt over TCP.
             Err(_) if truncated => verdict,
             Err(_) => Verdict { fault: Some(Fault::Malformed), ..verdict },
         })
@@ -184,7 +186,7 @@ impl Sent {
     }
 }
 
-/// The options of a query whose bytes before them are `before`, into zeroed `options`; returns their length.
+/// Writes the options of a query into zeroed `options`; `before` is its size up to there. Returns their length.
 fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usize {
     let mut writer = Writer::new(options);
     if transport == Transport::Udp {
@@ -202,7 +204,8 @@ fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usi
     LARGEST_OPTIONS + padding
 }
 
-/// How long the server keeps an idle connection, in tenths of a second, if the reply says so (RFC 7828).
+/// Returns the time for which the server keeps an idle connection, in tenths of a second, if the response contains it
+/// (RFC 7828).
 pub fn keepalive(message: &[u8]) -> Option<u16> {
     let (start, end) = Reply::read(message).ok()?.opt?;
     let mut options = message.get(start + 11..end)?;

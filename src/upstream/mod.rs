@@ -1,19 +1,20 @@
-//! Asking others: one question to a group of servers, one reply back before the deadline.
+//! Queries to upstreams: one question to a group of servers, one response by the deadline.
 //!
 //! ```text
-//! answer ── ask(group, question, deadline) ──► links ── sends what the race decides, waits for what comes back
-//!                                               ├── race ── whom first, whom next, when, who won (pure)
-//!                                               ├── group, server, health, minute ── what all workers know (pure)
-//!                                               ├── budget, quota ── what hedges may cost, what may be asked at all (pure)
-//!                                               ├──► udp ── random port (source_ports), id and letter case; strangers are ignored
+//! answer ── ask(group, question, deadline) ──► links ── sends the attempts of the race and waits for responses
+//!                                               ├── race ── order, time and number of attempts; the winner (pure)
+//!                                               ├── group, server, health, latency_window ── state that all workers share
+//!                                               ├── budget, rate_limiter ── limits of hedges and of queries (pure)
+//!                                               ├──► udp ── random port (source_ports), id and letter case
 //!                                               └──► tcp ── pipelined, one connection reused
-//!                                                     └── encrypted ── TLS around it
-//! probe ── asks servers that take no clients' queries whether they are back
-//! names ── the addresses of servers that are given by name
-//! question, transport, failure ── what is asked, over which way, what can go wrong
-//! local ── faults of this machine, for which no server is to blame
-//! evidence, capability ── what a server answers, and what it may be sent (pure)
-//! standing ── how a server stands, since when and why, for those who watch
+//!                                                     └── encrypted ── TLS on the connection
+//! probe ── checks servers that take no clients' queries, forwarding loops, EDNS and letter case
+//! names ── addresses of servers that are configured by name
+//! question, transport, failure ── the question, the transport, possible failures
+//! local ── faults of this machine, which do not count against a server
+//! evidence, capability ── responses of a server so far, and the features that it supports (pure)
+//! server_status ── state of a server for the reports, with time and reason
+//! race_events, send_context, sockets ── outcomes of attempts, their parameters, open sockets of a thread
 //! ```
 
 use std::future::Future;
@@ -55,41 +56,41 @@ pub use question::Question;
 pub use server::Server;
 pub use transport::Transport;
 
-/// A reply that ends the search: NOERROR (with data or without) or NXDOMAIN, its id and question checked, not truncated.
+/// Response that ends the race: NOERROR (with data or without) or NXDOMAIN, its id and question checked, not truncated.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The message as it arrived. The question's letter case may be random.
+    /// Message as received. The letter case of the question may be random.
     pub wire: Vec<u8>,
-    /// Which server gave it.
+    /// Server that sent it.
     pub server: SocketAddr,
-    /// Over which transport.
+    /// Transport that it arrived over.
     pub transport: Transport,
 }
 
-/// What comes after the deadline, if anything does.
+/// Result of the attempts that are still in flight at the deadline.
 pub type Late = Pin<Box<dyn Future<Output = Result<Answer, Failure>>>>;
 
-/// Nobody gave an answer by the deadline.
+/// No answer by the deadline.
 pub struct Unanswered {
-    /// What was tried.
+    /// Attempts so far.
     pub failure: Failure,
-    /// Some attempt is still open, and its reply may come late.
+    /// Result of the attempts that are still in flight, if there are any.
     pub late: Option<Late>,
 }
 
 impl From<Failure> for Unanswered {
-    /// Nothing may come any more.
+    /// Makes a failure with no attempt in flight.
     fn from(failure: Failure) -> Self {
         Self { failure, late: None }
     }
 }
 
-/// The one thing that the answer path needs of upstreams.
+/// Interface of the upstreams to the answer path.
 pub trait Ask {
-    /// Asks a group for a `client`, if it is not for nodens itself, and returns by `deadline` at the latest.
+    /// Queries a group and returns by `deadline` at the latest. `client` is `None` for nodens's own queries.
     ///
     /// # Errors
-    /// [`Unanswered`] tells what was tried. Asking again at once makes no sense: all servers have had their tries.
+    /// [`Unanswered`] lists the attempts. An immediate second call is of no use: all servers have had their attempts.
     fn ask(
         &self,
         group: &Group,

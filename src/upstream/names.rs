@@ -1,4 +1,4 @@
-//! The addresses of servers that are given by name, from the bootstrap servers of the configuration.
+//! Addresses of servers that are configured by name, resolved with the bootstrap servers of the configuration.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::config::ServerAddress;
 use crate::metrics::Metrics;
 use crate::metrics::events::Kind;
 
-/// Bounds of the time between two look-ups of one name, whatever its TTL.
+/// Bounds of the interval between two lookups of one name, whatever its TTL.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
-/// The wait after a first failed look-up; it doubles up to the longest of [`BETWEEN`].
+/// Delay after a first failed lookup; it doubles up to the maximum of [`BETWEEN`].
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Addresses taken of one name.
+/// Maximum number of addresses used per name.
 const MOST_ADDRESSES: usize = 8;
 
-/// An address to ask, and the host name that led there, if one did.
+/// Address of a server, and the host name that resolved to it, if it was configured by name.
 type Found = (SocketAddr, Option<String>);
 
-/// Resolves the named servers of `group` again and again, and puts their addresses in place. Ends never by itself; ends
-/// at once where no server is named.
+/// Resolves the named servers of `group` periodically, and publishes their addresses. Never returns, except at once if no
+/// server is named.
 ///
 /// # Errors
 /// The resolver for the bootstrap servers cannot be built.
@@ -68,7 +68,8 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
     }
 }
 
-/// All addresses of the group in the order of the file, and how long they hold. The error names the host.
+/// Returns all addresses of the group in the order of the configuration, and how long they are valid. The error names the
+/// host.
 async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>, Duration), (String, NetError)> {
     let mut addresses = Vec::new();
     let mut ttl = BETWEEN.1;
@@ -81,7 +82,7 @@ async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>,
                 let found = resolver.lookup_ip(host.as_str()).await.map_err(|error| (host.clone(), error))?;
                 ttl = ttl.min(found.valid_until().saturating_duration_since(std::time::Instant::now()));
                 let mut ips: Vec<IpAddr> = found.iter().collect();
-                // The order of a reply is random; the order of servers should not be.
+                // The order of addresses in a response is random; the order of servers should not be.
                 ips.sort();
                 let ips = ips.into_iter().take(MOST_ADDRESSES);
                 addresses.extend(ips.map(|ip| (SocketAddr::new(ip, *port), Some(host.clone()))));
@@ -91,7 +92,7 @@ async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>,
     Ok((addresses, ttl))
 }
 
-/// Puts the addresses in place; servers that stay keep all that is known of them.
+/// Publishes the addresses; servers that stay keep their state.
 fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
     let old = group.servers.load_full();
     let plain = |server: &&Arc<Server>| server.tls_host.is_none();
@@ -111,7 +112,7 @@ fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
     }
     servers.extend(old.iter().filter(|server| server.tls_host.is_some()).map(Arc::clone));
     group.servers.store(Arc::new(servers));
-    // Told once it is so: whoever hears of a server may ask for it at once.
+    // Reported after the change, because the reader of the event may look up the server at once.
     for (server, host) in added {
         server.tell(wall_clock(), Kind::AddressAdded, host);
     }

@@ -1,4 +1,4 @@
-//! Asking servers that take no clients' queries whether they are back, and new ones whether they lead back to nodens.
+//! Queries of nodens's own: probes of servers, and checks for forwarding loops, EDNS and letter case.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,28 +20,28 @@ use super::transport::Transport;
 use crate::wire::name::Name;
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
-/// How often the servers are looked through for one whose probe is due.
+/// Interval between scans for servers whose probe or check is due.
 pub const TICK: Duration = Duration::from_millis(50);
-/// How long a probe's reply is waited for. A later one still counts, as long as the port lives.
+/// Time to wait for the response to such a query, probes excepted. A later one still counts, as long as the port is open.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether a response code may mean that the server does not understand EDNS.
+/// Reports whether a response code may mean that the server does not understand EDNS.
 fn is_refused(code: Rcode) -> bool {
     matches!(code, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
 }
 
-/// Copies of a query with EDNS that must all get lost, while one without is answered, for a check to say that they are not
-/// answered.
+/// Copies of a query with EDNS that must all get no response, while one without EDNS is answered, before a check counts
+/// as failed.
 const COPIES: usize = 3;
 
-/// Asks a server for the SOA record of `zone`, or for what was answered `well` a short time ago. Whatever it replies counts for
-/// it, silence against it.
+/// Asks a server for the SOA record of `zone`, or for the question `well`, which was answered a short time ago. Any
+/// response counts for the server's health, silence counts against it.
 pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
     tokio::task::spawn_local(async move {
         let (at, candidate) = (Instant::now(), server.candidate());
-        // The link itself tells the server's health of a reply.
+        // The link itself records a response in the server's health.
         match ask(&links, &server, &question, candidate.transport, candidate.edns).await {
             Asked::Replied(verdict) => {
                 if candidate.edns && is_refused(verdict.rcode) {
@@ -53,7 +53,7 @@ pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name,
                         Asked::Replied(verdict) => FailureKind::of_verdict(&verdict),
                         Asked::Other => None,
                         Asked::Failed(kind) if !kind.is_servers() => None,
-                        // What comes over UDP alone helps nobody.
+                        // A server that responds over UDP only is of no use for this answer.
                         other => {
                             let kind = if let Asked::Failed(kind) = other { kind } else { FailureKind::Timeout };
                             server.failed(kind, candidate.transport, Lost::Probe);
@@ -71,15 +71,15 @@ pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name,
                 }
                 server.failed(kind, candidate.transport, Lost::Probe);
             }
-            // One of before its return must not count against it after that.
+            // Sent before the server recovered, so its loss must not count afterwards.
             Asked::Silence if server.has_answered_since(at) && !server.is_losing() => {}
             Asked::Silence => server.failed(FailureKind::Timeout, candidate.transport, Lost::Probe),
         }
     });
 }
 
-/// Asks a server for a name below `zone` that nobody else knows: if that query comes back to nodens, the server leads back here.
-/// One that did, and answers it without that, does no more.
+/// Asks a server for a unique name below `zone`: if that query comes back to nodens, the server is a forwarding loop. The
+/// loop is cleared when the query is answered without coming back.
 pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &[u8]) {
     // No cache on the way has seen it before.
     let mut nonce = [8; LOOP_NONCE];
@@ -97,7 +97,7 @@ pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
     });
 }
 
-/// Asks a server as [`probe`] does, with EDNS and without: that is to find out whether it answers EDNS.
+/// Asks a server the question of [`probe`], with EDNS and without, to check whether it answers queries with EDNS.
 pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
@@ -115,7 +115,7 @@ pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
                 Asked::Other | Asked::Failed(_) => return,
             }
         }
-        // A server that does not answer that either says nothing of EDNS; one that gives the same error has no trouble with it.
+        // If the query without EDNS gets no response either, EDNS is not the reason; nor if it gets the same error.
         if let Asked::Replied(without) = asked(false).await {
             let is_better = |with: &Verdict| {
                 is_refused(with.rcode)
@@ -127,8 +127,9 @@ pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
     });
 }
 
-/// Asks a server for a name of many random letters that nobody else knows, over ports that nobody else uses, and finds out
-/// whether they come back as they were. A reply in other letters counts when no other one has come in time.
+/// Asks a server for a unique name of many random letters in random letter case, over ports without clients' queries, and
+/// checks whether the letters come back unchanged. A response in other letters counts only if the true one does not
+/// arrive in time.
 pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: &[u8]) {
     const LETTERS: u8 = 32;
     let mut name = vec![LETTERS];
@@ -160,7 +161,7 @@ pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: 
     });
 }
 
-/// How a query of nodens's own is sent.
+/// Returns the parameters of a query of nodens's own.
 fn context(race_events: &Rc<RaceEvents>, at: Instant) -> SendContext<'_> {
     let until = at + PATIENCE;
     SendContext { number: 0, race_events, at, until, random_case: false, connections: 1, again: false, client: None }
@@ -170,18 +171,18 @@ fn question(qtype: RrType) -> Question {
     Question { name: Name::root(), qtype, qclass: class::IN, rd: true, cd: false, dnssec_ok: false, z: false }
 }
 
-/// What became of a query of nodens's own.
+/// Outcome of a query of nodens's own.
 enum Asked {
-    /// A reply that says this.
+    /// A response with this summary.
     Replied(Verdict),
-    /// Something that may be the reply.
+    /// A message that may be the response or a forgery.
     Other,
     Failed(FailureKind),
     Silence,
 }
 
-/// Asks a server in lower case for what it denied in random letter case, and again in such: one that answers the one alone, twice, knows no
-/// other letters.
+/// Asks a server in lower case for a name that it denied in random letter case, and then in random letter case. A server
+/// that answers only the former, twice, finds names in lower case only.
 pub fn check_lower_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, question: Question) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     tokio::task::spawn_local(async move {

@@ -1,17 +1,17 @@
-//! What is asked of an upstream.
+//! Question for an upstream.
 
 use crate::wire::RrType;
 use crate::wire::name::Name;
 use crate::wire::query::Key;
 
-/// What is asked of an upstream. Two equal questions may share one answer.
+/// Question for an upstream. Equal questions may share one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
-    /// The name, lower-case.
+    /// Name in lower case.
     pub name: Name,
-    /// The type.
+    /// Type.
     pub qtype: RrType,
-    /// The class.
+    /// Class.
     pub qclass: u16,
     /// Recursion desired.
     pub rd: bool,
@@ -19,12 +19,12 @@ pub struct Question {
     pub cd: bool,
     /// DNSSEC OK (RFC 3225), sent in nodens's own OPT.
     pub dnssec_ok: bool,
-    /// The header's reserved bit, passed through.
+    /// Reserved bit of the header, passed through.
     pub z: bool,
 }
 
 impl Question {
-    /// The question that a cache key stands for.
+    /// Returns the question of a cache key.
     pub fn of(key: &Key) -> Self {
         Self {
             name: Name::from_wire(key.name()).unwrap_or_else(|_| Name::root()),

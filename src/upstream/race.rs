@@ -1,18 +1,22 @@
-//! Whom to ask first, when to ask a second, which reply wins: a pure state machine, time is an argument.
+//! Race among the servers of a group for one question: a pure state machine, time is an argument.
 //!
-//! 1. Ask the best server: the first healthy one in order, or the one with the lowest smoothed latency.
-//! 2. If it is silent for its usual worst latency, ask the next healthy one as well (a hedge), if the budget allows:
-//!    hedges are at most 5 % of queries beyond a burst, so that a slow network is not made slower.
-//! 3. If it is silent for its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), ask the next one
-//!    without regard to the budget. When all were asked, begin again with those that were silent or whose port was closed,
-//!    each server at most three times over UDP and twice over TCP, and after longer and longer pauses: a server that is
-//!    away for a second is asked once more soon after it is back, and one that is away for longer when it has been heard of.
-//!    One that answered with an error would only say it again; one that this machine cannot ask is left out.
-//! 4. Every attempt stays open: whichever reply comes first and is an answer wins, however late its server is.
-//! 5. At the deadline, or when there is nobody left to ask and nobody left to wait for, the race is lost.
+//! 1. The best server is queried: the first healthy one in order, or the one with the lowest smoothed latency.
+//! 2. If it does not respond within its usual worst latency, the next healthy server is queried as well (a hedge), if the
+//!    budget allows: hedges are at most 5 % of queries beyond a burst, because they must not slow down a slow network
+//!    further.
+//! 3. If it does not respond within its own timeout, or fails at once (SERVFAIL, REFUSED, a closed port ...), the next
+//!    server is queried without regard to the budget. After the last server the order starts again with those that did
+//!    not respond or whose port was closed: each server at most three times over UDP and twice over TCP (five times over
+//!    TLS, or over UDP if it takes no TCP connections), with growing pauses. A server that is down for a second is
+//!    queried again soon after it is back; one that is down for longer, when it has responded to another query. A server
+//!    that responded with an error is not queried again, because it would repeat the error. A server that this machine
+//!    cannot query is left out.
+//! 4. Every attempt stays open: the first response that is an answer wins, even after its attempt has timed out.
+//! 5. The race is lost at the deadline, or when no server is left to query and no attempt is in flight.
 //!
-//! TC sends the question to the same server over TCP at once, and FORMERR or NOTIMP sends it again without EDNS. A doubtful reply, with the
-//! question in other letters or without it, sends it over TCP as well, where nobody can guess; the true reply may still come.
+//! After TC the question is sent to the same server over TCP at once; after FORMERR or NOTIMP, again without EDNS. A
+//! doubtful response, which has the question in other letters or no question, causes an attempt over TCP as well, where a
+//! response cannot be forged by guessing; the true response over UDP still counts.
 
 use std::time::Duration;
 
@@ -21,90 +25,92 @@ use tokio::time::Instant;
 use super::failure::FailureKind;
 use super::transport::Transport;
 
-/// Tries per server and query over one transport (RFC 9520 section 3.1 allows three).
+/// Attempts over UDP per server and query before TCP is tried, and limit per transport of attempts that a response asks
+/// for (RFC 9520 section 3.1 allows three per transport).
 pub const TRIES_PER_SERVER: u8 = 3;
-/// Tries per server and query over all transports.
+/// Attempts per server and query over all transports.
 pub const MOST_TRIES: u8 = 5;
-/// The least time from a server's first, second, third try to the next one. A silence of less than a second is over within half a
-/// second before a try of each query that began during it.
+/// Minimum time from the first, second and third attempt at a server to the next one. After an outage of less than a
+/// second, every query that began during it makes an attempt within half a second.
 const PAUSES: [Duration; MOST_TRIES as usize - 2] =
     [Duration::from_millis(50), Duration::from_millis(400), Duration::from_millis(500)];
-/// The last try is for longer silences: it is made when the server has been heard of again, or so long before the deadline.
+/// Last attempt, for longer outages: made once the server has responded to another query, or this long before the
+/// deadline, and at least this long after the attempt before it otherwise.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// How long a connection may take to be set up, TLS included.
+/// Time limit for the setup of a connection, TLS included.
 pub const SET_UP: Duration = Duration::from_secs(1);
 
-/// One server of the group as the race sees it.
+/// One server of the group, as the race needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    /// When to ask another one as well.
+    /// Time after which another server is queried as well.
     pub hedge_after: Duration,
-    /// When to give up on an attempt.
+    /// Time after which an attempt is overdue.
     pub timeout: Duration,
-    /// Whether to send OPT.
+    /// Send OPT.
     pub edns: bool,
-    /// What to begin with: UDP, or TLS where the server is configured so.
+    /// First transport: UDP, or TLS if the server is configured for it.
     pub transport: Transport,
-    /// Whether it takes clients' queries; one that does not is the last resort, and hedged to only if no server does.
+    /// Takes clients' queries. Any other server is the last resort, and hedged to only if no server takes queries.
     pub healthy: bool,
 }
 
-/// How to ask.
+/// Parameters of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Which candidate.
+    /// Index of the candidate.
     pub candidate: usize,
-    /// Over what.
+    /// Transport.
     pub transport: Transport,
-    /// With OPT or without.
+    /// With OPT.
     pub edns: bool,
-    /// Whether it is a hedge: sent while another attempt is still within its time.
+    /// Hedge: sent while another attempt is still within its timeout.
     pub hedge: bool,
 }
 
-/// What became of an attempt.
+/// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An answer.
     Answered,
-    /// Truncated: TCP is needed.
+    /// A truncated response: TCP is needed.
     Truncated,
-    /// Something came that may be the reply, or a guess.
+    /// A message that may be the response or a forgery.
     Doubtful,
-    /// The same, and if it is the reply, the server does not understand EDNS.
+    /// A message like `Doubtful` which, if genuine, says that the server does not understand EDNS.
     DoubtfulFormerr,
     /// No answer.
     Failed(FailureKind),
 }
 
-/// What to do next.
+/// Next action of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send this attempt and ask again; its number is the count of sends before it.
+    /// Send this attempt and call again; its number is the count of attempts sent before.
     Send(Attempt),
-    /// Attempt number so-and-so has run out of its time: charge its server and ask again.
+    /// The attempt with this number timed out: count that against its server and call again.
     Overdue(usize),
-    /// Wait for a reply until then, and ask again.
+    /// Wait for a response until this time and call again.
     Wait(Instant),
-    /// Attempt number so-and-so won.
+    /// The attempt with this number won.
     Won(usize),
-    /// Nobody answered.
+    /// No server answered.
     Lost,
 }
 
-/// The state of one question's race.
+/// State of the race for one question.
 #[derive(Debug)]
 pub struct Race {
     runners: Vec<Runner>,
     attempts: Vec<Running>,
     deadline: Instant,
-    /// An attempt that is owed at once.
+    /// Attempt to send at once.
     owed: Option<Attempt>,
     won: Option<usize>,
-    /// Whether the hedge was sent, or refused by the budget and not to be asked for again.
+    /// The hedge was sent, or refused by the budget and not to be requested again.
     hedged: bool,
-    /// Whether some attempt ended or ran out of time without a successor yet.
+    /// Some attempt ended or timed out and has no successor yet.
     successor_owed: bool,
 }
 
@@ -112,13 +118,13 @@ pub struct Race {
 struct Runner {
     candidate: Candidate,
     tries: u8,
-    /// When its next try may be, at the earliest.
+    /// Earliest time of the next attempt.
     next: Option<Instant>,
-    /// It has said that the answer needs TCP.
+    /// It responded that the answer needs TCP.
     needs_tcp: bool,
-    /// It takes no connections, so that all tries are over UDP.
+    /// It takes no connections: all attempts are over UDP.
     has_no_tcp: bool,
-    /// It answered with an error, or this machine cannot ask it.
+    /// Excluded: it responded with an error, or this machine cannot query it.
     out: bool,
 }
 
@@ -126,21 +132,21 @@ struct Runner {
 struct Running {
     attempt: Attempt,
     sent: Instant,
-    /// When it was written to a connection that was set up by then.
+    /// Time at which it was written to an established connection.
     written: Option<Instant>,
     open: bool,
     overdue: bool,
-    /// Nobody waits for it as long as something else is under way, but a reply that comes counts.
+    /// A doubtful response came: the race does not wait for this attempt, but a later response to it counts.
     doubted: bool,
 }
 
 impl Race {
-    /// A race among `candidates`, the best first.
+    /// Creates a race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
         let runner =
             |candidate| Runner { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
         let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
-        // Where all are down, any may be the first that is back.
+        // If all are down, any of them may recover first.
         if runners.iter().all(|runner| !runner.candidate.healthy) {
             runners.iter_mut().for_each(|runner| runner.candidate.healthy = true);
         }
@@ -155,7 +161,7 @@ impl Race {
         }
     }
 
-    /// What to do at `now`. `may_hedge` draws from the budget; it is asked only when a hedge is due.
+    /// Returns the next action at `now`. `may_hedge` draws from the budget; it is called only when a hedge is due.
     pub fn step(&mut self, now: Instant, may_hedge: impl FnOnce() -> bool) -> Step {
         if let Some(winner) = self.won {
             return Step::Won(winner);
@@ -191,9 +197,9 @@ impl Race {
         Step::Wait(next_try.into_iter().fold(self.next_event(), Instant::min))
     }
 
-    /// What to do after the race was won: losers that are still within their time are waited for, so that a silent
-    /// server is found out even when another always answers first. Only [`Step::Overdue`], [`Step::Wait`] and
-    /// [`Step::Lost`] (nothing more) come from here.
+    /// Returns the next action after the race was won. Losing attempts that are within their timeout are still waited
+    /// for, to detect a silent server even if another one always answers first. Returns only [`Step::Overdue`],
+    /// [`Step::Wait`] and [`Step::Lost`] (nothing left to do).
     pub fn wind_up(&mut self, now: Instant) -> Step {
         if let Some(number) = self.overdue(now) {
             return Step::Overdue(number);
@@ -204,19 +210,19 @@ impl Race {
         }
     }
 
-    /// Whether someone is left to be waited for by [`Race::wind_up`].
+    /// Reports whether any attempt is left for [`Race::wind_up`] to wait for.
     pub fn has_losers(&self) -> bool {
         self.timeouts().next().is_some()
     }
 
-    /// Attempt `number`, over a connection, was written only now: its time begins.
+    /// Starts the timeout of attempt `number`, which was written to its connection at `now`.
     pub fn written(&mut self, number: usize, now: Instant) {
         if let Some(running) = self.attempts.get_mut(number) {
             running.written = Some(now);
         }
     }
 
-    /// Tells what became of attempt `number`.
+    /// Records the outcome of attempt `number`.
     pub fn ended(&mut self, number: usize, outcome: Outcome) {
         let Some(running) = self.attempts.get_mut(number) else { return };
         let was_open = std::mem::replace(&mut running.open, false);
@@ -240,12 +246,12 @@ impl Race {
             Outcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
                 if attempt.transport == Transport::Tcp && !self.runners[attempt.candidate].needs_tcp =>
             {
-                // It was only another way to try: the server has not seen the question.
+                // TCP was only an alternative: the server has not seen the question.
                 let runner = &mut self.runners[attempt.candidate];
                 runner.tries -= u8::from(!std::mem::replace(&mut runner.has_no_tcp, true));
                 self.owed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
-            // It may have been cut on its way, and TCP has it whole: worth a try where nobody else is left to ask.
+            // It may have been truncated on its way; TCP carries it whole. Tried only if there is no other server.
             Outcome::Failed(FailureKind::Malformed)
                 if attempt.transport == Transport::Udp && self.runners.len() == 1 =>
             {
@@ -253,17 +259,17 @@ impl Race {
                 self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             outcome => {
-                // Neither a server's error nor a lasting fault of this machine would be another one at once.
+                // An immediate retry would meet the same error of the server or the same lasting fault of this machine.
                 let is_final = matches!(outcome, Outcome::Failed(kind) if kind.is_final());
                 self.runners[attempt.candidate].out |= is_final;
-                // One that was overdue has its successor already.
+                // An overdue attempt has its successor already.
                 self.successor_owed |= !overdue;
             }
         }
     }
 
-    /// Owes the question to the same server in another way. Late replies may ask for that more than once: not where it
-    /// is under way already, and over each transport no more than three times.
+    /// Schedules the question for the same server with other parameters. Late responses may request this more than once:
+    /// an attempt that is in flight already is not repeated, and each transport has at most three attempts.
     fn go_on(&mut self, next: Attempt, overdue: bool) {
         let same = |running: &&Running| {
             (running.attempt.candidate, running.attempt.transport) == (next.candidate, next.transport)
@@ -281,8 +287,8 @@ impl Race {
         }
     }
 
-    /// The servers that have their last try left, and since when nothing was sent to each: it is made at once if one has been heard
-    /// of since. See [`Race::is_heard_of`].
+    /// Returns the servers that have only their last attempt left, each with the time of its latest attempt. The last
+    /// attempt is made at once if the server has responded to another query since; see [`Race::is_heard_of`].
     pub fn wait_for_life(&self, now: Instant) -> impl Iterator<Item = (usize, Instant)> {
         let last = move |at: &usize| {
             let runner = &self.runners[*at];
@@ -295,7 +301,7 @@ impl Race {
         })
     }
 
-    /// A server has been heard of again.
+    /// Records that a server responds again.
     pub fn is_heard_of(&mut self, candidate: usize, now: Instant) {
         if let Some(runner) = self.runners.get_mut(candidate) {
             runner.next = Some(now);
@@ -303,22 +309,22 @@ impl Race {
         self.successor_owed = true;
     }
 
-    /// Whether a reply may still come.
+    /// Reports whether a response may still come.
     pub fn has_open(&self) -> bool {
         self.attempts.iter().any(|running| running.open)
     }
 
-    /// The attempt of that number, and when it was sent.
+    /// Returns the attempt with this number, and when it was sent.
     pub fn attempt(&self, number: usize) -> Option<(Attempt, Instant)> {
         self.attempts.get(number).map(|running| (running.attempt, running.sent))
     }
 
-    /// Attempts that got no reply until now, for the account of a lost race.
+    /// Returns the attempts without a response, for the report of a lost race.
     pub fn unanswered(&self) -> impl Iterator<Item = Attempt> {
         self.attempts.iter().filter(|running| running.open).map(|running| running.attempt)
     }
 
-    /// Marks an attempt that has just run out of its time.
+    /// Marks an attempt whose timeout has just ended, and returns its number.
     fn overdue(&mut self, now: Instant) -> Option<usize> {
         let late = |running: &Running| running.open && !running.overdue && now >= self.times_out(running);
         let number = self.attempts.iter().position(late)?;
@@ -339,8 +345,8 @@ impl Race {
 
     fn first_attempt(&self, runner: usize, hedge: bool) -> Attempt {
         let Runner { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
-        // A server that was silent to EDNS again and again may be one that cannot stand it. Not so inside TLS, where
-        // EDNS pads the query.
+        // A server that was silent to several queries with EDNS may be unable to handle it. Inside TLS EDNS stays,
+        // because it pads the query.
         let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport == Transport::Tls);
         let transport = match transport {
             Transport::Udp if tries >= TRIES_PER_SERVER && !self.runners[runner].has_no_tcp => Transport::Tcp,
@@ -349,19 +355,20 @@ impl Race {
         Attempt { candidate: runner, transport, edns, hedge }
     }
 
-    /// The server to ask next: the least tried one in order, healthy ones first, whose next try may be now.
+    /// Returns the next server to query: the one with the fewest attempts whose pause is over, healthy ones first, in
+    /// order.
     fn next_runner(&self, now: Instant) -> Option<usize> {
         self.idle_runners()
             .filter(|at| self.runners[*at].next.is_none_or(|next| now >= next))
             .min_by_key(|at| self.runners[*at].tries)
     }
 
-    /// When the next try of any server may be.
+    /// Returns the earliest time at which some server may be queried again.
     fn next_try(&self) -> Option<Instant> {
         self.idle_runners().filter_map(|at| self.runners[at].next).min()
     }
 
-    /// The servers that may be asked again, and have no attempt within its time.
+    /// Returns the servers that may be queried again and have no attempt within its timeout.
     fn idle_runners(&self) -> impl Iterator<Item = usize> {
         let busy = |runner: usize| {
             let mut open = self.attempts.iter().filter(|running| running.open && !running.overdue);
@@ -377,20 +384,20 @@ impl Race {
         (self.runners.len() > 1).then(|| first.sent + hedge_after)
     }
 
-    /// When each open attempt runs out of its time.
+    /// Returns the ends of the timeouts of all open attempts.
     fn timeouts(&self) -> impl Iterator<Item = Instant> {
         self.attempts.iter().filter(|running| running.open && !running.overdue).map(|running| self.times_out(running))
     }
 
-    /// When an attempt runs out of its time.
+    /// Returns the end of the timeout of an attempt.
     fn times_out(&self, running: &Running) -> Instant {
         let timeout = self.runners[running.attempt.candidate].candidate.timeout;
         match (running.attempt.transport, running.written) {
             (Transport::Udp, _) => running.sent + timeout,
-            // What is known of the server is its latency over UDP, and what needs a connection is large.
+            // The known latency is that over UDP, and a response that needs a connection is large.
             (Transport::Tcp, written) => written.unwrap_or(running.sent) + 2 * timeout,
             (Transport::Tls, Some(written)) => written + timeout,
-            // Three or four round trips before it sees the query.
+            // Three or four round trips before the server sees the query.
             (Transport::Tls, None) => running.sent + timeout.max(SET_UP),
         }
     }
@@ -498,7 +505,8 @@ mod tests {
         assert_eq!(race.step(start + 50 * MS, never), Step::Lost);
     }
 
-    /// All attempts of a race that nobody answers, each with the time from the start; with `refuses`, each port is closed.
+    /// Returns all attempts of a race without an answer, each with its time since the start; with `refuses`, each port is
+    /// closed.
     fn unanswered(candidates: usize, refuses: bool) -> Vec<(Duration, Attempt)> {
         let start = Instant::now();
         let mut race = Race::new(vec![candidate(); candidates], start + 4_500 * MS);
@@ -529,11 +537,11 @@ mod tests {
                     let ways: Vec<_> = of_it().map(|(_, attempt)| (attempt.transport, attempt.edns)).collect();
                     let (udp, tcp) = ((Transport::Udp, true), (Transport::Tcp, true));
                     let first = [udp, udp, (Transport::Udp, false), tcp];
-                    // One that takes no connections has not seen the question there.
+                    // A server that takes no connections has not seen the question over TCP.
                     let rest = if refuses { &[udp, udp][..] } else { &[tcp] };
                     assert_eq!(ways, [&first[..], rest].concat());
                 }
-                // A silence that ends after up to 800 ms, and a query that began at any time before.
+                // An outage that ends after up to 800 ms, and a query that began at any time before.
                 for left in (0..=800).map(|ms| MS * ms) {
                     let next = attempts.iter().map(|(at, _)| *at).find(|at| *at >= left).expect("one more");
                     assert!(next <= left + 500 * MS, "{candidates} {refuses}: {left:?} {next:?}");

@@ -1,15 +1,15 @@
-//! How much may be asked of a group in a second (`max_qps`), and who has to do without when that is too little.
+//! Rate limit of a group (`max_qps`), and which queries are shed when it is nearly used up.
 //!
-//! Some resolvers drop silently what is above their limit: the one of an AWS VPC above 1,024 packets a second for each
-//! network interface. Whoever sends more there loses queries at random. So nodens does not:
+//! Some resolvers silently drop queries above their limit: that of an AWS VPC drops packets above 1,024 a second for each
+//! network interface. A sender above the limit loses queries at random. The rate limit prevents that:
 //!
-//! | used of the last second | questions that are asked already | stale answers | others |
+//! | used in the last second | questions already in flight | stale answers | other questions |
 //! |---|---|---|---|
-//! | below 80 % | wait for the reply | only when servers fail | are asked |
-//! | from 80 % | the same | at once | are asked for clients below an equal share; the heavier ones get SERVFAIL |
-//! | from 95 % | the same | at once | get SERVFAIL: what is left is for tries after failed ones |
+//! | below 80 % | wait for the response | only when servers fail | are sent |
+//! | from 80 % | wait for the response | at once | are sent for clients below an equal share; heavier ones get SERVFAIL |
+//! | from 95 % | wait for the response | at once | get SERVFAIL: the rest is for retries after failed attempts |
 //!
-//! From 80 % on there are no hedges and no prefetches. Nothing waits for the next second: a queue would only grow.
+//! From 80 % on there are no hedges and no prefetches. No query waits for the next second: a queue would only grow.
 //!
 //! Pure: time is an argument.
 
@@ -19,61 +19,61 @@ use foldhash::HashMap;
 
 use crate::clock::Millis;
 
-/// The last second and the running tenth of one, in tenths: so that in no second, wherever it begins, more is sent.
+/// Tenths of a second that count: the last ten and the current one. So no second, wherever it begins, exceeds the limit.
 const SLOTS: usize = 11;
 /// Milliseconds of a slot.
 const SLOT: Millis = 100;
-/// The share, in percent, from which on only light clients are asked for.
+/// Percentage used from which on only questions of light clients are sent.
 const NEAR: u64 = 80;
-/// The share, in percent, from which on only queries under way are helped.
+/// Percentage used from which on only retries of queries in flight are sent.
 const NEARLY_SPENT: u64 = 95;
-/// Clients of which it is known how much they ask; further ones count as light.
+/// Maximum number of clients with a counter; further ones count as light.
 const MOST_CLIENTS: usize = 4_096;
-/// How often the log is told at most, in milliseconds.
+/// Minimum interval between log lines, in milliseconds.
 const TELL_EVERY: Millis = 10_000;
 
-/// What was asked in the last second, and by whom.
+/// Queries of the last second, and questions by client.
 #[derive(Debug)]
 pub struct RateLimiter {
     limit: u32,
     slots: [u32; SLOTS],
-    /// The number of the running slot, counted from the beginning of time.
+    /// Number of the current slot, counted from time 0.
     slot: u64,
-    /// The sum of the slots.
+    /// Sum of the slots.
     used: u32,
-    /// Questions by client, of the running second and half of those before.
+    /// Questions by client: a counter that is halved every second.
     clients: HashMap<IpAddr, u32>,
     second: u64,
     told: Option<Millis>,
 }
 
-/// What is to become of a question that nobody asks yet.
+/// Decision on a question that is not in flight yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ask.
+    /// Send it.
     Ask,
-    /// Ask, unless there is a stale answer.
+    /// Send it, unless there is a stale answer.
     AskUnlessStale,
     /// Serve a stale answer, or SERVFAIL.
     Shed,
 }
 
-/// What is to be said of it in the log.
+/// Content of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShedLevel {
     /// Queries sent in the last second.
     pub used: u32,
-    /// The client that asks most, and its questions.
+    /// Client with most questions, and their number.
     pub heaviest: Option<(IpAddr, u32)>,
 }
 
 impl RateLimiter {
-    /// A quota of `limit` queries in any second.
+    /// Creates a limit of `limit` queries in any second.
     pub fn new(limit: u32) -> Self {
         Self { limit, slots: [0; SLOTS], slot: 0, used: 0, clients: HashMap::default(), second: 0, told: None }
     }
 
-    /// Judges a question that would have to be asked for `client`, or for nobody in particular.
+    /// Decides on a question that needs a query, for `client` or for no particular one.
     pub fn judge(&mut self, now: Millis, client: Option<IpAddr>) -> Verdict {
         self.advance(now);
         let asked = client.map_or(0, |client| self.count(client));
@@ -89,19 +89,19 @@ impl RateLimiter {
         }
     }
 
-    /// Queries sent in the last second.
+    /// Returns the queries sent in the last second.
     pub fn used(&mut self, now: Millis) -> u32 {
         self.advance(now);
         self.used
     }
 
-    /// Whether there is room for what nobody would miss: hedges and prefetches.
+    /// Reports whether there is room for dispensable queries: hedges and prefetches.
     pub fn has_room(&mut self, now: Millis) -> bool {
         self.advance(now);
         u64::from(self.used) * 100 < NEAR * u64::from(self.limit)
     }
 
-    /// Takes one query out of it, if one is left.
+    /// Takes one query from the limit; returns whether one was left.
     pub fn spend(&mut self, now: Millis) -> bool {
         self.advance(now);
         if self.used >= self.limit {
@@ -112,7 +112,7 @@ impl RateLimiter {
         true
     }
 
-    /// What the log should be told, at most every ten seconds.
+    /// Returns the content of a log line, at most every ten seconds.
     pub fn tell(&mut self, now: Millis) -> Option<ShedLevel> {
         if self.told.is_some_and(|told| now < told + TELL_EVERY) {
             return None;
@@ -122,11 +122,11 @@ impl RateLimiter {
         Some(ShedLevel { used: self.used, heaviest })
     }
 
-    /// The questions that each client may have if all have equally many.
+    /// Returns the equal share: the questions that each client may have.
     fn fair_share(&self) -> u32 {
-        // Counted are the running second and half of the one before, which is half as much again.
+        // The counters contain the current second and half of the one before: half as much again.
         let all = u64::from(self.limit) * NEAR / 100 * 3 / 2;
-        // One more than there are, for whoever comes next.
+        // One more than there are, for the next client.
         (all / (self.clients.len() as u64 + 1)).max(1) as u32
     }
 

@@ -1,4 +1,4 @@
-//! What a transport is told of an attempt besides its message.
+//! Parameters of an attempt for its transport, besides the message.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,19 +7,19 @@ use tokio::time::Instant;
 
 use super::race_events::RaceEvents;
 
-/// How an attempt's outcome finds back, and how long it matters.
+/// Destination of an attempt's outcome, and its other parameters.
 pub(super) struct SendContext<'a> {
     pub(super) number: usize,
     pub(super) race_events: &'a Rc<RaceEvents>,
-    /// The time now.
+    /// Current time.
     pub(super) at: Instant,
-    /// After this nobody waits for it.
+    /// Time after which the outcome no longer matters.
     pub(super) until: Instant,
     pub(super) random_case: bool,
-    /// The most connections to that server.
+    /// Maximum number of connections to the server.
     pub(super) connections: usize,
-    /// The same question was sent there before, over the same transport.
+    /// The same question was sent to the server before, over the same transport.
     pub(super) again: bool,
-    /// For whom.
+    /// Client of the query; `None` for nodens's own.
     pub(super) client: Option<IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! What all workers know together of one server. No sockets: those belong to each worker.
+//! State of one server that all workers share. Sockets belong to each worker.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,49 +20,50 @@ use crate::metrics::ServerMetrics;
 use crate::metrics::events::Kind;
 use crate::wire::name::Name;
 
-/// The time from finding a loop to the first check whether it is still there; each later one after twice as long.
+/// Time from the detection of a forwarding loop to the first check whether it persists; each later interval is twice as
+/// long.
 const FIRST_LOOP_CHECK: Duration = Duration::from_secs(1);
-/// The longest such time.
+/// Maximum interval between these checks.
 const LONGEST_LOOP_CHECK: Duration = Duration::from_secs(5);
 
-/// Bytes of the first label in the names of the loop check: the token of the server.
+/// Length in bytes of the first label in the names of the loop check: the token of the server.
 pub const LOOP_TOKEN: usize = 17;
-/// Bytes of the second one, which is random, so that no cache on the way has seen the name before.
+/// Length in bytes of the second label, which is random: no cache on the way has seen the name before.
 pub const LOOP_NONCE: usize = 9;
-/// The third one; a zone of the server follows.
+/// Third label; a zone of the server follows.
 pub const LOOP_LABEL: &[u8] = b"\x0aloop-check";
 
-/// One server.
+/// One server of an upstream.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
-    /// The name that its TLS certificate must bear, and it is never asked but over TLS; none: it is asked in clear text.
+    /// Name required in its TLS certificate; such a server is queried over TLS only. `None`: it is queried in clear text.
     pub tls_host: Option<String>,
-    /// The group's name.
+    /// Name of the group.
     pub group: String,
-    /// Its metrics.
+    /// Metrics of the server.
     pub metrics: ServerMetrics,
     health: Mutex<Health>,
     recoveries: Arc<AtomicU32>,
     evidence: Mutex<Evidence>,
-    /// Whether a question comes back in the letters that it was sent in.
+    /// Preservation of random letter case in responses.
     letter_case: Mutex<Capability>,
     /// See [`Evidence::observe_case`].
     preserves_case: AtomicBool,
-    /// Whether queries with an OPT record are answered.
+    /// Support of queries with an OPT record.
     edns: Mutex<Capability>,
-    /// Its answers come from nodens itself.
+    /// Forwarding loop: its answers come from nodens itself.
     looped: AtomicBool,
     loops: Mutex<Loops>,
-    /// Random, so that only a query of the loop check bears it.
+    /// Random value that only queries of the loop check contain.
     token: u64,
     server_status: Mutex<ServerStatus>,
     last_failures: Mutex<RecentFailures>,
 }
 
 impl Server {
-    /// A server of which nothing is known.
+    /// Creates a server without a response so far.
     pub fn new(
         group: &str,
         address: SocketAddr,
@@ -90,7 +91,7 @@ impl Server {
         }
     }
 
-    /// How the race sees it.
+    /// Returns the server's parameters for the race.
     pub fn candidate(&self) -> Candidate {
         let health = self.health();
         Candidate {
@@ -102,7 +103,7 @@ impl Server {
         }
     }
 
-    /// A reply came now, good or bad, after `latency`, to a client's query or to a `probe`.
+    /// Records a response at `now`, good or bad, after `latency`, to a client's query or to a `probe`.
     pub fn replied(&self, now: Instant, latency: Duration, probe: bool) {
         self.metrics.duration.observe(latency.as_secs_f64());
         let (change, smoothed, is_first) = {
@@ -129,7 +130,7 @@ impl Server {
         }
     }
 
-    /// The first reply: nobody is told, as that is as it should be.
+    /// Records the first response. It raises no event, because it is expected.
     fn is_heard_of(&self) {
         let mut server_status = lock(&self.server_status);
         if server_status.state == State::Unknown && self.state() == State::Healthy {
@@ -137,26 +138,26 @@ impl Server {
         }
     }
 
-    /// It gave an answer to a client's query.
+    /// Records an answer to a client's query.
     pub(super) fn answered(&self) {
         lock(&self.evidence).answered();
         self.gives_answers();
     }
 
-    /// It gave an error to a client's query.
+    /// Records an error in response to a client's query.
     pub(super) fn gave_error(&self) {
         let is_doubtful = {
             let mut evidence = lock(&self.evidence);
             evidence.gave_error();
             evidence.is_doubtful()
         };
-        // Some servers answer SERVFAIL or REFUSED to whatever has EDNS.
+        // Some servers respond SERVFAIL or REFUSED to any query with EDNS.
         if is_doubtful {
             self.edns_is_doubted();
         }
     }
 
-    /// It answered a probe.
+    /// Records the response to a probe.
     pub(super) fn answered_probe(&self, question: &Question, error: Option<FailureKind>) {
         let only = {
             let mut evidence = lock(&self.evidence);
@@ -176,13 +177,13 @@ impl Server {
         }
     }
 
-    /// What to probe it with: see [`Evidence::probe`].
+    /// Returns the question to probe with: see [`Evidence::probe`].
     pub(super) fn probe_question(&self, zone: &Name, well: Option<Question>) -> Question {
         lock(&self.evidence).probe(zone, well)
     }
 
-    /// An attempt failed. One that got a reply says nothing of the server's health, nor does one that was never sent.
-    /// `silence` is what it was where nothing came.
+    /// Records a failed attempt. An error response does not count against the server's health, nor does an attempt that
+    /// was never sent. `silence` is the kind of loss if nothing came.
     pub fn failed(&self, kind: FailureKind, transport: Transport, silence: Lost) {
         self.metrics.failed(kind.label());
         if kind.is_reply() || !kind.is_servers() {
@@ -207,12 +208,12 @@ impl Server {
         }
     }
 
-    /// An attempt was given up that says nothing of the server's health: it is busy with others.
+    /// Counts a timeout that is no evidence against the server's health: it was busy with other queries.
     pub(super) fn kept_waiting(&self) {
         self.metrics.failed(FailureKind::Timeout.label());
     }
 
-    /// Takes down a failure that is this machine's, as soon as it is seen; returns it.
+    /// Counts a failure at once if it is a fault of this machine; returns it.
     pub(super) fn noted(&self, kind: FailureKind) -> FailureKind {
         if let FailureKind::Local(fault) = kind {
             self.metrics.local_fault(fault.index(), wall_clock());
@@ -220,139 +221,140 @@ impl Server {
         kind
     }
 
-    /// Whether a probe is due now; the next one is then set for later. `in_use`: see [`super::Group::in_use`].
+    /// Returns whether a probe is due now, and if so schedules the next one. `in_use`: see [`super::Group::in_use`].
     pub fn probe_due(&self, now: Instant, in_use: bool) -> bool {
         let is_doubtful = lock(&self.evidence).is_doubtful();
         self.health().probe_due(now, rand::random(), in_use, is_doubtful)
     }
 
-    /// The last probe was not sent: this machine could not.
+    /// Records that this machine could not send the last probe.
     pub fn was_not_probed(&self) {
         self.health().was_not_probed();
     }
 
-    /// What one more query would have to wait for there, as far as can be told.
+    /// Estimates the time that one more query would have to wait for its response.
     pub(super) fn load(&self) -> Duration {
         let waiting = u32::try_from(self.metrics.in_flight.get()).unwrap_or(0);
         self.health().smoothed().unwrap_or_default() * waiting.saturating_add(1)
     }
 
-    /// Whether it is neither ejected nor leads back.
+    /// Reports whether the server is neither ejected nor a forwarding loop.
     pub fn is_healthy(&self) -> bool {
         !self.is_looped() && self.health().is_healthy()
     }
 
-    /// Whether clients' queries go there before they go to others.
+    /// Reports whether clients' queries go to this server before they go to others.
     pub fn takes_queries(&self) -> bool {
         !self.is_looped() && self.health().takes_queries()
     }
 
-    /// Whether it gives answers, as far as is known; of one that nothing has come from yet, whether nothing has failed.
+    /// Reports whether the server gives answers, as far as is known. Before its first response it counts if nothing has
+    /// failed.
     pub fn is_promising(&self) -> bool {
         let state = self.server_status().state;
         state.is_good() || state == State::Unknown && self.health().streak() == 0
     }
 
-    /// Whether it is suspected of losing packets.
+    /// Reports whether the server is suspected of losing packets.
     pub(super) fn is_losing(&self) -> bool {
         self.health().is_losing()
     }
 
-    /// How long a probe's reply is waited for.
+    /// Returns the time to wait for the response to a probe.
     pub(super) fn probe_timeout(&self) -> Duration {
         self.health().probe_timeout()
     }
 
-    /// Whether it is down and has given no sign of life since.
+    /// Reports whether the server is ejected and has not responded since.
     pub fn is_silent(&self) -> bool {
         self.health().is_silent()
     }
 
-    /// Whether it has replied since then.
+    /// Reports whether the server has responded since `then`.
     pub fn has_answered_since(&self, then: Instant) -> bool {
         self.health().has_answered_since(then)
     }
 
-    /// Whether to send it random letter case.
+    /// Reports whether to send random letter case to the server.
     pub fn takes_random_case(&self, now: Instant) -> bool {
         lock(&self.letter_case).is_there(now)
     }
 
-    /// Whether to send it EDNS.
+    /// Reports whether to send EDNS to the server.
     pub fn takes_edns(&self, now: Instant) -> bool {
         lock(&self.edns).is_there(now)
     }
 
-    /// For how long it counts as one that answers no EDNS, and that folds letter case.
+    /// Returns the remaining times for which the server is queried without EDNS and without random letter case.
     pub fn retreats(&self, now: Instant) -> [Option<Duration>; 2] {
         [&self.edns, &self.letter_case]
             .map(|capability| lock(capability).off_until(now).map(|until| until.saturating_duration_since(now)))
     }
 
-    /// Something came in other letters than were sent: from a server that folds them, or from someone who guesses. That proves
-    /// nothing, and has it checked.
+    /// Records a response in other letters than the query: from a server that folds them, or a forgery. That is no proof,
+    /// and schedules a check.
     pub fn case_is_doubted(&self) {
         lock(&self.letter_case).doubt();
     }
 
-    /// Whether to send a query now that finds out what it does to letters.
+    /// Returns whether a check of letter case is due now, and if so schedules the next one.
     pub fn case_check_due(&self, now: Instant) -> bool {
         lock(&self.letter_case).check_due(now)
     }
 
-    /// The true reply to such a query came back in other letters, or not.
+    /// Records the true response to such a check: `folded` if it came in other letters.
     pub fn case_was_checked(&self, folded: bool, now: Instant) {
         if lock(&self.letter_case).was_checked(folded, now) {
             self.tell_of_retreat(Kind::RandomCaseOff, "checks came back in other letters");
         }
     }
 
-    /// A query in random letter case was answered: see [`Evidence::observe_case`].
+    /// Records a response to a query in random letter case: see [`Evidence::observe_case`].
     pub(super) fn observe_case(&self, has_data: bool, question: &Question) {
         self.preserves_case.fetch_or(has_data, Ordering::Relaxed);
         lock(&self.evidence).observe_case(has_data, question);
     }
 
-    /// Whether it has given data to a query in random letter case.
+    /// Reports whether the server has given data to a query in random letter case.
     pub(super) fn preserves_case(&self) -> bool {
         self.preserves_case.load(Ordering::Relaxed)
     }
 
-    /// What to ask in lower case now, to find out whether it knows names in no other letters.
+    /// Returns the question to ask in lower case, if a check is due whether the server finds names in lower case only.
     pub fn lower_case_check(&self) -> Option<Question> {
         lock(&self.evidence).lower_case_check()
     }
 
-    /// It answered in lower case what it denied in other letters, again and again.
+    /// Turns random letter case off: the server repeatedly answered in lower case what it denied in other letters.
     pub fn knows_lower_case_alone(&self, now: Instant) {
         lock(&self.letter_case).turn_off(now);
         self.tell_of_retreat(Kind::RandomCaseOff, "it knows names in lower case alone");
     }
 
-    /// It answered without EDNS what it did not with: its own doing, or the name's, or two lost datagrams. That proves nothing,
-    /// and has it checked.
+    /// Records that the server answered without EDNS what it did not answer with EDNS. The cause may be the server, the
+    /// name or two lost datagrams, so this is no proof, and schedules a check.
     pub fn edns_is_doubted(&self) {
         lock(&self.edns).doubt();
     }
 
-    /// Whether to find out now whether it answers EDNS.
+    /// Returns whether a check of EDNS is due now, and if so schedules the next one.
     pub fn edns_check_due(&self, now: Instant) -> bool {
         lock(&self.edns).check_due(now)
     }
 
-    /// It answered a plain question without EDNS, and with EDNS not, or did.
+    /// Records the result of an EDNS check: `lacking` if the question was answered only without EDNS.
     pub fn edns_was_checked(&self, lacking: bool, now: Instant) {
         if lock(&self.edns).was_checked(lacking, now) {
             self.tell_of_retreat(Kind::EdnsOff, "checks were answered only without");
         }
     }
 
-    /// Tells that a capability is not used for a while.
+    /// Raises an event: a capability is not used for a while.
     fn tell_of_retreat(&self, kind: Kind, why: &str) {
         self.tell(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
     }
 
-    /// A query that only nodens sends came back to nodens through it.
+    /// Marks the server as a forwarding loop: a query that only nodens sends came back to nodens through it.
     pub fn leads_back(&self) {
         {
             let mut loops = lock(&self.loops);
@@ -367,7 +369,7 @@ impl Server {
         }
     }
 
-    /// Whether to check now if it still leads back.
+    /// Returns whether to check now if the forwarding loop persists, and if so schedules the next check.
     pub fn loop_check_due(&self, now: Instant) -> bool {
         if !self.is_looped() {
             return false;
@@ -381,12 +383,12 @@ impl Server {
         due
     }
 
-    /// How often a query of the loop check has come back.
+    /// Returns the number of queries of the loop check that have come back.
     pub(super) fn loops_seen(&self) -> u32 {
         lock(&self.loops).seen
     }
 
-    /// The first label of the name by which the loop check asks this server, in wire form.
+    /// Returns the first label of the names in the loop check of this server, in wire form.
     pub fn loop_token(&self) -> [u8; LOOP_TOKEN] {
         let mut label = [16; LOOP_TOKEN];
         for (at, byte) in label[1..].iter_mut().enumerate() {
@@ -395,30 +397,30 @@ impl Server {
         label
     }
 
-    /// Forgets that it led back to nodens.
+    /// Clears the forwarding loop.
     pub fn forgive_loop(&self, why: &str) {
         if self.looped.swap(false, Ordering::Relaxed) {
             self.becomes(self.state(), Kind::ForwardingLoopCleared, || why.to_owned());
         }
     }
 
-    /// Whether its queries come back to nodens.
+    /// Reports whether the server's queries come back to nodens.
     pub fn is_looped(&self) -> bool {
         self.looped.load(Ordering::Relaxed)
     }
 
-    /// How it stands, since when, and why.
+    /// Returns the state of the server, with time and reason.
     pub fn server_status(&self) -> ServerStatus {
         lock(&self.server_status).clone()
     }
 
-    /// Its smoothed latency, and those of the last minute.
+    /// Returns the smoothed latency, and the latencies of the last minute.
     pub fn latencies(&self, now: Instant) -> (Option<Duration>, Latencies) {
         let mut health = self.health();
         (health.smoothed(), health.last_minute(now))
     }
 
-    /// When it is probed next, if it is.
+    /// Returns the time of the next probe, if one is scheduled.
     pub fn next_probe(&self) -> Option<Instant> {
         self.health().next_probe()
     }
@@ -438,8 +440,8 @@ impl Server {
         }
     }
 
-    /// Takes down a new state and tells of it, unless another worker has made it untrue in the meantime: so what is
-    /// told, what the gauge shows and what is true are the same in the end.
+    /// Sets a new state and raises an event, unless another worker has outdated the state meanwhile. In the end the
+    /// event, the gauge and the actual state agree.
     fn becomes(&self, state: State, kind: Kind, reason: impl FnOnce() -> String) {
         let mut server_status = lock(&self.server_status);
         if server_status.state == state || self.state() != state {
@@ -451,7 +453,7 @@ impl Server {
         self.tell(kind, reason);
     }
 
-    /// It has become, or is no more, far slower than the fastest of its group.
+    /// Updates the state after the server became, or ceased to be, far slower than the fastest one of its group.
     pub(super) fn degraded_changed(&self, best: Duration) {
         let smoothed = self.health().smoothed().unwrap_or_default();
         let reason = || format!("{smoothed:.1?}, and the fastest one takes {best:.1?}");
@@ -471,17 +473,17 @@ impl Server {
     }
 }
 
-/// What the loop check has seen.
+/// Results of the loop check.
 #[derive(Debug, Default)]
 struct Loops {
-    /// Queries of it that came back.
+    /// Queries of the loop check that came back.
     seen: u32,
-    /// When it is checked again, and how long after the last time.
+    /// Time of the next check, and the interval before it.
     next: Option<Instant>,
     wait: Duration,
 }
 
-/// What these locks guard is consistent between any two calls, also where one of them has panicked.
+/// Locks `mutex`, even if a thread has panicked: the guarded state is consistent between any two calls.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -499,7 +501,7 @@ mod tests {
         let server = Server::new("up", address, None, metrics.server("up", "192.0.2.1:53"), Arc::default());
         let told = || -> Vec<_> { metrics.events.after(0).0.iter().map(|event| event.kind).collect() };
         let healthy = || server.metrics.healthy.get();
-        // What another worker has made untrue in the meantime.
+        // Another worker has outdated this state.
         server.becomes(State::Ejected, Kind::Ejected, String::new);
         assert_eq!((told(), healthy()), (vec![], 1));
 
@@ -508,14 +510,14 @@ mod tests {
         server.leads_back();
         server.leads_back();
         assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
-        // While it leads back, a reply does not make it well; forgiven, it is what it would be without.
+        // While the server is a forwarding loop, a response does not make it healthy. Afterwards its other state applies.
         server.replied(Instant::now(), Duration::from_millis(1), true);
         assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
         (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
         server.forgive_loop("");
         server.forgive_loop("");
         assert_eq!((healthy(), server.server_status().state), (0, State::Ejected));
-        // It was back only a moment ago, so one reply is no proof.
+        // It recovered a short time ago, so one response is not enough.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
         (0..MOST_PROOF).for_each(|n| server.replied(later(n), Duration::ZERO, true));
         assert_eq!((healthy(), server.server_status().state), (1, State::Healthy));

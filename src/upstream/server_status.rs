@@ -1,4 +1,4 @@
-//! How a server stands and since when, for those who watch.
+//! State of a server for the reports, with time and reason.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,31 +9,31 @@ use super::failure::FailureKind;
 use super::health::EJECT_AFTER;
 use crate::metrics::events::UnixMillis;
 
-/// Whether a server is asked.
+/// State of a server, as in the glossary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing has come from it yet.
+    /// No response yet.
     Unknown,
     /// It takes clients' queries.
     Healthy,
-    /// It takes them, and gives errors alone.
+    /// It takes clients' queries, and responds with errors only.
     Failing,
-    /// It takes them after the others, because it is far slower than one of them. It is probed.
+    /// It takes clients' queries after the others, because it is far slower than one of them. It is probed.
     Degraded,
-    /// It was silent too often: clients' queries go there only where no other server is left. It is probed.
+    /// It was silent too often: clients' queries go there only as a last resort. It is probed.
     Ejected,
-    /// Its queries come back to nodens: it is not queried at all.
+    /// Its queries come back to nodens: it is not queried by clients, only by the loop check.
     ForwardingLoop,
 }
 
 impl State {
-    /// Whether clients get answers from it.
+    /// Reports whether clients get answers from it.
     pub fn is_good(self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded)
     }
 
-    /// What it is called where people read it.
+    /// Returns the words for logs and pages.
     pub fn words(self) -> &'static str {
         match self {
             Self::Unknown => "unknown: no response yet",
@@ -46,45 +46,45 @@ impl State {
     }
 }
 
-/// A server's state, since when, and why.
+/// State of a server, with time and reason.
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
-    /// The state.
+    /// State.
     pub state: State,
-    /// Since then.
+    /// Time of the change.
     pub since: Instant,
-    /// The same by the wall clock of that moment.
+    /// Time of the change by the wall clock.
     pub since_unix: UnixMillis,
-    /// What led there.
+    /// Reason of the change.
     pub reason: String,
 }
 
 impl ServerStatus {
-    /// A state that begins now.
+    /// Creates a state that begins now.
     pub fn new(state: State, reason: impl Into<String>) -> Self {
         Self { state, since: Instant::now(), since_unix: wall_clock(), reason: reason.into() }
     }
 }
 
-/// Milliseconds since 1970; 0 where the clock says that it is earlier.
+/// Returns the milliseconds since 1970; 0 if the clock is before that.
 pub fn wall_clock() -> UnixMillis {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as UnixMillis)
 }
 
-/// The last failures without a reply, so that an ejection can say which they were.
+/// Last failures without a response, for the reason of an ejection.
 #[derive(Debug, Default)]
 pub struct RecentFailures {
     last: [Option<FailureKind>; EJECT_AFTER as usize],
 }
 
 impl RecentFailures {
-    /// One more.
+    /// Adds a failure.
     pub fn push(&mut self, kind: FailureKind) {
         self.last.rotate_left(1);
         self.last[EJECT_AFTER as usize - 1] = Some(kind);
     }
 
-    /// All of them in words, oldest first.
+    /// Returns all of them in words, oldest first.
     pub fn words(&self) -> String {
         self.last.iter().flatten().map(|kind| kind.words()).collect::<Vec<_>>().join(", ")
     }

@@ -1,4 +1,4 @@
-//! The sockets that one thread has open towards upstreams, counted against its share of the file descriptors.
+//! Open sockets of one thread to upstreams, counted against its share of the file descriptors.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
@@ -10,19 +10,19 @@ use tokio::time::Instant;
 use super::source_ports::SourcePorts;
 use crate::admission::descriptors::{Descriptors, ThreadShare};
 
-/// Interval between looks at which source ports are reserved.
+/// Interval between reads of the reserved source ports.
 const PORTS_READ_EVERY: Duration = Duration::from_secs(60);
 
-/// What one thread has open, and what it may.
+/// Open sockets of one thread, and their limits.
 #[derive(Debug)]
 pub struct OpenSockets {
     descriptors: Arc<Descriptors>,
     share: Cell<ThreadShare>,
     ports: Cell<usize>,
     connections: Cell<usize>,
-    /// The source ports to draw from.
+    /// Source ports to draw from.
     source_ports: RefCell<SourcePorts>,
-    /// When they were read; none before the first socket.
+    /// Time at which they were read; `None` before the first socket.
     ports_read: Cell<Option<Instant>>,
 }
 
@@ -40,7 +40,7 @@ enum Kind {
 }
 
 impl OpenSockets {
-    /// Nothing is open yet.
+    /// Creates the state without open sockets.
     pub fn new(descriptors: Arc<Descriptors>) -> Rc<Self> {
         let share = Cell::new(descriptors.of_thread(1, 1));
         Rc::new(Self {
@@ -53,22 +53,22 @@ impl OpenSockets {
         })
     }
 
-    /// From now on they are for so many servers, with so many connections to all of them.
+    /// Sets the number of servers, and the number of connections to all of them, that the share is divided by.
     pub fn serve(&self, servers: usize, connections: usize) {
         self.share.set(self.descriptors.of_thread(servers, connections));
     }
 
-    /// UDP ports in rotation for each server.
+    /// Returns the number of UDP ports in rotation for each server.
     pub fn ports_per_server(&self) -> usize {
         self.share.get().ports_per_server
     }
 
-    /// Room for one more UDP port; the `first` one of a server always has it.
+    /// Reserves one UDP port; the `first` one of a server always has room.
     pub fn port(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
         self.open(Kind::Port, first || self.ports.get() < self.share.get().ports)
     }
 
-    /// Room for one more connection; the `first` one to a server always has it.
+    /// Reserves one connection; the `first` one to a server always has room.
     pub fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
         self.open(Kind::Connection, first || self.connections.get() < self.share.get().connections)
     }

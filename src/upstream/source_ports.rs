@@ -1,8 +1,9 @@
-//! UDP source ports of queries to upstreams: random, and none that another service of the node is going to bind.
+//! UDP source ports of queries to upstreams: random, without the ports that other services of the node bind.
 //!
-//! nodens shares the node's network namespace, and holds a port for up to two minutes. The kernel keeps the ports of
-//! `net.ipv4.ip_local_reserved_ports` free only when it chooses a port itself; nodens draws its own (RFC 5452 section 4.5), so it
-//! leaves these out by itself, and with them the UDP ports of services that are common on nodes (RFC 6056 section 3.2).
+//! nodens shares the node's network namespace, and holds a port for up to two minutes. The kernel excludes the ports of
+//! `net.ipv4.ip_local_reserved_ports` only when it chooses a port itself. nodens draws its own ports (RFC 5452 section
+//! 4.5), so it excludes these ports itself, and also the UDP ports of services that are common on nodes (RFC 6056 section
+//! 3.2).
 
 use std::ops::RangeInclusive;
 
@@ -10,9 +11,9 @@ use rand::RngExt;
 
 /// Ports that the node's administrator keeps free: ports and ranges, separated by commas.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-/// The ports that no privilege is needed for.
+/// Ports that need no privilege.
 const UNPRIVILEGED: RangeInclusive<u16> = 1_024..=u16::MAX;
-/// UDP ports of services that are common on nodes. Reserving them is up to the administrator, who seldom does.
+/// UDP ports of services that are common on nodes. Administrators could reserve them, but seldom do.
 const OF_NODE_SERVICES: &[RangeInclusive<u16>] = &[
     1_194..=1_194,   // OpenVPN
     1_701..=1_701,   // L2TP
@@ -47,26 +48,26 @@ const OF_NODE_SERVICES: &[RangeInclusive<u16>] = &[
     51_871..=51_871, // WireGuard of Cilium
 ];
 
-/// The ports to draw from.
+/// Ports to draw from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SourcePorts {
-    /// In order, apart from each other.
+    /// Sorted and disjoint.
     ranges: Vec<RangeInclusive<u16>>,
     count: u32,
 }
 
 impl SourcePorts {
-    /// Returns the ports that are free to use on this machine, as its settings are now.
+    /// Returns the ports that are free to use with the current settings of this machine.
     pub(super) fn of_this_machine() -> Self {
         Self::without(&std::fs::read_to_string(RESERVED).unwrap_or_default())
     }
 
-    /// Returns the unprivileged ports without those of `reserved` (as the kernel writes it) and of common services.
+    /// Returns the unprivileged ports without those in `reserved` (in the kernel's format) and of common services.
     fn without(reserved: &str) -> Self {
         let mut taken: Vec<_> = reserved.trim().split(',').filter_map(range).chain(OF_NODE_SERVICES.to_vec()).collect();
         taken.sort_by_key(|range| *range.start());
         let mut ranges = Vec::new();
-        // The first port that is not decided on.
+        // First port not decided yet.
         let mut next = u32::from(*UNPRIVILEGED.start());
         for range in taken {
             let (start, end) = (u32::from(*range.start()), u32::from(*range.end()));
@@ -82,7 +83,7 @@ impl SourcePorts {
         Self { ranges, count }
     }
 
-    /// Draws one of the ports; none if all are taken.
+    /// Draws one of the ports; `None` if all are excluded.
     pub(super) fn draw(&self, random: &mut impl RngExt) -> Option<u16> {
         let mut left = match self.count {
             0 => return None,

@@ -1,17 +1,18 @@
-//! One server over TCP, as one worker sees it: one connection, reused and pipelined, replies in any order (RFC 7766);
-//! another one, up to a configured number, when nothing comes back over those that are open.
-//! With TLS around it where the server is configured so (RFC 7858); the rest is the same.
+//! Connections of one worker to one server over TCP: one connection, reused and pipelined, with responses in any order
+//! (RFC 7766). Further ones, up to a configured number, are opened when the open ones are stalled or crowded. With TLS if
+//! the server is configured for it (RFC 7858); everything else is the same.
 //!
-//! A connection is opened when a query needs it, and closed when it has been idle or when queries wait and nothing at
-//! all comes: its path may be dead while a new one is not. Where a connection breaks that has served before, or is closed that
-//! was open when a query came to it, its queries are sent once more on a new one: servers close connections whenever they
-//! like, and no client should notice.
+//! A connection is opened when a query needs it. It is closed when it has been idle, or when queries wait and nothing at
+//! all arrives: its path may be dead while a new one is not. If a connection that has brought a response breaks, its
+//! queries are sent again on a new one; so are queries that came to an open connection which the server then closed.
+//! Servers may close connections at any time, and no client should notice.
 //!
-//! What counts for a sign of life is a whole response. One that begins and takes longer than 200 ms holds up those behind it:
-//! they are sent over another connection. After a second the connection is closed, and its query has failed.
+//! Only a whole response is a sign of life. A response that takes longer than 200 ms from its first byte delays those
+//! behind it: their queries are sent over another connection. After a second the connection is closed, and the query of
+//! that response has failed.
 //!
-//! No client has more than its share of the queries in flight, so that there is always room for another; and one that a response has
-//! taken long to come to has one at a time for a while, so that it holds up one connection and no more.
+//! No client has more than its share of the queries in flight, which leaves room for other clients. A client whose
+//! response has taken long may have only one query in flight at a time for a while, so it delays at most one connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -38,96 +39,96 @@ use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
 use crate::governor::pool::{Pool, Share};
 
-/// Queries in flight on the connection; more are refused, which sends them to another server. As many as clients share over
-/// all connections to the server: see [`Pool`].
+/// Maximum queries in flight on one connection; further ones are refused, which sends them to another server. Also the
+/// number that all clients share over all connections to the server: see [`Pool`].
 const IN_FLIGHT: usize = 512;
-/// Queries in flight with which another connection is opened, if there may be one.
+/// Queries in flight from which on another connection is opened, if one is allowed.
 const CROWDED: usize = 64;
-/// Connections that there may be more than configured, one for each that a response without an end holds up.
+/// Connections allowed beyond the configured number, one for each connection that an unfinished response blocks.
 pub const INSTEAD: usize = 2;
-/// How long a response may take from its first byte to its last.
+/// Time limit of a response from its first byte to its last.
 const WHOLE: Duration = Duration::from_secs(1);
-/// How long a client whose query was answered slowly has one query in flight at a time.
+/// Time for which a client with a slow response has one query in flight at a time.
 const SLOW_FOR: Duration = Duration::from_secs(5);
-/// Such clients that are remembered.
+/// Number of such clients that are remembered.
 const MOST_SLOW: usize = 64;
-/// How often a query may go over another connection because a response before it takes long.
+/// Number of times that a query may move to another connection because a response before it takes long.
 const MOST_MOVES: u8 = 10;
-/// Bytes of responses that are read before those who wait for them have their turn.
+/// Bytes of responses to read before the tasks that wait for them get to run.
 const READ_AHEAD: usize = 64 << 10;
-/// How long a connection may stay without a query in flight, unless the server asks for less (RFC 7828).
+/// Idle time after which a connection is closed, unless the server asks for less (RFC 7828).
 const IDLE: Duration = Duration::from_secs(10);
-/// How long queries may wait for a first sign of life. Longer than a client waits, shorter than the kernel: that tries
-/// for minutes, and a server that has lost the connection would seem down as long.
+/// Time that queries may wait for a sign of life before the connection is closed. Longer than a client waits, shorter
+/// than the kernel's retries: those take minutes, in which a server that has lost the connection would seem down.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How long queries may wait for a sign of life until another connection is opened, if there may be one.
+/// Time that queries may wait for a sign of life before another connection is opened, if one is allowed.
 const STALLED: Duration = Duration::from_millis(200);
-/// The same for a query that was sent over a connection before, and got no reply in its time.
+/// Like `STALLED`, for a query that was sent over a connection before and got no response in time.
 const STALLED_AGAIN: Duration = Duration::from_millis(50);
-/// Each time that so many more queries are in flight, those for which nobody waits are swept out.
+/// Number of additional queries in flight after which expired ones are removed.
 const SWEEP_EVERY: usize = 32;
 
-/// The connections of one worker to one server.
+/// Connections of one worker to one server.
 pub struct TcpLink(Rc<Shared>);
 
-/// What the connections to a server have in common.
+/// State shared by the connections to a server.
 struct Shared {
     server: Arc<Server>,
     pool: RefCell<Vec<Pooled>>,
     open: Rc<OpenSockets>,
-    /// Places of queries in flight, over all connections.
+    /// Shares of clients in the queries in flight, over all connections.
     places: Arc<Pool>,
-    /// The most connections.
+    /// Maximum number of connections.
     most: Cell<usize>,
     line: Rc<Line>,
-    /// Clients to whose queries a response took long to come, and when it did.
+    /// Clients with a response that took long, and when.
     slow: RefCell<Vec<(IpAddr, Instant)>>,
 }
 
-/// One connection, as those see it who have a query for it.
+/// One connection, as seen by senders.
 struct Pooled {
     queue: mpsc::Sender<Box<Asked>>,
     state: Rc<State>,
 }
 
-/// How a connection is.
+/// State of a connection.
 struct State {
-    /// Queries that it has, written or not.
+    /// Number of its queries, written or not.
     waiting: Cell<usize>,
-    /// The last sign of life while queries wait: the last reply, or the first query since.
+    /// Last sign of life while queries wait: the last response, or the first query since.
     alive: Cell<Instant>,
-    /// The question of a response that has begun to come.
+    /// Question of the response that has begun to arrive.
     coming: RefCell<Option<Box<[u8]>>>,
-    /// That of all connections to the server.
+    /// State of all connections to the server.
     line: Rc<Line>,
 }
 
 impl Pooled {
-    /// Whether queries wait there, and nothing comes: what is behind them may wait as long.
+    /// Reports whether queries have waited there for `after` without a response, so that another query may wait as long.
     fn is_stalled(&self, now: Instant, after: Duration) -> bool {
         self.state.waiting.get() > 0 && now >= self.state.alive.get() + after
     }
 }
 
-/// A query and where its outcome goes.
+/// Query and the destination of its outcome.
 struct Asked {
     sent: Sent,
-    /// When it was written: the set-up of a connection is not the server's latency.
+    /// Time at which it was written: the setup of a connection is not part of the server's latency.
     at: Instant,
     until: Instant,
     number: usize,
     race_events: Rc<RaceEvents>,
     client: IpAddr,
     again: bool,
-    /// How often it was sent over another connection because a response before it took long.
+    /// Number of moves to another connection because a response before it takes long.
     moved: u8,
-    /// The connection was open when it came: if that breaks, the server need not be the reason.
+    /// The connection was open before the query came: if it is closed, the server need not have failed.
     joined: bool,
     _place: Share,
 }
 
 impl TcpLink {
-    /// No connection is opened before it is needed.
+    /// Creates the state without connections: they are opened when needed.
     pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let places = Arc::new(Pool::new(IN_FLIGHT));
         let (pool, most, line) = (RefCell::default(), Cell::new(1), Rc::default());
@@ -135,12 +136,12 @@ impl TcpLink {
         Self(Rc::new(Shared { server, pool, open, places, most, line, slow }))
     }
 
-    /// Sends a query over the connection that has the fewest; where all are stalled or crowded, over a new one if there may be
-    /// one more. What becomes of it goes where `context` says.
+    /// Sends a query over the connection with the fewest queries; if all are stalled or crowded, over a new one if one is
+    /// allowed. The outcome goes to the `race_events` of `context`.
     ///
     /// # Errors
-    /// Too many queries are in flight, of this client or in all; or the response to the same question has begun to come, and
-    /// another one would hold up others as well.
+    /// Too many queries are in flight, of this client or in all; or the response to the same question has begun to
+    /// arrive, and a second one would delay other queries too.
     pub(super) fn send(&self, sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let SendContext { number, at, until, connections, .. } = *context;
         self.0.most.set(connections);
@@ -149,7 +150,7 @@ impl TcpLink {
         }
         let client = context.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let busy = FailureKind::Local(LocalFault::Busy);
-        // Its own doing, and no fault of this machine.
+        // Caused by the client, so not counted as a fault of this machine.
         let Some(share) = Share::of(&self.0.places, client, 1) else { return Err(busy) };
         if self.0.is_slow(client, at) && self.0.places.held_by(client) > 1 {
             return Err(busy);
@@ -163,17 +164,17 @@ impl TcpLink {
 }
 
 impl Shared {
-    /// Whether the response to this question has begun to come.
+    /// Reports whether the response to this question has begun to arrive.
     fn is_coming(&self, question: &[u8]) -> bool {
         self.pool.borrow().iter().any(|pooled| pooled.state.coming.borrow().as_deref() == Some(question))
     }
 
-    /// Whether a response to a query of this client took long to come a short time ago.
+    /// Reports whether a response to a query of this client took long within `SLOW_FOR`.
     fn is_slow(&self, client: IpAddr, now: Instant) -> bool {
         self.slow.borrow().iter().any(|(slow, at)| *slow == client && now < *at + SLOW_FOR)
     }
 
-    /// A response to a query of this client takes long to come.
+    /// Records that a response to a query of this client takes long.
     fn takes_long(&self, client: IpAddr, now: Instant) {
         let mut slow = self.slow.borrow_mut();
         slow.retain(|(other, at)| *other != client && now < *at + SLOW_FOR);
@@ -181,7 +182,7 @@ impl Shared {
         slow.insert(0, (client, now));
     }
 
-    /// Gives a query to a connection, a new one where it must be and may; gives it back where there is no room.
+    /// Passes a query to a connection, a new one if necessary and allowed; returns the query if there is no room.
     fn put(self: &Rc<Self>, mut asked: Box<Asked>, now: Instant, patience: Duration) -> Result<(), Box<Asked>> {
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
@@ -199,7 +200,7 @@ impl Shared {
                 Err(mpsc::error::TrySendError::Closed(asked)) => asked,
             };
         }
-        // Only where the best one closed this very moment, and others are all that there may be.
+        // Reached only if the chosen connection closed at this moment and no other one may be opened.
         let Some(place) = place else { return Err(asked) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
         let line = Rc::clone(&self.line);
@@ -224,12 +225,12 @@ impl Pooled {
     }
 }
 
-/// What bytes go over: a connection, or TLS on it.
+/// Byte stream of a connection: TCP, or TLS on it.
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// Opens a connection as its server's configuration says: with TLS, or never.
+/// Opens a connection, with TLS if and only if the server is configured for it.
 async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
     if let Some(host) = &server.tls_host {
         return Ok(Box::new(encrypted::connect(server.address, host).await?));
@@ -239,7 +240,7 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
     Ok(Box::new(stream))
 }
 
-/// Opens connections as long as there are queries for them.
+/// Serves one place in the pool: opens connections as long as there are queries for them.
 async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state: Rc<State>, _place: OpenSocket) {
     let server = Arc::clone(&others.server);
     let others = Rc::downgrade(&others);
@@ -257,7 +258,7 @@ async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state:
         let end = connection.run(&mut stream, &mut queue).await;
         connection.state.coming.replace(None);
         match end {
-            // The peer is told, inside TLS too, and nobody waits for that.
+            // Sends the end of the stream, inside TLS too; runs in the background.
             Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SET_UP, stream.shutdown()).await })),
             Err(error) => connection.fail_those_who_had_their_chance(FailureKind::of_arrived(&error)),
         }
@@ -265,7 +266,7 @@ async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state:
             break FailureKind::Network;
         }
     };
-    // Whoever comes now finds the queue closed and opens another.
+    // Later queries find the queue closed and open another connection.
     queue.close();
     while let Some(asked) = queue.recv().await {
         connection.fail(&asked, last);
@@ -274,12 +275,12 @@ async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state:
 
 struct Connection {
     server: Arc<Server>,
-    /// The other connections, as long as any may be opened.
+    /// All connections to the server, for queries that move to another one.
     others: Weak<Shared>,
     state: Rc<State>,
     waiting: HashMap<u16, Box<Asked>>,
     idle: Duration,
-    /// Whether the open connection has brought a reply yet.
+    /// The open connection has brought a response.
     served: bool,
 }
 
@@ -291,7 +292,8 @@ impl Connection {
         let mut unwritten: Vec<u16> = self.waiting.keys().copied().collect();
         self.waiting.values().for_each(|asked| frame(&asked.sent, &mut out));
         let mut opened = true;
-        // Since when a response has been coming that is not whole yet; whether it takes long, and nobody waits behind it.
+        // Time at which the unfinished response began; whether it takes long, and whether the queries behind it have
+        // moved.
         let mut part_since = None;
         let (mut takes_long, mut alone) = (false, false);
         let (mut input, mut filled, mut unseen) = (vec![0; 4_096], 0, 0);
@@ -310,10 +312,10 @@ impl Connection {
                 Some(since) => since + if takes_long { WHOLE } else { STALLED },
             };
             tokio::select! {
-                // What is queued is taken even where the peer has closed: then it is sent again.
+                // Queued queries are taken first, even if the peer has closed: they are then sent again.
                 biased;
                 asked = queue.recv(), if wanted && self.waiting.len() < IN_FLIGHT => {
-                    // Without, the sender's end is gone with its link; replies under way still find back.
+                    // `None`: the sender was dropped with its link; responses in flight are still delivered.
                     wanted = asked.is_some();
                     let mut next = asked;
                     while let Some(mut asked) = next {
@@ -344,7 +346,7 @@ impl Connection {
                     if takes_long && !alone {
                         alone = self.let_others_go(&input[..filled]);
                     }
-                    // Those who wait take what has come before more is read: many large replies may be on their way.
+                    // The waiting tasks take these responses before more is read: many large ones may follow.
                     unseen += taken;
                     if unseen >= READ_AHEAD {
                         unseen = 0;
@@ -367,7 +369,7 @@ impl Connection {
         Ok(())
     }
 
-    /// From now on those that have just been written wait for the server.
+    /// Starts the time of the queries that were just written.
     fn tell_written(&mut self, unwritten: &mut Vec<u16>) {
         let now = Instant::now();
         for id in unwritten.drain(..) {
@@ -378,19 +380,19 @@ impl Connection {
         }
     }
 
-    /// Whose response has begun to come, as far as can be told from its part.
+    /// Returns the id of the query whose response has begun to arrive, if the part received contains it.
     fn asked_for(&self, part: &[u8]) -> Option<u16> {
         crate::wire::u16_at(part, 2).filter(|id| self.waiting.contains_key(id))
     }
 
-    /// Has senders know of the response that has begun to come.
+    /// Publishes the question of the response that has begun to arrive to the senders.
     fn note_coming(&self, part: &[u8]) {
         let asked = self.asked_for(part).and_then(|id| self.waiting.get(&id));
         *self.state.coming.borrow_mut() = asked.map(|asked| asked.sent.question().into());
     }
 
-    /// A response has begun to come and takes long: those behind it are sent over another connection. Returns false while it
-    /// cannot be told whose response it is.
+    /// Moves the queries behind a response that takes long to another connection. Returns false while the id of the
+    /// response has not arrived.
     fn let_others_go(&mut self, part: &[u8]) -> bool {
         let Some(coming) = crate::wire::u16_at(part, 2) else { return false };
         let own = self.waiting.remove(&coming);
@@ -408,7 +410,7 @@ impl Connection {
         for (_, mut asked) in std::mem::take(&mut self.waiting) {
             self.state.waiting.set(self.state.waiting.get().saturating_sub(1));
             asked.moved += 1;
-            // Those for whom nobody waits any more end here, and so do those that have had their chances.
+            // Queries that have expired, have used up their moves or belong to a slow client end here.
             let may_go = now < asked.until && asked.moved <= MOST_MOVES && !others.is_slow(asked.client, now);
             let left = if may_go { others.put(asked, now, STALLED).err() } else { Some(asked) };
             if let Some(asked) = left {
@@ -418,7 +420,7 @@ impl Connection {
         }
     }
 
-    /// The response that has begun to come does not come to its end: its query has failed, and nobody else's.
+    /// Fails the query of the unfinished response, and moves all others to another connection.
     fn give_up_coming(&mut self, part: &[u8]) {
         if let Some(asked) = self.asked_for(part).and_then(|id| self.waiting.remove(&id)) {
             self.fail(&asked, FailureKind::Incomplete);
@@ -471,9 +473,9 @@ impl Connection {
         let Some(asked) = self.waiting.get(&id) else { return };
         let event = match asked.sent.judge(message) {
             MatchResult::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
-            // To a query of before, for which nobody waits any more.
+            // The response to an earlier query, which has expired.
             _ if asked.sent.is_of_another(message) => return,
-            // A connection has one peer, so this is a broken server and not a stranger.
+            // A connection has one peer, so this is a broken server and not a forgery.
             MatchResult::NotOurs | MatchResult::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
         };
         if let Some(tenths) = keepalive(message) {
@@ -487,8 +489,8 @@ impl Connection {
         asked.race_events.put(asked.number, event);
     }
 
-    /// The connection broke: queries in flight are sent once more if it had served before, as some servers close it behind each
-    /// response (RFC 7766 section 6.2.4); or once, if it was closed that was open before them.
+    /// Handles a broken connection. Its queries are sent again if it had brought a response, as some servers close it
+    /// after each response (RFC 7766 section 6.2.4); or once, if the connection was open before them and was closed.
     fn fail_those_who_had_their_chance(&mut self, kind: FailureKind) {
         let now = Instant::now();
         let served = std::mem::take(&mut self.served);
@@ -503,7 +505,7 @@ impl Connection {
         }
     }
 
-    /// So many queries have their outcome, or nobody waits for it.
+    /// Subtracts `count` queries that have their outcome or have expired.
     fn wait_no_more(&self, count: usize) {
         self.server.metrics.in_flight.sub(count as i64);
         self.state.waiting.set(self.state.waiting.get().saturating_sub(count));

@@ -1,12 +1,12 @@
-//! The ways to a server.
+//! Transports to a server.
 
-/// How a server was asked.
+/// Transport of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// A datagram.
+    /// UDP.
     Udp,
-    /// A connection.
+    /// TCP.
     Tcp,
-    /// A connection inside TLS.
+    /// TLS over TCP.
     Tls,
 }

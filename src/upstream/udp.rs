@@ -1,11 +1,12 @@
-//! One server over UDP, as one worker sees it: many source ports in rotation, many queries in flight on each.
+//! Sockets of one worker to one server over UDP: many source ports in rotation, with many queries in flight on each.
 //!
-//! A guesser must hit address, port, id, letter case and time at once (RFC 5452): sockets are connected, so the kernel
-//! drops what comes from elsewhere and reports closed ports; each sits on a random port and is renewed; ids are random.
-//! A datagram that does not match is ignored and the wait goes on; so it does after one that matches but for the letter case.
+//! A forged response must match address, port, id, letter case and time at once (RFC 5452). Sockets are connected, so the
+//! kernel drops datagrams from other addresses and reports closed ports. Each socket has a random port and is renewed;
+//! ids are random. A datagram that does not match is ignored and the wait continues; the wait also continues after a
+//! datagram that matches except for the letter case.
 //!
-//! Ports are opened as they are needed, and closed when they have been idle. Where file descriptors are scarce there are
-//! fewer; where none is left, the ports that there are serve on, and are renewed later.
+//! Ports are opened when needed, and closed when idle. If file descriptors are scarce there are fewer ports; if none is
+//! left, the open ports continue to serve, and are renewed later.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -33,35 +34,35 @@ use super::sockets::{OpenSocket, OpenSockets};
 use super::source_ports::SourcePorts;
 use crate::admission::descriptors::PORTS;
 
-/// Queries after which a port is renewed.
+/// Number of queries after which a port is renewed.
 const RENEW_AFTER: u32 = 512;
-/// The age after which a port is renewed.
+/// Age after which a port is renewed.
 const RENEW_AGE: Duration = Duration::from_secs(120);
-/// The time without a query after which a port is closed. A new one costs less than a query does.
+/// Idle time after which a port is closed. Opening a new one costs less than a query.
 const IDLE: Duration = Duration::from_secs(15);
-/// Queries in flight on one port; where all ports have so many, more are sent to another server.
+/// Maximum queries in flight on one port; if all ports are full, further queries go to another server.
 const IN_FLIGHT_PER_PORT: usize = 512;
-/// How often queries for which nobody waits any more are swept out, while there are any.
+/// Interval between removals of expired queries, while there are any.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// How long a reply matters to what is known of the server, where nobody waits for it any more.
+/// Time after the query for which a response counts for the server's health, even if its race has ended.
 const MATTERS: Duration = Duration::from_secs(1);
-/// How long a renewed port still listens for late replies.
+/// Time for which a renewed port still receives late responses.
 const LINGER: Duration = Duration::from_secs(3);
-/// Draws of a random port before the kernel is asked to choose one.
+/// Attempts at a random port before the kernel chooses one.
 const PORT_DRAWS: usize = 10;
-/// The largest reply read; nodens advertises less, but some servers send more.
+/// Maximum size of a response; nodens advertises less, but some servers send more.
 const LARGEST_REPLY: usize = 4_096;
-/// What a port is watched for: replies, and the kernel's report of a closed port, which does not count as readable.
+/// Readiness of interest: responses, and the kernel's report of a closed port, which does not count as readable.
 const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
-/// The ports of one worker towards one server.
+/// Ports of one worker to one server.
 pub struct UdpLink {
     server: Arc<Server>,
     ports: Rc<Ports>,
     open: Rc<OpenSockets>,
 }
 
-/// The rotation, and whether someone sweeps it.
+/// Ports in rotation, and whether a task sweeps them.
 struct Ports {
     slots: RefCell<Vec<Option<Rc<Port>>>>,
     swept: Cell<bool>,
@@ -72,7 +73,7 @@ struct Port {
     opened: Instant,
     used: Cell<Instant>,
     uses: Cell<u32>,
-    /// By id: these are drawn here, so nobody can make them collide.
+    /// Queries by id. Ids are drawn here, so clients cannot make them collide.
     waiting: RefCell<HashMap<u16, Waiting>>,
     retired: Notify,
     _place: OpenSocket,
@@ -97,38 +98,38 @@ struct Waiting {
     at: Instant,
     until: Instant,
     number: usize,
-    /// Gone with those who waited there.
+    /// Dropped when the race has ended.
     race_events: Weak<RaceEvents>,
     is_probe: bool,
-    /// Something came that may be its reply, or a guess.
+    /// A message came that may be the response or a forgery.
     doubted: bool,
 }
 
 impl Waiting {
-    /// Tells those who wait, if anybody does.
+    /// Delivers an event to the race, if it still runs.
     fn tell(&self, event: Event) {
         if let Some(race_events) = self.race_events.upgrade() {
             race_events.put(self.number, event);
         }
     }
 
-    /// Whether a reply would matter: to somebody who waits, or to what is known of the server.
+    /// Reports whether a response would still be of use: to a race, or for the server's health.
     fn is_worth_it(&self, now: Instant) -> bool {
         self.until > now && (self.race_events.strong_count() > 0 || now < self.at + MATTERS)
     }
 }
 
 impl UdpLink {
-    /// No port is opened before it is needed.
+    /// Creates the rotation without ports: they are opened when needed.
     pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let slots = RefCell::new((0..PORTS).map(|_| None).collect());
         Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }), open }
     }
 
-    /// Sends a query; what becomes of it goes where `context` says.
+    /// Sends a query; its outcome goes to the `race_events` of `context`.
     ///
     /// # Errors
-    /// The kernel will not send it, or too many queries are in flight.
+    /// The kernel does not send it, or too many queries are in flight.
     pub(super) fn send(&self, mut sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let port = self.port(context.at)?;
         port.uses.set(port.uses.get().saturating_add(1));
@@ -140,10 +141,10 @@ impl UdpLink {
         let socket = port.socket.get_ref();
         let result = match socket.send(sent.bytes()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            // A rule of this machine that rejects has reported itself to the socket as well, like an ICMP error of the
-            // server's host: nobody is to take that for one.
+            // A local rule that rejects also leaves an error on the socket, like an ICMP error of the server's host. It
+            // is cleared here, because it must not count against the server.
             Err(error) if LocalFault::of(&error).is_some() => socket.take_error().and(Err(error)),
-            // It may be the report of an earlier query's fate, which has been taken off the socket now.
+            // Possibly the report for an earlier query, which has now been taken off the socket.
             Err(_) => socket.send(sent.bytes()),
             result => result,
         };
@@ -157,7 +158,7 @@ impl UdpLink {
         Ok(())
     }
 
-    /// A port of the rotation, drawn at random; where it cannot be opened, another one that is open.
+    /// Returns a random port of the rotation; if it cannot be opened, another one that is open.
     fn port(&self, now: Instant) -> Result<Rc<Port>, FailureKind> {
         let mut slots = self.ports.slots.borrow_mut();
         let at = rand::rng().random_range(0..self.open.ports_per_server().clamp(1, PORTS));
@@ -178,10 +179,10 @@ impl UdpLink {
         }
     }
 
-    /// Opens a port in a place of the rotation that is empty or due to be renewed.
+    /// Opens a port in a slot of the rotation that is empty or due to be renewed.
     fn renew(&self, slots: &mut [Option<Rc<Port>>], at: usize, now: Instant) -> Result<Rc<Port>, FailureKind> {
         let others = slots.iter().enumerate().any(|(other, slot)| other != at && slot.is_some());
-        // The old one makes room first, unless it still waits for replies or is the only one.
+        // The old port is closed first to make room, unless it waits for responses or is the only one.
         let is_idle = slots[at].as_ref().is_none_or(|port| port.is_idle());
         if others && is_idle {
             retire(&mut slots[at]);
@@ -192,11 +193,11 @@ impl UdpLink {
                 slots[at] = Some(Rc::clone(&port));
                 Ok(port)
             }
-            // As many are open as there may be: not a fault as long as one of them serves.
+            // The limit of open ports is reached: not a fault as long as one of them serves.
             Ok(None) => Err(FailureKind::Local(LocalFault::Busy)),
             Err(error) => {
                 let failure = FailureKind::of_error(&error);
-                // Told also where another port serves instead.
+                // Counted even if another port serves instead.
                 if slots.iter().any(Option::is_some) {
                     self.server.noted(failure);
                 }
@@ -205,7 +206,7 @@ impl UdpLink {
         }
     }
 
-    /// Opens a port; none where there is no room for it.
+    /// Opens a port; `None` if the limit is reached.
     fn open_port(&self, now: Instant, first: bool) -> io::Result<Option<Rc<Port>>> {
         let Some(place) = self.open.port(first) else { return Ok(None) };
         let port = Rc::new(Port {
@@ -221,7 +222,7 @@ impl UdpLink {
         Ok(Some(port))
     }
 
-    /// Closes the ports that have not been used for a while, and those beyond the rotation.
+    /// Closes idle ports, and idle ones beyond the current size of the rotation.
     pub(super) fn close_idle(&self, now: Instant) {
         let in_rotation = self.open.ports_per_server();
         for (at, slot) in self.ports.slots.borrow_mut().iter_mut().enumerate() {
@@ -233,7 +234,7 @@ impl UdpLink {
     }
 }
 
-/// Takes a port out of the rotation: it closes once nobody waits there, and soon.
+/// Takes a port out of the rotation: it closes at once if no query waits there, otherwise after `LINGER`.
 fn retire(slot: &mut Option<Rc<Port>>) {
     if let Some(port) = slot.take() {
         port.retired.notify_one();
@@ -246,7 +247,7 @@ impl Drop for UdpLink {
     }
 }
 
-/// Sweeps all ports until nobody waits there.
+/// Sweeps all ports until no query waits there.
 async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -266,7 +267,7 @@ async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
     }
 }
 
-/// Reads a port's replies until it is retired, and a little longer.
+/// Reads the responses of a port until it is retired, and up to `LINGER` longer.
 async fn read(port: Rc<Port>, server: Arc<Server>) {
     let replies = async {
         loop {
@@ -287,7 +288,7 @@ async fn read(port: Rc<Port>, server: Arc<Server>) {
     server.metrics.in_flight.sub(port.waiting.borrow().len() as i64);
 }
 
-/// Takes all that has arrived.
+/// Processes everything that has arrived.
 fn drain(port: &Port, server: &Server) {
     let mut buffer = [0; LARGEST_REPLY];
     let now = Instant::now();
@@ -298,7 +299,7 @@ fn drain(port: &Port, server: &Server) {
             Err(error) => fail_all(port, server, FailureKind::of_arrived(&error)),
         }
     }
-    // Asked for until there is none, so that the same report does not wake the task again.
+    // Read until there is none, because the same report would wake the task again.
     while let Err(error) = port.socket.try_io(Interest::ERROR, report)
         && error.kind() != io::ErrorKind::WouldBlock
     {
@@ -306,7 +307,7 @@ fn drain(port: &Port, server: &Server) {
     }
 }
 
-/// What the kernel has to report: the closed port of an earlier query.
+/// Returns the kernel's pending error: the closed port of an earlier query.
 fn report(socket: &UdpSocket) -> io::Result<()> {
     Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
@@ -317,7 +318,7 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(waiting) = all.get_mut(&id) else { return };
     let (event, is_whole) = match waiting.sent.judge(datagram) {
         MatchResult::NotOurs => return,
-        // It proves nothing and ends nothing: the wait goes on, and the question is asked in another way as well.
+        // No proof of anything: the wait continues, and the race sends the question in another way as well.
         MatchResult::Doubtful { folded, formerr } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
                 waiting.tell(Event::Doubtful { folded, formerr });
@@ -332,7 +333,7 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     let Some(waiting) = all.remove(&id) else { return };
     drop(all);
     server.metrics.in_flight.dec();
-    // One that only says that TCP is needed proves nothing of the server, which has to answer there.
+    // A truncated response is no evidence of health: the server has to answer over TCP.
     if is_whole {
         server.replied(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
     }
@@ -358,7 +359,7 @@ fn open(server: SocketAddr, ports: &SourcePorts) -> io::Result<UdpSocket> {
     if !drawn {
         socket.bind(&SocketAddr::new(any, 0).into())?;
     }
-    // Nothing is sent by this, so whatever keeps it from being done is of this machine: a route that prohibits (EACCES).
+    // Connecting sends nothing, so any failure is local, such as a prohibiting route (EACCES).
     socket.connect(&server.into()).map_err(|error| match error.raw_os_error() {
         Some(code) if code == Errno::EACCES as i32 => Errno::EPERM.into(),
         _ => error,
@@ -366,7 +367,7 @@ fn open(server: SocketAddr, ports: &SourcePorts) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Watches a socket for what arrives only: to hear of room in its send buffer too would cost a wake-up for each query.
+/// Watches a socket for arrivals only: a report of free space in its send buffer would cost a wake-up for each query.
 #[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
 fn watched(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, ARRIVALS)

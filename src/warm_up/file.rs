@@ -1,7 +1,7 @@
-//! What the jobs of each project ask, kept in a file beyond the end of the process.
+//! Storage of the projects' query history in a file, which survives the process.
 //!
-//! The file is replaced as a whole, so that whoever reads it finds the old one or the new one. One that cannot be read is
-//! told of and left alone until there is something to write: nodens then begins anew.
+//! The file is replaced as a whole: a reader finds the old or the new one. An unreadable file is logged and left alone
+//! until there is something to write; nodens then starts with an empty history.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,23 +13,23 @@ use std::time::Duration;
 use crate::answer::Resolver;
 use crate::jobs::query_history::LoadError;
 
-/// How often what has changed is written.
+/// Interval between writes of a changed history.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
-/// The longest file that is read: far more than is ever written.
+/// Largest file that is read: far larger than any that is written.
 const LONGEST: u64 = 16 << 20;
 
-/// Keeps the file.
+/// Reads and writes the file.
 pub struct Keeper {
     resolver: Arc<Resolver>,
     file: PathBuf,
-    /// Whether it is read already.
+    /// True if the file was read since the warm-up was enabled.
     read: bool,
-    /// The count of changes at which it was last written.
+    /// Number of changes at the last write.
     written: u64,
     complained: bool,
 }
 
-/// Why a file gives nothing.
+/// Error from reading the file.
 #[derive(Debug, thiserror::Error)]
 enum Useless {
     #[error("{0}")]
@@ -41,7 +41,7 @@ enum Useless {
 }
 
 impl Keeper {
-    /// Keeps the file that the configuration names, if it names one, and reads it.
+    /// Opens and reads the file that the configuration names, if it names one.
     pub fn open(resolver: &Arc<Resolver>) -> Option<Self> {
         let file = resolver.snapshot.load().config.warm_up.file.clone()?;
         let mut keeper = Self { resolver: Arc::clone(resolver), file, read: false, written: 0, complained: false };
@@ -49,11 +49,11 @@ impl Keeper {
         Some(keeper)
     }
 
-    /// Writes what has changed, again and again. Never ends by itself.
+    /// Writes the history periodically if it has changed. Never returns.
     pub async fn keep(&mut self) {
         loop {
             tokio::time::sleep(WRITE_EVERY).await;
-            // It may have been switched on by now.
+            // The warm-up may have been enabled meanwhile.
             self.read();
             if let Some(text) = self.changed() {
                 let file = self.file.clone();
@@ -63,10 +63,10 @@ impl Keeper {
         }
     }
 
-    /// Writes what has changed since it last did.
+    /// Writes the history if it has changed since the last write.
     pub fn close(mut self) {
         if let Some(text) = self.changed() {
-            // The task that writes may not have ended yet.
+            // The blocking task of `keep` may still be writing, so this uses another temporary file.
             let written = write(&self.file, "last", &text);
             self.tell(written);
         }
@@ -76,7 +76,7 @@ impl Keeper {
         self.resolver.snapshot.load().config.warm_up.enabled
     }
 
-    /// Reads the file, unless that was done since it was switched on.
+    /// Reads the file, unless it was read since the warm-up was enabled.
     fn read(&mut self) {
         if self.read == self.is_on() {
             return;
@@ -107,7 +107,7 @@ impl Keeper {
         }
     }
 
-    /// What is to be written, if anything has changed.
+    /// Returns the text to write, if the history has changed.
     fn changed(&mut self) -> Option<String> {
         let before = self.written;
         let changed = self.resolver.accounts.jobs.query_history(|query_history| {
@@ -119,7 +119,7 @@ impl Keeper {
         Some(text)
     }
 
-    /// One line, however often it fails.
+    /// Logs a write error, once for consecutive errors.
     fn tell(&mut self, written: io::Result<()>) {
         match written {
             Ok(()) => self.complained = false,
@@ -138,7 +138,8 @@ fn text(file: &Path) -> Result<Vec<u8>, Useless> {
     if text.len() as u64 > LONGEST { Err(Useless::Long) } else { Ok(text) }
 }
 
-/// Puts a new file, which is called so for a moment, in the place of the old one. Nobody else may read it: projects may be private.
+/// Replaces the file by way of a temporary file with this extension. Only the owner may read it: projects may be
+/// private.
 fn write(file: &Path, extension: &str, text: &str) -> io::Result<()> {
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir)?;

@@ -1,18 +1,19 @@
-//! What a job is likely to ask is asked before it starts: its first queries are then hits.
+//! Warm-up: the questions that a job is likely to ask are asked before it starts, and its first queries are hits.
 //!
 //! ```text
 //! a job's pod is bound to this node ──► expect ──► queue ──► run ──► cached? ──► coalesce ──► fetch ──► cache
 //! hosts of its images, its GitLab ──────┘  ▲                  one at a time,                              │
-//! what its project's jobs asked ───────────┘                  pod by pod in turn      used? ◄─────────────┘
+//! questions of its project's jobs ─────────┘                  pods take turns         used? ◄─────────────┘
 //!                 ▲                                                                     │
-//!                 └───────────────────────── habits ◄───────────────────────────────────┘
+//!                 └────────────────────── query history ◄───────────────────────────────┘
 //! ```
 //!
-//! From the binding to the first query there are seconds, in which images are pulled and containers made. A prefetch is the
-//! least of all queries: it is asked once, for what is not fresh, where an upstream is alive and `max_qps` has room for it;
-//! so many a second, so many at a time; and a client that asks meanwhile joins it.
+//! Seconds pass between the binding and the first query, while images are pulled and containers are created. Warm-up queries
+//! have the lowest priority. A question is asked once, and only if its answer is not fresh, a server of the upstream is
+//! alive and `max_qps` has room. The rate and the number in flight are bounded. A client that asks meanwhile joins the
+//! query in flight.
 //!
-//! [`queue`] has what waits to be asked, [`mod@file`] keeps what is known beyond the end of the process.
+//! [`queue`] holds the waiting questions, [`mod@file`] stores the query history beyond the end of the process.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -43,20 +44,21 @@ pub mod queue;
 
 use queue::Expected;
 
-/// Questions asked ahead for one pod.
+/// Most questions asked for one pod.
 pub const MOST_QUESTIONS: usize = 64;
-/// Pods whose turn is yet to come; for more nothing is asked ahead.
+/// Most pods that wait; for further ones, nothing is asked.
 const MOST_PODS: usize = 64;
-/// Between two questions: 200 a second for all pods together.
+/// Interval between two questions: 200 a second for all pods together.
 const PACE: Duration = Duration::from_millis(5);
-/// Questions under way at once.
+/// Most questions in flight.
 const MOST_IN_FLIGHT: usize = 32;
-/// Answers of which it is watched whether a client takes them.
+/// Most answers whose use is watched.
 const MOST_WATCHED: usize = 4_096;
-/// How long that is watched: a job that asks later had nothing of it.
+/// Time that the use of an answer is watched: a job that asks later had no benefit.
 const WATCHED_FOR: Millis = 600_000;
 
-/// A job's pod is about to start, and names these hosts; the names that its project's jobs ask come behind them.
+/// Queues the questions for a pod that is about to start: first `hosts`, which the pod names, then the questions of its
+/// project's jobs.
 pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     if !resolver.snapshot.load().config.warm_up.enabled {
         return;
@@ -84,7 +86,7 @@ pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     resolver.warm_up.woken.notify_one();
 }
 
-/// Asks for whatever is expected. Never ends by itself.
+/// Asks the queued questions. Never returns.
 pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
     let places = Arc::new(Semaphore::new(MOST_IN_FLIGHT));
     let watched = Arc::new(Semaphore::new(MOST_WATCHED));
@@ -93,7 +95,7 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
             resolver.warm_up.woken.notified().await;
             continue;
         };
-        // While upstreams are slow the rest waits here.
+        // While upstreams are slow, the remaining questions wait here.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (wanted, flight) = match wanted(&resolver, &client, &question) {
             Ok(wanted) => wanted,
@@ -109,7 +111,7 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
             drop(place);
             let Ok(watched) = watched.try_acquire_owned() else { return };
             let (key, hash) = (wanted.key.clone(), wanted.hash);
-            // It holds a configuration, which may be another one by then.
+            // The query holds a snapshot, which may be outdated by then.
             drop(wanted);
             if entry.rcode == rcode::NOERROR && entry.is_kept() {
                 watch(&resolver, &key, hash, entry, watched).await.then(|| {
@@ -125,7 +127,7 @@ pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
     }
 }
 
-/// What is to be asked for a question, and the duty to ask it; or the reason why nothing is.
+/// Returns the query for a question, with the obligation to run it; or the reason why there is none, as a metric label.
 fn wanted(
     resolver: &Resolver,
     client: &Arc<Client>,
@@ -142,19 +144,19 @@ fn wanted(
     let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
     let wanted =
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
-    // One that failed a moment ago is not asked again so soon either.
+    // A recent failure is not retried so soon either.
     if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::kept(resolver, &wanted, 0) {
         return Err("cached");
     }
     if !wanted.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
         return Err("upstream");
     }
-    // Someone may be asking it just now.
+    // A client may be asking the same question now.
     let flight = resolver.flights.lead(wanted.snapshot.generation, hash, &wanted.key).ok_or("cached")?;
     Ok((wanted, flight))
 }
 
-/// Whether a client takes this answer from the cache while it is fresh.
+/// Waits, and returns whether a client used this answer from the cache while it was fresh.
 async fn watch(resolver: &Resolver, key: &Key, hash: u64, entry: Entry, place: OwnedSemaphorePermit) -> bool {
     let (born, until) = (entry.born, entry.expires.min(entry.born + WATCHED_FOR));
     drop(entry);
@@ -163,11 +165,11 @@ async fn watch(resolver: &Resolver, key: &Key, hash: u64, entry: Entry, place: O
     resolver.cache.with(hash, key, |kept| is_used(kept, born, until)) == Some(true)
 }
 
-/// Whether a client took the answer that was born then, and watched until then, from the cache that has `kept` now.
+/// Returns whether a client used the answer of the time `born` before `until`. `kept` is the entry in the cache now.
 fn is_used(kept: &Entry, born: Millis, until: Millis) -> bool {
     match kept.born == born {
         true => kept.hits > 0,
-        // Only what clients take is fetched again while it is fresh.
+        // A newer entry is evidence of use: only answers that clients use are prefetched while they are fresh.
         false => kept.born > born && kept.born < until,
     }
 }

@@ -1,4 +1,4 @@
-//! The questions that wait to be asked ahead.
+//! Questions that wait for the warm-up.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::clients::Client;
 use crate::jobs::query_history::Question;
 
-/// Pods that are about to start, and what is yet to be asked for them.
+/// Pods that are about to start, with their remaining questions.
 #[derive(Debug, Default)]
 pub struct Queue {
     pub(super) pods: Mutex<VecDeque<Expected>>,
@@ -22,7 +22,8 @@ pub(super) struct Expected {
 }
 
 impl Queue {
-    /// The next question. The pods take turns: what each of them asks first comes before what others ask last.
+    /// Removes the next question. The pods take turns: the first questions of each pod come before the last ones of
+    /// others.
     pub(super) fn next(&self) -> Option<(Arc<Client>, Question)> {
         let mut pods = self.pods();
         let mut pod = pods.pop_front()?;

@@ -1,8 +1,8 @@
-//! A new reply from the records of others: where a CNAME leads into another route, where records are left out, and where they come in
-//! an order that not all stub resolvers understand.
+//! New responses built from copied records: where a CNAME leads into another route, where records are removed, and
+//! where the order of the records confuses some stub resolvers.
 //!
-//! Names that a record holds may be compressed against the message they came from, so they are written out and
-//! compressed anew. RDATA that nodens does not know cannot hold compressed names (RFC 3597) and is copied as it is.
+//! Names in a record may be compressed against the original message, so they are expanded and compressed again. RDATA
+//! of unknown types cannot hold compressed names (RFC 3597) and is copied unchanged.
 
 use foldhash::HashMap;
 
@@ -10,22 +10,22 @@ use super::name::{self, MAX_NAME, expanded};
 use super::reply::{Record, Reply, Section};
 use super::{HEADER, LONGEST_MESSAGE, RrType, rtype, u16_at};
 
-/// A composed message would be longer than any message.
+/// Error: the composed message exceeds the maximum size of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is longer than any message")]
 pub struct TooLong;
 
-/// Builds one message, section after section.
+/// Builder of one message, section by section.
 pub struct Composer {
     wire: Vec<u8>,
-    /// Names that are written out, and all that they end in, in lower case.
+    /// Offsets of the names written so far and of all their suffixes, in lower case.
     names: HashMap<Vec<u8>, u16>,
     counts: [u16; 3],
     too_long: bool,
 }
 
 impl Composer {
-    /// Starts a message with these flags and this question (name, type and class in wire form).
+    /// Starts a message with `flags` and `question` (name, type and class in wire form).
     pub fn new(flags: u16, question: &[u8]) -> Self {
         let mut wire = Vec::with_capacity(512);
         wire.extend_from_slice(&[0, 0]);
@@ -37,12 +37,12 @@ impl Composer {
         composer
     }
 
-    /// Copies one record of `message` into `section`; sections come in order. One that is malformed is left out.
+    /// Copies one record of `message` into `section`. Sections must come in order. A malformed record is left out.
     pub fn copy(&mut self, message: &[u8], record: &Record, section: Section) {
         self.add(section, |composer| composer.try_copy(message, record));
     }
 
-    /// The same, and what signs it.
+    /// Copies one record and the RRSIG records that cover it.
     pub fn copy_signed(&mut self, reply: &Reply<'_>, record: &Record, section: Section) {
         self.copy(reply.message, record, section);
         let Some(owner) = expanded(reply.message, record.start) else { return };
@@ -51,7 +51,7 @@ impl Composer {
         }
     }
 
-    /// Adds a record of class IN whose RDATA is this; `owner` is a name in wire form.
+    /// Adds a record of class IN; `owner` is a name in wire form.
     pub fn push(&mut self, section: Section, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.add(section, |composer| {
             composer.written(owner, true);
@@ -64,10 +64,10 @@ impl Composer {
         });
     }
 
-    /// The message.
+    /// Returns the message.
     ///
     /// # Errors
-    /// [`TooLong`]: not all records have room in a message.
+    /// [`TooLong`]: the records of the answer or authority section exceed the maximum size of a message.
     pub fn finish(mut self) -> Result<Vec<u8>, TooLong> {
         for (at, count) in [6, 8, 10].into_iter().zip(self.counts) {
             self.wire[at..at + 2].copy_from_slice(&count.to_be_bytes());
@@ -82,7 +82,7 @@ impl Composer {
         if done.is_none() || is_long {
             self.wire.truncate(before);
             self.names.retain(|_, at| usize::from(*at) < before);
-            // What is additional may be missing.
+            // Additional records are optional.
             self.too_long |= is_long && section != Section::Additional;
             return;
         }
@@ -99,7 +99,7 @@ impl Composer {
         if let Some((names_at, names)) = record.rdata_names(message) {
             self.wire.extend_from_slice(message.get(at..names_at)?);
             at = names_at;
-            // Only in the types of RFC 1035 may names be compressed (RFC 3597 section 4).
+            // Only types of RFC 1035 may have compressed names (RFC 3597 section 4).
             let compress = matches!(record.rtype, rtype::NS | rtype::CNAME | rtype::SOA | rtype::PTR | rtype::MX);
             for _ in 0..names {
                 at = self.name(message, at, compress)?;
@@ -111,7 +111,7 @@ impl Composer {
         Some(())
     }
 
-    /// Writes the name at `at` of `message`, and returns where the name ends there.
+    /// Writes the name at `at` of `message` and returns the offset of its end in `message`.
     fn name(&mut self, message: &[u8], at: usize, compress: bool) -> Option<usize> {
         let mut buffer = [0; MAX_NAME];
         let len = name::expand(message, at, &mut buffer)?;
@@ -119,7 +119,7 @@ impl Composer {
         name::skip(message, at)
     }
 
-    /// Writes a name, with a pointer to what of it is known already, if it may have one.
+    /// Writes a name; if `compress` is set, with a pointer to the longest suffix written before.
     fn written(&mut self, name: &[u8], compress: bool) {
         let lower = name.to_ascii_lowercase();
         let known =
@@ -134,7 +134,7 @@ impl Composer {
         }
     }
 
-    /// Remembers what a name that is written at `at` ends in, as far as it is not known.
+    /// Records the offsets of the name at `at` and of its suffixes, except for suffixes already recorded.
     fn remember(&mut self, at: usize, name: &[u8]) {
         let lower = name.to_ascii_lowercase();
         for suffix in name::suffixes(&lower).take_while(|suffix| suffix.len() > 1) {
@@ -149,16 +149,16 @@ impl Composer {
     }
 }
 
-/// One step from a name to the next.
+/// One step of an alias chain.
 enum Link<'r> {
     /// A CNAME.
     Alias(&'r Record),
-    /// A DNAME, and the CNAME that must come of it but did not (RFC 6672 section 3.4): its owner and its target.
+    /// A DNAME whose synthesized CNAME (RFC 6672 section 3.4) is missing: its owner and its target.
     Missing { dname: &'r Record, owner: Vec<u8>, target: Vec<u8> },
 }
 
-/// The reply with its answers in the order in which they lead on from the question, each CNAME before what it leads to, as some stub
-/// resolvers read it once and no more; and with the CNAME that a DNAME must come with. None if that is so already.
+/// Returns the response with its answers in chain order, each CNAME before the records of its target, and with the
+/// CNAME that a DNAME requires. Some stub resolvers read the answers once, in order. `None` if nothing has to change.
 ///
 /// # Errors
 /// [`TooLong`].
@@ -185,7 +185,7 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     for link in &links {
         match link {
             Link::Alias(record) => {
-                // The DNAME that it comes of stays before it.
+                // The DNAME behind the CNAME stays before it.
                 let owner = expanded(reply.message, record.start).unwrap_or_default();
                 if let Some(dname) = reply.dname_above(&owner).filter(|dname| !taken.contains(dname)) {
                     composer.copy_signed(reply, dname, Section::Answer);
@@ -219,7 +219,7 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     composer.finish().map(Some)
 }
 
-/// The steps from the question's name to where it leads.
+/// Returns the steps from the question's name to the end of its alias chain.
 fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
     let mut here = reply.qname().to_ascii_lowercase();
     let mut links: Vec<Link<'r>> = Vec::new();
@@ -231,7 +231,7 @@ fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
                 let above = expanded(reply.message, dname.start)?;
                 let below = expanded(reply.message, dname.rdata_at())?;
                 let target = [here.get(..here.len().checked_sub(above.len())?)?, &below].concat();
-                // RFC 6672 section 2.2: YXDOMAIN for longer names; then there is nothing to go on with.
+                // RFC 6672 section 2.2: a target that is too long is YXDOMAIN, and the chain ends here.
                 let owner = here.clone();
                 (target.len() <= MAX_NAME).then(|| (Link::Missing { dname, owner, target: target.clone() }, target))
             }),
@@ -249,7 +249,8 @@ mod tests {
     use super::super::reply::Reply;
     use super::*;
 
-    /// A reply to `a.b. A`: an alias with a compressed target, its address, and a NAPTR record with a compressed name.
+    /// A response to `a.b. A`: an alias with a compressed target, its address, and a NAPTR record with a compressed
+    /// name.
     const REPLY: &[u8] = b"\0\0\x80\0\0\x01\0\x03\0\0\0\0\x01a\x01b\x00\0\x01\0\x01\
         \xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x04\x01c\xc0\x0e\
         \x01c\xc0\x0e\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04\
@@ -276,7 +277,7 @@ mod tests {
         assert_eq!(owners, [&b"\x01a\x01b\x00"[..], b"\x01c\x01b\x00", b"\x01a\x01b\x00"]);
         let rdata: Vec<&[u8]> = copied.records.iter().map(|record| record.rdata(&message)).collect();
         let naptr = &b"\0\x01\0\x02\x00\x00\x00\x01b\x00"[..];
-        // That of the CNAME is compressed, as its type is of RFC 1035.
+        // The RDATA of the CNAME is compressed, because the type is of RFC 1035.
         assert_eq!(rdata, [&b"\x01c\xc0\x15"[..], &[1, 2, 3, 4], naptr]);
     }
 
@@ -284,7 +285,7 @@ mod tests {
     fn what_is_malformed_or_too_much_is_left_out() {
         let reply = Reply::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
-        // An alias whose name runs past its RDATA.
+        // An alias whose target extends past its RDATA.
         let short = Record { end: reply.records[0].end - 2, ..reply.records[0] };
         composer.copy(REPLY, &short, Section::Answer);
         composer.copy(&REPLY[..40], &reply.records[1], Section::Answer);
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(composer.finish(), Err(TooLong));
     }
 
-    /// Types and owners of the answers.
+    /// Returns the types and owners of the answers.
     fn answers(message: &[u8]) -> Vec<(RrType, Vec<u8>)> {
         let reply = Reply::read(message).expect("a message");
         let answers = reply.section(Section::Answer);
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_dname_comes_with_its_cname() {
-        // `b. DNAME c.d.` as the answer for `a.b. A`.
+        // `b. DNAME c.d.` as the answer to `a.b. A`.
         let mut message = REPLY[..21].to_vec();
         message[7] = 1;
         message.extend(b"\xc0\x0e\0\x27\0\x01\0\0\0\x09\0\x05\x01c\x01d\x00");

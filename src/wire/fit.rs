@@ -1,44 +1,44 @@
-//! A stored reply fitted to one client's query: id, flags, letter case, aged TTLs, OPT, size.
+//! A cached response adapted to one query: id, flags, letter case, aged TTLs, OPT, size.
 
 use super::make::{self, OPT_SIZE, Writer};
 use super::query::Query;
 use super::record::{Record, Section};
 use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
 
-/// A reply as the cache keeps it.
+/// A response in the form that the cache keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct CachedMessage<'a> {
-    /// The message without OPT, its question in lower case.
+    /// The message without OPT, with the question in lower case.
     pub wire: &'a [u8],
-    /// The offset of each TTL in `wire`, as big-endian pairs of bytes.
+    /// Offsets of the TTLs in `wire`, as big-endian pairs of bytes.
     pub ttls: &'a [u8],
-    /// Extended errors that came with it, as whole options.
+    /// Extended errors of the response, as whole options.
     pub extended_errors: &'a [u8],
-    /// The full response code.
+    /// Full response code.
     pub rcode: Rcode,
-    /// Whether a trusted upstream vouched for it.
+    /// True if a trusted upstream set AD.
     pub authentic: bool,
-    /// How many addresses end its answers that change places from response to response; zero or less if none do.
+    /// Number of addresses at the end of the answers that rotate between responses; zero or less if none do.
     pub rotation: i8,
-    /// Whether names are written out that end in labels of the question.
+    /// True if an uncompressed name ends in labels of the question.
     pub spells: bool,
 }
 
-/// How old the reply is.
+/// Age of a cached response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Age {
-    /// This many seconds, to be taken off each TTL.
+    /// Age in seconds, subtracted from each TTL.
     Seconds(u32),
-    /// Past its time: each TTL becomes this many seconds (RFC 8767 section 4).
+    /// Expired; each TTL becomes this number of seconds (RFC 8767 section 4).
     Stale(u32),
 }
 
-/// Writes `kept` as the reply to `query` into `out`, whose length is the most that the client can take.
+/// Writes `kept` as the response to `query` into `out`, whose length is the maximum size that the client accepts.
 ///
-/// `options` go into OPT after the reply's own extended errors. What does not fit goes by worth: first these options (RFC
-/// 8914 section 3), then the additional section, then the authority section of an answer, and only when the answers
-/// themselves are too many are they cut between records, with TC set. Room for OPT is always kept. Returns the length;
-/// zero if not even the question fits.
+/// `options` follow the response's own extended errors in OPT. If the response is too long, parts are left out in this
+/// order: all options (RFC 8914 section 3), the additional section, the authority section, and last the answers at the
+/// end. TC is set if answers, a negative answer or the proof of a wildcard are missing. Space for OPT is always
+/// reserved. Returns the length; zero if the question does not fit.
 #[inline]
 pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
     let question = query.question();
@@ -55,10 +55,10 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     };
     out[..cut.len].copy_from_slice(&kept.wire[..cut.len]);
 
-    // Without OPT there is no room for the upper bits of a code, and its lower ones alone mean something else.
+    // Without OPT the upper bits of a code cannot be sent, and the lower bits alone mean something else.
     let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
-    // The reserved bit is zero (RFC 1035 section 4.1.1), whatever the upstream has there.
+    // The reserved bit must be zero (RFC 1035 section 4.1.1), whatever the server sent.
     let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
     if kept.authentic && query.wants_ad() {
         flags |= flag::AD;
@@ -99,9 +99,9 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     writer.finish().map_or(0, |written| cut.len + written)
 }
 
-/// Rotates the addresses that end the answers. By how much says the query's id, which clients choose at random, so that clients of one
-/// cached response are spread over them. The records stay where they are: they differ in nothing else, and lie apart by as many
-/// bytes each.
+/// Rotates the addresses at the end of the answers. The query's id, which clients choose at random, determines the
+/// offset, so clients of one cached response spread over the addresses. Only the addresses move: the records are
+/// otherwise identical and have equal distances.
 #[inline(never)]
 fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
     let count = usize::from(kept.rotation.unsigned_abs());
@@ -112,7 +112,7 @@ fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
     };
     let ttl = usize::from(u16::from_be_bytes([high, low]));
     let stride = usize::from(u16::from_be_bytes([next_high, next_low])).saturating_sub(ttl);
-    // The data lies behind the TTL and its own length.
+    // RDATA follows the TTL and RDLENGTH.
     let (start, end) = (ttl + 6, ttl + 6 + count * stride);
     let source = start + by * stride;
     if qtype == rtype::A {
@@ -122,7 +122,7 @@ fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
     }
 }
 
-/// Copies pieces of `SIZE` bytes that lie apart by `stride`, from `source` on and then round from `start`.
+/// Copies the pieces of `SIZE` bytes at intervals of `stride`, from `source` to `end` and then from `start`.
 #[inline]
 fn turn_around<const SIZE: usize>(
     wire: &[u8],
@@ -144,17 +144,17 @@ fn turn_around<const SIZE: usize>(
     }
 }
 
-/// How much of a message is kept.
+/// The part of a message that fits.
 struct Cut {
-    /// Its first bytes.
+    /// Length in bytes.
     len: usize,
-    /// The record counts of its three sections, where they differ from the stored ones.
+    /// Record counts of the three sections, if they differ from the stored ones.
     counts: Option<[u8; 6]>,
-    /// Whether something is missing that the client should ask for again over TCP.
+    /// True if data is missing that requires a retry over TCP.
     truncated: bool,
 }
 
-/// Leaves out what a reply of at most `room` bytes cannot hold: answers one by one, the other sections whole.
+/// Shortens a response to at most `room` bytes: answers one by one, the other sections as a whole.
 #[cold]
 fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
     let [answers, authorities, additionals] = [6, 8, 10].map(|at| u16_at(wire, at).unwrap_or_default());
@@ -176,7 +176,7 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
                 end = record.map(|record| record.end);
             }
             let Some(end) = end.filter(|end| *end <= room) else {
-                // A negative answer is in the authority section, and so is what proves a wildcard (RFC 4035 section 3.1.3).
+                // The authority section holds a negative answer, and the proof of a wildcard (RFC 4035 section 3.1.3).
                 truncated = section == 1 && (answers == 0 || proves);
                 break;
             };
@@ -197,7 +197,7 @@ mod tests {
 
     const NO_OPTIONS: &[u8] = &[];
 
-    /// A query for `A. A`, with EDNS (and DO) or without.
+    /// Returns a query for `A. A`, with EDNS (and DO) or without.
     fn query(edns: bool) -> Vec<u8> {
         let mut bytes = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x01A\x00\0\x01\0\x01".to_vec();
         if edns {
@@ -219,14 +219,14 @@ mod tests {
         }
     }
 
-    /// A record of the question's name with 100 bytes of RDATA.
+    /// Returns a record of the question's name with 100 bytes of RDATA.
     fn big(rtype: RrType) -> Vec<u8> {
         let mut bytes = [&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1, 0, 0, 0, 100, 0, 100]].concat();
         bytes.extend([0; 100]);
         bytes
     }
 
-    /// A reply whose sections hold such records of these types.
+    /// Returns a response whose sections hold such records of these types.
     fn message(sections: [&[RrType]; 3]) -> Vec<u8> {
         let words = [0, 0x8180, 1].into_iter().chain(sections.map(|section| section.len() as u16));
         let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
@@ -235,7 +235,8 @@ mod tests {
         bytes
     }
 
-    /// Stores `message`, fits it to a query in `size` bytes: the counts of its sections, and whether TC is set.
+    /// Stores `message` and fits it to a query in `size` bytes. Returns the counts of its sections, whether TC is set,
+    /// and the size of its extended errors.
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&Reply::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
@@ -273,7 +274,8 @@ mod tests {
         assert_eq!(fitted(&message([&[a], &[], &[]]), true, ERROR, 19 + 10), None);
     }
 
-    /// Responses to queries for an alias of `count` addresses, with these ids: the last bytes of the addresses.
+    /// Fits a response with an alias of `count` addresses to queries with these ids. Returns the last byte of each
+    /// address.
     fn rotated(count: u8, ids: std::ops::Range<u16>, size: usize) -> Vec<Vec<u8>> {
         let mut message = b"\0\0\x81\x80\0\x01\0\0\0\x01\0\0\x01a\0\0\x01\0\x01".to_vec();
         message[7] = count + 1;
@@ -305,7 +307,7 @@ mod tests {
     fn addresses_rotate_with_the_id() {
         assert_eq!(rotated(1, 0..2, 512), [[0], [0]]);
         assert_eq!(rotated(3, 0..4, 512), [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
-        // Of what is cut off each has its turn as well.
+        // In a truncated response every address appears in turn.
         assert_eq!(rotated(3, 0..3, 19 + 15 + 17), [[0], [1], [2]]);
     }
 
@@ -322,7 +324,7 @@ mod tests {
             let query = query(edns);
             let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
             let reply = Reply::read(&out[..len]).expect("a reply");
-            // RD as asked, RA always, AA and the reserved bit never, TC as it came.
+            // RD as in the query, RA always, AA and the reserved bit never, TC as stored.
             let flags = flag::QR | flag::RD | flag::RA | flag::TC;
             assert_eq!((reply.rcode, reply.flags & !flag::RCODE), (expected.0, flags | expected.1));
             assert_eq!(&out[..2], b"\x12\x34");

@@ -1,9 +1,9 @@
-//! Messages that nodens writes itself.
+//! Messages and options that nodens writes itself.
 
 use super::query::{Asks, Edns, Query};
 use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
-/// Writes messages into a fixed buffer; what does not fit is left out and remembered.
+/// Writer into a fixed buffer. It leaves out data that does not fit and records the overflow.
 pub struct Writer<'a> {
     out: &'a mut [u8],
     len: usize,
@@ -11,7 +11,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// A writer at the start of `out`.
+    /// Creates a writer at the start of `out`.
     #[inline]
     pub fn new(out: &'a mut [u8]) -> Self {
         Self { out, len: 0, overflow: false }
@@ -35,20 +35,21 @@ impl<'a> Writer<'a> {
         self.bytes(&value.to_be_bytes());
     }
 
-    /// The length so far; none if something did not fit.
+    /// Returns the length written, or `None` after an overflow.
     #[inline]
     pub fn finish(self) -> Option<usize> {
         (!self.overflow).then_some(self.len)
     }
 }
 
-/// The flags of a reply to a query with `flags`: the opcode, RD and CD as asked, RA always.
+/// Returns the flags of a response to a query with `flags`: the opcode, RD and CD as in the query, RA always set.
 #[inline]
 pub fn reply_flags(flags: u16, rcode: Rcode) -> u16 {
     flag::QR | flag::RA | (flags & (flag::OPCODE | flag::RD | flag::CD)) | rcode.header_bits()
 }
 
-/// A reply without records to a packet that [`Query::read`] rejected; zero if it does not fit, which is silence.
+/// Writes a response without records to a message that [`Query::read`] rejected. Returns its length; zero if it does
+/// not fit, and then nothing is sent.
 pub fn rejection(packet: &[u8], rcode: Rcode, question_end: usize, edns: bool, out: &mut [u8]) -> usize {
     let (Some(id), Some(flags)) = (packet.get(..2), super::u16_at(packet, 2)) else { return 0 };
     let question = packet.get(HEADER..question_end).unwrap_or_default();
@@ -65,9 +66,9 @@ pub fn rejection(packet: &[u8], rcode: Rcode, question_end: usize, edns: bool, o
     writer.finish().unwrap_or(0)
 }
 
-/// A reply with ready-made records (`answers`, `authorities` and their counts) and, to a client with EDNS, `options`.
+/// Writes a response with the prepared `records` and, for a client with EDNS, `options`.
 ///
-/// Zero if even the bare question does not fit. Records that do not fit are left out whole, with TC set.
+/// Returns its length; zero if the question does not fit. Sets TC and leaves out all records if they do not fit.
 pub fn local(
     query: &Query<'_>,
     rcode: Rcode,
@@ -100,8 +101,9 @@ pub fn local(
     writer.finish().unwrap_or(0)
 }
 
-/// NXDOMAIN to a query for a name whose last `zone` bytes are those of a zone above it: with an SOA record of that zone for
-/// `ttl` seconds and, to a client with EDNS, the options `error` and `options`. What does not fit of these is left out.
+/// Writes an NXDOMAIN response for a name whose last `zone` bytes are those of its zone: with the zone's SOA record for
+/// `ttl` seconds and, for a client with EDNS, the options `error` and `options`. If the options do not fit, `error` is
+/// left out first, then `options`. Returns the length; zero if the rest does not fit.
 pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &[u8], out: &mut [u8]) -> usize {
     let room = out.len();
     let mut writer = Writer::new(out);
@@ -111,7 +113,7 @@ pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &
         writer.u16(count);
     }
     writer.bytes(query.question());
-    // A name is no longer than 255 bytes, so every place in it can be pointed at.
+    // A name is at most 255 bytes long, so a pointer reaches every offset in it.
     writer.u16(0xc000 | (HEADER + query.name().len().saturating_sub(zone)) as u16);
     writer.u16(rtype::SOA.into());
     writer.u16(class::IN);
@@ -130,12 +132,12 @@ pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &
     writer.finish().unwrap_or(0)
 }
 
-/// Records in wire form, owners pointing at the question or written out.
+/// Records in wire form, with owners that are pointers to the question or uncompressed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalRecords {
-    /// How many of them answer.
+    /// Number of answers.
     pub answers: u16,
-    /// How many are in the authority section, after the answers.
+    /// Number of authority records, which follow the answers.
     pub authorities: u16,
     /// The records.
     pub wire: Vec<u8>,
@@ -148,19 +150,19 @@ impl LocalRecords {
         self.record(&[0xc0, HEADER as u8], rtype, ttl, rdata);
     }
 
-    /// Adds an answer with its own owner in wire form.
+    /// Adds an answer with the uncompressed owner `owner`.
     pub fn answer_of(&mut self, owner: &[u8], rtype: RrType, ttl: u32, rdata: &[u8]) {
         self.answers += 1;
         self.record(owner, rtype, ttl, rdata);
     }
 
-    /// Adds the SOA record that lets a negative answer be cached (RFC 2308), owned by `zone`, for `ttl` seconds.
+    /// Adds the SOA record of `zone`, which allows caching a negative answer (RFC 2308) for `ttl` seconds.
     pub fn soa(&mut self, zone: &[u8], ttl: u32) {
         self.authorities += 1;
         self.record(zone, rtype::SOA, ttl, &soa_rdata(ttl));
     }
 
-    /// These records and then those of `more`, whose owners that point at the question become `owner` (wire form).
+    /// Appends the records of `more`; owners there that point at the question become `owner` (wire form).
     pub fn followed_by(mut self, more: &Self, owner: &[u8]) -> Self {
         let pointer = [0xc0, HEADER as u8];
         let mut rest = more.wire.as_slice();
@@ -177,7 +179,7 @@ impl LocalRecords {
         self
     }
 
-    /// Gives the only record, owned by the question's name, another class than IN.
+    /// Sets the class of the first record, whose owner must be a pointer to the question.
     pub fn set_class(&mut self, class: u16) {
         if let Some(place) = self.wire.get_mut(4..6) {
             place.copy_from_slice(&class.to_be_bytes());
@@ -194,18 +196,18 @@ impl LocalRecords {
     }
 }
 
-/// The server's name in the SOA and NS records of the zones that nodens answers itself. It does not exist, so nobody asks
-/// there (RFC 6761 section 6.4).
+/// Server name in the SOA and NS records of the zones that nodens answers itself. The name does not exist, so it is
+/// never queried (RFC 6761 section 6.4).
 pub const LOCAL_SERVER: &[u8] = b"\x06nodens\x07invalid\x00";
 
-/// The RDATA of such a zone's SOA record, its names and numbers but the last as RFC 6303 section 3 has them.
+/// Returns the RDATA of the SOA record of a local zone. All fields but MINIMUM follow RFC 6303 section 3.
 pub fn soa_rdata(minimum: u32) -> Vec<u8> {
     let mut rdata = Vec::with_capacity(64);
     write_soa(minimum, |part| rdata.extend_from_slice(part));
     rdata
 }
 
-/// Bytes of that.
+/// Size in bytes of the RDATA of such an SOA record.
 const SOA_SIZE: u16 = 2 * LOCAL_SERVER.len() as u16 + 20;
 
 fn write_soa(minimum: u32, mut write: impl FnMut(&[u8])) {
@@ -216,16 +218,16 @@ fn write_soa(minimum: u32, mut write: impl FnMut(&[u8])) {
     }
 }
 
-/// Bytes of an OPT record without options.
+/// Size in bytes of an OPT record without options.
 pub const OPT_SIZE: usize = 11;
 
-/// Appends nodens's own OPT record: its size, the upper bits of `rcode`, DO as asked, `options`.
+/// Appends an OPT record: the advertised size, the upper bits of `rcode`, DO as in the query, `options`.
 #[inline]
 pub fn opt(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, options: &[u8]) {
     opt_of_two(writer, rcode, dnssec_ok, options, &[]);
 }
 
-/// The same with options from two places, so that nothing need be allocated to join them.
+/// Appends an OPT record with options from two slices, without allocating to join them.
 #[inline]
 pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, first: &[u8], second: &[u8]) {
     let [size_high, size_low] = ADVERTISED_SIZE.to_be_bytes();
@@ -248,7 +250,8 @@ pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool,
     writer.bytes(second);
 }
 
-/// An extended error as a whole option (RFC 8914). The text is cut at a limit that leaves room in a plain reply.
+/// Returns an Extended DNS Error as a whole option (RFC 8914). The text is limited to 200 bytes, which fit in a
+/// response without EDNS.
 pub fn extended_error(code: u16, text: &str) -> Vec<u8> {
     const LONGEST_TEXT: usize = 200;
     let mut end = text.len().min(LONGEST_TEXT);
@@ -264,7 +267,7 @@ pub fn extended_error(code: u16, text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What extended errors (whole options) say, the texts of all of them, up to `most` bytes; broken ones end it.
+/// Returns the joined texts of extended errors (whole options), at most `most` bytes. Stops at a malformed option.
 pub fn extended_error_text(mut options: &[u8], most: usize) -> String {
     let mut text = String::new();
     while let Some(length) = super::u16_at(options, 2) {
@@ -284,7 +287,7 @@ pub fn extended_error_text(mut options: &[u8], most: usize) -> String {
     text
 }
 
-/// The edns-tcp-keepalive option of a reply (RFC 7828), for a client that asked for it: `tenths` of a second.
+/// Returns the edns-tcp-keepalive option of a response (RFC 7828) if the client asked for it; `tenths` of a second.
 pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     if edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE)) {
@@ -295,9 +298,9 @@ pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     bytes
 }
 
-/// Returns the NSID option of a response (RFC 5001), for a client that asked for it: the name of this server.
+/// Returns the NSID option of a response (RFC 5001), with the name of this server.
 pub fn nsid(identity: &str) -> Vec<u8> {
-    // No longer than 255 bytes.
+    // At most 255 bytes.
     let length = identity.len() as u16;
     [&option::NSID.to_be_bytes(), &length.to_be_bytes(), identity.as_bytes()].concat()
 }

@@ -1,48 +1,48 @@
-//! Domain names: the owned, lower-cased form that keys and zones are made of, and the walk over a name inside a message.
+//! Domain names: the owned, lower-case form for keys and zones, and parsing of names in a message.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The most bytes that a name has on the wire, its root label included (RFC 1035 section 2.3.4).
+/// Maximum size in bytes of a name in wire form, root label included (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
-/// The zone of names that nodens itself answers or asks for: `nodens.internal`, in wire form.
+/// Zone of the names that nodens itself answers or queries: `nodens.internal`, in wire form.
 pub const OWN_ZONE: &[u8] = b"\x06nodens\x08internal\x00";
-/// The most bytes that a label has (RFC 1035 section 2.3.4).
+/// Maximum size in bytes of a label (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
-/// The most pointers that are followed in one name: it has at most 127 labels, and a pointer to a pointer gains nothing.
+/// Maximum number of pointers followed in one name: it has at most 127 labels, and a pointer to a pointer is redundant.
 const MAX_POINTERS: usize = 127;
 
-/// A domain name in uncompressed wire form, its ASCII letters lower-case (RFC 4343), from 1 (the root) to 255 bytes.
+/// A domain name in uncompressed wire form, in lower case (RFC 4343), from 1 (the root) to 255 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<[u8]>);
 
-/// Why a text or a run of bytes is no domain name.
+/// Reason why text or bytes are not a domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing, or two dots side by side.
+    /// No text, or two consecutive dots.
     #[error("a label is empty")]
     EmptyLabel,
-    /// A label of over 63 bytes.
+    /// A label longer than 63 bytes.
     #[error("a label is longer than 63 bytes")]
     LabelTooLong,
-    /// Over 255 bytes in all.
+    /// A name longer than 255 bytes.
     #[error("the name is longer than 255 bytes")]
     NameTooLong,
-    /// A backslash without a character or three digits up to 255 after it, a space, or a character outside ASCII.
+    /// A backslash not followed by a character or by three digits up to 255, a space, or a character outside ASCII.
     #[error("a character is not allowed: use ASCII, \\. for a dot inside a label, \\DDD for any byte")]
     BadCharacter,
-    /// The bytes end before the name does, or hold something else than plain labels.
+    /// The bytes end before the name does, hold a compressed name, or continue after it.
     #[error("the bytes do not hold a plain name")]
     BadWire,
 }
 
 impl Name {
-    /// The root, `.`.
+    /// Returns the root, `.`.
     pub fn root() -> Self {
         Self(Box::new([0]))
     }
 
-    /// A name from uncompressed wire form, which must be the whole of `wire`; letters are lower-cased.
+    /// Reads a name from uncompressed wire form, which must fill `wire`; letters become lower case.
     pub fn from_wire(wire: &[u8]) -> Result<Self, NameError> {
         match plain_len(wire) {
             Some(len) if len == wire.len() => Ok(Self(wire.to_ascii_lowercase().into())),
@@ -50,30 +50,30 @@ impl Name {
         }
     }
 
-    /// The wire form, with its root label.
+    /// Returns the wire form, root label included.
     pub fn as_wire(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether this is the root.
+    /// Reports whether the name is the root.
     pub fn is_root(&self) -> bool {
         self.0.len() == 1
     }
 
-    /// How many labels the name has, the root's not counted.
+    /// Returns the number of labels without the root label.
     pub fn label_count(&self) -> usize {
         suffixes(&self.0).count() - 1
     }
 
-    /// Whether the name is `zone` or lies below it.
+    /// Reports whether the name is `zone` or below it.
     pub fn is_within(&self, zone: &Name) -> bool {
         suffixes(&self.0).any(|suffix| suffix == zone.as_wire())
     }
 }
 
-/// The name and each of its ancestors down to the root, in wire form: for `a.b.` these are `a.b.`, `b.` and the root.
+/// Returns the name and its ancestors up to the root, in wire form: for `a.b.` these are `a.b.`, `b.` and the root.
 ///
-/// `wire` must be a whole name without pointers; on anything else the walk ends early.
+/// `wire` must be a whole uncompressed name; for anything else the iterator ends early.
 pub fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(wire);
     std::iter::from_fn(move || {
@@ -84,13 +84,13 @@ pub fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The name at `at`, written out; none if there is no such name.
+/// Returns the name at `at` uncompressed, or `None` if it is malformed.
 pub fn expanded(message: &[u8], at: usize) -> Option<Vec<u8>> {
     let mut buffer = [0; MAX_NAME];
     expand(message, at, &mut buffer).map(|len| buffer[..len].to_vec())
 }
 
-/// The length of the uncompressed name at the start of `bytes`, its root label included; none if there is no such name.
+/// Returns the length of the uncompressed name at the start of `bytes`, root label included; `None` if there is none.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -104,9 +104,9 @@ pub fn plain_len(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The first byte after the name that starts at `at` in `message`, compressed or not; none if it is malformed.
+/// Returns the offset after the name at `at` in `message`, compressed or not; `None` if it is malformed.
 ///
-/// Pointers are checked to point backwards but not followed: this only steps over the name.
+/// The function checks that pointers point backwards, but does not follow them.
 #[inline]
 pub fn skip(message: &[u8], mut at: usize) -> Option<usize> {
     let start = at;
@@ -127,10 +127,10 @@ pub fn skip(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Writes the name at `at` in `message` to `out` in uncompressed form, letters as they are, and returns its length.
+/// Writes the name at `at` in `message` to `out` in uncompressed form, in its letter case, and returns its length.
 ///
-/// None if the name is malformed, longer than 255 bytes, has a pointer that does not point backwards (so no loops), or
-/// more pointers than labels (so that a long run of pointers costs its sender more than its reader).
+/// `None` if the name is malformed, is longer than 255 bytes, has a pointer that does not point backwards (which
+/// excludes loops), or has more than 127 pointers (which bounds the work for a long chain of pointers).
 pub fn expand(message: &[u8], mut at: usize, out: &mut [u8; MAX_NAME]) -> Option<usize> {
     let mut len = 0;
     let mut floor = at;
@@ -165,15 +165,15 @@ pub fn expand(message: &[u8], mut at: usize, out: &mut [u8; MAX_NAME]) -> Option
 impl FromStr for Name {
     type Err = NameError;
 
-    /// Reads the presentation form (RFC 1035 section 5.1), with or without the final dot.
+    /// Parses the presentation form (RFC 1035 section 5.1), with or without the final dot.
     fn from_str(text: &str) -> Result<Self, NameError> {
         if text == "." {
             return Ok(Self::root());
         }
         let mut wire = vec![0];
-        let mut label = 0; // where the open label's length byte lies
+        let mut label = 0; // offset of the current label's length byte
         let mut bytes = text.bytes();
-        let mut ended = false; // by a dot
+        let mut ended = false; // true after a dot
         while let Some(byte) = bytes.next() {
             if ended {
                 label = wire.len();
@@ -208,7 +208,8 @@ impl FromStr for Name {
     }
 }
 
-/// The byte that a backslash escapes: `\X` is X, `\DDD` the byte of that decimal value.
+/// Returns the byte that a backslash escapes: X for `\X`, the byte of the decimal value for `\DDD`; letters in lower
+/// case.
 fn escaped(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
     let first = bytes.next()?;
     if !first.is_ascii_digit() {
@@ -234,7 +235,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Shows an uncompressed name in presentation form, with its final dot; what is no name shows as far as it goes.
+/// Displays an uncompressed name in presentation form, with its final dot; of a malformed name, the part that can be
+/// parsed.
 #[derive(Clone, Copy)]
 pub struct Shown<'a>(pub &'a [u8]);
 
@@ -260,7 +262,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// The same without the final dot, as people write names.
+/// Displays an uncompressed name without the final dot.
 #[derive(Clone, Copy)]
 pub struct Bare<'a>(pub &'a [u8]);
 
@@ -327,7 +329,7 @@ mod tests {
         message.extend(b"\x01a\x00"); // 12: a.
         message.extend(b"\x01b\xc0\x0c"); // 15: b.a.
         message.extend(b"\xc0\x13"); // 19: itself
-        message.extend(b"\xc0\x20"); // 21: ahead
+        message.extend(b"\xc0\x20"); // 21: forwards
         let mut out = [0; MAX_NAME];
         assert_eq!(expand(&message, 15, &mut out), Some(5));
         assert_eq!(&out[..5], b"\x01b\x01a\x00");

@@ -1,44 +1,44 @@
-//! What a client asked, read where it lies, or why it gets no real answer.
+//! Queries of clients, parsed in place, and the reasons to reject a query.
 
 use super::name::{self, MAX_NAME};
 use super::{HEADER, PLAIN_SIZE, Rcode, RrType, class, flag, option, rcode, rtype, u16_at};
 
-/// Bytes of an OPT record without options.
+/// Size in bytes of an OPT record without options.
 const OPT_SIZE: usize = 11;
-/// Bytes of an option without data.
+/// Size in bytes of an option without data.
 const OPTION_SIZE: usize = 4;
 
-/// A query that deserves an answer: one question, opcode QUERY, EDNS version 0 or none.
+/// A query that can be answered: one question, opcode QUERY, EDNS version 0 or no EDNS.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
     /// The whole message.
     pub message: &'a [u8],
-    /// Its id.
+    /// The id.
     pub id: u16,
     /// Bytes 2 and 3 of the header.
     pub flags: u16,
-    /// Where the question ends: it lies from byte 12 to here, its name in the client's letter case.
+    /// Offset of the end of the question, which begins at byte 12; its name has the client's letter case.
     pub question_end: usize,
-    /// The type asked for.
+    /// Type in the question.
     pub qtype: RrType,
-    /// The class asked for.
+    /// Class in the question.
     pub qclass: u16,
-    /// What the client's OPT record said, if it sent one.
+    /// Content of the client's OPT record, if any.
     pub edns: Option<Edns>,
 }
 
 /// A client's OPT record (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edns {
-    /// The UDP payload size that it can take, at least 512 bytes.
+    /// UDP payload size that the client accepts, at least 512 bytes.
     pub size: u16,
-    /// Whether it wants DNSSEC records.
+    /// True if the client wants DNSSEC records (DO).
     pub dnssec_ok: bool,
-    /// The options that it wants in the response.
+    /// Options that the client requests in the response.
     pub asks: Asks,
 }
 
-/// Options that a client asks for by sending them: one byte, as queries are copied on every path.
+/// Options that a client requests by sending them. One byte, because queries are copied on every path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asks(u8);
 
@@ -48,13 +48,13 @@ impl Asks {
     /// NSID (RFC 5001).
     pub const NSID: Self = Self(2);
 
-    /// Whether one of these is among them.
+    /// Reports whether the set contains an option of `one`.
     #[inline]
     pub const fn has(self, one: Self) -> bool {
         self.0 & one.0 != 0
     }
 
-    /// The options that have this code, if it is one of these.
+    /// Returns the option with this code; empty for other options.
     fn of_code(code: u16) -> Self {
         match code {
             option::KEEPALIVE => Self::KEEPALIVE,
@@ -64,23 +64,24 @@ impl Asks {
     }
 }
 
-/// Why a packet gets no real answer.
+/// Reason to reject a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
-    /// It is shorter than a header or itself a response: any reply could be used for reflection.
+    /// No response: the message is shorter than a header or is itself a response. A response to it could be used for
+    /// reflection.
     Silence(Dropped),
-    /// A reply with this code; `question_end` as in [`Query`] or 12 where the question is not echoed.
+    /// A response with this code; `question_end` as in [`Query`], or 12 if the question is not echoed.
     Code {
         /// The response code.
         rcode: Rcode,
-        /// The end of the part to echo.
+        /// End of the part to echo.
         question_end: usize,
-        /// Whether the reply carries an OPT record.
+        /// True if the response has an OPT record.
         edns: bool,
     },
 }
 
-/// Why a packet was dropped without a reply.
+/// Reason to drop a message without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// Shorter than a header.
@@ -90,7 +91,7 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    /// The value of the label `reason` in metrics.
+    /// Returns the value of the label `reason` in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Short => "short",
@@ -100,10 +101,10 @@ impl Dropped {
 }
 
 impl<'a> Query<'a> {
-    /// Reads a packet. The order of the checks is the order of what can be said about it.
+    /// Parses a message. The order of the checks determines the response code of a message with several errors.
     ///
     /// # Errors
-    /// [`Reject`] says whether to stay silent or which code to reply with.
+    /// [`Reject`]: no response, or the response code.
     ///
     /// ```
     /// use nodens::wire::query::{Dropped, Query, Reject};
@@ -144,7 +145,7 @@ impl<'a> Query<'a> {
             (before, additional) => read_edns(message, question_end, before, additional)
                 .map_err(|rcode| Reject::Code { rcode, question_end, edns: rcode == rcode::BADVERS })?,
         };
-        // RFC 6891 section 7: who asks with an OPT record is answered with one.
+        // RFC 6891 section 7: a query with OPT gets a response with OPT.
         let reject = |rcode| Reject::Code { rcode, question_end, edns: edns.is_some() };
         match (qtype, qclass) {
             (rtype::OPT, _) => return Err(reject(rcode::FORMERR)),
@@ -156,10 +157,10 @@ impl<'a> Query<'a> {
         Ok(Self { message, id: word(0), flags, question_end, qtype, qclass, edns })
     }
 
-    /// Returns a query that gets the same response and has no more bytes than that takes: header, question and, if the client
-    /// sent one, an OPT record without options but those that ask for one in the response: edns-tcp-keepalive and NSID.
+    /// Returns a minimal query that gets the same response: header, question and, if the client sent OPT, an OPT record
+    /// with only the options that request one in the response: edns-tcp-keepalive and NSID.
     pub fn retained(&self) -> Box<[u8]> {
-        // Exactly as much, so that nothing is moved to a smaller place.
+        // Exact capacity avoids a reallocation at the end.
         let asks = self.edns.map(|edns| edns.asks).unwrap_or_default();
         let options = [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(Asks::of_code(*code)));
         let options_size = OPTION_SIZE * options.clone().count();
@@ -183,42 +184,42 @@ impl<'a> Query<'a> {
         bytes.into()
     }
 
-    /// The question's name as the client wrote it, in wire form.
+    /// Returns the name in the question in wire form, in the client's letter case.
     #[inline]
     pub fn name(&self) -> &'a [u8] {
         self.message.get(HEADER..self.question_end - 4).unwrap_or_default()
     }
 
-    /// The whole question as the client wrote it.
+    /// Returns the whole question in the client's letter case.
     #[inline]
     pub fn question(&self) -> &'a [u8] {
         self.message.get(HEADER..self.question_end).unwrap_or_default()
     }
 
-    /// Whether the client wants DNSSEC records.
+    /// Reports whether the client wants DNSSEC records.
     #[inline]
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// The largest UDP reply that the client can take.
+    /// Returns the maximum size of a UDP response that the client accepts.
     #[inline]
     pub fn udp_size(&self) -> u16 {
         self.edns.map_or(PLAIN_SIZE, |edns| edns.size)
     }
 
-    /// Whether the client understands the AD flag (RFC 6840 section 5.7).
+    /// Reports whether the client understands the AD flag (RFC 6840 section 5.7).
     #[inline]
     pub fn wants_ad(&self) -> bool {
         self.flags & flag::AD != 0 || self.dnssec_ok()
     }
 }
 
-/// Walks the records after the question, of which `additional` follow `before` others, to the OPT record. The error is a
-/// response code.
+/// Finds the OPT record among the `before + additional` records after the question; it may only be one of the
+/// `additional`. The error is a response code.
 fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) -> Result<Option<Edns>, Rcode> {
     let mut found = None;
-    // Each record takes at least 11 bytes, so the message's length bounds the walk whatever the header claims.
+    // A record takes at least 11 bytes, so the message's length bounds the loop whatever counts the header has.
     for index in 0..before + additional {
         let fixed = name::skip(message, at).ok_or(rcode::FORMERR)?;
         let kind = u16_at(message, fixed).ok_or(rcode::FORMERR)?;
@@ -253,37 +254,37 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
     Ok(Some(Edns { size, dnssec_ok: opt.get(6).is_some_and(|byte| byte & 0x80 != 0), asks }))
 }
 
-/// What decides whether two queries may share an answer, as bytes: the name in lower case, type, class, flags, horizon.
+/// Cache key of a query, as bytes: the name in lower case, type, class, flags, view.
 ///
-/// It lives on the stack, so that a look-up allocates nothing.
+/// The key is on the stack, so a lookup does not allocate.
 #[derive(Clone)]
 pub struct Key {
     bytes: [u8; MAX_NAME + Self::TAIL],
     len: usize,
 }
 
-/// What the clients of a view see, as a number: which names take which routes, static records, denials. See
-/// [`crate::horizon`]; here it is a part of the key alone.
+/// Number of the routes, static records and denials that apply to the clients of a view. See [`crate::horizon`]; here
+/// it is only a part of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HorizonId(u16);
 
 impl HorizonId {
-    /// That of clients of no view, and of all who see the same.
+    /// Number for clients without a view, and for views that have the same effect as none.
     pub const COMMON: Self = Self(0);
 
-    /// The one with this index among those of a configuration.
+    /// Returns the number with this index in a configuration.
     pub const fn of_index(index: u16) -> Self {
         Self(index)
     }
 
-    /// Its index.
+    /// Returns the index.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Bits of a key's flag byte.
+/// Bits of the flag byte of a key.
 mod bit {
     pub(super) const RD: u8 = 1;
     pub(super) const CD: u8 = 2;
@@ -292,10 +293,10 @@ mod bit {
 }
 
 impl Key {
-    /// Bytes after the name: type, class, flags, horizon.
+    /// Size in bytes of the data after the name: type, class, flags, view.
     const TAIL: usize = 7;
 
-    /// The key of a query of a client that sees this horizon.
+    /// Returns the key of `query` for a client with this view.
     #[inline]
     pub fn new(query: &Query<'_>, horizon: HorizonId) -> Self {
         let mut flags = 0;
@@ -310,22 +311,22 @@ impl Key {
         Self::of(query.name(), query.qtype, query.qclass, flags, horizon)
     }
 
-    /// The key of a plain query, as stub resolvers send it: recursion desired, class IN, nothing else.
+    /// Returns the key of a typical query of a stub resolver: RD set, class IN, no other flags.
     pub fn of_stub(name: &[u8], qtype: RrType, horizon: HorizonId) -> Self {
         Self::of(name, qtype, class::IN, bit::RD, horizon)
     }
 
-    /// The same key for another name: a CNAME's target is looked up as its owner was.
+    /// Returns the key for another name, such as the target of a CNAME.
     pub fn for_name(&self, wire: &[u8]) -> Self {
         Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.horizon())
     }
 
-    /// The same key for another name and type.
+    /// Returns the key for another name and type.
     pub fn for_question(&self, wire: &[u8], qtype: RrType) -> Self {
         Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
-    /// The key with this [`Key::question`] and [`Key::rest`]; none if that is no question.
+    /// Returns the key with this [`Key::question`] and [`Key::rest`]; `None` if `question` is malformed.
     pub fn from_parts(question: &[u8], rest: [u8; Self::REST]) -> Option<Self> {
         let (name, fixed) = question.split_at_checked(question.len().checked_sub(4)?)?;
         if name.len() > MAX_NAME || name::skip(name, 0) != Some(name.len()) {
@@ -351,65 +352,65 @@ impl Key {
         key
     }
 
-    /// All of it.
+    /// Returns the whole key.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    /// Bytes of [`Key::rest`].
+    /// Size in bytes of [`Key::rest`].
     pub const REST: usize = 3;
 
-    /// The name, the type and the class, as the question of a message with a name in lower case.
+    /// Returns the name in lower case, the type and the class, encoded as a question.
     #[inline]
     pub fn question(&self) -> &[u8] {
         &self.bytes[..self.len - Self::REST]
     }
 
-    /// What the question does not say: flags and horizon.
+    /// Returns the data that is not in the question: flags and view.
     #[inline]
     pub fn rest(&self) -> [u8; Self::REST] {
         let at = self.len - Self::REST;
         [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2]]
     }
 
-    /// The name, in lower-case wire form.
+    /// Returns the name in lower-case wire form.
     #[inline]
     pub fn name(&self) -> &[u8] {
         &self.bytes[..self.len - Self::TAIL]
     }
 
-    /// The type asked for.
+    /// Returns the type in the question.
     pub fn qtype(&self) -> RrType {
         u16::from_be_bytes([self.tail()[0], self.tail()[1]]).into()
     }
 
-    /// The class asked for.
+    /// Returns the class in the question.
     pub fn qclass(&self) -> u16 {
         u16::from_be_bytes([self.tail()[2], self.tail()[3]])
     }
 
-    /// What the client sees.
+    /// Returns the number of the client's view.
     pub fn horizon(&self) -> HorizonId {
         HorizonId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
     }
 
-    /// Recursion desired.
+    /// Reports whether RD (recursion desired) is set.
     pub fn rd(&self) -> bool {
         self.tail()[4] & bit::RD != 0
     }
 
-    /// Checking disabled.
+    /// Reports whether CD (checking disabled) is set.
     pub fn cd(&self) -> bool {
         self.tail()[4] & bit::CD != 0
     }
 
-    /// DNSSEC OK.
+    /// Reports whether DO (DNSSEC OK) is set.
     pub fn dnssec_ok(&self) -> bool {
         self.tail()[4] & bit::DNSSEC_OK != 0
     }
 
-    /// The header's reserved bit.
+    /// Reports whether the reserved bit of the header is set.
     pub fn z(&self) -> bool {
         self.tail()[4] & bit::Z != 0
     }
@@ -425,7 +426,7 @@ mod tests {
 
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
 
-    /// A query for `a.` with these flags, counts, type and class, and what follows the question.
+    /// Returns a query for `a.` with these flags, counts, type and class; `tail` follows the question.
     fn packet(flags: u16, counts: [u16; 4], qtype: RrType, qclass: u16, tail: &[u8]) -> Vec<u8> {
         let words = [0x1234, flags].into_iter().chain(counts);
         let mut packet: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();

@@ -4,27 +4,27 @@ use std::fmt;
 
 use super::flag;
 
-/// No error; with no matching record it means "no data of this type".
+/// No error; without a matching record it means that the name has no data of the type.
 pub const NOERROR: Rcode = Rcode(0);
-/// The server could not read the query.
+/// The server cannot parse the query.
 pub const FORMERR: Rcode = Rcode(1);
-/// The server could not get an answer.
+/// The server failed to get an answer.
 pub const SERVFAIL: Rcode = Rcode(2);
 /// The name does not exist.
 pub const NXDOMAIN: Rcode = Rcode(3);
-/// The server does not do this.
+/// The server does not support this kind of query.
 pub const NOTIMP: Rcode = Rcode(4);
-/// The server does not want to.
+/// The server refuses to answer.
 pub const REFUSED: Rcode = Rcode(5);
-/// EDNS version not supported; needs an OPT record, being larger than four bits.
+/// EDNS version not supported; needs an OPT record, because it exceeds four bits.
 pub const BADVERS: Rcode = Rcode(16);
 
-/// The bits of a code (RFC 6895 section 2.3).
+/// Mask of the bits of a code (RFC 6895 section 2.3).
 const BITS: u16 = 0x0fff;
-/// Those of them that the header has room for.
+/// Number of the bits in the header.
 const HEADER_BITS: u32 = flag::RCODE.count_ones();
 
-/// The codes with a label of their own, by their numbers.
+/// Labels of the first codes, by number.
 const LABELS: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
 
 /// A response code of twelve bits: four in the header, eight in an OPT record (RFC 6895 section 2.3).
@@ -32,53 +32,53 @@ const LABELS: [&str; 6] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP
 pub struct Rcode(u16);
 
 impl Rcode {
-    /// How many codes [`Self::label`] knows by name; their numbers are the first.
+    /// Number of codes with a label of their own in [`Self::label`]; their numbers are the lowest.
     pub const LABELLED: usize = LABELS.len();
 
-    /// What the flags of a header say: the four low bits.
+    /// Returns the code in the flags of a header: the four low bits.
     #[inline]
     pub const fn of_flags(flags: u16) -> Self {
         Self(flags & flag::RCODE)
     }
 
-    /// The same with the eight high bits that an OPT record says (RFC 6891 section 6.1.3).
+    /// Returns the code with the eight high bits of an OPT record (RFC 6891 section 6.1.3).
     #[inline]
     #[must_use]
     pub const fn with_opt_bits(self, high: u8) -> Self {
         Self(self.header_bits() | (high as u16) << HEADER_BITS)
     }
 
-    /// The four low bits, as they lie in the flags of a header.
+    /// Returns the four low bits, as in the flags of a header.
     #[inline]
     pub const fn header_bits(self) -> u16 {
         self.0 & flag::RCODE
     }
 
-    /// The eight high bits, for an OPT record.
+    /// Returns the eight high bits, for an OPT record.
     #[inline]
     pub const fn opt_bits(self) -> u8 {
         (self.0 >> HEADER_BITS) as u8
     }
 
-    /// Its slot in a table of `slots`, of which each code has one but for the last: that is for all other codes.
+    /// Returns the index of the code in a table of `slots`. All codes beyond the table share the last slot.
     #[inline]
     pub fn slot(self, slots: usize) -> usize {
         usize::from(self.0).min(slots.saturating_sub(1))
     }
 
-    /// The value of the label `rcode` in metrics, and of `rcode` in APIs and in the query log.
+    /// Returns the value of the label `rcode` in metrics, and of `rcode` in APIs and in the query log.
     pub fn label(self) -> &'static str {
         Self::label_of_slot(self.slot(LABELS.len() + 1))
     }
 
-    /// The label of the codes in this slot, if there are slots for the labelled codes and one for others.
+    /// Returns the label of a slot, in a table with a slot for each labelled code and one for all others.
     pub fn label_of_slot(slot: usize) -> &'static str {
         LABELS.get(slot).copied().unwrap_or("other")
     }
 }
 
 impl From<u16> for Rcode {
-    /// The code of this number; what is beyond twelve bits is no part of it.
+    /// Converts a number; bits above the twelfth are dropped.
     #[inline]
     fn from(number: u16) -> Self {
         Self(number & BITS)
@@ -93,7 +93,7 @@ impl From<Rcode> for u16 {
 }
 
 impl fmt::Display for Rcode {
-    /// The mnemonic of one that some rule is about; of others the number.
+    /// Writes the mnemonic of the codes of this module, and `RCODE` with the number for all others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (LABELS.get(usize::from(self.0)), *self) {
             (Some(mnemonic), _) => f.pad(mnemonic),

@@ -1,20 +1,20 @@
-//! Where one record of a message lies, and what can be said of it without knowing its type.
+//! Offsets of one record in a message, and properties that do not depend on its type.
 
 use super::name::{self, MAX_NAME};
 use super::{RrType, class, rtype, u16_at, u32_at};
 
-/// Where one record lies.
+/// Offsets of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Which section it is in.
+    /// Section of the record.
     pub section: Section,
-    /// Its first byte: the owner.
+    /// Offset of the owner, the first byte of the record.
     pub start: usize,
-    /// Its type's first byte; class, TTL and RDLENGTH follow.
+    /// Offset of the type; class, TTL and RDLENGTH follow.
     pub fixed: usize,
-    /// Its end.
+    /// Offset of the end.
     pub end: usize,
-    /// Its type.
+    /// Type of the record.
     pub rtype: RrType,
 }
 
@@ -28,7 +28,7 @@ pub enum Section {
 }
 
 impl Record {
-    /// The record whose owner begins at `at`; none if it is malformed or does not end within `message`.
+    /// Reads the record whose owner begins at `at`; `None` if it is malformed or extends past the end of `message`.
     #[inline]
     pub fn read(message: &[u8], at: usize, section: Section) -> Option<Self> {
         let fixed = name::skip(message, at)?;
@@ -37,34 +37,34 @@ impl Record {
         (end <= message.len()).then_some(Self { section, start: at, fixed, end, rtype })
     }
 
-    /// The offset of the TTL's four bytes.
+    /// Returns the offset of the four bytes of the TTL.
     pub fn ttl_at(&self) -> usize {
         self.fixed + 4
     }
 
-    /// The TTL in seconds. One with the top bit set is a very long one (RFC 8767 section 4, which replaces RFC 2181
-    /// section 8 here), for whoever keeps it to cap.
+    /// Returns the TTL in seconds. A TTL with the top bit set is a very large value (RFC 8767 section 4, which replaces
+    /// RFC 2181 section 8 here); the cache caps it.
     pub fn ttl(&self, message: &[u8]) -> u32 {
         u32_at(message, self.ttl_at()).unwrap_or(0)
     }
 
-    /// The class.
+    /// Returns the class.
     pub fn class(&self, message: &[u8]) -> u16 {
         u16_at(message, self.fixed + 2).unwrap_or_default()
     }
 
-    /// The RDATA.
+    /// Returns the RDATA.
     pub fn rdata<'a>(&self, message: &'a [u8]) -> &'a [u8] {
         message.get(self.rdata_at()..self.end).unwrap_or_default()
     }
 
-    /// Where the RDATA begins.
+    /// Returns the offset of the RDATA.
     pub fn rdata_at(&self) -> usize {
         self.fixed + 10
     }
 
-    /// Whether the RDATA is as its type wants it, as far as can be told without knowing all types: addresses have their length, names
-    /// are whole, and nothing follows where nothing may.
+    /// Reports whether the RDATA is valid for its type, as far as the type is supported: addresses have their length,
+    /// names are complete, strings fill the RDATA, and no bytes follow the last field.
     pub fn is_sound(&self, message: &[u8]) -> bool {
         let length = self.end - self.rdata_at();
         match self.rtype {
@@ -96,11 +96,12 @@ impl Record {
         at + after == self.end
     }
 
-    /// Where in `message` the names begin that RDATA may hold in compressed form, and how many follow one another there
-    /// (RFC 3597 section 4); none for types without such names, or if the RDATA is too short for its type.
+    /// Returns the offset in `message` of the first RDATA name that may be compressed, and the number of consecutive
+    /// names there (RFC 3597 section 4). `None` for types without such names, or if the RDATA is too short for its
+    /// type.
     pub fn rdata_names(&self, message: &[u8]) -> Option<(usize, usize)> {
         let (before, names) = match u16::from(self.rtype) {
-            // NS MD MF CNAME MB MG MR PTR, and NXT and DNAME (not to be compressed, but seen so)
+            // NS MD MF CNAME MB MG MR PTR, and NXT and DNAME (must not be compressed, but occur compressed)
             2 | 3 | 4 | 5 | 7 | 8 | 9 | 12 | 30 | 39 => (0, 1),
             // SOA MINFO RP
             6 | 14 | 17 => (0, 2),
@@ -125,7 +126,7 @@ impl Record {
         Some((self.rdata_at() + before, names)).filter(|(at, _)| *at < self.end)
     }
 
-    /// Where its names begin: the owner, and those of [`Record::rdata_names`].
+    /// Returns the offsets of the record's names: the owner, and the names of [`Record::rdata_names`].
     pub fn names(&self, message: &[u8]) -> impl Iterator<Item = usize> {
         let (first, count) = self.rdata_names(message).unwrap_or((self.end, 0));
         let mut at = Some(first);
@@ -138,7 +139,7 @@ impl Record {
     }
 }
 
-/// Whether these are one or more strings, each behind its length, and nothing else.
+/// Reports whether the RDATA is a sequence of one or more length-prefixed strings.
 fn is_strings(mut rdata: &[u8]) -> bool {
     if rdata.is_empty() {
         return false;

@@ -1,62 +1,62 @@
-//! What an upstream answered, read where it lies: is it whole, what does it say, where do its TTLs lie.
+//! Responses of servers, parsed in place: completeness, meaning, offsets of TTLs.
 
 pub use super::record::{Record, Section};
 
 use super::name::{self, MAX_NAME};
 use super::{HEADER, LONGEST_MESSAGE, Rcode, RrType, option, rtype, u16_at, u32_at};
 
-/// Bytes of extended errors that are kept of a reply: a few codes with a sentence each, so that what one upstream has to
-/// say never crowds out an answer.
+/// Maximum size in bytes of the extended errors kept of a response: a few codes with a sentence each, so that they
+/// cannot displace the answer.
 const MOST_EXTENDED_ERRORS: usize = 256;
 
-/// A name that is nothing but a pointer to the question's.
+/// A compressed name that is only a pointer to the question's name.
 const TO_QUESTION: u16 = 0xc000 | HEADER as u16;
 
-/// The most CNAMEs that are followed in one reply; real chains have a handful, those of content networks up to 18.
+/// Maximum number of CNAMEs followed in one response; real chains have a few, those of content networks up to 18.
 pub const LONGEST_CHAIN: usize = 24;
 
-/// A whole, readable reply.
+/// A complete, well-formed response.
 #[derive(Debug)]
 pub struct Reply<'a> {
     /// The message.
     pub message: &'a [u8],
     /// Bytes 2 and 3 of the header.
     pub flags: u16,
-    /// The response code, with the OPT record's upper bits.
+    /// Response code, with the upper bits from OPT.
     pub rcode: Rcode,
-    /// Where the question ends.
+    /// Offset of the end of the question.
     pub question_end: usize,
-    /// Every record but OPT, in order.
+    /// All records but OPT, in order.
     pub records: Vec<Record>,
-    /// Where the OPT record lies, from its owner to its end.
+    /// Range of the OPT record, owner included.
     pub opt: Option<(usize, usize)>,
-    /// The extended errors that OPT carried, as whole options ready to be sent again (RFC 8914).
+    /// Extended errors from OPT, as whole options (RFC 8914).
     pub extended_errors: Vec<u8>,
 }
 
-/// The reply's bytes do not add up.
+/// Error: the response is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reply is mangled")]
 pub struct MalformedResponse;
 
-/// What an answer says, as RFC 2308 tells it apart.
+/// Kind of an answer, as in RFC 2308.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Records that answer the question, perhaps at the end of a chain of CNAMEs.
+    /// Records that answer the question, possibly at the end of a chain of CNAMEs.
     Positive,
-    /// The name, or the one that its CNAMEs lead to, has no such record: so says the SOA record. Without one this may as
-    /// well be a referral or half an answer, which is not to be kept (RFC 2308 section 5).
+    /// The name, or the end of its chain of CNAMEs, has no records of the type. An SOA record confirms this. Without
+    /// one the response may be a referral or incomplete, and must not be cached (RFC 2308 section 5).
     NoData,
     /// The name does not exist.
     NxDomain,
 }
 
 impl<'a> Reply<'a> {
-    /// Reads a reply to its last byte.
+    /// Parses a response completely.
     ///
     /// # Errors
-    /// [`MalformedResponse`] if the question or a record reaches past the end, there is not one question, a name is malformed, or
-    /// there are two OPT records.
+    /// [`MalformedResponse`] if the message is too long, the question or a record extends past the end, the number of
+    /// questions is not one, a name is malformed, there are two OPT records, or OPT is misplaced.
     pub fn read(message: &'a [u8]) -> Result<Self, MalformedResponse> {
         let word = |at| u16_at(message, at).ok_or(MalformedResponse);
         let flags = word(2)?;
@@ -110,24 +110,24 @@ impl<'a> Reply<'a> {
         Ok(())
     }
 
-    /// The type asked for.
+    /// Returns the type in the question.
     pub fn qtype(&self) -> RrType {
         u16_at(self.message, self.question_end - 4).map_or(rtype::RESERVED, RrType::from)
     }
 
-    /// The class asked for.
+    /// Returns the class in the question.
     pub fn qclass(&self) -> u16 {
         u16_at(self.message, self.question_end - 2).unwrap_or_default()
     }
 
-    /// Whether each record is as its type wants it, as far as a forwarder can tell: addresses have their length, and names are
-    /// whole and fill what they have to.
+    /// Reports whether the RDATA of all records is valid for their type, as far as a forwarder supports it: addresses
+    /// have their length, and names are complete and fill their RDATA.
     pub fn is_sound(&self) -> bool {
         self.records.iter().all(|record| record.is_sound(self.message))
     }
 
-    /// Whether it has answers to another question: none of the name that was asked for, or none of its type and class, nor aliases. Or
-    /// it says that there is no such name, and has its data.
+    /// Reports whether the answers belong to another question: none has the question's name, or none has its class and
+    /// its type or is an alias. Also true for NXDOMAIN with data of the question's name and type.
     pub fn answers_something_else(&self) -> bool {
         let (qname, qtype) = (self.qname(), self.qtype());
         let answers = || self.section(Section::Answer);
@@ -147,7 +147,7 @@ impl<'a> Reply<'a> {
             || !matches!(qtype, rtype::CNAME | rtype::DNAME) && answers().any(is_contrary)
     }
 
-    /// Whether it names other servers to ask, and answers nothing.
+    /// Reports whether the response is a referral: no answers, no SOA record, NS records in the authority section.
     pub fn is_referral(&self) -> bool {
         let is_ns = |record: &Record| record.section == Section::Authority && record.rtype == rtype::NS;
         self.rcode == super::rcode::NOERROR
@@ -156,18 +156,18 @@ impl<'a> Reply<'a> {
             && self.records.iter().any(is_ns)
     }
 
-    /// Records of one section.
+    /// Returns the records of one section.
     pub fn section(&self, section: Section) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.section == section)
     }
 
-    /// The CNAME of a name.
+    /// Returns the CNAME record of `name`.
     pub fn alias_of(&self, name: &[u8]) -> Option<&Record> {
         self.section(Section::Answer)
             .find(|record| record.rtype == rtype::CNAME && self.is_asked_class(record) && self.owner_is(record, name))
     }
 
-    /// The DNAME record of a name above this one (RFC 6672).
+    /// Returns the DNAME record of a name above `name` (RFC 6672).
     pub fn dname_above(&self, name: &[u8]) -> Option<&Record> {
         self.section(Section::Answer).find(|record| {
             record.rtype == rtype::DNAME
@@ -176,7 +176,7 @@ impl<'a> Reply<'a> {
         })
     }
 
-    /// The signatures of the records of this name and type in the answer section.
+    /// Returns the RRSIG records in the answer section for this owner and type.
     pub fn signatures(&self, owner: &[u8], covered: RrType) -> impl Iterator<Item = &Record> {
         self.section(Section::Answer).filter(move |record| {
             record.rtype == rtype::RRSIG
@@ -185,20 +185,20 @@ impl<'a> Reply<'a> {
         })
     }
 
-    /// The name asked for, in the letter case of the reply.
+    /// Returns the name in the question, in the letter case of the response.
     pub fn qname(&self) -> &'a [u8] {
         self.message.get(HEADER..self.question_end - 4).unwrap_or_default()
     }
 
-    /// Whether CNAMEs may lead on from the question's name: most replies have none.
+    /// Reports whether the answers may hold a chain of CNAMEs from the question's name; false for most responses.
     pub fn may_lead_on(&self) -> bool {
         !matches!(self.qtype(), rtype::CNAME | rtype::ANY)
             && self.section(Section::Answer).any(|record| record.rtype == rtype::CNAME)
     }
 
-    /// Positive, no data or no such name.
+    /// Returns the kind of the answer.
     pub fn kind(&self) -> Kind {
-        // With a chain of CNAMEs NXDOMAIN speaks of its end (RFC 6604).
+        // In a response with CNAMEs, NXDOMAIN applies to the end of the chain (RFC 6604).
         if self.rcode == super::rcode::NXDOMAIN {
             return Kind::NxDomain;
         }
@@ -208,7 +208,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Whether there is data at the name that all CNAMEs lead to.
+    /// Returns the kind for the name `end`, the end of the chain of CNAMEs: positive or no data.
     fn kind_at(&self, end: &[u8]) -> Kind {
         let qtype = self.qtype();
         let answers = |record: &Record| {
@@ -217,22 +217,23 @@ impl<'a> Reply<'a> {
         if self.section(Section::Answer).any(answers) { Kind::Positive } else { Kind::NoData }
     }
 
-    /// The SOA record of a negative answer (RFC 2308).
+    /// Returns the SOA record of a negative answer (RFC 2308).
     pub fn soa(&self) -> Option<&Record> {
         self.section(Section::Authority).find(|record| record.rtype == rtype::SOA && self.is_asked_class(record))
     }
 
-    /// The time to live that a negative answer has by its SOA: the lesser of its TTL and its MINIMUM field.
+    /// Returns the TTL of a negative answer: the lower of the SOA record's TTL and its MINIMUM field.
     pub fn negative_ttl(&self) -> Option<u32> {
-        // Two names of one byte and five numbers at least.
+        // At least two names of one byte and five 32-bit numbers.
         let soa = self.soa().filter(|soa| soa.rdata(self.message).len() >= 22)?;
         let minimum = u32_at(self.message, soa.end - 4)?;
         Some(soa.ttl(self.message).min(minimum))
     }
 
-    /// Follows the CNAMEs from the question's name: the records in order, and the lower-case name that they end at.
+    /// Follows the CNAMEs from the question's name. Returns the records in order, and the name at the end in lower
+    /// case.
     ///
-    /// No record is taken twice, and no more than a few are, so neither a loop nor a reply full of CNAMEs is a trap.
+    /// Each record is followed once, and at most `LONGEST_CHAIN` are, so loops and long chains are harmless.
     pub fn chain(&self) -> (Vec<Record>, Vec<u8>) {
         let mut buffer = [0; MAX_NAME];
         let mut here = self.qname().to_ascii_lowercase();
@@ -248,7 +249,7 @@ impl<'a> Reply<'a> {
                     && self.owner_is(record, &here)
             };
             let Some(link) = self.section(Section::Answer).find(leads_on) else { break };
-            // A name that does not fill its RDATA exactly is no name that all readers agree on.
+            // Readers disagree about a name that does not fill its RDATA exactly.
             let whole = name::skip(self.message, link.rdata_at()) == Some(link.end);
             let Some(len) = name::expand(self.message, link.rdata_at(), &mut buffer).filter(|_| whole) else { break };
             links.push(*link);
@@ -257,7 +258,7 @@ impl<'a> Reply<'a> {
         (links, here)
     }
 
-    /// Whether a record's owner is `name` (lower-case wire form).
+    /// Reports whether the owner of `record` is `name` (lower-case wire form).
     pub fn owner_is(&self, record: &Record, name: &[u8]) -> bool {
         // Most owners are a pointer to the question.
         if u16_at(self.message, record.start) == Some(TO_QUESTION) {
@@ -268,7 +269,7 @@ impl<'a> Reply<'a> {
             .is_some_and(|len| buffer[..len].eq_ignore_ascii_case(name))
     }
 
-    /// Whether a record is of the class that was asked for; one of another answers nothing.
+    /// Reports whether the class of `record` is that of the question; a record of another class answers nothing.
     fn is_asked_class(&self, record: &Record) -> bool {
         record.class(self.message) == self.qclass()
     }
@@ -282,7 +283,7 @@ mod tests {
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x01\x00\x00\x00\x00\x00";
     const SOA_RDATA: &[u8] = b"\x00\x00\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x3c";
 
-    /// A record with an owner in wire form.
+    /// Returns a record with an owner in wire form.
     fn record(owner: &[u8], rtype: RrType, class: u16, ttl: u32, rdata: &[u8]) -> Vec<u8> {
         let mut bytes = owner.to_vec();
         bytes.extend([rtype.into(), class].into_iter().flat_map(u16::to_be_bytes));
@@ -292,7 +293,7 @@ mod tests {
         bytes
     }
 
-    /// A reply to `a. A` with the records of its sections.
+    /// Returns a response to `a. A` with the records of its sections.
     fn reply(rcode: Rcode, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
         let counts = sections.map(|section| section.len() as u16);
         let words = [0, flag::QR | rcode.header_bits(), 1].into_iter().chain(counts);

@@ -6,7 +6,7 @@ use std::fmt;
 
 use hickory_proto::rr::RecordType;
 
-/// Of no record: what stands where there is no type, as where a question cannot be read (RFC 6895 section 3.1).
+/// Reserved type that no record has, in place of a type that is missing or cannot be parsed (RFC 6895 section 3.1).
 pub const RESERVED: RrType = RrType(0);
 pub const A: RrType = RrType(1);
 pub const NS: RrType = RrType(2);
@@ -34,13 +34,13 @@ pub const MAILB: RrType = RrType(253);
 pub const MAILA: RrType = RrType(254);
 pub const ANY: RrType = RrType(255);
 
-/// The type of a record (RFC 9499: RRtype), or the one that a question asks for. Some rule is about those that have a
-/// constant; all others are numbers that pass through (RFC 3597).
+/// Type of a record (RFC 9499: RRtype) or of a question. The types with a constant have special handling; all others
+/// pass through as numbers (RFC 3597).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RrType(u16);
 
 impl RrType {
-    /// Its two bytes in a message.
+    /// Returns the two bytes of the type in a message.
     #[inline]
     pub const fn to_be_bytes(self) -> [u8; 2] {
         self.0.to_be_bytes()
@@ -48,7 +48,7 @@ impl RrType {
 }
 
 impl From<u16> for RrType {
-    /// The type of this number: each has one.
+    /// Converts a number; every number is a type.
     #[inline]
     fn from(number: u16) -> Self {
         Self(number)
@@ -69,7 +69,7 @@ impl From<RecordType> for RrType {
 }
 
 impl fmt::Display for RrType {
-    /// The mnemonic, or `TYPE65280` (RFC 3597 section 5).
+    /// Writes the mnemonic, or for example `TYPE65280` (RFC 3597 section 5).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match RecordType::from(self.0) {
             RecordType::Unknown(number) => write!(f, "TYPE{number}"),

@@ -1,7 +1,7 @@
-//! Letter case of names that are written out and end in labels of the question: these labels have the case of the query that is answered.
+//! Letter case of uncompressed names that end in labels of the question: these labels get the letter case of the query.
 //!
-//! Where a name ends in a pointer to the question it has that anyway. An SRV record's target must not have a pointer (RFC 2782), and some
-//! servers never write one.
+//! A name that ends in a pointer to the question follows its case automatically. The target of an SRV record must not
+//! have a pointer (RFC 2782), and some servers never write one.
 
 use std::ops::Range;
 
@@ -9,7 +9,8 @@ use super::name::{self, MAX_NAME};
 use super::record::{Record, Section};
 use super::{HEADER, u16_at};
 
-/// Where in `message` the name at `at` has labels of its own that `qname` ends in as well, and how they are spelled there.
+/// Returns the range in `message` of the uncompressed labels of the name at `at` that `qname` ends in as well, and
+/// their spelling in `qname`.
 pub fn shared<'q>(message: &[u8], at: usize, qname: &'q [u8]) -> Option<(Range<usize>, &'q [u8])> {
     let own = written_out(message, at);
     if own == 0 {
@@ -25,7 +26,7 @@ pub fn shared<'q>(message: &[u8], at: usize, qname: &'q [u8]) -> Option<(Range<u
     (!tail.is_empty()).then(|| (at + before..at + own, tail))
 }
 
-/// Spells such names in `message` as its question is spelled.
+/// Applies the letter case of `question` to such names in `message`.
 #[cold]
 #[inline(never)]
 pub fn follow(question: &[u8], message: &mut [u8]) {
@@ -37,7 +38,7 @@ pub fn follow(question: &[u8], message: &mut [u8]) {
     let mut at = HEADER + question.len();
     for _ in 0..records {
         let Some(record) = Record::read(message, at, Section::Answer) else { return };
-        // The owner, and two names in RDATA at most.
+        // The owner, and at most two names in RDATA.
         let mut places = [None; 3];
         places.iter_mut().zip(record.names(message)).for_each(|(place, at)| *place = Some(at));
         for at in places.into_iter().flatten() {
@@ -50,7 +51,7 @@ pub fn follow(question: &[u8], message: &mut [u8]) {
     }
 }
 
-/// How many bytes the labels have that lie at `at`, before the root's or a pointer.
+/// Returns the size in bytes of the labels at `at`, up to the root label or a pointer.
 fn written_out(message: &[u8], at: usize) -> usize {
     let mut end = at;
     while let Some(length @ 1..=63) = message.get(end).copied() {
@@ -63,7 +64,7 @@ fn written_out(message: &[u8], at: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// The part of the name at the end of a message that is shared with the question, as it is spelled there.
+    /// Returns the range of the name at the end of a message that is shared with the question, and its spelling there.
     fn shared_with(qname: &[u8], name: &[u8]) -> Option<(Range<usize>, Vec<u8>)> {
         let message = [&[0; HEADER][..], qname, name].concat();
         let (range, spelled) = shared(&message, HEADER + qname.len(), qname)?;
@@ -77,7 +78,7 @@ mod tests {
         for (name, expected) in [
             (&b"\x01a\x01b\x01c\x00"[..], Some((0..6, &b"\x01A\x01B\x01c"[..]))),
             (b"\x01x\x01b\x01C\x00", Some((2..6, b"\x01B\x01c"))),
-            // The end is the question's own; what is before it is not.
+            // The end is a pointer to the question; only the labels before it are uncompressed.
             (b"\x01b\xc0\x10", Some((0..2, b"\x01B"))),
             (b"\x01x\xc0\x0e", None),
             (b"\xc0\x0c", None),

@@ -1,30 +1,32 @@
-//! An upstream's reply made ready to be kept: its OPT record taken out, random letter case undone, one TTL per RRset.
+//! Conversion of a server's response to the form that the cache keeps: without OPT, without random letter case, with
+//! one TTL per RRset.
 
 use super::name::expanded;
 use super::reply::{Record, Reply, Section};
 use super::{HEADER, RrType, rtype, spelling, u16_at};
 
-/// Above this many records the TTLs are not told apart by RRset: all get the least, so that the work stays bounded.
+/// Number of records above which all TTLs become the minimum of the message instead of that of their RRset, to bound
+/// the work.
 const MANY_RECORDS: usize = 128;
 
-/// A message ready to be fitted to queries, and where its TTLs lie.
+/// A message in cacheable form, and the offsets of its TTLs.
 #[derive(Debug)]
 pub struct CacheableMessage {
-    /// The message without OPT; id zero.
+    /// The message without OPT, with id zero.
     pub wire: Vec<u8>,
-    /// The offset of each TTL in `wire`.
+    /// Offsets of the TTLs in `wire`.
     pub ttls: Vec<u16>,
-    /// The least TTL of its answers and its authority section, after capping; none if it has no such records. What is additional
-    /// comes for free, and is no reason to fetch the rest anew.
+    /// Minimum TTL of the answer and authority sections, after capping; `None` if both are empty. The additional
+    /// section is optional, and does not cause a refresh of the rest.
     pub least_ttl: Option<u32>,
-    /// How many addresses of one name end its answers, whose order means nothing (RFC 1034 section 3.6); zero if there are not
-    /// several.
+    /// Number of addresses of one name at the end of the answers, whose order has no meaning (RFC 1034 section 3.6);
+    /// zero if fewer than two.
     pub rotation: i8,
-    /// Whether names are written out that end in labels of the question.
+    /// True if an uncompressed name ends in labels of the question.
     pub spells: bool,
 }
 
-/// Makes `reply` ready to be kept; no TTL will be above `cap` seconds.
+/// Converts `reply` to cacheable form; TTLs are capped at `cap` seconds.
 pub fn store(reply: &Reply<'_>, cap: u32) -> CacheableMessage {
     let Bare { mut wire, gap, records } = without_opt(reply);
 
@@ -57,8 +59,8 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> CacheableMessage {
     CacheableMessage { wire, ttls, least_ttl: least, rotation: rotation(reply, records), spells }
 }
 
-/// Returns the number of addresses that end the answers, if these are several, of one name written in the same way, and there are no
-/// others; zero if they are not.
+/// Returns the number of addresses at the end of the answers, if there are 2 to 127 of them, with identically encoded
+/// owners, and no other addresses in the answers; zero otherwise.
 fn rotation(reply: &Reply<'_>, records: &[Record]) -> i8 {
     let size = match reply.qtype() {
         rtype::A => 4,
@@ -81,13 +83,13 @@ fn rotation(reply: &Reply<'_>, records: &[Record]) -> i8 {
 /// A message without its OPT record.
 struct Bare<'r> {
     wire: Vec<u8>,
-    /// Where OPT was.
+    /// Position of the OPT record.
     gap: Gap,
-    /// The records that are left, at their old offsets.
+    /// The remaining records, at their original offsets.
     records: &'r [Record],
 }
 
-/// Where the OPT record was: empty if there was none.
+/// Position of the OPT record; empty if there was none.
 #[derive(Clone, Copy)]
 struct Gap {
     start: usize,
@@ -95,22 +97,23 @@ struct Gap {
 }
 
 impl Gap {
-    /// An offset of the reply as the offset without OPT.
+    /// Converts an offset in the response to the offset without OPT.
     fn moved(self, at: usize) -> usize {
         if at >= self.end { at - (self.end - self.start) } else { at }
     }
 }
 
-/// Takes the OPT record out.
+/// Removes the OPT record.
 ///
-/// It seldom lies before other records, but it may. Those move up then, and so must every pointer to them. A pointer
-/// could hide where nodens does not look, or aim at OPT itself: so the names are read again at their new place, and if
-/// one reads differently, the records behind OPT go with it. They are additional, and an honest upstream never sends such.
+/// OPT is rarely, but sometimes, followed by other records. These move up, and all pointers to them are corrected. A
+/// pointer may be in RDATA that nodens does not parse, or may target OPT itself. So the names are read again at their
+/// new offsets, and if one differs, the records behind OPT are dropped too. They are additional, and a correct server
+/// never sends such a message.
 fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     let records = &reply.records[..];
-    // What trails the last record belongs to nobody.
+    // Bytes after the last record are dropped.
     let end = records.last().map_or(reply.question_end, |record| record.end);
-    // Room for what an entry keeps behind the message too.
+    // Capacity for the data that a cache entry keeps after the message, too.
     let mut wire = Vec::with_capacity(end + 2 * records.len() + reply.extended_errors.len());
     let Some((start, stop)) = reply.opt else {
         wire.extend_from_slice(&reply.message[..end]);
@@ -137,7 +140,7 @@ fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     Bare { wire, gap, records: kept }
 }
 
-/// Corrects the pointer that ends the name at `at`, if it points behind the gap.
+/// Corrects the pointer that ends the name at `at`, if its target is behind the gap.
 fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
     while let Some(&length) = wire.get(at) {
         match length {
@@ -155,8 +158,9 @@ fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
     }
 }
 
-/// Undoes the random letter case of the question wherever a name was made of its labels: an owner, the target of a CNAME that comes
-/// of a DNAME, the target of an SRV record. A label that is written as in the question is taken for one of these.
+/// Undoes the random letter case of the question in names that a server built from its labels: owners, targets of
+/// CNAMEs that a DNAME produced, targets of SRV records. A label with exactly the spelling of a label in the question
+/// counts as such.
 fn lowercase_invented(reply: &Reply<'_>, records: &[Record], wire: &mut [u8], gap: Gap) {
     let qname = reply.message.get(HEADER..reply.question_end - 4).unwrap_or_default();
     if !qname.iter().any(u8::is_ascii_uppercase) {
@@ -175,7 +179,7 @@ fn lowercase_invented(reply: &Reply<'_>, records: &[Record], wire: &mut [u8], ga
     }
 }
 
-/// The labels of a name without pointers, each with its length.
+/// Returns the labels of an uncompressed name, each with its length byte.
 fn labels(mut name: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = usize::from(*name.first().filter(|length| **length > 0)?);
@@ -185,7 +189,7 @@ fn labels(mut name: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The offset of each TTL with the least TTL of its RRset (RFC 2181 section 5.2).
+/// Returns the offset of each TTL, with the minimum TTL of its RRset (RFC 2181 section 5.2).
 fn rrset_ttls(message: &[u8], records: &[Record]) -> Vec<(usize, u32)> {
     let mut ttls: Vec<(usize, u32)> = records.iter().map(|record| (record.ttl_at(), record.ttl(message))).collect();
     if records.len() <= 1 {
@@ -207,8 +211,8 @@ fn rrset_ttls(message: &[u8], records: &[Record]) -> Vec<(usize, u32)> {
     ttls
 }
 
-/// The type that a record's time to live goes with: a signature lives as long as what it covers, and signatures of one
-/// name are no RRset among themselves (RFC 4034 section 3).
+/// Returns the type whose TTL a record shares: an RRSIG record has the TTL of the records that it covers, and the RRSIG
+/// records of one name are not an RRset (RFC 4034 section 3).
 fn covered_type(message: &[u8], record: &Record) -> RrType {
     match record.rtype {
         rtype::RRSIG => u16_at(record.rdata(message), 0).map_or(rtype::RRSIG, RrType::from),
@@ -226,7 +230,7 @@ mod tests {
 
     const OPT: &[u8] = b"\x00\0\x29\x04\xd0\0\0\0\0\0\0";
 
-    /// A reply to `A.b. A` whose records, in the additional section, are `records`.
+    /// Returns a response to `A.b. A` whose additional section holds `records`.
     fn reply(records: &[&[u8]]) -> Vec<u8> {
         let mut message = b"\x12\x34\x80\0\0\x01\0\0\0\0\0\0\x01A\x01b\x00\0\x01\0\x01".to_vec();
         message[11] = records.len() as u8;
@@ -244,7 +248,7 @@ mod tests {
     #[test]
     fn opt_between_records() {
         let mx = b"\xc0\x0e\0\x0f\0\x01\0\0\0\x09\0\x06\0\x05\x01m\xc0\x0e"; // 21..39
-        // From 50: an owner that lies in the clear, one that points to it, and RDATA that points to it.
+        // From 50: an uncompressed owner, an owner that points to it, and RDATA that points to it.
         let clear = b"\x02cc\xc0\x0c\0\x10\0\x01\0\0\0\x09\0\x00";
         let pointing = b"\xc0\x32\0\x0f\0\x01\0\0\0\x09\0\x04\0\x05\xc0\x32";
         let message = reply(&[mx, OPT, clear, pointing]);
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn id_and_random_letter_case_are_undone() {
         let clear = b"\x01A\x01b\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
-        // What is not of the question keeps its letters; what is like a label of it does not.
+        // Labels that are not in the question keep their case; labels spelled as in the question do not.
         let other = b"\x01C\x01A\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
         let service = b"\xc0\x0c\0\x21\0\x01\0\0\0\x09\0\x0d\0\0\0\0\0\x35\x01A\x01D\x01b\x00";
         let (kept, _) = stored(&reply(&[clear, other, service]), 100);

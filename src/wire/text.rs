@@ -1,10 +1,11 @@
-//! Text of others, as it leaves nodens: upstreams write extended errors, and whoever runs a job names it. None of it is to steer a
-//! terminal, or to show something else than what is there.
+//! Sanitizing of untrusted text in output: servers write extended errors, and users name their jobs. The text must not
+//! control a terminal or disguise its content.
 
 use std::fmt::Write as _;
 
-/// Whether a character is no text but a command: it controls (C0, C1, DEL), turns the direction of what follows, is not seen, or
-/// ends a line in places where nobody expects it (the categories Cc, Cf, Zl and Zp of Unicode, as far as terminals heed them).
+/// Reports whether a character has an effect other than its glyph: it is a control character (C0, C1, DEL), changes the
+/// text direction, is invisible, or separates lines (Unicode categories Cc, Cf, Zl and Zp, as far as terminals act on
+/// them).
 fn is_command(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -12,13 +13,14 @@ fn is_command(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// One line of a text, with the replacement character in place of each command.
+/// Returns the text with the replacement character in place of each such character.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if is_command(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A document in JSON, with each command that stands in one of its strings as an escape: the same document, and nothing in it
-/// steers a terminal. Control characters below U+0020 are escapes in JSON already, and outside of strings they are blanks.
+/// Returns the JSON document with such characters in strings escaped. The document keeps its meaning and cannot control
+/// a terminal. JSON already escapes control characters below U+0020 in strings, and outside strings they are
+/// whitespace.
 pub fn plain_json(json: String) -> String {
     let is_hidden = |c: char| is_command(c) && !matches!(c, '\n' | '\r' | '\t');
     if !json.contains(is_hidden) {
@@ -27,7 +29,7 @@ pub fn plain_json(json: String) -> String {
     let mut plain = String::with_capacity(json.len() + 64);
     for c in json.chars() {
         match is_hidden(c) {
-            true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(plain, "\\u{unit:04x}")), // a String takes all
+            true => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(plain, "\\u{unit:04x}")), // infallible
             false => plain.push(c),
         }
     }

@@ -1,7 +1,7 @@
-//! What failed of one client's queries, and which of it a search list caused.
+//! Failures of one client's queries, and the detection of those that a search list caused.
 //!
-//! The workers' notes do not come in the order of the queries: that a name was only a try of the search list may be seen
-//! after it was taken for a failure, and then it is one no more.
+//! The records of several workers do not arrive in the order of the queries. A name may be recognized as a product of
+//! the search list after it was recorded as a failure. The failure is removed then.
 
 use super::super::prefix::{Prefix, Prefixes};
 use super::super::search_list;
@@ -10,13 +10,13 @@ use super::{ClientStats, Failure};
 use crate::clock::Millis;
 use crate::wire::rcode;
 
-/// Distinct failures kept; then the rarest makes room.
+/// Most distinct failures kept; the least frequent one is evicted.
 const MOST_FAILURES: usize = 64;
-/// Names kept that were meant behind a search list.
+/// Most search-list targets kept.
 const MOST_MEANT: usize = 64;
 
 impl ClientStats {
-    /// A failure; one that a search list caused goes to the name that was meant.
+    /// Adds a failure. A failure that a search list caused is counted for its target instead.
     pub(in crate::jobs) fn fail(&mut self, failure: Failure) {
         let name = failure.name.clone();
         let prefixes = Prefixes::of(&name);
@@ -41,7 +41,8 @@ impl ClientStats {
             least.and_then(|at| self.take(at));
             self.left_out += 1;
         }
-        // The workers do not settle in the order of the queries: an earlier failure may be seen to be of a list now.
+        // Records do not arrive in the order of the queries: this failure may show that earlier ones are search-list
+        // queries.
         let begins = self.namespace().and_then(|space| search_list::before_namespace(&prefixes, space));
         self.put(failure, mark);
         if let Some(front) = begins {
@@ -49,7 +50,7 @@ impl ClientStats {
         }
     }
 
-    /// The prefix of this name that was meant, if the rest is of a search list.
+    /// Returns the search-list target that is a prefix of this name, if the rest is of a search list.
     fn meant_by(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
         let (mut steps, tried) = (0, &self.tried);
         let namespace = self.client.as_ref().and_then(|client| client.namespace.as_deref());
@@ -61,7 +62,7 @@ impl ClientStats {
         meant
     }
 
-    /// Adds queries of a search list to the name that was meant; whether that is a new one.
+    /// Adds search-list queries to their target. Returns whether the target is new.
     fn search(&mut self, name: &Prefixes<'_>, meant: Prefix, times: u64) -> bool {
         self.searches += times;
         self.steps += self.meant_hashes.len() as u64;
@@ -86,7 +87,7 @@ impl ClientStats {
         true
     }
 
-    /// Takes out the failures that are now seen to be of the search list behind this prefix.
+    /// Removes the failures that are now recognized as search-list queries for this prefix, and counts them for it.
     fn look_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
         let is_search = |mark: &Mark, failure: &Failure| {
             mark.prefixes.contains(&(front.hash as u32))
@@ -107,7 +108,7 @@ impl ClientStats {
         }
     }
 
-    /// More of a failure that is in the list.
+    /// Adds occurrences to a failure in the list.
     fn merge(&mut self, at: usize, failure: Failure) {
         let Some(old) = self.failures.get_mut(at) else { return };
         self.bytes = self.bytes.saturating_sub(old.weight());
@@ -118,7 +119,7 @@ impl ClientStats {
             last: old.last.max(failure.last),
             ..failure
         };
-        // Words of an earlier time are better than none: a remembered failure may have lost them.
+        // An earlier text is better than none: a failure from the cache may have lost it.
         *old = match failure.words.is_empty() && failure.cause == old.cause {
             true => Failure { words: std::mem::take(&mut old.words), ..failure },
             false => failure,
@@ -145,7 +146,7 @@ impl ClientStats {
         Some(failure)
     }
 
-    /// One reason less to think that a search list was tried for the name with this hash.
+    /// Removes one piece of evidence that a search list was applied to the name with this hash.
     fn forget_tried(&mut self, hash: u64) {
         if let Some(reasons) = self.tried.get_mut(&hash) {
             *reasons = reasons.saturating_sub(1);
@@ -157,20 +158,20 @@ impl ClientStats {
 }
 
 impl Failure {
-    /// With its mark, and its place among what was tried.
+    /// Returns the approximate size in bytes, with the mark and an entry of `tried`.
     fn weight(&self) -> usize {
         size_of::<Self>() + self.name.len() + self.words.len() + size_of::<Mark>() + TRIED_WEIGHT
     }
 }
 
-/// A place among what was tried.
+/// Approximate size of an entry of `tried`.
 const TRIED_WEIGHT: usize = 2 * size_of::<(u64, u32)>();
 
 fn meant_weight(name: &[u8]) -> usize {
     size_of::<(Box<[u8]>, u64, u64)>() + name.len() + TRIED_WEIGHT
 }
 
-/// Where the least of a list is.
+/// Returns the index of the least item.
 fn least<T>(list: &[T], rank: impl Fn(&T) -> (u64, Millis)) -> Option<usize> {
     list.iter().enumerate().min_by_key(|(_, item)| rank(item)).map(|(at, _)| at)
 }
@@ -187,7 +188,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// An account of a client in the namespace `ci`.
+    /// Returns an account of a client in the namespace `ci`.
     fn of_namespace() -> ClientStats {
         let client = Client {
             kind: crate::clients::client::Kind::Pod,

@@ -1,26 +1,26 @@
-//! What a failure is found by.
+//! Lookup keys of failures.
 
 use super::super::prefix::{MOST_SUFFIX_LABELS, Prefixes};
 use super::super::search_list;
 use crate::wire::{Rcode, RrType, rcode, rtype};
 
-/// What a failure is found by.
+/// Lookup keys of one failure.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
-    /// The hash of the question and the response code.
+    /// Hash of the question and the response code.
     pub(super) key: u64,
-    /// The hash of its name.
+    /// Hash of the name.
     pub(super) whole: u64,
-    /// The hash of what stands before the client's own namespace, which is where a search list begins.
+    /// Hash of the prefix before the client's own namespace, with which a search list begins.
     pub(super) begins: Option<u64>,
-    /// Parts of the hashes of its prefixes.
+    /// Lower halves of the hashes of the prefixes.
     pub(super) prefixes: [u32; MOST_SUFFIX_LABELS],
 }
 
 impl Mark {
-    /// That of a failure of this name and type with this response code, of a client in this namespace.
+    /// Returns the keys of a failure of this name, type and response code, for a client in this namespace.
     pub(super) fn of(name: &Prefixes<'_>, qtype: RrType, rcode: Rcode, namespace: Option<&str>) -> Self {
-        // A name that does not exist has no type.
+        // NXDOMAIN applies to all types.
         let qtype = if rcode == rcode::NXDOMAIN { rtype::RESERVED } else { qtype };
         let begins = namespace.filter(|_| rcode != rcode::NOERROR);
         let mut prefixes = [0; MOST_SUFFIX_LABELS];

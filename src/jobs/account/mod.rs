@@ -1,8 +1,8 @@
-//! What one client asked, and how it fared: bounded, whatever it asks.
+//! Statistics of one client: its responses and failures, within fixed bounds.
 //!
-//! A note costs the same whatever names it has and however many there were before: what is known is found by hash, in lists
-//! of fixed length, and each look at an item of these is counted as a step. `failures` has what failed and what a search
-//! list caused.
+//! The cost of a record depends neither on its name nor on earlier records: items are found by hash, in lists of
+//! bounded length. Each visit of a list item is counted as a step. `failures` has the failures and the search-list
+//! queries.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,120 +24,121 @@ mod mark;
 
 use mark::Mark;
 
-/// The slowest answers kept.
+/// Most slow responses kept.
 const MOST_SLOW: usize = 20;
-/// Kinds of answers counted apart; more are counted as of no route.
+/// Most kinds of responses counted separately; further ones are counted without their route.
 const MOST_KINDS: usize = 128;
 
-/// One client's account.
+/// Statistics of one client.
 #[derive(Clone, Debug)]
 pub struct ClientStats {
-    /// Whose; none: of all that are not known.
+    /// Client; `None` for all unknown clients together.
     pub client: Option<Arc<Client>>,
-    /// Where its last query came from.
+    /// Source address of the last query.
     pub address: IpAddr,
-    /// When its first query was asked.
+    /// Time of the first query.
     pub first: Millis,
-    /// When its last query was asked.
+    /// Time of the last query.
     pub last: Millis,
-    /// Its answers by kind.
+    /// Responses by kind.
     pub kinds: Vec<Kind>,
-    /// The slowest answers, the slowest first.
+    /// Slowest responses, slowest first.
     pub slowest: Vec<Slow>,
-    /// What failed, in no order.
+    /// Failures, unordered.
     pub failures: Vec<Failure>,
-    /// Queries for a name with a suffix of the search list behind it, which does not exist.
+    /// Queries for names that a search list produced and that do not exist.
     pub searches: u64,
-    /// The names that were meant, and how many such queries each cost.
+    /// Search-list targets: the names that the application asked for, with the number of search-list queries for each.
     pub meant: Vec<(Box<[u8]>, u64)>,
-    /// Failures that made room for others.
+    /// Failures evicted to make room for others.
     pub left_out: u64,
     pub(super) told: ReportedCounts,
-    /// One for each of the failures.
+    /// One mark for each failure.
     marks: Vec<Mark>,
-    /// The hashes of the names that were meant.
+    /// Hashes of the names in `meant`.
     meant_hashes: Vec<u64>,
-    /// By hash, the names for which a search list was tried: how many failures and names that were meant say so.
+    /// Hashes of names to which a search list was applied, with the number of failures and search-list targets that are
+    /// evidence of it.
     tried: HashMap<u64, u32, RandomState>,
-    /// Bytes of all its lists, about.
+    /// Approximate size in bytes, with all lists.
     bytes: usize,
-    /// Looks at items of its lists, see [`Self::take_steps`].
+    /// Visits of list items, see [`Self::take_steps`].
     steps: u64,
 }
 
-/// The failures that an excerpt shows.
+/// Selection of failures for an excerpt.
 #[derive(Clone, Copy, Debug)]
 pub enum Pick<'a> {
-    /// All of them, and everything else as well.
+    /// All failures, and the other lists too.
     All,
-    /// So many, the latest first.
+    /// At most this number, latest first.
     Latest(usize),
-    /// The latest one of this name, in lower-case wire form.
+    /// The latest failure of this name, which is in lower-case wire form.
     Of(&'a [u8]),
 }
 
-/// An excerpt of an account, and names that exist and are like those that failed: a list for each failure.
+/// Excerpt of an account, with existing names that resemble the failed ones.
 #[derive(Clone, Debug)]
 pub struct Excerpt {
-    /// The account with the failures that were wanted.
+    /// Account with the selected failures.
     pub account: ClientStats,
-    /// For each of the failures: see [`Existing::like`](super::existing::Existing::like).
+    /// For each failure, the names that [`Existing::like`](super::existing::Existing::like) returns.
     pub like: Vec<Vec<Box<[u8]>>>,
 }
 
-/// Answers of one kind.
+/// Number of responses of one kind.
 #[derive(Clone, Debug)]
 pub struct Kind {
-    /// The route's label; none: nodens answered by itself.
+    /// Label of the route; `None` if nodens answered by itself.
     pub route: Option<Arc<str>>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Where they came from.
+    /// Source of the responses.
     pub source: Source,
-    /// How many.
+    /// Number of responses.
     pub times: u64,
 }
 
-/// An answer that took its time.
+/// A deferred response.
 #[derive(Clone, Debug)]
 pub struct Slow {
-    /// The name in lower-case wire form.
+    /// Name in lower-case wire form.
     pub name: Box<[u8]>,
-    /// The type.
+    /// Query type.
     pub qtype: RrType,
-    /// The route's label.
+    /// Label of the route.
     pub route: Option<Arc<str>>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// From the query to its answer.
+    /// Time from the query to the response.
     pub took: Duration,
 }
 
 /// A question that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The name in lower-case wire form.
+    /// Name in lower-case wire form.
     pub name: Box<[u8]>,
-    /// The type; of a name that does not exist, the first that was asked for.
+    /// Query type; for NXDOMAIN, the type of the first query.
     pub qtype: RrType,
-    /// The route's label; none: nodens answered by itself.
+    /// Label of the route; `None` if nodens answered by itself.
     pub route: Option<Arc<str>>,
-    /// The response code.
+    /// Response code.
     pub rcode: Rcode,
-    /// Why.
+    /// Cause.
     pub cause: Cause,
-    /// The words that came with it.
+    /// Explanatory text; may be empty.
     pub words: Box<str>,
-    /// How often.
+    /// Number of occurrences.
     pub times: u64,
-    /// When first.
+    /// Time of the first occurrence.
     pub first: Millis,
-    /// When last.
+    /// Time of the last occurrence.
     pub last: Millis,
 }
 
 impl ClientStats {
-    /// An empty one.
+    /// Creates an empty account.
     pub fn new(client: Option<Arc<Client>>, address: IpAddr, at: Millis) -> Self {
         Self {
             client,
@@ -159,7 +160,7 @@ impl ClientStats {
         }
     }
 
-    /// A copy for readers, with these failures.
+    /// Returns a copy for readers, with the selected failures.
     pub fn excerpt(&self, pick: Pick<'_>) -> Self {
         let failures = match pick {
             Pick::All => self.failures.clone(),
@@ -187,27 +188,27 @@ impl ClientStats {
         }
     }
 
-    /// The namespace that the client is in, if that is known.
+    /// Returns the client's namespace, if it is known.
     pub fn namespace(&self) -> Option<&str> {
         self.client.as_ref()?.namespace.as_deref()
     }
 
-    /// Answers of all kinds that `wanted` accepts.
+    /// Returns the number of responses of all kinds that `wanted` accepts.
     pub fn count(&self, wanted: impl Fn(&Kind) -> bool) -> u64 {
         self.kinds.iter().filter(|kind| wanted(kind)).map(|kind| kind.times).sum()
     }
 
-    /// Answers that were none: neither NOERROR nor a try of the search list.
+    /// Returns the number of failed responses: not NOERROR, and not a search-list query.
     pub fn failed(&self) -> u64 {
         self.count(|kind| kind.rcode != rcode::NOERROR).saturating_sub(self.searches)
     }
 
-    /// The sentence for one of its failures.
+    /// Returns the sentence that describes one of the failures.
     pub fn sentence(&self, failure: &Failure) -> String {
         sentence(failure.cause, &failure.name, failure.route.as_ref(), self.namespace(), &failure.words)
     }
 
-    /// What its search list cost, as a sentence; none if nothing.
+    /// Returns a sentence about the cost of the search list; `None` if there were no search-list queries.
     pub fn noise(&self) -> Option<String> {
         let (searches, queries) = (self.searches, self.count(|_| true));
         (searches > 0).then(|| {
@@ -218,18 +219,18 @@ impl ClientStats {
         })
     }
 
-    /// From now on it is this client's.
+    /// Assigns the account to this client.
     pub(in crate::jobs) fn belongs_to(&mut self, client: &Arc<Client>) {
         let namespace = self.namespace() == client.namespace.as_deref();
         self.client = Some(Arc::clone(client));
         if !namespace {
-            // A network that the configuration names has another namespace after a reload.
+            // The namespace of a network in the configuration may change with a reload.
             let failures: Vec<Failure> = (0..self.failures.len()).rev().filter_map(|at| self.take(at)).collect();
             failures.into_iter().for_each(|failure| self.fail(failure));
         }
     }
 
-    /// More answers of a kind.
+    /// Adds responses of a kind.
     pub(super) fn add(&mut self, more: Kind) {
         let same =
             |kind: &&mut Kind| (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route;
@@ -244,7 +245,8 @@ impl ClientStats {
         }
     }
 
-    /// More answers of a kind that finds no room: without a route, and among the codes of the same label, they are of few.
+    /// Adds responses of a kind for which there is no room. They are counted without route, by source and label of the
+    /// code, of which there are few.
     fn add_beyond(&mut self, more: Kind) {
         let like = |kind: &&mut Kind| {
             kind.route.is_none() && kind.source == more.source && kind.rcode.label() == more.rcode.label()
@@ -259,7 +261,7 @@ impl ClientStats {
         }
     }
 
-    /// An answer that took its time.
+    /// Adds a deferred response.
     pub(super) fn wait(&mut self, slow: Slow) {
         self.steps += 1;
         let at = self.slowest.partition_point(|other| other.took >= slow.took);
@@ -272,12 +274,12 @@ impl ClientStats {
         }
     }
 
-    /// About how many bytes it takes.
+    /// Returns the approximate size in bytes.
     pub(super) fn weight(&self) -> usize {
         self.bytes
     }
 
-    /// Looks at items of its lists since the last call: what its notes have cost.
+    /// Returns the number of list items visited since the last call: the cost of the records.
     pub(super) fn take_steps(&mut self) -> u64 {
         std::mem::take(&mut self.steps)
     }
