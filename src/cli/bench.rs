@@ -31,52 +31,51 @@ pub(super) struct Bench {
     what: What,
 }
 
-/// What to measure.
+/// Subcommands of `bench`.
 #[derive(Debug, Subcommand)]
 enum What {
     Latency(Latency),
     Failover(Failover),
 }
 
-/// Measure how long DNS servers take to answer, several side by side: percentiles, loss and response codes.
+/// Measure the response time of DNS servers side by side: percentiles, loss and response codes.
 ///
-/// Works against any DNS server. Targets take turns of a quarter of a second, in an order drawn anew for each round, so
-/// that drift hits all alike; each gets the same questions. With --rate, queries leave on schedule whatever becomes of
-/// earlier ones, and a latency counts from when its query should have left, so a stall is not left out (coordinated
-/// omission). With --closed, so many queries are under way at any time, and a latency counts from when its query left.
-/// A name that this run had not asked the target before is "first seen"; whether the server had it already it alone
-/// knows.
+/// The targets can be any DNS servers. They are queried in turns of a quarter of a second, in a random order for each
+/// round, so that drift of the machine affects all of them; each gets the same questions. With --rate, queries are sent on
+/// schedule even if earlier ones have no response, and latency is measured from the scheduled time, so that a stall counts
+/// (coordinated omission). With --closed, a fixed number of queries is in flight, and latency is measured from the time of
+/// sending. A name is "first seen" if this run has not asked the target for it before; the server may have it in its cache.
 ///
-/// At most 1,000 queries a second go to a target that is not of this machine, a private network or the local link,
-/// and none with --closed, unless --with-permission says that whoever runs it agrees.
+/// A target outside this machine, private networks and the local link gets at most 1,000 queries a second, and none with
+/// --closed, unless --with-permission confirms that its operator agrees.
 ///
-/// Ctrl-C ends the run and prints what there is. Exit codes: 0 the run is done, whatever it found; 1 a target got not
-/// one reply, or something failed; 64 the command line is wrong or the rate is refused.
+/// Ctrl-C ends the run and prints the results so far. Exit codes: 0 the run is complete, whatever the results; 1 a target
+/// sent no response at all, or the run failed; 64 the command line is wrong or the rate is refused.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 struct Latency {
-    /// A server to ask, ADDR or ADDR:PORT; an address, not a name. May be given several times
+    /// Server to measure: an address, not a name. May be given several times
     #[arg(long = "target", value_name = "ADDR[:PORT]", required = true, value_parser = target)]
     targets: Vec<SocketAddr>,
-    /// The questions, `name [TYPE]` a line, the most popular first [default: a built-in set like a CI cluster's]
+    /// File of questions, one `name [TYPE]` per line, the most popular first [default: a built-in set like a CI cluster's]
     #[arg(long, value_name = "FILE")]
     names: Option<PathBuf>,
-    /// How questions are drawn: zipf asks the nth name an nth as often as the first, in-turn one after the other
+    /// Order of questions: zipf draws the nth name 1/n as often as the first, in-turn takes one after the other
     #[arg(long, value_name = "ORDER", default_value = "zipf")]
     draw: Order,
-    /// Queries a second to a target in its turn [default: 1000]
+    /// Queries per second to a target in its turn [default: 1000]
     #[arg(long, value_name = "QPS", value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
     rate: Option<u64>,
-    /// Instead of a rate: keep so many queries under way
+    /// Number of queries in flight, instead of a rate
     #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = clap::value_parser!(u64).range(1..=65_536))]
     closed: Option<u64>,
-    /// How long each target is asked in all, from 100ms to 24h
+    /// Time for each target in all, from 100ms to 24h
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     duration: Duration,
-    /// How long a query waits for its reply until it is lost, from 100ms to 60s
+    /// Time after which a query without a response is lost, from 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
-    /// Ask over TCP, pipelined, instead of UDP
+    /// Query over TCP, pipelined, instead of UDP
     #[arg(long)]
     tcp: bool,
     /// UDP sockets or TCP connections to each target, up to 64 for all together
@@ -85,16 +84,16 @@ struct Latency {
     /// Send queries with an OPT record
     #[arg(long)]
     edns: bool,
-    /// Gives what is drawn; the same number asks the same
+    /// Seed of the random order; the same seed asks the same questions
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// Print JSON instead of a table; docs/guides/bench.md tells its shape
+    /// Print JSON instead of a table; docs/guides/bench.md describes it
     #[arg(long)]
     json: bool,
-    /// Write an HTML page with charts too
+    /// Also write an HTML page with charts
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Whoever runs the targets agrees to more than 1,000 queries a second
+    /// Confirm that the operator of the targets agrees to more than 1,000 queries per second
     #[arg(long)]
     with_permission: bool,
 }

@@ -10,23 +10,23 @@ use super::outcome::Outcome;
 use crate::config::units::Size;
 use crate::config::{Config, LogTarget};
 
-/// Check a configuration file: every mistake in one run, each with its line and column.
+/// Check a configuration file and report every mistake with its line and column.
 ///
-/// Warnings name settings that are valid and rarely intended, each with its remedy. They go to stderr; the exit code stays 0.
+/// Warnings name settings that are valid but rarely intended, each with its remedy. They go to stderr; the exit code is 0.
 ///
 /// Nothing is started and no port is bound, so a file can be checked beside a running nodens. Exit codes: 0 the file is
-/// good, 78 it is not, 64 the command line is wrong, 1 the file cannot be read.
+/// valid; 78 it is not; 64 the command line is wrong; 1 the file cannot be read.
 ///
-/// A file that is good here may still name what this node does not have: an address, a port, a link. A nodens that runs takes
-/// a changed file, but for the keys that only a start reads: server.listen, server.workers, admin.listen, admin.metrics_listen, report.listen,
-/// node, handover.socket, cache.memory, kubernetes, warm_up.file. These stay as they were at the start of `nodens serve`, also
-/// in a worker that replaces a dead one, until a restart. A file may have 64 MiB.
+/// A valid file may still name an address, a port or a link that this node does not have. A running nodens applies a changed
+/// file, except for the keys that need a restart: server.listen, server.workers, admin.listen, admin.metrics_listen,
+/// report.listen, node, handover.socket, cache.memory, kubernetes, warm_up.file. Until then they keep the values of the start of
+/// `nodens serve`, also in a worker that replaces a dead one. A file may have at most 64 MiB.
 ///
-/// The summary says what memory a large configuration takes, at most, beside the cache: it goes into the memory limit.
+/// The summary states the memory that a large configuration needs at most, besides the cache; add it to the memory limit.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Check {
-    /// The TOML file
+    /// Configuration file
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

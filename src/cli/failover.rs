@@ -18,51 +18,50 @@ use crate::bench::failover::server::Server;
 use crate::bench::failover::svg::picture;
 use crate::bench::failover::table::table;
 
-/// Measure what a fault of one upstream costs the clients of a resolver: of nodens, and of others beside it.
+/// Measure the cost of a fault of one upstream server for the clients of nodens, and of other resolvers beside it.
 ///
-/// Starts two scripted upstreams on loopback and a resolver that forwards to them. The first upstream has the fault; the
-/// second is healthy and answers in 2 ms. Their answers are computed from the names, so that a wrong one is seen. Each
-/// fault gets a fresh resolver process; nothing else is asked and nothing leaves this machine.
+/// Starts two scripted upstream servers on loopback and a resolver that forwards to them. The first server has the fault;
+/// the second is healthy and answers in 2 ms. Answers are computed from the names, so that wrong ones are detected. Each
+/// fault gets a new resolver process. Nothing leaves this machine.
 ///
-/// Steady: 50 new names, one every 50 ms whatever becomes of earlier ones, from a resolver that was started into the
-/// fault. Burst: 500 new names one after another; the fault begins at the first, and after 20 s no more are asked. A
-/// client waits 5 s for a name and asks only once, so these are the faults as they are, not as retries would soften them.
-/// Lost is a query without a good answer: none, SERVFAIL or the like, or a wrong one; it counts as 5 s in all
-/// percentiles. p99 of 50 queries is the slowest but one.
+/// Steady: 50 new names, one every 50 ms regardless of earlier ones, to a resolver that starts with the fault present.
+/// Burst: 500 new names one after another; the fault begins with the first, and the burst ends after 20 s. A client waits
+/// 5 s for a name and does not retry. A query is lost if it has no answer, an error such as SERVFAIL, or a wrong answer; it
+/// counts as 5 s in all percentiles. The p99 of 50 queries is the second slowest.
 ///
-/// Others run with near-default settings, each with its own idea of how to choose between two upstreams; nodens runs with
-/// `select = "ordered"` and one worker. The figures are of this machine at this time: compare what stands in one table.
+/// Other resolvers run with near-default settings and choose between the two servers in their own way; nodens runs with
+/// `select = "ordered"` and one worker. Compare figures of one table only: they depend on the machine and the time.
 ///
-/// Ctrl-C ends the run and prints what there is. Exit codes: 0 the run is done, whatever it found; 1 nothing could be
-/// measured, or something failed; 64 the command line is wrong.
+/// Ctrl-C ends the run and prints the results so far. Exit codes: 0 the run is complete, whatever the results; 1 nothing
+/// could be measured, or the run failed; 64 the command line is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Failover {
-    /// Measure this fault alone; may be given several times [default: all]
+    /// Measure only this fault; may be given several times [default: all]
     #[arg(long = "fault", value_name = "NAME", value_parser = fault())]
     faults: Vec<Fault>,
-    /// Measure other servers beside nodens, those that are installed
+    /// Also measure the other resolvers that are installed
     #[arg(long)]
     peers: bool,
-    /// Measure this server alone; may be given several times
+    /// Measure only this resolver; may be given several times
     #[arg(long = "only", value_name = "SERVER", value_parser = server(), conflicts_with = "peers")]
     only: Vec<Server>,
-    /// The burst alone, for all servers [default: steady for all, and the burst for nodens]
+    /// Only the burst, for all resolvers [default: steady for all, and the burst for nodens]
     #[arg(long)]
     closed: bool,
     /// Fewer names: 20 steady, 100 in a burst
     #[arg(long)]
     quick: bool,
-    /// Clients ask over TCP, a connection for each query
+    /// Query over TCP, with one connection per query
     #[arg(long)]
     tcp: bool,
-    /// Clients, resolvers and upstreams at ::1 instead of 127.0.0.1
+    /// Use ::1 instead of 127.0.0.1
     #[arg(long)]
     ipv6: bool,
-    /// Write the figures as JSON too; docs/guides/bench.md tells its shape
+    /// Also write the figures as JSON; docs/guides/bench.md describes it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a picture too: a row for each fault, p99 and the slowest of each server
+    /// Also write a chart: for each fault, the p99 and the maximum of each resolver
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -71,7 +70,7 @@ const EXAMPLES: &str = "\
 Examples:
   nodens bench failover                             nodens and every fault, about two minutes
   nodens bench failover --quick --fault silent --fault servfail
-  nodens bench failover --peers --svg failover.svg  beside the other resolvers of this machine
+  nodens bench failover --peers --svg failover.svg  with the other resolvers of this machine
   nodens bench failover --only nodens --only unbound --closed --json failover.json";
 
 impl Failover {

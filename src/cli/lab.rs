@@ -17,18 +17,18 @@ use crate::lab::{HORIZONS, Network, STATIC_RECORD};
 
 /// Try nodens without a cluster: a small hybrid network on loopback with scripted upstreams, and nodens in front of it.
 ///
-/// Nothing leaves this machine and no privilege is needed. Exit codes: 0 all is good, 1 a step of the tour went wrong or
-/// a port is in use, 64 the command line is wrong.
+/// Nothing leaves this machine and no privilege is needed. Exit codes: 0 success; 1 a step of the tour failed or a port is in
+/// use; 64 the command line is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Lab {
-    /// Be shown around: about ten seconds, each step checked
+    /// Show what nodens does, step by step, each checked; about ten seconds
     #[arg(long)]
     tour: bool,
-    /// The port on 127.0.0.1 to listen on, 0 for any that is free [default: 5300; with --tour: 0]
+    /// Port on 127.0.0.1 to listen on, 0 for any free one [default: 5300; with --tour: 0]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// The port on 127.0.0.1 of the metrics and the status page, 0 for any that is free [default: none]
+    /// Port on 127.0.0.1 of the metrics and the status page, 0 for any free one [default: none]
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
 }

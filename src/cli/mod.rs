@@ -29,7 +29,7 @@ struct Cli {
     command: Command,
 }
 
-/// What to do.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     Lab(lab::Lab),
@@ -45,15 +45,15 @@ enum Command {
 const EXAMPLES: &str = "\
 Examples:
   nodens lab                        a small hybrid network on loopback, with nodens in front
-  nodens lab --tour                 be shown split horizon, cache and failover
+  nodens lab --tour                 shows split horizon, cache and failover
   nodens serve                      a cache in front of /etc/resolv.conf, on port 5300
   nodens serve --config nodens.toml
-  nodens check nodens.toml          every mistake of a configuration
-  nodens status --jobs              who asks a nodens that runs, and how much of it fails
+  nodens check nodens.toml          reports every mistake of a configuration
+  nodens status --jobs              jobs that query a running nodens, and how much of it fails
   nodens job 8123                   what one job asked, and why it failed
-  nodens node status --config nodens.toml       what it has put on this node
+  nodens node status --config nodens.toml       addresses and firewall of this node
   nodens bench latency --target 127.0.0.1:5300
-  nodens bench failover             what a fault of an upstream costs the clients
+  nodens bench failover             cost of a fault of an upstream for clients
   nodens schema > nodens.schema.json    completes and checks the configuration in editors
   nodens help check                 more about a command";
 

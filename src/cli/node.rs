@@ -13,41 +13,41 @@ use crate::node::{self, Node, State};
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
 
-/// Look after the addresses and the firewall of this node: what [node] in the configuration asks for.
+/// Show or remove the addresses and the firewall of this node that [node] in the configuration defines.
 #[derive(Debug, Args)]
 pub(super) struct NodeCommand {
     #[command(subcommand)]
     command: What,
 }
 
-/// What to do.
+/// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 enum What {
     Status(Status),
     Cleanup(Cleanup),
 }
 
-/// Show what is there of what [node] asks for, and what the firewall has counted; exit code 1 if something is missing.
+/// Show which addresses and firewall rules of [node] are present, and the firewall's counters; exit code 1 if one is missing.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 struct Status {
-    /// The TOML file that nodens runs with
+    /// Configuration file of the running nodens
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
 
-/// Remove what a nodens that was killed has left on the node: its table of nftables, its link, its addresses.
+/// Remove what a killed nodens has left on the node: its nftables table, its link and its addresses.
 ///
-/// Nothing else is removed. It needs CAP_NET_ADMIN, and refuses while a nodens serves on the addresses, which would put them
-/// back at once.
+/// Nothing else is removed. The command needs CAP_NET_ADMIN. It refuses while a nodens serves on the addresses, because that
+/// nodens would restore them at once.
 #[derive(Debug, Args)]
 #[command(after_help = CLEANUP_EXAMPLES)]
 struct Cleanup {
-    /// The TOML file that it ran with: only its addresses; without it, all that are known to be nodens' own
+    /// Configuration file of that nodens, to remove only its addresses [default: all that are known to be of nodens]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Also while something listens on the addresses
+    /// Remove them even while something listens on the addresses
     #[arg(long)]
     force: bool,
 }

@@ -45,35 +45,34 @@ const LOG_VARIABLE: &str = "NODENS_LOG";
 
 /// Serve DNS over UDP and TCP.
 ///
-/// Without --config: on 127.0.0.1:5300 and [::1]:5300, for this host, everything to the servers in /etc/resolv.conf;
-/// metrics on 127.0.0.1:9353.
+/// Without --config, nodens listens on 127.0.0.1:5300 and [::1]:5300 for this host and forwards all queries to the servers
+/// in /etc/resolv.conf; metrics are on 127.0.0.1:9353.
 ///
-/// SIGHUP or a changed file: the new configuration is taken in one swap; a bad one changes nothing and says why. SIGTERM
-/// or SIGINT: answers what is in flight, at most 5 s, and exits 0. Exit codes: 78 the configuration is wrong, 64 the
-/// command line is, 1 the file cannot be read or an address cannot be listened on.
+/// On SIGHUP, or when the file changes, the new configuration is applied atomically; an invalid one changes nothing and the
+/// log says why. On SIGTERM or SIGINT, nodens answers the queries in flight for at most 5 s and exits with 0. Exit codes: 78
+/// the configuration is wrong; 64 the command line is wrong; 1 the file cannot be read or an address cannot be bound.
 ///
-/// It is two processes: a worker that serves, and a supervisor that holds the sockets and replaces a worker that dies; queries
-/// wait meanwhile. With [handover] in the configuration, a second `nodens serve` takes over the sockets and the cache of one
-/// that runs already, without losing a query (docs/guides/upgrades.md).
+/// nodens runs as two processes: a worker that serves, and a supervisor that holds the sockets and replaces a worker that
+/// dies. With [handover] in the configuration, a second `nodens serve` takes over the sockets and the cache of the running
+/// one without losing a query (docs/guides/upgrades.md).
 ///
-/// The environment variable NODENS_LOG sets what is logged (error, warn, info, debug or off); info by default.
+/// The environment variable NODENS_LOG sets the log level: error, warn, info (the default), debug or off.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Serve {
-    /// The TOML file; see `nodens check`
+    /// Configuration file; see `nodens check`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Listen on these as well as on server.listen: what differs from node to node, such as its own addresses. Port 53 where
-    /// none is given
+    /// More addresses to listen on, besides server.listen: those that differ from node to node. The default port is 53
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = listen_address)]
     listen: Vec<SocketAddr>,
 
-    /// How the log on stderr looks: auto is text on a terminal, JSON otherwise
+    /// Format of the log on stderr; auto is text on a terminal and JSON otherwise
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log: LogFormat,
 
-    /// Serve in this process; who started it replaces it when it dies, as systemd does
+    /// Serve in this process, for service managers that restart it, such as systemd
     #[arg(long)]
     no_supervisor: bool,
 

@@ -18,18 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Size limit of a response, in bytes.
 const LONGEST: u64 = 64 << 20;
 
-/// Show how a nodens that runs is doing: each route and its servers, or the jobs that ask it.
+/// Show the state of a running nodens: each route with its servers, or the jobs that query it.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(super) struct Status {
-    /// Show who asked how much
+    /// Show how much each job asked
     #[arg(long)]
     jobs: bool,
 
     #[command(flatten)]
     whom: Whom,
 
-    /// JSON, as /api/v1/jobs gives it
+    /// Print JSON, as /api/v1/jobs returns it
     #[arg(long, requires = "jobs")]
     json: bool,
 }
@@ -38,26 +38,26 @@ pub(super) struct Status {
 #[derive(Debug, Args)]
 #[command(after_help = JOB_EXAMPLES)]
 pub(super) struct Job {
-    /// The job's number, the pod's name or its UID; "unknown": all that are not known
+    /// Number of the job, name or UID of the pod; "unknown" for all clients without an identity
     #[arg(value_name = "ID|POD")]
     id: String,
 
     #[command(flatten)]
     whom: Whom,
 
-    /// JSON, as /api/v1/jobs/ID gives it
+    /// Print JSON, as /api/v1/jobs/ID returns it
     #[arg(long)]
     json: bool,
 }
 
-/// Which nodens is asked.
+/// The nodens to query.
 #[derive(Debug, Args)]
 struct Whom {
-    /// Its admin address [default: that of --config, else 127.0.0.1:9353]
+    /// Admin address of nodens [default: that of --config, else 127.0.0.1:9353]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
 
-    /// The TOML file that it runs with
+    /// Configuration file of the running nodens
     #[arg(long, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
 }
@@ -65,7 +65,7 @@ struct Whom {
 const STATUS_EXAMPLES: &str = "\
 Examples:
   nodens status                     routes, upstreams, servers
-  nodens status --jobs              who asked how much, and how much of it failed
+  nodens status --jobs              how much each job asked, and how much of it failed
   nodens status --admin 10.0.0.7:9353";
 
 const JOB_EXAMPLES: &str = "\
