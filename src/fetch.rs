@@ -345,7 +345,7 @@ async fn follow<U: Ask + 'static>(
     }
     wanted.by.set(answer.server.into());
     let unreadable =
-        |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed reply", group.config.name));
+        |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed response", group.config.name));
     let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
     let too_long = |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: {TooLong}", group.config.name));

@@ -108,7 +108,7 @@ impl Hint {
         match self {
             Self::ExistsAs(name) => format!("wrong suffix? {} exists", Bare(name)),
             Self::OtherView(route) => {
-                format!("other clients have route \"{route}\" for it, the view of this one has not")
+                format!("other clients have route \"{route}\" for it, the view of this client does not")
             }
         }
     }

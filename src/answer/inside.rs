@@ -83,7 +83,7 @@ pub(super) fn inside(
     }
     let since_start = resolver.epoch.until(turn.at);
     if !resolver.limits.introspection.admits(client, MOST_A_SECOND, since_start) {
-        let line = format!("asked too often: nodens tells each client {MOST_A_SECOND} times a second at most");
+        let line = format!("rate limited: at most {MOST_A_SECOND} such answers a second for each client");
         return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
     }
     // The answer includes what this worker has recorded so far.
@@ -111,7 +111,7 @@ pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[
             (Some(told), Some(question)) => break why(resolver, &wanted.snapshot, now, question, told),
             (Some(told), None) => break me(resolver, &wanted.snapshot, now, client, told),
             (None, _) if Instant::now() >= deadline => {
-                break vec!["the accounts are in use just now: ask again".to_string()];
+                break vec!["statistics are being updated: ask again".to_string()];
             }
             (None, _) => sleep(LOOK_EVERY).await,
         }
@@ -230,7 +230,7 @@ pub fn why(
             (target, Some(route), vec![line])
         }
         Local::Denied { .. } => {
-            let line = format!("{} is of no form that names of Kubernetes have: nodens denies it itself", Bare(name));
+            let line = format!("{} cannot exist in Kubernetes: nodens denies it itself", Bare(name));
             (name.to_vec(), None, vec![line])
         }
         Local::Not { route, depth } => {
@@ -238,7 +238,7 @@ pub fn why(
                 Some(above) => {
                     let (above, denied) = (Bare(above.name()), Bare(name));
                     let line =
-                        format!("{above} does not exist, and so nothing below it: nodens denies {denied} itself");
+                        format!("{above} does not exist, so no name below it exists: nodens denies {denied} itself");
                     (name.to_vec(), None, vec![line])
                 }
                 None => (name.to_vec(), Some(route), Vec::new()),
@@ -283,8 +283,8 @@ fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, rout
         match entry.freshness(now, window) {
             _ if !at_home => None,
             Freshness::Fresh(age) => Some(format!("cached {age} s ago, {code}, for {left} s more")),
-            Freshness::Stale => Some(format!("{code} in the cache is past its time; upstreams are asked first")),
-            Freshness::Failed => Some("failed a moment ago; upstreams are asked again soon".to_string()),
+            Freshness::Stale => Some(format!("{code} in the cache is stale; upstreams are queried first")),
+            Freshness::Failed => Some("failed recently; upstreams are queried again soon".to_string()),
             Freshness::Expired => None,
         }
     };

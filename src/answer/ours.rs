@@ -17,7 +17,7 @@ use crate::wire::{Rcode, class, ede, rcode, rtype};
 pub const LOOP_CHECK: &[u8] = b"\x0aloop-check\x06nodens\x08internal\x00";
 
 /// Explanation of a denied name.
-const DENIED: &str = "denied to this client: the view that it is of does not show this zone";
+const DENIED: &str = "denied to this client: its view denies this zone";
 /// TTL of the denial of such a name in seconds: a view may change.
 const DENIED_TTL: u32 = 30;
 

@@ -70,7 +70,7 @@ pub fn page(report: &Report) -> String {
         add(&format!("<p>{}</p>\n", escape(&note)));
     }
     add(&format!(
-        "<p class=\"method\">Latency counts from when a query {}. A query without a reply is lost after {} s. \"First seen\" is a question \
+        "<p class=\"method\">Latency counts from when a query {}. A query without a response is lost after {} s. \"First seen\" is a question \
          that this run had not asked the target before. nodens {}.</p>\n</body>\n</html>\n",
         if report.settings.rate.is_some() { "should have left, so stalls are not left out" } else { "left" },
         report.settings.timeout_s,

@@ -78,7 +78,7 @@ pub fn notes(target: &TargetReport) -> Vec<String> {
         ));
     }
     if target.unresolved > 0 {
-        note(format!("{} still waited for a reply at the end", count(target.unresolved)));
+        note(format!("{} still waited for a response at the end", count(target.unresolved)));
     }
     if target.unsent > 0 {
         note(format!("{} were due and never left: the rate is more than could be sent", count(target.unsent)));

@@ -212,7 +212,7 @@ fn target(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = text.parse().or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)));
     match address {
-        Ok(address) if address.port() == 0 => Err("port 0 is nobody's".to_owned()),
+        Ok(address) if address.port() == 0 => Err("port 0 cannot be queried".to_owned()),
         Ok(address) => Ok(address),
         Err(_) => Err("an address is needed, such as 10.96.0.10, 127.0.0.1:5300 or [::1]:53; a name would have to be \
              resolved first, by the very servers that are measured"

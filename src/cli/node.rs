@@ -107,7 +107,7 @@ fn table(state: &State) -> String {
                 untracked.queries, untracked.responses
             )
         }
-        Some(false) => "firewall  missing, or changed by somebody\n".to_owned(),
+        Some(false) => "firewall  missing, or changed by another program\n".to_owned(),
         None => "firewall  none is asked for, or the kernel has none\n".to_owned(),
     });
     text
@@ -133,7 +133,7 @@ impl Cleanup {
             UdpSocket::bind(**listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
         if let Some(listen) = listen.iter().find(busy).filter(|_| !self.force) {
-            return complain(&format!("somebody listens on {listen}: stop it first, or say --force"));
+            return complain(&format!("a process listens on {listen}: stop it first, or use --force"));
         }
         match node::remove(&addresses) {
             Ok(removed) if removed.is_empty() => say("nothing to remove\n", Outcome::Good),

@@ -33,13 +33,13 @@ impl Unknown {
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unassigned => "no pod of this node that is known has this address",
+            Self::Unassigned => "no known pod of this node has this address",
             Self::Host => "this is the node's own address, which all pods of the host network share",
             Self::Shared => "more than one pod has this address, or may have: the end of one of them is not known yet",
             Self::Terminating => {
                 "its pod is being deleted, and another one that waits for an address may have it already"
             }
-            Self::WatchStale => "the Kubernetes API has not been heard for too long",
+            Self::WatchStale => "the Kubernetes watch has been lost for too long",
         })
     }
 }

@@ -213,8 +213,7 @@ impl ViewTable {
             }
         }
         if !self.selects {
-            let what =
-                "the view is for nobody: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
+            let what = "the view selects no clients: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
             mistakes.add(self.at.clone(), what);
         }
         if let (Some(known), true) = (&self.known, selector.asks_of_client())

@@ -19,7 +19,7 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
             "no such name: {shown}: nodens denies it itself, as nothing of this name can be in the cluster (prune_search)"
         ),
         (Cause::SpecialUse, _) => {
-            format!("no such name: {shown} is special-use, nodens denies it itself unless a route claims it")
+            format!("no such name: {shown} is a special-use name, which nodens denies unless a route claims it")
         }
         (Cause::NoSuchName, Some(route)) => match service(name, namespace) {
             Some(service) => format!("no service {service} in namespace {}", namespace.unwrap_or_default()),
@@ -30,20 +30,20 @@ pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: 
         (Cause::Filtered, _) => {
             let route = route.map_or(String::new(), |route| format!(" of route {}", quoted(route)));
             format!(
-                "{shown} has private addresses alone, and nodens lets none of these through from the public \
-                 servers{route} (deny_private_addresses): a route of its own to servers that may say them helps"
+                "{shown} has only private addresses, which nodens removes from answers of the public \
+                 servers{route} (deny_private_addresses): give the name a route of its own"
             )
         }
         (Cause::UpstreamTimeout, _) => of_route("no server", "answered in time"),
         (Cause::UpstreamUnreachable, _) => of_route("no server", "could be reached"),
         (Cause::UpstreamFailed, Some(_)) => of_route("the servers", "failed"),
-        (Cause::UpstreamFailed, None) => format!("no answer could be got{because}"),
-        (Cause::CnameLoop, _) => format!("the CNAME records of {shown} lead in a circle or through too many names"),
-        (Cause::LocalFault, _) => format!("not asked, for a fault of the node{because}"),
-        (Cause::RateLimited, _) if words.is_empty() => "not asked: too many queries wait for upstreams".to_string(),
-        (Cause::RateLimited, _) => format!("not asked{because}"),
+        (Cause::UpstreamFailed, None) => format!("no answer{because}"),
+        (Cause::CnameLoop, _) => format!("the CNAME records of {shown} form a loop or a chain of too many names"),
+        (Cause::LocalFault, _) => format!("not sent, because of a fault of this node{because}"),
+        (Cause::RateLimited, _) if words.is_empty() => "not sent: too many queries wait for upstreams".to_string(),
+        (Cause::RateLimited, _) => format!("not sent{because}"),
         (Cause::Denied, _) => {
-            format!("{shown} is denied to this client: the view that it is of does not show this zone")
+            format!("{shown} is denied to this client: its view denies this zone")
         }
         (Cause::Refused, _) => "this client may not ask here: its address is not in server.allow".to_string(),
         (Cause::BadQuery, _) => "the query is malformed or asks for what nodens does not do".to_string(),
@@ -101,9 +101,9 @@ mod tests {
             (
                 Cause::RateLimited,
                 "upstream corp: not asked: max_qps = 5 is nearly used up",
-                "not asked: upstream corp: not asked: max_qps = 5 is nearly used up",
+                "not sent: upstream corp: not asked: max_qps = 5 is nearly used up",
             ),
-            (Cause::RateLimited, "", "not asked: too many queries wait for upstreams"),
+            (Cause::RateLimited, "", "not sent: too many queries wait for upstreams"),
             (Cause::Refused, "", "this client may not ask here: its address is not in server.allow"),
         ] {
             assert_eq!(sentence(cause, &wire("a.b"), Some(&route), None, words), expected);

@@ -70,7 +70,7 @@ impl TlsFault {
             Self::Expired => "TLS certificate expired",
             Self::BadCertificate => "TLS certificate not valid",
             Self::Handshake => "TLS handshake failed",
-            Self::NoRoots => "no cannot load TLS root certificates",
+            Self::NoRoots => "no TLS root certificates",
         }
     }
 }
@@ -168,7 +168,7 @@ impl FailureKind {
             Self::Notimp => "NOTIMP",
             Self::Formerr => "FORMERR",
             Self::OtherRcode => "an unusual response code",
-            Self::Malformed => "malformed reply",
+            Self::Malformed => "malformed response",
             Self::Referral => "a referral to other servers",
             Self::Incomplete => "a response without an end",
             Self::Tls(fault) => fault.words(),

@@ -121,7 +121,7 @@ impl Server {
             self.recoveries.fetch_add(1, Ordering::Relaxed);
             self.becomes(self.state(), Kind::Recovered, || {
                 let by = match probe {
-                    _ if latency > after => "a late reply to a query from before",
+                    _ if latency > after => "a late response to an earlier query",
                     true => "a probe was answered",
                     false => "a client's query of last resort was answered",
                 };

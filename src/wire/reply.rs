@@ -36,7 +36,7 @@ pub struct Reply<'a> {
 
 /// Error: the response is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the reply is mangled")]
+#[error("the response is malformed")]
 pub struct MalformedResponse;
 
 /// Kind of an answer, as in RFC 2308.

@@ -350,7 +350,7 @@ async fn each_client_is_told_of_itself_only_so_often() {
                 (Response::Deferred(_), _) => later += 1,
                 (Response::Reply(length), out) => {
                     let said = text(&out[..length]);
-                    assert!(said.contains("asked too often: nodens tells each client 10 times a second"), "{said}");
+                    assert!(said.contains("rate limited: at most 10 such answers a second"), "{said}");
                 }
                 _ => panic!("neither"),
             }

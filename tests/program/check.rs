@@ -342,10 +342,10 @@ fn mistakes_of_upstreams_and_routes() {
 fn mistakes_of_views() {
     let view = |keys: &str| format!("[[view]]\n{keys}");
     for (text, right) in [
-        (view(""), &["1:1: `name` is missing", "1:1: the view is for nobody: give it `namespaces`"][..]),
+        (view(""), &["1:1: `name` is missing", "1:1: the view selects no clients: give it `namespaces`"][..]),
         (
             view("name = 'a'\nnamspaces = ['ci']\n"),
-            &["1:1: the view is for nobody", "3:1: unknown key `namspaces`; did you mean `namespaces`?"],
+            &["1:1: the view selects no clients", "3:1: unknown key `namspaces`; did you mean `namespaces`?"],
         ),
         (
             view("name = 'a'\nknown = true\n[[view]]\nname = 'a'\nknown = false\n"),

@@ -232,7 +232,7 @@ fn a_job_sees_itself_and_nobody_else() {
     let me = scene.txt(TWO, "ME.nodens.internal");
     assert!(me.contains("1 queries, 1 failed\nsecret") && !me.contains("typo"), "{me}");
     let me = scene.txt(STRANGER, "me.nodens.internal");
-    assert!(me.contains("127.0.0.9 is not known: no pod of this node"), "{me}");
+    assert!(me.contains("127.0.0.9 is not known: no known pod of this node"), "{me}");
 
     let why = scene.txt(ONE, "git.corp.example.why.nodens.internal");
     assert!(why.contains("ago for you: no server of route \"corp.example\" answered in time"), "{why}");

@@ -264,7 +264,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
                 "{status}"
             );
             let (good, text) = said(&nodens(words));
-            assert!(!good && text.contains("somebody listens on"), "{text}");
+            assert!(!good && text.contains("a process listens on"), "{text}");
             killed.kill();
             assert!(has_address(ADDRESSES[0]) && tables().contains("table inet nodens"));
             // The next one finds it, and takes it away when it stops.

@@ -154,13 +154,13 @@ fn a_job_sees_itself_and_nobody_else() {
 fn whoever_is_not_known_is_told_why() {
     let scene = scene();
     let (status, body) = scene.get(STRANGER, "/v1/me");
-    let text = "127.0.0.5 is not known: no pod of this node that is known has this address\n";
+    let text = "127.0.0.5 is not known: no known pod of this node has this address\n";
     assert_eq!((status, body.as_str()), (404, text));
     let (status, body) = scene.get("::1", "/v1/me.json");
     let value: Value = serde_json::from_str(&body).expect("JSON");
     let right = json!({
         "known": false, "address": "::1", "reason": "unassigned",
-        "explanation": "no pod of this node that is known has this address",
+        "explanation": "no known pod of this node has this address",
     });
     assert_eq!((status, value), (404, right));
     let (status, body) = scene.get(STRANGER, "/v1/why/registry.example.com");

@@ -82,7 +82,7 @@ async fn without_the_configured_roots_nobody_is_trusted() {
     let ca = Ca::new();
     let server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file.with_extension("missing"), &[&server]);
-    refused(&nodens, &server, "no cannot load TLS root certificates").await;
+    refused(&nodens, &server, "no TLS root certificates").await;
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
 }
 
