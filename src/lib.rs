@@ -34,27 +34,27 @@
 pub mod config;
 
 // Listeners.
-pub mod server;
+pub(crate) mod server;
 
 // Path of a query.
 pub mod answer;
-pub mod coalesce;
+pub(crate) mod coalesce;
 pub mod fetch;
 pub mod horizon;
 pub mod snapshot;
 
 // State.
-pub mod admission;
+pub(crate) mod admission;
 pub mod cache;
 pub mod clients;
 pub mod governor;
-pub mod local;
-pub mod rebinding;
-pub mod route;
+pub(crate) mod local;
+pub(crate) mod rebinding;
+pub(crate) mod route;
 
 // Wire format and time.
 pub mod clock;
-pub mod epoch;
+pub(crate) mod epoch;
 pub mod wire;
 
 // Causes of failures.
@@ -62,21 +62,21 @@ pub mod cause;
 
 // Upstreams.
 pub mod upstream;
-pub mod warm_up;
+pub(crate) mod warm_up;
 
 // Observability.
-pub mod admin;
+pub(crate) mod admin;
 pub mod jobs;
-pub mod log;
+pub(crate) mod log;
 pub mod metrics;
 pub mod query_log;
 
 // Addresses and firewall of the node.
-pub mod node;
+pub(crate) mod node;
 
 // Handover and supervision.
 pub mod handover;
-pub mod supervisor;
+pub(crate) mod supervisor;
 
 // The process, its commands, a network for experiments, and benchmarks.
 pub mod app;

@@ -46,7 +46,7 @@ enum Item {
 ///
 /// # Errors
 /// The system provides no thread.
-pub fn start() -> io::Result<()> {
+pub(crate) fn start() -> io::Result<()> {
     let (sender, receiver) = sync_channel(MOST_LINES);
     // The supervisor receives signals through a descriptor. A thread that accepts signals would take them from it.
     let before = SigSet::thread_get_mask()?;
@@ -62,7 +62,7 @@ pub fn start() -> io::Result<()> {
 }
 
 /// Writes a line for people, which is not in the format of the log.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     match QUEUE.get() {
         Some(queue) => put(queue, format!("{line}\n").into_bytes()),
         // No query is served yet, so blocking is harmless. If stderr is closed, the exit code still reports the failure.
@@ -71,7 +71,7 @@ pub fn say(line: &str) {
 }
 
 /// Waits until all lines so far are written, 1 s at most.
-pub fn flush() {
+pub(crate) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (done, is_done) = sync_channel(1);
     // A full queue means that nothing reads stderr.
@@ -82,7 +82,7 @@ pub fn flush() {
 
 /// Writer of whole lines that never fails. `tracing` writes each event to it in one piece.
 #[derive(Clone, Copy, Debug)]
-pub struct Lines;
+pub(crate) struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
@@ -142,7 +142,7 @@ fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize
 }
 
 /// Writes whole lines. An error may leave part of a line behind and sets `torn`; the next lines then begin with a line break.
-pub fn write_whole(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
+pub(crate) fn write_whole(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> io::Result<()> {
     if std::mem::replace(torn, true) {
         out.write_all(b"\n")?;
     }

@@ -16,7 +16,7 @@ const FILTERED_TTL: u32 = 60;
 
 /// Response without some of its records.
 #[derive(Debug)]
-pub struct Stripped {
+pub(crate) struct Stripped {
     /// Message.
     pub wire: Vec<u8>,
     /// True if no record of the queried type is left.
@@ -29,7 +29,7 @@ pub struct Stripped {
 ///
 /// # Errors
 /// [`TooLong`]: names that were compressed are not compressed in the result.
-pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
+pub(crate) fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
     let leads_inside = |record: &&Record| is_private(record, reply.message);
     let question = reply.message.get(HEADER..reply.question_end);
     let (true, Some(question)) = (reply.records.iter().any(|record| leads_inside(&record)), question) else {
@@ -55,7 +55,7 @@ pub fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
 ///
 /// # Errors
 /// None for a question that can be parsed.
-pub fn without_answers(reply: &Reply<'_>) -> Result<Vec<u8>, TooLong> {
+pub(crate) fn without_answers(reply: &Reply<'_>) -> Result<Vec<u8>, TooLong> {
     let question = reply.message.get(HEADER..reply.question_end).unwrap_or_default();
     let mut composer = Composer::new(flag::QR | flag::RA, question);
     composer.push(Section::Authority, reply.qname(), rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-pub use crate::config::RouteId;
+pub(crate) use crate::config::RouteId;
 use crate::wire::name::{Name, suffixes};
 
 /// Destination of a name.

@@ -22,8 +22,8 @@ mod api;
 mod clients;
 mod door;
 mod jobs;
-pub mod report;
-pub mod text;
+pub(crate) mod report;
+pub(crate) mod text;
 
 use door::{Door, Pages};
 
@@ -32,7 +32,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lifetime of a connection; scrapers keep connections open between scrapes.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 /// Interval of the workers' heartbeats.
-pub const HEARTBEAT: Duration = Duration::from_millis(250);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Media type of the JSON pages.
 const JSON: &str = "application/json";
 /// Age of the last heartbeat, in milliseconds, beyond which a worker is stuck.
@@ -60,7 +60,7 @@ const METRICS_PAGES: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 const MOST_PER_ADDRESS: usize = 16;
 
 /// Admin pages and the state that they show.
-pub struct Admin {
+pub(crate) struct Admin {
     resolver: Arc<Resolver>,
     /// Time of each worker's last heartbeat.
     heartbeats: Arc<Vec<AtomicU64>>,
@@ -76,7 +76,7 @@ struct Shown {
 
 impl Admin {
     /// Creates the pages from the state and the heartbeats of the workers, with a limit on connections.
-    pub fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
+    pub(crate) fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
         Arc::new(Self { resolver, heartbeats, door: Door::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
     }
@@ -85,7 +85,7 @@ impl Admin {
     ///
     /// # Errors
     /// The listener cannot be registered with the runtime.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.show(listener, false).await
     }
 
@@ -93,7 +93,7 @@ impl Admin {
     ///
     /// # Errors
     /// The listener cannot be registered with the runtime.
-    pub async fn serve_metrics(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+    pub(crate) async fn serve_metrics(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.show(listener, true).await
     }
 

@@ -64,14 +64,14 @@ impl Pages for Report {
 }
 
 /// Report pages and the state that they show.
-pub struct Report {
+pub(crate) struct Report {
     resolver: Arc<Resolver>,
     door: Door,
 }
 
 impl Report {
     /// Creates the report pages from the state that workers share, with a limit on connections.
-    pub fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
+    pub(crate) fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections.min(MOST_CONNECTIONS), per_client: MOST_PER_CLIENT };
         Arc::new(Self { resolver, door: Door::new(caps, LONGEST_CONNECTION, LONGEST_CONNECTION, false) })
     }
@@ -80,7 +80,7 @@ impl Report {
     ///
     /// # Errors
     /// The listener cannot be registered with the runtime.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) -> std::io::Result<()> {
         self.door.serve(&self, listener).await
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::wire::text::plain;
 
 /// Renders the list of `/api/v1/jobs`, a line for each job.
-pub fn jobs(list: &Value) -> String {
+pub(crate) fn jobs(list: &Value) -> String {
     let none = Vec::new();
     let jobs = list["jobs"].as_array().unwrap_or(&none);
     let mut text = format!("{:>9} {:>7} {:>7} {:>7}  {}\n", "queries", "failed", "search", "last", "who");
@@ -24,7 +24,7 @@ pub fn jobs(list: &Value) -> String {
 }
 
 /// Renders the document of `/api/v1/jobs/ID`.
-pub fn job(job: &Value) -> String {
+pub(crate) fn job(job: &Value) -> String {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut text = format!("{}\n", who(job));
     let mut line = |line: String| {

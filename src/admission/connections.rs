@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Caps {
+pub(crate) struct Caps {
     /// Connections in all.
     pub total: usize,
     /// Connections of one client.
@@ -39,7 +39,7 @@ const STRANGERS: Caps = Caps { total: 16, per_client: 4 };
 
 /// Open connections of all workers.
 #[derive(Debug)]
-pub struct Connections {
+pub(crate) struct Connections {
     descriptors: Arc<Descriptors>,
     /// Connections of clients that are not admitted.
     strangers: Option<Arc<Self>>,
@@ -75,7 +75,7 @@ const BUSY: u64 = u64::MAX;
 
 /// Slot of one connection; dropping it makes room for another one.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     of: Arc<Connections>,
     client: IpAddr,
     spot: Arc<Spot>,
@@ -83,7 +83,7 @@ pub struct Place {
 
 /// Connection that waits for a slot.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     of: Arc<Connections>,
     client: IpAddr,
     caps: Caps,
@@ -91,7 +91,7 @@ pub struct Waiting {
 
 /// Result of the admission of a connection.
 #[derive(Debug)]
-pub enum Admitted {
+pub(crate) enum Admitted {
     /// A slot.
     Now(Place),
     /// A wait for a slot.
@@ -109,7 +109,7 @@ impl Default for Connections {
 
 impl Connections {
     /// Returns an empty set of connections, bounded by the clients' share of `descriptors`.
-    pub fn within(descriptors: Arc<Descriptors>) -> Self {
+    pub(crate) fn within(descriptors: Arc<Descriptors>) -> Self {
         let of = |strangers| Self {
             descriptors: Arc::clone(&descriptors),
             strangers,
@@ -120,13 +120,13 @@ impl Connections {
     }
 
     /// Admits a connection of a client that may not send queries, within limits of its own.
-    pub fn admit_stranger(&self, client: IpAddr, now: Millis) -> Admitted {
+    pub(crate) fn admit_stranger(&self, client: IpAddr, now: Millis) -> Admitted {
         self.strangers.as_ref().map_or(Admitted::Never, |strangers| strangers.admit(client, STRANGERS, now))
     }
 
     /// Admits a connection of `client` that was accepted, or has been idle, since `now`. If there are too few descriptors for
     /// the limits, both limits shrink in proportion.
-    pub fn admit(self: &Arc<Self>, client: IpAddr, caps: Caps, now: Millis) -> Admitted {
+    pub(crate) fn admit(self: &Arc<Self>, client: IpAddr, caps: Caps, now: Millis) -> Admitted {
         let room = self.descriptors.clients();
         let allowed = within(room, caps);
         let mut open = self.open();
@@ -202,12 +202,12 @@ fn within(room: usize, caps: Caps) -> Caps {
 
 impl Place {
     /// Records since when the connection is idle; `None` if it is in use and must not make room for another one.
-    pub fn note_idle(&self, since: Option<Millis>) {
+    pub(crate) fn note_idle(&self, since: Option<Millis>) {
         self.spot.idle_since.store(since.unwrap_or(BUSY), Ordering::Relaxed);
     }
 
     /// Waits until the slot has been given to another connection; this one must close then.
-    pub async fn given_away(&self) {
+    pub(crate) async fn given_away(&self) {
         self.spot.leave.notified().await;
     }
 }
@@ -231,7 +231,7 @@ impl Drop for Place {
 
 impl Waiting {
     /// Returns a slot if one becomes free in time. `now` returns the current time.
-    pub async fn place(self, now: impl Fn() -> Millis) -> Option<Place> {
+    pub(crate) async fn place(self, now: impl Fn() -> Millis) -> Option<Place> {
         let found = async {
             loop {
                 let freed = self.of.freed.notified();

@@ -15,7 +15,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// UDP ports in rotation per thread and server, if there are enough descriptors.
-pub const PORTS: usize = 64;
+pub(crate) const PORTS: usize = 64;
 /// Descriptors that a thread opens to run: event queue, waker, signal pipe; doubled as a margin for libraries.
 const PER_THREAD: usize = 8;
 /// Divisor of the limit: the share of the admin pages, and the equal share that is spare.

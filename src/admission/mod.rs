@@ -9,8 +9,8 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use ipnet::{IpNet, Ipv4Net};
 
-pub mod connections;
-pub mod descriptors;
+pub(crate) mod connections;
+pub(crate) mod descriptors;
 
 /// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;
@@ -65,7 +65,7 @@ const FORGIVEN: u64 = BURST / 2;
 /// that debt is large too, the newcomer inherits it: a table full of large debts is stricter, not laxer (as in the Space-Saving
 /// algorithm of Metwally, Agrawal and El Abbadi, 2005).
 #[derive(Debug)]
-pub struct Rates {
+pub(crate) struct Rates {
     slots: Box<[Rate]>,
     hasher: RandomState,
 }
@@ -80,12 +80,12 @@ struct Rate {
 
 impl Rates {
     /// Returns an empty table.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { slots: (0..RATES).map(|_| Rate::default()).collect(), hasher: RandomState::default() }
     }
 
     /// Returns whether one more query at `now` is within `per_second` on average, with a burst of one second's queries.
-    pub fn admits(&self, client: IpAddr, per_second: u32, now: Duration) -> bool {
+    pub(crate) fn admits(&self, client: IpAddr, per_second: u32, now: Duration) -> bool {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
         let (owner, share) = (self.hasher.hash_one(client.to_canonical()), BURST / u64::from(per_second.max(1)));
         let stride = (owner >> 32) as usize | 1;

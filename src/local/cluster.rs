@@ -23,7 +23,7 @@ use crate::wire::name::suffixes;
 use crate::wire::{RrType, rtype};
 
 /// TTL of a denial by form, in seconds: as short as CoreDNS's own, so that a change of the configuration takes effect as soon.
-pub const FORM_TTL: u32 = 5;
+pub(crate) const FORM_TTL: u32 = 5;
 
 /// Reason why a name was denied without a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 //! [`cluster`]'s domain cannot contain, and facts about the server. [`probes`] decides when names above these are queried,
 //! [`pruning`] checks that the cluster has no such names after all.
 
-pub mod cluster;
-pub mod probes;
-pub mod pruning;
-pub mod records;
-pub mod server_facts;
-pub mod special;
+pub(crate) mod cluster;
+pub(crate) mod probes;
+pub(crate) mod pruning;
+pub(crate) mod records;
+pub(crate) mod server_facts;
+pub(crate) mod special;

@@ -15,13 +15,13 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Millis;
 
 /// Longest time that a denial covers the names below it, in milliseconds: a new namespace or service becomes visible within it.
-pub const LONGEST_CUT: Millis = 5_000;
+pub(crate) const LONGEST_CUT: Millis = 5_000;
 /// Time that a server is trusted after a correct answer for the namespace that every cluster has, in milliseconds.
 const TRUSTED_FOR: Millis = 30_000;
 /// Time without probes after an incorrect answer, in milliseconds.
 const DISTRUSTED_FOR: Millis = 300_000;
 /// Most probes in a second.
-pub const MOST_A_SECOND: u32 = 20;
+pub(crate) const MOST_A_SECOND: u32 = 20;
 /// Most probes in flight.
 const MOST_IN_FLIGHT: u32 = 8;
 /// Names whose last denied descendant is recorded; a power of two.

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Denied names for each one that is queried, in addition to the first of each form.
-pub const SAMPLE: u32 = 100;
+pub(crate) const SAMPLE: u32 = 100;
 /// Label counts that are distinguished; longer names count as one form.
 const LABELS: usize = 16;
 

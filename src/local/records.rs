@@ -21,7 +21,7 @@ const NO_DATA_TTL: u32 = 60;
 
 /// Static records by name. A view's own records take precedence over the common ones, which it shares.
 #[derive(Clone, Debug, Default)]
-pub struct Records {
+pub(crate) struct Records {
     common: Arc<Table>,
     own: Option<Arc<Table>>,
 }
@@ -50,7 +50,7 @@ struct Data {
 }
 
 /// Context of static records: denials of a view, and its routes.
-pub trait Around {
+pub(crate) trait Around {
     /// Returns whether the view denies this name, which hides its common records.
     fn denies(&self, name: &[u8]) -> bool;
     /// Returns the number of labels of the zone by which the name takes its route.
@@ -68,7 +68,7 @@ pub enum Found {
 
 impl Records {
     /// Returns the table of these records and rewrites.
-    pub fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>, rewrites: &[config::Rewrite]) -> Self {
+    pub(crate) fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>, rewrites: &[config::Rewrite]) -> Self {
         let mut common = Table { rewrites: rewrites.to_vec(), ..table(records) };
         // The longest suffix takes precedence.
         common.rewrites.sort_by_key(|rewrite| std::cmp::Reverse(rewrite.zone.as_wire().len()));
@@ -77,28 +77,28 @@ impl Records {
 
     /// Returns the common records of `self`, shared, with these records, which hide common ones of the same name.
     #[must_use]
-    pub fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
+    pub(crate) fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
         let own = table(records);
         Self { common: Arc::clone(&self.common), own: (!own.by_name.is_empty()).then(|| Arc::new(own)) }
     }
 
     /// Returns the names of common static records, in no order.
-    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.common.by_name.keys().map(|name| &**name)
     }
 
     /// Returns the names of static records that are not shared, in no order.
-    pub fn own_names(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn own_names(&self) -> impl Iterator<Item = &[u8]> {
         self.own.iter().flat_map(|own| own.by_name.keys()).map(|name| &**name)
     }
 
     /// Returns whether `name` (lower-case wire form) has static records.
-    pub fn has(&self, name: &[u8], around: &impl Around) -> bool {
+    pub(crate) fn has(&self, name: &[u8], around: &impl Around) -> bool {
         self.of(name, around).is_some() || self.rewritten(name, around).is_some()
     }
 
     /// Returns whether the common records are the same in memory.
-    pub fn shares_with(&self, other: &Self) -> bool {
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
@@ -121,7 +121,7 @@ impl Records {
     /// Returns the answer for `name`, if it is static and the class is IN. ANY does not get here: it has its own answer.
     ///
     /// A loop of CNAMEs is answered with each CNAME once, as by a zone that contains such a loop.
-    pub fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl Around) -> Option<Found> {
+    pub(crate) fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl Around) -> Option<Found> {
         if qclass != class::IN {
             return None;
         }
@@ -179,7 +179,7 @@ impl Records {
     }
 
     /// Response code of every static answer: the name exists.
-    pub const RCODE: Rcode = rcode::NOERROR;
+    pub(crate) const RCODE: Rcode = rcode::NOERROR;
 }
 
 impl Table {

@@ -8,7 +8,7 @@ const ANY_TTL: u32 = 3_600;
 
 /// Answers a question of class CH: the version, or the node's `identity` unless that is empty. Returns the response code and
 /// the records.
-pub fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords) {
+pub(crate) fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords) {
     let mut records = LocalRecords::default();
     let text = match name {
         b"\x07version\x04bind\x00" | b"\x07version\x06server\x00" => concat!("nodens ", env!("CARGO_PKG_VERSION")),
@@ -26,7 +26,7 @@ pub fn chaos(name: &[u8], qtype: RrType, identity: &str) -> (Rcode, LocalRecords
 }
 
 /// Returns the answer to type ANY: one HINFO record that refers to the explanation (RFC 8482 section 4.2).
-pub fn any() -> LocalRecords {
+pub(crate) fn any() -> LocalRecords {
     let mut records = LocalRecords::default();
     records.answer(rtype::HINFO, ANY_TTL, b"\x07RFC8482\x00");
     records

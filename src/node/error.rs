@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 /// Failure to set up the node's network.
 #[derive(Debug, thiserror::Error)]
-pub enum NodeError {
+pub(crate) enum NodeError {
     /// Missing permission to change the network.
     #[error("cannot {what}: it needs CAP_NET_ADMIN")]
     NotPermitted {

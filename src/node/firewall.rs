@@ -19,7 +19,7 @@ pub(super) struct Firewall {
 
 /// Number of packets that were excluded from tracking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Untracked {
+pub(crate) struct Untracked {
     /// Packets to the addresses.
     pub queries: u64,
     /// Packets from the addresses.

@@ -23,9 +23,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::addresses::{Addresses, Link, Present};
-pub use self::error::NodeError;
+pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
-pub use self::firewall::Untracked;
+pub(crate) use self::firewall::Untracked;
 use self::netlink::Netlink;
 use crate::config::node::Firewall as WantedFirewall;
 use crate::config::{Config, Node as Settings};
@@ -37,7 +37,7 @@ mod netlink;
 mod nft;
 
 /// Interval between checks without a notification of the kernel.
-pub const LOOK_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Wait after a notification for further ones: they come in groups.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Minimum interval between repairs, to avoid a fight with another controller.
@@ -45,7 +45,7 @@ const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// Actual state of the configured network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// Name of the link with the addresses, if any.
     pub link: Option<String>,
     /// Each configured address: true if it is on that link, and true if nodens put it there.
@@ -58,20 +58,20 @@ pub struct State {
 
 impl State {
     /// Reports whether the state is as configured.
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
     }
 }
 
 /// Configured network of the node.
-pub struct Node {
+pub(crate) struct Node {
     settings: Settings,
     firewall: Option<Firewall>,
 }
 
 /// Repairs that were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mended {
+pub(crate) struct Mended {
     /// Addresses that were missing.
     pub addresses: Vec<IpAddr>,
     /// True if the table was missing or different.
@@ -80,7 +80,7 @@ pub struct Mended {
 
 impl Node {
     /// Returns the network that the configuration asks for, if any.
-    pub fn of(config: &Config) -> Option<Self> {
+    pub(crate) fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
         let firewall = (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen));
         Some(Self { settings, firewall })
@@ -90,7 +90,7 @@ impl Node {
     ///
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
-    pub fn set_up(&self) -> Result<Mended, NodeError> {
+    pub(crate) fn set_up(&self) -> Result<Mended, NodeError> {
         let mended = Mended { addresses: self.put_addresses()?, firewall: false };
         match self.put_firewall() {
             Ok(firewall) => Ok(Mended { firewall, ..mended }),
@@ -136,7 +136,7 @@ impl Node {
     ///
     /// # Errors
     /// The first failure.
-    pub fn tear_down(&self) -> Result<Vec<String>, NodeError> {
+    pub(crate) fn tear_down(&self) -> Result<Vec<String>, NodeError> {
         remove(&self.settings.addresses)
     }
 
@@ -144,7 +144,7 @@ impl Node {
     ///
     /// # Errors
     /// The kernel does not list its addresses.
-    pub fn state(&self) -> Result<State, NodeError> {
+    pub(crate) fn state(&self) -> Result<State, NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
         let mut addresses = Addresses::open().map_err(open)?;
         let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Reconciles in a loop and reports each repair and each new error. Never returns.
-    pub async fn tend(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
+    pub(crate) async fn tend(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
         let changes = [
             listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
@@ -204,7 +204,7 @@ impl Node {
 }
 
 /// Returns the packets that the table has counted; zero without a table.
-pub fn untracked() -> Untracked {
+pub(crate) fn untracked() -> Untracked {
     firewall::untracked().unwrap_or_default()
 }
 
@@ -212,7 +212,7 @@ pub fn untracked() -> Untracked {
 ///
 /// # Errors
 /// The kernel does not list its addresses.
-pub fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
+pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     let failed = |error| NodeError::of(error, "ask the kernel for its addresses");
     let mut tables = Addresses::open().map_err(failed)?;
     let links = tables.links().map_err(failed)?;
@@ -225,7 +225,7 @@ pub fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
 ///
 /// # Errors
 /// The first failure. The other removals are still attempted, unless the kernel does not list its links and addresses.
-pub fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
+pub(crate) fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
     let (mut removed, mut failed) = (Vec::new(), None);
     let mut note = |what: String, result: io::Result<bool>| match result {
         Ok(true) => removed.push(what),

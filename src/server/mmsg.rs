@@ -14,15 +14,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 /// Most datagrams that one system call receives.
-pub const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Longest query that is received whole. A longer one is cut to this length and then malformed.
-pub const LARGEST_QUERY: usize = 2_048;
+pub(crate) const LARGEST_QUERY: usize = 2_048;
 /// Size of the buffer for one control message with an address; `in6_pktinfo` is the largest.
 const CONTROL: usize = 64;
 
 /// Source address of a datagram and its destination on this host, as the kernel represents them.
 #[derive(Clone, Copy)]
-pub struct Peer {
+pub(crate) struct Peer {
     name: libc::sockaddr_storage,
     name_len: libc::socklen_t,
     control: Control,
@@ -35,7 +35,7 @@ pub struct Peer {
 struct Control([u8; CONTROL]);
 
 /// Reusable buffers for one batch.
-pub struct Batch {
+pub(crate) struct Batch {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     peers: Box<[Peer]>,
@@ -48,10 +48,10 @@ pub struct Batch {
 
 impl Batch {
     /// Longest response that one datagram carries.
-    pub const LARGEST_REPLY: usize = crate::wire::LARGEST_UDP_REPLY as usize;
+    pub(crate) const LARGEST_REPLY: usize = crate::wire::LARGEST_UDP_REPLY as usize;
 
     /// Allocates the buffers.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: these are plain C structures, for which zero bytes are a valid value.
         let (header, vector, peer) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
         Self {
@@ -69,7 +69,7 @@ impl Batch {
     ///
     /// # Errors
     /// Errors of `recvmmsg`; `WouldBlock` if no datagram waits.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, with_destination: bool) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, with_destination: bool) -> io::Result<usize> {
         self.outgoing.clear();
         for at in 0..BATCH {
             let peer = &mut self.peers[at];
@@ -106,18 +106,18 @@ impl Batch {
 
     /// Returns datagram `at` of the batch, its sender, and the buffer for the response. Returns `None` if `at` is not below
     /// `BATCH`, or if the sender's address family is unknown.
-    pub fn packet(&mut self, at: usize) -> Option<(&[u8], SocketAddr, &mut [u8])> {
+    pub(crate) fn packet(&mut self, at: usize) -> Option<(&[u8], SocketAddr, &mut [u8])> {
         let client = self.peers.get(at)?.address()?;
         Some((self.queries[at].get(..self.lengths[at])?, client, &mut self.replies[at][..]))
     }
 
     /// Returns the sender of datagram `at`, for a deferred response.
-    pub fn peer(&self, at: usize) -> Option<Peer> {
+    pub(crate) fn peer(&self, at: usize) -> Option<Peer> {
         self.peers.get(at).copied()
     }
 
     /// Queues the response to datagram `at`: `len` bytes in its buffer.
-    pub fn reply(&mut self, at: usize, len: usize) {
+    pub(crate) fn reply(&mut self, at: usize, len: usize) {
         if at < BATCH && len > 0 && self.outgoing.len() < BATCH {
             self.outgoing.push((at, len.min(Self::LARGEST_REPLY)));
         }
@@ -125,7 +125,7 @@ impl Batch {
 
     /// Sends at most [`BATCH`] deferred responses, each to its peer. `render` writes a response into the given buffer and
     /// returns its length; responses of length 0 are not sent. Returns the same count as [`Batch::send`].
-    pub fn send_rendered<T>(
+    pub(crate) fn send_rendered<T>(
         &mut self,
         socket: BorrowedFd<'_>,
         responses: impl Iterator<Item = (Peer, T)>,
@@ -146,7 +146,7 @@ impl Batch {
     }
 
     /// Sends the queued responses. Returns how many the kernel refused, for example because the address is unreachable.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         for (slot, (at, len)) in self.outgoing.iter().copied().enumerate() {
             self.vectors[slot] = libc::iovec { iov_base: self.replies[at].as_mut_ptr().cast(), iov_len: len };
             self.headers[slot].msg_hdr = self.peers[at].header(&mut self.vectors[slot]);
@@ -166,7 +166,7 @@ impl Default for Batch {
 
 impl Peer {
     /// Returns the source address of the datagram.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         let name = &raw const self.name;
         match libc::c_int::from(self.name.ss_family) {
             libc::AF_INET if self.name_len as usize >= size_of::<libc::sockaddr_in>() => {

@@ -25,18 +25,18 @@ use crate::upstream::Ask;
 use crate::wire::query::{Key, Query};
 use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
-pub mod mmsg;
-pub mod phase;
-pub mod readers;
-pub mod socket;
-pub mod tcp;
-pub mod udp;
+pub(crate) mod mmsg;
+pub(crate) mod phase;
+pub(crate) mod readers;
+pub(crate) mod socket;
+pub(crate) mod tcp;
+pub(crate) mod udp;
 
-pub use phase::Phase;
+pub(crate) use phase::Phase;
 use readers::Readers;
 
 /// Time that queries in flight are waited for when the server stops.
-pub const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Attempts to flush the last statistics, 10 ms apart.
 const LAST_FLUSHES: usize = 100;
@@ -60,7 +60,7 @@ impl Moved {
 }
 
 /// Sends connections to the process that serves.
-pub type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
+pub(crate) type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
 
 /// Time that datagrams may wait while connections keep a worker busy. After it datagrams are served first, however many
 /// connections are ready, so a client that fills its connections does not delay clients with short UDP queries.
@@ -73,7 +73,7 @@ trait Datagrams {
 }
 
 /// State shared by the listeners of one worker.
-pub struct Worker<U> {
+pub(crate) struct Worker<U> {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
     /// The upstream connections of this worker.
@@ -100,7 +100,7 @@ pub struct Worker<U> {
 
 impl<U: Ask + 'static> Worker<U> {
     /// Creates a worker without listeners.
-    pub fn new(
+    pub(crate) fn new(
         resolver: Arc<Resolver>,
         upstreams: Rc<U>,
         phase: watch::Receiver<Phase>,
@@ -127,7 +127,7 @@ impl<U: Ask + 'static> Worker<U> {
     }
 
     /// Waits until no query is in flight, at most for [`GRACE`]. Returns how many are left.
-    pub async fn drain(&self) -> usize {
+    pub(crate) async fn drain(&self) -> usize {
         let deadline = Instant::now() + GRACE;
         while self.in_flight.get() > 0 {
             if timeout_at(deadline, self.landed.notified()).await.is_err() {
@@ -173,7 +173,7 @@ impl<U: Ask + 'static> Worker<U> {
     }
 
     /// Flushes the statistics about clients to the accounts, if that is due.
-    pub fn settle(&self, now: Instant) {
+    pub(crate) fn settle(&self, now: Instant) {
         let now = self.resolver.millis(now);
         let mut stats_buffer = self.stats_buffer.borrow_mut();
         if stats_buffer.is_due(now) && self.resolver.accounts.jobs.flush(&mut stats_buffer, now) {
@@ -182,7 +182,7 @@ impl<U: Ask + 'static> Worker<U> {
     }
 
     /// Flushes the last statistics, when no more will come. Waits for space at most for a second.
-    pub async fn flush_all(&self) {
+    pub(crate) async fn flush_all(&self) {
         for _ in 0..LAST_FLUSHES {
             if self.resolver.accounts.jobs.flush(&mut self.stats_buffer.borrow_mut(), self.resolver.now()) {
                 return;
@@ -202,7 +202,7 @@ impl<U: Ask + 'static> Worker<U> {
     /// Adapts the counters to the configuration in force. The cost does not depend on the size of either configuration,
     /// because queries wait for it.
     #[inline]
-    pub fn follow(&self, snapshot: &Arc<Snapshot>) {
+    pub(crate) fn follow(&self, snapshot: &Arc<Snapshot>) {
         if self.generation.replace(snapshot.generation) != snapshot.generation {
             self.turn_to(snapshot);
         }

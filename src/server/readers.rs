@@ -9,15 +9,15 @@ use super::phase::Phase;
 
 /// Count of listeners and connections that read queries, in all workers.
 #[derive(Clone, Debug, Default)]
-pub struct Readers(Arc<AtomicUsize>);
+pub(crate) struct Readers(Arc<AtomicUsize>);
 
 /// Guard that counts one reader until it is dropped.
 #[derive(Debug)]
-pub struct Reading(Readers);
+pub(crate) struct Reading(Readers);
 
 impl Readers {
     /// Counts one more reader.
-    pub fn enter(&self) -> Reading {
+    pub(crate) fn enter(&self) -> Reading {
         self.0.fetch_add(1, Ordering::SeqCst);
         Reading(self.clone())
     }
@@ -25,13 +25,13 @@ impl Readers {
     /// Counts one more reader, if the server serves.
     ///
     /// The count is raised before the phase is read. A thread that sets the phase and then counts the readers misses none.
-    pub fn enter_if_serving(&self, phase: &watch::Receiver<Phase>) -> Option<Reading> {
+    pub(crate) fn enter_if_serving(&self, phase: &watch::Receiver<Phase>) -> Option<Reading> {
         let reading = self.enter();
         (*phase.borrow() == Phase::Serving).then_some(reading)
     }
 
     /// Returns the number of readers.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }

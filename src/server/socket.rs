@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Bytes that the kernel may hold for each socket. This memory is charged to the node, and to the pod if control groups
 /// account for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     /// Queries that wait in a UDP socket while its worker is busy.
     pub udp: usize,
     /// Responses that the client of a TCP connection has not read. A longer response is sent in parts as the client reads.
@@ -24,9 +24,9 @@ pub struct Buffers {
 
 impl Buffers {
     /// Upper bounds. 4 MiB hold about 5,000 queries.
-    pub const LARGEST: Self = Self { udp: 4 << 20, tcp_send: 32 << 10, tcp_receive: 16 << 10 };
+    pub(crate) const LARGEST: Self = Self { udp: 4 << 20, tcp_send: 32 << 10, tcp_receive: 16 << 10 };
     /// Lower bounds. 256 KiB hold about 300 queries.
-    pub const LEAST: Self = Self { udp: 256 << 10, tcp_send: 8 << 10, tcp_receive: 4 << 10 };
+    pub(crate) const LEAST: Self = Self { udp: 256 << 10, tcp_send: 8 << 10, tcp_receive: 4 << 10 };
 }
 
 /// Most connections that wait to be accepted.
@@ -36,7 +36,7 @@ const PORT_DRAWS: usize = 16;
 
 /// The sockets of one address: one of each kind for each worker.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// The address, with the port that was bound.
     pub address: SocketAddr,
     /// The UDP sockets.
@@ -49,7 +49,7 @@ pub struct Listeners {
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
+pub(crate) fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
         let bound = claim(address)
@@ -68,7 +68,7 @@ pub fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result
 ///
 /// # Errors
 /// The address is in use without SO_REUSEPORT, not of this host, or not permitted.
-pub fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
+pub(crate) fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
     while listeners.udp.len() < workers {
         listeners.udp.push(udp(listeners.address, buffers.udp)?);
     }
@@ -82,7 +82,7 @@ pub fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> i
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
+pub(crate) fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     if !beside && address.port() != 0 {
         claim_tcp(address)?;
     }
@@ -90,7 +90,7 @@ pub fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
 }
 
 /// Returns whether responses from this socket need an explicit source address: it is bound to the unspecified address.
-pub fn is_wildcard(socket: &UdpSocket) -> bool {
+pub(crate) fn is_wildcard(socket: &UdpSocket) -> bool {
     socket.local_addr().is_ok_and(|address| address.ip().is_unspecified())
 }
 

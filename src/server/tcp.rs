@@ -56,7 +56,7 @@ const TURN: usize = 16;
 ///
 /// # Errors
 /// The listener cannot be watched.
-pub async fn serve<U: Ask + 'static>(
+pub(crate) async fn serve<U: Ask + 'static>(
     worker: Rc<Worker<U>>,
     listener: TcpListener,
     connections: Arc<Connections>,
@@ -92,7 +92,11 @@ pub async fn serve<U: Ask + 'static>(
 ///
 /// # Errors
 /// The connection cannot be watched.
-pub fn adopt<U: Ask + 'static>(worker: &Rc<Worker<U>>, moved: Moved, connections: &Arc<Connections>) -> io::Result<()> {
+pub(crate) fn adopt<U: Ask + 'static>(
+    worker: &Rc<Worker<U>>,
+    moved: Moved,
+    connections: &Arc<Connections>,
+) -> io::Result<()> {
     moved.stream.set_nonblocking(true)?;
     admit(worker, TcpStream::from_std(moved.stream)?, moved.client, connections, moved.rest);
     Ok(())

@@ -26,7 +26,7 @@ const BATCHES_IN_A_ROW: usize = 4;
 ///
 /// # Errors
 /// The socket cannot be watched.
-pub async fn serve<U: Ask + 'static>(
+pub(crate) async fn serve<U: Ask + 'static>(
     worker: Rc<Worker<U>>,
     socket: UdpSocket,
     batch: Rc<RefCell<Batch>>,

@@ -39,10 +39,10 @@ use crate::handover::sockets::Sockets;
 use crate::server::GRACE;
 use crate::upstream::server_status::wall_clock;
 
-pub mod link;
+pub(crate) mod link;
 
 /// Argument after those of `serve` that makes this process the worker.
-pub const WORKER: &str = "--worker";
+pub(crate) const WORKER: &str = "--worker";
 /// Time of service after which a worker's death is no part of a crash loop.
 const LONG: Duration = Duration::from_secs(1);
 /// Pause after the second death in a row; it doubles with each further death.
@@ -55,14 +55,14 @@ const END: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Exit code of the worker, 0 to 255.
-pub type Code = u8;
+pub(crate) type Code = u8;
 
 /// Runs this program's own command line again as a worker. Replaces a worker that dies. Ends when a worker exits with code
 /// 0, when a worker ends before any has served, or after a termination signal.
 ///
 /// # Errors
 /// The system cannot start a process.
-pub fn run() -> io::Result<Code> {
+pub(crate) fn run() -> io::Result<Code> {
     let signals = signals()?;
     let mut held = Held::default();
     let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0_u32, false);
@@ -320,12 +320,12 @@ fn wait(signals: &SignalFd, pause: Duration) -> io::Result<Waited> {
 ///
 /// # Errors
 /// None, on Linux.
-pub fn hear_signals() -> io::Result<()> {
+pub(crate) fn hear_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Sets the worker's process name to that of the program; otherwise it would be `exe`, after the file it was started from.
-pub fn take_name() {
+pub(crate) fn take_name() {
     // The name is for people only.
     let _ = nix::sys::prctl::set_name(c"nodens");
 }
@@ -334,7 +334,7 @@ pub fn take_name() {
 ///
 /// # Errors
 /// There is none: the process was not started by a supervisor.
-pub fn link_from_stdin() -> io::Result<OwnedFd> {
+pub(crate) fn link_from_stdin() -> io::Result<OwnedFd> {
     io::stdin().as_fd().try_clone_to_owned()
 }
 

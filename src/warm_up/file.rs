@@ -19,7 +19,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(60);
 const LONGEST: u64 = 16 << 20;
 
 /// Reads and writes the file.
-pub struct Keeper {
+pub(crate) struct Keeper {
     resolver: Arc<Resolver>,
     file: PathBuf,
     /// True if the file was read since the warm-up was enabled.
@@ -42,7 +42,7 @@ enum Useless {
 
 impl Keeper {
     /// Opens and reads the file that the configuration names, if it names one.
-    pub fn open(resolver: &Arc<Resolver>) -> Option<Self> {
+    pub(crate) fn open(resolver: &Arc<Resolver>) -> Option<Self> {
         let file = resolver.snapshot.load().config.warm_up.file.clone()?;
         let mut keeper = Self { resolver: Arc::clone(resolver), file, read: false, written: 0, complained: false };
         keeper.read();
@@ -50,7 +50,7 @@ impl Keeper {
     }
 
     /// Writes the history periodically if it has changed. Never returns.
-    pub async fn keep(&mut self) {
+    pub(crate) async fn keep(&mut self) {
         loop {
             tokio::time::sleep(WRITE_EVERY).await;
             // The warm-up may have been enabled meanwhile.
@@ -64,7 +64,7 @@ impl Keeper {
     }
 
     /// Writes the history if it has changed since the last write.
-    pub fn close(mut self) {
+    pub(crate) fn close(mut self) {
         if let Some(text) = self.changed() {
             // The blocking task of `keep` may still be writing, so this uses another temporary file.
             let written = write(&self.file, "last", &text);

@@ -39,13 +39,13 @@ use crate::wire::name::Name;
 use crate::wire::query::Key;
 use crate::wire::{rcode, rtype};
 
-pub mod file;
-pub mod queue;
+pub(crate) mod file;
+pub(crate) mod queue;
 
 use queue::Expected;
 
 /// Most questions asked for one pod.
-pub const MOST_QUESTIONS: usize = 64;
+pub(crate) const MOST_QUESTIONS: usize = 64;
 /// Most pods that wait; for further ones, nothing is asked.
 const MOST_PODS: usize = 64;
 /// Interval between two questions: 200 a second for all pods together.
@@ -59,7 +59,7 @@ const WATCHED_FOR: Millis = 600_000;
 
 /// Queues the questions for a pod that is about to start: first `hosts`, which the pod names, then the questions of its
 /// project's jobs.
-pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
+pub(crate) fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
     if !resolver.snapshot.load().config.warm_up.enabled {
         return;
     }
@@ -87,7 +87,7 @@ pub fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) {
 }
 
 /// Asks the queued questions. Never returns.
-pub async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
+pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc<U>) {
     let places = Arc::new(Semaphore::new(MOST_IN_FLIGHT));
     let watched = Arc::new(Semaphore::new(MOST_WATCHED));
     loop {
