@@ -18,7 +18,7 @@ use crate::wire::{RrType, rcode, rtype};
 
 /// Suggestion for a name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hint {
+pub(crate) enum Hint {
     /// Similar name that exists for this client (lower-case wire form).
     ExistsAs(Vec<u8>),
     /// Label of the route that other clients have for the name.
@@ -27,7 +27,7 @@ pub enum Hint {
 
 /// Explains why a query failed: returns the class for machines, and a sentence. `like` are existing names that resemble the
 /// failed one.
-pub fn explain(
+pub(crate) fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
     account: &ClientStats,
@@ -96,7 +96,7 @@ fn horizon(snapshot: &Snapshot, account: &ClientStats) -> HorizonId {
 
 impl Hint {
     /// Returns the cause, as APIs show it.
-    pub fn label(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::ExistsAs(_) => "wrong_suffix",
             Self::OtherView(_) => "other_view",
@@ -104,7 +104,7 @@ impl Hint {
     }
 
     /// Returns the suggestion as a sentence.
-    pub fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         match self {
             Self::ExistsAs(name) => format!("wrong suffix? {} exists", Bare(name)),
             Self::OtherView(route) => {

@@ -38,18 +38,18 @@ use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
 mod autopath;
-pub mod hints;
+pub(crate) mod hints;
 mod inside;
 mod kept;
-pub mod late;
+pub(crate) mod late;
 mod obtain;
-pub mod ours;
-pub mod outcome;
-pub mod pending;
-pub mod pruning;
+pub(crate) mod ours;
+pub(crate) mod outcome;
+pub(crate) mod pending;
+pub(crate) mod pruning;
 mod request;
-pub mod state;
-pub mod tally;
+pub(crate) mod state;
+pub(crate) mod tally;
 mod turn;
 
 use inside::Inside;

@@ -22,7 +22,7 @@ use crate::wire::{Rcode, RrType, make};
 
 /// Outcome of a query.
 #[derive(Clone, Copy)]
-pub struct Outcome<'a> {
+pub(crate) struct Outcome<'a> {
     /// Client.
     pub client: IpAddr,
     /// True if the query came over TCP.
@@ -56,7 +56,7 @@ pub struct Asked<'a> {
 
 /// Explanation of a failure.
 #[derive(Clone, Copy)]
-pub enum Words<'a> {
+pub(crate) enum Words<'a> {
     /// None: the cause says enough.
     None,
     /// Text.
@@ -72,7 +72,7 @@ const MOST_TEXT: usize = 1_024;
 
 /// Time of the query, and the time that a deferred answer took.
 #[derive(Clone, Copy, Debug)]
-pub enum Timing {
+pub(crate) enum Timing {
     /// Answered at once, in the batch that began at this time.
     AtOnce(Millis, Instant),
     /// Time of the query, time until the answer, and the server that answered, if one was queried.
@@ -95,7 +95,7 @@ pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, ou
 
 /// Records the outcome of a query.
 #[inline]
-pub fn enter(
+pub(crate) fn enter(
     resolver: &Resolver,
     tally: &mut Tally,
     stats_buffer: &mut StatsBuffer,

@@ -15,13 +15,13 @@ use crate::wire::rcode;
 use crate::wire::reply::{Reply, Section};
 
 /// Reports whether a question was denied for the form of its name.
-pub fn is_denied(wanted: &PendingQuery) -> bool {
+pub(crate) fn is_denied(wanted: &PendingQuery) -> bool {
     let cluster = wanted.snapshot.cluster(wanted.route);
     cluster.is_some_and(|cluster| cluster.lacks(wanted.key.name(), wanted.key.qtype()))
 }
 
 /// Queries such a name in the background. If it exists, names of its route are no longer denied for their form.
-pub fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
+pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: PendingQuery) {
     let now = Instant::now();
     let group = wanted.snapshot.group(wanted.route).filter(|group| group.is_alive() && group.has_room(now));
     let place = group.and_then(|_| resolver.limits.governor.pending.admit_prefetch());

@@ -16,7 +16,7 @@ const USUAL: usize = 1_024;
 
 /// Raises the soft limit of open files to the hard limit. The low soft limit is for programs that use select(2), which fails
 /// beyond 1,024; nodens does not use it.
-pub fn raise_limit() {
+pub(crate) fn raise_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
         true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
         false => Ok(()),

@@ -13,10 +13,10 @@
 //! ```
 
 mod control;
-pub mod descriptors;
+pub(crate) mod descriptors;
 mod error;
 mod host;
-pub mod place;
+pub(crate) mod place;
 mod retired;
 mod room;
 mod running;

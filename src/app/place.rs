@@ -23,7 +23,7 @@ use crate::supervisor::link::{Inherited, Link};
 const TURNS: Duration = Duration::from_secs(15);
 
 /// A server on its sockets, from any source.
-pub struct Place {
+pub(crate) struct Place {
     running: Running,
     handover_server: Option<HandoverServer>,
     node: Option<Node>,
@@ -73,7 +73,11 @@ impl Place {
     /// # Errors
     /// The node cannot have the addresses, they cannot be listened on, or the system is out of threads. Another nodens that
     /// runs here then goes on.
-    pub fn take(config: Config, given: Inherited, link: Option<Link>) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn take(
+        config: Config,
+        given: Inherited,
+        link: Option<Link>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let (path, door) = (config.handover.clone(), Door::new()?);
         let Source { mut sockets, entries, taken, beside } = Source::find(path.as_deref(), given.sockets);
         let [predecessor, successor] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
@@ -133,13 +137,13 @@ impl Place {
     }
 
     /// Returns the server.
-    pub fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         &self.running
     }
 
     /// Stops, after the predecessor serves again if it is still in standby. Returns how many queries were left without a
     /// response.
-    pub fn leave(self) -> usize {
+    pub(crate) fn leave(self) -> usize {
         if let Some(handover_server) = self.handover_server {
             handover_server.leave();
         }

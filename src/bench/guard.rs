@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::pace::Pace;
 
 /// The most queries a second to a target that is not of this machine or a private network, unless the user has leave.
-pub const GENTLE_RATE: u64 = 1_000;
+pub(crate) const GENTLE_RATE: u64 = 1_000;
 
 /// Whether a target is of this machine, a private network (RFC 1918, RFC 4193), a provider's own (RFC 6598) or the local
 /// link, as a node's own DNS cache often is.
-pub fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
+pub(crate) fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
     let target = target.to_canonical();
     let by_kind = match target {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_shared(v4),
@@ -19,7 +19,7 @@ pub fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
 }
 
 /// The first of `targets` that must not be asked at this pace, if there is one.
-pub fn forbidden(targets: &[SocketAddr], pace: Pace, own: &[IpAddr]) -> Option<SocketAddr> {
+pub(crate) fn forbidden(targets: &[SocketAddr], pace: Pace, own: &[IpAddr]) -> Option<SocketAddr> {
     let gentle = matches!(pace, Pace::Open { rate } if rate <= GENTLE_RATE);
     targets.iter().copied().find(|target| !gentle && !is_private(target.ip(), own))
 }

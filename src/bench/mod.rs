@@ -11,14 +11,14 @@
 
 pub mod draw;
 pub mod failover;
-pub mod guard;
-pub mod html;
+pub(crate) mod guard;
+pub(crate) mod html;
 pub mod load;
 pub mod names;
 pub mod pace;
-pub mod pending;
+pub(crate) mod pending;
 pub mod record;
-pub mod report;
+pub(crate) mod report;
 mod svg;
 pub mod table;
 mod tcp;

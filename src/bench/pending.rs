@@ -7,7 +7,7 @@
 use super::pace::Nanos;
 
 /// The most places of a ring: as many as there are ids. Each takes 32 bytes.
-pub const MOST_PLACES: u64 = 1 << 16;
+pub(crate) const MOST_PLACES: u64 = 1 << 16;
 /// The least.
 const LEAST_PLACES: u64 = 1 << 8;
 
@@ -26,7 +26,7 @@ pub struct Waiting {
 
 /// The queries under way, in the order of sending.
 #[derive(Debug)]
-pub struct Pending {
+pub(crate) struct Pending {
     places: Box<[Option<(u16, Waiting)>]>,
     /// Numbers of the oldest that may still wait, and of the next to be sent.
     oldest: u64,
@@ -36,30 +36,30 @@ pub struct Pending {
 
 impl Pending {
     /// An empty ring for about so many queries.
-    pub fn new(room: u64) -> Self {
+    pub(crate) fn new(room: u64) -> Self {
         let places = room.clamp(LEAST_PLACES, MOST_PLACES).next_power_of_two();
         Self { places: vec![None; places as usize].into(), oldest: 0, next: 0, waiting: 0 }
     }
 
     /// How many wait.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.waiting
     }
 
     /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
     /// The id of the query that is `ahead` places behind the next one.
     #[inline]
-    pub fn id(&self, ahead: usize) -> u16 {
+    pub(crate) fn id(&self, ahead: usize) -> u16 {
         (self.next + ahead as u64) as u16
     }
 
     /// A query has left, under [`id(0)`](Self::id). Returns the one that it pushes out, which is lost.
     #[inline]
-    pub fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
+    pub(crate) fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
         let id = self.id(0);
         let pushed_out = self.place(id).replace((id, waiting));
         self.next += 1;
@@ -70,7 +70,7 @@ impl Pending {
 
     /// The query that waits under this id.
     #[inline]
-    pub fn get(&self, id: u16) -> Option<&Waiting> {
+    pub(crate) fn get(&self, id: u16) -> Option<&Waiting> {
         self.places[usize::from(id) % self.places.len()]
             .as_ref()
             .filter(|(theirs, _)| *theirs == id)
@@ -79,14 +79,14 @@ impl Pending {
 
     /// The query under this id waits no more.
     #[inline]
-    pub fn take(&mut self, id: u16) -> Option<Waiting> {
+    pub(crate) fn take(&mut self, id: u16) -> Option<Waiting> {
         let (_, taken) = self.place(id).take_if(|(theirs, _)| *theirs == id)?;
         self.waiting -= 1;
         Some(taken)
     }
 
     /// Takes the oldest one, if it left before `limit`.
-    pub fn expired(&mut self, limit: Nanos) -> Option<Waiting> {
+    pub(crate) fn expired(&mut self, limit: Nanos) -> Option<Waiting> {
         while self.oldest < self.next {
             match self.get(self.oldest as u16) {
                 Some(waiting) if waiting.sent >= limit => return None,

@@ -14,7 +14,7 @@ use super::record::Record;
 use crate::wire::Rcode;
 
 /// The version of the shape: grows when a field changes its meaning or goes.
-pub const SHAPE: u32 = 1;
+pub(crate) const SHAPE: u32 = 1;
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize)]

@@ -18,8 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::wire::query::Key;
 
 pub mod entry;
-pub mod packed;
-pub mod shard;
+pub(crate) mod packed;
+pub(crate) mod shard;
 
 pub use entry::Entry;
 pub use shard::Fill;

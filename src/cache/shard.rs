@@ -41,7 +41,7 @@ const USUAL_ENTRY: usize = 256;
 /// type and class are the question of the response itself. If two keys have the same hash, the later one replaces the earlier
 /// one, which is correct and extremely rare.
 #[derive(Debug)]
-pub struct Shard {
+pub(crate) struct Shard {
     probation: Segment,
     protected: Segment,
     evictions: u64,

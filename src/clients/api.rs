@@ -36,7 +36,7 @@ const LARGEST_STATUS: usize = 16 << 10;
 
 /// Failure of an API request.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// No API server in the configuration or the environment.
     #[error("no API server: set `api_server` under [kubernetes]; outside a pod KUBERNETES_SERVICE_HOST is not set")]
     NoServer,
@@ -74,7 +74,7 @@ pub enum ApiError {
 }
 
 /// An API server and the credentials for it.
-pub struct Api {
+pub(crate) struct Api {
     server: ApiServer,
     tls: Option<TlsConnector>,
     token_file: Option<PathBuf>,
@@ -86,7 +86,7 @@ impl Api {
     ///
     /// # Errors
     /// There is neither, or the CA certificates cannot be read. A later attempt succeeds once the files exist.
-    pub fn new(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+    pub(crate) fn new(settings: &Kubernetes, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
         let account = Path::new(SERVICE_ACCOUNT);
         let (server, ca_file, token_file) = match &settings.api_server {
             Some(server) => (server.clone(), settings.ca_file.clone(), settings.token_file.clone()),
@@ -108,7 +108,7 @@ impl Api {
     /// # Errors
     /// The token cannot be read, the server cannot be reached, or its certificate is not signed by the CA. There is no
     /// timeout: the caller sets one.
-    pub async fn connect(&self) -> Result<Connection, ApiError> {
+    pub(crate) async fn connect(&self) -> Result<Connection, ApiError> {
         let authorization = self.token_file.as_deref().map(authorization).transpose()?;
         let ApiServer { host, port, .. } = &self.server;
         let failed = |error| ApiError::Connect { server: self.server.authority(), error };
@@ -139,7 +139,7 @@ impl Api {
 }
 
 /// A connection to the API server for one request at a time, closed when dropped.
-pub struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
@@ -152,7 +152,7 @@ impl Connection {
     ///
     /// # Errors
     /// The server refuses, the connection breaks, or the response is too large or not a `T`.
-    pub async fn get<T: DeserializeOwned>(&mut self, path: &str, query: &[(&str, &str)]) -> Result<T, ApiError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str, query: &[(&str, &str)]) -> Result<T, ApiError> {
         let response = self.request(path, query).await?;
         Ok(serde_json::from_slice(&whole(response.into_body(), LARGEST).await?)?)
     }
@@ -161,7 +161,7 @@ impl Connection {
     ///
     /// # Errors
     /// The server refuses, or the connection breaks.
-    pub async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<Events, ApiError> {
+    pub(crate) async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<Events, ApiError> {
         let response = self.request(path, query).await?;
         Ok(Events { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
     }
@@ -196,7 +196,7 @@ impl Connection {
 }
 
 /// Events of a watch.
-pub struct Events {
+pub(crate) struct Events {
     body: Incoming,
     /// Received bytes of events that have not been returned.
     buffer: Vec<u8>,
@@ -210,7 +210,7 @@ impl Events {
     ///
     /// # Errors
     /// The connection broke, or the event is too large or not a `T`.
-    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
         loop {
             if let Some(end) = self.buffer.iter().skip(self.searched).position(|byte| *byte == b'\n') {
                 let end = self.searched + end;

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use crate::wire::name::Name;
 
 /// Most hosts predicted for one pod.
-pub const MOST_HOSTS: usize = 16;
+pub(crate) const MOST_HOSTS: usize = 16;
 /// Variables in which GitLab Runner names servers to every container: GitLab itself, its container registry, and its
 /// dependency proxy.
 const SERVERS: [&str; 3] = ["CI_SERVER_HOST", "CI_REGISTRY", "CI_DEPENDENCY_PROXY_SERVER"];
@@ -22,7 +22,7 @@ const DOCKER_HUB_HOSTS: [&str; 2] = ["registry-1.docker.io", "auth.docker.io"];
 
 /// A container in the API: its image, and the servers that its environment names.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
-pub struct Container {
+pub(crate) struct Container {
     #[serde(default)]
     image: String,
     #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Container {
 struct Servers(Vec<String>);
 
 /// Predicts the hosts that a pod with these containers, of a job at `url`, queries; the GitLab server comes first.
-pub fn hosts<'c>(url: Option<&str>, containers: impl Iterator<Item = &'c Container> + Clone) -> Vec<Name> {
+pub(crate) fn hosts<'c>(url: Option<&str>, containers: impl Iterator<Item = &'c Container> + Clone) -> Vec<Name> {
     let of_url = url.and_then(|url| Some(url.split_once("://")?.1)).map(|rest| rest.split('/').next().unwrap_or(rest));
     let servers = containers.clone().flat_map(|container| container.env.0.iter().map(String::as_str));
     let registries = containers.flat_map(|container| registries(&container.image));

@@ -18,7 +18,7 @@ use crate::wire::name::Name;
 
 /// A list of pods.
 #[derive(Clone, Debug, Deserialize)]
-pub struct List {
+pub(crate) struct List {
     /// Metadata of the list.
     pub metadata: ListMetadata,
     /// The pods of this page.
@@ -29,7 +29,7 @@ pub struct List {
 /// Metadata of a list.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ListMetadata {
+pub(crate) struct ListMetadata {
     /// Version from which a watch continues.
     #[serde(default)]
     pub resource_version: String,
@@ -41,7 +41,7 @@ pub struct ListMetadata {
 /// An event of a watch of pods.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
-pub enum WatchEvent {
+pub(crate) enum WatchEvent {
     /// A new pod.
     Added(PodManifest),
     /// A changed pod.
@@ -56,7 +56,7 @@ pub enum WatchEvent {
 
 /// A `Status` object, the API server's error response.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// The HTTP status code.
     #[serde(default)]
     pub code: u16,
@@ -73,7 +73,7 @@ impl fmt::Display for Status {
 
 /// A pod.
 #[derive(Clone, Debug, Deserialize)]
-pub struct PodManifest {
+pub(crate) struct PodManifest {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,
@@ -156,19 +156,19 @@ impl Spec {
 
 impl PodManifest {
     /// Returns the resource version of this state.
-    pub fn version(&self) -> &str {
+    pub(crate) fn version(&self) -> &str {
         &self.metadata.resource_version
     }
 
     /// Predicts the hosts that the pod queries first.
-    pub fn likely_hosts(&self) -> Vec<Name> {
+    pub(crate) fn likely_hosts(&self) -> Vec<Name> {
         let url = self.metadata.annotations.get(JOB_URL).map(String::as_str);
         let (containers, init) = (&self.spec.containers, &self.spec.init_containers);
         likely::hosts(url, containers.iter().chain(init).flatten())
     }
 
     /// Converts the manifest; `None` if the UID or the name is missing.
-    pub fn pod(self) -> Option<Pod> {
+    pub(crate) fn pod(self) -> Option<Pod> {
         let Self { metadata, spec, status } = self;
         if metadata.uid.is_empty() || metadata.name.is_empty() {
             return None;
@@ -209,6 +209,6 @@ impl PodManifest {
 }
 
 /// Parses a resource version as a number, as newer API servers guarantee it to be; returns 0 for anything else.
-pub fn version(text: &str) -> u64 {
+pub(crate) fn version(text: &str) -> u64 {
     text.parse().unwrap_or(0)
 }

@@ -20,19 +20,19 @@ use arc_swap::{ArcSwap, Guard};
 use crate::clock::Millis;
 
 mod address;
-pub mod api;
+pub(crate) mod api;
 pub mod client;
-pub mod fixed;
-pub mod likely;
-pub mod manifest;
+pub(crate) mod fixed;
+pub(crate) mod likely;
+pub(crate) mod manifest;
 pub mod pods;
-pub mod runner;
-pub mod search;
+pub(crate) mod runner;
+pub(crate) mod search;
 pub mod table;
 mod unknown;
-pub mod view_cache;
-pub mod views;
-pub mod watch;
+pub(crate) mod view_cache;
+pub(crate) mod views;
+pub(crate) mod watch;
 
 pub use address::key;
 pub use client::Client;

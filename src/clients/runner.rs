@@ -14,7 +14,7 @@ use super::client::{Field, Job, Kind, Trust};
 
 /// Metadata of a pod.
 #[derive(Clone, Copy, Debug)]
-pub struct Meta<'m> {
+pub(crate) struct Meta<'m> {
     /// Name.
     pub name: &'m str,
     /// Namespace.
@@ -149,7 +149,7 @@ const LONGEST_TOKEN: usize = 9;
 const NAME_SUFFIX: usize = 8;
 
 /// Identifies the kind of client that a pod is, and the facts about its job.
-pub fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
+pub(crate) fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
     let is_of =
         |runner: &&Runner| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
     match RUNNERS.iter().find(is_of) {

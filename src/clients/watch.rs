@@ -45,7 +45,7 @@ const TIDY: Duration = Duration::from_secs(10);
 /// A watch is configured, but the node's name is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("kubernetes.watch needs the name of this node: set `node` under [kubernetes], or NODE_NAME in the environment")]
-pub struct NodeNameMissing;
+pub(crate) struct NodeNameMissing;
 
 /// Reason for the end of a watch.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +65,10 @@ enum Lost {
 }
 
 /// Callback for a job's pod that has just been bound to the node, with its predicted hosts.
-pub type OnStart = Box<dyn Fn(&Arc<Client>, &[Name])>;
+pub(crate) type OnStart = Box<dyn Fn(&Arc<Client>, &[Name])>;
 
 /// State that the watches keep current, and their callback.
-pub struct Observed {
+pub(crate) struct Observed {
     /// The table of pods.
     pub clients: Arc<Clients>,
     /// Origin of all times.
@@ -100,7 +100,7 @@ struct Watch {
 ///
 /// # Errors
 /// The configuration enables the watch, but neither it nor the environment names the node.
-pub fn node(
+pub(crate) fn node(
     settings: &Kubernetes,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<String>, NodeNameMissing> {
@@ -115,7 +115,7 @@ pub fn node(
 
 /// Keeps the table of clients current from the pods of `node` in the namespaces of the settings, or in all namespaces if
 /// there are none. Never returns.
-pub async fn keep_current(observed: Observed, node: String, settings: Kubernetes) {
+pub(crate) async fn keep_current(observed: Observed, node: String, settings: Kubernetes) {
     observed.metrics.watch.heard_at(observed.epoch.now());
     let namespaces = settings.namespaces.as_slice();
     let mut wait = AFTER_FAILURE.0;

@@ -12,9 +12,9 @@ use super::zones::network;
 use crate::wire::name::Name;
 
 /// Port of DNS over UDP and TCP (RFC 1035 section 4.2).
-pub const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 /// Port of DNS over TLS (RFC 7858 section 3.1).
-pub const TLS_PORT: u16 = 853;
+pub(crate) const TLS_PORT: u16 = 853;
 
 /// Address of one server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,12 +47,12 @@ pub struct Listen<const PORT: u16>(pub SocketAddr);
 /// Server that resolves the host names of other servers. The port is 53 if the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Bootstrap(pub SocketAddr);
+pub(crate) struct Bootstrap(pub SocketAddr);
 
 /// Server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Server(pub ServerAddress);
+pub(crate) struct Server(pub ServerAddress);
 
 /// Network of clients. A single address is a network of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -62,7 +62,7 @@ pub struct Network(pub IpNet);
 /// Returns the listener in `listen` that a query to `server` would reach, if there is one.
 ///
 /// A wildcard listener covers all addresses of its family on this machine: those in `local`, and loopback.
-pub fn own_listener(server: SocketAddr, listen: &[SocketAddr], local: &[IpAddr]) -> Option<SocketAddr> {
+pub(crate) fn own_listener(server: SocketAddr, listen: &[SocketAddr], local: &[IpAddr]) -> Option<SocketAddr> {
     let ip = server.ip().to_canonical();
     listen.iter().copied().find(|listener| {
         let own = listener.ip().to_canonical();

@@ -13,7 +13,7 @@ use super::server::LISTEN;
 
 /// Failure to make a configuration from resolv.conf.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BuiltinError {
+pub(crate) enum BuiltinError {
     /// No usable nameserver in resolv.conf. A retry helps once it has one.
     #[error("resolv.conf has no usable nameserver{}: give a configuration with --config, or add a line `nameserver ADDRESS`", .skipped)]
     NoNameserver {
@@ -45,7 +45,7 @@ pub enum BuiltinError {
 /// # Errors
 ///
 /// There is no usable nameserver, or one of them is nodens itself.
-pub fn builtin(resolv_conf: &str, local: &[IpAddr]) -> Result<Config, BuiltinError> {
+pub(crate) fn builtin(resolv_conf: &str, local: &[IpAddr]) -> Result<Config, BuiltinError> {
     let text = text(resolv_conf, &LISTEN, local)?;
     let mut config = parse(&text, local).map_err(BuiltinError::Refused)?;
     // The user did not write this text.

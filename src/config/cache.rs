@@ -8,22 +8,24 @@ use super::table::Table;
 use super::units::{Bounds, Size, Time};
 
 /// `[cache] memory`. A cache below the floor could not hold the largest answers.
-pub const MEMORY: Bounds<Size> = Bounds { default: Size(64 << 20), floor: Size(1 << 20), ceiling: Size(256 << 30) };
+pub(crate) const MEMORY: Bounds<Size> =
+    Bounds { default: Size(64 << 20), floor: Size(1 << 20), ceiling: Size(256 << 30) };
 /// `[cache] max_ttl`. RFC 8767 section 4 advises at most one week.
-pub const MAX_TTL: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(1), ceiling: Time::WEEK };
+pub(crate) const MAX_TTL: Bounds<Time> =
+    Bounds { default: Time::secs(3_600), floor: Time::secs(1), ceiling: Time::WEEK };
 /// `[cache] negative_max_ttl`, also that of routes. RFC 2308 section 5 advises at most one to three hours.
-pub const NEGATIVE_MAX_TTL: Bounds<Time> =
+pub(crate) const NEGATIVE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(30), floor: Time::secs(1), ceiling: Time::secs(3 * 3_600) };
 /// `[cache] stale`. RFC 8767 section 5 advises one to three days; the default is one hour, because jobs are short. Zero: never.
-pub const STALE: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(0), ceiling: Time::WEEK };
+pub(crate) const STALE: Bounds<Time> = Bounds { default: Time::secs(3_600), floor: Time::secs(0), ceiling: Time::WEEK };
 /// `[cache] failure_max_ttl`. RFC 9520 section 3.2 requires one second to five minutes. The default is short for clients that
 /// poll a name until it resolves again.
-pub const FAILURE_MAX_TTL: Bounds<Time> =
+pub(crate) const FAILURE_MAX_TTL: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(300) };
 /// Default of `[cache] prefetch`.
-pub const PREFETCH: bool = true;
+pub(crate) const PREFETCH: bool = true;
 /// Default of `[cache] rotate`.
-pub const ROTATE: bool = true;
+pub(crate) const ROTATE: bool = true;
 
 /// Settings of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub struct Cache {
 
 /// `[cache]` in the file.
 #[derive(Debug)]
-pub struct CacheTable {
+pub(crate) struct CacheTable {
     /// Default: [`MEMORY`].
     pub memory: Spanned<Size>,
     /// Default: [`MAX_TTL`].

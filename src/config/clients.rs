@@ -76,7 +76,7 @@ pub struct Client {
 
 /// `[kubernetes]` in the file.
 #[derive(Debug)]
-pub struct KubernetesTable {
+pub(crate) struct KubernetesTable {
     /// Default: true if nodens runs in a cluster and has the name of its node.
     pub watch: Option<bool>,
     /// Default: the environment variable `NODE_NAME`.
@@ -93,7 +93,7 @@ pub struct KubernetesTable {
 
 /// `[[client]]` in the file.
 #[derive(Debug)]
-pub struct ClientTable {
+pub(crate) struct ClientTable {
     /// Required.
     pub source: Spanned<Network>,
     /// Required.
@@ -111,22 +111,22 @@ pub struct ClientTable {
 /// Name of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Node(pub String);
+pub(crate) struct Node(pub String);
 
 /// Name of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Namespace(pub String);
+pub(crate) struct Namespace(pub String);
 
 /// URL of a Kubernetes API server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Url(pub ApiServer);
+pub(crate) struct Url(pub ApiServer);
 
 /// Text on one line, not empty and at most 256 bytes long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Words(pub String);
+pub(crate) struct Words(pub String);
 
 impl KubernetesTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {

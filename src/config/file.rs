@@ -25,7 +25,7 @@ use super::watching::{MetricsTable, QueryLogTable};
 
 /// Contents of the whole file.
 #[derive(Debug)]
-pub struct File {
+pub(crate) struct File {
     /// `[server]`.
     pub server: ServerTable,
     /// `[admin]`, if present.

@@ -14,7 +14,7 @@ const LONGEST: usize = 107;
 /// `[handover] socket`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct SocketPath(pub PathBuf);
+pub(crate) struct SocketPath(pub PathBuf);
 
 /// Reads the socket of `[handover]`. Adds an error and returns `None` if it is missing or invalid.
 pub(super) fn socket(table: Table<'_, '_>) -> Option<Spanned<SocketPath>> {

@@ -20,7 +20,7 @@ use crate::wire::name::Name;
 use crate::wire::rtype;
 
 /// `[hosts] ttl`. The default is short, because hosts files change without notice.
-pub const HOSTS_TTL: Bounds<Time> = Bounds { default: Time::secs(60), ..RECORD_TTL };
+pub(crate) const HOSTS_TTL: Bounds<Time> = Bounds { default: Time::secs(60), ..RECORD_TTL };
 /// Maximum number of errors in hosts files that are kept.
 const MOST_FAULTS: usize = 20;
 
@@ -50,7 +50,7 @@ pub struct HostsPath {
 
 /// `[hosts]` in the file.
 #[derive(Debug)]
-pub struct HostsTable {
+pub(crate) struct HostsTable {
     /// Required.
     pub files: Vec<Spanned<HostsPath>>,
     /// Default: [`HOSTS_TTL`].

@@ -29,7 +29,7 @@ pub struct Node {
 
 /// `[node]` in the file.
 #[derive(Debug)]
-pub struct NodeTable {
+pub(crate) struct NodeTable {
     /// Required.
     pub addresses: Vec<Spanned<Address>>,
     /// Default: [`Interface::Auto`].
@@ -41,7 +41,7 @@ pub struct NodeTable {
 /// Element of `[node] addresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Address(pub IpAddr);
+pub(crate) struct Address(pub IpAddr);
 
 /// `[node] interface`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -9,11 +9,11 @@ use super::address::{Listen, Network};
 use super::table::Table;
 
 /// Default port of `[admin] listen` and `metrics_listen`.
-pub const ADMIN_PORT: u16 = 9353;
+pub(crate) const ADMIN_PORT: u16 = 9353;
 /// Default port of `[report] listen`.
-pub const REPORT_PORT: u16 = 9355;
+pub(crate) const REPORT_PORT: u16 = 9355;
 /// Default of `[admin] allow`, as prefixes: all addresses.
-pub const ADMIN_ALLOW: [(IpAddr, u8); 2] =
+pub(crate) const ADMIN_ALLOW: [(IpAddr, u8); 2] =
     [(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
 
 /// Listeners of the admin pages, and the networks that may use them.
@@ -28,13 +28,13 @@ pub struct Admin {
 }
 
 /// Element of `[admin] listen` and `metrics_listen`.
-pub type AdminListener = Spanned<Listen<ADMIN_PORT>>;
+pub(crate) type AdminListener = Spanned<Listen<ADMIN_PORT>>;
 /// Element of `[report] listen`.
-pub type ReportListener = Spanned<Listen<REPORT_PORT>>;
+pub(crate) type ReportListener = Spanned<Listen<REPORT_PORT>>;
 
 /// `[admin]` in the file.
 #[derive(Debug, Default)]
-pub struct AdminTable {
+pub(crate) struct AdminTable {
     /// Required; empty if it is missing or invalid.
     pub listen: Vec<AdminListener>,
     /// Default: none.

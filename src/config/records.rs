@@ -17,7 +17,8 @@ use crate::wire::name::{Name, OWN_ZONE, suffixes};
 use crate::wire::{RrType, rtype};
 
 /// `[[record]] ttl`, in whole seconds. The ceiling is that of all TTLs (RFC 8767 section 4).
-pub const RECORD_TTL: Bounds<Time> = Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::WEEK };
+pub(crate) const RECORD_TTL: Bounds<Time> =
+    Bounds { default: Time::secs(300), floor: Time::secs(0), ceiling: Time::WEEK };
 
 /// Static record, class IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct Record {
 
 /// `[[record]]` in the file.
 #[derive(Debug)]
-pub struct RecordTable {
+pub(crate) struct RecordTable {
     /// Required.
     pub name: Spanned<Owner>,
     /// `type`, required.
@@ -48,12 +49,12 @@ pub struct RecordTable {
 /// Owner of a record: a name, or a wildcard with an asterisk as its first label (RFC 4592).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Owner(pub Name);
+pub(crate) struct Owner(pub Name);
 
 /// Record type that the file may have.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Kind(&'static Form);
+pub(crate) struct Kind(&'static Form);
 
 /// Form of the values of one type.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right
 
 impl Kind {
     /// Returns the number of the type.
-    pub fn rtype(self) -> RrType {
+    pub(crate) fn rtype(self) -> RrType {
         self.0.rtype.into()
     }
 
@@ -94,7 +95,7 @@ impl Kind {
     ///
     /// The value has the syntax of a zone file (RFC 1035 section 5.1) with absolute names, with or without the final dot. A TXT
     /// value that does not start with a quote is one literal string.
-    pub fn rdata(self, value: &str) -> Result<Vec<u8>, String> {
+    pub(crate) fn rdata(self, value: &str) -> Result<Vec<u8>, String> {
         let wrong = |what: String| format!("value: {what}; right for {} would be {:?}", self.0.name, self.0.right);
         self.encode(value).map_err(wrong)
     }

@@ -25,7 +25,7 @@ pub struct Rewrite {
 
 /// `[[rewrite]]` in the file.
 #[derive(Debug)]
-pub struct RewriteTable {
+pub(crate) struct RewriteTable {
     /// Required.
     pub zone: Spanned<Domain>,
     /// Required.

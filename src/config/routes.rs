@@ -18,17 +18,17 @@ use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// Default of `[[route]] deny_private_addresses`.
-pub const DENY_PRIVATE_ADDRESSES: bool = false;
+pub(crate) const DENY_PRIVATE_ADDRESSES: bool = false;
 /// Default of `[[route]] cluster_domain` if the route claims this zone: the name that kubeadm and most others use.
-pub const CLUSTER_DOMAIN: &str = "cluster.local";
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Default of `[[route]] prune_search`. Pruning in the cluster's domain loses no answer.
-pub const PRUNE_SEARCH: bool = true;
+pub(crate) const PRUNE_SEARCH: bool = true;
 /// Default of `[[route]] deny_private_names`. CNAMEs from one route into another are common in hybrid networks.
-pub const DENY_PRIVATE_NAMES: bool = false;
+pub(crate) const DENY_PRIVATE_NAMES: bool = false;
 /// Default of `[[route]] fallthrough_nodata`. A name that exists in the private zone belongs to that zone.
-pub const FALLTHROUGH_NODATA: bool = false;
+pub(crate) const FALLTHROUGH_NODATA: bool = false;
 /// Default of `[[route]] autopath`. Autopath returns the answer of another name than the queried one.
-pub const AUTOPATH: bool = false;
+pub(crate) const AUTOPATH: bool = false;
 
 /// Index of a route in [`Config::routes`](super::Config::routes), stored plus one. Every cache entry and every response has an
 /// optional index, which thus takes no more bytes.
@@ -114,7 +114,7 @@ pub struct Cluster {
 
 /// `[[route]]` in the file.
 #[derive(Debug)]
-pub struct RouteTable {
+pub(crate) struct RouteTable {
     /// Position of the table's header.
     pub at: Range<usize>,
     /// Required; `None` if it is missing or invalid.
@@ -163,7 +163,7 @@ impl RouteTable {
 /// Element of `filter_types`: a record type for addresses or services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct FilteredType(pub RrType);
+pub(crate) struct FilteredType(pub RrType);
 
 impl TryFrom<String> for FilteredType {
     type Error = String;

@@ -10,7 +10,7 @@ use super::value::{ConfigValue, Form};
 /// Number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`. The case of the unit is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Size(pub u64);
+pub(crate) struct Size(pub u64);
 
 /// Duration in milliseconds: `"1500ms"`, `"30s"`, `"5m"`, `"1h"`, `"1d"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

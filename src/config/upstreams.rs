@@ -12,18 +12,19 @@ use super::value::{ConfigValue, Form};
 
 /// Default of `[upstreams.NAME] select`. The order of the file is the only known preference. The other values also send queries
 /// to the later servers, and only the author of the file can judge whether these are equivalent.
-pub const SELECT: Select = Select::Ordered;
+pub(crate) const SELECT: Select = Select::Ordered;
 /// `[upstreams.NAME] deadline`: just below the 5 seconds after which the stub resolvers of glibc, musl and Go retry.
-pub const DEADLINE: Bounds<Time> =
+pub(crate) const DEADLINE: Bounds<Time> =
     Bounds { default: Time::millis(4_500), floor: Time::millis(50), ceiling: Time::secs(30) };
 /// `[upstreams.NAME] max_qps`. Without the key there is no limit, and the default here is not used.
-pub const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
+pub(crate) const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
 /// `[upstreams.NAME] tcp_connections`. One connection carries many queries at once; another serves while the first stalls.
-pub const UPSTREAM_TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(2), floor: Count(1), ceiling: Count(64) };
+pub(crate) const UPSTREAM_TCP_CONNECTIONS: Bounds<Count> =
+    Bounds { default: Count(2), floor: Count(1), ceiling: Count(64) };
 /// Default of `[upstreams.NAME] trust_ad` (RFC 6840 section 5.7).
-pub const TRUST_AD: bool = false;
+pub(crate) const TRUST_AD: bool = false;
 /// Default of `[upstreams.NAME] randomize_case`.
-pub const RANDOMIZE_CASE: bool = true;
+pub(crate) const RANDOMIZE_CASE: bool = true;
 
 /// Group of servers that give the same answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +60,7 @@ pub enum Select {
 
 /// `[upstreams.NAME]` in the file.
 #[derive(Debug)]
-pub struct UpstreamTable {
+pub(crate) struct UpstreamTable {
     /// NAME in the header.
     pub name: Spanned<String>,
     /// Required; `None` if it is missing or invalid.

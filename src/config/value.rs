@@ -20,7 +20,7 @@ pub enum Form {
 }
 
 /// Value that serde reads from one TOML value.
-pub trait ConfigValue: DeserializeOwned {
+pub(crate) trait ConfigValue: DeserializeOwned {
     /// Description of a valid value, for error messages.
     const EXPECTED: &'static str;
     /// Form of the value.

@@ -20,11 +20,12 @@ use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// Default of `[[view]] inherit`.
-pub const INHERIT: bool = true;
+pub(crate) const INHERIT: bool = true;
 /// `[[view]] client_max_qps`. Without the key there is no limit, and the default here is not used.
-pub const CLIENT_MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
+pub(crate) const CLIENT_MAX_QPS: Bounds<Count> =
+    Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
 /// Maximum number of views. The views that a client fits are the bits of one word.
-pub const MOST_VIEWS: usize = 32;
+pub(crate) const MOST_VIEWS: usize = 32;
 /// Keys that select the clients of a view.
 const SELECTS: [&str; 6] = ["namespaces", "labels", "projects", "runners", "sources", "known"];
 /// Maximum length of the prefix of a label's key.
@@ -116,7 +117,7 @@ impl Pattern {
 
 /// `[[view]]` in the file.
 #[derive(Debug)]
-pub struct ViewTable {
+pub(crate) struct ViewTable {
     /// Position of the table's header.
     pub at: Range<usize>,
     /// Required.
@@ -154,12 +155,12 @@ pub struct ViewTable {
 /// Exact text, or a prefix followed by `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Glob(pub Pattern);
+pub(crate) struct Glob(pub Pattern);
 
 /// Labels with their values.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>")]
-pub struct Labels(pub BTreeMap<String, String>);
+pub(crate) struct Labels(pub BTreeMap<String, String>);
 
 impl ViewTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {

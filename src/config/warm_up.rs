@@ -9,7 +9,7 @@ use super::table::Table;
 use super::value::ConfigValue;
 
 /// Default of `[warm_up] enabled`.
-pub const ENABLED: bool = true;
+pub(crate) const ENABLED: bool = true;
 
 /// Settings of the warm-up for jobs that are about to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Default for WarmUp {
 
 /// `[warm_up]` in the file.
 #[derive(Debug)]
-pub struct WarmUpTable {
+pub(crate) struct WarmUpTable {
     /// Default: [`ENABLED`].
     pub enabled: bool,
     /// Default: none, so the history is lost when nodens stops.
@@ -38,7 +38,7 @@ pub struct WarmUpTable {
 /// Absolute path of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct File(pub PathBuf);
+pub(crate) struct File(pub PathBuf);
 
 impl WarmUpTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {

@@ -11,13 +11,15 @@ use super::units::{Bounds, Count};
 use super::value::{ConfigValue, Form};
 
 /// `[metrics] max_projects`. Each adds two series to every scrape of every node.
-pub const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
+pub(crate) const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
 /// Default of `[query_log] only`.
-pub const ONLY: Logged = Logged::All;
+pub(crate) const ONLY: Logged = Logged::All;
 /// `[query_log] sample`. The floor is one in a million.
-pub const SAMPLE: Bounds<Share> = Bounds { default: Share(1_000_000), floor: Share(1), ceiling: Share(1_000_000) };
+pub(crate) const SAMPLE: Bounds<Share> =
+    Bounds { default: Share(1_000_000), floor: Share(1), ceiling: Share(1_000_000) };
 /// `[query_log] max_per_second`. A line has about 400 bytes, so the default is about 40 KB a second.
-pub const MAX_PER_SECOND: Bounds<Count> = Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
+pub(crate) const MAX_PER_SECOND: Bounds<Count> =
+    Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
 
 /// Settings of the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,14 +63,14 @@ pub enum Logged {
 
 /// `[metrics]` in the file.
 #[derive(Debug)]
-pub struct MetricsTable {
+pub(crate) struct MetricsTable {
     /// Default: [`MAX_PROJECTS`].
     pub max_projects: Spanned<Count>,
 }
 
 /// `[query_log]` in the file.
 #[derive(Debug)]
-pub struct QueryLogTable {
+pub(crate) struct QueryLogTable {
     /// Required.
     pub to: Spanned<Target>,
     /// Default: [`ONLY`].
@@ -82,12 +84,12 @@ pub struct QueryLogTable {
 /// Destination of a log, as the file gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Target(pub LogTarget);
+pub(crate) struct Target(pub LogTarget);
 
 /// Part of a whole, in millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "f64")]
-pub struct Share(pub u32);
+pub(crate) struct Share(pub u32);
 
 impl MetricsTable {
     pub(super) fn read(table: Table<'_, '_>) -> Self {

@@ -11,7 +11,7 @@ use crate::wire::name::Name;
 /// Entry of a route's `zones`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Zone {
+pub(crate) struct Zone {
     /// Text in the file.
     pub text: String,
     /// One name, or the 1 to 128 reverse zones of a network.
@@ -52,7 +52,7 @@ impl ConfigValue for Zone {
 /// Domain below the root, for `cluster_domain` and `[[rewrite]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Domain(pub Name);
+pub(crate) struct Domain(pub Name);
 
 impl TryFrom<String> for Domain {
     type Error = String;
@@ -75,7 +75,7 @@ impl ConfigValue for Domain {
 }
 
 /// Parses a network. If bits are set after the prefix, the error names the correct network.
-pub fn network(text: &str) -> Result<IpNet, String> {
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a network"))?;
     match network.trunc() {
         trunc if trunc == network => Ok(network),

@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-pub mod pending;
-pub mod pool;
+pub(crate) mod pending;
+pub(crate) mod pool;
 
 use pending::Pending;
 use pool::Pool;

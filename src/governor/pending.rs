@@ -20,7 +20,7 @@ pub struct Pending {
 }
 
 /// Number of slots that a group holds; kept across reloads.
-pub type GroupCount = Arc<AtomicUsize>;
+pub(crate) type GroupCount = Arc<AtomicUsize>;
 
 /// Slot of a query, until it is dropped.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ pub struct Pool<S = RandomState> {
 
 /// Share of a client in a pool, until it is dropped.
 #[derive(Debug)]
-pub struct Share {
+pub(crate) struct Share {
     pool: Arc<Pool>,
     client: IpAddr,
     amount: usize,
@@ -89,12 +89,12 @@ impl<S: BuildHasher + Default> Pool<S> {
 
 impl Share {
     /// Acquires `amount` of a pool for a client; returns `None` if not enough is left.
-    pub fn of(pool: &Arc<Pool>, client: IpAddr, amount: usize) -> Option<Self> {
+    pub(crate) fn of(pool: &Arc<Pool>, client: IpAddr, amount: usize) -> Option<Self> {
         pool.acquire(client, amount).then(|| Self { pool: Arc::clone(pool), client, amount })
     }
 
     /// Changes the size of the share. Returns whether enough was left.
-    pub fn resize(&mut self, amount: usize) -> bool {
+    pub(crate) fn resize(&mut self, amount: usize) -> bool {
         let enough = amount <= self.amount || self.pool.acquire(self.client, amount - self.amount);
         if enough {
             self.pool.release(self.client, self.amount.saturating_sub(amount));

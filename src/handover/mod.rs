@@ -24,9 +24,9 @@
 pub mod channel;
 pub mod door;
 mod handover_server;
-pub mod label;
-pub mod sockets;
-pub mod take;
+pub(crate) mod label;
+pub(crate) mod sockets;
+pub(crate) mod take;
 
 use std::time::Duration;
 

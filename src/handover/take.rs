@@ -13,10 +13,10 @@ use super::{PROTOCOL, STEP, is_trusted};
 /// Most sockets that are accepted from a predecessor.
 const MOST_SOCKETS: usize = 4_096;
 /// Most bytes of cache entries that are accepted.
-pub const MOST_ENTRIES: usize = 64 << 20;
+pub(crate) const MOST_ENTRIES: usize = 64 << 20;
 
 /// Everything that the predecessor handed over.
-pub struct Taken {
+pub(crate) struct Taken {
     /// Channel to the predecessor.
     pub predecessor: Channel,
     /// Its sockets.
@@ -27,7 +27,7 @@ pub struct Taken {
 
 /// Reason for which a running nodens does not hand over.
 #[derive(Debug, thiserror::Error)]
-pub enum TakeError {
+pub(crate) enum TakeError {
     /// It refuses, or uses another protocol.
     #[error("the nodens that serves here gives nothing: {0}")]
     Refused(String),
@@ -40,7 +40,7 @@ pub enum TakeError {
 ///
 /// # Errors
 /// A nodens is there, but the handover fails.
-pub fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
+pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Ok(()) => {}
@@ -92,7 +92,7 @@ pub(super) fn hello() -> Message {
 ///
 /// # Errors
 /// The other side is gone, or does not read.
-pub fn send_sockets(channel: &Channel, sockets: &Sockets) -> io::Result<()> {
+pub(crate) fn send_sockets(channel: &Channel, sockets: &Sockets) -> io::Result<()> {
     sockets
         .iter()
         .try_for_each(|(label, socket)| channel.send_with(&Message::Socket(label.clone()), &[], Some(socket.as_fd())))

@@ -26,18 +26,18 @@ const MOST_RECORDS: usize = 8;
 /// Most prefixes that are looked up for one name, including the whole name: the longest.
 const MOST_LOOKED_UP: usize = 4;
 /// Most similar names returned for one name: the shortest.
-pub const MOST_LIKE: usize = 12;
+pub(crate) const MOST_LIKE: usize = 12;
 
 /// Names that exist.
 #[derive(Debug)]
-pub struct Existing {
+pub(crate) struct Existing {
     zones: Zones,
     answered: LruCache<u64, Vec<Box<[u8]>>>,
 }
 
 /// Zones and static records of a configuration, of all views.
 #[derive(Debug, Default)]
-pub struct Zones {
+pub(crate) struct Zones {
     generation: Option<u32>,
     zones: HashSet<Box<[u8]>, RandomState>,
     records: HashMap<u64, Vec<Box<[u8]>>, RandomState>,
@@ -45,7 +45,7 @@ pub struct Zones {
 
 impl Zones {
     /// Collects the zones and static records of a configuration.
-    pub fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
         // Shared zones and records are those of the first view, so they are read only there.
         let all = snapshot.horizon(HorizonId::COMMON);
         let views = || snapshot.horizons().skip(1).map(|id| snapshot.horizon(id));
@@ -55,7 +55,7 @@ impl Zones {
     }
 
     /// Creates an instance from zones and from names with static records.
-    pub fn new<'n>(zones: impl Iterator<Item = &'n [u8]>, names: impl Iterator<Item = &'n [u8]>) -> Self {
+    pub(crate) fn new<'n>(zones: impl Iterator<Item = &'n [u8]>, names: impl Iterator<Item = &'n [u8]>) -> Self {
         let is_suffix = |zone: &&[u8]| suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00");
         let mut all = Self { zones: zones.filter(is_suffix).map(Into::into).collect(), ..Self::default() };
         for name in names {
@@ -79,24 +79,24 @@ impl Zones {
 
 impl Existing {
     /// Creates an empty instance.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let most = NonZeroUsize::new(MOST_FRONTS).unwrap_or(NonZeroUsize::MIN);
         Self { zones: Zones::default(), answered: LruCache::new(most) }
     }
 
     /// Returns whether the zones are those of this configuration.
-    pub fn is_of(&self, snapshot: &Snapshot) -> bool {
+    pub(crate) fn is_of(&self, snapshot: &Snapshot) -> bool {
         self.zones.generation == Some(snapshot.generation)
     }
 
     /// Replaces the zones.
-    pub fn follow(&mut self, zones: Zones) {
+    pub(crate) fn follow(&mut self, zones: Zones) {
         self.zones = zones;
     }
 
     /// Records that an upstream answered this name, which is in lower-case wire form. Returns the number of items
     /// visited.
-    pub fn answered(&mut self, name: &[u8]) -> u64 {
+    pub(crate) fn answered(&mut self, name: &[u8]) -> u64 {
         let prefixes = Prefixes::of(name);
         let mut steps = prefixes.each().count() as u64;
         for front in self.zones.fronts(&prefixes) {
@@ -115,7 +115,7 @@ impl Existing {
 
     /// Returns the existing names that result from appending another suffix to this name, or from replacing its own
     /// suffix: shortest first, then in byte order.
-    pub fn like(&self, name: &[u8]) -> Vec<Box<[u8]>> {
+    pub(crate) fn like(&self, name: &[u8]) -> Vec<Box<[u8]>> {
         let prefixes = Prefixes::of(name);
         let fronts = self.zones.fronts(&prefixes).rev().map(|front| front.hash);
         let fronts = std::iter::once(prefixes.whole()).chain(fronts).take(MOST_LOOKED_UP);

@@ -28,19 +28,19 @@ use crate::clients::{Client, Clients, StaticClients, Tables};
 use crate::clock::Millis;
 use crate::snapshot::Snapshot;
 
-pub mod account;
+pub(crate) mod account;
 mod accounts;
-pub mod buffer;
-pub mod existing;
+pub(crate) mod buffer;
+pub(crate) mod existing;
 mod handoff;
-pub mod prefix;
+pub(crate) mod prefix;
 pub mod projects;
-pub mod query_history;
-pub mod search_list;
-pub mod sentence;
+pub(crate) mod query_history;
+pub(crate) mod search_list;
+pub(crate) mod sentence;
 pub mod stats_buffer;
-pub mod truncated;
-pub mod whose;
+pub(crate) mod truncated;
+pub(crate) mod whose;
 
 pub use account::{ClientStats, Excerpt, Pick};
 pub use accounts::{KEPT_FOR, MOST_ACCOUNTS, MOST_BYTES};

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use crate::wire::name::suffixes;
 
 /// Most labels of a search-list suffix: `namespace.svc.` and a domain of ten labels.
-pub const MOST_SUFFIX_LABELS: usize = 12;
+pub(crate) const MOST_SUFFIX_LABELS: usize = 12;
 
 /// Initial value of the hash, and an odd factor. Both are random: this prevents clients from choosing names that
 /// collide.
@@ -17,7 +17,7 @@ static SEED: LazyLock<(u64, u64)> = LazyLock::new(|| (rand::random(), rand::rand
 
 /// Prefixes of a name.
 #[derive(Clone, Debug)]
-pub struct Prefixes<'n> {
+pub(crate) struct Prefixes<'n> {
     name: &'n [u8],
     whole: u64,
     /// Ring of the last [`MOST_SUFFIX_LABELS`] of the `count` boundaries between two labels.
@@ -27,7 +27,7 @@ pub struct Prefixes<'n> {
 
 /// One prefix of a name; it ends between two labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// Length in bytes, without a root label.
     pub length: usize,
     /// Number of labels.
@@ -38,7 +38,7 @@ pub struct Prefix {
 
 impl<'n> Prefixes<'n> {
     /// Returns the prefixes of `name`, which is in lower-case wire form.
-    pub fn of(name: &'n [u8]) -> Self {
+    pub(crate) fn of(name: &'n [u8]) -> Self {
         let mut prefixes = Self { name, whole: SEED.0, ring: [Prefix::default(); MOST_SUFFIX_LABELS], count: 0 };
         for (labels, suffix) in suffixes(name).enumerate() {
             let length = name.len() - suffix.len();
@@ -56,28 +56,28 @@ impl<'n> Prefixes<'n> {
     }
 
     /// Returns the name.
-    pub fn name(&self) -> &'n [u8] {
+    pub(crate) fn name(&self) -> &'n [u8] {
         self.name
     }
 
     /// Returns the hash of the whole name.
-    pub fn whole(&self) -> u64 {
+    pub(crate) fn whole(&self) -> u64 {
         self.whole
     }
 
     /// Returns the prefixes that are followed by a suffix of up to [`MOST_SUFFIX_LABELS`] labels, shortest first.
-    pub fn each(&self) -> impl DoubleEndedIterator<Item = Prefix> + Clone {
+    pub(crate) fn each(&self) -> impl DoubleEndedIterator<Item = Prefix> + Clone {
         let kept = self.count.min(MOST_SUFFIX_LABELS);
         (self.count - kept..self.count).map(|at| self.ring[at % MOST_SUFFIX_LABELS])
     }
 
     /// Returns the suffix that follows a prefix.
-    pub fn behind(&self, prefix: Prefix) -> &'n [u8] {
+    pub(crate) fn behind(&self, prefix: Prefix) -> &'n [u8] {
         self.name.get(prefix.length..).unwrap_or_default()
     }
 
     /// Returns a prefix as a complete name.
-    pub fn front(&self, prefix: Prefix) -> Box<[u8]> {
+    pub(crate) fn front(&self, prefix: Prefix) -> Box<[u8]> {
         [self.name.get(..prefix.length).unwrap_or_default(), &[0]].concat().into()
     }
 }

@@ -20,11 +20,11 @@ use crate::wire::RrType;
 use crate::wire::name::{Name, Shown};
 
 /// Most projects kept; the one whose jobs have been idle longest is evicted.
-pub const MOST_PROJECTS: usize = 256;
+pub(crate) const MOST_PROJECTS: usize = 256;
 /// Most questions kept of one project; the one that the fewest jobs asked is evicted, the oldest in case of a tie.
-pub const MOST_QUESTIONS: usize = 64;
+pub(crate) const MOST_QUESTIONS: usize = 64;
 /// Approximate size limit in bytes.
-pub const MOST_BYTES: usize = 1 << 20;
+pub(crate) const MOST_BYTES: usize = 1 << 20;
 /// Number of jobs after which all counts of their project are halved. Questions that are no longer asked are evicted
 /// thus.
 const HALVED_AFTER: u32 = 64;
@@ -34,7 +34,7 @@ const MOST_JOBS: u32 = 2 * HALVED_AFTER;
 const VERSION: u32 = 1;
 
 /// Name in lower-case wire form, and query type.
-pub type Question = (Box<[u8]>, RrType);
+pub(crate) type Question = (Box<[u8]>, RrType);
 
 /// Questions of all projects.
 #[derive(Debug)]

@@ -17,7 +17,11 @@ const SERVICES: &[u8] = b"\x03svc\x07cluster\x05local\x00";
 /// If the namespace is unknown, any namespace of the default cluster domain may be the client's. The prefix must then
 /// have three labels or more, which no service and no pod's hostname has. SRV names may have more labels: names that
 /// begin with an underscore are not judged by their number of labels.
-pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut(u64) -> bool) -> Option<Prefix> {
+pub(crate) fn meant(
+    name: &Prefixes<'_>,
+    namespace: Option<&str>,
+    mut tried: impl FnMut(u64) -> bool,
+) -> Option<Prefix> {
     let underscore = name.name().get(1) == Some(&b'_');
     let of_a_list = |prefix: Prefix, least: usize| (prefix.labels >= least && !underscore).then_some(prefix);
     if let Some(prefix) = namespace.and_then(|space| before_namespace(name, space)) {
@@ -35,7 +39,7 @@ pub fn meant(name: &Prefixes<'_>, namespace: Option<&str>, mut tried: impl FnMut
 }
 
 /// Returns the prefix before `namespace.svc.` in a name.
-pub fn before_namespace(name: &Prefixes<'_>, namespace: &str) -> Option<Prefix> {
+pub(crate) fn before_namespace(name: &Prefixes<'_>, namespace: &str) -> Option<Prefix> {
     name.each().find(|prefix| is_of_namespace(name.behind(*prefix), namespace))
 }
 

@@ -7,7 +7,13 @@ use crate::cause::Cause;
 use crate::wire::name::{Bare, suffixes};
 
 /// Returns the sentence for a failure of `name` on `route`; `words` is the explanatory text of the failure.
-pub fn sentence(cause: Cause, name: &[u8], route: Option<&Arc<str>>, namespace: Option<&str>, words: &str) -> String {
+pub(crate) fn sentence(
+    cause: Cause,
+    name: &[u8],
+    route: Option<&Arc<str>>,
+    namespace: Option<&str>,
+    words: &str,
+) -> String {
     let shown = Bare(name);
     let because = if words.is_empty() { String::new() } else { format!(": {words}") };
     let of_route = |start: &str, end: &str| match route {

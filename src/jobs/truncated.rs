@@ -17,7 +17,7 @@ use crate::clock::Millis;
 use crate::wire::RrType;
 
 /// Time that a client has to ask again over TCP.
-pub const PATIENCE: Millis = 5_000;
+pub(crate) const PATIENCE: Millis = 5_000;
 /// Most questions in the table; further ones are ignored.
 const MOST: usize = 1_024;
 
@@ -38,7 +38,7 @@ pub(super) type Question = (u128, Box<[u8]>, RrType);
 
 /// A truncated response.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// Label of the route.
     pub route: Option<Arc<str>>,
     /// Largest UDP response that the client accepts, in bytes.

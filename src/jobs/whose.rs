@@ -8,7 +8,7 @@ use crate::clock::Millis;
 
 /// Label values of a client's metrics. Only the runner or the configuration can have set them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MetricKey {
+pub(crate) struct MetricKey {
     namespace: Box<str>,
     project: Box<str>,
     runner: Box<str>,
@@ -29,7 +29,7 @@ pub(super) struct ReportedCounts {
 
 impl MetricKey {
     /// Returns the labels for a client.
-    pub fn of(client: &Client) -> Self {
+    pub(crate) fn of(client: &Client) -> Self {
         let job = client.job.as_ref();
         let project = job.and_then(|job| job.project(Trust::Label)).map(Into::into);
         // The name of a configured network is safe as a label: the configuration bounds their number.

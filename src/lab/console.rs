@@ -7,7 +7,7 @@ use super::fault::Behaviour;
 use crate::wire::rcode;
 
 /// Description of all commands.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 kill NAME     it receives queries and never answers
 close NAME    its port is closed
 fail NAME     it answers SERVFAIL
@@ -18,14 +18,14 @@ quit          end the lab (so does Ctrl-C)";
 
 /// Command interpreter for one network.
 #[derive(Debug)]
-pub struct Console<'n> {
+pub(crate) struct Console<'n> {
     network: &'n Network,
     broken: HashMap<&'static str, &'static str>,
 }
 
 /// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Text to show.
     Say(String),
     /// End of the lab.
@@ -34,12 +34,12 @@ pub enum Answer {
 
 impl<'n> Console<'n> {
     /// Creates a console for a network without broken servers.
-    pub fn new(network: &'n Network) -> Self {
+    pub(crate) fn new(network: &'n Network) -> Self {
         Self { network, broken: HashMap::new() }
     }
 
     /// Executes a command. For an unknown command, returns the help text.
-    pub async fn obey(&mut self, line: &str) -> Answer {
+    pub(crate) async fn obey(&mut self, line: &str) -> Answer {
         let words: Vec<_> = line.split_whitespace().collect();
         let said = match words.as_slice() {
             ["quit" | "exit" | "q"] => return Answer::Quit,

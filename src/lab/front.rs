@@ -9,13 +9,13 @@ use crate::app::{self, Running};
 use crate::config::parse::parse;
 
 /// A running nodens.
-pub struct Front {
+pub(crate) struct Front {
     running: Running,
 }
 
 /// Reason why no nodens runs.
 #[derive(Debug, Error)]
-pub enum FrontError {
+pub(crate) enum FrontError {
     /// All mistakes of an invalid configuration.
     #[error("the lab's configuration is wrong: {0}")]
     Config(String),
@@ -29,7 +29,7 @@ impl Front {
     ///
     /// # Errors
     /// [`FrontError`] distinguishes an invalid configuration from a failed start.
-    pub async fn start(text: &str) -> Result<Self, FrontError> {
+    pub(crate) async fn start(text: &str) -> Result<Self, FrontError> {
         let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let config = parse(text, &local).map_err(|mistakes| {
             FrontError::Config(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
@@ -44,17 +44,17 @@ impl Front {
     }
 
     /// Returns the addresses that nodens listens on.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
         self.running.listen_addresses()
     }
 
     /// Returns the address of its metrics and status page, if there is one.
-    pub fn admin(&self) -> Option<SocketAddr> {
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
         self.running.admin_addresses().first().copied()
     }
 
     /// Stops nodens once the queries in flight are answered.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let running = self.running;
         // After a panic there is nothing left to stop.
         let _ = spawn_blocking(move || running.stop()).await;

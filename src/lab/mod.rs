@@ -19,14 +19,14 @@ use self::upstream::Upstream;
 use self::zone::Zone;
 
 pub mod client;
-pub mod console;
+pub(crate) mod console;
 pub mod fault;
-pub mod front;
+pub(crate) mod front;
 mod port;
 mod script;
 pub mod seen;
 mod tcp;
-pub mod tour;
+pub(crate) mod tour;
 pub mod upstream;
 pub mod zone;
 

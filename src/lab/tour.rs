@@ -34,7 +34,7 @@ const PRIVATE_ZONES: [&str; 3] = ["corp.example", "cluster.local", "10.in-addr.a
 
 /// Result of the tour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Score {
+pub(crate) struct Score {
     /// Steps taken.
     pub steps: u32,
     /// Steps that failed.
@@ -57,7 +57,7 @@ struct Tour<'a, W> {
 ///
 /// # Errors
 /// The error of `out`. A step that fails is no error: the score counts it.
-pub async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
+pub(crate) async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
     let start = Instant::now();
     let score = Score { steps: 0, failed: 0 };
     let mut tour = Tour { network, nodens, out, score, fresh: 0 };

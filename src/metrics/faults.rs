@@ -12,7 +12,7 @@ use super::events::{Events, Kind, UnixMillis};
 use super::register::counters;
 
 /// Values of the label `cause`, each with its event text.
-pub const CAUSES: [(&str, &str); 6] = [
+pub(crate) const CAUSES: [(&str, &str); 6] = [
     ("descriptors", "no file descriptor left (EMFILE, ENFILE); raise the limit of open files, see process_max_fds"),
     ("buffers", "no memory or buffer for a socket (ENOBUFS, ENOMEM, EAGAIN, ENOSPC)"),
     ("ports", "no local port left (EADDRNOTAVAIL, EADDRINUSE); see net.ipv4.ip_local_port_range"),

@@ -9,21 +9,21 @@ use prometheus::{IntCounter, Registry};
 
 mod cache;
 mod capacity;
-pub mod clients;
+pub(crate) mod clients;
 mod config;
 pub mod events;
-pub mod faults;
-pub mod log;
+pub(crate) mod faults;
+pub(crate) mod log;
 mod node;
 pub mod process;
 mod queries;
-pub mod query_log;
+pub(crate) mod query_log;
 mod register;
-pub mod search;
+pub(crate) mod search;
 mod source;
 mod upstream;
-pub mod warm_up;
-pub mod watch;
+pub(crate) mod warm_up;
+pub(crate) mod watch;
 
 pub use cache::CacheMetrics;
 pub use capacity::{CapacityMetrics, RESOURCES};

@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 use super::register::{counter, counters};
 
 /// Reasons to skip a warm-up query.
-pub const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "queue_full"];
+pub(crate) const SKIPPED: [&str; 5] = ["cached", "local", "upstream", "view", "queue_full"];
 
 /// Warm-up queries and their use.
 #[derive(Debug)]

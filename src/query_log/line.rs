@@ -46,7 +46,7 @@ struct Line<'a> {
 
 /// A time of the process's clock, and the wall-clock time at the same moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Time of the process's clock.
     pub now: Millis,
     /// Wall-clock time.
@@ -54,7 +54,7 @@ pub struct Clock {
 }
 
 /// Appends a line for each query of a batch to `out`.
-pub fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
+pub(crate) fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
     for record in &batch.records {
         // Serialization to memory does not fail.
         let line = serde_json::to_string(&line(record, &batch.snapshot, tables, clock)).unwrap_or_default();

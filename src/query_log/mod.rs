@@ -23,11 +23,11 @@ use crate::epoch::Epoch;
 use crate::metrics::QueryLogMetrics;
 use crate::snapshot::Snapshot;
 
-pub mod line;
+pub(crate) mod line;
 pub mod record;
 pub mod sampler;
 mod way;
-pub mod writer;
+pub(crate) mod writer;
 
 pub use sampler::Sampler;
 

@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The worker's end of the channel.
 #[derive(Clone)]
-pub struct Link(Arc<Inner>);
+pub(crate) struct Link(Arc<Inner>);
 
 struct Inner {
     channel: Channel,
@@ -36,7 +36,7 @@ struct Sent {
 
 /// Sources of two configurations, as the worker packs them: see [`super`].
 #[derive(Clone, Debug, Default)]
-pub struct Configs {
+pub(crate) struct Configs {
     /// The start configuration, for the keys that only a start reads. Empty if it is the configuration in force.
     pub start: Arc<Vec<u8>>,
     /// The configuration in force; empty if there is none.
@@ -45,7 +45,7 @@ pub struct Configs {
 
 /// State that a worker starts with.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     /// The end of the previous worker.
     pub replaces: Replaces,
     /// The sockets of the previous worker.
@@ -74,7 +74,7 @@ impl Link {
     ///
     /// # Errors
     /// The supervisor is gone, or there was none.
-    pub fn open(channel: Channel) -> io::Result<(Self, Inherited)> {
+    pub(crate) fn open(channel: Channel) -> io::Result<(Self, Inherited)> {
         channel.set_patience(PATIENCE)?;
         let mut given = Inherited::default();
         loop {
@@ -92,12 +92,12 @@ impl Link {
     }
 
     /// Sends the supervisor the sockets to hold from now on.
-    pub fn hold_sockets(&self, sockets: &Sockets) {
+    pub(crate) fn hold_sockets(&self, sockets: &Sockets) {
         self.hold(|sent| sent.sockets = sockets.clone());
     }
 
     /// Sends the supervisor the configurations to hold from now on; if there are no sockets yet, together with the first ones.
-    pub fn hold_configs(&self, configs: Configs) {
+    pub(crate) fn hold_configs(&self, configs: Configs) {
         self.hold(|sent| sent.configs = configs);
     }
 
@@ -116,7 +116,7 @@ impl Link {
     }
 
     /// Resolves when the supervisor has exited.
-    pub async fn broken(&self) {
+    pub(crate) async fn broken(&self) {
         let channel = self.0.channel.try_clone().and_then(watched).ok();
         // The supervisor sends nothing more, so any event means that it has exited. The state is also checked at intervals: a
         // worker that missed the event would occupy ports without a supervisor.

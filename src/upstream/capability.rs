@@ -10,13 +10,13 @@ use tokio::time::Instant;
 /// Failed checks in a row after which the feature is not used.
 const CHECKS: u8 = 2;
 /// Time for which that decision holds.
-pub const HOLDS_FOR: Duration = Duration::from_secs(900);
+pub(crate) const HOLDS_FOR: Duration = Duration::from_secs(900);
 /// Minimum interval between two checks.
-pub const CHECK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// State of one feature of one server.
 #[derive(Debug, Default)]
-pub struct Capability {
+pub(crate) struct Capability {
     /// A check is wanted.
     doubted: bool,
     /// Time of the last check.
@@ -29,22 +29,22 @@ pub struct Capability {
 
 impl Capability {
     /// Reports whether to use the feature.
-    pub fn is_there(&self, now: Instant) -> bool {
+    pub(crate) fn is_there(&self, now: Instant) -> bool {
         self.off_until.is_none_or(|until| now >= until)
     }
 
     /// Returns the end of the time for which the feature is not used, if it is not used now.
-    pub fn off_until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn off_until(&self, now: Instant) -> Option<Instant> {
         self.off_until.filter(|until| now < *until)
     }
 
     /// Records a response that a server without the feature would send, but others may send too.
-    pub fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.doubted = true;
     }
 
     /// Returns whether a check is due now, and if so records that it is sent.
-    pub fn check_due(&mut self, now: Instant) -> bool {
+    pub(crate) fn check_due(&mut self, now: Instant) -> bool {
         let due = self.doubted && self.is_there(now) && self.checked.is_none_or(|checked| now >= checked + CHECK_EVERY);
         if due {
             self.checked = Some(now);
@@ -53,12 +53,12 @@ impl Capability {
     }
 
     /// Turns the feature off at once, after several checks elsewhere.
-    pub fn turn_off(&mut self, now: Instant) {
+    pub(crate) fn turn_off(&mut self, now: Instant) {
         *self = Self { off_until: Some(now + HOLDS_FOR), ..Self::default() };
     }
 
     /// Records the result of a check; returns true if that turns the feature off.
-    pub fn was_checked(&mut self, lacking: bool, now: Instant) -> bool {
+    pub(crate) fn was_checked(&mut self, lacking: bool, now: Instant) -> bool {
         if !self.is_there(now) {
             // The check was in flight when the feature was turned off.
             return false;

@@ -39,7 +39,7 @@ static CONNECTOR: OnceCell<Result<TlsConnector, TlsFault>> = OnceCell::const_new
 /// # Errors
 /// As for TCP; and [`FailureKind::Tls`] if the certificate is not valid for `host`, or the peer does not speak TLS
 /// correctly. That lasts until the server or the roots change.
-pub async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>, FailureKind> {
+pub(crate) async fn connect(address: SocketAddr, host: &str) -> Result<TlsStream<TcpStream>, FailureKind> {
     let load = || async { spawn_blocking(load).await.unwrap_or(Ok(Err(TlsFault::Handshake))) };
     let connector = CONNECTOR.get_or_try_init(load).await.map_err(FailureKind::Local)?;
     let connector = connector.as_ref().map_err(|fault| FailureKind::Tls(*fault))?;

@@ -14,7 +14,7 @@ const ERRORS: u32 = 8;
 
 /// Evidence about one server.
 #[derive(Debug, Default)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// It has answered the probe for an SOA record.
     answers_soa: bool,
     /// Errors in a row.
@@ -31,17 +31,17 @@ pub struct Evidence {
 
 impl Evidence {
     /// Records an answer to a client's query.
-    pub fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         (self.errors, self.probe_error) = (0, None);
     }
 
     /// Records an error in response to a client's query.
-    pub fn gave_error(&mut self) {
+    pub(crate) fn gave_error(&mut self) {
         self.errors = self.errors.saturating_add(1);
     }
 
     /// Records the response to a probe, with its error if it is one.
-    pub fn answered_probe(&mut self, question: &Question, error: Option<FailureKind>) {
+    pub(crate) fn answered_probe(&mut self, question: &Question, error: Option<FailureKind>) {
         let is_soa = question.qtype == rtype::SOA;
         self.answers_soa |= is_soa && error.is_none();
         self.probe_error = error;
@@ -54,17 +54,17 @@ impl Evidence {
     }
 
     /// Returns the error that the server gives to everything, if it does.
-    pub fn only_error(&self) -> Option<FailureKind> {
+    pub(crate) fn only_error(&self) -> Option<FailureKind> {
         self.probe_error.filter(|_| self.errors >= ERRORS)
     }
 
     /// Reports whether the server gave so many errors that a probe has to decide.
-    pub fn is_doubtful(&self) -> bool {
+    pub(crate) fn is_doubtful(&self) -> bool {
         self.errors >= ERRORS
     }
 
     /// Records the response to a query in random letter case: data, or a denial or an error for `question`.
-    pub fn observe_case(&mut self, has_data: bool, question: &Question) {
+    pub(crate) fn observe_case(&mut self, has_data: bool, question: &Question) {
         self.preserves_case |= has_data;
         if self.preserves_case {
             self.denied = None;
@@ -77,13 +77,13 @@ impl Evidence {
     }
 
     /// Takes the question that checks whether the server finds names in lower case only, if that is suspected.
-    pub fn lower_case_check(&mut self) -> Option<Question> {
+    pub(crate) fn lower_case_check(&mut self) -> Option<Question> {
         self.denied.take()
     }
 
     /// Returns the question to probe with: the SOA record of `zone`. A server that has never answered that, as some never
     /// do, or that is doubtful, is asked `well` instead, which was answered to a client recently.
-    pub fn probe(&self, zone: &Name, well: Option<Question>) -> Question {
+    pub(crate) fn probe(&self, zone: &Name, well: Option<Question>) -> Question {
         let soa = Question {
             name: zone.clone(),
             qtype: rtype::SOA,

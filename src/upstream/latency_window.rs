@@ -22,7 +22,7 @@ const STEPS: usize = 144;
 
 /// Histogram of the last minute.
 #[derive(Debug)]
-pub struct LatencyWindow {
+pub(crate) struct LatencyWindow {
     /// End of the current slot; `None` before the first response.
     ends: Option<Instant>,
     under_way: usize,
@@ -44,13 +44,13 @@ pub struct Latencies {
 
 impl LatencyWindow {
     /// Creates an empty histogram.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { ends: None, under_way: 0, slots: [[0; STEPS]; SLOTS] }
     }
 
     /// Counts a response after `latency`.
     #[inline]
-    pub fn record(&mut self, now: Instant, latency: Duration) {
+    pub(crate) fn record(&mut self, now: Instant, latency: Duration) {
         let ends = *self.ends.get_or_insert(now + SLOT);
         if now >= ends {
             self.turn(now, ends);
@@ -60,7 +60,7 @@ impl LatencyWindow {
     }
 
     /// Returns the numbers of the last minute.
-    pub fn latencies(&mut self, now: Instant) -> Latencies {
+    pub(crate) fn latencies(&mut self, now: Instant) -> Latencies {
         if let Some(ends) = self.ends.filter(|ends| now >= *ends) {
             self.turn(now, ends);
         }

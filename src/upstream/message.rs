@@ -8,9 +8,10 @@ use crate::wire::reply::Reply;
 use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
 /// Maximum size of a query to an upstream: header, name, type, class, OPT with its options, padding.
-pub const LARGEST_QUERY: usize = (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
+pub(crate) const LARGEST_QUERY: usize =
+    (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
 /// Block size to which queries inside TLS are padded, because their size must not reveal the name (RFC 8467 section 4.1).
-pub const PADDED_TO: usize = 128;
+pub(crate) const PADDED_TO: usize = 128;
 /// Headers of two options, without padding.
 const LARGEST_OPTIONS: usize = 8;
 /// Option code of padding (RFC 7830).
@@ -18,7 +19,7 @@ const PADDING: u16 = 12;
 
 /// Query as it was sent, which responses are matched against.
 #[derive(Clone, Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     bytes: Box<[u8]>,
     question_end: usize,
     case_random: bool,
@@ -26,7 +27,7 @@ pub struct Sent {
 
 /// Relation of a message to a query.
 #[derive(Debug)]
-pub enum MatchResult {
+pub(crate) enum MatchResult {
     /// Not the response to this query, or malformed: ignored on UDP, where the wait continues (RFC 5452).
     NotOurs,
     /// A message whose sender has proved to know the id only: from a server that folds letter case or sends errors
@@ -43,7 +44,7 @@ pub enum MatchResult {
 
 /// Summary of a response for the choice of the next server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Full response code.
     pub rcode: Rcode,
     /// TC flag.
@@ -56,7 +57,7 @@ pub struct Verdict {
 
 /// Fault of a response that repeats the question and yet is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It cannot be parsed, has a record with RDATA that its type does not allow, or answers something else.
     Malformed,
     /// It refers to other servers, as a server does that does not recurse.
@@ -67,7 +68,13 @@ impl Sent {
     /// Builds the query for `question`. `case` is the random letter case, one bit of each byte for a byte of the name;
     /// `None` leaves the name in lower case. `edns` adds nodens's own OPT: over TCP and TLS with the keepalive option
     /// (RFC 7828), over TLS padded (RFC 7830).
-    pub fn new(question: &Question, id: u16, case: Option<&[u8; MAX_NAME]>, edns: bool, transport: Transport) -> Self {
+    pub(crate) fn new(
+        question: &Question,
+        id: u16,
+        case: Option<&[u8; MAX_NAME]>,
+        edns: bool,
+        transport: Transport,
+    ) -> Self {
         // AD requests the flag in the response (RFC 6840 section 5.7); which clients get it is decided later.
         let mut flags = flag::AD;
         for (set, bit) in [(question.rd, flag::RD), (question.cd, flag::CD), (question.z, flag::Z)] {
@@ -102,37 +109,37 @@ impl Sent {
     }
 
     /// Returns the message.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Returns the id.
-    pub fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> u16 {
         u16_at(&self.bytes, 0).unwrap_or_default()
     }
 
     /// Returns the question in wire form.
-    pub fn question(&self) -> &[u8] {
+    pub(crate) fn question(&self) -> &[u8] {
         self.bytes.get(HEADER..self.question_end).unwrap_or_default()
     }
 
     /// Reports whether a message responds to another question, such as a late response to an earlier query with the same
     /// id.
-    pub fn is_of_another(&self, message: &[u8]) -> bool {
+    pub(crate) fn is_of_another(&self, message: &[u8]) -> bool {
         let rest = message.get(HEADER..).unwrap_or_default();
         let echoed = crate::wire::name::plain_len(rest).and_then(|name| rest.get(..name + 4));
         u16_at(message, 4) == Some(1) && echoed.is_some_and(|echoed| !self.question().eq_ignore_ascii_case(echoed))
     }
 
     /// Replaces the id, if the one that was drawn is in use.
-    pub fn set_id(&mut self, id: u16) {
+    pub(crate) fn set_id(&mut self, id: u16) {
         if let Some(place) = self.bytes.first_chunk_mut() {
             *place = id.to_be_bytes();
         }
     }
 
     /// Matches `message`, whose id is that of the query, against the query.
-    pub fn judge(&self, message: &[u8]) -> MatchResult {
+    pub(crate) fn judge(&self, message: &[u8]) -> MatchResult {
         let (Some(flags), Some(questions)) = (u16_at(message, 2), u16_at(message, 4)) else {
             return MatchResult::NotOurs;
         };
@@ -206,7 +213,7 @@ fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usi
 
 /// Returns the time for which the server keeps an idle connection, in tenths of a second, if the response contains it
 /// (RFC 7828).
-pub fn keepalive(message: &[u8]) -> Option<u16> {
+pub(crate) fn keepalive(message: &[u8]) -> Option<u16> {
     let (start, end) = Reply::read(message).ok()?.opt?;
     let mut options = message.get(start + 11..end)?;
     loop {

@@ -12,7 +12,7 @@ use super::message::Verdict;
 
 /// Event of an attempt.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Over a connection: the query has been written to it only now.
     Written(Rc<Line>),
     /// The response and its summary.
@@ -31,14 +31,14 @@ pub enum Event {
 
 /// State of the connections of one worker to a server.
 #[derive(Debug, Default)]
-pub struct Line {
+pub(crate) struct Line {
     /// Time at which the server last sent anything over any of them.
     pub heard: Cell<Option<Instant>>,
 }
 
 /// Event queue of one query. At most three events per attempt arrive, so it is bounded by the attempts of the race.
 #[derive(Debug, Default)]
-pub struct RaceEvents {
+pub(crate) struct RaceEvents {
     events: RefCell<VecDeque<(usize, Event)>>,
     waker: RefCell<Option<Waker>>,
     /// A query of nodens's own, for which no client waits.
@@ -47,12 +47,12 @@ pub struct RaceEvents {
 
 impl RaceEvents {
     /// Creates the event queue for a query of nodens's own.
-    pub fn of_probe() -> Self {
+    pub(crate) fn of_probe() -> Self {
         Self { probe: true, ..Self::default() }
     }
 
     /// Adds an event of an attempt, and wakes the waiting task.
-    pub fn put(&self, attempt: usize, event: Event) {
+    pub(crate) fn put(&self, attempt: usize, event: Event) {
         self.events.borrow_mut().push_back((attempt, event));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -60,7 +60,7 @@ impl RaceEvents {
     }
 
     /// Waits for the next event. Only one task may wait at a time.
-    pub async fn next(&self) -> (usize, Event) {
+    pub(crate) async fn next(&self) -> (usize, Event) {
         std::future::poll_fn(|cx| match self.events.borrow_mut().pop_front() {
             Some(event) => Poll::Ready(event),
             None => {

@@ -67,25 +67,25 @@ impl ServerStatus {
 }
 
 /// Returns the milliseconds since 1970; 0 if the clock is before that.
-pub fn wall_clock() -> UnixMillis {
+pub(crate) fn wall_clock() -> UnixMillis {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as UnixMillis)
 }
 
 /// Last failures without a response, for the reason of an ejection.
 #[derive(Debug, Default)]
-pub struct RecentFailures {
+pub(crate) struct RecentFailures {
     last: [Option<FailureKind>; EJECT_AFTER as usize],
 }
 
 impl RecentFailures {
     /// Adds a failure.
-    pub fn push(&mut self, kind: FailureKind) {
+    pub(crate) fn push(&mut self, kind: FailureKind) {
         self.last.rotate_left(1);
         self.last[EJECT_AFTER as usize - 1] = Some(kind);
     }
 
     /// Returns all of them in words, oldest first.
-    pub fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         self.last.iter().flatten().map(|kind| kind.words()).collect::<Vec<_>>().join(", ")
     }
 }

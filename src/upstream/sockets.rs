@@ -15,7 +15,7 @@ const PORTS_READ_EVERY: Duration = Duration::from_secs(60);
 
 /// Open sockets of one thread, and their limits.
 #[derive(Debug)]
-pub struct OpenSockets {
+pub(crate) struct OpenSockets {
     descriptors: Arc<Descriptors>,
     share: Cell<ThreadShare>,
     ports: Cell<usize>,
@@ -28,7 +28,7 @@ pub struct OpenSockets {
 
 /// One open socket; dropping it makes room for another.
 #[derive(Debug)]
-pub struct OpenSocket {
+pub(crate) struct OpenSocket {
     of: Rc<OpenSockets>,
     kind: Kind,
 }
@@ -41,7 +41,7 @@ enum Kind {
 
 impl OpenSockets {
     /// Creates the state without open sockets.
-    pub fn new(descriptors: Arc<Descriptors>) -> Rc<Self> {
+    pub(crate) fn new(descriptors: Arc<Descriptors>) -> Rc<Self> {
         let share = Cell::new(descriptors.of_thread(1, 1));
         Rc::new(Self {
             descriptors,
@@ -54,22 +54,22 @@ impl OpenSockets {
     }
 
     /// Sets the number of servers, and the number of connections to all of them, that the share is divided by.
-    pub fn serve(&self, servers: usize, connections: usize) {
+    pub(crate) fn serve(&self, servers: usize, connections: usize) {
         self.share.set(self.descriptors.of_thread(servers, connections));
     }
 
     /// Returns the number of UDP ports in rotation for each server.
-    pub fn ports_per_server(&self) -> usize {
+    pub(crate) fn ports_per_server(&self) -> usize {
         self.share.get().ports_per_server
     }
 
     /// Reserves one UDP port; the `first` one of a server always has room.
-    pub fn port(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
+    pub(crate) fn port(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
         self.open(Kind::Port, first || self.ports.get() < self.share.get().ports)
     }
 
     /// Reserves one connection; the `first` one to a server always has room.
-    pub fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
+    pub(crate) fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
         self.open(Kind::Connection, first || self.connections.get() < self.share.get().connections)
     }
 

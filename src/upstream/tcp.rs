@@ -45,7 +45,7 @@ const IN_FLIGHT: usize = 512;
 /// Queries in flight from which on another connection is opened, if one is allowed.
 const CROWDED: usize = 64;
 /// Connections allowed beyond the configured number, one for each connection that an unfinished response blocks.
-pub const INSTEAD: usize = 2;
+pub(crate) const INSTEAD: usize = 2;
 /// Time limit of a response from its first byte to its last.
 const WHOLE: Duration = Duration::from_secs(1);
 /// Time for which a client with a slow response has one query in flight at a time.
@@ -69,7 +69,7 @@ const STALLED_AGAIN: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: usize = 32;
 
 /// Connections of one worker to one server.
-pub struct TcpLink(Rc<Shared>);
+pub(crate) struct TcpLink(Rc<Shared>);
 
 /// State shared by the connections to a server.
 struct Shared {
@@ -129,7 +129,7 @@ struct Asked {
 
 impl TcpLink {
     /// Creates the state without connections: they are opened when needed.
-    pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let places = Arc::new(Pool::new(IN_FLIGHT));
         let (pool, most, line) = (RefCell::default(), Cell::new(1), Rc::default());
         let slow = RefCell::default();

@@ -56,7 +56,7 @@ const LARGEST_REPLY: usize = 4_096;
 const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Ports of one worker to one server.
-pub struct UdpLink {
+pub(crate) struct UdpLink {
     server: Arc<Server>,
     ports: Rc<Ports>,
     open: Rc<OpenSockets>,
@@ -121,7 +121,7 @@ impl Waiting {
 
 impl UdpLink {
     /// Creates the rotation without ports: they are opened when needed.
-    pub fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
+    pub(crate) fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let slots = RefCell::new((0..PORTS).map(|_| None).collect());
         Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }), open }
     }

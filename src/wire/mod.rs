@@ -23,9 +23,9 @@ pub mod rcode;
 pub mod record;
 pub mod reply;
 pub mod rtype;
-pub mod spelling;
+pub(crate) mod spelling;
 pub mod store;
-pub mod text;
+pub(crate) mod text;
 
 pub use rcode::Rcode;
 pub use rtype::RrType;

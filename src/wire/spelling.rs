@@ -11,7 +11,7 @@ use super::{HEADER, u16_at};
 
 /// Returns the range in `message` of the uncompressed labels of the name at `at` that `qname` ends in as well, and
 /// their spelling in `qname`.
-pub fn shared<'q>(message: &[u8], at: usize, qname: &'q [u8]) -> Option<(Range<usize>, &'q [u8])> {
+pub(crate) fn shared<'q>(message: &[u8], at: usize, qname: &'q [u8]) -> Option<(Range<usize>, &'q [u8])> {
     let own = written_out(message, at);
     if own == 0 {
         return None;
@@ -29,7 +29,7 @@ pub fn shared<'q>(message: &[u8], at: usize, qname: &'q [u8]) -> Option<(Range<u
 /// Applies the letter case of `question` to such names in `message`.
 #[cold]
 #[inline(never)]
-pub fn follow(question: &[u8], message: &mut [u8]) {
+pub(crate) fn follow(question: &[u8], message: &mut [u8]) {
     let qname = question.get(..question.len().saturating_sub(4)).unwrap_or_default();
     if !qname.iter().any(u8::is_ascii_uppercase) {
         return;

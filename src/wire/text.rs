@@ -14,14 +14,14 @@ fn is_command(c: char) -> bool {
 }
 
 /// Returns the text with the replacement character in place of each such character.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_command(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Returns the JSON document with such characters in strings escaped. The document keeps its meaning and cannot control
 /// a terminal. JSON already escapes control characters below U+0020 in strings, and outside strings they are
 /// whitespace.
-pub fn plain_json(json: String) -> String {
+pub(crate) fn plain_json(json: String) -> String {
     let is_hidden = |c: char| is_command(c) && !matches!(c, '\n' | '\r' | '\t');
     if !json.contains(is_hidden) {
         return json;

@@ -15,15 +15,15 @@ use crate::lab::client::{Question, ask};
 use crate::lab::upstream::Upstream;
 
 /// From one query to the next of a steady client.
-pub const STEADY_PACE: Duration = Duration::from_millis(50);
+pub(crate) const STEADY_PACE: Duration = Duration::from_millis(50);
 
 /// A burst asks nothing more once it has lasted so long: with a client that waits 5 s for each of 500 names it would
 /// take most of an hour.
-pub const BURST_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const BURST_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to ask, and whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// The server under test.
     pub server: SocketAddr,
     /// Its upstreams.
@@ -42,7 +42,7 @@ pub struct Task<'a> {
 ///
 /// # Errors
 /// What the system says if an upstream cannot change as it should.
-pub async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
+pub(crate) async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
     let start = Instant::now();
     let mut under_way = JoinSet::new();
     for number in 0..task.queries {
@@ -63,7 +63,7 @@ pub async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
 ///
 /// # Errors
 /// As [`steady`].
-pub async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
+pub(crate) async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
     let start = Instant::now();
     let mut fates = Vec::new();
     for number in 0..task.queries {
@@ -100,7 +100,7 @@ impl Task<'_> {
 ///
 /// # Errors
 /// As [`steady`].
-pub async fn put(upstreams: &[Upstream; 2], change: &Change) -> io::Result<()> {
+pub(crate) async fn put(upstreams: &[Upstream; 2], change: &Change) -> io::Result<()> {
     for (upstream, state) in upstreams.iter().zip(change.states) {
         state.apply(upstream).await?;
     }

@@ -11,15 +11,15 @@
 //! Each cell of the tables has a fresh server process and fresh upstreams, so that nothing learnt in one helps or harms
 //! the next. All servers have their turn at a fault before the next fault comes, in an order drawn anew for each.
 
-pub mod ask;
+pub(crate) mod ask;
 pub mod fault;
-pub mod figures;
+pub(crate) mod figures;
 pub mod names;
-pub mod plan;
+pub(crate) mod plan;
 pub mod process;
-pub mod report;
+pub(crate) mod report;
 pub mod server;
-pub mod svg;
+pub(crate) mod svg;
 pub mod table;
 
 use std::io;

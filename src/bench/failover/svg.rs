@@ -30,7 +30,7 @@ const LIGHT: &str = "--ink: #1c2127; --soft: #59636e; --page: #ffffff; --rule: #
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --band: #1b2128;";
 
 /// The picture.
-pub fn picture(report: &Report) -> String {
+pub(crate) fn picture(report: &Report) -> String {
     let modes: Vec<Mode> =
         [Mode::Steady, Mode::Burst].into_iter().filter(|mode| !report.servers(*mode).is_empty()).collect();
     let servers: Vec<Server> = Server::ALL
