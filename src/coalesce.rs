@@ -37,7 +37,6 @@ struct Waiting {
 /// Result of an in-flight query.
 #[derive(Clone, Debug)]
 pub struct SharedResult {
-    /// Answer or failure.
     pub entry: Entry,
     /// Server that answered, if one was queried and answered.
     pub by: By,

@@ -17,7 +17,6 @@ const FILTERED_TTL: u32 = 60;
 /// Response without some of its records.
 #[derive(Debug)]
 pub(crate) struct Stripped {
-    /// Message.
     pub wire: Vec<u8>,
     /// True if no record of the queried type is left.
     pub is_empty: bool,

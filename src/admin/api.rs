@@ -21,7 +21,6 @@ struct Upstreams<'a> {
     upstreams: Vec<Upstream<'a>>,
 }
 
-/// An upstream.
 #[derive(Debug, Serialize)]
 struct Upstream<'a> {
     name: &'a str,

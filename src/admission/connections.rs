@@ -25,10 +25,8 @@ const WAITING_PART: usize = 4;
 /// Longest time that a connection waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caps {
-    /// Connections in all.
     pub total: usize,
     /// Connections of one client.
     pub per_client: usize,
@@ -66,7 +64,6 @@ struct OfClient {
 struct Spot {
     /// Time since which the connection is idle; [`BUSY`] if it is not.
     idle_since: AtomicU64,
-    /// Request to close.
     leave: Notify,
 }
 
@@ -92,11 +89,9 @@ pub(crate) struct Waiting {
 /// Result of the admission of a connection.
 #[derive(Debug)]
 pub(crate) enum Admitted {
-    /// A slot.
     Now(Place),
     /// A wait for a slot.
     Later(Waiting),
-    /// A rejection.
     Never,
 }
 

@@ -35,9 +35,7 @@ const LINGER_PART: usize = 4;
 /// Descriptors that the configuration needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// Connections of clients.
     pub clients: usize,
-    /// Upstream servers.
     pub servers: usize,
     /// Connections of one thread to all servers.
     pub connections: usize,

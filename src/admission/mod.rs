@@ -74,7 +74,6 @@ pub(crate) struct Rates {
 struct Rate {
     /// Hash of the address.
     owner: AtomicU64,
-    /// Time in nanoseconds.
     until: AtomicU64,
 }
 

@@ -53,7 +53,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Way in which such a name is answered.
 pub(super) enum Inside {
-    /// Immediate answer.
     Now(Rcode, LocalRecords),
     /// Deferred to [`tell`], which waits until the statistics that this worker has recorded are merged.
     Later,

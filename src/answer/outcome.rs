@@ -23,15 +23,12 @@ use crate::wire::{Rcode, RrType, make};
 /// Outcome of a query.
 #[derive(Clone, Copy)]
 pub(crate) struct Outcome<'a> {
-    /// Client.
     pub client: IpAddr,
     /// True if the query came over TCP.
     pub over_tcp: bool,
-    /// Question.
     pub question: Asked<'a>,
     /// Route of the name; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// Response code.
     pub rcode: Rcode,
     /// Source of the response.
     pub source: Source,
@@ -59,7 +56,6 @@ pub struct Asked<'a> {
 pub(crate) enum Words<'a> {
     /// None: the cause says enough.
     None,
-    /// Text.
     Text(&'a str),
     /// Text of extended errors, as whole options.
     Options(&'a [u8]),

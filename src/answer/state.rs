@@ -42,7 +42,6 @@ pub struct Resolver {
     pub metrics: Arc<Metrics>,
 }
 
-/// Limits of clients.
 pub struct Limits {
     /// Memory and pending queries that each client holds.
     pub governor: Governor,
@@ -54,7 +53,6 @@ pub struct Limits {
 
 /// Statistics of clients. Workers record them in buffers of their own, which the control thread merges.
 pub struct Accounts {
-    /// Statistics by client.
     pub jobs: Jobs,
     /// Log of single queries.
     pub query_log: QueryLog,

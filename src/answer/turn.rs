@@ -25,7 +25,6 @@ pub struct BatchContext<'a> {
     pub(super) at: Instant,
     /// The same time in milliseconds, as the cache uses it.
     pub(super) now: Millis,
-    /// The worker's counters.
     pub(super) tally: &'a mut Tally,
     /// The worker's buffer of client statistics.
     pub(super) stats_buffer: &'a mut StatsBuffer,

@@ -14,7 +14,6 @@ use crate::server::{Moved, Phase};
 pub struct Host {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
-    /// The server's phase.
     pub(super) phase: Arc<watch::Sender<Phase>>,
     /// Count of the readers of queries.
     pub(super) readers: Readers,

@@ -136,7 +136,6 @@ impl Place {
         Ok(Self { running, handover_server: Some(handover_server), node })
     }
 
-    /// Returns the server.
     pub(crate) fn running(&self) -> &Running {
         &self.running
     }

@@ -42,7 +42,6 @@ svg text.title { font-weight: 600 } .grid { stroke: var(--rule) } .axis { fill: 
 
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --shade: #1c2229";
 
-/// The page.
 pub(crate) fn page(report: &Report) -> String {
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\

@@ -236,7 +236,6 @@ impl<'a> Load<'a> {
         Ok(Outcome { records: self.targets.into_iter().map(|target| target.record).collect(), asked_for, interrupted })
     }
 
-    /// One target's turn.
     fn turn(&mut self, who: usize, mut slice: Slice) -> io::Result<()> {
         let start = self.now();
         loop {

@@ -8,7 +8,6 @@ use super::pace::Nanos;
 
 /// The most places of a ring: as many as there are ids. Each takes 32 bytes.
 pub(crate) const MOST_PLACES: u64 = 1 << 16;
-/// The least.
 const LEAST_PLACES: u64 = 1 << 8;
 
 /// One query under way.
@@ -16,7 +15,6 @@ const LEAST_PLACES: u64 = 1 << 8;
 pub struct Waiting {
     /// When it should have left.
     pub intended: Nanos,
-    /// When it left.
     pub sent: Nanos,
     /// Which question it asks.
     pub question: u32,
@@ -41,12 +39,10 @@ impl Pending {
         Self { places: vec![None; places as usize].into(), oldest: 0, next: 0, waiting: 0 }
     }
 
-    /// How many wait.
     pub(crate) fn len(&self) -> u64 {
         self.waiting
     }
 
-    /// Whether none waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0
     }

@@ -16,7 +16,6 @@ use crate::wire::Rcode;
 /// The version of the shape: grows when a field changes its meaning or goes.
 pub(crate) const SHAPE: u32 = 1;
 
-/// A whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The version of this shape.
@@ -40,7 +39,6 @@ pub struct Settings {
     pub duration_s: f64,
     /// Seconds after which a query is lost.
     pub timeout_s: f64,
-    /// "udp" or "tcp".
     pub transport: &'static str,
     /// Sockets or connections to each target.
     pub sockets: usize,
@@ -50,7 +48,6 @@ pub struct Settings {
     pub names: String,
     /// How many different questions there are.
     pub questions: usize,
-    /// "zipf" or "in-turn".
     pub draw: &'static str,
     /// The seed of all that was drawn.
     pub seed: u64,
@@ -59,15 +56,12 @@ pub struct Settings {
 /// What became of the queries to one target: `sent` is the sum of `answered`, `lost`, the errors and `unresolved`.
 #[derive(Clone, Debug, Serialize)]
 pub struct TargetReport {
-    /// Its address.
     pub target: SocketAddr,
     /// Seconds that it was asked.
     pub asked_s: f64,
-    /// Queries that left.
     pub sent: u64,
     /// Those with a reply in time.
     pub answered: u64,
-    /// Those without.
     pub lost: u64,
     /// Those that failed, by reason.
     pub errors: BTreeMap<&'static str, u64>,
@@ -77,7 +71,6 @@ pub struct TargetReport {
     pub unsent: u64,
     /// Lost and failed, as a share of `sent`.
     pub loss: f64,
-    /// Replies a second.
     pub answered_per_s: f64,
     /// Replies by response code.
     pub rcodes: BTreeMap<String, u64>,
@@ -103,9 +96,7 @@ pub struct TargetReport {
 /// Latencies in milliseconds; null where there is none.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Latency {
-    /// How many.
     pub count: u64,
-    /// The mean.
     pub mean: Option<f64>,
     /// Half of them are no longer than this.
     pub p50: Option<f64>,
@@ -115,7 +106,6 @@ pub struct Latency {
     pub p99: Option<f64>,
     /// 999 of 1,000.
     pub p999: Option<f64>,
-    /// The longest.
     pub max: Option<f64>,
 }
 
@@ -124,7 +114,6 @@ pub struct Latency {
 pub struct Point {
     /// Seconds from the start of the run.
     pub at_s: f64,
-    /// Replies.
     pub count: u64,
     /// Their median, in milliseconds.
     pub p50: f64,
@@ -205,7 +194,6 @@ impl TargetReport {
         }
     }
 
-    /// How many failed.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }

@@ -18,13 +18,11 @@ pub(super) struct Axis {
     marks: Vec<(f64, String)>,
 }
 
-/// One line.
 pub(super) struct Line {
     /// The class that colours it, and one that dashes it.
     pub class: String,
     /// What a reader learns who points at it.
     pub label: String,
-    /// Its points.
     pub points: Vec<(f64, f64)>,
 }
 

@@ -38,7 +38,6 @@ pub(super) struct UdpLine {
 }
 
 impl Buffers {
-    /// Allocates them.
     pub(super) fn new() -> Self {
         Self {
             queries: Box::new([[0; LONGEST_QUERY]; BATCH]),

@@ -134,7 +134,6 @@ impl Shard {
 #[derive(Debug)]
 struct Segment {
     entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
-    /// Most entries.
     limit: usize,
     bytes: usize,
     bound: usize,

@@ -42,16 +42,10 @@ pub(crate) enum ApiError {
     NoServer,
     /// An unusable file with the token or a certificate.
     #[error("{}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        error: String,
-    },
+    File { path: PathBuf, error: String },
     /// A failure to connect, or of the TLS handshake.
     #[error("cannot connect to {server}: {error}")]
     Connect {
-        /// Host and port.
         server: String,
         /// The error of the operating system or of TLS.
         error: io::Error,
@@ -59,7 +53,6 @@ pub(crate) enum ApiError {
     /// A failure of HTTP.
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
-    /// A timeout.
     #[error("no response in time")]
     Late(#[from] Elapsed),
     /// A response of more than 64 MiB.

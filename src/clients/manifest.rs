@@ -42,9 +42,7 @@ pub(crate) struct ListMetadata {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
 pub(crate) enum WatchEvent {
-    /// A new pod.
     Added(PodManifest),
-    /// A changed pod.
     Modified(PodManifest),
     /// A deleted pod, in its last state.
     Deleted(PodManifest),
@@ -60,7 +58,6 @@ pub(crate) struct Status {
     /// The HTTP status code.
     #[serde(default)]
     pub code: u16,
-    /// Human-readable message.
     #[serde(default)]
     pub message: String,
 }
@@ -71,7 +68,6 @@ impl fmt::Display for Status {
     }
 }
 
-/// A pod.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct PodManifest {
     metadata: Metadata,

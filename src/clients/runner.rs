@@ -15,13 +15,9 @@ use super::client::{Field, Job, Kind, Trust};
 /// Metadata of a pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta<'m> {
-    /// Name.
     pub name: &'m str,
-    /// Namespace.
     pub namespace: &'m str,
-    /// All labels.
     pub labels: &'m BTreeMap<String, String>,
-    /// All annotations.
     pub annotations: &'m BTreeMap<String, String>,
 }
 
@@ -54,7 +50,6 @@ enum Source {
     Label(&'static str),
     /// The value of an annotation.
     Annotation(&'static str),
-    /// The pod's namespace.
     Namespace,
     /// The number after this prefix of the namespace.
     NamespaceNumber(&'static str),

@@ -59,7 +59,6 @@ enum Lost {
     /// No event within the timeout.
     #[error("silent for too long")]
     Silent,
-    /// Any other failure.
     #[error("{0}")]
     Failed(#[from] ApiError),
 }
@@ -87,7 +86,6 @@ struct State {
     complained: Cell<bool>,
 }
 
-/// One watch.
 struct Watch {
     state: Rc<State>,
     api: Rc<Api>,

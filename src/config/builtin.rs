@@ -26,7 +26,6 @@ pub(crate) enum BuiltinError {
          give the real upstreams with --config, or keep resolv.conf as it was before nodens served this machine"
     )]
     Loop {
-        /// Nameserver.
         server: SocketAddr,
         /// Listener that a query to the nameserver reaches.
         listener: SocketAddr,

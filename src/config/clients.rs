@@ -81,7 +81,6 @@ pub(crate) struct KubernetesTable {
     pub watch: Option<bool>,
     /// Default: the environment variable `NODE_NAME`.
     pub node: Option<Spanned<Node>>,
-    /// Default: all.
     pub namespaces: Vec<Spanned<Namespace>>,
     /// Default: that of the cluster in which nodens runs as a pod.
     pub api_server: Option<Spanned<Url>>,
@@ -94,17 +93,11 @@ pub(crate) struct KubernetesTable {
 /// `[[client]]` in the file.
 #[derive(Debug)]
 pub(crate) struct ClientTable {
-    /// Required.
     pub source: Spanned<Network>,
-    /// Required.
     pub name: Spanned<Words>,
-    /// Default: none.
     pub namespace: Option<Spanned<Words>>,
-    /// Default: none.
     pub project: Option<Spanned<Words>>,
-    /// Default: none.
     pub job: Option<Spanned<Words>>,
-    /// Default: none.
     pub runner: Option<Spanned<Words>>,
 }
 

@@ -51,7 +51,6 @@ pub struct HostsPath {
 /// `[hosts]` in the file.
 #[derive(Debug)]
 pub(crate) struct HostsTable {
-    /// Required.
     pub files: Vec<Spanned<HostsPath>>,
     /// Default: [`HOSTS_TTL`].
     pub ttl: Spanned<Time>,

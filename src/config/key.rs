@@ -9,7 +9,6 @@ pub(super) struct Noted {
     pub(super) table: String,
     /// Key within the table.
     pub(super) key: &'static str,
-    /// What was asked.
     pub(super) fact: Fact,
 }
 
@@ -22,7 +21,6 @@ pub(super) enum Fact {
     Value {
         /// Form of one value.
         form: Form,
-        /// How many values.
         arity: Arity,
     },
     /// The key must be present.
@@ -47,7 +45,6 @@ pub enum Shape {
 /// Number of values of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
-    /// One value.
     One,
     /// A list that is not empty.
     List,

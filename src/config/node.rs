@@ -30,7 +30,6 @@ pub struct Node {
 /// `[node]` in the file.
 #[derive(Debug)]
 pub(crate) struct NodeTable {
-    /// Required.
     pub addresses: Vec<Spanned<Address>>,
     /// Default: [`Interface::Auto`].
     pub interface: Option<Spanned<Interface>>,
@@ -50,7 +49,6 @@ pub enum Interface {
     /// Dummy link, or loopback if the kernel has no dummy links.
     #[default]
     Auto,
-    /// Dummy link.
     Dummy,
     /// Existing link of this name.
     Named(String),
@@ -63,7 +61,6 @@ pub enum Firewall {
     /// nftables table that excludes queries from connection tracking.
     #[default]
     Nft,
-    /// No rules.
     None,
 }
 

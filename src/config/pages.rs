@@ -37,7 +37,6 @@ pub(crate) type ReportListener = Spanned<Listen<REPORT_PORT>>;
 pub(crate) struct AdminTable {
     /// Required; empty if it is missing or invalid.
     pub listen: Vec<AdminListener>,
-    /// Default: none.
     pub metrics_listen: Vec<AdminListener>,
     /// Default: [`ADMIN_ALLOW`].
     pub allow: Vec<IpNet>,

@@ -36,7 +36,6 @@ pub struct Record {
 /// `[[record]]` in the file.
 #[derive(Debug)]
 pub(crate) struct RecordTable {
-    /// Required.
     pub name: Spanned<Owner>,
     /// `type`, required.
     pub kind: Spanned<Kind>,

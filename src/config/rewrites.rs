@@ -26,9 +26,7 @@ pub struct Rewrite {
 /// `[[rewrite]]` in the file.
 #[derive(Debug)]
 pub(crate) struct RewriteTable {
-    /// Required.
     pub zone: Spanned<Domain>,
-    /// Required.
     pub to: Spanned<Domain>,
     /// Default: [`RECORD_TTL`].
     pub ttl: Spanned<Time>,

@@ -127,9 +127,7 @@ pub(crate) struct RouteTable {
     pub deny_private_addresses: bool,
     /// Default: [`DENY_PRIVATE_NAMES`].
     pub deny_private_names: bool,
-    /// Default: none.
     pub filter_types: Vec<Spanned<FilteredType>>,
-    /// Default: none.
     pub fallthrough: Option<Spanned<String>>,
     /// Default: [`FALLTHROUGH_NODATA`].
     pub fallthrough_nodata: Option<Spanned<bool>>,

@@ -19,7 +19,6 @@ pub struct Time {
     millis: u64,
 }
 
-/// Number of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "i64")]
 pub struct Count(pub usize);
@@ -29,9 +28,7 @@ pub struct Count(pub usize);
 pub struct Bounds<T> {
     /// Value if the file gives none.
     pub default: T,
-    /// Minimum.
     pub floor: T,
-    /// Maximum.
     pub ceiling: T,
 }
 

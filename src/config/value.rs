@@ -9,9 +9,7 @@ pub enum Form {
     Text(Option<&'static str>),
     /// One of these strings.
     OneOf(&'static [&'static str]),
-    /// A whole number.
     Integer,
-    /// A number.
     Number,
     /// `true` or `false`.
     Boolean,

@@ -120,29 +120,21 @@ impl Pattern {
 pub(crate) struct ViewTable {
     /// Position of the table's header.
     pub at: Range<usize>,
-    /// Required.
     pub name: Spanned<Words>,
     /// True if the table has a key that selects clients, valid or not.
     pub selects: bool,
-    /// Default: any namespace.
     pub namespaces: Vec<Spanned<Glob>>,
-    /// Default: any labels.
     pub labels: Option<Spanned<Labels>>,
-    /// Default: any project.
     pub projects: Vec<Spanned<Glob>>,
-    /// Default: any runner.
     pub runners: Vec<Spanned<Glob>>,
-    /// Default: any address.
     pub sources: Vec<Spanned<Network>>,
     /// Default: clients with and without a known identity.
     pub known: Option<Spanned<bool>>,
     /// Default: [`INHERIT`].
     pub inherit: bool,
-    /// Default: none.
     pub deny: Vec<Spanned<Zone>>,
     /// Default: as in each route.
     pub deny_private_addresses: Option<bool>,
-    /// Default: none.
     pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<Count>>,

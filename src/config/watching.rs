@@ -71,7 +71,6 @@ pub(crate) struct MetricsTable {
 /// `[query_log]` in the file.
 #[derive(Debug)]
 pub(crate) struct QueryLogTable {
-    /// Required.
     pub to: Spanned<Target>,
     /// Default: [`ONLY`].
     pub only: Logged,

@@ -31,7 +31,6 @@ impl NoAnswer {
     }
 }
 
-/// Queries one group.
 pub(super) async fn ask<U: Ask + 'static>(
     upstreams: &Rc<U>,
     wanted: &PendingQuery,

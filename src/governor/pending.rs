@@ -12,7 +12,6 @@ const FEWER_PREFETCHES: usize = 8;
 /// Divisor of the limit of waiting queries: the total reserve of groups that use less than their share of it.
 const RESERVED: usize = 4;
 
-/// Queries that wait.
 #[derive(Debug)]
 pub struct Pending {
     pool: Arc<Pool>,

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-/// Bounded amount.
 #[derive(Debug)]
 pub struct Pool<S = RandomState> {
     capacity: usize,

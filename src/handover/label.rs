@@ -8,11 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    /// Queries over UDP.
     Udp(Address),
-    /// Queries over TCP.
     Tcp(Address),
-    /// The admin pages.
     Admin(Address),
     /// The report to clients about themselves.
     Report(Address),

@@ -12,7 +12,6 @@ use super::label::{Address, Label};
 pub struct Sockets(Vec<(Label, Arc<OwnedFd>)>);
 
 impl Sockets {
-    /// Adds a socket.
     pub fn put(&mut self, label: Label, socket: impl Into<OwnedFd>) {
         self.0.push((label, Arc::new(socket.into())));
     }

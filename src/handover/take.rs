@@ -19,7 +19,6 @@ pub(crate) const MOST_ENTRIES: usize = 64 << 20;
 pub(crate) struct Taken {
     /// Channel to the predecessor.
     pub predecessor: Channel,
-    /// Its sockets.
     pub sockets: Sockets,
     /// Entries of its cache.
     pub entries: Vec<Vec<u8>>,

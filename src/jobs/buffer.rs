@@ -50,7 +50,6 @@ pub struct Count {
     pub address: u128,
     /// Route, response code and source: see `stats_buffer`.
     pub(super) kind: u32,
-    /// Number of responses.
     pub times: u32,
     /// Time of the first query.
     pub first: Millis,

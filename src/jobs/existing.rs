@@ -28,7 +28,6 @@ const MOST_LOOKED_UP: usize = 4;
 /// Most similar names returned for one name: the shortest.
 pub(crate) const MOST_LIKE: usize = 12;
 
-/// Names that exist.
 #[derive(Debug)]
 pub(crate) struct Existing {
     zones: Zones,
@@ -89,7 +88,6 @@ impl Existing {
         self.zones.generation == Some(snapshot.generation)
     }
 
-    /// Replaces the zones.
     pub(crate) fn follow(&mut self, zones: Zones) {
         self.zones = zones;
     }

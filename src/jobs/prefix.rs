@@ -30,7 +30,6 @@ pub(crate) struct Prefixes<'n> {
 pub(crate) struct Prefix {
     /// Length in bytes, without a root label.
     pub length: usize,
-    /// Number of labels.
     pub labels: usize,
     /// Hash; equal to [`Prefixes::whole`] of a name that consists of these labels.
     pub hash: u64,
@@ -55,7 +54,6 @@ impl<'n> Prefixes<'n> {
         prefixes
     }
 
-    /// Returns the name.
     pub(crate) fn name(&self) -> &'n [u8] {
         self.name
     }

@@ -58,7 +58,6 @@ struct Project {
     last: u64,
 }
 
-/// One question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Habit {
     name: Box<[u8]>,
@@ -69,7 +68,6 @@ struct Habit {
     last: u64,
 }
 
-/// Serialized form.
 #[derive(Debug, Serialize, Deserialize)]
 struct Written {
     version: u32,

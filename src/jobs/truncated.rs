@@ -36,14 +36,12 @@ pub struct Truncated {
 /// Client address, name in lower-case wire form, and type. The other properties of a query may differ over TCP.
 pub(super) type Question = (u128, Box<[u8]>, RrType);
 
-/// A truncated response.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut {
     /// Label of the route.
     pub route: Option<Arc<str>>,
     /// Largest UDP response that the client accepts, in bytes.
     pub size: usize,
-    /// Number of occurrences.
     pub times: u64,
     /// Time of the first occurrence.
     pub first: Millis,

@@ -26,7 +26,6 @@ pub(crate) struct Console<'n> {
 /// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Text to show.
     Say(String),
     /// End of the lab.
     Quit,

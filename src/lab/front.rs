@@ -8,7 +8,6 @@ use tokio::task::spawn_blocking;
 use crate::app::{self, Running};
 use crate::config::parse::parse;
 
-/// A running nodens.
 pub(crate) struct Front {
     running: Running,
 }
@@ -19,7 +18,6 @@ pub(crate) enum FrontError {
     /// All mistakes of an invalid configuration.
     #[error("the lab's configuration is wrong: {0}")]
     Config(String),
-    /// Failure to start.
     #[error("nodens does not start: {0}")]
     Start(String),
 }

@@ -35,9 +35,7 @@ const PRIVATE_ZONES: [&str; 3] = ["corp.example", "cluster.local", "10.in-addr.a
 /// Result of the tour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Score {
-    /// Steps taken.
     pub steps: u32,
-    /// Steps that failed.
     pub failed: u32,
 }
 

@@ -42,7 +42,6 @@ impl Rule {
 /// Cluster's domain of a route.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Configuration.
     pub config: config::Cluster,
     /// State of the probes that find out how far its servers' denials reach.
     pub probes: Probes,

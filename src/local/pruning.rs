@@ -20,11 +20,8 @@ pub struct Form(u8);
 /// Part of the cluster's domain that a name is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
-    /// Services.
     Svc,
-    /// Pods.
     Pod,
-    /// Neither.
     Domain,
 }
 

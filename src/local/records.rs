@@ -60,7 +60,6 @@ pub(crate) trait Around {
 /// Static answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Complete answer.
     Answer(LocalRecords),
     /// Alias of a name that is not static: that name is to be resolved, and these records precede its answer.
     Alias(LocalRecords, Name),

@@ -70,7 +70,6 @@ enum Kind {
 pub struct Special(HashMap<Box<[u8]>, Kind>);
 
 impl Special {
-    /// Returns the table.
     pub fn new() -> Self {
         let private_172 = (16..=31).map(|octet| format!("{octet}.172.in-addr.arpa"));
         let shared = (64..=127).map(|octet| format!("{octet}.100.in-addr.arpa"));

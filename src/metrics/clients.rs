@@ -17,9 +17,7 @@ pub struct ClientMetrics {
 /// Counters of one namespace, project and runner.
 #[derive(Clone, Debug)]
 pub struct ClientSeries {
-    /// Responses to queries.
     pub queries: IntCounter,
-    /// Failed queries.
     pub failures: IntCounter,
 }
 

@@ -58,7 +58,6 @@ const NO_DAD: u32 = 2;
 /// Multicast groups for changes of links and addresses (RTMGRP_), as bits.
 pub(super) const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
-/// A link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,
@@ -100,14 +99,12 @@ impl Addresses {
         Netlink::open(SockProtocol::NetlinkRoute).map(Self)
     }
 
-    /// Lists all links.
     pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
         let answers = self.0.dump(&Message::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
         let links = answers.iter().filter(|answer| answer.kind == kind::NEW_LINK);
         Ok(links.filter_map(|answer| read_link(&answer.body)).collect())
     }
 
-    /// Lists all addresses.
     pub(super) fn present(&mut self) -> io::Result<Vec<Present>> {
         let message = Message::new(kind::GET_ADDRESS, flag::REQUEST | flag::DUMP, &[0; ADDRESS_HEADER]);
         let answers = self.0.dump(&message)?;
@@ -163,7 +160,6 @@ impl Addresses {
         self.0.change(&Message::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
     }
 
-    /// Deletes a link.
     pub(super) fn remove_link(&mut self, link: &Link) -> io::Result<()> {
         self.0.change(&Message::new(kind::DELETE_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, 0)))
     }

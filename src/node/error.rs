@@ -8,31 +8,21 @@ use std::net::IpAddr;
 pub(crate) enum NodeError {
     /// Missing permission to change the network.
     #[error("cannot {what}: it needs CAP_NET_ADMIN")]
-    NotPermitted {
-        /// The operation.
-        what: String,
-    },
+    NotPermitted { what: String },
     /// No link with this name.
     #[error("there is no link {0}: see [node] interface")]
     NoLink(String),
     /// Another link already has the address.
     #[error("{address} is on the link {link} already, not on {wanted}: see [node] interface")]
     Elsewhere {
-        /// The address.
         address: IpAddr,
         /// The link that has it.
         link: String,
-        /// The configured link.
         wanted: String,
     },
     /// Any other error of the kernel.
     #[error("cannot {what}: {error}")]
-    Refused {
-        /// The operation.
-        what: String,
-        /// The kernel's error.
-        error: io::Error,
-    },
+    Refused { what: String, error: io::Error },
 }
 
 impl NodeError {

@@ -12,7 +12,6 @@ use super::nft::{End, Found, Hook, Nft, Rule};
 /// Name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "nodens";
 
-/// The configured table.
 pub(super) struct Firewall {
     rules: Vec<Rule>,
 }

@@ -60,7 +60,6 @@ impl Message {
         Self { kind, flags, body: header.to_vec() }
     }
 
-    /// Appends an attribute.
     pub(super) fn put(mut self, attribute: u16, value: &[u8]) -> Self {
         put(&mut self.body, attribute, value);
         self
@@ -89,7 +88,6 @@ impl Message {
     }
 }
 
-/// Appends an attribute.
 pub(super) fn put(bytes: &mut Vec<u8>, attribute: u16, value: &[u8]) {
     bytes.extend_from_slice(&((ATTRIBUTE + value.len()) as u16).to_ne_bytes());
     bytes.extend_from_slice(&attribute.to_ne_bytes());
@@ -160,7 +158,6 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Requests a list.
     pub(super) fn dump(&mut self, message: &Message) -> io::Result<Vec<Answer>> {
         self.ask(std::slice::from_ref(message), 1)
     }

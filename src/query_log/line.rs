@@ -49,7 +49,6 @@ struct Line<'a> {
 pub(crate) struct Clock {
     /// Time of the process's clock.
     pub now: Millis,
-    /// Wall-clock time.
     pub wall: UnixMillis,
 }
 

@@ -23,7 +23,6 @@ const MODE: u32 = 0o640;
 
 /// State of a writer. It must not hold a sender of the channel, which would keep the writer from ending.
 pub(super) struct Writer {
-    /// Clients, for attribution.
     pub(super) clients: Arc<Clients>,
     /// Origin of the times.
     pub(super) epoch: Epoch,
@@ -78,7 +77,6 @@ impl Output {
         }
     }
 
-    /// Writes whole lines.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout { torn } => write_whole(&mut io::stdout().lock(), lines, torn),

@@ -50,7 +50,6 @@ impl Batch {
     /// Longest response that one datagram carries.
     pub(crate) const LARGEST_REPLY: usize = crate::wire::LARGEST_UDP_REPLY as usize;
 
-    /// Allocates the buffers.
     pub(crate) fn new() -> Self {
         // SAFETY: these are plain C structures, for which zero bytes are a valid value.
         let (header, vector, peer) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };

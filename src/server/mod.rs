@@ -44,9 +44,7 @@ const LAST_FLUSHES: usize = 100;
 /// A client's connection in transfer to another process.
 #[derive(Debug)]
 pub struct Moved {
-    /// The connection.
     pub stream: std::net::TcpStream,
-    /// The client.
     pub client: IpAddr,
     /// The bytes already read of the next query.
     pub rest: Vec<u8>,
@@ -78,7 +76,6 @@ pub(crate) struct Worker<U> {
     pub resolver: Arc<Resolver>,
     /// The upstream connections of this worker.
     pub upstreams: Rc<U>,
-    /// The server's phase.
     pub phase: watch::Receiver<Phase>,
     /// Sends connections to the process that serves, while this one is in standby.
     pub mover: Mover,

@@ -39,9 +39,7 @@ const PORT_DRAWS: usize = 16;
 pub(crate) struct Listeners {
     /// The address, with the port that was bound.
     pub address: SocketAddr,
-    /// The UDP sockets.
     pub udp: Vec<UdpSocket>,
-    /// The TCP listeners.
     pub tcp: Vec<TcpListener>,
 }
 

@@ -47,7 +47,6 @@ pub(crate) const WORKER: &str = "--worker";
 const LONG: Duration = Duration::from_secs(1);
 /// Pause after the second death in a row; it doubles with each further death.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Time, in addition to `GRACE`, that a worker has to exit after a termination signal; then it is killed.
 const END: Duration = Duration::from_secs(30);

@@ -91,7 +91,6 @@ pub struct Health {
     streak: u32,
     /// A probe has failed, or the host has refused, since the last response.
     agreed: bool,
-    /// Suspected packet loss.
     losing: Option<Losing>,
     /// Names that were counted, and when.
     counted: [Option<(u64, Instant)>; COUNTED],

@@ -32,7 +32,6 @@ pub(crate) struct LatencyWindow {
 /// Numbers of the last minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latencies {
-    /// Number of responses.
     pub responses: u64,
     /// Latency that half of them did not exceed; `None` without a response.
     pub p50: Option<Duration>,

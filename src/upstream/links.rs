@@ -214,7 +214,6 @@ impl Ask for UpstreamConnections {
     }
 }
 
-/// Race in progress.
 struct Run {
     race: Race,
     servers: Vec<Arc<Server>>,

@@ -38,16 +38,13 @@ pub(crate) enum MatchResult {
         /// Says that the query was not understood.
         formerr: bool,
     },
-    /// The response.
     Reply(Verdict),
 }
 
 /// Summary of a response for the choice of the next server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Full response code.
     pub rcode: Rcode,
-    /// TC flag.
     pub truncated: bool,
     /// First extended error: info-code and text.
     pub extended_error: Option<(u16, Vec<u8>)>,
@@ -108,12 +105,10 @@ impl Sent {
         Self { bytes: bytes[..len].into(), question_end: HEADER + name.len() + 4, case_random: case.is_some() }
     }
 
-    /// Returns the message.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Returns the id.
     pub(crate) fn id(&self) -> u16 {
         u16_at(&self.bytes, 0).unwrap_or_default()
     }

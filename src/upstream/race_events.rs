@@ -25,7 +25,6 @@ pub(crate) enum Event {
         /// Says that the query was not understood.
         formerr: bool,
     },
-    /// No response.
     Failed(FailureKind),
 }
 

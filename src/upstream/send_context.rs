@@ -11,7 +11,6 @@ use super::race_events::RaceEvents;
 pub(super) struct SendContext<'a> {
     pub(super) number: usize,
     pub(super) race_events: &'a Rc<RaceEvents>,
-    /// Current time.
     pub(super) at: Instant,
     /// Time after which the outcome no longer matters.
     pub(super) until: Instant,

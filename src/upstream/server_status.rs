@@ -13,7 +13,6 @@ use crate::metrics::events::UnixMillis;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// No response yet.
     Unknown,
     /// It takes clients' queries.
     Healthy,
@@ -49,7 +48,6 @@ impl State {
 /// State of a server, with time and reason.
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
-    /// State.
     pub state: State,
     /// Time of the change.
     pub since: Instant,
@@ -78,7 +76,6 @@ pub(crate) struct RecentFailures {
 }
 
 impl RecentFailures {
-    /// Adds a failure.
     pub(crate) fn push(&mut self, kind: FailureKind) {
         self.last.rotate_left(1);
         self.last[EJECT_AFTER as usize - 1] = Some(kind);

@@ -51,7 +51,6 @@ const OF_NODE_SERVICES: &[RangeInclusive<u16>] = &[
 /// Ports to draw from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SourcePorts {
-    /// Sorted and disjoint.
     ranges: Vec<RangeInclusive<u16>>,
     count: u32,
 }

@@ -151,10 +151,13 @@ impl Composer {
 
 /// One step of an alias chain.
 enum Link<'r> {
-    /// A CNAME.
     Alias(&'r Record),
     /// A DNAME whose synthesized CNAME (RFC 6672 section 3.4) is missing: its owner and its target.
-    Missing { dname: &'r Record, owner: Vec<u8>, target: Vec<u8> },
+    Missing {
+        dname: &'r Record,
+        owner: Vec<u8>,
+        target: Vec<u8>,
+    },
 }
 
 /// Returns the response with its answers in chain order, each CNAME before the records of its target, and with the

@@ -146,7 +146,6 @@ fn turn_around<const SIZE: usize>(
 
 /// The part of a message that fits.
 struct Cut {
-    /// Length in bytes.
     len: usize,
     /// Record counts of the three sections, if they differ from the stored ones.
     counts: Option<[u8; 6]>,

@@ -26,7 +26,6 @@ pub(crate) const BURST_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Task<'a> {
     /// The server under test.
     pub server: SocketAddr,
-    /// Its upstreams.
     pub upstreams: &'a [Upstream; 2],
     /// What happens to them.
     pub changes: &'a [Change],

@@ -13,7 +13,6 @@ const LEARNT_AFTER: usize = 10;
 /// What became of one query.
 #[derive(Clone, Copy, Debug)]
 pub struct Fate {
-    /// What came back.
     pub verdict: Verdict,
     /// How long it took.
     pub took: Duration,
@@ -23,7 +22,6 @@ pub struct Fate {
 /// had taken the whole of the client's patience, so that loss never makes a server look faster.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
-    /// Queries asked.
     pub asked: u64,
     /// Queries without a good answer: the sum of the next three.
     pub lost: u64,
@@ -33,11 +31,9 @@ pub struct Figures {
     pub failed: u64,
     /// Queries with an answer that is not theirs.
     pub wrong: u64,
-    /// The median.
     pub p50_ms: f64,
     /// 99 % of the queries, rounded down, took at most so long.
     pub p99_ms: f64,
-    /// The slowest.
     pub max_ms: f64,
     /// `p99_ms` without the first ten queries, of a burst.
     pub p99_after_10_ms: Option<f64>,

@@ -54,7 +54,6 @@ pub async fn run(plan: &Plan, stop: &AtomicBool, progress: impl Fn(&Cell)) -> io
     Ok(report)
 }
 
-/// Measures one cell.
 async fn measure(plan: &Plan, cell: &Cell, stop: &AtomicBool) -> io::Result<Outcome> {
     let ip = if plan.ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let upstreams =

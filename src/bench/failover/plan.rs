@@ -9,18 +9,15 @@ use super::server::Server;
 use crate::bench::draw::Random;
 use crate::lab::client::PATIENCE;
 
-/// What to measure.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The servers and their programs.
     pub servers: Vec<(Server, PathBuf)>,
     /// Servers that were wanted and are not installed.
     pub missing: Vec<Server>,
-    /// The faults.
     pub faults: Vec<Fault>,
     /// Only the burst, for all servers; else steady for all servers and the burst for nodens.
     pub closed: bool,
-    /// Fewer queries.
     pub quick: bool,
     /// Everything at `::1`, not at `127.0.0.1`.
     pub ipv6: bool,
@@ -31,13 +28,10 @@ pub struct Plan {
 /// One fault of one server in one mode.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// How queries come.
     pub mode: Mode,
-    /// What happens.
     pub fault: Fault,
     /// Whom it happens to.
     pub server: Server,
-    /// Its program.
     pub program: PathBuf,
 }
 

@@ -11,7 +11,6 @@ use crate::lab::client::PATIENCE;
 /// What JSON's `shape` says; it grows when a field changes its meaning or goes.
 const SHAPE: u32 = 1;
 
-/// A run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     shape: u32,
@@ -108,7 +107,6 @@ impl Report {
         notes
     }
 
-    /// How clients asked.
     pub fn transport(&self) -> String {
         format!("{} over {}", self.transport.to_uppercase(), if self.ipv6 { "IPv6" } else { "IPv4" })
     }

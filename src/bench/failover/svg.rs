@@ -29,7 +29,6 @@ text { font: 12px system-ui, sans-serif; fill: var(--ink) } .soft { fill: var(--
 const LIGHT: &str = "--ink: #1c2127; --soft: #59636e; --page: #ffffff; --rule: #dde2e7; --band: #f5f7f9;";
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --band: #1b2128;";
 
-/// The picture.
 pub(crate) fn picture(report: &Report) -> String {
     let modes: Vec<Mode> =
         [Mode::Steady, Mode::Burst].into_iter().filter(|mode| !report.servers(*mode).is_empty()).collect();

@@ -91,24 +91,19 @@ pub struct Excerpt {
 pub struct Kind {
     /// Label of the route; `None` if nodens answered by itself.
     pub route: Option<Arc<str>>,
-    /// Response code.
     pub rcode: Rcode,
     /// Source of the responses.
     pub source: Source,
-    /// Number of responses.
     pub times: u64,
 }
 
-/// A deferred response.
 #[derive(Clone, Debug)]
 pub struct Slow {
     /// Name in lower-case wire form.
     pub name: Box<[u8]>,
-    /// Query type.
     pub qtype: RrType,
     /// Label of the route.
     pub route: Option<Arc<str>>,
-    /// Response code.
     pub rcode: Rcode,
     /// Time from the query to the response.
     pub took: Duration,
@@ -123,13 +118,10 @@ pub struct Failure {
     pub qtype: RrType,
     /// Label of the route; `None` if nodens answered by itself.
     pub route: Option<Arc<str>>,
-    /// Response code.
     pub rcode: Rcode,
-    /// Cause.
     pub cause: Cause,
     /// Explanatory text; may be empty.
     pub words: Box<str>,
-    /// Number of occurrences.
     pub times: u64,
     /// Time of the first occurrence.
     pub first: Millis,
