@@ -53,10 +53,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     start_in(config, StartOptions::default())
 }
 
-/// Starts like [`start`], with options from the process's environment.
+/// Starts like [`start()`], with options from the process's environment.
 ///
 /// # Errors
-/// As for [`start`].
+/// As for [`start()`].
 pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartError> {
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -91,7 +91,7 @@ pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartErro
 /// it. [`Running::stop`] only signals the tasks to stop; the handle returns the number of queries left.
 ///
 /// # Errors
-/// As for [`start`].
+/// As for [`start()`].
 pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
     let (running, parts) = prepare(config, 1, StartOptions::default())?;
     tokio::task::spawn_local(parts.control.run());
