@@ -105,10 +105,22 @@ impl Answers {
         let cache = &common.config.cache;
         let scope_fingerprint = |route: &Route| {
             let of_group = |group: usize| common.groups.get(group).map(|group| group.scope_fingerprint());
-            let Route { negative_max_ttl, filter_types, deny_private_names, .. } = route;
+            // Exhaustive, so that a new key does not compile until it is decided whether cached answers depend on it. The router
+            // decides which route a name has, and `cluster` is applied before the cache is looked up.
+            let Route {
+                negative_max_ttl,
+                filter_types,
+                deny_private_names,
+                deny_private_addresses: _, // in `strips`
+                fallthrough,
+                to,
+                zones: _,
+                label: _,
+                cluster: _,
+            } = route;
             let strips = (strips(deny_private_addresses, route), deny_private_names);
             let others = |to: usize| common.config.routes.iter().filter(move |other| other.to == to);
-            let fallthrough = route.fallthrough.map(|next| {
+            let fallthrough = fallthrough.as_ref().map(|next| {
                 let denied = others(next.to)
                     .map(|other| (self::strips(deny_private_addresses, other), other.deny_private_names));
                 (
@@ -117,7 +129,7 @@ impl Answers {
                     denied.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1)),
                 )
             });
-            number(&(limits(cache), negative_max_ttl, filter_types, strips, of_group(route.to), fallthrough)) as u32
+            number(&(limits(cache), negative_max_ttl, filter_types, strips, of_group(*to), fallthrough)) as u32
         };
         let mut answers =
             Self { scope_fingerprints: common.config.routes.iter().map(scope_fingerprint).collect(), whole: 0 };
@@ -213,7 +225,9 @@ fn strips(all: Option<bool>, route: &Route) -> bool {
 }
 
 fn limits(cache: &Cache) -> (Duration, Duration) {
-    (cache.max_ttl, cache.negative_max_ttl)
+    // Exhaustive, as above. `rotate` is applied to each entry when it is revalidated.
+    let Cache { max_ttl, negative_max_ttl, memory: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } = cache;
+    (*max_ttl, *negative_max_ttl)
 }
 
 fn number(value: &impl Hash) -> u64 {

@@ -1,27 +1,64 @@
 //! Keys that only a start reads. Neither a reload nor the restart of a worker process that died changes them.
 
-use super::Config;
+use super::{Admin, Cache, Config, Server, WarmUp};
 
 impl Config {
     /// Sets the start-only keys to their values in `start`. Returns the names of the keys whose values differed: they need a
     /// restart. This is the only list of these keys.
     pub fn keep_start_only(&mut self, start: &Self) -> Vec<&'static str> {
+        // Exhaustive, so that a new key does not compile until it is decided here: named if only a start reads it, `_` if a reload
+        // applies it.
+        let Self {
+            server,
+            admin,
+            report,
+            node,
+            handover,
+            cache,
+            kubernetes,
+            warm_up,
+            needs_restart,
+            bootstrap: _,
+            upstreams: _,
+            routes: _,
+            records: _,
+            hosts: _,
+            rewrites: _,
+            clients: _,
+            views: _,
+            metrics: _,
+            query_log: _,
+            warnings: _,
+        } = self;
+        let Server {
+            listen,
+            workers,
+            allow: _,
+            tcp_idle_timeout: _,
+            tcp_connections: _,
+            tcp_connections_per_client: _,
+            identity: _,
+        } = server;
+        let Admin { listen: admin_listen, metrics_listen, allow: _ } = admin;
+        let Cache { memory, max_ttl: _, negative_max_ttl: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } =
+            cache;
+        let WarmUp { file, enabled: _ } = warm_up;
         let keys: Vec<_> = [
-            keep("server.listen", &mut self.server.listen, &start.server.listen),
-            keep("server.workers", &mut self.server.workers, &start.server.workers),
-            keep("admin.listen", &mut self.admin.listen, &start.admin.listen),
-            keep("admin.metrics_listen", &mut self.admin.metrics_listen, &start.admin.metrics_listen),
-            keep("report.listen", &mut self.report, &start.report),
-            keep("node", &mut self.node, &start.node),
-            keep("handover.socket", &mut self.handover, &start.handover),
-            keep("cache.memory", &mut self.cache.memory, &start.cache.memory),
-            keep("kubernetes", &mut self.kubernetes, &start.kubernetes),
-            keep("warm_up.file", &mut self.warm_up.file, &start.warm_up.file),
+            keep("server.listen", listen, &start.server.listen),
+            keep("server.workers", workers, &start.server.workers),
+            keep("admin.listen", admin_listen, &start.admin.listen),
+            keep("admin.metrics_listen", metrics_listen, &start.admin.metrics_listen),
+            keep("report.listen", report, &start.report),
+            keep("node", node, &start.node),
+            keep("handover.socket", handover, &start.handover),
+            keep("cache.memory", memory, &start.cache.memory),
+            keep("kubernetes", kubernetes, &start.kubernetes),
+            keep("warm_up.file", file, &start.warm_up.file),
         ]
         .into_iter()
         .flatten()
         .collect();
-        self.needs_restart.clone_from(&keys);
+        needs_restart.clone_from(&keys);
         keys
     }
 }

@@ -237,7 +237,17 @@ impl Group {
     /// Returns a fingerprint that equal groups share across reloads: their answers are interchangeable.
     pub fn scope_fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let config::Upstream { servers, trust_ad, .. } = &self.config;
+        // Exhaustive, so that a new key does not compile until it is decided whether cached answers depend on it.
+        let config::Upstream {
+            servers,
+            trust_ad,
+            name: _,
+            select: _,
+            deadline: _,
+            max_qps: _,
+            tcp_connections: _,
+            randomize_case: _,
+        } = &self.config;
         (servers, trust_ad).hash(&mut hasher);
         hasher.finish()
     }
