@@ -13,6 +13,7 @@ COPY deploy/image/target.sh ./
 RUN ./target.sh install
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
+COPY config config
 COPY src src
 RUN ./target.sh build /nodens
 

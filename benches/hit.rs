@@ -3,7 +3,7 @@
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
 use nodens::cache::Cache;
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{Key, Query};
 
@@ -33,7 +33,7 @@ fn key_hash(bencher: Bencher<'_, '_>) {
     let case = packets::a();
     let cache = Cache::new(1 << 20);
     let query = Query::read(&case.query).expect("a good query");
-    bencher.bench_local(|| cache.hash(black_box(&Key::new(black_box(&query), HorizonId::COMMON))));
+    bencher.bench_local(|| cache.hash(black_box(&Key::new(black_box(&query), EffectiveViewId::COMMON))));
 }
 
 #[divan::bench(sample_size = 1_000)]

@@ -39,27 +39,27 @@ struct Waiting {
 pub struct SharedResult {
     pub entry: Entry,
     /// Server that answered, if one was queried and answered.
-    pub by: By,
+    pub by: AnsweredBy,
 }
 
 /// Server's address, or none, in 18 bytes: the 32 bytes of `SocketAddr` would put each pending question into a larger block of
 /// memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct By {
+pub struct AnsweredBy {
     /// Address; IPv4 is mapped.
     ip: [u8; 16],
     /// Port; zero if there is no address.
     port: u16,
 }
 
-impl By {
+impl AnsweredBy {
     /// Returns the address, if there is one.
     pub fn address(self) -> Option<SocketAddr> {
         (self.port > 0).then(|| SocketAddr::new(IpAddr::from(self.ip).to_canonical(), self.port))
     }
 }
 
-impl From<SocketAddr> for By {
+impl From<SocketAddr> for AnsweredBy {
     fn from(address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -125,7 +125,7 @@ impl Coalesce {
 
 impl CoalescedQuery {
     /// Sends the result to all waiting clients.
-    pub fn land(mut self, entry: &Entry, by: By) {
+    pub fn land(mut self, entry: &Entry, by: AnsweredBy) {
         for sender in self.take() {
             // The receiver may have been dropped.
             let _ = sender.send(SharedResult { entry: entry.clone(), by });
@@ -165,19 +165,19 @@ impl Drop for CoalescedQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::query::{HorizonId, Query};
+    use crate::wire::query::{EffectiveViewId, Query};
 
     fn key(name: &[u8]) -> Key {
         let packet = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON)
+        Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
     }
 
     #[test]
     fn an_address_in_fewer_bytes() {
         for address in ["192.0.2.1:53", "[2001:db8::1]:853"] {
-            assert_eq!(By::from(address.parse::<SocketAddr>().expect(address)).address(), address.parse().ok());
+            assert_eq!(AnsweredBy::from(address.parse::<SocketAddr>().expect(address)).address(), address.parse().ok());
         }
-        assert_eq!(By::default().address(), None);
+        assert_eq!(AnsweredBy::default().address(), None);
     }
 
     #[test]

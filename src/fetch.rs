@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::answer::ours::{Local, Own, denial, local};
+use crate::answer::ours::{Local, LocalLookup, denial, local};
 use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
@@ -136,7 +136,7 @@ pub fn unasked_entry(resolver: &Resolver, wanted: &PendingQuery, failure: (Cause
 }
 
 /// Returns an answer of nodens's own, as an entry that is not cached.
-pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &Own) -> Entry {
+pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &LocalLookup) -> Entry {
     let wire =
         message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
     let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
@@ -491,7 +491,7 @@ async fn look_up<U: Ask + 'static>(
 
 impl Remainder {
     /// Returns an answer of nodens's own.
-    fn of(own: &Own, key: &Key) -> Self {
+    fn of(own: &LocalLookup, key: &Key) -> Self {
         let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
         Self { wire, cause: own.cause, extended_errors: own.extended_error() }
     }

@@ -14,11 +14,11 @@ use crate::route::{Router, Way};
 use crate::upstream::Group;
 use crate::wire::RrType;
 use crate::wire::name::Name;
-pub use crate::wire::query::HorizonId;
+pub use crate::wire::query::EffectiveViewId;
 
 /// Routes, static records and denials that apply to a view's clients.
 #[derive(Debug)]
-pub struct Horizon {
+pub struct EffectiveView {
     /// Routes of names.
     pub router: Router,
     /// Static records, including those that the view denies.
@@ -66,7 +66,7 @@ impl<'c> Common<'c> {
     }
 
     /// Returns the effective view of all clients, or of a view.
-    pub fn horizon(&self, view: Option<&View>) -> Horizon {
+    pub fn horizon(&self, view: Option<&View>) -> EffectiveView {
         let deny_private_addresses = view.and_then(|view| view.deny_private_addresses);
         let answers = self.answers(deny_private_addresses);
         let inherit = view.is_none_or(|view| view.inherit);
@@ -83,7 +83,7 @@ impl<'c> Common<'c> {
         ways.sort_unstable();
         let filter_types = view.map(|view| view.filter_types.clone()).unwrap_or_default();
         let whole = number(&(below, ways, own.iter().map(identity).collect::<Vec<_>>(), &filter_types)) as u32;
-        Horizon {
+        EffectiveView {
             records: records.with(own),
             denies: view.is_some_and(|view| !view.deny.is_empty()),
             deny_private_addresses,
@@ -148,7 +148,7 @@ impl Answers {
     }
 }
 
-impl Horizon {
+impl EffectiveView {
     /// Returns whether `name` (lower-case wire form) has static records. A view's own records hide common records of the same
     /// name, and so do its denials.
     pub fn has_records(&self, name: &[u8]) -> bool {
@@ -191,7 +191,7 @@ impl Horizon {
     }
 }
 
-impl Around for Horizon {
+impl Around for EffectiveView {
     fn denies(&self, name: &[u8]) -> bool {
         self.denies && matches!(self.router.find(name), Some((Way::Denied, _)))
     }

@@ -10,7 +10,7 @@ use crate::cache::entry::{CacheScope, Limits};
 use crate::clients::{ClientIdentity, StaticClients, Views};
 use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
-use crate::horizon::{self, Common, Horizon, HorizonId};
+use crate::horizon::{self, Common, EffectiveView, EffectiveViewId};
 use crate::local::cluster::Cluster;
 use crate::local::pruning::Pruning;
 use crate::local::special::Special;
@@ -39,9 +39,9 @@ pub struct Snapshot {
     /// Labels of routes, in the order of [`Config::routes`]; shared with the previous snapshot if none changed.
     pub labels: Arc<[Arc<str>]>,
     /// Effective view for each view.
-    sees: Vec<HorizonId>,
+    sees: Vec<EffectiveViewId>,
     /// Effective views; the first is for clients of no view.
-    horizons: Vec<Horizon>,
+    horizons: Vec<EffectiveView>,
     /// Special-use names.
     pub special: Special,
     /// Identity of the node for clients that request it (`[server] identity`); empty if it is not disclosed.
@@ -64,8 +64,8 @@ impl Snapshot {
         let mut sees = Vec::new();
         for view in &config.views {
             // Views with the same content share the cache. The cast is safe, as there are few views.
-            let own = HorizonId::of_index(horizons.len() as u16);
-            sees.push(if horizon::differs(view) { own } else { HorizonId::COMMON });
+            let own = EffectiveViewId::of_index(horizons.len() as u16);
+            sees.push(if horizon::differs(view) { own } else { EffectiveViewId::COMMON });
             if horizon::differs(view) {
                 horizons.push(common.horizon(Some(view)));
             }
@@ -111,13 +111,13 @@ impl Snapshot {
 
     /// Returns the effective view of a view's clients, or of clients of no view.
     #[inline]
-    pub fn sees(&self, view: Option<ViewId>) -> HorizonId {
-        view.and_then(|view| self.sees.get(view.index()).copied()).unwrap_or(HorizonId::COMMON)
+    pub fn sees(&self, view: Option<ViewId>) -> EffectiveViewId {
+        view.and_then(|view| self.sees.get(view.index()).copied()).unwrap_or(EffectiveViewId::COMMON)
     }
 
     /// Returns all effective views, the common one first.
-    pub fn horizons(&self) -> impl ExactSizeIterator<Item = HorizonId> {
-        (0..self.horizons.len() as u16).map(HorizonId::of_index)
+    pub fn horizons(&self) -> impl ExactSizeIterator<Item = EffectiveViewId> {
+        (0..self.horizons.len() as u16).map(EffectiveViewId::of_index)
     }
 
     /// Returns the view of a client.
@@ -126,7 +126,7 @@ impl Snapshot {
     }
 
     /// Returns the effective view with this id; the common one if there is none.
-    pub fn horizon(&self, id: HorizonId) -> &Horizon {
+    pub fn horizon(&self, id: EffectiveViewId) -> &EffectiveView {
         // The first one always exists.
         self.horizons.get(id.index()).unwrap_or(&self.horizons[0])
     }
@@ -161,7 +161,7 @@ impl Snapshot {
 
     /// Returns the scope of an answer that came through `route` in the effective view `horizon`. An answer that `follows` a
     /// CNAME depends on all routes.
-    pub fn home(&self, horizon: HorizonId, route: RouteId, follows: bool) -> CacheScope {
+    pub fn home(&self, horizon: EffectiveViewId, route: RouteId, follows: bool) -> CacheScope {
         CacheScope::new(self.generation, route, self.horizon(horizon).scope_fingerprint(route, follows))
     }
 

@@ -15,7 +15,7 @@ use nodens::clients::pods::{Event, Pod, Pods};
 use nodens::clients::{ClientIdentity, Unknown};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
@@ -100,7 +100,7 @@ fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
 }
 
 fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
-    let key = Key::new(&Query::read(query).unwrap(), HorizonId::COMMON);
+    let key = Key::new(&Query::read(query).unwrap(), EffectiveViewId::COMMON);
     let entry = Entry::from_reply(&Reply::read(reply).unwrap(), LIMITS, false, HOME, now);
     cache.insert(cache.hash(&key), &key, entry);
 }
@@ -115,7 +115,7 @@ fn look_up_and_fit_allocate_nothing() {
         let mut out = [0; 1232];
         let before = allocations();
         let query = Query::read(black_box(&packet)).unwrap();
-        let key = Key::new(&query, HorizonId::COMMON);
+        let key = Key::new(&query, EffectiveViewId::COMMON);
         let hash = cache.hash(&key);
         let len = cache.with(hash, &key, |entry| {
             entry.hits = entry.hits.saturating_add(1);
@@ -170,9 +170,9 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let reply = Reply::read(&wire).expect("a good reply");
-        let home = self.snapshot.home(HorizonId::COMMON, ROUTE, false);
+        let home = self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
-        let key = Key::new(&Query::read(QUERY).expect("a good query"), HorizonId::COMMON);
+        let key = Key::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -189,10 +189,10 @@ impl Scene {
             &reply,
             LIMITS,
             false,
-            self.snapshot.home(HorizonId::COMMON, ROUTE, false),
+            self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false),
             self.resolver.now(),
         );
-        let key = Key::new(&Query::read(query).expect("a good query"), HorizonId::COMMON);
+        let key = Key::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -351,7 +351,7 @@ fn the_bound_is_hard() {
             let packet = query(&format!("n{number:x}"));
             keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
             // Asked for again, so that all of the cache is used and not only what new names may take.
-            let key = Key::new(&Query::read(&packet).unwrap(), HorizonId::COMMON);
+            let key = Key::new(&Query::read(&packet).unwrap(), EffectiveViewId::COMMON);
             cache.with(cache.hash(&key), &key, |_| ());
             most = most.max(bytes() - before);
         }

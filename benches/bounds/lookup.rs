@@ -13,7 +13,7 @@ use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, Limits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
@@ -75,13 +75,13 @@ impl Cache {
             let (Ok(query), Ok(reply)) = (Query::read(query), Reply::read(&wire)) else {
                 return Err(io::Error::other("no query"));
             };
-            let key = Key::new(&query, HorizonId::COMMON);
+            let key = Key::new(&query, EffectiveViewId::COMMON);
             let hash = resolver.cache.hash(&key);
             let entry = Entry::from_reply(
                 &reply,
                 limits,
                 false,
-                snapshot.home(HorizonId::COMMON, route, false),
+                snapshot.home(EffectiveViewId::COMMON, route, false),
                 resolver.now(),
             );
             resolver.cache.insert(hash, &key, entry);

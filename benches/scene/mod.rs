@@ -12,7 +12,7 @@ use nodens::cache::Cache;
 use nodens::cache::entry::{CacheScope, Entry, Limits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::{Metrics, Source};
 use nodens::snapshot::Snapshot;
@@ -82,7 +82,7 @@ impl Scene {
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
         let reply = Reply::read(&case.reply).expect("a good reply");
-        let home = scene.snapshot.home(HorizonId::COMMON, RouteId::of_index(1).expect("an index"), false);
+        let home = scene.snapshot.home(EffectiveViewId::COMMON, RouteId::of_index(1).expect("an index"), false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
         scene.resolver.cache.insert(hash, &key, entry);
@@ -162,7 +162,7 @@ impl Batch<'_> {
 /// What a query is kept under.
 #[inline]
 pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
-    let key = Key::new(&Query::read(query).expect("a good query"), HorizonId::COMMON);
+    let key = Key::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
     let hash = cache.hash(&key);
     (key, hash)
 }

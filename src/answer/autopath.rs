@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::ancestors;
 use super::kept::{failure_holds, stale_window};
 use super::obtain::obtain;
-use super::ours::{Local, Own, denial, local};
+use super::ours::{Local, LocalLookup, denial, local};
 use super::pending::{Path, PendingQuery};
 use super::state::Resolver;
 use super::turn::BatchContext;
@@ -112,7 +112,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
         let (snapshot, asked, client) = (Arc::clone(snapshot), from.asked, from.client);
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client, by: Cell::default() }
     };
-    let own = |key: Key, route, own: &Own| {
+    let own = |key: Key, route, own: &LocalLookup| {
         let asked = question(key, route);
         (fetch::own_entry(resolver, &asked, own), Source::Local, asked)
     };

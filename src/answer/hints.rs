@@ -6,7 +6,7 @@ use super::state::Resolver;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clients::ClientIdentity;
-use crate::horizon::HorizonId;
+use crate::horizon::EffectiveViewId;
 use crate::jobs::ClientStats;
 use crate::jobs::account::Failure;
 use crate::jobs::existing::MOST_LIKE;
@@ -49,7 +49,13 @@ pub(crate) fn explain(
 
 /// Returns a suggestion for a name that does not exist in an effective view: the first name of `like` that exists there, or
 /// else a route of other views.
-fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], like: &[Box<[u8]>]) -> Option<Hint> {
+fn hint(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    horizon: EffectiveViewId,
+    name: &[u8],
+    like: &[Box<[u8]>],
+) -> Option<Hint> {
     let seen = snapshot.horizon(horizon);
     let exists = |other: &&[u8]| {
         seen.has_records(other)
@@ -60,7 +66,7 @@ fn hint(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8
 }
 
 /// Returns whether the cache has an answer with records.
-fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name: &[u8], qtype: RrType) -> bool {
+fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8], qtype: RrType) -> bool {
     let key = Key::of_stub(name, qtype, horizon);
     let window = stale_window(snapshot);
     let now = resolver.now();
@@ -73,8 +79,8 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: HorizonId, name:
 }
 
 /// Returns the most specific route that other clients have for a name, if it is more specific than the route of this view.
-fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hint> {
-    let depth = |id: HorizonId| snapshot.horizon(id).router.find(name);
+fn other_view(snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8]) -> Option<Hint> {
+    let depth = |id: EffectiveViewId| snapshot.horizon(id).router.find(name);
     let own = depth(horizon).map_or(0, |(_, depth)| depth);
     let others = snapshot.horizons().filter(|other| *other != horizon).filter_map(depth);
     let (route, _) = others
@@ -88,7 +94,7 @@ fn other_view(snapshot: &Snapshot, horizon: HorizonId, name: &[u8]) -> Option<Hi
 }
 
 /// Returns the effective view of the client that the statistics belong to.
-fn horizon(snapshot: &Snapshot, account: &ClientStats) -> HorizonId {
+fn horizon(snapshot: &Snapshot, account: &ClientStats) -> EffectiveViewId {
     let view = account.client.as_ref().map(|client| ClientIdentity::Known { client, since: None });
     let view = view.or(Some(ClientIdentity::Unknown(crate::clients::Unknown::Unassigned)));
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::ancestors;
 use super::hints::explain;
 use super::kept::stale_window;
-use super::ours::{Local, Own, local};
+use super::ours::{Local, LocalLookup, local};
 use super::pending::Introspection;
 use super::request::options;
 use super::state::Resolver;
@@ -215,7 +215,7 @@ pub fn why(
 ) -> Vec<String> {
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
-        Local::Answer(Own { rcode, text, .. }) => {
+        Local::Answer(LocalLookup { rcode, text, .. }) => {
             let is_static = snapshot.horizon(question.horizon()).has_records(name);
             let what = match text {
                 "" if is_static => "a static record",

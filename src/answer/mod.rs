@@ -59,7 +59,7 @@ use request::{Request, options};
 
 pub use inside::why;
 pub use late::{Resolved, resolve};
-pub use ours::{LOOP_CHECK, Local, Own, denial, local};
+pub use ours::{LOOP_CHECK, Local, LocalLookup, denial, local};
 pub use pending::{Deferred, Introspection, Path, PendingQuery, Task};
 pub use request::Response;
 pub use state::Resolver;
@@ -259,7 +259,7 @@ impl Resolver {
         }
         let (target, hash, route, alias) = match found {
             Local::Answer(answer) => {
-                let Own { rcode, ref records, cause, text } = answer;
+                let LocalLookup { rcode, ref records, cause, text } = answer;
                 let mut outcome = own(rcode, cause);
                 outcome.words = Words::Text(text);
                 let all = [options, &answer.extended_error()].concat();

@@ -12,7 +12,7 @@ use super::state::Resolver;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
-use crate::coalesce::{By, Place, SharedResult};
+use crate::coalesce::{AnsweredBy, Place, SharedResult};
 use crate::fetch;
 use crate::metrics::Source;
 use crate::upstream::Ask;
@@ -47,7 +47,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
         Some((entry, Freshness::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
             if let Place::Lead(flight) = place {
-                flight.land(&entry, By::default());
+                flight.land(&entry, AnsweredBy::default());
             }
             return (entry, Source::Hit);
         }
@@ -56,7 +56,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     let flight = match (place, fresh) {
         // Another client's query completed a moment ago.
         (Place::Lead(flight), Some(fresh)) => {
-            flight.land(&fresh, By::default());
+            flight.land(&fresh, AnsweredBy::default());
             return (fresh, Source::Upstream);
         }
         (Place::Lead(flight), None) => flight,
@@ -93,7 +93,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         }
         (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
-            flight.land(&unasked(Cause::RateLimited, &[]), By::default());
+            flight.land(&unasked(Cause::RateLimited, &[]), AnsweredBy::default());
             (stale, Source::Stale)
         }
         (Verdict::Shed, None) => {
@@ -104,7 +104,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             });
             let error = Cause::RateLimited.extended_error(&text.unwrap_or_default());
             let entry = unasked(Cause::RateLimited, &error);
-            flight.land(&entry, By::default());
+            flight.land(&entry, AnsweredBy::default());
             (entry, Source::Upstream)
         }
     }

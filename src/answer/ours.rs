@@ -29,7 +29,7 @@ const FILTERED_TTL: u32 = 60;
 /// Result of the local lookup of a question.
 pub enum Local {
     /// A local answer.
-    Answer(Own),
+    Answer(LocalLookup),
     /// Static CNAMEs that lead to a name (lower-case wire form) with this route.
     Alias(LocalRecords, Vec<u8>, RouteId),
     /// NXDOMAIN: the name would take this route, but its cluster's domain cannot contain it.
@@ -47,7 +47,7 @@ pub enum Local {
 }
 
 /// Answer that nodens gives itself.
-pub struct Own {
+pub struct LocalLookup {
     /// Response code.
     pub rcode: Rcode,
     /// Records.
@@ -58,7 +58,7 @@ pub struct Own {
     pub text: &'static str,
 }
 
-impl Own {
+impl LocalLookup {
     /// Returns an answer that needs no explanation.
     fn plain(rcode: Rcode, records: LocalRecords) -> Self {
         Self { rcode, records, cause: Cause::of_rcode(rcode), text: "" }
@@ -81,29 +81,29 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     if qclass == class::CH {
         let (rcode, records) = server_facts::chaos(name, qtype, &snapshot.identity);
         // Questions about the server itself do not count as the client's failures.
-        return Local::Answer(Own { cause: None, ..Own::plain(rcode, records) });
+        return Local::Answer(LocalLookup { cause: None, ..LocalLookup::plain(rcode, records) });
     }
     if qtype == rtype::ANY {
-        return Local::Answer(Own::plain(rcode::NOERROR, server_facts::any()));
+        return Local::Answer(LocalLookup::plain(rcode::NOERROR, server_facts::any()));
     }
     if loop_check(snapshot, name) || name.ends_with(LOOP_CHECK) {
-        return Local::Answer(Own::plain(rcode::NXDOMAIN, LocalRecords::default()));
+        return Local::Answer(LocalLookup::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
     let horizon = snapshot.horizon(key.horizon());
     match horizon.find_records(name, qtype, qclass) {
-        Some(Found::Answer(records)) => return Local::Answer(Own::plain(Records::RCODE, records)),
+        Some(Found::Answer(records)) => return Local::Answer(LocalLookup::plain(Records::RCODE, records)),
         Some(Found::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
                 Local::Not { route, .. } => Local::Alias(records, target.as_wire().to_vec(), route),
                 // The records of a special-use or denied name join those of the static alias that leads to it.
                 Local::Answer(own) => {
-                    Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
+                    Local::Answer(LocalLookup { records: records.followed_by(&own.records, target.as_wire()), ..own })
                 }
                 Local::Denied { route } => {
                     let own = denial(snapshot, route);
-                    Local::Answer(Own { records: records.followed_by(&own.records, target.as_wire()), ..own })
+                    Local::Answer(LocalLookup { records: records.followed_by(&own.records, target.as_wire()), ..own })
                 }
-                Local::Alias(..) => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
+                Local::Alias(..) => Local::Answer(LocalLookup::plain(rcode::SERVFAIL, LocalRecords::default())),
             };
         }
         None => {}
@@ -112,7 +112,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     let claimed = found.map_or(0, |(_, depth)| depth);
     if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
         let cause = (rcode == rcode::NXDOMAIN).then_some(Cause::SpecialUse);
-        return Local::Answer(Own { cause, ..Own::plain(rcode, records) });
+        return Local::Answer(LocalLookup { cause, ..LocalLookup::plain(rcode, records) });
     }
     match found {
         Some((Way::Route(route), depth)) => match snapshot.cluster(route) {
@@ -122,17 +122,17 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
             _ if snapshot.route(route).is_some_and(|route| horizon.filters(route, qtype)) => {
                 let mut records = LocalRecords::default();
                 records.soa(zone(name, depth), FILTERED_TTL);
-                Local::Answer(Own { rcode: rcode::NOERROR, records, cause: None, text: FILTERED_TYPE })
+                Local::Answer(LocalLookup { rcode: rcode::NOERROR, records, cause: None, text: FILTERED_TYPE })
             }
             _ => Local::Not { route, depth },
         },
         Some((Way::Denied, depth)) => {
             let mut records = LocalRecords::default();
             records.soa(zone(name, depth), DENIED_TTL);
-            Local::Answer(Own { rcode: rcode::NXDOMAIN, records, cause: Some(Cause::Denied), text: DENIED })
+            Local::Answer(LocalLookup { rcode: rcode::NXDOMAIN, records, cause: Some(Cause::Denied), text: DENIED })
         }
         // The configuration was checked to cover every name.
-        None => Local::Answer(Own::plain(rcode::SERVFAIL, LocalRecords::default())),
+        None => Local::Answer(LocalLookup::plain(rcode::SERVFAIL, LocalRecords::default())),
     }
 }
 
@@ -143,12 +143,12 @@ fn zone(name: &[u8], labels: usize) -> &[u8] {
 }
 
 /// Returns the denial of a name that a route's cluster domain cannot contain.
-pub fn denial(snapshot: &Snapshot, route: RouteId) -> Own {
+pub fn denial(snapshot: &Snapshot, route: RouteId) -> LocalLookup {
     let mut records = LocalRecords::default();
     if let Some(cluster) = snapshot.cluster(route) {
         records.soa(cluster.domain(), FORM_TTL);
     }
-    Own { cause: Some(Cause::Pruned), ..Own::plain(rcode::NXDOMAIN, records) }
+    LocalLookup { cause: Some(Cause::Pruned), ..LocalLookup::plain(rcode::NXDOMAIN, records) }
 }
 
 /// Returns whether this query is a loop check that came back: the server whose token it bears forwards to nodens. Marks that

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::cache::entry::CacheScope;
-use crate::coalesce::By;
+use crate::coalesce::AnsweredBy;
 use crate::config::RouteId;
 use crate::governor::pending::Place;
 use crate::snapshot::Snapshot;
@@ -76,7 +76,7 @@ pub struct PendingQuery {
     /// Client; `None` for a query that nodens itself needs.
     pub client: Option<IpAddr>,
     /// Server that answered, once one has.
-    pub by: Cell<By>,
+    pub by: Cell<AnsweredBy>,
 }
 
 impl PendingQuery {

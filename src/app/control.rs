@@ -53,12 +53,12 @@ impl ControlPart {
         let mut settling = JoinSet::new();
         settling.spawn_local(settle(Arc::clone(&self.resolver)));
         while serves(&mut self.phase).await {
-            self.tend().await;
+            self.run_maintenance().await;
         }
     }
 
     /// Runs until the server is no longer serving.
-    async fn tend(&mut self) {
+    async fn run_maintenance(&mut self) {
         let mut tasks = JoinSet::new();
         let ControlPages { admin, all, metrics_only } = &self.pages;
         for listener in all {
@@ -77,7 +77,7 @@ impl ControlPart {
         }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
         tasks.spawn_local(tidy(Arc::clone(&self.resolver), Rc::clone(&links)));
-        tasks.spawn_local(tend(Arc::clone(&self.resolver), links));
+        tasks.spawn_local(run_maintenance(Arc::clone(&self.resolver), links));
         let keep = async {
             match &mut keeper {
                 Some(keeper) => keeper.keep().await,
@@ -149,7 +149,7 @@ async fn settle(resolver: Arc<Resolver>) {
         while resolver.accounts.jobs.settle_next(&resolver.clients) {
             tokio::task::yield_now().await;
         }
-        resolver.accounts.jobs.tend(&resolver.tables(&resolver.snapshot.load()), resolver.now());
+        resolver.accounts.jobs.run_maintenance(&resolver.tables(&resolver.snapshot.load()), resolver.now());
         tokio::time::sleep(SETTLE_EVERY).await;
     }
 }
@@ -173,7 +173,7 @@ async fn know_clients(resolver: Arc<Resolver>) {
 /// Repairs the node's addresses and firewall, and counts the queries and responses that pass the firewall untracked.
 async fn tend_node(node: Node, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
-    let mend = node.tend(|mended| {
+    let mend = node.run_maintenance(|mended| {
         let (kind, reason) = match mended {
             Ok(Mended { addresses, firewall }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
@@ -217,7 +217,7 @@ async fn tidy(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
 }
 
 /// Probes servers that are down, checks new servers for loops, and refreshes the addresses of servers given by name.
-async fn tend(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
+async fn run_maintenance(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>) {
     let mut checked: Vec<usize> = Vec::new();
     let mut generation = None;
     let mut named = Vec::new();

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use crate::answer::Resolver;
 use crate::handover::sockets::Sockets;
 use crate::server::readers::Readers;
-use crate::server::{Moved, Phase};
+use crate::server::{HandedOverConnection, Phase};
 
 /// Handle with which the handover server controls this server and hands over its state.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub struct Host {
     /// Every socket on which the server listens.
     pub sockets: Sockets,
     /// Channel to each worker for connections of another process.
-    pub(super) adopt: Vec<mpsc::Sender<Moved>>,
+    pub(super) adopt: Vec<mpsc::Sender<HandedOverConnection>>,
 }
 
 impl Host {
@@ -41,7 +41,7 @@ impl Host {
     }
 
     /// Takes over a connection of another process; closes it if too many wait.
-    pub fn adopt(&self, moved: Moved) {
+    pub fn adopt(&self, moved: HandedOverConnection) {
         if let Some(worker) = self.adopt.get(usize::from(moved.client_number()) % self.adopt.len().max(1)) {
             let _ = worker.try_send(moved);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Running, StartOptions, start_in};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
-use crate::handover::door::{self, Begin, Door, FdStore, HandoverServer};
+use crate::handover::door::{self, Door, FdStore, HandoverServer, Params};
 use crate::handover::label::Label;
 use crate::handover::sockets::Sockets;
 use crate::handover::take::{Taken, take};
@@ -132,7 +132,7 @@ impl Place {
             holder(&host.sockets);
             return Ok(Self { running, handover_server: None, node });
         }
-        let handover_server = door.open(Begin { host, listener, predecessor, successor, holder })?;
+        let handover_server = door.open(Params { host, listener, predecessor, successor, holder })?;
         Ok(Self { running, handover_server: Some(handover_server), node })
     }
 

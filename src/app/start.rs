@@ -24,7 +24,7 @@ use crate::handover::sockets::Sockets;
 use crate::metrics::Metrics;
 use crate::server::readers::Readers;
 use crate::server::socket::{self, Buffers, Listeners};
-use crate::server::{Mover, Phase};
+use crate::server::{ConnectionSink, Phase};
 use crate::snapshot::Snapshot;
 
 /// Most connections of another process that wait for a worker; more are closed.
@@ -43,7 +43,7 @@ pub struct StartOptions {
     /// Number of workers that the supervisor has replaced.
     pub restarts: u64,
     /// Receiver of connections while the server is in standby.
-    pub mover: Mover,
+    pub mover: ConnectionSink,
 }
 
 impl Default for StartOptions {

@@ -16,7 +16,7 @@ use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
 use crate::server::mmsg::Batch;
 use crate::server::readers::Readers;
-use crate::server::{Moved, Mover, Phase, Worker, tcp, udp};
+use crate::server::{ConnectionSink, HandedOverConnection, Phase, Worker, tcp, udp};
 use crate::upstream::links::UpstreamConnections;
 
 /// The parts of one worker.
@@ -30,9 +30,9 @@ pub(super) struct WorkerPart {
     pub(super) heartbeats: Arc<Vec<AtomicU64>>,
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) phase: watch::Receiver<Phase>,
-    pub(super) mover: Mover,
+    pub(super) mover: ConnectionSink,
     pub(super) readers: Readers,
-    pub(super) adopted: mpsc::Receiver<Moved>,
+    pub(super) adopted: mpsc::Receiver<HandedOverConnection>,
 }
 
 /// Failure of a listener.
@@ -81,7 +81,7 @@ impl WorkerPart {
 /// Takes over connections of another process.
 async fn adopt(
     worker: Rc<Worker<UpstreamConnections>>,
-    mut adopted: mpsc::Receiver<Moved>,
+    mut adopted: mpsc::Receiver<HandedOverConnection>,
     connections: Arc<Connections>,
 ) {
     while let Some(moved) = adopted.recv().await {

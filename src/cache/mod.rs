@@ -107,7 +107,7 @@ mod tests {
     use super::entry::{CacheScope, Failed};
     use super::*;
     use crate::cause::Cause;
-    use crate::wire::query::{HorizonId, Query};
+    use crate::wire::query::{EffectiveViewId, Query};
 
     #[test]
     fn the_largest_message_is_kept_however_small_the_cache_is() {
@@ -117,7 +117,7 @@ mod tests {
             assert!(cache.shards.len().is_power_of_two() && cache.shards.len() <= SHARDS);
             for name in b'a'..=b'z' {
                 let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
-                let key = Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON);
+                let key = Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON);
                 let failed = Failed { until: 1, span: 1, recoveries: 0 };
                 let words = (Cause::UpstreamFailed, &vec![0; u16::MAX.into()][..]);
                 let entry = Entry::failure(key.question(), words, CacheScope::unconfirmed(0), failed, 0);

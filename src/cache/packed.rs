@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::cache::entry::{Freshness, Limits};
     use crate::config::RouteId;
-    use crate::wire::query::HorizonId;
+    use crate::wire::query::EffectiveViewId;
     use crate::wire::reply::Reply;
     use crate::wire::rtype;
 
@@ -156,7 +156,7 @@ mod tests {
         let home = CacheScope::new(3, RouteId::of_index(2).expect("a small one"), 77);
         let reply = Reply::read(&bytes).expect("a reply");
         (
-            Key::of_stub(&[1, label, 0], rtype::A, HorizonId::of_index(1)),
+            Key::of_stub(&[1, label, 0], rtype::A, EffectiveViewId::of_index(1)),
             Entry::from_reply(&reply, LIMITS, false, home, now),
         )
     }
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Freshness::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
-        let other = Key::of_stub(key.name(), rtype::A, HorizonId::of_index(2));
+        let other = Key::of_stub(key.name(), rtype::A, EffectiveViewId::of_index(2));
         assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
     }
 

@@ -268,13 +268,13 @@ impl Hasher for AsIs {
 mod tests {
     use super::super::entry::{CacheScope, Failed};
     use super::*;
-    use crate::wire::query::{HorizonId, Query};
+    use crate::wire::query::{EffectiveViewId, Query};
 
     const HOME: CacheScope = CacheScope::unconfirmed(0);
 
     fn key(name: u8) -> Key {
         let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), HorizonId::COMMON)
+        Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
     }
 
     /// Returns a failure of `key` with this many bytes of extended errors.

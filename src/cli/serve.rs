@@ -110,7 +110,7 @@ impl Serve {
             return fail(&error, Outcome::BadUsage);
         }
         if self.worker {
-            supervisor::take_name();
+            supervisor::set_process_name();
         }
         // The supervisor holds copies of all listeners, and the worker inherits its limit.
         raise_limit();
@@ -183,7 +183,7 @@ impl Serve {
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
-        let end = runtime.block_on(self.mind(running, &copy, signals, Some(in_force.text)));
+        let end = runtime.block_on(self.handle_signals(running, &copy, signals, Some(in_force.text)));
         if let End::Failed(what) = end {
             tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
             // Waiting for the other parts would only delay the next worker.
@@ -196,7 +196,7 @@ impl Serve {
     }
 
     /// Handles signals and changes of the file until the process is to stop. `seen` is the last content read from the file.
-    async fn mind(
+    async fn handle_signals(
         &self,
         running: &Running,
         copy: &SupervisorCopy,

@@ -12,6 +12,7 @@ use super::handover::{self, SocketPath};
 use super::hosts::HostsTable;
 use super::mistake::Diagnostics;
 use super::node::NodeTable;
+use super::observability::{MetricsTable, QueryLogTable};
 use super::pages::{self, AdminTable, ReportListener};
 use super::records::RecordTable;
 use super::rewrites::RewriteTable;
@@ -21,7 +22,6 @@ use super::table::{Table, sound_part};
 use super::upstreams::{self, UpstreamTable};
 use super::views::ViewTable;
 use super::warm_up::WarmUpTable;
-use super::watching::{MetricsTable, QueryLogTable};
 
 /// Contents of the whole file.
 #[derive(Debug)]

@@ -31,6 +31,7 @@ pub(crate) mod clients;
 pub(crate) mod handover;
 pub(crate) mod hosts;
 pub(crate) mod node;
+pub(crate) mod observability;
 pub(crate) mod pages;
 pub(crate) mod records;
 pub(crate) mod rewrites;
@@ -39,7 +40,6 @@ pub mod server;
 pub(crate) mod upstreams;
 pub(crate) mod views;
 pub(crate) mod warm_up;
-pub(crate) mod watching;
 
 pub(crate) mod address;
 mod key;
@@ -55,6 +55,7 @@ pub use clients::{ApiServer, Client, Kubernetes};
 pub use hosts::Hosts;
 pub use mistake::Diagnostic;
 pub use node::Node;
+pub use observability::{LogTarget, Logged, Metrics, QueryLog};
 pub use pages::Admin;
 pub use records::Record;
 pub use rewrites::Rewrite;
@@ -63,7 +64,6 @@ pub use server::Server;
 pub use upstreams::{Select, Upstream};
 pub use views::{Pattern, Selector, View, ViewId};
 pub use warm_up::WarmUp;
-pub use watching::{LogTarget, Logged, Metrics, QueryLog};
 
 /// Complete configuration that has passed all checks: indices are in range, names are unique, every name has a route.
 #[derive(Clone, Debug, PartialEq, Eq)]

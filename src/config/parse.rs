@@ -18,7 +18,7 @@ use super::routes::{FALLTHROUGH_NODATA, Fallthrough, Route, RouteTable, cluster,
 use super::upstreams::{Upstream, UpstreamTable};
 use super::views::{MOST_VIEWS, View, ViewTable};
 use super::zones::Zone;
-use super::{Client, Config, cache, clients, node, server, warm_up, watching};
+use super::{Client, Config, cache, clients, node, observability, server, warm_up};
 use crate::wire::name::Name;
 
 /// Parses and validates a configuration file.
@@ -82,8 +82,8 @@ impl Check<'_, '_> {
             Some(view)
         });
         let views = views.collect::<Option<_>>()?;
-        let metrics = watching::metrics(&self.file.metrics);
-        let query_log = self.file.query_log.as_ref().map(watching::query_log);
+        let metrics = observability::metrics(&self.file.metrics);
+        let query_log = self.file.query_log.as_ref().map(observability::query_log);
         Some(Config {
             server,
             admin,

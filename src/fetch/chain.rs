@@ -2,7 +2,7 @@
 
 use super::fallthrough;
 use crate::config::{Route, RouteId};
-use crate::horizon::Horizon;
+use crate::horizon::EffectiveView;
 use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::wire::compose::{Composer, TooLong};
@@ -20,7 +20,7 @@ pub(super) struct CnameSplit {
 /// (`has_fallen`) a target in the route itself counts too: the route's own group is queried for it first.
 pub(super) fn fork(
     snapshot: &Snapshot,
-    horizon: &Horizon,
+    horizon: &EffectiveView,
     reply: &Reply<'_>,
     (settings, route): (&Route, RouteId),
     has_fallen: bool,

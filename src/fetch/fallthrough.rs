@@ -13,7 +13,7 @@ use super::ask::{NoAnswer, ask};
 use crate::answer::pending::PendingQuery;
 use crate::cache::entry::Limits;
 use crate::config::{Fallthrough, Route};
-use crate::horizon::Horizon;
+use crate::horizon::EffectiveView;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Group};
 use crate::wire::rcode;
@@ -60,7 +60,7 @@ pub(super) fn is_denied_at_its_end(route: &Route, reply: &Reply<'_>) -> bool {
 
 /// Returns whether private addresses, and CNAMEs into other routes, are to be removed from a group's answers: whether any route
 /// to this group requires it.
-pub(super) fn strictest(snapshot: &Snapshot, horizon: &Horizon, group: &Arc<Group>) -> (bool, bool) {
+pub(super) fn strictest(snapshot: &Snapshot, horizon: &EffectiveView, group: &Arc<Group>) -> (bool, bool) {
     let leads_there = |route: &&Route| snapshot.groups.get(route.to).is_some_and(|other| Arc::ptr_eq(other, group));
     snapshot.config.routes.iter().filter(leads_there).fold((false, false), |(addresses, names), route| {
         (addresses || horizon.strips(route), names || route.deny_private_names)

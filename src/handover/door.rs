@@ -16,7 +16,7 @@ use super::channel::Channel;
 pub use super::handover_server::FdStore;
 use super::handover_server::{Command, State};
 use crate::app::Host;
-use crate::server::{GRACE, Mover};
+use crate::server::{ConnectionSink, GRACE};
 
 /// Most successors that wait to be accepted.
 const BACKLOG: i32 = 4;
@@ -30,7 +30,7 @@ pub struct Door {
 }
 
 /// Parameters of a handover server.
-pub struct Begin {
+pub struct Params {
     /// The server.
     pub host: Host,
     /// The socket to which successors connect.
@@ -64,7 +64,7 @@ impl Door {
     }
 
     /// Returns a function that sends connections to the handover server.
-    pub fn mover(&self) -> Mover {
+    pub fn mover(&self) -> ConnectionSink {
         let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
         Arc::new(move |moved| {
             // After the server has ended, the connection is closed.
@@ -77,9 +77,9 @@ impl Door {
     ///
     /// # Errors
     /// The system provides no thread.
-    pub fn open(self, begin: Begin) -> io::Result<HandoverServer> {
+    pub fn open(self, begin: Params) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
-        let Begin { host, listener, predecessor, successor, holder } = begin;
+        let Params { host, listener, predecessor, successor, holder } = begin;
         let state = State {
             host,
             listener: listener.map(Arc::new),

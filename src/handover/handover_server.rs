@@ -21,7 +21,7 @@ use super::take::{MOST_ENTRIES, hello, send_sockets};
 use super::{PROTOCOL, START, STEP, is_trusted};
 use crate::app::Host;
 use crate::metrics::events::Kind;
-use crate::server::{GRACE, Moved, Phase};
+use crate::server::{GRACE, HandedOverConnection, Phase};
 use crate::upstream::server_status::wall_clock;
 
 /// Time limit for sending the cache; the rest is not handed over.
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Command of this process to the handover server.
 pub(super) enum Command {
-    Moved(Moved),
+    Moved(HandedOverConnection),
     Leave(SyncSender<()>),
 }
 
@@ -171,7 +171,7 @@ impl State {
     }
 
     /// Transfers a connection with nothing in flight to the process that serves.
-    fn send_on(&mut self, moved: Moved) {
+    fn send_on(&mut self, moved: HandedOverConnection) {
         if self.host.phase() == Phase::Serving {
             return self.host.adopt(moved);
         }
@@ -298,7 +298,7 @@ fn hear(other: &Channel, host: &Host) -> Option<io::Result<Message>> {
         Err(error) => return Some(Err(error)),
     };
     if let (Message::Connection { client }, Some(socket)) = (&got.message, got.socket) {
-        host.adopt(Moved { stream: socket.into(), client: *client, rest: got.body });
+        host.adopt(HandedOverConnection { stream: socket.into(), client: *client, rest: got.body });
     }
     Some(Ok(got.message))
 }

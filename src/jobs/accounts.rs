@@ -93,7 +93,7 @@ impl Accounts {
 
     /// Does the maintenance that is due at `now`, and records truncated responses whose clients have not asked again
     /// over TCP as failures.
-    pub(super) fn tend(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
+    pub(super) fn run_maintenance(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
             let Cut { route, size, times, first, last, .. } = cut;
             let (rcode, cause, words) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());

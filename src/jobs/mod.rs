@@ -94,7 +94,7 @@ impl Jobs {
     /// configuration in force. Called by the control thread.
     pub fn settle(&self, clients: &Clients, fixed: &StaticClients, now: Millis) {
         while self.settle_next(clients) {}
-        self.tend(&clients.tables(fixed), now);
+        self.run_maintenance(&clients.tables(fixed), now);
     }
 
     /// Does the maintenance that is due at `now`: updates the metrics, records truncated responses whose clients did
@@ -102,9 +102,9 @@ impl Jobs {
     ///
     /// `tables` are those of the configuration in force, also for responses that were truncated under an earlier one.
     /// Only their attribution depends on the tables, no view and no denial.
-    pub fn tend(&self, tables: &Tables<'_>, now: Millis) {
+    pub fn run_maintenance(&self, tables: &Tables<'_>, now: Millis) {
         let overdue = self.truncated.overdue(now);
-        self.lock().tend(overdue, tables, now);
+        self.lock().run_maintenance(overdue, tables, now);
     }
 
     /// Applies the configuration in force if it has changed. Called by the control thread.

@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Reconciles in a loop and reports each repair and each new error. Never returns.
-    pub(crate) async fn tend(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
+    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
         let changes = [
             listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),

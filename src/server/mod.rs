@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
 use crate::answer::{PendingQuery, Resolved, Resolver, Tally, pruning};
 use crate::fetch;
-use crate::horizon::HorizonId;
+use crate::horizon::EffectiveViewId;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
@@ -43,14 +43,14 @@ const LAST_FLUSHES: usize = 100;
 
 /// A client's connection in transfer to another process.
 #[derive(Debug)]
-pub struct Moved {
+pub struct HandedOverConnection {
     pub stream: std::net::TcpStream,
     pub client: IpAddr,
     /// The bytes already read of the next query.
     pub rest: Vec<u8>,
 }
 
-impl Moved {
+impl HandedOverConnection {
     /// Returns the client's port, by which connections are spread over the workers.
     pub fn client_number(&self) -> u16 {
         self.stream.peer_addr().map_or(0, |address| address.port())
@@ -58,7 +58,7 @@ impl Moved {
 }
 
 /// Sends connections to the process that serves.
-pub(crate) type Mover = Arc<dyn Fn(Moved) + Send + Sync>;
+pub(crate) type ConnectionSink = Arc<dyn Fn(HandedOverConnection) + Send + Sync>;
 
 /// Time that datagrams may wait while connections keep a worker busy. After it datagrams are served first, however many
 /// connections are ready, so a client that fills its connections does not delay clients with short UDP queries.
@@ -78,7 +78,7 @@ pub(crate) struct Worker<U> {
     pub upstreams: Rc<U>,
     pub phase: watch::Receiver<Phase>,
     /// Sends connections to the process that serves, while this one is in standby.
-    pub mover: Mover,
+    pub mover: ConnectionSink,
     /// Count of the readers of queries in all workers.
     pub readers: Readers,
     tally: RefCell<Tally>,
@@ -101,7 +101,7 @@ impl<U: Ask + 'static> Worker<U> {
         resolver: Arc<Resolver>,
         upstreams: Rc<U>,
         phase: watch::Receiver<Phase>,
-        mover: Mover,
+        mover: ConnectionSink,
         readers: Readers,
     ) -> Rc<Self> {
         let snapshot = resolver.snapshot.load_full();
@@ -145,7 +145,7 @@ impl<U: Ask + 'static> Worker<U> {
             let question = match resolved.question() {
                 Some(question) => question,
                 None => {
-                    made = Key::new(&query, HorizonId::COMMON);
+                    made = Key::new(&query, EffectiveViewId::COMMON);
                     Asked::of(&made, self.resolver.cache.hash(&made))
                 }
             };

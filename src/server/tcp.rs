@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::phase::{Phase, over, rested};
 use super::readers::Reading;
 use super::socket::Buffers;
-use super::{Moved, Worker};
+use super::{HandedOverConnection, Worker};
 use crate::admission::connections::{Admitted, Caps, Connections, Place};
 use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
@@ -94,7 +94,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
 /// The connection cannot be watched.
 pub(crate) fn adopt<U: Ask + 'static>(
     worker: &Rc<Worker<U>>,
-    moved: Moved,
+    moved: HandedOverConnection,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
     moved.stream.set_nonblocking(true)?;
@@ -276,7 +276,7 @@ impl<U: Ask + 'static> Connection<U> {
         }
         if moves {
             input.truncate(filled);
-            (self.worker.mover)(Moved { stream: stream.into_std()?, client: self.client, rest: input });
+            (self.worker.mover)(HandedOverConnection { stream: stream.into_std()?, client: self.client, rest: input });
             return Ok(());
         }
         stream.shutdown().await

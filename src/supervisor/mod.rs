@@ -85,7 +85,7 @@ pub(crate) fn run() -> io::Result<Code> {
             // The signal stays pending until the worker unblocks signals.
             worker.signal(Signal::SIGHUP);
         }
-        let ended = worker.mind(&signals, &mut held)?;
+        let ended = worker.handle_signals(&signals, &mut held)?;
         let status = ended.status;
         let code = status.code().and_then(|code| Code::try_from(code).ok());
         match code {
@@ -168,7 +168,7 @@ impl Worker {
     }
 
     /// Forwards signals and stores the state that the worker sends, until the worker has ended.
-    fn mind(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
+    fn handle_signals(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
         let (mut told, mut reload, mut deadline, mut speaks) = (false, false, None, true);
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -324,7 +324,7 @@ pub(crate) fn hear_signals() -> io::Result<()> {
 }
 
 /// Sets the worker's process name to that of the program; otherwise it would be `exe`, after the file it was started from.
-pub(crate) fn take_name() {
+pub(crate) fn set_process_name() {
     // The name is for people only.
     let _ = nix::sys::prctl::set_name(c"nodens");
 }

@@ -13,7 +13,7 @@ impl Budget {
     pub const QUERIES_PER_HEDGE: u32 = 20;
 
     /// Credits one query.
-    pub fn earn(&mut self) {
+    pub fn credit(&mut self) {
         self.twentieths = (self.twentieths + 1).min(Self::BURST * Self::QUERIES_PER_HEDGE);
     }
 
@@ -39,7 +39,7 @@ mod tests {
     fn the_budget_is_a_burst_and_a_twentieth() {
         let mut budget = Budget::default();
         assert_eq!((0..100).filter(|_| budget.spend()).count(), Budget::BURST as usize);
-        (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.earn());
+        (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.credit());
         assert!(budget.spend());
         assert!(!budget.spend());
     }

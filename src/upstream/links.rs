@@ -143,7 +143,7 @@ impl Ask for UpstreamConnections {
         if servers.is_empty() {
             return Err(group.no_server().into());
         }
-        group.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
+        group.budget.lock().unwrap_or_else(PoisonError::into_inner).credit();
         let mut run = Run {
             race: Race::new(servers.iter().map(|server| server.candidate()), deadline),
             servers,

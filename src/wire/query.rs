@@ -266,9 +266,9 @@ pub struct Key {
 /// Number of the routes, static records and denials that apply to the clients of a view. See [`crate::horizon`]; here
 /// it is only a part of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HorizonId(u16);
+pub struct EffectiveViewId(u16);
 
-impl HorizonId {
+impl EffectiveViewId {
     /// Number for clients without a view, and for views that have the same effect as none.
     pub const COMMON: Self = Self(0);
 
@@ -298,7 +298,7 @@ impl Key {
 
     /// Returns the key of `query` for a client with this view.
     #[inline]
-    pub fn new(query: &Query<'_>, horizon: HorizonId) -> Self {
+    pub fn new(query: &Query<'_>, horizon: EffectiveViewId) -> Self {
         let mut flags = 0;
         for (set, bit) in [
             (query.flags & flag::RD != 0, bit::RD),
@@ -312,7 +312,7 @@ impl Key {
     }
 
     /// Returns the key of a typical query of a stub resolver: RD set, class IN, no other flags.
-    pub fn of_stub(name: &[u8], qtype: RrType, horizon: HorizonId) -> Self {
+    pub fn of_stub(name: &[u8], qtype: RrType, horizon: EffectiveViewId) -> Self {
         Self::of(name, qtype, class::IN, bit::RD, horizon)
     }
 
@@ -333,12 +333,12 @@ impl Key {
             return None;
         }
         let (qtype, qclass) = (RrType::from(u16_at(fixed, 0)?), u16_at(fixed, 2)?);
-        let horizon = HorizonId(u16::from_be_bytes([rest[1], rest[2]]));
+        let horizon = EffectiveViewId(u16::from_be_bytes([rest[1], rest[2]]));
         Some(Self::of(name, qtype, qclass, rest[0], horizon))
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: HorizonId) -> Self {
+    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: EffectiveViewId) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -391,8 +391,8 @@ impl Key {
     }
 
     /// Returns the number of the client's view.
-    pub fn horizon(&self) -> HorizonId {
-        HorizonId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
+    pub fn horizon(&self) -> EffectiveViewId {
+        EffectiveViewId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
     }
 
     /// Reports whether RD (recursion desired) is set.
@@ -520,8 +520,9 @@ mod tests {
 
     #[test]
     fn keys_ignore_letter_case_alone() {
-        let key =
-            |bytes: &[u8], view| Key::new(&Query::read(bytes).expect("a query"), HorizonId(view)).as_bytes().to_vec();
+        let key = |bytes: &[u8], view| {
+            Key::new(&Query::read(bytes).expect("a query"), EffectiveViewId(view)).as_bytes().to_vec()
+        };
         let base = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
         let mut lower = base.clone();
         lower[13] = b'a';
@@ -538,12 +539,12 @@ mod tests {
         ] {
             assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
         }
-        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, HorizonId(7)).as_bytes());
+        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, EffectiveViewId(7)).as_bytes());
         let query = Query::read(&base).expect("a query");
-        let key = Key::new(&query, HorizonId(7)).for_name(b"\x01B\x00");
+        let key = Key::new(&query, EffectiveViewId(7)).for_name(b"\x01B\x00");
         assert_eq!(
             (key.name(), key.qtype(), key.qclass(), key.horizon()),
-            (&b"\x01b\x00"[..], rtype::A, class::IN, HorizonId(7))
+            (&b"\x01b\x00"[..], rtype::A, class::IN, EffectiveViewId(7))
         );
         assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());
     }

@@ -11,7 +11,7 @@ use nodens::answer::{Response, Tally};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
@@ -123,7 +123,7 @@ fn views_share_what_they_inherit() {
     let wire = |n: usize| format!("n{n}.example").parse::<Name>().unwrap();
     for (number, id) in snapshot.horizons().enumerate().skip(1) {
         let seen = snapshot.horizon(id);
-        assert!(seen.shares_with(snapshot.horizon(HorizonId::COMMON)), "{number}");
+        assert!(seen.shares_with(snapshot.horizon(EffectiveViewId::COMMON)), "{number}");
         let denied = number - 1;
         assert!(!seen.has_records(wire(denied).as_wire()) && seen.has_records(wire(denied + 1).as_wire()));
     }

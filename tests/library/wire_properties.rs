@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
 use nodens::cache::entry::{CacheScope, Entry, Limits};
-use nodens::horizon::HorizonId;
+use nodens::horizon::EffectiveViewId;
 use nodens::wire::compose::{Composer, in_order};
 use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
@@ -182,7 +182,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     let mut out = vec![0; size];
     match Query::read(packet) {
         Ok(query) => {
-            let key = Key::new(&query, HorizonId::of_index(1));
+            let key = Key::new(&query, EffectiveViewId::of_index(1));
             assert_eq!(key.name(), query.name().to_ascii_lowercase());
             make::local(&query, rcode::NOERROR, true, &make::LocalRecords::default(), options, &mut out);
         }
@@ -384,7 +384,7 @@ proptest! {
         prop_assert_eq!(query.name(), &question.name().to_bytes().unwrap()[..]);
         let edns = query.edns.map(|edns| (edns.size, edns.dnssec_ok));
         prop_assert_eq!(edns, message.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)));
-        let key = Key::new(&query, HorizonId::COMMON);
+        let key = Key::new(&query, EffectiveViewId::COMMON);
         prop_assert_eq!(key.rd(), message.metadata.recursion_desired);
         prop_assert_eq!(key.cd(), message.metadata.checking_disabled);
         prop_assert_eq!(key.dnssec_ok(), message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok));

@@ -21,7 +21,7 @@ proptest! {
         // Queries and hedges of each turn.
         let mut turns: Vec<(u32, u32)> = Vec::new();
         for (queries, wanted) in schedule {
-            (0..queries).for_each(|_| budget.earn());
+            (0..queries).for_each(|_| budget.credit());
             turns.push((queries, 0));
             for _ in 0..wanted {
                 let spent = budget.spend();
