@@ -17,6 +17,8 @@ use crate::jobs::query_history::LoadError;
 const WRITE_EVERY: Duration = Duration::from_secs(60);
 /// Largest file that is read: far larger than any that is written.
 const LONGEST: u64 = 16 << 20;
+/// Number of changes that no history reaches: a write is due.
+const NEVER: u64 = u64::MAX;
 
 /// Reads and writes the file.
 pub(crate) struct Keeper {
@@ -124,6 +126,8 @@ impl Keeper {
         match written {
             Ok(()) => self.complained = false,
             Err(error) => {
+                // The next interval tries again, with or without another change.
+                self.written = NEVER;
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::warn!(file = %self.file.display(), %error, "cannot write the query history of projects");
                 }
@@ -205,7 +209,15 @@ mod tests {
             assert_eq!(file.exists(), written, "{uid:?}");
             let _ = fs::remove_file(&file);
         }
+        // What could not be written is written later, without another change.
         note("3");
+        fs::create_dir(&file).expect("creates");
+        let _ = timeout(WRITE_EVERY + WRITE_EVERY / 2, keeper.keep()).await;
+        fs::remove_dir(&file).expect("it is still a directory");
+        let _ = timeout(WRITE_EVERY + WRITE_EVERY / 2, keeper.keep()).await;
+        assert!(file.is_file(), "it is tried again");
+        fs::remove_file(&file).expect("removes");
+        note("4");
         switch(false);
         let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
         assert!(!file.exists(), "it is switched off");
@@ -213,7 +225,7 @@ mod tests {
         fs::write(&file, text).expect("writes");
         switch(true);
         let _ = timeout(2 * WRITE_EVERY, keeper.keep()).await;
-        let known = resolver.accounts.jobs.query_history(|query_history| query_history.of(&job("4")));
+        let known = resolver.accounts.jobs.query_history(|query_history| query_history.of(&job("5")));
         assert_eq!(known, [(Box::from(&b"\x04kept\x00"[..]), rtype::A)], "what was kept before comes back");
         fs::remove_dir_all(&dir).expect("removes");
     }
