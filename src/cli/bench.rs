@@ -177,8 +177,8 @@ impl Latency {
         }
         if let Some(target) = forbidden(&self.targets, pace, &own_addresses()).filter(|_| !self.with_permission) {
             return Err(format!(
-                "{target} is neither of this machine nor private: nothing was sent. It may be asked at up to {} queries \
-                 a second (--rate); if whoever runs it agrees to more, say so with --with-permission",
+                "{target} is neither an address of this machine nor private: nothing was sent. It may be asked at up to {} queries \
+                 a second (--rate); if its operator agrees to more, add --with-permission",
                 count(GENTLE_RATE)
             ));
         }

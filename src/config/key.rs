@@ -12,7 +12,7 @@ pub(super) struct Noted {
     pub(super) fact: Fact,
 }
 
-/// What the reader asked about a key.
+/// Property of a key that the reader asked for.
 #[derive(Clone, Debug)]
 pub(super) enum Fact {
     /// The key is a table of this shape.

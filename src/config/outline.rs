@@ -36,7 +36,7 @@ pub struct Key {
     pub form: Form,
     /// Number of values.
     pub arity: Arity,
-    /// Whether the key must be present.
+    /// True if the key must be present.
     pub is_required: bool,
     /// The least and the most.
     pub bounds: Option<(String, String)>,

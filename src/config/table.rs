@@ -15,7 +15,7 @@ use super::value::ConfigValue;
 
 /// Table whose keys are taken out one by one. [`Table::close`] reports the remaining keys as unknown.
 pub(super) struct Table<'m, 't> {
-    /// Where the table is, where only the keys are wanted.
+    /// Path of the table, if only its keys are collected.
     path: String,
     entries: DeTable<'t>,
     at: Range<usize>,
