@@ -1,4 +1,4 @@
-//! What it costs to find a name among many, to keep one, and to make room for it.
+//! Cost of a look-up among many names, of an insertion, and of an eviction.
 
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
@@ -11,18 +11,18 @@ use scene::{entry, key_and_hash, packets};
 #[global_allocator]
 static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
 
-/// Room for the most names that are looked up.
+/// Cache size with room for the most names that are looked up.
 const ROOMY: usize = 640 << 20;
-/// Room for some 15,000 names.
+/// Cache size with room for some 15,000 names.
 const TIGHT: usize = 4 << 20;
-/// Names that take turns where each must be new: they come round long after they were pushed out.
+/// Number of names that take turns where each must be new: a name comes round long after its eviction.
 const ROUND: u32 = 1 << 16;
 
 fn main() {
     divan::main();
 }
 
-/// Names drawn evenly: nothing of an entry is in the processor's caches when there are many.
+/// Looks up names drawn evenly: with many names, no data of an entry is in the processor's caches.
 #[divan::bench(args = [1_000, 1_000_000], sample_count = 200, sample_size = 1_000)]
 fn look_up(bencher: Bencher<'_, '_>, names: u32) {
     let cache = Cache::new(ROOMY);
@@ -34,7 +34,7 @@ fn look_up(bencher: Bencher<'_, '_>, names: u32) {
         .bench_local_refs(|(key, hash)| cache.with(*hash, key, |entry| entry.hits).expect("it is known"));
 }
 
-/// Names that are not there.
+/// Looks up names that are not in the cache.
 #[divan::bench(args = [1_000, 1_000_000], sample_count = 200, sample_size = 1_000)]
 fn look_up_in_vain(bencher: Bencher<'_, '_>, names: u32) {
     let cache = Cache::new(ROOMY);
@@ -45,7 +45,7 @@ fn look_up_in_vain(bencher: Bencher<'_, '_>, names: u32) {
         .bench_local_refs(|(key, hash)| assert!(cache.with(*hash, key, |_| ()).is_none()));
 }
 
-/// A newer reply for a name that is there.
+/// Inserts a newer response for a cached name.
 #[divan::bench(sample_count = 200, sample_size = 1_000)]
 fn insert_newer(bencher: Bencher<'_, '_>) {
     let cache = Cache::new(TIGHT);
@@ -56,7 +56,7 @@ fn insert_newer(bencher: Bencher<'_, '_>) {
         .bench_local_values(|entry| cache.insert(black_box(hash), black_box(&key), entry));
 }
 
-/// A new name, for which another one must go.
+/// Inserts a new name, which evicts another.
 #[divan::bench(sample_count = 200, sample_size = 1_000)]
 fn insert_and_evict(bencher: Bencher<'_, '_>) {
     let cache = Cache::new(TIGHT);
@@ -74,7 +74,7 @@ fn insert_and_evict(bencher: Bencher<'_, '_>) {
     assert!(cache.fill().evictions > before, "nothing was pushed out");
 }
 
-/// Keeps the answer for the name with this number, and asks for it, so that newer names do not push it out at once.
+/// Caches the answer for the name with this number, and looks it up, so that newer names do not evict it at once.
 fn keep(cache: &Cache, number: u32) {
     let query = packets::numbered(number);
     let (key, hash) = key_and_hash(cache, &query);
@@ -86,7 +86,7 @@ fn answer(query: &[u8]) -> Vec<u8> {
     packets::reply(query, &packets::addresses(2))
 }
 
-/// The next of a row of numbers without visible order (xorshift).
+/// Returns the next pseudorandom number (xorshift).
 fn draw(state: &mut u32) -> u32 {
     *state ^= *state << 13;
     *state ^= *state >> 17;

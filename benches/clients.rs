@@ -1,4 +1,4 @@
-//! What it costs to know who asks, on a node with 250 pods: one look-up of an address.
+//! Cost of finding the client of an address, on a node with 250 pods: one look-up.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use nodens::config;
 #[global_allocator]
 static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
 
-/// More than a node runs by default.
+/// Number of pods, more than a node runs by default.
 const PODS: u8 = 250;
 
 fn main() {
@@ -24,7 +24,7 @@ fn address(number: u8) -> IpAddr {
     Ipv4Addr::new(10, 244, 3, number).into()
 }
 
-/// Everyone that runs on the node, and a network of the configuration.
+/// Returns the tables of all pods of the node, and of a configured network.
 fn clients() -> (Clients, StaticClients) {
     let mut pods = Pods::new(1, false);
     for number in 0..PODS {
@@ -63,7 +63,7 @@ fn clients() -> (Clients, StaticClients) {
     (clients, StaticClients::new(&[network]))
 }
 
-/// The address of a pod, one that the configuration has, and one that nobody knows.
+/// Looks up the address of a pod, a configured address, and an unknown address.
 #[divan::bench(args = ["10.244.3.7", "10.0.8.7", "192.0.2.7"], sample_size = 1_000)]
 fn who(bencher: Bencher<'_, '_>, address: &str) {
     let ((clients, fixed), address) = (clients(), address.parse::<IpAddr>().expect("an address"));
@@ -73,7 +73,7 @@ fn who(bencher: Bencher<'_, '_>, address: &str) {
     });
 }
 
-/// What is loaded once a batch.
+/// Loads the tables, as happens once for each batch.
 #[divan::bench(sample_size = 1_000)]
 fn tables(bencher: Bencher<'_, '_>) {
     let (clients, fixed) = clients();

@@ -1,4 +1,4 @@
-//! What a hit costs, in steps and as a whole: time, and what it allocates, which is nothing.
+//! Cost of a hit, in steps and as a whole: time, and allocations, of which there are none.
 
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
@@ -15,7 +15,7 @@ use scene::{Scene, entry, key_and_hash};
 #[global_allocator]
 static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
 
-/// As much as a client can take that claims nothing, and as one that claims what nodens does.
+/// Response size limits of a client without EDNS, and of one that announces the size that nodens does.
 const PLAIN: usize = 512;
 const EDNS: usize = 1_232;
 
@@ -45,7 +45,7 @@ fn look_up(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| cache.with(black_box(hash), black_box(&key), |entry| entry.hits));
 }
 
-/// An age takes the same work whatever it is, so zero shows what it would be to leave it out.
+/// The cost does not depend on the age; the case of age zero confirms this.
 #[divan::bench(args = [
     (packets::a(), 0, PLAIN),
     (packets::a(), 100, PLAIN),
@@ -70,7 +70,7 @@ fn whole(bencher: Bencher<'_, '_>, case: &Case) {
     bencher.bench_local(|| batch.hit(black_box(&case.query)));
 }
 
-/// What is fitted, its age in seconds, and the room for it.
+/// Case, age in seconds, and size limit.
 struct Fit((Case, u32, usize));
 
 impl std::fmt::Display for Fit {

@@ -1,4 +1,4 @@
-//! What a miss costs beside the upstream's own time and the sockets: time and allocations.
+//! Cost of a miss, without the upstream's time and the sockets: time and allocations.
 
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
@@ -22,13 +22,13 @@ fn read_reply(bencher: Bencher<'_, '_>, case: &Case) {
     bencher.bench_local(|| Reply::read(black_box(&case.reply)));
 }
 
-/// From the upstream's bytes to what the cache keeps.
+/// From the upstream's bytes to the cache entry.
 #[divan::bench(args = [packets::a(), packets::chain(), packets::large()], sample_size = 1_000)]
 fn read_and_store(bencher: Bencher<'_, '_>, case: &Case) {
     bencher.bench_local(|| entry(black_box(&case.reply)));
 }
 
-/// Until it is known that an upstream must be asked.
+/// From the query to the decision to forward it.
 #[divan::bench(sample_size = 1_000)]
 fn first_half(bencher: Bencher<'_, '_>) {
     let query = packets::numbered(0);
@@ -37,7 +37,7 @@ fn first_half(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| batch.first_half(black_box(&query)));
 }
 
-/// Queries that come together, all for new names, until their answers are ready to be sent. The time is for all of them.
+/// From simultaneous queries, all for new names, to responses that are ready to be sent. The time is that of all of them.
 #[divan::bench(args = [1, BATCH], sample_count = 1_000)]
 fn whole(bencher: Bencher<'_, '_>, together: usize) {
     let mut scene = Scene::new();

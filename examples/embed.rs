@@ -1,4 +1,4 @@
-//! Starts nodens as a library, asks it for a name, and stops it: `cargo run --example embed`.
+//! Starts nodens as a library, queries a name, and stops it: `cargo run --example embed`.
 
 use std::error::Error;
 use std::net::UdpSocket;
@@ -8,7 +8,7 @@ use nodens::app::start;
 use nodens::config::parse::parse;
 use nodens::wire::reply::{Reply, Section};
 
-/// Port 0 takes any free port. The record is answered by nodens itself, so no server is queried.
+/// Configuration of the example. Port 0 takes any free port. nodens answers the record itself and queries no server.
 const CONFIGURATION: &str = r#"
 [server]
 listen = ["127.0.0.1:0"]
@@ -27,7 +27,7 @@ type = "A"
 value = "10.0.3.99"
 "#;
 
-/// A query for the A record of `cache.corp.example`: header, question.
+/// Query for the A record of `cache.corp.example`: header, question.
 const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x05cache\x04corp\x07example\0\0\x01\0\x01";
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! What is allocated: nothing for a hit, and never more than the cache's bound however many names are asked for.
+//! Allocations: none for a hit, and never more than the cache's bound, however many names are queried.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -26,23 +26,23 @@ use nodens::wire::reply::Reply;
 use tokio::time::Instant;
 
 thread_local! {
-    /// Allocations made by this thread, and bytes that it allocated and has not freed.
+    /// Number of this thread's allocations, and bytes that it has allocated and not freed.
     static COUNT: Cell<(usize, isize)> = const { Cell::new((0, 0)) };
 }
 
-/// The system's allocator, counting by thread, so that tests side by side do not disturb one another.
+/// The system's allocator with a counter per thread: tests that run in parallel do not disturb each other.
 struct Counting;
 
 fn count(allocations: usize, bytes: isize) {
-    // A thread that is ending has no counter any more, and nobody to read it.
+    // The counter of a thread that is ending is gone, and is not read any more.
     let _ = COUNT.try_with(|count| count.set((count.get().0 + allocations, count.get().1 + bytes)));
 }
 
-// SAFETY: every call is passed on unchanged to the system's allocator; counting touches no allocation.
+// SAFETY: every call is passed unchanged to the system's allocator; counting touches no allocation.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size() as isize);
-        // SAFETY: the caller keeps to the contract of `alloc`, which is the same.
+        // SAFETY: the caller upholds the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
@@ -77,7 +77,7 @@ const ROUTE: RouteId = match RouteId::of_index(0) {
 };
 const HOME: CacheScope = CacheScope::new(0, ROUTE, 0);
 
-/// A query for `name` (one label below `test.example`), with EDNS and DO.
+/// Returns a query for `name` (one label below `test.example`), with EDNS and DO.
 fn query(name: &str) -> Vec<u8> {
     let mut packet = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
     packet.push(name.len() as u8);
@@ -87,7 +87,7 @@ fn query(name: &str) -> Vec<u8> {
     packet
 }
 
-/// The reply to `query`: this many addresses, and an extended error.
+/// Returns the response to `query`: `addresses` A records and an extended error.
 fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
     let mut packet = query[..query.len() - 11].to_vec();
     packet[2..4].copy_from_slice(&[0x81, 0x80]);
@@ -136,11 +136,11 @@ zones = [".", "cluster.local"]
 to = "public"
 "#;
 
-/// `www.example.` A, recursion desired, in mixed letter case.
+/// Query for `www.example.` A in mixed letter case, with RD set.
 const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03wWw\x07exaMPLe\x00\x00\x01\x00\x01";
-/// OPT of 1232 bytes, DO not set.
+/// OPT record that offers 1232 bytes, with DO not set.
 const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
-/// Its answer's record: 192.0.2.7 for 300 s.
+/// Record of the answer: 192.0.2.7 with a TTL of 300 s.
 const RECORD: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00\x02\x07";
 
 struct Scene {
@@ -176,12 +176,12 @@ impl Scene {
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
-    /// Keeps that there is no such name.
+    /// Caches NXDOMAIN for `query`.
     fn keep_a_denial(&self, query: &[u8]) {
         let mut wire = query.to_vec();
         wire[2..4].copy_from_slice(&[0x81, 0x83]);
         wire[9] = 1;
-        // The root's SOA record, for a TTL of 300 s.
+        // SOA record of the root with a TTL of 300 s.
         wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
         wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
         let reply = Reply::read(&wire).expect("a good reply");
@@ -196,7 +196,7 @@ impl Scene {
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
-    /// The length of the reply, if one is given at once.
+    /// Sends a query; returns the length of the response if it is immediate.
     fn ask(&mut self, query: &[u8], over_tcp: bool) -> Option<usize> {
         let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let client: IpAddr = [127, 0, 0, 1].into();
@@ -224,7 +224,7 @@ fn a_hit_through_the_whole_path_allocates_nothing() {
         (QUERY, true, QUERY.len() + RECORD.len()),
         (&with_opt, true, QUERY.len() + RECORD.len() + OPT.len()),
     ] {
-        // The first of each kind looks up its counter.
+        // The first query of each kind looks up its counter.
         assert_eq!(scene.ask(query, over_tcp), Some(length));
         scene.tally.flush(&scene.resolver.metrics, 0.000_1);
         let before = allocations();
@@ -245,7 +245,7 @@ fn a_hit_that_is_logged_allocates_nothing() {
     scene.keep_the_answer();
     scene.resolver.follow_query_log(&scene.snapshot.config);
     scene.stats_buffer.log = scene.resolver.accounts.query_log.sampler(&scene.snapshot);
-    // As many as a buffer has room for before it is handed over.
+    // One query fewer than the buffer holds: a full buffer is handed over.
     let before = allocations();
     for _ in 0..BUFFER - 1 {
         assert!(scene.ask(QUERY, false).is_some());
@@ -290,7 +290,7 @@ fn knowing_who_asks_allocates_nothing() {
     pods.apply(0, pod(3, [10, 0, 0, 2]), 0);
     clients.put_pods(pods.table());
     let fixed = &scene.snapshot.clients;
-    // The first look of a thread gives it its place among those that look.
+    // The first lookup of a thread registers it as a reader.
     drop(clients.tables(fixed));
     let before = allocations();
     for _ in 0..1_000 {
@@ -334,7 +334,7 @@ fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
             scene.tally.flush(&scene.resolver.metrics, 0.000_1);
             let before = allocations();
             (0..1_000).for_each(|_| assert_eq!(scene.ask(&query, false), length));
-            // One for each that is asked for all the same: one in a hundred of those denied by their form.
+            // One allocation for each query that is forwarded all the same: one in a hundred of those denied by their form.
             assert!(allocations() - before <= 10, "{}", allocations() - before);
         }
     }
@@ -350,7 +350,7 @@ fn the_bound_is_hard() {
         for number in names {
             let packet = query(&format!("n{number:x}"));
             keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
-            // Asked for again, so that all of the cache is used and not only what new names may take.
+            // After a second lookup the entry may use the whole cache, not only the part for new names.
             let key = Key::new(&Query::read(&packet).unwrap(), EffectiveViewId::COMMON);
             cache.with(cache.hash(&key), &key, |_| ());
             most = most.max(bytes() - before);
@@ -366,7 +366,7 @@ fn the_bound_is_hard() {
     flood("small replies again", 25_000..40_000, &|_| 1);
     flood("large replies", 40_000..41_000, &|_| 250);
     flood("small replies for long", 0..40_000, &|_| 1);
-    // While a reply is kept, it exists twice, and so does its table of records.
+    // While a response is being inserted, it and its table of records exist twice.
     assert!(most <= MEMORY as isize + (64 << 10), "{most} bytes at most");
 
     let held = cache.fill();

@@ -18,16 +18,16 @@ use crate::scene::{BIG, ROUNDS, SILENT, SLOW, STRANGERS, cached};
 use crate::streams::{Connections, hold_open};
 use crate::{datagrams, forger, reload};
 
-/// The lowest priority: the honest client and the upstreams, on the same CPU, come first.
+/// Lowest priority, so that the honest client and the upstreams on the same CPU come first.
 const LOWEST: i32 = 19;
-/// A receive buffer that is full at once, in bytes.
+/// Size of a receive buffer that is full at once, in bytes.
 const LITTLE: usize = 4_096;
-/// The pause between two bytes of a query that never ends.
+/// Pause between two bytes of a query that never ends.
 const NOW_AND_THEN: Duration = Duration::from_secs(1);
-/// A visit of the admin pages.
+/// Request for the metrics page.
 const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// The kinds of attack.
+/// Kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Attack {
     /// 8 clients x 64 TCP connections x 60 hits of a cached 61 KB TXT, which they never read
@@ -46,45 +46,45 @@ pub enum Attack {
     IdleConnections,
     /// 1,000 public names at once that are CNAMEs of one private name, another one each second
     SameCname,
-    /// 20,000 packets a second: random bytes, truncated and mutated queries
+    /// 20,000 datagrams a second: random bytes, truncated and mutated queries
     Malformed,
     /// Up to 100,000 queries a second for a cached name, from one client
     FloodOfHits,
     /// 85,000 forged responses a second to the ports that upstream queries come from, in nine shapes (needs root)
     Forged,
-    /// The same beside 20,000 queries a second for a cached name (needs root)
+    /// The same, beside 20,000 queries a second for a cached name (needs root)
     ForgedUnderLoad,
     /// 700 queries a second for names that the upstream answers over TCP after 1.2 s
     SlowTcp,
-    /// 2 queries a second for names of whose response the upstream sends half, over TCP
+    /// 2 queries a second for names whose response the upstream sends only half of, over TCP
     HalfResponses,
-    /// 16 clients that may not ask x 64 TCP connections that send a byte now and then
+    /// 64 TCP connections from each of 16 clients that are not allowed to query, one byte a second on each
     Strangers,
-    /// 5 clients x 14 connections to the admin pages that ask for the metrics 1,000 times and never read (nodens only)
+    /// 5 clients x 14 connections to the admin pages that request the metrics 1,000 times and never read (nodens only)
     UnreadMetrics,
-    /// Standard error is a pipe that is full and that nobody reads, SIGHUP twice a second (nodens only)
+    /// SIGHUP twice a second while standard error is a full pipe that is never read (nodens only)
     UnreadLog,
     /// SIGHUP twice a second with 20,000 records that 32 views inherit (nodens only)
     ReloadInALoop,
 }
 
-/// The server under attack, and the state shared with the attacker.
+/// Server under attack, and the state shared with the attacker.
 pub struct Target {
-    /// The address of the server.
+    /// Address of the server.
     pub address: SocketAddr,
-    /// That of its admin pages, if it has any.
+    /// Address of its admin pages, if it has any.
     pub admin: Option<SocketAddr>,
-    /// The process, and its configuration.
+    /// Process group of the server.
     pub process: u32,
-    /// The file that it was started with.
+    /// Configuration file of the server.
     pub config: PathBuf,
     /// True if the server is nodens.
     pub is_nodens: bool,
-    /// The upstream server of the names that the honest client asks for.
+    /// Upstream server of the names that the honest client queries.
     pub well: Arc<Upstream>,
     /// Set when the attack is over.
     pub over: AtomicBool,
-    /// Messages sent so far; of connections that send none, connections opened; of reloads, reloads.
+    /// Messages sent so far. Connections opened, if the attack sends no messages; reloads, if it reloads.
     pub sent: AtomicU64,
 }
 
@@ -94,7 +94,7 @@ impl Target {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Counts what was sent.
+    /// Adds to the number of messages sent.
     pub fn count(&self, messages: u64) {
         self.sent.fetch_add(messages, Ordering::Relaxed);
     }
@@ -106,7 +106,7 @@ impl Attack {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Describes the attack in one line.
+    /// Returns the description of the attack, in one line.
     pub fn describe(self) -> String {
         let value = self.to_possible_value();
         value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
@@ -116,26 +116,26 @@ impl Attack {
     pub fn is_for(self, server: &str) -> bool {
         match self {
             Self::ReloadInALoop | Self::UnreadMetrics | Self::UnreadLog => server == "nodens",
-            // The others' lists are not written down here.
+            // `scene` has no access lists for the other servers.
             Self::Strangers => ["floor", "nodens", "unbound", "dnsdist", "bind"].contains(&server),
             _ => true,
         }
     }
 
-    /// Returns true if this process may attack so.
+    /// Returns true if this process has the privileges for the attack.
     pub fn can_run(self) -> bool {
         !matches!(self, Self::Forged | Self::ForgedUnderLoad) || rustix::process::geteuid().is_root()
     }
 
-    /// The soft limit of open files that the server is started with, if not that of this process.
+    /// Returns the soft limit of open files for the server, if it differs from that of this process.
     pub fn open_files(self) -> Option<u64> {
         (self == Self::IdleConnections).then_some(1_024)
     }
 
-    /// Attacks until it is over, with the lowest priority.
+    /// Runs the attack at the lowest priority until it is over.
     ///
     /// # Errors
-    /// This machine refuses.
+    /// Returns an error if the system refuses a socket, a thread or the priority.
     pub fn run(self, target: &Target) -> io::Result<()> {
         setpriority_process(None, LOWEST)?;
         let one = client(1);
@@ -156,7 +156,7 @@ impl Attack {
             }
             Self::UnreadTcpMisses => {
                 let connections = Connections { receive_buffer: Some(LITTLE), ..connections(1, 64, 100) };
-                // Connections that are opened again ask for another one.
+                // Each reopened connection queries another name.
                 hold_open(target, &connections, |opened, _| framed(&query(1, &format!("m{opened}.{BIG}"), TXT)))
             }
             Self::AnnouncedLengths => hold_open(target, &connections(15, 60, 1), |_, _| vec![0xff, 0xff, 0]),
@@ -193,7 +193,7 @@ impl Attack {
             }),
             Self::Strangers => {
                 let clients = (1..=16).map(|number| Ipv4Addr::new(STRANGERS[0], STRANGERS[1], 0, number)).collect();
-                // A query that does not end: a byte of it each time that the connection is opened, and again each second.
+                // A query that never ends: one byte when the connection opens, and one each second.
                 hold_open(
                     target,
                     &Connections { clients, frames: 30, pause: Some(NOW_AND_THEN), ..connections(0, 64, 0) },
@@ -213,7 +213,7 @@ impl Attack {
     }
 }
 
-/// The address of an attacker.
+/// Returns the address of an attacker.
 fn client(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 66, 0, number)
 }

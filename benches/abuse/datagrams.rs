@@ -12,20 +12,20 @@ use crate::attack::Target;
 use crate::packets::{A, TXT, long_name, query};
 use crate::scene::{cached, cname};
 
-/// The pause between two bursts.
+/// Pause between two bursts.
 const TICK: Duration = Duration::from_micros(500);
-/// The most that is sent at once; a sender that was held up does not make up for more than this.
+/// Most messages of one burst. A delayed sender does not make up for more than this.
 const BURST: u64 = 2_000;
-/// Responses are not read: there is no room for many.
+/// Receive buffer size, in bytes. It is small because responses are not read.
 const RECEIVE_BUFFER: usize = 4_096;
 /// Names in one round of CNAMEs of the same target.
 const CNAMES: usize = 1_000;
-/// Packets of such a round that are sent at once, so that no socket's buffer is full.
+/// Names of a round that are queried between two pauses, so that no socket buffer overflows.
 const AT_ONCE: usize = 50;
-/// The most bytes of a random packet.
+/// Upper bound of the length of a random datagram, in bytes.
 const LONGEST: u64 = 600;
 
-/// Sends what `make` makes from one socket, so many a second, and reads nothing.
+/// Sends `rate` messages a second, made by `make`, from one socket, and reads nothing.
 pub fn flood(target: &Target, from: Ipv4Addr, rate: u64, mut make: impl FnMut(u64, &mut Vec<u8>)) -> io::Result<()> {
     let socket = socket(target, from)?;
     let (start, mut done, mut number) = (Instant::now(), 0, 0);
@@ -38,7 +38,7 @@ pub fn flood(target: &Target, from: Ipv4Addr, rate: u64, mut make: impl FnMut(u6
         for _ in 0..burst {
             make(number, &mut message);
             number += 1;
-            sent += u64::from(socket.send(&message).is_ok()); // what the kernel refuses is not sent
+            sent += u64::from(socket.send(&message).is_ok()); // not counted if the kernel refuses it
         }
         target.count(sent);
         sleep(TICK);
@@ -46,8 +46,8 @@ pub fn flood(target: &Target, from: Ipv4Addr, rate: u64, mut make: impl FnMut(u6
     Ok(())
 }
 
-/// Queries that nodens denies itself: a name of 119 labels below `test`, or below the cluster's domain; and of nodens, each
-/// third time, what it says of the client.
+/// Returns a query that nodens denies itself: for a name of 119 labels below `test` or below the cluster's domain. Every
+/// third query to nodens is for `me.nodens.internal` instead.
 pub fn denied(number: u64, is_nodens: bool) -> Vec<u8> {
     match number % 3 {
         2 if is_nodens => query(number as u16, "me.nodens.internal", TXT),
@@ -56,7 +56,7 @@ pub fn denied(number: u64, is_nodens: bool) -> Vec<u8> {
     }
 }
 
-/// Asks, a round each second, for 1,000 names that are CNAMEs of one target.
+/// Sends one round of queries each second, for 1,000 names that are CNAMEs of one target.
 pub fn bursts(target: &Target, from: Ipv4Addr, rounds: usize) -> io::Result<()> {
     let socket = socket(target, from)?;
     let start = Instant::now();
@@ -78,7 +78,7 @@ pub fn bursts(target: &Target, from: Ipv4Addr, rounds: usize) -> io::Result<()> 
     Ok(())
 }
 
-/// Sends random bytes, queries that are cut, and queries in which some bytes are others, in turn.
+/// Sends random bytes, truncated queries, and queries with some bytes changed, in turn.
 pub fn malformed(target: &Target, from: Ipv4Addr, rate: u64) -> io::Result<()> {
     let mut random = Random::new(1);
     let mut below = move |limit: u64| random.bits() % limit;

@@ -1,4 +1,4 @@
-//! An upstream that denies every name at once, whatever it costs to read it: as long names do where each is parsed.
+//! An upstream that denies every name at once. It parses nothing, so long names cost it no more than short ones.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,14 +7,14 @@ use std::thread;
 
 use crate::batch;
 
-/// QR, in the third byte of a message: it is a response.
+/// QR, in the third byte of a message.
 const RESPONSE: u8 = 0x80;
-/// The fourth byte: recursion is available, NXDOMAIN.
+/// RA and NXDOMAIN, in the fourth byte.
 const NO_SUCH_NAME: u8 = 0x83;
 /// Number of queries received.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-/// Starts it on a free port of 127.0.0.1, in a thread that lives as long as this process.
+/// Starts the upstream on a free port of 127.0.0.1, in a thread that lives as long as this process.
 pub fn start() -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = socket.local_addr()?;
@@ -29,7 +29,7 @@ pub fn start() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Number of queries received so far.
+/// Returns the number of queries received so far.
 pub fn seen() -> u64 {
     SEEN.load(Ordering::Relaxed)
 }

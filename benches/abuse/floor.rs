@@ -1,7 +1,7 @@
-//! The floor: a program that answers each query over UDP at once from nothing but its name, in batches, and reads over TCP
-//! what comes without ever answering.
+//! The floor: a program that derives each response over UDP from the name alone, in batches. Over TCP it reads everything
+//! and never responds.
 //!
-//! Under the same load it shows what the machine itself does to the honest client: the attacker, the client and the kernel's
+//! It shows how the machine itself affects the honest client under the same load: the attacker, the client and the kernel's
 //! work for their packets share CPUs.
 
 use std::io;
@@ -13,18 +13,18 @@ use tokio::net::TcpListener;
 
 use crate::batch::{self, PACKET};
 
-/// The hidden argument that makes this program the floor; the port follows.
+/// Hidden argument that makes this program the floor; the port follows.
 pub const FLOOR: &str = "be-the-floor";
 
-/// Bytes of a message's header.
+/// Length of a message header, in bytes.
 const HEADER: usize = 12;
-/// The record of an answer up to its address: the name of the question, A, IN, a minute, four bytes.
+/// Answer record up to its address: the name of the question, A, IN, TTL 60 s, four bytes.
 const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04";
 
-/// Serves UDP and TCP on a port of 127.0.0.1 for ever.
+/// Serves UDP and TCP on a port of 127.0.0.1 forever.
 ///
 /// # Errors
-/// The port is not one, or taken.
+/// Returns an error if the argument is no port, or the port is taken.
 pub fn serve(args: &[String]) -> io::Result<()> {
     let port: u16 = args.first().and_then(|port| port.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -32,7 +32,7 @@ pub fn serve(args: &[String]) -> io::Result<()> {
     thread::spawn(move || {
         runtime.block_on(async {
             loop {
-                // What cannot be accepted now may be later.
+                // A failed accept is retried.
                 let Ok((mut stream, _)) = listener.accept().await else {
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                     continue;
@@ -44,7 +44,7 @@ pub fn serve(args: &[String]) -> io::Result<()> {
     batch::serve(&UdpSocket::bind(("127.0.0.1", port))?, |packet, len| answer(packet, len).unwrap_or(0))
 }
 
-/// Turns a query for one name into a response with the address that follows from its name.
+/// Turns a query for one name into a response with the address that follows from the name.
 fn answer(packet: &mut [u8; PACKET], len: usize) -> Option<usize> {
     let mut at = HEADER;
     let mut name = String::new();
@@ -56,7 +56,7 @@ fn answer(packet: &mut [u8; PACKET], len: usize) -> Option<usize> {
     }
     let end = at + 5; // the root, type and class
     packet[..len].get(..end)?;
-    packet[2] = packet[2] & 0x01 | 0x84; // RD as it was; QR and AA
+    packet[2] = packet[2] & 0x01 | 0x84; // RD unchanged; QR and AA
     packet[3] = 0;
     packet[4..HEADER].copy_from_slice(&[0, 1, 0, 1, 0, 0, 0, 0]);
     let record = packet.get_mut(end..end + RECORD.len() + 4)?;

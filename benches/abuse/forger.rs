@@ -1,5 +1,5 @@
-//! Forged responses: from the address and port of an upstream server, by someone who does not see the queries but is told the ports
-//! that they come from.
+//! Forged responses from the address and port of an upstream server. The forger does not see the queries, but is given the
+//! ports that they come from.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,24 +13,24 @@ use crate::attack::Target;
 use crate::packets::{A, query};
 use crate::scene::fresh;
 
-/// The pause between two bursts.
+/// Pause between two bursts.
 const TICK: Duration = Duration::from_micros(500);
-/// The most that is sent at once.
+/// Most messages of one burst.
 const BURST: u64 = 500;
-/// How often the ports are looked up.
+/// Interval between look-ups of the ports.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Ports that are forged to, those of the latest queries.
+/// Number of target ports: those of the latest queries.
 const PORTS: usize = 64;
-/// Numbers of names that the honest client may ask for.
+/// Number of names in forged responses, out of those that the honest client may query.
 const NAMES: u64 = 4_096;
-/// Bytes of a header.
+/// Length of a message header, in bytes.
 const HEADER: usize = 12;
-/// Bytes behind a message that is longer than anything that is read.
+/// Bytes appended to a message to make it longer than any receiver reads.
 const OVER_LONG: usize = 5_000;
-/// The answer: a record of the name in the question, A, IN, an hour, an address that no name has.
+/// Forged answer: a record of the name in the question, A, IN, TTL 1 h, an address that no name has.
 const FORGED: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xcb\0\x71\x09";
 
-/// What a response holds beside its header.
+/// Content of a response after its header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Answer,
@@ -40,7 +40,7 @@ enum Form {
     OverLong,
 }
 
-/// All shapes: form, TC, response code. Names are in small letters.
+/// All shapes: form, TC, response code. Names are in lower case.
 const SHAPES: [(Form, u8, u8); 9] = [
     (Form::Answer, 0, 0),
     (Form::Answer, 2, 0),
@@ -53,7 +53,7 @@ const SHAPES: [(Form, u8, u8); 9] = [
     (Form::OverLong, 0, 0),
 ];
 
-/// Sends forged responses in all shapes, so many a second. It needs CAP_NET_RAW.
+/// Sends `rate` forged responses a second, in all shapes. This needs CAP_NET_RAW.
 pub fn forge(target: &Target, rate: u64) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP))?;
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
@@ -66,7 +66,7 @@ pub fn forge(target: &Target, rate: u64) -> io::Result<()> {
             looked = Some(Instant::now());
             let seen = target.well.seen();
             ports = seen.iter().rev().take(PORTS).map(|seen| seen.client.port()).collect();
-            // The floor asks nobody.
+            // The floor sends no queries to an upstream.
             if ports.is_empty() {
                 ports.push(target.address.port());
             }
@@ -78,7 +78,7 @@ pub fn forge(target: &Target, rate: u64) -> io::Result<()> {
         for number in 0..burst {
             let drawn = random.bits();
             let port = ports[(drawn >> 32) as usize % ports.len()];
-            let message = response(number, drawn as u16, (drawn >> 16) % NAMES * 2); // of the zone that is asked over UDP
+            let message = response(number, drawn as u16, (drawn >> 16) % NAMES * 2); // even: a zone over UDP
             let mut datagram = Vec::with_capacity(8 + message.len());
             // Source, destination, length, no checksum (RFC 768).
             for word in [from, port, 8 + message.len() as u16, 0] {
@@ -93,7 +93,7 @@ pub fn forge(target: &Target, rate: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// One of all shapes.
+/// Returns a response in one of the shapes, which `number` selects.
 fn response(number: u64, id: u16, name: u64) -> Vec<u8> {
     let (form, flags, rcode) = SHAPES[number as usize % SHAPES.len()];
     let name = if form == Form::OtherQuestion { "other.well.example".to_owned() } else { fresh(name) };

@@ -1,4 +1,4 @@
-//! Another client: it asks at a steady rate from an address of its own, and checks each answer.
+//! The honest client: it sends queries at a steady rate from an address of its own, and checks each response.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,17 +19,17 @@ use crate::packets::{A, query};
 use crate::scene::{CACHED_NAMES, cached, fresh};
 use crate::session::interrupted;
 
-/// Its address.
+/// Address of the honest client.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 /// Queries a second beside one attack: 200 for cached names and 20 for fresh ones.
 pub const RATE: u32 = 220;
 /// Every eleventh query is for a fresh name.
 const FRESH_EVERY: u32 = 11;
-/// Without a response for so long, a query is lost.
+/// Time without a response after which a query is lost.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline for caching all cached names.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest latency that is told apart, in nanoseconds.
+/// Highest latency that the histogram records, in nanoseconds.
 const LONGEST: u64 = 10_000_000_000;
 
 /// Outcomes of queries of one kind.
@@ -37,11 +37,11 @@ const LONGEST: u64 = 10_000_000_000;
 pub struct Outcomes {
     /// Queries sent.
     pub asked: u64,
-    /// No response within two seconds.
+    /// Queries without a response within two seconds.
     pub lost: u64,
-    /// A response code other than NOERROR.
+    /// Responses with a code other than NOERROR.
     pub failed: u64,
-    /// NOERROR, and not the address that the name has.
+    /// NOERROR responses without the address of the name.
     pub wrong: u64,
 }
 
@@ -50,13 +50,13 @@ pub struct Outcomes {
 pub struct HonestStats {
     /// Queries for cached names.
     pub hits: Outcomes,
-    /// Queries for names that nobody has asked for.
+    /// Queries for names that were not queried before.
     pub fresh: Outcomes,
-    /// Latencies of right answers to the first, in nanoseconds.
+    /// Latencies of right answers for cached names, in nanoseconds.
     pub latencies: Histogram<u64>,
 }
 
-/// A query that waits.
+/// Query in flight.
 struct Waiting {
     sent: Instant,
     name: String,
@@ -64,13 +64,13 @@ struct Waiting {
 }
 
 impl HonestStats {
-    /// No queries yet.
+    /// Returns statistics of no queries.
     pub fn new() -> io::Result<Self> {
         let latencies = Histogram::new_with_bounds(100, LONGEST, 3).map_err(io::Error::other)?;
         Ok(Self { hits: Outcomes::default(), fresh: Outcomes::default(), latencies })
     }
 
-    /// Adds another one.
+    /// Adds the outcomes and latencies of `other`.
     pub fn add(&mut self, other: &Self) {
         for (sum, part) in [(&mut self.hits, &other.hits), (&mut self.fresh, &other.fresh)] {
             sum.asked += part.asked;
@@ -81,7 +81,7 @@ impl HonestStats {
         let _ = self.latencies.add(&other.latencies); // both have the same bounds
     }
 
-    /// A percentile of the latencies, in milliseconds; none if there are none.
+    /// Returns a percentile of the latencies, in milliseconds; `None` if there are none.
     pub fn milliseconds(&self, share: f64) -> Option<f64> {
         (!self.latencies.is_empty()).then(|| self.latencies.value_at_quantile(share) as f64 / 1e6)
     }
@@ -107,8 +107,8 @@ enum ResponseMatch {
     Failed,
 }
 
-/// Asks so many queries a second for as long as `time`, then waits for outstanding responses. No query waits for the response to another one;
-/// latency is measured from when a query was sent.
+/// Sends `rate` queries a second for `time`, then waits for outstanding responses. No query waits for the response to
+/// another; latency is measured from the time when the query was sent.
 pub fn ask(server: SocketAddr, rate: u32, time: Duration, stop: &AtomicBool) -> io::Result<HonestStats> {
     /// Number of the next fresh name.
     static FRESH: AtomicU64 = AtomicU64::new(0);
@@ -125,7 +125,7 @@ pub fn ask(server: SocketAddr, rate: u32, time: Duration, stop: &AtomicBool) -> 
             let is_fresh = sent % FRESH_EVERY == FRESH_EVERY - 1;
             let number = FRESH.fetch_add(u64::from(is_fresh), Ordering::Relaxed);
             let name = if is_fresh { fresh(number) } else { cached(sent as usize % CACHED_NAMES) };
-            let _ = socket.send(&query(sent as u16, &name, A)); // what the kernel refuses gets no answer
+            let _ = socket.send(&query(sent as u16, &name, A)); // without an answer if the kernel refuses it
             waiting.insert(sent as u16, Waiting { sent: Instant::now(), name, is_fresh });
             let outcomes = if is_fresh { &mut stats.fresh } else { &mut stats.hits };
             outcomes.asked += 1;
@@ -143,7 +143,7 @@ pub fn ask(server: SocketAddr, rate: u32, time: Duration, stop: &AtomicBool) -> 
         if sent == count && (waiting.is_empty() || rest.is_zero()) {
             break;
         }
-        // A signal ends it sooner, and the loop sees to that.
+        // A signal interrupts the poll; the loop checks `stop`.
         let _ = ppoll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], Some(TimeSpec::from_duration(rest)), None);
     }
     for query in waiting.values() {
@@ -153,7 +153,7 @@ pub fn ask(server: SocketAddr, rate: u32, time: Duration, stop: &AtomicBool) -> 
     Ok(stats)
 }
 
-/// Asks for the cached names until each had its answer.
+/// Queries the cached names until each has been answered.
 pub fn warm(server: SocketAddr, stop: &AtomicBool) -> io::Result<()> {
     let socket = socket(server)?;
     socket.set_nonblocking(false)?;
@@ -174,7 +174,7 @@ pub fn warm(server: SocketAddr, stop: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks a response: the query that it is for, and the result; none if no such query waits.
+/// Checks a response. Returns the ID of its query, and the result; `None` if no such query is in flight.
 fn read(response: &[u8], waiting: &HashMap<u16, Waiting>) -> Option<(u16, ResponseMatch)> {
     let message = Message::from_vec(response).ok()?;
     let query = waiting.get(&message.metadata.id)?;

@@ -1,5 +1,5 @@
-//! An upstream whose answers take a connection: over UDP each response is truncated. Over TCP, names that begin with `slow` are answered
-//! late, and those that begin with `half` never to the end.
+//! An upstream whose answers need a connection: each response over UDP is truncated. Over TCP, the response for a name that
+//! begins with `slow` is late, and the one for a name that begins with `half` ends after half its bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,16 +15,16 @@ use nodens::lab::zone::address_of;
 use crate::batch;
 use crate::packets::framed;
 
-/// The zone.
+/// Zone of the upstream.
 pub const LINKS: &str = "links.example";
-/// How long a slow answer takes.
+/// Delay of a slow response.
 const SLOWNESS: Duration = Duration::from_millis(1_200);
 /// QR and TC, in the third byte of a message.
 const TRUNCATED: u8 = 0x82;
-/// Number of queries received over UDP: one for each query over TCP, if the server asks over UDP first.
+/// Number of queries received over UDP: one for each query over TCP, if the server tries UDP first.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-/// Starts it on a free port of 127.0.0.1, in threads that live as long as this process.
+/// Starts the upstream on a free port of 127.0.0.1, in threads that live as long as this process.
 pub fn start() -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
@@ -38,23 +38,23 @@ pub fn start() -> io::Result<SocketAddr> {
     });
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client that closes is no fault of this server.
+            // An error only means that the client closed the connection.
             thread::spawn(move || serve(stream));
         }
     });
     Ok(address)
 }
 
-/// Number of queries received over UDP so far.
+/// Returns the number of queries received over UDP so far.
 pub fn seen() -> u64 {
     SEEN.load(Ordering::Relaxed)
 }
 
-/// Answers on one connection until the client closes it.
+/// Serves one connection until the client closes it.
 fn serve(mut stream: TcpStream) -> io::Result<()> {
     let out = Arc::new(Mutex::new(stream.try_clone()?));
     let write = |out: &Mutex<TcpStream>, bytes: &[u8]| {
-        out.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes) // whole messages, one after the other
+        out.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes) // one whole message at a time
     };
     loop {
         let mut length = [0; 2];
@@ -76,7 +76,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
             });
         } else if text.starts_with("half") {
             write(&out, &frame[..frame.len() / 2])?;
-            // Nothing follows, so the client must give this connection up.
+            // Nothing follows: the client has to give up this connection.
             return io::copy(&mut stream, &mut io::sink()).map(|_| ());
         } else {
             write(&out, &frame)?;

@@ -1,20 +1,20 @@
-//! Attacks on a DNS resolver, of nodens and its peers: `cargo bench --bench abuse -- --help`.
+//! Attacks on a DNS resolver, nodens or one of its peers: `cargo bench --bench abuse -- --help`.
 //!
 //! ```text
 //! options ──► run: for each attack, for each server: a new process, on a CPU of its own
-//!              │     scene     the upstreams (two of its own: denying, links), and what the servers' configurations say of them
-//!              │     honest    another client, which checks each answer: before the attack and under it
-//!              │     visits    what it asks over TCP and looks up at the admin pages, under attack
-//!              │     attack ──► datagrams, streams, reload    what the attacker does; packets: what it sends
+//!              │     scene     the upstreams (two of its own: denying, links), and their part of the configurations
+//!              │     honest    the honest client, which checks each answer: before and during the attack
+//!              │     visits    its queries over TCP and requests to the admin pages, during the attack
+//!              │     attack ──► datagrams, streams, reload    the attacks; packets: their messages
 //!              │     watch     memory of the process and of its sockets
 //!              └► results: the table, and JSON
 //!         └► soak: all attacks in turn on one process
 //! ```
 //!
-//! It is a report and no test: the exit code is 0 whatever the figures are. What starts servers is that of the side-by-side
-//! run (`benches/peers`), with the same templates.
+//! This is a report, not a test: the exit code is 0 whatever the figures are. The code and templates that start servers are
+//! those of the side-by-side run (`benches/peers`).
 
-#![allow(unreachable_pub)] // pub is what a file shows the others
+#![allow(unreachable_pub)] // pub marks what other modules use
 
 mod attack;
 mod datagrams;
@@ -53,7 +53,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    // This program is its own helper: it pins and starts servers, and is the floor.
+    // This program is its own helper: it pins and starts servers, and serves as the floor.
     let done = match args.get(1).map(String::as_str) {
         Some(child::START) => child::become_program(&args[2..]),
         Some(floor::FLOOR) => floor::serve(&args[2..]),

@@ -8,21 +8,21 @@ use clap::Parser;
 use crate::attack::Attack;
 use crate::server::SERVERS;
 
-/// Attacks on a DNS resolver: what each takes of nodens and of its peers, and what others notice of it.
+/// Attacks on a DNS resolver: their cost for nodens and its peers, and their effect on other clients.
 ///
-/// Each attack meets a new process of each server that is installed, on loopback, with one thread and 64 MiB of cache, while
-/// an honest client asks 200 cached and 20 fresh names a second and checks each answer. "floor" is a program that
-/// answers at once and keeps nothing: what the machine does to the honest client under the same load.
+/// Each attack meets a new process of each installed server, on loopback, with one thread and 64 MiB of cache, while an
+/// honest client sends 200 queries for cached and 20 for fresh names a second and checks each answer. "floor" is a program
+/// that responds at once and keeps nothing: it shows how the machine affects the honest client under the same load.
 ///
-/// With two CPUs or more, servers run on one; attacker, honest client and upstreams on another, the attacker with the lowest
-/// priority. Nothing is left running.
+/// With two CPUs or more, servers run on one; the attacker, the honest client and the upstreams run on another, the attacker
+/// with the lowest priority. All processes end with the run.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo bench --bench abuse --", after_help = EXAMPLES)]
 pub struct Options {
-    /// A smoke run: a second for each attack
+    /// Smoke run: one second for each attack
     #[arg(long, conflicts_with = "seconds")]
     quick: bool,
-    /// How long each attack goes on
+    /// Duration of each attack
     #[arg(long, value_name = "S", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=30))]
     seconds: u64,
     /// Only these attacks
@@ -31,19 +31,19 @@ pub struct Options {
     /// Only these servers
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = SERVERS.map(|server| server.name))]
     pub servers: Vec<String>,
-    /// All attacks in turn on one process of nodens for so many minutes, an honest client asking 500 names a second
+    /// Run all attacks in turn on one process of nodens for this many minutes, with an honest client at 500 queries a second
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["quick", "seconds", "only", "json"])]
     pub soak: Option<u64>,
-    /// Say what each attack does, and end
+    /// List the attacks and exit
     #[arg(long)]
     pub list: bool,
-    /// Where a server's program is, if not in PATH or to try another one; may be given several times
+    /// Program of a server, if it is not in PATH or to try another one; may be given several times
     #[arg(long = "program", value_name = "NAME=FILE", value_parser = program)]
     pub programs: Vec<(String, PathBuf)>,
-    /// Write all figures
+    /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// What cargo adds
+    /// Argument that cargo adds
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -57,17 +57,17 @@ Examples:
   cargo bench --bench abuse -- --only silent-zone,malformed --servers nodens,unbound --json abuse.json";
 
 impl Options {
-    /// How long each attack goes on.
+    /// Returns the duration of each attack.
     pub fn under_attack(&self) -> Duration {
         Duration::from_secs(if self.quick { 1 } else { self.seconds })
     }
 
-    /// How long the honest client asks before each attack.
+    /// Returns the time for which the honest client sends queries before each attack.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(if self.quick { 300 } else { 1_000 })
     }
 
-    /// How long after the attack memory is read again.
+    /// Returns the time between the end of an attack and the last reading of memory.
     pub fn after(&self) -> Duration {
         Duration::from_millis(if self.quick { 300 } else { 5_000 })
     }

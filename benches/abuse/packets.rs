@@ -1,17 +1,17 @@
 //! Queries as bytes.
 
-/// The type of IPv4 addresses.
+/// Record type of IPv4 addresses.
 pub const A: u16 = 1;
-/// The type of texts.
+/// Record type of texts.
 pub const TXT: u16 = 16;
-/// Bytes of padding of a padded query (RFC 7830).
+/// Padding of a padded query (RFC 7830), in bytes.
 const PADDING: u16 = 60_000;
-/// The option code of padding.
+/// Option code of padding.
 const PADDING_OPTION: u16 = 12;
-/// The type of the OPT record.
+/// Record type of the OPT record.
 const OPT: u8 = 41;
 
-/// A query with RD set. Labels of the name are at most 63 bytes.
+/// Returns a query with RD set. Each label of the name must be at most 63 bytes long.
 pub fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
     let mut message = Vec::with_capacity(name.len() + 18);
     message.extend_from_slice(&id.to_be_bytes());
@@ -39,11 +39,11 @@ pub fn padded(mut message: Vec<u8>) -> Vec<u8> {
 
 /// Adds the length that precedes a message over TCP.
 pub fn framed(message: &[u8]) -> Vec<u8> {
-    let length = message.len() as u16; // what is sent here is shorter than 64 KiB
+    let length = message.len() as u16; // messages here are shorter than 64 KiB
     [&length.to_be_bytes()[..], message].concat()
 }
 
-/// A name of `labels` labels of one character before `zone`; the first ones follow from `number`.
+/// Returns a name of `labels` labels of one character before `zone`; the first labels encode `number`.
 pub fn long_name(number: u64, labels: usize, zone: &str) -> String {
     const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut name = String::with_capacity(labels * 2 + zone.len());

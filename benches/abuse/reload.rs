@@ -10,14 +10,14 @@ use nix::unistd::Pid;
 
 use crate::attack::Target;
 
-/// The pause between two reloads.
+/// Pause between two reloads.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Records of the configuration.
+/// Number of records in the configuration.
 const RECORDS: usize = 20_000;
-/// Views, each of which inherits all records: as many as there may be.
+/// Number of views, each of which inherits all records: as many as nodens allows.
 const VIEWS: usize = 32;
 
-/// What is added to nodens's configuration.
+/// Returns the text that makes the configuration of nodens large.
 pub fn large() -> String {
     let mut text = String::new();
     for number in 0..RECORDS {
@@ -32,7 +32,7 @@ pub fn large() -> String {
     text
 }
 
-/// Changes a record, and has the process take the file in, twice a second until the attack is over.
+/// Changes a record and makes the process reload its configuration, twice a second until the attack is over.
 pub fn repeat(target: &Target) -> io::Result<()> {
     let text = fs::read_to_string(&target.config)?;
     for number in 0.. {

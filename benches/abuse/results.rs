@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! Results, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,29 +8,29 @@ use serde::Serialize;
 use crate::honest::{HonestStats, Outcomes};
 use crate::visits::Visits;
 
-/// What the floor is called.
+/// Name of the floor.
 pub const FLOOR: &str = "floor";
 
-/// Everything of a run.
+/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Results {
-    /// The day, in UTC.
+    /// Date, in UTC.
     pub date: String,
     /// Processor, CPUs and kernel.
     pub machine: String,
-    /// How long each attack went on, in seconds.
+    /// Duration of each attack, in seconds.
     pub seconds: f64,
-    /// What was measured, by its short name: name and version.
+    /// Name and version of each measured server, by its short name.
     pub servers: BTreeMap<String, String>,
-    /// What was not, and why.
+    /// Skipped servers and attacks, with the reason.
     pub skipped: Vec<String>,
-    /// The honest client before the attacks, for each server: all of them together.
+    /// Outcomes of the honest client before the attacks, for each server: the sum over all attacks.
     pub idle: BTreeMap<String, Latencies>,
-    /// An attack on a server.
+    /// One row for each attack on each server.
     pub rows: Vec<Row>,
 }
 
-/// Latencies of the honest client's hits, in milliseconds, and what became of its queries.
+/// Latencies of the honest client's hits, in milliseconds, and outcomes of its queries.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latencies {
     p50_ms: Option<f64>,
@@ -40,32 +40,32 @@ pub struct Latencies {
     fresh: Outcomes,
 }
 
-/// One attack on one server.
+/// Results of one attack on one server.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// The attack.
+    /// Name of the attack.
     pub attack: String,
-    /// The server.
+    /// Name of the server.
     pub server: String,
-    /// The most resident memory since the process started, in MiB.
+    /// Peak resident memory since the process started, in MiB.
     pub peak_mib: f64,
-    /// Resident memory a while after the attack, in MiB; none of the floor.
+    /// Resident memory a while after the attack, in MiB; `None` for the floor.
     pub after_mib: Option<f64>,
-    /// The most that the kernel held for sockets of its port, in MiB; none without `ss`.
+    /// Peak kernel memory of the sockets of the server's port, in MiB; `None` without `ss`.
     pub sockets_mib: Option<f64>,
     /// CPU time of the server during the attack, in seconds.
     pub cpu_s: f64,
-    /// The honest client meanwhile.
+    /// Outcomes of the honest client during the attack.
     pub honest: Latencies,
-    /// Its visits over TCP; none of the floor.
+    /// Visits of the honest client over TCP; `None` for the floor.
     pub visits: Option<Visits>,
-    /// Queries that upstreams saw meanwhile; for names of the same target, those for the target in each round.
+    /// Queries that upstreams received during the attack; in the attack with CNAMEs, those for the target in each round.
     pub upstream_queries: u64,
-    /// What the attacker sent.
+    /// Number of messages that the attacker sent.
     pub sent: u64,
-    /// Whether the server ended under the attack.
+    /// True if the server ended during the attack.
     pub died: bool,
-    /// Whether the attack was ended early, because the server had grown to a GiB.
+    /// True if the attack was ended early, because the server had grown to 1 GiB.
     pub ended_early: bool,
 }
 
@@ -91,12 +91,12 @@ impl Row {
         }
     }
 
-    /// Queries over TCP and looks at `/healthz` that had no answer, of how many.
+    /// Formats the number of failed visits and of all visits.
     fn in_vain(&self) -> String {
         self.visits.as_ref().map_or("-".to_owned(), |visits| format!("{}/{}", visits.failed, visits.made))
     }
 
-    /// A line of progress.
+    /// Returns a line of progress.
     pub fn line(&self) -> String {
         let honest = &self.honest;
         format!(
@@ -113,7 +113,7 @@ impl Row {
     }
 }
 
-/// The table, in Markdown.
+/// Returns the table, in Markdown.
 pub fn table(results: &Results) -> String {
     let mut out = format!("{}; {}; {} s of each attack\n", results.date, results.machine, results.seconds);
     out += &results.servers.values().cloned().collect::<Vec<_>>().join(", ");
@@ -130,7 +130,7 @@ pub fn table(results: &Results) -> String {
         let idle = results.idle.get(&row.server);
         let (p50, p99) = (idle.and_then(|idle| idle.p50_ms), idle.and_then(|idle| idle.p99_ms));
         let mib = |value: Option<f64>| value.map_or("-".to_owned(), |mib| format!("{mib:.1}"));
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = writeln!(
             out,
             "| {} | {}{} | {:.1} | {} | {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -160,7 +160,7 @@ fn shown(ms: Option<f64>) -> String {
     ms.map_or("-".to_owned(), |ms| format!("{ms:.2}"))
 }
 
-/// A count of cached names and of fresh ones.
+/// Formats a count of cached and of fresh names.
 fn pair(honest: &Latencies, count: impl Fn(&Outcomes) -> u64) -> String {
     match (count(&honest.hits), count(&honest.fresh)) {
         (0, 0) => "0".to_owned(),

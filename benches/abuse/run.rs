@@ -32,12 +32,12 @@ use crate::soak::Soak;
 use crate::visits;
 use crate::watch::watch;
 
-/// The field of the most resident memory in `/proc/PID/status`.
+/// Field of the peak resident memory in `/proc/PID/status`.
 const PEAK: &str = "VmHWM:";
-/// How long the large answer may take.
+/// Timeout of each read of the large answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What all measurements are given.
+/// State shared by all measurements.
 struct Setting<'a> {
     options: &'a Options,
     dir: &'a Path,
@@ -47,10 +47,10 @@ struct Setting<'a> {
     stop: &'a AtomicBool,
 }
 
-/// Measures as the options say.
+/// Runs the measurements that the options select.
 ///
 /// # Errors
-/// Nothing could be started, a file cannot be written, or the user ended the run.
+/// Returns an error if nothing could be started, a file cannot be written, or the user ended the run.
 pub fn run(options: &Options) -> io::Result<()> {
     if options.list {
         let list =
@@ -64,12 +64,12 @@ pub fn run(options: &Options) -> io::Result<()> {
         (Some(one), Some(other)) => say(&format!("servers on CPU {one}, load and upstreams on CPU {other}")),
         _ => say("one CPU: servers, load and upstreams share it, and compete for it"),
     }
-    let machine = machine(); // as long as this program may use all of it
-    // A thousand connections are this program's own; servers get what it was given.
+    let machine = machine(); // before this program is pinned to one CPU
+    // This program opens a thousand connections of its own. Servers get the limit that it was started with.
     let (open_files, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     if let Some(cpu) = load_cpu {
-        pin(cpu)?; // and all threads that begin from here on
+        pin(cpu)?; // and all threads that start from here on
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let scene = runtime.block_on(Scene::start())?;
@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     ended
 }
 
-/// The servers that are asked for and installed; the others are `skipped`.
+/// Returns the selected servers that are installed; adds the others to `skipped`.
 fn installed(options: &Options, skipped: &mut Vec<String>) -> Vec<(&'static Server, PathBuf)> {
     let wanted =
         |server: &&Server| options.servers.is_empty() || options.servers.iter().any(|name| name == server.name);
@@ -133,7 +133,7 @@ fn measure(setting: &Setting<'_>, servers: &[(&Server, PathBuf)], results: &mut 
             results.idle.insert(server.name.to_owned(), Latencies::from(&*all));
             results.servers.insert(server.name.to_owned(), title);
             results.rows.push(row);
-            // Whatever ends the run, what was measured is kept.
+            // Results so far are kept if the run is interrupted.
             write(setting.options.json.as_deref(), || {
                 Ok(serde_json::to_string(&results)?.replace("},{\"attack", "},\n{\"attack") + "\n")
             })?;
@@ -143,7 +143,8 @@ fn measure(setting: &Setting<'_>, servers: &[(&Server, PathBuf)], results: &mut 
 }
 
 impl Setting<'_> {
-    /// One attack on a new process of one server: its name and version, the honest client before the attack, and the rest.
+    /// Runs one attack on a new process of a server. Returns the server's name and version, the outcomes of the honest
+    /// client before the attack, and the row.
     fn attack(&self, attack: Attack, server: &Server, program: &Path) -> io::Result<(String, HonestStats, Row)> {
         let dir = self.dir.join(attack.name());
         std::fs::create_dir_all(&dir)?;
@@ -159,15 +160,15 @@ impl Setting<'_> {
         }
         let idle = honest::ask(started.address, honest::RATE, self.options.idle(), self.stop)?;
         let row = self.under_attack(attack, &mut started, &dir)?;
-        drop(unread); // until here it had a reader that never read
+        drop(unread); // its reader, which never reads, has to exist until here
         Ok((started.title(), idle, row))
     }
 
-    /// All attacks on one process of nodens.
+    /// Runs all attacks on one process of nodens.
     fn soak(&self, servers: &[(&Server, PathBuf)], time: Duration) -> io::Result<()> {
         let nodens = servers.iter().find(|(server, _)| server.name == "nodens");
         let (server, program) = nodens.ok_or_else(|| io::Error::other("nodens is not among the servers"))?;
-        // The one that is reloaded has all that the others need.
+        // The configuration for reloads has everything that the other attacks need.
         let edit = |template: &str| self.scene.config(server.name, template, Attack::ReloadInALoop);
         let site = Site { dir: self.dir, cpu: self.cpu, open_files: Some(self.open_files), edit: &edit };
         let started = server.start(program, &site, self.stop)?;
@@ -241,7 +242,7 @@ impl Setting<'_> {
     }
 }
 
-/// Has the server fetch the large answer, and reads it whole.
+/// Makes the server cache the large answer, and reads the whole response.
 fn cache_large_answer(server: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -256,27 +257,27 @@ fn cache_large_answer(server: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// The address of the admin pages in nodens's configuration; none of other servers.
+/// Returns the address of the admin pages in the configuration of nodens; `None` for other servers.
 fn admin(config: &Path) -> Option<SocketAddr> {
     let text = std::fs::read_to_string(config).ok()?;
     let rest = text.split("[admin]\nlisten = \"").nth(1)?;
     rest.split('"').next()?.parse().ok()
 }
 
-/// Makes the log of a server a pipe that is full, and that nobody reads until what is returned is dropped.
+/// Makes the log of a server a full pipe, which is not read until the returned file is dropped.
 fn full_pipe(dir: &Path) -> io::Result<File> {
     std::fs::create_dir_all(dir)?;
     let path = dir.join("log");
     if !path.exists() {
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
     }
-    // A pipe that this process may read as well needs no reader to be opened.
+    // Opening a FIFO for reading and writing does not wait for a reader.
     let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     while pipe.write(b"full\n").is_ok() {}
     Ok(pipe)
 }
 
-/// To a tenth of a MiB.
+/// Converts bytes to MiB, rounded to a tenth.
 fn mib(bytes: u64) -> f64 {
     (bytes as f64 * 10.0 / f64::from(1 << 20)).round() / 10.0
 }

@@ -1,4 +1,4 @@
-//! The upstreams, the names that they know, and what the servers' configurations say of them.
+//! The upstreams, their zones, and their part of the servers' configurations.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,63 +12,63 @@ use nodens::lab::zone::Zone;
 use crate::attack::Attack;
 use crate::{denying, links, reload};
 
-/// The zone whose server never answers.
+/// Zone whose server never responds.
 pub const SILENT: &str = "silent.example";
-/// The zone whose server takes its time.
+/// Zone whose server is slow.
 pub const SLOW: &str = "slow.example";
-/// A name of that zone with 61 KB of TXT records; all below it have them too.
+/// Name in the slow zone with 61 KB of TXT records. All names below it have them too.
 pub const BIG: &str = "big.slow.example";
-/// Names that the honest client asks for again and again.
+/// Number of cached names that the honest client queries.
 pub const CACHED_NAMES: usize = 100;
-/// The network, of 16 bits, of clients that may not ask where an attack is theirs.
+/// Network (/16) of clients that are not allowed to query, in the attack of strangers.
 pub const STRANGERS: [u8; 2] = [127, 88];
-/// Rounds of CNAMEs that the zone has.
+/// Rounds of CNAMEs in the zone.
 pub const ROUNDS: usize = 32;
 
-/// How long the slow server takes; a large answer takes it twice, as it is asked over UDP first.
+/// Latency of the slow server. A large answer takes twice as long, because it is queried over UDP first.
 const SLOWNESS: Duration = Duration::from_millis(500);
-/// TXT records of the large answer, of 1,007 bytes each: servers refuse sets of very many records.
+/// Number of TXT records in the large answer, of 1,007 bytes each. Servers refuse RRsets of very many records.
 const TEXTS: usize = 60;
 
-/// A name that the honest client has asked for before.
+/// Returns a name that the honest client has queried before.
 pub fn cached(number: usize) -> String {
     format!("h{number}.well.example")
 }
 
-/// A name that nobody has asked for; each other one is fetched over TCP.
+/// Returns a name that was not queried before. Names with an odd number are fetched over TCP.
 pub fn fresh(number: u64) -> String {
     let zone = if number.is_multiple_of(2) { "well.example" } else { links::LINKS };
     format!("f{number}.{zone}")
 }
 
-/// One of many names that are CNAMEs of [`target`].
+/// Returns one of many names that are CNAMEs of [`target`].
 pub fn cname(number: usize, round: usize) -> String {
     format!("c{number}.r{round}.well.example")
 }
 
-/// The name that all of a round are CNAMEs of.
+/// Returns the target of all CNAMEs of a round.
 fn target(round: usize) -> String {
     format!("t{round}.{SLOW}")
 }
 
 /// All upstreams.
 pub struct Scene {
-    /// For all names but those of the others.
+    /// Upstream for all names outside the zones of the others.
     pub well: Arc<Upstream>,
     silent: Upstream,
-    /// It denies all names, for servers that do not deny `test` and names of the cluster themselves.
+    /// Denies all names, for servers that do not deny `test` and the cluster's names themselves.
     denying: SocketAddr,
-    /// It answers over TCP alone.
+    /// Answers over TCP only.
     links: SocketAddr,
-    /// Only what asks for names of its zone comes here: in the attack with CNAMEs, for their target.
+    /// Receives only queries for names of its zone; in the attack with CNAMEs, for their target.
     pub slow: Upstream,
 }
 
 impl Scene {
-    /// Starts them in the current runtime.
+    /// Starts the upstreams in the current runtime.
     pub async fn start() -> io::Result<Self> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        // The server's first query is for a name of the second one.
+        // The query that checks whether a server has started is for a name below the second origin.
         let well = Zone::new("well.example.").origin("ci.example.net.");
         let cname = |round| format!("*.r{round}.well.example. 60 CNAME {}.", target(round));
         let well = (0..ROUNDS).map(cname).fold(well, |zone, line| zone.record(&line)).addresses_from_names();
@@ -89,14 +89,14 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Queries that all of them saw so far.
+    /// Returns the number of queries that all upstreams have received so far.
     pub fn seen(&self) -> u64 {
         let scripted = [&*self.well, &self.silent, &self.slow];
         denying::seen() + links::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
     }
 
-    /// The configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and which zone is asked
-    /// where.
+    /// Returns the configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and the upstream
+    /// of each zone.
     pub fn config(&self, server: &str, template: &str, attack: Attack) -> String {
         let port = |upstream: &Upstream| upstream.address().port();
         let mut zones = vec![
@@ -106,7 +106,7 @@ impl Scene {
             ("links", links::LINKS, self.links.port()),
         ];
         if server != "nodens" {
-            zones.push(("test", "test", self.denying.port())); // a zone with a route is not denied
+            zones.push(("test", "test", self.denying.port())); // nodens does not deny a zone with a route
         }
         let each = |line: &dyn Fn(&str, &str, u16) -> String| -> String {
             zones.iter().map(|(group, zone, port)| line(group, zone, *port)).collect()
@@ -140,7 +140,7 @@ impl Scene {
                 [String::new(), pools]
             }
             "knot-resolver" => {
-                // The first policy that fits counts.
+                // The first matching policy applies.
                 let policies = each(&|_, zone, port| {
                     format!(
                         "policy.add(policy.suffix(policy.FORWARD('127.0.0.1@{port}'), policy.todnames({{'{zone}.'}})))\n"
@@ -179,7 +179,7 @@ impl Scene {
     }
 }
 
-/// A configuration in which clients of [`STRANGERS`] may not ask.
+/// Returns a configuration in which clients of [`STRANGERS`] are not allowed to query.
 fn without_strangers(server: &str, template: &str) -> String {
     let (from, to) = match server {
         "nodens" => ("workers = 1", "workers = 1\nallow = [\"127.0.0.0/10\", \"127.77.0.0/16\"]"),

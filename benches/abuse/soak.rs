@@ -1,5 +1,5 @@
-//! All attacks in turn on one process of nodens, again and again, while the honest client goes on at a higher rate: what is
-//! left of them afterwards.
+//! All attacks in turn on one process of nodens, again and again, while the honest client sends queries at a higher rate. It
+//! measures what remains of the attacks afterwards.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,35 +15,35 @@ use crate::processes::{RESIDENT, memory, stats};
 use crate::session::say;
 use crate::watch::watch;
 
-/// Queries that the honest client asks in a second.
+/// Queries a second of the honest client.
 const RATE: u32 = 500;
-/// How long one attack goes on before the next has its turn.
+/// Duration of one attack.
 const TURN: Duration = Duration::from_secs(20);
-/// How long nobody but the honest client asks, before all attacks and after them.
+/// Time with queries of the honest client only, before and after all attacks.
 const REST: Duration = Duration::from_secs(20);
 
-/// A server to be attacked, and what stops the run.
+/// Soak run of one server.
 pub struct Soak<'a> {
-    /// The target of one attack.
+    /// Returns the target of one attack.
     pub target: &'a dyn Fn() -> Target,
-    /// For how long attacks go on, in all.
+    /// Total duration of the attacks.
     pub time: Duration,
     /// Set when the user ends the run.
     pub stop: &'a AtomicBool,
 }
 
-/// What the process holds.
+/// Resources that the process holds.
 struct Held {
     mib: f64,
-    /// Open files, of all its processes.
+    /// Number of open files, over all its processes.
     descriptors: usize,
 }
 
 impl Soak<'_> {
-    /// Attacks, writes a line for each attack, and the totals.
+    /// Runs the attacks and writes a line for each, and the totals.
     ///
     /// # Errors
-    /// An answer was wrong or lost, this machine refuses, or the user ended the run.
+    /// Returns an error if an answer was wrong or lost, the system refuses a socket or thread, or the user ended the run.
     pub fn run(&self) -> io::Result<()> {
         let mut all = self.rest()?;
         let before = self.held();

@@ -9,43 +9,43 @@ use socket2::{Domain, Socket, Type};
 
 use crate::attack::Target;
 
-/// The pause between two rounds over all connections.
+/// Pause between two rounds over all connections.
 const TICK: Duration = Duration::from_millis(10);
-/// A connection that the server closes is opened again, but not sooner than this after it was opened.
+/// Minimum time between opening a connection and opening it again after the server has closed it.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How many connections an attacker opens, and what it does on each.
+/// Connections that an attacker opens, and the messages on each.
 pub struct Connections {
     /// Source addresses.
     pub clients: Vec<Ipv4Addr>,
-    /// Number of connections from each address.
+    /// Connections from each address.
     pub each: usize,
-    /// Size of the receive buffer in bytes; the system's default if absent.
+    /// Size of the receive buffer in bytes; `None` for the system's default.
     pub receive_buffer: Option<usize>,
-    /// Where they go, if not to the server's address for queries.
+    /// Destination; `None` for the server's address for queries.
     pub to: Option<SocketAddr>,
-    /// The pause between two messages on the same connection; none if absent.
+    /// Pause between two messages on the same connection; `None` for no pause.
     pub pause: Option<Duration>,
-    /// Number of messages sent on each.
+    /// Messages on each connection.
     pub frames: usize,
 }
 
-/// One open connection.
+/// Open connection.
 struct Connection {
     client: Ipv4Addr,
     stream: TcpStream,
     since: Instant,
-    /// When the next message is due.
+    /// Time when the next message is due.
     next: Instant,
-    /// Number of times that it was reopened.
+    /// Number of times that the connection was reopened.
     opened: usize,
     /// Number of messages begun, and the unsent rest of the last one.
     begun: usize,
     rest: Vec<u8>,
 }
 
-/// Opens all connections, sends the messages that `frame` makes from the number of reopenings and of the message, and
-/// holds the connections open until the attack is over. A connection that the server closes is opened again.
+/// Opens all connections, sends the messages that `frame` makes from the number of reopenings and of the message, and holds
+/// the connections open until the attack is over. Reopens connections that the server closes.
 pub fn hold_open(target: &Target, of: &Connections, frame: impl Fn(usize, usize) -> Vec<u8>) -> io::Result<()> {
     let mut connections = Vec::new();
     let to = of.to.unwrap_or(target.address);
@@ -75,7 +75,7 @@ pub fn hold_open(target: &Target, of: &Connections, frame: impl Fn(usize, usize)
 }
 
 impl Connection {
-    /// Sends as much as the server takes; returns false if the server has closed the connection.
+    /// Sends as much as the server accepts; returns false if the server has closed the connection.
     fn send(&mut self, target: &Target, of: &Connections, frame: impl Fn(usize, usize) -> Vec<u8>) -> bool {
         loop {
             if self.rest.is_empty() {
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Returns false if the server has closed it, as far as that shows without reading.
+    /// Returns false if the server has closed the connection, as far as this can be seen without reading.
     fn is_open(&self) -> bool {
         match self.stream.peek(&mut [0]) {
             Ok(unread) => unread > 0,
@@ -105,7 +105,7 @@ impl Connection {
     }
 }
 
-/// Returns true if it is not connected yet, or the other end takes no more for now.
+/// Returns true if the socket is not connected yet, or its send buffer is full.
 fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
 }
@@ -117,6 +117,6 @@ fn connect(from: Ipv4Addr, to: SocketAddr, receive_buffer: Option<usize>) -> io:
         socket.set_recv_buffer_size(bytes)?;
     }
     socket.bind(&SocketAddr::new(from.into(), 0).into())?;
-    let _ = socket.connect(&to.into()); // it is under way; a refusal shows later
+    let _ = socket.connect(&to.into()); // in progress; a refusal shows later
     Ok(socket.into())
 }

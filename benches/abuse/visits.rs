@@ -1,4 +1,4 @@
-//! What the honest client asks over TCP: a connection for each query, and for each look at the health of the server.
+//! Visits of the honest client: queries over TCP and requests for the health of the server, each on a connection of its own.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,17 +13,17 @@ use crate::honest::CLIENT;
 use crate::packets::{A, framed, query};
 use crate::scene::cached;
 
-/// The pause between two visits of a kind.
+/// Interval between two visits of the same kind.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Deadline for a connection, and for each part of an answer.
+/// Timeout of connecting, and of each read.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Results of visits: queries over TCP for a cached name, and requests for `/healthz` where there are admin pages.
+/// Results of visits: queries over TCP for a cached name, and requests for `/healthz` if there are admin pages.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Visits {
     /// Visits made.
     pub made: u64,
-    /// Visits without an answer, with an error, or with no answer within 2 s.
+    /// Visits without an answer within 2 s, or with an error.
     pub failed: u64,
 }
 
@@ -33,7 +33,7 @@ pub fn make(server: SocketAddr, admin: Option<SocketAddr>, over: &AtomicBool) ->
     let message = framed(&query(7, &cached(0), A));
     while !over.load(Ordering::Relaxed) {
         let since = Instant::now();
-        // Behind the length and the id are two bytes of flags; the second ends in the response code.
+        // After the length and the ID come two bytes of flags; the low bits of the second are the response code.
         visits.count(ask(server, &message).map(|reply| reply.get(5).is_some_and(|byte| byte & 0x0f == 0)));
         if let Some(admin) = admin {
             let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -51,7 +51,7 @@ impl Visits {
     }
 }
 
-/// Sends a request over a connection of its own; returns the first bytes of the answer.
+/// Sends a request on a new connection; returns the first bytes of the answer.
 fn ask(to: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(CLIENT.into(), 0).into())?;

@@ -1,4 +1,4 @@
-//! Memory while an attack goes on: that of the sockets is recorded, that of the process bounded.
+//! Memory during an attack: that of the sockets is recorded, that of the process limited.
 
 use std::io;
 use std::process::Command;
@@ -10,24 +10,24 @@ use rustix::process::setpriority_process;
 
 use crate::processes::{RESIDENT, memory};
 
-/// The pause between two looks.
+/// Pause between two checks.
 const PAUSE: Duration = Duration::from_millis(250);
-/// The honest client comes first.
+/// Lowest priority, so that the honest client comes first.
 const LOWEST: i32 = 19;
 
-/// The attack ends when the server has this much resident memory, in KiB: the machine is needed for the next one.
+/// Resident memory of the server, in KiB, at which the attack ends, because the next attack needs the machine.
 const ENOUGH: u64 = 1 << 20;
 
 /// Result of watching.
 pub struct Watched {
-    /// The most that the kernel held in the buffers of the port's sockets, in bytes; none if `ss` is not installed.
+    /// Peak kernel memory in the buffers of the port's sockets, in bytes; `None` if `ss` is not installed.
     pub sockets: Option<u64>,
-    /// Whether the attack was ended early, because the server had grown to [`ENOUGH`].
+    /// True if the attack was ended early, because the server had grown to [`ENOUGH`].
     pub ended_early: bool,
 }
 
-/// Watches the sockets of `port` and the memory of the process group until `over`, which it sets if the server has grown
-/// too large.
+/// Watches the sockets of `port` and the memory of the process group until `over` is set. Sets `over` if the server has
+/// grown too large.
 pub fn watch(port: u16, group: u32, over: &AtomicBool) -> io::Result<Watched> {
     setpriority_process(None, LOWEST)?;
     let filter = format!("sport = :{port}");
@@ -48,7 +48,7 @@ pub fn watch(port: u16, group: u32, over: &AtomicBool) -> io::Result<Watched> {
     }
 }
 
-/// What waits to be read and what is queued for writing, of all sockets that `ss -m` shows:
+/// Returns the bytes that wait to be read or are queued for writing, summed over all sockets that `ss -m` shows:
 /// `skmem:(r<read>,rb..,t<written>,tb..,f..,w<queued for writing>,o..,bl..,d..)`.
 fn held(text: &str) -> u64 {
     let fields = text.split("skmem:(").skip(1).flat_map(|rest| rest.split(')').next().unwrap_or_default().split(','));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::thread;
 
-/// What was measured, and what was asked.
+/// Measured value, and its bound.
 #[derive(Debug)]
 pub(crate) struct Finding {
     what: String,
@@ -17,26 +17,26 @@ pub(crate) struct Finding {
 enum Asked {
     AtMost(f64),
     AtLeast(f64),
-    /// It only explains the others.
+    /// No bound: the value only explains the others.
     Nothing,
 }
 
 impl Finding {
-    /// The head of the table.
+    /// Head of the table.
     pub(crate) const HEAD: &'static str =
         "bound                                                     measured          asked     met";
 
-    /// A value that should not be above `most`.
+    /// Returns a finding whose value should not be above `most`.
     pub(crate) fn at_most(what: impl Into<String>, value: f64, most: f64, unit: &'static str) -> Self {
         Self { what: what.into(), value, unit, asked: Asked::AtMost(most) }
     }
 
-    /// A value that should not be below `least`.
+    /// Returns a finding whose value should not be below `least`.
     pub(crate) fn at_least(what: impl Into<String>, value: f64, least: f64, unit: &'static str) -> Self {
         Self { what: what.into(), value, unit, asked: Asked::AtLeast(least) }
     }
 
-    /// A value that explains others.
+    /// Returns a finding without a bound, which explains others.
     pub(crate) fn plain(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { what: what.into(), value, unit, asked: Asked::Nothing }
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Three digits, or all before the point.
+/// Formats a number with three digits, or with all digits before the point.
 fn short(value: f64) -> String {
     match value.abs() {
         100.0.. => thousands(value.round() as i64),
@@ -75,7 +75,7 @@ fn thousands(value: i64) -> String {
     format!("{}{}", if value < 0 { "-" } else { "" }, groups.join(","))
 }
 
-/// What it is measured on.
+/// Returns a description of the machine.
 pub(crate) fn machine() -> String {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

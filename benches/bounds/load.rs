@@ -1,4 +1,4 @@
-//! Names, and who asks for them.
+//! Questions, and the load that asks them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -14,32 +14,32 @@ use nodens::bench::record::Record;
 
 use super::server::Server;
 
-/// Queries under way while a cache is filled.
+/// Queries in flight while a cache is filled.
 const WINDOW: usize = 256;
-/// When a query that fills is sent again.
+/// Timeout after which a query that fills a cache is sent again.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How often before the server has failed.
+/// Attempts after which the server has failed.
 const TRIES: usize = 50;
 
-/// The questions of one run, all of one length.
+/// Returns the questions of one run, all of one length.
 pub(crate) fn questions(names: impl Iterator<Item = String>) -> io::Result<Questions> {
     let text: String = names.flat_map(|name| [name, "\n".to_owned()]).collect();
     Questions::parse(&text, false).map_err(io::Error::other)
 }
 
-/// The name of that number.
+/// Returns the name with this number.
 pub(crate) fn name(number: usize) -> String {
     format!("job-{number:07}.build.example.com")
 }
 
-/// `count` questions for the first `names` names, in an order drawn at random.
+/// Returns `count` questions for the first `names` names, in random order.
 pub(crate) fn shuffled(count: usize, names: usize) -> io::Result<Questions> {
     let mut numbers: Vec<usize> = (0..count).map(|at| at % names).collect();
     Random::new(7).shuffle(&mut numbers);
     questions(numbers.into_iter().map(name))
 }
 
-/// Keeps `in_flight` queries under way; each question in its turn.
+/// Keeps `in_flight` queries in flight, with the questions in order.
 pub(crate) fn saturate(
     target: SocketAddr,
     questions: &Questions,
@@ -49,7 +49,7 @@ pub(crate) fn saturate(
     ask(target, questions, Pace::Closed { in_flight }, time)
 }
 
-/// Asks so many queries a second.
+/// Sends `rate` queries a second.
 pub(crate) fn at_rate(target: SocketAddr, questions: &Questions, rate: u64, time: Duration) -> io::Result<Record> {
     ask(target, questions, Pace::Open { rate }, time)
 }
@@ -62,16 +62,16 @@ fn ask(target: SocketAddr, questions: &Questions, pace: Pace, duration: Duration
     outcome.records.pop().ok_or_else(|| io::Error::other("no record"))
 }
 
-/// Nanoseconds of the server's CPU for an answer under this load.
+/// Returns the server's CPU time for one answer under this load, in nanoseconds.
 pub(crate) fn cost(server: &Server, questions: &Questions, in_flight: u64, time: Duration) -> io::Result<f64> {
     let before = server.cpu()?;
     let record = saturate(server.address, questions, in_flight, time)?;
     Ok((server.cpu()? - before) as f64 / record.answers().max(1) as f64)
 }
 
-/// Has the server ask for all of these names, and answer each of them from its cache once.
+/// Makes the server fetch these names, and answer each from its cache once.
 ///
-/// Names that were asked for again before they were pushed out are those that stay, so it goes in parts.
+/// The cache keeps names that were queried again before their eviction, so the names are queried in parts.
 pub(crate) fn fill(server: &Server, names: Range<usize>) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(server.address)?;
@@ -89,7 +89,7 @@ pub(crate) fn fill(server: &Server, names: Range<usize>) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks until all are answered.
+/// Sends the queries until all are answered.
 fn ask_all(socket: &UdpSocket, questions: &Questions) -> io::Result<()> {
     let mut missing: Vec<bool> = vec![true; questions.len()];
     let mut left = missing.len();

@@ -1,6 +1,6 @@
-//! A million names within the process: a hit without the kernel's work for the two packets.
+//! A million names within the process: a hit without the kernel's work for its two datagrams.
 //!
-//! What is measured is what a server does with a packet: read it, find it, fit the kept reply to it.
+//! The measured work is that of a server for a query: parse it, look it up, fit the cached response to it.
 
 use std::hint::black_box;
 use std::io;
@@ -27,13 +27,13 @@ use super::load::shuffled;
 use super::responder::RECORD;
 use super::workers::median;
 
-/// The names of the small cache.
+/// Number of names in the small cache.
 const FEW: usize = 1_000;
-/// Room for a million names.
+/// Configuration with room for a million names.
 const CONFIG: &str = "[server]\nlisten = [\"127.0.0.1:0\"]\n[cache]\nmemory = \"512MiB\"\n\
                       [upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-/// Measures.
+/// Measures look-ups within the process.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let many = if setting.quick { 100_000 } else { 1_000_000 };
     let (mut small, mut large) = (Cache::of(&shuffled(FEW, FEW)?)?, Cache::of(&shuffled(many, many)?)?);
@@ -59,7 +59,7 @@ struct Cache {
 }
 
 impl Cache {
-    /// A resolver that knows the answers to all of these.
+    /// Returns a resolver with the answers to all questions in its cache.
     fn of(questions: &Questions) -> io::Result<Self> {
         let config = parse(CONFIG, &[]).map_err(|mistakes| io::Error::other(format!("{mistakes:?}")))?;
         let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
@@ -85,13 +85,13 @@ impl Cache {
                 resolver.now(),
             );
             resolver.cache.insert(hash, &key, entry);
-            // Asked for again, so that it stays.
+            // A second look-up keeps the entry in the cache.
             resolver.cache.with(hash, &key, |_| ());
         }
         Ok(Self { resolver, snapshot, tally, stats_buffer: StatsBuffer::new(["."]) })
     }
 
-    /// Nanoseconds of CPU for a hit.
+    /// Returns the CPU time of a hit, in nanoseconds.
     fn cost(&mut self, questions: &Questions) -> io::Result<f64> {
         let client: IpAddr = Ipv4Addr::LOCALHOST.into();
         let mut out = [0; 4096];
@@ -108,7 +108,7 @@ impl Cache {
     }
 }
 
-/// CPU time of this thread, in nanoseconds.
+/// Returns the CPU time of this thread, in nanoseconds.
 fn cpu() -> io::Result<i64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())

@@ -1,15 +1,16 @@
-//! The bounds of a running server: what nodens promises of speed, memory and steadiness, measured on the built program.
+//! The bounds of a running server: the limits that nodens promises for speed, memory and steadiness, measured on the built
+//! program.
 //!
 //! ```text
 //! main: which bounds ──► workers  names  lookup  tail  start  sender      one file for each
 //!                           └──────┴──────┴─────┴─────┴──► server         the program as a process: CPU, memory
-//!                                                     └──► load           names, and who asks for them
+//!                                                     └──► load           questions, and the load that asks them
 //!                                                     └──► responder      an upstream, and the floor of any server
-//!                        ──► finding: bound, measured, asked, met or by how much not
+//!                        ──► finding: bound, measured, asked, met or missed by how much
 //! ```
 //!
-//! It is a report and no test: a bound that is missed is said, and the exit code stays 0. Costs are in CPU time, which a
-//! busy machine disturbs less than it does the clock, and what is compared is measured in turns.
+//! This is a report, not a test: it shows missed bounds, and the exit code stays 0. Costs are in CPU time, which a busy
+//! machine disturbs less than wall-clock time. Values that are compared are measured in turns.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,42 +31,42 @@ mod start;
 mod tail;
 mod workers;
 
-/// A miss allocates, and the program does it with this allocator.
+/// Allocator of the program, because a miss allocates.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measure the bounds of a running nodens: a report, whose exit code is 0 whatever it finds.
+/// Measure the bounds of a running nodens: a report, whose exit code is always 0.
 #[derive(Debug, Parser)]
 #[command(name = "bounds", after_help = EXAMPLES)]
 struct Bounds {
-    /// Only these; may be given several times [default: all]
+    /// Only these bounds; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     only: Vec<Bound>,
-    /// Shorter runs and a tenth of the names: shows that everything works, its figures are rough
+    /// Shorter runs with a tenth of the names: a check that everything works, with rough figures
     #[arg(long)]
     quick: bool,
-    /// Measure this program instead of the one that was built along
+    /// Measure this program instead of the one built with the benchmark
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_nodens"))]
     binary: PathBuf,
-    /// What cargo adds.
+    /// Argument that cargo adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What is measured.
+/// Group of bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Bound {
-    /// Two workers share nothing that costs
+    /// Two workers share nothing that costs CPU time
     Workers,
     /// A million names: cost of a hit as a server, memory
     Names,
     /// A million names: cost of a look-up within the process
     Lookup,
-    /// What else goes on does not slow hits
+    /// Other activity does not slow hits
     Tail,
-    /// From exec to the first answer, and the program's size
+    /// Time from exec to the first response, and size of the program
     Start,
-    /// How fast `nodens bench` sends
+    /// Query rate of `nodens bench`
     Sender,
 }
 
@@ -76,7 +77,7 @@ Examples:
   cargo bench --bench bounds -- --only names --only lookup
   cargo bench --bench bounds -- --only tail --binary /usr/local/bin/nodens";
 
-/// What all measurements are given.
+/// State shared by all measurements.
 #[derive(Clone, Debug)]
 struct Setting {
     binary: PathBuf,

@@ -1,7 +1,7 @@
-//! A million names: what a hit costs the server, and what they take of memory.
+//! A million names: the server's CPU time for a hit, and its memory.
 //!
-//! Two servers hold a thousand and a million names and are asked in turns, each name in an order drawn at random, so that
-//! a look-up finds nothing of the last one in the CPU's caches. The sender does the same work for both.
+//! Two servers hold a thousand and a million names and are queried in turns, each name in random order, so that a look-up
+//! finds none of its data in the CPU's caches. The sender does the same work for both.
 
 use std::io;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::responder::{RECORD, Responder};
 use super::server::{Config, Server};
 use super::workers::median;
 
-/// The names of the small cache.
+/// Number of names in the small cache.
 const FEW: usize = 1_000;
-/// Queries under way.
+/// Queries in flight.
 const IN_FLIGHT: u64 = 512;
-/// Room for a million names, and for those on probation.
+/// Cache size with room for a million names, and for those on probation.
 const CACHE_MIB: usize = 512;
-/// A cache that is filled beyond its bound.
+/// Cache size that is exceeded.
 const SMALL_MIB: usize = 64;
-/// Names that are more than it holds.
+/// Number of names that exceeds the small cache.
 const TOO_MANY: usize = 600_000;
 
-/// Measures.
+/// Measures hits and memory with many names.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let many = if setting.quick { 100_000 } else { 1_000_000 };
     let responder = Responder::start()?;

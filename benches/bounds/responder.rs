@@ -1,6 +1,6 @@
-//! An upstream that does as little as a DNS server can: every question gets 192.0.2.1, batch by batch, from one thread.
+//! A minimal upstream: it answers every question with 192.0.2.1, batch by batch, from one thread.
 //!
-//! It fills caches at a speed that is theirs, and it is the floor that a sender is measured against.
+//! It does not limit the speed at which caches are filled, and it is the floor for measuring a sender.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,26 +13,26 @@ use std::time::Duration;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 use socket2::SockRef;
 
-/// Datagrams of one system call.
+/// Datagrams in one system call.
 const BATCH: usize = 64;
-/// Bytes of the largest message.
+/// Length of the largest message, in bytes.
 const LARGEST: usize = 600;
-/// The answer's record: A, IN, a day, 192.0.2.1, its name that of the question.
+/// Record of the answer: the name of the question, A, IN, TTL one day, 192.0.2.1.
 pub(crate) const RECORD: &[u8] = b"\xc0\x0c\0\x01\0\x01\0\x01\x51\x80\0\x04\xc0\0\x02\x01";
-/// How often it looks whether it is to end.
+/// Interval between checks of the stop flag.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A responder that answers until it is dropped.
+/// Responder that runs until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Responder {
-    /// Where it listens.
+    /// Address that it listens on.
     pub(crate) address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Responder {
-    /// Starts it on a free port of 127.0.0.1.
+    /// Starts the responder on a free port of 127.0.0.1.
     pub(crate) fn start() -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_read_timeout(Some(LOOK))?;
@@ -66,7 +66,7 @@ fn respond(socket: &UdpSocket, stop: &AtomicBool) -> io::Result<()> {
                 let places = lengths.iter_mut().zip(&mut clients);
                 places.zip(received).map(|((len, client), one)| (*len, *client) = (one.bytes, one.address)).count()
             }
-            // The time to look has come, or an earlier reply found no taker.
+            // The read timeout has passed, or an earlier response was refused.
             Err(_) => continue,
         };
         for (message, length) in messages.iter_mut().zip(&mut lengths).take(count) {
@@ -84,13 +84,13 @@ fn respond(socket: &UdpSocket, stop: &AtomicBool) -> io::Result<()> {
                 [],
                 MsgFlags::empty(),
             );
-            sent += result.map_or(1, |sent| sent.count().max(1)); // one that nobody takes is left out
+            sent += result.map_or(1, |sent| sent.count().max(1)); // skips a response that cannot be sent
         }
     }
     Ok(())
 }
 
-/// Turns a query into its reply, in place; returns its length.
+/// Turns a query into its response, in place; returns the length of the response.
 fn answer(message: &mut [u8; LARGEST], length: usize) -> usize {
     let mut at = 12;
     while at < length && message[at] != 0 {

@@ -1,7 +1,7 @@
-//! How fast `nodens bench latency` sends from its one thread, against a responder that does as little as can be.
+//! Query rate of `nodens bench latency` from its one thread, against a minimal responder.
 //!
-//! Where the responder has no CPU of its own, the rate is what both together make of it; the sender's own CPU time tells
-//! what it could send if it never had to wait.
+//! Where the responder has no CPU of its own, it limits the rate too. The sender's CPU time shows the rate that it would
+//! reach if it never waited.
 
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
@@ -13,10 +13,10 @@ use super::responder::Responder;
 use super::server::cpu_of;
 use super::workers::median;
 
-/// Queries under way.
+/// Queries in flight.
 const IN_FLIGHT: &str = "512";
 
-/// Measures.
+/// Measures the sender.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let responder = Responder::start()?;
     let (mut rates, mut alone) = (Vec::new(), Vec::new());
@@ -31,14 +31,14 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     ])
 }
 
-/// Queries a second, and to a second of CPU.
+/// Returns the queries a second, and the queries for each second of CPU time.
 fn run(setting: &Setting, responder: &Responder) -> io::Result<(f64, f64)> {
     let mut command = Command::new(&setting.binary);
     command.args(["bench", "latency", "--json", "--duration", "3s", "--closed", IN_FLIGHT]);
     command.args(["--target", &responder.address.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     std::thread::sleep(Duration::from_millis(2_800));
-    // Near its end, because there is nothing to be read of a process that is gone.
+    // Read shortly before the process ends, because /proc has no CPU time of an ended process.
     let cpu = cpu_of(child.id());
     let mut text = String::new();
     child.stdout.take().map(|mut out| out.read_to_string(&mut text)).transpose()?;

@@ -1,4 +1,4 @@
-//! The built program as a process: started with a configuration, asked for its CPU time and memory, killed at the end.
+//! The built program as a process: started with a configuration, measured for CPU time and memory, killed at the end.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -10,40 +10,40 @@ use std::time::{Duration, Instant};
 
 use super::Setting;
 
-/// How long a start may take before it has failed.
+/// Timeout of a start, and of reading the metrics.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A query for a name that nodens answers itself.
+/// Query for a name that nodens answers itself.
 pub(crate) const LOCALHOST: &[u8] = b"\x4e\x4f\x01\0\0\x01\0\0\0\0\0\0\x09localhost\0\0\x01\0\x01";
 
-/// A nodens that serves. It is killed when dropped.
+/// Running nodens, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     dir: PathBuf,
-    /// Where it listens.
+    /// Address that it listens on.
     pub(crate) address: SocketAddr,
-    /// Its admin pages.
+    /// Address of its admin pages.
     pub(crate) admin: SocketAddr,
-    /// From before exec to its first answer.
+    /// Time from before exec to the first response.
     pub(crate) first_answer: Duration,
 }
 
-/// How it is set up.
+/// Configuration of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
     /// `server.workers`.
     pub(crate) workers: usize,
     /// `cache.memory`, in MiB.
     pub(crate) cache_mib: usize,
-    /// Where names outside `dead.example.` are asked.
+    /// Upstream of names outside `dead.example.`.
     pub(crate) upstream: SocketAddr,
-    /// Where those in `dead.example.` are asked.
+    /// Upstream of names in `dead.example.`.
     pub(crate) dead: Option<SocketAddr>,
 }
 
 impl Server {
-    /// Starts it; returns with its first answer.
+    /// Starts the server; returns after its first response.
     pub(crate) fn start(setting: &Setting, config: Config) -> io::Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("bounds-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -68,7 +68,7 @@ impl Server {
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         let mut reply = [0; 512];
         while started.elapsed() < PATIENCE {
-            // Refused as long as nobody listens.
+            // Refused until the server listens.
             if socket.send(LOCALHOST).is_ok() && socket.recv(&mut reply).is_ok() {
                 self.first_answer = started.elapsed();
                 return Ok(());
@@ -81,12 +81,12 @@ impl Server {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// CPU time of all its threads so far, of user and system, in nanoseconds.
+    /// Returns the CPU time, user and system, of all threads so far, in nanoseconds.
     pub(crate) fn cpu(&self) -> io::Result<u64> {
         cpu_of(self.child.id())
     }
 
-    /// Memory in use, in bytes: what is resident and its own.
+    /// Returns the resident memory, in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
@@ -94,12 +94,12 @@ impl Server {
         kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal, given by name.
     pub(crate) fn signal(&self, name: &str) -> io::Result<()> {
         Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().map(drop)
     }
 
-    /// Its metrics page.
+    /// Returns the metrics page.
     pub(crate) fn metrics(&self) -> io::Result<String> {
         let mut connection = TcpStream::connect(self.admin)?;
         connection.set_read_timeout(Some(PATIENCE))?;
@@ -109,7 +109,7 @@ impl Server {
         Ok(page)
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> io::Result<f64> {
         let page = self.metrics()?;
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
@@ -142,18 +142,18 @@ impl Config {
     }
 }
 
-/// CPU time of a process's threads so far, in nanoseconds.
+/// Returns the CPU time of a process's threads so far, in nanoseconds.
 pub(crate) fn cpu_of(process: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread that has just ended counts no more.
+        // A thread that has just ended counts as zero.
         let times = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
         sum += times.split(' ').next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
     }
     Ok(sum)
 }
 
-/// A port of 127.0.0.1 that is free for UDP and TCP, most likely still in a moment.
+/// Returns a port of 127.0.0.1 that is free for UDP and TCP. Another process may take it before it is used.
 fn free_port() -> io::Result<SocketAddr> {
     loop {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;

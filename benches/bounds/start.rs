@@ -1,4 +1,4 @@
-//! From exec to the first answer, and the size of the program.
+//! Time from exec to the first response, and size of the program.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use super::responder::Responder;
 use super::server::{Config, Server};
 use super::workers::median;
 
-/// Measures.
+/// Measures starts, and the size of the program.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let responder = Responder::start()?;
     let config = Config { workers: 0, cache_mib: 64, upstream: responder.address, dead: None };
@@ -34,7 +34,7 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// A copy without symbols, which a build for benches has; none without the tool for that.
+/// Makes a copy without symbols, because a build for benchmarks has them; `None` if `strip` is not installed.
 fn stripped(binary: &Path) -> Option<PathBuf> {
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bounds-{}-stripped", std::process::id()));
     let status = Command::new("strip").arg("-o").arg(&copy).arg(binary).status().ok()?;

@@ -1,9 +1,9 @@
-//! The tail of hits, while one query in twenty misses and while other things go on.
+//! Tail latency of hits, while one query in twenty misses and under other disturbances.
 //!
-//! Hits and the rest come from senders of their own, so that a percentile is one of hits alone. Each disturbance is
-//! measured in turns with the quiet before it. The rate is half of what the server was seen to serve, if the server, the
-//! two senders and the upstream each have a CPU; if not, an eighth, because the senders then wait for each other, and
-//! at half load all that would be measured is the system's scheduler.
+//! Hits and other queries come from separate senders, so that a percentile covers hits only. Each disturbance is measured in
+//! turns with a quiet run before it. The rate is half of the highest measured rate, if the server, the two senders and the
+//! upstream each have a CPU. If not, it is an eighth: the senders then wait for each other, and at half load the result
+//! would only show the system's scheduler.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -21,27 +21,27 @@ use super::responder::Responder;
 use super::server::{Config, Server};
 use super::workers::median;
 
-/// Names that hits ask for.
+/// Number of names that hits query.
 const NAMES: usize = 1_000;
-/// How long the upstream takes.
+/// Latency of the upstream.
 const LATENCY: Duration = Duration::from_millis(20);
-/// The pause between two reloads, or two scrapes.
+/// Pause between two reloads, or two scrapes.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Queries a second for names of a dead upstream.
 const DEAD_RATE: u64 = 500;
-/// Queries a second of an eviction storm; each pushes another answer out.
+/// Queries a second of an eviction storm. Each evicts another answer.
 const STORM_RATE: u64 = 5_000;
-/// CPUs with which nobody waits for another's.
+/// Number of CPUs with which no process waits for another's CPU.
 const ENOUGH_CPUS: usize = 4;
-/// A cache that the storm overflows within its first turn.
+/// Cache size that the storm overflows within its first turn.
 const CACHE_MIB: usize = 4;
 
-/// Measures.
+/// Measures the latency of hits under disturbances.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let zone = Zone::new("example.com.").record("*.example.com. 3600 A 192.0.2.1");
     let slow = runtime.block_on(Upstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone))?;
-    // It never answers, and nothing says that nobody reads.
+    // A bound socket that is never read: queries to it cause no ICMP error.
     let dead = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let dead_address = dead.local_addr()?;
     let fast = Responder::start()?;
@@ -96,14 +96,14 @@ struct Scene {
     time: Duration,
 }
 
-/// In microseconds.
+/// Percentiles, in microseconds.
 struct Percentiles {
     p50: f64,
     p99: f64,
 }
 
 impl Scene {
-    /// Percentiles of hits in the quiet and while `disturb` runs, medians of all turns.
+    /// Returns percentiles of hits, quiet and while `disturb` runs: medians of all turns.
     fn measure(
         &self,
         server: &Server,
@@ -122,7 +122,7 @@ impl Scene {
         Ok((Percentiles::median(&quiet), Percentiles::median(&disturbed)))
     }
 
-    /// For each turn names that nobody asked for before, in numbers for this rate.
+    /// Returns names for each turn that were not queried before, enough for this rate.
     fn unique(&self, word: &str, rate: u64) -> io::Result<Vec<Questions>> {
         let (label, zone) = word.split_once('.').unwrap_or((word, "build.example.com"));
         let count = (rate as f64 * self.time.as_secs_f64() * 1.1) as usize;
@@ -136,12 +136,12 @@ impl Scene {
         Ok(Percentiles { p50: at(0.5), p99: at(0.99) })
     }
 
-    /// Asks for other names, for as long as hits are asked for.
+    /// Queries other names, for as long as hits are queried.
     fn ask_too(&self, server: &Server, questions: &Questions, rate: u64) -> io::Result<()> {
         at_rate(server.address, questions, rate, self.time).map(drop)
     }
 
-    /// Does something again and again, for as long as hits are asked for.
+    /// Repeats an action, for as long as hits are queried.
     fn again(&self, what: impl Fn() -> io::Result<()>) -> io::Result<()> {
         for _ in 0..self.time.as_millis() / PAUSE.as_millis() {
             what()?;

@@ -1,8 +1,9 @@
-//! Two workers: together they serve what two CPUs can, because they share nothing that one would wait for.
+//! Two workers: together they serve as much as two CPUs can, because they share nothing that one would wait for.
 //!
-//! Where there are CPUs for two workers and a sender for each, the rates are compared; anywhere, the CPU time of a hit:
-//! whatever the workers wait for or take from each other's caches is in it. So is what the system makes of more threads
-//! than CPUs, where there are no more: two servers of one worker each, which share nothing at all, show how much that is.
+//! The rates are compared where there are CPUs for two workers and a sender for each. The CPU time of a hit is compared on
+//! any machine: it includes waiting, and the effects of the workers on each other's caches. With fewer CPUs than threads, it
+//! also includes the cost of scheduling; two servers of one worker each, which share nothing at all, show how high that cost
+//! is.
 
 use std::io;
 use std::thread;
@@ -16,14 +17,14 @@ use super::load::{fill, saturate, shuffled};
 use super::responder::Responder;
 use super::server::{Config, Server};
 
-/// Names that are asked for.
+/// Number of names that are queried.
 const NAMES: usize = 1_000;
-/// Queries under way of each sender.
+/// Queries in flight of each sender.
 const IN_FLIGHT: u64 = 256;
-/// CPUs with which the rates of two workers can be told: each worker and each sender has its own.
+/// Number of CPUs with which the rates of two workers can be compared: one for each worker and each sender.
 const ENOUGH_CPUS: usize = 4;
 
-/// Measures.
+/// Measures one and two workers.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let responder = Responder::start()?;
     let config = |workers| Config { workers, cache_mib: 64, upstream: responder.address, dead: None };
@@ -65,7 +66,8 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Nanoseconds of CPU for an answer of two servers, or one named twice, each asked by a sender of its own.
+/// Returns the CPU time of an answer, in nanoseconds, of two servers, or of one named twice, each queried by a sender of its
+/// own.
 fn cost_of(pair: [&Server; 2], questions: &Questions, time: Duration) -> io::Result<f64> {
     let cpu = || -> io::Result<u64> {
         let [first, second] = pair;
@@ -76,7 +78,7 @@ fn cost_of(pair: [&Server; 2], questions: &Questions, time: Duration) -> io::Res
     Ok((cpu()? - before) as f64 / answers.max(1) as f64)
 }
 
-/// Answers that two senders got, one from each.
+/// Returns the number of answers that two senders got, one from each server.
 fn both(pair: [&Server; 2], questions: &Questions, time: Duration) -> io::Result<u64> {
     thread::scope(|scope| {
         let ask = |server: &Server| saturate(server.address, questions, IN_FLIGHT, time).map(|record| record.answers());
@@ -85,7 +87,7 @@ fn both(pair: [&Server; 2], questions: &Questions, time: Duration) -> io::Result
     })
 }
 
-/// The middle one; it is the bench's own guard against a disturbance.
+/// Returns the median, which protects the benchmark against single disturbances.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

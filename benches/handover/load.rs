@@ -1,4 +1,4 @@
-//! Clients that never ask again: dnsperf over UDP and over TCP at the same time.
+//! Clients that never retry: dnsperf over UDP and over TCP at the same time.
 
 use std::fs;
 use std::io;
@@ -7,23 +7,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Clients of each kind; over TCP each has a connection that it keeps.
+/// Number of clients of each kind. Over TCP, each keeps its connection.
 const CLIENTS: &str = "16";
-/// Queries under way of each kind.
+/// Queries in flight of each kind.
 const UNDER_WAY: &str = "128";
-/// How long a query may take before it counts as lost, in seconds.
+/// Time after which a query counts as lost, in seconds.
 const TIMEOUT: &str = "1";
 
-/// What one kind of clients met.
+/// Outcome for one kind of clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     /// Queries sent.
     pub(crate) sent: u64,
-    /// Of these, without a response.
+    /// Queries without a response.
     pub(crate) lost: u64,
 }
 
-/// What all clients met.
+/// Outcome for all clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lost {
     /// Over UDP.
@@ -32,14 +32,14 @@ pub(crate) struct Lost {
     pub(crate) tcp: Count,
 }
 
-/// Clients that ask.
+/// Running clients.
 pub(crate) struct Load {
     udp: Child,
     tcp: Child,
 }
 
 impl Load {
-    /// Lets clients ask this server for so long.
+    /// Starts clients that query `server` for `time`.
     pub(crate) fn start(dir: &Path, server: SocketAddr, names: usize, time: Duration) -> io::Result<Self> {
         let file = dir.join("names");
         fs::write(&file, (0..names).map(|n| format!("n{n}.load.example A\n")).collect::<String>())?;
@@ -53,7 +53,7 @@ impl Load {
         Ok(Self { udp: start("udp")?, tcp: start("tcp")? })
     }
 
-    /// Waits until they have asked all.
+    /// Waits until the clients have sent all queries; returns the outcome.
     pub(crate) fn end(self) -> io::Result<Lost> {
         Ok(Lost { udp: count(self.udp)?, tcp: count(self.tcp)? })
     }

@@ -1,12 +1,12 @@
-//! What an upgrade, a crash and a restart cost the clients: queries lost under load, by nodens and its peers.
+//! Cost of an upgrade, a crash and a restart for the clients: queries lost under load, by nodens and its peers.
 //!
 //! ```text
-//! main: what is done to the server ──► server   the program as a process, its configuration, its log
-//!                                  ──► load     dnsperf over UDP and TCP at once, which never asks again
+//! main: the events ──► server   the program as a process, its configuration, its log
+//!                  ──► load     dnsperf over UDP and TCP at once, which never retries
 //! ```
 //!
-//! The server has one CPU and one worker, the clients the others; each keeps so many queries under way that the server is
-//! never idle. It is a report and no test: the exit code stays 0 whatever it finds.
+//! The server has one CPU and one worker, the clients have the other CPUs. Each kind of clients keeps enough queries in
+//! flight that the server is never idle. This is a report, not a test: the exit code stays 0 whatever the figures are.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,38 +24,38 @@ use self::server::{Kind, Server, Site};
 mod load;
 mod server;
 
-/// Names that are asked for; all of them are in the cache after a moment.
+/// Number of names that are queried. All of them are soon in the cache.
 const NAMES: usize = 1_000;
-/// Before the first event, and behind the last one.
+/// Time before the first event, and after the last one.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Between two events. A worker that dies sooner than a second after it began to serve is replaced more slowly.
+/// Interval between two events. A worker that dies within a second after it began to serve is replaced more slowly.
 const EVERY: Duration = Duration::from_millis(1_300);
 
-/// Count the queries that upgrades, crashes and restarts lose: a report, whose exit code is 0 whatever it finds.
+/// Count the queries that upgrades, crashes and restarts lose: a report, whose exit code is 0 whatever the figures are.
 #[derive(Debug, Parser)]
 #[command(name = "handover", after_help = EXAMPLES)]
 struct Options {
-    /// Only these; may be given several times [default: all]
+    /// Only these events; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     only: Vec<Event>,
-    /// How many upgrades and how many kills
+    /// Number of upgrades and of kills
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     events: u32,
-    /// How many restarts of each peer
+    /// Number of restarts of each peer
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     restarts: u32,
-    /// Measure this program instead of the one that was built along
+    /// Measure this program instead of the one built with the benchmark
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_nodens"))]
     binary: PathBuf,
-    /// What cargo adds.
+    /// Argument that cargo adds
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What is done to the server.
+/// Event that is repeated under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Event {
-    /// A new nodens takes over, the old one is stopped
+    /// A new nodens takes over, and the old one is stopped
     Upgrades,
     /// The worker is killed with SIGKILL
     Kills,
@@ -117,7 +117,7 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Does it so many times under load; returns what was lost, and what else there is to say.
+/// Repeats the event `count` times under load; returns the lost queries, and a remark.
 fn measure(event: Event, count: u32, site: &Site, mut server: Server) -> io::Result<(Lost, String)> {
     let time = MARGIN * 2 + EVERY * count;
     let load = Load::start(&site.dir, site.address(), NAMES, time)?;

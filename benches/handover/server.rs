@@ -8,27 +8,27 @@ use std::process::{Child, Command};
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to its first answer, or to its end.
+/// Timeout of a start, and of a stop.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is looked.
+/// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// `n0.load.example A`, which all answer.
+/// Query for `n0.load.example A`, which all servers answer.
 const FIRST: &[u8] = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02n0\x04load\x07example\0\0\x01\0\x01";
 
-/// Which program.
+/// Server program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// With its supervisor, and a handover socket.
+    /// nodens, with its supervisor and a handover socket.
     Nodens,
-    /// As the side-by-side run has it.
+    /// Unbound, configured as in the side-by-side run (`benches/peers`).
     Unbound,
-    /// The same.
+    /// dnsdist, configured as in the side-by-side run.
     Dnsdist,
 }
 
-/// Where servers run one after the other.
+/// Directory and ports of servers that run one after the other.
 pub(crate) struct Site {
-    /// Their files.
+    /// Directory of their files.
     pub(crate) dir: PathBuf,
     binary: PathBuf,
     port: u16,
@@ -36,16 +36,16 @@ pub(crate) struct Site {
     upstream: SocketAddr,
 }
 
-/// A server that answers.
+/// Running server.
 pub(crate) struct Server {
-    /// Which program it is.
+    /// Its program.
     pub(crate) kind: Kind,
     child: Child,
     log: PathBuf,
 }
 
 impl Site {
-    /// A directory and ports of its own.
+    /// Creates a new directory, and chooses free ports.
     pub(crate) fn new(binary: &Path, upstream: SocketAddr) -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("nodens-handover-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -54,12 +54,12 @@ impl Site {
         Ok(Self { dir, binary: binary.to_owned(), port: free()?, admin: free()?, upstream })
     }
 
-    /// Where clients ask.
+    /// Returns the address that clients query.
     pub(crate) fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Starts a server; returns once it answers, none if it is not installed.
+    /// Starts a server; returns once it serves, or `None` if it is not installed.
     pub(crate) fn start(&self, kind: Kind) -> io::Result<Option<Server>> {
         let handover = format!("[handover]\nsocket = {:?}\n", self.dir.join("run/handover.sock"));
         let (program, template, args): (PathBuf, String, &[&str]) = match kind {
@@ -99,7 +99,8 @@ impl Site {
 }
 
 impl Server {
-    /// Waits for its first answer. One that serves beside an older one has said so by then.
+    /// Waits until the server serves: nodens logs it, because a predecessor may still respond; a peer sends its first
+    /// response.
     fn answers(&mut self, address: SocketAddr) -> io::Result<()> {
         if self.kind == Kind::Nodens {
             return self.logged("nodens serves", 1).map(drop);
@@ -117,7 +118,7 @@ impl Server {
         }
     }
 
-    /// Waits until its log has a line with `text` for the time `count`; returns the last one.
+    /// Waits until the log has `count` lines with `text`; returns the last of them.
     fn logged(&mut self, text: &str, count: usize) -> io::Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -137,7 +138,7 @@ impl Server {
         Ok(())
     }
 
-    /// Kills its worker; returns for how many milliseconds there was none that served.
+    /// Kills the worker; returns for how many milliseconds no worker served.
     pub(crate) fn kill_worker(&mut self) -> io::Result<u64> {
         let replaced = "\"worker replaced";
         let count = fs::read_to_string(&self.log)?.lines().filter(|line| line.contains(replaced)).count();
@@ -149,7 +150,7 @@ impl Server {
         before.ok_or_else(|| io::Error::other(line))
     }
 
-    /// Stops it; returns once it has ended.
+    /// Stops the server; returns once it has ended.
     pub(crate) fn stop(&mut self) -> io::Result<()> {
         Command::new("kill").arg(self.child.id().to_string()).status()?;
         let deadline = Instant::now() + PATIENCE;
@@ -170,7 +171,7 @@ impl Drop for Server {
     }
 }
 
-/// The CPUs that the server does not have, as taskset takes them; its own if there is no other.
+/// Returns the CPUs that the server does not use, in the syntax of taskset; the server's CPU if there is no other.
 pub(crate) fn other_cpus() -> String {
     match available_parallelism().map_or(1, usize::from) {
         1 => "0".to_owned(),

@@ -1,23 +1,23 @@
-//! Runs this same program under callgrind and reads what that writes.
+//! Runs this program under callgrind and reads its output.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs, process};
 
-/// Instructions, by the source file that they come from.
+/// Instructions, by source file.
 pub(crate) type Costs = BTreeMap<String, u64>;
 
-/// Whether valgrind can be run.
+/// Returns true if valgrind can be run.
 pub(crate) fn is_installed() -> bool {
     let status = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
 
-/// The instructions of this program when it does `operation` so many `times`, preparation included.
+/// Counts the instructions of this program for `times` repetitions of `operation`, including preparation.
 ///
 /// # Errors
-/// What went wrong, in words.
+/// Returns the reason as text.
 pub(crate) fn count(operation: &str, times: usize) -> Result<Costs, String> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("callgrind.{}.{operation}.{times}", process::id()));
     let program = env::current_exe().map_err(|error| error.to_string())?;
@@ -37,8 +37,8 @@ pub(crate) fn count(operation: &str, times: usize) -> Result<Costs, String> {
     }
 }
 
-/// Adds up a file of callgrind (<https://valgrind.org/docs/manual/cl-format.html>): the lines that begin with a place, each
-/// under the file that was last named, but for the one after `calls=`, which repeats what the called function has cost.
+/// Adds up a file of callgrind (<https://valgrind.org/docs/manual/cl-format.html>). Lines that begin with a position count
+/// for the file named last. The line after `calls=` is skipped, because it repeats the cost of the called function.
 fn costs(text: &str) -> Costs {
     let mut names: HashMap<&str, &str> = HashMap::new();
     let mut costs = Costs::new();
@@ -49,12 +49,12 @@ fn costs(text: &str) -> Costs {
             let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
             match what {
                 "fl" | "fi" | "fe" | "cfi" | "cfl" => {
-                    // A name is written out once, behind its number.
+                    // A name is written out once, after its number.
                     let name = if name.is_empty() { names.get(number).copied().unwrap_or("") } else { name };
                     names.insert(number, name);
                     match what {
                         "fl" => (function, file) = (name, name),
-                        // `fi` is the file of what was inlined, `fe` leads back out of it.
+                        // `fi` names the file of inlined code, `fe` returns from it.
                         "fi" | "fe" => file = name,
                         _ => {}
                     }

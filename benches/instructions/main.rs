@@ -1,11 +1,12 @@
-//! How many instructions a query takes, counted by callgrind, and not more than it may.
+//! Instructions of a query, counted by callgrind and compared with bounds.
 //!
-//! A count does not care how busy the machine is, so a few percent of change are seen. Each operation runs twice, the second
-//! time with twice as many repetitions: the difference, divided by these, is what one takes; preparation cancels out.
+//! The count does not depend on the load of the machine, so a change of a few percent shows. Each operation runs twice, the
+//! second time with twice as many repetitions. The difference, divided by the number of added repetitions, is the cost of
+//! one; preparation cancels out.
 //!
 //! ```text
-//! cargo bench --bench instructions                     all operations, held to their bounds
-//! cargo bench --bench instructions -- --profile hit    where the instructions of one come from
+//! cargo bench --bench instructions                     all operations, compared with their bounds
+//! cargo bench --bench instructions -- --profile hit    the instructions of one operation, by origin
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,11 +23,11 @@ mod scene;
 use callgrind::Costs;
 use operations::{OPERATIONS, Operation, TIMES};
 
-/// As in `nodens` itself.
+/// Allocator, the same as in `nodens`.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// A bound that leaves so much room says little, in percent.
+/// Distance from the bound, in percent, above which the bound is too loose.
 const TOO_MUCH_ROOM: f64 = 10.0;
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where CI is set nothing may be skipped.
+/// Reports why nothing was measured. In CI, this is a failure.
 fn skipped(why: &str) -> ExitCode {
     println!("skipped: {why}");
     if env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -64,14 +65,14 @@ fn find(name: &str) -> Result<&'static Operation, String> {
     })
 }
 
-/// What runs under callgrind.
+/// Runs an operation; called under callgrind.
 fn run_here(name: &str, times: &str) -> Result<(), String> {
     let times = times.parse().map_err(|_| format!("{times}: not a number"))?;
     (find(name)?.run)(times);
     Ok(())
 }
 
-/// Counts everything and holds it to its bound.
+/// Counts all operations and compares them with their bounds.
 fn all() -> Result<(), String> {
     let mut faults = Vec::new();
     println!("{:<12}{:>14}{:>10}{:>8}", "operation", "instructions", "bound", "room");
@@ -89,7 +90,7 @@ fn all() -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
 }
 
-/// Tells where the instructions of one operation come from.
+/// Prints the instructions of one operation by origin.
 fn profile(name: &str) -> Result<(), String> {
     let costs = once(find(name)?)?;
     let whole = total(&costs);
@@ -102,7 +103,7 @@ fn profile(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The instructions of one repetition by origin.
+/// Returns the instructions of one repetition by origin.
 fn once(operation: &Operation) -> Result<BTreeMap<String, f64>, String> {
     let fewer = callgrind::count(operation.name, TIMES)?;
     let more = callgrind::count(operation.name, 2 * TIMES)?;
@@ -121,7 +122,7 @@ fn total(costs: &BTreeMap<String, f64>) -> f64 {
     costs.values().sum()
 }
 
-/// What a source file belongs to: a module of nodens or of the standard library, a package, the C library.
+/// Returns the origin of a source file: a module of nodens or of the standard library, a package, the C library.
 fn origin(file: &str) -> String {
     // HOME/registry/src/INDEX/PACKAGE/...
     if let Some((_, package)) = file.split_once("/registry/src/") {

@@ -1,4 +1,4 @@
-//! What is counted, and the bounds: the one table to change when something becomes cheaper or dearer on purpose.
+//! The counted operations and their bounds: the only table to change when the cost of an operation changes on purpose.
 
 use std::hint::black_box;
 
@@ -9,17 +9,18 @@ use nodens::wire::query::{Key, Query};
 
 use super::scene::{BATCH, Scene, entry, key_and_hash, packets};
 
-/// Something that is repeated and counted.
+/// Operation that is repeated and counted.
 pub(crate) struct Operation {
-    /// What it is called, on the command line too.
+    /// Name in the table and on the command line.
     pub(crate) name: &'static str,
-    /// The most instructions that it may take once, a few percent above what it took when this was set (see README.md).
+    /// Most instructions of one repetition, a few percent above the count at the time when the bound was set (see
+    /// README.md).
     pub(crate) bound: u64,
-    /// Prepares, and then does it so many times. What is prepared must not depend on the number.
+    /// Prepares, and then repeats the operation the given number of times. The preparation must not depend on the number.
     pub(crate) run: fn(usize),
 }
 
-/// All of them, in the order in which a query meets them.
+/// All operations, in the order in which a query meets them.
 pub(crate) const OPERATIONS: [Operation; 9] = [
     Operation { name: "read", bound: 140, run: read },
     Operation { name: "key-hash", bound: 575, run: key_hash },
@@ -32,7 +33,7 @@ pub(crate) const OPERATIONS: [Operation; 9] = [
     Operation { name: "miss", bound: 14_800, run: miss },
 ];
 
-/// How often each is repeated; twice as often in the second run.
+/// Number of repetitions in the first run; the second run has twice as many.
 pub(crate) const TIMES: usize = 64 * BATCH;
 
 fn read(times: usize) {
@@ -87,16 +88,16 @@ fn hit(case: &packets::Case, times: usize) {
     }
 }
 
-/// New names, in batches.
+/// Resolves new names, in batches.
 ///
-/// How a hash table lies in memory is drawn by lot, for each of a resolver's own: so there are many, which share the work.
+/// Each resolver places entries in its hash tables at random, so the work is spread over many resolvers.
 fn miss(times: usize) {
     const RESOLVERS: usize = 128;
-    // What is prepared for the longer run is prepared for the shorter one too.
+    // The shorter run prepares everything that the longer run needs, too.
     let mut names = (0..).map(packets::numbered);
     let mut prepare = || {
         let mut scene = Scene::new();
-        // The first batch finds tables and lists empty that grow only once.
+        // The first batch grows empty tables and lists, which happens only once.
         scene.misses(&names.by_ref().take(BATCH).collect::<Vec<_>>());
         let queries: Vec<_> = names.by_ref().take(2 * TIMES / RESOLVERS).collect();
         (scene, queries)

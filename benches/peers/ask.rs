@@ -1,4 +1,4 @@
-//! The load: what is asked in each mode and how, with the library's own instrument.
+//! The load: the questions and the pace of each mode, with the library's own load generator.
 
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -13,27 +13,27 @@ use crate::modes::Mode;
 use crate::results::{FLOOR, Sample};
 use crate::server::Started;
 
-/// The zone of all names.
+/// Zone of all names.
 pub const ZONE: &str = "ci.example.net";
-/// Names that are asked for again and again, A and AAAA of each.
+/// Number of names that hits query, A and AAAA of each.
 pub const HIT_NAMES: usize = 1_000;
 
-/// Queries under way at any time: enough to fill a server's batches, few enough for any socket's buffer.
+/// Queries in flight at any time: enough to fill a server's batches, few enough for any socket's buffer.
 const UNDER_WAY: u64 = 192;
-/// Sockets, or TCP connections: as few as the least that a peer takes by default.
+/// Number of sockets, or TCP connections: as few as the lowest default limit of a peer.
 const SOCKETS: usize = 8;
-/// New names a second: more than any server fetches.
+/// New names a second, more than any server fetches.
 const NEW_NAMES: f64 = 160_000.0;
-/// When a query is lost.
+/// Time after which a query is lost.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// How long names are asked for to make them known; if not all are answered, twice as long and so on.
+/// Time for which names are queried to cache them. It doubles until all are answered.
 const WARMING: Duration = Duration::from_millis(200);
-/// How often, at most.
+/// Most attempts to cache all names.
 const WARMINGS: u32 = 5;
-/// The same names in the same order for all.
+/// Seed: the same names in the same order for all servers.
 const SEED: u64 = 1;
 
-/// A mode's questions for one round.
+/// Questions of a mode for one round.
 pub struct Load {
     mode: Mode,
     round: u32,
@@ -42,7 +42,7 @@ pub struct Load {
     questions: Questions,
 }
 
-/// Name `at` of the hits, relative to the zone.
+/// Returns name `at` of the hits, relative to the zone.
 pub fn hit_name(at: usize) -> String {
     const HOSTS: [&str; 10] =
         ["registry", "gitlab", "npm", "pypi", "crates", "goproxy", "maven", "storage", "auth", "cdn"];
@@ -51,10 +51,10 @@ pub fn hit_name(at: usize) -> String {
 }
 
 impl Load {
-    /// What `mode` asks in a round, `seconds` long, or `rate` a second in the mode that has a rate.
+    /// Returns the load of `mode` in a round of `seconds`, at `rate` queries a second in the mode that has a rate.
     ///
     /// # Errors
-    /// None, unless this program is wrong.
+    /// Returns an error only if the generated questions are invalid, which is a bug.
     pub fn new(mode: Mode, round: u32, seconds: f64, rate: u64) -> io::Result<Self> {
         let text: String = match mode {
             Mode::Misses => {
@@ -67,10 +67,10 @@ impl Load {
         Ok(Self { mode, round, rate, length: Duration::from_secs_f64(seconds), questions })
     }
 
-    /// Asks for each name until all are known, over what the mode uses. Nothing to do for misses.
+    /// Queries each name until all are cached, over the transport of the mode. Does nothing for misses.
     ///
     /// # Errors
-    /// A socket cannot be opened, or the server answers too little.
+    /// Returns an error if a socket cannot be opened, or the server answers too few queries.
     pub fn warm(&self, server: &Started, stop: &AtomicBool) -> io::Result<()> {
         if self.mode == Mode::Misses {
             return Ok(());
@@ -86,10 +86,10 @@ impl Load {
         Err(io::Error::other("it does not answer the names that should be known"))
     }
 
-    /// Asks for a while. `cpu_time` tells what the server has spent so far.
+    /// Runs the load for the length of a round. `cpu_time` returns the CPU time of the server so far.
     ///
     /// # Errors
-    /// A socket cannot be opened.
+    /// Returns an error if a socket cannot be opened, or there is no answer.
     pub fn measure(&self, server: &Started, cpu_time: impl Fn() -> Duration, stop: &AtomicBool) -> io::Result<Sample> {
         let (pace, draw) = match self.mode {
             Mode::Latency => (Pace::Open { rate: self.rate }, Draw::zipf(self.questions.len(), SEED)),
@@ -132,7 +132,7 @@ impl Load {
             pace,
             duration,
             timeout: TIMEOUT,
-            tcp: self.mode == Mode::Tcp && server.name != FLOOR, // which is of UDP, for all modes
+            tcp: self.mode == Mode::Tcp && server.name != FLOOR, // the floor uses UDP in all modes
             lines: SOCKETS,
             seed: SEED,
         };
@@ -140,12 +140,12 @@ impl Load {
     }
 }
 
-/// To two places, which is more than holds.
+/// Rounds to two decimal places, more than the precision of the measurement.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// Answers without an error.
+/// Returns the number of answers without an error.
 fn good(outcome: &Outcome) -> u64 {
     outcome.records.iter().map(|record| record.rcodes[0]).sum()
 }

@@ -1,5 +1,5 @@
-//! A UDP server that spends as little as a program can: takes a batch of packets with one system call, changes each in
-//! place, and sends the batch with another.
+//! A UDP server with minimal cost: it receives a batch of datagrams with one system call, changes each in place, and sends
+//! the batch with another.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -9,18 +9,18 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use socket2::SockRef;
 
-/// Packets of one system call.
+/// Datagrams in one system call.
 const BATCH: usize = 64;
-/// Bytes of a packet; there is room to make a reply longer than its query.
+/// Size of a datagram's buffer, in bytes, with room for a response longer than its query.
 pub const PACKET: usize = 2_048;
-/// Room for bursts, in bytes.
+/// Receive buffer size for bursts, in bytes.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Serves for ever. `turn` makes the reply to a query in its own buffer, from the query's length to the reply's; 0 sends
-/// nothing.
+/// Serves forever. `turn` writes the response to a query in the query's buffer. It takes the query's length and returns the
+/// response's; for 0, nothing is sent.
 ///
 /// # Errors
-/// What the system says of the socket.
+/// Returns the error of a system call on the socket.
 pub fn serve(socket: &UdpSocket, turn: fn(&mut [u8; PACKET], usize) -> usize) -> io::Result<()> {
     let _ = SockRef::from(socket).set_recv_buffer_size(SOCKET_BUFFER); // smaller is fine
     let mut buffers = Box::new([[0; PACKET]; BATCH]);
@@ -41,7 +41,7 @@ pub fn serve(socket: &UdpSocket, turn: fn(&mut [u8; PACKET], usize) -> usize) ->
             Err(Errno::EINTR | Errno::ECONNREFUSED) => continue,
             Err(error) => return Err(error.into()),
         }
-        // What gets no reply gives its place to the last of the batch.
+        // The last datagram of the batch replaces one that gets no response.
         let mut at = 0;
         while at < count {
             lengths[at] = turn(&mut buffers[at], lengths[at]);
@@ -55,7 +55,7 @@ pub fn serve(socket: &UdpSocket, turn: fn(&mut [u8; PACKET], usize) -> usize) ->
         }
         let slices: [_; BATCH] = std::array::from_fn(|at| [IoSlice::new(&buffers[at][..lengths[at]])]);
         let (slices, clients) = (&slices[..count], &clients[..count]);
-        // A client that is gone does not matter.
+        // Responses to clients that are gone are dropped.
         let _ = sendmmsg(socket.as_raw_fd(), &mut sending, slices, clients, [], MsgFlags::empty());
     }
 }

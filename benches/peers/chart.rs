@@ -1,21 +1,21 @@
-//! The ratios as a chart: SVG that stands alone, on light and on dark pages.
+//! The ratios as a chart: a self-contained SVG for light and dark pages.
 
 use std::fmt::Write;
 
 use crate::modes::Mode;
 use crate::results::{FLOOR, Results, Row};
 
-/// The chart's width, and where bars begin and end, in its own units.
+/// Width of the chart, and where bars begin and end, in its own units.
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 130.0;
 const RIGHT: f64 = 740.0;
-/// Above the first group; height of a bar with its gap, of a group's title, and of its marks.
+/// Space above the first group; height of a bar with its gap, of a group's title, and of its marks.
 const TOP: f64 = 76.0;
 const BAR: f64 = 18.0;
 const GROUP: f64 = 34.0;
 const MARKS: f64 = 18.0;
 const BOTTOM: f64 = 8.0;
-/// The scale ends here at least, so that a run of few servers still looks like one.
+/// Lowest end of the scale, so that a run of few servers still has a readable chart.
 const LEAST_END: f64 = 2.0;
 
 const STYLE: &str = "
@@ -28,10 +28,10 @@ const STYLE: &str = "
   }
 ";
 
-/// Modes whose costs are of a server that has no rest; at a moderate rate, waking up is most of the cost.
+/// Modes that measure the cost of a busy server. At a moderate rate, waking up is most of the cost.
 const SHOWN: [Mode; 4] = [Mode::Hits, Mode::HitsEdns, Mode::Tcp, Mode::Misses];
 
-/// A group of bars for each mode, with a linear scale of its own.
+/// Returns the chart: a group of bars for each mode, with a linear scale of its own.
 pub fn chart(results: &Results) -> String {
     let groups: Vec<(Mode, Vec<Row<'_>>)> = SHOWN.into_iter().map(|mode| (mode, results.rows(mode))).collect();
     let groups: Vec<_> = groups.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
@@ -42,7 +42,7 @@ pub fn chart(results: &Results) -> String {
          aria-label=\"CPU time for a DNS answer, as multiples of the floor\">\n<style>{STYLE}</style>\n"
     );
     let mut add = |text: String| {
-        let _ = writeln!(out, "{text}"); // a String takes everything
+        let _ = writeln!(out, "{text}"); // writing to a String cannot fail
     };
     add("<text class=\"title\" x=\"16\" y=\"26\">CPU time for a DNS answer, as multiples of the floor</text>".into());
     add(format!(
@@ -94,7 +94,8 @@ pub fn chart(results: &Results) -> String {
     out + "</svg>\n"
 }
 
-/// Marks' distance and the axis's end: at most ten marks at round numbers, the last one at or beyond `most`.
+/// Returns the distance of the marks and the end of the axis: at most ten marks at round numbers, the last at or above
+/// `most`.
 pub fn scale(most: f64) -> (f64, f64) {
     let steps = (0..6).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
     let step = steps.into_iter().find(|step| most / step <= 10.0).unwrap_or(most);

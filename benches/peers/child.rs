@@ -1,4 +1,4 @@
-//! Programs that this one starts: pinned to a CPU, in a process group of their own, and gone when this program is.
+//! Child processes: pinned to a CPU, in a process group of their own, and ended with this program.
 
 use std::fs::File;
 use std::io;
@@ -14,25 +14,24 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// The hidden argument that makes this program start another: the parent's id, a CPU, the soft limit of open files, the
-/// program and its arguments.
+/// Hidden argument that makes this program start another. It is followed by the parent's process ID, a CPU, the soft limit
+/// of open files, the program and its arguments.
 pub const START: &str = "start";
 
-/// How long a program may take to end until it is made to.
+/// Time between SIGTERM and SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A program that runs until this is dropped, with all that it started itself.
+/// Running program. It ends when this is dropped, with all its children.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
 }
 
 impl Running {
-    /// Starts a program in `dir`, on `cpu` and with the soft limit `open_files` if they are given. What it prints goes to
-    /// `log`.
+    /// Starts a program in `dir`, on `cpu` and with the soft limit `open_files` if they are given. Its output goes to `log`.
     ///
     /// # Errors
-    /// The system cannot start it, or the log cannot be written.
+    /// Returns an error if the system cannot start the program, or the log cannot be written.
     pub fn start(
         program: &Path,
         args: &[String],
@@ -59,12 +58,12 @@ impl Running {
         Ok(Self { child })
     }
 
-    /// Its process group, which all that it starts belongs to.
+    /// Returns the process group of the program and its children.
     pub fn group(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has ended by itself.
+    /// Returns true if the program has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -83,15 +82,15 @@ impl Drop for Running {
     }
 }
 
-/// Becomes the program that the arguments name. It is told to end when this program's parent does, however that happens.
+/// Becomes the program that the arguments name. The program gets SIGTERM when its parent ends, for whatever reason.
 ///
 /// # Errors
-/// It cannot be pinned or started.
+/// Returns an error if the program cannot be pinned or started.
 pub fn become_program(args: &[String]) -> io::Result<()> {
     let [parent, cpu, open_files, program, args @ ..] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
     set_pdeathsig(Signal::SIGTERM)?;
     if parent.parse() != Ok(parent_id()) {
-        return Ok(()); // it has ended already
+        return Ok(()); // the parent has ended already
     }
     if let Ok(cpu) = cpu.parse() {
         pin(cpu)?;
@@ -103,10 +102,10 @@ pub fn become_program(args: &[String]) -> io::Result<()> {
     Err(io::Error::new(error.kind(), format!("{program}: {error}")))
 }
 
-/// Keeps this thread, and what it starts, on one CPU.
+/// Pins this thread, and those that it starts, to one CPU.
 ///
 /// # Errors
-/// There is no such CPU, or this process may not use it.
+/// Returns an error if there is no such CPU, or this process may not use it.
 pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;

@@ -1,9 +1,9 @@
-//! Where and when.
+//! Machine and date.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-/// Processor, CPUs and kernel, as far as the system says.
+/// Returns the processor, the number of CPUs and the kernel, as far as the system reports them.
 pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -12,19 +12,19 @@ pub fn machine() -> String {
     format!("{}, {cpus}, Linux {}", processor(&cpuinfo), kernel.trim())
 }
 
-/// Today, in UTC.
+/// Returns today's date, in UTC.
 pub fn today() -> String {
     date(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-/// The processor's name in `/proc/cpuinfo`, or else its architecture.
+/// Returns the processor's name in `/proc/cpuinfo`, or its architecture if there is none.
 pub fn processor(cpuinfo: &str) -> &str {
     let named = |line: &'_ str| line.starts_with("model name");
     let name = cpuinfo.lines().find(|line| named(line)).and_then(|line| line.split_once(": "));
     name.map_or(std::env::consts::ARCH, |(_, name)| name.trim())
 }
 
-/// The day of the Gregorian calendar; counts the years one by one.
+/// Returns the date of the Gregorian calendar; counts the years one by one.
 pub fn date(since_1970: Duration) -> String {
     let mut days = since_1970.as_secs() / 86_400;
     let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);

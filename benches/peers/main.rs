@@ -1,14 +1,14 @@
 //! nodens and its peers side by side on this machine: `cargo bench --bench peers -- --help`.
 //!
 //! ```text
-//! options ──► server: what is installed ──► child: each on its own port, pinned ──┐
+//! options ──► server: installed servers ──► child: each on its own port, pinned ──┐
 //!                                           upstream: one for all                 │
 //!             ┌───────────────────────────────────────────────────────────────────┘
-//!             └► for each round: for each mode: for each server, in an order drawn anew:
-//!                   ask: load ──► processes: CPU spent meanwhile ──► results ──► table, markdown, chart, JSON
+//!             └► for each round: for each mode: for each server, in random order:
+//!                   ask: load ──► processes: CPU time meanwhile ──► results ──► table, markdown, chart, JSON
 //! ```
 
-#![allow(unreachable_pub)] // pub is what a file shows the others
+#![allow(unreachable_pub)] // pub marks what other modules use
 
 mod ask;
 mod batch;
@@ -33,7 +33,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    // This program is its own helper: it pins and starts servers, and is the floor and, without nsd, the upstream.
+    // This program is its own helper: it pins and starts servers, and serves as the floor and, without nsd, as the upstream.
     let done = match args.get(1).map(String::as_str) {
         Some(child::START) => child::become_program(&args[2..]),
         Some(floor::FLOOR) => floor::serve(&args[2..]),

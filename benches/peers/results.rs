@@ -1,109 +1,109 @@
-//! What came of it, and what a reader wants to know of it.
+//! Results, and the figures derived from them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::modes::Mode;
 
-/// The server that all others are compared with.
+/// Server that all others are compared with.
 pub const FLOOR: &str = "floor";
 
-/// A whole run.
+/// Results of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
-    /// The day, as `2026-01-31`.
+    /// Date, as `2026-01-31`.
     pub date: String,
     /// Processor, CPUs and kernel.
     pub machine: String,
-    /// Whom all forward to.
+    /// Upstream that all servers forward to.
     pub upstream: String,
-    /// How often each server was measured in each mode.
+    /// Number of measurements of each server in each mode.
     pub rounds: u32,
-    /// How long each time.
+    /// Duration of each measurement.
     pub seconds: f64,
     /// Queries a second in the mode `latency`.
     pub rate: u64,
-    /// Who was measured.
+    /// Measured servers.
     pub servers: Vec<Server>,
-    /// And how they did.
+    /// Measurements, by mode.
     pub modes: Vec<ModeResults>,
 }
 
-/// One server.
+/// Measured server.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Server {
-    /// What it is called here.
+    /// Name in the results.
     pub name: String,
-    /// What it says of itself.
+    /// Version that its program prints.
     pub version: String,
-    /// From its start to its first answer, in milliseconds.
+    /// Time from its start to its first response, in milliseconds.
     pub start_ms: f64,
-    /// Resident memory once it answers, and at the end, in MiB.
+    /// Resident memory after the first response, and at the end, in MiB.
     pub memory_mib: [f64; 2],
 }
 
-/// One mode.
+/// Measurements in one mode.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ModeResults {
-    /// Which.
+    /// The mode.
     pub mode: Mode,
-    /// For each server, in the same order, one sample a round.
+    /// One sample a round for each server, in the order of `servers`.
     pub samples: Vec<Vec<Sample>>,
 }
 
-/// One server in one mode in one round.
+/// Measurement of one server in one mode in one round.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
-    /// In which round.
+    /// Number of the round.
     pub round: u32,
-    /// CPU time for an answer, in microseconds.
+    /// CPU time of an answer, in microseconds.
     pub cpu_us: f64,
     /// Answers a second.
     pub qps: f64,
-    /// CPU time by time: 1 if the server had no rest.
+    /// CPU time divided by elapsed time: 1 if the server was never idle.
     pub busy: f64,
-    /// The median latency, in microseconds.
+    /// Median latency, in microseconds.
     pub p50_us: f64,
-    /// The 99th percentile.
+    /// 99th percentile of the latency, in microseconds.
     pub p99_us: f64,
-    /// Queries.
+    /// Queries sent.
     pub sent: u64,
     /// Queries without an answer in time.
     pub lost: u64,
     /// Answers with an error.
     pub failed: u64,
-    /// Whether there were too few new names, so that some were asked for twice.
+    /// True if there were too few new names, so that some were queried twice.
     pub repeated: bool,
 }
 
-/// One server in one mode: medians over the rounds, and sums of what should not have been.
+/// Results of one server in one mode: medians over the rounds, and sums of lost and failed queries.
 #[derive(Debug, PartialEq)]
 pub struct Row<'a> {
-    /// Who.
+    /// Name of the server.
     pub server: &'a str,
-    /// CPU time for an answer, in microseconds.
+    /// CPU time of an answer, in microseconds.
     pub cpu_us: f64,
-    /// The same as a multiple of the floor's in the same round.
+    /// CPU time of an answer as a multiple of the floor's in the same round.
     pub ratio: Option<f64>,
-    /// How far the rounds lie apart: from the median to the farthest, as a share of it. Of the ratio if there is one.
+    /// Distance from the median to the farthest round, as a share of the median; of the ratio if there is one.
     pub spread: f64,
     /// Answers a second.
     pub qps: f64,
-    /// CPU time by time.
+    /// CPU time divided by elapsed time.
     pub busy: f64,
-    /// The median latency, in microseconds.
+    /// Median latency, in microseconds.
     pub p50_us: f64,
-    /// The 99th percentile.
+    /// 99th percentile of the latency, in microseconds.
     pub p99_us: f64,
     /// Queries without an answer in time.
     pub lost: u64,
     /// Answers with an error.
     pub failed: u64,
-    /// Whether names were asked for twice that should have been new.
+    /// True if names that should have been new were queried twice.
     pub repeated: bool,
 }
 
 impl Results {
-    /// A mode's rows, the cheapest first; none if it was not measured.
+    /// Returns the rows of a mode, ordered by CPU time; none if the mode was not measured.
     pub fn rows(&self, mode: Mode) -> Vec<Row<'_>> {
         let Some(results) = self.modes.iter().find(|results| results.mode == mode) else { return Vec::new() };
         let floor = self.servers.iter().position(|server| server.name == FLOOR);
@@ -133,7 +133,7 @@ fn row<'a>(server: &'a str, samples: &[Sample], floor: Option<&Vec<Sample>>) -> 
         server,
         cpu_us: median(&costs),
         ratio: (!ratios.is_empty()).then(|| median(&ratios)),
-        // The floor's ratio to itself says nothing.
+        // The floor's ratio to itself is always 1.
         spread: spread(if ratios.is_empty() || is_floor { &costs } else { &ratios }),
         qps: median(&of(|sample| sample.qps)),
         busy: median(&of(|sample| sample.busy)),
@@ -145,7 +145,7 @@ fn row<'a>(server: &'a str, samples: &[Sample], floor: Option<&Vec<Sample>>) -> 
     }
 }
 
-/// The middle one, or the mean of the two in the middle; 0 of none.
+/// Returns the median, which is the mean of the two middle values for an even number of them; 0 for no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -157,7 +157,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// From the median to the farthest, as a share of the median.
+/// Returns the distance from the median to the farthest value, as a share of the median.
 pub fn spread(values: &[f64]) -> f64 {
     let middle = median(values);
     let farthest = values.iter().map(|value| (value - middle).abs()).fold(0.0, f64::max);

@@ -1,4 +1,4 @@
-//! The run: starts all, measures in rounds, and tells.
+//! The run: starts all servers, measures in rounds, and writes the results.
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,12 +22,12 @@ use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
 use crate::table::tables;
 use crate::upstream::{NSD, RESPONDER, write_zone};
 
-/// Gives the order of the servers in each round.
+/// Seed of the order of the servers in each round.
 const SEED: u64 = 1;
-/// Measures as the options say.
+/// Runs the measurements that the options select.
 ///
 /// # Errors
-/// Nothing could be started, a file cannot be written, or the user ended the run.
+/// Returns an error if nothing could be started, a file cannot be written, or the user ended the run.
 pub fn run(options: &Options) -> io::Result<()> {
     let results = match &options.from {
         Some(file) => serde_json::from_str(&fs::read_to_string(file)?)?,
@@ -35,7 +35,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     };
     io::stdout().write_all(tables(&results).as_bytes())?;
     write(options.json.as_deref(), || {
-        // A line for each sample.
+        // One line for each sample.
         let json = serde_json::to_string(&results)?.replace("[[", "[[\n").replace("},{", "},\n{");
         Ok(json.replace("],[", "],[\n") + "\n")
     })?;
@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts all and measures.
+/// Starts all servers and measures them.
 fn measured(options: &Options) -> io::Result<Results> {
     let stop = stop_on_signal();
     let dir = Dir::new("peers")?;
@@ -73,7 +73,7 @@ fn measured(options: &Options) -> io::Result<Results> {
         modes: modes.into_iter().map(|mode| ModeResults { mode, samples: vec![Vec::new(); started.len()] }).collect(),
     };
     if let Some(cpu) = load_cpu {
-        pin(cpu)?; // from here on this program is the load
+        pin(cpu)?; // from here on, this program is the load
     }
     measure(options, &started, &mut results, &stop)?;
     for (server, started) in results.servers.iter_mut().zip(&started) {
@@ -85,7 +85,7 @@ fn measured(options: &Options) -> io::Result<Results> {
     Ok(results)
 }
 
-/// All rounds.
+/// Measures all rounds.
 fn measure(options: &Options, started: &[Started], results: &mut Results, stop: &AtomicBool) -> io::Result<()> {
     let mut order: Vec<usize> = (0..started.len()).collect();
     let mut random = Random::new(SEED);
@@ -171,7 +171,7 @@ fn described(server: &Started) -> Server {
     }
 }
 
-/// Resident memory, to a tenth of a MiB.
+/// Returns the resident memory, rounded to a tenth of a MiB.
 fn mib(running: &Running) -> f64 {
     (memory(running.group(), RESIDENT) as f64 * 10.0 / 1024.0).round() / 10.0
 }

@@ -1,4 +1,4 @@
-//! The servers: their programs, their configurations (the templates beside this file), and how they are started.
+//! The servers: their programs, their configurations (the templates beside this file), and their start.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,25 +14,26 @@ use crate::child::Running;
 use crate::floor;
 use crate::results::FLOOR;
 
-/// How a server is started. In arguments and templates `%PORT%` is its port, `%ADMIN%` another free one, `%DIR%` its own
-/// directory and `%FILE%` its configuration; what else a template has, `%UPSTREAM%` above all, [`Site::edit`] fills in.
+/// Program and start of a server. In arguments and templates, `%PORT%` is its port, `%ADMIN%` another free port, `%DIR%` its
+/// directory and `%FILE%` its configuration. [`Site::edit`] replaces the other placeholders of a template, such as
+/// `%UPSTREAM%`.
 #[derive(Debug)]
 pub struct Server {
-    /// What it is called here.
+    /// Name in the results.
     pub name: &'static str,
-    /// Its program; none is one that comes with the project.
+    /// Program; `None` if it is part of the project.
     pub program: Option<&'static str>,
-    /// Its arguments.
+    /// Arguments.
     pub args: &'static [&'static str],
-    /// What makes it tell its version; none if it has none.
+    /// Argument that prints the version; `None` if there is none.
     pub version: Option<&'static str>,
-    /// The name of its configuration, and the template.
+    /// File name of the configuration, and its template.
     pub config: Option<(&'static str, &'static str)>,
-    /// What its environment has besides.
+    /// Additional environment variables.
     pub env: &'static [(&'static str, &'static str)],
 }
 
-/// All servers that may be measured.
+/// All servers that can be measured.
 pub const SERVERS: [Server; 9] = [
     Server { args: &[floor::FLOOR, "%PORT%"], ..Server::new(FLOOR, None) },
     Server {
@@ -86,56 +87,56 @@ pub const SERVERS: [Server; 9] = [
     },
 ];
 
-/// How often a server is started; its port may be taken by somebody else in between.
+/// Attempts to start a server, because another process may take its port in between.
 const TRIES: u32 = 3;
-/// How long a server may take to its first answer.
+/// Timeout of a start.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is asked until then.
+/// Interval between queries until the first response.
 const ASK_EVERY: Duration = Duration::from_millis(10);
-/// `a.new.ci.example.net A`, which all answer; the responder too.
+/// Query for `a.new.ci.example.net A`, which all servers answer, including the responder.
 const FIRST: &[u8] = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01a\x03new\x02ci\x07example\x03net\0\0\x01\0\x01";
 
-/// A server that answers.
+/// Running server.
 #[derive(Debug)]
 pub struct Started {
-    /// What it is called.
+    /// Name of the server.
     pub name: &'static str,
-    /// What it says of itself.
+    /// Version that its program prints.
     pub version: String,
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
-    /// From its start to its first answer.
+    /// Time from its start to its first response.
     pub start: Duration,
-    /// It runs until this is dropped.
+    /// Its process, which ends when this is dropped.
     pub running: Running,
 }
 
-/// Where and how a server is started.
+/// Directory and limits of a server.
 pub struct Site<'a> {
-    /// It gets a directory of its own in this one.
+    /// Parent of the server's directory.
     pub dir: &'a Path,
-    /// The CPU that it is kept on.
+    /// CPU that the server is pinned to.
     pub cpu: Option<usize>,
-    /// Its soft limit of open files.
+    /// Soft limit of open files.
     pub open_files: Option<u64>,
-    /// Makes its configuration from its template.
+    /// Makes the configuration from its template.
     pub edit: &'a dyn Fn(&str) -> String,
 }
 
 impl Started {
-    /// Its name and version.
+    /// Returns the server's name and version.
     pub fn title(&self) -> String {
         format!("{} {}", self.name, self.version).trim_end().to_owned()
     }
 }
 
 impl Server {
-    /// A server without arguments or a configuration.
+    /// Returns a server without arguments or a configuration.
     pub const fn new(name: &'static str, program: Option<&'static str>) -> Self {
         Self { name, program, args: &[], version: None, config: None, env: &[] }
     }
 
-    /// Where its program is: as `programs` say, or else where it is installed; none if it is not.
+    /// Returns the file of the program: from `programs` if it is there, or else where it is installed; `None` if it is not.
     pub fn find(&self, programs: &[(String, PathBuf)]) -> Option<PathBuf> {
         let given = programs.iter().rfind(|(name, _)| name == self.name).map(|(_, file)| file.clone());
         let own = || match self.name {
@@ -145,10 +146,10 @@ impl Server {
         given.or_else(|| self.program.map_or_else(own, in_path))
     }
 
-    /// Starts it, and waits for its first answer.
+    /// Starts the server, and waits for its first response.
     ///
     /// # Errors
-    /// It ends, or does not answer in time; its last words are told.
+    /// Returns an error with the last lines of the log if the server ends, or does not respond in time.
     pub fn start(&self, program: &Path, site: &Site<'_>, stop: &AtomicBool) -> io::Result<Started> {
         let dir = site.dir.join(self.name.replace(' ', "-"));
         std::fs::create_dir_all(&dir)?;
@@ -196,7 +197,7 @@ impl Server {
     }
 }
 
-/// The first word that looks like a version: digits and dots, whatever follows.
+/// Returns the first word that looks like a version: its leading digits and dots.
 fn version_in(text: &str) -> &str {
     let words = text.split(|c: char| c.is_whitespace() || c == '-');
     let number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
@@ -205,14 +206,14 @@ fn version_in(text: &str) -> &str {
     &word[..end]
 }
 
-/// A program in PATH, or where a system keeps those of its services.
+/// Finds a program in PATH, or where systems install service programs.
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     dirs.map(|dir| dir.join(OsStr::new(program))).find(|file| file.is_file())
 }
 
-/// A port that nobody has, for UDP and TCP.
+/// Returns a port of 127.0.0.1 that is free for UDP and TCP.
 fn free_address() -> io::Result<SocketAddr> {
     loop {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -222,7 +223,7 @@ fn free_address() -> io::Result<SocketAddr> {
     }
 }
 
-/// Asks until there is an answer; false if the program has ended or has none for too long.
+/// Sends queries until there is an answer. Returns false if the program ends or does not answer in time.
 fn first_answer(address: SocketAddr, running: &mut Running, stop: &AtomicBool) -> io::Result<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(address)?;
@@ -230,9 +231,9 @@ fn first_answer(address: SocketAddr, running: &mut Running, stop: &AtomicBool) -
     let since = Instant::now();
     while since.elapsed() < PATIENCE && !running.has_ended() && !stop.load(Ordering::Relaxed) {
         let mut reply = [0; 512];
-        // A closed port is told at once, and not waited for.
+        // A closed port refuses the query at once, without the timeout.
         match socket.send(FIRST).and_then(|_| socket.recv(&mut reply)) {
-            // A server that is about to listen may say that it cannot answer yet.
+            // A server that is about to serve may respond with an error.
             Ok(len) if len >= 12 && reply[3] & 0x0f == 0 => return Ok(true),
             Ok(_) => sleep(ASK_EVERY),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(ASK_EVERY / 10),

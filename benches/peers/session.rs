@@ -1,4 +1,4 @@
-//! What every run of a benchmark with servers needs: CPUs, a directory, an end on a signal, and progress.
+//! Common parts of all benchmarks with servers: CPUs, a directory, an end on a signal, and progress.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,10 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The first two CPUs that this process may use, if it may use two.
+/// Returns the first two CPUs that this process may use, or none if it may use only one.
 ///
 /// # Errors
-/// The system does not say.
+/// Returns an error if the system does not report the CPUs.
 pub fn cpus() -> io::Result<(Option<usize>, Option<usize>)> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     let mut usable = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
@@ -24,7 +24,7 @@ pub fn cpus() -> io::Result<(Option<usize>, Option<usize>)> {
     }
 }
 
-/// True once the run is to end. It soon does, in good order: what was started is ended first.
+/// Returns a flag that a signal sets to end the run. The run then stops what it started, and ends.
 pub fn stop_on_signal() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
@@ -46,10 +46,10 @@ pub fn stop_on_signal() -> Arc<AtomicBool> {
     stop
 }
 
-/// Whether the run is to end.
+/// Checks whether the run is to end.
 ///
 /// # Errors
-/// It is.
+/// Returns an error if it is.
 pub fn interrupted(stop: &AtomicBool) -> io::Result<()> {
     if stop.load(Ordering::Relaxed) {
         Err(io::Error::new(io::ErrorKind::Interrupted, "ended before its time"))
@@ -58,29 +58,29 @@ pub fn interrupted(stop: &AtomicBool) -> io::Result<()> {
     }
 }
 
-/// A line of progress.
+/// Prints a line of progress.
 pub fn say(line: &str) {
     eprintln!("{line}");
 }
 
-/// Writes what `text` makes, if there is a file for it.
+/// Writes the text that `text` makes, if there is a file for it.
 ///
 /// # Errors
-/// The text cannot be made or written.
+/// Returns an error if the text cannot be made or written.
 pub fn write(file: Option<&Path>, text: impl FnOnce() -> io::Result<String>) -> io::Result<()> {
     let Some(file) = file else { return Ok(()) };
     let written = text().and_then(|text| fs::write(file, text));
     written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }
 
-/// A directory for this run, removed when it is over.
+/// Directory for this run, removed at its end.
 pub struct Dir(pub PathBuf);
 
 impl Dir {
-    /// A new one, whose name has `what` in it.
+    /// Creates a new directory, with `what` in its name.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// Returns an error if it cannot be created.
     pub fn new(what: &str) -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("nodens-{what}-{}", std::process::id()));
         fs::create_dir(&dir)?;
@@ -90,6 +90,6 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // what is left is small, and in the system's place for it
+        let _ = fs::remove_dir_all(&self.0); // what cannot be removed is small, and in the system's temporary directory
     }
 }

@@ -5,15 +5,15 @@ use std::fmt::Write;
 use crate::modes::Mode;
 use crate::results::{Results, Row};
 
-/// Less of its CPU than this, and a server waited for the load or the upstream.
+/// Share of its CPU below which a server waited for the load or the upstream.
 const BUSY: f64 = 0.95;
 
-/// One table for each mode, the cheapest server first, and one of the servers.
+/// Returns one table for each mode, ordered by CPU time, and one of the servers.
 pub fn tables(results: &Results) -> String {
     let mut out = format!("{}; {}; upstream: {}\n", results.date, results.machine, results.upstream);
     let mut idle = false;
     let mut add = |line: String| {
-        let _ = writeln!(out, "{}", line.trim_end()); // a String takes everything
+        let _ = writeln!(out, "{}", line.trim_end()); // writing to a String cannot fail
     };
     for mode in Mode::ALL {
         let rows = results.rows(mode);

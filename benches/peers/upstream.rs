@@ -1,5 +1,4 @@
-//! Whom all servers forward to: nsd if it is installed, else a responder of a few lines, which knows one answer for A and
-//! one for AAAA.
+//! The upstream of all servers: nsd if it is installed, or else a small responder with one answer for A and one for AAAA.
 
 use std::io;
 use std::net::UdpSocket;
@@ -9,10 +8,10 @@ use crate::ask::{HIT_NAMES, ZONE, hit_name};
 use crate::batch::{self, PACKET};
 use crate::server::Server;
 
-/// The hidden argument that makes this program the upstream; the port follows.
+/// Hidden argument that makes this program the upstream; the port follows.
 pub const UPSTREAM: &str = "be-the-upstream";
 
-/// The upstream, if it is installed; its zone is beside its configuration.
+/// Upstream if it is installed. Its zone is beside its configuration.
 pub const NSD: Server = Server {
     args: &["-d", "-c", "%FILE%"],
     version: Some("-v"),
@@ -20,16 +19,16 @@ pub const NSD: Server = Server {
     ..Server::new("nsd", Some("nsd"))
 };
 
-/// The upstream if nsd is not.
+/// Upstream if nsd is not installed.
 pub const RESPONDER: Server = Server { args: &[UPSTREAM, "%PORT%"], ..Server::new("a built-in responder", None) };
 
-/// How long an answer may be kept: longer than any run.
+/// TTL of all records, in seconds, longer than any run.
 const TTL: u32 = 3_600;
 
 /// Writes nsd's zone: an address of each kind for each name of the hits, and for any name below `new`.
 ///
 /// # Errors
-/// It cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn write_zone(file: &Path) -> io::Result<()> {
     let mut zone =
         format!("$ORIGIN {ZONE}.\n$TTL {TTL}\n@ SOA ns admin 1 3600 600 86400 300\n@ NS ns\nns A 192.0.2.53\n");
@@ -39,16 +38,16 @@ pub fn write_zone(file: &Path) -> io::Result<()> {
     std::fs::write(file, zone)
 }
 
-/// Serves UDP on a port of 127.0.0.1 for ever.
+/// Serves UDP on a port of 127.0.0.1 forever.
 ///
 /// # Errors
-/// The port is not one, or taken.
+/// Returns an error if the argument is no port, or the port is taken.
 pub fn serve(args: &[String]) -> io::Result<()> {
     let port: u16 = args.first().and_then(|port| port.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
     batch::serve(&UdpSocket::bind(("127.0.0.1", port))?, |packet, len| answer(packet, len).unwrap_or(0))
 }
 
-/// Turns a query for one name into its reply: the question, and an address if that is what it asks for.
+/// Turns a query for one name into its response: the question, and an address if its type is A or AAAA.
 fn answer(packet: &mut [u8; PACKET], len: usize) -> Option<usize> {
     const HEADER: usize = 12;
     let mut at = HEADER;
@@ -62,7 +61,7 @@ fn answer(packet: &mut [u8; PACKET], len: usize) -> Option<usize> {
         28 => &[0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         _ => &[],
     };
-    packet[2] = packet[2] & 0x01 | 0x84; // RD as it was; QR and AA
+    packet[2] = packet[2] & 0x01 | 0x84; // RD unchanged; QR and AA
     packet[3] = 0;
     packet[4..HEADER].copy_from_slice(&[0, 1, 0, u8::from(!address.is_empty()), 0, 0, 0, 0]);
     if address.is_empty() {

@@ -1,6 +1,6 @@
 //! A resolver without sockets, and an upstream that answers at once.
 //!
-//! Each benchmark uses a part of this.
+//! Each benchmark uses a part of this module.
 #![allow(dead_code)]
 
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub(crate) mod packets;
 
-/// Packets that a socket hands over at once, at most.
+/// Most datagrams that a socket returns at once.
 pub(crate) const BATCH: usize = 64;
 
 const CONFIG: &str = r#"
@@ -60,7 +60,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// One with an empty cache.
+    /// Returns a scene with an empty cache.
     pub(crate) fn new() -> Self {
         let config = parse(CONFIG, &[]).expect("a good configuration");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
@@ -78,7 +78,7 @@ impl Scene {
         }
     }
 
-    /// One that knows the answer to a query.
+    /// Returns a scene with the answer to a query in its cache.
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
         let reply = Reply::read(&case.reply).expect("a good reply");
@@ -99,8 +99,8 @@ impl Scene {
         }
     }
 
-    /// Answers queries that came in one batch and are all new, each in a task of its own as the server does; the bytes of
-    /// all answers.
+    /// Answers queries of one batch, all for new names, each in a task of its own as the server does. Returns the length of
+    /// all responses.
     pub(crate) fn misses(&mut self, queries: &[Vec<u8>]) -> usize {
         let (runtime, tasks) = (Rc::clone(&self.runtime), Rc::clone(&self.tasks));
         tasks.block_on(&runtime, async {
@@ -120,7 +120,7 @@ impl Scene {
     }
 }
 
-/// Queries that came together; the clock was read once for them.
+/// Batch of queries, for which the clock was read once.
 pub(crate) struct Batch<'a> {
     turn: BatchContext<'a>,
     resolver: &'a Arc<Resolver>,
@@ -129,7 +129,7 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Answers a query from the cache; the length of the answer.
+    /// Answers a query from the cache; returns the length of the response.
     #[inline]
     pub(crate) fn hit(&mut self, query: &[u8]) -> usize {
         match self.respond(query) {
@@ -138,7 +138,7 @@ impl Batch<'_> {
         }
     }
 
-    /// The first half of a miss.
+    /// Runs the first half of a miss.
     #[inline]
     pub(crate) fn first_half(&mut self, query: &[u8]) -> Box<Deferred> {
         match self.respond(query) {
@@ -159,7 +159,7 @@ impl Batch<'_> {
     }
 }
 
-/// What a query is kept under.
+/// Returns the cache key of a query, and its hash.
 #[inline]
 pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
     let key = Key::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
@@ -167,14 +167,14 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
     (key, hash)
 }
 
-/// What is kept of a reply.
+/// Returns the cache entry of a response.
 #[inline]
 pub(crate) fn entry(reply: &[u8]) -> Entry {
     let home = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
     Entry::from_reply(&Reply::read(reply).expect("a good reply"), LIMITS, false, home, 0)
 }
 
-/// An upstream that is no way off and takes no time: two addresses for every name.
+/// Upstream without delay: two addresses for every name.
 struct AtOnce;
 
 impl Ask for AtOnce {

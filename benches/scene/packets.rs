@@ -1,24 +1,24 @@
-//! Queries and replies as bytes.
+//! Queries and responses as bytes.
 
 use std::fmt;
 
 use nodens::wire::{HEADER, RrType, rtype};
 
-/// A name of the length that those of a CI cluster have.
+/// Name as long as those of a CI cluster.
 pub(crate) const NAME: &str = "registry.gitlab.example.com";
 
-/// The seconds that every record lives.
+/// TTL of every record, in seconds.
 const TTL: u32 = 300;
 
-/// OPT: 1,232 bytes, nothing else.
+/// OPT record: 1,232 bytes, no options.
 const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
 
-/// A question, and what an upstream says to it.
+/// Query and the upstream's response.
 pub(crate) struct Case {
     label: &'static str,
     /// The client's query.
     pub(crate) query: Vec<u8>,
-    /// The upstream's reply.
+    /// The upstream's response.
     pub(crate) reply: Vec<u8>,
 }
 
@@ -28,24 +28,24 @@ impl fmt::Display for Case {
     }
 }
 
-/// What clients usually ask, and some of what makes an answer longer to give.
+/// Returns the usual queries of clients, and some whose responses take more work.
 pub(crate) fn cases() -> Vec<Case> {
     vec![a(), a_with_edns(), a_in_mixed_case(), aaaa(), chain()]
 }
 
-/// Two addresses.
+/// Returns a response with two addresses.
 pub(crate) fn a() -> Case {
     let query = query(NAME, rtype::A);
     Case { label: "A", reply: reply(&query, &addresses(2)), query }
 }
 
-/// The same for a client that speaks EDNS.
+/// Returns the same for a client with EDNS.
 pub(crate) fn a_with_edns() -> Case {
     let case = a();
     Case { label: "A, EDNS", query: with_edns(case.query), ..case }
 }
 
-/// The same for a client that draws the letter case by lot.
+/// Returns the same for a client that uses random letter case.
 pub(crate) fn a_in_mixed_case() -> Case {
     let mut case = a();
     for byte in case.query[HEADER..].iter_mut().step_by(2) {
@@ -54,14 +54,14 @@ pub(crate) fn a_in_mixed_case() -> Case {
     Case { label: "A, mixed case", ..case }
 }
 
-/// Two addresses of IPv6.
+/// Returns a response with two IPv6 addresses.
 pub(crate) fn aaaa() -> Case {
     let query = query(NAME, rtype::AAAA);
     let address = |n: u8| record(QUESTION, rtype::AAAA, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]);
     Case { label: "AAAA", reply: reply(&query, &[address(1), address(2)]), query }
 }
 
-/// Two CNAMEs, and two addresses behind them.
+/// Returns a response with two CNAMEs and two addresses.
 pub(crate) fn chain() -> Case {
     let query = query(NAME, rtype::A);
     let (first, second) = (name("edge.cdn.example.net"), name("pop-7.edge.cdn.example.net"));
@@ -71,24 +71,24 @@ pub(crate) fn chain() -> Case {
     Case { label: "CNAME, CNAME, A", reply: reply(&query, &records), query }
 }
 
-/// More addresses than 512 bytes hold.
+/// Returns a response with more addresses than fit in 512 bytes.
 pub(crate) fn large() -> Case {
     let query = query(NAME, rtype::A);
     Case { label: "A, too large", reply: reply(&query, &addresses(40)), query }
 }
 
-/// A query for the address of the name with this number; no two numbers share one.
+/// Returns a query for the address of the name with this number. Each number has a name of its own.
 pub(crate) fn numbered(number: u32) -> Vec<u8> {
     query(&format!("job-{number:08x}.gitlab.example.com"), rtype::A)
 }
 
-/// A query as a stub resolver sends it.
+/// Returns a query as a stub resolver sends it.
 pub(crate) fn query(text: &str, qtype: RrType) -> Vec<u8> {
     let header = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
     [&header[..], &name(text), &qtype.to_be_bytes(), &[0, 1]].concat()
 }
 
-/// The answer of an upstream to a query without EDNS, with OPT, as nodens always asks with it.
+/// Returns the response of an upstream to a query without EDNS. It has an OPT record, because nodens always sends one.
 pub(crate) fn reply(query: &[u8], answers: &[Vec<u8>]) -> Vec<u8> {
     let mut reply = [query, &answers.concat(), OPT].concat();
     reply[2..4].copy_from_slice(&[0x81, 0x80]);
@@ -97,12 +97,12 @@ pub(crate) fn reply(query: &[u8], answers: &[Vec<u8>]) -> Vec<u8> {
     reply
 }
 
-/// Addresses of the question's name.
+/// Returns addresses of the question's name.
 pub(crate) fn addresses(count: u8) -> Vec<Vec<u8>> {
     (0..count).map(|n| record(QUESTION, rtype::A, &[192, 0, 2, n])).collect()
 }
 
-/// A pointer to the question's name.
+/// Compression pointer to the question's name.
 const QUESTION: &[u8] = &[0xc0, HEADER as u8];
 
 fn record(owner: &[u8], rtype: RrType, rdata: &[u8]) -> Vec<u8> {

@@ -1,16 +1,18 @@
-//! Which question comes next: by Zipf's law, or one after the other.
+//! Order of questions: Zipf's law, or sequential.
 //!
-//! Names that people and machines ask for follow Zipf's law: the second is asked half as often as the first, the third a
-//! third as often. To draw from such a set in constant time, the weights are turned into columns (Walker's alias method):
+//! Popularity of DNS names follows Zipf's law: the second name is asked half as often as the first, the third a third as
+//! often. Walker's alias method draws from such a distribution in constant time:
 //!
-//! 1. Scale the weights so that their mean is 1, and give each question a column of height 1.
-//! 2. A question that weighs less than 1 leaves room in its column; a question that weighs more fills it from what it has
-//!    too much. So each column holds at most two questions: its own up to a mark, another above it.
-//! 3. To draw, pick a column and a height at random: below the mark it is the column's own question, above it the other.
+//! 1. Scale the weights to a mean of 1, and give each question a column of height 1.
+//! 2. A question with a weight below 1 leaves room in its column; the excess of a question with a weight above 1 fills it.
+//!    Each column then holds at most two questions: its own up to a mark, another above the mark.
+//! 3. To draw, pick a column and a height at random: below the mark the result is the column's own question, above it the
+//!    other question.
 //!
+//! The same seed gives the same sequence on every machine.
 //! The same seed gives the same sequence, on every machine.
 
-/// Draws questions by number, 0 the most popular.
+/// Sequence of question numbers; 0 is the most popular question.
 #[derive(Clone, Debug)]
 pub struct Draw {
     random: Random,
@@ -23,7 +25,7 @@ enum Order {
     Zipf { columns: std::sync::Arc<[Column]> },
 }
 
-/// One column: its own question below the mark, the other one above. The mark is in parts of 2^32.
+/// One column: its own question below the mark, the other question above. The mark is in units of 2^-32.
 #[derive(Clone, Copy, Debug)]
 struct Column {
     mark: u64,
@@ -31,17 +33,17 @@ struct Column {
 }
 
 impl Draw {
-    /// By Zipf's law with exponent 1. There must be at least one question.
+    /// Returns a sequence by Zipf's law with exponent 1. `count` must be at least 1.
     pub fn zipf(count: usize, seed: u64) -> Self {
         Self { random: Random::new(seed), order: Order::Zipf { columns: columns(count).into() } }
     }
 
-    /// One after the other, and again from the start.
+    /// Returns a sequence of all questions in order, repeated without end.
     pub fn in_turn(count: usize) -> Self {
         Self { random: Random::new(0), order: Order::InTurn { next: 0, count: count.max(1) as u32 } }
     }
 
-    /// The next question.
+    /// Returns the next question.
     #[inline]
     pub fn question(&mut self) -> u32 {
         match &mut self.order {
@@ -60,18 +62,18 @@ impl Draw {
     }
 }
 
-/// Random numbers of a fixed sequence: SplitMix64, see Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators" (2014).
+/// Deterministic random numbers: SplitMix64, see Steele, Lea and Flood, "Fast splittable pseudorandom number generators"
+/// (2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of `seed`.
+    /// Returns the sequence of `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     #[inline]
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -81,7 +83,7 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// Puts `items` in an order drawn at random.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
             items.swap(end, (self.bits() % (end as u64 + 1)) as usize);
@@ -102,7 +104,7 @@ fn columns(count: usize) -> Vec<Column> {
             light.push(large);
         }
     }
-    // Whatever is left differs from 1 by rounding alone, and keeps its whole column.
+    // The remaining weights differ from 1 only by rounding; their columns stay full.
     columns
 }
 
@@ -118,7 +120,7 @@ mod tests {
         };
         assert_eq!(drawn(1), drawn(1));
         assert_ne!(drawn(1), drawn(2));
-        // The same on every machine: a change here breaks what users compare.
+        // The sequence is the same on every machine: a change would make results incomparable between versions.
         assert_eq!(Random::new(0).bits(), 0xe220_a839_7b1d_cdaf);
     }
 

@@ -1,14 +1,14 @@
-//! Whom one may load without being asked: this machine and private networks. Anyone else is asked gently.
+//! Targets that may be loaded without explicit permission: this host and private networks. Other targets are rate limited.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::pace::Pace;
 
-/// The most queries a second to a target that is not of this machine or a private network, unless the user has leave.
+/// Maximum queries per second to a target outside this host and private networks, unless the user states a permission.
 pub(crate) const GENTLE_RATE: u64 = 1_000;
 
-/// Whether a target is of this machine, a private network (RFC 1918, RFC 4193), a provider's own (RFC 6598) or the local
-/// link, as a node's own DNS cache often is.
+/// Returns whether a target is this host (`own` lists its addresses), or in a private (RFC 1918, RFC 4193), shared
+/// (RFC 6598) or link-local network. A DNS cache on a node often has a link-local address.
 pub(crate) fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
     let target = target.to_canonical();
     let by_kind = match target {
@@ -18,7 +18,7 @@ pub(crate) fn is_private(target: IpAddr, own: &[IpAddr]) -> bool {
     by_kind || own.contains(&target) || is_this_host(target)
 }
 
-/// The first of `targets` that must not be asked at this pace, if there is one.
+/// Returns the first target that must not be queried at this pace, if there is one.
 pub(crate) fn forbidden(targets: &[SocketAddr], pace: Pace, own: &[IpAddr]) -> Option<SocketAddr> {
     let gentle = matches!(pace, Pace::Open { rate } if rate <= GENTLE_RATE);
     targets.iter().copied().find(|target| !gentle && !is_private(target.ip(), own))
@@ -29,7 +29,7 @@ fn is_shared(v4: Ipv4Addr) -> bool {
     a == 100 && b & 0xc0 == 64
 }
 
-/// The unspecified address leads to this host.
+/// Returns whether `ip` is the unspecified address, which leads to this host.
 fn is_this_host(ip: IpAddr) -> bool {
     ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
 }

@@ -1,4 +1,4 @@
-//! A report as one HTML page: it loads nothing, needs no script, and follows the reader's light or dark scheme.
+//! A report as one HTML page without external resources or scripts. It follows the reader's light or dark scheme.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::report::{Latency, Report, TargetReport};
 use super::svg::{Axis, Line, chart};
 use super::table::{codes, count, digits, headline, notes, percent};
 
-/// Colours of targets, for light and for dark; beyond these they come round.
+/// Colours of targets for light and dark schemes; further targets reuse them from the start.
 pub(super) const COLOURS: [(&str, &str); 8] = [
     ("#1f6fd0", "#6cb0ff"),
     ("#d1590f", "#ff9f5a"),
@@ -64,7 +64,7 @@ pub(crate) fn page(report: &Report) -> String {
     add(&over_time(report));
     add("<h2>What became of the queries</h2>\n");
     add(&outcomes(report));
-    // What is unusual, as the table of a terminal tells it.
+    // Same notes as below the text table.
     for note in report.targets.iter().flat_map(notes) {
         add(&format!("<p>{}</p>\n", escape(&note)));
     }
@@ -81,7 +81,7 @@ pub(crate) fn page(report: &Report) -> String {
 fn style() -> String {
     let colours = |pick: fn(&(&'static str, &'static str)) -> &'static str| {
         COLOURS.iter().enumerate().fold(String::new(), |mut all, (at, pair)| {
-            let _ = write!(all, " --c{at}: {};", pick(pair)); // a String takes everything
+            let _ = write!(all, " --c{at}: {};", pick(pair)); // infallible for a String
             all
         })
     };

@@ -1,18 +1,18 @@
-//! The run itself: one thread that sends what is due, takes what has come, and sleeps in between.
+//! The measuring loop: one thread that sends due queries, receives responses, and sleeps in between.
 //!
 //! ```text
-//! for each turn (pace::Rounds):           each target asked for a quarter of a second, round after round
+//! for each turn (pace::Rounds):           one target for a quarter of a second, round after round
 //!     until the turn is over:
-//!         send what is due                 up to 64 at once, each batch on the next socket or connection
-//!         take what has come               from every target, late replies of other turns too
-//!         give up what waited too long
-//!         sleep until something is due or comes
-//!     wait a moment for the last replies   so that one target's work does not run into the next one's turn
-//! wait for the rest, up to the timeout
+//!         send due queries                 up to 64 at once, each batch on the next socket or connection
+//!         receive responses                from every target, late ones of other turns too
+//!         expire queries in flight         after the timeout
+//!         sleep until a query is due or a response arrives
+//!     wait briefly for the last responses  keeps the load of one target out of the next turn
+//! wait for the remaining responses, up to the timeout
 //! ```
 //!
-//! Nothing here allocates for a query. A timer of the kernel wakes the thread shortly before a query is due; the rest of
-//! the way it looks at the clock, because a sleeper wakes too late by tens of microseconds, and they would count.
+//! The loop does not allocate per query. A kernel timer wakes the thread shortly before a query is due. The thread polls
+//! the clock for the remaining time, because a timer fires tens of microseconds late, which would count as latency.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,41 +31,42 @@ use super::record::{Record, Trouble};
 use super::tcp::TcpLine;
 use super::udp::{BATCH, Buffers, UdpLine};
 
-/// How long before a query is due the sender stops sleeping.
+/// Time between the end of a sleep and the next due query.
 const EARLY: Nanos = 60_000;
-/// The longest sleep: signals and timeouts are looked after so often.
+/// Longest sleep, which bounds the delay until a signal or a timeout is noticed.
 const LONGEST_SLEEP: Nanos = 50_000_000;
-/// How long a turn waits for its last replies, at most.
+/// Longest wait for the last responses at the end of a turn.
 const SETTLE: Nanos = 50_000_000;
-/// How long replies are still taken after the user has ended the run.
+/// Longest wait for responses after the user has interrupted the run.
 const FAREWELL: Nanos = 100_000_000;
-/// How often queries that waited too long are looked for.
+/// Interval between checks for queries past their timeout.
 const EXPIRE_EVERY: Nanos = 10_000_000;
-/// Marks the timer among the events.
+/// Token of the timer's events.
 const TIMER: u64 = u64::MAX;
 
-/// What to do.
+/// Parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Whom to ask.
+    /// Addresses to query.
     pub targets: Vec<SocketAddr>,
-    /// How fast, in a target's turn.
+    /// Pace of queries during a target's turn.
     pub pace: Pace,
-    /// How long each target is asked, in all.
+    /// Total time that each target is queried.
     pub duration: Duration,
-    /// When a query without a reply is lost.
+    /// Time after which a query without a response is lost.
     pub timeout: Duration,
-    /// Over TCP instead of UDP.
+    /// True for TCP, false for UDP.
     pub tcp: bool,
-    /// Sockets or connections to each target.
+    /// Number of sockets or connections to each target.
     pub lines: usize,
-    /// Gives the order of the targets.
+    /// Seed of the order of the targets.
     pub seed: u64,
 }
 
 impl Plan {
-    /// How many queries may be under way on one line: all that an open loop sends until the timeout, and as many again
-    /// because lines do not share evenly. A closed loop may overtake one slow reply by any number.
+    /// Returns the ring size of one line (socket or connection): twice its share of the queries that an open loop sends
+    /// within the timeout, because lines do not share evenly. In a closed loop any number of queries may overtake one slow
+    /// response, so the ring has its maximum size.
     fn room(&self) -> u64 {
         match self.pace {
             Pace::Open { rate } => {
@@ -77,35 +78,35 @@ impl Plan {
     }
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Turns that are over, of all targets.
+    /// Finished turns of all targets.
     pub turns: u64,
-    /// Turns in all.
+    /// Total number of turns.
     pub of: u64,
-    /// Queries that left, and that got a reply.
+    /// Queries sent.
     pub sent: u64,
-    /// Replies.
+    /// Responses received.
     pub answered: u64,
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// One for each target, in the plan's order.
+    /// One record for each target, in the plan's order.
     pub records: Vec<Record>,
-    /// How long each target was asked, without the other targets' turns.
+    /// Time that each target was queried, without the other targets' turns.
     pub asked_for: Vec<Duration>,
-    /// Whether it was ended before its time.
+    /// True if the user ended the run early.
     pub interrupted: bool,
 }
 
-/// Carries out a plan. `draw` is where each target's questions come from, the same sequence for each. `stop` ends the run
-/// early; `tell` is called after each turn.
+/// Runs a plan. Each target is sent the same sequence of questions, that of `draw`. `stop` ends the run early; `tell` is
+/// called after each turn.
 ///
 /// # Errors
-/// A socket cannot be opened: too many of them, or an address that this machine has no way to.
+/// A socket cannot be opened: too many open sockets, or no route to the address.
 pub fn run(
     plan: &Plan,
     questions: &Questions,
@@ -169,7 +170,7 @@ impl<'a> Load<'a> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
-        let span = plan.duration * plan.targets.len() as u32; // sixteen at most
+        let span = plan.duration * plan.targets.len() as u32; // at most 16 targets
         let room = plan.room();
         let mut targets = Vec::new();
         for (number, address) in plan.targets.iter().enumerate() {
@@ -245,7 +246,7 @@ impl<'a> Load<'a> {
             }
             let held_up = self.send(who, &mut slice, now)?;
             let wake = match held_up {
-                // Whatever cannot leave now is tried again soon.
+                // Queries that cannot be sent now are retried soon.
                 true => now + SLICE / 1000,
                 false if slice.due(now, self.targets[who].in_flight()) > 0 => now,
                 false => slice.wake(),
@@ -262,7 +263,7 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// Sends what is due, a batch at most; true if the target does not take it.
+    /// Sends due queries, at most one batch; returns true if the target accepts none.
     fn send(&mut self, who: usize, slice: &mut Slice, now: Nanos) -> io::Result<bool> {
         let target = &mut self.targets[who];
         let due = slice.due(now, target.in_flight()).min(BATCH as u64) as usize;
@@ -274,7 +275,7 @@ impl<'a> Load<'a> {
         let Some(at) = free.into_iter().find(|at| target.lines[*at].room(now) > 0) else { return Ok(true) };
         target.next_line = at + 1;
 
-        // The batch is drawn from a copy of the sequence, which goes on from there only for what has left.
+        // The batch is drawn from a copy of the sequence; the original advances only by the queries sent.
         let mut draw = target.draw.clone();
         let nothing = Waiting { intended: 0, sent: now, question: 0, first: false };
         let mut batch = [nothing; BATCH];
@@ -317,7 +318,7 @@ impl<'a> Load<'a> {
         Ok(sent == 0)
     }
 
-    /// Sleeps until `wake`, or until something has come, and takes it.
+    /// Sleeps until `wake` or the first event, and handles the events.
     fn wait(&mut self, wake: Nanos) -> io::Result<()> {
         let ahead = wake.saturating_sub(self.now()).min(LONGEST_SLEEP);
         let timeout = if ahead <= EARLY {
@@ -344,7 +345,7 @@ impl<'a> Load<'a> {
                     let more = line.receive(now, self.questions, record);
                     line.flush(record);
                     if let Some(fd) = line.fd().filter(|_| more) {
-                        // The event is an edge: ask for it again.
+                        // Events are edge-triggered: modifying the registration reports unread data again.
                         self.epoll.modify(fd, &mut tcp_event(event.data()))?;
                     }
                 }
@@ -354,7 +355,7 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// Gives up what has waited too long.
+    /// Counts queries past their timeout as lost, every `EXPIRE_EVERY`.
     fn expire(&mut self) {
         let now = self.now();
         if now < self.expire_at {
@@ -388,7 +389,7 @@ fn token(target: usize, line: usize) -> u64 {
     (target as u64) << 32 | line as u64
 }
 
-/// A connection tells once that it can be read or written, and again only after it could not.
+/// Returns an edge-triggered registration for reading and writing.
 fn tcp_event(token: u64) -> EpollEvent {
     EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, token)
 }

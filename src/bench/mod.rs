@@ -1,13 +1,13 @@
-//! Measuring DNS servers as their clients see them: `nodens bench`.
+//! Measures DNS servers from a client's side: `nodens bench`.
 //!
 //! ```text
 //! names ──► draw ──► load ──────────────► record ──► report ──► table, JSON, html
-//! what      which    pace: when           histograms
+//! questions which    pace: when           histograms
 //!           next     udp, tcp: send       over time
-//!                    pending: under way
+//!                    pending: in flight
 //! ```
 //!
-//! [`failover`] asks what the fault of an upstream costs, with servers and upstreams of its own.
+//! [`failover`] measures the effect of upstream faults, with servers and upstreams that it starts itself.
 
 pub mod draw;
 pub mod failover;

@@ -1,4 +1,4 @@
-//! What is asked: a built-in set like that of a CI cluster, or a file of names, as queries ready to be sent.
+//! Questions of a run: a built-in set like that of a CI cluster, or a file of names, encoded as queries.
 
 use std::str::FromStr;
 
@@ -7,20 +7,20 @@ use hickory_proto::rr::RecordType;
 use crate::wire::name::Name;
 use crate::wire::{ADVERTISED_SIZE, HEADER, RrType, class, flag, rtype};
 
-/// The most questions of one run: each takes some 60 bytes, and a mark for each target.
+/// Maximum questions of one run: each takes some 60 bytes, and a flag for each target.
 pub const MOST_QUESTIONS: usize = 1_000_000;
 
 /// Bytes of the longest query: header, name, type, class and an OPT record.
 pub const LONGEST_QUERY: usize = HEADER + crate::wire::name::MAX_NAME + 4 + OPT.len();
 
-/// An OPT record that asks for nothing but larger replies (RFC 6891).
+/// OPT record that only advertises a larger response size (RFC 6891).
 const OPT: [u8; 11] = {
     let [high, low] = ADVERTISED_SIZE.to_be_bytes();
     let [_, opt] = rtype::OPT.to_be_bytes();
     [0, 0, opt, high, low, 0, 0, 0, 0, 0, 0]
 };
 
-/// What most jobs ask for: registries, package indexes, code hosts and object stores. The most popular come first.
+/// Public names that most jobs ask for: registries, package indexes, code hosts and object stores, most popular first.
 const PUBLIC: &str = "
     registry-1.docker.io auth.docker.io production.cloudflare.docker.com ghcr.io pkg-containers.githubusercontent.com
     github.com registry.npmjs.org pypi.org files.pythonhosted.org proxy.golang.org sum.golang.org gitlab.com
@@ -40,7 +40,7 @@ const PUBLIC: &str = "
     r3.o.lencr.org acme-v02.api.letsencrypt.org packages.microsoft.com login.microsoftonline.com oauth2.googleapis.com
     playwright.azureedge.net chromedriver.storage.googleapis.com cdn.cypress.io download.cypress.io";
 
-/// Services of a CI cluster, as `service.namespace`; each is asked for under the cluster's own zone too.
+/// Services of a CI cluster, as `service.namespace`, to be completed with the cluster's zone.
 const SERVICES: &str = "
     kubernetes.default kube-dns.kube-system metrics-server.kube-system gitlab-webservice.gitlab gitlab-registry.gitlab
     gitlab-gitaly.gitlab gitlab-minio.gitlab runner-cache.ci runner-manager.ci registry-mirror.ci npm-mirror.ci
@@ -49,12 +49,12 @@ const SERVICES: &str = "
     postgres.test mysql.test redis.test rabbitmq.test kafka.test elasticsearch.test selenium-hub.test minio.test
     argocd-server.argocd ingress-nginx-controller.ingress-nginx cert-manager-webhook.cert-manager";
 
-/// Every how many of the public names one cluster service is asked.
+/// Number of public names for each cluster service.
 const CLUSTER_EVERY: usize = 2;
-/// How many of the most popular names are also asked with a pod's search list appended, as `ndots:5` makes them.
+/// Number of the most popular names that are also asked with a pod's search list appended, as `ndots:5` causes.
 const SEARCHED: usize = 40;
 
-/// Queries in wire form, one behind the other; a question is known by its number, the most popular one is 0.
+/// Queries in wire format, stored consecutively. A question is identified by its number; 0 is the most popular.
 #[derive(Debug, Default)]
 pub struct Questions {
     wire: Vec<u8>,
@@ -63,12 +63,12 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// The built-in set: A and AAAA of public names and cluster services, and the detours of a pod's search list.
+    /// Returns the built-in set: A and AAAA of public names, of cluster services, and of names that a search list produces.
     pub fn built_in(edns: bool) -> Self {
         let mut questions = Self { edns, ..Self::default() };
         let mut services = SERVICES.split_whitespace();
         let mut ask = |name: &str| {
-            // Each name here is a sound one, which a test makes sure of.
+            // Cannot fail: a test parses all of these names.
             let _ = questions.push(name, rtype::A).and_then(|()| questions.push(name, rtype::AAAA));
         };
         for (at, name) in PUBLIC.split_whitespace().enumerate() {
@@ -85,11 +85,11 @@ impl Questions {
         questions
     }
 
-    /// Reads a file: `name [TYPE]` a line, A if no type is given, the most popular first. Empty lines and what follows
-    /// a `#` do not count.
+    /// Parses a file with `name [TYPE]` on each line, most popular first; the default type is A. Empty lines and text after
+    /// a `#` are ignored.
     ///
     /// # Errors
-    /// The first line that cannot be read and why; no question at all, or more than [`MOST_QUESTIONS`].
+    /// The first invalid line and the reason; no question; or more than [`MOST_QUESTIONS`].
     pub fn parse(text: &str, edns: bool) -> Result<Self, String> {
         let mut questions = Self { edns, ..Self::default() };
         for (at, line) in text.lines().enumerate() {
@@ -108,24 +108,24 @@ impl Questions {
         if questions.is_empty() { Err("there is no name in it".to_owned()) } else { Ok(questions) }
     }
 
-    /// How many there are.
+    /// Returns the number of questions.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no question.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The query for question `at`, with id 0; empty past the end.
+    /// Returns the query for question `at`, with ID 0; empty past the end.
     pub fn query(&self, at: u32) -> &[u8] {
         let at = at as usize;
         let start = if at == 0 { 0 } else { self.ends.get(at - 1).map_or(usize::MAX, |end| *end as usize) };
         self.ends.get(at).and_then(|end| self.wire.get(start..*end as usize)).unwrap_or_default()
     }
 
-    /// Name, type and class of question `at`, as a reply repeats them.
+    /// Returns name, type and class of question `at`, as a response repeats them.
     pub fn question(&self, at: u32) -> &[u8] {
         let query = self.query(at);
         let end = query.len().saturating_sub(if self.edns { OPT.len() } else { 0 });
@@ -146,7 +146,7 @@ impl Questions {
         if self.edns {
             self.wire.extend_from_slice(&OPT);
         }
-        self.ends.push(self.wire.len() as u32); // MOST_QUESTIONS times LONGEST_QUERY fits
+        self.ends.push(self.wire.len() as u32); // MOST_QUESTIONS * LONGEST_QUERY fits
         Ok(())
     }
 }

@@ -1,62 +1,63 @@
-//! When to send: the pace of one slice, and the slices of a run. Pure arithmetic; time is an argument, in nanoseconds
-//! since the run began.
+//! Schedule of queries: the pace within one slice, and the slices of a run. The module is pure arithmetic; the time is
+//! an argument, in nanoseconds since the run began.
 //!
-//! Open loop: query k of a slice is due at start + k / rate, whatever became of those before it. Its latency counts from
-//! then, not from when it left: a client that is held up (because the server stalls, a buffer is full, or the machine has
-//! other work) sends late, and the wait is part of what its user sees. To leave it out is the mistake that Gil Tene named
-//! coordinated omission: a stall of one second would then be one slow query instead of a thousand.
+//! Open loop: query k is due at start + k / rate, independent of earlier queries. Its latency counts from the due time,
+//! not from the time of sending: a client that is delayed (because the server stalls, a buffer is full, or the machine is
+//! busy) sends late, and its user experiences the delay. Leaving the delay out is the error that Gil Tene named
+//! coordinated omission: a stall of one second would then count as one slow query instead of a thousand.
 //!
-//! Closed loop: there are always so many queries under way; a new one leaves when a reply comes. The rate is the server's
-//! own, and a stall shows in the rate, not in the latencies.
+//! Closed loop: the number of queries in flight is constant; a response causes the next query. The server determines the
+//! rate, and a stall shows in the rate, not in the latencies.
 
 use super::draw::Random;
 
 /// Nanoseconds since the run began.
 pub type Nanos = u64;
 
-/// Nanoseconds of a second.
+/// Nanoseconds per second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// How long a target is asked until it is the next one's turn, at most.
+/// Maximum length of a target's turn.
 pub const SLICE: Nanos = SECOND / 4;
-/// A target gets at least so many slices, however short the run.
+/// Minimum number of slices of a target, for short runs.
 const LEAST_SLICES: u64 = 4;
-/// What is due in a slice may be sent until half of its length after its end; then it is given up, so that a run ends.
+/// Divisor of a slice's length: its due queries may be sent until half of the length after its end, and are then dropped.
 const GRACE: u64 = 2;
 
-/// How fast to ask.
+/// Pace of queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// So many queries a second.
+    /// Open loop: a fixed rate.
     Open {
-        /// Queries a second.
+        /// Queries per second.
         rate: u64,
     },
-    /// So many queries under way.
+    /// Closed loop: a fixed number of queries in flight.
     Closed {
-        /// Queries.
+        /// Queries in flight.
         in_flight: u64,
     },
 }
 
-/// One target's turn.
+/// One turn of a target.
 ///
-/// A target's own time stands still while others have their turn, and its queries are spaced evenly over that time: so a
+/// A target's own time counts only its turns, and its queries are spaced evenly over that time. The rate therefore holds
+/// exactly over the run, even if it is below one query per slice.
 /// rate holds exactly over the run, even one that gives less than one query to a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
     pace: Pace,
     start: Nanos,
     length: Nanos,
-    /// The target's own time when the slice begins.
+    /// The target's own time at the start of the slice.
     before: Nanos,
-    /// The next query, and the first one that is no longer of this slice.
+    /// Numbers of the next query, and of the first query after this slice.
     next: u64,
     end: u64,
 }
 
 impl Slice {
-    /// Turn number `turn` of a target, 0 the first, which begins at `start`.
+    /// Returns turn number `turn` of a target, counted from 0, which begins at `start`.
     pub fn new(pace: Pace, start: Nanos, length: Nanos, turn: u64) -> Self {
         let before = turn * length;
         let first_at = |time: Nanos| match pace {
@@ -66,7 +67,7 @@ impl Slice {
         Self { pace, start, length, before, next: first_at(before), end: first_at(before + length) }
     }
 
-    /// How many queries are to be sent now, of which `in_flight` have no reply yet.
+    /// Returns how many queries are due now, while `in_flight` queries wait for a response.
     #[inline]
     pub fn due(&self, now: Nanos, in_flight: u64) -> u64 {
         match self.pace {
@@ -79,7 +80,7 @@ impl Slice {
         }
     }
 
-    /// When the query that is `ahead` places behind the next one should leave.
+    /// Returns the due time of the query `ahead` positions after the next one.
     #[inline]
     pub fn intended(&self, ahead: u64, now: Nanos) -> Nanos {
         match self.pace {
@@ -88,19 +89,19 @@ impl Slice {
         }
     }
 
-    /// So many have left.
+    /// Records that `count` queries were sent.
     #[inline]
     pub fn sent(&mut self, count: u64) {
         self.next += count;
     }
 
-    /// Whether the turn is over: all is sent, or it is too late to.
+    /// Returns whether the turn is over: its length has passed, and all queries were sent or the grace period ended.
     pub fn is_over(&self, now: Nanos) -> bool {
         let end = self.start + self.length;
         now >= end && (self.next >= self.end || now >= end + self.length / GRACE)
     }
 
-    /// How many were due and never left.
+    /// Returns how many due queries were not sent.
     pub fn unsent(&self, now: Nanos) -> u64 {
         match self.pace {
             Pace::Open { .. } => self.due(now, 0),
@@ -108,14 +109,14 @@ impl Slice {
         }
     }
 
-    /// When something is due next, or the turn is over.
+    /// Returns the due time of the next query, or the end of the turn if there is none.
     pub fn wake(&self) -> Nanos {
         if self.next < self.end { self.intended(0, 0) } else { self.start + self.length }
     }
 }
 
-/// The turns of a run: rounds in which each target has one, in an order drawn anew for each round, so that neither drift
-/// nor who comes after whom favours any.
+/// Turns of a run: rounds in which each target has one turn. The order is drawn for each round, which cancels the effects
+/// of drift and of the preceding target.
 #[derive(Clone, Debug)]
 pub struct Rounds {
     order: Vec<usize>,
@@ -126,19 +127,19 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Each of `targets` is asked for `duration` in all.
+    /// Returns the turns that query each of `targets` for `duration` in total.
     pub fn new(targets: usize, duration: Nanos, seed: u64) -> Self {
         let slices = duration.div_ceil(SLICE).max(LEAST_SLICES);
         let (order, random) = ((0..targets).collect(), Random::new(seed));
         Self { order, random, at: targets, left: slices, length: duration / slices }
     }
 
-    /// How long each turn is.
+    /// Returns the length of each turn.
     pub fn length(&self) -> Nanos {
         self.length
     }
 
-    /// How many rounds are left.
+    /// Returns the number of remaining rounds.
     pub fn left(&self) -> u64 {
         self.left
     }
@@ -147,7 +148,7 @@ impl Rounds {
 impl Iterator for Rounds {
     type Item = usize;
 
-    /// Whose turn it is.
+    /// Returns the index of the next target.
     fn next(&mut self) -> Option<usize> {
         if self.at >= self.order.len() {
             self.left = self.left.checked_sub(1)?;
@@ -159,12 +160,12 @@ impl Iterator for Rounds {
     }
 }
 
-/// Whether a query is due at this very time.
+/// Returns whether a query is due exactly at `time`.
 fn exact(time: Nanos, rate: u64) -> bool {
     (u128::from(time) * u128::from(rate)).is_multiple_of(u128::from(SECOND))
 }
 
-/// `value * factor / divisor` without overflow on the way.
+/// Returns `value * factor / divisor` without overflow of the product.
 #[inline]
 fn scale(value: u64, factor: u64, divisor: u64) -> u64 {
     match value.checked_mul(factor) {

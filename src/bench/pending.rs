@@ -1,39 +1,39 @@
-//! Queries under way on one socket or connection: a ring with a place for each message id, or for the last few.
+//! Queries in flight on one socket or connection: a ring with a slot for each message ID, or for the most recent IDs.
 //!
-//! Ids are given in turn, so a query's place follows from its id, and the ring is in the order of sending: what has
-//! waited too long is always at its old end. If the ring comes round to a query that still waits, that one is lost early:
-//! there are no more than 65,536 ids, and memory stays bounded.
+//! IDs are assigned in sequence, so the ID of a query determines its slot, and the ring is in the order of sending: the
+//! query that has waited longest is at the old end. If the slot of a new query is still occupied, the older query counts
+//! as lost: there are only 65,536 IDs, and memory stays bounded.
 
 use super::pace::Nanos;
 
-/// The most places of a ring: as many as there are ids. Each takes 32 bytes.
+/// Maximum slots of a ring: the number of IDs. Each slot takes 32 bytes.
 pub(crate) const MOST_PLACES: u64 = 1 << 16;
 const LEAST_PLACES: u64 = 1 << 8;
 
-/// One query under way.
+/// One query in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// When it should have left.
+    /// Scheduled time of sending.
     pub intended: Nanos,
     pub sent: Nanos,
-    /// Which question it asks.
+    /// Number of its question.
     pub question: u32,
-    /// Whether this target had not been asked it before.
+    /// True if the question is new to the target.
     pub first: bool,
 }
 
-/// The queries under way, in the order of sending.
+/// Queries in flight, in the order of sending.
 #[derive(Debug)]
 pub(crate) struct Pending {
     places: Box<[Option<(u16, Waiting)>]>,
-    /// Numbers of the oldest that may still wait, and of the next to be sent.
+    /// Sequence numbers of the oldest query that may still wait, and of the next query.
     oldest: u64,
     next: u64,
     waiting: u64,
 }
 
 impl Pending {
-    /// An empty ring for about so many queries.
+    /// Returns an empty ring with a slot for each of `room` queries, within the bounds.
     pub(crate) fn new(room: u64) -> Self {
         let places = room.clamp(LEAST_PLACES, MOST_PLACES).next_power_of_two();
         Self { places: vec![None; places as usize].into(), oldest: 0, next: 0, waiting: 0 }
@@ -47,13 +47,13 @@ impl Pending {
         self.waiting == 0
     }
 
-    /// The id of the query that is `ahead` places behind the next one.
+    /// Returns the ID of the query `ahead` positions after the next one.
     #[inline]
     pub(crate) fn id(&self, ahead: usize) -> u16 {
         (self.next + ahead as u64) as u16
     }
 
-    /// A query has left, under [`id(0)`](Self::id). Returns the one that it pushes out, which is lost.
+    /// Adds a query that was sent with [`id(0)`](Self::id). Returns the query that it replaces, which is lost.
     #[inline]
     pub(crate) fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
         let id = self.id(0);
@@ -64,7 +64,7 @@ impl Pending {
         pushed_out.map(|(_, waiting)| waiting)
     }
 
-    /// The query that waits under this id.
+    /// Returns the query in flight with this ID.
     #[inline]
     pub(crate) fn get(&self, id: u16) -> Option<&Waiting> {
         self.places[usize::from(id) % self.places.len()]
@@ -73,7 +73,7 @@ impl Pending {
             .map(|(_, waiting)| waiting)
     }
 
-    /// The query under this id waits no more.
+    /// Removes the query with this ID.
     #[inline]
     pub(crate) fn take(&mut self, id: u16) -> Option<Waiting> {
         let (_, taken) = self.place(id).take_if(|(theirs, _)| *theirs == id)?;
@@ -81,7 +81,7 @@ impl Pending {
         Some(taken)
     }
 
-    /// Takes the oldest one, if it left before `limit`.
+    /// Removes the oldest query if it was sent before `limit`.
     pub(crate) fn expired(&mut self, limit: Nanos) -> Option<Waiting> {
         while self.oldest < self.next {
             match self.get(self.oldest as u16) {
@@ -94,7 +94,7 @@ impl Pending {
     }
 
     fn place(&mut self, id: u16) -> &mut Option<(u16, Waiting)> {
-        let places = self.places.len(); // a power of two, so ids that follow one another never collide
+        let places = self.places.len(); // a power of two, so consecutive IDs never collide
         &mut self.places[usize::from(id) % places]
     }
 }

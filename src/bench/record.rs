@@ -1,8 +1,8 @@
-//! What happened to one target's queries: counts, latencies and their course over time.
+//! Results of one target's queries: counts, latencies and their course over time.
 //!
-//! Latencies are kept in HDR histograms: fixed memory, every value to three digits, whatever the number of queries. Over
-//! time there are at most [`POINTS`] smaller ones, each for one part of the run; a query belongs to the part in which it
-//! should have left.
+//! Latencies are recorded in HDR histograms, which need constant memory for any number of queries and keep three
+//! significant digits. The course over time is recorded in at most [`POINTS`] smaller histograms, one for each part of the
+//! run; a query belongs to the part of its scheduled time of sending.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use super::pace::Nanos;
 use super::pending::Waiting;
 use crate::wire::{flag, u16_at};
 
-/// Points of a chart over time, at most.
+/// Maximum points of a chart over time.
 pub const POINTS: usize = 60;
 
-/// The least latency that is told apart from 0, in nanoseconds.
+/// Lowest latency that is distinguished from 0, in nanoseconds.
 const LEAST: u64 = 100;
-/// The longest: longer than the longest timeout, and what a query waits for its turn.
+/// Highest recorded latency, in nanoseconds: longer than the longest timeout plus the delay before sending.
 const LONGEST: u64 = 600 * super::pace::SECOND;
 
-/// Why a query got no reply, other than that none came in time.
+/// Reason why a query failed, other than a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
-    /// Nobody listens there.
+    /// The port is closed.
     Refused,
-    /// The connection was closed or reset before the reply.
+    /// The connection was closed or reset before the response.
     Closed,
-    /// The network or the host cannot be reached, or the system refuses.
+    /// The network or the host is unreachable, or the system reports any other error.
     Unreachable,
 }
 
 impl Trouble {
-    /// What the system's error means.
+    /// Classifies an error of the system.
     pub fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Kind;
         match error.kind() {
@@ -42,7 +42,7 @@ impl Trouble {
         }
     }
 
-    /// A word for tables and JSON.
+    /// Returns the name in tables and JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -52,40 +52,40 @@ impl Trouble {
     }
 }
 
-/// Everything about one target. After a run `sent` is the sum of answers, lost, errors and unresolved.
+/// Results of one target. After a run `sent` is the sum of answers, lost, errors and unresolved.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Queries that left.
+    /// Queries sent.
     pub sent: u64,
-    /// Of those, the ones whose question this target had not been asked before.
+    /// Queries sent whose question was new to the target.
     pub sent_first: u64,
-    /// Queries that were due and never left: the sender could not keep up, or a connection took no more.
+    /// Queries that were due and not sent: the sender could not keep up, or a connection accepted no more.
     pub unsent: u64,
-    /// Queries without a reply in time.
+    /// Queries without a response within the timeout.
     pub lost: u64,
-    /// Queries without a reply for another reason.
+    /// Failed queries, by reason.
     pub errors: BTreeMap<Trouble, u64>,
-    /// Queries that still waited when the user ended the run.
+    /// Queries in flight at the end of an interrupted run.
     pub unresolved: u64,
-    /// Replies by response code: the header's four bits.
+    /// Responses by response code, the four bits of the header.
     pub rcodes: [u64; 16],
-    /// Replies that were cut to fit (TC).
+    /// Truncated responses (TC).
     pub truncated: u64,
-    /// Replies to nothing that waited: too late, twice, or to another question.
+    /// Responses without a query in flight: late, duplicate, or to another question.
     pub stray: u64,
-    /// Latencies of questions asked for the first time, in nanoseconds.
+    /// Latencies of questions that were new to the target, in nanoseconds.
     pub first: Histogram<u64>,
-    /// Latencies of questions asked before, in nanoseconds.
+    /// Latencies of repeated questions, in nanoseconds.
     pub repeated: Histogram<u64>,
-    /// How late queries left, in nanoseconds: how far the figures are the sender's own doing.
+    /// Delays from the scheduled to the actual time of sending, in nanoseconds: the sender's own share of the latencies.
     pub lag: Histogram<u64>,
     points: Vec<Option<Histogram<u32>>>,
     width: Nanos,
 }
 
 impl Record {
-    /// An empty record for a run that takes about `span` in all; a part is no shorter than `round`, in which each target
-    /// has its turn.
+    /// Returns an empty record for a run of about `span`. A part is not shorter than `round`, in which each target has one
+    /// turn.
     pub fn new(span: Nanos, round: Nanos) -> Self {
         Self {
             sent: 0,
@@ -105,7 +105,7 @@ impl Record {
         }
     }
 
-    /// A query has left.
+    /// Records a sent query.
     #[inline]
     pub fn left(&mut self, query: &Waiting) {
         self.sent += 1;
@@ -113,7 +113,7 @@ impl Record {
         self.lag.saturating_record(query.sent.saturating_sub(query.intended));
     }
 
-    /// The reply to a query has come.
+    /// Records the response to a query.
     #[inline]
     pub fn answered(&mut self, query: &Waiting, now: Nanos, reply: &[u8]) {
         let flags = u16_at(reply, 2).unwrap_or_default();
@@ -126,30 +126,30 @@ impl Record {
         self.points[point].get_or_insert_with(|| histogram_of(2)).saturating_record(latency);
     }
 
-    /// A query got no reply, for this reason.
+    /// Records a failed query.
     pub fn failed(&mut self, trouble: Trouble) {
         *self.errors.entry(trouble).or_default() += 1;
     }
 
-    /// How many got a reply.
+    /// Returns the number of responses.
     pub fn answers(&self) -> u64 {
         self.rcodes.iter().sum()
     }
 
-    /// How many failed.
+    /// Returns the number of failed queries.
     pub fn failures(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    /// The latencies of all replies.
+    /// Returns the latencies of all responses.
     pub fn all(&self) -> Histogram<u64> {
         let mut all = self.first.clone();
-        // Both have the same bounds, so there is room for every value.
+        // Cannot fail: both histograms have the same bounds.
         let _ = all.add(&self.repeated);
         all
     }
 
-    /// The course over time: when each part began, in nanoseconds, and its latencies.
+    /// Returns the start of each part, in nanoseconds, and its latencies.
     pub fn over_time(&self) -> impl Iterator<Item = (Nanos, &Histogram<u32>)> {
         let parts = self.points.iter().enumerate();
         parts.filter_map(|(at, point)| point.as_ref().map(|point| (at as u64 * self.width, point)))
@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn a_stall_is_seen_by_all_that_it_holds_up() {
-        // A client that cannot send while the server stalls, for 200 ms of 2 s: it asks 1,000 a second, a reply takes
-        // 1 ms. Scripted time: one step is 0.1 ms.
+        // The client cannot send while the server stalls, for 200 ms of 2 s. It sends 1,000 queries a second, and a
+        // response takes 1 ms. The time is simulated in steps of 0.1 ms.
         const STALL: std::ops::Range<Nanos> = 500 * MS..700 * MS;
         let mut record = Record::new(2 * SECOND, 0);
         let mut from_leaving = Record::new(2 * SECOND, 0);

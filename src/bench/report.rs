@@ -1,6 +1,6 @@
-//! What a run found, in numbers: the shape of `--json`, and the source of the table and the HTML page.
+//! Results of a run: the structure of `--json`, and the source of the table and the HTML page.
 //!
-//! Times are in milliseconds, shares between 0 and 1.
+//! Times are in milliseconds, shares are between 0 and 1.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,119 +13,119 @@ use super::pace::Pace;
 use super::record::Record;
 use crate::wire::Rcode;
 
-/// The version of the shape: grows when a field changes its meaning or goes.
+/// Version of the structure; incremented when a field changes its meaning or is removed.
 pub(crate) const SHAPE: u32 = 1;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The version of this shape.
+    /// Version of this structure.
     pub shape: u32,
-    /// How it was asked.
+    /// Settings of the run.
     pub settings: Settings,
-    /// Whether it was ended before its time.
+    /// True if the user ended the run early.
     pub interrupted: bool,
-    /// One for each target, in the order of the command line.
+    /// One report for each target, in the order of the command line.
     pub targets: Vec<TargetReport>,
 }
 
-/// How it was asked.
+/// Settings of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
-    /// Queries a second of an open loop, in a target's turn.
+    /// Queries per second of an open loop, during a target's turn.
     pub rate: Option<u64>,
-    /// Queries under way of a closed loop.
+    /// Queries in flight of a closed loop.
     pub closed: Option<u64>,
-    /// Seconds that each target was to be asked.
+    /// Planned time of queries to each target, in seconds.
     pub duration_s: f64,
-    /// Seconds after which a query is lost.
+    /// Timeout of a query, in seconds.
     pub timeout_s: f64,
     pub transport: &'static str,
-    /// Sockets or connections to each target.
+    /// Number of sockets or connections to each target.
     pub sockets: usize,
-    /// Whether queries had an OPT record.
+    /// True if queries had an OPT record.
     pub edns: bool,
-    /// Where the questions come from: "built-in" or the file.
+    /// Source of the questions: "built-in" or the file.
     pub names: String,
-    /// How many different questions there are.
+    /// Number of questions in the set.
     pub questions: usize,
     pub draw: &'static str,
-    /// The seed of all that was drawn.
+    /// Seed of the random draws.
     pub seed: u64,
 }
 
-/// What became of the queries to one target: `sent` is the sum of `answered`, `lost`, the errors and `unresolved`.
+/// Results of one target: `sent` is the sum of `answered`, `lost`, the errors and `unresolved`.
 #[derive(Clone, Debug, Serialize)]
 pub struct TargetReport {
     pub target: SocketAddr,
-    /// Seconds that it was asked.
+    /// Time that the target was queried, in seconds.
     pub asked_s: f64,
     pub sent: u64,
-    /// Those with a reply in time.
+    /// Queries with a response within the timeout.
     pub answered: u64,
     pub lost: u64,
-    /// Those that failed, by reason.
+    /// Failed queries, by reason.
     pub errors: BTreeMap<&'static str, u64>,
-    /// Those that still waited when the run was ended.
+    /// Queries in flight when the user ended the run.
     pub unresolved: u64,
-    /// Queries that were due and never left.
+    /// Queries that were due and not sent.
     pub unsent: u64,
-    /// Lost and failed, as a share of `sent`.
+    /// Lost and failed queries, as a share of `sent`.
     pub loss: f64,
     pub answered_per_s: f64,
-    /// Replies by response code.
+    /// Responses by response code.
     pub rcodes: BTreeMap<String, u64>,
-    /// Replies that were truncated.
+    /// Truncated responses.
     pub truncated: u64,
-    /// Replies that belonged to no query under way.
+    /// Responses without a query in flight.
     pub stray: u64,
-    /// Latencies of all replies.
+    /// Latencies of all responses.
     pub latency_ms: Latency,
-    /// Of questions that the run asked this target for the first time.
+    /// Latencies of questions that were new to this target.
     pub first_seen_ms: Latency,
-    /// Of questions that it had asked before.
+    /// Latencies of repeated questions.
     pub repeated_ms: Latency,
-    /// How late queries left; part of the latencies.
+    /// Delays of sending; part of the latencies.
     pub sender_lag_ms: Latency,
-    /// The course of the run.
+    /// Latencies over the course of the run.
     pub over_time: Vec<Point>,
-    /// Latencies at growing shares, for a chart.
+    /// Points (share, latency) of repeated and of new questions, for a chart.
     #[serde(skip)]
     pub curves: [Vec<(f64, f64)>; 2],
 }
 
-/// Latencies in milliseconds; null where there is none.
+/// Latencies in milliseconds; null if there are none.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Latency {
     pub count: u64,
     pub mean: Option<f64>,
-    /// Half of them are no longer than this.
+    /// Median.
     pub p50: Option<f64>,
-    /// 90 of 100.
+    /// 90th percentile.
     pub p90: Option<f64>,
-    /// 99 of 100.
+    /// 99th percentile.
     pub p99: Option<f64>,
-    /// 999 of 1,000.
+    /// 99.9th percentile.
     pub p999: Option<f64>,
     pub max: Option<f64>,
 }
 
-/// A part of the run.
+/// One part of the run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Point {
-    /// Seconds from the start of the run.
+    /// Start of the part, in seconds since the start of the run.
     pub at_s: f64,
     pub count: u64,
-    /// Their median, in milliseconds.
+    /// Median latency, in milliseconds.
     pub p50: f64,
-    /// Their 99th percentile, in milliseconds.
+    /// 99th percentile of the latencies, in milliseconds.
     pub p99: f64,
 }
 
-/// Nanoseconds of a millisecond.
+/// Nanoseconds per millisecond.
 const MILLISECOND: f64 = 1e6;
 
 impl Report {
-    /// The report of a run. `names`, `questions`, `draw` and `edns` say what was asked.
+    /// Builds the report of a run. `names`, `questions`, `draw` and `edns` describe the questions.
     pub fn new(
         plan: &Plan,
         outcome: &Outcome,
@@ -157,7 +157,7 @@ impl Report {
         Self { shape: SHAPE, settings, interrupted: outcome.interrupted, targets }
     }
 
-    /// The report as JSON, indented.
+    /// Returns the report as indented JSON.
     pub fn json(&self) -> String {
         match serde_json::to_string_pretty(self) {
             Ok(text) => text,
@@ -202,7 +202,7 @@ impl TargetReport {
 impl Latency {
     fn of<C: Counter>(values: &Histogram<C>) -> Self {
         let any = !values.is_empty();
-        // A bucket's upper end may lie above the longest value in it.
+        // The upper bound of a bucket may exceed its highest value.
         let at = |quantile| any.then(|| ms(values.value_at_quantile(quantile).min(values.max())));
         Self {
             count: values.len(),
@@ -223,7 +223,7 @@ impl Point {
     }
 }
 
-/// Shares and the latencies that they are within, closer and closer to 1, as far as there are values to tell them apart.
+/// Returns (share, latency) points with shares that approach 1, as far as the number of values distinguishes them.
 fn curve(values: &Histogram<u64>) -> Vec<(f64, f64)> {
     if values.is_empty() {
         return Vec::new();
@@ -240,7 +240,7 @@ fn ms(nanos: u64) -> f64 {
     round(nanos as f64 / MILLISECOND)
 }
 
-/// To a millionth: what a histogram tells apart, and short in print.
+/// Rounds to six decimals: finer than a histogram resolves, and short in print.
 fn round(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
 }

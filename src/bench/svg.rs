@@ -1,8 +1,8 @@
-//! Line charts as SVG: axes, grid and lines, styled by the page's own classes.
+//! Line charts as SVG: axes, grid and lines, styled by the classes of the page.
 
 use std::fmt::Write;
 
-/// A chart's size and the margins around what is drawn, in its own units.
+/// Size of a chart and the margins around its plot area, in SVG units.
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 80.0;
@@ -10,7 +10,7 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 48.0;
 
-/// One axis: how values are laid out, and its marks.
+/// One axis: scale, range and tick marks.
 pub(super) struct Axis {
     title: String,
     scale: fn(f64) -> f64,
@@ -19,15 +19,15 @@ pub(super) struct Axis {
 }
 
 pub(super) struct Line {
-    /// The class that colours it, and one that dashes it.
+    /// Classes: one for the colour, and one for dashes if the line is dashed.
     pub class: String,
-    /// What a reader learns who points at it.
+    /// Tooltip of the line.
     pub label: String,
     pub points: Vec<(f64, f64)>,
 }
 
 impl Axis {
-    /// A logarithmic axis of milliseconds that holds all `values`, marked 1, 2, 5, 10 and so on.
+    /// Returns a logarithmic axis of milliseconds that holds all `values`, with marks at 1, 2, 5, 10 and so on.
     pub(super) fn milliseconds(title: &str, values: impl Iterator<Item = f64>) -> Self {
         let (mut low, mut high) = (f64::MAX, 0f64);
         for value in values.filter(|value| *value > 0.0) {
@@ -40,14 +40,14 @@ impl Axis {
             (-5..7).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power))).collect();
         let below = steps.iter().rev().find(|step| **step <= low).copied().unwrap_or(low);
         let above = steps.iter().find(|step| **step >= high && **step > below).copied().unwrap_or(high);
-        // With many decades only the powers of ten are marked.
+        // Beyond three decades only the powers of ten are marked.
         let all = above / below <= 1000.0;
         let marked = |step: &f64| *step >= below && *step <= above && (all || step.log10().fract().abs() < 1e-9);
         let marks = steps.into_iter().filter(marked).map(|step| (step, short(step))).collect();
         Self { title: title.to_owned(), scale: f64::log10, ends: (below, above), marks }
     }
 
-    /// An axis of shares on which each further nine takes as much room as the one before, up to `last`.
+    /// Returns an axis of shares up to `last`, on which each further nine takes the same length.
     pub(super) fn nines(title: &str, last: f64) -> Self {
         let all = [
             (0.0, "0"),
@@ -63,7 +63,7 @@ impl Axis {
         Self { title: title.to_owned(), scale, ends: (0.0, last.max(0.9)), marks: marks.collect() }
     }
 
-    /// An axis of seconds from 0.
+    /// Returns an axis of seconds from 0.
     pub(super) fn seconds(title: &str, last: f64) -> Self {
         let last = last.max(0.1);
         let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
@@ -72,26 +72,26 @@ impl Axis {
         Self { title: title.to_owned(), scale: |value| value, ends: (0.0, last), marks: marks.collect() }
     }
 
-    /// Its marks: where, and what is written there.
+    /// Returns the marks: value and text.
     pub(super) fn marks(&self) -> &[(f64, String)] {
         &self.marks
     }
 
-    /// Where between 0 and 1 a value lies.
+    /// Returns the position of a value on the axis, between 0 and 1.
     pub(super) fn place(&self, value: f64) -> f64 {
         let (low, high) = ((self.scale)(self.ends.0), (self.scale)(self.ends.1));
         (((self.scale)(value.clamp(self.ends.0, self.ends.1)) - low) / (high - low)).clamp(0.0, 1.0)
     }
 }
 
-/// A chart. `label` says what it shows to those who cannot see it; it must need no escaping.
+/// Returns a chart. `label` describes it to screen readers; the caller ensures that it needs no escaping.
 pub(super) fn chart(label: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
     let across = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
     let up = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
     let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">\n");
     let mut add = |text: String| {
-        let _ = writeln!(out, "{text}"); // a String takes everything
+        let _ = writeln!(out, "{text}"); // infallible for a String
     };
     for (value, word) in &x.marks {
         let at = across(*value);

@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use super::report::{Latency, Report, TargetReport};
 
-/// A sender this late at its 99th percentile, in milliseconds, is worth a word.
+/// Sender delay at the 99th percentile, in milliseconds, from which a note is printed.
 const LATE_MS: f64 = 1.0;
 
-/// The report as a table and what else there is to say, lines of up to 120 columns.
+/// Returns the report as a table with notes, in lines of up to 120 columns.
 pub fn table(report: &Report) -> String {
     let width = report.targets.iter().map(|target| target.target.to_string().len()).max().unwrap_or(0).max(12);
     let mut out = format!("{}\n\n", headline(report));
     let mut line = |text: String| {
-        let _ = writeln!(out, "{}", text.trim_end()); // a String takes everything
+        let _ = writeln!(out, "{}", text.trim_end()); // infallible for a String
     };
     line(format!(
         "{:<width$} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -42,7 +42,7 @@ pub fn table(report: &Report) -> String {
     out
 }
 
-/// The run in one sentence.
+/// Returns a one-line summary of the settings.
 pub fn headline(report: &Report) -> String {
     let settings = &report.settings;
     let pace = match (settings.rate, settings.closed) {
@@ -61,7 +61,7 @@ pub fn headline(report: &Report) -> String {
     )
 }
 
-/// What else is to be said about a target.
+/// Returns the notes about a target: errors, unusual responses, and a sender that was too slow.
 pub fn notes(target: &TargetReport) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |text: String| notes.push(format!("{}: {text}", target.target));
@@ -89,7 +89,7 @@ pub fn notes(target: &TargetReport) -> Vec<String> {
     notes
 }
 
-/// A number with its thousands set apart.
+/// Formats a number with thousands separators.
 pub fn count(number: u64) -> String {
     let plain = number.to_string();
     let mut out = String::new();
@@ -102,7 +102,7 @@ pub fn count(number: u64) -> String {
     out
 }
 
-/// Milliseconds with three digits that count.
+/// Formats milliseconds with three decimals below 10, two below 100, one below 1,000, and none above.
 pub fn digits(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.3}"),
@@ -112,7 +112,7 @@ pub fn digits(ms: f64) -> String {
     }
 }
 
-/// A share in percent; something is never shown as nothing.
+/// Formats a share in percent; a share above 0 is never shown as 0%.
 pub fn percent(share: f64) -> String {
     match share * 100.0 {
         0.0 => "0%".to_owned(),
@@ -121,7 +121,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// The codes and how often each came, the most frequent first.
+/// Formats the response codes with their counts, most frequent first.
 pub fn codes(target: &TargetReport) -> String {
     let mut codes: Vec<(&String, &u64)> = target.rcodes.iter().collect();
     codes.sort_by(|a, b| b.1.cmp(a.1));
@@ -131,7 +131,7 @@ pub fn codes(target: &TargetReport) -> String {
 fn latency_row(label: &str, width: usize, latency: &Latency) -> String {
     let mut row = format!("{label:<width$} {:>11}", count(latency.count));
     for value in [latency.p50, latency.p90, latency.p99, latency.p999, latency.max] {
-        let _ = write!(row, " {:>9}", value.map_or("-".to_owned(), digits)); // a String takes everything
+        let _ = write!(row, " {:>9}", value.map_or("-".to_owned(), digits)); // infallible for a String
     }
     row
 }

@@ -1,4 +1,4 @@
-//! Queries over TCP: one connection, pipelined (RFC 7766), each message behind its length.
+//! Queries over TCP: one connection, pipelined (RFC 7766); each message is preceded by its length.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,54 +12,54 @@ use super::pending::{Pending, Waiting};
 use super::record::{Record, Trouble};
 use super::udp::settle;
 
-/// Bytes of queries that wait for the connection to take them; beyond this the sender waits.
+/// Maximum bytes of queries queued for the connection; beyond this the sender waits.
 const SEND_BUFFER: usize = 64 << 10;
-/// Bytes read at once.
+/// Bytes per read.
 const READ: usize = 16 << 10;
-/// Reads from one connection before the others have their turn.
+/// Maximum reads from one connection before the other connections are served.
 const FAIR: usize = 64;
-/// How long after a failed connection the next one is tried.
+/// Minimum interval between two attempts to connect.
 const PAUSE: Nanos = SECOND / 10;
 
-/// One connection and what is under way on it. It is opened when there is something to send, and again after it ended.
+/// One connection and its queries in flight. A query opens it if it is not open.
 #[derive(Debug)]
 pub(super) struct TcpLine {
     target: SocketAddr,
     stream: Option<TcpStream>,
     pending: Pending,
-    /// Bytes to be written.
+    /// Bytes not yet written.
     out: Vec<u8>,
-    /// Bytes of a reply that is not whole yet.
+    /// Bytes of an incomplete response.
     read: Vec<u8>,
     not_before: Nanos,
 }
 
 impl TcpLine {
-    /// A connection to `target` for about `room` queries under way, to be opened when it is needed.
+    /// Prepares a connection to `target`, which is not opened yet; `room` is the expected number of queries in flight.
     pub(super) fn new(target: SocketAddr, room: u64) -> Self {
         Self { target, stream: None, pending: Pending::new(room), out: Vec::new(), read: Vec::new(), not_before: 0 }
     }
 
-    /// The queries under way.
+    /// Returns the queries in flight.
     pub(super) fn pending(&mut self) -> &mut Pending {
         &mut self.pending
     }
 
-    /// How many queries it would take now.
+    /// Returns how many queries the connection accepts now.
     pub(super) fn room(&self, now: Nanos) -> usize {
         let down = self.stream.is_none() && now < self.not_before;
         if down || self.out.len() >= SEND_BUFFER { 0 } else { usize::MAX }
     }
 
-    /// The connection to wait for; none if there is none.
+    /// Returns the descriptor of the connection, if it is open.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.stream.as_ref().map(AsFd::as_fd)
     }
 
-    /// Opens the connection if it is not open. True if it is a new one, which nobody waits for yet.
+    /// Opens the connection if it is not open. Returns true for a new connection, which is not registered with epoll yet.
     ///
     /// # Errors
-    /// What the system says at once; a refusal by the target shows later, on the connection.
+    /// The system's immediate error; a later read or write reports a refusal by the target.
     pub(super) fn open(&mut self, now: Nanos) -> io::Result<bool> {
         if self.stream.is_some() {
             return Ok(false);
@@ -75,11 +75,11 @@ impl TcpLine {
         Ok(true)
     }
 
-    /// Takes queries and writes what the connection takes. They have left, whatever becomes of them.
+    /// Queues queries and writes as many bytes as the connection accepts. All of the queries count as sent.
     pub(super) fn send(&mut self, batch: &[Waiting], questions: &Questions, record: &mut Record) -> usize {
         for waiting in batch {
             let query = questions.query(waiting.question);
-            self.out.extend_from_slice(&(query.len() as u16).to_be_bytes()); // a query is far shorter than 64 KiB
+            self.out.extend_from_slice(&(query.len() as u16).to_be_bytes()); // a query is much shorter than 64 KiB
             self.out.extend_from_slice(&self.pending.id(0).to_be_bytes());
             self.out.extend_from_slice(query.get(2..).unwrap_or_default());
             record.left(waiting);
@@ -91,7 +91,7 @@ impl TcpLine {
         batch.len()
     }
 
-    /// Writes what is left to write.
+    /// Writes the queued bytes.
     pub(super) fn flush(&mut self, record: &mut Record) {
         let Some(stream) = &mut self.stream else { return };
         let mut written = 0;
@@ -100,7 +100,7 @@ impl TcpLine {
             match stream.write(&self.out[written..]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A connection that is being opened is not connected, or would block.
+                // A connection that is still being opened reports one of these errors.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
                 Err(error) => {
                     end = Some(Trouble::of(&error));
@@ -114,7 +114,7 @@ impl TcpLine {
         }
     }
 
-    /// Takes the replies that have come; true if there may be more. `now` tells the time.
+    /// Receives the responses that have arrived; returns true if there may be more. `now` returns the current time.
     pub(super) fn receive(&mut self, now: impl Fn() -> Nanos, questions: &Questions, record: &mut Record) -> bool {
         for _ in 0..FAIR {
             let Some(stream) = &mut self.stream else { return false };
@@ -138,7 +138,7 @@ impl TcpLine {
         true
     }
 
-    /// Whole replies at the start of what was read.
+    /// Records the complete responses at the start of the read buffer and removes them.
     fn settle(&mut self, now: Nanos, questions: &Questions, record: &mut Record) {
         let mut done = 0;
         while let Some((length, rest)) = self.read[done..].split_first_chunk::<2>() {
@@ -149,7 +149,7 @@ impl TcpLine {
         self.read.drain(..done);
     }
 
-    /// The connection is gone, and with it all that was under way.
+    /// Closes the connection; all queries in flight fail with `trouble`.
     pub(super) fn end(&mut self, trouble: Trouble, record: &mut Record) {
         self.stream = None;
         self.out.clear();

@@ -1,4 +1,4 @@
-//! Queries over UDP: one connected socket, batches of datagrams each way.
+//! Queries over UDP: one connected socket, with batched sends and receives.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,16 +13,16 @@ use super::pending::{Pending, Waiting};
 use super::record::{Record, Trouble};
 use crate::wire::{HEADER, flag, u16_at};
 
-/// Datagrams of one system call.
+/// Maximum datagrams per system call.
 pub(super) const BATCH: usize = 64;
-/// Bytes of the largest reply that is read whole; nobody is told that more fits.
+/// Receive buffer for one response, in bytes; queries advertise less.
 const LARGEST_REPLY: usize = 2_048;
-/// Replies that wait while the sender is busy, in bytes.
+/// Socket receive buffer, in bytes: holds responses that arrive while the thread sends.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Batches read from one socket before the others have their turn.
+/// Maximum batches read from one socket before the other sockets are served.
 const FAIR: usize = 4;
 
-/// Buffers for one batch each way, used again and again by all sockets.
+/// Buffers for one batch in each direction, shared by all sockets.
 pub(super) struct Buffers {
     queries: Box<[[u8; LONGEST_QUERY]; BATCH]>,
     replies: Box<[[u8; LARGEST_REPLY]; BATCH]>,
@@ -30,7 +30,7 @@ pub(super) struct Buffers {
     receiving: MultiHeaders<SockaddrStorage>,
 }
 
-/// One socket and what is under way on it.
+/// One socket and its queries in flight.
 #[derive(Debug)]
 pub(super) struct UdpLine {
     socket: UdpSocket,
@@ -49,10 +49,10 @@ impl Buffers {
 }
 
 impl UdpLine {
-    /// A socket for `target` and about `room` queries under way, from a port of its own.
+    /// Opens a socket for `target` on a local port of its own; `room` is the expected number of queries in flight.
     ///
     /// # Errors
-    /// What the system says: no socket left, or no way to the target.
+    /// The system's error: no socket left, or no route to the target.
     pub(super) fn open(target: SocketAddr, room: u64) -> io::Result<Self> {
         let local: SocketAddr = match target {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -60,18 +60,18 @@ impl UdpLine {
         };
         let socket = UdpSocket::bind(local)?;
         socket.set_nonblocking(true)?;
-        // Smaller is fine where the system does not allow as much: what is lost then is counted.
+        // The system may allow less; responses that are dropped for it count as lost.
         let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         socket.connect(target)?;
         Ok(Self { socket, pending: Pending::new(room) })
     }
 
-    /// The queries under way.
+    /// Returns the queries in flight.
     pub(super) fn pending(&mut self) -> &mut Pending {
         &mut self.pending
     }
 
-    /// Sends up to [`BATCH`] queries; returns how many left. Those that the system refuses have left, and failed.
+    /// Sends up to [`BATCH`] queries; returns how many were sent. A query that the system refuses counts as sent and failed.
     pub(super) fn send(
         &mut self,
         batch: &[Waiting],
@@ -110,7 +110,7 @@ impl UdpLine {
                 sent
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-            // The answer of the network to earlier ones.
+            // The error was caused by earlier queries (ICMP port unreachable).
             Err(error) if error.kind() == ErrorKind::ConnectionRefused && !self.pending.is_empty() => {
                 self.fail_all(Trouble::Refused, record);
                 0
@@ -125,7 +125,7 @@ impl UdpLine {
         }
     }
 
-    /// Takes the replies that have come. `now` tells the time.
+    /// Receives the responses that have arrived. `now` returns the current time.
     pub(super) fn receive(
         &mut self,
         now: impl Fn() -> Nanos,
@@ -151,7 +151,7 @@ impl UdpLine {
                     }
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
-                // The system does not say which query the network turned away; it tells but once of many.
+                // The system does not report which query caused the error, and reports many errors as one.
                 Err(error) => return self.fail_all(Trouble::of(&error), record),
             }
         }
@@ -170,8 +170,8 @@ impl AsFd for UdpLine {
     }
 }
 
-/// Finds the query that a reply belongs to and records it: the id and the question must be its own. A reply that only
-/// says what went wrong may leave the question out.
+/// Records a response with the query that it belongs to: ID and question must match. A response with an error code may
+/// have an empty question section. A response without a matching query counts as stray.
 #[inline]
 pub(super) fn settle(pending: &mut Pending, reply: &[u8], now: Nanos, questions: &Questions, record: &mut Record) {
     let matches = |waiting: &Waiting| {

@@ -1,4 +1,4 @@
-//! What clients asked, from the worker that notes it to those who read it: bounded work, no waiting, nothing lost.
+//! Client statistics, from the worker that records them to their readers: bounded work, no waiting, nothing lost.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,19 +25,19 @@ use tokio::time::Instant;
 
 /// The only route.
 const ROUTE: Option<RouteId> = RouteId::of_index(0);
-/// In 10.0.0.0/8, with a namespace.
+/// Configured client in 10.0.0.0/8, with a namespace.
 const KNOWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-/// Not known.
+/// Address of no configured client.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-/// Failures noted before each settlement.
+/// Failures recorded before each settlement.
 const NOTES: u64 = 200;
-/// Settlements for each kind of name; after the first few all lists of an account are full.
+/// Settlements for each kind of name; after the first few, all lists of an account are full.
 const ROUNDS: u64 = 20;
-/// The most looks at items that settling one note may take: an account has two lists of 64, and a name 12 suffixes.
+/// Most items that settling one record may look at: an account has two lists of 64, and a name 12 suffixes.
 const MOST_STEPS: u64 = 400;
 
-/// A configuration with so many zones.
+/// Returns a configuration with `zones` zones besides the root.
 fn config(zones: usize) -> nodens::config::Config {
     let zones: Vec<String> = (0..zones).map(|number| format!("\"z{number}.corp.example\"")).collect();
     let text = format!(
@@ -58,7 +58,7 @@ fn stats_buffer(snapshot: &Snapshot) -> StatsBuffer {
 
 struct Accounts {
     jobs: Jobs,
-    /// No pods.
+    /// Contains no pods.
     clients: Clients,
     snapshot: Snapshot,
 }
@@ -73,7 +73,7 @@ impl Accounts {
         Self { jobs, clients: Clients::default(), snapshot }
     }
 
-    /// The notes of a worker that follows the configuration.
+    /// Returns the buffer of a worker that follows the configuration.
     fn stats_buffer(&self) -> StatsBuffer {
         stats_buffer(&self.snapshot)
     }
@@ -86,7 +86,7 @@ impl Accounts {
         self.jobs.find(id).map_or(0, |found| found.account.count(|_| true))
     }
 
-    /// Notes answers for these names and settles them; returns what one of them has cost.
+    /// Records a failure and a wait for each name and settles them; returns the steps for each name.
     fn steps(&self, client: IpAddr, rcode: Rcode, name: impl Fn(u64) -> String) -> f64 {
         let before = self.jobs.steps();
         let mut noted = 0;
@@ -117,7 +117,7 @@ impl Accounts {
     }
 }
 
-/// A kind of names, and the name with each number.
+/// Kind of names: its label, and a function from a number to a name.
 type Form<'a> = (&'static str, Box<dyn Fn(u64) -> String + 'a>);
 
 #[test]
@@ -143,7 +143,7 @@ fn a_note_costs_the_same_whatever_was_asked() {
     for client in [KNOWN, STRANGER] {
         for rcode in [rcode::NXDOMAIN, rcode::SERVFAIL] {
             let accounts = Accounts::new();
-            // The later ones meet the lists as the earlier ones left them: full.
+            // Earlier kinds of names have filled the lists for later ones.
             for (what, name) in &forms {
                 let steps = accounts.steps(client, rcode, name);
                 println!("{client} {rcode} {what}: {steps:.0} steps a note");
@@ -167,7 +167,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     };
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
     let seen = jobs.each(|_| {
-        // The accounts are in use here.
+        // The reader holds the accounts here.
         stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
         jobs.truncated.cut(KNOWN, b"\x03big\x00", rtype::A, None, 512, 2);
         jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", rtype::A);
@@ -195,7 +195,7 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
                         if batch % 50 == 0 {
                             stats_buffer.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
-                        // After a reload and at the stop it goes on until there is room.
+                        // After a reload and at the end, the worker retries until there is room.
                         while !accounts.jobs.flush(&mut stats_buffer, batch) && batch % 50 == 0 {
                             std::thread::yield_now();
                         }
@@ -228,18 +228,18 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
     assert!(accounts.jobs.flush(&mut stats_buffer, 1), "one buffer is on its way at the reload");
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
-    // This one is not yet.
+    // The second count is still in the worker's buffer.
     stats_buffer.follow(&labels, &renamed);
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 3);
     assert!(accounts.jobs.flush(&mut stats_buffer, 3));
-    // What a buffer was swapped for is of the same configuration.
+    // The buffer received in exchange belongs to the same configuration.
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 4);
     assert!(accounts.jobs.flush(&mut stats_buffer, 4));
     accounts.jobs.settle(&accounts.clients, &renamed, 5);
     assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);
 }
 
-/// Nobody asks upstreams here.
+/// Upstreams that must not be queried.
 struct Nobody;
 
 impl Ask for Nobody {
@@ -285,7 +285,7 @@ fn text(wire: &[u8]) -> String {
 
 const TXT: u8 = 16;
 
-/// What the response says.
+/// Returns the response as text.
 fn rendered(resolver: &Resolver, resolved: &Resolved) -> String {
     let mut out = vec![0; 4_096];
     let length = resolved.render(resolver, &mut out);

@@ -1,5 +1,5 @@
-//! Who asks, held to a world that knows: a node whose pods come and go and hand on their addresses, and an API that tells
-//! of it late, twice, out of order, and not at all for a while. Whoever is named had the address; nobody is named wrongly.
+//! Attribution compared with a model of a node whose pods start, end and pass on addresses. The API's events arrive late,
+//! twice, out of order, or not at all for a while. An identified client had the address; no client is identified wrongly.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,11 +14,11 @@ use nodens::clock::Millis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Addresses of the node: few, so that they are used again all the time.
+/// Number of addresses of the node: few, to force frequent reuse.
 const ADDRESSES: u8 = 12;
-/// An event is late by no more.
+/// Most delay of an event.
 const LATEST: Millis = SLACK;
-/// The node takes at least so long from what it is told to what it does, and an address rests so long.
+/// Least time between a change in the API and the node's action, and time before the address of a completed pod is reused.
 const HAND_OVER: Millis = 2 * SLACK + 1;
 
 fn address(number: u8) -> IpAddr {
@@ -51,24 +51,24 @@ fn pod(uid: u64, version: u64, addresses: &[u8]) -> Pod {
     }
 }
 
-/// What has happened on the node.
+/// State and history of the node.
 struct World {
     dice: StdRng,
     now: Millis,
     version: u64,
     uids: u64,
-    /// The pods that the API has, in the state that it shows.
+    /// Pods in the API, in the state that it shows.
     api: BTreeMap<u64, Shown>,
-    /// When each address may be given out again.
+    /// Time from which each address may be assigned again.
     rests: Vec<Millis>,
-    /// Who had each address, from when until when.
+    /// Pods that had each address, each with start and end.
     truth: Vec<Vec<(u64, Millis, Millis)>>,
-    /// What is on its way: when it arrives.
+    /// Events in flight, each with its arrival time.
     wire: Vec<(Millis, Event)>,
     told: u64,
 }
 
-/// A pod, and what the node will do with it next.
+/// A pod, and the node's next action on it.
 struct Shown {
     pod: Pod,
     next: Next,
@@ -101,12 +101,12 @@ impl World {
     }
 
     fn owner(&self, number: u8, at: Millis) -> Option<u64> {
-        // Nobody asks about what is further back.
+        // No query of the test is old enough to concern earlier owners.
         let mut owners = self.truth[usize::from(number)].iter().rev().take(16);
         owners.find(|(_, from, until)| *from <= at && at < *until).map(|(uid, _, _)| *uid)
     }
 
-    /// Puts a pod's state on the wire, maybe twice, each time late in its own way.
+    /// Sends a pod's state as an event, sometimes twice, each with a random delay.
     fn tell(&mut self, uid: u64, gone: bool, connected: bool) {
         self.version += 1;
         let shown = self.api.get_mut(&uid).unwrap();
@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// One thing happens, a moment later.
+    /// Performs the first action that is due; if there is none, may create a pod.
     fn step(&mut self, connected: bool) {
         let due = self.api.iter().filter(|(_, shown)| shown.at <= self.now).map(|(uid, _)| *uid).next();
         let Some(uid) = due else {
@@ -139,7 +139,7 @@ impl World {
         let next = self.api[&uid].next;
         match next {
             Next::GetAddress => {
-                // One of each family, or one, of those that are free.
+                // One address or one of each family, as far as they are free.
                 let first = self.dice.random_range(0..ADDRESSES);
                 let both = [first, first ^ 1];
                 let wanted = if self.dice.random_bool(0.3) { &both[..] } else { &both[..1] };
@@ -169,7 +169,7 @@ impl World {
                 if annotated {
                     shown.at = after;
                 } else if by_itself {
-                    // It keeps its address in the API, and the node rests it.
+                    // The API still shows the address, and the node does not reassign it for a while.
                     shown.pod.ended = true;
                     (shown.next, shown.at) = (Next::Vanish, after + HAND_OVER);
                     self.release(uid, HAND_OVER);
@@ -180,7 +180,7 @@ impl World {
                 self.tell(uid, false, connected);
             }
             Next::Release => {
-                // At once somebody else's, though the API shows it as this one's.
+                // Another pod may get the address at once, though the API still shows it for this pod.
                 self.release(uid, 0);
                 let shown = self.api.get_mut(&uid).unwrap();
                 (shown.next, shown.at) = (Next::Vanish, after);
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// What arrives by now, in any order.
+    /// Removes and returns the events that have arrived, not in the order of their arrival.
     fn arrived(&mut self) -> Vec<Event> {
         let (here, later) = self.wire.drain(..).partition(|(at, _)| *at <= self.now);
         self.wire = later;
@@ -212,7 +212,7 @@ impl World {
     }
 }
 
-/// How often each outcome was seen.
+/// Number of lookups by outcome.
 #[derive(Debug, Default)]
 struct Count {
     right: u64,
@@ -222,7 +222,7 @@ struct Count {
 
 impl Count {
     fn look(&mut self, table: &Table, world: &World, number: u8, at: Millis) {
-        // Where nobody has the address, nobody asks from it.
+        // No query comes from an address without an owner.
         let Some(owner) = world.owner(number, at) else { return };
         match table.who(address(number), at) {
             Ok((client, _)) if client.uid.as_deref() == Some(owner.to_string().as_str()) => self.right += 1,
@@ -245,7 +245,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
         let mut world = World::new(seed);
         let mut pods = Pods::new(1, false);
         pods.apply(0, world.list(), world.now);
-        // The watch is lost until then; then it is listed anew or goes on.
+        // End of the watch's loss, and whether the watch then lists again or resumes.
         let mut lost: Option<(Millis, bool)> = None;
         let mut missed: VecDeque<Event> = VecDeque::new();
         let mut table = pods.table();
@@ -283,7 +283,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
             }
             let number = world.dice.random_range(0..ADDRESSES);
             live.look(&table, &world, number, world.now);
-            // A query that was asked a while ago, and is told of now.
+            // A query of up to 10 s ago, attributed now.
             let at = world.now - world.dice.random_range(0..10_000).min(world.now);
             past.look(&table, &world, number, at);
         }
@@ -299,7 +299,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
             count.right,
             &wrong[..wrong.len().min(5)]
         );
-        // Pods live for seconds here, and their first and last moments are in doubt: the price of never being wrong.
+        // Pods live for seconds here. They are not identified near their start and end, where an identity could be wrong.
         assert!(count.right > count.unknown, "{what}: {} right, {} unknown", count.right, count.unknown);
         println!("{what}: {} right, {} unknown", count.right, count.unknown);
     }
@@ -319,7 +319,7 @@ fn a_completed_pod_that_still_carries_an_address_is_nobody() {
     assert_eq!(uid(&pods, 2, 4_999).as_deref(), Ok("1"), "a query that was under way");
     pods.apply(0, Event::Seen(pod(2, 7, &[2])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("2"));
-    // News of the dead one change nothing.
+    // Events of the completed pod have no effect.
     pods.apply(0, Event::Seen(pod(1, 9, &[2])), 9_000);
     assert_eq!(uid(&pods, 2, 9_000).as_deref(), Ok("2"));
     pods.apply(0, Event::Gone(Pod { ended: true, ..pod(1, 10, &[2]) }), 10_000);
@@ -397,7 +397,7 @@ fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() 
     assert_eq!(uid(&pods, 2, 7_000), Err(Unknown::Terminating));
     pods.apply(0, Event::Seen(pod(2, 8, &[4])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("1"), "the other one has its own");
-    // Where not all pods are told of, one may wait at any time.
+    // If the watch does not cover all pods, another pod may be waiting at any time.
     let mut partial = Pods::new(1, true);
     partial.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
     assert_eq!(uid(&partial, 2, 6_000), Err(Unknown::Terminating));
@@ -412,7 +412,7 @@ fn a_lost_watch_knows_nobody_after_a_while() {
     assert_eq!(uid(&pods, 2, 10_000 + SLACK).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 2, 60_000), Err(Unknown::WatchStale));
     assert_eq!(uid(&pods, 6, 60_000).as_deref(), Ok("3"), "told of by another watch");
-    // Back: the one that is still there had its address all the time; of the other nobody knows since when not.
+    // Pod 1 is still listed, so it had its address throughout. Pod 2 lost its address at an unknown time after the loss.
     pods.apply(0, Event::Listed(vec![pod(1, 5, &[2])], 90), 60_000);
     assert_eq!(uid(&pods, 2, 60_001).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 4, 60_001), Err(Unknown::Unassigned));

@@ -1,5 +1,5 @@
-//! Floods through the server's own path: names that are asked for once leave the popular ones in the cache, and prefetches
-//! of a slow upstream are bounded.
+//! Floods through the server's query path: names that are queried once do not evict popular ones, and prefetches from a
+//! silent upstream are bounded.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
@@ -34,14 +34,14 @@ zones = ["."]
 to = "up"
 "#;
 
-/// Names that are asked for again and again.
+/// Names that are queried in every round.
 const POPULAR: usize = 250;
-/// Names that are asked for once, in each round: more than the cache holds, which is looked at below. By last use alone,
-/// no popular name would be there any more when its next turn comes.
+/// Names of each round that are queried once: more than the cache holds, which the test asserts. With eviction by last use
+/// alone, every popular name would be evicted before its next query.
 const FLOOD: usize = 9_000;
 const ROUNDS: usize = 3;
 
-/// An upstream that knows an address for every name.
+/// An upstream that has an address for every name.
 struct Knowing {
     asked: Cell<usize>,
     silent: Cell<bool>,
@@ -68,7 +68,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// One with so much memory for its cache.
+    /// Returns a scene whose cache is bounded by `memory`.
     fn new(memory: &str) -> Self {
         let config = CONFIG.replace("2MiB", memory);
         let metrics = Arc::new(Metrics::new().unwrap());
@@ -83,7 +83,7 @@ impl Scene {
         }
     }
 
-    /// Asks for a name as a client does; true if the answer was there at once.
+    /// Queries a name as a client does; returns whether the response was immediate.
     async fn ask(&mut self, name: &str) -> bool {
         let packet = query(Name::from_str(name).unwrap().as_wire());
         let snapshot = self.resolver.snapshot.load_full();
@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-/// A query for an address, recursion desired.
+/// Returns a query for the A record of `name`, with RD set.
 fn query(name: &[u8]) -> Vec<u8> {
     [b"\0\x07\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat()
 }
@@ -147,20 +147,20 @@ async fn prefetches_from_a_silent_upstream_are_bounded() {
     const NAMES: usize = 3_000;
     let mut scene = Scene::new("64MiB");
     let flooded = async {
-        // All of them become popular.
+        // All names become popular.
         for round in 0..4 {
             for name in 0..NAMES {
                 assert_eq!(scene.ask(&format!("p{name}.popular.example")).await, round > 0);
             }
         }
-        // The last tenth of their lives: each hit wants a prefetch.
+        // In the last tenth of an entry's TTL, each hit requests a prefetch.
         tokio::time::advance(Duration::from_secs(3_300)).await;
         scene.upstreams.silent.set(true);
         scene.upstreams.asked.set(0);
         for name in 0..NAMES {
             assert!(scene.ask(&format!("p{name}.popular.example")).await);
         }
-        // Until all of their tasks have begun.
+        // Lets all prefetch tasks start.
         for _ in 0..NAMES {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! The scripted upstream, seen from its clients: raw bytes over sockets, one test for each behaviour.
+//! The scripted upstream as its clients see it: raw bytes over sockets, one test for each behaviour.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,10 +17,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-/// Far longer than anything here takes.
+/// Timeout of a wait; far longer than any of these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Long enough for a reply on loopback to have come; what is expected not to come is waited for so long.
+/// Wait for a response that is expected not to come; long enough for a response on loopback.
 const QUIET: Duration = Duration::from_millis(150);
 
 const SERVFAIL: u16 = 2;
@@ -72,7 +72,7 @@ fn message(id: u16, name: &str, qtype: u16) -> Message {
     message
 }
 
-/// A client's socket that only hears the server.
+/// Returns a client's socket that receives from the server only.
 async fn client(server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(loopback()).await.unwrap();
     socket.connect(server).await.unwrap();
@@ -103,7 +103,7 @@ async fn send_tcp(stream: &mut TcpStream, query: &[u8]) {
     stream.write_all(&[&(query.len() as u16).to_be_bytes(), query].concat()).await.unwrap();
 }
 
-/// The next reply; none if the connection was closed.
+/// Returns the next response; none if the connection was closed.
 async fn receive_tcp(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let read = async {
         let length = stream.read_u16().await.ok()?;
@@ -124,7 +124,7 @@ fn rcode(reply: &[u8]) -> u16 {
     u16::from(reply[3] & 0x0f)
 }
 
-/// Answers, authorities and additionals.
+/// Returns the numbers of answer, authority and additional records.
 fn counts(reply: &[u8]) -> [u16; 3] {
     [6, 8, 10].map(|at| u16::from_be_bytes([reply[at], reply[at + 1]]))
 }
@@ -234,7 +234,7 @@ async fn a_zone_reports_all_its_mistakes_at_the_start() {
 async fn it_writes_down_every_query() {
     let upstream = upstream().await;
     let mut query = with_opt(7, "Www.example.", 28, true, 1400);
-    // One option of code 65001 with two bytes, and CD.
+    // Adds an option of code 65001 with two bytes, and sets CD.
     let at = query.len() - 2;
     query.splice(at.., *b"\0\x06\xfd\xe9\0\x02ab");
     query[3] |= 0x10;
@@ -401,7 +401,7 @@ async fn lost_packets_follow_a_fixed_pattern() {
         for id in 0..50 {
             socket.send(&plain(id, "www.example.", 1)).await.unwrap();
         }
-        // Replies come in the order of their queries, so this last one, which is not lost, comes after all others.
+        // Responses come in the order of their queries: that to the last query, which is not lost, comes after all others.
         upstream_saw(&upstream, 50).await;
         upstream.set(Behaviour::normal());
         socket.send(&plain(99, "www.example.", 1)).await.unwrap();
@@ -442,7 +442,7 @@ async fn tcp_can_be_refused_and_allowed_again_at_once() {
         assert_eq!(counts(&tcp(&upstream, &query).await.unwrap()), [2, 0, 0]);
     }
     assert!(receive_tcp(&mut open).await.is_none(), "an open connection ends too");
-    // Closed twice, for two reasons, and open again when both are gone.
+    // The port is closed for two reasons, and opens when neither applies any more.
     upstream.set(Behaviour::normal().tcp(Tcp::Refuse));
     upstream.stop().await;
     upstream.restart().unwrap();

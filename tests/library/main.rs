@@ -1,4 +1,4 @@
-//! Parts of the library, each by itself: properties over generated input, and the scripted upstream of the lab.
+//! Tests of single parts of the library: properties over generated input, and the scripted upstream of the lab.
 
 #[path = "../support/addresses.rs"]
 mod addresses;

@@ -1,4 +1,4 @@
-//! A reload is one swap: whoever answers does so under one configuration, whole, and no worker pays for its size.
+//! A reload is one swap: each response is made under one complete configuration, and no worker pays for its size.
 #![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
@@ -18,11 +18,11 @@ use nodens::snapshot::Snapshot;
 use nodens::wire::name::Name;
 use nodens::wire::{Rcode, rcode};
 
-/// Far longer than anything here takes.
+/// Timeout of a wait; far longer than any of these tests takes.
 const DEADLINE: Duration = Duration::from_secs(40);
 /// The client that may not see the zone.
 const DENIED: [u8; 4] = [127, 0, 0, 7];
-/// Reloads of the test of one swap; before they were one, a few dozen showed both halves.
+/// Reloads in the test of the single swap. With two swaps, a few dozen exposed a mix of both configurations.
 const RELOADS: usize = 2_000;
 
 const BASE: &str = "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[cache]\nmemory = \"1MiB\"\n\
@@ -32,7 +32,7 @@ fn config(more: &str) -> Config {
     parse(&format!("{BASE}{more}"), &[]).unwrap()
 }
 
-/// The client's project has this name, and so has the view's selector.
+/// Returns a configuration in which the client's project and the view's selector have the name `project`.
 fn denying(project: &str) -> Config {
     config(&format!(
         "[[record]]\nname = \"git.corp.example\"\ntype = \"A\"\nvalue = \"10.0.0.9\"\n\
@@ -41,7 +41,7 @@ fn denying(project: &str) -> Config {
     ))
 }
 
-/// The response code of an answer that is given at once.
+/// Returns the response code of an immediate response.
 fn ask(running: &Running, name: &str, notes: &mut (Tally, StatsBuffer)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
@@ -137,7 +137,7 @@ fn what_was_replaced_is_freed_by_the_thread_for_that_once_nobody_holds_it() {
     let held = running.resolver().snapshot.load_full();
     let freed = Arc::downgrade(&held);
     running.reload(config(""));
-    // The thread's own, and this one: a worker that lets go now is not the last.
+    // Two references remain, that of the thread that frees snapshots and `held`: no worker releases the last one.
     let until = Instant::now() + DEADLINE;
     while Arc::strong_count(&held) > 2 {
         assert!(Instant::now() < until, "workers and others let go of it");

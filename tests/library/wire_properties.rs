@@ -1,6 +1,6 @@
-//! What must hold for any bytes and for any message, with hickory's reader and writer as the second opinion.
+//! Properties of the wire format for arbitrary bytes and messages, compared with hickory's parser and writer.
 //!
-//! The seed is fixed, so that a run never fails by chance; another one is tried with `PROPTEST_RNG_SEED`.
+//! The seed is fixed: a run never fails by chance. `PROPTEST_RNG_SEED` sets another one.
 #![allow(clippy::unwrap_used)]
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode};
@@ -44,7 +44,7 @@ fn label() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A name; few enough of them, and of their ends, that they meet and are compressed.
+/// Generates names from few labels and few suffixes: names repeat and are compressed.
 fn domain() -> impl Strategy<Value = Name> {
     let tail = select(vec!["", "example", "EXAMPLE", "svc.cluster.local"]);
     (vec(label(), 0..=2), tail).prop_map(|(head, tail)| {
@@ -73,7 +73,7 @@ fn ttl() -> impl Strategy<Value = u32> {
     prop_oneof![4 => 0u32..1000, 1 => any::<u32>()]
 }
 
-/// Records, half of them owned by `asked`.
+/// Generates up to `most` records, half of them owned by `asked`.
 fn records(asked: Name, most: usize) -> impl Strategy<Value = Vec<Record>> {
     let owner = prop_oneof![Just(asked), domain()];
     vec((owner, ttl(), rdata()).prop_map(|(owner, ttl, rdata)| Record::from_rdata(owner, ttl, rdata)), 0..=most)
@@ -95,7 +95,7 @@ fn question() -> impl Strategy<Value = Question> {
     (domain(), qtype).prop_map(|(name, qtype)| Question::query(name, qtype))
 }
 
-/// A reply such as an upstream sends: the message and its bytes, in which OPT lies anywhere in the additional section.
+/// Generates an upstream's response: the message and its bytes, with OPT at any position in the additional section.
 fn reply() -> impl Strategy<Value = (Message, Vec<u8>)> {
     (message(), any::<Index>()).prop_map(|(message, place)| {
         let mut moved = message.clone();
@@ -122,7 +122,7 @@ fn message() -> impl Strategy<Value = Message> {
                 message.metadata.recursion_available = available;
                 message.metadata.authentic_data = authentic;
                 message.metadata.checking_disabled = checking_disabled;
-                // The upper bits of a code have no place without OPT.
+                // The upper bits of a response code exist only in OPT.
                 let rcode = if edns.is_some() { rcode } else { rcode & flag::RCODE };
                 message.metadata.response_code = ResponseCode::from((rcode >> 4) as u8, (rcode & 15) as u8);
                 message.add_query(question);
@@ -134,7 +134,7 @@ fn message() -> impl Strategy<Value = Message> {
     })
 }
 
-/// A query of this question in some letter case.
+/// Generates a query for `question`, in its letter case or in capitals.
 fn query_of(question: Question) -> impl Strategy<Value = Message> {
     (option::of(edns()), any::<u16>(), any::<[bool; 3]>(), any::<bool>()).prop_map(move |(edns, id, flags, upper)| {
         let mut question = question.clone();
@@ -155,7 +155,7 @@ fn sections(message: &Message) -> [&Vec<Record>; 3] {
     [&message.answers, &message.authorities, &message.additionals]
 }
 
-/// The extended errors of an OPT record, as whole options.
+/// Returns the extended errors of an OPT record as complete options.
 fn extended_errors(edns: &Option<Edns>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (_, option) in edns.iter().flat_map(|edns| &edns.options().options) {
@@ -169,7 +169,7 @@ fn extended_errors(edns: &Option<Edns>) -> Vec<u8> {
     bytes
 }
 
-/// The least TTL in the same section among records of `record`'s name, class and type, under a cap.
+/// Returns the least TTL of `record`'s RRset in `section`, at most `cap`.
 fn rrset_ttl(section: &[Record], record: &Record, cap: u32) -> u32 {
     let same = |other: &&Record| {
         (&other.name, other.dns_class, other.record_type()) == (&record.name, record.dns_class, record.record_type())
@@ -177,7 +177,7 @@ fn rrset_ttl(section: &[Record], record: &Record, cap: u32) -> u32 {
     section.iter().filter(same).map(|other| other.ttl).min().unwrap().min(cap)
 }
 
-/// Everything that is done with bytes of the network. Returns what a client would get, if anything.
+/// Passes `packet` to all code that processes bytes from the network. Returns the response that a client would get, if any.
 fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; size];
     match Query::read(packet) {
@@ -220,8 +220,8 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     (len > 0).then_some(out)
 }
 
-/// A reply with its id and its TTLs such that no name can be read there: a damaged pointer may lead into them, and that
-/// name is another one when they change.
+/// Returns the response with 0xff in its id and TTLs, where no name can be read then. A damaged pointer may lead into these
+/// fields, and the name would change with them.
 fn without_names_of_numbers(packet: &[u8]) -> Vec<u8> {
     let mut changed = packet.to_vec();
     changed[..2].fill(0xff);
@@ -336,7 +336,7 @@ proptest! {
 
         let mut least = None;
         for (section, (got, all)) in sections(&got).into_iter().zip(sections(&message)).enumerate() {
-            // What is additional has no say.
+            // Additional records do not affect the least TTL.
             for record in all.iter().filter(|_| section < 2) {
                 let ttl = rrset_ttl(all, record, cap);
                 least = Some(least.unwrap_or(ttl).min(ttl));
@@ -397,7 +397,7 @@ proptest! {
         prop_assert_eq!(ours.as_wire(), &wire.to_ascii_lowercase()[..]);
         prop_assert_eq!(ours.label_count(), theirs.iter().count());
         prop_assert_eq!(&ours.to_string().parse::<name::Name>().unwrap(), &ours);
-        // hickory reads and writes \DDD in octal, which RFC 1035 section 5.1 has in decimal, and refuses some characters.
+        // hickory reads and writes \DDD in octal (decimal in RFC 1035 section 5.1), and refuses some characters.
         if theirs.iter().flatten().all(u8::is_ascii_graphic) {
             prop_assert_eq!(&theirs.to_ascii().parse::<name::Name>().unwrap(), &ours);
         }

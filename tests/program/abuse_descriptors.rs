@@ -1,4 +1,4 @@
-//! A machine that runs out of file descriptors or of ports: no server is to blame for it, and it passes.
+//! A machine that runs out of file descriptors or ports: nodens blames no server, and recovers.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -16,14 +16,14 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// On a busy machine an answer may take long, and is no less right: upstream groups wait for it.
+/// Deadline of upstreams: on a busy machine a correct answer may take long.
 const PATIENT: &str = "deadline = \"20s\"";
 const ORDERED: &str = "select = \"ordered\"\ndeadline = \"20s\"";
 const SPREAD: &str = "select = \"spread\"\ndeadline = \"20s\"";
-/// Datagrams under way at once, in these tests.
+/// Datagrams in flight at once.
 const BURST: usize = 100;
 
-/// nodens under these limits of open files.
+/// Starts nodens with these limits on open files.
 fn start_within(soft: u32, hard: u32, config: &str) -> Nodens {
     let (dir, program) = (Dir::new(), serve());
     let file = dir.write("nodens.toml", config);
@@ -33,24 +33,24 @@ fn start_within(soft: u32, hard: u32, config: &str) -> Nodens {
     Nodens::spawn(&mut command, dir)
 }
 
-/// A limit at which all that is open stays open, and nothing else can be opened. The least that the kernel reports as used
-/// up: duplicates begin at descriptor 3, and a limit below that is an invalid argument (EINVAL).
+/// Limit at which all open files stay open and nothing else can be opened. It is the least that the kernel reports as
+/// used up: duplicates begin at descriptor 3, and a limit below that is an invalid argument (EINVAL).
 const NOTHING_MORE: u32 = 4;
 
-/// The process that serves, and how many file descriptors it has open.
+/// Returns the number of open file descriptors of the worker process.
 fn open_files(nodens: &Nodens) -> usize {
     let worker = nodens.worker().expect("a worker");
     fs::read_dir(format!("/proc/{worker}/fd")).expect("a process").count()
 }
 
-/// Sets the soft limit of open files of the process that serves.
+/// Sets the soft limit on open files of the worker process.
 fn set_limit(nodens: &Nodens, limit: u32) {
     let worker = nodens.worker().expect("a worker").to_string();
     let status = Command::new("prlimit").args(["--pid", &worker, &format!("--nofile={limit}:")]).status();
     assert!(status.expect("prlimit runs").success());
 }
 
-/// Sockets of any process that are connected to this address of IPv4 over UDP.
+/// Returns the number of UDP sockets of all processes that are connected to this IPv4 address.
 fn sockets_to(address: SocketAddr) -> usize {
     let IpAddr::V4(ip) = address.ip() else { panic!("{address} is no address of IPv4") };
     let peer = format!("{:08X}:{:04X}", u32::from(ip).swap_bytes(), address.port());
@@ -58,7 +58,7 @@ fn sockets_to(address: SocketAddr) -> usize {
     table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&peer)).count()
 }
 
-/// Asks for so many names that nobody has asked for, from many ports at once: how many got an answer.
+/// Asks for `count` new names from many ports at once; returns the number of answers.
 fn answered(server: SocketAddr, what: &str, count: usize) -> usize {
     let names: Vec<_> = (0..count).map(|n| format!("{what}-{n}.lab.example")).collect();
     let ask = |burst: &[String]| {
@@ -73,7 +73,8 @@ fn answered(server: SocketAddr, what: &str, count: usize) -> usize {
     names.chunks(BURST).map(ask).sum()
 }
 
-/// No server was held responsible for anything but silence, which a busy machine may cause, and all are well in the end.
+/// Checks that servers were blamed for silence only, which a busy machine may cause, and that all are healthy in the
+/// end.
 fn no_server_was_blamed(nodens: &Nodens, servers: usize) {
     nodens.metric_becomes("nodens_upstream_healthy", &[], |healthy| healthy == servers as f64);
     for kind in ["network", "connection_refused"] {
@@ -84,7 +85,7 @@ fn no_server_was_blamed(nodens: &Nodens, servers: usize) {
     }
 }
 
-/// A connection from this address.
+/// Connects to a server from this client address.
 fn connect_from(client: Ipv4Addr, server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");
@@ -120,7 +121,7 @@ fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
     no_server_was_blamed(&nodens, 3);
     assert_eq!(nodens.metric("nodens_local_faults_total", &[]), 0.0);
     let open = || upstreams.iter().map(|upstream| sockets_to(upstream.address())).sum::<usize>();
-    // A group in use is probed from time to time, over one port.
+    // An upstream in use is probed from time to time, over one port.
     eventually("idle ports to close", || (open() <= 6).then_some(()));
     assert_eq!(nodens.log().iter().filter(|line| line.contains("RLIMIT_NOFILE")).count(), 1);
 }
@@ -129,7 +130,7 @@ fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
 fn idle_connections_of_clients_leave_room_for_all_else() {
     let upstream = upstream(zone());
     let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", PATIENT));
-    // Each is within the limits of the file: 1,024 in all, 64 of one client.
+    // All are within the configured limits: 1,024 in total, 64 of one client.
     let crowd: Vec<_> = (1..=10)
         .flat_map(|client| (0..60).map(move |_| Ipv4Addr::new(127, 9, 0, client)))
         .map(|client| connect_from(client, nodens.address()))
@@ -170,7 +171,7 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
         socket.send(&query_with_option(7, name, EXTENDED_ERROR)).expect("sends");
         receive(&socket)
     };
-    // Whatever is open stays so, nothing new is opened.
+    // Open descriptors stay open; nothing new can be opened.
     set_limit(&nodens, NOTHING_MORE);
     for n in 0..50 {
         let reply = ask(&nodens, &format!("{n}.lab.example"));
@@ -180,7 +181,7 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
         assert!(error.starts_with(&[0, 0]) && text.contains("no file descriptor left"), "{text}");
     }
     set_limit(&nodens, 4_096);
-    // The same names at once: their failure was not theirs, so it is not remembered.
+    // The same names again: a local fault is not cached as a failure of the name.
     for n in 0..50 {
         assert_eq!(code(&ask(&nodens, &format!("{n}.lab.example"))), ResponseCode::NoError, "{n}");
     }
@@ -203,9 +204,9 @@ fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
     assert_eq!(answered(nodens.address(), "before", 4), 4);
     assert!((1..60).contains(&sockets_to(upstream.address())));
     set_limit(&nodens, NOTHING_MORE);
-    // More than a port lives.
+    // More queries than a port serves before it is renewed.
     assert_eq!(answered(nodens.address(), "meanwhile", 3_000), 3_000);
-    // What connects now waits, and is served when there is room again.
+    // A new connection waits, and is served once a descriptor is free again.
     let waits = TcpStream::connect(nodens.address()).expect("the kernel's backlog");
     waits.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     nodens.logged("local fault: ");
@@ -234,7 +235,7 @@ fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
     assert!(sockets_to(addresses[0]) > 50, "{}", sockets_to(addresses[0]));
     bootstrap.set_zone(names(addresses[1])).expect("a zone");
     nodens.logged("upstream server address removed");
-    // Queries go on, so that no port of the worker is closed because all is quiet.
+    // Queries continue, otherwise the worker would close its ports for lack of traffic.
     let mut round = 0;
     eventually("sockets to the old address to close", || {
         round += 1;
@@ -248,7 +249,7 @@ fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
 fn without_a_local_port_left_no_server_is_blamed() {
     inside("abuse_descriptors::without_a_local_port_left_no_server_is_blamed", &[], || {
         let (full, other) = (upstream(zone()), upstream(zone()));
-        // Each answer takes a connection.
+        // Each answer takes a TCP connection.
         full.set(Behaviour::truncated());
         let group = format!("[upstreams.other]\nservers = [\"{}\"]\n", other.address());
         let route = "[[route]]\nzones = [\"other.example\"]\nto = \"other\"\n";
@@ -273,7 +274,7 @@ fn without_a_local_port_left_no_server_is_blamed() {
         }
         no_server_was_blamed(&nodens, 2);
         assert!(nodens.metric("nodens_local_faults_total", &[("cause", "ports")]) >= 20.0);
-        // They are reset, so no port stays behind.
+        // The connections are reset, so none of their ports stays in use.
         drop(taken);
         for n in 0..20 {
             let reply = ask(&format!("{n}.lab.example"));
@@ -287,11 +288,11 @@ fn without_a_local_port_left_no_server_is_blamed() {
 #[test]
 fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
     inside("abuse_descriptors::a_firewall_of_this_machine_sends_queries_to_another_server_at_once", &["nft"], || {
-        // The kernel says EPERM to each; of what is rejected the socket also gets an ICMP error, as if of the server's host.
+        // The kernel returns EPERM for each query; a rejected one also causes an ICMP error, as if from the server's host.
         for verdict in ["drop", "reject", "reject with icmp type admin-prohibited"] {
             let (shut, open) = (upstream(zone()), upstream(zone()));
             let nodens = Nodens::start(&config(&[&shut, &open], "workers = 1", ORDERED));
-            // The rule before would also hit a client that now has the port of that time.
+            // The previous rule would also affect a client that now has the port it names.
             let rules = format!(
                 "flush ruleset; add table ip shut; add chain ip shut out {{ type filter hook output priority 0; }}; \
                  add rule ip shut out udp dport {} {verdict}",
@@ -302,7 +303,7 @@ fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
             assert_eq!(answered(nodens.address(), "shut", 200), 200, "{verdict}");
             assert_eq!(code(&lookup(nodens.address(), "one-more.lab.example")), ResponseCode::NoError);
             no_server_was_blamed(&nodens, 2);
-            // Fewer than all: on a busy machine the first server may have seemed slow, so that the second is asked first.
+            // Fewer than all: on a busy machine the first server may have seemed slow, and the second is queried first.
             assert!(nodens.metric("nodens_local_faults_total", &[("cause", "forbidden")]) > 0.0, "{verdict}");
         }
     });

@@ -1,7 +1,7 @@
-//! What hostile clients cannot do: take the memory of the process or of the kernel, or the places of other clients.
+//! Hostile clients cannot take the memory of the process or the kernel, nor the places of other clients.
 //!
-//! The bounds are those of the memory formula (docs/guides/deploy.md), and what others are answered. No time is held against
-//! anything.
+//! The tests check the bounds of the memory formula (docs/guides/deploy.md), and the answers that other clients get. No
+//! test depends on timing.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -17,21 +17,21 @@ use crate::support::space::can_run;
 use crate::support::{DEADLINE, Nodens, config, eventually, upstream, zone};
 use hickory_proto::op::ResponseCode;
 
-/// The type of records that hold large answers.
+/// Record type of the large answers.
 const TXT: u16 = 16;
-/// What a process takes at most besides its cache and 1 MiB for each worker, in MiB.
+/// Limit on the memory of a process besides its cache and 1 MiB for each worker, in MiB.
 const BESIDES: u64 = 44;
-/// Connections of a client, as many as it may have by default.
+/// Default limit on the connections of one client.
 const CONNECTIONS: usize = 64;
-/// Queries in flight on each, as many as it may have.
+/// Limit on the queries in flight on one connection.
 const PIPELINED: u16 = 100;
 
-/// The cache is small, so that little else can hide behind it; the upstream's deadline is long.
+/// Starts nodens with a small cache, which can hide little other memory, and a long deadline for the upstream.
 fn start(upstream: &nodens::lab::upstream::Upstream) -> Nodens {
     Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"30s\"")))
 }
 
-/// The most that the serving process has had resident so far, in MiB.
+/// Returns the peak resident memory of the worker process so far, in MiB.
 fn peak(nodens: &Nodens) -> u64 {
     let worker = nodens.worker().expect("a worker");
     let status = fs::read_to_string(format!("/proc/{worker}/status")).expect("a status");
@@ -40,25 +40,25 @@ fn peak(nodens: &Nodens) -> u64 {
     kib >> 10
 }
 
-/// Holds the peak against the formula: the cache, what is besides, and two workers.
+/// Checks the peak against the formula: the cache, `BESIDES`, and two workers.
 fn stays_small(nodens: &Nodens, what: &str) {
     let peak = peak(nodens);
     println!("{what}: at most {peak} MiB resident");
     assert!(peak < 4 + BESIDES + 2, "{what}: {peak} MiB");
 }
 
-/// A zone in which `big.lab.example` has 61 KB of TXT records, beside what [`zone`] has.
+/// Returns the records of [`zone`], and 61 KB of TXT records at `big.lab.example`.
 fn big_zone() -> Zone {
     let text = "x".repeat(250);
     (0..235).fold(zone(), |zone, number| zone.record(&format!("big.lab.example. 300 TXT \"{number:03}{text}\"")))
 }
 
-/// Connections of 127.0.0.1 that send the same frames and never read.
+/// Opens connections from 127.0.0.1 that send the same frames and never read.
 fn unread(server: SocketAddr, count: usize, frames: &[u8]) -> Vec<TcpStream> {
     unread_by(None, server, count, frames)
 }
 
-/// The same of another client.
+/// Opens such connections from the address `client`.
 fn unread_by(client: Option<Ipv4Addr>, server: SocketAddr, count: usize, frames: &[u8]) -> Vec<TcpStream> {
     let connect = |_| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -69,7 +69,7 @@ fn unread_by(client: Option<Ipv4Addr>, server: SocketAddr, count: usize, frames:
         socket.connect(&server.into()).expect("a connection");
         let stream = TcpStream::from(socket);
         stream.set_nonblocking(true).expect("an option");
-        // The server may close it at any moment, and need not read it all.
+        // The server may close the connection at any moment, and need not read everything.
         let _ = std::io::Write::write_all(&mut &stream, frames);
         stream
     };
@@ -80,7 +80,7 @@ fn pipelined(name: &str, qtype: u16) -> Vec<u8> {
     (0..PIPELINED).flat_map(|id| framed(&query(id, name, qtype))).collect()
 }
 
-/// Another client is served meanwhile.
+/// Checks that another client is served.
 fn serves_others(nodens: &Nodens) {
     let socket = UdpSocket::bind("127.0.0.8:0").expect("a socket");
     socket.connect(nodens.address()).expect("a way there");
@@ -101,7 +101,7 @@ fn identical_queries_for_a_large_answer() {
     serves_others(&nodens);
     stays_small(&nodens, "64 connections, 100 queries each, for one answer of 61 KB that nobody reads");
     drop(clients);
-    // Once their connections are seen to be closed, a client that reads gets it whole.
+    // Once nodens has noticed that the connections are closed, a client that reads gets the whole answer.
     nodens.metric_becomes("nodens_tcp_connections", &[], |open| open == 0.0);
     eventually("the whole answer", || {
         let answer = Tcp::connect(nodens.address()).ask(&query(7, "big.lab.example", TXT));
@@ -109,7 +109,7 @@ fn identical_queries_for_a_large_answer() {
     });
 }
 
-/// None of the answers is the same, so each comes from the upstream by itself, and stays in the cache for a moment at most.
+/// Each answer is different: it comes from the upstream on its own, and stays in the cache for a moment at most.
 #[test]
 fn different_large_answers_at_once() {
     let text = "x".repeat(250);
@@ -130,7 +130,7 @@ fn different_large_answers_at_once() {
     eventually("all answers", || (nodens.metric("nodens_pending_queries", &[]) == 0.0).then_some(()));
     let grown = peak(&nodens) - before;
     println!("512 connections of 8 clients, 5 different answers of 61 KB each that nobody reads: {grown} MiB more");
-    // What the formula leaves to a release build, which begins with some 12 MiB; with debug information it is twice that.
+    // The formula leaves this much to a release build, which starts with about 12 MiB; with debug information, with twice that.
     assert!(grown < 4 + BESIDES + 2 - 12, "{grown} MiB");
     drop(clients);
     serves_others(&nodens);
@@ -211,7 +211,7 @@ fn announced_lengths_take_no_memory() {
         let _ = std::io::Write::write_all(&mut &stream, &[0xff, 0xff, 0]);
         stream
     };
-    // Those who may not ask have hardly a place.
+    // Clients that are not allowed get few connections.
     let strangers: Vec<_> = (0..300).map(|_| connect(9)).collect();
     let clients: Vec<_> = (0..900).map(|_| connect(8)).collect();
     nodens.metric_becomes("nodens_tcp_connections", &[], |count| (900.0..920.0).contains(&count));
@@ -242,7 +242,7 @@ fn one_client_cannot_take_the_places_of_the_others() {
         for number in 0..count {
             socket.send(&query(number as u16, &format!("{number}.{from}.lab.example"), A)).expect("sends");
             if number % 64 == 0 {
-                // Paced by answers, so that none is lost in the socket's buffer.
+                // Paced by answers, otherwise the socket buffer could overflow.
                 serves_well(&nodens, &format!("{number}-{from}"));
             }
         }
@@ -256,10 +256,10 @@ fn one_client_cannot_take_the_places_of_the_others() {
     assert!((1_500.0..3_072.0).contains(&pending), "{pending}");
     let turned_away = nodens.metric("nodens_overload_rejections_total", &[("resource", "pending_queries")]);
     assert!(turned_away > 1_000.0, "{turned_away}");
-    // Those that found no place are told at once.
+    // Rejected queries get a response at once.
     first.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     assert_eq!(code(&receive(&first)), ResponseCode::ServFail);
-    // A third client's fresh names are resolved, as long as it asks for them, and one of the silent zone finds a place.
+    // A third client gets answers for its new names, and its queries to the silent zone become pending.
     for number in 0..30 {
         serves_well(&nodens, &format!("third-{number}"));
     }
@@ -270,7 +270,7 @@ fn one_client_cannot_take_the_places_of_the_others() {
     drop((second, third));
 }
 
-/// A fresh name of the zone that is well has its answer, to 127.0.0.1.
+/// Checks that a new name of `well.example` is answered, to 127.0.0.1.
 fn serves_well(nodens: &Nodens, label: &str) {
     assert_eq!(data(&lookup(nodens.address(), &format!("{label}.well.example"))), ["192.0.2.9"], "{label}");
 }

@@ -1,4 +1,4 @@
-//! The admin pages, and metrics that move when they should, by the built binary.
+//! The admin pages and the metrics, with the built binary.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ fn promtool_finds_nothing() {
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
-/// nodens that has had something to count of each kind.
+/// Starts nodens, and gives each metric family something to count: an answer, a failure and a dropped packet.
 fn with_every_family() -> Nodens {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", ""));
@@ -68,9 +68,9 @@ fn pages_that_nobody_reads_keep_nobody_from_health() {
     let request = "GET /metrics HTTP/1.1\r\nHost: nodens\r\n\r\n".repeat(30);
     let unread: Vec<_> = (0..70)
         .map(|n| {
-            // From several addresses, of which one is the kubelet's.
+            // From several addresses, one of them that of the kubelet.
             let mut connection = connect_from([127, 0, 0, 1 + n % 5], admin).0;
-            // It may have been closed already.
+            // The connection may be closed already.
             let _ = connection.write_all(request.as_bytes());
             connection
         })
@@ -139,7 +139,7 @@ fn queries_and_responses_are_counted_by_what_they_are() {
     let mut two_questions = query(8, "a.lab.example", A);
     two_questions[5] = 2;
     ask_udp(here, &two_questions);
-    // Its source address is not allowed.
+    // The source address is not allowed.
     let stranger = std::net::UdpSocket::bind("127.0.0.2:0").expect("a socket");
     stranger.connect(here).expect("a way there");
     stranger.set_read_timeout(Some(crate::support::DEADLINE)).expect("a timeout");
@@ -151,7 +151,7 @@ fn queries_and_responses_are_counted_by_what_they_are() {
         udp(here).send(silent).expect("sends");
     }
 
-    // Counts are added up behind the replies.
+    // nodens updates its counters after it responds.
     nodens.metric_becomes("nodens_responses_total", &[], |responses| responses == 9.0);
     nodens.metric_becomes("nodens_dropped_packets_total", &[], |dropped| dropped == 2.0);
     let metrics = nodens.metrics();
@@ -160,9 +160,9 @@ fn queries_and_responses_are_counted_by_what_they_are() {
         (&[("transport", "tcp"), ("type", "AAAA"), ("route", ".")], 1.0),
         (&[("transport", "tcp"), ("type", "other"), ("route", "deep.lab.example")], 1.0),
         (&[("transport", "udp"), ("type", "TXT"), ("route", ".")], 1.0),
-        // The static record, and the stranger's.
+        // The static record, and the query of the stranger.
         (&[("transport", "udp"), ("type", "A"), ("route", "none")], 2.0),
-        // The packet with two questions, of which none is read.
+        // The message with two questions, of which nodens reads none.
         (&[("transport", "udp"), ("type", "other"), ("route", "none")], 1.0),
         (&[], 9.0),
     ] {
@@ -197,7 +197,7 @@ fn an_upstreams_replies_and_silence_are_seen() {
     for n in 0..10 {
         lookup(nodens.address(), &format!("{n}.lab.example"));
     }
-    // The loop check's is the eleventh. On a busy machine some are asked twice, because the first reply takes too long.
+    // The eleventh is the loop check. On a busy machine a query may be sent twice, as the first response takes too long.
     nodens.metric_becomes("nodens_upstream_request_duration_seconds_count", &labels, |count| count >= 11.0);
     eventually("all queries to be seen and counted", || {
         let sent = nodens.metric("nodens_upstream_queries_total", &[labels[1], ("transport", "udp")]);
@@ -217,7 +217,7 @@ fn an_upstreams_replies_and_silence_are_seen() {
     nodens.metric_becomes("nodens_upstream_healthy", &labels, |healthy| healthy == 0.0);
     upstream.set(Behaviour::normal());
     nodens.metric_becomes("nodens_upstream_healthy", &labels, |healthy| healthy == 1.0);
-    // The queries of that time are given up, though nobody ever answers them.
+    // Unanswered queries of that time are given up.
     nodens.metric_becomes("nodens_upstream_in_flight", &labels, |count| count == 0.0);
     assert!(nodens.metric("nodens_upstream_failures_total", &[("kind", "timeout")]) >= 3.0);
 }
@@ -251,7 +251,7 @@ fn failures_are_counted_by_kind() {
     fails("connection_refused");
 }
 
-/// Truncated over UDP, and over TCP bytes that are no message.
+/// Truncates a response over UDP, and makes it malformed over TCP.
 fn garble(seen: &nodens::lab::seen::Seen, wire: &mut Vec<u8>) {
     match seen.transport {
         Transport::Udp => wire[2] |= 0x02,
@@ -271,7 +271,7 @@ fn hedges_are_counted_when_sent_and_when_won() {
         names += 1;
         lookup(nodens.address(), &format!("{names}.lab.example"));
         let won = nodens.metric("nodens_upstream_hedges_won_total", &labels);
-        // A hedge is only sent for a server that is thought to be well.
+        // A hedge is sent only if the first server is considered healthy.
         first.set(Behaviour::normal());
         nodens.metric_becomes("nodens_upstream_healthy", &[], |healthy| healthy == 2.0);
         (won > 0.0).then_some(())
@@ -294,7 +294,7 @@ fn one_upstream_query_for_many_clients_who_wait_for_it() {
     nodens.metric_becomes("nodens_coalesced_queries_total", &[], |coalesced| coalesced == 9.0);
     assert_eq!(nodens.metric("nodens_pending_queries", &[]), 10.0);
     upstream.set(Behaviour::normal());
-    // Any query of the same question brings the server back, and with it an answer in time.
+    // A later attempt for the same question gets a response, within the deadline.
     clients.iter().for_each(|client| assert_eq!(id(&receive(client)), 1));
     nodens.metric_becomes("nodens_pending_queries", &[], |pending| pending == 0.0);
     assert_eq!(nodens.metric("nodens_cache_misses_total", &[]), 10.0);
@@ -348,7 +348,7 @@ fn readiness_follows_the_upstreams_of_each_route() {
     };
     let ready = (200, "ok\n".to_owned());
     assert_eq!(is_ready(&nodens), ready);
-    // Until it has responded once it is unknown, whatever comes after.
+    // Before its first response a server is unknown, and failures do not change that.
     let healthy = format!("    {} healthy\n", corp.address());
     eventually("its first response", || nodens.get("/readyz?verbose").body.contains(&healthy).then_some(()));
     for break_it in [|corp: &Upstream| corp.set(Behaviour::silent()), |corp: &Upstream| stop(corp)] {
@@ -365,7 +365,7 @@ fn readiness_follows_the_upstreams_of_each_route() {
         assert!(page.body.contains("ok: route . to up\n"), "{}", page.body);
         assert!(page.body.contains("no live upstream: route corp.lab.example 10.0.0.0/8 to corp\n"), "{}", page.body);
         assert!(page.body.contains(&format!("    {} ejected\n", corp.address())), "{}", page.body);
-        // Its process is well, only not of use for all.
+        // The process is healthy, although one route is not.
         assert_eq!(nodens.get("/healthz").status, 200);
 
         restart(&corp);

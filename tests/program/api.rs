@@ -1,4 +1,4 @@
-//! What `/api/v1` says of upstreams and of what happened to them, held against scripted upstreams.
+//! The upstreams and events of `/api/v1`, compared with scripted upstreams.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const TXT: u16 = 16;
 
-/// What can happen.
+/// All kinds of events.
 const ALL_KINDS: [Kind; 16] = [
     Kind::PruningOff,
     Kind::Ejected,
@@ -32,7 +32,7 @@ const ALL_KINDS: [Kind; 16] = [
     Kind::ReloadRejected,
 ];
 
-/// A page in JSON.
+/// Requests a page and parses it as JSON.
 fn json(nodens: &Nodens, path: &str) -> Value {
     let page = nodens.get(path);
     assert_eq!(page.status, 200, "{path}: {}", page.body);
@@ -40,7 +40,7 @@ fn json(nodens: &Nodens, path: &str) -> Value {
     serde_json::from_str(&page.body).expect("JSON")
 }
 
-/// What is said of this server.
+/// Returns the entry of this server in `/api/v1/upstreams`.
 fn of(nodens: &Nodens, server: &Upstream) -> Value {
     let page = json(nodens, "/api/v1/upstreams");
     let groups = page["upstreams"].as_array().expect("groups").iter();
@@ -49,7 +49,7 @@ fn of(nodens: &Nodens, server: &Upstream) -> Value {
     servers.find(is_it).unwrap_or_else(|| panic!("not there: {page:#}")).clone()
 }
 
-/// Waits until what is said of this server is as `good` says.
+/// Waits until `good` accepts the entry of this server.
 fn becomes(nodens: &Nodens, server: &Upstream, what: &str, good: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || Some(of(nodens, server)).filter(&good))
 }
@@ -58,7 +58,7 @@ fn events(nodens: &Nodens) -> Vec<Value> {
     json(nodens, "/api/v1/events")["events"].as_array().expect("events").clone()
 }
 
-/// Waits for an event of this kind that says so.
+/// Waits for an event of this kind whose reason contains `reason`.
 fn told(nodens: &Nodens, kind: &str, reason: &str) -> Value {
     let is_it = |event: &Value| event["kind"] == kind && event["reason"].as_str().is_some_and(|r| r.contains(reason));
     eventually(&format!("{kind}: {reason}"), || events(nodens).into_iter().find(is_it))
@@ -68,7 +68,7 @@ fn kinds(nodens: &Nodens) -> Vec<String> {
     events(nodens).iter().map(|event| event["kind"].as_str().expect("a kind").to_owned()).collect()
 }
 
-/// Asks for names until something is so.
+/// Asks for new names until `look` returns a value.
 fn ask_until<T>(nodens: &Nodens, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut names = 0;
     eventually(what, || {
@@ -83,7 +83,7 @@ fn is_a_time(text: &Value) -> bool {
     text.as_str().expect("text").chars().map(shape).eq("0000-00-00T00:00:00.000Z".chars())
 }
 
-/// Puts another configuration in force.
+/// Replaces the configuration file and reloads it.
 fn reload(nodens: &Nodens, text: &str) {
     let new = nodens.dir().write("new.toml", text);
     fs::rename(new, nodens.config()).expect("a swap");
@@ -100,7 +100,7 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
     for n in 0..9 {
         lookup(nodens.address(), &format!("{n}.lab.example"));
     }
-    // The loop check's is the tenth, the first probe's the eleventh.
+    // The tenth response is that of the loop check, the eleventh that of the first probe.
     let server = becomes(&nodens, &upstream, "eleven replies", |server| server["responses_total"].as_u64() >= Some(11));
     let group = json(&nodens, "/api/v1/upstreams")["upstreams"][0].clone();
     assert_eq!((&group["name"], &group["select"]), (&"up".into(), &"fastest".into()));
@@ -126,7 +126,7 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
     assert!(latency_window["responses"].as_u64() >= Some(10), "{server:#}");
     let percentiles = ["latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds"];
     let percentiles = percentiles.map(|key| latency_window[key].as_f64().expect("a number"));
-    // What is told is off by a sixteenth at most.
+    // Reported percentiles are at most a sixteenth off.
     assert!(percentiles[0] >= 0.0375 && percentiles.is_sorted(), "{percentiles:?}");
     assert!(server["smoothed_latency_seconds"].as_f64() >= Some(0.04), "{server:#}");
     assert!(events(&nodens).is_empty());
@@ -145,7 +145,7 @@ fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
     assert!(down["next_probe_seconds"].as_f64().is_some_and(|seconds| seconds <= 1.5), "{down:#}");
     assert!(down["failures_total"]["timeout"].as_u64() >= Some(3), "{down:#}");
     assert!(is_a_time(&down["since"]));
-    // A gauge and a line of the log say the same.
+    // A gauge and a log line report the same.
     assert_eq!(nodens.metric("nodens_upstream_healthy", &[]), 0.0);
     assert_eq!(nodens.metric("nodens_upstream_ejections_total", &[]), 1.0);
     let line = nodens.logged("upstream server ejected");
@@ -183,8 +183,8 @@ fn a_closed_port_is_told_as_such() {
 
 #[test]
 fn a_server_that_is_slow_from_the_start_is_not_taken_for_dead() {
-    // Later than an attempt may take while nothing is known of the server. Where this machine stands still for long, another nodens
-    // has to show it.
+    // 700 ms is longer than an attempt may take at a server in state unknown. If this machine stalls, the test is repeated
+    // with another nodens.
     eventually("a slow server that is well", || {
         let upstream = upstream(zone());
         upstream.set_latency(Duration::from_millis(700));
@@ -208,7 +208,7 @@ fn a_server_that_is_far_slower_than_another_is_told_as_passed_over() {
     let update_degraded = |server: &Value| server["state"] == "degraded";
     let server = ask_until(&nodens, "it to be slow", || Some(of(&nodens, &slow)).filter(update_degraded));
     assert!(server["reason"].as_str().is_some_and(|reason| reason.contains("the fastest one takes")), "{server:#}");
-    // It would still be asked.
+    // It would still be queried.
     let labels = [("server", server["address"].as_str().expect("an address"))];
     assert_eq!(nodens.metric("nodens_upstream_healthy", &labels), 1.0);
     slow.set_latency(Duration::ZERO);
@@ -237,7 +237,7 @@ fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"2s\""));
     becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
     upstream.set(Behaviour::normal().lose_every(2));
-    // Where this machine stands still, it may be ejected for something else first.
+    // If this machine stalls, the server may first be ejected for another reason.
     let reason = "8 failures among 32 attempts, the last ones: no response, no response, no response";
     ask_until(&nodens, "ejection", || events(&nodens).iter().any(|event| event["reason"] == reason).then_some(()));
 }
@@ -247,10 +247,10 @@ fn a_query_of_last_resort_that_is_answered_is_no_probe() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
-    // Whatever nodens itself asks for stays without a reply.
+    // Queries that nodens sends on its own account get no valid response.
     let only_clients = Behaviour::edited(|seen, wire| {
         if !seen.is_within("lab.example.") || u16::from(seen.qtype) != A {
-            // Another id: nobody's reply.
+            // A wrong id, which matches no query.
             wire[0] ^= 0xff;
         }
     });
@@ -292,7 +292,7 @@ fn a_server_that_leads_back_is_told_forgotten_and_told_again() {
     lead_back();
     becomes(&nodens, &upstream, "the loop", |server| server["state"] == "forwarding_loop");
     told(&nodens, "reload_applied", "");
-    // Two threads tell of the reload and of what it brings, in no order.
+    // Two threads report the reload and its consequences, in any order.
     let (of_reload, of_loops): (Vec<_>, Vec<_>) = kinds(&nodens).into_iter().partition(|kind| kind == "reload_applied");
     assert_eq!(
         (of_reload.len(), of_loops),
@@ -327,7 +327,7 @@ fn a_server_is_unknown_until_it_replies_and_failing_while_it_gives_errors_alone(
     upstream.set(Behaviour::silent());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"300ms\""));
     assert_eq!(of(&nodens, &upstream)["state"], "unknown");
-    // nodens asks by itself, before any client does.
+    // nodens sends queries on its own account, before any client does.
     becomes(&nodens, &upstream, "a failure", |server| server["failures_total"]["timeout"].as_u64() > Some(0));
     assert_eq!(nodens.get("/readyz").status, 503);
     upstream.set(Behaviour::rcode(2));
@@ -351,7 +351,7 @@ fn a_server_over_tls_is_told_with_its_name() {
     let text = config(&[&upstream], "", "").replace(&format!("servers = [\"{}\"]", upstream.address()), &servers);
     let nodens = Nodens::start(&text);
     lookup(nodens.address(), "a.lab.example");
-    // It speaks clear text, so nothing comes of it.
+    // The server accepts clear text only, so each attempt fails.
     let sum = |counts: &Value| counts.as_object().expect("counts").values().filter_map(Value::as_u64).sum::<u64>();
     let server = becomes(&nodens, &upstream, "a failure", |server| sum(&server["failures_total"]) > 0);
     assert_eq!((&server["transport"], &server["tls_name"]), (&"tls".into(), &"dns.test".into()));
@@ -398,7 +398,7 @@ fn reloads_are_told_with_what_came_of_them() {
     reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\n"));
     told(&nodens, "reload_needs_restart", "cache.memory");
     assert_eq!(kinds(&nodens), ["reload_applied", "reload_rejected", "reload_needs_restart"]);
-    // They stay named until the file has what is in force again.
+    // The keys stay named until the file matches the configuration in force again.
     reload(&nodens, &format!("{text}[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n"));
     nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 3.0);
     let waiting = || nodens.metric("nodens_config_keys_waiting_for_restart", &[]);
@@ -425,7 +425,7 @@ fn every_field_is_explained_and_nothing_else_is() {
     keys.dedup();
     assert!(keys.len() > 30, "{keys:?}");
     let row = |line: &str| line.strip_prefix("| `").and_then(|line| line.split('`').next()).map(str::to_owned);
-    // Kinds of events are values, in a table of their own.
+    // Kinds of events are values, with a table of their own.
     let (fields, kinds) = DOC.split_once("| kind |").expect("a table of kinds");
     let mut explained: Vec<_> = fields.lines().filter_map(row).collect();
     explained.sort_unstable();
@@ -434,11 +434,11 @@ fn every_field_is_explained_and_nothing_else_is() {
         let kind = serde_json::to_value(kind).expect("a kind").as_str().expect("text").to_owned();
         assert!(kinds.contains(&format!("`{kind}`")), "{kind} is not explained");
     }
-    // By kind and by transport: these are explained with their parent.
+    // Keys by failure kind and by transport are explained with their parent.
     keys.retain(|key| !nodens::metrics::FAILURE_KINDS.contains(&key.as_str()));
     keys.retain(|key| !nodens::metrics::TRANSPORTS.contains(&key.as_str()));
     assert_eq!(keys, explained);
-    // The examples are JSON, with the same fields.
+    // The examples are JSON with the same fields.
     let examples = DOC.split("```json\n").skip(1).map(|block| block.split("```").next().expect("an end"));
     let mut shown = Vec::new();
     for example in examples {
@@ -451,7 +451,7 @@ fn every_field_is_explained_and_nothing_else_is() {
     assert_eq!(shown, explained);
 }
 
-/// The keys of all objects within.
+/// Collects the keys of all nested objects.
 fn collect(value: &Value, keys: &mut Vec<String>) {
     match value {
         Value::Object(object) => object.iter().for_each(|(key, value)| {

@@ -1,5 +1,5 @@
-//! `nodens bench latency` as a user meets it: the built binary against scripted servers. No timing decides a test: what
-//! must hold is that every query is accounted for.
+//! `nodens bench latency` from a user's view: the built binary against scripted servers. No test depends on timing: every
+//! query is accounted for.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ async fn upstream() -> Upstream {
     Upstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone).await.unwrap()
 }
 
-/// Runs `nodens bench latency`, while the scripted servers go on in this thread.
+/// Runs `nodens bench latency`, while the scripted servers continue in this thread.
 async fn bench(targets: &[SocketAddr], args: &[&str]) -> Output {
     let mut command = command(targets, args);
     spawn_blocking(move || command.output().unwrap()).await.unwrap()
@@ -39,7 +39,7 @@ fn command(targets: &[SocketAddr], args: &[&str]) -> Command {
     command
 }
 
-/// Runs with `--json` and holds every target's figures to what must hold.
+/// Runs with `--json` and checks the consistency of every target's figures.
 async fn json(targets: &[SocketAddr], args: &[&str]) -> (Value, Option<i32>) {
     let output = bench(targets, &[args, &["--json"]].concat()).await;
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "no progress bar, no complaint");
@@ -127,7 +127,7 @@ async fn the_same_seed_asks_the_same() {
     let (report, _) = json(&[one.address(), two.address()], &[&QUICK[..], &["--seed", "7"]].concat()).await;
     let asked = |upstream: &Upstream| upstream.seen().iter().map(|seen| seen.question().to_vec()).collect::<Vec<_>>();
     let (first, second) = (asked(&one), asked(&two));
-    let common = first.len().min(second.len()); // a busy machine may have kept one of them short
+    let common = first.len().min(second.len()); // on a busy machine one of them may be short
     assert!(common > 100);
     // Over several sockets they may arrive in another order.
     let sorted = |mut asked: Vec<Vec<u8>>| {
@@ -263,7 +263,7 @@ async fn the_page_is_whole_and_loads_nothing() {
     assert!(text.contains("prefers-color-scheme: dark") && text.contains(&upstream.address().to_string()));
 }
 
-/// The names of all tags, if each is closed in its turn, every attribute is quoted, and no text holds a stray `<` or `&`.
+/// Returns the names of all tags; panics on a tag not properly closed, an unquoted attribute, or a stray `<` or `&`.
 fn well_formed(text: &str) -> Vec<String> {
     let text = text.strip_prefix("<!DOCTYPE html>").unwrap();
     let (mut open, mut seen) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! `nodens bench failover` as a user meets it. No timing decides a test: what must hold is that every query is accounted
-//! for, that the fault was there, and that nothing is left behind.
+//! `nodens bench failover` from a user's view. No test depends on timing: every query is accounted for, the fault was
+//! there, and nothing is left behind.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Far longer than anything here takes.
+/// Limit for every wait, far above any expected duration.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A directory of the test's own, which the bench and its servers take for the system's temporary one.
+/// A directory of the test, which the bench and its servers use as the system's temporary directory.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -39,7 +39,7 @@ impl Scratch {
         self.command(args).output().unwrap()
     }
 
-    /// No directory of a server, and no server.
+    /// Checks that no directory of a server and no server is left.
     fn nothing_is_left(&self) {
         let tmp = self.0.join("tmp");
         assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0, "{}", tmp.display());
@@ -76,9 +76,9 @@ fn every_query_is_accounted_for_and_the_fault_is_there() {
         assert_eq!((cell["server"].as_str(), cell["fault"].as_str()), (Some("nodens"), Some("servfail")));
         assert_eq!(number("lost"), number("silent") + number("failed") + number("wrong"), "{cell:#}");
         assert_eq!(number("wrong"), 0, "{cell:#}");
-        // A burst on a machine that stands still for long ends before its last name.
+        // On a machine that stalls, a burst ends before its last name.
         assert!(number("asked") == most || (most == 100 && number("asked") > 0), "{cell:#}");
-        // The first upstream has no answer to give.
+        // The first upstream gives no answers.
         let healthy = cell["healthy_ratio"].as_f64().unwrap() * number("asked") as f64;
         assert!(healthy.round() as u64 >= number("asked") - number("lost"), "{cell:#}");
         assert!(cell["trouble"].is_null());
@@ -122,7 +122,7 @@ fn a_server_that_does_not_start_is_told_of() {
 #[test]
 fn what_is_not_installed_is_told() {
     if ["/usr/local/sbin", "/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join("coredns").exists()) {
-        return; // these are looked through whatever PATH says
+        return; // nodens searches these directories whatever PATH contains
     }
     let scratch = Scratch::new("missing");
     let output = scratch.command(&["--only", "coredns"]).env("PATH", "").output().unwrap();
@@ -151,7 +151,7 @@ fn a_signal_ends_the_run_with_what_there_is() {
     let scratch = Scratch::new("signal");
     let mut command = scratch.command(&[]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    // The first server has its directory, so the run is under way.
+    // The first server has its directory, so the run has started.
     let start = Instant::now();
     while fs::read_dir(scratch.0.join("tmp")).unwrap().count() == 0 {
         assert!(start.elapsed() < DEADLINE);

@@ -1,10 +1,10 @@
-//! `nodens check` as a user meets it: the built binary, files, what it prints and how it exits.
+//! `nodens check` from a user's view: files, output and exit codes of the built binary.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The contract: a hybrid cluster's configuration, accepted as it is.
+/// The configuration of a hybrid cluster, which must stay valid as it is.
 const HYBRID: &str = r#"
 [server]
 listen  = ["127.0.0.1:5300", "[::1]:5300"]
@@ -54,7 +54,7 @@ value = "10.0.3.7"
 ttl   = "5m"
 "#;
 
-/// A sound end of a file, for the mistakes in what stands before it.
+/// A valid end of a file, for mistakes in the lines before it.
 const REST: &str = "[upstreams.up]\nservers = [\"1.1.1.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
 #[test]
@@ -74,7 +74,7 @@ fn examples_are_valid() {
 fn good_files() {
     let summary = "OK (2 listeners, 3 routes, 3 upstreams, cache 64MiB)";
     accepted(&written(HYBRID), summary);
-    // Where this machine has no directory for one of its files, that is told.
+    // nodens warns if this machine has no directory for one of the files.
     let full = root().join("config/nodens.toml");
     let summary_of_full = "OK (2 listeners, 4 routes, 3 upstreams, 1 view, cache 64MiB)";
     match Path::new("/var/lib/nodens").is_dir() {
@@ -513,12 +513,12 @@ fn exit_codes() {
     assert!(String::from_utf8_lossy(&output.stderr).contains(":2:4: not UTF-8"));
 }
 
-/// Checks that the file is good and that the summary says so.
+/// Checks that the file is accepted with this summary.
 fn accepted(file: &Path, summary: &str) {
     warned(file, summary, "");
 }
 
-/// Checks that the file is accepted with these warnings.
+/// Checks that the file is accepted with this summary and these warnings.
 fn warned(file: &Path, summary: &str, warnings: &str) {
     let output = check(file);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -526,7 +526,7 @@ fn warned(file: &Path, summary: &str, warnings: &str) {
     assert_eq!((stdout.as_ref(), stderr.as_ref()), (format!("{}: {summary}\n", file.display()).as_str(), warnings));
 }
 
-/// Checks that the text is refused for just these reasons, each `line:column: ` and how the message starts.
+/// Checks that the text is rejected for exactly these reasons: each is `line:column: ` and the beginning of the message.
 fn refused(text: &str, reasons: &[&str]) {
     let file = written(text);
     let output = check(&file);
@@ -542,7 +542,7 @@ fn check(file: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nodens")).arg("check").arg(file).output().expect("runs")
 }
 
-/// A new file with the text.
+/// Writes the text to a new file and returns its path.
 fn written(text: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("check-{}-{}.toml", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Who asks, by the built binary and an API server that lists and watches by script.
+//! Attribution of clients, with the built binary and a scripted API server.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::support::space::inside;
 use crate::support::{Dir, Nodens, config, eventually, serve, upstream, zone};
 use serde_json::Value;
 
-/// nodens on node-1, which is told where the API is.
+/// Starts nodens on node-1 with `[kubernetes]` pointing to `api`.
 fn start(api: &Api, more: &str) -> (Nodens, nodens::lab::upstream::Upstream) {
     let upstream = upstream(zone());
     let dir = Dir::new();
@@ -25,12 +25,12 @@ fn who(nodens: &Nodens, address: &str) -> Value {
     serde_json::from_str(&page.body).expect("JSON")
 }
 
-/// Waits until the address is that pod's.
+/// Waits until the address is attributed to that pod.
 fn is_pod(nodens: &Nodens, address: &str, name: &str) -> Value {
     eventually(&format!("{address} is {name}"), || Some(who(nodens, address)).filter(|who| who["name"] == name))
 }
 
-/// Waits until the address is nobody's, for that reason.
+/// Waits until the address is unknown for this reason.
 fn is_unknown(nodens: &Nodens, address: &str, reason: &str) {
     eventually(&format!("{address} is unknown: {reason}"), || {
         let who = who(nodens, address);
@@ -65,7 +65,7 @@ fn pods_are_known_from_the_list_and_from_the_watch() {
 
     api.put("shop", "late", &["10.244.1.9"], |_| {});
     is_pod(&nodens, "10.244.1.9", "late");
-    // Completed, it still carries its address; then it goes, and another one comes.
+    // A completed pod still has its address; then another pod gets it, and the first one is deleted.
     api.put("shop", "late", &["10.244.1.9"], |pod| pod["status"]["phase"] = "Succeeded".into());
     is_unknown(&nodens, "10.244.1.9", "unassigned");
     api.put("shop", "next", &["10.244.1.9"], |_| {});
@@ -90,7 +90,7 @@ fn a_watch_goes_on_from_where_it_ended_and_from_a_bookmark() {
     let listed = lists();
     api.bookmark();
     nodens.metric_becomes("nodens_watch_events_total", &[("kind", "bookmark")], |seen| seen == 1.0);
-    // What was before the bookmark is asked for no more, so it may be forgotten.
+    // Versions before the bookmark are no longer requested and may be compacted.
     api.compact_to_bookmark();
     api.cut();
     api.put("ci", "b", &["10.244.1.2"], |_| {});
@@ -108,7 +108,7 @@ fn what_is_too_long_ago_is_listed_anew() {
     api.put("ci", "b", &["10.244.1.2"], |_| {});
     let (nodens, _upstream) = start(&api, "");
     is_pod(&nodens, "10.244.1.2", "b");
-    // While nobody is told: one goes, one comes with the address of the other.
+    // While the watch is down, one pod goes, and another comes with its address.
     api.refuse(Some(500));
     nodens.metric_becomes("nodens_watch_connected", &[], |connected| connected == 0.0);
     api.delete("b");
@@ -116,7 +116,7 @@ fn what_is_too_long_ago_is_listed_anew() {
     api.compact();
     is_unknown(&nodens, "10.244.1.1", "watch_stale");
     is_unknown(&nodens, "10.244.1.2", "watch_stale");
-    // Whoever asks is answered all the same.
+    // Queries are still answered.
     lookup(nodens.address(), "a.lab.example");
     api.refuse(None);
     is_pod(&nodens, "10.244.1.2", "c");
@@ -167,7 +167,7 @@ fn namespaces_are_watched_each_by_itself() {
 #[test]
 fn in_a_cluster_it_is_found_by_itself_over_tls() {
     inside("clients::in_a_cluster_it_is_found_by_itself_over_tls", &[], || {
-        // Where every pod has the token and the certificate of its cluster.
+        // The path of the token and of the cluster's certificate in every pod.
         let account = Path::new("/run/secrets/kubernetes.io/serviceaccount");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status().expect("mount runs");
         assert!(mounted.success());

@@ -1,4 +1,4 @@
-//! What is in `deploy`: rendered, validated, held against each other and against the nodens that is built.
+//! The files in `deploy`: rendered, validated, and compared with each other and with the built nodens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,11 +14,11 @@ use serde_json::Value;
 
 const OVERLAYS: [&str; 7] =
     ["link-local", "transparent", "kubelet-clusterdns", "pod-network", "cilium-lrp", "prometheus-operator", "canary"];
-/// The oldest and the newest Kubernetes.
+/// Oldest and newest supported version of Kubernetes.
 const VERSIONS: &str = "1.30,1.37";
-/// Of 1.36 on.
+/// Versions from 1.36 on.
 const ADMISSION: &str = "1.36,1.37";
-/// What nodens takes besides its cache, and what each worker takes: see `app::room`.
+/// Memory of nodens besides its cache and its workers; the latter take `WORKER` each. See `app::room`.
 const BESIDES: u64 = 44 << 20;
 const WORKER: u64 = 1 << 20;
 
@@ -30,7 +30,7 @@ fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// Every configuration of the repository is valid by the schema, as an independent validator sees it; one with a mistake is not.
+/// An independent validator accepts every configuration of the repository, and rejects one with a mistake.
 #[test]
 fn the_schema_accepts_every_configuration() {
     if !has_tools() {
@@ -71,7 +71,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Whether tests/deploy/install has been run.
+/// Returns whether tests/deploy/install has been run.
 fn has_tools() -> bool {
     let missing = ["bin/kubectl", "python/bin/python", "npm/node_modules/@kubernetes-models/cilium"]
         .into_iter()
@@ -82,7 +82,7 @@ fn has_tools() -> bool {
     }
 }
 
-/// Runs a command; what it prints.
+/// Runs a command that must succeed, and returns its output.
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -90,7 +90,7 @@ fn run(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
-/// The objects of a folder of deploy/kustomize, valid in these versions of Kubernetes.
+/// Renders folders of deploy/kustomize; their objects must be valid in these versions of Kubernetes.
 fn render(folders: &[&str], versions: &str) -> BTreeMap<String, Vec<Value>> {
     let mut command = Command::new(tools().join("python/bin/python"));
     command.arg(root().join("tests/deploy/render.py")).arg(tools().join("bin/kubectl")).arg(versions);
@@ -103,7 +103,7 @@ static RENDERED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
     render(&folders.iter().map(String::as_str).collect::<Vec<_>>(), VERSIONS)
 });
 
-/// Each overlay's objects of a kind.
+/// Returns the objects of a kind, with their overlay.
 fn all(kind: &str) -> Vec<(&'static str, &'static Value)> {
     let of = |overlay: &&'static str| {
         let objects = &RENDERED[&format!("overlays/{overlay}")];
@@ -113,7 +113,7 @@ fn all(kind: &str) -> Vec<(&'static str, &'static Value)> {
     OVERLAYS.iter().flat_map(of).collect()
 }
 
-/// The configuration of each DaemonSet.
+/// Returns the overlay, object and configuration of each DaemonSet.
 fn configs() -> Vec<(&'static str, &'static Value, &'static str)> {
     let of = |(overlay, set): (&'static str, &'static Value)| {
         let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
@@ -131,7 +131,7 @@ fn table(config: &str) -> toml::Table {
     config.parse().expect("TOML")
 }
 
-/// Bytes of a Kubernetes quantity in Mi.
+/// Converts a Kubernetes quantity in Mi to bytes.
 fn mebibytes(quantity: &Value) -> u64 {
     let number = quantity.as_str().and_then(|text| text.strip_suffix("Mi")).expect("a quantity in Mi");
     number.parse::<u64>().expect("a number") << 20
@@ -149,7 +149,7 @@ fn every_overlay_is_valid() {
         .collect();
     assert_eq!(custom.len(), 3);
     let mut command = Command::new("node");
-    // Modules are looked for beside the program.
+    // node looks for modules beside the program.
     let program = tools().join("npm/custom.mjs");
     fs::copy(root().join("tests/deploy/custom.mjs"), &program).expect("copies");
     let mut node = command.arg(program).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("node runs");
@@ -167,7 +167,7 @@ fn other_folders_are_valid() {
     let jobs = render(&["job-namespace"], VERSIONS);
     let policy = &jobs["job-namespace"][0];
     assert_eq!(policy["kind"], "NetworkPolicy");
-    // It lets through what the overlays listen on.
+    // The policy admits the addresses that the overlays listen on.
     let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
     let egress = &policy["spec"]["egress"][0];
     let blocks: BTreeSet<_> = egress["to"]
@@ -216,9 +216,9 @@ fn every_configuration_is_good_and_fits_its_pod() {
         let memory = memory.parse::<u64>().expect("a number") << 20;
         let limit = mebibytes(&container["resources"]["limits"]["memory"]);
         let workers = config["server"]["workers"].as_integer().expect("a number").unsigned_abs();
-        // An eighth of it is for what waits in sockets.
+        // An eighth of the limit is for data that waits in sockets.
         assert!(limit >= (memory + BESIDES + WORKER * workers) * 8 / 7, "{overlay}: {limit}");
-        // The probes find the admin pages.
+        // The probes point to the admin pages.
         let admin = config["admin"]["listen"].as_str().expect("text");
         let on_host = pod["hostNetwork"] == true;
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
@@ -227,7 +227,7 @@ fn every_configuration_is_good_and_fits_its_pod() {
             assert_eq!(get["host"] == "127.0.0.1", on_host, "{overlay}");
         }
         assert!(admin == "0.0.0.0:9353" || (on_host && admin == "127.0.0.1:9353"), "{overlay}: {admin}");
-        // What touches the node is for those that live on it, and there the next pod must find this one.
+        // `[node]` and `[handover]` are for pods on the host network; there the next pod must find this one.
         assert_eq!((config.contains_key("node"), config.contains_key("handover")), (on_host, on_host), "{overlay}");
         let mounts = container["volumeMounts"].as_array().expect("a list");
         let mounted =
@@ -336,7 +336,7 @@ fn the_rules_fire_for_what_they_are_for() {
             "docs/guides/deploy.md does not say what to do about {alert}"
         );
     }
-    // The operator's copy.
+    // The copy for the Prometheus operator.
     let body = &rules[rules.find("groups:").expect("groups")..];
     let copy = read("deploy/kustomize/overlays/prometheus-operator/rules.yaml");
     let copy = &copy[copy.find("  groups:").expect("groups")..];
@@ -344,7 +344,7 @@ fn the_rules_fire_for_what_they_are_for() {
     assert_eq!(copy, indented);
 }
 
-/// Metrics in an expression, each with the labels that are asked for there.
+/// Returns the metrics of an expression, each with the labels that it selects.
 fn used(expression: &str) -> Vec<(String, Vec<String>)> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
@@ -382,11 +382,11 @@ fn rules_and_dashboard_ask_for_what_there_is() {
         targets.map(|target| target["expr"].as_str().expect("text").to_owned()).chain([rules]).collect();
     let mut count = 0;
     for (name, asked) in expressions.iter().flat_map(|expression| used(expression)) {
-        // A family shows with its first series: those of clients, views, shed and search need more than this scene has.
+        // A family appears with its first series. Those of clients, views, shed and search need more than this setup.
         let listed = read("docs/reference/metrics.md").contains(&format!("`{}`", name.trim_end_matches("_bucket")));
         assert!(labels.contains_key(name.as_str()) || listed, "{name} is not exported");
         if let Some(own) = labels.get(name.as_str()) {
-            // Prometheus adds this one.
+            // Prometheus adds `instance`.
             let strange: Vec<_> =
                 asked.iter().filter(|label| *label != "instance" && !own.contains(label.as_str())).collect();
             assert!(strange.is_empty(), "{name} has no {strange:?}, but {own:?}");
@@ -418,7 +418,7 @@ fn systemd_takes_the_unit() {
     let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(file).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("nodens.service"), "{text}");
-    // What it starts is a command line that there is.
+    // `ExecStart` is a valid command line.
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
     let words = line.split(' ').skip(1).take_while(|word| *word != "--config");
     run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--help"));
@@ -426,7 +426,7 @@ fn systemd_takes_the_unit() {
 
 #[test]
 fn a_pod_that_may_nothing_serves_on_its_own_network() {
-    // As pod-network runs it: nobody, without capabilities, on a port that needs none.
+    // As the overlay pod-network runs it: uid 65532, without capabilities, on a port that needs none.
     if !can_run(true, &["setpriv"]) {
         return;
     }

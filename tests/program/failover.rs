@@ -1,8 +1,8 @@
-//! Every fault of the first of two servers, over IPv4 and IPv6, for clients over UDP and TCP: each query has its right
-//! answer, and the second server sees hardly more than one query for each.
+//! Every fault of the first of two servers, over IPv4 and IPv6, for clients over UDP and TCP: each query gets its right
+//! answer, and the second server gets at most 1.1 times as many queries, and 32 more.
 //!
-//! One process serves all cells, each a route of its own with two servers of its own; they run side by side. No timing is
-//! held against anything.
+//! One process serves all cells; each cell is a route with its own two servers. The cells run in parallel. No check
+//! depends on timing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use nodens::lab::zone::{Zone, address_of};
 
 /// Queries of a cell.
 const QUERIES: u16 = 120;
-/// How many of them come before a fault that is not there from the start.
+/// Queries before a fault that is not there from the start.
 const BEFORE: u16 = 30;
 /// Queries between two changes of a server that flaps.
 const FLAP: u16 = 12;
-/// What a server takes to reply.
+/// Latency of a server.
 const LATENCY: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ const FAULTS: [Fault; 11] = [
 ];
 
 impl Fault {
-    /// Does to the server what is due before the query of that number.
+    /// Applies the change that is due before query `number`.
     fn strike(self, server: &Upstream, number: u16) {
         let begins = number == if self == Self::SilentFromTheStart { 0 } else { BEFORE };
         match self {
@@ -93,7 +93,7 @@ impl Cell {
         Self { name, fault, tcp, faulty: server(), healthy: server() }
     }
 
-    /// Its part of the configuration.
+    /// Returns the configuration of this cell.
     fn config(&self) -> String {
         let Self { name, faulty, healthy, .. } = self;
         let servers = [faulty, healthy].map(|server| server.address().to_string());
@@ -120,7 +120,7 @@ impl Cell {
         let (faulty, healthy) = (asked(&self.faulty), asked(&self.healthy));
         println!("{}: the faulty server was asked {faulty} times, the healthy one {healthy} times", self.name);
         assert!(healthy as f64 <= most, "{}: {healthy} queries for {QUERIES}", self.name);
-        // The healthy one was asked for all that the other did not answer.
+        // The healthy server was queried for everything that the faulty one did not answer.
         let answered = match self.fault {
             Fault::SilentFromTheStart => 0,
             Fault::Loses30Percent | Fault::TenTimesSlower | Fault::Flaps => QUERIES,

@@ -1,5 +1,5 @@
-//! Forged responses from the right address and port to the right id, by the built binary: no wrong answer comes through, and nothing
-//! is learned from them.
+//! Forged responses from the right address and port with the right id: none gets through to a client, and nodens draws
+//! no conclusions from them.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,13 +17,13 @@ use nodens::upstream::Transport;
 
 const RIGHT: [u8; 4] = [192, 0, 2, 1];
 const FORGED: [u8; 4] = [203, 0, 113, 9];
-/// Names that are asked, one after the other.
+/// Number of names, asked for one after the other.
 const NAMES: u16 = 300;
 
-/// What a client of this server asked last.
+/// The last query of a client.
 type Last = Arc<Mutex<Vec<u8>>>;
 
-/// A server each of whose replies comes behind forged ones.
+/// Starts a server that sends forged responses before each genuine one.
 fn server() -> (SocketAddr, Last) {
     let address = own_address();
     let (udp, tcp) = (UdpSocket::bind(address).expect("a socket"), TcpListener::bind(address).expect("a listener"));
@@ -33,7 +33,7 @@ fn server() -> (SocketAddr, Last) {
         let mut buffer = [0; 2_048];
         while let Ok((length, client)) = udp.recv_from(&mut buffer) {
             let query = &buffer[..length];
-            // Not a probe of nodens's own.
+            // Not a probe.
             if query.to_ascii_lowercase().windows(7).any(|part| part == b"letters") {
                 *seen.lock().expect("a lock") = query.to_vec();
             }
@@ -58,7 +58,7 @@ fn server() -> (SocketAddr, Last) {
     (address, last)
 }
 
-/// The reply to a query, with its question as it was asked.
+/// Returns the response to a query, with its question unchanged.
 fn reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     let mut reply = Message::from_vec(query).expect("a query");
     reply.metadata.message_type = MessageType::Response;
@@ -67,7 +67,7 @@ fn reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     reply.to_vec().expect("a reply")
 }
 
-/// What someone sends who knows address, port and id, and does not see the query.
+/// Returns the responses of an attacker who has address, port and id, but does not see the query.
 fn forged(query: &[u8]) -> Vec<Vec<u8>> {
     let asked = Message::from_vec(query).expect("a query");
     let with = |change: &dyn Fn(&mut Message)| {
@@ -83,17 +83,17 @@ fn forged(query: &[u8]) -> Vec<Vec<u8>> {
         message.queries[0].set_name(Name::from_ascii("other.example.com.").expect("a name"));
     };
     let mut forged = vec![
-        // In small letters: as it is, cut off, failed, and longer than anything that is read.
+        // With the name in small letters: unchanged, truncated, failed, and longer than nodens reads.
         with(&|_| {}),
         with(&|message| message.metadata.truncation = true),
         with(&|message| message.metadata.response_code = ResponseCode::ServFail),
         with(&|message| message.metadata.response_code = ResponseCode::FormErr),
         [with(&|_| {}), vec![0; 5_000]].concat(),
-        // Of another question, of another id, and the query itself.
+        // For another question, with another id, and the query itself.
         with(&other),
         with(&|message| message.metadata.id = message.metadata.id.wrapping_add(1)),
         query.to_vec(),
-        // No more than a header, and less.
+        // Less than a header, and (below) only a header.
         query[..7].to_vec(),
     ];
     forged.extend([0, 1, 2, 3, 5].map(bare));
@@ -111,7 +111,7 @@ fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
         let name = format!("name{number}.of-many-letters.example.com");
         assert_eq!(data(&ask_udp(nodens.address(), &query(number, &name, A))), ["192.0.2.1"], "{name}");
     }
-    // On a slow machine the server itself may seem slow, but it says nothing of letters and EDNS that was forged.
+    // On a slow machine the server may seem slow, but forged letters and EDNS errors change nothing.
     let page = |path: &str| -> serde_json::Value { serde_json::from_str(&nodens.get(path).body).expect("JSON") };
     assert_eq!(page("/api/v1/upstreams")["upstreams"][0]["servers"][0]["random_case"], true);
     let events = page("/api/v1/events");
@@ -119,7 +119,7 @@ fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
         let reason = event["reason"].as_str().unwrap_or_default();
         assert!(event["kind"] != "random_case_off" && !reason.contains("FORMERR"), "{event}");
     }
-    // Letters are random to the last.
+    // The letter case is random to the last.
     let asked = last.lock().expect("a lock").clone();
     assert!(asked.iter().any(u8::is_ascii_uppercase) && asked.iter().any(u8::is_ascii_lowercase));
 }
@@ -127,7 +127,7 @@ fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
 #[test]
 fn reserved_ports_and_those_of_node_services_are_not_used() {
     inside("forgery::reserved_ports_and_those_of_node_services_are_not_used", &[], || {
-        // What is left are 232 ports, as node ports end at 32767.
+        // 232 ports are left, as node ports end at 32767.
         let reserved = "1024-29999,33000-65535";
         std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", reserved).expect("a namespace of its own");
         let upstream = upstream(zone());

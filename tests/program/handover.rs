@@ -1,4 +1,4 @@
-//! One nodens after the other on the same sockets, by the built binary: nothing is lost, whoever fails.
+//! Handovers between nodens processes on the same sockets: no query is lost, whichever process fails.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Where all of a test's nodens meet.
+/// Paths and addresses that all nodens of a test share.
 struct Scene {
     dir: Dir,
     upstream: Upstream,
@@ -44,12 +44,12 @@ impl Scene {
         )
     }
 
-    /// One more nodens; returns once it serves.
+    /// Starts another nodens; returns once it serves.
     fn nodens(&self) -> Nodens {
         self.nodens_with(&self.config(""))
     }
 
-    /// The same with another configuration.
+    /// Starts another nodens with this configuration.
     fn nodens_with(&self, config: &str) -> Nodens {
         let dir = Dir::new();
         let file = dir.write("nodens.toml", config);
@@ -57,7 +57,8 @@ impl Scene {
     }
 }
 
-/// Clients that ask all the time, over UDP and over one TCP connection each, and never again: each query must be answered.
+/// Clients that send queries all the time: over UDP, over one TCP connection each, and over a new TCP connection for each
+/// query. No query is repeated, and each must get a response.
 struct Clients {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -92,7 +93,7 @@ impl Clients {
             if connection.is_empty() {
                 connection.push(Tcp::connect(server));
             }
-            // A part of a query is under way at any moment.
+            // At any moment a part of a query may be in flight.
             let framed = crate::support::client::framed(&query(number, name, A));
             let (one, other) = framed.split_at(usize::from(number) % framed.len());
             connection[0].write(one);
@@ -106,13 +107,13 @@ impl Clients {
         Self { stop, answered, threads }
     }
 
-    /// Waits until some hundred more have been answered.
+    /// Waits until more than 300 further queries have been answered.
     fn go_on(&self) {
         let before = self.answered.load(Ordering::Relaxed);
         eventually("answers", || (self.answered.load(Ordering::Relaxed) > before + 300).then_some(()));
     }
 
-    /// All of them were answered.
+    /// Stops the clients, and checks that every query was answered.
     fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -126,7 +127,7 @@ fn nothing_is_lost_from_one_to_the_next() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let clients = Clients::new(scene.listen);
-    // Each has the sockets of the one before, however many workers it has for them.
+    // Each successor gets the sockets of its predecessor, whatever its number of workers.
     for workers in [2, 1, 3, 2, 1, 2] {
         clients.go_on();
         let mut new = scene.nodens_with(&scene.config("").replace("workers = 2", &format!("workers = {workers}")));
@@ -150,7 +151,7 @@ fn a_connection_moves_with_the_part_of_a_query_that_was_read() {
     let framed = crate::support::client::framed(&query(2, "b.lab.example", A));
     let (one, other) = framed.split_at(framed.len() / 2);
     client.write(one);
-    // The old one reads it, as far as anybody can tell: its worker answers others meanwhile.
+    // The predecessor has probably read the half query: its worker answers other clients meanwhile.
     (0..20).for_each(|_| drop(lookup(scene.listen, "c.lab.example")));
     let _new = scene.nodens();
     old.logged("handed over");
@@ -185,7 +186,7 @@ fn what_was_asked_of_others_does_not_go_along() {
     let mut new = scene.nodens_with(&scene.config("").replace(&servers[0], &servers[1]));
     new.logged("took over");
     old.logged("handed over");
-    // From now on every query is answered by the new configuration, whichever socket it comes by.
+    // From here on the new configuration answers every query, over every socket.
     for number in 0..100 {
         let query = query(number, "known.lab.example", A);
         assert_eq!(data(&ask_udp(scene.listen, &query)), ["192.0.2.2"]);
@@ -215,7 +216,7 @@ fn the_old_one_serves_again_when_the_new_one_is_gone() {
     for _ in 0..2 {
         let mut new = scene.nodens();
         new.logged("took over");
-        // A worker that dies is no reason: its supervisor replaces it.
+        // The death of a worker does not revert the handover: the supervisor replaces the worker.
         send_signal(new.worker().expect("a worker"), "KILL");
         new.metric_becomes("nodens_worker_restarts_total", &[], |count| count == 1.0);
         lookup(scene.listen, "a.lab.example");
@@ -286,7 +287,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
     assert_eq!(first.exit().code(), Some(0));
 }
 
-/// Answers whoever knocks with one message, and no more.
+/// Accepts one connection, reads one message, and sends `answer`.
 fn strange_elder(path: &std::path::Path, answer: Message) -> JoinHandle<()> {
     let listener = door::listen(path).expect("listens");
     thread::spawn(move || {
@@ -313,7 +314,7 @@ fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
         old.signal("TERM");
         assert_eq!(old.exit().code(), Some(0));
         lookup(scene.listen, "a.lab.example");
-        // The next one finds it.
+        // The next nodens finds the socket of `new`.
         let mut next = scene.nodens();
         next.logged("took over");
     }
@@ -338,7 +339,7 @@ fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
     channel.send(&Message::Ready).expect("sends");
     assert!(channel.receive().is_ok_and(|got| got.is_none()));
     old.logged("handover failed");
-    // It gave nothing, and serves.
+    // The predecessor has handed nothing over, and serves.
     lookup(scene.listen, "a.lab.example");
 }
 

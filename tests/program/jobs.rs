@@ -1,5 +1,4 @@
-//! Which job asked what and why it failed, by the built binary, pods from a scripted API, and clients with addresses of
-//! their own.
+//! Queries and failures by job, with the built binary, pods from a scripted API, and clients with their own addresses.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -24,17 +23,17 @@ struct Scene {
     _public: Upstream,
 }
 
-/// Two jobs of different projects on one node; the servers of corp.example are silent.
+/// Starts nodens with two jobs of different projects on one node; the servers of corp.example are silent.
 fn scene() -> Scene {
     scene_with("")
 }
 
-/// The same with more of a configuration. The silent server has a short time.
+/// Starts the same scene with additional configuration and a deadline of 400 ms for corp.example.
 fn scene_with(more: &str) -> Scene {
     scene_within("400ms", more)
 }
 
-/// The same where that server has so long to answer.
+/// Starts the same scene with additional configuration and this deadline for corp.example.
 fn scene_within(deadline: &str, more: &str) -> Scene {
     let api = Api::start();
     for (name, address, project, job) in [("one", ONE, "42", "8123"), ("two", TWO, "43", "8124")] {
@@ -62,7 +61,7 @@ fn scene_within(deadline: &str, more: &str) -> Scene {
     Scene { nodens, api, corp, _public: public }
 }
 
-/// Waits until nodens has heard that the address is that pod's.
+/// Waits until nodens attributes the address to that pod.
 fn is_pod(nodens: &Nodens, address: &str, name: &str) {
     eventually(&format!("{address} is {name}"), || {
         let page = nodens.get(&format!("/api/v1/clients?address={address}"));
@@ -71,7 +70,7 @@ fn is_pod(nodens: &Nodens, address: &str, name: &str) {
 }
 
 impl Scene {
-    /// Asks as the client with this address.
+    /// Sends a query as the client with this address.
     fn ask(&self, from: &str, name: &str, qtype: u16) -> Vec<u8> {
         let socket = UdpSocket::bind((from, 0)).expect("a socket");
         socket.connect(self.nodens.address()).expect("a way there");
@@ -80,14 +79,14 @@ impl Scene {
         receive(&socket)
     }
 
-    /// What TXT says, all in one.
+    /// Returns the strings of a TXT answer, joined.
     fn txt(&self, from: &str, name: &str) -> String {
         let reply = self.ask(from, name, TXT);
         assert_eq!(code(&reply), hickory_proto::op::ResponseCode::NoError, "{name}");
         data(&reply).join("\n")
     }
 
-    /// The report of a job, once it has so many queries.
+    /// Returns the report of a job, once it has this many queries.
     fn report(&self, id: &str, queries: u64) -> Value {
         eventually(&format!("{queries} queries of {id}"), || {
             let page = self.nodens.get(&format!("/api/v1/jobs/{id}"));
@@ -105,7 +104,7 @@ impl Scene {
     }
 }
 
-/// What job one does: eight queries.
+/// Sends the eight queries of job one.
 fn job_one(scene: &Scene) {
     for suffix in [".ci.svc.cluster.local", ".svc.cluster.local", ".cluster.local", "", ""] {
         scene.ask(ONE, &format!("registry.example.com{suffix}"), A);
@@ -149,13 +148,13 @@ fn each_job_has_a_report_of_its_own() {
     let said = failures[1]["explanation"].as_str().expect("a text");
     let server = format!("upstream corp: {} no response", scene.corp.address());
     assert!(said.contains("route \"corp.example\"") && said.contains(&server), "{said}");
-    // On a busy machine another one may have taken longer.
+    // On a busy machine another query may have taken longer.
     let slowest = report["slowest"].as_array().expect("a list");
     let git = slowest.iter().find(|slow| slow["name"] == "git.corp.example").expect("the slow one");
     assert_eq!(git["route"], "corp.example");
     assert!(git["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.3), "{git}");
     assert_eq!(report["slowest"].as_array().map(Vec::len), Some(5), "hits and denials take no time");
-    // By any name it is the same one.
+    // Each identifier of the job leads to the same report.
     for id in ["8123", "uid-one"] {
         assert_eq!(scene.report(id, 8)["name"], "one");
     }
@@ -165,7 +164,7 @@ fn each_job_has_a_report_of_its_own() {
     let list: Value = serde_json::from_str(&scene.nodens.get("/api/v1/jobs").body).expect("JSON");
     assert_eq!((list["jobs"].as_array().map(Vec::len), &list["dropped"]), (Some(3), &json!(0)));
 
-    // It stays when the pod is gone, and the next one with its address has its own.
+    // The report outlives the pod; the next pod with that address has its own.
     scene.api.delete("one");
     scene.api.put("ci", "three", &[ONE], |_| {});
     is_pod(&scene.nodens, ONE, "three");
@@ -174,17 +173,17 @@ fn each_job_has_a_report_of_its_own() {
     assert_eq!(scene.report("one", 8)["failed"], 3);
 }
 
-/// Whatever an upstream writes, it is words: what kind of failure it was does not depend on them.
+/// The cause of a failure does not depend on texts that an upstream sends.
 #[test]
 fn a_cause_is_what_happened_whatever_the_servers_say() {
     let scene = scene_within("20s", "");
     scene.corp.set(Behaviour::rcode(2).extended_error(22, "no reply: max_qps"));
-    // The second time it is a remembered failure.
+    // The second query finds the cached failure.
     (0..2).for_each(|_| drop(scene.ask(ONE, "git.corp.example", A)));
     let zone = Zone::new("corp.example.").rcode("bad.corp.example.", 3);
     scene.corp.set_zone(zone.extended_error("bad.corp.example.", 15, "malware")).expect("a zone");
     scene.corp.set(Behaviour::normal());
-    // The second time it is a hit.
+    // The second query is a hit.
     (0..2).for_each(|_| drop(scene.ask(ONE, "bad.corp.example", A)));
     let report = scene.report("one", 4);
     let of = |name: &str| {
@@ -208,7 +207,7 @@ fn what_a_server_writes_steers_no_terminal() {
     scene.corp.set(Behaviour::rcode(2).extended_error(22, COMMANDS));
     scene.ask(ONE, "git.corp.example", A);
     let report = scene.report("one", 1);
-    // Whoever reads the JSON has it as it was.
+    // Parsed from JSON, the text is unchanged.
     let explained = report["failures"][0]["explanation"].as_str().expect("a text");
     assert!(explained.contains("extended error 22 a"), "{explained}");
     let json = scene.nodens.get("/api/v1/jobs/one").body;
@@ -247,7 +246,7 @@ fn a_job_sees_itself_and_nobody_else() {
     );
     let why = scene.txt(TWO, "localhost.why.nodens.internal");
     assert!(why.contains("localhost is a special-use name: nodens answers NOERROR itself"), "{why}");
-    // Too long for a reply without EDNS: what there is room for, whole.
+    // Too long for a response without EDNS: nodens returns the whole strings that fit.
     let long = format!("{}example.com", "long-label-long-label-long-label-long-label-long-label.".repeat(3));
     let reply = scene.ask(TWO, &format!("{long}.why.nodens.internal"), TXT);
     assert!(reply.len() <= 512 && reply[2] & 2 == 0 && !data(&reply).is_empty(), "{reply:?}");
@@ -306,7 +305,7 @@ fn projects_are_counted_in_the_metrics_up_to_a_number() {
     let said = format!("{:?}", metrics.samples);
     assert!(!said.contains("8123") && !said.contains("secret"), "no job and no name is in the metrics: {said}");
 
-    // With more room the next query of a project gives it its series; what was counted stays where it is.
+    // With a higher limit, the next query of a project creates its series; earlier counts stay in `other`.
     let file = scene.nodens.config();
     let text = std::fs::read_to_string(&file).expect("the configuration");
     std::fs::write(&file, text.replace("max_projects = 1", "max_projects = 2")).expect("writes");

@@ -1,4 +1,4 @@
-//! The life of a process: signals, new configurations, the end.
+//! The life of a process: signals, new configurations, exit.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,7 +14,7 @@ use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::zone::Zone;
 
-/// Queries under way over UDP and over one TCP connection each.
+/// Queries in flight, over UDP and over one TCP connection each.
 struct Asked {
     datagrams: Vec<UdpSocket>,
     connections: Vec<Tcp>,
@@ -36,7 +36,7 @@ impl Asked {
         Self { datagrams: (0..count).map(ask_udp).collect(), connections: (0..count).map(ask_tcp).collect() }
     }
 
-    /// Checks that each has its answer, and each connection then its end.
+    /// Checks that each query is answered, and each connection then closed.
     fn are_answered(self) {
         for (n, socket) in (0..).zip(&self.datagrams) {
             let reply = receive(socket);
@@ -73,7 +73,7 @@ fn what_is_in_flight_at_a_signal_is_answered() {
 fn what_has_arrived_at_a_signal_is_answered() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
-    // Half of the names are known already.
+    // Half of the names that are asked for over UDP are cached.
     (0..20).for_each(|n| drop(lookup(nodens.address(), &format!("udp-{n}.lab.example"))));
     let worker = nodens.freeze();
     let asked = Asked::new(nodens.address(), 40);
@@ -135,7 +135,7 @@ fn a_new_configuration_is_taken_under_load_with_no_query_lost() {
     assert_eq!(nodens.metric("nodens_config_reloads_total", &[("result", "rejected")]), 0.0);
 }
 
-/// Asks for name after name. Once one was answered by the new upstream, all are.
+/// Asks for new names until `done`. After the first answer from the new upstream, all must come from it.
 fn ask_until(done: &AtomicBool, server: SocketAddr, client: usize) {
     let (socket, mut taken) = (udp(server), false);
     for n in 0_u16.. {
@@ -195,7 +195,7 @@ fn a_bad_file_changes_nothing_and_the_log_says_where_it_is_wrong() {
     assert_eq!(reloads(&nodens), [0.0, 1.0]);
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
 
-    // While the file is not there, nothing is to be taken; asked to, nodens says so.
+    // While the file is missing, there is nothing to apply; on SIGHUP, nodens logs that.
     fs::remove_file(nodens.config()).expect("it is there");
     nodens.signal("HUP");
     nodens.logged("cannot read");
@@ -225,7 +225,7 @@ fn keys_that_need_a_restart_are_named() {
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example")), ["192.0.2.1"]);
 }
 
-/// Puts another configuration in the place of the file, at once and whole.
+/// Replaces the configuration file atomically.
 fn replace(nodens: &Nodens, text: &str) {
     let new = nodens.dir().write("new.toml", text);
     fs::rename(new, nodens.config()).expect("a swap");

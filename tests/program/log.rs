@@ -1,4 +1,4 @@
-//! A log that cannot be written, by the built binary: lines are lost and counted, and nothing else.
+//! A log that cannot be written, with the built binary: lines are lost and counted, nothing else is affected.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::pipe;
@@ -12,18 +12,18 @@ use crate::support::client::{A, code, data, lookup, query, receive, udp};
 use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
 use hickory_proto::op::ResponseCode;
 
-/// Queries that fail, each of which is told of at level debug: together more than a log holds that nobody reads.
+/// Failing queries, each logged at level debug: together more than an unread log can buffer.
 const FAILING: usize = 1_600;
-/// Those under way at once.
+/// Queries in flight at once.
 const BURST: usize = 50;
 
-/// One nodens after the other at the same addresses, with a log of this kind.
+/// Nodens processes at the same addresses, one after the other, with the same kind of log.
 struct Scene {
     upstream: Upstream,
     dir: Dir,
     listen: SocketAddr,
     admin: SocketAddr,
-    /// Where nobody listens.
+    /// Address without a server.
     dead: SocketAddr,
 }
 
@@ -58,11 +58,11 @@ impl Scene {
         assert_eq!(data(&lookup(self.listen, &format!("{name}.lab.example"))), ["192.0.2.1"]);
     }
 
-    /// Start, reload, a worker's death, a handover and SIGTERM, with a log that is made anew for each process.
+    /// Tests start, reload, death of a worker, handover and SIGTERM, with a new log for each process.
     fn lives_on(&self, mut stderr: impl FnMut() -> Stdio, loses: Option<&str>) {
         let lost = |nodens: &Nodens| match loses {
             Some(reason) => {
-                // The lines of the start are lost where none can be written.
+                // If the log cannot be written, the lines of the start are lost; a full one needs more lines.
                 if reason == "full" {
                     self.talks();
                 }
@@ -96,7 +96,7 @@ impl Scene {
         assert_eq!(second.exit().code(), Some(0));
     }
 
-    /// Asks what fails, and has nodens tell of it.
+    /// Sends failing queries, which nodens logs.
     fn talks(&self) {
         let socket = udp(self.listen);
         for burst in 0..FAILING / BURST {
@@ -149,7 +149,7 @@ fn a_log_in_a_file_that_is_deleted_costs_nothing() {
 fn a_mistake_is_told_of_by_the_exit_code_where_nobody_reads() {
     let (reader, writer) = pipe().expect("a pipe");
     let dir = Dir::new();
-    // More mistakes than the pipe has room for.
+    // More mistakes than fit in the pipe.
     let mistakes: String = (0..2_000).map(|n| format!("key_that_is_none_{n} = 1\n")).collect();
     let file = dir.write("nodens.toml", &format!("[server]\n{mistakes}"));
     let mut child = serve().arg("--config").arg(file).stderr(writer).spawn().expect("nodens starts");

@@ -1,4 +1,4 @@
-//! The built program, as its users and its node meet it: a process, real sockets, scripted upstreams beside it.
+//! End-to-end tests of the built program: a nodens process, real sockets, scripted upstreams.
 
 #[path = "../support/addresses.rs"]
 mod addresses;

@@ -1,5 +1,5 @@
-//! Upstreams given by name, with hickory's server as the bootstrap server and as an upstream: an implementation that is
-//! not of this house.
+//! Upstreams given by name, with hickory's server, an independent implementation, as the bootstrap server and as an
+//! upstream.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 
-/// Zones that hickory's server serves on a port of 127.0.0.1, for as long as this lives.
+/// A hickory server that serves zones on a port of 127.0.0.1 until drop.
 struct Hickory {
     address: SocketAddr,
-    /// Its tasks run here.
+    /// Runtime of the server's tasks.
     _runtime: Runtime,
     _server: Server<Catalog>,
 }
@@ -70,7 +70,7 @@ fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
     assert!(events.contains("\"kind\": \"address_added\""), "{events}");
     assert!(events.contains("\"reason\": \"resolver.infra.example.\""), "{events}");
     assert_eq!(data(&lookup(nodens.address(), "a.lab.example.")), ["192.0.2.1"]);
-    // Only the group's server is asked for clients' names.
+    // The server of the upstream gets the client's query.
     assert!(up.seen().iter().any(|seen| seen.is_named("a.lab.example.")));
 }
 
@@ -85,7 +85,7 @@ fn a_name_that_does_not_resolve_is_told_and_tried_again() {
         let tries = nodens.log().iter().filter(|line| line.contains("cannot resolve the name")).count();
         (tries >= 2).then_some(())
     });
-    // One change is one event, however often it is tried.
+    // One event for one change, however often it is tried.
     assert_eq!(nodens.get("/api/v1/events").body.matches("\"kind\": \"name_unresolved\"").count(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! A node with pods: the address that nodens puts there, its firewall, and what is left of them when, by the built binary.
+//! A node with pods: the addresses and the firewall of nodens, and their removal when nodens stops or was killed.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use crate::support::pod::{Pod, make_bridge};
 use crate::support::space::{inside, ip};
 use crate::support::{Dir, Nodens, eventually, send_signal, serve};
 
-/// Where nodens is, for every pod of every node.
+/// Addresses of nodens, the same on every node.
 const ADDRESSES: [&str; 2] = ["169.254.20.10", "fd00:53::a"];
 const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "nsenter", "dig", "setpriv"];
 
@@ -17,7 +17,7 @@ fn run(program: &str, words: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The addresses of the node, each with its link.
+/// Returns the addresses of the node, each with its link.
 fn addresses() -> BTreeSet<String> {
     let text = run("ip", "-o address");
     let word = |line: &str, number: usize| line.split_whitespace().nth(number).unwrap_or_default().to_owned();
@@ -28,7 +28,7 @@ fn has_address(address: &str) -> bool {
     addresses().iter().any(|line| line.contains(&format!(" {address}/")))
 }
 
-/// The tables of nftables.
+/// Returns the nftables tables.
 fn tables() -> BTreeSet<String> {
     run("nft", "list tables").lines().map(str::to_owned).collect()
 }
@@ -37,13 +37,13 @@ fn nodens(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).output().expect("nodens runs")
 }
 
-/// What nodens says, and whether its exit code is good.
+/// Returns whether the command succeeded, and its output.
 fn said(output: &Output) -> (bool, String) {
     let text = [&*output.stdout, &*output.stderr].concat();
     (output.status.success(), String::from_utf8(text).expect("UTF-8"))
 }
 
-/// A node: a bridge, connection tracking, and something else of the same kinds that is none of nodens' business.
+/// A node with a bridge, connection tracking, and an address and a table that do not belong to nodens.
 struct Site {
     dir: Dir,
     before: (BTreeSet<String>, BTreeSet<String>),
@@ -55,7 +55,7 @@ impl Site {
         ip("address add 169.254.20.11/32 dev lo");
         run("nft", "add table inet other");
         run("nft", "add chain inet other pre { type filter hook prerouting priority 0 ; }");
-        // Only now does the kernel track connections in this namespace.
+        // With this rule the kernel begins to track connections in this namespace.
         run("nft", "add rule inet other pre ct state new counter");
         Self { dir: Dir::new(), before: (addresses(), tables()) }
     }
@@ -76,16 +76,16 @@ impl Site {
         Nodens::spawn(serve().arg("--config").arg(file), dir)
     }
 
-    /// Everything is as it was before nodens came.
+    /// Checks that addresses and tables are as before nodens started.
     fn is_as_before(&self) {
         assert_eq!((addresses(), tables()), self.before);
     }
 }
 
-/// Routes to nowhere, for those who ask nothing of upstreams.
+/// An upstream without a server behind it, for tests that send no queries upstream.
 const NOWHERE: &str = "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-/// A server in a namespace of its own that knows one name.
+/// A server in its own namespace that has a record for one name.
 struct Server {
     _pod: Pod,
     program: std::process::Child,
@@ -117,14 +117,14 @@ impl Drop for Server {
     }
 }
 
-/// Connections to nodens that the kernel tracks.
+/// Returns the number of tracked connections to nodens.
 fn tracked() -> usize {
     let of = |family: &str| run("conntrack", &format!("-L -f {family}"));
     let all = of("ipv4") + &of("ipv6");
     all.lines().filter(|line| line.contains("dport=53 ") && ADDRESSES.iter().any(|one| line.contains(one))).count()
 }
 
-/// Each pod asks for each name over both families and both transports.
+/// Asks for each name from each pod, over both address families and both transports.
 fn ask_all(pods: &[Pod], names: &[(&str, &str)]) {
     for pod in pods {
         for (name, value) in names {
@@ -161,7 +161,7 @@ fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
         let before = (addresses(), tables());
         let config = site.config("", &routes.concat());
 
-        // Without the firewall the kernel tracks each query: this is what it is for.
+        // Without the firewall the kernel tracks each query; the firewall prevents that.
         let mut plain = site.nodens(&config.replace("[node]", "[node]\nfirewall = \"none\""));
         assert!(ADDRESSES.iter().all(|address| has_address(address)));
         ask_all(&pods, &servers);
@@ -193,7 +193,7 @@ fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
             send_signal(nodens.worker().expect("a worker"), "KILL");
             ask_all(&pods[..1], &servers);
         }
-        // One nodens after the other.
+        // Handovers.
         for _ in 0..3 {
             let new = site.nodens(&config);
             nodens.logged("handed over");
@@ -219,7 +219,7 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
         let name = "web.shop.svc.cluster.local";
         let server = Server::start(51, &site.dir, name, "10.96.0.7");
         let pod = Pod::start(11, &site.dir, "");
-        // What kube-proxy does for the Service of kube-dns, and that replies of one pod to another come by the node.
+        // As kube-proxy does for the Service of kube-dns; and responses from pod to pod return by way of the node.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("writes");
         run("nft", "add table ip kube-proxy");
         run("nft", "add chain ip kube-proxy services { type nat hook prerouting priority dstnat ; }");
@@ -267,7 +267,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
             assert!(!good && text.contains("a process listens on"), "{text}");
             killed.kill();
             assert!(has_address(ADDRESSES[0]) && tables().contains("table inet nodens"));
-            // The next one finds it, and takes it away when it stops.
+            // The next nodens finds the leftovers, and removes them when it stops.
             let mut next = site.nodens(&config);
             assert!(!next.log().iter().any(|line| line.contains("mended")));
             next.signal("TERM");
@@ -293,7 +293,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
 fn what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays() {
     inside("node::what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays", &TOOLS, || {
         let site = Site::new();
-        // This one is not nodens' own.
+        // This address does not belong to nodens.
         ip("address add fd00:53::a/128 dev lo nodad");
         let mut nodens = site.nodens(&site.config("interface = \"lo\"", NOWHERE));
         let rules = || run("nft", "list table inet nodens").matches("notrack").count();
@@ -346,7 +346,7 @@ fn what_cannot_be_done_is_said() {
             "{code:?} {text}"
         );
         ip("address del 169.254.20.10/32 dev pods");
-        // Where the kernel has such links there is nothing to be said.
+        // If the kernel supports dummy links, there is no error to check.
         if !Command::new("ip")
             .args(["link", "add", "probe0", "type", "dummy"])
             .output()
@@ -360,7 +360,7 @@ fn what_cannot_be_done_is_said() {
             ip("link del probe0");
         }
         site.is_as_before();
-        // Without nftables it serves all the same: nobody may write tables here, but the addresses are there already.
+        // Without permission to write nftables tables, nodens still serves. The addresses exist already.
         ip("address add 169.254.20.10/32 dev lo");
         ip("address add fd00:53::a/128 dev lo nodad");
         let dir = Dir::new();

@@ -1,4 +1,4 @@
-//! Software that others wrote on both sides of nodens: nsd as an upstream; dig, kdig, glibc and musl as clients.
+//! Independent software on both sides of nodens: nsd as an upstream; dig, kdig, glibc and musl as clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::support::musl;
 use crate::support::space::{can_run, inside, put_in_place};
 use crate::support::{Dir, Nodens, eventually, upstream_on, zone};
 
-/// Every type has a record at this name, but for those of `OTHERS`.
+/// Name with a record of every type except those in `OTHERS`.
 const NAME: &str = "All.Lab.Example";
 const ZONE: &str = r#"
 $ORIGIN lab.example.
@@ -70,7 +70,7 @@ const TYPES: [&str; 20] = [
     "TYPE65280",
     "NS",
 ];
-/// Names and types with an answer, or a denial, of another kind.
+/// Further names and types, with answers of other kinds or denials.
 const OTHERS: [(&str, &str); 11] = [
     ("lab.example", "SOA"),
     ("lab.example", "NS"),
@@ -85,7 +85,7 @@ const OTHERS: [(&str, &str); 11] = [
     ("sub.lab.example", "DS"),
 ];
 
-/// An nsd that serves the zone. It is killed when dropped.
+/// A running nsd that serves the zone, stopped on drop.
 struct Nsd {
     child: Child,
     address: SocketAddr,
@@ -96,7 +96,7 @@ impl Nsd {
     fn start() -> Self {
         let dir = Dir::new();
         let process = std::process::id().to_be_bytes();
-        // Any process has addresses of its own here, and so no other holds the port.
+        // Each process has its own addresses here, so no other process holds the port.
         static COUNT: AtomicU8 = AtomicU8::new(1);
         let last = COUNT.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from(([127, 128 | process[2], process[3], last], 5_353));
@@ -127,7 +127,7 @@ impl Nsd {
                 let log = fs::read_to_string(dir.file("log")).unwrap_or_default();
                 panic!("nsd ended with {status}: {log}");
             }
-            let _ = socket.send(&query(1, "all.lab.example", A)); // refused until it listens
+            let _ = socket.send(&query(1, "all.lab.example", A)); // refused until nsd listens
             socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
             socket.recv(&mut [0; 512]).ok()
         });
@@ -137,7 +137,7 @@ impl Nsd {
 
 impl Drop for Nsd {
     fn drop(&mut self) {
-        // Its children end when it is asked to, not when it is killed.
+        // nsd ends its children on SIGTERM, but not on SIGKILL.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
@@ -174,10 +174,10 @@ fn kdig_gets_from_nodens_what_nsd_has() {
     }
 }
 
-/// Asks nsd and, twice, nodens for all that is in the zone in several ways, and compares answers and codes.
+/// Asks nsd, and nodens in several ways, for every name and type of the zone; compares response codes and answers.
 fn compare(client: &str, options: &[&str], no_cookie: &str, small: &str) {
     let nsd = Nsd::start();
-    // dig shares ports with others: at a port that the kernel also gives to clients it may hear itself.
+    // dig shares ports with others: at a port that the kernel also assigns to clients it may receive its own queries.
     let nodens = in_front_of(nsd.address, &own_address().to_string());
     let ask = |server: SocketAddr, words: &[&str]| {
         let mut command = Command::new(client);
@@ -186,7 +186,7 @@ fn compare(client: &str, options: &[&str], no_cookie: &str, small: &str) {
     };
     let all = TYPES.iter().map(|qtype| (NAME, *qtype)).chain(OTHERS);
     for (name, qtype) in all {
-        // As the client does by default; and one way to ask for each type in turn would not find much less.
+        // nsd is asked over TCP; nodens in four ways, of which the first is the client's default.
         let right = ask(nsd.address, &[name, qtype, "+tcp"]);
         for how in [&[][..], &["+tcp"], &["+noedns"], &[small]] {
             let words = [&[name, qtype, no_cookie], how].concat();
@@ -197,12 +197,12 @@ fn compare(client: &str, options: &[&str], no_cookie: &str, small: &str) {
     }
 }
 
-/// The response code and the sorted answers of a client's output, in lower case.
+/// Returns the response code and the sorted answers of a client's output, in lower case.
 fn told(output: Output, words: &[&str]) -> (String, Vec<String>) {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).to_ascii_lowercase();
     assert!(output.status.success(), "{words:?}: {text}");
-    // What is no complaint: nsd does not recurse, and a truncated reply is asked for again over TCP.
+    // Not complaints: nsd does not recurse, and the client repeats a truncated query over TCP.
     let fine = ["noerror", "warning: recursion requested but not available", "warning: truncated reply"];
     let rest = fine.iter().fold(text.clone(), |text, words| text.replace(words, ""));
     for complaint in ["warning", "malformed", "bad packet", "error", "mismatch", "extra bytes"] {
@@ -249,13 +249,13 @@ fn so_does_musls() {
     });
 }
 
-/// nodens on port 53, where resolv.conf points, and an upstream behind it.
+/// Starts nodens on port 53, points resolv.conf to it, and starts an upstream behind it.
 fn as_the_system_resolver() -> (Dir, Nodens, nodens::lab::upstream::Upstream) {
     let dir = Dir::new();
     let resolv = dir.write("resolv.conf", "nameserver 127.0.0.1\nsearch corp.example lab.example\noptions ndots:5\n");
     put_in_place(&resolv, "/etc/resolv.conf");
     put_in_place(&dir.write("nsswitch.conf", "hosts: files dns\n"), "/etc/nsswitch.conf");
-    // More addresses than a reply of 512 bytes holds.
+    // More addresses than fit in a response of 512 bytes.
     let many: String = (1..=50).map(|n| format!("big.lab.example. 300 A 192.0.2.{n}\n")).collect();
     let zone =
         zone().records(&many).record("big.lab.example. 300 AAAA 2001:db8::1").origin("corp.example.").origin("test.");

@@ -1,5 +1,5 @@
-//! A node and four pods with addresses of their own: each asks with the resolvers of glibc and musl, and report, metrics,
-//! views and explanations are right for each.
+//! A node and four pods with their own addresses: each asks with the resolvers of glibc and musl; report, metrics, views
+//! and explanations are correct for each.
 
 use crate::support::api::Api;
 use crate::support::musl;
@@ -10,9 +10,9 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 use serde_json::{Value, json};
 
-/// Where nodens is, for every pod of every node.
+/// Addresses of nodens, the same on every node.
 const NODENS: [&str; 2] = ["169.254.20.10", "fd00:53::10"];
-/// Where each pod sees itself over HTTP; the namespace is this test's own.
+/// Port of the report over HTTP; the test has its own network namespace.
 const REPORT: u16 = 9354;
 
 struct Scene {
@@ -20,11 +20,11 @@ struct Scene {
     nodens: Nodens,
     /// A job of a project that may see the private zone.
     staff: Pod,
-    /// A job of a fork, which may not.
+    /// A job of a fork, which may not see it.
     fork: Pod,
-    /// A job that has ended, whose process asks on.
+    /// A job that has ended, whose process still sends queries.
     done: Pod,
-    /// A pod that is no job.
+    /// A pod without a job.
     plain: Pod,
     _upstreams: [Upstream; 3],
 }
@@ -97,7 +97,7 @@ impl Scene {
         serde_json::from_str(&self.nodens.get(&format!("/api/v1/{path}")).body).expect("JSON")
     }
 
-    /// A job's report, once it has as many queries as `enough` says.
+    /// Returns the report of a job.
     fn report(&self, id: &str) -> Value {
         self.page(&format!("jobs/{id}"))
     }
@@ -130,7 +130,7 @@ fn each_pod_is_itself() {
             }
         }
 
-        // Whom each is to itself.
+        // The identity that each pod gets over DNS.
         let txt = |pod: &Pod, name: &str, server: &str| {
             pod.must("dig", &[&format!("@{server}"), "+short", "+tries=1", "+timeout=30", "TXT", name])
         };
@@ -154,7 +154,7 @@ fn each_pod_is_itself() {
             assert!(why.contains(words), "{words}: {why}");
         }
 
-        // The same over HTTP, of the pod that asks alone.
+        // The same over HTTP; each pod sees itself only.
         for (pod, url, name, job) in [
             (staff, format!("http://{}:{REPORT}/v1/me", NODENS[0]), "staff", "8123"),
             (fork, format!("http://[{}]:{REPORT}/v1/me", NODENS[1]), "fork", "8124"),
@@ -163,7 +163,7 @@ fn each_pod_is_itself() {
             assert!(me.starts_with(&format!("{name}, gitlab-job, namespace ci, job {job}\n")), "{me}");
         }
 
-        // What the node knows of each.
+        // The reports of the node about each job.
         for (id, name, causes) in [
             ("8123", "staff", json!([])),
             ("8124", "fork", json!([["git.corp.example", "denied"]])),
@@ -180,7 +180,7 @@ fn each_pod_is_itself() {
         let unknown = scene.report("unknown");
         assert!(unknown["queries"].as_u64().is_some_and(|queries| queries > 0), "{unknown:#}");
 
-        // Metrics tell projects apart, and no pods.
+        // Metrics have series for projects, and none for pods.
         let client = |project, runner, namespace| [("namespace", namespace), ("project", project), ("runner", runner)];
         for (report, labels) in [
             ("8123", client("42", "shared-1", "ci")),
@@ -188,7 +188,7 @@ fn each_pod_is_itself() {
             ("plain", client("", "", "shop")),
             ("unknown", client("unknown", "", "")),
         ] {
-            // A query that a busy machine sent twice may still be on its way.
+            // A query that a busy machine sent twice may still be in flight.
             eventually("the same count", || {
                 let asked = scene.report(report)["queries"].as_f64().expect("a number");
                 (scene.nodens.metric("nodens_client_queries_total", &labels) == asked).then_some(())

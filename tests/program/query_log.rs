@@ -1,4 +1,4 @@
-//! The log of queries, by the built binary: who asked what, who answered, and that nobody waits for it.
+//! The query log, with the built binary: clients, servers, and responses that do not wait for the log.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,24 +19,24 @@ const POD: &str = "127.0.0.2";
 const NETWORK: &str = "127.0.0.3";
 const STRANGER: &str = "127.0.0.9";
 
-/// The lines of a file as far as they are whole.
+/// Returns the complete lines of a file.
 fn lines(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
     whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// Waits until a file has so many lines.
+/// Waits until a file has `count` lines.
 fn has_lines(file: &Path, count: usize) -> Vec<Value> {
     eventually(&format!("{count} lines in {}", file.display()), || Some(lines(file)).filter(|all| all.len() >= count))
 }
 
-/// The names that the lines of a file are about.
+/// Returns the names in the lines of a file.
 fn names(lines: &[Value]) -> Vec<&str> {
     lines.iter().map(|line| line["name"].as_str().expect("a name")).collect()
 }
 
-/// Asks as the client with this address.
+/// Sends a query as the client with this address.
 fn ask(nodens: &Nodens, from: &str, name: &str, qtype: u16) -> Vec<u8> {
     let socket = UdpSocket::bind((from, 0)).expect("a socket");
     socket.connect(nodens.address()).expect("a way there");
@@ -45,7 +45,7 @@ fn ask(nodens: &Nodens, from: &str, name: &str, qtype: u16) -> Vec<u8> {
     receive(&socket)
 }
 
-/// Puts another configuration in force.
+/// Replaces the configuration and reloads it.
 fn reload(nodens: &Nodens, text: &str) {
     let taken = nodens.metric("nodens_config_reloads_total", &[("result", "applied")]);
     fs::write(nodens.config(), text).expect("writes");
@@ -53,7 +53,7 @@ fn reload(nodens: &Nodens, text: &str) {
     nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |now| now > taken);
 }
 
-/// A nodens with one worker that logs to a file of its directory, and what to configure for that.
+/// Starts a nodens with one worker that logs to a file in its directory; returns also the file and the configuration.
 fn logging(more: &str) -> (Nodens, Upstream, PathBuf, String) {
     let upstream = upstream(zone());
     let dir = Dir::new();
@@ -92,7 +92,7 @@ fn a_line_says_who_asked_what_and_who_answered() {
 
     ask(&nodens, POD, "WWW.lab.example", A);
     ask(&nodens, POD, "www.lab.example", A);
-    // The second one waits for what may still come to the first, and has the server asked again; the third is told what is remembered.
+    // The second query waits for a late response to the first, and causes another attempt; the third gets the cached failure.
     (0..3).for_each(|_| drop(ask(&nodens, POD, "git.corp.example", A)));
     ask(&nodens, NETWORK, "typo.example.com", 28);
     ask(&nodens, POD, "LocalHost", A);
@@ -184,7 +184,7 @@ fn who_answered_is_told_to_all_who_waited_and_when_an_answer_is_fetched_anew() {
             .map(|line| line["server"].clone())
             .collect()
     };
-    // Past its time it is fetched in a task that goes on without whoever asked.
+    // After its TTL the answer is fetched again by a task that does not depend on the client.
     eventually("it to be fetched twice", || {
         lookup(nodens.address(), "short.lab.example");
         (answered().len() >= 2).then_some(())
@@ -275,7 +275,7 @@ fn a_second_has_no_more_lines_than_it_may() {
     });
     let mut seconds: Vec<_> = all.iter().map(|line| line["time"].as_str().expect("a time")[..19].to_owned()).collect();
     seconds.dedup();
-    // The clock's seconds are not those of the process: each of them meets two at most.
+    // Wall-clock seconds and seconds of the process do not coincide: each overlaps two of the others at most.
     assert!(all.len() <= 2 * (seconds.len() + 1), "{all:#?}");
 }
 

@@ -1,4 +1,4 @@
-//! Large configurations: what they take of memory, and what `nodens check` says of that.
+//! Large configurations: their memory, and the estimate of `nodens check`.
 
 use std::fs;
 use std::process::Command;
@@ -6,13 +6,13 @@ use std::process::Command;
 use crate::support::client::{ask_udp, data, lookup, query};
 use crate::support::{Dir, Nodens, eventually, serve};
 
-/// Reloads of each configuration: the most memory is taken in these.
+/// Reloads of each configuration; memory peaks during these.
 const RELOADS: usize = 3;
 
 const BASE: &str = "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n\
                     [upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-/// 8,000 records, 1,000 routes, 1,000 clients, and 32 views that deny a zone each.
+/// Returns a configuration of 8,000 records, 1,000 routes, 1,000 clients, and 32 views that deny a zone each.
 fn large() -> String {
     let mut text = BASE.to_owned();
     for n in 0..8_000 {
@@ -30,7 +30,7 @@ fn large() -> String {
     text
 }
 
-/// The most memory that a process ever had, in MiB, once it has taken this configuration in again and again.
+/// Returns the peak memory of a process that has reloaded this configuration `RELOADS` times, in MiB.
 fn most_memory(text: &str) -> usize {
     let dir = Dir::new();
     let file = dir.write("nodens.toml", text);
@@ -46,7 +46,7 @@ fn most_memory(text: &str) -> usize {
     most.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") >> 10
 }
 
-/// The nice value of each thread of a process, by its name: see proc_pid_stat(5).
+/// Returns the name and the nice value of each thread of a process: see proc_pid_stat(5).
 fn nice(process: u32) -> Vec<(String, i32)> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("its threads").flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
@@ -65,7 +65,7 @@ fn who_reads_and_frees_configurations_gives_way_to_workers() {
     let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
     nodens.signal("HUP");
     nodens.metric_becomes("nodens_config_reloads_total", &[("result", "applied")], |count| count >= 1.0);
-    // A thread has its name and its nice value a moment after it began.
+    // A thread sets its name and its nice value a moment after it starts.
     eventually("threads that give way", || {
         let threads = nice(nodens.id());
         let of = |name: &str| threads.iter().find(|thread| thread.0 == name).map(|thread| thread.1);

@@ -1,4 +1,4 @@
-//! What a job sees of itself over HTTP, by the built binary, from addresses of its own.
+//! The report of a job about itself over HTTP, with the built binary, from several addresses.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -25,7 +25,7 @@ struct Scene {
     _corp: Upstream,
 }
 
-/// Two jobs on one node; the servers of corp.example are silent.
+/// Starts nodens with two jobs on one node; the servers of corp.example are silent.
 fn scene() -> Scene {
     let api = Api::start();
     for (name, address, job) in [("one", ONE, "8123"), ("two", TWO, "8124")] {
@@ -71,7 +71,7 @@ impl Scene {
         receive(&socket);
     }
 
-    /// A connection to the report from this address.
+    /// Connects to the report from this address.
     fn connect(&self, from: &str) -> TcpStream {
         let from: IpAddr = from.parse().expect(from);
         let to = self.report.iter().find(|report| report.is_ipv4() == from.is_ipv4()).expect("a listener");
@@ -92,7 +92,7 @@ impl Scene {
         (status, body)
     }
 
-    /// The text of what it sees of itself, once that has so many queries.
+    /// Returns the report of a client about itself as text, once it has this many queries.
     fn me(&self, from: &str, queries: u64) -> String {
         eventually(&format!("{queries} queries of {from}"), || {
             let (status, body) = self.get(from, "/v1/me");
@@ -102,9 +102,9 @@ impl Scene {
     }
 }
 
-/// What comes back until the server closes the connection; none if it closes without a word.
+/// Sends a request and reads until the server closes the connection; returns `None` if the server sends nothing.
 fn exchange(mut stream: TcpStream, request: &str) -> Option<Response> {
-    // One that is closed already may take it or not.
+    // A write to a connection that is already closed may fail or not.
     let _ = stream.write_all(request.as_bytes());
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
@@ -128,7 +128,7 @@ fn a_job_sees_itself_and_nobody_else() {
     let me = scene.me(TWO, 1);
     assert!(me.starts_with("two, gitlab-job, namespace ci, job 8124\n") && !me.contains("typo"), "{me}");
 
-    // The command line shows the same to whoever runs nodens.
+    // The API shows an operator the same.
     let report: Value = serde_json::from_str(&scene.nodens.get("/api/v1/jobs/one").body).expect("JSON");
     for (path, accept) in [("/v1/me.json", ""), ("/v1/me", "Accept: text/html, application/json;q=0.9\r\n")] {
         let (status, head, body) = scene.request(ONE, "GET", path, accept);
@@ -200,7 +200,7 @@ fn nobody_takes_all_places_or_keeps_one() {
     assert!(exchange(scene.connect(ONE), request).is_some(), "the one that has been silent for longest makes room");
     assert_eq!(silent.remove(0).read(&mut [0; 1]).expect("the end"), 0);
     for mut silent in silent {
-        // One says nothing at all, and is cut off before the test's own deadline is.
+        // A silent connection is closed before the deadline of the test.
         let mut rest = Vec::new();
         silent.read_to_end(&mut rest).expect("the end");
     }

@@ -1,4 +1,4 @@
-//! `nodens serve` as a process: where it listens, from where it replies, and how it ends when it cannot serve.
+//! `nodens serve` as a process: listening addresses, source addresses of responses, and exits when it cannot serve.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
@@ -21,13 +21,13 @@ fn udp_and_tcp_on_every_address_at_a_port_that_the_log_tells() {
     );
     for &address in &nodens.listen {
         assert_ne!(address.port(), 0);
-        // Once by way of the upstream, once from the cache.
+        // Once from the upstream, once from the cache.
         for _ in 0..2 {
             assert_eq!(data(&lookup(address, "udp.lab.example")), ["192.0.2.1"]);
             assert_eq!(data(&Tcp::connect(address).ask(&query(7, "tcp.lab.example", A))), ["192.0.2.1"]);
         }
     }
-    // Of twelve queries two had to wait for the upstream, which a busy machine may have it asked twice.
+    // Two of twelve queries waited for the upstream, which may get them twice on a busy machine.
     nodens.metric_becomes("nodens_responses_total", &[("source", "hit")], |hits| hits == 10.0);
 }
 
@@ -54,7 +54,7 @@ fn bound_to_all_addresses_of_ipv6_as_well() {
     });
 }
 
-/// Checks that each address replies from itself: by way of the upstream, from the cache, and over TCP.
+/// Checks that each address responds from itself: from the upstream, from the cache, and over TCP.
 fn replies_from(nodens: &Nodens, asked: &[SocketAddr], client: IpAddr) {
     let socket = UdpSocket::bind((client, 0)).expect("a socket");
     socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -107,7 +107,7 @@ fn an_address_of_another_host_is_one_line_and_exit_code_1() {
 
 #[test]
 fn a_port_that_is_not_permitted_is_one_line_and_exit_code_1() {
-    // A namespace of its own has the usual limit of 1024, whatever this machine's is.
+    // A new namespace has the usual limit of 1024, whatever the limit of this machine.
     inside("serve::a_port_that_is_not_permitted_is_one_line_and_exit_code_1", &["setpriv"], || {
         let upstream = upstream(zone());
         let text = config(&[&upstream], r#"listen = ["127.0.0.1:53"]"#, "");
@@ -192,7 +192,7 @@ fn an_upstream_that_leads_back_is_named() {
 
 #[test]
 fn an_upstream_that_leads_back_once_it_is_there_is_named() {
-    // Its port is closed when nodens starts.
+    // The port is closed when nodens starts.
     let address = own_address();
     let nodens = Nodens::start(&forwarding(address));
     for n in 0..3 {
@@ -209,7 +209,7 @@ fn forwarding(server: SocketAddr) -> String {
     config(&[&upstream], "", "").replace(&upstream.address().to_string(), &server.to_string())
 }
 
-/// Checks that the log and the page name the server, and that nobody waits for it.
+/// Checks that the log and the page name the server, and that queries fail without waiting for it.
 fn is_named(mut nodens: Nodens, server: SocketAddr, group: &str) {
     let line = nodens.logged("queries come back to nodens");
     assert_eq!((field(&line, "level"), field(&line, "server")), ("ERROR", server.to_string().as_str()));
@@ -222,7 +222,7 @@ fn is_named(mut nodens: Nodens, server: SocketAddr, group: &str) {
     eventually("the metric", || (nodens.metric("nodens_upstream_healthy", &[]) == 0.0).then_some(()));
 }
 
-/// A server that knows nothing and passes every query on to another.
+/// A server without records that forwards every query to another server.
 struct Forwarder {
     address: SocketAddr,
     to: &'static OnceLock<SocketAddr>,
@@ -232,7 +232,7 @@ impl Forwarder {
     fn bind(address: SocketAddr) -> Self {
         let socket = UdpSocket::bind(address).expect("a socket");
         let address = socket.local_addr().expect("bound");
-        // It lives as long as the test program.
+        // Leaked: it lives as long as the test program.
         let to: &'static OnceLock<SocketAddr> = Box::leak(Box::default());
         thread::spawn(move || {
             let mut buffer = [0; 4_096];
@@ -244,7 +244,7 @@ impl Forwarder {
                     onward.send_to(&query, to.wait()).expect("sends");
                     let mut reply = [0; 4_096];
                     if let Ok(length) = onward.recv(&mut reply) {
-                        let _ = socket.send_to(&reply[..length], client); // who asked may have gone
+                        let _ = socket.send_to(&reply[..length], client); // the client may be gone
                     }
                 });
             }
@@ -252,7 +252,7 @@ impl Forwarder {
         Self { address, to }
     }
 
-    /// Where queries go, those too that came before.
+    /// Sets the server that gets all queries, including those already received.
     fn to(&self, server: SocketAddr) {
         self.to.set(server).expect("said once");
     }

@@ -1,7 +1,7 @@
-//! Random faults for a while: every query has exactly one reply, none is wrong, and SERVFAIL comes only where no server of
-//! the route was well from the query's begin to its end.
+//! Random faults for a while: every query gets exactly one response, no answer is wrong, and SERVFAIL occurs only if no
+//! server of the route was well from the beginning of the query to its end.
 //!
-//! `NODENS_SOAK_SECONDS` says how long; `NODENS_SOAK_SEED` repeats the faults of a run that failed.
+//! `NODENS_SOAK_SECONDS` sets the duration; `NODENS_SOAK_SEED` repeats the faults of a failed run.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,16 +16,16 @@ use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::{Zone, address_of};
 
-/// How long it goes on if nobody says otherwise.
+/// Default duration in seconds.
 const SECONDS: u64 = 5;
-/// Clients over UDP, each with one query at a time, and over TCP, each with as many on its way as this.
+/// Clients: whether each uses TCP, and its number of queries in flight.
 const CLIENTS: [(bool, u16); 6] = [(false, 1), (false, 1), (false, 1), (false, 1), (true, 8), (true, 1)];
-/// Servers of each route. Those of the first two are never all unwell.
+/// Servers of each route. In the first two routes at least one is always well.
 const ROUTES: [usize; 3] = [2, 3, 2];
-/// How much the memory of the second half may be above that of the first.
+/// Limit on the growth of peak memory from the first half to the second, in bytes.
 const GROWTH: f64 = 24e6;
 
-/// xorshift64*, so that a seed is all it takes.
+/// xorshift64*: the seed determines the sequence.
 struct Dice(u64);
 
 impl Dice {
@@ -37,7 +37,7 @@ impl Dice {
     }
 }
 
-/// A server, and since when it has been well, or when it was.
+/// A server, and the periods in which it has been well.
 struct Server {
     upstream: Upstream,
     stopped: AtomicBool,
@@ -63,7 +63,7 @@ impl Server {
             .any(|(since, until)| *since <= from && until.is_none_or(|end| end >= to))
     }
 
-    /// Breaks it, or makes it well.
+    /// Breaks the server, or makes it well.
     fn change(&self, to_well: bool, dice: &mut Dice) {
         if self.is_well() && !to_well {
             self.well.lock().expect("a lock").last_mut().expect("it was well").1 = Some(Instant::now());
@@ -114,7 +114,7 @@ impl Soak {
         for (route, servers) in self.routes.iter().enumerate() {
             let mut servers: Vec<_> = servers.iter().map(|server| server.upstream.address().to_string()).collect();
             let select = ["ordered", "spread", "fastest"][((turn + route as u64) % 3) as usize];
-            // Where some server is always well, only a machine that stands still for so long could keep its answer back.
+            // In a route with a server that is always well, only a machine that stalls this long can delay an answer.
             let deadline = if route == ROUTES.len() - 1 { "4s" } else { "10s" };
             let count = servers.len() as u64;
             servers.rotate_left((turn / 3 % count) as usize);
@@ -126,7 +126,7 @@ impl Soak {
         text + "[[route]]\nzones = [\".\"]\nto = \"r0\"\n"
     }
 
-    /// Changes servers until it is over.
+    /// Changes random servers until the test is over.
     fn trouble(&self, mut dice: Dice) {
         while !self.done.load(Ordering::Relaxed) {
             let route = dice.below(self.routes.len() as u64) as usize;
@@ -140,7 +140,7 @@ impl Soak {
         }
     }
 
-    /// Asks until it is over: for new names, and now and then for one that was answered a moment ago.
+    /// Sends queries until the test is over: for new names, and sometimes for a name that was just answered.
     fn ask(&self, client: usize, mut dice: Dice) {
         let (tcp, together) = CLIENTS[client];
         let (socket, mut stream) = (udp(self.address), tcp.then(|| Tcp::connect(self.address)));
@@ -192,7 +192,7 @@ impl Soak {
     }
 }
 
-/// Nothing comes that was not asked for.
+/// Checks that no further response arrives.
 fn assert_no_more(socket: &UdpSocket) {
     socket.set_nonblocking(true).expect("a socket");
     assert!(socket.recv(&mut [0; 512]).is_err(), "a second reply");
@@ -228,7 +228,7 @@ fn faults_come_and_go_and_every_query_has_its_right_answer() {
     let dice = |number: u64| Dice(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
 
     let memory = std::thread::scope(|scope| {
-        // Whoever fails ends it for all.
+        // A thread that fails ends the test for all.
         let over = OnDrop(&soak.done);
         let mut threads = vec![scope.spawn(move || {
             let _over = OnDrop(&soak.done);
@@ -272,7 +272,7 @@ fn faults_come_and_go_and_every_query_has_its_right_answer() {
     assert!(second <= first + GROWTH, "memory grows from {first} to {second} bytes");
 }
 
-/// Says that it is over, whatever the reason.
+/// Sets the flag on drop, which ends the test even after a panic.
 struct OnDrop<'a>(&'a AtomicBool);
 
 impl Drop for OnDrop<'_> {

@@ -1,4 +1,4 @@
-//! What real stub resolvers make of odd servers: glibc (getent) and musl, in a namespace where nodens is their only server.
+//! Real stub resolvers and odd servers: glibc (getent) and musl, in a namespace where nodens is their only server.
 
 use std::process::Command;
 use std::thread;
@@ -13,10 +13,10 @@ use nodens::wire::compose::Composer;
 use nodens::wire::reply::{Reply, Section};
 use nodens::wire::rtype;
 
-/// Resolves a name: what is found, a line each, or nothing.
+/// Function that resolves a name: one line for each result.
 type LookUp = Box<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
-/// A server, nodens in front of it on port 53, and a stub resolver that asks it.
+/// A server, nodens in front of it on port 53, and a stub resolver that asks nodens.
 struct Stage {
     upstream: Upstream,
     _nodens: Nodens,
@@ -52,7 +52,7 @@ fn musl(dir: &Dir) -> LookUp {
     Box::new(move |name| lines(Command::new(&program).arg(name)))
 }
 
-/// What a program prints if it ends well.
+/// Returns the output of a program as lines; none if it fails.
 fn lines(command: &mut Command) -> Vec<String> {
     let output = command.output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -71,7 +71,7 @@ fn play(stage: &Stage) {
         assert!(found.iter().any(|line| line.starts_with(address)), "{name}: {found:?}");
         found
     };
-    // The only server is silent while the name is asked for, and answers again before the stub resolver gives up.
+    // The only server is silent when the name is asked for, and responds again before the stub resolver gives up.
     upstream.set(Behaviour::silent());
     thread::scope(|scope| {
         let asked = scope.spawn(|| look_up("quiet.some-long-name.example"));
@@ -80,19 +80,19 @@ fn play(stage: &Stage) {
         let found = asked.join().expect("it ends");
         assert!(found.iter().any(|line| line.starts_with("192.0.2.1")), "{found:?}");
     });
-    // A name whose answer takes longer than most resolvers wait, and less than a stub resolver does.
+    // The answer takes longer than most resolvers wait, and less than a stub resolver does.
     upstream.set(Behaviour::normal().latency(Duration::from_millis(2_500)));
     finds("slow", "192.0.2.2");
     // The addresses come before their CNAME.
     upstream.set(Behaviour::edited(|_, wire| reverse_answers(wire)));
     let found = finds("alias", "192.0.2.3");
-    // What glibc takes for the canonical name has no letters that nodens invented.
+    // The canonical name that glibc reports has no random letter case from nodens.
     let mut names = found.iter().flat_map(|line| line.split_whitespace()).filter(|word| word.contains('.'));
     assert!(names.all(|name| name == name.to_ascii_lowercase()), "{found:?}");
     upstream.set(Behaviour::normal());
 }
 
-/// Turns the order of the answers around.
+/// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
     let Ok(reply) = Reply::read(wire) else { return };
     let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
@@ -100,12 +100,12 @@ fn reverse_answers(wire: &mut Vec<u8>) {
     answers.reverse();
     answers.into_iter().for_each(|record| composer.copy(reply.message, record, Section::Answer));
     let made = composer.finish().expect("it fits");
-    // But for the id.
+    // All except the id.
     wire.truncate(2);
     wire.extend_from_slice(&made[2..]);
 }
 
-/// A server that drops AAAA queries, behind a route that filters them.
+/// Tests a server that drops AAAA queries, behind a route that filters them.
 fn play_without_ipv6(stage: &Stage) {
     stage.upstream.set(Behaviour::edited(|seen, wire| {
         if seen.qtype == rtype::AAAA {
@@ -127,7 +127,7 @@ fn musl_gets_answers_of_odd_servers() {
     inside("stubs::musl_gets_answers_of_odd_servers", &["musl-gcc"], || play(&stage(RECORDS, "", musl)));
 }
 
-/// What helps with servers that drop AAAA queries.
+/// Configuration for servers that drop AAAA queries.
 const FILTER: &str = "filter_types = [\"AAAA\"]";
 
 #[test]

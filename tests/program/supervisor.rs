@@ -1,4 +1,4 @@
-//! A worker that dies is replaced with the same sockets, by the built binary.
+//! The supervisor replaces a dead worker, which gets the same sockets; with the built binary.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -14,7 +14,7 @@ use crate::support::{
     Dir, Nodens, config, eventually, freeze, send_signal, serve, states, upstream, upstream_on, zone,
 };
 
-/// Kills the worker while the supervisor sleeps, so that queries come while nobody serves.
+/// Kills the worker while the supervisor is stopped, and calls `meanwhile` while there is no worker.
 fn kill_worker(nodens: &Nodens, meanwhile: impl FnOnce()) {
     freeze(nodens.id());
     let worker = nodens.worker().expect("a worker");
@@ -71,7 +71,7 @@ fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
     let good = fs::read_to_string(nodens.config()).expect("reads");
-    // A change that is taken belongs to what is in force.
+    // A change that was applied belongs to the configuration in force.
     let record = "\n[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"192.0.2.7\"\n";
     fs::write(nodens.config(), good.clone() + record).expect("writes");
     nodens.signal("HUP");
@@ -131,7 +131,7 @@ fn the_worker_is_nobodys_to_start() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("--worker is for the supervisor alone"));
 }
 
-/// A configuration with a record of its own, which tells whose it is.
+/// Returns a configuration with a record whose value identifies it.
 fn with_record(upstream: &Upstream, server: &str, value: &str, more: &str) -> String {
     let record = format!("[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"{value}\"\n");
     config(&[upstream], server, "") + &record + more
@@ -142,7 +142,7 @@ fn listen(addresses: &[SocketAddr]) -> String {
     format!("listen = {addresses:?}")
 }
 
-/// Puts another configuration in the place of the file, and waits until the reload of it says `what`.
+/// Replaces the configuration file, reloads it, and waits for a log line that contains `what`.
 fn reload(nodens: &Nodens, text: &str, what: &str) {
     let new = nodens.dir().write("new.toml", text);
     fs::rename(new, nodens.config()).expect("a swap");
@@ -151,7 +151,7 @@ fn reload(nodens: &Nodens, text: &str, what: &str) {
     logged_after(nodens, before, what);
 }
 
-/// Waits for a line behind the first `before` ones.
+/// Waits for a matching line after the first `before` lines.
 fn logged_after(nodens: &Nodens, before: usize, what: &str) -> String {
     eventually(what, || nodens.log().into_iter().skip(before).find(|line| line.contains(what)))
 }
@@ -166,11 +166,11 @@ fn a_successor_keeps_what_only_a_start_reads() {
     let (one, two) = (own_address(), own_address());
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let busy = taken.local_addr().expect("an address");
-    // Longer than one message of the link.
+    // Longer than one message between worker and supervisor.
     let long = "# a comment\n".repeat(20_000);
     let begun = with_record(&upstream, &listen(&[one]), "192.0.2.1", &long);
     let changes = [
-        // Each alone keeps a nodens that starts with it from serving, or moves it.
+        // Each change alone would keep a nodens that starts with it from serving, or move its addresses.
         ("server.listen", with_record(&upstream, &listen(&[two]), "192.0.2.2", "")),
         ("server.listen", with_record(&upstream, "listen = [\"203.0.113.7:53\"]", "192.0.2.3", &long)),
         ("admin.listen", begun.replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"{busy}\""))),
@@ -185,11 +185,11 @@ fn a_successor_keeps_what_only_a_start_reads() {
     for (keys, text) in &changes {
         let nodens = Nodens::start(&begun);
         let value = text.split("value = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a record");
-        // They stay named as long as the file has them.
+        // The keys stay named as long as the file contains them.
         for _ in 0..2 {
             reload(&nodens, text, &format!("which need a restart: {keys}\""));
         }
-        // One death after the other.
+        // Two deaths in a row.
         for restarts in [1.0, 2.0] {
             let before = nodens.log().len();
             kill_worker(&nodens, || ());
@@ -199,7 +199,7 @@ fn a_successor_keeps_what_only_a_start_reads() {
             assert!(lookup(one, "a.lab.example").len() > 12);
             UdpSocket::bind(two).expect("nobody listens there");
         }
-        // What the successor compares with is what the first one began with.
+        // The successor compares with the configuration that the first worker started with.
         reload(&nodens, text, &format!("which need a restart: {keys}\""));
         reload(&nodens, &begun, "new configuration applied\"");
         answers(&nodens, "192.0.2.1");
@@ -230,7 +230,7 @@ fn a_successor_needs_no_file() {
 #[test]
 fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
     let upstream = upstream(zone());
-    // More than waits in the link.
+    // More than the channel to the supervisor can buffer.
     let long = "# a comment\n".repeat(100_000);
     let nodens = Nodens::start(&with_record(&upstream, "", "192.0.2.1", &long));
     freeze(nodens.id());
@@ -245,7 +245,7 @@ fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
     assert!(!nodens.log().iter().any(|line| line.contains("before it served")));
 }
 
-/// Sets how many file descriptors a process may have from now on; returns how many it might before.
+/// Sets the soft limit on file descriptors of a process; returns the previous one.
 fn limit_descriptors(process: u32, soft: Option<u64>) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{process}/limits")).expect("its limits");
     let hard = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
@@ -258,7 +258,7 @@ fn limit_descriptors(process: u32, soft: Option<u64>) -> Option<u64> {
 fn it_is_tried_again_while_no_worker_can_be_started() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", ""));
-    // One that replaces the first has its sockets: the supervisor holds them.
+    // The second worker gets the sockets of the first, which the supervisor holds.
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
     let before = limit_descriptors(nodens.id(), Some(3));
@@ -278,7 +278,7 @@ fn sockets_that_do_not_arrive_replace_none_that_are_held() {
     kill_worker(&nodens, || ());
     serves_again(&nodens, 1.0);
     let before = limit_descriptors(nodens.id(), Some(3));
-    // With a configuration, the supervisor is given all sockets again.
+    // With a new configuration, the supervisor gets all sockets again.
     let record = "\n[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"192.0.2.7\"\n";
     let good = fs::read_to_string(nodens.config()).expect("reads");
     fs::write(nodens.config(), good + record).expect("writes");
@@ -322,7 +322,7 @@ fn without_a_file_a_successor_has_the_servers_of_before() {
         kill_worker(&nodens, || ());
         serves_again(&nodens, 2.0);
         assert_eq!(data(&lookup(nodens.address(), "b.lab.example")), ["192.0.2.2"]);
-        // A signal that comes while nobody serves reaches the successor.
+        // A signal sent while there is no worker reaches the successor.
         kill_worker(&nodens, || {
             fs::write(&resolv, "nameserver 127.0.0.3\n").expect("writes");
             nodens.signal("HUP");
@@ -333,7 +333,7 @@ fn without_a_file_a_successor_has_the_servers_of_before() {
     });
 }
 
-/// A nodens whose node has lost the link that it needs, so that no successor can begin as the last one did.
+/// Calls `body` with a nodens whose `[node]` link is gone: a successor cannot start with the previous configuration.
 fn without_its_link(body: impl FnOnce(&Nodens, &str, &Dir)) {
     ip("link add lab type bridge");
     let upstream = upstream(zone());
@@ -351,7 +351,7 @@ fn without_its_link(body: impl FnOnce(&Nodens, &str, &Dir)) {
 fn a_mended_file_heals_what_keeps_successors_from_beginning() {
     inside("supervisor::a_mended_file_heals_what_keeps_successors_from_beginning", &[], || {
         without_its_link(|nodens, text, dir| {
-            // A file that is no good does not help, and does not hinder.
+            // An invalid file neither helps nor hinders.
             logged_after(nodens, 0, "the next one starts with the configuration file");
             fs::write(nodens.config(), "[server\n").expect("writes");
             logged_after(nodens, 0, "nodens.toml:1:");
@@ -365,7 +365,7 @@ fn a_mended_file_heals_what_keeps_successors_from_beginning() {
             answers(nodens, "192.0.2.9");
             eventually("the other socket", || dir.file("run/other.sock").exists().then_some(()));
             logged_after(nodens, 0, "worker replaced");
-            // From here on this is what is in force.
+            // From here on this is the configuration in force.
             let count = nodens.metric("nodens_worker_restarts_total", &[]);
             kill_worker(nodens, || ());
             serves_again(nodens, count + 1.0);
@@ -383,7 +383,7 @@ fn a_file_that_cannot_begin_does_not_keep_others_from_beginning() {
             let new = nodens.dir().write("new.toml", away);
             fs::rename(new, nodens.config()).expect("a swap");
             logged_after(nodens, 0, "cannot listen on 203.0.113.7:5300");
-            // What kept the one that was in force from beginning is over.
+            // The previous configuration can be started again.
             ip("link add lab type bridge");
             nodens.metric_becomes("nodens_worker_restarts_total", &[], |count| count > 1.0);
             answers(nodens, "192.0.2.1");

@@ -1,4 +1,4 @@
-//! TCP as clients use and misuse it (RFC 7766, RFC 7828), by the built binary.
+//! Use and misuse of TCP by clients (RFC 7766, RFC 7828), with the built binary.
 
 use std::io::Write;
 use std::thread;
@@ -13,11 +13,11 @@ use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 
-/// An option that nodens does not know.
+/// Code of an option that nodens does not support.
 const UNKNOWN_OPTION: u16 = 65_001;
 const TXT: u16 = 16;
 
-/// nodens in front of one upstream, and of another one for `slow.example`, which is silent until told otherwise.
+/// Starts nodens in front of one upstream, and of another for `slow.example` that is silent until the test changes it.
 fn with_a_slow_zone(server: &str) -> (Nodens, Upstream, Upstream) {
     let (fast, slow) =
         (upstream(zone()), upstream(Zone::new("slow.example.").record("*.slow.example. 300 A 192.0.2.9")));
@@ -91,7 +91,7 @@ fn connections_are_capped_per_client_and_in_all() {
     let mut first = connect_from([127, 0, 0, 1], nodens.address());
     let mut second = connect_from([127, 0, 0, 1], nodens.address());
     assert!(asks(&mut first) && asks(&mut second));
-    // The longest idle one of the same client makes room, and of all clients the one that has most.
+    // At its limit, a client's longest idle connection makes room; at the total limit, that of the client with most.
     let mut third = connect_from([127, 0, 0, 1], nodens.address());
     assert!(asks(&mut third));
     assert_eq!(first.next(), None);
@@ -109,7 +109,7 @@ fn connections_are_capped_per_client_and_in_all() {
 fn one_query_on_each_of_many_connections_at_once_is_answered() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
-    // More than a client may have open: those beyond wait until others have gone.
+    // More than a client may have open: the rest waits until others have closed.
     let clients: Vec<_> = (0..100_u16)
         .map(|n| {
             let mut client = Tcp::connect(nodens.address());
@@ -142,7 +142,7 @@ fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long
     let reply = connect_from([127, 0, 0, 3], nodens.address()).ask(&query(1, "a.lab.example", A));
     assert_eq!(code(&reply), ResponseCode::NoError);
     drop(strangers);
-    // A byte now and then is no query.
+    // A byte now and then is not a query.
     for client in &mut allowed {
         while std::io::Write::write_all(&mut client.0, &[0xff]).is_ok() {
             thread::sleep(std::time::Duration::from_millis(100));
@@ -155,14 +155,14 @@ fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long
 fn a_client_that_never_reads_holds_up_no_other_and_is_cut_off() {
     let text = format!("\"{}\" ", "x".repeat(250)).repeat(16);
     let upstream = upstream(zone().record(&format!("big.lab.example. 300 TXT {text}")));
-    // One worker, so that they share whatever can be shared.
+    // One worker: the connections share all that can be shared.
     let nodens = Nodens::start(&config(&[&upstream], "workers = 1", ""));
     let mut rude = Tcp::connect(nodens.address()).0;
     let flood: Vec<u8> = framed(&query(1, "big.lab.example", TXT)).repeat(1_000);
     let rude = thread::spawn(move || while rude.write_all(&flood).is_ok() {});
     let mut polite = Tcp::connect(nodens.address());
     for n in 0..200 {
-        // Answers from upstreams, which take a turn of the worker's loop each.
+        // Answers from upstreams, each in its own iteration of the worker's loop.
         assert_eq!(data(&polite.ask(&query(n, &format!("{n}.lab.example"), A))), ["192.0.2.1"]);
     }
     rude.join().expect("it was cut off");
@@ -211,7 +211,7 @@ fn what_is_no_query_leaves_the_connection_as_it_is() {
     let good = query(1, "a.lab.example", A);
     let mut response = good.clone();
     response[2] |= 0x80;
-    // Nothing, less than a header, a response, the longest frame that there is: no reply, and the next query counts.
+    // Empty, less than a header, a response, the longest possible frame: no response, and the next query is answered.
     for silent in [&[][..], &[1, 2, 3, 4, 5], &response, &[0xff; 65_535]] {
         tcp.send(silent);
         assert_eq!(data(&tcp.ask(&good)), ["192.0.2.1"]);

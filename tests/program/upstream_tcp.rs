@@ -1,4 +1,4 @@
-//! Upstreams over TCP that answer slowly or stop in the middle, by the built binary: other names do not notice.
+//! Upstreams that respond slowly or stop in the middle of a response over TCP: other names are not affected.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,25 +14,25 @@ use crate::support::client::{
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::{RData, Record, rdata};
 
-/// How long a slow answer takes.
+/// Delay of a slow answer.
 const SLOW: Duration = Duration::from_millis(1_200);
 
-/// What a server does with a name that begins so; others are answered at once.
+/// Behaviour of a server for names that begin with `bad`; other names are answered at once.
 #[derive(Clone, Copy)]
 enum Bad {
-    /// Answers late, others meanwhile.
+    /// A late response; other queries are answered meanwhile.
     Slow,
-    /// Sends half of the response, and nothing more on that connection.
+    /// Half of the response, then nothing more on that connection.
     Half,
-    /// Sends a byte now and then.
+    /// One byte of the response every 100 ms.
     Drip,
-    /// Sends half of the response, and the rest just in time.
+    /// Half of the response, and the rest after 900 ms, just in time.
     JustInTime,
-    /// Announces the largest message, and sends nothing more on that connection.
+    /// A length of 65,535 and two bytes of the message, then nothing more on that connection.
     Announce,
 }
 
-/// A server whose answers are all truncated over UDP. Names that begin with `bad` are badly answered over TCP.
+/// Starts a server that truncates every answer over UDP. Over TCP, names that begin with `bad` get the fault `bad`.
 fn server(bad: Bad) -> SocketAddr {
     let address = own_address();
     let (udp, tcp) = (UdpSocket::bind(address).expect("a socket"), TcpListener::bind(address).expect("a listener"));
@@ -77,13 +77,13 @@ fn serve(mut stream: TcpStream, bad: Bad) -> Option<()> {
                 });
             }
             Bad::Half => {
-                // Nobody else may write behind that.
+                // The lock keeps other threads from writing after the half response.
                 let mut held = out.lock().ok()?;
                 held.write_all(&frame[..frame.len() / 2]).ok()?;
                 return wait_for_end(stream);
             }
             Bad::JustInTime => {
-                // Whatever else is asked on that connection waits.
+                // Other queries on that connection wait.
                 let mut held = out.lock().ok()?;
                 let (half, rest) = frame.split_at(frame.len() / 2);
                 held.write_all(half).ok()?;
@@ -106,7 +106,7 @@ fn serve(mut stream: TcpStream, bad: Bad) -> Option<()> {
     }
 }
 
-/// Reads until the other side has had enough.
+/// Reads until the other side closes the connection.
 fn wait_for_end(mut stream: TcpStream) -> Option<()> {
     let mut buffer = [0; 512];
     while stream.read(&mut buffer).ok()? > 0 {}
@@ -120,7 +120,7 @@ fn nodens(server: SocketAddr) -> Nodens {
     ))
 }
 
-/// While one client asks bad names all the time, another asks good ones, one after the other: each is answered.
+/// Checks that each good name of one client is answered while another client asks for bad names all the time.
 fn others_are_answered(bad: Bad, burst: usize, pause: Duration) {
     let nodens = nodens(server(bad));
     let address = nodens.address();
@@ -147,7 +147,7 @@ fn others_are_answered(bad: Bad, burst: usize, pause: Duration) {
         assert_eq!(data(&reply), ["192.0.2.1"]);
         thread::sleep(Duration::from_millis(20));
     }
-    // None, unless the machine itself is slow.
+    // None, unless the machine is slow.
     println!("{} ejections", nodens.metric("nodens_upstream_ejections_total", &[]));
     drop(over);
     client.join().expect("the client ends");

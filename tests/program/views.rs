@@ -1,4 +1,4 @@
-//! Views by the built binary: pods of a scripted API see what their view shows, and are told no more than that.
+//! Views, with the built binary: pods of a scripted API see the contents of their view and no more.
 
 use std::net::UdpSocket;
 
@@ -11,13 +11,13 @@ use nodens::lab::zone::Zone;
 use serde_json::{Value, json};
 
 const TXT: u16 = 16;
-/// A job of a project that is trusted with the private zone.
+/// A job of a project that may see the private zone.
 const STAFF: &str = "127.0.0.2";
-/// A job whose pod bears the label of a fork.
+/// A job whose pod has the label of a fork.
 const FORK: &str = "127.0.0.3";
-/// A plain pod.
+/// A pod without a job.
 const PLAIN: &str = "127.0.0.4";
-/// Nobody that is known.
+/// An address without an identity.
 const STRANGER: &str = "127.0.0.9";
 
 struct Scene {
@@ -31,7 +31,7 @@ fn scene() -> Scene {
     let api = Api::start();
     api.put("ci", "staff", &[STAFF], |pod| pod["metadata"]["labels"]["project.runner.gitlab.com/id"] = "42".into());
     api.put("ci", "fork", &[FORK], |pod| {
-        // A job can claim in an annotation what it likes.
+        // A job can put any value in an annotation.
         pod["metadata"]["annotations"]["project.runner.gitlab.com/id"] = "42".into();
         pod["metadata"]["labels"]["job.runner.gitlab.com/pod"] = "fork".into();
         pod["metadata"]["labels"]["example.com/trust"] = "low".into();
@@ -79,7 +79,7 @@ impl Scene {
         serde_json::from_str(&self.nodens.get(&format!("/api/v1/clients?address={address}")).body).expect("JSON")
     }
 
-    /// The only failure of an account.
+    /// Returns the first failure in the report of a job.
     fn failure(&self, id: &str) -> Value {
         eventually(&format!("a failure of {id}"), || {
             let report: Value = serde_json::from_str(&self.nodens.get(&format!("/api/v1/jobs/{id}")).body).ok()?;
@@ -94,7 +94,7 @@ fn each_sees_what_its_view_shows() {
     let views = [STAFF, FORK, PLAIN, STRANGER].map(|address| scene.who(address)["view"].clone());
     assert_eq!(views, [json!("staff"), json!("forks"), Value::Null, json!("strangers")]);
     assert_eq!(data(&scene.ask(STAFF, "git.corp.example", A)), ["10.0.0.7"]);
-    // A busy machine may have it asked twice.
+    // On a busy machine nodens may query the server twice.
     let asked = scene.corp.seen_count();
     for from in [FORK, PLAIN, STRANGER] {
         assert_eq!(code(&scene.ask(from, "git.corp.example", A)), ResponseCode::NXDomain, "{from}");
@@ -139,7 +139,7 @@ fn failures_say_what_was_meant() {
         ("fork", "denied", "git.corp.example is denied to this client"),
         ("plain", "other_view", "other clients have route \"corp.example (staff)\" for it"),
     ] {
-        // What another worker noted may be settled a moment later.
+        // A query counted by another worker may be reported a moment later.
         let failure = eventually(&format!("{cause} for {id}"), || {
             Some(scene.failure(id)).filter(|failure| failure["cause"] == cause)
         });
@@ -151,7 +151,7 @@ fn failures_say_what_was_meant() {
 fn another_pod_another_view() {
     let scene = scene();
     assert_eq!(data(&scene.ask(STAFF, "git.corp.example", A)), ["10.0.0.7"]);
-    // The address goes on to a fork's pod.
+    // The address moves to the pod of a fork.
     scene.api.put("ci", "staff", &[STAFF], |pod| pod["status"]["phase"] = "Succeeded".into());
     scene.api.put("ci", "next", &[STAFF], |pod| pod["metadata"]["labels"]["example.com/trust"] = "low".into());
     eventually("the address is next's", || (scene.who(STAFF)["name"] == "next").then_some(()));

@@ -1,4 +1,4 @@
-//! What is asked ahead for jobs, by the built binary, pods from a scripted API, and clients with addresses of their own.
+//! Warm-up for jobs, with the built binary, pods from a scripted API, and clients with their own addresses.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -14,7 +14,7 @@ use nodens::lab::zone::Zone;
 use serde_json::{Value, json};
 
 const AAAA: u16 = 28;
-/// What each job asks beside its GitLab server and its registry.
+/// Names that each job asks for besides its GitLab server and its registry.
 const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 
 struct Scene {
@@ -31,7 +31,7 @@ fn text(upstream: &Upstream, more: &str) -> String {
     format!("{}[kubernetes]\nwatch = true\n[warm_up]\n{more}", config(&[upstream], "", ""))
 }
 
-/// nodens that hears of the pods of `api`.
+/// Starts nodens, which watches the pods of `api`.
 fn start(api: Api, more: &str) -> Scene {
     let upstream = upstream(zone());
     let dir = Dir::new();
@@ -41,7 +41,7 @@ fn start(api: Api, more: &str) -> Scene {
 }
 
 impl Scene {
-    /// A job's pod is bound to the node, or has its address.
+    /// Binds the pod of a job to the node, or gives it its address.
     fn put(&self, name: &str, project: &str, address: Option<&str>, edit: impl FnOnce(&mut Value)) {
         self.api.put("ci", name, address.as_slice(), |pod| {
             pod["metadata"]["labels"]["project.runner.gitlab.com/id"] = project.into();
@@ -56,13 +56,13 @@ impl Scene {
         });
     }
 
-    /// A job is bound, and whatever is asked for it has come: so many answers are then in the cache.
+    /// Binds a job, and waits until the warm-up has filled the cache with `answers` entries.
     fn bind(&self, name: &str, project: &str, answers: f64) {
         self.put(name, project, None, |_| {});
         self.nodens.metric_becomes("nodens_cache_entries", &[], |entries| entries == answers);
     }
 
-    /// A job starts with an address.
+    /// Starts a job with an address.
     fn begin(&self, name: &str, project: &str, address: &str) {
         self.put(name, project, Some(address), |_| {});
         eventually(&format!("{address} is {name}"), || {
@@ -79,7 +79,7 @@ impl Scene {
         receive(&socket);
     }
 
-    /// What a job asks, addresses of both families each; how many of the answers were hits.
+    /// Sends the queries of a job, for both address families; returns the number of hits and of queries.
     fn work(&self, job: &str, from: &str) -> (u64, u64) {
         let names = NAMES.iter().chain(&["git", "registry"]);
         for name in names {
@@ -94,7 +94,7 @@ impl Scene {
         (report["by_source"]["hit"].as_u64().unwrap_or(0), all)
     }
 
-    /// Another server is asked from now on: all that is in the cache is worth nothing.
+    /// Changes the server of the upstream, which makes all cached answers unusable.
     fn forget_answers(&mut self, more: &str) {
         let before = self.nodens.metric("nodens_config_reloads_total", &[]);
         self.upstream = upstream(zone());
@@ -103,7 +103,7 @@ impl Scene {
         self.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads > before);
     }
 
-    /// Waits until the server that is asked now has had so many questions of the zone and no reply is outstanding.
+    /// Waits until the current server has received `questions` queries for the zone and no query is in flight.
     fn is_asked(&self, questions: usize) {
         eventually(&format!("{questions} questions"), || {
             let seen = self.upstream.seen();
@@ -123,7 +123,7 @@ fn the_first_job_finds_its_hosts_and_the_second_one_all() {
     scene.bind("one", "42", 4.0);
     scene.begin("one", "42", "127.0.0.2");
     assert_eq!(scene.work("one", "127.0.0.2"), (4, 24), "GitLab and the registry, both families");
-    // Tries of a search list and names that fail are not worth to be asked ahead.
+    // Names that a search list produced, and names that fail, are not part of a warm-up.
     for name in ["a.lab.example.ci.svc.cluster.local", "typo.example"] {
         scene.ask("127.0.0.2", name, A);
     }
@@ -136,7 +136,7 @@ fn the_first_job_finds_its_hosts_and_the_second_one_all() {
     assert!(hits * 10 >= all * 9, "{hits} of {all} are hits");
     assert_eq!(scene.prefetches(), before + 24.0, "nothing but what had answers");
 
-    // Other projects have nothing of it, and a project that may be made up has nothing to have.
+    // Other projects do not profit from it. A project that the pod could have made up has no history.
     scene.forget_answers("");
     let before = scene.prefetches();
     scene.put("three", "43", None, |_| {});
@@ -149,7 +149,7 @@ fn the_first_job_finds_its_hosts_and_the_second_one_all() {
     scene.begin("three", "43", "127.0.0.4");
     assert_eq!(scene.work("three", "127.0.0.4").0, 4);
     assert_eq!(scene.prefetches(), before + 4.0);
-    // A pod is warmed up for once, and only a job's.
+    // The warm-up is done once for a pod, and for pods of jobs only.
     scene.api.put("ci", "web", &[], |pod| pod["status"] = json!({ "phase": "Pending" }));
     scene.put("four", "44", None, |pod| pod["metadata"]["annotations"]["more"] = "1".into());
     scene.begin("five", "43", "127.0.0.5");
@@ -167,7 +167,7 @@ fn switched_off_nothing_is_asked_or_learned() {
     scene.begin("two", "42", "127.0.0.3");
     assert_eq!(scene.work("two", "127.0.0.3").0, 0);
     assert_eq!(scene.nodens.metric("nodens_warm_up_pods_total", &[]), 0.0);
-    // Switched on, it begins with nothing.
+    // Once enabled, it starts without history.
     scene.forget_answers("enabled = true\n");
     scene.put("three", "42", None, |_| {});
     scene.is_asked(4);
@@ -175,7 +175,7 @@ fn switched_off_nothing_is_asked_or_learned() {
     assert_eq!(scene.work("three", "127.0.0.4").0, 4);
 }
 
-/// The file of a nodens whose job has asked, and which has ended.
+/// Runs nodens with one job until it exits, and returns the file it has written.
 fn written(dir: &Dir) -> std::path::PathBuf {
     let file = dir.file("state/habits.json");
     let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
@@ -186,7 +186,7 @@ fn written(dir: &Dir) -> std::path::PathBuf {
     file
 }
 
-/// A nodens that begins with this file.
+/// Starts nodens with this file.
 fn begun_with(file: &Path) -> Scene {
     start(Api::start(), &format!("file = {file:?}\n"))
 }
@@ -219,7 +219,7 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
         assert!(scene.nodens.exit().success());
         assert!(fs::read_to_string(&file).expect("a file").contains("a.lab.example."), "{name}");
     }
-    // Where it cannot be written, nothing else is the worse for it.
+    // If the file cannot be written, nothing else is affected.
     let file = dir.write("file", "").join("habits.json");
     let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
     scene.begin("one", "42", "127.0.0.2");
@@ -260,7 +260,7 @@ fn a_client_that_asks_meanwhile_waits_for_the_same_reply() {
     let scene = start(Api::start(), "");
     scene.upstream.set_latency(Duration::from_millis(400));
     let mut pods = 0;
-    // On a slow machine the reply may be there before the client asks: then the next one counts.
+    // On a slow machine the response may arrive before the client asks; the next pod is tried then.
     eventually("a query that joins a prefetch", || {
         pods += 1;
         let host = format!("git{pods}.lab.example");
@@ -279,7 +279,7 @@ fn it_is_counted_what_clients_took() {
     let short = Zone::new("lab.example.").record("*.lab.example. 1 A 192.0.2.1");
     scene.upstream.set_zone(short).expect("a zone");
     let mut pods = 0.0;
-    // On a slow machine an answer may run out before it is asked for: then the next one counts.
+    // On a slow machine an answer may expire before a client asks for it; the next pod is tried then.
     eventually("an answer that was used", || {
         pods += 1.0;
         let host = format!("git{pods}.lab.example");
@@ -301,18 +301,18 @@ fn a_prefetch_is_the_least_of_all_queries() {
     scene.nodens.metric_becomes("nodens_config_reloads_total", &[], |reloads| reloads == 1.0);
     let many: Vec<_> = (0..14).map(|n| json!({ "name": "c", "image": format!("r{n}.lab.example/image") })).collect();
     scene.put("one", "42", None, |pod| pod["spec"]["containers"] = many.into());
-    // 28 questions in 140 ms, where 8 a second leave room.
+    // 28 queries in 140 ms; the limit leaves room for 8 a second.
     let skipped = |scene: &Scene| scene.nodens.metric("nodens_warm_up_skipped_total", &[("reason", "upstream")]);
     eventually("all to be asked or not", || (scene.prefetches() + skipped(&scene) == 28.0).then_some(()));
     assert!(skipped(&scene) > 0.0, "{} are asked", scene.prefetches());
     assert_eq!(crate::support::client::data(&lookup(scene.nodens.address(), "client.lab.example")), ["192.0.2.1"]);
 
-    // Nor is a server asked that is down.
+    // A server that is down is not queried either.
     scene.upstream.set(nodens::lab::fault::Behaviour::silent());
     let down = || scene.nodens.metric("nodens_upstream_healthy", &[]) == 0.0;
     let mut asked = 0;
     eventually("the server to be down", || {
-        // One that failed is not asked for again so soon.
+        // A new name each time: a failed name is not asked for again at once.
         asked += 1;
         lookup(scene.nodens.address(), &format!("down{asked}.lab.example"));
         down().then_some(())

@@ -1,14 +1,14 @@
-//! What each file of `src/` imports: every path that names a module of this crate, in `use` and elsewhere.
+//! Imports of each file of `src/`: every path that names a module of this crate, in `use` and elsewhere.
 //!
-//! Code under `#[cfg(test)]` is left out. A re-export of something below, `pub use race::Race`, is no import: it leads on to
-//! the file that it comes from.
+//! Code under `#[cfg(test)]` is ignored. A re-export from a module below, such as `pub use race::Race`, is not an import: it
+//! is resolved to the file that defines the item.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The text of every source file by its module: `src/a/b.rs` and `src/a/b/mod.rs` are `a::b`.
+/// Returns the text of every source file by its module: `src/a/b.rs` and `src/a/b/mod.rs` are `a::b`.
 pub(crate) fn sources(root: &Path) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -28,7 +28,7 @@ pub(crate) fn sources(root: &Path) -> BTreeMap<String, String> {
     files
 }
 
-/// Every file of `files` but those that exist for tests alone, with what it names.
+/// Parses `files`, without those that exist for tests alone.
 pub(crate) fn parsed<'f>(files: &'f BTreeMap<String, String>, modules: &BTreeSet<&str>) -> BTreeMap<&'f str, Parsed> {
     let mut parsed: BTreeMap<&str, Parsed> =
         files.iter().map(|(module, text)| (module.as_str(), parse(module, text, modules))).collect();
@@ -37,7 +37,7 @@ pub(crate) fn parsed<'f>(files: &'f BTreeMap<String, String>, modules: &BTreeSet
     parsed
 }
 
-/// The module that a path from the root leads into; a re-export leads on to where it comes from.
+/// Returns the module that a path from the root leads into; a re-export is resolved to the module that it comes from.
 pub(crate) fn target(path: &[String], modules: &BTreeSet<&str>, parsed: &BTreeMap<&str, Parsed>) -> Option<String> {
     let depth = (1..=path.len()).rev().find(|depth| modules.contains(path[..*depth].join("::").as_str()))?;
     let module = path[..depth].join("::");
@@ -45,21 +45,21 @@ pub(crate) fn target(path: &[String], modules: &BTreeSet<&str>, parsed: &BTreeMa
     Some(exported.cloned().unwrap_or(module))
 }
 
-/// What a file names.
+/// Paths that a file names, and its re-exports.
 #[derive(Default)]
 pub(crate) struct Parsed {
-    /// Every path outside of tests and the line that it is on; one within this crate begins with `crate`.
+    /// Every path outside of tests, with its line; a path within this crate begins with `crate`.
     pub(crate) paths: Vec<(usize, Vec<String>)>,
-    /// What it re-exports from modules below it: the item's name, and the module.
+    /// Names of the items that the file re-exports from modules below it, each with its module.
     exports: BTreeMap<String, String>,
-    /// Modules below it that exist for tests alone.
+    /// Modules below the file that exist for tests alone.
     tested: BTreeSet<String>,
 }
 
 fn parse(module: &str, text: &str, modules: &BTreeSet<&str>) -> Parsed {
     let tokens = tokens(text);
     let mut parsed = Parsed::default();
-    // The modules around a place, each with the depth of braces at which it ends. The root itself is no module.
+    // `inside`: inline modules around the current token, each with the depth of braces at which it ends. The root is no module.
     let file: Vec<String> =
         module.split("::").filter(|part| !["lib", "main"].contains(part)).map(String::from).collect();
     let mut inside: Vec<(String, usize)> = Vec::new();
@@ -80,7 +80,7 @@ fn parse(module: &str, text: &str, modules: &BTreeSet<&str>) -> Parsed {
             depth += 1;
             at += 3;
         } else if (0..3).map(word).eq(["pub", "(", "in"]) {
-            // Who may see an item is no import.
+            // A visibility is not an import.
             at += tokens[at..].iter().position(|(_, token)| token == ")").unwrap_or(0) + 1;
         } else if word(0) == "use" {
             let public = at > 0 && tokens[at - 1].1 == "pub";
@@ -119,7 +119,7 @@ fn parse(module: &str, text: &str, modules: &BTreeSet<&str>) -> Parsed {
     parsed
 }
 
-/// A path as it is from the root, if it begins with `crate`, `self`, `super` or a module below `here`.
+/// Returns the path from the root if `path` begins with `crate`, `self`, `super` or a module below `here`.
 fn resolve(path: Vec<String>, here: &[String], modules: &BTreeSet<&str>) -> Vec<String> {
     let ups = path.iter().take_while(|part| *part == "super").count();
     let skipped = match path[0].as_str() {
@@ -139,7 +139,7 @@ fn resolve(path: Vec<String>, here: &[String], modules: &BTreeSet<&str>) -> Vec<
     [&["crate".to_string()][..], above, rest].concat()
 }
 
-/// Reads the tree of a `use` declaration into whole paths; returns where it ends.
+/// Reads the tree of a `use` declaration into complete paths; returns the index of its end.
 fn tree(tokens: &[(usize, String)], mut at: usize, stem: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
     let mut path = stem.to_vec();
     while let Some((line, token)) = tokens.get(at) {
@@ -168,7 +168,7 @@ fn tree(tokens: &[(usize, String)], mut at: usize, stem: &[String], found: &mut 
     at
 }
 
-/// The end of the item at `at`: behind its block or its semicolon, whichever comes first outside of brackets.
+/// Returns the end of the item at `at`: after its block or its semicolon, whichever comes first outside of brackets.
 fn item_end(tokens: &[(usize, String)], mut at: usize) -> usize {
     let mut open = 0usize;
     while let Some((_, token)) = tokens.get(at) {
@@ -188,7 +188,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|first: char| first.is_alphabetic() || first == '_')
 }
 
-/// Words, `::` and other characters, each with its line; without comments and literals.
+/// Returns words, `::` and other characters, each with its line; without comments and literals.
 fn tokens(text: &str) -> Vec<(usize, String)> {
     let chars: Vec<char> = text.chars().collect();
     let starts = |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c));
@@ -218,7 +218,7 @@ fn tokens(text: &str) -> Vec<(usize, String)> {
             }
             at += 1;
         } else if chars[at] == '\'' {
-            // A lifetime has no quote after its first letter; a character has, or a backslash before it.
+            // A character literal has a quote after its first character, or a backslash before that; a lifetime has neither.
             at += match (chars.get(at + 1), chars.get(at + 2)) {
                 (Some('\\'), _) => 3 + chars[at + 3..].iter().position(|c| *c == '\'').unwrap_or(0) + 1,
                 (Some(_), Some('\'')) => 3,

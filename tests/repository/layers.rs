@@ -1,8 +1,8 @@
-//! The floors of the house: bytes know nothing, knowledge knows bytes, the answer knows knowledge, sockets know the
-//! answer, only the whole knows everyone.
+//! Layers of the code, here called floors: 0 wire format, 1 configuration, 2 state, 3 responses, 4 sockets, 5 process.
+//! A module imports from lower floors only.
 //!
-//! Every path in `src/` that names a module of this crate is resolved, in `use` and elsewhere, and held to [`FLOORS`].
-//! Nor does a file import itself through others: whoever reads one must not have to read all. See [`CIRCLES`].
+//! Every path in `src/` that names a module of this crate is resolved, in `use` and elsewhere, and checked against [`FLOORS`].
+//! Import cycles between files are rejected too: a reader of one file must not have to read all files of a cycle.
 //! Code under `#[cfg(test)]` is exempt.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::imports::{Parsed, parsed, sources, target};
 
-/// Each module and its floor. A module stands for those below it, unless one of these is in the table: then all must be.
+/// Each module and its floor. An entry covers the modules below it, unless one of them has an entry: then each needs one.
 const FLOORS: &[(&str, u8)] = &[
     ("wire", 0),
     ("clock", 0),
@@ -88,10 +88,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("supervisor", 5),
 ];
 
-/// Floors on which modules may import one another: the answer is one path, and the whole is one.
+/// Floors whose modules may import one another: responses are one path, and the process is one unit.
 const OPEN_FLOORS: [u8; 2] = [3, 5];
 
-/// What a file up to this floor does not name.
+/// Names that a file up to this floor must not use.
 const FORBIDDEN: &[(u8, &[&str])] = &[
     (2, &["UdpSocket", "TcpStream", "TcpListener", "spawn", "spawn_local", "spawn_blocking", "tokio::net"]),
     (0, &["tokio", "Instant", "SystemTime"]),
@@ -116,7 +116,7 @@ fn a_circle_is_found() {
     };
     let pair = [("cache", "use crate::route::Router;"), ("route", "use std::fmt;\nfn f() { crate::cache::g() }")];
     assert_eq!(found(&pair), ["a circle of imports: cache -> route -> cache (cache:1, route:2)"]);
-    // Of each knot one is shown, the shortest way round from its first file.
+    // One cycle is reported for each set of files that import one another: the shortest from its first file.
     let knots = [
         ("a", "use crate::b;"),
         ("b", "use crate::{a, c};"),
@@ -127,7 +127,7 @@ fn a_circle_is_found() {
     ];
     let expected = ["a circle of imports: a -> b -> a (a:1, b:1)", "a circle of imports: e -> e::f -> e (e:2, e::f:1)"];
     assert_eq!(found(&knots), expected);
-    // What is re-exported is imported from where it is.
+    // An import through a re-export is an import of the file that defines the item.
     assert_eq!(found(&[("d", "use crate::e::X;"), ("e", "pub use f::X;"), ("e::f", "use super::Y;")]), [""; 0]);
     for other in [
         "#[cfg(test)] mod tests { use crate::cache::X; }",
@@ -183,7 +183,7 @@ fn a_breach_is_found() {
         ("server", "use crate::answer::X; use crate::upstream::Link as L; fn f() { tokio::spawn(g) }"),
     ] {
         let expected: &[&str] = match module {
-            // Through the re-export the socket is seen.
+            // The re-export is resolved to the module of the socket.
             "server" => &["server:1: floor 4 imports upstream::udp of floor 4"],
             _ => &[],
         };
@@ -195,7 +195,7 @@ fn source() -> BTreeMap<String, String> {
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
-/// Every breach, as `module:line: what`.
+/// Returns every breach as `module:line: what`.
 fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
     let modules: BTreeSet<&str> = files.keys().map(String::as_str).collect();
     let parsed = parsed(files, &modules);
@@ -229,7 +229,7 @@ fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
     faults
 }
 
-/// The floor of the longest entry that is `module` or above it.
+/// Returns the floor of the longest entry that is `module` or above it.
 fn floor(module: &str) -> Option<u8> {
     let is_above = |above: &str| module == above || module.starts_with(&format!("{above}::"));
     let (entry, floor) = FLOORS.iter().filter(|(entry, _)| is_above(entry)).max_by_key(|(entry, _)| entry.len())?;
@@ -237,16 +237,16 @@ fn floor(module: &str) -> Option<u8> {
     (module == *entry || !divided).then_some(*floor)
 }
 
-/// For each file, the other files that it imports, each with the line that names it first.
+/// The other files that each file imports, each with the first line that names it.
 type Imports<'f> = BTreeMap<&'f str, BTreeMap<&'f str, usize>>;
 
-/// A circle of each knot of files that import one another: the shortest one from the first of them.
+/// Returns one cycle for each set of files that import one another: the shortest from the first of them.
 fn circles(files: &BTreeMap<String, String>) -> Vec<String> {
     let imports = imports(files);
     let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
     for &module in imports.keys() {
         let Some(way) = circle(module, &imports).filter(|_| !seen.contains(module)) else { continue };
-        // The circles of two files are of one knot if each leads to the other.
+        // Two files belong to one set if each leads to the other.
         let leads_back = |other: &&str| from(other, &imports).contains_key(module);
         seen.extend(from(module, &imports).into_keys().filter(leads_back));
         let lines = way.windows(2).map(|pair| format!("{}:{}", pair[0], imports[pair[0]][pair[1]]));
@@ -273,7 +273,7 @@ fn imports(files: &BTreeMap<String, String>) -> Imports<'_> {
     imports
 }
 
-/// Every file that `start` leads to, each with the one before it on the shortest way.
+/// Returns every file that `start` leads to, each with its predecessor on the shortest path.
 fn from<'f>(start: &'f str, imports: &Imports<'f>) -> BTreeMap<&'f str, &'f str> {
     let (mut before, mut next) = (BTreeMap::new(), VecDeque::from([start]));
     while let Some(module) = next.pop_front() {
@@ -287,7 +287,7 @@ fn from<'f>(start: &'f str, imports: &Imports<'f>) -> BTreeMap<&'f str, &'f str>
     before
 }
 
-/// The shortest way from a file back to itself, both ends included; none if there is none.
+/// Returns the shortest path from a file back to itself, both ends included.
 fn circle<'f>(module: &'f str, imports: &Imports<'f>) -> Option<Vec<&'f str>> {
     let before = from(module, imports);
     let mut way = vec![module, before.get(module)?];

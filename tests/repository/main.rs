@@ -1,5 +1,5 @@
-//! The repository holds what it says: the layers of the code, the documentation, the published results.
-// The files of the benchmark are a crate of their own there, in which this is reachable.
+//! Checks of the repository: the layers of the code, the vocabulary, the documentation, the published results.
+// The benchmark's files form a crate of their own in `benches/`, in which these items are reachable.
 #![allow(unreachable_pub)]
 
 mod imports;

@@ -1,4 +1,4 @@
-//! The pages of the documentation show what nodens does: examples, metrics, links.
+//! Checks of the documentation: examples, generated pages, links.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ At `/metrics` of the admin addresses, in the text format of Prometheus. The tabl
 |---|---|---|---|
 ";
 
-/// The blocks of a page in this language, in order.
+/// Returns the code blocks of a page in this language, in order.
 fn blocks(page: &'static str, language: &str) -> Vec<&'static str> {
     page.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
 }
@@ -49,7 +49,7 @@ fn the_page_of_metrics_is_generated() {
     is_generated("docs/reference/metrics.md", &(METRICS_HEAD.to_owned() + &metrics_table()));
 }
 
-/// Compares a page with what it is generated from. `UPDATE_PAGES=1 cargo test --test repository pages` writes it.
+/// Compares a page with its generated text. `UPDATE_PAGES=1 cargo test --test repository pages` writes the page.
 fn is_generated(name: &str, page: &str) {
     let file = root().join(name);
     if std::env::var_os("UPDATE_PAGES").is_some() {
@@ -64,10 +64,10 @@ fn the_page_of_configuration_keys_is_generated() {
     is_generated("docs/reference/configuration.md", &nodens::config::outline::reference());
 }
 
-/// One row for each family that this process exports, in the order of their names.
+/// Returns one row for each metric family that this process exports, in the order of their names.
 fn metrics_table() -> String {
     let metrics = Metrics::new().unwrap();
-    // A family with labels shows once it has a series.
+    // A family with labels is exported only when it has a series.
     metrics.queries.received.with_label_values(&["udp", "A", "."]);
     metrics.queries.responses.with_label_values(&["NOERROR", "hit"]);
     metrics.queries.duration.with_label_values(&["hit"]);
@@ -115,7 +115,7 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Every page of the repository.
+/// Returns every page of the repository.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut directories = vec![root()];
@@ -134,14 +134,14 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The targets of links to files and headings, outside code.
+/// Returns the targets of links to files and headings, outside code blocks.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let prose = text.split("```").step_by(2);
     let targets = prose.flat_map(|prose| prose.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)));
     targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
 }
 
-/// The anchors of a page's headings, as GitHub and GitLab form them.
+/// Returns the anchors of a page's headings, as GitHub and GitLab form them.
 fn anchors(text: &str) -> impl Iterator<Item = String> {
     let headings = text
         .split("```")

@@ -1,5 +1,5 @@
-//! The pieces of the side-by-side run (`benches/peers/`) that need no server, and that what the documentation shows of it is
-//! what was measured.
+//! Parts of the side-by-side run (`benches/peers/`) that need no server, and a check that the documentation shows the
+//! measured results.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::processes::{RESIDENT, Stat, cpu_time, memory, parse_kib, parse_stat};
 use crate::results::{FLOOR, ModeResults, Results, Sample, Server, median, spread};
 use crate::table::tables;
 
-/// Two servers and two rounds, of which the second was slow for both.
+/// Returns results of two servers in two rounds; the second round was slow for both.
 fn example() -> Results {
     let server = |name: &str| Server {
         name: name.to_owned(),

@@ -1,10 +1,10 @@
-//! The vocabulary of docs/glossary.md: words that it replaces do not come back.
+//! The vocabulary of docs/glossary.md: the words that it replaces are rejected.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
 
-/// A phrase that is not to be used, and the words to use in its place.
+/// Phrases to avoid, each with the words to use instead.
 const REPLACED: &[(&str, &str)] = &[
     ("passed_over", "degraded"),
     ("PassedOver", "Degraded"),
@@ -28,7 +28,7 @@ const REPLACED: &[(&str, &str)] = &[
     ("as of late", "recently"),
 ];
 
-/// Where people read: the documentation, and texts of the program.
+/// Paths to check: documentation, configuration and source code.
 const READ: &[&str] =
     &["README.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "docs", "config", "deploy", "examples", "src"];
 

@@ -1,4 +1,4 @@
-//! Many queries at once or at a pace, their replies counted.
+//! Many queries at once or at a pace, and the counts of their responses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::client::Client;
 use super::expect::Judge;
 use super::script::range;
 
-/// What came back.
+/// Response codes and latencies.
 #[derive(Default)]
 pub(crate) struct Tally {
     codes: BTreeMap<String, u64>,
@@ -17,7 +17,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes the replies that have come, and leaves those that have not.
+    /// Counts the responses that have come and removes their clients from `waiting`.
     pub(crate) fn take_from(&mut self, waiting: &mut Vec<Client>) {
         waiting.retain_mut(|client| {
             let Some(reply) = client.reply() else { return true };
@@ -29,7 +29,7 @@ impl Tally {
         });
     }
 
-    /// Holds them against the lines of a block.
+    /// Panics if the counts do not match the lines of a block.
     pub(crate) fn check(&self, block: &[String], judge: Judge) {
         let millis = |took: &Duration| took.as_millis() as u64;
         let slowest = self.took.iter().max().map(millis).unwrap_or_default();

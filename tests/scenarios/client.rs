@@ -1,4 +1,4 @@
-//! A client: queries made of words, sent over real sockets, replies taken whenever the clock stands still.
+//! Clients: queries described by words and sent over real sockets, responses read without blocking.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -11,9 +11,9 @@ use super::script::{Options, hex};
 
 /// A query and its socket.
 pub(crate) struct Client {
-    /// The query, without a length in front.
+    /// The query, without the length prefix of TCP.
     pub(crate) query: Vec<u8>,
-    /// When it was sent.
+    /// Time at which the query was sent.
     pub(crate) sent: Instant,
     socket: Socket,
 }
@@ -51,7 +51,7 @@ impl Client {
         Self { query, sent: Instant::now(), socket }
     }
 
-    /// The reply, if it has come.
+    /// Returns the response, if it has come.
     pub(crate) fn reply(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 65_537];
         match &mut self.socket {
@@ -74,7 +74,7 @@ impl Client {
     }
 }
 
-/// The number of a type, by mnemonic or as `TYPE65280`.
+/// Returns the number of a type, given as mnemonic or as `TYPE65280`.
 pub(crate) fn rtype(text: &str) -> u16 {
     match text.strip_prefix("TYPE").and_then(|number| number.parse().ok()) {
         Some(number) => number,
@@ -83,8 +83,8 @@ pub(crate) fn rtype(text: &str) -> u16 {
     }
 }
 
-/// A query: `NAME TYPE`, then any of `id= class= opcode= qdcount= -rd cd ad z`, and `edns=SIZE` with any of `do version=
-/// option=CODE:HEX`. One of the latter alone implies `edns=1232`.
+/// Builds a query: `NAME TYPE`, then any of `id= class= opcode= qdcount= -rd cd ad z`, and `edns=SIZE` with any of `do
+/// version= option=CODE:HEX`. Each of the last three implies `edns=1232` if there is no `edns=`.
 fn build(words: &[String], id: u16) -> Vec<u8> {
     let [name, kind, rest @ ..] = words else { panic!("a query has a name and a type") };
     let mut options = Options::new(rest);

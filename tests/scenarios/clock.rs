@@ -1,8 +1,8 @@
-//! A clock that stands still but for [`Clock::advance`].
+//! A clock that moves only by explicit steps, such as [`Clock::advance`].
 //!
-//! Tokio moves a paused clock on by itself whenever the runtime is idle, also while replies lie in sockets; it does not
-//! while a blocking task runs, so one runs for the scenario's whole life. Time then moves in small steps, and between two
-//! of them all that is under way on loopback arrives.
+//! Tokio advances a paused clock whenever the runtime is idle, also while responses wait in sockets, but not while a blocking
+//! task runs. Hence a blocking task runs for the scenario's whole life. Time moves in small steps, and between two steps all
+//! messages in flight on loopback arrive.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,25 +10,25 @@ use std::time::Duration;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep};
 
-/// A step while something is waited for.
+/// Step of the clock during a wait for an event.
 pub(crate) const FINE: Duration = Duration::from_millis(1);
-/// A step at both ends of a long wait, where timers of milliseconds may run.
+/// Step at both ends of a long wait, where timers of milliseconds may run.
 pub(crate) const MEDIUM: Duration = Duration::from_millis(5);
-/// How long these ends are.
+/// Length of these ends.
 const ENDS: Duration = Duration::from_secs(1);
-/// A step in the middle of a long wait.
+/// Step in the middle of a long wait.
 const COARSE: Duration = Duration::from_millis(500);
-/// Turns of the runtime within which whatever is under way goes on by at least one hop.
+/// Iterations of the runtime in which every message in flight advances by at least one hop.
 const TURNS: usize = 24;
-/// How long the kernel may take to deliver what it could not at once; real time, in which nothing else passes.
+/// Real time for the kernel to deliver what it could not deliver at once; the paused clock does not move meanwhile.
 const KERNEL: Duration = Duration::from_micros(20);
 
-/// How long everything may take that needs no time, on a clock that goes on by itself.
+/// Time on the machine's clock for everything that takes no time on a paused one.
 const SETTLED: Duration = Duration::from_millis(5);
 
 /// The clock of one scenario; dropping it lets the runtime end.
 pub(crate) struct Clock {
-    /// What keeps a paused clock paused; none if it is the machine's.
+    /// Sender that keeps the clock paused; none for the machine's clock.
     hold: Option<mpsc::Sender<()>>,
 }
 
@@ -41,12 +41,12 @@ impl Clock {
         Self { hold: Some(hold) }
     }
 
-    /// The machine's clock, for a server that does not run in this thread.
+    /// Returns the machine's clock, for a server that does not run in this thread.
     pub(crate) fn real() -> Self {
         Self { hold: None }
     }
 
-    /// Lets everything happen that needs no time.
+    /// Completes everything that needs no time.
     pub(crate) async fn settle(&self) {
         if self.is_real() {
             sleep(SETTLED).await;
@@ -61,7 +61,7 @@ impl Clock {
         }
     }
 
-    /// One step.
+    /// Advances the clock by one step.
     pub(crate) async fn step(&self, by: Duration) {
         if self.is_real() {
             sleep(by).await;
@@ -71,7 +71,7 @@ impl Clock {
         self.settle().await;
     }
 
-    /// Moves time on: in steps of `by`, or of whatever size suits its parts.
+    /// Advances the clock by `time`: in steps of `by`, or in fine steps at both ends and coarse ones between.
     pub(crate) async fn advance(&self, time: Duration, by: Option<Duration>) {
         if self.is_real() {
             sleep(time).await;
@@ -86,7 +86,7 @@ impl Clock {
         }
     }
 
-    /// Finishes what may need some time.
+    /// Advances the clock until `future` is complete.
     pub(crate) async fn drive<R>(&self, future: impl Future<Output = R>) -> R {
         tokio::pin!(future);
         loop {
@@ -98,7 +98,7 @@ impl Clock {
         }
     }
 
-    /// Whether it goes on by itself.
+    /// Returns whether this is the machine's clock.
     fn is_real(&self) -> bool {
         self.hold.is_none()
     }

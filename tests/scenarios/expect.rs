@@ -1,22 +1,22 @@
-//! A reply held against the lines that expect it.
+//! Checks of a response against the lines that describe the expected one.
 //!
 //! ```text
-//!   NOERROR ad                        the code, and every flag but QR, RA, RD and CD, which must be as they should
+//!   NOERROR ad                        the code, and which of AA, TC, Z and AD are set; QR and RA are, RD and CD are as sent
 //!   www.example.com. 300 A 192.0.2.1  an answer; there are no others, unless `answers 3..9` counts them
 //!   soa example.com. 30               the authority section is this SOA record with this TTL
-//!   lower                             no byte behind the question's name is a capital letter
-//!   spelled ns.Example.com.           this name is written out behind the question, in these letters
+//!   lower                             no byte after the question's name is a capital letter
+//!   spelled ns.Example.com.           this name is present uncompressed, in this letter case
 //!   ede 3 upstreams failed            an extended error with a part of its text; there are no others
 //!   keepalive 100                     the edns-tcp-keepalive option
 //!   nsid node-7                       the NSID option
-//!   size 300..512                     how long the message is
-//!   took 0..5                         milliseconds until it came
+//!   size 300..512                     the length of the message
+//!   took 0..5                         milliseconds until the response
 //!   bare                              no question
 //!   bytes 1234ff                      the whole message
 //! ```
 //!
-//! Always: id and question are the query's, byte for byte; an OPT record, which offers 1232 bytes and has DO as asked,
-//! goes to a client that sent one and to nobody else.
+//! Always checked: id and question are those of the query, byte for byte. A client that sent an OPT record gets one, which
+//! offers 1232 bytes and has the DO bit of the query; other clients get none.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use nodens::wire::reply::Reply;
 use super::client::rtype;
 use super::script::{hex, range};
 
-/// What is expected.
+/// Expected response.
 #[derive(Default)]
 struct Expected {
     rcode: Option<String>,
@@ -48,24 +48,24 @@ struct Expected {
     bytes: Option<Vec<u8>>,
 }
 
-/// Whom the lines are held against.
+/// Server whose response is checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Judge {
     /// nodens, byte for byte, on a paused clock.
     Nodens,
-    /// A peer on the machine's clock: its code, its answers, TC and, within [`SLACK`], its times. Its other flags, its OPT, its
-    /// extended errors and the order of addresses are its own.
+    /// A peer on the machine's clock. Checked are code, answers, QR, TC and, within [`SLACK`], times; not checked are other
+    /// flags, OPT, extended errors and the order of addresses.
     Peer,
 }
 
-/// By how many milliseconds a time may be missed that is not of a paused clock.
+/// Tolerance of times on the machine's clock, in milliseconds.
 const SLACK: u64 = 250;
 
-/// By how many seconds a TTL may be missed on that clock.
+/// Tolerance of TTLs on the machine's clock, in seconds.
 const AGED: u32 = 3;
 
 impl Judge {
-    /// The bounds of a time in milliseconds, both ends included.
+    /// Returns the bounds of a time in milliseconds, both ends included.
     pub(crate) fn times(self, bounds: &str) -> RangeInclusive<u64> {
         let bounds = range(bounds);
         match self {
@@ -79,7 +79,7 @@ impl Judge {
     }
 }
 
-/// Panics if the reply is not as the lines say.
+/// Panics if the response does not match the lines.
 pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String], judge: Judge) {
     let expected = read(block);
     if let Some(bytes) = &expected.bytes {
@@ -215,7 +215,7 @@ fn check_opt(
     assert!(options.iter().all(|(code, _)| known.contains(code)), "other options: {options:?}");
 }
 
-/// The options of a message's OPT record, as they lie there.
+/// Returns the options of a message's OPT record in their order.
 fn options(reply: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     let Some((start, end)) = Reply::read(reply).expect("a whole reply").opt else { return Vec::new() };
@@ -228,7 +228,7 @@ fn options(reply: &[u8]) -> Vec<(u16, Vec<u8>)> {
     found
 }
 
-/// Whether an answer is the one of a zone file's line, TTL included. A signature is only known by its type.
+/// Returns whether a record is that of a zone file's line, TTL included. `...` matches any RDATA, for signatures.
 fn is(record: &Record, line: &str, judge: Judge) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [owner, ttl, kind, rest @ ..] = words.as_slice() else { panic!("{line}: not a record") };

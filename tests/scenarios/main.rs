@@ -1,10 +1,10 @@
-//! One scenario file per protocol rule, played with a paused clock: no sleeps, and no time of day.
+//! One scenario file per protocol rule, played on a paused clock: no sleeps, and no time of day.
 //!
-//! Each file below this directory is a test of its own. [`script`] says how a file is written, [`expect`] what a reply is
-//! held against, [`upstreams`] what upstreams do and see.
+//! Each file below this directory is a test of its own. [`script`] describes the format of a file, [`expect`] the checks of a
+//! response, [`upstreams`] the behaviour of upstreams and the queries that they see.
 //!
-//! `SCENARIO_PEER=unbound cargo test --test scenarios short_silence` plays them on another server ([`subject`]), in real time: where that
-//! fails too, look again at what is expected.
+//! `SCENARIO_PEER=unbound cargo test --test scenarios short_silence` plays scenarios on another server ([`subject`]), in real
+//! time. If a scenario fails there too, check the expectation.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ mod stage;
 mod subject;
 mod upstreams;
 
-/// The real time after which a scenario is stuck.
+/// Real time after which a scenario counts as stuck.
 const WATCHDOG: Duration = Duration::from_secs(600);
 
 macro_rules! scenarios {
@@ -59,7 +59,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios")
 }
 
-/// Plays a scenario in a thread of its own, so that one that is stuck in it is told from outside.
+/// Plays a scenario in a thread of its own, which allows the caller to detect a stuck scenario.
 fn play(name: &'static str) {
     let (done, over) = mpsc::channel();
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {

@@ -1,7 +1,7 @@
-//! A scenario file as steps: each a line that begins at the margin, and the indented lines below it.
+//! A scenario file as a list of steps: each is an unindented line and the indented lines below it.
 //!
 //! ```text
-//! # What the rule says, and where it is written.
+//! # The rule, and its source.
 //! upstream public-1 latency=20ms
 //!   www.example.com. 300 A 192.0.2.80
 //! ask www.example.com A
@@ -9,25 +9,25 @@
 //!   www.example.com. 300 A 192.0.2.80
 //! ```
 //!
-//! `config` and `reload` take TOML, in which `{public-1}` is that upstream's address; lines before its first table belong
-//! to `[server]`. Without `config` all upstreams are one group, `public`, which every name is routed to.
+//! `config` and `reload` take TOML, in which `{public-1}` is the address of this upstream. Lines before the first table belong
+//! to `[server]`. Without `config`, all upstreams form one group, `public`, and every name is routed to it.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// One step.
+/// A step.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// Its line, from 1.
+    /// Line number, from 1.
     pub(crate) line: usize,
-    /// Its words.
+    /// Words of the line.
     pub(crate) words: Vec<String>,
-    /// The lines below it.
+    /// Indented lines below it.
     pub(crate) block: Vec<String>,
 }
 
-/// Reads a file; panics with the line that it cannot read.
+/// Reads a file; panics with the number of a line that it cannot read.
 pub(crate) fn read(path: &Path) -> Vec<Step> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert!(text.starts_with("# "), "{}: begins with the rule, as a comment", path.display());
@@ -46,43 +46,43 @@ pub(crate) fn read(path: &Path) -> Vec<Step> {
     steps
 }
 
-/// The words of a line.
+/// Splits a line into words.
 pub(crate) fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// `key=value` words by their keys; a word without a value has an empty one.
+/// `key=value` words by key; a word without a value has an empty one.
 #[derive(Debug)]
 pub(crate) struct Options<'a>(HashMap<&'a str, &'a str>);
 
 impl<'a> Options<'a> {
-    /// Takes words in.
+    /// Parses words.
     pub(crate) fn new(words: &'a [String]) -> Self {
         Self(words.iter().map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
     }
 
-    /// Takes out a word without a value.
+    /// Removes a word without a value; returns whether it was present.
     pub(crate) fn flag(&mut self, key: &str) -> bool {
         self.0.remove(key).is_some()
     }
 
-    /// Takes out a value.
+    /// Removes a word and returns its value.
     pub(crate) fn value(&mut self, key: &str) -> Option<&'a str> {
         self.0.remove(key)
     }
 
-    /// Takes out a number.
+    /// Removes a word and returns its value as a number.
     pub(crate) fn number(&mut self, key: &str) -> Option<u16> {
         self.value(key).map(|text| text.parse().unwrap_or_else(|_| panic!("{key}={text}: not a number")))
     }
 
-    /// Panics if a word is left: nobody knew it.
+    /// Panics if a word is left, which is then unknown.
     pub(crate) fn close(self) {
         assert!(self.0.is_empty(), "unknown words: {:?}", self.0);
     }
 }
 
-/// A time such as `250ms`, `10s`, `2m` or `1h`.
+/// Parses a time such as `250ms`, `10s`, `2m` or `1h`.
 pub(crate) fn time(text: &str) -> Duration {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -96,7 +96,7 @@ pub(crate) fn time(text: &str) -> Duration {
     }
 }
 
-/// `3` or `2..4`, both ends included.
+/// Parses `3` or `2..4`, both ends included.
 pub(crate) fn range(text: &str) -> std::ops::RangeInclusive<u64> {
     let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text}: not a number"));
     match text.split_once("..") {
@@ -105,7 +105,7 @@ pub(crate) fn range(text: &str) -> std::ops::RangeInclusive<u64> {
     }
 }
 
-/// Bytes in hexadecimal.
+/// Parses bytes in hexadecimal.
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or_else(|| panic!("{text}: not hexadecimal")) as u8;
     text.as_bytes().chunks(2).map(|pair| pair.iter().fold(0, |high, low| high << 4 | digit(low))).collect()

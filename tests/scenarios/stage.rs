@@ -1,4 +1,4 @@
-//! Plays a scenario: upstreams, nodens in front of them, clients and the clock, all in one thread.
+//! Plays a scenario: upstreams, nodens before them, clients and the clock, all in one thread.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,25 +22,26 @@ use super::script::{Step, time};
 use super::subject::Subject;
 use super::{expect, upstreams};
 
-/// How long a reply is waited for, and how long silence must last.
+/// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which no response may come where silence is expected.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// Everything that a scenario has set up.
+/// State of a scenario.
 pub(crate) struct Stage {
     clock: Clock,
-    /// In the order of the file.
+    /// Upstreams in the order of the file.
     upstreams: Vec<(String, Upstream)>,
-    /// Another server that takes the place of nodens.
+    /// Server that is tested instead of nodens.
     peer: Option<Server>,
     running: Option<Subject>,
-    /// Queries whose reply nobody has looked at.
+    /// Queries whose response has not been read, by label.
     pending: HashMap<String, Client>,
     queries: u16,
 }
 
 impl Stage {
-    /// An empty stage for nodens, whose clock is paused from here on, or for a peer, whose clock nobody can pause.
+    /// Returns an empty stage: for nodens with the clock paused from now on, for a peer with the machine's clock.
     pub(crate) fn new(peer: Option<Server>) -> Self {
         let clock = if peer.is_some() { Clock::real() } else { Clock::pause() };
         Self { clock, upstreams: Vec::new(), peer, running: None, pending: HashMap::new(), queries: 0x4000 }
@@ -107,13 +108,13 @@ impl Stage {
                 assert!(seen.iter().any(|seen| is_loop_check(seen) && seen.is_within(zone)), "no loop check");
             }
             ["leads-back", name] => self.lead_back(name).await,
-            // Peers have queries of their own, and tries that nodens has not.
+            // Peers send queries of their own, and retry differently from nodens.
             ["saw", ..] if self.peer.is_some() => {}
             ["saw", name, ..] => {
                 self.clock.settle().await;
                 let mut seen = self.named(name).seen();
                 self.named(name).clear_seen();
-                // What nodens asks for itself: loop checks, and probes unless they are what is looked for.
+                // Ignores nodens's own queries: loop checks, and probes unless the step looks for them.
                 let probes = rest(2).iter().chain(&step.block).any(|word| word.contains("SOA"));
                 seen.retain(|seen| !is_loop_check(seen) && (probes || seen.qtype != rtype::SOA));
                 upstreams::check(&seen, rest(2), &step.block);
@@ -141,7 +142,7 @@ impl Stage {
         self.clock.settle().await;
     }
 
-    /// The configuration of a block, with listeners and, where it names no upstreams, all of them in one group.
+    /// Returns the configuration of a block, with a listener added. If the block names no upstreams, all are in one group.
     fn config(&self, block: &[String]) -> Config {
         let mut text = format!("[server]\nlisten = [\"127.0.0.1:0\"]\n{}\n", block.join("\n"));
         if !text.contains("[upstreams.") {
@@ -181,7 +182,7 @@ impl Stage {
         }
     }
 
-    /// `{public-1}` in what an extended error says.
+    /// Replaces `{public-1}` in the lines by the address of this upstream.
     fn in_place(&self, block: &[String]) -> Vec<String> {
         let place = |line: &String| {
             self.upstreams.iter().fold(line.clone(), |line, (name, upstream)| {
@@ -191,7 +192,7 @@ impl Stage {
         block.iter().map(place).collect()
     }
 
-    /// Asks for many names one after another, `0-NAME`, `1-NAME` ..., and wants this code.
+    /// Queries `0-NAME`, `1-NAME` ... one after another and expects this code.
     async fn ask_all(&mut self, count: &str, name: &str, kind: &str, code: &str) {
         for number in 0..count.parse::<u32>().expect("a count") {
             let words = [format!("{number}-{name}"), kind.to_owned()];
@@ -200,8 +201,8 @@ impl Stage {
         }
     }
 
-    /// Asks for many names, `0-NAME`, `1-NAME` ..., at once or `every=TIME`, and waits for all replies. Lines of the block:
-    /// `CODE COUNT`, `slowest MILLISECONDS`, and `took MILLISECONDS COUNT` for how many took so long.
+    /// Queries `0-NAME`, `1-NAME` ... at once or `every=TIME`, and waits for all responses. Lines of the block: `CODE COUNT`,
+    /// `slowest MILLISECONDS`, and `took MILLISECONDS COUNT` for the number of responses that took this long.
     async fn burst(&mut self, count: u32, name: &str, kind: &str, words: &[String], block: &[String]) {
         let pace = words.iter().find_map(|word| word.strip_prefix("every=")).map(time);
         let words: Vec<_> = words.iter().filter(|word| !word.starts_with("every=")).cloned().collect();
@@ -227,7 +228,7 @@ impl Stage {
         tally.check(block, self.judge());
     }
 
-    /// Sends to nodens the loop check that reached an upstream, as one would that leads back.
+    /// Sends to nodens the loop check that reached an upstream, as an upstream in a forwarding loop would.
     async fn lead_back(&mut self, name: &str) {
         let seen = self.named(name).seen();
         let check = seen.iter().rfind(|seen| is_loop_check(seen)).expect("a loop check");
@@ -254,12 +255,12 @@ impl Stage {
     }
 }
 
-/// Whether a query is one of nodens's own, by which it finds out whether a server leads back.
+/// Returns whether a query is a loop check of nodens.
 fn is_loop_check(seen: &Seen) -> bool {
     seen.name.to_ascii_lowercase().contains(".loop-check.")
 }
 
-/// Polls a step and says where it failed.
+/// Polls a step; if it panics, prints its location.
 pub(crate) async fn located(path: &str, line: usize, step: impl Future<Output = ()>) {
     tokio::pin!(step);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| step.as_mut().poll(cx))) {

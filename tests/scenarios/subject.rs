@@ -1,4 +1,4 @@
-//! What a scenario is played on: nodens, in this thread, or another server as a process.
+//! The server that a scenario is played on: nodens in this thread, or another server as a process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use nodens::bench::failover::server::Server;
 
 use super::script::{Step, time};
 
-/// The variable that names another server.
+/// Environment variable that names another server.
 const VARIABLE: &str = "SCENARIO_PEER";
 
-/// The longest that a scenario may take on a clock that nobody can move on.
+/// Longest duration of a scenario on the machine's clock.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// What the clients of a scenario ask.
+/// Server that the clients of a scenario query.
 pub(crate) enum Subject {
     /// nodens.
     Nodens(Running),
@@ -31,7 +31,7 @@ impl Subject {
         Self::Peer(started.unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// Where it takes queries.
+    /// Returns the address that takes queries.
     pub(crate) fn address(&self) -> SocketAddr {
         match self {
             Self::Nodens(running) => running.listen_addresses()[0],
@@ -39,7 +39,7 @@ impl Subject {
         }
     }
 
-    /// nodens, which alone can be reloaded.
+    /// Returns nodens; panics for another server, which cannot be reloaded.
     pub(crate) fn nodens(&self) -> &Running {
         match self {
             Self::Nodens(running) => running,
@@ -48,14 +48,14 @@ impl Subject {
     }
 }
 
-/// The server that the environment names in place of nodens.
+/// Returns the server that the environment names in place of nodens.
 pub(crate) fn peer() -> Option<Server> {
     let name = std::env::var(VARIABLE).ok()?;
     let known = || Server::ALL[1..].iter().map(|server| server.name()).collect::<Vec<_>>().join(", ");
     Some(Server::named(&name).unwrap_or_else(|| panic!("{VARIABLE}={name}: expected one of {}", known())))
 }
 
-/// Why a scenario cannot be played on another server, if it cannot.
+/// Returns the reason why a scenario cannot be played on another server, if there is one.
 pub(crate) fn unfit(steps: &[Step]) -> Option<String> {
     let word = |step: &Step, at: usize| step.words.get(at).cloned().unwrap_or_default();
     let own = |step: &&Step| ["config", "reload", "leads-back"].contains(&word(step, 0).as_str());

@@ -1,4 +1,4 @@
-//! Scripted upstreams made of words: zones, behaviours, and what they saw.
+//! Scripted upstreams described by words: zones, behaviours, and the queries that they saw.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use nodens::wire::reply::{Reply, Section};
 use super::client::rtype;
 use super::script::{Options, hex, range, time, words};
 
-/// A zone: records, and `$origin NAME`, `$negative-ttl N`, `$without-soa`, `$authentic`, `$signed`, `$rcode NAME N`,
-/// `$denied NAME`, `$ede NAME N TEXT`. Every name is within it.
+/// Parses a zone: records, and `$origin NAME`, `$negative-ttl N`, `$without-soa`, `$authentic`, `$signed`, `$rcode NAME N`,
+/// `$denied NAME`, `$ede NAME N TEXT`. Every name is within the zone.
 pub(crate) fn zone(block: &[String]) -> Zone {
     block.iter().fold(Zone::new("."), |zone, line| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -34,8 +34,9 @@ pub(crate) fn zone(block: &[String]) -> Zone {
     })
 }
 
-/// A behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
-/// flags=HEX cut=N referral reversed short-rdata answer-type=TXT denied-with-data lower-case-only silent-to=AAAA|SOA|PART`, then how and when.
+/// Parses a behaviour: one of `normal silent rcode=N formerr-on-opt silent-on-opt truncated bytes=HEX forged=HOW folded
+/// flags=HEX cut=N referral reversed short-rdata answer-type=TXT denied-with-data lower-case-only
+/// silent-to=AAAA|SOA|PART`, then the modifiers read below.
 pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     let mut options = Options::new(words);
     let mut behaviour = if options.flag("silent") {
@@ -70,7 +71,7 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     } else if options.flag("short-rdata") {
         Behaviour::edited(|_, wire| shorten_answer(wire))
     } else if let Some(word) = options.value("silent-to") {
-        // A type, or a part of names.
+        // A type, or a part of a name.
         let kind = ["AAAA", "SOA"].contains(&word).then(|| RrType::from(rtype(word)));
         let word = word.to_owned();
         Behaviour::edited(move |seen, wire| {
@@ -83,7 +84,7 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
             }
         })
     } else if let Some(bytes) = options.value("answer-type") {
-        // Another type than was asked for.
+        // A type other than the one of the question.
         let kind = rtype(bytes).to_be_bytes();
         Behaviour::edited(move |seen, wire| {
             let at = 12 + seen.question().len() + 2;
@@ -153,18 +154,18 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
     behaviour
 }
 
-/// Turns the order of the answers around.
+/// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
     let Ok(reply) = Reply::read(wire) else { return };
     let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
     let answers: Vec<_> = reply.section(Section::Answer).collect();
     answers.into_iter().rev().for_each(|record| composer.copy(wire, record, Section::Answer));
     let composed = composer.finish().expect("room");
-    // The id is not composed.
+    // The composer does not write the id.
     wire.splice(2.., composed[2..].iter().copied());
 }
 
-/// Takes a byte from the first address.
+/// Removes the last byte of the first address.
 fn shorten_answer(wire: &mut Vec<u8>) {
     let Ok(reply) = Reply::read(wire) else { return };
     let Some(record) = reply.section(Section::Answer).find(|record| record.rtype == nodens::wire::rtype::A) else {
@@ -175,7 +176,7 @@ fn shorten_answer(wire: &mut Vec<u8>) {
     wire.remove(last);
 }
 
-/// Where an upstream listens (`v6` is the other loopback) and the latency that it begins with.
+/// Returns the address on which an upstream listens (`v6`: the IPv6 loopback) and its initial latency.
 pub(crate) fn place(words: &[String]) -> (SocketAddr, Duration) {
     let mut options = Options::new(words);
     let v6 = options.flag("v6");
@@ -185,8 +186,8 @@ pub(crate) fn place(words: &[String]) -> (SocketAddr, Duration) {
     (SocketAddr::new(address, 0), latency)
 }
 
-/// Holds what an upstream saw against `saw NAME nothing`, `saw NAME COUNT [type=TYPE] [spread] [connections=COUNT]`, or one
-/// line of the block for each query.
+/// Checks the queries that an upstream saw against `saw NAME nothing`, against `saw NAME COUNT [type=TYPE] [spread]
+/// [connections=COUNT]`, or against one line of the block for each query.
 pub(crate) fn check(seen: &[Seen], words: &[String], block: &[String]) {
     let told = || seen.iter().map(tell).collect::<Vec<_>>().join("\n  ");
     match words {
@@ -245,7 +246,7 @@ fn check_one(seen: &Seen, line: &str) {
             ("options", codes) => edns.is_some_and(|edns| {
                 edns.options.iter().map(|(code, _)| code.to_string()).collect::<Vec<_>>().join(",") == codes
             }),
-            // One of some thirty letters at least is a capital, unless by an accident that nobody will live to see.
+            // Of some thirty letters at least one is a capital; the probability of none is negligible.
             ("mixed", _) => seen.name.bytes().any(|byte| byte.is_ascii_uppercase()),
             _ => panic!("{word}: unknown"),
         };

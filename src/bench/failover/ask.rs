@@ -1,4 +1,4 @@
-//! The clients: queries on a schedule, or one after the other, while the upstreams change.
+//! Clients: they send queries at a fixed rate or in sequence, while the upstreams change.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,33 +14,33 @@ use super::names::{LAME, Verdict, name};
 use crate::lab::client::{Question, ask};
 use crate::lab::upstream::Upstream;
 
-/// From one query to the next of a steady client.
+/// Interval between the queries of a steady client.
 pub(crate) const STEADY_PACE: Duration = Duration::from_millis(50);
 
-/// A burst asks nothing more once it has lasted so long: with a client that waits 5 s for each of 500 names it would
-/// take most of an hour.
+/// Time after which a burst sends no further query: 500 names with a client timeout of 5 s each would take most of an
+/// hour.
 pub(crate) const BURST_LIMIT: Duration = Duration::from_secs(20);
 
-/// What to ask, and whom.
+/// Parameters of one cell's queries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Task<'a> {
     /// The server under test.
     pub server: SocketAddr,
     pub upstreams: &'a [Upstream; 2],
-    /// What happens to them.
+    /// Changes of the upstreams' states.
     pub changes: &'a [Change],
-    /// How many names to ask for.
+    /// Number of names to query.
     pub queries: u32,
-    /// Over TCP, a connection for each query.
+    /// True for TCP, with a connection for each query.
     pub tcp: bool,
-    /// True once the user wants the run to end.
+    /// Set when the user interrupts the run.
     pub stop: &'a AtomicBool,
 }
 
-/// Asks on schedule, whatever becomes of earlier queries; a time counts from when its query left.
+/// Sends queries at a fixed interval, independent of earlier queries; a time counts from when its query was sent.
 ///
 /// # Errors
-/// What the system says if an upstream cannot change as it should.
+/// The system's error if the state of an upstream cannot be changed.
 pub(crate) async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
     let start = Instant::now();
     let mut under_way = JoinSet::new();
@@ -58,7 +58,7 @@ pub(crate) async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
     Ok(fates.into_iter().map(|(_, fate)| fate).collect())
 }
 
-/// Asks one name after the other, up to [`BURST_LIMIT`].
+/// Sends the next query after the result of the previous one, for up to [`BURST_LIMIT`].
 ///
 /// # Errors
 /// As [`steady`].
@@ -76,12 +76,12 @@ pub(crate) async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
 }
 
 impl Task<'_> {
-    /// Does what is due at this query.
+    /// Applies the changes that are due at query `number`.
     async fn change(&self, number: u32) -> io::Result<()> {
         for change in self.changes.iter().filter(|change| change.at == number) {
             put(self.upstreams, change).await?;
             if change.states.contains(&State::Lame) {
-                // Somebody else waits for that.
+                // Another client sends this query; its result is not counted.
                 let (server, question) = (self.server, Question::new(LAME, "A")?);
                 tokio::spawn(async move { ask(server, &question).await });
             }
@@ -95,7 +95,7 @@ impl Task<'_> {
     }
 }
 
-/// Puts both upstreams into the states of a change.
+/// Sets both upstreams to the states of a change.
 ///
 /// # Errors
 /// As [`steady`].

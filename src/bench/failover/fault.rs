@@ -1,4 +1,4 @@
-//! The faults: what happens to the two upstreams, and at which query.
+//! Faults: the states of the two upstreams, and the queries at which they change.
 
 use std::io;
 use std::time::Duration;
@@ -8,92 +8,92 @@ use crate::lab::fault::{Behaviour, Forgery, Tcp};
 use crate::lab::upstream::Upstream;
 use crate::wire::{Rcode, rcode};
 
-/// How long a healthy upstream takes to answer.
+/// Response time of a healthy upstream.
 pub const HEALTHY_LATENCY: Duration = Duration::from_millis(2);
 
-/// How many times as long the slow one takes.
+/// Factor of the slow upstream's response time.
 const SLOWER: u32 = 10;
 
-/// How long the late one takes: longer than a resolver should wait for it, shorter than a client does.
+/// Response time of the late upstream: longer than a resolver should wait, shorter than the client's timeout.
 const LATE: Duration = Duration::from_millis(1500);
 
-/// The query at which a brief fault begins.
+/// Query at which a brief fault begins.
 const BRIEF_AT: u32 = 5;
 
-/// Queries from one question for the lame name to the next.
+/// Number of queries between two queries for the lame name.
 const LAME_EVERY: usize = 10;
 
-/// One row of the tables.
+/// One fault, which is one row of the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Its name on the command line and in JSON.
+    /// Name on the command line and in JSON.
     pub name: &'static str,
-    /// What happens, in a few words.
+    /// Short description.
     pub label: &'static str,
     course: Course,
 }
 
-/// When the upstreams change.
+/// Course of a fault: which upstreams change, and when.
 #[derive(Clone, Copy, Debug)]
 enum Course {
-    /// The first upstream is so throughout.
+    /// The first upstream is in this state throughout.
     Throughout(State),
-    /// The first upstream becomes so after some queries.
+    /// The first upstream enters this state after the given number of queries.
     After(u32, State),
-    /// Silence moves from the second to the first after a third of the queries, and back after two thirds.
+    /// Silence moves from the second to the first upstream after a third of the queries, and back after two thirds.
     Swap,
-    /// The first upstream is silent and healthy by turns of so many queries.
+    /// The first upstream is alternately silent and healthy, each for the given number of queries.
     Flaps(u32),
-    /// The only upstream is so for so many queries.
+    /// The only upstream is in this state for the given number of queries.
     OnlyOne(u32, State),
-    /// Both upstreams are silent for so many queries.
+    /// Both upstreams are silent for the given number of queries.
     Both(u32),
-    /// Neither answers one name, which somebody asks again and again.
+    /// Neither upstream answers one name, which another client asks repeatedly.
     Lame,
 }
 
-/// What an upstream does.
+/// State of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Answers after [`HEALTHY_LATENCY`].
     Healthy,
-    /// Receives and never answers.
+    /// Receives queries and never responds.
     Silent,
     /// Its port is closed, for UDP and TCP.
     Closed,
-    /// Answers with this code and no records.
+    /// Responds with this code and no records.
     Rcode(Rcode),
     /// Answers after a second and a half.
     Late,
-    /// Loses three in ten queries over UDP.
+    /// Drops the responses to 30 % of the queries over UDP.
     Lossy,
-    /// Takes ten times as long as a healthy one.
+    /// Answers after ten times `HEALTHY_LATENCY`.
     Slow,
-    /// Answers with the right id and noise behind it.
+    /// Responds with the correct ID followed by noise.
     Garbage,
-    /// Answers from another port than the one that was asked.
+    /// Responds from a port other than the queried one.
     OtherPort,
-    /// Truncates every answer over UDP, and takes connections without ever writing to them.
+    /// Truncates every response over UDP; accepts TCP connections and never writes to them.
     Truncated,
-    /// Never answers [`LAME`], and is healthy otherwise.
+    /// Never answers [`LAME`], and is healthy for other names.
     Lame,
 }
 
-/// From a query on, the state of both upstreams.
+/// States of both upstreams from a query on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The number of the query, from 0.
+    /// Number of the query, from 0.
     pub at: u32,
-    /// The states of the first and of the second upstream.
+    /// States of the first and the second upstream.
     pub states: [State; 2],
 }
 
-/// How queries come.
+/// Timing of the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// One every 50 ms, whatever becomes of those before it.
+    /// One query every 50 ms, independent of earlier queries.
     Steady,
-    /// One after the other, as fast as answers come.
+    /// Each query follows the result of the previous one.
     Burst,
 }
 
@@ -125,17 +125,17 @@ const fn fault(name: &'static str, label: &'static str, course: Course) -> Fault
 }
 
 impl Fault {
-    /// The fault of this name.
+    /// Returns the fault with this name.
     pub fn named(name: &str) -> Option<Self> {
         FAULTS.into_iter().find(|fault| fault.name == name)
     }
 
-    /// How many names are asked.
+    /// Returns the number of queries.
     pub fn queries(&self, mode: Mode, quick: bool) -> u32 {
         match (mode, self.course, quick) {
             (Mode::Burst, _, false) => 500,
             (Mode::Burst, _, true) => 100,
-            // Three turns, two when quick.
+            // Three periods, or two in a quick run.
             (Mode::Steady, Course::Flaps(turn), quick) => turn * if quick { 2 } else { 3 },
             (Mode::Steady, Course::Swap, false) => 60,
             (Mode::Steady, Course::Swap, true) => 30,
@@ -144,29 +144,29 @@ impl Fault {
         }
     }
 
-    /// Whether it is measured in this mode. In a burst the fault begins at the first query, and all is over too soon to
-    /// tell of a fault that comes in use or goes by the clock.
+    /// Returns whether the fault is measured in this mode. A burst is too short for a fault that begins in use or depends on
+    /// time.
     pub fn is_for(&self, mode: Mode) -> bool {
         let needs_time = matches!(self.course, Course::After(..) | Course::Flaps(_));
         mode == Mode::Steady || !(needs_time || self.is_brief())
     }
 
-    /// Whether it is over while the client still asks, or the client is not the one who meets it.
+    /// Returns whether the fault ends while the client still sends queries, or affects another client only.
     fn is_brief(&self) -> bool {
         matches!(self.course, Course::OnlyOne(..) | Course::Both(_) | Course::Lame)
     }
 
-    /// Whether the server under test has the first upstream alone.
+    /// Returns whether the server under test has only the first upstream.
     pub fn has_one_upstream(&self) -> bool {
         matches!(self.course, Course::OnlyOne(..))
     }
 
-    /// Whether the second upstream is healthy throughout, so that what it sees can be counted against what was asked.
+    /// Returns whether the second upstream is healthy throughout, which makes its number of queries comparable.
     pub fn spares_the_second(&self) -> bool {
         !matches!(self.course, Course::Swap) && !self.is_brief()
     }
 
-    /// What happens in the course of so many queries. The first change is at query 0.
+    /// Returns the changes during this number of queries. The first change is at query 0.
     pub fn changes(&self, queries: u32) -> Vec<Change> {
         let first = |at, state| Change { at, states: [state, State::Healthy] };
         match self.course {
@@ -198,7 +198,7 @@ impl Fault {
 }
 
 impl Mode {
-    /// Its name in JSON.
+    /// Returns the name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Steady => "steady",
@@ -208,10 +208,10 @@ impl Mode {
 }
 
 impl State {
-    /// Puts an upstream into this state.
+    /// Sets an upstream to this state.
     ///
     /// # Errors
-    /// What the system says if a port that was closed is held by somebody else now.
+    /// The system's error if another process now holds the port that was closed.
     pub async fn apply(self, upstream: &Upstream) -> io::Result<()> {
         let normal = Behaviour::normal();
         upstream.set(match self {
@@ -238,7 +238,7 @@ impl State {
     }
 }
 
-/// Leaves the id and writes the same noise over all that follows.
+/// Overwrites everything after the ID with the same noise each time.
 fn noise(wire: &mut [u8]) {
     let mut byte = 0x5a_u8;
     for place in wire.iter_mut().skip(2) {

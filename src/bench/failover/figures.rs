@@ -1,4 +1,4 @@
-//! From what became of each query to the figures of a cell.
+//! Computation of a cell's figures from the results of its queries.
 
 use std::time::Duration;
 
@@ -7,43 +7,43 @@ use serde::Serialize;
 use super::names::Verdict;
 use crate::lab::client::PATIENCE;
 
-/// In a burst, what comes after so many queries is told apart: by then the fault could be known.
+/// Number of first queries of a burst left out of `p99_after_10_ms`: by then the server can have detected the fault.
 const LEARNT_AFTER: usize = 10;
 
-/// What became of one query.
+/// Result of one query.
 #[derive(Clone, Copy, Debug)]
 pub struct Fate {
     pub verdict: Verdict,
-    /// How long it took.
+    /// Time from the query to its result.
     pub took: Duration,
 }
 
-/// What one fault cost the clients of one server. Times are milliseconds; a query that got no good answer counts as if it
-/// had taken the whole of the client's patience, so that loss never makes a server look faster.
+/// Effect of one fault on the clients of one server. Times are in milliseconds. A query without a good answer counts with
+/// the client's whole timeout, so loss never makes a server look faster.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figures {
     pub asked: u64,
-    /// Queries without a good answer: the sum of the next three.
+    /// Queries without a good answer: the sum of `silent`, `failed` and `wrong`.
     pub lost: u64,
-    /// Queries without any answer.
+    /// Queries without a response.
     pub silent: u64,
     /// Queries answered with SERVFAIL, REFUSED and the like.
     pub failed: u64,
-    /// Queries with an answer that is not theirs.
+    /// Queries with an answer other than the expected one.
     pub wrong: u64,
     pub p50_ms: f64,
-    /// 99 % of the queries, rounded down, took at most so long.
+    /// Upper bound of the times of 99 % of the queries; the number of queries is rounded down.
     pub p99_ms: f64,
     pub max_ms: f64,
-    /// `p99_ms` without the first ten queries, of a burst.
+    /// `p99_ms` without the first ten queries; only for a burst.
     pub p99_after_10_ms: Option<f64>,
-    /// How many queries the second upstream saw for each that was asked, where it is healthy throughout.
+    /// Queries received by the second upstream per query asked, if that upstream is healthy throughout.
     pub healthy_ratio: Option<f64>,
 }
 
 impl Figures {
-    /// The figures of these fates, in the order of their queries; the second upstream saw `healthy` queries, if that
-    /// means anything. `burst` says whether what comes after the first ten is told apart.
+    /// Computes the figures of `fates`, which are in the order of their queries. `burst` adds the figures without the first
+    /// ten queries. `healthy` is the number of queries that the second upstream received, if it was healthy throughout.
     pub fn new(fates: &[Fate], burst: bool, healthy: Option<u64>) -> Self {
         let count = |verdict| fates.iter().filter(|fate| fate.verdict == verdict).count() as u64;
         let (silent, failed, wrong) = (count(Verdict::Silent), count(Verdict::Failed), count(Verdict::Wrong));
@@ -71,7 +71,7 @@ fn sorted(fates: &[Fate]) -> Vec<f64> {
     times
 }
 
-/// The time that so many percent of the queries, rounded down, took at most.
+/// Returns the upper bound of the times of `percent` % of the queries; the number of queries is rounded down.
 fn within(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent / 100).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()

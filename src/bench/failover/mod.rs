@@ -1,15 +1,15 @@
-//! What a fault of one upstream costs the clients: `nodens bench failover`.
+//! Measures the effect of upstream faults on clients: `nodens bench failover`.
 //!
 //! ```text
 //! fault ──► ask ─────────────► server under test ──► two scripted upstreams
-//! what      names: new ones,   server: its files     the first has the fault,
-//! happens   answers checked    process: its life     the second answers in 2 ms
-//! and when     │
+//! state of  names: new ones,   server: config        the first has the fault,
+//! upstreams answers checked    process: lifetime     the second answers in 2 ms
+//! by query     │
 //!              └──► figures ──► report ──► table, JSON, svg
 //! ```
 //!
-//! Each cell of the tables has a fresh server process and fresh upstreams, so that nothing learnt in one helps or harms
-//! the next. All servers have their turn at a fault before the next fault comes, in an order drawn anew for each.
+//! Each cell of the tables has a new server process and new upstreams, which keeps state of one cell out of the next. All
+//! servers are measured with a fault before the next fault begins, in an order drawn for each fault.
 
 pub(crate) mod ask;
 pub mod fault;
@@ -34,17 +34,17 @@ use self::process::Process;
 use self::report::{Outcome, Report};
 use crate::lab::upstream::Upstream;
 
-/// Measures all cells of a plan in turn; `progress` is told before each.
+/// Measures all cells of a plan in sequence; `progress` is called before each cell.
 ///
 /// # Errors
-/// What the system says if the upstreams cannot do as they should, or if nodens itself does not start. Another server
-/// that does not start is told of in the report.
+/// The system's error if the upstreams cannot be started or changed, or if nodens itself does not start. A failed start
+/// of another server is recorded in the report.
 pub async fn run(plan: &Plan, stop: &AtomicBool, progress: impl Fn(&Cell)) -> io::Result<Report> {
     let mut report = Report::new(plan);
     for cell in plan.cells() {
         progress(&cell);
         let outcome = measure(plan, &cell, stop).await?;
-        // A cell that was cut short says nothing.
+        // The figures of an interrupted cell are discarded.
         report.interrupted = stop.load(Ordering::Relaxed);
         if report.interrupted {
             break;
@@ -63,7 +63,7 @@ async fn measure(plan: &Plan, cell: &Cell, stop: &AtomicBool) -> io::Result<Outc
     }
     let queries = cell.fault.queries(cell.mode, plan.quick);
     let changes = cell.fault.changes(queries);
-    // A steady client meets a server that was started into the fault; a burst begins together with it.
+    // In steady mode the upstreams enter the first state before the server starts; in a burst, at the first query.
     if let (Mode::Steady, Some(change)) = (cell.mode, changes.first()) {
         ask::put(&upstreams, change).await?;
     }

@@ -1,4 +1,4 @@
-//! The names that are asked for, each but once, and whether what came back is right.
+//! Names of the queries, each asked once, and the check of the responses.
 
 use std::io;
 
@@ -7,34 +7,34 @@ use hickory_proto::op::ResponseCode;
 use crate::lab::client::Reply;
 use crate::lab::zone::{Zone, address_of};
 
-/// What the upstreams know: an address for every name, computed from it.
+/// Returns the zone of the upstreams: every name has an address that is computed from the name.
 pub fn zone() -> Zone {
     Zone::new(".").addresses_from_names()
 }
 
-/// The name that nobody answers in the run with a lame one.
+/// Name that no upstream answers in the "lame" fault.
 pub const LAME: &str = "lame.failover.example";
 
-/// The `number`th name of a run. A server is fresh for each run, so no name is asked of it twice.
+/// Returns the `number`th name of a run. Each run starts a new server, which is asked each name only once.
 pub fn name(number: u32) -> String {
     format!("n{number}.failover.example")
 }
 
-/// What a client got for a query.
+/// Outcome of a query for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The one address that the name has.
+    /// The address of the name, and no other record.
     Good,
-    /// Another answer than that: another address, none, or the word that there is no such name.
+    /// Another answer: another address, NODATA or NXDOMAIN.
     Wrong,
-    /// A reply that says that there is no answer: SERVFAIL, REFUSED and the like.
+    /// A response with an error code: SERVFAIL, REFUSED and the like.
     Failed,
-    /// Nothing, for as long as the client waits; or the system's word that nobody listens.
+    /// No response within the client's timeout, or an error of the system such as a closed port.
     Silent,
 }
 
 impl Verdict {
-    /// Judges what came back for `name`.
+    /// Classifies the result of a query for `name`.
     pub fn of(name: &str, reply: &io::Result<Reply>) -> Self {
         match reply {
             Err(_) => Self::Silent,

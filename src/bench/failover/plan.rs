@@ -1,4 +1,4 @@
-//! What is measured, in which order, and how long it will take.
+//! Measurements of a run: their selection, order and estimated duration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,33 +13,33 @@ use crate::lab::client::PATIENCE;
 pub struct Plan {
     /// The servers and their programs.
     pub servers: Vec<(Server, PathBuf)>,
-    /// Servers that were wanted and are not installed.
+    /// Requested servers that are not installed.
     pub missing: Vec<Server>,
     pub faults: Vec<Fault>,
-    /// Only the burst, for all servers; else steady for all servers and the burst for nodens.
+    /// True to measure only bursts, for all servers; otherwise steady mode for all servers, and bursts for nodens.
     pub closed: bool,
     pub quick: bool,
-    /// Everything at `::1`, not at `127.0.0.1`.
+    /// True to use `::1` instead of `127.0.0.1` for all addresses.
     pub ipv6: bool,
-    /// Clients ask over TCP.
+    /// True if clients use TCP.
     pub tcp: bool,
 }
 
-/// One fault of one server in one mode.
+/// One measurement: a server with a fault in a mode.
 #[derive(Clone, Debug)]
 pub struct Cell {
     pub mode: Mode,
     pub fault: Fault,
-    /// Whom it happens to.
+    /// Server under test.
     pub server: Server,
     pub program: PathBuf,
 }
 
-/// About how long a server takes to start.
+/// Typical time that a server takes to start.
 const START: Duration = Duration::from_millis(500);
 
 impl Plan {
-    /// All cells in order: servers take turns at each fault.
+    /// Returns all cells in order: all servers for a fault, in random order, before the next fault.
     pub fn cells(&self) -> Vec<Cell> {
         let mut random = Random::new(1);
         let mut cells = Vec::new();
@@ -62,7 +62,7 @@ impl Plan {
         cells
     }
 
-    /// How long the run takes: about, and at most, if servers start as they should.
+    /// Returns the estimated and the maximum duration of the run, if all servers start normally.
     pub fn durations(&self) -> (Duration, Duration) {
         let mut sum = (Duration::ZERO, Duration::ZERO);
         for cell in self.cells() {
@@ -79,7 +79,7 @@ impl Cell {
         let nodens = self.server == Server::Nodens;
         let (about, most) = match self.mode {
             Mode::Steady => {
-                // The last queries may wait for their answers.
+                // The last queries may take up to the client's timeout.
                 let tail = if nodens { PATIENCE / 20 } else { PATIENCE / 3 };
                 (STEADY_PACE * queries + tail, STEADY_PACE * queries + PATIENCE)
             }

@@ -1,4 +1,4 @@
-//! A server as a process: started in a directory of its own, ready when it takes connections, and gone when dropped.
+//! Process of a server under test: runs in a directory of its own, is ready when it accepts connections, and ends on drop.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,22 +13,22 @@ use tokio::time::{Instant, sleep};
 
 use super::server::{Place, Server};
 
-/// A port that is free may be taken before the server has it; then another is tried.
+/// Maximum attempts to start a server: another process may take the free port first.
 const START_TRIES: u32 = 3;
 
-/// How long a server may take to listen.
+/// Maximum time until a server listens.
 const START_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The pause between two looks.
+/// Interval between checks that the server listens.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What a server that listens gets to finish its start.
+/// Additional time for a listening server to finish its start.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// How much of a server's log a complaint shows, in lines.
+/// Maximum lines of a server's log in an error.
 const LOG_LINES: usize = 5;
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -36,15 +36,15 @@ pub struct Process {
     _dir: Dir,
 }
 
-/// A directory that goes when dropped.
+/// A temporary directory, removed on drop.
 #[derive(Debug)]
 struct Dir(PathBuf);
 
 impl Process {
-    /// Starts a server on a free port of `ip`; returns when it takes queries.
+    /// Starts a server on a free port of `ip`; returns when the server accepts queries.
     ///
     /// # Errors
-    /// What the system says if it cannot be started, and the end of its log if it ends or does not listen.
+    /// The system's error if it cannot be started; the end of its log if it exits or does not listen.
     pub async fn start(server: Server, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
         let mut tries = 1;
         loop {
@@ -55,12 +55,12 @@ impl Process {
         }
     }
 
-    /// Where it takes queries.
+    /// Returns the address that accepts queries.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it still runs.
+    /// Returns whether the process is still running.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -100,7 +100,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has nothing to lose: neither its cache nor its log is kept.
+        // Killed without a clean shutdown: neither its cache nor its log is kept.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -122,7 +122,7 @@ impl Drop for Dir {
     }
 }
 
-/// A port that is free for UDP and TCP at this moment.
+/// Returns an address whose port is free for UDP and TCP at this moment.
 fn free(ip: IpAddr) -> io::Result<SocketAddr> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! The figures of a run, and their JSON.
+//! Figures of a run, and their JSON.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use super::plan::{Cell, Plan};
 use super::server::Server;
 use crate::lab::client::PATIENCE;
 
-/// What JSON's `shape` says; it grows when a field changes its meaning or goes.
+/// Version of the JSON structure; incremented when a field changes its meaning or is removed.
 const SHAPE: u32 = 1;
 
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +19,7 @@ pub struct Report {
     ipv6: bool,
     quick: bool,
     patience_s: f64,
-    /// Whether the user ended it; cells are missing then.
+    /// True if the user ended the run early; cells are missing then.
     pub interrupted: bool,
     missing: Vec<&'static str>,
     cells: Vec<Row>,
@@ -29,13 +29,13 @@ pub struct Report {
     faults: Vec<Fault>,
 }
 
-/// What came of a cell.
+/// Result of a cell.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Its figures, if the server started.
+    /// Figures, if the server started.
     #[serde(flatten)]
     pub figures: Option<Figures>,
-    /// What went wrong with the server's process.
+    /// Failure of the server's process.
     pub trouble: Option<String>,
 }
 
@@ -49,7 +49,7 @@ struct Row {
 }
 
 impl Report {
-    /// A report of a plan, without figures yet.
+    /// Returns a report of a plan, without figures yet.
     pub fn new(plan: &Plan) -> Self {
         Self {
             shape: SHAPE,
@@ -66,31 +66,31 @@ impl Report {
         }
     }
 
-    /// Adds what came of a cell.
+    /// Adds the result of a cell.
     pub fn add(&mut self, cell: &Cell, outcome: Outcome) {
         let (server, mode, fault) = (cell.server.name(), cell.mode.name(), cell.fault.name);
         self.cells.push(Row { server, mode, fault, outcome });
     }
 
-    /// The servers that have figures in this mode, in the order of the command line.
+    /// Returns the servers with results in this mode, in the order of the command line.
     pub fn servers(&self, mode: Mode) -> Vec<Server> {
         let has = |server: &Server| self.rows(mode).any(|row| row.server == server.name());
         self.servers.iter().copied().filter(has).collect()
     }
 
-    /// The faults that have figures in this mode.
+    /// Returns the faults with results in this mode.
     pub fn faults(&self, mode: Mode) -> Vec<Fault> {
         let has = |fault: &Fault| self.rows(mode).any(|row| row.fault == fault.name);
         self.faults.iter().copied().filter(has).collect()
     }
 
-    /// The figures of a cell, if there are any.
+    /// Returns the figures of a cell, if there are any.
     pub fn figures(&self, mode: Mode, fault: &Fault, server: Server) -> Option<&Figures> {
         let row = self.rows(mode).find(|row| row.fault == fault.name && row.server == server.name())?;
         row.outcome.figures.as_ref()
     }
 
-    /// What else is to be said.
+    /// Returns the notes: servers not installed, failed processes, an early end.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.missing.is_empty() {
@@ -111,9 +111,9 @@ impl Report {
         format!("{} over {}", self.transport.to_uppercase(), if self.ipv6 { "IPv6" } else { "IPv4" })
     }
 
-    /// The report as JSON; docs/guides/bench.md tells its shape.
+    /// Returns the report as JSON; docs/guides/bench.md describes its structure.
     pub fn json(&self) -> String {
-        // Nothing in it can fail to be written.
+        // Serialization cannot fail: all keys are strings.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
@@ -122,7 +122,7 @@ impl Report {
     }
 }
 
-/// A made-up report of two servers for the tests of what is drawn from it: the first loses nothing, the second all.
+/// Returns a report of example data for tests: the first server answers all queries, all others fail all.
 #[cfg(test)]
 pub(super) fn example(mode: Mode, servers: &[Server]) -> Report {
     use std::time::Duration;

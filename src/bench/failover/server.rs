@@ -1,5 +1,5 @@
-//! The servers that can be measured: what their programs are called, and the least configuration that makes each a
-//! forwarder with two upstreams, or one. All that is not needed for that is left as it comes.
+//! Servers under test: their program names, and the minimal configuration that makes each a forwarder with one or two
+//! upstreams. All other settings keep their defaults.
 
 use std::env;
 use std::io;
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 /// A DNS server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// This program.
+    /// nodens: this program.
     Nodens,
     /// NLnet Labs Unbound.
     Unbound,
     /// ISC BIND.
     Bind,
-    /// CoreDNS, as in most clusters.
+    /// CoreDNS, the DNS server of most clusters.
     CoreDns,
     /// PowerDNS dnsdist, a load balancer without a cache by default.
     Dnsdist,
@@ -25,26 +25,26 @@ pub enum Server {
     Dnsmasq,
 }
 
-/// Where a server listens and whom it asks.
+/// Addresses and directory of one server process.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Where it takes queries, over UDP and TCP.
+    /// Listening address, for UDP and TCP.
     pub listen: SocketAddr,
-    /// Its upstreams, the one with the fault first.
+    /// Addresses of its upstreams, the faulty one first.
     pub upstreams: &'a [SocketAddr],
-    /// A directory of its own.
+    /// Working directory.
     pub dir: &'a Path,
 }
 
-/// System programs are here even where a user's PATH does not say so.
+/// Directories of system programs, searched after PATH.
 const MORE_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 impl Server {
-    /// All of them, nodens first.
+    /// All servers, nodens first.
     pub const ALL: [Self; 7] =
         [Self::Nodens, Self::Unbound, Self::Bind, Self::CoreDns, Self::Dnsdist, Self::Knot, Self::Dnsmasq];
 
-    /// Its name on the command line, in tables and in JSON.
+    /// Returns the name on the command line, in tables and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nodens => "nodens",
@@ -57,12 +57,12 @@ impl Server {
         }
     }
 
-    /// The server of this name.
+    /// Returns the server with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|server| server.name() == name)
     }
 
-    /// What its program is called.
+    /// Returns the name of its program.
     pub fn program(self) -> &'static str {
         match self {
             Self::Bind => "named",
@@ -71,10 +71,10 @@ impl Server {
         }
     }
 
-    /// Its program's file: this program's own, or the first of that name in PATH.
+    /// Finds the file of its program: this program's own, or the first of that name in PATH and the system directories.
     ///
     /// # Errors
-    /// `NotFound` if it is not installed; what the system says if it does not tell this program's own file.
+    /// `NotFound` if it is not installed; the system's error if the path of this program is not available.
     pub fn find(self) -> io::Result<PathBuf> {
         if self == Self::Nodens {
             return env::current_exe();
@@ -87,7 +87,7 @@ impl Server {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// What its program is started with; `file` holds its [`Server::config`].
+    /// Returns the command-line arguments; `file` contains its [`Server::config`].
     pub fn arguments(self, file: &str, place: &Place<'_>) -> Vec<String> {
         let words: &[&str] = match self {
             Self::Nodens => &["serve", "--no-supervisor", "--config", file],
@@ -101,7 +101,7 @@ impl Server {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// Its configuration.
+    /// Returns the configuration file's text.
     pub fn config(self, place: &Place<'_>) -> String {
         let Place { listen, upstreams, dir } = place;
         let each = |line: &dyn Fn(&SocketAddr) -> String| upstreams.iter().map(line).collect::<Vec<_>>();
@@ -158,7 +158,7 @@ impl Server {
     }
 }
 
-/// An address in the way of unbound and others: `127.0.0.1@53`.
+/// Formats an address as Unbound and others expect it: `127.0.0.1@53`.
 fn at(address: &SocketAddr) -> String {
     format!("{}@{}", address.ip(), address.port())
 }

@@ -1,4 +1,4 @@
-//! A report as one picture, light or dark as the reader's system is: a row for each fault, a lane for each server.
+//! A report as one SVG image in a light and a dark scheme: a row for each fault, a lane for each server.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::table::ms;
 use crate::bench::html::COLOURS;
 use crate::bench::svg::Axis;
 
-/// Sizes, in the picture's own units.
+/// Sizes, in SVG units.
 const WIDTH: f64 = 880.0;
 const LEFT: f64 = 170.0;
 const RIGHT: f64 = 90.0;
@@ -54,7 +54,7 @@ pub(crate) fn picture(report: &Report) -> String {
 fn style() -> String {
     let colours = |pick: fn(&(&'static str, &'static str)) -> &'static str| {
         COLOURS.iter().enumerate().fold(String::new(), |mut all, (at, pair)| {
-            let _ = write!(all, " --c{at}: {};", pick(pair)); // a String takes everything
+            let _ = write!(all, " --c{at}: {};", pick(pair)); // infallible for a String
             all
         })
     };
@@ -78,14 +78,14 @@ fn legend(servers: &[Server]) -> String {
             "<circle class=\"f{at}\" cx=\"{}\" cy=\"47\" r=\"5\"/><text x=\"{}\" y=\"51\">{name}</text>",
             x + 5.0,
             x + 15.0
-        ); // a String takes everything
+        ); // infallible for a String
         x += 36.0 + 7.0 * name.len() as f64;
     }
     out + "<text class=\"soft small\" x=\"16\" y=\"71\">Full dot: p99. Ring: slowest. \u{00d7} with a number: queries \
            without a good answer, which count as 5,000 ms.</text>\n"
 }
 
-/// A server has its colour whichever others there are.
+/// Returns the colour of a server, which is independent of the other servers in the report.
 fn colour(server: Server) -> usize {
     Server::ALL.iter().position(|other| *other == server).unwrap_or_default() % COLOURS.len()
 }
@@ -98,7 +98,7 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     fn add(&mut self, text: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.out, "{text}"); // a String takes everything
+        let _ = writeln!(self.out, "{text}"); // infallible for a String
     }
 
     fn panel(&mut self, report: &Report, mode: Mode) {
@@ -146,7 +146,7 @@ impl Drawing<'_> {
         self.y = bottom + PANEL_FOOT;
     }
 
-    /// The dots of one cell, and its losses.
+    /// Draws the dots of one cell, and the number of its lost queries.
     fn lane(&mut self, axis: &Axis, y: f64, fault: &Fault, server: Server, figures: &Figures) {
         let c = colour(server);
         let (p99, max) = (across(axis, figures.p99_ms), across(axis, figures.max_ms));

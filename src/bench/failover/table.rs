@@ -1,4 +1,4 @@
-//! A report as text for a terminal: rows are faults.
+//! A report as text for a terminal, with a row for each fault.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::figures::Figures;
 use super::report::Report;
 use crate::bench::table::count;
 
-/// One table for each mode that was measured, and what else there is to say.
+/// Returns one table for each measured mode, and the notes.
 pub fn table(report: &Report) -> String {
     let mut out = String::new();
     for mode in [Mode::Steady, Mode::Burst] {
@@ -19,7 +19,7 @@ pub fn table(report: &Report) -> String {
             _ => side_by_side(report, mode),
         };
         let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
-        let _ = writeln!(out, "{}\n\n{}", headline(report, mode, &names), aligned(&rows)); // a String takes everything
+        let _ = writeln!(out, "{}\n\n{}", headline(report, mode, &names), aligned(&rows)); // infallible for a String
     }
     for note in report.notes() {
         let _ = writeln!(out, "{note}"); // as above
@@ -39,7 +39,7 @@ fn headline(report: &Report, mode: Mode, servers: &[&str]) -> String {
     format!("{}: {what}, {}; {cells}", mode.name(), report.transport())
 }
 
-/// All that is known of the one server.
+/// Returns all figures of the only server.
 fn full(report: &Report, mode: Mode) -> Vec<Vec<String>> {
     let mut head = vec!["first upstream", "asked", "p50", "p99", "max", "lost", "wrong", "healthy one asked"];
     if mode == Mode::Burst {
@@ -64,7 +64,7 @@ fn full(report: &Report, mode: Mode) -> Vec<Vec<String>> {
     rows
 }
 
-/// The least of each server.
+/// Returns the main figures of each server, one column per server.
 fn side_by_side(report: &Report, mode: Mode) -> Vec<Vec<String>> {
     let servers = report.servers(mode);
     let head = std::iter::once("first upstream").chain(servers.iter().map(|server| server.name()));
@@ -79,17 +79,17 @@ fn side_by_side(report: &Report, mode: Mode) -> Vec<Vec<String>> {
 fn cell(figures: &Figures) -> String {
     let mut cell = format!("{} / {}", ms(figures.p99_ms), ms(figures.max_ms));
     if figures.lost > 0 {
-        let _ = write!(cell, ", {} lost", count(figures.lost)); // a String takes everything
+        let _ = write!(cell, ", {} lost", count(figures.lost)); // infallible for a String
     }
     cell
 }
 
-/// Milliseconds, with a tenth where it tells something.
+/// Formats milliseconds, with one decimal below 10.
 pub(super) fn ms(ms: f64) -> String {
     if ms < 9.95 { format!("{ms:.1}") } else { count(ms.round() as u64) }
 }
 
-/// Rows as lines, the first column to the left and the others to the right.
+/// Formats rows as lines; the first column is left-aligned, the others are right-aligned.
 fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(String::len).max().unwrap_or(0);
@@ -101,7 +101,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
             let _ = match at {
                 0 => write!(line, "{cell:<width$}"),
                 _ => write!(line, "  {cell:>width$}"),
-            }; // a String takes everything
+            }; // infallible for a String
         }
         out.push_str(line.trim_end());
         out.push('\n');

@@ -1,4 +1,4 @@
-//! A server's health through weal and woe: clients ask while it takes queries, probes as often as they are due.
+//! Properties of a server's health: clients query the server while it takes queries, probes are sent when they are due.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use super::config;
 
 const MS: Duration = Duration::from_millis(1);
-/// How long a probe is waited for.
+/// Longest wait for the response to a probe.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A server that is ejected again within this time has to prove more.
+/// Time after its return within which a server that is ejected again needs more responses to return.
 const RELAPSE: Duration = Duration::from_secs(30);
 
-/// How a server is for a while: it answers after so many milliseconds all but so many of a hundred queries.
+/// Period of a server's behaviour: its duration and latency in milliseconds, and the percentage of queries that it loses.
 #[derive(Clone, Debug)]
 struct Spell {
     lasts: u32,
@@ -36,24 +36,26 @@ enum Event {
     Client,
     Tick,
     Reply(Duration, bool),
-    /// Of a query that was sent then.
+    /// Loss of a query that was sent at this time.
     Loss(Lost, Instant),
 }
 
-/// What has happened so far, counted apart from the code.
+/// History of the server, tracked independently of the code under test.
 struct Story {
     lost: u32,
     streak: u32,
-    /// A probe was lost since the last reply; since so much was lost.
+    /// A probe was lost since the last response.
     agreed: bool,
+    /// Set once many attempts are lost; true if a probe was lost since.
     losing: Option<bool>,
     ejected: Option<Instant>,
     last_probe: Instant,
-    /// Replies since it was ejected, and how many it has to give at the least.
+    /// Responses in time since the ejection.
     given: u32,
+    /// Least number of responses before the return.
     proof: u32,
     came_back: Option<Instant>,
-    /// Since when it answers everything.
+    /// Time since which the server responds to everything.
     well: Option<Instant>,
 }
 
@@ -85,10 +87,10 @@ impl Story {
         }
     }
 
-    /// `late`: it was counted as lost before.
+    /// Records a response. `late`: the query was counted as lost before.
     fn replied(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<Change>) {
         (self.streak, self.agreed) = (0, false);
-        // Probes that were answered have cleared it.
+        // Responses to probes have cleared the suspicion.
         if self.losing.is_some() && !health.is_suspect() {
             (self.losing, self.lost) = (None, 0);
         }
@@ -104,7 +106,7 @@ impl Story {
         }
     }
 
-    /// Holds what must be so at any moment.
+    /// Checks the invariants.
     fn check(&self, now: Instant, health: &Health, latency: Duration) {
         assert_eq!(health.is_healthy(), self.ejected.is_none());
         assert!((HEDGE.0..=HEDGE.1).contains(&health.hedge_after()));
@@ -115,7 +117,7 @@ impl Story {
         let unasked = now - self.last_probe;
         assert!(unasked <= LONGEST_PROBE + TICK, "not probed for {unasked:?}");
         let well = self.well.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        // Two seconds, and the round trips of as many replies as it may have to give.
+        // Two seconds, and the round trips of the most responses that the return may require.
         let most = Duration::from_secs(2) + latency * MOST_PROOF;
         assert!(well <= most, "well for {well:?} with {latency:?}, and still not asked: {health:?}");
     }
@@ -153,7 +155,7 @@ proptest! {
             let begins = until;
             until += MS * spell.lasts;
             let latency = MS * spell.latency;
-            // Replies of before may be later than this spell's.
+            // Responses to earlier queries may arrive later than those of this period.
             story.well = if spell.loses > 0 { None } else { Some(begins + PATIENCE.min(latency)) };
             while let Some(((now, _), _)) = queue.first_key_value().filter(|((now, _), _)| *now < until) {
                 let now = *now;
@@ -164,7 +166,7 @@ proptest! {
                     count += 1;
                     queue.insert((now + after, count), event);
                 };
-                // A reply that is late still counts, behind the loss.
+                // A late response still counts, after the loss.
                 let mut ask = |patience: Duration, what: Lost| {
                     if die < spell.loses || latency > patience {
                         add(patience, Event::Loss(what, now));
@@ -192,7 +194,7 @@ proptest! {
                         let change = health.replied(now, latency, probe);
                         story.replied(now, latency, late, &health, change);
                     }
-                    // A probe of before the server's return says nothing any more.
+                    // A lost probe is ignored if the server has responded since the probe was sent and is not losing packets.
                     Event::Loss(Lost::Probe, sent) if health.has_answered_since(sent) && !health.is_losing() => {}
                     Event::Loss(what, _) => {
                         let change = health.failed(now, jitter, what);

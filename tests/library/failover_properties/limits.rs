@@ -1,4 +1,4 @@
-//! The budget of hedges, and the quota of a group.
+//! Properties of the hedge budget and of the rate limit of a group.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,13 +12,13 @@ use super::config;
 proptest! {
     #![proptest_config(config(300))]
 
-    /// A span of the schedule is a window of any length, ten seconds among them: the budget knows no clock.
+    /// Any span of the schedule represents a window of any length, ten seconds included: the budget has no clock.
     #[test]
     fn hedges_are_a_burst_and_a_twentieth_in_any_window_and_what_is_within_is_not_refused(
         schedule in vec((0..60_u32, 0..8_u32), 1..120),
     ) {
         let mut budget = Budget::default();
-        // Queries and hedges of each turn.
+        // Queries and hedges of each entry of the schedule.
         let mut turns: Vec<(u32, u32)> = Vec::new();
         for (queries, wanted) in schedule {
             (0..queries).for_each(|_| budget.credit());
@@ -26,7 +26,7 @@ proptest! {
             for _ in 0..wanted {
                 let spent = budget.spend();
                 turns.last_mut().unwrap().1 += u32::from(spent);
-                // The window that leaves the least room.
+                // The window with the most hedges for its queries.
                 let (mut queries, mut hedges, mut worst) = (0, 0, i64::MIN);
                 for (asked, hedged) in turns.iter().rev() {
                     (queries, hedges) = (queries + asked, hedges + hedged);
@@ -35,7 +35,7 @@ proptest! {
                 }
                 let most = i64::from(Budget::QUERIES_PER_HEDGE * Budget::BURST);
                 prop_assert!(worst <= most, "more hedges than a burst and a twentieth");
-                // Queries of the turn itself may have come when the budget was full.
+                // Queries of the current entry may have come when the budget was full.
                 let room = i64::from(Budget::QUERIES_PER_HEDGE * 2);
                 prop_assert!(spent || worst + room > most - 60, "refused with {} to spare", most - worst);
             }
@@ -54,7 +54,7 @@ proptest! {
             now += pause;
             for _ in 0..wanted {
                 let within = |span: u64| sent.iter().rev().take_while(|at| **at + span > now).count() as u64;
-                // It counts by tenths of a second: what it holds against a query is at most 1.1 s old.
+                // The limiter counts in tenths of a second: the queries that it counts are at most 1.1 s old.
                 let (least, most) = (within(1_000), within(1_100));
                 let client = IpAddr::from(Ipv4Addr::new(10, 0, 0, client));
                 let verdict = rate_limiter.judge(now, Some(client));
@@ -72,7 +72,7 @@ proptest! {
         }
     }
 
-    /// A client that asks once a second beside one that asks without end, once that one is known.
+    /// Checks that a client that queries once a second is not shed, from 2 s after another one began to query without end.
     #[test]
     fn a_light_client_is_asked_for_as_long_as_there_is_room(limit in 40..1_000_u32, pace in 1..6_u64) {
         let mut rate_limiter = RateLimiter::new(limit);

@@ -1,7 +1,7 @@
-//! What must hold of failover whatever servers do and whenever they do it: the race, a server's health, the budget of
-//! hedges and the quota as pure state machines, driven by random schedules of replies, losses, errors and time.
+//! Properties of failover for any behaviour of servers. The race, a server's health, the hedge budget and the rate limit
+//! are pure state machines, driven by random schedules of responses, losses, errors and time.
 //!
-//! The seed is fixed, so that a run never fails by chance; another one is tried with `PROPTEST_RNG_SEED`.
+//! The seed is fixed: a run never fails by chance. `PROPTEST_RNG_SEED` sets another one.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::ProptestConfig;

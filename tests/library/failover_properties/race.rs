@@ -1,4 +1,4 @@
-//! One question's race against servers that answer, are silent, late, broken or truncate, as a schedule says.
+//! Properties of a race: servers answer, stay silent, are late, fail or truncate according to a schedule.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use super::config;
 
 const MS: Duration = Duration::from_millis(1);
-/// Milliseconds from a server's first, second, ... try to the next one, at least.
+/// Least milliseconds from a server's first, second and third attempt to the next one.
 const PAUSES: [u32; 3] = [50, 400, 500];
-/// The last try is no sooner after the one before, and no more before the deadline.
+/// Least time from the last but one attempt to the last, and most time from the last attempt to the deadline.
 const LAST: Duration = Duration::from_secs(1);
 
-/// A server, and what becomes of each query that it gets: nothing, or this after so many milliseconds.
+/// A server, and the fate of each query to it: no response, or this outcome after this many milliseconds.
 #[derive(Clone, Debug)]
 struct Server {
     candidate: Candidate,
@@ -54,7 +54,7 @@ fn server() -> impl Strategy<Value = Server> {
     )
 }
 
-/// An attempt that was sent, as the test sees it.
+/// An attempt that was sent, as the test tracks it.
 struct Sent {
     attempt: Attempt,
     at: Instant,
@@ -62,7 +62,7 @@ struct Sent {
     fate: Option<(Instant, Outcome)>,
     open: bool,
     overdue: bool,
-    /// It was refused, over TCP that nobody had asked for.
+    /// The connection was refused, and no earlier response had required TCP.
     no_tcp: bool,
 }
 
@@ -70,10 +70,10 @@ struct Course<'a> {
     servers: &'a [Server],
     sent: Vec<Sent>,
     out: Vec<bool>,
-    /// Servers that have asked for TCP.
+    /// Servers whose responses require TCP.
     needs_tcp: Vec<bool>,
     deadline: Instant,
-    /// The server to which the question should go in another way: that comes before any successor.
+    /// Server that is queried next over another transport or without EDNS, before any other server.
     goes_on: Option<usize>,
 }
 
@@ -102,18 +102,18 @@ impl Course<'_> {
         self.sent.push(Sent { attempt, at: now, times_out, fate, open: true, overdue: false, no_tcp: false });
     }
 
-    /// Whether a server has refused a connection that was only another way to try.
+    /// Returns whether a server has refused a connection that no earlier response had required.
     fn has_no_tcp(&self, candidate: usize) -> bool {
         self.sent.iter().any(|sent| sent.attempt.candidate == candidate && sent.no_tcp)
     }
 
-    /// Tries of a server, without those that it has not seen.
+    /// Returns the number of a server's attempts, without the refused connection.
     fn tries(&self, candidate: usize) -> usize {
         let of_it = self.sent.iter().filter(|sent| sent.attempt.candidate == candidate).count();
         of_it - usize::from(self.has_no_tcp(candidate))
     }
 
-    /// Whether some server may be asked by then.
+    /// Returns whether a server may be queried by `then`.
     fn someone_is_left(&self, then: Instant) -> bool {
         (0..self.servers.len()).any(|at| {
             let mut sent = self.sent.iter().filter(|sent| sent.attempt.candidate == at);
@@ -128,7 +128,7 @@ impl Course<'_> {
         })
     }
 
-    /// Gives the race what comes next until `until`; false if nothing does.
+    /// Passes the next outcome until `until` to the race; returns none if there is none.
     fn deliver(&mut self, race: &mut Race, until: Instant, now: &mut Instant, owed: &mut bool) -> Option<Outcome> {
         let (number, at, outcome) = (0..)
             .zip(&self.sent)
@@ -176,7 +176,7 @@ proptest! {
         let mut race = Race::new(servers.iter().map(|server| server.candidate), deadline);
         let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], needs_tcp: vec![false; servers.len()], deadline, goes_on: None };
         let (mut now, mut answered, mut hedges) = (start, false, 0);
-        // Whether someone has just failed, so that the next one is owed at once, whatever the budget says.
+        // True after a failure: the next attempt is due at once, whatever the budget allows.
         let mut owed = true;
         for steps in 0.. {
             prop_assert!(steps < 500, "it goes in circles");
@@ -207,7 +207,7 @@ proptest! {
                 Step::Wait(until) => {
                     prop_assert!(!due, "it waits though a server is left to be asked");
                     prop_assert!(until > now && until <= deadline, "it waits for {:?}", until - now);
-                    // One who is owed waits for the end of a pause.
+                    // An attempt that is due may wait for the end of a pause.
                     owed &= course.someone_is_left(deadline);
                     match course.deliver(&mut race, until, &mut now, &mut owed) {
                         Some(outcome) => answered |= outcome == Outcome::Answered,
@@ -231,7 +231,7 @@ proptest! {
         let first = course.sent.first().map(|sent| (sent.at, sent.attempt.candidate));
         prop_assert_eq!(first, Some((start, 0)), "the best server is asked at once");
 
-        // Losers are waited for until each has its outcome or has run out of its time.
+        // The race waits for the other attempts until each has an outcome or has timed out.
         for _ in 0..100 {
             match race.wind_up(now) {
                 Step::Overdue(number) => course.sent[number].overdue = true,

@@ -19,9 +19,9 @@ use tokio::time::timeout;
 
 use self::server::{Ca, Server};
 
-/// Far more than anything here takes.
+/// Limit for every wait, far above any expected duration.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The pause between two queries while a server is down.
+/// Pause between two queries while a server is down.
 const RETRY: Duration = Duration::from_millis(20);
 const HOST: &str = "dns.test";
 
@@ -88,7 +88,7 @@ async fn without_the_configured_roots_nobody_is_trusted() {
 
 #[tokio::test]
 async fn a_server_in_clear_text_is_not_asked() {
-    // It accepts and closes: whoever falls back to clear text would do so now.
+    // The server accepts and closes: a client that falls back to clear text would do so now.
     let ca = Ca::new();
     let server = Server::silent().await;
     let nodens = Nodens::start(&ca.file, &[&server]);
@@ -112,7 +112,7 @@ async fn a_closed_connection_is_opened_again_and_its_session_resumed() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);
-    // On a busy machine a query that is sent again may have opened another connection before the first session was known.
+    // On a busy machine a query that is sent again may have opened another connection before the first session existed.
     let mut closed = Vec::new();
     for number in 0.. {
         let name = format!("{number}.some.net.");
@@ -155,7 +155,7 @@ async fn a_server_that_was_down_is_probed_over_tls_and_comes_back() {
     let nodens = Nodens::start(&ca.file, &[&server]);
     refused(&nodens, &server, "TLS certificate for another name").await;
     server.become_another(&ca.config(HOST, 4_000, &TLS13));
-    // What brings it back is a probe, or a query of the loop check that is late.
+    // A probe brings the server back, or a late query of the loop check.
     let answered = async {
         for number in 0.. {
             let reply = nodens.ask(&format!("{number}.some.net.")).await.reply().await;
@@ -173,7 +173,7 @@ async fn a_server_that_was_down_is_probed_over_tls_and_comes_back() {
     server.saw_no_clear_text();
 }
 
-/// The client gets SERVFAIL with an extended error that has these words, and the server sees no query.
+/// Checks that the client gets SERVFAIL with an extended error that contains `words`, and the server gets no query.
 async fn refused(nodens: &Nodens, server: &Server, words: &str) {
     let reply = nodens.ask("www.some.net.").await.reply().await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
@@ -191,11 +191,11 @@ struct Nodens {
     address: SocketAddr,
 }
 
-/// A client that waits for its reply.
+/// A client that waits for its response.
 struct Client(UdpSocket);
 
 impl Nodens {
-    /// One that trusts the authority in `ca` and asks these servers for everything.
+    /// Starts a nodens that trusts the authority in `ca` and sends all queries to these servers.
     fn start(ca: &Path, servers: &[&Server]) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let servers: Vec<_> = servers.iter().map(|server| format!("\"tls://{}#{HOST}\"", server.address)).collect();
@@ -225,7 +225,7 @@ impl Nodens {
                 rest.split('"').next()?.parse().ok()
             })
             .expect("an address");
-        // The log is read on, or nodens would stand still.
+        // The log must be read to the end, otherwise nodens would block.
         std::thread::spawn(move || log.for_each(|line| println!("{}", line.unwrap_or_default())));
         Self { process, address }
     }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::PATIENCE;
 
-/// A certificate authority, its certificate in a file.
+/// A certificate authority, with its certificate in a file.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) file: PathBuf,
@@ -41,7 +41,7 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), file }
     }
 
-    /// A server with a certificate for `host` that is good until the end of `year`.
+    /// Returns the configuration of a server whose certificate for `host` is valid until the end of `year`.
     pub(crate) fn config(
         &self,
         host: &str,
@@ -64,7 +64,7 @@ impl Ca {
     }
 }
 
-/// A scripted server on one port, which also counts what comes there in clear text.
+/// A scripted server on one port, which also counts clear text.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
@@ -73,7 +73,7 @@ pub(crate) struct Server {
     pub(crate) queries: mpsc::UnboundedReceiver<Asked>,
 }
 
-/// What the server learned of a connection.
+/// Properties of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) number: usize,
@@ -82,7 +82,7 @@ pub(crate) struct Connection {
     pub(crate) kind: Option<HandshakeKind>,
 }
 
-/// A query, to be answered when the test likes.
+/// A query, which the test can answer at any time.
 pub(crate) struct Asked {
     pub(crate) wire: Vec<u8>,
     pub(crate) connection: Connection,
@@ -94,7 +94,7 @@ impl Server {
         Self::with(Some(TlsAcceptor::from(Arc::clone(config)))).await
     }
 
-    /// One that reads, and then closes.
+    /// Starts a server that closes each connection after its first byte.
     pub(crate) async fn silent() -> Self {
         Self::with(None).await
     }
@@ -123,17 +123,17 @@ impl Server {
         Self { address, connections, clear, acceptor, queries }
     }
 
-    /// New connections get this configuration.
+    /// Changes the configuration for new connections.
     pub(crate) fn become_another(&self, config: &Arc<ServerConfig>) {
         *self.acceptor.lock().expect("a lock") = Some(TlsAcceptor::from(Arc::clone(config)));
     }
 
-    /// The next query.
+    /// Returns the next query.
     pub(crate) async fn query(&mut self) -> Asked {
         timeout(PATIENCE, self.queries.recv()).await.expect("in time").expect("a query")
     }
 
-    /// The next query for that name: one that took long may have been sent again.
+    /// Returns the next query for this name; skips others, as a query that takes long may be sent again.
     pub(crate) async fn query_for(&mut self, name: &str) -> Asked {
         let found = async {
             loop {
@@ -146,7 +146,7 @@ impl Server {
         timeout(PATIENCE, found).await.expect("in time")
     }
 
-    /// Answers whatever comes.
+    /// Answers all queries.
     pub(crate) async fn answer_all(&mut self) {
         while let Some(asked) = self.queries.recv().await {
             asked.answer();
@@ -158,7 +158,7 @@ impl Server {
     }
 }
 
-/// Serves a connection: each query goes to the test, but for those of nodens's loop check.
+/// Serves a connection: passes each query to the test, except those of the loop check.
 async fn serve(
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
@@ -221,7 +221,7 @@ impl Asked {
         let _ = self.out.send(Some(message.to_vec().expect("a reply")));
     }
 
-    /// Closes the connection that it came over.
+    /// Closes the connection of the query.
     pub(crate) fn close(&self) {
         let _ = self.out.send(None);
     }

@@ -1,8 +1,8 @@
-//! A cluster made at random, and what CoreDNS's `kubernetes` plugin would answer for it.
+//! A random cluster, and the answers of CoreDNS's `kubernetes` plugin for it.
 
 use nodens::lab::zone::Zone;
 
-/// Numbers that look random and are the same each time.
+/// A pseudorandom generator with a fixed sequence.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -10,7 +10,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// A number below `sides`.
+    /// Returns a number below `sides`.
     pub(crate) fn roll(&mut self, sides: usize) -> usize {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -25,16 +25,16 @@ impl Dice {
     }
 }
 
-/// Labels that names are made of: those of services and public names are the same ones, so that they meet.
+/// Labels of names; services and public names share them, and therefore collide.
 const LABELS: [&str; 14] =
     ["web", "db", "api", "com", "org", "example", "io", "registry", "ci", "tcp", "dev", "a", "web-0", "10-1-2-3"];
-/// Labels that mean something, where they mean it and elsewhere.
+/// Labels with a special meaning, used in their usual place and elsewhere.
 const ODD: [&str; 9] = ["svc", "pod", "_tcp", "_http", "dns-version", "dns", "*", "any", "_udp"];
 
 /// The records of a cluster, as lines of a zone file.
 pub(crate) struct Cluster {
     lines: Vec<String>,
-    /// Names that CoreDNS denies though others below them exist.
+    /// Names that CoreDNS denies although names below them exist.
     denied: Vec<String>,
 }
 
@@ -69,11 +69,11 @@ impl Cluster {
                     self.add(service, &format!("A 10.244.3.{}", dice.roll(256)));
                     self.add(&format!("{endpoint}.{service}"), "A 10.244.3.4");
                     self.ports(service, &["http"], &format!("{endpoint}.{service}"));
-                    // kube-dns has this one, CoreDNS has not.
+                    // kube-dns has this record, CoreDNS does not.
                     self.add(&format!("{endpoint}._http._tcp.{service}"), "A 10.244.3.4");
                 }
             }
-            // One that has IPv6 only.
+            // A service with IPv6 only.
             _ => self.add(service, "AAAA fd00::9"),
         }
     }
@@ -84,7 +84,8 @@ impl Cluster {
         self.add(&format!("10-244-3-9.{service}"), "A 10.244.3.9");
     }
 
-    /// CoreDNS strips the underscores, and has an address as well; what is between the service and a port it denies.
+    /// Adds the ports of a service. CoreDNS also accepts names without underscores, gives them an address, and denies the
+    /// name between service and port.
     fn ports(&mut self, service: &str, ports: &[&str], target: &str) {
         for port in ports {
             for name in [format!("_{port}._tcp.{service}"), format!("{port}.tcp.{service}")] {
@@ -104,7 +105,7 @@ impl Cluster {
         self.denied.iter().fold(zone, |zone, name| zone.denied(&format!("{name}.cluster.local.")))
     }
 
-    /// Every name with a record, and every name above one.
+    /// Returns every name with a record, and every ancestor of one.
     pub(crate) fn valid_names(&self) -> Vec<String> {
         let owners = self.lines.iter().filter_map(|line| line.split_once(". "));
         let mut names: Vec<String> = owners
@@ -118,7 +119,7 @@ impl Cluster {
         names
     }
 
-    /// Up to six labels, most of them in front of `svc`.
+    /// Returns a random name of up to seven labels before `cluster.local`; most names are below `svc`.
     pub(crate) fn any_name(&self, dice: &mut Dice) -> String {
         let mut labels: Vec<&str> = (0..dice.roll(6)).map(|_| *dice.pick(&LABELS)).collect();
         match dice.roll(8) {

@@ -1,5 +1,5 @@
-//! Search lists, by the built binary: no answer is another one for `prune_search`, and how many queries of real resolvers
-//! it spares kube-dns.
+//! Search lists, with the built binary: `prune_search` changes no answer, and saves kube-dns a number of queries from
+//! real resolvers.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use nodens::lab::upstream::Upstream;
 use nodens::lab::zone::Zone;
 
 mod cluster;
-/// Behind a public name these come in a pod of the namespace `ci`.
+/// Search list of a pod in the namespace `ci`.
 const SEARCH: [&str; 4] = ["ci.svc.cluster.local", "svc.cluster.local", "cluster.local", "eu-west-1.compute.internal"];
 
 fn config(listen: &str, kube_dns: &Upstream, public: &Upstream, keys: &str) -> String {
@@ -26,7 +26,7 @@ fn config(listen: &str, kube_dns: &Upstream, public: &Upstream, keys: &str) -> S
     )
 }
 
-/// What a client makes of a reply: the code, and the answers without their TTLs.
+/// Resolves a name; returns the response code, and the answers without their TTLs.
 fn answer(nodens: &Nodens, name: &str, qtype: u16) -> (ResponseCode, Vec<String>) {
     told(&ask_udp(nodens.address(), &query(7, name, qtype)))
 }
@@ -49,7 +49,7 @@ fn every_answer_is_the_same() {
     let mut found = 0;
     let names = cluster.valid_names();
     for round in 0..6_000 {
-        // Names that exist come in between those that make nodens sure that others do not.
+        // Existing names are mixed with names whose denial makes nodens deny others itself.
         let name = if round % 3 == 0 { dice.pick(&names).clone() } else { cluster.any_name(&mut dice) };
         let qtype = *dice.pick(&[1, 1, 28, 28, 33, 5, 16, 65]);
         let expected = answer(&plain, &name, qtype);
@@ -58,7 +58,7 @@ fn every_answer_is_the_same() {
     }
     assert!(found > 500, "only {found} names had an answer");
     let metrics = pruning.get("/metrics").body;
-    // A denial of an ancestor lives for seconds: how many names it denies depends on how fast they are asked for.
+    // A denial of an ancestor lives for seconds. The number of names that it denies depends on the speed of the queries.
     for (rule, least) in [("form", 100), ("ancestor", 1)] {
         let denied = value(&metrics, &format!("nodens_search_denied_total{{rule=\"{rule}\"}}"));
         assert!(denied >= least, "by {rule}: {denied}");
@@ -66,13 +66,13 @@ fn every_answer_is_the_same() {
     assert_eq!(value(&plain.get("/metrics").body, "nodens_search_denied_total{rule=\"form\"}"), 0);
 }
 
-/// The value of a series.
+/// Returns the value of a series.
 fn value(metrics: &str, series: &str) -> u64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{series} in {metrics}"))
 }
 
-/// Fifty names as jobs ask for them, of two to four labels.
+/// Returns fifty names of two to four labels, such as jobs ask for.
 fn public_names() -> Vec<String> {
     let hosts = ["", "registry.", "api.", "cdn.", "a.dl."];
     let domains = ["example.com", "example.org", "acme.io", "tools.com", "pkgs.org", "git.com", "apps.io", "docs.com"];
@@ -106,7 +106,7 @@ fn musl_asks_kube_dns_less() {
     });
 }
 
-/// Resolves all names, with nothing done about the search list, with pruning and with autopath as well.
+/// Resolves all names with `prune_search` off, with pruning, and with autopath as well; compares the numbers of queries.
 fn compare(resolver: &str, program: impl Fn(&[String]) -> Command) {
     let dir = Dir::new();
     let resolv = format!("nameserver 127.0.0.1\nsearch {}\noptions ndots:5\n", SEARCH.join(" "));
@@ -157,7 +157,7 @@ fn the_first_name_gets_the_answer_of_the_first_that_exists() {
         for (name, qtype, expected) in [
             (registry, A, (exists, completed.to_vec())),
             ("web.ci.svc.cluster.local", A, (exists, vec!["web.ci.svc.cluster.local. 10.96.0.9".to_owned()])),
-            // A service of another namespace, which is the second try, comes before a public name.
+            // A service of another namespace, found by the second try, has precedence over a public name.
             (
                 "web.shop.ci.svc.cluster.local",
                 A,
@@ -169,16 +169,16 @@ fn the_first_name_gets_the_answer_of_the_first_that_exists() {
                     ],
                 ),
             ),
-            // It exists, without such an address.
+            // The name exists, without an IPv6 address.
             (
                 "web.shop.ci.svc.cluster.local",
                 28,
                 (exists, vec!["web.shop.ci.svc.cluster.local. web.shop.svc.cluster.local.".to_owned()]),
             ),
             ("typo.example.com.ci.svc.cluster.local", A, (missing, vec![])),
-            // Nobody knows whether the fourth try exists.
+            // The fourth try fails with SERVFAIL, so its existence is unknown.
             ("bad.example.com.ci.svc.cluster.local", A, (missing, vec![])),
-            // The pod asked for this one itself before.
+            // The pod has asked for the name itself first: it has five dots (`ndots`).
             ("a.b.c.d.e.f.ci.svc.cluster.local", A, (missing, vec![])),
             ("git.example.com.svc.cluster.local", A, (missing, vec![])),
             (registry, 33, (missing, vec![])),
@@ -190,7 +190,7 @@ fn the_first_name_gets_the_answer_of_the_first_that_exists() {
     assert_eq!(value(&nodens.get("/metrics").body, "nodens_search_completed_total"), 6);
 }
 
-/// nodens, told by an API of one pod with the usual search list at this address.
+/// Starts nodens with an API that has one pod, which has this address and the usual search list.
 fn with_pod(address: &str, text: &str) -> (Nodens, Api) {
     let api = Api::start();
     api.put("ci", "job", &[address], |pod| {
@@ -206,7 +206,7 @@ fn with_pod(address: &str, text: &str) -> (Nodens, Api) {
     (nodens, api)
 }
 
-/// How many queries a run of the program costs nodens and kube-dns.
+/// Runs the program; returns the number of queries to nodens and to kube-dns.
 fn queries(names: &[String], keys: &str, program: impl Fn(&[String]) -> Command) -> (u64, u64) {
     let kube = "kubernetes.default.svc.cluster.local. 5 A 10.96.0.1\nweb.ci.svc.cluster.local. 5 A 10.96.0.9\n\
                 api.ci.svc.cluster.local. 5 A 10.96.0.8\n";
@@ -224,7 +224,7 @@ fn queries(names: &[String], keys: &str, program: impl Fn(&[String]) -> Command)
     for address in ["192.0.2.1", "2001:db8::1"] {
         assert!(text.matches(address).count() >= names.len(), "{text}");
     }
-    // A service of the pod's own comes before a public name, whatever is done about the list.
+    // A service of the pod's own namespace has precedence over a public name, in every mode.
     for (name, address) in [("web", "10.96.0.9"), ("web.ci", "10.96.0.9"), ("api.ci.svc", "10.96.0.8")] {
         let output = program(&[name.to_owned()]).output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout);
@@ -237,7 +237,7 @@ fn queries(names: &[String], keys: &str, program: impl Fn(&[String]) -> Command)
     (to_nodens, to_kube_dns as u64)
 }
 
-/// Prints each address of each name on a line of its own.
+/// Source of a program that prints each address of each name on its own line.
 const LOOK: &str = r#"
 #include <netdb.h>
 #include <stdio.h>

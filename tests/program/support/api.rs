@@ -1,6 +1,6 @@
-//! A Kubernetes API server of one resource: pods, listed and watched over HTTP with real JSON, by a script.
+//! A scripted Kubernetes API server with one resource: pods, listed and watched over HTTP as JSON.
 //!
-//! It keeps the whole history, so that a watch goes on from any version that has not been compacted away.
+//! The server keeps the whole history: a watch can resume at any version that has not been compacted away.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Dir, Nodens};
 
-/// A server that runs until its process ends.
+/// A server that runs until the test process ends.
 pub(crate) struct Api {
     address: SocketAddr,
     state: Arc<(Mutex<State>, Condvar)>,
@@ -22,16 +22,16 @@ pub(crate) struct Api {
 
 struct State {
     version: u64,
-    /// Versions up to this one are forgotten: a watch from there gets 410.
+    /// Latest compacted version; a watch from an earlier version gets 410.
     compacted: u64,
     pods: BTreeMap<String, Value>,
-    /// What happened: version, type, object.
+    /// All changes: version, event type, object.
     history: Vec<(u64, &'static str, Value)>,
-    /// Counts up to cut every watch off.
+    /// Number of times that all watches were ended.
     cut: u64,
-    /// The status that every request gets; none: what is right.
+    /// Status of every response; `None`: the regular one.
     refuses: Option<u16>,
-    /// Each request's method and path, and whether it is a watch.
+    /// All requests, as "list PATH?QUERY" or "watch PATH?QUERY".
     requests: Vec<String>,
 }
 
@@ -53,14 +53,14 @@ impl Api {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let state = Arc::clone(&shared);
-                // A client that goes away ends it with an error.
+                // `serve` returns an error when the client disconnects.
                 thread::spawn(move || drop(serve(stream, &state)));
             }
         });
         Self { address, state }
     }
 
-    /// The same over TLS; where, and the certificate that it is to be trusted by, in PEM.
+    /// Serves the same API over TLS; returns the address and the certificate to trust, in PEM.
     pub(crate) fn over_tls(&self) -> (SocketAddr, String) {
         let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
         let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).expect("a key");
@@ -86,13 +86,13 @@ impl Api {
         (address, signed.cert.pem())
     }
 
-    /// Starts nodens on node-1 with this configuration, in which `[kubernetes]` leads here.
+    /// Starts nodens on node-1 with this configuration, its `[kubernetes]` pointing to this server.
     pub(crate) fn nodens(&self, config: &str, dir: Dir) -> Nodens {
         let file = self.write_config(config, &dir);
         Nodens::spawn(super::serve().arg("--config").arg(file).env("NODE_NAME", "node-1"), dir)
     }
 
-    /// Writes this configuration with a `[kubernetes]` that leads here.
+    /// Writes this configuration with a `[kubernetes]` that points to this server.
     pub(crate) fn write_config(&self, config: &str, dir: &Dir) -> PathBuf {
         let token = dir.write("token", "secret\n");
         let here = format!("[kubernetes]\napi_server = \"http://{}\"\ntoken_file = {token:?}\n", self.address);
@@ -105,7 +105,7 @@ impl Api {
         changed
     }
 
-    /// A pod is there, or has changed. `name` is its UID as well.
+    /// Adds or changes a pod; its UID is `uid-` and `name`.
     pub(crate) fn put(&self, namespace: &str, name: &str, addresses: &[&str], edit: impl FnOnce(&mut Value)) {
         let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
         let mut pod = json!({
@@ -124,7 +124,7 @@ impl Api {
         });
     }
 
-    /// A pod is no more.
+    /// Deletes a pod.
     pub(crate) fn delete(&self, name: &str) {
         self.change(|state| {
             let pod = state.pods.get(name).expect("a pod").clone();
@@ -133,7 +133,7 @@ impl Api {
         });
     }
 
-    /// Nothing happens, and every watch is told so.
+    /// Sends a bookmark to every watch, at a version 10 later.
     pub(crate) fn bookmark(&self) {
         self.change(|state| {
             state.version += 10;
@@ -147,7 +147,7 @@ impl Api {
         self.change(|state| state.cut += 1);
     }
 
-    /// Forgets what happened: whoever was not told of it must list anew.
+    /// Compacts the whole history: every watch must list again.
     pub(crate) fn compact(&self) {
         self.change(|state| {
             state.version += 1;
@@ -155,7 +155,7 @@ impl Api {
         });
     }
 
-    /// Forgets what happened before the last bookmark.
+    /// Compacts the history up to the last bookmark.
     pub(crate) fn compact_to_bookmark(&self) {
         self.change(|state| {
             let last = state.history.iter().rev().find(|(_, kind, _)| *kind == "BOOKMARK");
@@ -163,7 +163,7 @@ impl Api {
         });
     }
 
-    /// Answers everything with this status, or as is right again.
+    /// Ends every watch and sends this status to every request; `None` restores the regular responses.
     pub(crate) fn refuse(&self, status: Option<u16>) {
         self.change(|state| {
             state.refuses = status;
@@ -171,7 +171,7 @@ impl Api {
         });
     }
 
-    /// The requests so far, each "list PATH?QUERY" or "watch PATH?QUERY".
+    /// Returns all requests so far, as "list PATH?QUERY" or "watch PATH?QUERY".
     pub(crate) fn requests(&self) -> Vec<String> {
         self.change(|state| state.requests.clone())
     }
@@ -188,7 +188,7 @@ impl State {
     }
 }
 
-/// Answers the requests of one connection.
+/// Serves the requests of one connection.
 fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
@@ -222,7 +222,7 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<
             let from = value("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
             return tell(&stream, state, namespace, from);
         } else {
-            // One pod to a page, so that there are pages.
+            // One pod a page, to exercise pagination.
             let mine = guard.pods.values().filter(|pod| is_in(pod, namespace));
             let at: usize = value("continue").and_then(|at| at.parse().ok()).unwrap_or(0);
             let items: Vec<&Value> = mine.clone().skip(at).take(1).collect();
@@ -237,7 +237,7 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<
     }
 }
 
-/// Tells what happens from that version on, until it is cut off.
+/// Sends all events after version `from`, until the watch is ended.
 fn tell(
     mut stream: &TcpStream,
     state: &(Mutex<State>, Condvar),

@@ -1,4 +1,4 @@
-//! A client that speaks bytes over UDP and TCP.
+//! A client that sends and receives raw DNS messages over UDP and TCP.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -10,19 +10,19 @@ use socket2::{Domain, Socket, Type};
 
 use super::DEADLINE;
 
-/// The address record type.
+/// Record type of IPv4 addresses.
 pub(crate) const A: u16 = 1;
-/// The edns-tcp-keepalive option (RFC 7828).
+/// Option code of edns-tcp-keepalive (RFC 7828).
 pub(crate) const KEEPALIVE: u16 = 11;
-/// The option of extended errors (RFC 8914).
+/// Option code of Extended DNS Errors (RFC 8914).
 pub(crate) const EXTENDED_ERROR: u16 = 15;
 
-/// A query for IN, with RD, without OPT.
+/// Returns a query of class IN with RD and without an OPT record.
 pub(crate) fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
     message(id, name, qtype).to_vec().expect("a message")
 }
 
-/// The same with an OPT record that has this option.
+/// Returns a query for an IPv4 address with this option in its OPT record.
 pub(crate) fn query_with_option(id: u16, name: &str, option: u16) -> Vec<u8> {
     let mut message = message(id, name, A);
     let mut edns = Edns::new();
@@ -40,27 +40,27 @@ fn message(id: u16, name: &str, qtype: u16) -> Message {
     message
 }
 
-/// A reply as a client reads it.
+/// Parses a response.
 pub(crate) fn parse(wire: &[u8]) -> Message {
     Message::from_vec(wire).unwrap_or_else(|error| panic!("{error}: {wire:02x?}"))
 }
 
-/// Its response code.
+/// Returns the response code of a message.
 pub(crate) fn code(wire: &[u8]) -> ResponseCode {
     parse(wire).metadata.response_code
 }
 
-/// Its id.
+/// Returns the id of a message.
 pub(crate) fn id(wire: &[u8]) -> u16 {
     u16::from_be_bytes([wire[0], wire[1]])
 }
 
-/// The data of its answers, as text.
+/// Returns the data of all answer records as text.
 pub(crate) fn data(wire: &[u8]) -> Vec<String> {
     parse(wire).answers.iter().map(|record| record.data.to_string()).collect()
 }
 
-/// What it says in an option of its OPT record.
+/// Returns the data of an option of the OPT record.
 pub(crate) fn option(wire: &[u8], code: u16) -> Option<Vec<u8>> {
     match parse(wire).edns?.option(EdnsCode::from(code))? {
         EdnsOption::Unknown(_, data) => Some(data.clone()),
@@ -68,13 +68,13 @@ pub(crate) fn option(wire: &[u8], code: u16) -> Option<Vec<u8>> {
     }
 }
 
-/// The text of its extended error, for a query that had an OPT record.
+/// Returns the text of the extended error; the query must have had an OPT record.
 pub(crate) fn extended_error(wire: &[u8]) -> String {
     let error = option(wire, EXTENDED_ERROR).expect("an extended error");
     String::from_utf8_lossy(error.get(2..).expect("a code")).into_owned()
 }
 
-/// A UDP socket that hears only this server.
+/// Returns a UDP socket connected to this server.
 pub(crate) fn udp(server: SocketAddr) -> UdpSocket {
     let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).expect("a socket");
@@ -83,12 +83,12 @@ pub(crate) fn udp(server: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// The next datagram.
+/// Receives the next datagram.
 pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_535];
     let length = loop {
         match socket.recv(&mut buffer) {
-            // A machine that was stopped for a moment.
+            // The process was stopped for a moment.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             result => break result.expect("a reply"),
         }
@@ -97,7 +97,7 @@ pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer
 }
 
-/// Asks over UDP and waits for the reply.
+/// Sends a query over UDP and waits for the response.
 pub(crate) fn ask_udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let socket = udp(server);
     socket.send(query).expect("sends");
@@ -106,12 +106,12 @@ pub(crate) fn ask_udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     reply
 }
 
-/// Asks for an address over UDP.
+/// Asks for an IPv4 address over UDP.
 pub(crate) fn lookup(server: SocketAddr, name: &str) -> Vec<u8> {
     ask_udp(server, &query(0x1234, name, A))
 }
 
-/// A TCP connection.
+/// A TCP connection to a server.
 pub(crate) struct Tcp(pub(crate) TcpStream);
 
 impl Tcp {
@@ -128,17 +128,17 @@ impl Tcp {
         self.0.write_all(bytes).expect("writes");
     }
 
-    /// Sends a message in a frame.
+    /// Sends a message with its length prefix.
     pub(crate) fn send(&mut self, message: &[u8]) {
         self.write(&framed(message));
     }
 
-    /// No more will be sent.
+    /// Closes the sending direction.
     pub(crate) fn half_close(&self) {
         self.0.shutdown(Shutdown::Write).expect("a shutdown");
     }
 
-    /// The next message; none if the server has closed the connection.
+    /// Receives the next message; `None` if the server has closed the connection.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
         let mut length = [0; 2];
         match self.0.read_exact(&mut length) {
@@ -151,12 +151,12 @@ impl Tcp {
         Some(message)
     }
 
-    /// The next message, which must come.
+    /// Receives the next message; panics if the connection is closed.
     pub(crate) fn receive(&mut self) -> Vec<u8> {
         self.next().expect("a reply, but the connection was closed")
     }
 
-    /// Asks and waits for the reply.
+    /// Sends a query and waits for the response.
     pub(crate) fn ask(&mut self, query: &[u8]) -> Vec<u8> {
         self.send(query);
         let reply = self.receive();
@@ -165,13 +165,13 @@ impl Tcp {
     }
 }
 
-/// A message behind its length.
+/// Returns a message with its length prefix.
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("short");
     [&length.to_be_bytes(), message].concat()
 }
 
-/// A connection from this address.
+/// Connects to a server from this client address.
 pub(crate) fn connect_from(client: impl Into<IpAddr>, server: SocketAddr) -> Tcp {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::new(client.into(), 0).into()).expect("an own address");

@@ -1,4 +1,4 @@
-//! The built `nodens` as a process, scripted upstreams beside it, and clients that speak bytes.
+//! The built `nodens` as a process, scripted upstreams, and clients that send raw DNS messages.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,27 +21,27 @@ pub(crate) mod page;
 pub(crate) mod pod;
 pub(crate) mod space;
 
-/// Far longer than anything here takes: when it is over, the test has failed.
+/// Limit for every wait, far above any expected duration; a test that reaches it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Where upstreams run.
+/// Runtime of the scripted upstreams.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 });
 
-/// A nodens that runs. It is killed when dropped.
+/// A running nodens, killed on drop.
 pub(crate) struct Nodens {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
     dir: Dir,
-    /// Where it listens, in the order of the file.
+    /// Listening addresses, in the order of the configuration file.
     pub(crate) listen: Vec<SocketAddr>,
-    /// Its admin pages.
+    /// Address of the admin pages.
     pub(crate) admin: Option<SocketAddr>,
 }
 
-/// A directory that goes when dropped.
+/// A temporary directory, removed on drop.
 pub(crate) struct Dir(PathBuf);
 
 impl Dir {
@@ -57,7 +57,7 @@ impl Dir {
         self.0.join(name)
     }
 
-    /// Writes a file and says where it is.
+    /// Writes a file and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let file = self.file(name);
         fs::write(&file, text).expect("writes");
@@ -72,14 +72,14 @@ impl Drop for Dir {
 }
 
 impl Nodens {
-    /// Serves this configuration; returns once it takes queries.
+    /// Starts nodens with this configuration; returns once it accepts queries.
     pub(crate) fn start(config: &str) -> Self {
         let dir = Dir::new();
         let file = dir.write("nodens.toml", config);
         Self::spawn(serve().arg("--config").arg(file), dir)
     }
 
-    /// Runs a command that serves; returns once it takes queries.
+    /// Runs a command that starts nodens; returns once it accepts queries.
     pub(crate) fn spawn(command: &mut Command, dir: Dir) -> Self {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("nodens starts");
         let log = Arc::<Mutex<Vec<String>>>::default();
@@ -98,7 +98,7 @@ impl Nodens {
         nodens
     }
 
-    /// Runs a command that serves at these addresses with a log that is not read; returns once it takes queries.
+    /// Runs a command that starts nodens at these addresses, without reading its log; returns once it accepts queries.
     pub(crate) fn spawn_unheard(command: &mut Command, dir: Dir, listen: SocketAddr, admin: SocketAddr) -> Self {
         let child = command.stdin(Stdio::null()).spawn().expect("nodens starts");
         let mut nodens =
@@ -111,27 +111,27 @@ impl Nodens {
         nodens
     }
 
-    /// Its first address.
+    /// Returns the first listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen[0]
     }
 
-    /// Its configuration file.
+    /// Returns the path of the configuration file.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.file("nodens.toml")
     }
 
-    /// Its directory, to put more files in.
+    /// Returns the directory of this instance, for more files.
     pub(crate) fn dir(&self) -> &Dir {
         &self.dir
     }
 
-    /// What it has logged.
+    /// Returns the log lines so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("a lock").clone()
     }
 
-    /// Waits for a line that contains `text`.
+    /// Waits for a log line that contains `text`.
     pub(crate) fn logged(&mut self, text: &str) -> String {
         eventually(&format!("a line with {text:?}"), || {
             let ended = self.ended();
@@ -143,34 +143,34 @@ impl Nodens {
         })
     }
 
-    /// Sends a signal to what was started, by name: "TERM".
+    /// Sends a signal, by name such as "TERM", to the process that was started.
     pub(crate) fn signal(&self, name: &str) {
         send_signal(self.child.id(), name);
     }
 
-    /// The process that was started.
+    /// Returns the id of the process that was started.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The process that serves, if there is one now.
+    /// Returns the id of the worker process, if there is one now.
     pub(crate) fn worker(&self) -> Option<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
     }
 
-    /// Stops the process that serves at this moment, as SIGSTOP does: when this returns, none of its threads runs. `CONT`
-    /// sent to the process that is returned lets them go on.
+    /// Stops the current worker process as SIGSTOP does, and returns its id. On return none of its threads runs; `CONT`
+    /// lets them continue.
     pub(crate) fn freeze(&self) -> u32 {
         let worker = self.worker().expect("a worker");
         freeze(worker);
         worker
     }
 
-    /// Kills it and its worker; returns when both are dead.
+    /// Kills the started process and its worker; returns when both are dead.
     pub(crate) fn kill(&mut self) {
         let worker = self.worker().expect("a worker");
-        // It would replace the worker.
+        // Otherwise the supervisor would replace the worker.
         self.signal("STOP");
         send_signal(worker, "KILL");
         self.signal("KILL");
@@ -178,12 +178,12 @@ impl Nodens {
         eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
     }
 
-    /// Waits for its end.
+    /// Waits until nodens exits.
     pub(crate) fn exit(&mut self) -> ExitStatus {
         eventually("the end of nodens", || self.ended())
     }
 
-    /// Its status if it has ended, once all of its log has been read.
+    /// Returns the exit status once nodens has exited, after reading the rest of its log.
     fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().expect("a child")?;
         if let Some(reader) = self.reader.take() {
@@ -198,7 +198,7 @@ impl Drop for Nodens {
         let worker = self.worker();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The worker sees that its supervisor is gone, and holds the sockets until it ends.
+        // The worker notices that its supervisor is gone, and holds the sockets until it exits.
         let deadline = Instant::now() + DEADLINE;
         while worker.and_then(states).is_some_and(|states| states != "Z") && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
@@ -209,33 +209,33 @@ impl Drop for Nodens {
     }
 }
 
-/// Sends a signal to a process, by name.
+/// Sends a signal, by name, to a process.
 pub(crate) fn send_signal(process: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
     assert!(status.expect("kill runs").success());
 }
 
-/// Stops a process as SIGSTOP does: when this returns, none of its threads runs.
+/// Stops a process as SIGSTOP does; on return none of its threads runs.
 pub(crate) fn freeze(process: u32) {
     send_signal(process, "STOP");
     eventually("all threads to be stopped", || states(process)?.chars().all(|state| state == 'T').then_some(()));
 }
 
-/// The state of each thread of a process: see proc_pid_stat(5). None if there is no such process.
+/// Returns the state of each thread of a process, see proc_pid_stat(5); `None` if there is no such process.
 pub(crate) fn states(process: u32) -> Option<String> {
     let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
     Some(tasks.filter_map(|task| state(fs::read_to_string(task.path().join("stat")).ok()?)).collect())
 }
 
-/// `nodens serve` with a JSON log, as the tests read it.
+/// Returns the command `nodens serve` with a JSON log.
 pub(crate) fn serve() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
     command.args(["serve", "--log", "json"]).env_remove("NODENS_LOG");
     command
 }
 
-/// Runs `nodens serve` with a configuration that is not to be served: its exit code and its lines on stderr.
+/// Runs `nodens serve` with a configuration that it must reject; returns the exit code and the lines on stderr.
 pub(crate) fn refused(config: &str, prepare: impl FnOnce(&mut Command)) -> (Option<i32>, Vec<String>) {
     let dir = Dir::new();
     let mut command = serve();
@@ -245,8 +245,8 @@ pub(crate) fn refused(config: &str, prepare: impl FnOnce(&mut Command)) -> (Opti
     (output.status.code(), String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect())
 }
 
-/// A configuration that sends all names to `servers`, listens on 127.0.0.1, and has admin pages; `server` and `upstream`
-/// are more lines for those tables.
+/// Returns a configuration that routes all names to `servers`, listens on 127.0.0.1 and has admin pages. `server` and
+/// `upstream` are additional lines for those tables.
 pub(crate) fn config(servers: &[&Upstream], server: &str, upstream: &str) -> String {
     let listen = if server.contains("listen") { "" } else { "listen = [\"127.0.0.1:0\"]\n" };
     let servers: Vec<_> = servers.iter().map(|upstream| upstream.address().to_string()).collect();
@@ -256,32 +256,32 @@ pub(crate) fn config(servers: &[&Upstream], server: &str, upstream: &str) -> Str
     )
 }
 
-/// A scripted upstream on 127.0.0.1.
+/// Starts a scripted upstream on 127.0.0.1.
 pub(crate) fn upstream(zone: Zone) -> Upstream {
     upstream_on((Ipv4Addr::LOCALHOST, 0).into(), zone)
 }
 
-/// A scripted upstream on this address.
+/// Starts a scripted upstream on this address.
 pub(crate) fn upstream_on(address: SocketAddr, zone: Zone) -> Upstream {
     RUNTIME.block_on(Upstream::start(address, zone)).expect("an upstream")
 }
 
-/// Closes an upstream's sockets.
+/// Closes the sockets of an upstream.
 pub(crate) fn stop(upstream: &Upstream) {
     RUNTIME.block_on(upstream.stop());
 }
 
-/// Opens them again.
+/// Reopens the sockets of an upstream.
 pub(crate) fn restart(upstream: &Upstream) {
     RUNTIME.block_on(async { upstream.restart() }).expect("a socket");
 }
 
-/// A zone in which every name below `lab.example` has an address.
+/// Returns a zone in which every name below `lab.example` has an IPv4 and an IPv6 address.
 pub(crate) fn zone() -> Zone {
     Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
 }
 
-/// Looks again and again until there is something.
+/// Calls `look` until it returns a value; panics after `DEADLINE`.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
     loop {
@@ -293,7 +293,7 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
-/// The text of a field of a JSON log line.
+/// Returns the text of a field of a JSON log line.
 pub(crate) fn field<'a>(line: &'a str, key: &str) -> &'a str {
     let start = format!("\"{key}\":\"");
     let rest = line.split_once(&start).unwrap_or_else(|| panic!("no {key} in {line}")).1;

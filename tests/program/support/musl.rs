@@ -1,11 +1,11 @@
-//! A program that resolves names as musl does.
+//! A program that resolves names with musl.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::Dir;
 
-/// Builds it: it prints each address of the name that it is given, or what is wrong.
+/// Builds the program; it prints each address of the name in its argument, or the error.
 pub(crate) fn look_up(dir: &Dir) -> PathBuf {
     let (source, program) = (dir.write("look.c", LOOK), dir.file("look"));
     let status = Command::new("musl-gcc").arg("-static").arg("-o").arg(&program).arg(source).status();
@@ -13,7 +13,7 @@ pub(crate) fn look_up(dir: &Dir) -> PathBuf {
     program
 }
 
-/// Prints each address of a name on a line of its own.
+/// Source of a program that prints each address of a name on its own line.
 const LOOK: &str = r#"
 #include <netdb.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-//! The admin pages, and the metrics read from them line by line.
+//! Requests to the admin pages, and a strict parser of the metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use super::{DEADLINE, Nodens, eventually};
 
-/// What came back for a request.
+/// A response of the admin pages.
 pub(crate) struct Page {
     pub(crate) status: u16,
     pub(crate) head: String,
@@ -14,35 +14,35 @@ pub(crate) struct Page {
 }
 
 impl Nodens {
-    /// GET.
+    /// Requests a page with GET.
     pub(crate) fn get(&self, path: &str) -> Page {
         self.request("GET", path)
     }
 
-    /// Any request without a body.
+    /// Sends a request without a body.
     pub(crate) fn request(&self, method: &str, path: &str) -> Page {
         page(TcpStream::connect(self.admin.expect("admin pages")).expect("a connection"), method, path)
     }
 
-    /// All metrics of this moment.
+    /// Returns the current metrics.
     pub(crate) fn metrics(&self) -> Metrics {
         let page = self.get("/metrics");
         assert_eq!(page.status, 200);
         Metrics::parse(&page.body)
     }
 
-    /// The sum of a metric's samples that have all of these labels, of this moment.
+    /// Returns the current sum of the samples of a metric that have all of these labels.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.metrics().sum(name, labels)
     }
 
-    /// Waits until such a sum is as `good` says: counts are added up behind the replies.
+    /// Waits until `good` accepts the sum of `Self::metric`; nodens updates its counters after it responds.
     pub(crate) fn metric_becomes(&self, name: &str, labels: &[(&str, &str)], good: impl Fn(f64) -> bool) -> f64 {
         eventually(&format!("{name} {labels:?}"), || Some(self.metric(name, labels)).filter(|value| good(*value)))
     }
 }
 
-/// What comes back for a request over this connection.
+/// Sends a request over this connection and reads the response.
 pub(crate) fn page(mut stream: TcpStream, method: &str, path: &str) -> Page {
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: nodens\r\nConnection: close\r\n\r\n").expect("writes");
@@ -53,10 +53,10 @@ pub(crate) fn page(mut stream: TcpStream, method: &str, path: &str) -> Page {
     Page { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
-/// The text format, read strictly.
+/// The metrics of one page.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Type and help of each family.
+    /// Type and help text of each family.
     pub(crate) families: BTreeMap<String, (String, String)>,
     pub(crate) samples: Vec<Sample>,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Sample {
 }
 
 impl Metrics {
-    /// Reads each line, or panics: each family has help, then type, then its samples, and no two samples are the same.
+    /// Parses a page; panics unless each family has help, then type, then samples, and all samples are different.
     pub(crate) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line is whole");
         let mut metrics = Self { families: BTreeMap::new(), samples: Vec::new() };
@@ -102,7 +102,7 @@ impl Metrics {
         metrics
     }
 
-    /// The sum of the samples that have all of these labels.
+    /// Returns the sum of the samples that have all of these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |sample: &&Sample| {
             sample.name == name
@@ -123,7 +123,7 @@ impl Sample {
         let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         assert!(plain(name), "{line:?}");
         let mut read = BTreeMap::new();
-        // No label here has a quote or a comma in its value.
+        // No label value here contains a quote or a comma.
         for label in labels.split(',').filter(|label| !label.is_empty()) {
             let (key, value) = label.split_once('=').unwrap_or_else(|| panic!("no label: {line:?}"));
             let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));

@@ -1,4 +1,4 @@
-//! Pods in network and mount namespaces of their own, on a bridge of the node that the test's namespaces are.
+//! Pods in network and mount namespaces of their own, on a bridge in the namespaces of the test, which are the node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use super::space::ip;
 use super::{DEADLINE, Dir, eventually};
 
-/// The node's addresses on the bridge; the pods' are in the same networks.
+/// Addresses of the node on the bridge; the pods' addresses are in the same networks.
 pub(crate) const GATEWAY: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
 
-/// Makes the node's bridge; to be called inside.
+/// Creates the bridge of the node; to be called in the namespaces of the test.
 pub(crate) fn make_bridge() {
     ip("link add pods type bridge");
     ip(&format!("address add {}/24 dev pods", GATEWAY[0]));
@@ -18,17 +18,17 @@ pub(crate) fn make_bridge() {
     ip("link set pods up");
 }
 
-/// A pod whose only process waits. It ends when dropped.
+/// A pod with one process that sleeps; killed on drop.
 pub(crate) struct Pod {
     child: Child,
-    /// Its addresses of both families.
+    /// IPv4 and IPv6 address.
     pub(crate) addresses: [String; 2],
 }
 
 impl Pod {
-    /// A pod with the `number`th address of the bridge's networks, and this text as resolv.conf.
+    /// Starts a pod with the `number`th address of the bridge's networks and `resolv` as its resolv.conf.
     pub(crate) fn start(number: u8, dir: &Dir, resolv: &str) -> Self {
-        // Whatever happens to the test, it goes after a while.
+        // The process exits after 300 s even if the test is killed.
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--propagation", "private", "sleep", "300"]).stdin(Stdio::null());
         let child = command.spawn().expect("unshare runs");
@@ -61,7 +61,7 @@ impl Pod {
         pod
     }
 
-    /// Runs a program as the pod does, at most for as long as a test may take.
+    /// Runs a program in the pod, for at most `DEADLINE`.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new("timeout");
         command.arg(DEADLINE.as_secs().to_string()).args(["nsenter", "--net", "--mount", "--target"]);
@@ -69,14 +69,14 @@ impl Pod {
         command.stdin(Stdio::null()).output().expect("timeout runs")
     }
 
-    /// Starts a program as the pod does; it ends with its handle.
+    /// Starts a program in the pod, with `file` as its last argument. The caller must kill it.
     pub(crate) fn spawn(&self, program: &str, arguments: &[&str], file: &Path) -> Child {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--target", &self.child.id().to_string(), program]);
         command.args(arguments).arg(file).stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nsenter runs")
     }
 
-    /// What a program prints that must succeed.
+    /// Runs a program that must succeed, and returns its output.
     pub(crate) fn must(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.run(program, arguments);
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

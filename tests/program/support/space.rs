@@ -1,4 +1,4 @@
-//! Network and mount namespaces of a test's own, and tests that cannot run everywhere.
+//! Network and mount namespaces for a test, and tests that cannot run everywhere.
 
 use std::env;
 use std::fs;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use super::eventually;
 
-/// Set for the run of a test inside its namespaces.
+/// Environment variable that is set when a test runs inside its namespaces.
 const INSIDE: &str = "NODENS_TEST_INSIDE";
 
-/// Whether a test can run here: as root if it needs that, with these tools. If not it is skipped with the reason; where
-/// CI is set nothing may be skipped.
+/// Returns whether a test can run here: as root if `root` is set, and with these tools. Otherwise prints the reason for
+/// skipping the test, or panics if `CI` is set.
 pub(crate) fn can_run(root: bool, tools: &[&str]) -> bool {
     let lacks = |tool: &&&str| {
         let path = env::var_os("PATH").unwrap_or_default();
@@ -38,8 +38,8 @@ fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
-/// Runs a test in a network and a mount namespace of its own, by running this test program again inside: `test` is the
-/// test's name. Loopback is up there, and there is nothing else.
+/// Runs a test in its own network and mount namespace, by starting this test program again inside. `test` is the name
+/// of the test. The only link there is loopback, and it is up.
 pub(crate) fn inside(test: &str, tools: &[&str], body: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         ip("link set lo up");
@@ -53,7 +53,7 @@ pub(crate) fn inside(test: &str, tools: &[&str], body: impl FnOnce()) {
         command.args(["--net", "--mount", "--propagation", "private"]);
         command
     };
-    // Root of a container may lack what this takes.
+    // Root in a container may lack the permission.
     if !unshare().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
         return skip("needs to make namespaces");
     }
@@ -74,7 +74,7 @@ pub(crate) fn ip(words: &str) {
     assert!(status.success(), "ip {words}");
 }
 
-/// Gives loopback another address of IPv6, and waits until the kernel has a way to it: that comes a moment later.
+/// Adds an IPv6 address to loopback, and waits until the kernel has a route to it, which comes a moment later.
 pub(crate) fn add_address(address: &str) {
     ip(&format!("address add {address}/128 dev lo nodad"));
     eventually(&format!("a way to {address}"), || {
@@ -85,7 +85,7 @@ pub(crate) fn add_address(address: &str) {
     });
 }
 
-/// Puts a file in the place of one that exists, for this namespace only.
+/// Mounts a file over an existing one, in this namespace only.
 pub(crate) fn put_in_place(file: &Path, of: &str) {
     let of = Path::new(of).canonicalize().unwrap_or_else(|error| panic!("{of}: {error}"));
     let status = Command::new("mount").arg("--bind").arg(file).arg(of).status().expect("mount runs");
