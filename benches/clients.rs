@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
-use nodens::clients::client::{Client, Kind};
-use nodens::clients::pods::{Event, Pod, Pods};
+use nodens::clients::client::{Client, ClientKind};
+use nodens::clients::pods::{PodEvent, Pod, Pods};
 use nodens::clients::{Clients, StaticClients};
 use nodens::config;
 
@@ -29,7 +29,7 @@ fn clients() -> (Clients, StaticClients) {
     let mut pods = Pods::new(1, false);
     for number in 0..PODS {
         let client = Client {
-            kind: Kind::Pod,
+            kind: ClientKind::Pod,
             name: format!("pod-{number}").into(),
             namespace: Some("ci".into()),
             uid: Some(number.to_string().into()),
@@ -48,9 +48,9 @@ fn clients() -> (Clients, StaticClients) {
             deleting: false,
             client: Arc::new(client),
         };
-        pods.apply(0, Event::Seen(pod), 1_000);
+        pods.apply(0, PodEvent::Seen(pod), 1_000);
     }
-    let network = config::Client {
+    let network = config::ClientConfig {
         source: "10.0.8.0/24".parse().expect("a network"),
         name: "machines".to_owned(),
         namespace: None,

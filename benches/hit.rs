@@ -5,7 +5,7 @@ use mimalloc::MiMalloc;
 use nodens::cache::Cache;
 use nodens::horizon::EffectiveViewId;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{Key, Query};
+use nodens::wire::query::{CacheKey, Query};
 
 mod scene;
 
@@ -33,7 +33,7 @@ fn key_hash(bencher: Bencher<'_, '_>) {
     let case = packets::a();
     let cache = Cache::new(1 << 20);
     let query = Query::read(&case.query).expect("a good query");
-    bencher.bench_local(|| cache.hash(black_box(&Key::new(black_box(&query), EffectiveViewId::COMMON))));
+    bencher.bench_local(|| cache.hash(black_box(&CacheKey::new(black_box(&query), EffectiveViewId::COMMON))));
 }
 
 #[divan::bench(sample_size = 1_000)]

@@ -3,7 +3,7 @@
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
-use nodens::wire::reply::Reply;
+use nodens::wire::reply::ResponseMessage;
 
 mod scene;
 
@@ -19,7 +19,7 @@ fn main() {
 
 #[divan::bench(args = [packets::a(), packets::chain(), packets::large()], sample_size = 1_000)]
 fn read_reply(bencher: Bencher<'_, '_>, case: &Case) {
-    bencher.bench_local(|| Reply::read(black_box(&case.reply)));
+    bencher.bench_local(|| ResponseMessage::read(black_box(&case.reply)));
 }
 
 /// From the upstream's bytes to the cache entry.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nodens::app::start;
 use nodens::config::parse::parse;
-use nodens::wire::reply::{Reply, Section};
+use nodens::wire::reply::{ResponseMessage, Section};
 
 /// Configuration of the example. Port 0 takes any free port. nodens answers the record itself and queries no server.
 const CONFIGURATION: &str = r#"
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     socket.send_to(QUERY, server)?;
     let mut buffer = [0; 4_096];
     let (len, _) = socket.recv_from(&mut buffer)?;
-    let response = Reply::read(&buffer[..len])?;
+    let response = ResponseMessage::read(&buffer[..len])?;
     for record in response.section(Section::Answer) {
         println!("{} {:?}, for {} s", record.rtype, record.rdata(&buffer[..len]), record.ttl(&buffer[..len]));
     }

@@ -13,21 +13,21 @@ use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use crate::cache::Entry;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 /// Question under a configuration: the hash of its key, and the configuration's generation.
-type Question = (u64, u32);
+type QuestionKey = (u64, u32);
 
 /// Questions in flight, shared by all workers. Bounded by the limit of pending queries.
 #[derive(Debug, Default)]
 pub struct Coalesce {
     /// The keys contain keyed hashes already.
-    flights: Mutex<HashMap<Question, Waiting>>,
+    flights: Mutex<HashMap<QuestionKey, Followers>>,
 }
 
 /// Clients that wait for one question.
 #[derive(Debug)]
-struct Waiting {
+struct Followers {
     key: Box<[u8]>,
     senders: Vec<oneshot::Sender<SharedResult>>,
     /// Notification for the next client that joins.
@@ -70,7 +70,7 @@ impl From<SocketAddr> for AnsweredBy {
 }
 
 /// Role of a query for a question.
-pub enum Place {
+pub enum Role {
     /// No identical query is in flight: send one, and complete it.
     Lead(CoalescedQuery),
     /// Wait for the identical query in flight.
@@ -81,17 +81,17 @@ pub enum Place {
 pub struct CoalescedQuery {
     table: Arc<Coalesce>,
     /// `None` after completion, or if no client can wait for it.
-    question: Option<Question>,
+    question: Option<QuestionKey>,
 }
 
 impl Coalesce {
     /// Joins the in-flight query for `key`, whose hash is `hash`; returns the leader's guard if there is none yet.
-    pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Place {
+    pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Role {
         let question = (hash, generation);
         match self.flights().entry(question) {
             Slot::Vacant(slot) => {
-                slot.insert(Waiting { key: key.as_bytes().into(), senders: Vec::new(), joined: None });
-                Place::Lead(self.flight(Some(question)))
+                slot.insert(Followers { key: key.as_bytes().into(), senders: Vec::new(), joined: None });
+                Role::Lead(self.flight(Some(question)))
             }
             Slot::Occupied(mut waiting) if *waiting.get().key == *key.as_bytes() => {
                 let (sender, receiver) = oneshot::channel();
@@ -99,26 +99,26 @@ impl Coalesce {
                 waiting.senders.push(sender);
                 // The leader may no longer wait for the notification.
                 let _ = waiting.joined.take().map(|joined| joined.send(()));
-                Place::Wait(receiver)
+                Role::Wait(receiver)
             }
             // Another question has the same hash, which is extremely rare: this one is queried separately.
-            Slot::Occupied(_) => Place::Lead(self.flight(None)),
+            Slot::Occupied(_) => Role::Lead(self.flight(None)),
         }
     }
 
     /// Returns the leader's guard, if no identical query is in flight; for callers that must not wait for others.
-    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &Key) -> Option<CoalescedQuery> {
+    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Option<CoalescedQuery> {
         match self.join(generation, hash, key) {
-            Place::Lead(flight) => Some(flight),
-            Place::Wait(_) => None,
+            Role::Lead(flight) => Some(flight),
+            Role::Wait(_) => None,
         }
     }
 
-    fn flight(self: &Arc<Self>, question: Option<Question>) -> CoalescedQuery {
+    fn flight(self: &Arc<Self>, question: Option<QuestionKey>) -> CoalescedQuery {
         CoalescedQuery { table: Arc::clone(self), question }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Waiting>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<QuestionKey, Followers>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use crate::wire::query::{EffectiveViewId, Query};
 
-    fn key(name: &[u8]) -> Key {
+    fn key(name: &[u8]) -> CacheKey {
         let packet = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
+        CacheKey::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
         let table = Arc::new(Coalesce::default());
         let (first, second) = (key(b"\x01a\0"), key(b"\x01b\0"));
         let flight = table.lead(0, 7, &first).expect("the first one leads");
-        let Place::Wait(mut waits) = table.join(0, 7, &first) else { panic!("the second one waits") };
+        let Role::Wait(mut waits) = table.join(0, 7, &first) else { panic!("the second one waits") };
         assert!(table.lead(0, 8, &second).is_some());
         assert!(table.lead(0, 7, &first).is_none());
         assert!(table.lead(1, 7, &first).is_some(), "another configuration");

@@ -18,19 +18,19 @@ use crate::answer::ours::{Local, LocalLookup, denial, local};
 use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::{Failed, Freshness, Limits};
+use crate::cache::entry::{CachedFailure, Freshness, EntryLimits};
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::coalesce::{CoalescedQuery, Place, SharedResult};
+use crate::coalesce::{CoalescedQuery, Role, SharedResult};
 use crate::governor::pending::PrefetchPlace;
 use crate::rebinding;
-use crate::upstream::{Answer, Ask, Group, Late};
+use crate::upstream::{Answer, Ask, Group, LateAnswer};
 use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
 use crate::wire::make::{self, LocalRecords};
 use crate::wire::name::expanded;
-use crate::wire::query::{Key, Query};
-use crate::wire::reply::{Record, Reply, Section};
+use crate::wire::query::{CacheKey, Query};
+use crate::wire::reply::{Record, ResponseMessage, Section};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 mod ask;
@@ -132,15 +132,15 @@ pub fn remember_failure(resolver: &Resolver, wanted: &PendingQuery, began: Milli
 /// options.
 pub fn unasked_entry(resolver: &Resolver, wanted: &PendingQuery, failure: (Cause, &[u8])) -> Entry {
     let (now, home) = (resolver.now(), wanted.home(false));
-    Entry::failure(wanted.key.question(), failure, home, Failed::unasked(now), now)
+    Entry::failure(wanted.key.question(), failure, home, CachedFailure::unasked(now), now)
 }
 
 /// Returns an answer of nodens's own, as an entry that is not cached.
 pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &LocalLookup) -> Entry {
     let wire =
         message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
-    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
-    match Reply::read(&wire) {
+    let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
+    match ResponseMessage::read(&wire) {
         Ok(mut reply) => {
             reply.extended_errors = own.extended_error();
             let entry = Entry::from_reply(&reply, limits, false, wanted.home(false), resolver.now());
@@ -156,7 +156,7 @@ fn failure_entry(resolver: &Resolver, wanted: &PendingQuery, began: Millis, fail
     let previous = resolver.cache.with(wanted.hash, &wanted.key, |kept| kept.failed()).flatten();
     let now = resolver.now();
     let longest = wanted.snapshot.config.cache.failure_max_ttl.as_millis() as u32;
-    let failed = Failed::after(previous, recoveries, began, now, longest);
+    let failed = CachedFailure::after(previous, recoveries, began, now, longest);
     let home = wanted.home(false);
     Entry::failure(wanted.key.question(), failure, home, failed, now)
 }
@@ -169,12 +169,12 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     question[..end].make_ascii_lowercase();
     let front = message(&question, |query, out| make::local(query, rcode::NOERROR, false, alias, &[], out));
     let back = served(entry, &wanted.key, age);
-    let joined = Reply::read(&front).ok().and_then(|front| {
+    let joined = ResponseMessage::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
         join(&front, &links, &back, false).ok()
     });
     let joined = joined.unwrap_or(front);
-    match Reply::read(&joined) {
+    match ResponseMessage::read(&joined) {
         Ok(mut reply) => {
             reply.extended_errors = entry.kept().extended_errors.to_vec();
             let home = wanted.home(true);
@@ -216,7 +216,7 @@ async fn fetch<U: Ask + 'static>(
     {
         let entry = unasked_entry(resolver, wanted, (error.cause, &error.extended_errors));
         let wanted = wanted.without_alias();
-        let wait = Waiting { wanted, flight, late, trail: std::mem::take(trail), _place: place };
+        let wait = LateQuestion { wanted, flight, late, trail: std::mem::take(trail), _place: place };
         let wait: Pin<Box<dyn Future<Output = ()>>> = Box::pin(wait.run(Arc::clone(resolver), Rc::clone(upstreams)));
         tokio::task::spawn_local(wait);
         return entry;
@@ -229,15 +229,15 @@ async fn fetch<U: Ask + 'static>(
 /// Question that was not answered before the deadline. No failure is remembered while an answer may still come. A client that
 /// joins waits for it, and causes a second attempt: a slow server answers the first one, a server that was unreachable the
 /// second.
-struct Waiting {
+struct LateQuestion {
     wanted: PendingQuery,
     flight: CoalescedQuery,
-    late: Late,
+    late: LateAnswer,
     trail: Vec<Vec<u8>>,
     _place: PrefetchPlace,
 }
 
-impl Waiting {
+impl LateQuestion {
     async fn run<U: Ask + 'static>(self, resolver: Arc<Resolver>, upstreams: Rc<U>) {
         let Self { wanted, flight, mut late, mut trail, _place } = self;
         let group = wanted.snapshot.group(wanted.route).map_or("", |group| &group.config.name);
@@ -287,7 +287,7 @@ fn settle(resolver: &Resolver, wanted: &PendingQuery, outcome: Result<Entry, NoA
             unasked_entry(resolver, wanted, (cause, &extended_errors))
         }
         Err(NoAnswer { cause, extended_errors, .. }) => {
-            let name = crate::wire::name::Shown(wanted.key.name());
+            let name = crate::wire::name::DisplayName(wanted.key.name());
             tracing::debug!(
                 %name,
                 qtype = u16::from(wanted.key.qtype()),
@@ -346,18 +346,18 @@ async fn follow<U: Ask + 'static>(
     wanted.by.set(answer.server.into());
     let unreadable =
         |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: malformed response", group.config.name));
-    let mut reply = Reply::read(&answer.wire).map_err(unreadable)?;
+    let mut reply = ResponseMessage::read(&answer.wire).map_err(unreadable)?;
     let mut errors = std::mem::take(&mut reply.extended_errors);
     let too_long = |_| NoAnswer::new(Cause::UpstreamFailed, &format!("upstream {}: {TooLong}", group.config.name));
     let ordered = in_order(&reply).map_err(too_long)?;
     if let Some(wire) = &ordered {
-        reply = Reply::read(wire).map_err(unreadable)?;
+        reply = ResponseMessage::read(wire).map_err(unreadable)?;
     }
     let (denies_addresses, denies_names) = denies;
     let stripped = if denies_addresses { rebinding::strip(&reply).map_err(too_long)? } else { None };
     if let Some(stripped) = &stripped {
         resolver.metrics.queries.filtered.with_label_values(&[route.label.as_str()]).inc();
-        reply = Reply::read(&stripped.wire).map_err(unreadable)?;
+        reply = ResponseMessage::read(&stripped.wire).map_err(unreadable)?;
     }
     // The upstream did not vouch for a response from which records were removed.
     let trust_ad = group.config.trust_ad && stripped.is_none();
@@ -369,7 +369,7 @@ async fn follow<U: Ask + 'static>(
     if denies_names && target().is_some_and(|target| leads_inside(wanted, group, &target.to_ascii_lowercase())) {
         resolver.metrics.queries.filtered.with_label_values(&[route.label.as_str()]).inc();
         let wire = rebinding::without_answers(&reply).map_err(too_long)?;
-        let mut reply = Reply::read(&wire).map_err(unreadable)?;
+        let mut reply = ResponseMessage::read(&wire).map_err(unreadable)?;
         reply.extended_errors =
             make::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
         let entry = Entry::from_reply(&reply, limits, false, wanted.home(true), resolver.now());
@@ -393,7 +393,7 @@ async fn follow<U: Ask + 'static>(
     let key = wanted.key.for_name(&fork.target);
     let rest = Box::pin(look_up(resolver, upstreams, wanted, key, deadline, trail)).await?;
     let wire = join(&reply, &fork.links, &rest.wire, authentic).map_err(too_long)?;
-    let mut joined = Reply::read(&wire).map_err(unreadable)?;
+    let mut joined = ResponseMessage::read(&wire).map_err(unreadable)?;
     if errors != rest.extended_errors {
         errors.extend(rest.extended_errors);
     }
@@ -429,7 +429,7 @@ async fn look_up<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     from: &PendingQuery,
-    key: Key,
+    key: CacheKey,
     deadline: Instant,
     trail: &mut Vec<Vec<u8>>,
 ) -> Result<Remainder, NoAnswer> {
@@ -455,8 +455,8 @@ async fn look_up<U: Ask + 'static>(
         Some((entry, Freshness::Fresh(age))) => (entry, age),
         _ => {
             let entry = match resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key) {
-                Place::Lead(flight) => Box::pin(fetch(resolver, upstreams, &wanted, flight, deadline, trail)).await,
-                Place::Wait(landing) => {
+                Role::Lead(flight) => Box::pin(fetch(resolver, upstreams, &wanted, flight, deadline, trail)).await,
+                Role::Wait(landing) => {
                     resolver.metrics.queries.coalesced.inc();
                     match timeout_at(deadline, landing).await {
                         Ok(Ok(landed)) => landed.entry,
@@ -491,14 +491,14 @@ async fn look_up<U: Ask + 'static>(
 
 impl Remainder {
     /// Returns an answer of nodens's own.
-    fn of(own: &LocalLookup, key: &Key) -> Self {
+    fn of(own: &LocalLookup, key: &CacheKey) -> Self {
         let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
         Self { wire, cause: own.cause, extended_errors: own.extended_error() }
     }
 }
 
 /// Renders an entry as the response to its own question, without OPT, with AD unchanged.
-fn served(entry: &Entry, key: &Key, age: Age) -> Vec<u8> {
+fn served(entry: &Entry, key: &CacheKey, age: Age) -> Vec<u8> {
     message(key.question(), |query, out| fit(entry.kept(), query, age, &[], out))
 }
 

@@ -8,9 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Cache, Config, Record, Route, RouteId, View};
-use crate::local::records::{Around, Found, Records};
-use crate::route::{Router, Way};
+use crate::config::{CacheConfig, Config, RecordConfig, Route, RouteId, View};
+use crate::local::records::{RecordContext, StaticAnswer, Records};
+use crate::route::{Router, Destination};
 use crate::upstream::Group;
 use crate::wire::RrType;
 use crate::wire::name::Name;
@@ -76,7 +76,7 @@ impl<'c> Common<'c> {
         };
         // If a zone is claimed twice, the later claim takes precedence.
         let own = view.map_or(0..0, |view| view.routes.clone());
-        let denied = view.into_iter().flat_map(|view| &view.deny).map(|zone| (zone, Way::Denied));
+        let denied = view.into_iter().flat_map(|view| &view.deny).map(|zone| (zone, Destination::Denied));
         let router = router.with(claims(self.config, own).chain(denied));
         let own = view.map_or(&[][..], |view| &view.records);
         let mut ways: Vec<_> = router.own_ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
@@ -140,10 +140,10 @@ impl Answers {
         answers
     }
 
-    fn seen(&self, way: Way) -> Option<u32> {
+    fn seen(&self, way: Destination) -> Option<u32> {
         match way {
-            Way::Route(route) => self.scope_fingerprints.get(route.index()).copied(),
-            Way::Denied => None,
+            Destination::Route(route) => self.scope_fingerprints.get(route.index()).copied(),
+            Destination::Denied => None,
         }
     }
 }
@@ -166,7 +166,7 @@ impl EffectiveView {
     }
 
     /// Returns the static answer to a question: see [`Records::find`].
-    pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<Found> {
+    pub fn find_records(&self, name: &[u8], qtype: RrType, qclass: u16) -> Option<StaticAnswer> {
         self.records.find(name, qtype, qclass, self)
     }
 
@@ -191,9 +191,9 @@ impl EffectiveView {
     }
 }
 
-impl Around for EffectiveView {
+impl RecordContext for EffectiveView {
     fn denies(&self, name: &[u8]) -> bool {
-        self.denies && matches!(self.router.find(name), Some((Way::Denied, _)))
+        self.denies && matches!(self.router.find(name), Some((Destination::Denied, _)))
     }
 
     fn depth(&self, name: &[u8]) -> usize {
@@ -210,13 +210,13 @@ pub fn differs(view: &View) -> bool {
 }
 
 /// Returns the claims of these routes.
-fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Way)> {
+fn claims(config: &Config, routes: std::ops::Range<usize>) -> impl Iterator<Item = (&Name, Destination)> {
     let routes = routes.filter_map(|number| Some((RouteId::of_index(number)?, config.routes.get(number)?)));
-    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Way::Route(number))))
+    routes.flat_map(|(number, route)| route.zones.iter().map(move |zone| (zone, Destination::Route(number))))
 }
 
 /// Returns the content of a record without its TTL, which its answers contain.
-fn identity(record: &Record) -> (&Name, RrType, &[u8]) {
+fn identity(record: &RecordConfig) -> (&Name, RrType, &[u8]) {
     (&record.name, record.rtype, &record.rdata)
 }
 
@@ -224,9 +224,9 @@ fn strips(all: Option<bool>, route: &Route) -> bool {
     all.unwrap_or(route.deny_private_addresses)
 }
 
-fn limits(cache: &Cache) -> (Duration, Duration) {
+fn limits(cache: &CacheConfig) -> (Duration, Duration) {
     // Exhaustive, as above. `rotate` is applied to each entry when it is revalidated.
-    let Cache { max_ttl, negative_max_ttl, memory: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } = cache;
+    let CacheConfig { max_ttl, negative_max_ttl, memory: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } = cache;
     (*max_ttl, *negative_max_ttl)
 }
 

@@ -30,12 +30,12 @@ const MOST_BYTES: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Queue of the writer thread, once it is started.
-static QUEUE: OnceLock<SyncSender<Item>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<LogItem>> = OnceLock::new();
 /// Bytes of the queued lines.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Input of the writer thread.
-enum Item {
+enum LogItem {
     /// One or more whole lines.
     Lines(Vec<u8>),
     /// A request for a notice once all earlier items are written or lost.
@@ -75,7 +75,7 @@ pub(crate) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let (done, is_done) = sync_channel(1);
     // A full queue means that nothing reads stderr.
-    if queue.try_send(Item::Flushed(done)).is_ok() {
+    if queue.try_send(LogItem::Flushed(done)).is_ok() {
         let _ = is_done.recv_timeout(PATIENCE);
     }
 }
@@ -98,10 +98,10 @@ impl Write for Lines {
     }
 }
 
-fn put(queue: &SyncSender<Item>, lines: Vec<u8>) {
+fn put(queue: &SyncSender<LogItem>, lines: Vec<u8>) {
     let bytes = lines.len();
     if WAITING.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_BYTES {
-        match queue.try_send(Item::Lines(lines)) {
+        match queue.try_send(LogItem::Lines(lines)) {
             Ok(()) => return,
             Err(TrySendError::Full(_)) => count(&LOST.full),
             Err(TrySendError::Disconnected(_)) => count(&LOST.failed),
@@ -117,11 +117,11 @@ fn count(lost: &std::sync::atomic::AtomicU64) {
 }
 
 /// Writes items until all senders are gone.
-fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize) {
+fn write_all(out: &mut impl Write, queue: &Receiver<LogItem>, waiting: &AtomicUsize) {
     let (mut torn, mut lost) = (false, 0_u64);
     while let Ok(item) = queue.recv() {
         match item {
-            Item::Lines(lines) => {
+            LogItem::Lines(lines) => {
                 let written = write_whole(out, &lines, &mut torn);
                 waiting.fetch_sub(lines.len(), Ordering::Relaxed);
                 match written {
@@ -136,7 +136,7 @@ fn write_all(out: &mut impl Write, queue: &Receiver<Item>, waiting: &AtomicUsize
                     }
                 }
             }
-            Item::Flushed(done) => drop(done.send(())),
+            LogItem::Flushed(done) => drop(done.send(())),
         }
     }
 }
@@ -223,8 +223,8 @@ mod tests {
         let (sender, receiver) = sync_channel(8);
         let (done, is_done) = sync_channel(1);
         let (waiting, mut disk) = (AtomicUsize::new(6), Disk(Vec::new(), 100));
-        sender.send(Item::Lines(b"first\n".to_vec())).expect("room");
-        sender.send(Item::Flushed(done)).expect("room");
+        sender.send(LogItem::Lines(b"first\n".to_vec())).expect("room");
+        sender.send(LogItem::Flushed(done)).expect("room");
         drop(sender);
         write_all(&mut disk, &receiver, &waiting);
         assert_eq!((is_done.try_recv(), waiting.into_inner(), &disk.0[..]), (Ok(()), 0, &b"first\n"[..]));

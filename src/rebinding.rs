@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::wire::compose::{Composer, TooLong};
 use crate::wire::make::soa_rdata;
-use crate::wire::reply::{Record, Reply, Section};
+use crate::wire::reply::{Record, ResponseMessage, Section};
 use crate::wire::{HEADER, flag, rtype, u16_at};
 
 /// SvcParam keys that hold addresses (RFC 9460 section 14.3.2).
@@ -16,7 +16,7 @@ const FILTERED_TTL: u32 = 60;
 
 /// Response without some of its records.
 #[derive(Debug)]
-pub(crate) struct Stripped {
+pub(crate) struct StrippedResponse {
     pub wire: Vec<u8>,
     /// True if no record of the queried type is left.
     pub is_empty: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Stripped {
 ///
 /// # Errors
 /// [`TooLong`]: names that were compressed are not compressed in the result.
-pub(crate) fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
+pub(crate) fn strip(reply: &ResponseMessage<'_>) -> Result<Option<StrippedResponse>, TooLong> {
     let leads_inside = |record: &&Record| is_private(record, reply.message);
     let question = reply.message.get(HEADER..reply.question_end);
     let (true, Some(question)) = (reply.records.iter().any(|record| leads_inside(&record)), question) else {
@@ -46,7 +46,7 @@ pub(crate) fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
             composer.push(section, &end, rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
         }
     }
-    composer.finish().map(|wire| Some(Stripped { wire, is_empty }))
+    composer.finish().map(|wire| Some(StrippedResponse { wire, is_empty }))
 }
 
 /// Returns the response without answers, with an SOA record (no data); for a response whose CNAMEs lead into the private
@@ -54,7 +54,7 @@ pub(crate) fn strip(reply: &Reply<'_>) -> Result<Option<Stripped>, TooLong> {
 ///
 /// # Errors
 /// None for a question that can be parsed.
-pub(crate) fn without_answers(reply: &Reply<'_>) -> Result<Vec<u8>, TooLong> {
+pub(crate) fn without_answers(reply: &ResponseMessage<'_>) -> Result<Vec<u8>, TooLong> {
     let question = reply.message.get(HEADER..reply.question_end).unwrap_or_default();
     let mut composer = Composer::new(flag::QR | flag::RA, question);
     composer.push(Section::Authority, reply.qname(), rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));

@@ -9,7 +9,7 @@ use crate::wire::name::{Name, suffixes};
 
 /// Destination of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Destination {
     /// The servers of this route.
     Route(RouteId),
     /// None: the name does not exist for these clients.
@@ -29,28 +29,28 @@ pub struct Router {
 #[derive(Debug, Default)]
 struct Claims {
     /// Keys come from the configuration, so clients cannot cause collisions.
-    suffixes: HashMap<Box<[u8]>, Way>,
+    suffixes: HashMap<Box<[u8]>, Destination>,
     /// Most labels of a suffix.
     deepest: usize,
 }
 
 impl Router {
     /// Returns the router of these claims; if a zone is claimed twice, the later claim takes precedence.
-    pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+    pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let common = Arc::new(Claims::new(claims));
         Self { deepest: common.deepest, common, own: None }
     }
 
     /// Returns the router of `self`'s claims, shared, and of these claims, which take precedence.
     #[must_use]
-    pub fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+    pub fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let own = Claims::new(claims);
         let deepest = self.deepest.max(own.deepest);
         Self { common: Arc::clone(&self.common), deepest, own: (!own.suffixes.is_empty()).then(|| Arc::new(own)) }
     }
 
     /// Returns all claims, in no order.
-    pub fn ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
+    pub fn ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
         let own = self.own.as_deref();
         let is_hidden = move |zone: &[u8]| own.is_some_and(|own| own.suffixes.contains_key(zone));
         let common = self.common.suffixes.iter().filter(move |(zone, _)| !is_hidden(zone));
@@ -58,12 +58,12 @@ impl Router {
     }
 
     /// Returns the claims that are not shared, in no order.
-    pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Way)> {
+    pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
         self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, way)| (&**zone, *way))
     }
 
     /// Returns the destination of `name` (lower-case wire form), and the number of labels of the matching suffix.
-    pub fn find(&self, name: &[u8]) -> Option<(Way, usize)> {
+    pub fn find(&self, name: &[u8]) -> Option<(Destination, usize)> {
         let labels = suffixes(name).count().saturating_sub(1);
         suffixes(name)
             .enumerate()
@@ -76,14 +76,14 @@ impl Router {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
-    fn way(&self, suffix: &[u8]) -> Option<Way> {
+    fn way(&self, suffix: &[u8]) -> Option<Destination> {
         let own = self.own.as_ref().and_then(|own| own.suffixes.get(suffix));
         own.or_else(|| self.common.suffixes.get(suffix)).copied()
     }
 }
 
 impl Claims {
-    fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Way)>) -> Self {
+    fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let mut all = Self::default();
         for (zone, way) in claims {
             all.suffixes.insert(zone.as_wire().into(), way);
@@ -97,8 +97,8 @@ impl Claims {
 mod tests {
     use super::*;
 
-    fn to(index: usize) -> Way {
-        Way::Route(RouteId::of_index(index).expect("a small one"))
+    fn to(index: usize) -> Destination {
+        Destination::Route(RouteId::of_index(index).expect("a small one"))
     }
 
     fn router(zones: &[&str]) -> Router {
@@ -140,11 +140,11 @@ mod tests {
         let name = |text: &str| text.parse::<Name>().expect(text);
         let common = router(&[".", "corp.example", "eu.corp.example"]);
         let (corp, deep) = (name("corp.example"), name("a.b.eu.corp.example"));
-        let view = common.with([(&corp, to(7)), (&deep, Way::Denied), (&corp, Way::Denied)]);
+        let view = common.with([(&corp, to(7)), (&deep, Destination::Denied), (&corp, Destination::Denied)]);
         for (asked, seen, by_all) in [
-            ("x.corp.example", (Way::Denied, 2), (to(1), 2)),
+            ("x.corp.example", (Destination::Denied, 2), (to(1), 2)),
             ("x.eu.corp.example", (to(2), 3), (to(2), 3)),
-            ("x.a.b.eu.corp.example", (Way::Denied, 5), (to(2), 3)),
+            ("x.a.b.eu.corp.example", (Destination::Denied, 5), (to(2), 3)),
             ("example", (to(0), 0), (to(0), 0)),
         ] {
             let wire = name(asked);
@@ -153,7 +153,7 @@ mod tests {
         }
         let mut ways: Vec<_> = view.ways().collect();
         ways.sort_by_key(|(zone, _)| zone.len());
-        let denied = [(corp.as_wire(), Way::Denied), (deep.as_wire(), Way::Denied)];
+        let denied = [(corp.as_wire(), Destination::Denied), (deep.as_wire(), Destination::Denied)];
         let eu = name("eu.corp.example");
         assert_eq!(ways, [(&b"\0"[..], to(0)), denied[0], (eu.as_wire(), to(2)), denied[1]]);
         assert!(view.shares_with(&common) && view.with([]).shares_with(&common));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Admission;
-use crate::cache::entry::{CacheScope, Limits};
+use crate::cache::entry::{CacheScope, EntryLimits};
 use crate::clients::{ClientIdentity, StaticClients, Views};
 use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
@@ -15,9 +15,9 @@ use crate::local::cluster::Cluster;
 use crate::local::pruning::Pruning;
 use crate::local::special::Special;
 use crate::metrics::Metrics;
-use crate::route::Way;
+use crate::route::Destination;
 use crate::upstream::{Group, Server};
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::rtype;
 
 /// Configuration, its tables, and its upstream groups.
@@ -153,10 +153,10 @@ impl Snapshot {
     }
 
     /// Returns the limits of the lifetime of a route's answers.
-    pub fn limits(&self, route: RouteId) -> Limits {
+    pub fn limits(&self, route: RouteId) -> EntryLimits {
         let cache = &self.config.cache;
         let negative = self.route(route).and_then(|route| route.negative_max_ttl).unwrap_or(cache.negative_max_ttl);
-        Limits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative), rotate: cache.rotate }
+        EntryLimits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative), rotate: cache.rotate }
     }
 
     /// Returns the scope of an answer that came through `route` in the effective view `horizon`. An answer that `follows` a
@@ -169,9 +169,9 @@ impl Snapshot {
     /// `key`, because its name is now static, special or denied, its type is filtered, or it depends on another route or other
     /// servers.
     #[cold]
-    pub fn revalidate_scope(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
+    pub fn revalidate_scope(&self, home: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
         let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
-        let (Way::Route(route), depth) = horizon.router.find(name)? else { return None };
+        let (Destination::Route(route), depth) = horizon.router.find(name)? else { return None };
         let is_filtered = self.route(route).is_some_and(|route| horizon.filters(route, key.qtype()));
         if is_filtered || horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
@@ -185,7 +185,7 @@ impl Snapshot {
 
     /// Returns the scope of an entry under this configuration, and its route; `None` if it may no longer answer `key`.
     #[inline]
-    pub fn home_now(&self, home: CacheScope, key: &Key) -> Option<(CacheScope, RouteId)> {
+    pub fn home_now(&self, home: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
         match home.route_under(self.generation) {
             Some(route) => Some((home, route)),
             None => self.revalidate_scope(home, key),
@@ -209,7 +209,7 @@ fn labels_of(config: &Config) -> impl Iterator<Item = &str> {
 fn groups(config: &Config, metrics: &Metrics, previous: Option<&Snapshot>) -> Vec<Arc<Group>> {
     let before: HashMap<&str, &Arc<Group>> =
         previous.iter().flat_map(|old| &old.groups).map(|group| (group.config.name.as_str(), group)).collect();
-    let build = |upstream: &crate::config::Upstream| {
+    let build = |upstream: &crate::config::UpstreamConfig| {
         if upstream.max_qps.is_some() {
             // A rate limit needs a time series from the start.
             metrics.shed(&upstream.name);

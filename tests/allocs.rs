@@ -7,11 +7,11 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response, Tally};
-use nodens::cache::entry::{CacheScope, Entry, Limits};
+use nodens::answer::{Resolver, Response, LocalCounters};
+use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::cache::{Cache, Millis};
-use nodens::clients::client::{Client, Kind};
-use nodens::clients::pods::{Event, Pod, Pods};
+use nodens::clients::client::{Client, ClientKind};
+use nodens::clients::pods::{PodEvent, Pod, Pods};
 use nodens::clients::{ClientIdentity, Unknown};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
@@ -21,8 +21,8 @@ use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{Key, Query};
-use nodens::wire::reply::Reply;
+use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::reply::ResponseMessage;
 use tokio::time::Instant;
 
 thread_local! {
@@ -70,7 +70,7 @@ fn bytes() -> isize {
     COUNT.with(|count| count.get().1)
 }
 
-const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 1000, rotate: true };
+const LIMITS: EntryLimits = EntryLimits { max_ttl: 1000, negative_max_ttl: 1000, rotate: true };
 const ROUTE: RouteId = match RouteId::of_index(0) {
     Some(route) => route,
     None => panic!("it is an index"),
@@ -100,8 +100,8 @@ fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
 }
 
 fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
-    let key = Key::new(&Query::read(query).unwrap(), EffectiveViewId::COMMON);
-    let entry = Entry::from_reply(&Reply::read(reply).unwrap(), LIMITS, false, HOME, now);
+    let key = CacheKey::new(&Query::read(query).unwrap(), EffectiveViewId::COMMON);
+    let entry = Entry::from_reply(&ResponseMessage::read(reply).unwrap(), LIMITS, false, HOME, now);
     cache.insert(cache.hash(&key), &key, entry);
 }
 
@@ -115,7 +115,7 @@ fn look_up_and_fit_allocate_nothing() {
         let mut out = [0; 1232];
         let before = allocations();
         let query = Query::read(black_box(&packet)).unwrap();
-        let key = Key::new(&query, EffectiveViewId::COMMON);
+        let key = CacheKey::new(&query, EffectiveViewId::COMMON);
         let hash = cache.hash(&key);
         let len = cache.with(hash, &key, |entry| {
             entry.hits = entry.hits.saturating_add(1);
@@ -146,7 +146,7 @@ const RECORD: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x01\x2c\x00\x04\xc0\x00
 struct Scene {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
-    tally: Tally,
+    tally: LocalCounters,
     stats_buffer: StatsBuffer,
     out: Vec<u8>,
 }
@@ -159,7 +159,7 @@ impl Scene {
     fn with(more: &str) -> Self {
         let config = parse(&format!("{CONFIG}{more}"), &[]).expect("a good configuration");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let tally = LocalCounters::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
         let snapshot = resolver.snapshot.load_full();
         Self { resolver, snapshot, tally, stats_buffer: StatsBuffer::new(["."]), out: vec![0; 4096] }
@@ -169,10 +169,10 @@ impl Scene {
         let mut wire = [QUERY, RECORD].concat();
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
-        let reply = Reply::read(&wire).expect("a good reply");
+        let reply = ResponseMessage::read(&wire).expect("a good reply");
         let home = self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
-        let key = Key::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
+        let key = CacheKey::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -184,7 +184,7 @@ impl Scene {
         // SOA record of the root with a TTL of 300 s.
         wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
         wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
-        let reply = Reply::read(&wire).expect("a good reply");
+        let reply = ResponseMessage::read(&wire).expect("a good reply");
         let entry = Entry::from_reply(
             &reply,
             LIMITS,
@@ -192,7 +192,7 @@ impl Scene {
             self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false),
             self.resolver.now(),
         );
-        let key = Key::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
+        let key = CacheKey::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
 
@@ -264,7 +264,7 @@ fn knowing_who_asks_allocates_nothing() {
     let clients = &scene.resolver.clients;
     let pod = |uid: u8, address: [u8; 4]| {
         let client = Client {
-            kind: Kind::Pod,
+            kind: ClientKind::Pod,
             name: "a".into(),
             namespace: None,
             uid: Some(uid.to_string().into()),
@@ -274,7 +274,7 @@ fn knowing_who_asks_allocates_nothing() {
             memo: Default::default(),
             search: None,
         };
-        Event::Seen(Pod {
+        PodEvent::Seen(Pod {
             uid: uid.to_string().into(),
             version: 1,
             addresses: vec![address.into()],
@@ -351,7 +351,7 @@ fn the_bound_is_hard() {
             let packet = query(&format!("n{number:x}"));
             keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
             // After a second lookup the entry may use the whole cache, not only the part for new names.
-            let key = Key::new(&Query::read(&packet).unwrap(), EffectiveViewId::COMMON);
+            let key = CacheKey::new(&Query::read(&packet).unwrap(), EffectiveViewId::COMMON);
             cache.with(cache.hash(&key), &key, |_| ());
             most = most.max(bytes() - before);
         }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use nodens::lab::upstream::Upstream;
+use nodens::lab::upstream::LabUpstream;
 use rustix::process::setpriority_process;
 
 use crate::links::LINKS;
@@ -81,7 +81,7 @@ pub struct Target {
     /// True if the server is nodens.
     pub is_nodens: bool,
     /// Upstream server of the names that the honest client queries.
-    pub well: Arc<Upstream>,
+    pub well: Arc<LabUpstream>,
     /// Set when the attack is over.
     pub over: AtomicBool,
     /// Messages sent so far. Connections opened, if the attack sends no messages; reloads, if it reloads.

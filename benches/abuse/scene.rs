@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 
 use crate::attack::Attack;
 use crate::{denying, links, reload};
@@ -54,14 +54,14 @@ fn target(round: usize) -> String {
 /// All upstreams.
 pub struct Scene {
     /// Upstream for all names outside the zones of the others.
-    pub well: Arc<Upstream>,
-    silent: Upstream,
+    pub well: Arc<LabUpstream>,
+    silent: LabUpstream,
     /// Denies all names, for servers that do not deny `test` and the cluster's names themselves.
     denying: SocketAddr,
     /// Answers over TCP only.
     links: SocketAddr,
     /// Receives only queries for names of its zone; in the attack with CNAMEs, for their target.
-    pub slow: Upstream,
+    pub slow: LabUpstream,
 }
 
 impl Scene {
@@ -69,20 +69,20 @@ impl Scene {
     pub async fn start() -> io::Result<Self> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // The query that checks whether a server has started is for a name below the second origin.
-        let well = Zone::new("well.example.").origin("ci.example.net.");
+        let well = LabZone::new("well.example.").origin("ci.example.net.");
         let cname = |round| format!("*.r{round}.well.example. 60 CNAME {}.", target(round));
         let well = (0..ROUNDS).map(cname).fold(well, |zone, line| zone.record(&line)).addresses_from_names();
         let text = format!("{0}\" \"{0}\" \"{0}\" \"{0}", "x".repeat(247));
         let big = ["", "*."].into_iter().flat_map(|below| (0..TEXTS).map(move |number| (below, number)));
-        let slow = big.fold(Zone::new(&format!("{SLOW}.")).addresses_from_names(), |zone, (below, number)| {
+        let slow = big.fold(LabZone::new(&format!("{SLOW}.")).addresses_from_names(), |zone, (below, number)| {
             zone.record(&format!("{below}{BIG}. 300 TXT \"{number:03}{text}\""))
         });
         let scene = Self {
-            well: Arc::new(Upstream::start(any, well).await?),
-            silent: Upstream::start(any, Zone::new(".")).await?,
+            well: Arc::new(LabUpstream::start(any, well).await?),
+            silent: LabUpstream::start(any, LabZone::new(".")).await?,
             denying: denying::start()?,
             links: links::start()?,
-            slow: Upstream::start(any, slow).await?,
+            slow: LabUpstream::start(any, slow).await?,
         };
         scene.silent.set(Behaviour::silent());
         scene.slow.set_latency(SLOWNESS);
@@ -92,13 +92,13 @@ impl Scene {
     /// Returns the number of queries that all upstreams have received so far.
     pub fn seen(&self) -> u64 {
         let scripted = [&*self.well, &self.silent, &self.slow];
-        denying::seen() + links::seen() + scripted.into_iter().map(Upstream::seen_count).sum::<u64>()
+        denying::seen() + links::seen() + scripted.into_iter().map(LabUpstream::seen_count).sum::<u64>()
     }
 
     /// Returns the configuration of a server, from the template of the side-by-side run: 64 MiB of cache, and the upstream
     /// of each zone.
     pub fn config(&self, server: &str, template: &str, attack: Attack) -> String {
-        let port = |upstream: &Upstream| upstream.address().port();
+        let port = |upstream: &LabUpstream| upstream.address().port();
         let mut zones = vec![
             ("silent", SILENT, port(&self.silent)),
             ("slow", SLOW, port(&self.slow)),

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nodens::bench::draw::{Draw, Random};
-use nodens::bench::load::{self, Plan};
+use nodens::bench::load::{self, LoadPlan};
 use nodens::bench::names::Questions;
 use nodens::bench::pace::Pace;
-use nodens::bench::record::Record;
+use nodens::bench::record::TargetStats;
 
 use super::server::Server;
 
@@ -45,18 +45,18 @@ pub(crate) fn saturate(
     questions: &Questions,
     in_flight: u64,
     time: Duration,
-) -> io::Result<Record> {
+) -> io::Result<TargetStats> {
     ask(target, questions, Pace::Closed { in_flight }, time)
 }
 
 /// Sends `rate` queries a second.
-pub(crate) fn at_rate(target: SocketAddr, questions: &Questions, rate: u64, time: Duration) -> io::Result<Record> {
+pub(crate) fn at_rate(target: SocketAddr, questions: &Questions, rate: u64, time: Duration) -> io::Result<TargetStats> {
     ask(target, questions, Pace::Open { rate }, time)
 }
 
-fn ask(target: SocketAddr, questions: &Questions, pace: Pace, duration: Duration) -> io::Result<Record> {
+fn ask(target: SocketAddr, questions: &Questions, pace: Pace, duration: Duration) -> io::Result<TargetStats> {
     let timeout = Duration::from_secs(1);
-    let plan = Plan { targets: vec![target], pace, duration, timeout, tcp: false, lines: 16, seed: 1 };
+    let plan = LoadPlan { targets: vec![target], pace, duration, timeout, tcp: false, lines: 16, seed: 1 };
     let draw = Draw::in_turn(questions.len());
     let mut outcome = load::run(&plan, questions, &draw, &AtomicBool::new(false), |_| {})?;
     outcome.records.pop().ok_or_else(|| io::Error::other("no record"))

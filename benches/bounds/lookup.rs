@@ -8,17 +8,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
-use nodens::answer::{Resolver, Response, Tally};
+use nodens::answer::{Resolver, Response, LocalCounters};
 use nodens::bench::names::Questions;
-use nodens::cache::entry::{Entry, Limits};
+use nodens::cache::entry::{Entry, EntryLimits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
-use nodens::wire::query::{Key, Query};
-use nodens::wire::reply::Reply;
+use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::reply::ResponseMessage;
 use tokio::time::Instant;
 
 use super::Setting;
@@ -54,7 +54,7 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
 struct Cache {
     resolver: Resolver,
     snapshot: Arc<Snapshot>,
-    tally: Tally,
+    tally: LocalCounters,
     stats_buffer: StatsBuffer,
 }
 
@@ -63,19 +63,19 @@ impl Cache {
     fn of(questions: &Questions) -> io::Result<Self> {
         let config = parse(CONFIG, &[]).map_err(|mistakes| io::Error::other(format!("{mistakes:?}")))?;
         let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
-        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let tally = LocalCounters::new(&metrics, &[".".to_string()]);
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
         let snapshot = resolver.snapshot.load_full();
-        let limits = Limits { max_ttl: 86_400, negative_max_ttl: 300, rotate: true };
+        let limits = EntryLimits { max_ttl: 86_400, negative_max_ttl: 300, rotate: true };
         let route = RouteId::of_index(0).ok_or_else(|| io::Error::other("no route"))?;
         for at in 0..questions.len() as u32 {
             let query = questions.query(at);
             let mut wire = [query, RECORD].concat();
             wire[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-            let (Ok(query), Ok(reply)) = (Query::read(query), Reply::read(&wire)) else {
+            let (Ok(query), Ok(reply)) = (Query::read(query), ResponseMessage::read(&wire)) else {
                 return Err(io::Error::other("no query"));
             };
-            let key = Key::new(&query, EffectiveViewId::COMMON);
+            let key = CacheKey::new(&query, EffectiveViewId::COMMON);
             let hash = resolver.cache.hash(&key);
             let entry = Entry::from_reply(
                 &reply,

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use nodens::bench::names::Questions;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 
 use super::Setting;
 use super::finding::Finding;
@@ -39,8 +39,8 @@ const CACHE_MIB: usize = 4;
 /// Measures the latency of hits under disturbances.
 pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let zone = Zone::new("example.com.").record("*.example.com. 3600 A 192.0.2.1");
-    let slow = runtime.block_on(Upstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone))?;
+    let zone = LabZone::new("example.com.").record("*.example.com. 3600 A 192.0.2.1");
+    let slow = runtime.block_on(LabUpstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone))?;
     // A bound socket that is never read: queries to it cause no ICMP error.
     let dead = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let dead_address = dead.local_addr()?;

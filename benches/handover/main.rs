@@ -15,8 +15,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 
 use self::load::{Load, Lost};
 use self::server::{Kind, Server, Site};
@@ -84,8 +84,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let zone = Zone::new(".").record("*.load.example. 3600 A 192.0.2.1");
-    let upstream = runtime.block_on(Upstream::start(([127, 0, 0, 1], 0).into(), zone))?;
+    let zone = LabZone::new(".").record("*.load.example. 3600 A 192.0.2.1");
+    let upstream = runtime.block_on(LabUpstream::start(([127, 0, 0, 1], 0).into(), zone))?;
     let wanted = |event| options.only.is_empty() || options.only.contains(&event);
     println!("{:<28} {:>11} {:>6} {:>11} {:>6}   ", "", "UDP queries", "lost", "TCP queries", "lost");
     for event in [Event::Upgrades, Event::Kills, Event::Unbound, Event::Dnsdist].into_iter().filter(|one| wanted(*one))

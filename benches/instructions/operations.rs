@@ -5,7 +5,7 @@ use std::hint::black_box;
 use nodens::cache::Cache;
 use nodens::horizon::EffectiveViewId;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{Key, Query};
+use nodens::wire::query::{CacheKey, Query};
 
 use super::scene::{BATCH, Scene, entry, key_and_hash, packets};
 
@@ -48,7 +48,7 @@ fn key_hash(times: usize) {
     let cache = Cache::new(1 << 20);
     let query = Query::read(&case.query).expect("a good query");
     for _ in 0..times {
-        black_box(cache.hash(black_box(&Key::new(black_box(&query), EffectiveViewId::COMMON))));
+        black_box(cache.hash(black_box(&CacheKey::new(black_box(&query), EffectiveViewId::COMMON))));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nodens::bench::draw::Draw;
-use nodens::bench::load::{self, Outcome, Plan};
+use nodens::bench::load::{self, LoadOutcome, LoadPlan};
 use nodens::bench::names::{MOST_QUESTIONS, Questions};
 use nodens::bench::pace::Pace;
 
@@ -126,8 +126,8 @@ impl Load {
         duration: Duration,
         draw: &Draw,
         stop: &AtomicBool,
-    ) -> io::Result<Outcome> {
-        let plan = Plan {
+    ) -> io::Result<LoadOutcome> {
+        let plan = LoadPlan {
             targets: vec![server.address],
             pace,
             duration,
@@ -146,6 +146,6 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Returns the number of answers without an error.
-fn good(outcome: &Outcome) -> u64 {
+fn good(outcome: &LoadOutcome) -> u64 {
     outcome.records.iter().map(|record| record.rcodes[0]).sum()
 }

@@ -7,19 +7,19 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{BatchContext, Deferred, Resolved, Resolver, Response, Tally, resolve};
+use nodens::answer::{BatchContext, Deferred, Resolved, Resolver, Response, LocalCounters, resolve};
 use nodens::cache::Cache;
-use nodens::cache::entry::{CacheScope, Entry, Limits};
+use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::horizon::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
-use nodens::metrics::{Metrics, Source};
+use nodens::metrics::{Metrics, AnswerSource};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
-use nodens::wire::query::{Key, Query};
+use nodens::wire::query::{CacheKey, Query};
 use nodens::wire::rcode;
-use nodens::wire::reply::Reply;
+use nodens::wire::reply::ResponseMessage;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
@@ -45,13 +45,13 @@ to = "public"
 "#;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-const LIMITS: Limits = Limits { max_ttl: 86_400, negative_max_ttl: 3_600, rotate: true };
+const LIMITS: EntryLimits = EntryLimits { max_ttl: 86_400, negative_max_ttl: 3_600, rotate: true };
 
 /// A worker without its sockets.
 pub(crate) struct Scene {
     resolver: Arc<Resolver>,
     snapshot: Arc<Snapshot>,
-    tally: Tally,
+    tally: LocalCounters,
     stats_buffer: StatsBuffer,
     upstreams: Rc<AtOnce>,
     out: Vec<u8>,
@@ -64,7 +64,7 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let config = parse(CONFIG, &[]).expect("a good configuration");
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let tally = Tally::new(&metrics, &["cluster.local".to_string(), ".".to_string()]);
+        let tally = LocalCounters::new(&metrics, &["cluster.local".to_string(), ".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
         Self {
             snapshot: resolver.snapshot.load_full(),
@@ -81,7 +81,7 @@ impl Scene {
     /// Returns a scene with the answer to a query in its cache.
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
-        let reply = Reply::read(&case.reply).expect("a good reply");
+        let reply = ResponseMessage::read(&case.reply).expect("a good reply");
         let home = scene.snapshot.home(EffectiveViewId::COMMON, RouteId::of_index(1).expect("an index"), false);
         let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
@@ -112,7 +112,7 @@ impl Scene {
             let (mut bytes, mut out) = (0, vec![0; 4096]);
             for task in begun {
                 let resolved = task.await.expect("it does not panic");
-                assert_eq!((resolved.rcode(), resolved.source), (rcode::NOERROR, Source::Upstream));
+                assert_eq!((resolved.rcode(), resolved.source), (rcode::NOERROR, AnswerSource::Upstream));
                 bytes += resolved.render(&self.resolver, &mut out);
             }
             bytes
@@ -161,8 +161,8 @@ impl Batch<'_> {
 
 /// Returns the cache key of a query, and its hash.
 #[inline]
-pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
-    let key = Key::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
+pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (CacheKey, u64) {
+    let key = CacheKey::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
     let hash = cache.hash(&key);
     (key, hash)
 }
@@ -171,7 +171,7 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (Key, u64) {
 #[inline]
 pub(crate) fn entry(reply: &[u8]) -> Entry {
     let home = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
-    Entry::from_reply(&Reply::read(reply).expect("a good reply"), LIMITS, false, home, 0)
+    Entry::from_reply(&ResponseMessage::read(reply).expect("a good reply"), LIMITS, false, home, 0)
 }
 
 /// Upstream without delay: two addresses for every name.

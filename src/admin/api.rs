@@ -10,19 +10,19 @@ use tokio::time::Instant;
 
 use crate::config::{Select, ServerAddress};
 use crate::metrics::Metrics;
-use crate::metrics::events::{Event, Events, rfc3339};
+use crate::metrics::events::{Event, RecentEvents, rfc3339};
 use crate::snapshot::Snapshot;
-use crate::upstream::server_status::State;
+use crate::upstream::server_status::ServerState;
 use crate::upstream::{Group, Server};
 
 /// Body of `/api/v1/upstreams`.
 #[derive(Debug, Serialize)]
 struct Upstreams<'a> {
-    upstreams: Vec<Upstream<'a>>,
+    upstreams: Vec<UpstreamReport<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct Upstream<'a> {
+struct UpstreamReport<'a> {
     name: &'a str,
     select: &'static str,
     deadline_seconds: f64,
@@ -44,7 +44,7 @@ struct ServerView {
     address: SocketAddr,
     transport: &'static str,
     tls_name: Option<String>,
-    state: State,
+    state: ServerState,
     reason: String,
     since: String,
     age_seconds: f64,
@@ -89,7 +89,7 @@ pub(super) fn upstreams(snapshot: &Snapshot, metrics: &Metrics, now: Instant) ->
 }
 
 /// Returns the events after the given id.
-pub(super) fn events(events: &Events, after: u64) -> String {
+pub(super) fn events(events: &RecentEvents, after: u64) -> String {
     let (events, complete) = events.after(after);
     json(&EventList { events: events.iter().map(Arc::as_ref).collect(), complete })
 }
@@ -100,14 +100,14 @@ fn upstream<'a>(
     group: &'a Group,
     metrics: &Metrics,
     now: Instant,
-) -> Upstream<'a> {
+) -> UpstreamReport<'a> {
     let config = &group.config;
     let name = |server: &ServerAddress| match server {
         ServerAddress::Named { host, port } => Some(format!("{}:{port}", host.to_string().trim_end_matches('.'))),
         ServerAddress::Plain(_) | ServerAddress::Tls { .. } => None,
     };
     let routes = snapshot.config.routes.iter().filter(|route| route.to == index);
-    Upstream {
+    UpstreamReport {
         name: &config.name,
         select: match config.select {
             Select::Ordered => "ordered",

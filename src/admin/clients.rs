@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::answer::Resolver;
 use crate::clients::ClientIdentity;
-use crate::clients::client::{Client, Fact, Field, Job};
+use crate::clients::client::{Client, TrustedValue, Field, Job};
 use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
 
@@ -55,7 +55,7 @@ fn known(client: &Client, since: Option<Millis>, now: Millis) -> Value {
 
 /// Returns each fact about a job with its value and its trust level.
 pub(super) fn job(job: &Job) -> Value {
-    let fact = |(field, fact): (Field, &Fact)| {
+    let fact = |(field, fact): (Field, &TrustedValue)| {
         (field.label().to_owned(), json!({ "value": &*fact.value, "trust": fact.trust.label() }))
     };
     Value::Object(job.facts().map(fact).collect())

@@ -48,7 +48,7 @@ pub(super) trait Pages: Send + Sync + 'static {
 }
 
 /// Connection limits of a set of pages.
-pub(super) struct Door {
+pub(super) struct ConnectionGate {
     visitors: Arc<Connections>,
     caps: Caps,
     /// Time limit for a request's head.
@@ -59,7 +59,7 @@ pub(super) struct Door {
     keeps: bool,
 }
 
-impl Door {
+impl ConnectionGate {
     /// Creates limits for connections that live for `stay` at most. With `keeps`, a connection may carry more than one
     /// request. The head of each request may take `head`.
     pub(super) fn new(caps: Caps, head: Duration, stay: Duration, keeps: bool) -> Self {

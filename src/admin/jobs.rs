@@ -11,11 +11,11 @@ use crate::answer::hints::explain;
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;
-use crate::jobs::account::{Failure, Kind, Slow};
+use crate::jobs::account::{FailedQuestion, ResponseKind, SlowQuestion};
 use crate::jobs::{ClientStats, Excerpt};
 use crate::metrics::events::rfc3339;
 use crate::snapshot::Snapshot;
-use crate::wire::name::Bare;
+use crate::wire::name::DisplayNoDot;
 
 /// Returns all accounts with their totals, the most recently active first.
 pub(super) fn list(resolver: &Resolver) -> String {
@@ -40,17 +40,17 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
-    for Kind { route, rcode, source, times } in &account.kinds {
+    for ResponseKind { route, rcode, source, times } in &account.kinds {
         *routes.entry(route.as_deref().unwrap_or("none")).or_default() += times;
         *rcodes.entry(rcode.label()).or_default() += times;
         *sources.entry(source.label()).or_default() += times;
     }
-    let mut failures: Vec<(&Failure, _)> = account.failures.iter().zip(like).collect();
+    let mut failures: Vec<(&FailedQuestion, _)> = account.failures.iter().zip(like).collect();
     failures.sort_by_key(|(failure, _)| (std::cmp::Reverse(failure.times), failure.first));
     let mut meant: Vec<_> = account.meant.iter().collect();
     meant.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
     let meant: Vec<_> =
-        meant.iter().map(|(name, times)| json!({ "name": Bare(name).to_string(), "queries": times })).collect();
+        meant.iter().map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times })).collect();
     report["address"] = account.address.to_string().into();
     report["by_route"] = json!(routes);
     report["by_rcode"] = json!(rcodes);
@@ -115,9 +115,9 @@ fn with_client(client: Option<&Client>, mut totals: Value) -> Value {
     totals
 }
 
-fn slow(slow: &Slow) -> Value {
+fn slow(slow: &SlowQuestion) -> Value {
     json!({
-        "name": Bare(&slow.name).to_string(),
+        "name": DisplayNoDot(&slow.name).to_string(),
         "type": slow.qtype.to_string(),
         "rcode": slow.rcode.label(),
         "route": slow.route.as_deref(),
@@ -125,9 +125,9 @@ fn slow(slow: &Slow) -> Value {
     })
 }
 
-fn failure(failure: &Failure, (cause, explanation): (&str, String), now: Millis) -> Value {
+fn failure(failure: &FailedQuestion, (cause, explanation): (&str, String), now: Millis) -> Value {
     json!({
-        "name": Bare(&failure.name).to_string(),
+        "name": DisplayNoDot(&failure.name).to_string(),
         "type": failure.qtype.to_string(),
         "rcode": failure.rcode.label(),
         "route": failure.route.as_deref(),

@@ -25,7 +25,7 @@ mod jobs;
 pub(crate) mod report;
 pub(crate) mod text;
 
-use door::{Door, Pages};
+use door::{ConnectionGate, Pages};
 
 /// Time limit for a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,11 +64,11 @@ pub(crate) struct Admin {
     resolver: Arc<Resolver>,
     /// Time of each worker's last heartbeat.
     heartbeats: Arc<Vec<AtomicU64>>,
-    door: Door,
+    door: ConnectionGate,
 }
 
 /// The pages of one listener.
-struct Shown {
+struct ListenerPages {
     admin: Arc<Admin>,
     /// Restricts the listener to [`METRICS_PAGES`].
     metrics_only: bool,
@@ -78,7 +78,7 @@ impl Admin {
     /// Creates the pages from the state and the heartbeats of the workers, with a limit on connections.
     pub(crate) fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
-        Arc::new(Self { resolver, heartbeats, door: Door::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
+        Arc::new(Self { resolver, heartbeats, door: ConnectionGate::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
     }
 
     /// Serves all pages until its task is dropped.
@@ -98,7 +98,7 @@ impl Admin {
     }
 
     async fn show(self: Arc<Self>, listener: TcpListener, metrics_only: bool) -> std::io::Result<()> {
-        let pages = Arc::new(Shown { admin: Arc::clone(&self), metrics_only });
+        let pages = Arc::new(ListenerPages { admin: Arc::clone(&self), metrics_only });
         self.door.serve(&pages, listener).await
     }
 
@@ -204,7 +204,7 @@ impl Admin {
     }
 }
 
-impl Pages for Shown {
+impl Pages for ListenerPages {
     fn resolver(&self) -> &Resolver {
         &self.admin.resolver
     }

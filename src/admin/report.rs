@@ -14,14 +14,14 @@ use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::door::{Door, Pages};
+use super::door::{ConnectionGate, Pages};
 use super::{JSON, jobs, json_page, page, text, unless_it_shows};
 use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};
 use crate::clients::ClientIdentity;
 use crate::jobs::{ClientStats, Excerpt, Pick};
-use crate::wire::name::{Bare, Name};
-use crate::wire::query::Key;
+use crate::wire::name::{DisplayNoDot, Name};
+use crate::wire::query::CacheKey;
 use crate::wire::rtype;
 use crate::wire::text::plain;
 
@@ -42,7 +42,7 @@ const PAGES: &str = "\
 /v1/why/NAME   which way NAME takes, what is known of it, and why it failed for you
 ";
 
-impl Pages for Report {
+impl Pages for ReportPages {
     fn resolver(&self) -> &Resolver {
         &self.resolver
     }
@@ -64,16 +64,16 @@ impl Pages for Report {
 }
 
 /// Report pages and the state that they show.
-pub(crate) struct Report {
+pub(crate) struct ReportPages {
     resolver: Arc<Resolver>,
-    door: Door,
+    door: ConnectionGate,
 }
 
-impl Report {
+impl ReportPages {
     /// Creates the report pages from the state that workers share, with a limit on connections.
     pub(crate) fn new(resolver: Arc<Resolver>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections.min(MOST_CONNECTIONS), per_client: MOST_PER_CLIENT };
-        Arc::new(Self { resolver, door: Door::new(caps, LONGEST_CONNECTION, LONGEST_CONNECTION, false) })
+        Arc::new(Self { resolver, door: ConnectionGate::new(caps, LONGEST_CONNECTION, LONGEST_CONNECTION, false) })
     }
 
     /// Serves the pages until its task is dropped.
@@ -148,8 +148,8 @@ impl Report {
             ClientIdentity::Unknown(_) => None,
         };
         let horizon = snapshot.sees(snapshot.views.of(&who, client));
-        let lines = why(&self.resolver, &snapshot, now, &Key::of_stub(name.as_wire(), rtype::A, horizon), told);
-        let value = json!({ "name": Bare(name.as_wire()).to_string(), "lines": lines });
+        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, horizon), told);
+        let value = json!({ "name": DisplayNoDot(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
     }
 }

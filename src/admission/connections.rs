@@ -41,20 +41,20 @@ pub(crate) struct Connections {
     descriptors: Arc<Descriptors>,
     /// Connections of clients that are not admitted.
     strangers: Option<Arc<Self>>,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
     /// Notification that a connection has closed.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     total: usize,
     waiting: usize,
-    by_client: HashMap<IpAddr, OfClient>,
+    by_client: HashMap<IpAddr, OpenOfClient>,
 }
 
 #[derive(Debug, Default)]
-struct OfClient {
+struct OpenOfClient {
     spots: Vec<Arc<Spot>>,
     waiting: usize,
 }
@@ -72,7 +72,7 @@ const BUSY: u64 = u64::MAX;
 
 /// Slot of one connection; dropping it makes room for another one.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     of: Arc<Connections>,
     client: IpAddr,
     spot: Arc<Spot>,
@@ -80,7 +80,7 @@ pub(crate) struct Place {
 
 /// Connection that waits for a slot.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct QueuedConnection {
     of: Arc<Connections>,
     client: IpAddr,
     caps: Caps,
@@ -89,9 +89,9 @@ pub(crate) struct Waiting {
 /// Result of the admission of a connection.
 #[derive(Debug)]
 pub(crate) enum Admitted {
-    Now(Place),
+    Now(ConnectionSlot),
     /// A wait for a slot.
-    Later(Waiting),
+    Later(QueuedConnection),
     Never,
 }
 
@@ -136,10 +136,10 @@ impl Connections {
         }
         of_client.waiting += 1;
         open.waiting += 1;
-        Admitted::Later(Waiting { of: Arc::clone(self), client, caps })
+        Admitted::Later(QueuedConnection { of: Arc::clone(self), client, caps })
     }
 
-    fn place(self: &Arc<Self>, open: &mut Open, client: IpAddr, caps: Caps, now: Millis) -> Option<Place> {
+    fn place(self: &Arc<Self>, open: &mut OpenConnections, client: IpAddr, caps: Caps, now: Millis) -> Option<ConnectionSlot> {
         let of_client = open.by_client.get(&client).map_or(0, |of_client| of_client.spots.len());
         if of_client >= caps.per_client {
             open.free_one_of(client, now)?;
@@ -152,16 +152,16 @@ impl Connections {
         let spot = Arc::new(Spot { idle_since: now.into(), leave: Notify::new() });
         open.total += 1;
         open.by_client.entry(client).or_default().spots.push(Arc::clone(&spot));
-        Some(Place { of: Arc::clone(self), client, spot })
+        Some(ConnectionSlot { of: Arc::clone(self), client, spot })
     }
 
     /// Locks the state. It is consistent between any two statements that can panic.
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenConnections {
     fn of(&self, client: IpAddr) -> usize {
         self.by_client.get(&client).map_or(0, |of_client| of_client.spots.len())
     }
@@ -195,7 +195,7 @@ fn within(room: usize, caps: Caps) -> Caps {
     Caps { total: room, per_client: share.max(LEAST_PER_CLIENT).min(caps.per_client) }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Records since when the connection is idle; `None` if it is in use and must not make room for another one.
     pub(crate) fn note_idle(&self, since: Option<Millis>) {
         self.spot.idle_since.store(since.unwrap_or(BUSY), Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.of.open();
         if let Some(of_client) = open.by_client.get_mut(&self.client) {
@@ -224,9 +224,9 @@ impl Drop for Place {
     }
 }
 
-impl Waiting {
+impl QueuedConnection {
     /// Returns a slot if one becomes free in time. `now` returns the current time.
-    pub(crate) async fn place(self, now: impl Fn() -> Millis) -> Option<Place> {
+    pub(crate) async fn place(self, now: impl Fn() -> Millis) -> Option<ConnectionSlot> {
         let found = async {
             loop {
                 let freed = self.of.freed.notified();
@@ -243,7 +243,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for QueuedConnection {
     fn drop(&mut self) {
         let mut open = self.of.open();
         open.waiting -= 1;
@@ -266,7 +266,7 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    fn place(open: &Arc<Connections>, last: u8, caps: Caps, now: Millis) -> Option<Place> {
+    fn place(open: &Arc<Connections>, last: u8, caps: Caps, now: Millis) -> Option<ConnectionSlot> {
         match open.admit(client(last), caps, now) {
             Admitted::Now(place) => Some(place),
             Admitted::Later(_) | Admitted::Never => None,

@@ -34,14 +34,14 @@ const LINGER_PART: usize = 4;
 
 /// Descriptors that the configuration needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct DescriptorDemand {
     pub clients: usize,
     pub servers: usize,
     /// Connections of one thread to all servers.
     pub connections: usize,
 }
 
-impl Wish {
+impl DescriptorDemand {
     /// Returns the descriptors that one thread needs for upstreams.
     fn of_thread(self) -> usize {
         // This includes replaced ports that still wait for responses.
@@ -84,12 +84,12 @@ impl Descriptors {
     /// Returns shares without bounds.
     pub fn unlimited() -> Self {
         let shares = Self::new(usize::MAX, 0, 1, false);
-        shares.share_out(Wish::default());
+        shares.share_out(DescriptorDemand::default());
         shares
     }
 
     /// Divides the free descriptors. Returns whether they suffice for `wish`.
-    pub fn share_out(&self, wish: Wish) -> bool {
+    pub fn share_out(&self, wish: DescriptorDemand) -> bool {
         let upstreams = wish.of_thread().saturating_mul(self.threads);
         let half = self.free / 2;
         // The bounds are not lowered to the wish: a later configuration may need more.
@@ -106,7 +106,7 @@ impl Descriptors {
     }
 
     /// Returns the limit that `wish` needs.
-    pub fn needed(&self, wish: Wish) -> usize {
+    pub fn needed(&self, wish: DescriptorDemand) -> usize {
         self.limit - self.free + wish.clients + wish.of_thread() * self.threads
     }
 
@@ -128,7 +128,7 @@ impl Descriptors {
     /// Returns what one thread may open for `servers` upstream servers, if it needs `connections` connections to them.
     pub fn of_thread(&self, servers: usize, connections: usize) -> ThreadShare {
         let (share, servers) = (self.of_thread.load(Ordering::Relaxed), servers.max(1));
-        let wish = Wish { clients: 0, servers, connections };
+        let wish = DescriptorDemand { clients: 0, servers, connections };
         let connections = match wish.of_thread() <= share {
             true => connections,
             false => connections.min((share / CONNECTIONS_PART).max(servers)),
@@ -143,7 +143,7 @@ impl Descriptors {
 mod tests {
     use super::*;
 
-    const WISH: Wish = Wish { clients: 1_024, servers: 3, connections: 6 };
+    const WISH: DescriptorDemand = DescriptorDemand { clients: 1_024, servers: 3, connections: 6 };
 
     #[test]
     fn where_there_are_enough_nothing_shrinks() {
@@ -179,11 +179,11 @@ mod tests {
     #[test]
     fn what_one_half_does_not_want_the_other_has() {
         let shares = Descriptors::new(1_024, 40, 3, false);
-        let few = Wish { clients: 1_024, servers: 1, connections: 2 };
+        let few = DescriptorDemand { clients: 1_024, servers: 1, connections: 2 };
         assert!(!shares.share_out(few));
         assert!(shares.clients() > shares.free / 2);
         assert_eq!(shares.of_thread(1, 2).ports_per_server, PORTS);
-        let quiet = Wish { clients: 16, servers: 8, connections: 16 };
+        let quiet = DescriptorDemand { clients: 16, servers: 8, connections: 16 };
         shares.share_out(quiet);
         assert!(shares.of_thread(8, 16).ports > shares.free / 2 / 3);
     }

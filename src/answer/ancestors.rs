@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::outcome::{Outcome, Words, enter_at_once};
+use super::outcome::{QueryOutcome, Explanation, enter_at_once};
 use super::pending::PendingQuery;
 use super::request::{Request, Response};
 use super::state::Resolver;
@@ -24,13 +24,13 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::fetch;
-use crate::local::cluster::{Cluster, Rule};
+use crate::local::cluster::{Cluster, DenialRule};
 use crate::local::probes::LONGEST_CUT;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::make;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
 /// Uses of a denial after which it is refreshed before its end.
@@ -39,11 +39,11 @@ const POPULAR: u8 = 3;
 const REFRESHED_AT: Millis = LONGEST_CUT / 10 * 9;
 
 /// Denial of a name above the queried one.
-pub(super) struct Cut {
+pub(super) struct AncestorDenial {
     /// Remaining lifetime in seconds.
     pub(super) ttl: u32,
     /// Question of the denial and its hash, if it is to be refreshed now.
-    pub(super) refresh: Option<(Key, u64)>,
+    pub(super) refresh: Option<(CacheKey, u64)>,
 }
 
 /// State of a name in the cache.
@@ -60,15 +60,15 @@ impl Resolver {
         &self,
         turn: &mut BatchContext<'_>,
         from: &Request<'_>,
-        asked: (&Key, u64),
-        (route, rule, ttl): (RouteId, Rule, u32),
+        asked: (&CacheKey, u64),
+        (route, rule, ttl): (RouteId, DenialRule, u32),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
         let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
-        let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Words::Options(cluster.error(rule)));
-        enter_at_once(self, turn, &Outcome { words, ..from.outcome(asked, Some(route), code, Source::Local) });
+        let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Explanation::Options(cluster.error(rule)));
+        enter_at_once(self, turn, &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) });
         Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }
@@ -77,11 +77,11 @@ impl Resolver {
 pub(super) fn cut(
     resolver: &Resolver,
     snapshot: &Snapshot,
-    key: &Key,
+    key: &CacheKey,
     route: RouteId,
     depth: usize,
     now: Millis,
-) -> Option<Cut> {
+) -> Option<AncestorDenial> {
     above(snapshot, key, route, depth, now)?.find_map(|above| {
         let hash = resolver.cache.hash(&above);
         let denial = |entry: &mut Entry| {
@@ -95,7 +95,7 @@ pub(super) fn cut(
             Some(((end.saturating_sub(now) / 1_000) as u32, again))
         };
         let (ttl, again) = resolver.cache.with(hash, &above, denial).flatten()?;
-        Some(Cut { ttl, refresh: again.then_some((above, hash)) })
+        Some(AncestorDenial { ttl, refresh: again.then_some((above, hash)) })
     })
 }
 
@@ -103,10 +103,10 @@ pub(super) fn cut(
 pub(super) fn denied_above(
     resolver: &Resolver,
     snapshot: &Snapshot,
-    key: &Key,
+    key: &CacheKey,
     (route, depth): (RouteId, usize),
     now: Millis,
-) -> Option<Key> {
+) -> Option<CacheKey> {
     above(snapshot, key, route, depth, now)?
         .find(|above| look_up(resolver, snapshot, route, above, now) == Known::Denied)
 }
@@ -114,11 +114,11 @@ pub(super) fn denied_above(
 /// Returns the questions for the names above that of `key` whose denials would cover it; none if denials do not count for it.
 fn above<'a>(
     snapshot: &'a Snapshot,
-    key: &'a Key,
+    key: &'a CacheKey,
     route: RouteId,
     depth: usize,
     now: Millis,
-) -> Option<impl Iterator<Item = Key> + 'a> {
+) -> Option<impl Iterator<Item = CacheKey> + 'a> {
     let cluster = snapshot.cluster(route).filter(|cluster| cluster.probes.is_trusted(now))?;
     is_prunable(cluster, key, depth)
         .then(|| cluster.ancestors(key.name()).into_iter().flatten().map(|above| key.for_question(above, rtype::A)))
@@ -131,9 +131,9 @@ pub(super) fn learn<U: Ask + 'static>(
     upstreams: &Rc<U>,
     wanted: &PendingQuery,
     rcode: Rcode,
-    source: Source,
+    source: AnswerSource,
 ) {
-    if rcode == rcode::NXDOMAIN && source == Source::Upstream {
+    if rcode == rcode::NXDOMAIN && source == AnswerSource::Upstream {
         look_above(resolver, upstreams, wanted);
     }
 }
@@ -174,7 +174,7 @@ struct Probe {
 }
 
 impl Probe {
-    async fn run<U: Ask + 'static>(&self, upstreams: &Rc<U>, above: Key) {
+    async fn run<U: Ask + 'static>(&self, upstreams: &Rc<U>, above: CacheKey) {
         let Some(cluster) = self.snapshot.cluster(self.route) else { return };
         if !cluster.probes.is_trusted(self.resolver.now()) {
             match self.ask(upstreams, above.for_name(&cluster.default_namespace())).await {
@@ -193,7 +193,7 @@ impl Probe {
     }
 
     /// Queries a name, unless a query for it is in flight, and caches the result.
-    async fn ask<U: Ask + 'static>(&self, upstreams: &Rc<U>, key: Key) -> Known {
+    async fn ask<U: Ask + 'static>(&self, upstreams: &Rc<U>, key: CacheKey) -> Known {
         let Self { resolver, snapshot, route } = self;
         let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
         let known = look_up(resolver, snapshot, *route, &key, resolver.millis(asked));
@@ -230,12 +230,12 @@ impl Drop for Probe {
 }
 
 /// Returns whether a denial of a name above covers `key`: it is for an address, with the plain flags of stub resolvers.
-fn is_prunable(cluster: &Cluster, key: &Key, depth: usize) -> bool {
+fn is_prunable(cluster: &Cluster, key: &CacheKey, depth: usize) -> bool {
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
     cluster.prunes() && plain && matches!(key.qtype(), rtype::A | rtype::AAAA) && cluster.has(key.name(), depth)
 }
 
-fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Key, now: Millis) -> Known {
+fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &CacheKey, now: Millis) -> Known {
     let known = |entry: &mut Entry| known(entry, snapshot, route, now);
     resolver.cache.with(resolver.cache.hash(key), key, known).unwrap_or(Known::Not)
 }

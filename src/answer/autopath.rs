@@ -27,10 +27,10 @@ use crate::clients::ClientIdentity;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::fetch;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
 use crate::wire::make::LocalRecords;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::{class, rcode, rtype};
 
 /// TTL of the CNAME in seconds: an earlier name of the list may be created.
@@ -41,7 +41,7 @@ pub(super) struct SearchOutcome {
     /// Answer to the name's own question, or to that of another name.
     pub(super) entry: Entry,
     /// Source of the answer.
-    pub(super) source: Source,
+    pub(super) source: AnswerSource,
     /// CNAME that leads to the other name, and the question for that name.
     pub(super) other: Option<Box<(LocalRecords, PendingQuery)>>,
 }
@@ -51,7 +51,7 @@ pub(super) struct SearchOutcome {
 pub(super) fn path(
     resolver: &Resolver,
     turn: &BatchContext<'_>,
-    key: &Key,
+    key: &CacheKey,
     route: RouteId,
     client: IpAddr,
 ) -> Option<Box<Path>> {
@@ -73,16 +73,16 @@ pub(super) async fn walk<U: Ask + 'static>(
     path: &Path,
 ) -> SearchOutcome {
     let (first, source) = match look(resolver, upstreams, wanted, wanted.key.clone()).await {
-        Look::Missing(entry, source) => (entry, source),
-        Look::Exists(entry, source, _) | Look::Failed(entry, source) => {
+        NameLookup::Missing(entry, source) => (entry, source),
+        NameLookup::Exists(entry, source, _) | NameLookup::Failed(entry, source) => {
             return SearchOutcome { entry, source, other: None };
         }
     };
     for name in &path.0 {
         match look(resolver, upstreams, wanted, wanted.key.for_name(name.as_wire())).await {
-            Look::Missing(..) => {}
-            Look::Failed(..) => break,
-            Look::Exists(entry, source, asked) => {
+            NameLookup::Missing(..) => {}
+            NameLookup::Failed(..) => break,
+            NameLookup::Exists(entry, source, asked) => {
                 resolver.metrics.search.completed.inc();
                 wanted.by.set(asked.by.get());
                 let mut alias = LocalRecords::default();
@@ -95,26 +95,26 @@ pub(super) async fn walk<U: Ask + 'static>(
 }
 
 /// Result of one name of the path.
-enum Look {
+enum NameLookup {
     /// The name exists, with or without an address of the type; the question says which server answered.
-    Exists(Entry, Source, Box<PendingQuery>),
+    Exists(Entry, AnswerSource, Box<PendingQuery>),
     /// The name does not exist.
-    Missing(Entry, Source),
+    Missing(Entry, AnswerSource),
     /// The result is unknown, because servers failed.
-    Failed(Entry, Source),
+    Failed(Entry, AnswerSource),
 }
 
 /// Resolves one name as a query for it would be resolved.
-async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &PendingQuery, key: Key) -> Look {
+async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &PendingQuery, key: CacheKey) -> NameLookup {
     let snapshot = &from.snapshot;
-    let question = |key: Key, route| {
+    let question = |key: CacheKey, route| {
         let hash = resolver.cache.hash(&key);
         let (snapshot, asked, client) = (Arc::clone(snapshot), from.asked, from.client);
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client, by: Cell::default() }
     };
-    let own = |key: Key, route, own: &LocalLookup| {
+    let own = |key: CacheKey, route, own: &LocalLookup| {
         let asked = question(key, route);
-        (fetch::own_entry(resolver, &asked, own), Source::Local, asked)
+        (fetch::own_entry(resolver, &asked, own), AnswerSource::Local, asked)
     };
     let (entry, source, asked) = match local(snapshot, &key) {
         Local::Denied { route } => own(key, route, &denial(snapshot, route)),
@@ -122,7 +122,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
         // A static alias is rare here: the client resolves it itself.
         Local::Alias(_, target, route) => {
             let asked = question(key.for_name(&target), route);
-            (fetch::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), Source::Local, asked)
+            (fetch::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), AnswerSource::Local, asked)
         }
         Local::Not { route, depth } => {
             let now = resolver.now();
@@ -144,20 +144,20 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
         }
     };
     match entry.rcode {
-        rcode::NOERROR => Look::Exists(entry, source, Box::new(asked)),
-        rcode::NXDOMAIN if source != Source::Stale => Look::Missing(entry, source),
-        _ => Look::Failed(entry, source),
+        rcode::NOERROR => NameLookup::Exists(entry, source, Box::new(asked)),
+        rcode::NXDOMAIN if source != AnswerSource::Stale => NameLookup::Missing(entry, source),
+        _ => NameLookup::Failed(entry, source),
     }
 }
 
 /// Returns the cached result of a question, if no query is needed.
-fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, Source)> {
+fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, AnswerSource)> {
     let (entry, freshness) = fetch::kept(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);
     match freshness {
-        Freshness::Fresh(_) => Some((entry, Source::Hit)),
-        Freshness::Stale if failed => Some((entry, Source::Stale)),
-        Freshness::Failed if failed => Some((entry, Source::Hit)),
+        Freshness::Fresh(_) => Some((entry, AnswerSource::Hit)),
+        Freshness::Stale if failed => Some((entry, AnswerSource::Stale)),
+        Freshness::Failed if failed => Some((entry, AnswerSource::Hit)),
         _ => None,
     }
 }

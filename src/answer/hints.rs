@@ -8,17 +8,17 @@ use crate::cause::Cause;
 use crate::clients::ClientIdentity;
 use crate::horizon::EffectiveViewId;
 use crate::jobs::ClientStats;
-use crate::jobs::account::Failure;
+use crate::jobs::account::FailedQuestion;
 use crate::jobs::existing::MOST_LIKE;
-use crate::route::Way;
+use crate::route::Destination;
 use crate::snapshot::Snapshot;
-use crate::wire::name::Bare;
-use crate::wire::query::Key;
+use crate::wire::name::DisplayNoDot;
+use crate::wire::query::CacheKey;
 use crate::wire::{RrType, rcode, rtype};
 
 /// Suggestion for a name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Hint {
+pub(crate) enum Diagnosis {
     /// Similar name that exists for this client (lower-case wire form).
     ExistsAs(Vec<u8>),
     /// Label of the route that other clients have for the name.
@@ -31,7 +31,7 @@ pub(crate) fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
     account: &ClientStats,
-    failure: &Failure,
+    failure: &FailedQuestion,
     like: &[Box<[u8]>],
 ) -> (&'static str, String) {
     let (cause, sentence) = (failure.cause, account.sentence(failure));
@@ -55,19 +55,19 @@ fn hint(
     horizon: EffectiveViewId,
     name: &[u8],
     like: &[Box<[u8]>],
-) -> Option<Hint> {
+) -> Option<Diagnosis> {
     let seen = snapshot.horizon(horizon);
     let exists = |other: &&[u8]| {
         seen.has_records(other)
             || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, other, qtype))
     };
     let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
-    found.map(|found| Hint::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
+    found.map(|found| Diagnosis::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
 }
 
 /// Returns whether the cache has an answer with records.
 fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8], qtype: RrType) -> bool {
-    let key = Key::of_stub(name, qtype, horizon);
+    let key = CacheKey::of_stub(name, qtype, horizon);
     let window = stale_window(snapshot);
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
@@ -79,18 +79,18 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: EffectiveViewId,
 }
 
 /// Returns the most specific route that other clients have for a name, if it is more specific than the route of this view.
-fn other_view(snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8]) -> Option<Hint> {
+fn other_view(snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8]) -> Option<Diagnosis> {
     let depth = |id: EffectiveViewId| snapshot.horizon(id).router.find(name);
     let own = depth(horizon).map_or(0, |(_, depth)| depth);
     let others = snapshot.horizons().filter(|other| *other != horizon).filter_map(depth);
     let (route, _) = others
         .filter_map(|(way, depth)| match way {
-            Way::Route(route) => Some((route, depth)),
-            Way::Denied => None,
+            Destination::Route(route) => Some((route, depth)),
+            Destination::Denied => None,
         })
         .filter(|(_, depth)| *depth > own)
         .max_by_key(|(_, depth)| *depth)?;
-    Some(Hint::OtherView(snapshot.route(route)?.label.clone()))
+    Some(Diagnosis::OtherView(snapshot.route(route)?.label.clone()))
 }
 
 /// Returns the effective view of the client that the statistics belong to.
@@ -100,7 +100,7 @@ fn horizon(snapshot: &Snapshot, account: &ClientStats) -> EffectiveViewId {
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))
 }
 
-impl Hint {
+impl Diagnosis {
     /// Returns the cause, as APIs show it.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl Hint {
     /// Returns the suggestion as a sentence.
     pub(crate) fn sentence(&self) -> String {
         match self {
-            Self::ExistsAs(name) => format!("wrong suffix? {} exists", Bare(name)),
+            Self::ExistsAs(name) => format!("wrong suffix? {} exists", DisplayNoDot(name)),
             Self::OtherView(route) => {
                 format!("other clients have route \"{route}\" for it, the view of this client does not")
             }

@@ -26,8 +26,8 @@ use crate::config::RouteId;
 use crate::jobs::{Excerpt, Pick};
 use crate::snapshot::Snapshot;
 use crate::wire::make::{LocalRecords, OPT_SIZE};
-use crate::wire::name::{Bare, OWN_ZONE, suffixes};
-use crate::wire::query::{Key, Query};
+use crate::wire::name::{DisplayNoDot, OWN_ZONE, suffixes};
+use crate::wire::query::{CacheKey, Query};
 use crate::wire::text::plain;
 use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Way in which such a name is answered.
-pub(super) enum Inside {
+pub(super) enum SelfService {
     Now(Rcode, LocalRecords),
     /// Deferred to [`tell`], which waits until the statistics that this worker has recorded are merged.
     Later,
@@ -63,10 +63,10 @@ pub(super) fn inside(
     resolver: &Resolver,
     turn: &mut BatchContext<'_>,
     query: &Query<'_>,
-    key: &Key,
+    key: &CacheKey,
     client: IpAddr,
     room: usize,
-) -> Option<Inside> {
+) -> Option<SelfService> {
     let name = key.name();
     if !name.ends_with(OWN_ZONE) || key.qclass() != class::IN {
         return None;
@@ -77,17 +77,17 @@ pub(super) fn inside(
         return exists.then(|| {
             let mut records = LocalRecords::default();
             records.soa(OWN_ZONE, 0);
-            Inside::Now(rcode::NOERROR, records)
+            SelfService::Now(rcode::NOERROR, records)
         });
     }
     let since_start = resolver.epoch.until(turn.at);
     if !resolver.limits.introspection.admits(client, MOST_A_SECOND, since_start) {
         let line = format!("rate limited: at most {MOST_A_SECOND} such answers a second for each client");
-        return Some(Inside::Now(rcode::NOERROR, records(query, &[line], room)));
+        return Some(SelfService::Now(rcode::NOERROR, records(query, &[line], room)));
     }
     // The answer includes what this worker has recorded so far.
     resolver.accounts.jobs.flush(turn.stats_buffer, turn.now);
-    Some(Inside::Later)
+    Some(SelfService::Later)
 }
 
 /// Returns the records for a query that [`inside`] deferred. Waits for the control thread and for readers of the statistics,
@@ -178,7 +178,7 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, to
     lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
     for (failure, like) in account.failures.iter().zip(&like) {
         let seconds = now.saturating_sub(failure.last) / 1_000;
-        let (name, (_, sentence)) = (Bare(&failure.name), explain(resolver, snapshot, &account, failure, like));
+        let (name, (_, sentence)) = (DisplayNoDot(&failure.name), explain(resolver, snapshot, &account, failure, like));
         let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
         lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
     }
@@ -210,7 +210,7 @@ pub fn why(
     resolver: &Resolver,
     snapshot: &Snapshot,
     now: Millis,
-    question: &Key,
+    question: &CacheKey,
     told: Option<Excerpt>,
 ) -> Vec<String> {
     let name = question.name();
@@ -222,20 +222,20 @@ pub fn why(
                 "" => "a special-use name",
                 why => why,
             };
-            (name.to_vec(), None, vec![format!("{} is {what}: nodens answers {} itself", Bare(name), rcode.label())])
+            (name.to_vec(), None, vec![format!("{} is {what}: nodens answers {} itself", DisplayNoDot(name), rcode.label())])
         }
         Local::Alias(_, target, route) => {
-            let line = format!("{} is a static alias of {}", Bare(name), Bare(&target));
+            let line = format!("{} is a static alias of {}", DisplayNoDot(name), DisplayNoDot(&target));
             (target, Some(route), vec![line])
         }
         Local::Denied { .. } => {
-            let line = format!("{} cannot exist in Kubernetes: nodens denies it itself", Bare(name));
+            let line = format!("{} cannot exist in Kubernetes: nodens denies it itself", DisplayNoDot(name));
             (name.to_vec(), None, vec![line])
         }
         Local::Not { route, depth } => {
             match ancestors::denied_above(resolver, snapshot, question, (route, depth), now) {
                 Some(above) => {
-                    let (above, denied) = (Bare(above.name()), Bare(name));
+                    let (above, denied) = (DisplayNoDot(above.name()), DisplayNoDot(name));
                     let line =
                         format!("{above} does not exist, so no name below it exists: nodens denies {denied} itself");
                     (name.to_vec(), None, vec![line])
@@ -257,7 +257,7 @@ pub fn why(
     let Some((number, route, group)) = known else { return lines };
     let next = route.fallthrough.and_then(|next| snapshot.groups.get(next.to));
     let next = next.map_or(String::new(), |next| format!(", and what that denies to upstream {}", next.config.name));
-    lines.push(format!("{} takes route \"{}\" to upstream {}{next}", Bare(&target), route.label, group.config.name));
+    lines.push(format!("{} takes route \"{}\" to upstream {}{next}", DisplayNoDot(&target), route.label, group.config.name));
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));
@@ -273,7 +273,7 @@ pub fn why(
 }
 
 /// Describes the cache entry for a question.
-fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &Key, route: RouteId) -> String {
+fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &CacheKey, route: RouteId) -> String {
     let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
         let at_home = entry.home.route_under(generation) == Some(route);

@@ -6,10 +6,10 @@ use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
-use crate::wire::query::{Key, Query};
+use crate::wire::query::{CacheKey, Query};
 use crate::wire::{Rcode, ede, make, rcode};
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4).
@@ -22,7 +22,7 @@ const LEAST_PREFETCHED: Millis = 5_000;
 /// Result of a cache look-up.
 pub(super) enum Cached {
     /// Response of `len` bytes in the buffer.
-    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (Source, RouteId), refresh: bool },
+    Reply { len: usize, rcode: Rcode, cause: Option<Cause>, source: (AnswerSource, RouteId), refresh: bool },
     /// No entry that can be served without a query.
     Nothing,
 }
@@ -33,7 +33,7 @@ pub(super) fn cached(
     turn: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
-    key: &Key,
+    key: &CacheKey,
     options: &[u8],
     out: &mut [u8],
 ) -> Cached {
@@ -53,7 +53,7 @@ pub(super) fn cached(
             let refresh = wants_prefetch(snapshot, entry, turn.now);
             entry.refreshing |= refresh;
             let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
-            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh }
+            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh }
         }
         Freshness::Stale if failure_holds(snapshot, entry, turn.now) => {
             let len = fit_stale(entry, query, options, out);
@@ -61,14 +61,14 @@ pub(super) fn cached(
                 len,
                 rcode: entry.rcode,
                 cause: entry.cause,
-                source: (Source::Stale, route),
+                source: (AnswerSource::Stale, route),
                 refresh: false,
             }
         }
         Freshness::Failed if failure_holds(snapshot, entry, turn.now) => {
             let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (Source::Hit, route), refresh: false }
+            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh: false }
         }
         _ => Cached::Nothing,
     }
@@ -79,7 +79,7 @@ pub(super) fn past_its_time(
     turn: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
-    key: &Key,
+    key: &CacheKey,
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, Rcode, Option<Cause>)> {

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::autopath::{self, SearchOutcome};
 use super::kept::stale;
 use super::obtain::obtain;
-use super::outcome::Asked;
-use super::pending::{Deferred, Introspection, PendingQuery, Task};
+use super::outcome::ParsedQuestion;
+use super::pending::{Deferred, Introspection, PendingQuery, PendingTask};
 use super::request::options;
 use super::state::Resolver;
 use super::{ancestors, inside};
@@ -20,7 +20,7 @@ use crate::cause::Cause;
 use crate::config::RouteId;
 use crate::fetch;
 use crate::governor::pool::Share;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
@@ -39,7 +39,7 @@ pub struct Resolved {
     /// True if the query came over TCP.
     pub over_tcp: bool,
     /// Source of the answer.
-    pub source: Source,
+    pub source: AnswerSource,
     /// Time from the query to its answer.
     pub took: Duration,
     body: Body,
@@ -65,13 +65,13 @@ pub async fn resolve<U: Ask + 'static>(
 ) -> Resolved {
     let Deferred { task, query, over_tcp, place } = *deferred;
     let wanted = match task {
-        Task::Question(wanted) => wanted,
-        Task::Introspection(wanted) => {
+        PendingTask::Question(wanted) => wanted,
+        PendingTask::Introspection(wanted) => {
             let records = inside::tell(resolver, &wanted, &query, over_tcp).await;
             drop(place);
             let took = wanted.asked.elapsed();
             let body = Body::Introspection(wanted, records);
-            return Resolved { query, over_tcp, source: Source::Local, took, body, _share: None };
+            return Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None };
         }
     };
     let SearchOutcome { entry, source, other } = match &wanted.path {
@@ -98,7 +98,7 @@ pub async fn resolve<U: Ask + 'static>(
             let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
             let entry = fetch::unasked_entry(resolver, &wanted, (Cause::RateLimited, &error));
             let body = Body::Entry(wanted, entry, None);
-            Resolved { query, over_tcp, source: Source::Local, took, body, _share: None }
+            Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None }
         }
         share => {
             let (body, _share) = (Body::Entry(wanted, entry, other), share.flatten());
@@ -125,7 +125,7 @@ impl Resolved {
             Body::Entry(wanted, entry, other) => (wanted, entry, other),
         };
         let age = match self.source {
-            Source::Stale => {
+            AnswerSource::Stale => {
                 let (age, error) = stale(entry);
                 options.extend(error);
                 age
@@ -145,9 +145,9 @@ impl Resolved {
     }
 
     /// Returns the question of the client's query; `None` if the query was for a static alias.
-    pub fn question(&self) -> Option<Asked<'_>> {
+    pub fn question(&self) -> Option<ParsedQuestion<'_>> {
         match &self.body {
-            Body::Entry(wanted, ..) if wanted.alias.is_none() => Some(Asked::of(&wanted.key, wanted.hash)),
+            Body::Entry(wanted, ..) if wanted.alias.is_none() => Some(ParsedQuestion::of(&wanted.key, wanted.hash)),
             _ => None,
         }
     }
@@ -212,7 +212,7 @@ impl Resolved {
     /// Returns the server that answered, if this query or an identical one was sent to a server.
     pub fn answered_by(&self) -> Option<SocketAddr> {
         match &self.body {
-            Body::Entry(wanted, entry, _) if self.source == Source::Upstream && entry.rcode != rcode::SERVFAIL => {
+            Body::Entry(wanted, entry, _) if self.source == AnswerSource::Upstream && entry.rcode != rcode::SERVFAIL => {
                 wanted.by.get().address()
             }
             _ => None,

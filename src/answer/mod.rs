@@ -29,11 +29,11 @@ use std::net::IpAddr;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::config::{RouteId, ViewId};
-use crate::governor::pending::Place;
-use crate::local::cluster::{FORM_TTL, Rule};
-use crate::metrics::Source;
+use crate::governor::pending::PendingSlot;
+use crate::local::cluster::{FORM_TTL, DenialRule};
+use crate::metrics::AnswerSource;
 use crate::wire::make;
-use crate::wire::query::{Asks, Key, Query, Reject};
+use crate::wire::query::{RequestBits, CacheKey, Query, Reject};
 use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
@@ -52,18 +52,18 @@ pub(crate) mod state;
 pub(crate) mod tally;
 mod turn;
 
-use inside::Inside;
+use inside::SelfService;
 use kept::{Cached, cached};
-use outcome::{Asked, Outcome, Words};
+use outcome::{ParsedQuestion, QueryOutcome, Explanation};
 use request::{Request, options};
 
 pub use inside::why;
 pub use late::{Resolved, resolve};
 pub use ours::{LOOP_CHECK, Local, LocalLookup, denial, local};
-pub use pending::{Deferred, Introspection, Path, PendingQuery, Task};
+pub use pending::{Deferred, Introspection, Path, PendingQuery, PendingTask};
 pub use request::Response;
 pub use state::Resolver;
-pub use tally::Tally;
+pub use tally::LocalCounters;
 pub use turn::BatchContext;
 
 /// Text for a client whose query was rejected because too many queries are pending.
@@ -90,7 +90,7 @@ impl Resolver {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
         }
         match query.edns {
-            Some(edns) if edns.asks != Asks::default() => self.respond_with_options(turn, &from, out),
+            Some(edns) if edns.asks != RequestBits::default() => self.respond_with_options(turn, &from, out),
             _ => self.respond_to(turn, &from, &[], out),
         }
     }
@@ -118,7 +118,7 @@ impl Resolver {
         {
             return response;
         }
-        let key = Key::new(query, turn.snapshot.sees(view));
+        let key = CacheKey::new(query, turn.snapshot.sees(view));
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
         match self.cache.with(hash, key, |entry| cached(turn, entry, query, key, options, out)) {
@@ -127,18 +127,18 @@ impl Resolver {
                 // Both cases are rare, and one check of the header finds either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
-                        && source == Source::Hit
+                        && source == AnswerSource::Hit
                         && let Some(path) = autopath::path(self, turn, key, route, client)
                         && let Some(place) = self.place(turn, Some(route), client)
                     {
                         let wanted = turn.wanted(key.clone(), hash, route, None, Some(client)).along(path);
-                        return self.defer(turn, Task::Question(wanted), from, place);
+                        return self.defer(turn, PendingTask::Question(wanted), from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
                     // Other cached responses have no words.
                     if rcode == rcode::SERVFAIL || cause == Some(Cause::Blocked) {
-                        outcome.words = Words::Remembered(key);
+                        outcome.words = Explanation::Remembered(key);
                     }
                 }
                 outcome::enter_at_once(self, turn, &outcome);
@@ -156,7 +156,7 @@ impl Resolver {
     #[cold]
     fn refuse(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
-        outcome::enter_at_once(self, turn, &from.turned_away((rcode::REFUSED, Cause::Refused), Source::Refused, text));
+        outcome::enter_at_once(self, turn, &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text));
         from.error(rcode::REFUSED, Cause::Refused, text, out)
     }
 
@@ -178,7 +178,7 @@ impl Resolver {
         outcome::enter_at_once(
             self,
             turn,
-            &from.turned_away((rcode::SERVFAIL, Cause::RateLimited), Source::Local, &text),
+            &from.turned_away((rcode::SERVFAIL, Cause::RateLimited), AnswerSource::Local, &text),
         );
         Some(from.error(rcode::SERVFAIL, Cause::RateLimited, &text, out))
     }
@@ -201,15 +201,15 @@ impl Resolver {
             Reject::Code { rcode, question_end, edns } => (rcode, question_end, edns),
         };
         let (rcode, source, cause) = match turn.snapshot.admission.admits(client) {
-            true => (code, Source::Local, Cause::BadQuery),
-            false => (rcode::REFUSED, Source::Refused, Cause::Refused),
+            true => (code, AnswerSource::Local, Cause::BadQuery),
+            false => (rcode::REFUSED, AnswerSource::Refused, Cause::Refused),
         };
         // The question is present if it is to be echoed.
         let qtype = question_end.checked_sub(4).and_then(|at| u16_at(packet, at)).filter(|_| question_end > HEADER);
         let name = packet.get(HEADER..question_end.saturating_sub(4)).filter(|name| !name.is_empty());
         let name = name.map_or(vec![0], <[u8]>::to_ascii_lowercase);
-        let question = Asked { name: &name, qtype: qtype.map_or(rtype::RESERVED, RrType::from), hash: 0 };
-        let outcome = Outcome {
+        let question = ParsedQuestion { name: &name, qtype: qtype.map_or(rtype::RESERVED, RrType::from), hash: 0 };
+        let outcome = QueryOutcome {
             client,
             over_tcp,
             question,
@@ -217,7 +217,7 @@ impl Resolver {
             rcode,
             source,
             cause: Some(cause),
-            words: Words::None,
+            words: Explanation::None,
             truncated_to: None,
         };
         outcome::enter_at_once(self, turn, &outcome);
@@ -230,22 +230,22 @@ impl Resolver {
         &self,
         turn: &mut BatchContext<'_>,
         from: &Request<'_>,
-        asked: (&Key, u64),
+        asked: (&CacheKey, u64),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
         let (snapshot, (key, hash), Request { query, client, over_tcp }) = (turn.snapshot, asked, from);
-        let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), Source::Local);
+        let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), AnswerSource::Local);
         match inside::inside(self, turn, query, key, *client, out.len()) {
-            Some(Inside::Now(rcode, records)) => {
+            Some(SelfService::Now(rcode, records)) => {
                 outcome::enter_at_once(self, turn, &own(rcode, None));
                 return Response::Reply(make::local(query, rcode, true, &records, options, out));
             }
-            Some(Inside::Later) => {
+            Some(SelfService::Later) => {
                 let Some(place) = self.place(turn, None, *client) else {
                     return self.turn_away(turn, from, asked, (None, true), options, out);
                 };
-                return self.defer(turn, Task::Introspection(turn.introspection(key.clone(), *client)), from, place);
+                return self.defer(turn, PendingTask::Introspection(turn.introspection(key.clone(), *client)), from, place);
             }
             None => {}
         }
@@ -255,13 +255,13 @@ impl Resolver {
             && let Some(place) = self.place(turn, Some(route), *client)
         {
             let wanted = turn.wanted(key.clone(), hash, route, None, Some(*client)).along(path);
-            return self.defer(turn, Task::Question(wanted), from, place);
+            return self.defer(turn, PendingTask::Question(wanted), from, place);
         }
         let (target, hash, route, alias) = match found {
             Local::Answer(answer) => {
                 let LocalLookup { rcode, ref records, cause, text } = answer;
                 let mut outcome = own(rcode, cause);
-                outcome.words = Words::Text(text);
+                outcome.words = Explanation::Text(text);
                 let all = [options, &answer.extended_error()].concat();
                 let len = make::local(query, rcode, false, records, &all, out);
                 let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
@@ -275,7 +275,7 @@ impl Resolver {
                 (target, hash, route, Some(records))
             }
             Local::Denied { route } => {
-                let response = self.deny(turn, from, asked, (route, Rule::Form, FORM_TTL), options, out);
+                let response = self.deny(turn, from, asked, (route, DenialRule::Form, FORM_TTL), options, out);
                 let cluster = turn.snapshot.cluster(route);
                 let is_sample = cluster.is_some_and(|cluster| cluster.pruning.is_sample(cluster.form(key.name())));
                 return match response {
@@ -287,7 +287,7 @@ impl Resolver {
             }
             Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, turn.now) {
                 Some(cut) => {
-                    let response = self.deny(turn, from, asked, (route, Rule::Ancestor, cut.ttl), options, out);
+                    let response = self.deny(turn, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
                     return match (response, cut.refresh) {
                         (Response::Reply(len), Some((key, hash))) => {
                             Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None))
@@ -303,7 +303,7 @@ impl Resolver {
         };
         self.metrics.cache.misses.inc();
         let wanted = turn.wanted(target, hash, route, alias, Some(*client));
-        self.defer(turn, Task::Question(wanted), from, place)
+        self.defer(turn, PendingTask::Question(wanted), from, place)
     }
 
     /// Responds to a query that is rejected because too many are pending: a stale answer is better than none (RFC 8767).
@@ -312,7 +312,7 @@ impl Resolver {
         &self,
         turn: &mut BatchContext<'_>,
         from: &Request<'_>,
-        asked: (&Key, u64),
+        asked: (&CacheKey, u64),
         (route, is_alias): (Option<RouteId>, bool),
         options: &[u8],
         out: &mut [u8],
@@ -321,23 +321,23 @@ impl Resolver {
         let (target, hash) = asked;
         let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, &from.query, target, options, out);
         if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {
-            outcome::enter_at_once(self, turn, &from.outcome(asked, route, (rcode, cause), Source::Stale));
+            outcome::enter_at_once(self, turn, &from.outcome(asked, route, (rcode, cause), AnswerSource::Stale));
             return Response::Reply(len);
         }
-        let (code, words) = ((rcode::SERVFAIL, Some(Cause::RateLimited)), Words::Text(TURNED_AWAY));
-        outcome::enter_at_once(self, turn, &Outcome { words, ..from.outcome(asked, route, code, Source::Local) });
+        let (code, words) = ((rcode::SERVFAIL, Some(Cause::RateLimited)), Explanation::Text(TURNED_AWAY));
+        outcome::enter_at_once(self, turn, &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) });
         from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
     }
 
     /// Defers a query to a task.
-    fn defer(&self, turn: &mut BatchContext<'_>, task: Task, from: &Request<'_>, place: Place) -> Response {
+    fn defer(&self, turn: &mut BatchContext<'_>, task: PendingTask, from: &Request<'_>, place: PendingSlot) -> Response {
         turn.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
         Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
     }
 
     /// Reserves a slot among the pending queries for a query of this client.
-    fn place(&self, turn: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<Place> {
+    fn place(&self, turn: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<PendingSlot> {
         let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
         self.limits.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
     }

@@ -12,11 +12,11 @@ use super::state::Resolver;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
-use crate::coalesce::{AnsweredBy, Place, SharedResult};
+use crate::coalesce::{AnsweredBy, Role, SharedResult};
 use crate::fetch;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
-use crate::upstream::rate_limiter::Verdict;
+use crate::upstream::rate_limiter::RateDecision;
 
 /// Time that a client waits for a refresh before it gets the stale answer; less than any client's own timeout, and more than a
 /// healthy upstream needs (RFC 8767 section 5 proposes 1.8 s, which job pods do not wait).
@@ -33,7 +33,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     wanted: &PendingQuery,
-) -> (Entry, Source) {
+) -> (Entry, AnswerSource) {
     // The server that answered the other client's query answered this one too.
     let take_in = |landed: SharedResult| {
         wanted.by.set(landed.by);
@@ -46,21 +46,21 @@ pub(super) async fn obtain<U: Ask + 'static>(
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
         Some((entry, Freshness::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
-            if let Place::Lead(flight) = place {
+            if let Role::Lead(flight) = place {
                 flight.land(&entry, AnsweredBy::default());
             }
-            return (entry, Source::Hit);
+            return (entry, AnswerSource::Hit);
         }
         _ => (None, None),
     };
     let flight = match (place, fresh) {
         // Another client's query completed a moment ago.
-        (Place::Lead(flight), Some(fresh)) => {
+        (Role::Lead(flight), Some(fresh)) => {
             flight.land(&fresh, AnsweredBy::default());
-            return (fresh, Source::Upstream);
+            return (fresh, AnswerSource::Upstream);
         }
-        (Place::Lead(flight), None) => flight,
-        (Place::Wait(landing), _) => {
+        (Role::Lead(flight), None) => flight,
+        (Role::Wait(landing), _) => {
             resolver.metrics.queries.coalesced.inc();
             let landing = async { landing.await.ok().map(take_in) };
             return match stale {
@@ -76,27 +76,27 @@ pub(super) async fn obtain<U: Ask + 'static>(
                             unasked(Cause::UpstreamTimeout, &error)
                         }
                     };
-                    (entry, Source::Upstream)
+                    (entry, AnswerSource::Upstream)
                 }
             };
         }
     };
     let group = wanted.snapshot.group(wanted.route);
-    let verdict = group.map_or(Verdict::Ask, |group| group.judge(wanted.asked, wanted.client));
+    let verdict = group.map_or(RateDecision::Ask, |group| group.judge(wanted.asked, wanted.client));
     match (verdict, stale) {
-        (Verdict::Ask, Some(stale)) => {
+        (RateDecision::Ask, Some(stale)) => {
             let fetch = fetch::launch(resolver, upstreams, wanted, flight);
             or_stale(resolver, wanted, stale, async { fetch.await.ok().map(take_in) }).await
         }
-        (Verdict::Ask | Verdict::AskUnlessStale, None) => {
-            (fetch::run(resolver, upstreams, wanted, flight).await, Source::Upstream)
+        (RateDecision::Ask | RateDecision::AskUnlessStale, None) => {
+            (fetch::run(resolver, upstreams, wanted, flight).await, AnswerSource::Upstream)
         }
-        (Verdict::AskUnlessStale | Verdict::Shed, Some(stale)) => {
+        (RateDecision::AskUnlessStale | RateDecision::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
             flight.land(&unasked(Cause::RateLimited, &[]), AnsweredBy::default());
-            (stale, Source::Stale)
+            (stale, AnswerSource::Stale)
         }
-        (Verdict::Shed, None) => {
+        (RateDecision::Shed, None) => {
             let text = group.map(|group| {
                 resolver.metrics.shed(&group.config.name).inc();
                 let limit = group.config.max_qps.unwrap_or_default();
@@ -105,7 +105,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             let error = Cause::RateLimited.extended_error(&text.unwrap_or_default());
             let entry = unasked(Cause::RateLimited, &error);
             flight.land(&entry, AnsweredBy::default());
-            (entry, Source::Upstream)
+            (entry, AnswerSource::Upstream)
         }
     }
 }
@@ -116,16 +116,16 @@ async fn or_stale(
     wanted: &PendingQuery,
     stale: Entry,
     landing: impl Future<Output = Option<Entry>>,
-) -> (Entry, Source) {
+) -> (Entry, AnswerSource) {
     let alive = wanted.snapshot.group(wanted.route).is_none_or(|group| group.is_alive());
     let patience = if alive { STALE_AFTER } else { STALE_AFTER_WHEN_DOWN };
     match timeout_at(wanted.asked + patience, landing).await {
-        Ok(Some(entry)) if entry.failed().is_none() => (entry, Source::Upstream),
-        Ok(_) => (stale, Source::Stale),
+        Ok(Some(entry)) if entry.failed().is_none() => (entry, AnswerSource::Upstream),
+        Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
             // From here on the next client gets the stale answer at once.
             fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), (Cause::UpstreamTimeout, &[]));
-            (stale, Source::Stale)
+            (stale, AnswerSource::Stale)
         }
     }
 }

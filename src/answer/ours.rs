@@ -3,14 +3,14 @@
 use crate::cause::Cause;
 use crate::config::RouteId;
 use crate::local::cluster::FORM_TTL;
-use crate::local::records::{Found, Records};
+use crate::local::records::{StaticAnswer, Records};
 use crate::local::server_facts;
-use crate::route::Way;
+use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::upstream::server::{LOOP_LABEL, LOOP_NONCE, LOOP_TOKEN};
 use crate::wire::make::{LocalRecords, extended_error};
 use crate::wire::name::suffixes;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::{Rcode, class, ede, rcode, rtype};
 
 /// Suffix of nodens's own queries: letter case checks, and loop checks of servers that are queried for every name.
@@ -76,7 +76,7 @@ impl LocalLookup {
 }
 
 /// Looks up a question locally.
-pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
+pub fn local(snapshot: &Snapshot, key: &CacheKey) -> Local {
     let (name, qtype, qclass) = (key.name(), key.qtype(), key.qclass());
     if qclass == class::CH {
         let (rcode, records) = server_facts::chaos(name, qtype, &snapshot.identity);
@@ -91,8 +91,8 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
     }
     let horizon = snapshot.horizon(key.horizon());
     match horizon.find_records(name, qtype, qclass) {
-        Some(Found::Answer(records)) => return Local::Answer(LocalLookup::plain(Records::RCODE, records)),
-        Some(Found::Alias(records, target)) => {
+        Some(StaticAnswer::Answer(records)) => return Local::Answer(LocalLookup::plain(Records::RCODE, records)),
+        Some(StaticAnswer::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
                 Local::Not { route, .. } => Local::Alias(records, target.as_wire().to_vec(), route),
                 // The records of a special-use or denied name join those of the static alias that leads to it.
@@ -115,7 +115,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
         return Local::Answer(LocalLookup { cause, ..LocalLookup::plain(rcode, records) });
     }
     match found {
-        Some((Way::Route(route), depth)) => match snapshot.cluster(route) {
+        Some((Destination::Route(route), depth)) => match snapshot.cluster(route) {
             Some(cluster) if qclass == class::IN && cluster.has(name, depth) && cluster.lacks(name, qtype) => {
                 Local::Denied { route }
             }
@@ -126,7 +126,7 @@ pub fn local(snapshot: &Snapshot, key: &Key) -> Local {
             }
             _ => Local::Not { route, depth },
         },
-        Some((Way::Denied, depth)) => {
+        Some((Destination::Denied, depth)) => {
             let mut records = LocalRecords::default();
             records.soa(zone(name, depth), DENIED_TTL);
             Local::Answer(LocalLookup { rcode: rcode::NXDOMAIN, records, cause: Some(Cause::Denied), text: DENIED })

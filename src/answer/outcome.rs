@@ -1,5 +1,5 @@
 //! Accounting: the outcome of a query is recorded here, once, in metrics, client statistics, reports and the query log. Each
-//! branch of the path makes an [`Outcome`] beside the response; no branch counts by itself.
+//! branch of the path makes an [`QueryOutcome`] beside the response; no branch counts by itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,42 +7,42 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::Resolver;
-use super::tally::Tally;
+use super::tally::LocalCounters;
 use super::turn::BatchContext;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::jobs::StatsBuffer;
-use crate::jobs::stats_buffer::{Failed, Wait};
-use crate::metrics::Source;
-use crate::query_log::record::{Name, Record};
-use crate::wire::query::Key;
+use crate::jobs::stats_buffer::{RecordedFailure, Wait};
+use crate::metrics::AnswerSource;
+use crate::query_log::record::{InlineName, LoggedQuery};
+use crate::wire::query::CacheKey;
 use crate::wire::{Rcode, RrType, make};
 
 /// Outcome of a query.
 #[derive(Clone, Copy)]
-pub(crate) struct Outcome<'a> {
+pub(crate) struct QueryOutcome<'a> {
     pub client: IpAddr,
     /// True if the query came over TCP.
     pub over_tcp: bool,
-    pub question: Asked<'a>,
+    pub question: ParsedQuestion<'a>,
     /// Route of the name; `None` for nodens's own answers.
     pub route: Option<RouteId>,
     pub rcode: Rcode,
     /// Source of the response.
-    pub source: Source,
+    pub source: AnswerSource,
     /// Cause of a failure; `None` for an answer.
     pub cause: Option<Cause>,
     /// Explanation of the failure.
-    pub words: Words<'a>,
+    pub words: Explanation<'a>,
     /// Largest response that the client accepts, in bytes, if the answer was truncated to it.
     pub truncated_to: Option<usize>,
 }
 
 /// Question of a query, as far as it could be parsed.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct ParsedQuestion<'a> {
     /// Name in wire form; in lower case unless the query was rejected before the lookup.
     pub name: &'a [u8],
     /// Type; [`RESERVED`](crate::wire::rtype::RESERVED) if it could not be parsed.
@@ -53,14 +53,14 @@ pub struct Asked<'a> {
 
 /// Explanation of a failure.
 #[derive(Clone, Copy)]
-pub(crate) enum Words<'a> {
+pub(crate) enum Explanation<'a> {
     /// None: the cause says enough.
     None,
     Text(&'a str),
     /// Text of extended errors, as whole options.
     Options(&'a [u8]),
     /// Text of a failure in the cache, which is looked up only if it is shown.
-    Remembered(&'a Key),
+    Remembered(&'a CacheKey),
 }
 
 /// Largest explanation that is kept for one failure, in bytes.
@@ -75,17 +75,17 @@ pub(crate) enum Timing {
     Deferred(Millis, Duration, Option<SocketAddr>),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ParsedQuestion<'a> {
     /// Returns the question of a cache key.
     #[inline]
-    pub fn of(key: &'a Key, hash: u64) -> Self {
+    pub fn of(key: &'a CacheKey, hash: u64) -> Self {
         Self { name: key.name(), qtype: key.qtype(), hash }
     }
 }
 
 /// Records the outcome of a query that is answered at once.
 #[inline]
-pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, outcome: &Outcome<'_>) {
+pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, outcome: &QueryOutcome<'_>) {
     enter(resolver, turn.tally, turn.stats_buffer, outcome, Timing::AtOnce(turn.now, turn.at));
 }
 
@@ -93,12 +93,12 @@ pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, ou
 #[inline]
 pub(crate) fn enter(
     resolver: &Resolver,
-    tally: &mut Tally,
+    tally: &mut LocalCounters,
     stats_buffer: &mut StatsBuffer,
-    outcome: &Outcome<'_>,
+    outcome: &QueryOutcome<'_>,
     timing: Timing,
 ) {
-    let &Outcome { client, route, rcode, source, .. } = outcome;
+    let &QueryOutcome { client, route, rcode, source, .. } = outcome;
     tally.response(rcode, source);
     match timing {
         Timing::AtOnce(now, _) => {
@@ -112,7 +112,7 @@ pub(crate) fn enter(
         enter_failure(resolver, stats_buffer, outcome, timing);
     }
     if let Timing::Deferred(asked, took, _) = timing {
-        let Asked { name, qtype, .. } = outcome.question;
+        let ParsedQuestion { name, qtype, .. } = outcome.question;
         stats_buffer.wait(client, Wait { address: 0, asked, took, name: name.into(), qtype, route, rcode });
     }
     if stats_buffer.log.draws(rcode) {
@@ -122,12 +122,12 @@ pub(crate) fn enter(
 
 /// Records a failure or a truncated response. NXDOMAIN is frequent: recording it allocates nothing.
 #[inline(never)]
-fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
-    let &Outcome { client, question, route, rcode, source, cause, truncated_to, .. } = outcome;
-    let Asked { name, qtype, hash } = question;
+fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &QueryOutcome<'_>, timing: Timing) {
+    let &QueryOutcome { client, question, route, rcode, source, cause, truncated_to, .. } = outcome;
+    let ParsedQuestion { name, qtype, hash } = question;
     let (Timing::AtOnce(at, _) | Timing::Deferred(at, ..)) = timing;
     if let Some(cause) = cause {
-        let failed = Failed { name, hash, qtype, route, rcode, source, cause };
+        let failed = RecordedFailure { name, hash, qtype, route, rcode, source, cause };
         return stats_buffer.fail(client, failed, at, || match cause {
             // Reports have their own text for these frequent denials.
             Cause::Pruned => None,
@@ -141,27 +141,27 @@ fn enter_failure(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &
 
 /// Copies the outcome of a query into the query log.
 #[cold]
-fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Outcome<'_>, timing: Timing) {
-    let &Outcome { client, over_tcp, question, route, rcode, source, cause, .. } = outcome;
+fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &QueryOutcome<'_>, timing: Timing) {
+    let &QueryOutcome { client, over_tcp, question, route, rcode, source, cause, .. } = outcome;
     let (asked, took, by) = match timing {
         Timing::AtOnce(now, began) => (now, began.elapsed(), None),
         Timing::Deferred(asked, took, by) => (asked, took, by),
     };
     let words = words(resolver, outcome);
     stats_buffer.log.take(asked + took.as_millis() as Millis, || {
-        let (name, qtype) = (Name::new(question.name), question.qtype);
-        Record { client, asked, took, over_tcp, name, qtype, rcode, source, route, by, cause, words }
+        let (name, qtype) = (InlineName::new(question.name), question.qtype);
+        LoggedQuery { client, asked, took, over_tcp, name, qtype, rcode, source, route, by, cause, words }
     });
 }
 
 /// Returns the explanation of an outcome, if it has one.
-fn words(resolver: &Resolver, outcome: &Outcome<'_>) -> Option<Box<str>> {
+fn words(resolver: &Resolver, outcome: &QueryOutcome<'_>) -> Option<Box<str>> {
     let text = |options: &[u8]| make::extended_error_text(options, MOST_TEXT);
     let words: Option<Box<str>> = match outcome.words {
-        Words::None => None,
-        Words::Text(words) => Some(words.into()),
-        Words::Options(options) => Some(text(options).into()),
-        Words::Remembered(key) => {
+        Explanation::None => None,
+        Explanation::Text(words) => Some(words.into()),
+        Explanation::Options(options) => Some(text(options).into()),
+        Explanation::Remembered(key) => {
             let said = |entry: &mut Entry| text(entry.kept().extended_errors).into();
             resolver.cache.with(outcome.question.hash, key, said)
         }

@@ -9,33 +9,33 @@ use tokio::time::Instant;
 use crate::cache::entry::CacheScope;
 use crate::coalesce::AnsweredBy;
 use crate::config::RouteId;
-use crate::governor::pending::Place;
+use crate::governor::pending::PendingSlot;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
 use crate::wire::name::Name;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 /// Query whose response needs a task of its own: see [`resolve`](super::resolve).
 pub struct Deferred {
     /// Work to do for it.
-    pub task: Task,
+    pub task: PendingTask,
     /// The parts of the client's query that the response depends on.
     pub query: Box<[u8]>,
     /// True if the query came over TCP.
     pub over_tcp: bool,
     /// Slot among the pending queries.
-    pub(super) place: Place,
+    pub(super) place: PendingSlot,
 }
 
 /// Work that a response waits for.
-pub enum Task {
+pub enum PendingTask {
     /// An answer from upstreams.
     Question(Box<PendingQuery>),
     /// Records about the client itself.
     Introspection(Box<Introspection>),
 }
 
-impl Task {
+impl PendingTask {
     /// Returns the route of the name; `None` if no upstream is queried.
     pub(super) fn route(&self) -> Option<RouteId> {
         match self {
@@ -48,7 +48,7 @@ impl Task {
 /// Query for records about the client itself.
 pub struct Introspection {
     /// Question, as a cache key.
-    pub key: Key,
+    pub key: CacheKey,
     /// Configuration that the query was received under.
     pub snapshot: Arc<Snapshot>,
     /// Time of the query.
@@ -60,7 +60,7 @@ pub struct Introspection {
 /// Question to be sent to an upstream.
 pub struct PendingQuery {
     /// Cache key.
-    pub key: Key,
+    pub key: CacheKey,
     /// Hash of the key.
     pub hash: u64,
     /// Route of the name.

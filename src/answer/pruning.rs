@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::pending::PendingQuery;
 use super::state::Resolver;
-use crate::metrics::events::Kind;
+use crate::metrics::events::EventKind;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, Question};
-use crate::wire::name::Shown;
+use crate::wire::name::DisplayName;
 use crate::wire::rcode;
-use crate::wire::reply::{Reply, Section};
+use crate::wire::reply::{ResponseMessage, Section};
 
 /// Reports whether a question was denied for the form of its name.
 pub(crate) fn is_denied(wanted: &PendingQuery) -> bool {
@@ -32,7 +32,7 @@ pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U
         let question = Question::of(&wanted.key);
         let asked = upstreams.ask(&group, &question, None, now + group.config.deadline).await;
         let exists = asked.ok().and_then(|answer| {
-            let reply = Reply::read(&answer.wire).ok()?;
+            let reply = ResponseMessage::read(&answer.wire).ok()?;
             let is_there = reply.section(Section::Answer).next().is_some() || reply.soa().is_some();
             match reply.rcode {
                 rcode::NXDOMAIN => Some(false),
@@ -48,10 +48,10 @@ pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U
             let reason = format!(
                 "{} exists, and no name of Kubernetes has its form; now all names below {} are asked for: set prune_search = \
                  false on this route",
-                Shown(wanted.key.name()),
+                DisplayName(wanted.key.name()),
                 cluster.config.domain
             );
-            resolver.metrics.events.tell(wall_clock(), Kind::PruningOff, (Some(&group.config.name), None), reason);
+            resolver.metrics.events.tell(wall_clock(), EventKind::PruningOff, (Some(&group.config.name), None), reason);
         }
     });
 }

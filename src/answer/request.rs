@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::outcome::{Asked, Outcome, Words};
+use super::outcome::{ParsedQuestion, QueryOutcome, Explanation};
 use super::pending::{Deferred, PendingQuery};
 use crate::cause::Cause;
 use crate::config::RouteId;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
 use crate::wire::make::{self, LocalRecords};
-use crate::wire::query::{Asks, Key, Query};
+use crate::wire::query::{RequestBits, CacheKey, Query};
 
 /// Reaction to a received message.
 pub enum Response {
@@ -36,25 +36,25 @@ impl<'q> Request<'q> {
     #[inline]
     pub(super) fn outcome<'a>(
         &self,
-        (key, hash): (&'a Key, u64),
+        (key, hash): (&'a CacheKey, u64),
         route: Option<RouteId>,
         (rcode, cause): (Rcode, Option<Cause>),
-        source: Source,
-    ) -> Outcome<'a> {
+        source: AnswerSource,
+    ) -> QueryOutcome<'a> {
         let &Self { client, over_tcp, .. } = self;
-        let (question, words) = (Asked::of(key, hash), Words::None);
-        Outcome { client, over_tcp, question, route, rcode, source, cause, words, truncated_to: None }
+        let (question, words) = (ParsedQuestion::of(key, hash), Explanation::None);
+        QueryOutcome { client, over_tcp, question, route, rcode, source, cause, words, truncated_to: None }
     }
 
     /// Returns the outcome of a rejected query: all rejections of a client count as one failure, whatever the question.
-    pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: Source, text: &'a str) -> Outcome<'a>
+    pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: AnswerSource, text: &'a str) -> QueryOutcome<'a>
     where
         'q: 'a,
     {
         let &Self { query, client, over_tcp } = self;
-        let question = Asked { name: query.name(), qtype: query.qtype, hash: 0 };
-        let (cause, words) = (Some(cause), Words::Text(text));
-        Outcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
+        let question = ParsedQuestion { name: query.name(), qtype: query.qtype, hash: 0 };
+        let (cause, words) = (Some(cause), Explanation::Text(text));
+        QueryOutcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
     }
 
     /// Writes a response without records, with an extended error.
@@ -73,7 +73,7 @@ pub(super) fn options(snapshot: &Snapshot, query: &Query<'_>, over_tcp: bool) ->
         let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
         options = make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX));
     }
-    if query.edns.is_some_and(|edns| edns.asks.has(Asks::NSID)) && !snapshot.identity.is_empty() {
+    if query.edns.is_some_and(|edns| edns.asks.has(RequestBits::NSID)) && !snapshot.identity.is_empty() {
         options.extend(make::nsid(&snapshot.identity));
     }
     options

@@ -33,16 +33,16 @@ pub struct Resolver {
     /// Zero of all times in milliseconds.
     pub epoch: Epoch,
     /// Limits of clients.
-    pub limits: Limits,
+    pub limits: ClientLimits,
     /// Statistics of clients.
-    pub accounts: Accounts,
+    pub accounts: Accounting,
     /// Jobs that are about to start, and the names to prefetch for them.
     pub warm_up: Queue,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
 
-pub struct Limits {
+pub struct ClientLimits {
     /// Memory and pending queries that each client holds.
     pub governor: Governor,
     /// Query rate of each client, for views that limit it.
@@ -52,7 +52,7 @@ pub struct Limits {
 }
 
 /// Statistics of clients. Workers record them in buffers of their own, which the control thread merges.
-pub struct Accounts {
+pub struct Accounting {
     pub jobs: Jobs,
     /// Log of single queries.
     pub query_log: QueryLog,
@@ -68,8 +68,8 @@ impl Resolver {
             flights: Arc::default(),
             clients: Arc::default(),
             epoch: Epoch::new(),
-            limits: Limits { governor: Governor::new(), rates: Rates::new(), introspection: Rates::new() },
-            accounts: Accounts { jobs, query_log: QueryLog::default() },
+            limits: ClientLimits { governor: Governor::new(), rates: Rates::new(), introspection: Rates::new() },
+            accounts: Accounting { jobs, query_log: QueryLog::default() },
             warm_up: Queue::default(),
             metrics,
             snapshot: ArcSwap::from_pointee(snapshot),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 
 use crate::config::RouteId;
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Metrics, AnswerSource};
 use crate::wire::{Rcode, RrType, rtype};
 
 /// Types that are counted by name; all others are "other".
@@ -29,36 +29,36 @@ const COUNTED: usize = 2 * TYPE_CLASSES;
 /// Routes whose rows are allocated in advance: their first hit allocates nothing, and the cost of a reload to a worker is
 /// bounded by these rows.
 const FROM_THE_START: usize = 64;
-/// Number of sources, in the order of [`Source::ALL`].
-const SOURCES: usize = Source::ALL.len();
+/// Number of sources, in the order of [`AnswerSource::ALL`].
+const SOURCES: usize = AnswerSource::ALL.len();
 /// Response codes with a label of their own, and one slot for all others.
 const RCODE_SLOTS: usize = Rcode::LABELLED + 1;
 
 /// One worker's counts since its last flush.
-pub struct Tally {
+pub struct LocalCounters {
     routes: Arc<[Arc<str>]>,
     /// Rows by route; only the first routes and those that a query took have one.
-    queries: Vec<Option<Box<Row>>>,
+    queries: Vec<Option<Box<RouteRow>>>,
     /// Queries without a route.
-    unrouted: Box<Row>,
+    unrouted: Box<RouteRow>,
     /// Cells that are not zero: the route, `None` for queries without one, and the index in its row.
     counted: Vec<(Option<RouteId>, u8)>,
-    responses: [[Count; SOURCES]; RCODE_SLOTS],
+    responses: [[LocalCounter; SOURCES]; RCODE_SLOTS],
     durations: [prometheus::local::LocalHistogram; SOURCES],
     timed: [u32; SOURCES],
 }
 
 /// Queries of one route: by type, first over UDP, then over TCP.
-type Row = [Count; 2 * TYPE_CLASSES];
+type RouteRow = [LocalCounter; 2 * TYPE_CLASSES];
 
 /// Number to be added to a counter, whose handle is looked up when it is first needed.
 #[derive(Default)]
-struct Count {
+struct LocalCounter {
     count: u64,
     counter: Option<IntCounter>,
 }
 
-impl Count {
+impl LocalCounter {
     fn flush(&mut self, resolve: impl FnOnce() -> IntCounter) {
         if self.count > 0 {
             self.counter.get_or_insert_with(resolve).inc_by(self.count);
@@ -67,7 +67,7 @@ impl Count {
     }
 }
 
-impl Tally {
+impl LocalCounters {
     /// Returns empty counters for routes with these labels.
     pub fn new(metrics: &Metrics, routes: &[String]) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Tally {
             counted: Vec::with_capacity(COUNTED),
             routes: routes.iter().map(|route| route.as_str().into()).collect(),
             responses: Default::default(),
-            durations: Source::ALL.map(|source| metrics.queries.duration.with_label_values(&[source.label()]).local()),
+            durations: AnswerSource::ALL.map(|source| metrics.queries.duration.with_label_values(&[source.label()]).local()),
             timed: [0; SOURCES],
         }
     }
@@ -114,7 +114,7 @@ impl Tally {
 
     /// Counts a response with this code from this source; its duration follows with the batch.
     #[inline]
-    pub fn response(&mut self, rcode: Rcode, source: Source) {
+    pub fn response(&mut self, rcode: Rcode, source: AnswerSource) {
         self.responses[rcode.slot(RCODE_SLOTS)][source as usize].count += 1;
         self.timed[source as usize] += 1;
     }
@@ -124,8 +124,8 @@ impl Tally {
         let mut hits = 0;
         for (slot, row) in self.responses.iter_mut().enumerate() {
             let rcode = Rcode::label_of_slot(slot);
-            for (source, cell) in Source::ALL.into_iter().zip(row) {
-                if matches!(source, Source::Hit | Source::Stale) {
+            for (source, cell) in AnswerSource::ALL.into_iter().zip(row) {
+                if matches!(source, AnswerSource::Hit | AnswerSource::Stale) {
                     hits += cell.count;
                 }
                 cell.flush(|| metrics.queries.responses.with_label_values(&[rcode, source.label()]));
@@ -156,13 +156,13 @@ impl Tally {
 }
 
 /// Allocates the rows of the first routes.
-fn rows(routes: usize) -> Vec<Option<Box<Row>>> {
+fn rows(routes: usize) -> Vec<Option<Box<RouteRow>>> {
     (0..routes.min(FROM_THE_START)).map(|_| Some(Box::default())).collect()
 }
 
 /// Returns the row of a route, which is created if necessary; `None` if there is no such route.
 #[cold]
-fn open(queries: &mut Vec<Option<Box<Row>>>, routes: usize, route: RouteId) -> Option<&mut Box<Row>> {
+fn open(queries: &mut Vec<Option<Box<RouteRow>>>, routes: usize, route: RouteId) -> Option<&mut Box<RouteRow>> {
     let route = route.index();
     if queries.len() <= route && route < routes {
         queries.resize_with(route + 1, || None);

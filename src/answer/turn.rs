@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::pending::{Introspection, PendingQuery};
 use super::state::Resolver;
-use super::tally::Tally;
+use super::tally::LocalCounters;
 use crate::clients::Tables;
 use crate::clock::Millis;
 use crate::config::{RouteId, ViewId};
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::wire::make::LocalRecords;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 /// State shared by all queries of one receive batch.
 pub struct BatchContext<'a> {
@@ -25,7 +25,7 @@ pub struct BatchContext<'a> {
     pub(super) at: Instant,
     /// The same time in milliseconds, as the cache uses it.
     pub(super) now: Millis,
-    pub(super) tally: &'a mut Tally,
+    pub(super) tally: &'a mut LocalCounters,
     /// The worker's buffer of client statistics.
     pub(super) stats_buffer: &'a mut StatsBuffer,
     /// Identities of clients, if the configuration has views.
@@ -42,7 +42,7 @@ impl BatchContext<'_> {
 
     pub(super) fn wanted(
         &self,
-        key: Key,
+        key: CacheKey,
         hash: u64,
         route: RouteId,
         alias: Option<LocalRecords>,
@@ -61,7 +61,7 @@ impl BatchContext<'_> {
         })
     }
 
-    pub(super) fn introspection(&self, key: Key, client: IpAddr) -> Box<Introspection> {
+    pub(super) fn introspection(&self, key: CacheKey, client: IpAddr) -> Box<Introspection> {
         Box::new(Introspection { key, snapshot: Arc::clone(self.snapshot), asked: self.at, client })
     }
 }
@@ -72,7 +72,7 @@ impl Resolver {
         &self,
         snapshot: &'a Arc<Snapshot>,
         at: Instant,
-        tally: &'a mut Tally,
+        tally: &'a mut LocalCounters,
         stats_buffer: &'a mut StatsBuffer,
     ) -> BatchContext<'a> {
         let tables = (!snapshot.views.is_empty()).then(|| self.tables(snapshot));

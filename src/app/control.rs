@@ -10,21 +10,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::admin::report::Report;
+use crate::admin::report::ReportPages;
 use crate::admin::{Admin, HEARTBEAT};
 use crate::admission::descriptors::Descriptors;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients::watch::Observed;
 use crate::clients::{self, Client};
-use crate::metrics::events::Kind;
-use crate::node::{self, Mended, Node, Untracked};
+use crate::metrics::events::EventKind;
+use crate::node::{self, Repaired, NodeNetwork, Untracked};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::links::UpstreamConnections;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{names, probe};
 use crate::warm_up;
-use crate::warm_up::file::Keeper;
+use crate::warm_up::file::HistoryFile;
 use crate::wire::name::{Name, OWN_ZONE};
 
 /// Interval between reads of the firewall's counters.
@@ -70,9 +70,9 @@ impl ControlPart {
             tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve_metrics(listener)));
         }
         let links = Rc::new(UpstreamConnections::new(Arc::clone(&self.descriptors)));
-        let mut keeper = Keeper::open(&self.resolver);
+        let mut keeper = HistoryFile::open(&self.resolver);
         tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
-        if let Some(node) = Node::of(&self.resolver.snapshot.load().config) {
+        if let Some(node) = NodeNetwork::of(&self.resolver.snapshot.load().config) {
             tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
         }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
@@ -122,7 +122,7 @@ async fn pages<F: Future<Output = io::Result<()>>>(listener: Arc<TcpListener>, s
 
 /// The report to clients about themselves.
 pub(super) struct ReportPart {
-    pub(super) report: Arc<Report>,
+    pub(super) report: Arc<ReportPages>,
     pub(super) listeners: Vec<Arc<TcpListener>>,
     pub(super) phase: watch::Receiver<Phase>,
 }
@@ -171,18 +171,18 @@ async fn know_clients(resolver: Arc<Resolver>) {
 }
 
 /// Repairs the node's addresses and firewall, and counts the queries and responses that pass the firewall untracked.
-async fn tend_node(node: Node, resolver: Arc<Resolver>) {
+async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
     let mend = node.run_maintenance(|mended| {
         let (kind, reason) = match mended {
-            Ok(Mended { addresses, firewall }) => {
+            Ok(Repaired { addresses, firewall }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
                 metrics.node.repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
                 let mut what: Vec<_> = addresses.iter().map(ToString::to_string).collect();
                 what.extend(firewall.then(|| "the table of nftables".to_owned()));
-                (Kind::NodeRepaired, what.join(", "))
+                (EventKind::NodeRepaired, what.join(", "))
             }
-            Err(error) => (Kind::NodeRepairFailed, error.to_string()),
+            Err(error) => (EventKind::NodeRepairFailed, error.to_string()),
         };
         metrics.events.tell(wall_clock(), kind, (None, None), reason);
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::admission::descriptors::{Descriptors, Wish};
+use crate::admission::descriptors::{Descriptors, DescriptorDemand};
 use crate::config::{Config, ServerAddress};
 use crate::upstream::tcp::INSTEAD;
 
@@ -40,7 +40,7 @@ pub(super) fn shares(config: &Config, workers: usize, watched: usize) -> Arc<Des
 
 /// Divides the descriptors for a configuration; logs a warning if the configuration may need more.
 pub(super) fn share_out(descriptors: &Descriptors, config: &Config) {
-    let mut wish = Wish { clients: config.server.tcp_connections, servers: 0, connections: 0 };
+    let mut wish = DescriptorDemand { clients: config.server.tcp_connections, servers: 0, connections: 0 };
     for upstream in &config.upstreams {
         let count = |server: &ServerAddress| if matches!(server, ServerAddress::Named { .. }) { OF_A_NAME } else { 1 };
         let servers: usize = upstream.servers.iter().map(count).sum();

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::answer::Resolver;
-use crate::handover::sockets::Sockets;
+use crate::handover::sockets::HeldSockets;
 use crate::server::readers::Readers;
 use crate::server::{HandedOverConnection, Phase};
 
 /// Handle with which the handover server controls this server and hands over its state.
 #[derive(Clone)]
-pub struct Host {
+pub struct ServerHandle {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
     pub(super) phase: Arc<watch::Sender<Phase>>,
     /// Count of the readers of queries.
     pub(super) readers: Readers,
     /// Every socket on which the server listens.
-    pub sockets: Sockets,
+    pub sockets: HeldSockets,
     /// Channel to each worker for connections of another process.
     pub(super) adopt: Vec<mpsc::Sender<HandedOverConnection>>,
 }
 
-impl Host {
+impl ServerHandle {
     /// Returns the server's phase.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
@@ -34,7 +34,7 @@ impl Host {
         self.phase.send_replace(phase);
     }
 
-    /// Returns whether any listener or connection still reads queries. Soon after [`Host::turn_to`] with another phase than
+    /// Returns whether any listener or connection still reads queries. Soon after [`ServerHandle::turn_to`] with another phase than
     /// [`Phase::Serving`] none does.
     pub fn reads(&self) -> bool {
         self.readers.count() > 0

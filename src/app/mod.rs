@@ -25,7 +25,7 @@ mod thread;
 mod worker;
 
 pub use error::StartError;
-pub use host::Host;
+pub use host::ServerHandle;
 pub use running::Running;
 pub use start::StartOptions;
 

@@ -9,29 +9,29 @@ use std::time::Duration;
 
 use super::{Running, StartOptions, start_in};
 use crate::config::Config;
-use crate::handover::channel::{Channel, Message};
-use crate::handover::door::{self, Door, FdStore, HandoverServer, Params};
+use crate::handover::channel::{Channel, HandoverMessage};
+use crate::handover::door::{self, HandoverHandle, FdStore, HandoverServer, Params};
 use crate::handover::label::Label;
-use crate::handover::sockets::Sockets;
+use crate::handover::sockets::HeldSockets;
 use crate::handover::take::{Taken, take};
-use crate::metrics::events::Kind;
-use crate::node::{Mended, Node};
+use crate::metrics::events::EventKind;
+use crate::node::{Repaired, NodeNetwork};
 use crate::server::Phase;
-use crate::supervisor::link::{Inherited, Link};
+use crate::supervisor::link::{Inherited, SupervisorChannel};
 
 /// Time that all workers have to start running.
 const TURNS: Duration = Duration::from_secs(15);
 
 /// A server on its sockets, from any source.
-pub(crate) struct Place {
+pub(crate) struct Instance {
     running: Running,
     handover_server: Option<HandoverServer>,
-    node: Option<Node>,
+    node: Option<NodeNetwork>,
 }
 
 /// Source of the sockets.
-struct Source {
-    sockets: Sockets,
+struct SocketSource {
+    sockets: HeldSockets,
     /// Entries of the predecessor's cache.
     entries: Vec<Vec<u8>>,
     /// Channel to the predecessor.
@@ -40,10 +40,10 @@ struct Source {
     beside: bool,
 }
 
-impl Source {
+impl SocketSource {
     /// Returns the sockets of `given` if there are any; otherwise asks a running nodens for a handover, if `path` is set.
-    fn find(path: Option<&Path>, given: Sockets) -> Self {
-        let none = Self { sockets: Sockets::default(), entries: Vec::new(), taken: None, beside: false };
+    fn find(path: Option<&Path>, given: HeldSockets) -> Self {
+        let none = Self { sockets: HeldSockets::default(), entries: Vec::new(), taken: None, beside: false };
         let Some(path) = path.filter(|_| given.is_empty()) else { return Self { sockets: given, ..none } };
         match take(path) {
             Ok(None) => none,
@@ -59,7 +59,7 @@ impl Source {
 }
 
 /// Returns a callback that sends the sockets to hold to the supervisor, if there is one.
-fn holder(link: Option<Link>) -> FdStore {
+fn holder(link: Option<SupervisorChannel>) -> FdStore {
     Arc::new(move |sockets| {
         if let Some(link) = &link {
             link.hold_sockets(sockets);
@@ -67,7 +67,7 @@ fn holder(link: Option<Link>) -> FdStore {
     })
 }
 
-impl Place {
+impl Instance {
     /// Serves on the sockets of the last worker, on those of the nodens that runs here now, or on new ones.
     ///
     /// # Errors
@@ -76,10 +76,10 @@ impl Place {
     pub(crate) fn take(
         config: Config,
         given: Inherited,
-        link: Option<Link>,
+        link: Option<SupervisorChannel>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let (path, door) = (config.handover.clone(), Door::new()?);
-        let Source { mut sockets, entries, taken, beside } = Source::find(path.as_deref(), given.sockets);
+        let (path, door) = (config.handover.clone(), HandoverHandle::new()?);
+        let SocketSource { mut sockets, entries, taken, beside } = SocketSource::find(path.as_deref(), given.sockets);
         let [predecessor, successor] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
@@ -87,8 +87,8 @@ impl Place {
             listener = listener.filter(|listener| path.as_deref().is_some_and(|path| door::listens_at(listener, path)));
         }
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
-        let node = Node::of(&config);
-        let mended = node.as_ref().map(Node::set_up).transpose()?.unwrap_or_default();
+        let node = NodeNetwork::of(&config);
+        let mended = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
         let running = start_in(
             config,
             StartOptions {
@@ -104,7 +104,7 @@ impl Place {
             Ok(running) => running,
             Err(error) => {
                 // Addresses and firewall that existed before belong to another process or to none.
-                if let Some(node) = node.filter(|_| mended != Mended::default() && taken.is_none() && !beside) {
+                if let Some(node) = node.filter(|_| mended != Repaired::default() && taken.is_none() && !beside) {
                     let _ = node.tear_down();
                 }
                 return Err(error.into());
@@ -116,8 +116,8 @@ impl Place {
                 return Err("not every worker turns: the other nodens goes on".into());
             }
             // If the predecessor is gone by now, this process is the only one that serves.
-            let _ = predecessor.send(&Message::Ready);
-            running.tell(Kind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
+            let _ = predecessor.send(&HandoverMessage::Ready);
+            running.tell(EventKind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
         }
         if let (None, Some(path)) = (&listener, &path) {
             match door::listen(path) {
@@ -149,7 +149,7 @@ impl Place {
         // A process in standby leaves the node configuration to the process that serves.
         let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);
         let left = self.running.stop();
-        match node.as_ref().map(Node::tear_down) {
+        match node.as_ref().map(NodeNetwork::tear_down) {
             Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "node configuration removed"),
             Some(Err(error)) => {
                 tracing::error!(%error, "cannot remove all node configuration: run `nodens node cleanup`")

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::server::socket::Buffers;
+use crate::server::socket::SocketBuffers;
 
 /// Mount point of the hierarchy.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -21,11 +21,11 @@ const BESIDES: usize = 44 << 20;
 const WORKER: usize = 1 << 20;
 
 /// Returns the buffer sizes of the listeners. Warns if the group has less memory than the configuration may need.
-pub(super) fn buffers(config: &Config, workers: usize) -> Buffers {
+pub(super) fn buffers(config: &Config, workers: usize) -> SocketBuffers {
     let Some(limit) =
         fs::read_to_string("/proc/self/cgroup").ok().and_then(|own| memory_limit(Path::new(CGROUPS), &own))
     else {
-        return Buffers::LARGEST;
+        return SocketBuffers::LARGEST;
     };
     let (sockets, connections) = (config.server.listen.len() * workers, config.server.tcp_connections);
     let buffers = shares(limit, sockets, connections);
@@ -47,11 +47,11 @@ fn wanted(own: usize) -> usize {
 }
 
 /// Returns the buffer sizes for this number of UDP sockets and TCP connections within a memory limit.
-fn shares(limit: usize, sockets: usize, connections: usize) -> Buffers {
-    let (least, most) = (Buffers::LEAST, Buffers::LARGEST);
+fn shares(limit: usize, sockets: usize, connections: usize) -> SocketBuffers {
+    let (least, most) = (SocketBuffers::LEAST, SocketBuffers::LARGEST);
     // A third of a connection's share is for queries.
     let third = limit / SHARE / connections.max(1) / 3;
-    Buffers {
+    SocketBuffers {
         udp: (limit / SHARE / sockets.max(1)).clamp(least.udp, most.udp),
         tcp_send: (third * 2).clamp(least.tcp_send, most.tcp_send),
         tcp_receive: third.clamp(least.tcp_receive, most.tcp_receive),
@@ -117,9 +117,9 @@ mod tests {
 
     #[test]
     fn buffers_follow() {
-        assert_eq!(shares(4 << 30, 4, 1_024), Buffers::LARGEST);
+        assert_eq!(shares(4 << 30, 4, 1_024), SocketBuffers::LARGEST);
         assert_eq!(shares(64 << 20, 4, 1_024).udp, 1 << 20);
-        assert_eq!(shares(64 << 20, 1_000, 100_000), Buffers::LEAST);
+        assert_eq!(shares(64 << 20, 1_000, 100_000), SocketBuffers::LEAST);
         let some = shares(96 << 20, 4, 256);
         assert_eq!((some.tcp_send, some.tcp_receive), (16 << 10, 8 << 10));
     }

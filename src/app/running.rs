@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::descriptors;
-use super::host::Host;
+use super::host::ServerHandle;
 use super::retired::Retired;
-use super::thread::Watch;
+use super::thread::ThreadGuard;
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
 use crate::config::Config;
-use crate::metrics::events::Kind;
+use crate::metrics::events::EventKind;
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::server_status::wall_clock;
@@ -30,7 +30,7 @@ pub struct Running {
     pub(super) admin: Vec<SocketAddr>,
     pub(super) metrics_only: Vec<SocketAddr>,
     pub(super) report: Vec<SocketAddr>,
-    pub(super) host: Host,
+    pub(super) host: ServerHandle,
     pub(super) descriptors: Arc<Descriptors>,
     /// Number of workers that have started.
     pub(super) turning: Arc<AtomicUsize>,
@@ -115,24 +115,24 @@ impl Running {
     pub fn tell_reloaded(&self, needs_restart: &[&str]) {
         self.host.resolver.metrics.config.reloaded(true);
         match needs_restart {
-            [] => self.tell(Kind::ReloadApplied, ""),
-            keys => self.tell(Kind::ReloadNeedsRestart, &keys.join(", ")),
+            [] => self.tell(EventKind::ReloadApplied, ""),
+            keys => self.tell(EventKind::ReloadNeedsRestart, &keys.join(", ")),
         }
     }
 
     /// Counts and logs that a configuration was rejected; the one in force stays.
     pub fn reload_rejected(&self, reason: &str) {
         self.host.resolver.metrics.config.reloaded(false);
-        self.tell(Kind::ReloadRejected, reason);
+        self.tell(EventKind::ReloadRejected, reason);
     }
 
     /// Records an event that concerns the whole server.
-    pub fn tell(&self, kind: Kind, reason: &str) {
+    pub fn tell(&self, kind: EventKind, reason: &str) {
         self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
     }
 
     /// Returns the handle for the handover server.
-    pub fn host(&self) -> Host {
+    pub fn host(&self) -> ServerHandle {
         self.host.clone()
     }
 
@@ -159,8 +159,8 @@ impl Running {
     }
 
     /// Returns a guard that notices how the thread named `what` ends.
-    pub(super) fn watch(&self, what: &'static str) -> Watch {
-        Watch { what, failed: self.failed.0.clone(), phase: Arc::clone(&self.host.phase), well: false }
+    pub(super) fn watch(&self, what: &'static str) -> ThreadGuard {
+        ThreadGuard { what, failed: self.failed.0.clone(), phase: Arc::clone(&self.host.phase), well: false }
     }
 
     /// Stops reading and answers queries in flight, at most for [`crate::server::GRACE`]. Returns how many queries were left

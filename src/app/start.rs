@@ -10,20 +10,20 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlPages, ControlPart, ReportPart};
 use super::error::StartError;
-use super::host::Host;
+use super::host::ServerHandle;
 use super::running::Running;
 use super::worker::WorkerPart;
 use super::{descriptors, room};
 use crate::admin::Admin;
-use crate::admin::report::Report;
+use crate::admin::report::ReportPages;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
 use crate::config::Config;
-use crate::handover::label::{Address, Label};
-use crate::handover::sockets::Sockets;
+use crate::handover::label::{ListenAddress, Label};
+use crate::handover::sockets::HeldSockets;
 use crate::metrics::Metrics;
 use crate::server::readers::Readers;
-use crate::server::socket::{self, Buffers, Listeners};
+use crate::server::socket::{self, SocketBuffers, Listeners};
 use crate::server::{ConnectionSink, Phase};
 use crate::snapshot::Snapshot;
 
@@ -33,7 +33,7 @@ const MOST_ADOPTED: usize = 4_096;
 /// Start options besides the configuration.
 pub struct StartOptions {
     /// Sockets from a supervisor or from a predecessor.
-    pub sockets: Sockets,
+    pub sockets: HeldSockets,
     /// True if another nodens keeps listening on the same addresses: ports need not be free then.
     pub beside: bool,
     /// Phase at the start.
@@ -49,7 +49,7 @@ pub struct StartOptions {
 impl Default for StartOptions {
     fn default() -> Self {
         Self {
-            sockets: Sockets::default(),
+            sockets: HeldSockets::default(),
             beside: false,
             phase: Phase::Serving,
             entries: Vec::new(),
@@ -75,21 +75,21 @@ pub(super) fn prepare(
     let metrics = Arc::new(Metrics::new()?);
     metrics.worker_restarts.inc_by(seat.restarts);
     let buffers = room::buffers(&config, workers);
-    let mut sockets = Sockets::default();
+    let mut sockets = HeldSockets::default();
     let mut listeners = Vec::new();
     for wanted in &config.server.listen {
         let bound = dns(*wanted, workers, buffers, &mut seat);
         let bound = bound.map_err(|error| StartError::Listen { address: *wanted, what: "UDP and TCP", error })?;
-        let address = Address { wanted: *wanted, bound: bound.address };
+        let address = ListenAddress { wanted: *wanted, bound: bound.address };
         keep(&mut sockets, &bound.udp, &Label::Udp(address))?;
         keep(&mut sockets, &bound.tcp, &Label::Tcp(address))?;
         listeners.push(bound);
     }
-    let mut http = |wanted: SocketAddr, what, label: fn(Address) -> Label| {
+    let mut http = |wanted: SocketAddr, what, label: fn(ListenAddress) -> Label| {
         let listener = page(wanted, &mut seat, label);
         let listener = listener.map_err(|error| StartError::Listen { address: wanted, what, error })?;
         let bound = listener.local_addr().unwrap_or(wanted);
-        keep(&mut sockets, std::slice::from_ref(&listener), &label(Address { wanted, bound }))?;
+        keep(&mut sockets, std::slice::from_ref(&listener), &label(ListenAddress { wanted, bound }))?;
         Ok::<_, StartError>((bound, listener))
     };
     let admin = config.admin.listen.iter().map(|address| http(*address, "admin", Label::Admin));
@@ -120,7 +120,7 @@ pub(super) fn prepare(
         admin: admin_addresses,
         metrics_only: metrics_addresses,
         report: report_addresses,
-        host: Host {
+        host: ServerHandle {
             resolver: Arc::clone(&resolver),
             phase: Arc::new(phase),
             readers: readers.clone(),
@@ -155,7 +155,7 @@ pub(super) fn prepare(
     };
     let workers = adopted.into_iter().enumerate().map(part).collect();
     let report = (!report.is_empty()).then(|| ReportPart {
-        report: Report::new(Arc::clone(&resolver), descriptors.reports()),
+        report: ReportPages::new(Arc::clone(&resolver), descriptors.reports()),
         listeners: report.into_iter().map(Arc::new).collect(),
         phase: phases.clone(),
     });
@@ -169,7 +169,7 @@ pub(super) fn prepare(
 }
 
 /// Returns the listeners of one address: inherited ones, and new ones for workers without.
-fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut StartOptions) -> io::Result<Listeners> {
+fn dns(wanted: SocketAddr, workers: usize, buffers: SocketBuffers, seat: &mut StartOptions) -> io::Result<Listeners> {
     match seat.sockets.take_dns(wanted) {
         Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffers),
         None if seat.beside => {
@@ -180,7 +180,7 @@ fn dns(wanted: SocketAddr, workers: usize, buffers: Buffers, seat: &mut StartOpt
 }
 
 /// Returns the listener of an HTTP address: an inherited one, or a new one.
-fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(Address) -> Label) -> io::Result<TcpListener> {
+fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(ListenAddress) -> Label) -> io::Result<TcpListener> {
     let is = |other: &Label| match other {
         Label::Admin(address) | Label::Report(address) => address.wanted == wanted && *other == label(*address),
         _ => false,
@@ -192,7 +192,7 @@ fn page(wanted: SocketAddr, seat: &mut StartOptions, label: fn(Address) -> Label
 }
 
 /// Adds duplicates of these sockets to `sockets`.
-fn keep<S: TryClone>(sockets: &mut Sockets, all: &[S], label: &Label) -> Result<(), StartError> {
+fn keep<S: TryClone>(sockets: &mut HeldSockets, all: &[S], label: &Label) -> Result<(), StartError> {
     for socket in all {
         sockets.put(label.clone(), socket.another().map_err(StartError::Thread)?);
     }

@@ -12,21 +12,21 @@ use tokio::task::LocalSet;
 use crate::server::Phase;
 
 /// Guard that reports a premature end of a thread.
-pub(super) struct Watch {
+pub(super) struct ThreadGuard {
     pub(super) what: &'static str,
     pub(super) failed: watch::Sender<Option<&'static str>>,
     pub(super) phase: Arc<watch::Sender<Phase>>,
     pub(super) well: bool,
 }
 
-impl Watch {
+impl ThreadGuard {
     /// Records the end of the thread, which is regular if `well` is set and the server is stopping.
     pub(super) fn ended(mut self, well: bool) {
         self.well = well && *self.phase.borrow() == Phase::Stopping;
     }
 }
 
-impl Drop for Watch {
+impl Drop for ThreadGuard {
     /// Reports a failure, also after a panic.
     fn drop(&mut self) {
         if !self.well {

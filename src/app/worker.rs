@@ -14,9 +14,9 @@ use crate::admin::HEARTBEAT;
 use crate::admission::connections::Connections;
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
-use crate::server::mmsg::Batch;
+use crate::server::mmsg::DatagramBatch;
 use crate::server::readers::Readers;
-use crate::server::{ConnectionSink, HandedOverConnection, Phase, Worker, tcp, udp};
+use crate::server::{ConnectionSink, HandedOverConnection, Phase, WorkerState, tcp, udp};
 use crate::upstream::links::UpstreamConnections;
 
 /// The parts of one worker.
@@ -46,8 +46,8 @@ impl WorkerPart {
             let snapshot = self.resolver.snapshot.load();
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
         }
-        let worker = Worker::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
-        let batch = Rc::new(RefCell::new(Batch::new()));
+        let worker = WorkerState::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
+        let batch = Rc::new(RefCell::new(DatagramBatch::new()));
         let mut listeners = JoinSet::new();
         for socket in self.udp {
             listeners.spawn_local(udp::serve(Rc::clone(&worker), socket, Rc::clone(&batch)));
@@ -80,7 +80,7 @@ impl WorkerPart {
 
 /// Takes over connections of another process.
 async fn adopt(
-    worker: Rc<Worker<UpstreamConnections>>,
+    worker: Rc<WorkerState<UpstreamConnections>>,
     mut adopted: mpsc::Receiver<HandedOverConnection>,
     connections: Arc<Connections>,
 ) {
@@ -92,7 +92,7 @@ async fn adopt(
 
 /// Records a heartbeat, flushes the statistics about clients, and closes sockets to upstreams that are no longer needed.
 async fn beat(
-    worker: Rc<Worker<UpstreamConnections>>,
+    worker: Rc<WorkerState<UpstreamConnections>>,
     links: Rc<UpstreamConnections>,
     heartbeats: Arc<Vec<AtomicU64>>,
     number: usize,

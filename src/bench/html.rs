@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::report::{Latency, Report, TargetReport};
-use super::svg::{Axis, Line, chart};
+use super::report::{LatencySummary, LoadReport, TargetReport};
+use super::svg::{Axis, ChartLine, chart};
 use super::table::{codes, count, digits, headline, notes, percent};
 
 /// Colours of targets for light and dark schemes; further targets reuse them from the start.
@@ -42,7 +42,7 @@ svg text.title { font-weight: 600 } .grid { stroke: var(--rule) } .axis { fill: 
 
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --shade: #1c2229";
 
-pub(crate) fn page(report: &Report) -> String {
+pub(crate) fn page(report: &LoadReport) -> String {
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -92,7 +92,7 @@ fn style() -> String {
     style + &format!("@media (prefers-color-scheme: dark) {{ :root {{ {DARK};{} }} }}\n", colours(|pair| pair.1))
 }
 
-fn latencies(report: &Report) -> String {
+fn latencies(report: &LoadReport) -> String {
     let head = ["", "responses", "mean", "p50", "p90", "p99", "p99.9", "max"];
     let mut rows = Vec::new();
     for (at, target) in report.targets.iter().enumerate() {
@@ -103,13 +103,13 @@ fn latencies(report: &Report) -> String {
     table(&head, &rows)
 }
 
-fn latency_row(class: &str, label: &str, latency: &Latency) -> String {
+fn latency_row(class: &str, label: &str, latency: &LatencySummary) -> String {
     let values = [latency.mean, latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
     let cells: String = values.map(|value| format!("<td>{}</td>", value.map_or("–".to_owned(), digits))).concat();
     format!("<tr class=\"{class}\"><td>{label}</td><td>{}</td>{cells}</tr>", count(latency.count))
 }
 
-fn outcomes(report: &Report) -> String {
+fn outcomes(report: &LoadReport) -> String {
     let head = ["", "sent", "answered", "lost", "errors", "loss", "answered/s", "responses by code"];
     let row = |(at, target): (usize, &TargetReport)| {
         let numbers = [target.sent, target.answered, target.lost, target.failed()].map(count);
@@ -138,14 +138,14 @@ fn table(head: &[&str], rows: &[String]) -> String {
     )
 }
 
-fn distribution(report: &Report) -> String {
+fn distribution(report: &LoadReport) -> String {
     let curves = || report.targets.iter().flat_map(|target| &target.curves).flatten();
     let x = Axis::milliseconds("latency, ms (log scale)", curves().map(|point| point.1));
     let y = Axis::nines("share of responses", curves().map(|point| point.0).fold(0.9, f64::max));
     let mut lines = Vec::new();
     for (at, target) in report.targets.iter().enumerate() {
         for (curve, (what, dash)) in target.curves.iter().zip([("repeated", ""), ("first seen", " dashed")]) {
-            lines.push(Line {
+            lines.push(ChartLine {
                 class: format!("c{}{dash}", at % COLOURS.len()),
                 label: format!("{}, {what}", target.target),
                 points: curve.iter().map(|(share, ms)| (*ms, *share)).collect(),
@@ -155,7 +155,7 @@ fn distribution(report: &Report) -> String {
     chart("Share of responses within a latency", &x, &y, &lines)
 }
 
-fn over_time(report: &Report) -> String {
+fn over_time(report: &LoadReport) -> String {
     let points = || report.targets.iter().flat_map(|target| &target.over_time);
     let x = Axis::seconds("time, s", points().map(|point| point.at_s).fold(0.0, f64::max));
     let y = Axis::milliseconds("latency, ms (log scale)", points().flat_map(|point| [point.p50, point.p99]));
@@ -166,13 +166,13 @@ fn over_time(report: &Report) -> String {
             target.over_time.iter().map(|point| (point.at_s, value(point))).collect()
         };
         let label = |what: &str| format!("{}, {what}", target.target);
-        lines.push(Line { class: class.clone(), label: label("p50"), points: points(|point| point.p50) });
-        lines.push(Line { class: format!("{class} dashed"), label: label("p99"), points: points(|point| point.p99) });
+        lines.push(ChartLine { class: class.clone(), label: label("p50"), points: points(|point| point.p50) });
+        lines.push(ChartLine { class: format!("{class} dashed"), label: label("p99"), points: points(|point| point.p99) });
     }
     chart("Latency over time", &x, &y, &lines)
 }
 
-fn legend(report: &Report, strokes: [&str; 2]) -> String {
+fn legend(report: &LoadReport, strokes: [&str; 2]) -> String {
     let [solid, dashed] = strokes;
     let targets: String = report
         .targets

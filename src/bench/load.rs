@@ -26,10 +26,10 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::draw::Draw;
 use super::names::Questions;
 use super::pace::{Nanos, Pace, Rounds, SLICE, Slice};
-use super::pending::{MOST_PLACES, Pending, Waiting};
-use super::record::{Record, Trouble};
+use super::pending::{MOST_PLACES, InFlightQueries, SentQuery};
+use super::record::{TargetStats, LossReason};
 use super::tcp::TcpLine;
-use super::udp::{BATCH, Buffers, UdpLine};
+use super::udp::{BATCH, BatchBuffers, UdpLine};
 
 /// Time between the end of a sleep and the next due query.
 const EARLY: Nanos = 60_000;
@@ -46,7 +46,7 @@ const TIMER: u64 = u64::MAX;
 
 /// Parameters of a run.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct LoadPlan {
     /// Addresses to query.
     pub targets: Vec<SocketAddr>,
     /// Pace of queries during a target's turn.
@@ -63,7 +63,7 @@ pub struct Plan {
     pub seed: u64,
 }
 
-impl Plan {
+impl LoadPlan {
     /// Returns the ring size of one line (socket or connection): twice its share of the queries that an open loop sends
     /// within the timeout, because lines do not share evenly. In a closed loop any number of queries may overtake one slow
     /// response, so the ring has its maximum size.
@@ -93,9 +93,9 @@ pub struct Progress {
 
 /// Result of a run.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct LoadOutcome {
     /// One record for each target, in the plan's order.
-    pub records: Vec<Record>,
+    pub records: Vec<TargetStats>,
     /// Time that each target was queried, without the other targets' turns.
     pub asked_for: Vec<Duration>,
     /// True if the user ended the run early.
@@ -108,12 +108,12 @@ pub struct Outcome {
 /// # Errors
 /// A socket cannot be opened: too many open sockets, or no route to the address.
 pub fn run(
-    plan: &Plan,
+    plan: &LoadPlan,
     questions: &Questions,
     draw: &Draw,
     stop: &AtomicBool,
     tell: impl FnMut(Progress),
-) -> io::Result<Outcome> {
+) -> io::Result<LoadOutcome> {
     Load::new(plan, questions, draw, stop)?.run(plan, tell)
 }
 
@@ -124,27 +124,27 @@ struct Load<'a> {
     timeout: Nanos,
     epoll: Epoll,
     timer: TimerFd,
-    targets: Vec<Target>,
-    buffers: Buffers,
+    targets: Vec<LoadTarget>,
+    buffers: BatchBuffers,
     expire_at: Nanos,
 }
 
-struct Target {
-    lines: Vec<Line>,
+struct LoadTarget {
+    lines: Vec<LoadLine>,
     next_line: usize,
     draw: Draw,
     seen: Vec<bool>,
-    record: Record,
+    record: TargetStats,
     asked_for: Nanos,
 }
 
-enum Line {
+enum LoadLine {
     Udp(UdpLine),
     Tcp(TcpLine),
 }
 
-impl Line {
-    fn pending(&mut self) -> &mut Pending {
+impl LoadLine {
+    fn pending(&mut self) -> &mut InFlightQueries {
         match self {
             Self::Udp(line) => line.pending(),
             Self::Tcp(line) => line.pending(),
@@ -159,14 +159,14 @@ impl Line {
     }
 }
 
-impl Target {
+impl LoadTarget {
     fn in_flight(&mut self) -> u64 {
         self.lines.iter_mut().map(|line| line.pending().len()).sum()
     }
 }
 
 impl<'a> Load<'a> {
-    fn new(plan: &Plan, questions: &'a Questions, draw: &Draw, stop: &'a AtomicBool) -> io::Result<Self> {
+    fn new(plan: &LoadPlan, questions: &'a Questions, draw: &Draw, stop: &'a AtomicBool) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
@@ -177,20 +177,20 @@ impl<'a> Load<'a> {
             let mut lines = Vec::new();
             for at in 0..plan.lines {
                 lines.push(match plan.tcp {
-                    true => Line::Tcp(TcpLine::new(*address, room)),
+                    true => LoadLine::Tcp(TcpLine::new(*address, room)),
                     false => {
                         let line = UdpLine::open(*address, room)?;
                         epoll.add(line.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, token(number, at)))?;
-                        Line::Udp(line)
+                        LoadLine::Udp(line)
                     }
                 });
             }
-            targets.push(Target {
+            targets.push(LoadTarget {
                 lines,
                 next_line: 0,
                 draw: draw.clone(),
                 seen: vec![false; questions.len()],
-                record: Record::new(span.as_nanos() as Nanos, SLICE * plan.targets.len() as u64),
+                record: TargetStats::new(span.as_nanos() as Nanos, SLICE * plan.targets.len() as u64),
                 asked_for: 0,
             });
         }
@@ -202,12 +202,12 @@ impl<'a> Load<'a> {
             epoll,
             timer,
             targets,
-            buffers: Buffers::new(),
+            buffers: BatchBuffers::new(),
             expire_at: 0,
         })
     }
 
-    fn run(mut self, plan: &Plan, mut tell: impl FnMut(Progress)) -> io::Result<Outcome> {
+    fn run(mut self, plan: &LoadPlan, mut tell: impl FnMut(Progress)) -> io::Result<LoadOutcome> {
         let rounds = Rounds::new(plan.targets.len(), plan.duration.as_nanos() as Nanos, plan.seed);
         let length = rounds.length();
         let of = rounds.left() * plan.targets.len() as u64;
@@ -219,7 +219,7 @@ impl<'a> Load<'a> {
             self.turn(who, Slice::new(plan.pace, self.now(), length, turns[who]))?;
             turns[who] += 1;
             let records = || self.targets.iter().map(|target| &target.record);
-            let (sent, answered) = (records().map(|r| r.sent).sum(), records().map(Record::answers).sum());
+            let (sent, answered) = (records().map(|r| r.sent).sum(), records().map(TargetStats::answers).sum());
             tell(Progress { turns: done as u64 + 1, of, sent, answered });
         }
         let interrupted = self.stopped();
@@ -234,7 +234,7 @@ impl<'a> Load<'a> {
         }
         let asked_for = self.targets.iter().map(|target| Duration::from_nanos(target.asked_for)).collect();
         let interrupted = self.stopped();
-        Ok(Outcome { records: self.targets.into_iter().map(|target| target.record).collect(), asked_for, interrupted })
+        Ok(LoadOutcome { records: self.targets.into_iter().map(|target| target.record).collect(), asked_for, interrupted })
     }
 
     fn turn(&mut self, who: usize, mut slice: Slice) -> io::Result<()> {
@@ -277,17 +277,17 @@ impl<'a> Load<'a> {
 
         // The batch is drawn from a copy of the sequence; the original advances only by the queries sent.
         let mut draw = target.draw.clone();
-        let nothing = Waiting { intended: 0, sent: now, question: 0, first: false };
+        let nothing = SentQuery { intended: 0, sent: now, question: 0, first: false };
         let mut batch = [nothing; BATCH];
         for (ahead, waiting) in batch[..due].iter_mut().enumerate() {
             let question = draw.question();
             let first = !std::mem::replace(&mut target.seen[question as usize], true);
-            *waiting = Waiting { intended: slice.intended(ahead as u64, now), sent: now, question, first };
+            *waiting = SentQuery { intended: slice.intended(ahead as u64, now), sent: now, question, first };
         }
         let batch = &batch[..due];
         let sent = match &mut target.lines[at] {
-            Line::Udp(line) => line.send(batch, self.questions, &mut self.buffers, &mut target.record),
-            Line::Tcp(line) => {
+            LoadLine::Udp(line) => line.send(batch, self.questions, &mut self.buffers, &mut target.record),
+            LoadLine::Tcp(line) => {
                 match line.open(now) {
                     Ok(true) => {
                         if let Some(fd) = line.fd() {
@@ -298,7 +298,7 @@ impl<'a> Load<'a> {
                     Err(error) if error.raw_os_error() == Some(libc::EMFILE) => return Err(error),
                     Err(error) => {
                         let sent = line.send(batch, self.questions, &mut target.record);
-                        line.end(Trouble::of(&error), &mut target.record);
+                        line.end(LossReason::of(&error), &mut target.record);
                         debug_assert_eq!(sent, batch.len());
                     }
                 }
@@ -340,8 +340,8 @@ impl<'a> Load<'a> {
             let (clock, record) = (self.clock, &mut target.record);
             let now = || clock.elapsed().as_nanos() as Nanos;
             match target.lines.get_mut(at as usize) {
-                Some(Line::Udp(line)) => line.receive(now, self.questions, &mut self.buffers, record),
-                Some(Line::Tcp(line)) => {
+                Some(LoadLine::Udp(line)) => line.receive(now, self.questions, &mut self.buffers, record),
+                Some(LoadLine::Tcp(line)) => {
                     let more = line.receive(now, self.questions, record);
                     line.flush(record);
                     if let Some(fd) = line.fd().filter(|_| more) {
@@ -373,7 +373,7 @@ impl<'a> Load<'a> {
     }
 
     fn in_flight(&mut self) -> u64 {
-        self.targets.iter_mut().map(Target::in_flight).sum()
+        self.targets.iter_mut().map(LoadTarget::in_flight).sum()
     }
 
     fn now(&self) -> Nanos {

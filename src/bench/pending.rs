@@ -12,7 +12,7 @@ const LEAST_PLACES: u64 = 1 << 8;
 
 /// One query in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct SentQuery {
     /// Scheduled time of sending.
     pub intended: Nanos,
     pub sent: Nanos,
@@ -24,15 +24,15 @@ pub struct Waiting {
 
 /// Queries in flight, in the order of sending.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    places: Box<[Option<(u16, Waiting)>]>,
+pub(crate) struct InFlightQueries {
+    places: Box<[Option<(u16, SentQuery)>]>,
     /// Sequence numbers of the oldest query that may still wait, and of the next query.
     oldest: u64,
     next: u64,
     waiting: u64,
 }
 
-impl Pending {
+impl InFlightQueries {
     /// Returns an empty ring with a slot for each of `room` queries, within the bounds.
     pub(crate) fn new(room: u64) -> Self {
         let places = room.clamp(LEAST_PLACES, MOST_PLACES).next_power_of_two();
@@ -55,7 +55,7 @@ impl Pending {
 
     /// Adds a query that was sent with [`id(0)`](Self::id). Returns the query that it replaces, which is lost.
     #[inline]
-    pub(crate) fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
+    pub(crate) fn push(&mut self, waiting: SentQuery) -> Option<SentQuery> {
         let id = self.id(0);
         let pushed_out = self.place(id).replace((id, waiting));
         self.next += 1;
@@ -66,7 +66,7 @@ impl Pending {
 
     /// Returns the query in flight with this ID.
     #[inline]
-    pub(crate) fn get(&self, id: u16) -> Option<&Waiting> {
+    pub(crate) fn get(&self, id: u16) -> Option<&SentQuery> {
         self.places[usize::from(id) % self.places.len()]
             .as_ref()
             .filter(|(theirs, _)| *theirs == id)
@@ -75,14 +75,14 @@ impl Pending {
 
     /// Removes the query with this ID.
     #[inline]
-    pub(crate) fn take(&mut self, id: u16) -> Option<Waiting> {
+    pub(crate) fn take(&mut self, id: u16) -> Option<SentQuery> {
         let (_, taken) = self.place(id).take_if(|(theirs, _)| *theirs == id)?;
         self.waiting -= 1;
         Some(taken)
     }
 
     /// Removes the oldest query if it was sent before `limit`.
-    pub(crate) fn expired(&mut self, limit: Nanos) -> Option<Waiting> {
+    pub(crate) fn expired(&mut self, limit: Nanos) -> Option<SentQuery> {
         while self.oldest < self.next {
             match self.get(self.oldest as u16) {
                 Some(waiting) if waiting.sent >= limit => return None,
@@ -93,7 +93,7 @@ impl Pending {
         None
     }
 
-    fn place(&mut self, id: u16) -> &mut Option<(u16, Waiting)> {
+    fn place(&mut self, id: u16) -> &mut Option<(u16, SentQuery)> {
         let places = self.places.len(); // a power of two, so consecutive IDs never collide
         &mut self.places[usize::from(id) % places]
     }
@@ -103,13 +103,13 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn at(sent: Nanos) -> Waiting {
-        Waiting { intended: sent, sent, question: 0, first: false }
+    fn at(sent: Nanos) -> SentQuery {
+        SentQuery { intended: sent, sent, question: 0, first: false }
     }
 
     #[test]
     fn replies_come_in_any_order_and_the_rest_expires_in_order() {
-        let mut pending = Pending::new(1);
+        let mut pending = InFlightQueries::new(1);
         for sent in 0..4 {
             assert_eq!(u64::from(pending.id(0)), sent);
             assert_eq!(pending.push(at(sent)), None);
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn the_ring_comes_round() {
         for places in [LEAST_PLACES, MOST_PLACES] {
-            let mut pending = Pending::new(places);
+            let mut pending = InFlightQueries::new(places);
             for sent in 0..places {
                 pending.push(at(sent));
             }

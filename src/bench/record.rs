@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::pace::Nanos;
-use super::pending::Waiting;
+use super::pending::SentQuery;
 use crate::wire::{flag, u16_at};
 
 /// Maximum points of a chart over time.
@@ -22,7 +22,7 @@ const LONGEST: u64 = 600 * super::pace::SECOND;
 
 /// Reason why a query failed, other than a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub enum LossReason {
     /// The port is closed.
     Refused,
     /// The connection was closed or reset before the response.
@@ -31,7 +31,7 @@ pub enum Trouble {
     Unreachable,
 }
 
-impl Trouble {
+impl LossReason {
     /// Classifies an error of the system.
     pub fn of(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Kind;
@@ -54,7 +54,7 @@ impl Trouble {
 
 /// Results of one target. After a run `sent` is the sum of answers, lost, errors and unresolved.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct TargetStats {
     /// Queries sent.
     pub sent: u64,
     /// Queries sent whose question was new to the target.
@@ -64,7 +64,7 @@ pub struct Record {
     /// Queries without a response within the timeout.
     pub lost: u64,
     /// Failed queries, by reason.
-    pub errors: BTreeMap<Trouble, u64>,
+    pub errors: BTreeMap<LossReason, u64>,
     /// Queries in flight at the end of an interrupted run.
     pub unresolved: u64,
     /// Responses by response code, the four bits of the header.
@@ -83,7 +83,7 @@ pub struct Record {
     width: Nanos,
 }
 
-impl Record {
+impl TargetStats {
     /// Returns an empty record for a run of about `span`. A part is not shorter than `round`, in which each target has one
     /// turn.
     pub fn new(span: Nanos, round: Nanos) -> Self {
@@ -107,7 +107,7 @@ impl Record {
 
     /// Records a sent query.
     #[inline]
-    pub fn left(&mut self, query: &Waiting) {
+    pub fn left(&mut self, query: &SentQuery) {
         self.sent += 1;
         self.sent_first += u64::from(query.first);
         self.lag.saturating_record(query.sent.saturating_sub(query.intended));
@@ -115,7 +115,7 @@ impl Record {
 
     /// Records the response to a query.
     #[inline]
-    pub fn answered(&mut self, query: &Waiting, now: Nanos, reply: &[u8]) {
+    pub fn answered(&mut self, query: &SentQuery, now: Nanos, reply: &[u8]) {
         let flags = u16_at(reply, 2).unwrap_or_default();
         self.rcodes[usize::from(flags & flag::RCODE)] += 1;
         self.truncated += u64::from(flags & flag::TC != 0);
@@ -127,7 +127,7 @@ impl Record {
     }
 
     /// Records a failed query.
-    pub fn failed(&mut self, trouble: Trouble) {
+    pub fn failed(&mut self, trouble: LossReason) {
         *self.errors.entry(trouble).or_default() += 1;
     }
 
@@ -170,19 +170,19 @@ fn histogram_of<C: hdrhistogram::Counter>(digits: u8) -> Histogram<C> {
 #[cfg(test)]
 mod tests {
     use super::super::pace::{Pace, SECOND, SLICE, Slice};
-    use super::super::pending::Pending;
+    use super::super::pending::InFlightQueries;
     use super::*;
 
     const MS: Nanos = 1_000_000;
     const REPLY: &[u8] = b"\0\0\x82\x03";
 
-    fn query(intended: Nanos, first: bool) -> Waiting {
-        Waiting { intended, sent: intended, question: 0, first }
+    fn query(intended: Nanos, first: bool) -> SentQuery {
+        SentQuery { intended, sent: intended, question: 0, first }
     }
 
     #[test]
     fn both_kinds_are_merged() {
-        let mut record = Record::new(SECOND, 0);
+        let mut record = TargetStats::new(SECOND, 0);
         for ms in 1..=50 {
             record.answered(&query(0, true), ms * MS, REPLY);
             record.answered(&query(0, false), (50 + ms) * MS, REPLY);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_reply_belongs_to_when_its_query_should_have_left() {
-        let mut record = Record::new(60 * SECOND, 0);
+        let mut record = TargetStats::new(60 * SECOND, 0);
         record.answered(&query(SECOND / 2, true), 9 * SECOND, REPLY);
         record.answered(&query(59 * SECOND, true), 60 * SECOND, REPLY);
         record.answered(&query(99 * SECOND, true), 99 * SECOND + 9, REPLY);
@@ -209,30 +209,30 @@ mod tests {
         // The client cannot send while the server stalls, for 200 ms of 2 s. It sends 1,000 queries a second, and a
         // response takes 1 ms. The time is simulated in steps of 0.1 ms.
         const STALL: std::ops::Range<Nanos> = 500 * MS..700 * MS;
-        let mut record = Record::new(2 * SECOND, 0);
-        let mut from_leaving = Record::new(2 * SECOND, 0);
-        let mut pending = Pending::new(1000);
+        let mut record = TargetStats::new(2 * SECOND, 0);
+        let mut from_leaving = TargetStats::new(2 * SECOND, 0);
+        let mut pending = InFlightQueries::new(1000);
         for turn in 0..8 {
             let mut slice = Slice::new(Pace::Open { rate: 1000 }, turn * SLICE, SLICE, turn);
             let mut now = turn * SLICE;
             while !slice.is_over(now) {
                 if !STALL.contains(&now) {
                     for _ in 0..slice.due(now, pending.len()) {
-                        let query = Waiting { intended: slice.intended(0, now), sent: now, question: 0, first: false };
+                        let query = SentQuery { intended: slice.intended(0, now), sent: now, question: 0, first: false };
                         slice.sent(1);
                         record.left(&query);
                         pending.push(query);
                     }
                     while let Some(query) = pending.expired(now.saturating_sub(MS) + 1) {
                         record.answered(&query, now, REPLY);
-                        from_leaving.answered(&Waiting { intended: query.sent, ..query }, now, REPLY);
+                        from_leaving.answered(&SentQuery { intended: query.sent, ..query }, now, REPLY);
                     }
                 }
                 now += MS / 10;
             }
         }
         assert!(record.sent > 1900 && record.answers() > 1900);
-        let p99 = |record: &Record| record.all().value_at_quantile(0.99) / MS;
+        let p99 = |record: &TargetStats| record.all().value_at_quantile(0.99) / MS;
         assert!((150..=202).contains(&p99(&record)), "{} ms", p99(&record));
         assert!(p99(&from_leaving) < 10, "{} ms: what coordinated omission would show", p99(&from_leaving));
         assert!(record.lag.max() / MS >= 190, "and that the sender was held up is told");

@@ -8,16 +8,16 @@ use std::net::SocketAddr;
 use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
-use super::load::{Outcome, Plan};
+use super::load::{LoadOutcome, LoadPlan};
 use super::pace::Pace;
-use super::record::Record;
+use super::record::TargetStats;
 use crate::wire::Rcode;
 
 /// Version of the structure; incremented when a field changes its meaning or is removed.
 pub(crate) const SHAPE: u32 = 1;
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct LoadReport {
     /// Version of this structure.
     pub shape: u32,
     /// Settings of the run.
@@ -79,13 +79,13 @@ pub struct TargetReport {
     /// Responses without a query in flight.
     pub stray: u64,
     /// Latencies of all responses.
-    pub latency_ms: Latency,
+    pub latency_ms: LatencySummary,
     /// Latencies of questions that were new to this target.
-    pub first_seen_ms: Latency,
+    pub first_seen_ms: LatencySummary,
     /// Latencies of repeated questions.
-    pub repeated_ms: Latency,
+    pub repeated_ms: LatencySummary,
     /// Delays of sending; part of the latencies.
-    pub sender_lag_ms: Latency,
+    pub sender_lag_ms: LatencySummary,
     /// Latencies over the course of the run.
     pub over_time: Vec<Point>,
     /// Points (share, latency) of repeated and of new questions, for a chart.
@@ -95,7 +95,7 @@ pub struct TargetReport {
 
 /// Latencies in milliseconds; null if there are none.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Latency {
+pub struct LatencySummary {
     pub count: u64,
     pub mean: Option<f64>,
     /// Median.
@@ -124,11 +124,11 @@ pub struct Point {
 /// Nanoseconds per millisecond.
 const MILLISECOND: f64 = 1e6;
 
-impl Report {
+impl LoadReport {
     /// Builds the report of a run. `names`, `questions`, `draw` and `edns` describe the questions.
     pub fn new(
-        plan: &Plan,
-        outcome: &Outcome,
+        plan: &LoadPlan,
+        outcome: &LoadOutcome,
         names: String,
         questions: usize,
         draw: &'static str,
@@ -167,7 +167,7 @@ impl Report {
 }
 
 impl TargetReport {
-    fn new(target: SocketAddr, record: &Record, asked_s: f64) -> Self {
+    fn new(target: SocketAddr, record: &TargetStats, asked_s: f64) -> Self {
         let answered = record.answers();
         let rcodes = record.rcodes.iter().enumerate().filter(|(_, count)| **count > 0);
         let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
@@ -185,10 +185,10 @@ impl TargetReport {
             rcodes: rcodes.map(|(code, count)| (Rcode::of_flags(code as u16).to_string(), *count)).collect(),
             truncated: record.truncated,
             stray: record.stray,
-            latency_ms: Latency::of(&record.all()),
-            first_seen_ms: Latency::of(&record.first),
-            repeated_ms: Latency::of(&record.repeated),
-            sender_lag_ms: Latency::of(&record.lag),
+            latency_ms: LatencySummary::of(&record.all()),
+            first_seen_ms: LatencySummary::of(&record.first),
+            repeated_ms: LatencySummary::of(&record.repeated),
+            sender_lag_ms: LatencySummary::of(&record.lag),
             over_time: record.over_time().map(|(at, part)| Point::of(at, part)).collect(),
             curves: [curve(&record.repeated), curve(&record.first)],
         }
@@ -199,7 +199,7 @@ impl TargetReport {
     }
 }
 
-impl Latency {
+impl LatencySummary {
     fn of<C: Counter>(values: &Histogram<C>) -> Self {
         let any = !values.is_empty();
         // The upper bound of a bucket may exceed its highest value.

@@ -18,7 +18,7 @@ pub(super) struct Axis {
     marks: Vec<(f64, String)>,
 }
 
-pub(super) struct Line {
+pub(super) struct ChartLine {
     /// Classes: one for the colour, and one for dashes if the line is dashed.
     pub class: String,
     /// Tooltip of the line.
@@ -85,7 +85,7 @@ impl Axis {
 }
 
 /// Returns a chart. `label` describes it to screen readers; the caller ensures that it needs no escaping.
-pub(super) fn chart(label: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
+pub(super) fn chart(label: &str, x: &Axis, y: &Axis, lines: &[ChartLine]) -> String {
     let across = |value: f64| LEFT + x.place(value) * (WIDTH - LEFT - RIGHT);
     let up = |value: f64| HEIGHT - BOTTOM - y.place(value) * (HEIGHT - TOP - BOTTOM);
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::report::{Latency, Report, TargetReport};
+use super::report::{LatencySummary, LoadReport, TargetReport};
 
 /// Sender delay at the 99th percentile, in milliseconds, from which a note is printed.
 const LATE_MS: f64 = 1.0;
 
 /// Returns the report as a table with notes, in lines of up to 120 columns.
-pub fn table(report: &Report) -> String {
+pub fn table(report: &LoadReport) -> String {
     let width = report.targets.iter().map(|target| target.target.to_string().len()).max().unwrap_or(0).max(12);
     let mut out = format!("{}\n\n", headline(report));
     let mut line = |text: String| {
@@ -43,7 +43,7 @@ pub fn table(report: &Report) -> String {
 }
 
 /// Returns a one-line summary of the settings.
-pub fn headline(report: &Report) -> String {
+pub fn headline(report: &LoadReport) -> String {
     let settings = &report.settings;
     let pace = match (settings.rate, settings.closed) {
         (Some(rate), _) => format!("open loop of {} q/s", count(rate)),
@@ -128,7 +128,7 @@ pub fn codes(target: &TargetReport) -> String {
     codes.iter().map(|(code, number)| format!("{code} {}", count(**number))).collect::<Vec<_>>().join(", ")
 }
 
-fn latency_row(label: &str, width: usize, latency: &Latency) -> String {
+fn latency_row(label: &str, width: usize, latency: &LatencySummary) -> String {
     let mut row = format!("{label:<width$} {:>11}", count(latency.count));
     for value in [latency.p50, latency.p90, latency.p99, latency.p999, latency.max] {
         let _ = write!(row, " {:>9}", value.map_or("-".to_owned(), digits)); // infallible for a String

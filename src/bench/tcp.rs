@@ -8,8 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::names::Questions;
 use super::pace::{Nanos, SECOND};
-use super::pending::{Pending, Waiting};
-use super::record::{Record, Trouble};
+use super::pending::{InFlightQueries, SentQuery};
+use super::record::{TargetStats, LossReason};
 use super::udp::settle;
 
 /// Maximum bytes of queries queued for the connection; beyond this the sender waits.
@@ -26,7 +26,7 @@ const PAUSE: Nanos = SECOND / 10;
 pub(super) struct TcpLine {
     target: SocketAddr,
     stream: Option<TcpStream>,
-    pending: Pending,
+    pending: InFlightQueries,
     /// Bytes not yet written.
     out: Vec<u8>,
     /// Bytes of an incomplete response.
@@ -37,11 +37,11 @@ pub(super) struct TcpLine {
 impl TcpLine {
     /// Prepares a connection to `target`, which is not opened yet; `room` is the expected number of queries in flight.
     pub(super) fn new(target: SocketAddr, room: u64) -> Self {
-        Self { target, stream: None, pending: Pending::new(room), out: Vec::new(), read: Vec::new(), not_before: 0 }
+        Self { target, stream: None, pending: InFlightQueries::new(room), out: Vec::new(), read: Vec::new(), not_before: 0 }
     }
 
     /// Returns the queries in flight.
-    pub(super) fn pending(&mut self) -> &mut Pending {
+    pub(super) fn pending(&mut self) -> &mut InFlightQueries {
         &mut self.pending
     }
 
@@ -76,7 +76,7 @@ impl TcpLine {
     }
 
     /// Queues queries and writes as many bytes as the connection accepts. All of the queries count as sent.
-    pub(super) fn send(&mut self, batch: &[Waiting], questions: &Questions, record: &mut Record) -> usize {
+    pub(super) fn send(&mut self, batch: &[SentQuery], questions: &Questions, record: &mut TargetStats) -> usize {
         for waiting in batch {
             let query = questions.query(waiting.question);
             self.out.extend_from_slice(&(query.len() as u16).to_be_bytes()); // a query is much shorter than 64 KiB
@@ -92,7 +92,7 @@ impl TcpLine {
     }
 
     /// Writes the queued bytes.
-    pub(super) fn flush(&mut self, record: &mut Record) {
+    pub(super) fn flush(&mut self, record: &mut TargetStats) {
         let Some(stream) = &mut self.stream else { return };
         let mut written = 0;
         let mut end = None;
@@ -103,7 +103,7 @@ impl TcpLine {
                 // A connection that is still being opened reports one of these errors.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
                 Err(error) => {
-                    end = Some(Trouble::of(&error));
+                    end = Some(LossReason::of(&error));
                     break;
                 }
             }
@@ -115,7 +115,7 @@ impl TcpLine {
     }
 
     /// Receives the responses that have arrived; returns true if there may be more. `now` returns the current time.
-    pub(super) fn receive(&mut self, now: impl Fn() -> Nanos, questions: &Questions, record: &mut Record) -> bool {
+    pub(super) fn receive(&mut self, now: impl Fn() -> Nanos, questions: &Questions, record: &mut TargetStats) -> bool {
         for _ in 0..FAIR {
             let Some(stream) = &mut self.stream else { return false };
             let kept = self.read.len();
@@ -123,14 +123,14 @@ impl TcpLine {
             let result = stream.read(&mut self.read[kept..]);
             self.read.truncate(kept + *result.as_ref().unwrap_or(&0));
             let end = match result {
-                Ok(0) => Trouble::Closed,
+                Ok(0) => LossReason::Closed,
                 Ok(_) => {
                     self.settle(now(), questions, record);
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return false,
-                Err(error) => Trouble::of(&error),
+                Err(error) => LossReason::of(&error),
             };
             self.end(end, record);
             return false;
@@ -139,7 +139,7 @@ impl TcpLine {
     }
 
     /// Records the complete responses at the start of the read buffer and removes them.
-    fn settle(&mut self, now: Nanos, questions: &Questions, record: &mut Record) {
+    fn settle(&mut self, now: Nanos, questions: &Questions, record: &mut TargetStats) {
         let mut done = 0;
         while let Some((length, rest)) = self.read[done..].split_first_chunk::<2>() {
             let Some(reply) = rest.get(..usize::from(u16::from_be_bytes(*length))) else { break };
@@ -150,7 +150,7 @@ impl TcpLine {
     }
 
     /// Closes the connection; all queries in flight fail with `trouble`.
-    pub(super) fn end(&mut self, trouble: Trouble, record: &mut Record) {
+    pub(super) fn end(&mut self, trouble: LossReason, record: &mut TargetStats) {
         self.stream = None;
         self.out.clear();
         self.read.clear();

@@ -9,8 +9,8 @@ use socket2::SockRef;
 
 use super::names::{LONGEST_QUERY, Questions};
 use super::pace::Nanos;
-use super::pending::{Pending, Waiting};
-use super::record::{Record, Trouble};
+use super::pending::{InFlightQueries, SentQuery};
+use super::record::{TargetStats, LossReason};
 use crate::wire::{HEADER, flag, u16_at};
 
 /// Maximum datagrams per system call.
@@ -23,7 +23,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const FAIR: usize = 4;
 
 /// Buffers for one batch in each direction, shared by all sockets.
-pub(super) struct Buffers {
+pub(super) struct BatchBuffers {
     queries: Box<[[u8; LONGEST_QUERY]; BATCH]>,
     replies: Box<[[u8; LARGEST_REPLY]; BATCH]>,
     sending: MultiHeaders<SockaddrStorage>,
@@ -34,10 +34,10 @@ pub(super) struct Buffers {
 #[derive(Debug)]
 pub(super) struct UdpLine {
     socket: UdpSocket,
-    pending: Pending,
+    pending: InFlightQueries,
 }
 
-impl Buffers {
+impl BatchBuffers {
     pub(super) fn new() -> Self {
         Self {
             queries: Box::new([[0; LONGEST_QUERY]; BATCH]),
@@ -63,21 +63,21 @@ impl UdpLine {
         // The system may allow less; responses that are dropped for it count as lost.
         let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         socket.connect(target)?;
-        Ok(Self { socket, pending: Pending::new(room) })
+        Ok(Self { socket, pending: InFlightQueries::new(room) })
     }
 
     /// Returns the queries in flight.
-    pub(super) fn pending(&mut self) -> &mut Pending {
+    pub(super) fn pending(&mut self) -> &mut InFlightQueries {
         &mut self.pending
     }
 
     /// Sends up to [`BATCH`] queries; returns how many were sent. A query that the system refuses counts as sent and failed.
     pub(super) fn send(
         &mut self,
-        batch: &[Waiting],
+        batch: &[SentQuery],
         questions: &Questions,
-        buffers: &mut Buffers,
-        record: &mut Record,
+        buffers: &mut BatchBuffers,
+        record: &mut TargetStats,
     ) -> usize {
         let batch = &batch[..batch.len().min(BATCH)];
         let mut lengths = [0; BATCH];
@@ -112,13 +112,13 @@ impl UdpLine {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             // The error was caused by earlier queries (ICMP port unreachable).
             Err(error) if error.kind() == ErrorKind::ConnectionRefused && !self.pending.is_empty() => {
-                self.fail_all(Trouble::Refused, record);
+                self.fail_all(LossReason::Refused, record);
                 0
             }
             Err(error) => {
                 for waiting in batch {
                     record.left(waiting);
-                    record.failed(Trouble::of(&error));
+                    record.failed(LossReason::of(&error));
                 }
                 batch.len()
             }
@@ -130,8 +130,8 @@ impl UdpLine {
         &mut self,
         now: impl Fn() -> Nanos,
         questions: &Questions,
-        buffers: &mut Buffers,
-        record: &mut Record,
+        buffers: &mut BatchBuffers,
+        record: &mut TargetStats,
     ) {
         for _ in 0..FAIR {
             let mut lengths = [0; BATCH];
@@ -152,12 +152,12 @@ impl UdpLine {
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
                 // The system does not report which query caused the error, and reports many errors as one.
-                Err(error) => return self.fail_all(Trouble::of(&error), record),
+                Err(error) => return self.fail_all(LossReason::of(&error), record),
             }
         }
     }
 
-    fn fail_all(&mut self, trouble: Trouble, record: &mut Record) {
+    fn fail_all(&mut self, trouble: LossReason, record: &mut TargetStats) {
         while self.pending.expired(Nanos::MAX).is_some() {
             record.failed(trouble);
         }
@@ -173,8 +173,8 @@ impl AsFd for UdpLine {
 /// Records a response with the query that it belongs to: ID and question must match. A response with an error code may
 /// have an empty question section. A response without a matching query counts as stray.
 #[inline]
-pub(super) fn settle(pending: &mut Pending, reply: &[u8], now: Nanos, questions: &Questions, record: &mut Record) {
-    let matches = |waiting: &Waiting| {
+pub(super) fn settle(pending: &mut InFlightQueries, reply: &[u8], now: Nanos, questions: &Questions, record: &mut TargetStats) {
+    let matches = |waiting: &SentQuery| {
         let question = questions.question(waiting.question);
         let flags = u16_at(reply, 2).unwrap_or_default();
         let without = u16_at(reply, 4) == Some(0) && flags & flag::RCODE != 0;

@@ -14,7 +14,7 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::wire::fit::CachedMessage;
-use crate::wire::reply::{Kind, Reply};
+use crate::wire::reply::{AnswerKind, ResponseMessage};
 use crate::wire::store::{CacheableMessage, store};
 use crate::wire::{Rcode, flag, rcode};
 
@@ -55,7 +55,7 @@ pub struct Entry {
     /// See [`CachedMessage::spells`].
     pub(super) spells: bool,
     /// Failure of the last refresh, or of the query if there was no response at all; `until` is zero if there is none.
-    pub(super) failed: Failed,
+    pub(super) failed: CachedFailure,
 }
 
 /// Configuration that an entry depends on: as a fingerprint that is comparable across reloads, and as the route under the
@@ -98,7 +98,7 @@ impl CacheScope {
 
 /// Remembered failure (RFC 9520).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct CachedFailure {
     /// Time until which no server is queried for the question.
     pub until: Millis,
     /// Duration of the failure in milliseconds.
@@ -122,7 +122,7 @@ pub enum Freshness {
 
 /// Settings for new entries.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct EntryLimits {
     /// Largest TTL of a positive answer, in seconds.
     pub max_ttl: u32,
     /// Largest TTL of a negative answer, in seconds.
@@ -133,9 +133,9 @@ pub struct Limits {
 
 impl Entry {
     /// Creates an entry from a response. It may be served once in any case; [`Entry::is_kept`] says whether it may be cached.
-    pub fn from_reply(reply: &Reply<'_>, limits: Limits, trust_ad: bool, home: CacheScope, now: Millis) -> Self {
+    pub fn from_reply(reply: &ResponseMessage<'_>, limits: EntryLimits, trust_ad: bool, home: CacheScope, now: Millis) -> Self {
         let cap = match reply.kind() {
-            Kind::Positive => limits.max_ttl,
+            AnswerKind::Positive => limits.max_ttl,
             // Without SOA a negative answer has no TTL (RFC 2308 section 5).
             _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
@@ -164,7 +164,7 @@ impl Entry {
             upstream_ages: false,
             rotation: if limits.rotate { rotation } else { -rotation },
             spells,
-            failed: Failed::NONE,
+            failed: CachedFailure::NONE,
         }
     }
 
@@ -174,7 +174,7 @@ impl Entry {
         question: &[u8],
         (cause, extended_errors): (Cause, &[u8]),
         home: CacheScope,
-        failed: Failed,
+        failed: CachedFailure,
         now: Millis,
     ) -> Self {
         let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -224,12 +224,12 @@ impl Entry {
     }
 
     /// Returns the entry's failure, if it has one or is one.
-    pub fn failed(&self) -> Option<Failed> {
+    pub fn failed(&self) -> Option<CachedFailure> {
         Some(self.failed).filter(|failed| failed.until > 0)
     }
 
     /// Records that a refresh failed.
-    pub fn fail(&mut self, failed: Failed) {
+    pub fn fail(&mut self, failed: CachedFailure) {
         self.failed = failed;
         self.refreshing = false;
     }
@@ -277,7 +277,7 @@ impl Entry {
     }
 }
 
-impl Failed {
+impl CachedFailure {
     pub(super) const NONE: Self = Self { until: 0, span: 0, recoveries: 0 };
 
     /// Returns the failure, recorded now, of an attempt that began at `began`, after `previous` or as the first one; it lasts
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
     use crate::wire::{RrType, rtype};
 
-    const LIMITS: Limits = Limits { max_ttl: 1000, negative_max_ttl: 100, rotate: true };
+    const LIMITS: EntryLimits = EntryLimits { max_ttl: 1000, negative_max_ttl: 100, rotate: true };
     const HOME: CacheScope = CacheScope::unconfirmed(3);
 
     /// Returns an entry of a response to `a. A` with these flags and records, each with its section, type and TTL.
@@ -334,7 +334,7 @@ mod tests {
             bytes.extend([&[0xc0, 12][..], &rtype.to_be_bytes(), &[0, 1], &ttl.to_be_bytes()].concat());
             bytes.extend([&(rdata.len() as u16).to_be_bytes(), rdata].concat());
         }
-        Entry::from_reply(&Reply::read(&bytes).expect("a reply"), LIMITS, true, HOME, 5_000)
+        Entry::from_reply(&ResponseMessage::read(&bytes).expect("a reply"), LIMITS, true, HOME, 5_000)
     }
 
     #[test]
@@ -374,7 +374,7 @@ mod tests {
             assert_eq!(kept.freshness(now, 10_000), freshness, "at {now}");
         }
         assert_eq!(kept.freshness(15_000, 0), Freshness::Expired);
-        kept.fail(Failed { until: 30_000, span: 1_000, recoveries: 0 });
+        kept.fail(CachedFailure { until: 30_000, span: 1_000, recoveries: 0 });
         assert_eq!(kept.freshness(25_000, 10_000), Freshness::Failed);
         assert_eq!(entry(0, &[]).freshness(5_000, 10_000), Freshness::Expired);
     }
@@ -382,10 +382,10 @@ mod tests {
     #[test]
     fn failures_grow_and_are_forgotten() {
         let spans = |longest: u32| {
-            let mut failed = Failed::after(None, 0, 0, 0, longest);
+            let mut failed = CachedFailure::after(None, 0, 0, 0, longest);
             let spans = [(); 10].map(|()| {
                 let span = failed.span / 1000;
-                failed = Failed::after(Some(failed), 0, failed.until, failed.until, longest);
+                failed = CachedFailure::after(Some(failed), 0, failed.until, failed.until, longest);
                 span
             });
             (spans, failed)
@@ -395,11 +395,11 @@ mod tests {
         let (of_all, failed) = spans(u32::MAX);
         assert_eq!(of_all, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         const LONGEST: u32 = LONGEST_FAILURE;
-        assert_eq!(Failed::after(Some(failed), 1, failed.until, failed.until, LONGEST).span, FIRST_FAILURE);
+        assert_eq!(CachedFailure::after(Some(failed), 1, failed.until, failed.until, LONGEST).span, FIRST_FAILURE);
         let long_after = failed.until + Millis::from(LONGEST_FAILURE);
-        assert_eq!(Failed::after(Some(failed), 0, long_after, long_after, LONGEST).span, FIRST_FAILURE);
-        let first = Failed::after(None, 0, 0, 100, LONGEST);
-        assert_eq!(Failed::after(Some(first), 0, 50, 200, LONGEST).span, FIRST_FAILURE, "noted by another who waited");
+        assert_eq!(CachedFailure::after(Some(failed), 0, long_after, long_after, LONGEST).span, FIRST_FAILURE);
+        let first = CachedFailure::after(None, 0, 0, 100, LONGEST);
+        assert_eq!(CachedFailure::after(Some(first), 0, 50, 200, LONGEST).span, FIRST_FAILURE, "noted by another who waited");
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
         let entry =

@@ -15,7 +15,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 pub mod entry;
 pub(crate) mod packed;
@@ -51,23 +51,23 @@ impl Cache {
 
     /// Returns the hash of a key; keyed with a secret, so that no client can choose names that collide.
     #[inline]
-    pub fn hash(&self, key: &Key) -> u64 {
+    pub fn hash(&self, key: &CacheKey) -> u64 {
         self.hasher.hash_one(key.as_bytes())
     }
 
     /// Passes the entry under `key` to `read` and marks it as used; returns `None` if there is no entry.
     #[inline]
-    pub fn with<R>(&self, hash: u64, key: &Key, read: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+    pub fn with<R>(&self, hash: u64, key: &CacheKey, read: impl FnOnce(&mut Entry) -> R) -> Option<R> {
         self.shard(hash).get(hash, key).map(read)
     }
 
     /// Caches an entry in place of an earlier one.
-    pub fn insert(&self, hash: u64, key: &Key, entry: Entry) {
+    pub fn insert(&self, hash: u64, key: &CacheKey, entry: Entry) {
         self.shard(hash).insert(hash, key, entry);
     }
 
     /// Removes the entry under `key`.
-    pub fn remove(&self, hash: u64, key: &Key) {
+    pub fn remove(&self, hash: u64, key: &CacheKey) {
         self.shard(hash).remove(hash, key);
     }
 
@@ -104,7 +104,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{CacheScope, Failed};
+    use super::entry::{CacheScope, CachedFailure};
     use super::*;
     use crate::cause::Cause;
     use crate::wire::query::{EffectiveViewId, Query};
@@ -117,8 +117,8 @@ mod tests {
             assert!(cache.shards.len().is_power_of_two() && cache.shards.len() <= SHARDS);
             for name in b'a'..=b'z' {
                 let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
-                let key = Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON);
-                let failed = Failed { until: 1, span: 1, recoveries: 0 };
+                let key = CacheKey::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON);
+                let failed = CachedFailure { until: 1, span: 1, recoveries: 0 };
                 let words = (Cause::UpstreamFailed, &vec![0; u16::MAX.into()][..]);
                 let entry = Entry::failure(key.question(), words, CacheScope::unconfirmed(0), failed, 0);
                 let hash = cache.hash(&key);

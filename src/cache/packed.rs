@@ -10,15 +10,15 @@
 
 use std::sync::Arc;
 
-use super::entry::{CacheScope, Entry, Failed};
+use super::entry::{CacheScope, Entry, CachedFailure};
 use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::{HEADER, Rcode, name, rcode};
 
 /// Appends an entry, with the part of its key that its response does not contain; appends nothing for a failure.
-fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
+fn pack(rest: [u8; CacheKey::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
     if entry.rcode == rcode::SERVFAIL || !entry.is_kept() {
         return;
     }
@@ -40,12 +40,12 @@ fn pack(rest: [u8; Key::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
 }
 
 /// Takes the first entry off `bytes`; `None` if they are malformed, the inner `None` if the entry cannot be used here.
-fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
+fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(CacheKey, Entry)>> {
     let length = u32::from_be_bytes(take(bytes)?) as usize;
     let (mut packed, others) = bytes.split_at_checked(length)?;
     *bytes = others;
     let packed = &mut packed;
-    let rest: [u8; Key::REST] = take(packed)?;
+    let rest: [u8; CacheKey::REST] = take(packed)?;
     let rcode = Rcode::from(u16::from_be_bytes(take(packed)?));
     let [marks, rotation, hits] = take(packed)?;
     let age = u64::from_be_bytes(take(packed)?);
@@ -59,7 +59,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
     let in_reach = |at: &[u8]| usize::from(u16::from_be_bytes([at[0], at[1]])) + 4 <= wire.len();
     let end =
         name::skip(wire, HEADER)?.checked_add(4).filter(|end| *end <= wire.len() && offsets.clone().all(in_reach))?;
-    let key = Key::from_parts(&wire[HEADER..end], rest)?;
+    let key = CacheKey::from_parts(&wire[HEADER..end], rest)?;
     let (Some(born), Some(expires)) = (now.checked_sub(age), now.checked_add_signed(left)) else { return Some(None) };
     let entry = Entry {
         bytes: Arc::from(&**packed),
@@ -76,7 +76,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(Key, Entry)>> {
         upstream_ages: marks & 2 != 0,
         rotation: i8::from_be_bytes([rotation]),
         spells: marks & 4 != 0,
-        failed: Failed::NONE,
+        failed: CachedFailure::NONE,
     };
     Some(Some((key, entry)).filter(|_| expires > born))
 }
@@ -141,22 +141,22 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{Freshness, Limits};
+    use crate::cache::entry::{Freshness, EntryLimits};
     use crate::config::RouteId;
     use crate::wire::query::EffectiveViewId;
-    use crate::wire::reply::Reply;
+    use crate::wire::reply::ResponseMessage;
     use crate::wire::rtype;
 
-    const LIMITS: Limits = Limits { max_ttl: 1_000, negative_max_ttl: 100, rotate: true };
+    const LIMITS: EntryLimits = EntryLimits { max_ttl: 1_000, negative_max_ttl: 100, rotate: true };
 
-    fn entry(label: u8, ttl: u32, now: Millis) -> (Key, Entry) {
+    fn entry(label: u8, ttl: u32, now: Millis) -> (CacheKey, Entry) {
         let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();
         bytes[13] = label;
         bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
         let home = CacheScope::new(3, RouteId::of_index(2).expect("a small one"), 77);
-        let reply = Reply::read(&bytes).expect("a reply");
+        let reply = ResponseMessage::read(&bytes).expect("a reply");
         (
-            Key::of_stub(&[1, label, 0], rtype::A, EffectiveViewId::of_index(1)),
+            CacheKey::of_stub(&[1, label, 0], rtype::A, EffectiveViewId::of_index(1)),
             Entry::from_reply(&reply, LIMITS, false, home, now),
         )
     }
@@ -169,7 +169,7 @@ mod tests {
             old.insert(old.hash(&key), &key, entry);
         }
         let (key, _) = entry(b'd', 0, 0);
-        let failed = Failed { until: 90_000, span: 1_000, recoveries: 0 };
+        let failed = CachedFailure { until: 90_000, span: 1_000, recoveries: 0 };
         let failure =
             Entry::failure(key.question(), (Cause::UpstreamFailed, &[]), CacheScope::unconfirmed(77), failed, 1);
         old.insert(old.hash(&key), &key, failure);
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Freshness::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
-        let other = Key::of_stub(key.name(), rtype::A, EffectiveViewId::of_index(2));
+        let other = CacheKey::of_stub(key.name(), rtype::A, EffectiveViewId::of_index(2));
         assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
     }
 

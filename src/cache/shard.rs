@@ -23,7 +23,7 @@ use lru::LruCache;
 
 use super::entry::Entry;
 use crate::wire::HEADER;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 /// Divisor of a shard's memory: the share of the probation segment.
 const PROBATION: usize = 4;
@@ -66,7 +66,7 @@ impl Shard {
     }
 
     #[inline]
-    pub(super) fn get(&mut self, hash: u64, key: &Key) -> Option<&mut Entry> {
+    pub(super) fn get(&mut self, hash: u64, key: &CacheKey) -> Option<&mut Entry> {
         let slot = match self.protected.entries.peek_mut(&hash) {
             Some(slot) => slot,
             None => self.probation.entries.peek_mut(&hash)?,
@@ -81,7 +81,7 @@ impl Shard {
         Some(&mut slot.entry)
     }
 
-    pub(super) fn insert(&mut self, hash: u64, key: &Key, entry: Entry) {
+    pub(super) fn insert(&mut self, hash: u64, key: &CacheKey, entry: Entry) {
         let slot = Slot { entry, rest: key.rest(), asked_again: false };
         // A new response replaces a protected entry in its segment.
         if self.protected.remove(hash).is_some() {
@@ -108,7 +108,7 @@ impl Shard {
         self.protected.put(hash, slot);
     }
 
-    pub(super) fn remove(&mut self, hash: u64, key: &Key) {
+    pub(super) fn remove(&mut self, hash: u64, key: &CacheKey) {
         if self.get(hash, key).is_some() && self.protected.remove(hash).is_none() {
             self.probation.remove(hash);
         }
@@ -116,7 +116,7 @@ impl Shard {
 
     /// Passes every entry to `show`, with the part of its key that its response does not contain; protected entries and recent
     /// ones come first.
-    pub(super) fn each(&self, mut show: impl FnMut([u8; Key::REST], &Entry)) {
+    pub(super) fn each(&self, mut show: impl FnMut([u8; CacheKey::REST], &Entry)) {
         let slots = self.protected.entries.iter().chain(self.probation.entries.iter());
         slots.for_each(|(_, slot)| show(slot.rest, &slot.entry));
     }
@@ -133,7 +133,7 @@ impl Shard {
 /// Queue with its share of the memory.
 #[derive(Debug)]
 struct Segment {
-    entries: LruCache<u64, Slot, BuildHasherDefault<AsIs>>,
+    entries: LruCache<u64, Slot, BuildHasherDefault<PrehashedHasher>>,
     limit: usize,
     bytes: usize,
     bound: usize,
@@ -143,13 +143,13 @@ struct Segment {
 #[derive(Debug)]
 struct Slot {
     entry: Entry,
-    rest: [u8; Key::REST],
+    rest: [u8; CacheKey::REST],
     /// True if the entry was served since it was inserted, or since it last went round.
     asked_again: bool,
 }
 
 /// Layout of the list's allocation for each entry, to determine its size.
-struct Node(#[allow(dead_code)] (u64, Slot, usize, usize));
+struct ListNode(#[allow(dead_code)] (u64, Slot, usize, usize));
 
 impl Segment {
     fn new(bound: usize) -> Self {
@@ -157,7 +157,7 @@ impl Segment {
         // The map fills at most seven of eight buckets.
         let capacity = NonZeroUsize::MIN.saturating_add(buckets / 8 * 7 - 1);
         // The list has an empty node at either end.
-        let bytes = allocated(table_size(buckets)) + 2 * allocated(size_of::<Node>());
+        let bytes = allocated(table_size(buckets)) + 2 * allocated(size_of::<ListNode>());
         let entries = LruCache::with_hasher(capacity, BuildHasherDefault::new());
         Self { entries, limit: capacity.get() / 2, bytes, bound }
     }
@@ -214,13 +214,13 @@ impl Slot {
     /// Returns whether the entry is stored under `key`: the response bears the key's name in lower case, its type and its
     /// class.
     #[inline]
-    fn is_under(&self, key: &Key) -> bool {
+    fn is_under(&self, key: &CacheKey) -> bool {
         self.rest == key.rest()
             && self.entry.kept().wire.get(HEADER..).is_some_and(|wire| wire.starts_with(key.question()))
     }
 
     fn size(&self) -> usize {
-        allocated(size_of::<Node>()) + allocated(self.entry.heap_size())
+        allocated(size_of::<ListNode>()) + allocated(self.entry.heap_size())
     }
 }
 
@@ -244,9 +244,9 @@ fn allocated(len: usize) -> usize {
 
 /// Hasher that returns its input: the keys are hashes already.
 #[derive(Default)]
-struct AsIs(u64);
+struct PrehashedHasher(u64);
 
-impl Hasher for AsIs {
+impl Hasher for PrehashedHasher {
     #[inline]
     fn finish(&self) -> u64 {
         self.0
@@ -266,24 +266,24 @@ impl Hasher for AsIs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{CacheScope, Failed};
+    use super::super::entry::{CacheScope, CachedFailure};
     use super::*;
     use crate::wire::query::{EffectiveViewId, Query};
 
     const HOME: CacheScope = CacheScope::unconfirmed(0);
 
-    fn key(name: u8) -> Key {
+    fn key(name: u8) -> CacheKey {
         let packet = [&b"\0\0\0\0\0\x01\0\0\0\0\0\0\x01"[..], &[name], b"\x00\0\x01\0\x01"].concat();
-        Key::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
+        CacheKey::new(&Query::read(&packet).expect("a query"), EffectiveViewId::COMMON)
     }
 
     /// Returns a failure of `key` with this many bytes of extended errors.
-    fn entry(key: &Key, size: usize) -> Entry {
+    fn entry(key: &CacheKey, size: usize) -> Entry {
         Entry::failure(
             key.question(),
             (crate::cause::Cause::UpstreamFailed, &vec![0; size]),
             HOME,
-            Failed { until: 1, span: 1, recoveries: 0 },
+            CachedFailure { until: 1, span: 1, recoveries: 0 },
             0,
         )
     }

@@ -10,16 +10,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::failover::Failover;
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use super::own_addresses::own_addresses;
 use super::progress::{bar, stop_on_signal};
 use crate::bench::draw::Draw;
 use crate::bench::guard::{GENTLE_RATE, forbidden};
 use crate::bench::html;
-use crate::bench::load::{self, Plan, Progress};
+use crate::bench::load::{self, LoadPlan, Progress};
 use crate::bench::names::Questions;
 use crate::bench::pace::Pace;
-use crate::bench::report::Report;
+use crate::bench::report::LoadReport;
 use crate::bench::table::{count, table};
 use crate::config::address::DNS_PORT;
 use crate::config::units::Time;
@@ -28,13 +28,13 @@ use crate::config::units::Time;
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 /// Subcommands of `bench`.
 #[derive(Debug, Subcommand)]
-enum What {
-    Latency(Latency),
+enum BenchCommand {
+    Latency(LatencyArgs),
     Failover(Failover),
 }
 
@@ -53,7 +53,7 @@ enum What {
 /// sent no response at all, or the run failed; 64 the command line is wrong or the rate is refused.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-struct Latency {
+struct LatencyArgs {
     /// Server to measure: an address, not a name. May be given several times
     #[arg(long = "target", value_name = "ADDR[:PORT]", required = true, value_parser = target)]
     targets: Vec<SocketAddr>,
@@ -62,7 +62,7 @@ struct Latency {
     names: Option<PathBuf>,
     /// Order of questions: zipf draws the nth name 1/n as often as the first, in-turn takes one after the other
     #[arg(long, value_name = "ORDER", default_value = "zipf")]
-    draw: Order,
+    draw: OrderArg,
     /// Queries per second to a target in its turn [default: 1000]
     #[arg(long, value_name = "QPS", value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
     rate: Option<u64>,
@@ -99,7 +99,7 @@ struct Latency {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Order {
+enum OrderArg {
     Zipf,
     InTurn,
 }
@@ -120,10 +120,10 @@ const DEFAULT_RATE: u64 = 1_000;
 
 impl Bench {
     /// Runs the measurement.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         let (name, result) = match &self.what {
-            What::Latency(latency) => ("latency", latency.run()),
-            What::Failover(failover) => ("failover", failover.run()),
+            BenchCommand::Latency(latency) => ("latency", latency.run()),
+            BenchCommand::Failover(failover) => ("failover", failover.run()),
         };
         result.unwrap_or_else(|(error, outcome)| {
             let _ = writeln!(io::stderr(), "nodens bench {name}: {error}"); // the exit code reports it too
@@ -132,38 +132,38 @@ impl Bench {
     }
 }
 
-impl Latency {
-    fn run(&self) -> Result<Outcome, (String, Outcome)> {
-        let plan = self.plan().map_err(|error| (error, Outcome::BadUsage))?;
-        let questions = self.questions().map_err(|error| (error, Outcome::Failed))?;
+impl LatencyArgs {
+    fn run(&self) -> Result<CommandOutcome, (String, CommandOutcome)> {
+        let plan = self.plan().map_err(|error| (error, CommandOutcome::BadUsage))?;
+        let questions = self.questions().map_err(|error| (error, CommandOutcome::Failed))?;
         let (draw, order) = match self.draw {
-            Order::Zipf => (Draw::zipf(questions.len(), self.seed), "zipf"),
-            Order::InTurn => (Draw::in_turn(questions.len()), "in-turn"),
+            OrderArg::Zipf => (Draw::zipf(questions.len(), self.seed), "zipf"),
+            OrderArg::InTurn => (Draw::in_turn(questions.len()), "in-turn"),
         };
-        let failed = |error: io::Error| (error.to_string(), Outcome::Failed);
+        let failed = |error: io::Error| (error.to_string(), CommandOutcome::Failed);
         // Created before the run: an invalid path must not cost a result.
         let page = self.html.as_ref().map(|file| Ok((file, fs::File::create(file)?))).transpose();
         let page = page.map_err(|error: io::Error| {
             let file = self.html.as_deref().unwrap_or(Path::new(""));
-            (format!("{}: {error}", file.display()), Outcome::Failed)
+            (format!("{}: {error}", file.display()), CommandOutcome::Failed)
         })?;
         let stop = stop_on_signal();
         let bar = bar();
         let outcome = load::run(&plan, &questions, &draw, &stop, |progress| show(&bar, progress)).map_err(failed)?;
         bar.finish_and_clear();
         let names = self.names.as_ref().map_or("built-in".to_owned(), |file| file.display().to_string());
-        let report = Report::new(&plan, &outcome, names, questions.len(), order, self.edns);
+        let report = LoadReport::new(&plan, &outcome, names, questions.len(), order, self.edns);
         let text = if self.json { report.json() + "\n" } else { table(&report) };
         io::stdout().write_all(text.as_bytes()).map_err(failed)?;
         if let Some((file, mut page)) = page {
             let written = page.write_all(html::page(&report).as_bytes());
-            written.map_err(|error| (format!("{}: {error}", file.display()), Outcome::Failed))?;
+            written.map_err(|error| (format!("{}: {error}", file.display()), CommandOutcome::Failed))?;
         }
         let silent = report.targets.iter().any(|target| target.answered == 0);
-        Ok(if silent { Outcome::Failed } else { Outcome::Good })
+        Ok(if silent { CommandOutcome::Failed } else { CommandOutcome::Good })
     }
 
-    fn plan(&self) -> Result<Plan, String> {
+    fn plan(&self) -> Result<LoadPlan, String> {
         let pace = match self.closed {
             Some(in_flight) => Pace::Closed { in_flight },
             None => Pace::Open { rate: self.rate.unwrap_or(DEFAULT_RATE) },
@@ -182,7 +182,7 @@ impl Latency {
                 count(GENTLE_RATE)
             ));
         }
-        Ok(Plan {
+        Ok(LoadPlan {
             targets: self.targets.clone(),
             pace,
             duration: self.duration,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::config_file::load;
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use crate::config::units::Size;
 use crate::config::{Config, LogTarget};
 
@@ -25,7 +25,7 @@ use crate::config::{Config, LogTarget};
 /// The summary states the memory that a large configuration needs at most, besides the cache; add it to the memory limit.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     /// Configuration file
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -36,9 +36,9 @@ Examples:
   nodens check nodens.toml          mistakes and warnings to stderr, a summary to stdout
   nodens check nodens.toml && systemctl reload nodens";
 
-impl Check {
+impl CheckArgs {
     /// Checks the file and prints the result.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         match load(&self.file) {
             Ok(config) => {
                 for warning in &config.warnings {
@@ -52,7 +52,7 @@ impl Check {
                 }
                 // The exit code reports it too.
                 let _ = writeln!(io::stdout(), "{}: OK ({})", self.file.display(), summary(&config));
-                Outcome::Good
+                CommandOutcome::Good
             }
             Err(unusable) => unusable.complain(&self.file),
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::hosts_files;
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use super::own_addresses::own_addresses;
 use crate::config::Config;
 use crate::config::parse::parse;
@@ -21,26 +21,26 @@ const LONGEST: usize = 64 << 20;
 
 /// All inputs of a configuration. Parsing them again gives the same configuration, even if the machine has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct ConfigSource {
     /// Text of the configuration file, or of resolv.conf if there is no such file.
     pub(super) text: Vec<u8>,
     /// Other inputs, as of when the text was read.
-    around: Around,
+    around: ConfigInputs,
 }
 
 /// Inputs of a configuration other than its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Around {
+struct ConfigInputs {
     /// Addresses of this machine.
     local: Vec<IpAddr>,
     /// Path and text of each hosts file that the text names.
     hosts: Vec<(String, String)>,
 }
 
-impl Source {
+impl ConfigSource {
     /// Combines the text with this machine's current addresses and the hosts files that the text names.
     pub(super) fn of(text: Vec<u8>) -> Self {
-        let mut source = Self { text, around: Around { local: own_addresses(), hosts: Vec::new() } };
+        let mut source = Self { text, around: ConfigInputs { local: own_addresses(), hosts: Vec::new() } };
         // Most configurations name no hosts files; a large text is then not parsed twice.
         if source.text.windows(HOSTS.len()).any(|part| part == HOSTS)
             && let Ok(config) = source.parse()
@@ -105,7 +105,7 @@ pub(super) enum Unusable {
 
 /// Reads and parses a configuration file.
 pub(super) fn load(file: &Path) -> Result<Config, Unusable> {
-    Source::of(read(file).map_err(Unusable::Unreadable)?).parse()
+    ConfigSource::of(read(file).map_err(Unusable::Unreadable)?).parse()
 }
 
 impl Unusable {
@@ -119,7 +119,7 @@ impl Unusable {
     }
 
     /// Writes the errors to stderr and returns the outcome of the command.
-    pub(super) fn complain(&self, file: &Path) -> Outcome {
+    pub(super) fn complain(&self, file: &Path) -> CommandOutcome {
         for line in self.lines(file) {
             let _ = writeln!(io::stderr(), "{line}"); // the exit code reports it too
         }
@@ -127,10 +127,10 @@ impl Unusable {
     }
 
     /// Returns the outcome of a command that fails for this reason.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> CommandOutcome {
         match self {
-            Self::Unreadable(_) => Outcome::Failed,
-            Self::Mistakes(_) => Outcome::BadConfig,
+            Self::Unreadable(_) => CommandOutcome::Failed,
+            Self::Mistakes(_) => CommandOutcome::BadConfig,
         }
     }
 }
@@ -151,11 +151,11 @@ mod tests {
         for (text, local) in [("", vec![]), ("[server]\n\n", vec!["192.0.2.1"]), ("\n", vec!["::1", "127.0.0.1"])] {
             let local = local.into_iter().map(|address| address.parse().expect("an address")).collect();
             let hosts = vec![("/etc/hosts".to_owned(), "10.0.0.1 a\n".to_owned())];
-            let source = Source { text: text.into(), around: Around { local, hosts } };
-            assert_eq!(Source::unpack(&source.pack()), Some(source));
+            let source = ConfigSource { text: text.into(), around: ConfigInputs { local, hosts } };
+            assert_eq!(ConfigSource::unpack(&source.pack()), Some(source));
         }
         for strange in [&b""[..], b"[server]", b"[server]\n", b"{}\n"] {
-            assert_eq!(Source::unpack(strange), None);
+            assert_eq!(ConfigSource::unpack(strange), None);
         }
     }
 }

@@ -9,12 +9,12 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio::runtime::Builder;
 
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use super::progress::{bar, stop_on_signal};
-use crate::bench::failover::fault::{FAULTS, Fault};
-use crate::bench::failover::plan::Plan;
+use crate::bench::failover::fault::{FAULTS, FaultRow};
+use crate::bench::failover::plan::FailoverPlan;
 use crate::bench::failover::run;
-use crate::bench::failover::server::Server;
+use crate::bench::failover::server::TestedServer;
 use crate::bench::failover::svg::picture;
 use crate::bench::failover::table::table;
 
@@ -39,13 +39,13 @@ use crate::bench::failover::table::table;
 pub(super) struct Failover {
     /// Measure only this fault; may be given several times [default: all]
     #[arg(long = "fault", value_name = "NAME", value_parser = fault())]
-    faults: Vec<Fault>,
+    faults: Vec<FaultRow>,
     /// Also measure the other resolvers that are installed
     #[arg(long)]
     peers: bool,
     /// Measure only this resolver; may be given several times
     #[arg(long = "only", value_name = "SERVER", value_parser = server(), conflicts_with = "peers")]
-    only: Vec<Server>,
+    only: Vec<TestedServer>,
     /// Only the burst, for all resolvers [default: steady for all, and the burst for nodens]
     #[arg(long)]
     closed: bool,
@@ -75,12 +75,12 @@ Examples:
 
 impl Failover {
     /// Runs the measurement.
-    pub(super) fn run(&self) -> Result<Outcome, (String, Outcome)> {
-        let failed = |error: io::Error| (error.to_string(), Outcome::Failed);
+    pub(super) fn run(&self) -> Result<CommandOutcome, (String, CommandOutcome)> {
+        let failed = |error: io::Error| (error.to_string(), CommandOutcome::Failed);
         let plan = self.plan().map_err(failed)?;
         if plan.servers.is_empty() {
             let names: Vec<&str> = plan.missing.iter().map(|server| server.name()).collect();
-            return Err((format!("not installed: {}", names.join(", ")), Outcome::Failed));
+            return Err((format!("not installed: {}", names.join(", ")), CommandOutcome::Failed));
         }
         // Created before the run: an invalid path must not cost a result.
         let (json, svg) = (open(self.json.as_deref())?, open(self.svg.as_deref())?);
@@ -106,37 +106,37 @@ impl Failover {
                 file.write_all(text.as_bytes()).map_err(|error| named(path, &error))?;
             }
         }
-        Ok(Outcome::Good)
+        Ok(CommandOutcome::Good)
     }
 
-    fn plan(&self) -> io::Result<Plan> {
+    fn plan(&self) -> io::Result<FailoverPlan> {
         let wanted = match (self.only.as_slice(), self.peers) {
-            ([], false) => &[Server::Nodens][..],
-            ([], true) => &Server::ALL,
+            ([], false) => &[TestedServer::Nodens][..],
+            ([], true) => &TestedServer::ALL,
             (only, _) => only,
         };
         let (mut servers, mut missing) = (Vec::new(), Vec::new());
-        for server in Server::ALL.into_iter().filter(|server| wanted.contains(server)) {
+        for server in TestedServer::ALL.into_iter().filter(|server| wanted.contains(server)) {
             match server.find() {
                 Ok(program) => servers.push((server, program)),
-                Err(error) if server == Server::Nodens => return Err(error),
+                Err(error) if server == TestedServer::Nodens => return Err(error),
                 Err(_) => missing.push(server),
             }
         }
         let mut faults = FAULTS.to_vec();
         faults.retain(|fault| self.faults.is_empty() || self.faults.iter().any(|wanted| wanted.name == fault.name));
         let Self { closed, quick, tcp, ipv6, .. } = *self;
-        Ok(Plan { servers, missing, faults, closed, quick, ipv6, tcp })
+        Ok(FailoverPlan { servers, missing, faults, closed, quick, ipv6, tcp })
     }
 }
 
-fn open(path: Option<&Path>) -> Result<Option<(&Path, fs::File)>, (String, Outcome)> {
+fn open(path: Option<&Path>) -> Result<Option<(&Path, fs::File)>, (String, CommandOutcome)> {
     let create = |path| Ok((path, fs::File::create(path).map_err(|error| named(path, &error))?));
     path.map(create).transpose()
 }
 
-fn named(path: &Path, error: &io::Error) -> (String, Outcome) {
-    (format!("{}: {error}", path.display()), Outcome::Failed)
+fn named(path: &Path, error: &io::Error) -> (String, CommandOutcome) {
+    (format!("{}: {error}", path.display()), CommandOutcome::Failed)
 }
 
 fn minutes(time: Duration) -> String {
@@ -146,12 +146,12 @@ fn minutes(time: Duration) -> String {
     }
 }
 
-fn fault() -> impl TypedValueParser<Value = Fault> {
+fn fault() -> impl TypedValueParser<Value = FaultRow> {
     PossibleValuesParser::new(FAULTS.map(|fault| fault.name))
-        .try_map(|name| Fault::named(&name).ok_or("there is no such fault"))
+        .try_map(|name| FaultRow::named(&name).ok_or("there is no such fault"))
 }
 
-fn server() -> impl TypedValueParser<Value = Server> {
-    PossibleValuesParser::new(Server::ALL.map(Server::name))
-        .try_map(|name| Server::named(&name).ok_or("there is no such server"))
+fn server() -> impl TypedValueParser<Value = TestedServer> {
+    PossibleValuesParser::new(TestedServer::ALL.map(TestedServer::name))
+        .try_map(|name| TestedServer::named(&name).ok_or("there is no such server"))
 }

@@ -13,7 +13,7 @@ const MOST_FILES: usize = 256;
 const MOST_BYTES: u64 = 16 << 20;
 
 /// Path of a file, and its size, inode and change time (seconds, nanoseconds) if it exists.
-pub(super) type Stamp = (PathBuf, Option<[i64; 4]>);
+pub(super) type FileStamp = (PathBuf, Option<[i64; 4]>);
 
 /// Returns the paths and texts of the files, in the order of the configuration; the files of one directory are sorted by
 /// name. Files that cannot be read are logged and left out.
@@ -33,7 +33,7 @@ pub(super) fn read(paths: &[HostsPath]) -> Vec<(String, String)> {
 }
 
 /// Returns a stamp for each file. Stamps differ if a file was changed, added or removed in between.
-pub(super) fn stamps(paths: &[HostsPath]) -> Vec<Stamp> {
+pub(super) fn stamps(paths: &[HostsPath]) -> Vec<FileStamp> {
     let stamp = |path: PathBuf| {
         let metadata = fs::metadata(&path).ok();
         let of = |file: fs::Metadata| [file.len() as i64, file.ino() as i64, file.ctime(), file.ctime_nsec()];

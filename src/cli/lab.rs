@@ -9,11 +9,11 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::outcome::Outcome;
-use crate::lab::console::{Answer, Console, HELP};
+use super::outcome::CommandOutcome;
+use crate::lab::console::{CommandResult, Console, HELP};
 use crate::lab::front::Front;
 use crate::lab::tour::tour;
-use crate::lab::{HORIZONS, Network, STATIC_RECORD};
+use crate::lab::{HORIZONS, LabNetwork, STATIC_RECORD};
 
 /// Try nodens without a cluster: a small hybrid network on loopback with scripted upstreams, and nodens in front of it.
 ///
@@ -44,7 +44,7 @@ const DEMO_PORT: u16 = 5300;
 
 impl Lab {
     /// Runs the tour, or the demo until the user quits.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         // One thread suffices for the upstreams, and leaves the other CPUs to nodens.
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let outcome = runtime.block_on(self.play());
@@ -54,24 +54,24 @@ impl Lab {
         });
         result.unwrap_or_else(|error| {
             complain(format_args!("nodens lab: {error}"));
-            Outcome::Failed
+            CommandOutcome::Failed
         })
     }
 
-    async fn play(&self) -> io::Result<Outcome> {
+    async fn play(&self) -> io::Result<CommandOutcome> {
         let port = self.port.unwrap_or(if self.tour { 0 } else { DEMO_PORT });
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         if let Some(taken) = taken(listen) {
             complain(format_args!("nodens lab: {taken} of {listen} is in use; --port 0 takes any that is free"));
-            return Ok(Outcome::Failed);
+            return Ok(CommandOutcome::Failed);
         }
         let admin = self.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let network = Network::start().await?;
+        let network = LabNetwork::start().await?;
         let front = Front::start(&network.config(&[listen], admin)).await.map_err(io::Error::other)?;
         let outcome = match front.addresses().first() {
             Some(&address) if self.tour => match tour(&network, address, io::stdout()).await? {
-                score if score.failed == 0 => Outcome::Good,
-                _ => Outcome::Failed,
+                score if score.failed == 0 => CommandOutcome::Good,
+                _ => CommandOutcome::Failed,
             },
             Some(&address) => demo(&network, &front, address).await?,
             None => return Err(io::Error::other("nodens listens nowhere")),
@@ -82,7 +82,7 @@ impl Lab {
 }
 
 /// Prints an introduction and executes commands until the user quits.
-async fn demo(network: &Network, front: &Front, address: SocketAddr) -> io::Result<Outcome> {
+async fn demo(network: &LabNetwork, front: &Front, address: SocketAddr) -> io::Result<CommandOutcome> {
     introduce(network, front, address)?;
     let mut console = Console::new(network);
     let mut lines = lines();
@@ -94,14 +94,14 @@ async fn demo(network: &Network, front: &Front, address: SocketAddr) -> io::Resu
             Some(line) = lines.recv() => line,
         };
         match console.obey(&line).await {
-            Answer::Say(said) => writeln!(io::stdout(), "{said}")?,
-            Answer::Quit => break,
+            CommandResult::Say(said) => writeln!(io::stdout(), "{said}")?,
+            CommandResult::Quit => break,
         }
     }
-    Ok(Outcome::Good)
+    Ok(CommandOutcome::Good)
 }
 
-fn introduce(network: &Network, front: &Front, address: SocketAddr) -> io::Result<()> {
+fn introduce(network: &LabNetwork, front: &Front, address: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "nodens listens on {address}, UDP and TCP.")?;
     if let Some(admin) = front.admin() {

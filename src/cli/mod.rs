@@ -19,7 +19,7 @@ mod serve;
 mod start_config;
 mod status;
 
-pub use outcome::Outcome;
+pub use outcome::CommandOutcome;
 
 /// A DNS caching resolver for the nodes of a Kubernetes CI cluster.
 #[derive(Debug, Parser)]
@@ -34,9 +34,9 @@ struct Cli {
 enum Command {
     Lab(lab::Lab),
     Serve(serve::Serve),
-    Check(check::Check),
-    Status(status::Status),
-    Job(status::Job),
+    Check(check::CheckArgs),
+    Status(status::StatusArgs),
+    Job(status::JobArgs),
     Node(node::NodeCommand),
     Bench(bench::Bench),
     Schema(schema::Schema),
@@ -58,7 +58,7 @@ Examples:
   nodens help check                 more about a command";
 
 /// Runs the command in `args`; the first argument is the program's name. Output goes to stdout, errors to stderr.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
+pub fn run(args: impl IntoIterator<Item = OsString>) -> CommandOutcome {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
             Command::Lab(lab) => lab.run(),
@@ -72,7 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Outcome {
         },
         Err(answer) => {
             let _ = answer.print(); // a closed stdout or stderr cannot be reported
-            if answer.use_stderr() { Outcome::BadUsage } else { Outcome::Good }
+            if answer.use_stderr() { CommandOutcome::BadUsage } else { CommandOutcome::Good }
         }
     }
 }

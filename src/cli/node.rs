@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::config_file::load;
-use super::outcome::Outcome;
-use crate::node::{self, Node, State};
+use super::outcome::CommandOutcome;
+use crate::node::{self, NodeNetwork, NodeState};
 
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
@@ -23,14 +23,14 @@ pub(super) struct NodeCommand {
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 enum What {
-    Status(Status),
+    Status(NodeStatusArgs),
     Cleanup(Cleanup),
 }
 
 /// Show which addresses and firewall rules of [node] are present, and the firewall's counters; exit code 1 if one is missing.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
-struct Status {
+struct NodeStatusArgs {
     /// Configuration file of the running nodens
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -63,7 +63,7 @@ Examples:
 
 impl NodeCommand {
     /// Runs the subcommand.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         match &self.command {
             What::Status(status) => status.run(),
             What::Cleanup(cleanup) => cleanup.run(),
@@ -71,24 +71,24 @@ impl NodeCommand {
     }
 }
 
-impl Status {
-    fn run(&self) -> Outcome {
+impl NodeStatusArgs {
+    fn run(&self) -> CommandOutcome {
         let config = match load(&self.config) {
             Ok(config) => config,
             Err(unusable) => return unusable.complain(&self.config),
         };
-        let Some(node) = Node::of(&config) else {
-            return say("nothing: the configuration has no [node]\n", Outcome::Good);
+        let Some(node) = NodeNetwork::of(&config) else {
+            return say("nothing: the configuration has no [node]\n", CommandOutcome::Good);
         };
         match node.state() {
-            Ok(state) => say(&table(&state), if state.is_good() { Outcome::Good } else { Outcome::Failed }),
+            Ok(state) => say(&table(&state), if state.is_good() { CommandOutcome::Good } else { CommandOutcome::Failed }),
             Err(error) => complain(&error),
         }
     }
 }
 
 /// Renders the state, one item a line.
-fn table(state: &State) -> String {
+fn table(state: &NodeState) -> String {
     let mut text = String::new();
     for (ip, there, own) in &state.addresses {
         let link = state.link.as_deref().unwrap_or("?");
@@ -114,7 +114,7 @@ fn table(state: &State) -> String {
 }
 
 impl Cleanup {
-    fn run(&self) -> Outcome {
+    fn run(&self) -> CommandOutcome {
         let config =
             self.config.as_ref().map(|file| load(file).map_err(|unusable| unusable.complain(file))).transpose();
         let settings = match config {
@@ -122,7 +122,7 @@ impl Cleanup {
             Err(outcome) => return outcome,
         };
         let (addresses, listen): (Vec<IpAddr>, Vec<SocketAddr>) = match settings {
-            Some(None) => return say("nothing to remove: the configuration has no [node]\n", Outcome::Good),
+            Some(None) => return say("nothing to remove: the configuration has no [node]\n", CommandOutcome::Good),
             Some(Some(settings)) => (settings.addresses, settings.listen),
             None => match node::own_addresses() {
                 Ok(own) => (Vec::new(), own.into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect()),
@@ -136,21 +136,21 @@ impl Cleanup {
             return complain(&format!("a process listens on {listen}: stop it first, or use --force"));
         }
         match node::remove(&addresses) {
-            Ok(removed) if removed.is_empty() => say("nothing to remove\n", Outcome::Good),
+            Ok(removed) if removed.is_empty() => say("nothing to remove\n", CommandOutcome::Good),
             Ok(removed) => {
-                say(&removed.iter().map(|what| format!("removed {what}\n")).collect::<String>(), Outcome::Good)
+                say(&removed.iter().map(|what| format!("removed {what}\n")).collect::<String>(), CommandOutcome::Good)
             }
             Err(error) => complain(&error),
         }
     }
 }
 
-fn say(text: &str, outcome: Outcome) -> Outcome {
+fn say(text: &str, outcome: CommandOutcome) -> CommandOutcome {
     let _ = io::stdout().write_all(text.as_bytes()); // a closed stdout cannot be reported
     outcome
 }
 
-fn complain(error: &dyn std::fmt::Display) -> Outcome {
+fn complain(error: &dyn std::fmt::Display) -> CommandOutcome {
     let _ = writeln!(io::stderr(), "nodens: {error}"); // the exit code reports it too
-    Outcome::Failed
+    CommandOutcome::Failed
 }

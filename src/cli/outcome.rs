@@ -2,7 +2,7 @@
 
 /// Outcome of a command; `main` turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// Success.
     Good,
     /// An invalid command line (EX_USAGE).
@@ -13,7 +13,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl CommandOutcome {
     /// Returns the exit code (sysexits.h).
     pub fn code(self) -> u8 {
         match self {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use super::Outcome;
+use super::CommandOutcome;
 use crate::config::outline::json_schema;
 
 /// Print the JSON Schema of the configuration file, for editors and validators.
@@ -24,10 +24,10 @@ The schema knows keys, forms and bounds of numbers. Only `nodens check` finds al
 
 impl Schema {
     /// Prints the schema.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         match io::stdout().write_all(json_schema().as_bytes()) {
-            Ok(()) => Outcome::Good,
-            Err(_) => Outcome::Failed,
+            Ok(()) => CommandOutcome::Good,
+            Err(_) => CommandOutcome::Failed,
         }
     }
 }

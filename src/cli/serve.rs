@@ -15,22 +15,22 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::config_file::{self, Source, Unusable};
+use super::config_file::{self, ConfigSource, Unusable};
 use super::hosts_files;
-use super::outcome::Outcome;
-use super::start_config::{Bad, StartConfig, SupervisorCopy};
+use super::outcome::CommandOutcome;
+use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
-use crate::app::place::Place;
+use crate::app::place::Instance;
 use crate::config::Config;
 use crate::config::address::{DNS_PORT, Listen};
 use crate::config::builtin::builtin;
 use crate::handover::channel::Channel;
 use crate::log::{self, Lines};
-use crate::metrics::events::Kind;
+use crate::metrics::events::EventKind;
 use crate::server::Phase;
 use crate::supervisor;
-use crate::supervisor::link::{Configs, Inherited, Link};
+use crate::supervisor::link::{Configs, Inherited, SupervisorChannel};
 use crate::upstream::server_status::wall_clock;
 
 /// Interval between checks of the file. A ConfigMap's file is a link that is replaced, which file events show unreliably.
@@ -99,15 +99,15 @@ Examples:
 
 impl Serve {
     /// Runs the server until a signal stops it.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         let outcome = self.run_logged();
         log::flush();
         outcome
     }
 
-    fn run_logged(&self) -> Outcome {
+    fn run_logged(&self) -> CommandOutcome {
         if let Err(error) = self.log() {
-            return fail(&error, Outcome::BadUsage);
+            return fail(&error, CommandOutcome::BadUsage);
         }
         if self.worker {
             supervisor::set_process_name();
@@ -118,13 +118,13 @@ impl Serve {
             return self.serve();
         }
         match supervisor::run() {
-            Ok(code) => Outcome::of_code(code),
-            Err(error) => fail(&error, Outcome::Failed),
+            Ok(code) => CommandOutcome::of_code(code),
+            Err(error) => fail(&error, CommandOutcome::Failed),
         }
     }
 
     /// Serves in this process.
-    fn serve(&self) -> Outcome {
+    fn serve(&self) -> CommandOutcome {
         // Before anything else starts: from here on no signal is lost, however early it arrives.
         let minder = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let signals = runtime.block_on(async { Signals::new() })?;
@@ -133,30 +133,30 @@ impl Serve {
         });
         let (runtime, signals) = match minder {
             Ok(minder) => minder,
-            Err(error) => return fail(&error, Outcome::Failed),
+            Err(error) => return fail(&error, CommandOutcome::Failed),
         };
-        let link = self.worker.then(|| Link::open(Channel::of(supervisor::link_from_stdin()?))).transpose();
+        let link = self.worker.then(|| SupervisorChannel::open(Channel::of(supervisor::link_from_stdin()?))).transpose();
         let (link, given) = match link {
             Ok(link) => link.unzip(),
-            Err(error) => return fail(&format!("--worker is for the supervisor alone: {error}"), Outcome::BadUsage),
+            Err(error) => return fail(&format!("--worker is for the supervisor alone: {error}"), CommandOutcome::BadUsage),
         };
         let given = given.unwrap_or_default();
         let replaces = given.replaces.clone();
         let StartConfig { config, start, in_force, needs_restart } = match self.begin(&given) {
             Ok(start) => start,
-            Err(Bad::File(file, unusable)) => {
+            Err(ConfigProblem::File(file, unusable)) => {
                 unusable.lines(file).iter().for_each(|line| log::say(line));
                 return unusable.outcome();
             }
-            Err(Bad::Builtin(error)) => return fail(&error, Outcome::BadConfig),
+            Err(ConfigProblem::Builtin(error)) => return fail(&error, CommandOutcome::BadConfig),
         };
         self.log_warnings(&config);
         // Before this process opens sockets: the supervisor gets configurations and sockets without delay.
         let copy = SupervisorCopy::new(link.clone(), start);
         copy.update(&in_force);
-        let place = match Place::take(config, given, link.clone()) {
+        let place = match Instance::take(config, given, link.clone()) {
             Ok(place) => place,
-            Err(error) => return fail(&error, Outcome::Failed),
+            Err(error) => return fail(&error, CommandOutcome::Failed),
         };
         let running = place.running();
         for address in running.listen_addresses() {
@@ -178,21 +178,21 @@ impl Serve {
         }
         if replaces.restarts > 0 {
             let took = wall_clock().saturating_sub(replaces.at);
-            running.tell(Kind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
+            running.tell(EventKind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
         let end = runtime.block_on(self.handle_signals(running, &copy, signals, Some(in_force.text)));
-        if let End::Failed(what) = end {
+        if let StopReason::Failed(what) = end {
             tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
             // Waiting for the other parts would only delay the next worker.
             std::mem::forget(place);
-            return Outcome::Failed;
+            return CommandOutcome::Failed;
         }
         let left = place.leave();
         tracing::info!(unanswered = left, "nodens stopped");
-        Outcome::Good
+        CommandOutcome::Good
     }
 
     /// Handles signals and changes of the file until the process is to stop. `seen` is the last content read from the file.
@@ -202,7 +202,7 @@ impl Serve {
         copy: &SupervisorCopy,
         mut signals: Signals,
         mut seen: Option<Vec<u8>>,
-    ) -> End {
+    ) -> StopReason {
         let broken = async {
             match &copy.link {
                 Some(link) => link.broken().await,
@@ -216,12 +216,12 @@ impl Serve {
         let _ = rustix::process::nice(GIVES_WAY);
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return End::Told,
-                _ = signals.interrupt.recv() => return End::Told,
-                what = running.failed() => return End::Failed(what),
+                _ = signals.terminate.recv() => return StopReason::Told,
+                _ = signals.interrupt.recv() => return StopReason::Told,
+                what = running.failed() => return StopReason::Failed(what),
                 () = &mut broken => {
                     tracing::warn!("supervisor exited");
-                    return End::Told;
+                    return StopReason::Told;
                 }
                 _ = signals.hang_up.recv() => {
                     let now = self.read();
@@ -246,9 +246,9 @@ impl Serve {
     }
 
     /// Returns the configuration to start with: that of the file, or for the successor of a worker the one last in force.
-    fn begin(&self, given: &Inherited) -> Result<StartConfig, Bad<'_>> {
+    fn begin(&self, given: &Inherited) -> Result<StartConfig, ConfigProblem<'_>> {
         let Configs { start, in_force } = &given.configs;
-        let Some(in_force) = Source::unpack(in_force) else { return self.begin_from_file() };
+        let Some(in_force) = ConfigSource::unpack(in_force) else { return self.begin_from_file() };
         if given.replaces.from_file {
             match self.begin_from_file() {
                 Ok(start) => {
@@ -261,23 +261,23 @@ impl Serve {
                 }
             }
         }
-        let start = Source::unpack(start).unwrap_or_else(|| in_force.clone());
+        let start = ConfigSource::unpack(start).unwrap_or_else(|| in_force.clone());
         let mut config = self.config(&in_force)?;
         let needs_restart = config.keep_start_only(&self.config(&start)?);
         Ok(StartConfig { config, start: start.pack(), in_force, needs_restart })
     }
 
-    fn begin_from_file(&self) -> Result<StartConfig, Bad<'_>> {
-        let in_force = Source::of(self.read()?);
+    fn begin_from_file(&self) -> Result<StartConfig, ConfigProblem<'_>> {
+        let in_force = ConfigSource::of(self.read()?);
         Ok(StartConfig { config: self.config(&in_force)?, start: in_force.pack(), in_force, needs_restart: Vec::new() })
     }
 
     /// Reads the configuration file, or resolv.conf if there is none.
-    fn read(&self) -> Result<Vec<u8>, Bad<'_>> {
+    fn read(&self) -> Result<Vec<u8>, ConfigProblem<'_>> {
         match &self.config {
-            Some(file) => config_file::read(file).map_err(|error| Bad::File(file, Unusable::Unreadable(error))),
+            Some(file) => config_file::read(file).map_err(|error| ConfigProblem::File(file, Unusable::Unreadable(error))),
             None => config_file::read(Path::new(RESOLV_CONF)).map_err(|error| {
-                Bad::Builtin(format!(
+                ConfigProblem::Builtin(format!(
                     "cannot read {RESOLV_CONF}, which names the upstreams when there is no --config: {error}"
                 ))
             }),
@@ -285,12 +285,12 @@ impl Serve {
     }
 
     /// Parses a configuration and adds the addresses of `--listen`.
-    fn config(&self, source: &Source) -> Result<Config, Bad<'_>> {
+    fn config(&self, source: &ConfigSource) -> Result<Config, ConfigProblem<'_>> {
         let mut config = match &self.config {
-            Some(file) => source.parse().map_err(|unusable| Bad::File(file, unusable))?,
+            Some(file) => source.parse().map_err(|unusable| ConfigProblem::File(file, unusable))?,
             None => {
                 let text = String::from_utf8_lossy(&source.text);
-                builtin(&text, source.local()).map_err(|error| Bad::Builtin(error.to_string()))?
+                builtin(&text, source.local()).map_err(|error| ConfigProblem::Builtin(error.to_string()))?
             }
         };
         for address in &self.listen {
@@ -308,8 +308,8 @@ impl Serve {
         config.hosts.faults.iter().for_each(|fault| tracing::warn!("hosts file: {fault}"));
     }
 
-    fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, Bad<'_>>) {
-        let read = text.map(Source::of).and_then(|source| Ok((self.config(&source)?, source)));
+    fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, ConfigProblem<'_>>) {
+        let read = text.map(ConfigSource::of).and_then(|source| Ok((self.config(&source)?, source)));
         match read {
             Ok((config, source)) => {
                 self.log_warnings(&config);
@@ -367,7 +367,7 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Reason to stop.
-enum End {
+enum StopReason {
     /// A signal, or the exit of the supervisor.
     Told,
     /// Failure of the named part.
@@ -391,7 +391,7 @@ impl Signals {
     }
 }
 
-fn fail(error: &dyn std::fmt::Display, outcome: Outcome) -> Outcome {
+fn fail(error: &dyn std::fmt::Display, outcome: CommandOutcome) -> CommandOutcome {
     log::say(&format!("nodens: {error}"));
     outcome
 }

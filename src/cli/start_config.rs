@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::config_file::{Source, Unusable};
+use super::config_file::{ConfigSource, Unusable};
 use crate::config::Config;
-use crate::supervisor::link::{Configs, Link};
+use crate::supervisor::link::{Configs, SupervisorChannel};
 
 /// Configuration that a process starts with.
 pub(super) struct StartConfig {
@@ -13,25 +13,25 @@ pub(super) struct StartConfig {
     /// Source of the keys that only a start reads, packed.
     pub(super) start: Vec<u8>,
     /// Source of all other keys.
-    pub(super) in_force: Source,
+    pub(super) in_force: ConfigSource,
     /// Keys that only a start reads and that differ between the two.
     pub(super) needs_restart: Vec<&'static str>,
 }
 
 /// Copy of the configuration in the supervisor, if there is one.
 pub(super) struct SupervisorCopy {
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<SupervisorChannel>,
     /// See [`StartConfig::start`].
     start: Arc<Vec<u8>>,
 }
 
 impl SupervisorCopy {
-    pub(super) fn new(link: Option<Link>, start: Vec<u8>) -> Self {
+    pub(super) fn new(link: Option<SupervisorChannel>, start: Vec<u8>) -> Self {
         Self { link, start: Arc::new(start) }
     }
 
     /// Sends the configuration in force to the supervisor.
-    pub(super) fn update(&self, in_force: &Source) {
+    pub(super) fn update(&self, in_force: &ConfigSource) {
         let Some(link) = &self.link else { return };
         let in_force = Arc::new(in_force.pack());
         let start = if in_force == self.start { Arc::default() } else { Arc::clone(&self.start) };
@@ -40,12 +40,12 @@ impl SupervisorCopy {
 }
 
 /// Reason why there is no configuration.
-pub(super) enum Bad<'s> {
+pub(super) enum ConfigProblem<'s> {
     File(&'s Path, Unusable),
     Builtin(String),
 }
 
-impl Bad<'_> {
+impl ConfigProblem<'_> {
     /// Returns the errors, one a line.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {

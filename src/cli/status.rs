@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::config_file::load;
-use super::outcome::Outcome;
+use super::outcome::CommandOutcome;
 use crate::admin::text;
 
 /// Admin address without a configuration.
@@ -21,13 +21,13 @@ const LONGEST: u64 = 64 << 20;
 /// Show the state of a running nodens: each route with its servers, or the jobs that query it.
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
-pub(super) struct Status {
+pub(super) struct StatusArgs {
     /// Show how much each job asked
     #[arg(long)]
     jobs: bool,
 
     #[command(flatten)]
-    whom: Whom,
+    whom: StatusTarget,
 
     /// Print JSON, as /api/v1/jobs returns it
     #[arg(long, requires = "jobs")]
@@ -37,13 +37,13 @@ pub(super) struct Status {
 /// Show what one job or pod asked, how slow it was, and why it failed.
 #[derive(Debug, Args)]
 #[command(after_help = JOB_EXAMPLES)]
-pub(super) struct Job {
+pub(super) struct JobArgs {
     /// Number of the job, name or UID of the pod; "unknown" for all clients without an identity
     #[arg(value_name = "ID|POD")]
     id: String,
 
     #[command(flatten)]
-    whom: Whom,
+    whom: StatusTarget,
 
     /// Print JSON, as /api/v1/jobs/ID returns it
     #[arg(long)]
@@ -52,7 +52,7 @@ pub(super) struct Job {
 
 /// The nodens to query.
 #[derive(Debug, Args)]
-struct Whom {
+struct StatusTarget {
     /// Admin address of nodens [default: that of --config, else 127.0.0.1:9353]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -73,9 +73,9 @@ Examples:
   nodens job 8123
   nodens job runner-t1abc-project-42-concurrent-0-x7k2m9qa --json";
 
-impl Status {
+impl StatusArgs {
     /// Prints the status.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         match self.jobs {
             false => self.whom.show("/readyz?verbose", |body| Some(body.to_owned())),
             true if self.json => self.whom.show("/api/v1/jobs", |body| Some(body.to_owned())),
@@ -84,9 +84,9 @@ impl Status {
     }
 }
 
-impl Job {
+impl JobArgs {
     /// Prints the job.
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandOutcome {
         if !self.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)) {
             return complain(&format!("{:?} is neither a job's number nor a pod's name or UID", self.id));
         }
@@ -98,9 +98,9 @@ impl Job {
     }
 }
 
-impl Whom {
+impl StatusTarget {
     /// Fetches a page and prints what `show` makes of it.
-    fn show(&self, path: &str, show: impl FnOnce(&str) -> Option<String>) -> Outcome {
+    fn show(&self, path: &str, show: impl FnOnce(&str) -> Option<String>) -> CommandOutcome {
         let address = match (self.admin, &self.config) {
             (Some(address), _) => address,
             (None, Some(file)) => match load(file) {
@@ -116,14 +116,14 @@ impl Whom {
             Ok((200, body)) => match show(&body) {
                 Some(text) => {
                     let _ = io::stdout().write_all(text.as_bytes()); // a closed stdout cannot be reported
-                    Outcome::Good
+                    CommandOutcome::Good
                 }
                 None => complain(&format!("{address} does not answer like a nodens")),
             },
             // Not ready; the page has the reason.
             Ok((503, body)) => {
                 let _ = io::stdout().write_all(body.as_bytes()); // the exit code reports it too
-                Outcome::Failed
+                CommandOutcome::Failed
             }
             Ok((_, body)) => complain(body.trim_end()),
             Err(error) => complain(&format!("cannot ask {address}: {error}")),
@@ -131,9 +131,9 @@ impl Whom {
     }
 }
 
-fn complain(what: &str) -> Outcome {
+fn complain(what: &str) -> CommandOutcome {
     let _ = writeln!(io::stderr(), "nodens: {what}"); // the exit code reports it too
-    Outcome::Failed
+    CommandOutcome::Failed
 }
 
 /// Returns the status and the body of a page.

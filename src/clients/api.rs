@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 use tokio_rustls::TlsConnector;
 
-use super::manifest::Status;
+use super::manifest::ApiStatus;
 use crate::config::{ApiServer, Kubernetes};
 
 /// Directory of the service account's token and CA certificate in each pod.
@@ -63,7 +63,7 @@ pub(crate) enum ApiError {
     Json(#[from] serde_json::Error),
     /// A refusal by the API server.
     #[error("{0}")]
-    Refused(Status),
+    Refused(ApiStatus),
 }
 
 /// An API server and the credentials for it.
@@ -101,7 +101,7 @@ impl Api {
     /// # Errors
     /// The token cannot be read, the server cannot be reached, or its certificate is not signed by the CA. There is no
     /// timeout: the caller sets one.
-    pub(crate) async fn connect(&self) -> Result<Connection, ApiError> {
+    pub(crate) async fn connect(&self) -> Result<ApiConnection, ApiError> {
         let authorization = self.token_file.as_deref().map(authorization).transpose()?;
         let ApiServer { host, port, .. } = &self.server;
         let failed = |error| ApiError::Connect { server: self.server.authority(), error };
@@ -117,7 +117,7 @@ impl Api {
         }
     }
 
-    async fn handshake<S>(&self, stream: S, authorization: Option<HeaderValue>) -> Result<Connection, ApiError>
+    async fn handshake<S>(&self, stream: S, authorization: Option<HeaderValue>) -> Result<ApiConnection, ApiError>
     where
         S: Read + Write + Unpin + Send + 'static,
     {
@@ -127,12 +127,12 @@ impl Api {
         driver.spawn(async move { drop(connection.await) });
         let authority = HeaderValue::try_from(self.server.authority())
             .map_err(|error| ApiError::Connect { server: self.server.authority(), error: io::Error::other(error) })?;
-        Ok(Connection { sender, authority, authorization, path: self.server.path.clone(), _driver: driver })
+        Ok(ApiConnection { sender, authority, authorization, path: self.server.path.clone(), _driver: driver })
     }
 }
 
 /// A connection to the API server for one request at a time, closed when dropped.
-pub(crate) struct Connection {
+pub(crate) struct ApiConnection {
     sender: SendRequest<Empty<Bytes>>,
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
@@ -140,7 +140,7 @@ pub(crate) struct Connection {
     _driver: JoinSet<()>,
 }
 
-impl Connection {
+impl ApiConnection {
     /// Requests an object.
     ///
     /// # Errors
@@ -154,9 +154,9 @@ impl Connection {
     ///
     /// # Errors
     /// The server refuses, or the connection breaks.
-    pub(crate) async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<Events, ApiError> {
+    pub(crate) async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<WatchStream, ApiError> {
         let response = self.request(path, query).await?;
-        Ok(Events { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
+        Ok(WatchStream { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
     }
 
     async fn request(&mut self, path: &str, query: &[(&str, &str)]) -> Result<Response<Incoming>, ApiError> {
@@ -164,7 +164,7 @@ impl Connection {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = format!("{}{path}?{query}", self.path).parse().map_err(|error| {
             let message = format!("{path} is no path: {error}");
-            ApiError::Refused(Status { code: 0, message })
+            ApiError::Refused(ApiStatus { code: 0, message })
         })?;
         let headers = request.headers_mut();
         headers.insert(HOST, self.authority.clone());
@@ -180,25 +180,25 @@ impl Connection {
             return Ok(response);
         }
         let text = whole(response.into_body(), LARGEST_STATUS).await.unwrap_or_default();
-        let message = match serde_json::from_slice::<Status>(&text) {
+        let message = match serde_json::from_slice::<ApiStatus>(&text) {
             Ok(status) => status.message,
             Err(_) => code.canonical_reason().unwrap_or_default().to_owned(),
         };
-        Err(ApiError::Refused(Status { code: code.as_u16(), message }))
+        Err(ApiError::Refused(ApiStatus { code: code.as_u16(), message }))
     }
 }
 
 /// Events of a watch.
-pub(crate) struct Events {
+pub(crate) struct WatchStream {
     body: Incoming,
     /// Received bytes of events that have not been returned.
     buffer: Vec<u8>,
     /// Length of the prefix of `buffer` that has no line end.
     searched: usize,
-    _connection: Connection,
+    _connection: ApiConnection,
 }
 
-impl Events {
+impl WatchStream {
     /// Returns the next event; `None` once the server has closed the stream.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ pub const MOST_LABELS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Kind of client.
-    pub kind: Kind,
+    pub kind: ClientKind,
     /// The pod's name, or the `name` of the `[[client]]`.
     pub name: Box<str>,
     /// The namespace, if there is one.
@@ -36,7 +36,7 @@ pub struct Client {
 
 /// Kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ClientKind {
     /// A pod in which GitLab Runner runs one job.
     GitlabJob,
     /// A pod of a GitHub Actions runner, or of a job of one.
@@ -52,7 +52,7 @@ pub enum Kind {
 /// Facts about a job, at most one for each [`Field`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
-    facts: Vec<(Field, Fact)>,
+    facts: Vec<(Field, TrustedValue)>,
 }
 
 /// Subject of a fact about a job.
@@ -88,7 +88,7 @@ pub enum Field {
 
 /// A value and the trust in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact {
+pub struct TrustedValue {
     /// The value, at most [`LONGEST_TEXT`] bytes.
     pub value: Box<str>,
     /// Trust in the value, by its source.
@@ -114,7 +114,7 @@ pub enum Trust {
 
 impl Job {
     /// Returns a fact.
-    pub fn get(&self, field: Field) -> Option<&Fact> {
+    pub fn get(&self, field: Field) -> Option<&TrustedValue> {
         self.facts.iter().find(|(known, _)| *known == field).map(|(_, fact)| fact)
     }
 
@@ -146,7 +146,7 @@ impl Job {
     }
 
     /// Returns all facts, in the order of [`Field`].
-    pub fn facts(&self) -> impl Iterator<Item = (Field, &Fact)> {
+    pub fn facts(&self) -> impl Iterator<Item = (Field, &TrustedValue)> {
         self.facts.iter().map(|(field, fact)| (*field, fact))
     }
 
@@ -161,14 +161,14 @@ impl Job {
         let value = text(value);
         match self.facts.binary_search_by_key(&field, |(field, _)| *field) {
             Err(at) => {
-                self.facts.insert(at, (field, Fact { value, trust }));
+                self.facts.insert(at, (field, TrustedValue { value, trust }));
                 true
             }
             Ok(at) => {
                 let fact = &mut self.facts[at].1;
                 let agree = fact.value == value;
                 if trust < fact.trust {
-                    *fact = Fact { value, trust };
+                    *fact = TrustedValue { value, trust };
                 }
                 agree
             }
@@ -191,7 +191,7 @@ impl Client {
     }
 }
 
-impl Kind {
+impl ClientKind {
     /// Returns the name in APIs.
     pub fn label(self) -> &'static str {
         match self {
@@ -239,7 +239,7 @@ impl Field {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ClientKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::address::key;
-use super::client::{Client, Field, Job, Kind, Trust};
+use super::client::{Client, Field, Job, ClientKind, Trust};
 use crate::config;
 
 /// Networks and their clients; the longest prefix wins.
@@ -26,7 +26,7 @@ const MAPPED: u32 = 96;
 
 impl StaticClients {
     /// Builds the table from the configuration's `[[client]]`s.
-    pub fn new(clients: &[config::Client]) -> Self {
+    pub fn new(clients: &[config::ClientConfig]) -> Self {
         let mut fixed = Self::default();
         for client in clients {
             let length = length(&client.source);
@@ -46,7 +46,7 @@ impl StaticClients {
     }
 }
 
-fn made(client: &config::Client) -> Client {
+fn made(client: &config::ClientConfig) -> Client {
     let fields =
         [(Field::ProjectPath, &client.project), (Field::JobName, &client.job), (Field::RunnerName, &client.runner)];
     let mut job = Job::default();
@@ -56,7 +56,7 @@ fn made(client: &config::Client) -> Client {
         }
     }
     Client {
-        kind: Kind::Configured,
+        kind: ClientKind::Configured,
         name: client.name.as_str().into(),
         namespace: client.namespace.as_deref().map(Into::into),
         uid: None,
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let client = |source: &str, name: &str| config::Client {
+        let client = |source: &str, name: &str| config::ClientConfig {
             source: source.parse().expect(source),
             name: name.to_owned(),
             namespace: None,

@@ -18,7 +18,7 @@ use crate::wire::name::Name;
 
 /// A list of pods.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct List {
+pub(crate) struct PodList {
     /// Metadata of the list.
     pub metadata: ListMetadata,
     /// The pods of this page.
@@ -49,12 +49,12 @@ pub(crate) enum WatchEvent {
     /// A bookmark: nothing changed up to the version of this otherwise empty pod.
     Bookmark(PodManifest),
     /// A failure of the watch.
-    Error(Status),
+    Error(ApiStatus),
 }
 
-/// A `Status` object, the API server's error response.
+/// A `ApiStatus` object, the API server's error response.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct ApiStatus {
     /// The HTTP status code.
     #[serde(default)]
     pub code: u16,
@@ -62,7 +62,7 @@ pub(crate) struct Status {
     pub message: String,
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for ApiStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HTTP status {}: {}", self.code, self.message)
     }

@@ -37,7 +37,7 @@ pub(crate) mod watch;
 pub use address::key;
 pub use client::Client;
 pub use fixed::StaticClients;
-pub use table::Table;
+pub use table::AddressOwners;
 pub use unknown::Unknown;
 pub use views::Views;
 
@@ -45,14 +45,14 @@ pub use views::Views;
 /// snapshot and change together with the views that select them.
 #[derive(Debug, Default)]
 pub struct Clients {
-    pods: ArcSwap<Table>,
+    pods: ArcSwap<AddressOwners>,
 }
 
 /// The current table of pods and the clients of one configuration, for a batch of look-ups without further atomic
 /// operations.
 pub struct Tables<'s> {
     fixed: &'s StaticClients,
-    pods: Guard<Arc<Table>>,
+    pods: Guard<Arc<AddressOwners>>,
 }
 
 /// Result of attribution.
@@ -77,7 +77,7 @@ impl Clients {
     }
 
     /// Replaces the table of pods.
-    pub fn put_pods(&self, pods: Table) {
+    pub fn put_pods(&self, pods: AddressOwners) {
         self.pods.store(Arc::new(pods));
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::address::key;
 use super::client::Client;
-use super::table::{Claim, Gap, NEVER, SLACK, Table};
+use super::table::{Claim, WatchGap, NEVER, SLACK, AddressOwners};
 use crate::clock::Millis;
 
 /// Most pods kept at once, including those that ended recently. More pods are ignored. The kubelet's default is 110 per node.
@@ -46,7 +46,7 @@ pub struct Pod {
 
 /// An event of one watch.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum PodEvent {
     /// A pod in its current state.
     Seen(Pod),
     /// A deleted pod in its last state.
@@ -62,9 +62,9 @@ pub enum Event {
 /// All pods, current and recently ended.
 #[derive(Debug)]
 pub struct Pods {
-    known: HashMap<Box<str>, Record>,
+    known: HashMap<Box<str>, PodHistory>,
     hosts: BTreeSet<u128>,
-    gaps: Vec<Gap>,
+    gaps: Vec<WatchGap>,
     /// True if the watches do not cover all pods of this node.
     partial: bool,
     /// Time at which a pod was first ignored since the last list, because `MOST_PODS` were kept.
@@ -74,7 +74,7 @@ pub struct Pods {
 
 /// History of one pod.
 #[derive(Debug)]
-struct Record {
+struct PodHistory {
     client: Arc<Client>,
     scope: usize,
     version: u64,
@@ -83,12 +83,12 @@ struct Record {
     seen: Millis,
     ending: Millis,
     ended: Millis,
-    claims: Vec<Held>,
+    claims: Vec<HeldAddress>,
 }
 
 /// One pod's possession of one address.
 #[derive(Debug)]
-struct Held {
+struct HeldAddress {
     address: u128,
     from: Millis,
     until: Millis,
@@ -100,7 +100,7 @@ impl Pods {
         Self {
             known: HashMap::new(),
             hosts: BTreeSet::new(),
-            gaps: vec![Gap::NONE; scopes],
+            gaps: vec![WatchGap::NONE; scopes],
             partial,
             overflow: NEVER,
             ignored: 0,
@@ -108,17 +108,17 @@ impl Pods {
     }
 
     /// Applies an event of a watch.
-    pub fn apply(&mut self, scope: usize, event: Event, now: Millis) {
+    pub fn apply(&mut self, scope: usize, event: PodEvent, now: Millis) {
         match event {
-            Event::Seen(pod) => self.seen(scope, pod, now),
-            Event::Gone(pod) => self.seen(scope, Pod { version: 0, ended: true, ..pod }, now),
-            Event::Listed(pods, version) => self.listed(scope, pods, version, now),
-            Event::Resumed => {
+            PodEvent::Seen(pod) => self.seen(scope, pod, now),
+            PodEvent::Gone(pod) => self.seen(scope, Pod { version: 0, ended: true, ..pod }, now),
+            PodEvent::Listed(pods, version) => self.listed(scope, pods, version, now),
+            PodEvent::Resumed => {
                 if let Some(gap) = self.gaps.get_mut(scope).filter(|gap| gap.from != NEVER && gap.back == NEVER) {
                     gap.back = now;
                 }
             }
-            Event::Lost => {
+            PodEvent::Lost => {
                 if let Some(gap) = self.gaps.get_mut(scope) {
                     // Lost again before the missed events have arrived: the gap continues.
                     if !gap.catching_up(now) {
@@ -132,10 +132,10 @@ impl Pods {
     }
 
     /// Returns the table of current and past owners of addresses.
-    pub fn table(&self) -> Table {
+    pub fn table(&self) -> AddressOwners {
         let of_pods = self.known.values().flat_map(|record| {
             let maybe = record.seen.saturating_sub(SLACK);
-            record.claims.iter().map(move |&Held { address, from, until }| {
+            record.claims.iter().map(move |&HeldAddress { address, from, until }| {
                 let (scope, ending) = (record.scope, record.ending);
                 (address, Claim { client: Some(Arc::clone(&record.client)), scope, maybe, from, until, ending })
             })
@@ -147,7 +147,7 @@ impl Pods {
             self.known.values().filter(|record| record.waits()).map(|record| record.seen.saturating_sub(SLACK));
         let hungry = if self.partial { 0 } else { hungry.min().unwrap_or(NEVER).min(self.overflow) };
         let of_pods = of_pods.filter(|(address, _)| !self.hosts.contains(address));
-        Table::new(of_pods.chain(self.hosts.iter().map(host)), &self.gaps, hungry)
+        AddressOwners::new(of_pods.chain(self.hosts.iter().map(host)), &self.gaps, hungry)
     }
 
     /// Reports whether a pod with this UID is recorded.
@@ -181,7 +181,7 @@ impl Pods {
         if !self.known.contains_key(&pod.uid) && !self.make_room(now) {
             return;
         }
-        let record = self.known.entry(pod.uid.clone()).or_insert_with(|| Record::new(scope, &pod, end));
+        let record = self.known.entry(pod.uid.clone()).or_insert_with(|| PodHistory::new(scope, &pod, end));
         let older = pod.version != 0 && pod.version <= record.version;
         // A UID is never reused, and a pod that has ended never runs again.
         if older || record.ended != NEVER {
@@ -245,7 +245,7 @@ impl Pods {
     }
 }
 
-impl Record {
+impl PodHistory {
     fn new(scope: usize, pod: &Pod, seen: Millis) -> Self {
         Self {
             client: Arc::clone(&pod.client),
@@ -274,7 +274,7 @@ impl Record {
                 if self.claims.len() == MOST_CLAIMS {
                     self.claims.remove(0);
                 }
-                self.claims.push(Held { address: *address, from: now, until: NEVER });
+                self.claims.push(HeldAddress { address: *address, from: now, until: NEVER });
             }
         }
     }

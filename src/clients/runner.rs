@@ -1,6 +1,6 @@
 //! Recognition of jobs and their facts from a pod's metadata: one table of CI runners.
 //!
-//! To add a CI runner, add one `Runner` to `RUNNERS`: the marks of its pods, and the sources of each [`Field`] with their trust.
+//! To add a CI runner, add one `RunnerKind` to `RUNNERS`: the marks of its pods, and the sources of each [`Field`] with their trust.
 //! A pod without a mark is a plain pod.
 //!
 //! GitLab Runner lets neither its configuration nor a job set a label whose domain is `runner.gitlab.com` or below it: these
@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::client::{Field, Job, Kind, Trust};
+use super::client::{Field, Job, ClientKind, Trust};
 
 /// Metadata of a pod.
 #[derive(Clone, Copy, Debug)]
@@ -22,18 +22,18 @@ pub(crate) struct Meta<'m> {
 }
 
 /// A system that runs jobs in pods.
-struct Runner {
-    kind: Kind,
+struct RunnerKind {
+    kind: ClientKind,
     /// Marks of a job's pod; one is enough.
-    marks: &'static [Mark],
+    marks: &'static [Criterion],
     /// Marks of the runner's other pods, which a job's pod never has.
-    not: &'static [Mark],
+    not: &'static [Criterion],
     /// Sources of the facts, with the most trusted source of a field first.
-    facts: &'static [(Field, Source, Trust)],
+    facts: &'static [(Field, ValueSource, Trust)],
 }
 
 /// A criterion that recognizes a pod.
-enum Mark {
+enum Criterion {
     /// A label with this key.
     Label(&'static str),
     /// A namespace that consists of this prefix and a number.
@@ -45,7 +45,7 @@ enum Mark {
 }
 
 /// Source of a value.
-enum Source {
+enum ValueSource {
     /// The value of a label.
     Label(&'static str),
     /// The value of an annotation.
@@ -71,66 +71,66 @@ enum NamePart {
     Project,
 }
 
-const RUNNERS: &[Runner] = &[GITLAB, GITHUB, TEKTON];
+const RUNNERS: &[RunnerKind] = &[GITLAB, GITHUB, TEKTON];
 
 /// GitLab Runner's Kubernetes executor. Its pause pods only reserve capacity on a node.
-const GITLAB: Runner = Runner {
-    kind: Kind::GitlabJob,
+const GITLAB: RunnerKind = RunnerKind {
+    kind: ClientKind::GitlabJob,
     marks: &[
-        Mark::Label("job.runner.gitlab.com/pod"),
-        Mark::Label("project.runner.gitlab.com/id"),
-        Mark::NumberedNamespace(CI_JOB),
-        Mark::GitlabName,
+        Criterion::Label("job.runner.gitlab.com/pod"),
+        Criterion::Label("project.runner.gitlab.com/id"),
+        Criterion::NumberedNamespace(CI_JOB),
+        Criterion::GitlabName,
     ],
-    not: &[Mark::Label("runner.gitlab.com/pause-pod")],
+    not: &[Criterion::Label("runner.gitlab.com/pause-pod")],
     facts: &[
-        (Field::JobId, Source::NamespaceNumber(CI_JOB), Trust::Namespace),
-        (Field::RunnerId, Source::Label("manager.runner.gitlab.com/id-short"), Trust::Label),
-        (Field::RunnerName, Source::Label("manager.runner.gitlab.com/name"), Trust::Label),
-        (Field::ProjectId, Source::Label("project.runner.gitlab.com/id"), Trust::Label),
-        (Field::ProjectName, Source::Label("project.runner.gitlab.com/name"), Trust::Label),
-        (Field::ProjectNamespace, Source::Label("project.runner.gitlab.com/namespace"), Trust::Label),
-        (Field::ProjectId, Source::Annotation("project.runner.gitlab.com/id"), Trust::JobControlled),
-        (Field::JobId, Source::Annotation("job.runner.gitlab.com/id"), Trust::JobControlled),
-        (Field::JobUrl, Source::Annotation(JOB_URL), Trust::JobControlled),
-        (Field::JobId, Source::Url(JOB_URL, UrlPart::Job), Trust::JobControlled),
-        (Field::ProjectPath, Source::Url(JOB_URL, UrlPart::Project), Trust::JobControlled),
-        (Field::JobName, Source::Annotation("job.runner.gitlab.com/name"), Trust::JobControlled),
-        (Field::Ref, Source::Annotation("job.runner.gitlab.com/ref"), Trust::JobControlled),
-        (Field::Sha, Source::Annotation("job.runner.gitlab.com/sha"), Trust::JobControlled),
+        (Field::JobId, ValueSource::NamespaceNumber(CI_JOB), Trust::Namespace),
+        (Field::RunnerId, ValueSource::Label("manager.runner.gitlab.com/id-short"), Trust::Label),
+        (Field::RunnerName, ValueSource::Label("manager.runner.gitlab.com/name"), Trust::Label),
+        (Field::ProjectId, ValueSource::Label("project.runner.gitlab.com/id"), Trust::Label),
+        (Field::ProjectName, ValueSource::Label("project.runner.gitlab.com/name"), Trust::Label),
+        (Field::ProjectNamespace, ValueSource::Label("project.runner.gitlab.com/namespace"), Trust::Label),
+        (Field::ProjectId, ValueSource::Annotation("project.runner.gitlab.com/id"), Trust::JobControlled),
+        (Field::JobId, ValueSource::Annotation("job.runner.gitlab.com/id"), Trust::JobControlled),
+        (Field::JobUrl, ValueSource::Annotation(JOB_URL), Trust::JobControlled),
+        (Field::JobId, ValueSource::Url(JOB_URL, UrlPart::Job), Trust::JobControlled),
+        (Field::ProjectPath, ValueSource::Url(JOB_URL, UrlPart::Project), Trust::JobControlled),
+        (Field::JobName, ValueSource::Annotation("job.runner.gitlab.com/name"), Trust::JobControlled),
+        (Field::Ref, ValueSource::Annotation("job.runner.gitlab.com/ref"), Trust::JobControlled),
+        (Field::Sha, ValueSource::Annotation("job.runner.gitlab.com/sha"), Trust::JobControlled),
         // The runner sets neither; operators add these labels with `pod_labels`.
-        (Field::Pipeline, Source::Label("pipeline_id"), Trust::JobControlled),
-        (Field::User, Source::Label("user_login"), Trust::JobControlled),
-        (Field::RunnerId, Source::GitlabName(NamePart::Runner), Trust::Name),
-        (Field::ProjectId, Source::GitlabName(NamePart::Project), Trust::Name),
+        (Field::Pipeline, ValueSource::Label("pipeline_id"), Trust::JobControlled),
+        (Field::User, ValueSource::Label("user_login"), Trust::JobControlled),
+        (Field::RunnerId, ValueSource::GitlabName(NamePart::Runner), Trust::Name),
+        (Field::ProjectId, ValueSource::GitlabName(NamePart::Project), Trust::Name),
     ],
 };
 
 /// GitHub's Actions Runner Controller: runner pods of a scale set, and the pods that a runner's container hooks create
 /// for a job. The pods do not identify the job.
-const GITHUB: Runner = Runner {
-    kind: Kind::GithubRunner,
-    marks: &[Mark::Label("actions.github.com/scale-set-name"), Mark::LabelAndName("runner-pod", "-workflow")],
+const GITHUB: RunnerKind = RunnerKind {
+    kind: ClientKind::GithubRunner,
+    marks: &[Criterion::Label("actions.github.com/scale-set-name"), Criterion::LabelAndName("runner-pod", "-workflow")],
     // The listener waits for jobs and runs none.
-    not: &[Mark::LabelAndName("actions.github.com/scale-set-name", "-listener")],
+    not: &[Criterion::LabelAndName("actions.github.com/scale-set-name", "-listener")],
     facts: &[
-        (Field::RunnerId, Source::Label("actions.github.com/scale-set-name"), Trust::Label),
-        (Field::ProjectNamespace, Source::Label("actions.github.com/organization"), Trust::Label),
-        (Field::ProjectName, Source::Label("actions.github.com/repository"), Trust::Label),
-        (Field::RunnerName, Source::Label("runner-pod"), Trust::JobControlled),
+        (Field::RunnerId, ValueSource::Label("actions.github.com/scale-set-name"), Trust::Label),
+        (Field::ProjectNamespace, ValueSource::Label("actions.github.com/organization"), Trust::Label),
+        (Field::ProjectName, ValueSource::Label("actions.github.com/repository"), Trust::Label),
+        (Field::RunnerName, ValueSource::Label("runner-pod"), Trust::JobControlled),
     ],
 };
 
 /// Tekton: one pod for each TaskRun. The namespace is the project.
-const TEKTON: Runner = Runner {
-    kind: Kind::TektonTaskRun,
-    marks: &[Mark::Label("tekton.dev/taskRun")],
+const TEKTON: RunnerKind = RunnerKind {
+    kind: ClientKind::TektonTaskRun,
+    marks: &[Criterion::Label("tekton.dev/taskRun")],
     not: &[],
     facts: &[
-        (Field::ProjectNamespace, Source::Namespace, Trust::Namespace),
-        (Field::JobId, Source::Label("tekton.dev/taskRunUID"), Trust::Label),
-        (Field::JobName, Source::Label("tekton.dev/taskRun"), Trust::Label),
-        (Field::Pipeline, Source::Label("tekton.dev/pipelineRun"), Trust::Label),
+        (Field::ProjectNamespace, ValueSource::Namespace, Trust::Namespace),
+        (Field::JobId, ValueSource::Label("tekton.dev/taskRunUID"), Trust::Label),
+        (Field::JobName, ValueSource::Label("tekton.dev/taskRun"), Trust::Label),
+        (Field::Pipeline, ValueSource::Label("tekton.dev/pipelineRun"), Trust::Label),
     ],
 };
 
@@ -144,16 +144,16 @@ const LONGEST_TOKEN: usize = 9;
 const NAME_SUFFIX: usize = 8;
 
 /// Identifies the kind of client that a pod is, and the facts about its job.
-pub(crate) fn identify(pod: &Meta<'_>) -> (Kind, Option<Job>) {
+pub(crate) fn identify(pod: &Meta<'_>) -> (ClientKind, Option<Job>) {
     let is_of =
-        |runner: &&Runner| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
+        |runner: &&RunnerKind| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
     match RUNNERS.iter().find(is_of) {
         Some(runner) => (runner.kind, Some(job(runner, pod))),
-        None => (Kind::Pod, None),
+        None => (ClientKind::Pod, None),
     }
 }
 
-fn job(runner: &Runner, pod: &Meta<'_>) -> Job {
+fn job(runner: &RunnerKind, pod: &Meta<'_>) -> Job {
     let mut job = Job::default();
     let mut conflicts = false;
     for (field, source, trust) in runner.facts {
@@ -167,7 +167,7 @@ fn job(runner: &Runner, pod: &Meta<'_>) -> Job {
     job
 }
 
-impl Mark {
+impl Criterion {
     fn is_on(&self, pod: &Meta<'_>) -> bool {
         match self {
             Self::Label(key) => pod.labels.contains_key(*key),
@@ -178,7 +178,7 @@ impl Mark {
     }
 }
 
-impl Source {
+impl ValueSource {
     fn find<'m>(&self, pod: &Meta<'m>) -> Option<&'m str> {
         match self {
             Self::Label(key) => pod.labels.get(*key).map(String::as_str),
@@ -239,11 +239,11 @@ mod tests {
     use crate::clients::manifest::PodManifest;
 
     /// Returns the pod's kind, and its job's facts as `field=value (trust)`.
-    fn told(metadata: &str) -> (Kind, Vec<String>) {
+    fn told(metadata: &str) -> (ClientKind, Vec<String>) {
         let text = format!("{{\"metadata\": {metadata}}}");
         let manifest: PodManifest = serde_json::from_str(&text).expect("JSON");
         let client = manifest.pod().expect("whole").client;
-        let fact = |(field, fact): (Field, &super::super::client::Fact)| {
+        let fact = |(field, fact): (Field, &super::super::client::TrustedValue)| {
             format!("{}={} ({})", field.label(), fact.value, fact.trust.label())
         };
         (client.kind, client.job.iter().flat_map(|job| job.facts().map(fact)).collect())
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_gitlab_job() {
         let (kind, facts) = told(&GITLAB_POD.replace("PROJECT", "4711"));
-        assert_eq!(kind, Kind::GitlabJob);
+        assert_eq!(kind, ClientKind::GitlabJob);
         assert_eq!(
             facts,
             [
@@ -306,7 +306,7 @@ mod tests {
         assert!(facts.contains(&"job_id=9000 (namespace)".to_owned()), "{facts:?}");
         assert!(facts.contains(&"ref=main (conflicting)".to_owned()), "{facts:?}");
         let (kind, facts) = told(r#"{"name": "build", "namespace": "ci-job-77", "uid": "u"}"#);
-        assert_eq!((kind, facts), (Kind::GitlabJob, vec!["job_id=77 (namespace)".to_owned()]));
+        assert_eq!((kind, facts), (ClientKind::GitlabJob, vec!["job_id=77 (namespace)".to_owned()]));
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
         }
         let (kind, facts) =
             told(r#"{"name": "runner-abc-project-7-concurrent-0-a1b2c3d4", "namespace": "ci", "uid": "u"}"#);
-        assert_eq!(kind, Kind::GitlabJob);
+        assert_eq!(kind, ClientKind::GitlabJob);
         assert_eq!(facts, ["runner_id=abc (name)", "project_id=7 (name)"]);
     }
 
@@ -349,7 +349,7 @@ mod tests {
                 "an annotation alone, which anybody may set",
             ),
         ] {
-            assert_eq!(told(metadata), (Kind::Pod, Vec::new()), "{why}");
+            assert_eq!(told(metadata), (ClientKind::Pod, Vec::new()), "{why}");
         }
     }
 
@@ -360,7 +360,7 @@ mod tests {
             "actions.github.com/scale-set-name": "linux-x64", "actions.github.com/organization": "acme",
             "actions.github.com/repository": "shop", "app.kubernetes.io/component": "runner"}}"#,
         );
-        assert_eq!(kind, Kind::GithubRunner);
+        assert_eq!(kind, ClientKind::GithubRunner);
         assert_eq!(
             facts,
             ["runner_id=linux-x64 (label)", "project_name=shop (label)", "project_namespace=acme (label)"]
@@ -369,14 +369,14 @@ mod tests {
             r#"{"name": "linux-x64-k8ff2-runner-9vq7d-workflow", "namespace": "arc-runners", "uid": "u",
             "labels": {"runner-pod": "linux-x64-k8ff2-runner-9vq7d"}}"#,
         );
-        assert_eq!(kind, Kind::GithubRunner);
+        assert_eq!(kind, ClientKind::GithubRunner);
         assert_eq!(facts, ["runner_name=linux-x64-k8ff2-runner-9vq7d (job_controlled)"]);
         let (kind, facts) = told(
             r#"{"name": "build-shop-run-7-pod", "namespace": "shop", "uid": "u", "labels": {
             "tekton.dev/taskRun": "build-shop-run-7", "tekton.dev/taskRunUID": "9b1e", "tekton.dev/task": "build",
             "tekton.dev/pipelineRun": "shop-run", "app.kubernetes.io/managed-by": "tekton-pipelines"}}"#,
         );
-        assert_eq!(kind, Kind::TektonTaskRun);
+        assert_eq!(kind, ClientKind::TektonTaskRun);
         let right = [
             "project_namespace=shop (namespace)",
             "job_id=9b1e (label)",

@@ -26,9 +26,9 @@ pub const NEVER: Millis = Millis::MAX;
 
 /// Owners of addresses over time.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct AddressOwners {
     claims: HashMap<u128, Box<[Claim]>, RandomState>,
-    gaps: Box<[Gap]>,
+    gaps: Box<[WatchGap]>,
     /// Time since which a pod has been waiting for an address; [`NEVER`] if none is.
     hungry: Millis,
 }
@@ -52,14 +52,14 @@ pub struct Claim {
 
 /// Last period in which a watch was lost.
 #[derive(Clone, Copy, Debug)]
-pub struct Gap {
+pub struct WatchGap {
     /// Time of the loss.
     pub from: Millis,
     /// Time at which the watch was re-established, or `NEVER`. The missed events have arrived [`SLACK`] later.
     pub back: Millis,
 }
 
-impl Gap {
+impl WatchGap {
     /// No gap.
     pub const NONE: Self = Self { from: NEVER, back: NEVER };
 
@@ -74,9 +74,9 @@ impl Gap {
     }
 }
 
-impl Table {
+impl AddressOwners {
     /// Builds a table of addresses and claims on them.
-    pub fn new(claims: impl Iterator<Item = (u128, Claim)>, gaps: &[Gap], hungry: Millis) -> Self {
+    pub fn new(claims: impl Iterator<Item = (u128, Claim)>, gaps: &[WatchGap], hungry: Millis) -> Self {
         let mut lists: HashMap<u128, Vec<Claim>, RandomState> = HashMap::default();
         for (address, claim) in claims {
             lists.entry(address).or_default().push(claim);

@@ -133,7 +133,7 @@ fn masked(network: &IpNet) -> (u128, u128) {
 mod tests {
     use super::*;
     use crate::clients::Unknown;
-    use crate::clients::client::{Kind, Trust};
+    use crate::clients::client::{ClientKind, Trust};
     use crate::config::parse::parse;
     use std::sync::Arc;
 
@@ -156,7 +156,7 @@ mod tests {
             job.note(*field, value, *trust);
         }
         Arc::new(Client {
-            kind: Kind::GitlabJob,
+            kind: ClientKind::GitlabJob,
             name: "pod".into(),
             namespace: Some(namespace.into()),
             uid: Some("1".into()),

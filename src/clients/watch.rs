@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::api::{Api, ApiError, Connection, Events};
-use super::manifest::{List, PodManifest, Status, WatchEvent, version};
-use super::pods::{Event, Pod, Pods};
+use super::api::{Api, ApiError, ApiConnection, WatchStream};
+use super::manifest::{PodList, PodManifest, ApiStatus, WatchEvent, version};
+use super::pods::{PodEvent, Pod, Pods};
 use super::{Client, Clients};
 use crate::config::Kubernetes;
 use crate::epoch::Epoch;
@@ -35,7 +35,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE: &str = "500";
 /// Duration of a watch that the server is asked for, in seconds.
 const WATCH_SECONDS: &str = "290";
-/// Code of a `Status` for a version that is too old (410 Gone).
+/// Code of a `ApiStatus` for a version that is too old (410 Gone).
 const GONE: u16 = 410;
 /// Timeout between two events of a watch; the server sends a bookmark every minute.
 const LONGEST_SILENCE: Duration = Duration::from_secs(150);
@@ -49,7 +49,7 @@ pub(crate) struct NodeNameMissing;
 
 /// Reason for the end of a watch.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+enum WatchError {
     /// Closed by the server, which happens every few minutes.
     #[error("closed by the server")]
     Closed,
@@ -79,15 +79,15 @@ pub(crate) struct Observed {
 }
 
 /// State shared by all watches.
-struct State {
+struct WatchState {
     observed: Observed,
     pods: RefCell<Pods>,
     connected: RefCell<Vec<bool>>,
     complained: Cell<bool>,
 }
 
-struct Watch {
-    state: Rc<State>,
+struct PodWatch {
+    state: Rc<WatchState>,
     api: Rc<Api>,
     scope: usize,
     path: String,
@@ -130,7 +130,7 @@ pub(crate) async fn keep_current(observed: Observed, node: String, settings: Kub
         some => some.iter().map(|namespace| format!("/api/v1/namespaces/{namespace}/pods")).collect(),
     };
     tracing::info!(%node, namespaces = namespaces.join(" "), "watching pods of this node");
-    let state = Rc::new(State {
+    let state = Rc::new(WatchState {
         observed,
         pods: RefCell::new(Pods::new(paths.len(), !namespaces.is_empty())),
         connected: RefCell::new(vec![false; paths.len()]),
@@ -140,7 +140,7 @@ pub(crate) async fn keep_current(observed: Observed, node: String, settings: Kub
     let mut watches = JoinSet::new();
     for (scope, path) in paths.into_iter().enumerate() {
         let (state, api, fields) = (Rc::clone(&state), Rc::clone(&api), format!("spec.nodeName={node}"));
-        watches.spawn_local(Watch { state, api, scope, path, fields }.follow());
+        watches.spawn_local(PodWatch { state, api, scope, path, fields }.follow());
     }
     loop {
         tokio::time::sleep(TIDY).await;
@@ -150,7 +150,7 @@ pub(crate) async fn keep_current(observed: Observed, node: String, settings: Kub
     }
 }
 
-impl Watch {
+impl PodWatch {
     /// Lists and watches in a loop.
     async fn follow(self) {
         let mut wait = AFTER_FAILURE.0;
@@ -159,13 +159,13 @@ impl Watch {
             let began = Instant::now();
             let lost = match self.once(&mut at).await {
                 Ok(lost) => lost,
-                Err(error) => Lost::of(error),
+                Err(error) => WatchError::of(error),
             };
             self.state.lost(self.scope, &lost);
             if began.elapsed() >= GOOD_AFTER {
                 wait = AFTER_FAILURE.0;
             }
-            if let Lost::Gone = lost {
+            if let WatchError::Gone = lost {
                 at = None;
             }
             tokio::time::sleep(jittered(wait)).await;
@@ -174,24 +174,24 @@ impl Watch {
     }
 
     /// Watches from the version `at`, or lists first if there is none, until the watch ends. Updates `at` with each event.
-    async fn once(&self, at: &mut Option<String>) -> Result<Lost, ApiError> {
-        let Ok(connection) = timeout(LIST_TIMEOUT, self.api.connect()).await else { return Ok(Lost::Silent) };
+    async fn once(&self, at: &mut Option<String>) -> Result<WatchError, ApiError> {
+        let Ok(connection) = timeout(LIST_TIMEOUT, self.api.connect()).await else { return Ok(WatchError::Silent) };
         let mut connection = connection?;
         let from = match at.take() {
             Some(version) => version,
             None => self.list(&mut connection).await?,
         };
         let known = at.insert(from);
-        let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else { return Ok(Lost::Silent) };
+        let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else { return Ok(WatchError::Silent) };
         let mut events = events?;
         self.state.connected(self.scope);
         loop {
-            let Ok(event) = timeout(LONGEST_SILENCE, events.next()).await else { return Ok(Lost::Silent) };
-            let Some(event) = event? else { return Ok(Lost::Closed) };
+            let Ok(event) = timeout(LONGEST_SILENCE, events.next()).await else { return Ok(WatchError::Silent) };
+            let Some(event) = event? else { return Ok(WatchError::Closed) };
             match event {
-                WatchEvent::Added(pod) => self.seen("added", pod, known, Event::Seen),
-                WatchEvent::Modified(pod) => self.seen("modified", pod, known, Event::Seen),
-                WatchEvent::Deleted(pod) => self.seen("deleted", pod, known, Event::Gone),
+                WatchEvent::Added(pod) => self.seen("added", pod, known, PodEvent::Seen),
+                WatchEvent::Modified(pod) => self.seen("modified", pod, known, PodEvent::Seen),
+                WatchEvent::Deleted(pod) => self.seen("deleted", pod, known, PodEvent::Gone),
                 WatchEvent::Bookmark(bookmark) => {
                     bookmark.version().clone_into(known);
                     self.state.heard("bookmark");
@@ -201,7 +201,7 @@ impl Watch {
         }
     }
 
-    async fn events(&self, connection: Connection, from: &str) -> Result<Events, ApiError> {
+    async fn events(&self, connection: ApiConnection, from: &str) -> Result<WatchStream, ApiError> {
         let query = [
             ("watch", "true"),
             ("fieldSelector", &self.fields),
@@ -212,7 +212,7 @@ impl Watch {
         connection.watch(&self.path, &query).await
     }
 
-    fn seen(&self, kind: &str, pod: PodManifest, known: &mut String, event: impl Fn(Pod) -> Event) {
+    fn seen(&self, kind: &str, pod: PodManifest, known: &mut String, event: impl Fn(Pod) -> PodEvent) {
         pod.version().clone_into(known);
         self.state.heard(kind);
         if let Some(pod) = self.state.pod(pod) {
@@ -221,19 +221,19 @@ impl Watch {
     }
 
     /// Lists all pods, page by page. Returns the version of the list.
-    async fn list(&self, connection: &mut Connection) -> Result<String, ApiError> {
+    async fn list(&self, connection: &mut ApiConnection) -> Result<String, ApiError> {
         let (mut pods, mut next) = (Vec::new(), String::new());
         loop {
             let mut query = vec![("fieldSelector", self.fields.as_str()), ("limit", PAGE)];
             if !next.is_empty() {
                 query.push(("continue", &next));
             }
-            let page: List = timeout(LIST_TIMEOUT, connection.get(&self.path, &query)).await??;
+            let page: PodList = timeout(LIST_TIMEOUT, connection.get(&self.path, &query)).await??;
             pods.extend(page.items.into_iter().filter_map(|pod| self.state.pod(pod)));
             if page.metadata.next.is_empty() {
                 self.state.heard("listed");
                 let at = page.metadata.resource_version;
-                self.state.apply(self.scope, Event::Listed(pods, version(&at)));
+                self.state.apply(self.scope, PodEvent::Listed(pods, version(&at)));
                 return Ok(at);
             }
             next = page.metadata.next;
@@ -241,7 +241,7 @@ impl Watch {
     }
 }
 
-impl State {
+impl WatchState {
     /// Converts a manifest. If the pod is a job that has just been bound to this node, starts the warm-up.
     fn pod(&self, manifest: PodManifest) -> Option<Pod> {
         let hosts = manifest.likely_hosts();
@@ -253,7 +253,7 @@ impl State {
         Some(pod)
     }
 
-    fn apply(&self, scope: usize, event: Event) {
+    fn apply(&self, scope: usize, event: PodEvent) {
         self.pods.borrow_mut().apply(scope, event, self.observed.epoch.now());
         self.publish();
     }
@@ -274,19 +274,19 @@ impl State {
 
     fn connected(&self, scope: usize) {
         self.observed.metrics.watch.heard_at(self.observed.epoch.now());
-        self.apply(scope, Event::Resumed);
+        self.apply(scope, PodEvent::Resumed);
         self.set_connected(scope, true);
         if self.complained.take() {
             tracing::info!("Kubernetes watch re-established");
         }
     }
 
-    fn lost(&self, scope: usize, lost: &Lost) {
+    fn lost(&self, scope: usize, lost: &WatchError) {
         self.observed.metrics.watch.restarts.with_label_values(&[lost.label()]).inc();
-        self.apply(scope, Event::Lost);
+        self.apply(scope, PodEvent::Lost);
         self.set_connected(scope, false);
         // The server closes a watch every few minutes, which is not logged; a failure is logged once until the watch is back.
-        if let Lost::Failed(_) | Lost::Silent = lost
+        if let WatchError::Failed(_) | WatchError::Silent = lost
             && !self.complained.replace(true)
         {
             tracing::warn!(reason = %lost, hint = lost.hint(), "Kubernetes watch lost; clients are unknown until it is re-established");
@@ -302,10 +302,10 @@ impl State {
     }
 }
 
-impl Lost {
+impl WatchError {
     fn of(error: ApiError) -> Self {
         match error {
-            ApiError::Refused(Status { code: GONE, .. }) => Self::Gone,
+            ApiError::Refused(ApiStatus { code: GONE, .. }) => Self::Gone,
             ApiError::Late(_) => Self::Silent,
             error => Self::Failed(error),
         }
@@ -324,10 +324,10 @@ impl Lost {
     /// Returns the log's hint for a remedy.
     fn hint(&self) -> &'static str {
         match self {
-            Self::Failed(ApiError::Refused(Status { code: 403, .. })) => {
+            Self::Failed(ApiError::Refused(ApiStatus { code: 403, .. })) => {
                 "its service account needs a role with get, list and watch on pods"
             }
-            Self::Failed(ApiError::Refused(Status { code: 401, .. })) => "its token is not accepted",
+            Self::Failed(ApiError::Refused(ApiStatus { code: 401, .. })) => "its token is not accepted",
             _ => "",
         }
     }

@@ -52,12 +52,12 @@ pub(crate) struct Bootstrap(pub SocketAddr);
 /// Server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Server(pub ServerAddress);
+pub(crate) struct ServerValue(pub ServerAddress);
 
 /// Network of clients. A single address is a network of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Network(pub IpNet);
+pub struct NetworkValue(pub IpNet);
 
 /// Returns the listener in `listen` that a query to `server` would reach, if there is one.
 ///
@@ -89,7 +89,7 @@ impl TryFrom<String> for Bootstrap {
     }
 }
 
-impl TryFrom<String> for Network {
+impl TryFrom<String> for NetworkValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -100,7 +100,7 @@ impl TryFrom<String> for Network {
     }
 }
 
-impl TryFrom<String> for Server {
+impl TryFrom<String> for ServerValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -132,12 +132,12 @@ impl ConfigValue for Bootstrap {
     const EXPECTED: &'static str = r#""10.0.0.2", "10.0.0.2:5353" or "[fd00::10]:53""#;
 }
 
-impl ConfigValue for Server {
+impl ConfigValue for ServerValue {
     const EXPECTED: &'static str =
         r#""10.0.0.2", "10.0.0.2:5353", "[fd00::10]:53", "dns.example" or "tls://1.1.1.1#host.name""#;
 }
 
-impl ConfigValue for Network {
+impl ConfigValue for NetworkValue {
     const EXPECTED: &'static str = r#""10.0.0.0/8", "::1/128" or a single address"#;
 }
 
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     fn server(text: &str) -> Result<ServerAddress, String> {
-        Server::try_from(text.to_owned()).map(|server| server.0)
+        ServerValue::try_from(text.to_owned()).map(|server| server.0)
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn clients_by_network_or_address() {
-        let network = |text: &str| Network::try_from(text.to_owned()).map(|network| network.0.to_string());
+        let network = |text: &str| NetworkValue::try_from(text.to_owned()).map(|network| network.0.to_string());
         assert_eq!(network("10.0.0.0/8"), Ok("10.0.0.0/8".to_owned()));
         assert_eq!(network("::1"), Ok("::1/128".to_owned()));
         assert!(network("10.0.0.1/8").is_err_and(|error| error.contains("10.0.0.0/8")));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::address::ServerAddress;
-use super::file::File;
+use super::file::ConfigFile;
 use super::mistake::Diagnostics;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
@@ -14,7 +14,7 @@ use super::upstreams::UpstreamTable;
 use crate::wire::name::Name;
 
 /// Adds the warnings of a whole file.
-pub(super) fn advise(file: &File, mistakes: &Diagnostics<'_>) {
+pub(super) fn advise(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     clients_of_listeners(file, mistakes);
     ipv6_alone(file, mistakes);
     open_to_all(file, mistakes);
@@ -25,7 +25,7 @@ pub(super) fn advise(file: &File, mistakes: &Diagnostics<'_>) {
 }
 
 /// Warns of listeners whose clients `allow` does not include.
-fn clients_of_listeners(file: &File, mistakes: &Diagnostics<'_>) {
+fn clients_of_listeners(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     let allow = || file.server.allow.iter().map(|network| network.get_ref().0);
     for listen in file.server.listen.iter().filter(|listen| !listen.span().is_empty()) {
         let address = listen.get_ref().0;
@@ -45,7 +45,7 @@ fn clients_of_listeners(file: &File, mistakes: &Diagnostics<'_>) {
 }
 
 /// Warns of IPv6 wildcard listeners on ports without an IPv4 listener: they accept no queries over IPv4.
-fn ipv6_alone(file: &File, mistakes: &Diagnostics<'_>) {
+fn ipv6_alone(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     let listen = &file.server.listen;
     for wildcard in listen.iter().filter(|listen| listen.get_ref().0.ip() == IpAddr::from([0u16; 8])) {
         let SocketAddr::V6(address) = wildcard.get_ref().0 else { continue };
@@ -60,7 +60,7 @@ fn ipv6_alone(file: &File, mistakes: &Diagnostics<'_>) {
 }
 
 /// Warns of an open resolver. If `server.allow` includes all addresses, warns of admin pages open to all addresses too.
-fn open_to_all(file: &File, mistakes: &Diagnostics<'_>) {
+fn open_to_all(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     // A network with a prefix of at most 2 bits (half or a quarter of all addresses) counts as all addresses.
     let is_all = |network: &IpNet| network.prefix_len() <= 2;
     let Some(all) = file.server.allow.iter().find(|network| is_all(&network.get_ref().0)) else { return };
@@ -86,7 +86,7 @@ fn open_to_all(file: &File, mistakes: &Diagnostics<'_>) {
 
 /// Warns of upstreams with private servers to which only "." is routed: nodens answers special-use names itself unless a
 /// route claims them.
-fn private_zones_without_route(file: &File, mistakes: &Diagnostics<'_>) {
+fn private_zones_without_route(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     let routes = file.routes.as_deref().unwrap_or_default();
     let claims_local = |route: &RouteTable| {
         let names = route.zones.iter().flatten().flat_map(|zone| &zone.get_ref().names);
@@ -114,7 +114,7 @@ fn private_zones_without_route(file: &File, mistakes: &Diagnostics<'_>) {
 }
 
 /// Warns of zones that both a route and a rewrite claim.
-fn rewritten_routes(file: &File, mistakes: &Diagnostics<'_>) {
+fn rewritten_routes(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
     let zones = file.routes.iter().flatten().filter_map(|route| route.zones.as_deref()).flatten();
     for zone in zones {
         let is_same = |rewrite: &&RewriteTable| zone.get_ref().names.contains(&rewrite.zone.get_ref().0);
@@ -131,7 +131,7 @@ fn rewritten_routes(file: &File, mistakes: &Diagnostics<'_>) {
 
 /// Adds a note about a `fallthrough`, since other servers then see names of the route's zones. Warns if both upstreams have
 /// the same servers.
-fn falls_through(file: &File, route: &RouteTable, mistakes: &Diagnostics<'_>) {
+fn falls_through(file: &ConfigFile, route: &RouteTable, mistakes: &Diagnostics<'_>) {
     let (Some(next), Some(to), Some(zones)) = (&route.fallthrough, &route.to, &route.zones) else { return };
     let servers = |name: &str| {
         let group = file.upstreams.iter().flatten().find(|group| group.name.get_ref() == name)?;

@@ -93,7 +93,7 @@ fn usable(nameserver: &ScopedIp) -> Option<SocketAddr> {
         ScopedIp::V6(ip, None) => IpAddr::from(ip),
         ScopedIp::V6(_, Some(_)) => return None,
     };
-    let server = super::address::Server::try_from(ip.to_string()).ok()?;
+    let server = super::address::ServerValue::try_from(ip.to_string()).ok()?;
     matches!(server.0, ServerAddress::Plain(_)).then_some(SocketAddr::new(ip, DNS_PORT))
 }
 

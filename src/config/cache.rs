@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::table::Table;
+use super::table::TomlTable;
 use super::units::{Bounds, Size, Time};
 
 /// `[cache] memory`. A cache below the floor could not hold the largest answers.
@@ -29,7 +29,7 @@ pub(crate) const ROTATE: bool = true;
 
 /// Settings of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cache {
+pub struct CacheConfig {
     /// Hard limit on the memory of all cached answers, in bytes.
     pub memory: usize,
     /// Longest time that a positive answer is kept.
@@ -66,7 +66,7 @@ pub(crate) struct CacheTable {
 }
 
 impl CacheTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self {
             memory: table.bounded("memory", &MEMORY),
             max_ttl: table.bounded("max_ttl", &MAX_TTL),
@@ -80,8 +80,8 @@ impl CacheTable {
 }
 
 /// Converts `[cache]` to its validated form.
-pub(super) fn cache(file: &CacheTable) -> Cache {
-    Cache {
+pub(super) fn cache(file: &CacheTable) -> CacheConfig {
+    CacheConfig {
         memory: usize::try_from(file.memory.get_ref().0).unwrap_or(usize::MAX),
         max_ttl: file.max_ttl.get_ref().duration(),
         negative_max_ttl: file.negative_max_ttl.get_ref().duration(),

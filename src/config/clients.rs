@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::address::Network;
-use super::table::Table;
+use super::address::NetworkValue;
+use super::table::TomlTable;
 use super::value::ConfigValue;
-use super::warm_up::File;
+use super::warm_up::FileValue;
 
 /// Maximum length of the name of a Kubernetes node (RFC 1123, as a DNS subdomain).
 const LONGEST_NODE: usize = 253;
@@ -59,7 +59,7 @@ impl ApiServer {
 
 /// Identity of all clients in one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientConfig {
     /// Network of the clients.
     pub source: IpNet,
     /// Name of the clients.
@@ -80,31 +80,31 @@ pub(crate) struct KubernetesTable {
     /// Default: true if nodens runs in a cluster and has the name of its node.
     pub watch: Option<bool>,
     /// Default: the environment variable `NODE_NAME`.
-    pub node: Option<Spanned<Node>>,
+    pub node: Option<Spanned<NodeNameValue>>,
     pub namespaces: Vec<Spanned<Namespace>>,
     /// Default: that of the cluster in which nodens runs as a pod.
     pub api_server: Option<Spanned<Url>>,
     /// Default: the service account's without `api_server`, else the system's.
-    pub ca_file: Option<Spanned<File>>,
+    pub ca_file: Option<Spanned<FileValue>>,
     /// Default: the service account's without `api_server`, else none.
-    pub token_file: Option<Spanned<File>>,
+    pub token_file: Option<Spanned<FileValue>>,
 }
 
 /// `[[client]]` in the file.
 #[derive(Debug)]
 pub(crate) struct ClientTable {
-    pub source: Spanned<Network>,
-    pub name: Spanned<Words>,
-    pub namespace: Option<Spanned<Words>>,
-    pub project: Option<Spanned<Words>>,
-    pub job: Option<Spanned<Words>>,
-    pub runner: Option<Spanned<Words>>,
+    pub source: Spanned<NetworkValue>,
+    pub name: Spanned<TextValue>,
+    pub namespace: Option<Spanned<TextValue>>,
+    pub project: Option<Spanned<TextValue>>,
+    pub job: Option<Spanned<TextValue>>,
+    pub runner: Option<Spanned<TextValue>>,
 }
 
 /// Name of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Node(pub String);
+pub(crate) struct NodeNameValue(pub String);
 
 /// Name of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -119,10 +119,10 @@ pub(crate) struct Url(pub ApiServer);
 /// Text on one line, not empty and at most 256 bytes long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Words(pub String);
+pub(crate) struct TextValue(pub String);
 
 impl KubernetesTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self {
             watch: table.value("watch").map(Spanned::into_inner),
             node: table.value("node"),
@@ -135,7 +135,7 @@ impl KubernetesTable {
 }
 
 impl ClientTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let (source, name) = (table.required("source"), table.required("name"));
             let mut words = |key| table.value(key);
@@ -151,7 +151,7 @@ pub(super) fn kubernetes(file: &KubernetesTable) -> Kubernetes {
     let mut namespaces: Vec<_> = file.namespaces.iter().map(|namespace| namespace.get_ref().0.clone()).collect();
     namespaces.sort();
     namespaces.dedup();
-    let path = |file: &Option<Spanned<File>>| file.as_ref().map(|file| file.get_ref().0.clone());
+    let path = |file: &Option<Spanned<FileValue>>| file.as_ref().map(|file| file.get_ref().0.clone());
     Kubernetes {
         watch: file.watch,
         node: file.node.as_ref().map(|node| node.get_ref().0.clone()),
@@ -163,9 +163,9 @@ pub(super) fn kubernetes(file: &KubernetesTable) -> Kubernetes {
 }
 
 /// Converts a `[[client]]` to its validated form.
-pub(super) fn client(file: &ClientTable) -> Client {
-    let words = |words: &Option<Spanned<Words>>| words.as_ref().map(|words| words.get_ref().0.clone());
-    Client {
+pub(super) fn client(file: &ClientTable) -> ClientConfig {
+    let words = |words: &Option<Spanned<TextValue>>| words.as_ref().map(|words| words.get_ref().0.clone());
+    ClientConfig {
         source: file.source.get_ref().0,
         name: file.name.get_ref().0.clone(),
         namespace: words(&file.namespace),
@@ -175,7 +175,7 @@ pub(super) fn client(file: &ClientTable) -> Client {
     }
 }
 
-impl TryFrom<String> for Node {
+impl TryFrom<String> for NodeNameValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -216,7 +216,7 @@ impl TryFrom<String> for Url {
     }
 }
 
-impl TryFrom<String> for Words {
+impl TryFrom<String> for TextValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -229,7 +229,7 @@ impl TryFrom<String> for Words {
     }
 }
 
-impl ConfigValue for Node {
+impl ConfigValue for NodeNameValue {
     const EXPECTED: &'static str = r#""node-1.example", as `kubectl get nodes` shows it"#;
 }
 
@@ -241,7 +241,7 @@ impl ConfigValue for Url {
     const EXPECTED: &'static str = r#""https://10.0.0.1:6443""#;
 }
 
-impl ConfigValue for Words {
+impl ConfigValue for TextValue {
     const EXPECTED: &'static str = "a short text in quotes";
 }
 

@@ -18,14 +18,14 @@ use super::records::RecordTable;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::server::ServerTable;
-use super::table::{Table, sound_part};
+use super::table::{TomlTable, sound_part};
 use super::upstreams::{self, UpstreamTable};
 use super::views::ViewTable;
 use super::warm_up::WarmUpTable;
 
 /// Contents of the whole file.
 #[derive(Debug)]
-pub(crate) struct File {
+pub(crate) struct ConfigFile {
     /// `[server]`.
     pub server: ServerTable,
     /// `[admin]`, if present.
@@ -68,18 +68,18 @@ pub(crate) struct File {
     pub strangers: bool,
 }
 
-impl File {
+impl ConfigFile {
     /// Reads the text. Adds an error for each invalid value, each unknown key and each missing key.
     pub(super) fn read(text: &str, mistakes: &Diagnostics<'_>) -> Self {
         let part = sound_part(text, mistakes);
-        let mut file = Table::of_text(&part, mistakes);
+        let mut file = TomlTable::of_text(&part, mistakes);
         let mut section = |key| file.table(key);
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
         let (metrics, query_log) = (section("metrics"), section("query_log"));
         let (handover, node, hosts) = (section("handover"), section("node"), section("hosts"));
-        let empty = || Table::of_text("", mistakes);
+        let empty = || TomlTable::of_text("", mistakes);
         Self {
             server: ServerTable::read(server.unwrap_or_else(empty)),
             admin: admin.map(AdminTable::read),

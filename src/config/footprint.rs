@@ -5,7 +5,7 @@
 //! about half of it is used. `tests/program/reload.rs` compares the estimate with the memory of a running nodens.
 
 use super::Config;
-use super::records::Record;
+use super::records::RecordConfig;
 
 /// Bytes for each record, route and client, most of them for its text with the position of each part.
 const TABLE: usize = 6 << 10;
@@ -22,7 +22,7 @@ impl Config {
     /// Returns the estimated peak memory in bytes: see [`mod@crate::config::footprint`]. Settings that views inherit count once.
     pub fn footprint(&self) -> usize {
         let records =
-            |records: &[Record]| -> usize { records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum() };
+            |records: &[RecordConfig]| -> usize { records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum() };
         let views = self.views.iter().map(|view| TABLE + records(&view.records) + view.deny.len() * ZONE);
         let routes = self.routes.iter().map(|route| TABLE + route.zones.len().saturating_sub(1) * ZONE);
         let servers = self.upstreams.iter().map(|upstream| TABLE + upstream.servers.len() * SERVER);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::table::Table;
+use super::table::TomlTable;
 use super::value::ConfigValue;
 
 /// Maximum length of the path of a Unix socket, in bytes: see unix(7).
@@ -17,7 +17,7 @@ const LONGEST: usize = 107;
 pub(crate) struct SocketPath(pub PathBuf);
 
 /// Reads the socket of `[handover]`. Adds an error and returns `None` if it is missing or invalid.
-pub(super) fn socket(table: Table<'_, '_>) -> Option<Spanned<SocketPath>> {
+pub(super) fn socket(table: TomlTable<'_, '_>) -> Option<Spanned<SocketPath>> {
     table.read(|table| table.required("socket"))
 }
 

@@ -11,8 +11,8 @@ use toml::Spanned;
 
 use super::Config;
 use super::mistake::Diagnostics;
-use super::records::{RECORD_TTL, Record, seconds};
-use super::table::Table;
+use super::records::{RECORD_TTL, RecordConfig, seconds};
+use super::table::TomlTable;
 use super::units::{Bounds, Time};
 use super::value::ConfigValue;
 use super::zones::reverse;
@@ -57,7 +57,7 @@ pub(crate) struct HostsTable {
 }
 
 impl HostsTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self {
             files: table.required_list("files").unwrap_or_default(),
             ttl: table.bounded("ttl", &HOSTS_TTL),
@@ -121,7 +121,7 @@ impl Config {
     pub fn add_hosts<'f>(&mut self, files: impl IntoIterator<Item = (&'f str, &'f str)>) {
         let taken: HashSet<Name> = self.records.iter().map(|record| record.name.clone()).collect();
         let mut seen = HashSet::new();
-        let mut add = |records: &mut Vec<Record>, record: Record| {
+        let mut add = |records: &mut Vec<RecordConfig>, record: RecordConfig| {
             if !taken.contains(&record.name) && seen.insert((record.name.clone(), record.rtype, record.rdata.clone())) {
                 records.push(record);
             }
@@ -131,7 +131,7 @@ impl Config {
         for (path, text) in files {
             for (number, line) in (1..).zip(text.lines()) {
                 let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
-                let Host { address, names, faults } = host(line);
+                let HostsLine { address, names, faults } = host(line);
                 let room = MOST_FAULTS.saturating_sub(self.hosts.faults.len());
                 self.hosts.faults.extend(faults.into_iter().take(room).map(|what| format!("{path}:{number}: {what}")));
                 let Some(address) = address else { continue };
@@ -147,10 +147,10 @@ impl Config {
                     && let Some(name) = reverse(IpNet::from(address)).ok().and_then(|mut names| names.pop())
                     && reversed.insert(name.clone())
                 {
-                    add(&mut self.records, Record { name, rtype: rtype::PTR, ttl, rdata: first.as_wire().to_vec() });
+                    add(&mut self.records, RecordConfig { name, rtype: rtype::PTR, ttl, rdata: first.as_wire().to_vec() });
                 }
                 for name in names {
-                    add(&mut self.records, Record { name, rtype, ttl, rdata: rdata.clone() });
+                    add(&mut self.records, RecordConfig { name, rtype, ttl, rdata: rdata.clone() });
                 }
             }
         }
@@ -160,21 +160,21 @@ impl Config {
 
 /// Parsed line of a hosts file.
 #[derive(Default)]
-struct Host {
+struct HostsLine {
     address: Option<IpAddr>,
     names: Vec<Name>,
     faults: Vec<String>,
 }
 
 /// Parses a line of a hosts file (hosts(5)): an address and its names. Skips `localhost`, which nodens answers itself (RFC 6761).
-fn host(line: &str) -> Host {
+fn host(line: &str) -> HostsLine {
     let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
-    let Some(first) = words.next() else { return Host::default() };
+    let Some(first) = words.next() else { return HostsLine::default() };
     // A scope has no meaning on other machines.
     let Ok(address) = first.split('%').next().unwrap_or_default().parse() else {
-        return Host { faults: vec![format!("{first:?} is not an address")], ..Host::default() };
+        return HostsLine { faults: vec![format!("{first:?} is not an address")], ..Host::default() };
     };
-    let mut host = Host { address: Some(address), ..Host::default() };
+    let mut host = HostsLine { address: Some(address), ..Host::default() };
     for word in words.filter(|word| *word != "localhost") {
         match word.parse::<Name>() {
             // Hosts files have no wildcards.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
-use super::key::{Fact, Noted};
+use super::key::{KeyProperty, RecordedKey};
 
 /// Error or warning about a value in the file: position, problem and expected value.
 ///
@@ -34,7 +34,7 @@ pub(super) struct Diagnostics<'t> {
     /// Keys that are present but whose TOML is broken.
     broken: RefCell<Vec<String>>,
     /// Keys that the reader asks for, where only these are wanted.
-    outline: Option<RefCell<Vec<Noted>>>,
+    outline: Option<RefCell<Vec<RecordedKey>>>,
 }
 
 impl<'t> Diagnostics<'t> {
@@ -55,14 +55,14 @@ impl<'t> Diagnostics<'t> {
     }
 
     /// Notes what the reader asks about a key, where that is wanted.
-    pub(super) fn ask(&self, table: &str, key: &'static str, fact: impl FnOnce() -> Fact) {
+    pub(super) fn ask(&self, table: &str, key: &'static str, fact: impl FnOnce() -> KeyProperty) {
         if let Some(outline) = &self.outline {
-            outline.borrow_mut().push(Noted { table: table.to_owned(), key, fact: fact() });
+            outline.borrow_mut().push(RecordedKey { table: table.to_owned(), key, fact: fact() });
         }
     }
 
     /// Returns the keys that the reader asked for.
-    pub(super) fn noted(self) -> Vec<Noted> {
+    pub(super) fn noted(self) -> Vec<RecordedKey> {
         self.outline.map(RefCell::into_inner).unwrap_or_default()
     }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A type with `Table` in its name is a table as the file has it: [`server::ServerTable`] is what the file says, and
-//! [`Server`] is its validated form. `advice` adds warnings about settings that are valid but rarely intended.
+//! [`ServerConfig`] is its validated form. `advice` adds warnings about settings that are valid but rarely intended.
 //! [`mod@footprint`] estimates memory. [`mod@start_only`] lists the keys that only a start reads.
 
 use std::net::SocketAddr;
@@ -50,18 +50,18 @@ pub(crate) mod value;
 pub(crate) mod zones;
 
 pub use address::ServerAddress;
-pub use cache::Cache;
-pub use clients::{ApiServer, Client, Kubernetes};
+pub use cache::CacheConfig;
+pub use clients::{ApiServer, ClientConfig, Kubernetes};
 pub use hosts::Hosts;
 pub use mistake::Diagnostic;
-pub use node::Node;
-pub use observability::{LogTarget, Logged, Metrics, QueryLog};
-pub use pages::Admin;
-pub use records::Record;
+pub use node::NodeConfig;
+pub use observability::{LogTarget, Logged, MetricsConfig, QueryLogConfig};
+pub use pages::AdminConfig;
+pub use records::RecordConfig;
 pub use rewrites::Rewrite;
-pub use routes::{Cluster, Fallthrough, Route, RouteId};
-pub use server::Server;
-pub use upstreams::{Select, Upstream};
+pub use routes::{ClusterConfig, Fallthrough, Route, RouteId};
+pub use server::ServerConfig;
+pub use upstreams::{Select, UpstreamConfig};
 pub use views::{Pattern, Selector, View, ViewId};
 pub use warm_up::WarmUp;
 
@@ -69,25 +69,25 @@ pub use warm_up::WarmUp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Listeners, allowed clients and limits.
-    pub server: Server,
+    pub server: ServerConfig,
     /// Listeners of metrics, health and the API, and the networks that may use them.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// Listeners of the report, where each client sees its own data; empty: none.
     pub report: Vec<SocketAddr>,
     /// Addresses that nodens adds to the node; `None`: nodens changes nothing on the node.
-    pub node: Option<Node>,
+    pub node: Option<NodeConfig>,
     /// Unix socket for the handover to a successor; `None`: no handover.
     pub handover: Option<PathBuf>,
     /// Settings of the cache.
-    pub cache: Cache,
+    pub cache: CacheConfig,
     /// Servers that resolve the host names of upstream servers.
     pub bootstrap: Vec<SocketAddr>,
     /// Upstreams. A route refers to one by its index.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamConfig>,
     /// Routes of all clients, then those of each view. Their order has no effect: the longest suffix wins.
     pub routes: Vec<Route>,
     /// Static records.
-    pub records: Vec<Record>,
+    pub records: Vec<RecordConfig>,
     /// Hosts files. Their records are appended to `records`.
     pub hosts: Hosts,
     /// Replacements of suffixes.
@@ -97,13 +97,13 @@ pub struct Config {
     /// Settings of the warm-up for jobs that are about to start.
     pub warm_up: WarmUp,
     /// Identities of clients by network. If networks overlap, the smallest one applies.
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientConfig>,
     /// Views. The first view that fits a client applies. If none fits, the settings above apply.
     pub views: Vec<View>,
     /// Settings of the metrics.
-    pub metrics: Metrics,
+    pub metrics: MetricsConfig,
     /// Settings of the query log; `None`: no query log.
-    pub query_log: Option<QueryLog>,
+    pub query_log: Option<QueryLogConfig>,
     /// Start-only keys that the file has changed since the start.
     pub needs_restart: Vec<&'static str>,
     /// Warnings and notes, in the order of the file.

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::mistake::Diagnostics;
-use super::table::Table;
-use super::value::{ConfigValue, Form};
+use super::table::TomlTable;
+use super::value::{ConfigValue, ValueForm};
 
 /// Maximum number of addresses.
 const MOST: usize = 16;
@@ -16,7 +16,7 @@ const LONGEST_NAME: usize = 15;
 
 /// Addresses that nodens adds to the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeConfig {
     /// Addresses; not empty.
     pub addresses: Vec<IpAddr>,
     /// Listeners on these addresses.
@@ -24,23 +24,23 @@ pub struct Node {
     /// Link that gets the addresses.
     pub interface: Interface,
     /// Firewall rules that exclude queries from connection tracking.
-    pub firewall: Firewall,
+    pub firewall: FirewallKind,
 }
 
 /// `[node]` in the file.
 #[derive(Debug)]
 pub(crate) struct NodeTable {
-    pub addresses: Vec<Spanned<Address>>,
+    pub addresses: Vec<Spanned<AddressValue>>,
     /// Default: [`Interface::Auto`].
     pub interface: Option<Spanned<Interface>>,
-    /// Default: [`Firewall::Nft`].
-    pub firewall: Option<Spanned<Firewall>>,
+    /// Default: [`FirewallKind::Nft`].
+    pub firewall: Option<Spanned<FirewallKind>>,
 }
 
 /// Element of `[node] addresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Address(pub IpAddr);
+pub(crate) struct AddressValue(pub IpAddr);
 
 /// `[node] interface`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -57,7 +57,7 @@ pub enum Interface {
 /// `[node] firewall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Firewall {
+pub enum FirewallKind {
     /// nftables table that excludes queries from connection tracking.
     #[default]
     Nft,
@@ -65,7 +65,7 @@ pub enum Firewall {
 }
 
 impl NodeTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self {
             addresses: table.required_list("addresses").unwrap_or_default(),
             interface: table.value("interface"),
@@ -76,7 +76,7 @@ impl NodeTable {
 
 /// Converts `[node]` to its validated form. Adds errors for duplicate addresses, too many addresses, and addresses on which
 /// the server does not listen.
-pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnostics<'_>) -> Node {
+pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnostics<'_>) -> NodeConfig {
     let mut listen = Vec::new();
     for (number, address) in file.addresses.iter().enumerate() {
         let ip = address.get_ref().0;
@@ -95,7 +95,7 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnosti
             mistakes.add(address.span(), format!("addresses: there are more than {MOST}"));
         }
     }
-    Node {
+    NodeConfig {
         addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
         listen,
         interface: file.interface.as_ref().map(|interface| interface.get_ref().clone()).unwrap_or_default(),
@@ -113,7 +113,7 @@ impl Interface {
     }
 }
 
-impl TryFrom<String> for Address {
+impl TryFrom<String> for AddressValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -148,7 +148,7 @@ impl TryFrom<String> for Interface {
     }
 }
 
-impl TryFrom<String> for Firewall {
+impl TryFrom<String> for FirewallKind {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -160,7 +160,7 @@ impl TryFrom<String> for Firewall {
     }
 }
 
-impl ConfigValue for Address {
+impl ConfigValue for AddressValue {
     const EXPECTED: &'static str = r#""169.254.20.10" or "fd00::a""#;
 }
 
@@ -168,9 +168,9 @@ impl ConfigValue for Interface {
     const EXPECTED: &'static str = r#""auto", "dummy", "lo" or the name of a link"#;
 }
 
-impl ConfigValue for Firewall {
+impl ConfigValue for FirewallKind {
     const EXPECTED: &'static str = r#""nft" or "none""#;
-    const FORM: Form = Form::OneOf(&["nft", "none"]);
+    const FORM: ValueForm = ValueForm::OneOf(&["nft", "none"]);
 }
 
 #[cfg(test)]
@@ -195,11 +195,11 @@ mod tests {
             node.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["169.254.20.10:53", "[fd00::a]:5353"]
         );
-        assert_eq!((node.interface, node.firewall), (Interface::Auto, Firewall::Nft));
+        assert_eq!((node.interface, node.firewall), (Interface::Auto, FirewallKind::Nft));
         let node =
             read(r#""169.254.20.10""#, "addresses = [\"169.254.20.10\"]\ninterface = \"lo\"\nfirewall = \"none\"");
         let node = node.expect("good").node.expect("a node");
-        assert_eq!((node.interface.name(), node.firewall), (Some("lo"), Firewall::None));
+        assert_eq!((node.interface.name(), node.firewall), (Some("lo"), FirewallKind::None));
     }
 
     #[test]

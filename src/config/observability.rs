@@ -6,31 +6,31 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::table::Table;
-use super::units::{Bounds, Count};
-use super::value::{ConfigValue, Form};
+use super::table::TomlTable;
+use super::units::{Bounds, CountValue};
+use super::value::{ConfigValue, ValueForm};
 
 /// `[metrics] max_projects`. Each adds two series to every scrape of every node.
-pub(crate) const MAX_PROJECTS: Bounds<Count> = Bounds { default: Count(100), floor: Count(0), ceiling: Count(1_000) };
+pub(crate) const MAX_PROJECTS: Bounds<CountValue> = Bounds { default: CountValue(100), floor: CountValue(0), ceiling: CountValue(1_000) };
 /// Default of `[query_log] only`.
 pub(crate) const ONLY: Logged = Logged::All;
 /// `[query_log] sample`. The floor is one in a million.
-pub(crate) const SAMPLE: Bounds<Share> =
-    Bounds { default: Share(1_000_000), floor: Share(1), ceiling: Share(1_000_000) };
+pub(crate) const SAMPLE: Bounds<ShareValue> =
+    Bounds { default: ShareValue(1_000_000), floor: ShareValue(1), ceiling: ShareValue(1_000_000) };
 /// `[query_log] max_per_second`. A line has about 400 bytes, so the default is about 40 KB a second.
-pub(crate) const MAX_PER_SECOND: Bounds<Count> =
-    Bounds { default: Count(100), floor: Count(1), ceiling: Count(100_000) };
+pub(crate) const MAX_PER_SECOND: Bounds<CountValue> =
+    Bounds { default: CountValue(100), floor: CountValue(1), ceiling: CountValue(100_000) };
 
 /// Settings of the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metrics {
+pub struct MetricsConfig {
     /// Maximum number of combinations of namespace, project and runner with series of their own; the rest is project `other`.
     pub max_projects: usize,
 }
 
 /// Settings of the query log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueryLog {
+pub struct QueryLogConfig {
     /// Destination.
     pub to: LogTarget,
     /// Queries that are logged.
@@ -65,39 +65,39 @@ pub enum Logged {
 #[derive(Debug)]
 pub(crate) struct MetricsTable {
     /// Default: [`MAX_PROJECTS`].
-    pub max_projects: Spanned<Count>,
+    pub max_projects: Spanned<CountValue>,
 }
 
 /// `[query_log]` in the file.
 #[derive(Debug)]
 pub(crate) struct QueryLogTable {
-    pub to: Spanned<Target>,
+    pub to: Spanned<LogTargetValue>,
     /// Default: [`ONLY`].
     pub only: Logged,
     /// Default: [`SAMPLE`].
-    pub sample: Spanned<Share>,
+    pub sample: Spanned<ShareValue>,
     /// Default: [`MAX_PER_SECOND`].
-    pub max_per_second: Spanned<Count>,
+    pub max_per_second: Spanned<CountValue>,
 }
 
 /// Destination of a log, as the file gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Target(pub LogTarget);
+pub(crate) struct LogTargetValue(pub LogTarget);
 
 /// Part of a whole, in millionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "f64")]
-pub(crate) struct Share(pub u32);
+pub(crate) struct ShareValue(pub u32);
 
 impl MetricsTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self { max_projects: table.bounded("max_projects", &MAX_PROJECTS) })
     }
 }
 
 impl QueryLogTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let to = table.required("to");
             let only = table.value("only").map_or(ONLY, Spanned::into_inner);
@@ -109,13 +109,13 @@ impl QueryLogTable {
 }
 
 /// Converts `[metrics]` to its validated form.
-pub(super) fn metrics(file: &MetricsTable) -> Metrics {
-    Metrics { max_projects: file.max_projects.get_ref().0 }
+pub(super) fn metrics(file: &MetricsTable) -> MetricsConfig {
+    MetricsConfig { max_projects: file.max_projects.get_ref().0 }
 }
 
 /// Converts `[query_log]` to its validated form.
-pub(super) fn query_log(file: &QueryLogTable) -> QueryLog {
-    QueryLog {
+pub(super) fn query_log(file: &QueryLogTable) -> QueryLogConfig {
+    QueryLogConfig {
         to: file.to.get_ref().0.clone(),
         only: file.only,
         sample: file.sample.get_ref().0,
@@ -123,7 +123,7 @@ pub(super) fn query_log(file: &QueryLogTable) -> QueryLog {
     }
 }
 
-impl TryFrom<String> for Target {
+impl TryFrom<String> for LogTargetValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -135,7 +135,7 @@ impl TryFrom<String> for Target {
     }
 }
 
-impl TryFrom<f64> for Share {
+impl TryFrom<f64> for ShareValue {
     type Error = String;
 
     fn try_from(share: f64) -> Result<Self, String> {
@@ -150,24 +150,24 @@ impl TryFrom<f64> for Share {
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for ShareValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", f64::from(self.0) / 1e6)
     }
 }
 
-impl ConfigValue for Target {
+impl ConfigValue for LogTargetValue {
     const EXPECTED: &'static str = r#""stdout" or "/var/log/nodens/queries.jsonl""#;
 }
 
-impl ConfigValue for Share {
+impl ConfigValue for ShareValue {
     const EXPECTED: &'static str = "a number from 0.000001 to 1, without quotes";
-    const FORM: Form = Form::Number;
+    const FORM: ValueForm = ValueForm::Number;
 }
 
 impl ConfigValue for Logged {
     const EXPECTED: &'static str = r#""all", "failures" or "errors""#;
-    const FORM: Form = Form::OneOf(&["all", "failures", "errors"]);
+    const FORM: ValueForm = ValueForm::OneOf(&["all", "failures", "errors"]);
 }
 
 impl<'de> Deserialize<'de> for Logged {
@@ -189,17 +189,17 @@ mod tests {
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
-    fn read(query_log: &str) -> Result<Option<QueryLog>, String> {
+    fn read(query_log: &str) -> Result<Option<QueryLogConfig>, String> {
         let config = parse(&format!("[query_log]\n{query_log}\n{REST}"), &[]);
         config.map(|config| config.query_log).map_err(|mistakes| mistakes[0].what.clone())
     }
 
     #[test]
     fn a_query_log_is_read() {
-        let all = QueryLog { to: LogTarget::Stdout, only: Logged::All, sample: 1_000_000, max_per_second: 100 };
+        let all = QueryLogConfig { to: LogTarget::Stdout, only: Logged::All, sample: 1_000_000, max_per_second: 100 };
         assert_eq!(read("to = \"stdout\""), Ok(Some(all.clone())));
         assert_eq!(read("to = \"stdout\"\nsample = 1"), Ok(Some(all.clone())));
-        let some = QueryLog {
+        let some = QueryLogConfig {
             to: LogTarget::File("/tmp/log".into()),
             only: Logged::Errors,
             sample: 10_000,

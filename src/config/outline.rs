@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::file::File;
-use super::key::{Arity, Fact, Shape};
+use super::file::ConfigFile;
+use super::key::{Arity, KeyProperty, Shape};
 use super::mistake::Diagnostics;
-use super::value::Form;
+use super::value::ValueForm;
 
 /// The example that has every key, with a comment above each.
 const EXAMPLE: &str = include_str!("../../config/nodens.toml");
@@ -22,18 +22,18 @@ pub struct Outline {
     /// Shape; none for the file itself.
     pub shape: Option<Shape>,
     /// Keys with values, in the order of the reader.
-    pub keys: Vec<Key>,
+    pub keys: Vec<KeyOutline>,
     /// Tables within this one, in the order of the reader.
     pub tables: Vec<(&'static str, Outline)>,
 }
 
 /// One key with a value.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct KeyOutline {
     /// Name.
     pub name: &'static str,
     /// Form of one value.
-    pub form: Form,
+    pub form: ValueForm,
     /// Number of values.
     pub arity: Arity,
     /// True if the key must be present.
@@ -47,21 +47,21 @@ pub struct Key {
 /// Returns the file with all its tables and keys.
 pub fn outline() -> Outline {
     let notes = Diagnostics::of_outline();
-    File::read("", &notes);
+    ConfigFile::read("", &notes);
     let mut file = Outline::default();
     for noted in notes.noted() {
         let Some(table) = file.descend(&noted.table) else { continue };
         match noted.fact {
-            Fact::Table(shape) => {
+            KeyProperty::Table(shape) => {
                 table.tables.push((noted.key, Outline { shape: Some(shape), ..Outline::default() }));
             }
-            Fact::Value { form, arity } => {
+            KeyProperty::Value { form, arity } => {
                 let key = table.key(noted.key);
                 (key.form, key.arity) = (form, arity);
             }
-            Fact::Required => table.key(noted.key).is_required = true,
-            Fact::Bounds(least, most) => table.key(noted.key).bounds = Some((least, most)),
-            Fact::Default(value) => table.key(noted.key).default = Some(value),
+            KeyProperty::Required => table.key(noted.key).is_required = true,
+            KeyProperty::Bounds(least, most) => table.key(noted.key).bounds = Some((least, most)),
+            KeyProperty::Default(value) => table.key(noted.key).default = Some(value),
         }
     }
     file
@@ -78,10 +78,10 @@ impl Outline {
     }
 
     /// Returns the key of this name, which is added if it is new.
-    fn key(&mut self, name: &'static str) -> &mut Key {
+    fn key(&mut self, name: &'static str) -> &mut KeyOutline {
         let at = self.keys.iter().position(|key| key.name == name).unwrap_or_else(|| {
-            let (form, arity) = (Form::Text(None), Arity::One);
-            self.keys.push(Key { name, form, arity, is_required: false, bounds: None, default: None });
+            let (form, arity) = (ValueForm::Text(None), Arity::One);
+            self.keys.push(KeyOutline { name, form, arity, is_required: false, bounds: None, default: None });
             self.keys.len() - 1
         });
         &mut self.keys[at]
@@ -125,18 +125,18 @@ impl Outline {
     }
 }
 
-impl Key {
+impl KeyOutline {
     fn schema(&self, comment: Option<&str>) -> Value {
         let mut one = match self.form {
-            Form::Text(None) => json!({ "type": "string" }),
-            Form::Text(Some(pattern)) => json!({ "type": "string", "pattern": pattern }),
-            Form::OneOf(words) => json!({ "type": "string", "enum": words }),
-            Form::Integer => json!({ "type": "integer" }),
-            Form::Number => json!({ "type": "number" }),
-            Form::Boolean => json!({ "type": "boolean" }),
-            Form::Map => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+            ValueForm::Text(None) => json!({ "type": "string" }),
+            ValueForm::Text(Some(pattern)) => json!({ "type": "string", "pattern": pattern }),
+            ValueForm::OneOf(words) => json!({ "type": "string", "enum": words }),
+            ValueForm::Integer => json!({ "type": "integer" }),
+            ValueForm::Number => json!({ "type": "number" }),
+            ValueForm::Boolean => json!({ "type": "boolean" }),
+            ValueForm::Map => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         };
-        if matches!(self.form, Form::Integer | Form::Number)
+        if matches!(self.form, ValueForm::Integer | ValueForm::Number)
             && let Some((least, most)) = &self.bounds
         {
             one["minimum"] = self.form.json(least);
@@ -157,14 +157,14 @@ impl Key {
     /// Returns the kind of its value in words.
     fn words(&self) -> String {
         let one = match self.form {
-            Form::Text(_) => "string".to_owned(),
-            Form::OneOf(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
-            Form::Integer => "integer".to_owned(),
-            Form::Number => "number".to_owned(),
-            Form::Boolean => "boolean".to_owned(),
-            Form::Map => "table of strings".to_owned(),
+            ValueForm::Text(_) => "string".to_owned(),
+            ValueForm::OneOf(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
+            ValueForm::Integer => "integer".to_owned(),
+            ValueForm::Number => "number".to_owned(),
+            ValueForm::Boolean => "boolean".to_owned(),
+            ValueForm::Map => "table of strings".to_owned(),
         };
-        let many = if matches!(self.form, Form::OneOf(_)) { one.clone() } else { format!("{one}s") };
+        let many = if matches!(self.form, ValueForm::OneOf(_)) { one.clone() } else { format!("{one}s") };
         match self.arity {
             Arity::One => one,
             Arity::List => format!("list of {many}"),
@@ -173,7 +173,7 @@ impl Key {
     }
 }
 
-impl Form {
+impl ValueForm {
     /// Returns a value of this form, as the reader shows it, in JSON.
     fn json(self, shown: &str) -> Value {
         match self {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::address::{Listen, Network};
-use super::table::Table;
+use super::address::{Listen, NetworkValue};
+use super::table::TomlTable;
 
 /// Default port of `[admin] listen` and `metrics_listen`.
 pub(crate) const ADMIN_PORT: u16 = 9353;
@@ -18,7 +18,7 @@ pub(crate) const ADMIN_ALLOW: [(IpAddr, u8); 2] =
 
 /// Listeners of the admin pages, and the networks that may use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Listeners of all pages; empty: none.
     pub listen: Vec<SocketAddr>,
     /// Listeners of metrics and health only.
@@ -43,12 +43,12 @@ pub(crate) struct AdminTable {
 }
 
 impl AdminTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         let network = |(address, prefix)| IpNet::new(address, prefix).ok();
         table.read(|table| Self {
             listen: table.required_some("listen").unwrap_or_default(),
             metrics_listen: table.list("metrics_listen").unwrap_or_default(),
-            allow: match table.list::<Network>("allow") {
+            allow: match table.list::<NetworkValue>("allow") {
                 Some(networks) => networks.into_iter().map(|network| network.into_inner().0).collect(),
                 None => ADMIN_ALLOW.into_iter().filter_map(network).collect(),
             },
@@ -57,6 +57,6 @@ impl AdminTable {
 }
 
 /// Reads the listeners of `[report]`. Adds an error and returns none if they are missing or invalid.
-pub(super) fn report(table: Table<'_, '_>) -> Vec<ReportListener> {
+pub(super) fn report(table: TomlTable<'_, '_>) -> Vec<ReportListener> {
     table.read(|table| table.required_list("listen")).unwrap_or_default()
 }

@@ -8,17 +8,17 @@ use toml::Spanned;
 
 use super::address::{ServerAddress, own_listener};
 use super::advice::advise;
-use super::file::File;
+use super::file::ConfigFile;
 use super::hosts::hosts;
 use super::mistake::{Diagnostic, Diagnostics, nearest, suggestion};
-use super::pages::{Admin, AdminListener};
+use super::pages::{AdminConfig, AdminListener};
 use super::records::records;
 use super::rewrites::rewrites;
 use super::routes::{FALLTHROUGH_NODATA, Fallthrough, Route, RouteTable, cluster, filter_types};
-use super::upstreams::{Upstream, UpstreamTable};
+use super::upstreams::{UpstreamConfig, UpstreamTable};
 use super::views::{MOST_VIEWS, View, ViewTable};
-use super::zones::Zone;
-use super::{Client, Config, cache, clients, node, observability, server, warm_up};
+use super::zones::ZoneValue;
+use super::{ClientConfig, Config, cache, clients, node, observability, server, warm_up};
 use crate::wire::name::Name;
 
 /// Parses and validates a configuration file.
@@ -42,8 +42,8 @@ use crate::wire::name::Name;
 /// ```
 pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Diagnostic>> {
     let mistakes = Diagnostics::new(text);
-    let file = File::read(text, &mistakes);
-    let check = Check { file: &file, mistakes: &mistakes, local };
+    let file = ConfigFile::read(text, &mistakes);
+    let check = Checker { file: &file, mistakes: &mistakes, local };
     let config = check.config();
     advise(&file, &mistakes);
     let warnings = mistakes.warnings();
@@ -51,13 +51,13 @@ pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Diagnostic>> {
 }
 
 /// Checks that need more than one value. Each check adds errors, and returns `None` if it has no usable result.
-struct Check<'c, 't> {
-    file: &'c File,
+struct Checker<'c, 't> {
+    file: &'c ConfigFile,
     mistakes: &'c Diagnostics<'t>,
     local: &'c [IpAddr],
 }
 
-impl Check<'_, '_> {
+impl Checker<'_, '_> {
     fn config(&self) -> Option<Config> {
         let server = server::server(&self.file.server, self.mistakes);
         let admin = self.admin(&server.listen);
@@ -108,22 +108,22 @@ impl Check<'_, '_> {
         })
     }
 
-    fn admin(&self, listen: &[SocketAddr]) -> Admin {
-        let Some(file) = &self.file.admin else { return Admin::default() };
+    fn admin(&self, listen: &[SocketAddr]) -> AdminConfig {
+        let Some(file) = &self.file.admin else { return AdminConfig::default() };
         let all = file.listen.iter().chain(&file.metrics_listen);
         self.mistakes.once("listener", all.clone().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in all {
             self.free(own.span(), own.get_ref().0, "server", listen);
         }
         let addresses = |listeners: &[AdminListener]| listeners.iter().map(|listen| listen.get_ref().0).collect();
-        Admin {
+        AdminConfig {
             listen: addresses(&file.listen),
             metrics_listen: addresses(&file.metrics_listen),
             allow: file.allow.clone(),
         }
     }
 
-    fn report(&self, listen: &[SocketAddr], admin: &Admin) -> Vec<SocketAddr> {
+    fn report(&self, listen: &[SocketAddr], admin: &AdminConfig) -> Vec<SocketAddr> {
         let report = &self.file.report;
         self.mistakes.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in report {
@@ -155,13 +155,13 @@ impl Check<'_, '_> {
         servers.iter().map(|server| server.get_ref().0).collect()
     }
 
-    fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<Upstream>> {
+    fn upstreams(&self, listen: &[SocketAddr]) -> Option<Vec<UpstreamConfig>> {
         let upstreams = self.file.upstreams.iter().flatten();
         let checked: Vec<_> = upstreams.map(|upstream| self.upstream(upstream, listen)).collect(); // check all first
         checked.into_iter().collect()
     }
 
-    fn upstream(&self, file: &UpstreamTable, listen: &[SocketAddr]) -> Option<Upstream> {
+    fn upstream(&self, file: &UpstreamTable, listen: &[SocketAddr]) -> Option<UpstreamConfig> {
         let name = file.name.get_ref();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
             let what = format!("{name:?} is no name for a group: letters, digits, `-`, `_` and `.`, such as kube-dns");
@@ -183,7 +183,7 @@ impl Check<'_, '_> {
                 ServerAddress::Named { .. } => {}
             }
         }
-        Some(Upstream {
+        Some(UpstreamConfig {
             name: name.clone(),
             servers: servers.iter().map(|server| server.get_ref().0.clone()).collect(),
             select: file.select,
@@ -216,7 +216,7 @@ impl Check<'_, '_> {
     }
 
     /// Adds an error for each zone that is claimed twice. Returns whether the root is claimed.
-    fn claims(&self, routes: &[RouteTable], deny: &[Spanned<Zone>]) -> bool {
+    fn claims(&self, routes: &[RouteTable], deny: &[Spanned<ZoneValue>]) -> bool {
         let mut claimed: HashMap<&Name, Range<usize>> = HashMap::new();
         let zones = routes.iter().filter_map(|route| route.zones.as_deref()).flatten().map(|zone| ("zones", zone));
         for (key, zone) in zones.chain(deny.iter().map(|zone| ("deny", zone))) {
@@ -340,7 +340,7 @@ impl Check<'_, '_> {
         Some(Fallthrough { to: self.group("fallthrough", name)?, nodata })
     }
 
-    fn clients(&self) -> Vec<Client> {
+    fn clients(&self) -> Vec<ClientConfig> {
         let clients = &self.file.clients;
         self.mistakes.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
         clients.iter().map(clients::client).collect()
@@ -430,11 +430,11 @@ mod tests {
         assert_eq!(full.server, minimal.server);
         assert_eq!((&full.cache, &full.metrics), (&minimal.cache, &minimal.metrics));
         assert_eq!(minimal.warm_up, crate::config::WarmUp { file: None, ..full.warm_up.clone() });
-        assert_eq!((&minimal.admin, minimal.report.as_slice()), (&Admin::default(), &[][..]));
+        assert_eq!((&minimal.admin, minimal.report.as_slice()), (&AdminConfig::default(), &[][..]));
         let kube = &full.upstreams[0];
         assert_eq!(
             minimal.upstreams[0],
-            Upstream { name: "public".to_owned(), servers: minimal.upstreams[0].servers.clone(), ..kube.clone() }
+            UpstreamConfig { name: "public".to_owned(), servers: minimal.upstreams[0].servers.clone(), ..kube.clone() }
         );
     }
 

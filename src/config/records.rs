@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::mistake::{Diagnostics, nearest};
-use super::table::Table;
+use super::table::TomlTable;
 use super::units::{Bounds, Time};
 use super::value::{self, ConfigValue};
 use crate::wire::name::{Name, OWN_ZONE, suffixes};
@@ -22,7 +22,7 @@ pub(crate) const RECORD_TTL: Bounds<Time> =
 
 /// Static record, class IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct RecordConfig {
     /// Owner.
     pub name: Name,
     /// Type.
@@ -38,7 +38,7 @@ pub struct Record {
 pub(crate) struct RecordTable {
     pub name: Spanned<Owner>,
     /// `type`, required.
-    pub kind: Spanned<Kind>,
+    pub kind: Spanned<RecordKind>,
     /// Required; its form depends on the type.
     pub value: Spanned<String>,
     /// Default: [`RECORD_TTL`].
@@ -53,11 +53,11 @@ pub(crate) struct Owner(pub Name);
 /// Record type that the file may have.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Kind(&'static Form);
+pub(crate) struct RecordKind(&'static RecordForm);
 
 /// Form of the values of one type.
 #[derive(Debug)]
-struct Form {
+struct RecordForm {
     name: &'static str,
     rtype: RecordType,
     /// Number of words of a value; `None`: any number.
@@ -66,7 +66,7 @@ struct Form {
 }
 
 /// All types that the file may have.
-const FORMS: [Form; 8] = [
+const FORMS: [RecordForm; 8] = [
     form("A", RecordType::A, Some(1), "10.0.3.7"),
     form("AAAA", RecordType::AAAA, Some(1), "fd00::7"),
     form("CAA", RecordType::CAA, Some(3), r#"0 issue "ca.example""#),
@@ -80,11 +80,11 @@ const FORMS: [Form; 8] = [
 /// Maximum length of a character-string in bytes (RFC 1035 section 3.3).
 const LONGEST_STRING: usize = 255;
 
-const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right: &'static str) -> Form {
-    Form { name, rtype, words, right }
+const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right: &'static str) -> RecordForm {
+    RecordForm { name, rtype, words, right }
 }
 
-impl Kind {
+impl RecordKind {
     /// Returns the number of the type.
     pub(crate) fn rtype(self) -> RrType {
         self.0.rtype.into()
@@ -135,7 +135,7 @@ impl Kind {
 }
 
 impl RecordTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let (name, kind, value) = (table.required("name"), table.required("type"), table.required("value"));
             let ttl = table.bounded("ttl", &RECORD_TTL);
@@ -145,18 +145,18 @@ impl RecordTable {
 }
 
 /// Converts `[[record]]` tables to their validated form. Adds an error for each record that conflicts with another.
-pub(super) fn records(tables: &[RecordTable], mistakes: &Diagnostics<'_>) -> Vec<Record> {
+pub(super) fn records(tables: &[RecordTable], mistakes: &Diagnostics<'_>) -> Vec<RecordConfig> {
     let records: Vec<_> = tables.iter().map(|table| record(table, mistakes)).collect();
     agree(&records, mistakes);
     records.into_iter().map(|(_, record)| record).collect()
 }
 
-fn record(file: &RecordTable, mistakes: &Diagnostics<'_>) -> (Range<usize>, Record) {
+fn record(file: &RecordTable, mistakes: &Diagnostics<'_>) -> (Range<usize>, RecordConfig) {
     let kind = *file.kind.get_ref();
     let name = file.name.get_ref().0.clone();
     let ttl = mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
     let rdata = mistakes.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
-    (file.name.span(), Record { name, rtype: kind.rtype(), ttl, rdata })
+    (file.name.span(), RecordConfig { name, rtype: kind.rtype(), ttl, rdata })
 }
 
 /// Converts a TTL to seconds. Fails if it is not in whole seconds.
@@ -168,7 +168,7 @@ pub(super) fn seconds(time: Time) -> Result<u32, String> {
 /// Adds an error for each record that conflicts with another: a duplicate, a CNAME beside other data or in a loop (RFC 1034
 /// section 3.6.2), an RRset with two TTLs (RFC 2181 section 5.2). Each record comes with its position. The RDATA of a record
 /// whose value is invalid is empty.
-fn agree(records: &[(Range<usize>, Record)], mistakes: &Diagnostics<'_>) {
+fn agree(records: &[(Range<usize>, RecordConfig)], mistakes: &Diagnostics<'_>) {
     let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
     for (index, (at, record)) in records.iter().enumerate() {
         let before = first.entry(&record.name).or_default();
@@ -203,7 +203,7 @@ fn agree(records: &[(Range<usize>, Record)], mistakes: &Diagnostics<'_>) {
 }
 
 /// Returns the conflict between `earlier` and `later`, records of the same name, if there is one.
-fn clash(earlier: &Record, later: &Record) -> Option<&'static str> {
+fn clash(earlier: &RecordConfig, later: &RecordConfig) -> Option<&'static str> {
     let aliases = [earlier, later].map(|record| record.rtype == rtype::CNAME);
     match aliases {
         [true, true] => Some("a CNAME already, and may have only one:"),
@@ -236,7 +236,7 @@ impl TryFrom<String> for Owner {
     }
 }
 
-impl TryFrom<String> for Kind {
+impl TryFrom<String> for RecordKind {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -254,9 +254,9 @@ impl ConfigValue for Owner {
     const EXPECTED: &'static str = r#""registry.corp.example""#;
 }
 
-impl ConfigValue for Kind {
+impl ConfigValue for RecordKind {
     const EXPECTED: &'static str = r#""A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV" or "TXT""#;
-    const FORM: value::Form = value::Form::OneOf(&["A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV", "TXT"]);
+    const FORM: value::ValueForm = value::ValueForm::OneOf(&["A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV", "TXT"]);
 }
 
 /// Returns the text as one quoted string.
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     fn rdata(kind: &str, value: &str) -> Result<Vec<u8>, String> {
-        Kind::try_from(kind.to_owned())?.rdata(value)
+        RecordKind::try_from(kind.to_owned())?.rdata(value)
     }
 
     #[test]

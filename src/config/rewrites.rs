@@ -4,7 +4,7 @@ use toml::Spanned;
 
 use super::mistake::Diagnostics;
 use super::records::{RECORD_TTL, seconds};
-use super::table::Table;
+use super::table::TomlTable;
 use super::units::Time;
 use super::zones::Domain;
 use crate::wire::name::{Name, OWN_ZONE, suffixes};
@@ -33,7 +33,7 @@ pub(crate) struct RewriteTable {
 }
 
 impl RewriteTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Option<Self> {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Option<Self> {
         table.read(|table| {
             let (zone, to) = (table.required("zone"), table.required("to"));
             let ttl = table.bounded("ttl", &RECORD_TTL);

@@ -10,10 +10,10 @@ use toml::Spanned;
 
 use super::cache::NEGATIVE_MAX_TTL;
 use super::mistake::Diagnostics;
-use super::table::Table;
+use super::table::TomlTable;
 use super::units::Time;
-use super::value::{ConfigValue, Form};
-use super::zones::{Domain, Zone};
+use super::value::{ConfigValue, ValueForm};
+use super::zones::{Domain, ZoneValue};
 use crate::wire::RrType;
 use crate::wire::name::Name;
 
@@ -87,7 +87,7 @@ pub struct Route {
     /// Types that are answered with NODATA at once.
     pub filter_types: Vec<RrType>,
     /// Zone of the route that Kubernetes serves, if there is one.
-    pub cluster: Option<Cluster>,
+    pub cluster: Option<ClusterConfig>,
     /// Upstream for questions that the route's own upstream denies, if configured.
     pub fallthrough: Option<Fallthrough>,
 }
@@ -103,7 +103,7 @@ pub struct Fallthrough {
 
 /// Zone that Kubernetes serves, and the treatment of the search lists that end in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// Domain of the cluster: one of the route's zones.
     pub domain: Name,
     /// Denial, without a query, of names that cannot exist in the domain.
@@ -118,7 +118,7 @@ pub(crate) struct RouteTable {
     /// Position of the table's header.
     pub at: Range<usize>,
     /// Required; `None` if it is missing or invalid.
-    pub zones: Option<Vec<Spanned<Zone>>>,
+    pub zones: Option<Vec<Spanned<ZoneValue>>>,
     /// Required; `None` if it is missing or invalid.
     pub to: Option<Spanned<String>>,
     /// Default: none, so the limit of the cache applies. Bounds: [`NEGATIVE_MAX_TTL`].
@@ -140,7 +140,7 @@ pub(crate) struct RouteTable {
 }
 
 impl RouteTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self {
             at: table.at(),
             zones: table.required_list("zones"),
@@ -175,7 +175,7 @@ impl TryFrom<String> for FilteredType {
 
 impl ConfigValue for FilteredType {
     const EXPECTED: &'static str = r#""AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR" or "TXT""#;
-    const FORM: Form = Form::OneOf(&["AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR", "TXT"]);
+    const FORM: ValueForm = ValueForm::OneOf(&["AAAA", "A", "HTTPS", "SVCB", "SRV", "MX", "NAPTR", "PTR", "TXT"]);
 }
 
 /// Types that `filter_types` may have. Types that a resolver needs to find others are excluded.
@@ -198,7 +198,7 @@ pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Diagnostic
 }
 
 /// Returns the cluster settings of a route. Adds errors for a domain outside its zones, and for settings without a domain.
-pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Diagnostics<'_>) -> Option<Cluster> {
+pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<ZoneValue>], mistakes: &Diagnostics<'_>) -> Option<ClusterConfig> {
     let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
     let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
     let domain = match &file.cluster_domain {
@@ -220,7 +220,7 @@ pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<Zone>], mistakes: &Dia
         }
     }
     let flag = |flag: &Option<Spanned<bool>>, default| flag.as_ref().map_or(default, |flag| *flag.get_ref());
-    Some(Cluster {
+    Some(ClusterConfig {
         domain: domain?,
         // With a `fallthrough`, names that the cluster's server denies may exist elsewhere.
         prune_search: flag(&file.prune_search, PRUNE_SEARCH && file.fallthrough.is_none()),

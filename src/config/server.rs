@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::address::{DNS_PORT, Listen, Network};
+use super::address::{DNS_PORT, Listen, NetworkValue};
 use super::mistake::Diagnostics;
-use super::table::Table;
-use super::units::{Bounds, Count, Time};
+use super::table::TomlTable;
+use super::units::{Bounds, CountValue, Time};
 use super::value::ConfigValue;
 
 /// Default of `[server] listen`: a port that needs no privilege, for this machine only.
@@ -20,19 +20,19 @@ pub const LISTEN: [SocketAddr; 2] =
 pub const ALLOW: [(IpAddr, u8); 2] =
     [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
 /// `[server] workers`. 0 is one per CPU.
-pub const WORKERS: Bounds<Count> = Bounds { default: Count(0), floor: Count(0), ceiling: Count(1024) };
+pub const WORKERS: Bounds<CountValue> = Bounds { default: CountValue(0), floor: CountValue(0), ceiling: CountValue(1024) };
 /// `[server] tcp_idle_timeout`: "of the order of a few seconds" (RFC 7766 section 6.2.3).
 pub const TCP_IDLE_TIMEOUT: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(600) };
 /// `[server] tcp_connections`. Each costs a file descriptor and its buffers.
-pub const TCP_CONNECTIONS: Bounds<Count> = Bounds { default: Count(1024), floor: Count(1), ceiling: Count(65_536) };
+pub const TCP_CONNECTIONS: Bounds<CountValue> = Bounds { default: CountValue(1024), floor: CountValue(1), ceiling: CountValue(65_536) };
 /// `[server] tcp_connections_per_client`. One client must not take all connections (RFC 7766 section 6.2.2).
-pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<Count> =
-    Bounds { default: Count(64), floor: Count(1), ceiling: Count(65_536) };
+pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<CountValue> =
+    Bounds { default: CountValue(64), floor: CountValue(1), ceiling: CountValue(65_536) };
 
 /// Listeners and their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerConfig {
     /// Addresses of the UDP and TCP listeners; port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
     /// Networks of the allowed clients; others get REFUSED.
@@ -55,15 +55,15 @@ pub struct ServerTable {
     /// Default: [`LISTEN`].
     pub listen: Vec<Spanned<Listen<DNS_PORT>>>,
     /// Default: [`ALLOW`].
-    pub allow: Vec<Spanned<Network>>,
+    pub allow: Vec<Spanned<NetworkValue>>,
     /// Default: [`WORKERS`].
-    pub workers: Spanned<Count>,
+    pub workers: Spanned<CountValue>,
     /// Default: [`TCP_IDLE_TIMEOUT`].
     pub tcp_idle_timeout: Spanned<Time>,
     /// Default: [`TCP_CONNECTIONS`].
-    pub tcp_connections: Spanned<Count>,
+    pub tcp_connections: Spanned<CountValue>,
     /// Default: [`TCP_CONNECTIONS_PER_CLIENT`].
-    pub tcp_connections_per_client: Spanned<Count>,
+    pub tcp_connections_per_client: Spanned<CountValue>,
     /// Default: the node's name, else the host's.
     pub identity: Option<Identity>,
 }
@@ -92,9 +92,9 @@ impl ConfigValue for Identity {
 }
 
 impl ServerTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         let unplaced = |address| Spanned::new(0..0, Listen(address));
-        let network = |(address, prefix)| Some(Spanned::new(0..0, Network(IpNet::new(address, prefix).ok()?)));
+        let network = |(address, prefix)| Some(Spanned::new(0..0, NetworkValue(IpNet::new(address, prefix).ok()?)));
         table.read(|table| Self {
             listen: table.list("listen").unwrap_or_else(|| LISTEN.map(unplaced).into()),
             allow: table.list("allow").unwrap_or_else(|| ALLOW.into_iter().filter_map(network).collect()),
@@ -108,7 +108,7 @@ impl ServerTable {
 }
 
 /// Converts `[server]` to its validated form. Adds errors for limits and listeners that conflict.
-pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> Server {
+pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> ServerConfig {
     let total = file.tcp_connections.get_ref().0;
     let per_client = &file.tcp_connections_per_client;
     let given = !per_client.span().is_empty();
@@ -128,7 +128,7 @@ pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> Server {
         }
     }
     mistakes.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
-    Server {
+    ServerConfig {
         listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),
         allow: file.allow.iter().map(|network| network.get_ref().0).collect(),
         workers: file.workers.get_ref().0,

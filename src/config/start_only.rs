@@ -1,6 +1,6 @@
 //! Keys that only a start reads. Neither a reload nor the restart of a worker process that died changes them.
 
-use super::{Admin, Cache, Config, Server, WarmUp};
+use super::{AdminConfig, CacheConfig, Config, ServerConfig, WarmUp};
 
 impl Config {
     /// Sets the start-only keys to their values in `start`. Returns the names of the keys whose values differed: they need a
@@ -30,7 +30,7 @@ impl Config {
             query_log: _,
             warnings: _,
         } = self;
-        let Server {
+        let ServerConfig {
             listen,
             workers,
             allow: _,
@@ -39,8 +39,8 @@ impl Config {
             tcp_connections_per_client: _,
             identity: _,
         } = server;
-        let Admin { listen: admin_listen, metrics_listen, allow: _ } = admin;
-        let Cache { memory, max_ttl: _, negative_max_ttl: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } =
+        let AdminConfig { listen: admin_listen, metrics_listen, allow: _ } = admin;
+        let CacheConfig { memory, max_ttl: _, negative_max_ttl: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } =
             cache;
         let WarmUp { file, enabled: _ } = warm_up;
         let keys: Vec<_> = [

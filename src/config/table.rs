@@ -8,13 +8,13 @@ use serde::de::IntoDeserializer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key::{Arity, Fact, Shape};
+use super::key::{Arity, KeyProperty, Shape};
 use super::mistake::{Diagnostics, suggestion};
 use super::units::Bounds;
 use super::value::ConfigValue;
 
-/// Table whose keys are taken out one by one. [`Table::close`] reports the remaining keys as unknown.
-pub(super) struct Table<'m, 't> {
+/// Table whose keys are taken out one by one. [`TomlTable::close`] reports the remaining keys as unknown.
+pub(super) struct TomlTable<'m, 't> {
     /// Path of the table, if only its keys are collected.
     path: String,
     entries: DeTable<'t>,
@@ -24,7 +24,7 @@ pub(super) struct Table<'m, 't> {
     mistakes: &'m Diagnostics<'m>,
 }
 
-impl<'m, 't> Table<'m, 't> {
+impl<'m, 't> TomlTable<'m, 't> {
     /// Parses the outermost table of a text. A duplicate key is an error and counts once.
     pub(super) fn of_text(text: &'t str, mistakes: &'m Diagnostics<'m>) -> Self {
         let (entries, errors) = DeTable::parse_recoverable(text);
@@ -55,7 +55,7 @@ impl<'m, 't> Table<'m, 't> {
 
     /// Reads the value of `key`; `None` if it is missing or invalid.
     pub(super) fn value<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
-        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::One });
+        self.ask(key, || KeyProperty::Value { form: T::FORM, arity: Arity::One });
         let value = self.take(key)?;
         self.leaf(key, value)
     }
@@ -72,7 +72,7 @@ impl<'m, 't> Table<'m, 't> {
         T: ConfigValue + PartialOrd + fmt::Display,
     {
         let value = self.value::<T>(key);
-        self.ask(key, || Fact::Bounds(bounds.floor.to_string(), bounds.ceiling.to_string()));
+        self.ask(key, || KeyProperty::Bounds(bounds.floor.to_string(), bounds.ceiling.to_string()));
         let value = value?;
         let held = bounds.hold(value.get_ref()).map_err(|what| format!("{key}: {what}"));
         self.mistakes.good(value.span(), held).map(|()| value)
@@ -84,20 +84,20 @@ impl<'m, 't> Table<'m, 't> {
         T: ConfigValue + PartialOrd + fmt::Display + Copy,
     {
         let value = self.within(key, bounds);
-        self.ask(key, || Fact::Default(bounds.default.to_string()));
+        self.ask(key, || KeyProperty::Default(bounds.default.to_string()));
         value.unwrap_or_else(|| Spanned::new(0..0, bounds.default))
     }
 
     /// Reads a flag, or returns `default`.
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let value = self.value(key);
-        self.ask(key, || Fact::Default(default.to_string()));
+        self.ask(key, || KeyProperty::Default(default.to_string()));
         value.map_or(default, Spanned::into_inner)
     }
 
     /// Reads the valid values of a list. The list may be missing, but not empty.
     pub(super) fn list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
-        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::List });
+        self.ask(key, || KeyProperty::Value { form: T::FORM, arity: Arity::List });
         let value = self.take(key)?;
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
@@ -123,7 +123,7 @@ impl<'m, 't> Table<'m, 't> {
             Some(DeValue::Array(_)) => self.list(key),
             _ => self.required(key).map(|value| vec![value]),
         };
-        self.ask(key, || Fact::Value { form: T::FORM, arity: Arity::OneOrList });
+        self.ask(key, || KeyProperty::Value { form: T::FORM, arity: Arity::OneOrList });
         found
     }
 
@@ -196,13 +196,13 @@ impl<'m, 't> Table<'m, 't> {
         if !self.mistakes.is_outline() {
             return None;
         }
-        self.ask(key, || Fact::Table(shape));
+        self.ask(key, || KeyProperty::Table(shape));
         let outer = if self.path.is_empty() { String::new() } else { format!("{}.", self.path) };
         let name = if shape == Shape::Named { ".NAME" } else { "" };
         Some(Self { path: format!("{outer}{key}{name}"), ..Self::new(DeTable::new(), 0..0, self.mistakes) })
     }
 
-    fn ask(&self, key: &'static str, fact: impl FnOnce() -> Fact) {
+    fn ask(&self, key: &'static str, fact: impl FnOnce() -> KeyProperty) {
         self.mistakes.ask(&self.path, key, fact);
     }
 
@@ -212,7 +212,7 @@ impl<'m, 't> Table<'m, 't> {
     }
 
     fn must_have<T: ConfigValue>(&self, key: &'static str) {
-        self.ask(key, || Fact::Required);
+        self.ask(key, || KeyProperty::Required);
         if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
             self.mistakes.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
         }

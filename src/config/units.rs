@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::value::{ConfigValue, Form};
+use super::value::{ConfigValue, ValueForm};
 
 /// Number of bytes: `"64MiB"`, `"512KiB"`, `"1GiB"`, decimal `"64MB"`, plain `"65536"`. The case of the unit is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Time {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "i64")]
-pub struct Count(pub usize);
+pub struct CountValue(pub usize);
 
 /// Default and bounds of a value.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ impl TryFrom<String> for Time {
     }
 }
 
-impl TryFrom<i64> for Count {
+impl TryFrom<i64> for CountValue {
     type Error = String;
 
     fn try_from(number: i64) -> Result<Self, String> {
@@ -115,17 +115,17 @@ impl TryFrom<i64> for Count {
 
 impl ConfigValue for Size {
     const EXPECTED: &'static str = r#""64MiB", "512KiB" or "65536" (bytes)"#;
-    const FORM: Form = Form::Text(Some("^[0-9]+ *([KkMmGg]([Ii][Bb]?|[Bb])|[Bb])?$"));
+    const FORM: ValueForm = ValueForm::Text(Some("^[0-9]+ *([KkMmGg]([Ii][Bb]?|[Bb])|[Bb])?$"));
 }
 
 impl ConfigValue for Time {
     const EXPECTED: &'static str = r#""1500ms", "30s", "5m", "1h" or "1d""#;
-    const FORM: Form = Form::Text(Some("^[0-9]+ *([Mm]?[Ss]|[MmHhDd])$"));
+    const FORM: ValueForm = ValueForm::Text(Some("^[0-9]+ *([Mm]?[Ss]|[MmHhDd])$"));
 }
 
-impl ConfigValue for Count {
+impl ConfigValue for CountValue {
     const EXPECTED: &'static str = "a whole number such as 1024, without quotes";
-    const FORM: Form = Form::Integer;
+    const FORM: ValueForm = ValueForm::Integer;
 }
 
 impl fmt::Display for Size {
@@ -140,7 +140,7 @@ impl fmt::Display for Time {
     }
 }
 
-impl fmt::Display for Count {
+impl fmt::Display for CountValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
@@ -214,10 +214,10 @@ mod tests {
 
     #[test]
     fn bounds_include_both_ends() {
-        let bounds = Bounds { default: Count(0), floor: Count(1), ceiling: Count(4) };
-        assert_eq!(bounds.hold(&Count(1)), Ok(()));
-        assert_eq!(bounds.hold(&Count(4)), Ok(()));
-        assert_eq!(bounds.hold(&Count(0)), Err("0 is too little: from 1 to 4".to_owned()));
-        assert_eq!(bounds.hold(&Count(5)), Err("5 is too much: from 1 to 4".to_owned()));
+        let bounds = Bounds { default: CountValue(0), floor: CountValue(1), ceiling: CountValue(4) };
+        assert_eq!(bounds.hold(&CountValue(1)), Ok(()));
+        assert_eq!(bounds.hold(&CountValue(4)), Ok(()));
+        assert_eq!(bounds.hold(&CountValue(0)), Err("0 is too little: from 1 to 4".to_owned()));
+        assert_eq!(bounds.hold(&CountValue(5)), Err("5 is too much: from 1 to 4".to_owned()));
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::address::{Bootstrap, Server, ServerAddress};
-use super::table::Table;
-use super::units::{Bounds, Count, Time};
-use super::value::{ConfigValue, Form};
+use super::address::{Bootstrap, ServerValue, ServerAddress};
+use super::table::TomlTable;
+use super::units::{Bounds, CountValue, Time};
+use super::value::{ConfigValue, ValueForm};
 
 /// Default of `[upstreams.NAME] select`. The order of the file is the only known preference. The other values also send queries
 /// to the later servers, and only the author of the file can judge whether these are equivalent.
@@ -17,10 +17,10 @@ pub(crate) const SELECT: Select = Select::Ordered;
 pub(crate) const DEADLINE: Bounds<Time> =
     Bounds { default: Time::millis(4_500), floor: Time::millis(50), ceiling: Time::secs(30) };
 /// `[upstreams.NAME] max_qps`. Without the key there is no limit, and the default here is not used.
-pub(crate) const MAX_QPS: Bounds<Count> = Bounds { default: Count(0), floor: Count(10), ceiling: Count(10_000_000) };
+pub(crate) const MAX_QPS: Bounds<CountValue> = Bounds { default: CountValue(0), floor: CountValue(10), ceiling: CountValue(10_000_000) };
 /// `[upstreams.NAME] tcp_connections`. One connection carries many queries at once; another serves while the first stalls.
-pub(crate) const UPSTREAM_TCP_CONNECTIONS: Bounds<Count> =
-    Bounds { default: Count(2), floor: Count(1), ceiling: Count(64) };
+pub(crate) const UPSTREAM_TCP_CONNECTIONS: Bounds<CountValue> =
+    Bounds { default: CountValue(2), floor: CountValue(1), ceiling: CountValue(64) };
 /// Default of `[upstreams.NAME] trust_ad` (RFC 6840 section 5.7).
 pub(crate) const TRUST_AD: bool = false;
 /// Default of `[upstreams.NAME] randomize_case`.
@@ -28,7 +28,7 @@ pub(crate) const RANDOMIZE_CASE: bool = true;
 
 /// Group of servers that give the same answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// Name in the file and in metrics.
     pub name: String,
     /// Servers, in the order of the file; at least one.
@@ -64,15 +64,15 @@ pub(crate) struct UpstreamTable {
     /// NAME in the header.
     pub name: Spanned<String>,
     /// Required; `None` if it is missing or invalid.
-    pub servers: Option<Vec<Spanned<Server>>>,
+    pub servers: Option<Vec<Spanned<ServerValue>>>,
     /// Default: [`SELECT`].
     pub select: Select,
     /// Default: [`DEADLINE`].
     pub deadline: Spanned<Time>,
     /// Default: no limit. Bounds: [`MAX_QPS`].
-    pub max_qps: Option<Spanned<Count>>,
+    pub max_qps: Option<Spanned<CountValue>>,
     /// Default: [`UPSTREAM_TCP_CONNECTIONS`].
-    pub tcp_connections: Spanned<Count>,
+    pub tcp_connections: Spanned<CountValue>,
     /// Default: [`TRUST_AD`].
     pub trust_ad: bool,
     /// Default: [`RANDOMIZE_CASE`].
@@ -80,7 +80,7 @@ pub(crate) struct UpstreamTable {
 }
 
 impl UpstreamTable {
-    pub(super) fn read((name, table): (Spanned<String>, Table<'_, '_>)) -> Self {
+    pub(super) fn read((name, table): (Spanned<String>, TomlTable<'_, '_>)) -> Self {
         table.read(|table| Self {
             name,
             servers: table.required_list("servers"),
@@ -95,13 +95,13 @@ impl UpstreamTable {
 }
 
 /// Reads the servers of `[bootstrap]`. Adds an error and returns none if they are missing or invalid.
-pub(super) fn bootstrap(table: Table<'_, '_>) -> Vec<Spanned<Bootstrap>> {
+pub(super) fn bootstrap(table: TomlTable<'_, '_>) -> Vec<Spanned<Bootstrap>> {
     table.read(|table| table.required_list("servers")).unwrap_or_default()
 }
 
 impl ConfigValue for Select {
     const EXPECTED: &'static str = r#""ordered", "fastest" or "spread""#;
-    const FORM: Form = Form::OneOf(&["ordered", "fastest", "spread"]);
+    const FORM: ValueForm = ValueForm::OneOf(&["ordered", "fastest", "spread"]);
 }
 
 impl<'de> Deserialize<'de> for Select {

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 /// Form of a value, for the JSON Schema and the reference page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum ValueForm {
     /// A string; with a regular expression (ECMA 262) that each valid one matches, where there is one.
     Text(Option<&'static str>),
     /// One of these strings.
@@ -22,7 +22,7 @@ pub(crate) trait ConfigValue: DeserializeOwned {
     /// Description of a valid value, for error messages.
     const EXPECTED: &'static str;
     /// Form of the value.
-    const FORM: Form = Form::Text(None);
+    const FORM: ValueForm = ValueForm::Text(None);
 }
 
 impl ConfigValue for String {
@@ -31,5 +31,5 @@ impl ConfigValue for String {
 
 impl ConfigValue for bool {
     const EXPECTED: &'static str = "true or false, without quotes";
-    const FORM: Form = Form::Boolean;
+    const FORM: ValueForm = ValueForm::Boolean;
 }

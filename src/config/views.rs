@@ -7,23 +7,23 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::address::Network;
-use super::clients::Words;
+use super::address::NetworkValue;
+use super::clients::TextValue;
 use super::mistake::Diagnostics;
-use super::records::{Record, RecordTable};
+use super::records::{RecordConfig, RecordTable};
 use super::routes::{FilteredType, RouteTable};
-use super::table::Table;
-use super::units::{Bounds, Count};
-use super::value::{ConfigValue, Form};
-use super::zones::Zone;
+use super::table::TomlTable;
+use super::units::{Bounds, CountValue};
+use super::value::{ConfigValue, ValueForm};
+use super::zones::ZoneValue;
 use crate::wire::RrType;
 use crate::wire::name::Name;
 
 /// Default of `[[view]] inherit`.
 pub(crate) const INHERIT: bool = true;
 /// `[[view]] client_max_qps`. Without the key there is no limit, and the default here is not used.
-pub(crate) const CLIENT_MAX_QPS: Bounds<Count> =
-    Bounds { default: Count(0), floor: Count(1), ceiling: Count(1_000_000) };
+pub(crate) const CLIENT_MAX_QPS: Bounds<CountValue> =
+    Bounds { default: CountValue(0), floor: CountValue(1), ceiling: CountValue(1_000_000) };
 /// Maximum number of views. The views that a client fits are the bits of one word.
 pub(crate) const MOST_VIEWS: usize = 32;
 /// Keys that select the clients of a view.
@@ -62,7 +62,7 @@ pub struct View {
     /// Indices of its own routes in [`Config::routes`](super::Config::routes).
     pub routes: Range<usize>,
     /// Own records. A name with an own record has no other records here.
-    pub records: Vec<Record>,
+    pub records: Vec<RecordConfig>,
     /// Zones whose names do not exist here. The longest suffix wins among these and all routes.
     pub deny: Vec<Name>,
     /// Removal of private addresses from all answers; `None`: as each route has it.
@@ -120,24 +120,24 @@ impl Pattern {
 pub(crate) struct ViewTable {
     /// Position of the table's header.
     pub at: Range<usize>,
-    pub name: Spanned<Words>,
+    pub name: Spanned<TextValue>,
     /// True if the table has a key that selects clients, valid or not.
     pub selects: bool,
     pub namespaces: Vec<Spanned<Glob>>,
     pub labels: Option<Spanned<Labels>>,
     pub projects: Vec<Spanned<Glob>>,
     pub runners: Vec<Spanned<Glob>>,
-    pub sources: Vec<Spanned<Network>>,
+    pub sources: Vec<Spanned<NetworkValue>>,
     /// Default: clients with and without a known identity.
     pub known: Option<Spanned<bool>>,
     /// Default: [`INHERIT`].
     pub inherit: bool,
-    pub deny: Vec<Spanned<Zone>>,
+    pub deny: Vec<Spanned<ZoneValue>>,
     /// Default: as in each route.
     pub deny_private_addresses: Option<bool>,
     pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
-    pub client_max_qps: Option<Spanned<Count>>,
+    pub client_max_qps: Option<Spanned<CountValue>>,
     /// All `[[view.route]]`.
     pub routes: Vec<RouteTable>,
     /// All `[[view.record]]` that have their required keys.
@@ -155,7 +155,7 @@ pub(crate) struct Glob(pub Pattern);
 pub(crate) struct Labels(pub BTreeMap<String, String>);
 
 impl ViewTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| {
             let selects = table.has_any(&SELECTS);
             let (at, name) = (table.at(), table.required("name"));
@@ -163,7 +163,7 @@ impl ViewTable {
             let (namespaces, projects, runners) = (globs("namespaces"), globs("projects"), globs("runners"));
             Self {
                 at: at.clone(),
-                name: name.unwrap_or_else(|| Spanned::new(at, Words(String::new()))),
+                name: name.unwrap_or_else(|| Spanned::new(at, TextValue(String::new()))),
                 selects,
                 namespaces,
                 labels: table.value("labels"),
@@ -224,7 +224,7 @@ impl TryFrom<String> for Glob {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let Words(text) = Words::try_from(text)?;
+        let TextValue(text) = TextValue::try_from(text)?;
         let (start, open) = match text.strip_suffix('*') {
             Some(start) => (start.to_owned(), true),
             None => (text.clone(), false),
@@ -278,5 +278,5 @@ impl ConfigValue for Glob {
 
 impl ConfigValue for Labels {
     const EXPECTED: &'static str = r#"{ "example.com/trust" = "low" }"#;
-    const FORM: Form = Form::Map;
+    const FORM: ValueForm = ValueForm::Map;
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::table::Table;
+use super::table::TomlTable;
 use super::value::ConfigValue;
 
 /// Default of `[warm_up] enabled`.
@@ -32,16 +32,16 @@ pub(crate) struct WarmUpTable {
     /// Default: [`ENABLED`].
     pub enabled: bool,
     /// Default: none, so the history is lost when nodens stops.
-    pub file: Option<Spanned<File>>,
+    pub file: Option<Spanned<FileValue>>,
 }
 
 /// Absolute path of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct File(pub PathBuf);
+pub(crate) struct FileValue(pub PathBuf);
 
 impl WarmUpTable {
-    pub(super) fn read(table: Table<'_, '_>) -> Self {
+    pub(super) fn read(table: TomlTable<'_, '_>) -> Self {
         table.read(|table| Self { enabled: table.flag("enabled", ENABLED), file: table.value("file") })
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn warm_up(file: &WarmUpTable) -> WarmUp {
     WarmUp { enabled: file.enabled, file: file.file.as_ref().map(|file| file.get_ref().0.clone()) }
 }
 
-impl TryFrom<String> for File {
+impl TryFrom<String> for FileValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -66,6 +66,6 @@ impl TryFrom<String> for File {
     }
 }
 
-impl ConfigValue for File {
+impl ConfigValue for FileValue {
     const EXPECTED: &'static str = r#""/var/lib/nodens/habits.json""#;
 }

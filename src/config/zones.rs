@@ -11,14 +11,14 @@ use crate::wire::name::Name;
 /// Entry of a route's `zones`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Zone {
+pub(crate) struct ZoneValue {
     /// Text in the file.
     pub text: String,
     /// One name, or the 1 to 128 reverse zones of a network.
     pub names: Vec<Name>,
 }
 
-impl TryFrom<String> for Zone {
+impl TryFrom<String> for ZoneValue {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -45,7 +45,7 @@ impl TryFrom<String> for Zone {
     }
 }
 
-impl ConfigValue for Zone {
+impl ConfigValue for ZoneValue {
     const EXPECTED: &'static str = r#""corp.example", "." or a network such as "10.0.0.0/8""#;
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn zones(text: &str) -> Vec<String> {
-        let zone = Zone::try_from(text.to_owned()).expect(text);
+        let zone = ZoneValue::try_from(text.to_owned()).expect(text);
         zone.names.iter().map(ToString::to_string).collect()
     }
 
@@ -131,7 +131,7 @@ mod tests {
             ("*", "write \".\""),
             (".corp.example", "write \"corp.example\""),
         ] {
-            let error = Zone::try_from(text.to_owned()).expect_err(text);
+            let error = ZoneValue::try_from(text.to_owned()).expect_err(text);
             assert!(error.ends_with(remedy), "{error}");
         }
     }
@@ -184,7 +184,7 @@ mod tests {
             ("a..b", "a label is empty"),
             ("", "a label is empty"),
         ] {
-            let error = Zone::try_from(text.to_owned()).expect_err(text);
+            let error = ZoneValue::try_from(text.to_owned()).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::answer::pending::PendingQuery;
 use crate::cause::Cause;
-use crate::upstream::{Answer, Ask, Failure, Group, Late, Question, Unanswered};
+use crate::upstream::{Answer, Ask, Failure, Group, LateAnswer, Question, Unanswered};
 
 /// Failure to get an answer.
 pub(super) struct NoAnswer {
@@ -17,7 +17,7 @@ pub(super) struct NoAnswer {
     /// True if no query was sent, because of `max_qps` or of a fault of this machine: that says nothing about the name.
     pub(super) unasked: bool,
     /// Query whose answer may still come.
-    pub(super) late: Option<Late>,
+    pub(super) late: Option<LateAnswer>,
 }
 
 impl NoAnswer {

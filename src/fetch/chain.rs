@@ -3,11 +3,11 @@
 use super::fallthrough;
 use crate::config::{Route, RouteId};
 use crate::horizon::EffectiveView;
-use crate::route::Way;
+use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::wire::compose::{Composer, TooLong};
 use crate::wire::name::{MAX_NAME, expand};
-use crate::wire::reply::{Kind, Record, Reply, Section};
+use crate::wire::reply::{AnswerKind, Record, ResponseMessage, Section};
 use crate::wire::{HEADER, flag, rcode};
 
 /// Point where a response's chain of CNAMEs leaves the route.
@@ -21,7 +21,7 @@ pub(super) struct CnameSplit {
 pub(super) fn fork(
     snapshot: &Snapshot,
     horizon: &EffectiveView,
-    reply: &Reply<'_>,
+    reply: &ResponseMessage<'_>,
     (settings, route): (&Route, RouteId),
     has_fallen: bool,
 ) -> Option<CnameSplit> {
@@ -35,7 +35,7 @@ pub(super) fn fork(
         let target = buffer[..len].to_ascii_lowercase();
         let found = horizon.router.find(&target);
         let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
-        let is_anothers = found.is_none_or(|(other, _)| has_fallen || other != Way::Route(route));
+        let is_anothers = found.is_none_or(|(other, _)| has_fallen || other != Destination::Route(route));
         if special || horizon.has_records(&target) || is_anothers {
             return Some(CnameSplit { links: links[..=at].to_vec(), target });
         }
@@ -44,15 +44,15 @@ pub(super) fn fork(
     let ends_open = reply.rcode == rcode::NOERROR
         && reply.soa().is_none()
         && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
-    let goes_on = ends_open && reply.kind() != Kind::NxDomain
+    let goes_on = ends_open && reply.kind() != AnswerKind::NxDomain
         || !has_fallen && fallthrough::is_denied_at_its_end(settings, reply);
     (!links.is_empty() && goes_on).then_some(CnameSplit { links, target: end })
 }
 
 /// Joins `links` of `front`, with the DNAMEs that they derive from and their signatures, and all of `back` to one answer.
-pub(super) fn join(front: &Reply<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
+pub(super) fn join(front: &ResponseMessage<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
     let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
-    let Ok(back) = Reply::read(back) else {
+    let Ok(back) = ResponseMessage::read(back) else {
         // nodens rendered `back` itself, so it can always be parsed.
         return Composer::new(flag::QR | flag::RA | rcode::SERVFAIL.header_bits(), question).finish();
     };

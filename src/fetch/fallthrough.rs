@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 use super::ask::{NoAnswer, ask};
 use crate::answer::pending::PendingQuery;
-use crate::cache::entry::Limits;
+use crate::cache::entry::EntryLimits;
 use crate::config::{Fallthrough, Route};
 use crate::horizon::EffectiveView;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Group};
 use crate::wire::rcode;
-use crate::wire::reply::{Kind, Reply, Section};
+use crate::wire::reply::{AnswerKind, ResponseMessage, Section};
 
 /// Answer of the fallthrough group.
-pub(super) struct Fallen<'s> {
+pub(super) struct FallthroughAnswer<'s> {
     pub(super) answer: Answer,
     pub(super) group: &'s Arc<Group>,
     /// Longest time that the answer may be cached, in seconds.
@@ -34,27 +34,27 @@ pub(super) async fn next<'s, U: Ask + 'static>(
     route: &Route,
     answer: &Answer,
     deadline: Instant,
-) -> Result<Option<Fallen<'s>>, NoAnswer> {
+) -> Result<Option<FallthroughAnswer<'s>>, NoAnswer> {
     let snapshot = &wanted.snapshot;
     let Some((group, denial)) = denial(snapshot, route, answer) else { return Ok(None) };
     let limits = snapshot.limits(wanted.route);
     let longest = denial.seconds.unwrap_or(limits.negative_max_ttl).min(limits.negative_max_ttl);
     match ask(upstreams, wanted, group, deadline).await {
         Ok(answer) => {
-            let has_more = Reply::read(&answer.wire).is_ok_and(|reply| {
-                let exists = denial.of == Kind::NxDomain && reply.rcode == rcode::NOERROR;
+            let has_more = ResponseMessage::read(&answer.wire).is_ok_and(|reply| {
+                let exists = denial.of == AnswerKind::NxDomain && reply.rcode == rcode::NOERROR;
                 exists || reply.section(Section::Answer).next().is_some()
             });
-            Ok(has_more.then_some(Fallen { answer, group, longest }))
+            Ok(has_more.then_some(FallthroughAnswer { answer, group, longest }))
         }
         // The name exists: a failure of the other group does not change that.
-        Err(_) if denial.of == Kind::NoData => Ok(None),
+        Err(_) if denial.of == AnswerKind::NoData => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Returns whether the end of a chain of CNAMEs is to be resolved by itself, because it may fall through.
-pub(super) fn is_denied_at_its_end(route: &Route, reply: &Reply<'_>) -> bool {
+pub(super) fn is_denied_at_its_end(route: &Route, reply: &ResponseMessage<'_>) -> bool {
     route.fallthrough.is_some_and(|next| falls_through(next, reply.kind()))
 }
 
@@ -67,24 +67,24 @@ pub(super) fn strictest(snapshot: &Snapshot, horizon: &EffectiveView, group: &Ar
     })
 }
 
-impl Fallen<'_> {
+impl FallthroughAnswer<'_> {
     /// Returns the limits of the answer's lifetime.
-    pub(super) fn limits(&self, of_route: Limits) -> Limits {
-        let Limits { max_ttl, negative_max_ttl, rotate } = of_route;
-        Limits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest), rotate }
+    pub(super) fn limits(&self, of_route: EntryLimits) -> EntryLimits {
+        let EntryLimits { max_ttl, negative_max_ttl, rotate } = of_route;
+        EntryLimits { max_ttl: max_ttl.min(self.longest), negative_max_ttl: negative_max_ttl.min(self.longest), rotate }
     }
 }
 
 /// Kind of a denial, and its TTL in seconds.
 struct Denial {
-    of: Kind,
+    of: AnswerKind,
     seconds: Option<u32>,
 }
 
 fn denial<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<(&'s Arc<Group>, Denial)> {
     let next = route.fallthrough?;
     let group = snapshot.groups.get(next.to)?;
-    let reply = Reply::read(&answer.wire).ok()?;
+    let reply = ResponseMessage::read(&answer.wire).ok()?;
     let of = reply.kind();
     let is_of_the_name = falls_through(next, of) && reply.section(Section::Answer).next().is_none();
     // A late answer may come from that group itself.
@@ -92,10 +92,10 @@ fn denial<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<
     (is_of_the_name && !is_its_own()).then(|| (group, Denial { of, seconds: reply.negative_ttl() }))
 }
 
-fn falls_through(next: Fallthrough, kind: Kind) -> bool {
+fn falls_through(next: Fallthrough, kind: AnswerKind) -> bool {
     match kind {
-        Kind::NxDomain => true,
-        Kind::NoData => next.nodata,
-        Kind::Positive => false,
+        AnswerKind::NxDomain => true,
+        AnswerKind::NoData => next.nodata,
+        AnswerKind::Positive => false,
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) mod pending;
 pub(crate) mod pool;
 
-use pending::Pending;
+use pending::PendingQueries;
 use pool::Pool;
 
 /// Most queries that wait for upstreams. One takes up to 8 KiB with its task, its key and its slot at the server.
@@ -25,7 +25,7 @@ pub const MOST_BUFFERED: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Governor {
     /// Queries that wait for upstreams, and prefetches.
-    pub pending: Pending,
+    pub pending: PendingQueries,
     /// Bytes of messages that wait.
     pub buffered: Arc<Pool>,
 }
@@ -33,7 +33,7 @@ pub struct Governor {
 impl Governor {
     /// Returns limits of which nothing is in use.
     pub fn new() -> Self {
-        Self { pending: Pending::new(MOST_PENDING), buffered: Arc::new(Pool::new(MOST_BUFFERED)) }
+        Self { pending: PendingQueries::new(MOST_PENDING), buffered: Arc::new(Pool::new(MOST_BUFFERED)) }
     }
 }
 

@@ -13,7 +13,7 @@ const FEWER_PREFETCHES: usize = 8;
 const RESERVED: usize = 4;
 
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingQueries {
     pool: Arc<Pool>,
     prefetches: Arc<AtomicUsize>,
 }
@@ -23,7 +23,7 @@ pub(crate) type GroupCount = Arc<AtomicUsize>;
 
 /// Slot of a query, until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct PendingSlot {
     pool: Arc<Pool>,
     client: IpAddr,
     group: Option<GroupCount>,
@@ -33,7 +33,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct PrefetchPlace(Arc<AtomicUsize>);
 
-impl Pending {
+impl PendingQueries {
     /// Returns an empty set of pending queries.
     pub fn new(capacity: usize) -> Self {
         Self { pool: Arc::new(Pool::new(capacity)), prefetches: Arc::default() }
@@ -56,7 +56,7 @@ impl Pending {
         client: IpAddr,
         group: Option<&GroupCount>,
         groups: impl ExactSizeIterator<Item = &'g GroupCount>,
-    ) -> Option<Place> {
+    ) -> Option<PendingSlot> {
         let capacity = self.pool.capacity();
         let reserve = (capacity / RESERVED / groups.len().max(1)).max(1);
         let unused = |other: &GroupCount| match group {
@@ -72,7 +72,7 @@ impl Pending {
         if let Some(count) = &group {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Place { pool: Arc::clone(&self.pool), client, group })
+        Some(PendingSlot { pool: Arc::clone(&self.pool), client, group })
     }
 
     /// Reserves a slot for a prefetch; returns `None` if the limit is reached.
@@ -90,7 +90,7 @@ impl Pending {
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingSlot {
     fn drop(&mut self) {
         if let Some(count) = &self.group {
             count.fetch_sub(1, Ordering::Relaxed);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn each_group_has_a_reserve() {
-        let pending = Pending::new(800);
+        let pending = PendingQueries::new(800);
         let groups: [GroupCount; 2] = Default::default();
         let ask = |of: u8, group: usize| pending.admit(client(of), Some(&groups[group]), groups.iter());
         let mut silent = Vec::new();
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn however_many_clients_ask_of_a_group_one_that_holds_nothing_has_a_share_of_it() {
         for clients in 1..=20 {
-            let pending = Pending::new(800);
+            let pending = PendingQueries::new(800);
             let groups: [GroupCount; 5] = Default::default();
             let ask = |of: u8| pending.admit(client(of), Some(&groups[0]), groups.iter());
             let mut held = Vec::new();
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn prefetches_are_few() {
-        let pending = Pending::new(80);
+        let pending = PendingQueries::new(80);
         let prefetches: Vec<_> = std::iter::repeat_with(|| pending.admit_prefetch()).map_while(|place| place).collect();
         assert_eq!((prefetches.len(), pending.prefetches(), pending.count()), (10, 10, 0));
         drop(prefetches);

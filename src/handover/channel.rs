@@ -31,7 +31,7 @@ const LENGTH: usize = 4;
 /// Messages between two processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Message {
+pub enum HandoverMessage {
     /// The sender and its protocol.
     Hello {
         /// See [`super::PROTOCOL`].
@@ -90,7 +90,7 @@ pub struct Replaces {
 #[derive(Debug)]
 pub struct Received {
     /// The message.
-    pub message: Message,
+    pub message: HandoverMessage,
     /// The bytes that it carried.
     pub body: Vec<u8>,
     /// The socket that it carried.
@@ -158,7 +158,7 @@ impl Channel {
     ///
     /// # Errors
     /// The other side is gone, or does not read.
-    pub fn send(&self, message: &Message) -> io::Result<()> {
+    pub fn send(&self, message: &HandoverMessage) -> io::Result<()> {
         self.send_with(message, &[], None)
     }
 
@@ -166,7 +166,7 @@ impl Channel {
     ///
     /// # Errors
     /// The other side is gone, or does not read.
-    pub fn send_with(&self, message: &Message, body: &[u8], socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub fn send_with(&self, message: &HandoverMessage, body: &[u8], socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         if text.len() + LENGTH + body.len() > LONGEST {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a message is too long"));
@@ -238,21 +238,21 @@ mod tests {
         let (one, other) = Channel::pair().expect("a pair");
         let (mut near, far) = UnixStream::pair().expect("a pair");
         let client = [192, 0, 2, 1].into();
-        one.send_with(&Message::Connection { client }, &[7; LONGEST_BODY], Some(far.as_fd())).expect("sends");
-        one.send(&Message::Complete).expect("sends");
+        one.send_with(&HandoverMessage::Connection { client }, &[7; LONGEST_BODY], Some(far.as_fd())).expect("sends");
+        one.send(&HandoverMessage::Complete).expect("sends");
         drop(far);
         let got = other.receive().expect("a message").expect("a message");
-        assert_eq!((got.message, got.body), (Message::Connection { client }, vec![7; LONGEST_BODY]));
+        assert_eq!((got.message, got.body), (HandoverMessage::Connection { client }, vec![7; LONGEST_BODY]));
         let mut far = UnixStream::from(got.socket.expect("a socket"));
         far.write_all(b"here").expect("writes");
         let mut text = [0; 4];
         near.read_exact(&mut text).expect("reads");
         assert_eq!(&text, b"here");
         let got = other.receive().expect("a message").expect("a message");
-        assert!(got.message == Message::Complete && got.body.is_empty() && got.socket.is_none());
+        assert!(got.message == HandoverMessage::Complete && got.body.is_empty() && got.socket.is_none());
         drop(one);
         assert!(other.receive().expect("an end").is_none());
-        assert!(other.send(&Message::Ready).is_err());
+        assert!(other.send(&HandoverMessage::Ready).is_err());
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
             assert!(other.receive().is_err(), "{bytes:?}");
         }
         let (one, other) = Channel::pair().expect("a pair");
-        assert!(one.send_with(&Message::Entries, &vec![0; LONGEST], None).is_err());
+        assert!(one.send_with(&HandoverMessage::Entries, &vec![0; LONGEST], None).is_err());
         rustix::net::send(&one.0, &vec![0; LONGEST + 1], SendFlags::empty()).expect("sends");
         assert!(other.receive().is_err());
         other.set_patience(Duration::from_millis(1)).expect("a socket");

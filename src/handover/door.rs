@@ -14,17 +14,17 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::STEP;
 use super::channel::Channel;
 pub use super::handover_server::FdStore;
-use super::handover_server::{Command, State};
-use crate::app::Host;
+use super::handover_server::{HandoverCommand, HandoverState};
+use crate::app::ServerHandle;
 use crate::server::{ConnectionSink, GRACE};
 
 /// Most successors that wait to be accepted.
 const BACKLOG: i32 = 4;
 
 /// Handle for a handover server that is not running yet.
-pub struct Door {
-    commands: Sender<Command>,
-    heard: Receiver<Command>,
+pub struct HandoverHandle {
+    commands: Sender<HandoverCommand>,
+    heard: Receiver<HandoverCommand>,
     bell: Arc<UnixStream>,
     rung: UnixStream,
 }
@@ -32,7 +32,7 @@ pub struct Door {
 /// Parameters of a handover server.
 pub struct Params {
     /// The server.
-    pub host: Host,
+    pub host: ServerHandle,
     /// The socket to which successors connect.
     pub listener: Option<OwnedFd>,
     /// Channel to the predecessor, which is in standby.
@@ -45,12 +45,12 @@ pub struct Params {
 
 /// The thread of the handover server.
 pub struct HandoverServer {
-    commands: Sender<Command>,
+    commands: Sender<HandoverCommand>,
     bell: Arc<UnixStream>,
     thread: JoinHandle<()>,
 }
 
-impl Door {
+impl HandoverHandle {
     /// Creates a handle without a server.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Door {
         let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
         Arc::new(move |moved| {
             // After the server has ended, the connection is closed.
-            let _ = commands.send(Command::Moved(moved));
+            let _ = commands.send(HandoverCommand::Moved(moved));
             ring(&bell);
         })
     }
@@ -80,7 +80,7 @@ impl Door {
     pub fn open(self, begin: Params) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
         let Params { host, listener, predecessor, successor, holder } = begin;
-        let state = State {
+        let state = HandoverState {
             host,
             listener: listener.map(Arc::new),
             predecessor,
@@ -102,7 +102,7 @@ impl HandoverServer {
     /// when that is done or has failed.
     pub fn leave(self) {
         let (done, wait) = sync_channel(1);
-        if self.commands.send(Command::Leave(done)).is_ok() {
+        if self.commands.send(HandoverCommand::Leave(done)).is_ok() {
             ring(&self.bell);
             if wait.recv_timeout(STEP + 2 * GRACE).is_ok() {
                 let _ = self.thread.join();

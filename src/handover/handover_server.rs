@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::channel::{Channel, LONGEST_BODY, Message};
+use super::channel::{Channel, LONGEST_BODY, HandoverMessage};
 use super::label::Label;
-use super::sockets::Sockets;
+use super::sockets::HeldSockets;
 use super::take::{MOST_ENTRIES, hello, send_sockets};
 use super::{PROTOCOL, START, STEP, is_trusted};
-use crate::app::Host;
-use crate::metrics::events::Kind;
+use crate::app::ServerHandle;
+use crate::metrics::events::EventKind;
 use crate::server::{GRACE, HandedOverConnection, Phase};
 use crate::upstream::server_status::wall_clock;
 
@@ -34,17 +34,17 @@ const MOVES_CHECK: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Command of this process to the handover server.
-pub(super) enum Command {
+pub(super) enum HandoverCommand {
     Moved(HandedOverConnection),
     Leave(SyncSender<()>),
 }
 
 /// Callback that gets the sockets for the supervisor to hold after each change, because they must outlive this process.
-pub type FdStore = Arc<dyn Fn(&Sockets) + Send + Sync>;
+pub type FdStore = Arc<dyn Fn(&HeldSockets) + Send + Sync>;
 
 /// State of the thread.
-pub(super) struct State {
-    pub(super) host: Host,
+pub(super) struct HandoverState {
+    pub(super) host: ServerHandle,
     pub(super) listener: Option<Arc<OwnedFd>>,
     pub(super) predecessor: Option<Channel>,
     pub(super) successor: Option<Channel>,
@@ -53,11 +53,11 @@ pub(super) struct State {
     /// True if the predecessor serves again because this process stops.
     pub(super) leaving: bool,
     pub(super) holder: FdStore,
-    pub(super) heard: Receiver<Command>,
+    pub(super) heard: Receiver<HandoverCommand>,
     pub(super) rung: UnixStream,
 }
 
-impl State {
+impl HandoverState {
     /// Handles events until the process leaves.
     pub(super) fn run(mut self) {
         loop {
@@ -65,13 +65,13 @@ impl State {
             // Once nothing here reads queries, the successor answers all further queries.
             if self.announce.is_some_and(|latest| !self.host.reads() || Instant::now() > latest) {
                 self.announce = None;
-                self.tell(Kind::HandedOver, "");
+                self.tell(EventKind::HandedOver, "");
             }
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
             while let Ok(command) = self.heard.try_recv() {
                 match command {
-                    Command::Moved(moved) => self.send_on(moved),
-                    Command::Leave(done) => {
+                    HandoverCommand::Moved(moved) => self.send_on(moved),
+                    HandoverCommand::Leave(done) => {
                         self.leave();
                         let _ = done.send(());
                         return;
@@ -128,7 +128,7 @@ impl State {
                 self.hold();
             }
             Ok(false) => {}
-            Err(error) => self.tell(Kind::HandoverFailed, &format!("the new one gave up: {error}")),
+            Err(error) => self.tell(EventKind::HandoverFailed, &format!("the new one gave up: {error}")),
         }
     }
 
@@ -136,9 +136,9 @@ impl State {
     fn give(&self, new: &Channel) -> io::Result<bool> {
         new.set_patience(STEP)?;
         let refuse = |why: String| {
-            self.tell(Kind::HandoverFailed, &why);
+            self.tell(EventKind::HandoverFailed, &why);
             // The successor may be gone already.
-            let _ = new.send(&Message::Refused { why });
+            let _ = new.send(&HandoverMessage::Refused { why });
             Ok(false)
         };
         let uid = new.peer_uid()?;
@@ -147,8 +147,8 @@ impl State {
         }
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         match new.receive()?.ok_or_else(gone)?.message {
-            Message::Hello { protocol: PROTOCOL, .. } => {}
-            Message::Hello { protocol, version } => {
+            HandoverMessage::Hello { protocol: PROTOCOL, .. } => {}
+            HandoverMessage::Hello { protocol, version } => {
                 return refuse(format!("version {version} speaks protocol {protocol}, not {PROTOCOL}"));
             }
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
@@ -156,18 +156,18 @@ impl State {
         new.send(&hello())?;
         send_sockets(new, &self.host.sockets)?;
         if let Some(listener) = &self.listener {
-            new.send_with(&Message::Socket(Label::Handover), &[], Some(listener.as_fd()))?;
+            new.send_with(&HandoverMessage::Socket(Label::Handover), &[], Some(listener.as_fd()))?;
         }
         let (deadline, mut bytes, mut failed) = (Instant::now() + PACKING, 0, None);
         self.host.resolver.cache.pack(self.host.resolver.now(), LONGEST_BODY, |part| {
             bytes += part.len();
-            failed = new.send_with(&Message::Entries, part, None).err();
+            failed = new.send_with(&HandoverMessage::Entries, part, None).err();
             failed.is_none() && bytes < MOST_ENTRIES && Instant::now() < deadline
         });
         failed.map_or(Ok(()), Err)?;
-        new.send(&Message::Complete)?;
+        new.send(&HandoverMessage::Complete)?;
         new.set_patience(START)?;
-        Ok(new.receive()?.ok_or_else(gone)?.message == Message::Ready)
+        Ok(new.receive()?.ok_or_else(gone)?.message == HandoverMessage::Ready)
     }
 
     /// Transfers a connection with nothing in flight to the process that serves.
@@ -178,7 +178,7 @@ impl State {
         // When this process is leaving, its predecessor serves again.
         let other = if self.leaving { &self.predecessor } else { &self.successor };
         if let Some(other) = other {
-            let message = Message::Connection { client: moved.client };
+            let message = HandoverMessage::Connection { client: moved.client };
             // If the other process is gone, the connection is closed and the client opens a new one.
             let _ = other.send_with(&message, &moved.rest, Some(moved.stream.as_fd()));
         }
@@ -198,13 +198,13 @@ impl State {
     fn hear_heir(&mut self) {
         let Some(successor) = &self.successor else { return };
         match hear(successor, &self.host) {
-            Some(Ok(Message::Back)) => {
+            Some(Ok(HandoverMessage::Back)) => {
                 self.host.turn_to(Phase::Serving);
-                let _ = successor.send(&Message::Resumed);
-                self.tell(Kind::HandoverReverted, "the other one is about to stop");
+                let _ = successor.send(&HandoverMessage::Resumed);
+                self.tell(EventKind::HandoverReverted, "the other one is about to stop");
                 self.hold();
             }
-            Some(Ok(Message::Released)) => {
+            Some(Ok(HandoverMessage::Released)) => {
                 self.successor = None;
                 self.hold();
             }
@@ -213,7 +213,7 @@ impl State {
                 self.successor = None;
                 if self.host.phase() == Phase::Resting {
                     self.host.turn_to(Phase::Serving);
-                    self.tell(Kind::HandoverReverted, "the other one is gone");
+                    self.tell(EventKind::HandoverReverted, "the other one is gone");
                 }
                 self.hold();
             }
@@ -232,7 +232,7 @@ impl State {
             }
             Phase::Resting => {
                 if let Some(predecessor) = &self.predecessor {
-                    let _ = predecessor.send(&Message::Released);
+                    let _ = predecessor.send(&HandoverMessage::Released);
                 }
                 self.let_connections_go();
             }
@@ -243,12 +243,12 @@ impl State {
     /// Asks the predecessor, if there is one, to serve again; returns whether it does.
     fn gives_back(&mut self) -> bool {
         let Some(predecessor) = &self.predecessor else { return false };
-        if predecessor.set_patience(STEP).is_err() || predecessor.send(&Message::Back).is_err() {
+        if predecessor.set_patience(STEP).is_err() || predecessor.send(&HandoverMessage::Back).is_err() {
             return false;
         }
         loop {
             match hear(predecessor, &self.host) {
-                Some(Ok(Message::Resumed)) => return true,
+                Some(Ok(HandoverMessage::Resumed)) => return true,
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return false,
             }
@@ -260,8 +260,8 @@ impl State {
         let deadline = Instant::now() + GRACE;
         loop {
             match self.heard.recv_timeout(MOVES_CHECK) {
-                Ok(Command::Moved(moved)) => self.send_on(moved),
-                Ok(Command::Leave(_)) => {}
+                Ok(HandoverCommand::Moved(moved)) => self.send_on(moved),
+                Ok(HandoverCommand::Leave(_)) => {}
                 Err(_)
                     if self.host.resolver.metrics.capacity.tcp_connections.get() <= 0 || Instant::now() > deadline =>
                 {
@@ -286,18 +286,18 @@ impl State {
         (self.holder)(&sockets);
     }
 
-    fn tell(&self, kind: Kind, reason: &str) {
+    fn tell(&self, kind: EventKind, reason: &str) {
         self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
     }
 }
 
 /// Receives one message, and adopts the connection if it carries one. Returns `None` if the other side is gone.
-fn hear(other: &Channel, host: &Host) -> Option<io::Result<Message>> {
+fn hear(other: &Channel, host: &ServerHandle) -> Option<io::Result<HandoverMessage>> {
     let got = match other.receive() {
         Ok(got) => got?,
         Err(error) => return Some(Err(error)),
     };
-    if let (Message::Connection { client }, Some(socket)) = (&got.message, got.socket) {
+    if let (HandoverMessage::Connection { client }, Some(socket)) = (&got.message, got.socket) {
         host.adopt(HandedOverConnection { stream: socket.into(), client: *client, rest: got.body });
     }
     Some(Ok(got.message))

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
-    Udp(Address),
-    Tcp(Address),
-    Admin(Address),
+    Udp(ListenAddress),
+    Tcp(ListenAddress),
+    Admin(ListenAddress),
     /// The report to clients about themselves.
-    Report(Address),
+    Report(ListenAddress),
     /// The socket to which successors connect.
     Handover,
     /// Channel to the predecessor, which is in standby while the channel is open.
@@ -23,7 +23,7 @@ pub enum Label {
 
 /// Address on which a socket listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
+pub struct ListenAddress {
     /// The address in the configuration; port 0 is any.
     pub wanted: SocketAddr,
     /// The address with the port that was bound.

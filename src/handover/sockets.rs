@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::channel::Channel;
-use super::label::{Address, Label};
+use super::label::{ListenAddress, Label};
 
 /// Sockets that a process holds for others, or was given.
 #[derive(Clone, Debug, Default)]
-pub struct Sockets(Vec<(Label, Arc<OwnedFd>)>);
+pub struct HeldSockets(Vec<(Label, Arc<OwnedFd>)>);
 
-impl Sockets {
+impl HeldSockets {
     pub fn put(&mut self, label: Label, socket: impl Into<OwnedFd>) {
         self.0.push((label, Arc::new(socket.into())));
     }
@@ -60,7 +60,7 @@ impl Sockets {
             Label::Udp(address) if address.wanted == wanted => Some(address.bound),
             _ => None,
         })?;
-        let address = Address { wanted, bound };
+        let address = ListenAddress { wanted, bound };
         let udp = self.take(|label| (*label == Label::Udp(address)).then_some(()));
         let tcp = self.take(|label| (*label == Label::Tcp(address)).then_some(()));
         let udp = udp.into_iter().map(|(_, socket)| socket.into()).collect();
@@ -84,16 +84,16 @@ impl Sockets {
 mod tests {
     use super::*;
 
-    fn address(wanted: &str, port: u16) -> Address {
+    fn address(wanted: &str, port: u16) -> ListenAddress {
         let wanted: SocketAddr = wanted.parse().expect("an address");
-        Address { wanted, bound: SocketAddr::new(wanted.ip(), port) }
+        ListenAddress { wanted, bound: SocketAddr::new(wanted.ip(), port) }
     }
 
     #[test]
     fn two_addresses_that_were_wanted_alike_are_told_apart() {
         let udp = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let tcp = || TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let mut sockets = Sockets::default();
+        let mut sockets = HeldSockets::default();
         for port in [7, 8, 7, 8] {
             sockets.put(Label::Udp(address("127.0.0.1:0", port)), udp());
             sockets.put(Label::Tcp(address("127.0.0.1:0", port)), tcp());

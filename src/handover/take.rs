@@ -6,8 +6,8 @@ use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::channel::{Channel, Message};
-use super::sockets::Sockets;
+use super::channel::{Channel, HandoverMessage};
+use super::sockets::HeldSockets;
 use super::{PROTOCOL, STEP, is_trusted};
 
 /// Most sockets that are accepted from a predecessor.
@@ -19,7 +19,7 @@ pub(crate) const MOST_ENTRIES: usize = 64 << 20;
 pub(crate) struct Taken {
     /// Channel to the predecessor.
     pub predecessor: Channel,
-    pub sockets: Sockets,
+    pub sockets: HeldSockets,
     /// Entries of its cache.
     pub entries: Vec<Vec<u8>>,
 }
@@ -57,42 +57,42 @@ pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     predecessor.send(&hello())?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
     match predecessor.receive()?.ok_or_else(gone)?.message {
-        Message::Hello { protocol: PROTOCOL, .. } => {}
-        Message::Hello { protocol, version } => {
+        HandoverMessage::Hello { protocol: PROTOCOL, .. } => {}
+        HandoverMessage::Hello { protocol, version } => {
             return Err(TakeError::Refused(format!("version {version} speaks protocol {protocol}, not {PROTOCOL}")));
         }
-        Message::Refused { why } => return Err(TakeError::Refused(why)),
+        HandoverMessage::Refused { why } => return Err(TakeError::Refused(why)),
         _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
     }
-    let (mut sockets, mut entries, mut bytes) = (Sockets::default(), Vec::new(), 0);
+    let (mut sockets, mut entries, mut bytes) = (HeldSockets::default(), Vec::new(), 0);
     loop {
         let got = predecessor.receive()?.ok_or_else(gone)?;
         match (got.message, got.socket) {
-            (Message::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => sockets.put(label, socket),
-            (Message::Entries, None) => {
+            (HandoverMessage::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => sockets.put(label, socket),
+            (HandoverMessage::Entries, None) => {
                 bytes += got.body.len();
                 if bytes <= MOST_ENTRIES {
                     entries.push(got.body);
                 }
             }
-            (Message::Complete, None) => return Ok(Some(Taken { predecessor, sockets, entries })),
-            (Message::Refused { why }, _) => return Err(TakeError::Refused(why)),
+            (HandoverMessage::Complete, None) => return Ok(Some(Taken { predecessor, sockets, entries })),
+            (HandoverMessage::Refused { why }, _) => return Err(TakeError::Refused(why)),
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }
 }
 
 /// Returns the message with the protocol and version of this process.
-pub(super) fn hello() -> Message {
-    Message::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() }
+pub(super) fn hello() -> HandoverMessage {
+    HandoverMessage::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
 /// Sends sockets, each with its label.
 ///
 /// # Errors
 /// The other side is gone, or does not read.
-pub(crate) fn send_sockets(channel: &Channel, sockets: &Sockets) -> io::Result<()> {
+pub(crate) fn send_sockets(channel: &Channel, sockets: &HeldSockets) -> io::Result<()> {
     sockets
         .iter()
-        .try_for_each(|(label, socket)| channel.send_with(&Message::Socket(label.clone()), &[], Some(socket.as_fd())))
+        .try_for_each(|(label, socket)| channel.send_with(&HandoverMessage::Socket(label.clone()), &[], Some(socket.as_fd())))
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::account::{ClientStats, Excerpt, Failure, Kind, Pick, Slow};
-use super::buffer::{Buffer, Count};
+use super::account::{ClientStats, Excerpt, FailedQuestion, ResponseKind, Pick, SlowQuestion};
+use super::buffer::{Buffer, ResponseCount};
 use super::existing::Existing;
 use super::projects::Projects;
 use super::query_history::QueryHistory;
-use super::truncated::{Cut, Question};
+use super::truncated::{TruncatedQuestion, TruncatedKey};
 use super::whose::MetricKey;
 use crate::cause::Cause;
 use crate::clients::client::Field;
@@ -57,13 +57,13 @@ impl Accounts {
     pub(super) fn settle(&mut self, notes: &Buffer, tables: &Tables) {
         for count in notes.counts() {
             let (route, rcode, source) = (notes.route(count.route()).cloned(), count.rcode(), count.source());
-            let kind = Kind { route, rcode, source, times: count.times.into() };
+            let kind = ResponseKind { route, rcode, source, times: count.times.into() };
             self.change(tables, count.address, count.first, count.last, |account| account.add(kind));
         }
         for failure in notes.failures() {
-            let Count { address, first, last, times, .. } = failure.times;
+            let ResponseCount { address, first, last, times, .. } = failure.times;
             let ((name, qtype), rcode) = (failure.question(), failure.times.rcode());
-            let failure = Failure {
+            let failure = FailedQuestion {
                 name: name.into(),
                 qtype,
                 route: notes.route(failure.times.route()).cloned(),
@@ -85,7 +85,7 @@ impl Accounts {
             }
             let route = notes.route(wait.route).cloned();
             let (name, qtype, rcode, took) = (wait.name.clone(), wait.qtype, wait.rcode, wait.took);
-            let slow = Slow { name, qtype, route, rcode, took };
+            let slow = SlowQuestion { name, qtype, route, rcode, took };
             self.change(tables, wait.address, wait.asked, wait.asked, |account| account.wait(slow));
         }
         self.dropped += notes.dropped();
@@ -93,11 +93,11 @@ impl Accounts {
 
     /// Does the maintenance that is due at `now`, and records truncated responses whose clients have not asked again
     /// over TCP as failures.
-    pub(super) fn run_maintenance(&mut self, overdue: Vec<(Question, Cut)>, tables: &Tables<'_>, now: Millis) {
+    pub(super) fn run_maintenance(&mut self, overdue: Vec<(TruncatedKey, TruncatedQuestion)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
-            let Cut { route, size, times, first, last, .. } = cut;
+            let TruncatedQuestion { route, size, times, first, last, .. } = cut;
             let (rcode, cause, words) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
-            let failure = Failure { name, qtype, route, rcode, cause, words, times, first, last };
+            let failure = FailedQuestion { name, qtype, route, rcode, cause, words, times, first, last };
             self.change(tables, address, first, last, |account| account.fail(failure));
         }
         for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.told.due) {
@@ -136,7 +136,7 @@ impl Accounts {
 
     fn excerpt(&self, account: &ClientStats, pick: Pick<'_>) -> Excerpt {
         let account = account.excerpt(pick);
-        let like = |failure: &Failure| match failure.cause {
+        let like = |failure: &FailedQuestion| match failure.cause {
             Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => self.existing.like(&failure.name),
             _ => Vec::new(),
         };
@@ -227,16 +227,16 @@ fn owner(client: Option<&Client>) -> Box<str> {
 mod tests {
     use super::*;
     use crate::clients::client;
-    use crate::clients::pods::{Event, Pod, Pods};
+    use crate::clients::pods::{PodEvent, Pod, Pods};
     use crate::clients::{Clients, StaticClients};
     use crate::config::RouteId;
     use crate::jobs::{Jobs, StatsBuffer, stats_buffer};
-    use crate::metrics::{Metrics, Source};
+    use crate::metrics::{Metrics, AnswerSource};
     use crate::wire::rtype;
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {
         let client = Client {
-            kind: client::Kind::Pod,
+            kind: client::ClientKind::Pod,
             name: format!("pod-{uid}").into(),
             namespace: None,
             uid: Some(uid.to_string().into()),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn count(stats_buffer: &mut StatsBuffer, address: [u8; 4], at: Millis) {
-        stats_buffer.count(address.into(), RouteId::of_index(0), rcode::NOERROR, Source::Hit, at);
+        stats_buffer.count(address.into(), RouteId::of_index(0), rcode::NOERROR, AnswerSource::Hit, at);
     }
 
     fn settle(jobs: &Jobs, stats_buffer: &mut StatsBuffer, clients: &Clients, at: Millis) {
@@ -273,9 +273,9 @@ mod tests {
         const HERE: [u8; 4] = [10, 0, 0, 1];
         let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
-        pods.apply(0, Event::Seen(pod(1, HERE, false)), 10_000);
-        pods.apply(0, Event::Seen(pod(1, HERE, true)), 20_000);
-        pods.apply(0, Event::Seen(pod(2, HERE, false)), 30_000);
+        pods.apply(0, PodEvent::Seen(pod(1, HERE, false)), 10_000);
+        pods.apply(0, PodEvent::Seen(pod(1, HERE, true)), 20_000);
+        pods.apply(0, PodEvent::Seen(pod(2, HERE, false)), 30_000);
         clients.put_pods(pods.table());
         // Much later, the client at the time of the query still counts.
         for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
@@ -292,7 +292,7 @@ mod tests {
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
         let all = MOST_ACCOUNTS as u32 + 10;
-        (0..all).for_each(|number| pods.apply(0, Event::Seen(pod(number, address(number), false)), 1_000));
+        (0..all).for_each(|number| pods.apply(0, PodEvent::Seen(pod(number, address(number), false)), 1_000));
         clients.put_pods(pods.table());
         for number in 0..all {
             count(&mut stats_buffer, address(number), 5_000);
@@ -311,15 +311,15 @@ mod tests {
         let mut pods = Pods::new(1, false);
         let mut pod = pod(1, [10, 0, 0, 1], false);
         pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });
-        pods.apply(0, Event::Seen(pod), 1_000);
+        pods.apply(0, PodEvent::Seen(pod), 1_000);
         clients.put_pods(pods.table());
         let told = |names: &[&str], at: Millis| {
             let mut stats_buffer = StatsBuffer::new(["."]);
             for (name, hash) in names.iter().zip(1..) {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
-                let (rcode, source) = (rcode::NXDOMAIN, Source::Hit);
+                let (rcode, source) = (rcode::NXDOMAIN, AnswerSource::Hit);
                 let cause = Cause::NoSuchName;
-                let failed = stats_buffer::Failed {
+                let failed = stats_buffer::RecordedFailure {
                     name: name.as_wire(),
                     hash,
                     qtype: rtype::A,
@@ -350,13 +350,13 @@ mod tests {
     fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
         let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
-        pods.apply(0, Event::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
-        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
+        pods.apply(0, PodEvent::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);
+        pods.apply(0, PodEvent::Seen(pod(2, [10, 0, 0, 2], false)), 1_000);
         clients.put_pods(pods.table());
         count(&mut stats_buffer, [10, 0, 0, 1], 5_000);
         count(&mut stats_buffer, [10, 0, 0, 2], 5_000);
         settle(&jobs, &mut stats_buffer, &clients, 5_000);
-        pods.apply(0, Event::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
+        pods.apply(0, PodEvent::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
         clients.put_pods(pods.table());
         for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
             settle(&jobs, &mut stats_buffer, &clients, now);

@@ -7,7 +7,7 @@ use crate::cause::Cause;
 use crate::clients::StaticClients;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType, rtype};
 
@@ -33,9 +33,9 @@ pub struct Buffer {
     pub(super) routes: Arc<[Arc<str>]>,
     /// Clients of the configuration under which the buffer was filled.
     pub(super) clients: Arc<StaticClients>,
-    pub(super) counts: Box<[Count; COUNTS]>,
+    pub(super) counts: Box<[ResponseCount; COUNTS]>,
     pub(super) counted: Vec<u16>,
-    pub(super) failures: Box<[Failure]>,
+    pub(super) failures: Box<[ClientFailure]>,
     pub(super) failed: Vec<u16>,
     /// Number of failure slots in use, by client.
     pub(super) shares: Box<[u8; SHARES]>,
@@ -45,7 +45,7 @@ pub struct Buffer {
 
 /// Number of responses of one kind to one client.
 #[derive(Clone, Copy, Debug)]
-pub struct Count {
+pub struct ResponseCount {
     /// The client's address as a number; IPv4 addresses are mapped.
     pub address: u128,
     /// Route, response code and source: see `stats_buffer`.
@@ -59,9 +59,9 @@ pub struct Count {
 
 /// A failed question of one client.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct ClientFailure {
     /// Number of occurrences.
-    pub times: Count,
+    pub times: ResponseCount,
     pub(super) hash: u64,
     pub(super) qtype: RrType,
     pub(super) length: u8,
@@ -91,7 +91,7 @@ pub struct Wait {
     pub rcode: Rcode,
 }
 
-impl Count {
+impl ResponseCount {
     /// Empty slot. The kind is invalid: no source has that number.
     const EMPTY: Self = Self { address: 0, kind: u32::MAX, times: 0, first: 0, last: 0 };
 
@@ -106,15 +106,15 @@ impl Count {
     }
 
     /// Returns the source of the responses.
-    pub fn source(&self) -> Source {
+    pub fn source(&self) -> AnswerSource {
         let number = (self.kind >> SOURCE_AT) as usize;
-        *Source::ALL.get(number).unwrap_or(&Source::Local)
+        *AnswerSource::ALL.get(number).unwrap_or(&AnswerSource::Local)
     }
 }
 
-impl Failure {
+impl ClientFailure {
     const EMPTY: Self = Self {
-        times: Count::EMPTY,
+        times: ResponseCount::EMPTY,
         hash: 0,
         qtype: rtype::RESERVED,
         length: 0,
@@ -134,9 +134,9 @@ impl Buffer {
         Self {
             routes,
             clients: Arc::default(),
-            counts: Box::new([Count::EMPTY; COUNTS]),
+            counts: Box::new([ResponseCount::EMPTY; COUNTS]),
             counted: Vec::with_capacity(COUNTS),
-            failures: vec![Failure::EMPTY; FAILURES].into(),
+            failures: vec![ClientFailure::EMPTY; FAILURES].into(),
             failed: Vec::with_capacity(FAILURES),
             shares: Box::new([0; SHARES]),
             waits: Vec::with_capacity(WAITS),
@@ -154,7 +154,7 @@ impl Buffer {
         for at_slot in (0..PROBES).map(|step| (home + step) % COUNTS) {
             let slot = &mut self.counts[at_slot];
             if slot.times == 0 {
-                *slot = Count { address, kind, times: 1, first: at, last: at };
+                *slot = ResponseCount { address, kind, times: 1, first: at, last: at };
                 self.counted.push(at_slot as u16);
                 return;
             }
@@ -187,12 +187,12 @@ impl Buffer {
     }
 
     /// Returns all counts.
-    pub fn counts(&self) -> impl Iterator<Item = &Count> {
+    pub fn counts(&self) -> impl Iterator<Item = &ResponseCount> {
         self.counted.iter().map(|at| &self.counts[usize::from(*at)])
     }
 
     /// Returns all failures, in the order of their first occurrence.
-    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+    pub fn failures(&self) -> impl Iterator<Item = &ClientFailure> {
         self.failed.iter().map(|at| &self.failures[usize::from(*at)])
     }
 
@@ -209,11 +209,11 @@ impl Buffer {
     /// Empties the buffer after it has been merged.
     pub(super) fn clear(&mut self) {
         for at in self.counted.drain(..) {
-            self.counts[usize::from(at)] = Count::EMPTY;
+            self.counts[usize::from(at)] = ResponseCount::EMPTY;
         }
         for at in self.failed.drain(..) {
             let slot = &mut self.failures[usize::from(at)];
-            (slot.times, slot.words) = (Count::EMPTY, None);
+            (slot.times, slot.words) = (ResponseCount::EMPTY, None);
         }
         self.shares.fill(0);
         self.waits.clear();
@@ -227,7 +227,7 @@ impl std::fmt::Debug for Buffer {
     }
 }
 
-impl Count {
+impl ResponseCount {
     #[inline]
     pub(super) fn add(&mut self, at: Millis) {
         self.times += 1;

@@ -30,19 +30,19 @@ pub(crate) const MOST_LIKE: usize = 12;
 
 #[derive(Debug)]
 pub(crate) struct Existing {
-    zones: Zones,
+    zones: KnownZones,
     answered: LruCache<u64, Vec<Box<[u8]>>>,
 }
 
 /// Zones and static records of a configuration, of all views.
 #[derive(Debug, Default)]
-pub(crate) struct Zones {
+pub(crate) struct KnownZones {
     generation: Option<u32>,
     zones: HashSet<Box<[u8]>, RandomState>,
     records: HashMap<u64, Vec<Box<[u8]>>, RandomState>,
 }
 
-impl Zones {
+impl KnownZones {
     /// Collects the zones and static records of a configuration.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         // Shared zones and records are those of the first view, so they are read only there.
@@ -80,7 +80,7 @@ impl Existing {
     /// Creates an empty instance.
     pub(crate) fn new() -> Self {
         let most = NonZeroUsize::new(MOST_FRONTS).unwrap_or(NonZeroUsize::MIN);
-        Self { zones: Zones::default(), answered: LruCache::new(most) }
+        Self { zones: KnownZones::default(), answered: LruCache::new(most) }
     }
 
     /// Returns whether the zones are those of this configuration.
@@ -88,7 +88,7 @@ impl Existing {
         self.zones.generation == Some(snapshot.generation)
     }
 
-    pub(crate) fn follow(&mut self, zones: Zones) {
+    pub(crate) fn follow(&mut self, zones: KnownZones) {
         self.zones = zones;
     }
 
@@ -141,7 +141,7 @@ fn order(name: &[u8]) -> (usize, &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::name::{Bare, Name};
+    use crate::wire::name::{DisplayNoDot, Name};
 
     fn wire(name: &str) -> Vec<u8> {
         name.parse::<Name>().expect(name).as_wire().to_vec()
@@ -151,12 +151,12 @@ mod tests {
         let (zones, records): (Vec<_>, Vec<_>) =
             (zones.iter().map(|zone| wire(zone)).collect(), records.iter().map(|name| wire(name)).collect());
         let mut existing = Existing::new();
-        existing.follow(Zones::new(zones.iter().map(Vec::as_slice), records.iter().map(Vec::as_slice)));
+        existing.follow(KnownZones::new(zones.iter().map(Vec::as_slice), records.iter().map(Vec::as_slice)));
         existing
     }
 
     fn like(existing: &Existing, name: &str) -> Vec<String> {
-        existing.like(&wire(name)).iter().map(|name| Bare(name).to_string()).collect()
+        existing.like(&wire(name)).iter().map(|name| DisplayNoDot(name).to_string()).collect()
     }
 
     #[test]

@@ -25,7 +25,7 @@ const MOST_EMPTY: usize = 8;
 /// Filled buffers for the control thread, and empty ones for the workers.
 #[derive(Debug)]
 pub(super) struct Handoff {
-    buffers: Mutex<Buffers>,
+    buffers: Mutex<HandoffBuffers>,
     /// Number of buffers handed over since the start.
     handed_over: AtomicU64,
     /// Number of buffers merged since the start.
@@ -33,7 +33,7 @@ pub(super) struct Handoff {
 }
 
 #[derive(Debug)]
-struct Buffers {
+struct HandoffBuffers {
     filled: VecDeque<Buffer>,
     empty: Vec<Buffer>,
 }
@@ -41,7 +41,7 @@ struct Buffers {
 impl Handoff {
     pub(super) fn new() -> Self {
         // With this capacity, a push does not allocate.
-        let buffers = Buffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
+        let buffers = HandoffBuffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
         Self { buffers: Mutex::new(buffers), handed_over: AtomicU64::new(0), settled: AtomicU64::new(0) }
     }
 
@@ -91,7 +91,7 @@ impl Handoff {
         self.settled.load(Ordering::Acquire)
     }
 
-    fn try_lock(&self) -> Option<MutexGuard<'_, Buffers>> {
+    fn try_lock(&self) -> Option<MutexGuard<'_, HandoffBuffers>> {
         match self.buffers.try_lock() {
             Ok(buffers) => Some(buffers),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -101,7 +101,7 @@ impl Handoff {
 
     /// Waits for the lock; for the control thread only. Ignores poisoning: both lists are consistent between any two
     /// calls.
-    fn lock(&self) -> MutexGuard<'_, Buffers> {
+    fn lock(&self) -> MutexGuard<'_, HandoffBuffers> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,11 +109,11 @@ impl Handoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Source;
+    use crate::metrics::AnswerSource;
     use crate::wire::rcode;
 
     fn count(stats_buffer: &mut StatsBuffer) {
-        stats_buffer.count([10, 0, 0, 1].into(), None, rcode::NOERROR, Source::Hit, 1);
+        stats_buffer.count([10, 0, 0, 1].into(), None, rcode::NOERROR, AnswerSource::Hit, 1);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Jobs {
             return;
         }
         // The tables are built before the lock is taken.
-        let zones = existing::Zones::of(snapshot);
+        let zones = existing::KnownZones::of(snapshot);
         self.lock().existing.follow(zones);
     }
 

@@ -95,7 +95,7 @@ fn add(hash: u64, label: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::name::{Bare, Name};
+    use crate::wire::name::{DisplayNoDot, Name};
 
     fn wire(name: &str) -> Box<[u8]> {
         name.parse::<Name>().expect(name).as_wire().into()
@@ -109,7 +109,7 @@ mod tests {
         for prefix in prefixes.each() {
             let front = prefixes.front(prefix);
             assert_eq!((Prefixes::of(&front).whole(), suffixes(&front).count() - 1), (prefix.hash, prefix.labels));
-            found.push(format!("{} {}", Bare(&front), Bare(prefixes.behind(prefix))));
+            found.push(format!("{} {}", DisplayNoDot(&front), DisplayNoDot(prefixes.behind(prefix))));
         }
         let expected = [
             "a long-label-of-more-than-sixteen.b.c",

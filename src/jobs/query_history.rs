@@ -15,9 +15,9 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::Client;
-use crate::clients::client::{Field, Kind};
+use crate::clients::client::{Field, ClientKind};
 use crate::wire::RrType;
-use crate::wire::name::{Name, Shown};
+use crate::wire::name::{Name, DisplayName};
 
 /// Most projects kept; the one whose jobs have been idle longest is evicted.
 pub(crate) const MOST_PROJECTS: usize = 256;
@@ -34,7 +34,7 @@ const MOST_JOBS: u32 = 2 * HALVED_AFTER;
 const VERSION: u32 = 1;
 
 /// Name in lower-case wire form, and query type.
-pub(crate) type Question = (Box<[u8]>, RrType);
+pub(crate) type HistoryKey = (Box<[u8]>, RrType);
 
 /// Questions of all projects.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub struct QueryHistory {
 #[derive(Debug, Default)]
 struct Project {
     /// Ordered by time of the last query, oldest first.
-    query_history: Vec<Habit>,
+    query_history: Vec<NameUse>,
     /// Number of jobs that asked anything since the counts were halved.
     jobs: u32,
     /// Hash of the UID of the last of these jobs.
@@ -59,7 +59,7 @@ struct Project {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Habit {
+struct NameUse {
     name: Box<[u8]>,
     qtype: RrType,
     /// Number of jobs that asked it.
@@ -69,13 +69,13 @@ struct Habit {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Written {
+struct StoredHistory {
     version: u32,
-    projects: Vec<WrittenProject>,
+    projects: Vec<StoredProject>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct WrittenProject {
+struct StoredProject {
     project: Box<str>,
     questions: Vec<(String, u16, u32)>,
 }
@@ -122,9 +122,9 @@ impl QueryHistory {
     }
 
     /// Returns the questions of the project of this client, those of most jobs first.
-    pub fn of(&self, client: &Client) -> Vec<Question> {
+    pub fn of(&self, client: &Client) -> Vec<HistoryKey> {
         let query_history = project(client).and_then(|project| self.projects.peek(&project));
-        let mut query_history: Vec<&Habit> =
+        let mut query_history: Vec<&NameUse> =
             query_history.into_iter().flat_map(|project| &project.query_history).collect();
         query_history.sort_by_key(|habit| std::cmp::Reverse(habit.jobs));
         query_history.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
@@ -132,13 +132,13 @@ impl QueryHistory {
 
     /// Serializes the history as JSON.
     pub fn write(&self) -> String {
-        let question = |habit: &Habit| (Shown(&habit.name).to_string(), u16::from(habit.qtype), habit.jobs);
+        let question = |habit: &NameUse| (DisplayName(&habit.name).to_string(), u16::from(habit.qtype), habit.jobs);
         // The most recently active project comes last, which makes it the newest after loading.
-        let projects = self.projects.iter().rev().map(|(project, asked)| WrittenProject {
+        let projects = self.projects.iter().rev().map(|(project, asked)| StoredProject {
             project: project.clone(),
             questions: asked.query_history.iter().map(question).collect(),
         });
-        let written = Written { version: VERSION, projects: projects.collect() };
+        let written = StoredHistory { version: VERSION, projects: projects.collect() };
         serde_json::to_string(&written).unwrap_or_default()
     }
 
@@ -147,12 +147,12 @@ impl QueryHistory {
     /// # Errors
     /// The text is not the output of [`Self::write`]; nothing is added then.
     pub fn read(&mut self, text: &[u8]) -> Result<usize, LoadError> {
-        let written: Written = serde_json::from_slice(text)?;
+        let written: StoredHistory = serde_json::from_slice(text)?;
         if written.version != VERSION {
             return Err(LoadError::Version(written.version));
         }
         let projects = if self.on { written.projects } else { Vec::new() };
-        for WrittenProject { project, questions } in projects {
+        for StoredProject { project, questions } in projects {
             for (name, qtype, jobs) in questions {
                 if let Ok(name) = name.parse::<Name>() {
                     self.add(project.clone(), name.as_wire(), qtype.into(), jobs.clamp(1, MOST_JOBS), 0);
@@ -172,7 +172,7 @@ impl QueryHistory {
         }
         let Some(project) = self.projects.get_mut(&key) else { return };
         let before = project.weight(&key);
-        project.note(Habit { name: name.into(), qtype, jobs, last });
+        project.note(NameUse { name: name.into(), qtype, jobs, last });
         self.bytes = (self.bytes + project.weight(&key)).saturating_sub(before);
         while self.bytes > MOST_BYTES {
             let Some((gone, project)) = self.projects.pop_lru() else { break };
@@ -189,7 +189,7 @@ impl Default for QueryHistory {
 
 impl Project {
     /// Adds a question of one job.
-    fn note(&mut self, new: Habit) {
+    fn note(&mut self, new: NameUse) {
         if self.last != new.last {
             self.last = new.last;
             self.jobs += 1;
@@ -203,7 +203,7 @@ impl Project {
             Some(at) => {
                 let old = query_history.remove(at);
                 let more = if old.last == new.last { 0 } else { new.jobs };
-                Habit { jobs: old.jobs.saturating_add(more), ..new }
+                NameUse { jobs: old.jobs.saturating_add(more), ..new }
             }
             None => {
                 if query_history.len() >= MOST_QUESTIONS {
@@ -219,7 +219,7 @@ impl Project {
 
     /// Returns the approximate size in bytes, with the key.
     fn weight(&self, key: &str) -> usize {
-        let names: usize = self.query_history.iter().map(|habit| size_of::<Habit>() + habit.name.len()).sum();
+        let names: usize = self.query_history.iter().map(|habit| size_of::<NameUse>() + habit.name.len()).sum();
         // The constant accounts for the pointers of the list entry.
         size_of::<Self>() + key.len() + 64 + names
     }
@@ -228,7 +228,7 @@ impl Project {
 /// Returns the key of the project of a pod, if the project is trusted. IDs are unique within one server only. The key
 /// therefore contains the names where they are known.
 fn project(client: &Client) -> Option<Box<str>> {
-    let job = client.job.as_ref().filter(|_| client.kind != Kind::Configured)?;
+    let job = client.job.as_ref().filter(|_| client.kind != ClientKind::Configured)?;
     let [id, namespace, name] =
         [Field::ProjectId, Field::ProjectNamespace, Field::ProjectName].map(|field| job.trusted(field));
     id.or(namespace)?;
@@ -246,7 +246,7 @@ mod tests {
         let mut job = Job::default();
         job.note(Field::ProjectId, project, trust);
         Client {
-            kind: Kind::GitlabJob,
+            kind: ClientKind::GitlabJob,
             name: uid.into(),
             namespace: Some("ci".into()),
             uid: Some(uid.into()),
@@ -271,7 +271,7 @@ mod tests {
     /// Returns the questions of the warm-up for a job of this project.
     fn names(query_history: &QueryHistory, project: &str) -> Vec<String> {
         let client = job(project, "next", Trust::Label);
-        query_history.of(&client).iter().map(|(name, qtype)| format!("{} {}", Shown(name), u16::from(*qtype))).collect()
+        query_history.of(&client).iter().map(|(name, qtype)| format!("{} {}", DisplayName(name), u16::from(*qtype))).collect()
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         assert!(names(&query_history, "8").is_empty(), "another project");
         query_history.note(&job("8", "4", Trust::JobControlled), &wire("a.example"), A);
         query_history.note(&job("8", "4", Trust::Name), &wire("a.example"), A);
-        let plain = Client { kind: Kind::Pod, job: None, ..job("8", "5", Trust::Label) };
+        let plain = Client { kind: ClientKind::Pod, job: None, ..job("8", "5", Trust::Label) };
         query_history.note(&plain, &wire("a.example"), A);
         assert!(names(&query_history, "8").is_empty(), "the job may have made it up");
         query_history.learn(false);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::search_list::is_of_namespace;
 use crate::cause::Cause;
-use crate::wire::name::{Bare, suffixes};
+use crate::wire::name::{DisplayNoDot, suffixes};
 
 /// Returns the sentence for a failure of `name` on `route`; `words` is the explanatory text of the failure.
 pub(crate) fn sentence(
@@ -14,7 +14,7 @@ pub(crate) fn sentence(
     namespace: Option<&str>,
     words: &str,
 ) -> String {
-    let shown = Bare(name);
+    let shown = DisplayNoDot(name);
     let because = if words.is_empty() { String::new() } else { format!(": {words}") };
     let of_route = |start: &str, end: &str| match route {
         Some(route) => format!("{start} of route {} {end}{because}", quoted(route)),

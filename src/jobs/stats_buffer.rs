@@ -8,13 +8,13 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use super::buffer::{Buffer, Failure, Wait};
-use super::buffer::{COUNTS, Count, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, SHARES, SOURCE_AT, WAITS};
+pub use super::buffer::{Buffer, ClientFailure, Wait};
+use super::buffer::{COUNTS, ResponseCount, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, SHARES, SOURCE_AT, WAITS};
 use crate::cause::Cause;
 use crate::clients::{StaticClients, key};
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::query_log::Sampler;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType};
@@ -39,7 +39,7 @@ pub struct StatsBuffer {
 
 /// A failure as it is recorded.
 #[derive(Clone, Copy, Debug)]
-pub struct Failed<'a> {
+pub struct RecordedFailure<'a> {
     /// Name in lower-case wire form.
     pub name: &'a [u8],
     /// Hash of the name and the rest of the question.
@@ -51,7 +51,7 @@ pub struct Failed<'a> {
     /// Response code.
     pub rcode: Rcode,
     /// Source of the response.
-    pub source: Source,
+    pub source: AnswerSource,
     /// Cause of the failure.
     pub cause: Cause,
 }
@@ -72,7 +72,7 @@ impl StatsBuffer {
     /// Counts a response to a query that `client` sent at `now`. `now` must not decrease from call to call; for earlier
     /// queries there is [`Self::count_late`].
     #[inline]
-    pub fn count(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, now: Millis) {
+    pub fn count(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: AnswerSource, now: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         let home = home(address, kind, self.seed);
         let slot = &mut self.buffer.counts[home];
@@ -85,14 +85,14 @@ impl StatsBuffer {
     }
 
     /// Counts a deferred response. Its query may be older than queries that were counted meanwhile.
-    pub fn count_late(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: Source, asked: Millis) {
+    pub fn count_late(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: AnswerSource, asked: Millis) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
     /// Records a failure, in addition to its count. `words` returns the explanatory text, whose length must be bounded;
     /// it is called until it returns one for this failure.
-    pub fn fail(&mut self, client: IpAddr, failed: Failed<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
+    pub fn fail(&mut self, client: IpAddr, failed: RecordedFailure<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
         let hash = failed.hash ^ u64::from(u16::from(failed.rcode)).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);
@@ -105,7 +105,7 @@ impl StatsBuffer {
                 }
                 *taken += 1;
                 let length = failed.name.len().min(MAX_NAME);
-                slot.times = Count { address, kind, times: 1, first: at, last: at };
+                slot.times = ResponseCount { address, kind, times: 1, first: at, last: at };
                 (slot.hash, slot.qtype, slot.length) = (hash, failed.qtype, length as u8);
                 slot.name[..length].copy_from_slice(&failed.name[..length]);
                 (slot.cause, slot.words) = (failed.cause, words());
@@ -143,7 +143,7 @@ impl StatsBuffer {
     }
 
     /// Returns all failures since the last flush, in the order of their first occurrence.
-    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+    pub fn failures(&self) -> impl Iterator<Item = &ClientFailure> {
         self.buffer.failures()
     }
 
@@ -189,7 +189,7 @@ impl StatsBuffer {
 }
 
 #[inline]
-fn kind(route: Option<RouteId>, rcode: Rcode, source: Source) -> u32 {
+fn kind(route: Option<RouteId>, rcode: Rcode, source: AnswerSource) -> u32 {
     u32::from(RouteId::pack(route)) | u32::from(u16::from(rcode)) << RCODE_AT | (source as u32) << SOURCE_AT
 }
 
@@ -217,14 +217,14 @@ mod tests {
     const ROUTE: Option<RouteId> = RouteId::of_index(0);
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
-    fn failed(name: &[u8], hash: u64) -> Failed<'_> {
-        Failed {
+    fn failed(name: &[u8], hash: u64) -> RecordedFailure<'_> {
+        RecordedFailure {
             name,
             hash,
             qtype: rtype::A,
             route: ROUTE,
             rcode: rcode::NXDOMAIN,
-            source: Source::Hit,
+            source: AnswerSource::Hit,
             cause: Cause::NoSuchName,
         }
     }
@@ -234,12 +234,12 @@ mod tests {
         let mut stats_buffer = StatsBuffer::new(["."]);
         let two: IpAddr = "2001:db8::2".parse().expect("an address");
         for at in 1..=3 {
-            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, at);
+            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, AnswerSource::Hit, at);
         }
-        stats_buffer.count(ONE, ROUTE, rcode::NXDOMAIN, Source::Hit, 4);
-        stats_buffer.count(ONE, None, rcode::NOERROR, Source::Local, 5);
-        stats_buffer.count(two, ROUTE, rcode::BADVERS, Source::Upstream, 7);
-        stats_buffer.count_late(two, ROUTE, rcode::BADVERS, Source::Upstream, 6);
+        stats_buffer.count(ONE, ROUTE, rcode::NXDOMAIN, AnswerSource::Hit, 4);
+        stats_buffer.count(ONE, None, rcode::NOERROR, AnswerSource::Local, 5);
+        stats_buffer.count(two, ROUTE, rcode::BADVERS, AnswerSource::Upstream, 7);
+        stats_buffer.count_late(two, ROUTE, rcode::BADVERS, AnswerSource::Upstream, 6);
         let mut counts: Vec<_> = stats_buffer
             .buffer
             .counts()
@@ -247,10 +247,10 @@ mod tests {
             .collect();
         counts.sort_by_key(|count| count.5);
         let expected = [
-            (false, ROUTE, rcode::NOERROR, Source::Hit, 3, 1, 3),
-            (false, ROUTE, rcode::NXDOMAIN, Source::Hit, 1, 4, 4),
-            (false, None, rcode::NOERROR, Source::Local, 1, 5, 5),
-            (true, ROUTE, rcode::BADVERS, Source::Upstream, 2, 6, 7),
+            (false, ROUTE, rcode::NOERROR, AnswerSource::Hit, 3, 1, 3),
+            (false, ROUTE, rcode::NXDOMAIN, AnswerSource::Hit, 1, 4, 4),
+            (false, None, rcode::NOERROR, AnswerSource::Local, 1, 5, 5),
+            (true, ROUTE, rcode::BADVERS, AnswerSource::Upstream, 2, 6, 7),
         ];
         assert_eq!(counts, expected);
         let mut filled = stats_buffer.swap(Buffer::empty());
@@ -282,7 +282,7 @@ mod tests {
         let mut stats_buffer = StatsBuffer::new(["."]);
         for number in 0..10_000_u32 {
             let client = IpAddr::V4(number.into());
-            stats_buffer.count(client, ROUTE, rcode::NOERROR, Source::Hit, 1);
+            stats_buffer.count(client, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
             stats_buffer.fail(client, failed(b"\x01a\x00", u64::from(number)), 1, || None);
         }
         let noted = stats_buffer.buffer.counts().count() + stats_buffer.buffer.failures().count();
@@ -309,10 +309,10 @@ mod tests {
     fn the_notes_of_an_earlier_configuration_come_first_and_are_bounded() {
         let mut stats_buffer = StatsBuffer::new(["0"]);
         for reload in 1..=8 {
-            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
+            stats_buffer.count(ONE, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
             stats_buffer.follow(&[Arc::from(reload.to_string())].into(), &Arc::default());
         }
-        stats_buffer.count(ONE, ROUTE, rcode::NOERROR, Source::Hit, 1);
+        stats_buffer.count(ONE, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
         let mut routes = Vec::new();
         while stats_buffer.filled().is_some() {
             let buffer = stats_buffer.swap(Buffer::empty());

@@ -30,14 +30,14 @@ pub struct Truncated {
     /// Number of TCP queries that could not be recorded. The outcome of responses that were truncated before such a
     /// query is unknown.
     missed: AtomicU64,
-    questions: Mutex<HashMap<Question, Cut, RandomState>>,
+    questions: Mutex<HashMap<TruncatedKey, TruncatedQuestion, RandomState>>,
 }
 
 /// Client address, name in lower-case wire form, and type. The other properties of a query may differ over TCP.
-pub(super) type Question = (u128, Box<[u8]>, RrType);
+pub(super) type TruncatedKey = (u128, Box<[u8]>, RrType);
 
 #[derive(Clone, Debug)]
-pub(crate) struct Cut {
+pub(crate) struct TruncatedQuestion {
     /// Label of the route.
     pub route: Option<Arc<str>>,
     /// Largest UDP response that the client accepts, in bytes.
@@ -63,7 +63,7 @@ impl Truncated {
         match questions.get_mut(&question) {
             Some(cut) => (cut.times, cut.last) = (cut.times + 1, cut.last.max(at)),
             None if room => {
-                questions.insert(question, Cut { route, size, times: 1, first: at, last: at, missed });
+                questions.insert(question, TruncatedQuestion { route, size, times: 1, first: at, last: at, missed });
             }
             None => {}
         }
@@ -90,7 +90,7 @@ impl Truncated {
     }
 
     /// Removes and returns the responses whose clients have not come back in time.
-    pub(super) fn overdue(&self, now: Millis) -> Vec<(Question, Cut)> {
+    pub(super) fn overdue(&self, now: Millis) -> Vec<(TruncatedKey, TruncatedQuestion)> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
@@ -110,7 +110,7 @@ impl Truncated {
     }
 
     /// Tries the lock, for workers. Ignores poisoning: the table is consistent between any two calls.
-    fn try_lock(&self) -> Option<MutexGuard<'_, HashMap<Question, Cut, RandomState>>> {
+    fn try_lock(&self) -> Option<MutexGuard<'_, HashMap<TruncatedKey, TruncatedQuestion, RandomState>>> {
         match self.questions.try_lock() {
             Ok(questions) => Some(questions),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clients::Client;
-use crate::clients::client::{Field, Kind, Trust};
+use crate::clients::client::{Field, ClientKind, Trust};
 use crate::clock::Millis;
 
 /// Label values of a client's metrics. Only the runner or the configuration can have set them.
@@ -33,7 +33,7 @@ impl MetricKey {
         let job = client.job.as_ref();
         let project = job.and_then(|job| job.project(Trust::Label)).map(Into::into);
         // The name of a configured network is safe as a label: the configuration bounds their number.
-        let name = || if client.kind == Kind::Configured { client.name.clone() } else { Box::default() };
+        let name = || if client.kind == ClientKind::Configured { client.name.clone() } else { Box::default() };
         let namespace = client.namespace.as_deref().unwrap_or_default();
         let of_one_job = job.and_then(|job| job.get(Field::JobId)).is_some_and(|fact| fact.trust == Trust::Namespace);
         Self {
@@ -73,11 +73,11 @@ mod tests {
         };
         use Field::*;
         for (client, expected) in [
-            (client(Kind::Pod, Some("shop"), &[]), ["shop", "", ""]),
-            (client(Kind::Configured, None, &[]), ["", "pod-1", ""]),
+            (client(ClientKind::Pod, Some("shop"), &[]), ["shop", "", ""]),
+            (client(ClientKind::Configured, None, &[]), ["", "pod-1", ""]),
             (
                 client(
-                    Kind::GitlabJob,
+                    ClientKind::GitlabJob,
                     Some("ci"),
                     &[
                         (RunnerId, "t1", Trust::Label),
@@ -92,7 +92,7 @@ mod tests {
             ),
             (
                 client(
-                    Kind::GitlabJob,
+                    ClientKind::GitlabJob,
                     Some("ci-job-8123"),
                     &[(JobId, "8123", Trust::Namespace), (ProjectId, "42", Trust::Name)],
                 ),

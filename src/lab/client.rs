@@ -21,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A question and the transport for it.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct LabQuery {
     name: Name,
     qtype: RecordType,
     transport: Transport,
@@ -29,7 +29,7 @@ pub struct Question {
 
 /// A response.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct LabResponse {
     /// Parsed message.
     pub message: Message,
     /// Message in wire format.
@@ -38,8 +38,8 @@ pub struct Reply {
     pub took: Duration,
 }
 
-impl Question {
-    /// Creates a question over UDP, its type given by mnemonic: `Question::new("www.example.com", "AAAA")`.
+impl LabQuery {
+    /// Creates a question over UDP, its type given by mnemonic: `LabQuery::new("www.example.com", "AAAA")`.
     ///
     /// # Errors
     /// `InvalidInput` if the name or the type is invalid.
@@ -57,7 +57,7 @@ impl Question {
     }
 }
 
-impl Reply {
+impl LabResponse {
     /// Returns the response code, including its upper bits.
     pub fn rcode(&self) -> ResponseCode {
         self.message.metadata.response_code
@@ -107,7 +107,7 @@ impl Reply {
 /// # Errors
 /// `TimedOut` after [`PATIENCE`]; the system's error if the server cannot be reached; `InvalidData` for a response over
 /// TCP that cannot be parsed or does not match the query.
-pub async fn ask(server: SocketAddr, question: &Question) -> io::Result<Reply> {
+pub async fn ask(server: SocketAddr, question: &LabQuery) -> io::Result<LabResponse> {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(question.name.clone(), question.qtype));
@@ -123,7 +123,7 @@ pub async fn ask(server: SocketAddr, question: &Question) -> io::Result<Reply> {
         }
     };
     let (message, wire) = timeout(PATIENCE, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    Ok(Reply { message, wire, took: start.elapsed() })
+    Ok(LabResponse { message, wire, took: start.elapsed() })
 }
 
 async fn over_udp(server: SocketAddr, query: &Message, wire: &[u8]) -> io::Result<(Message, Vec<u8>)> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Network;
+use super::LabNetwork;
 use super::fault::Behaviour;
 use crate::wire::rcode;
 
@@ -19,13 +19,13 @@ quit          end the lab (so does Ctrl-C)";
 /// Command interpreter for one network.
 #[derive(Debug)]
 pub(crate) struct Console<'n> {
-    network: &'n Network,
+    network: &'n LabNetwork,
     broken: HashMap<&'static str, &'static str>,
 }
 
 /// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum CommandResult {
     Say(String),
     /// End of the lab.
     Quit,
@@ -33,15 +33,15 @@ pub(crate) enum Answer {
 
 impl<'n> Console<'n> {
     /// Creates a console for a network without broken servers.
-    pub(crate) fn new(network: &'n Network) -> Self {
+    pub(crate) fn new(network: &'n LabNetwork) -> Self {
         Self { network, broken: HashMap::new() }
     }
 
     /// Executes a command. For an unknown command, returns the help text.
-    pub(crate) async fn obey(&mut self, line: &str) -> Answer {
+    pub(crate) async fn obey(&mut self, line: &str) -> CommandResult {
         let words: Vec<_> = line.split_whitespace().collect();
         let said = match words.as_slice() {
-            ["quit" | "exit" | "q"] => return Answer::Quit,
+            ["quit" | "exit" | "q"] => return CommandResult::Quit,
             ["status" | "s"] => self.status(),
             ["heal", "all"] => {
                 let mut healed = Vec::new();
@@ -53,7 +53,7 @@ impl<'n> Console<'n> {
             [verb @ ("kill" | "close" | "fail" | "slow" | "heal"), name] => self.change(verb, name).await,
             _ => HELP.to_owned(),
         };
-        Answer::Say(said)
+        CommandResult::Say(said)
     }
 
     async fn change(&mut self, verb: &str, name: &str) -> String {
@@ -82,7 +82,7 @@ impl<'n> Console<'n> {
     }
 
     fn status(&self) -> String {
-        let line = |server: &super::Server| {
+        let line = |server: &super::LabServer| {
             let state = self.broken.get(server.name).copied().unwrap_or("answers");
             let upstream = &server.upstream;
             format!("{:<10} {:<21} {state:<17} {} queries", server.name, upstream.address(), upstream.seen_count())
@@ -94,22 +94,22 @@ impl<'n> Console<'n> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::client::{Question, ask};
+    use super::super::client::{LabQuery, ask};
     use super::*;
 
     async fn say(console: &mut Console<'_>, line: &str) -> String {
         match console.obey(line).await {
-            Answer::Say(said) => said,
-            Answer::Quit => panic!("{line} quits"),
+            CommandResult::Say(said) => said,
+            CommandResult::Quit => panic!("{line} quits"),
         }
     }
 
     #[tokio::test]
     async fn upstreams_break_and_heal_on_command() {
-        let network = Network::start().await.unwrap();
+        let network = LabNetwork::start().await.unwrap();
         let mut console = Console::new(&network);
         let address = network.server("vpc-1").unwrap().address();
-        let question = Question::new("db.corp.example", "A").unwrap();
+        let question = LabQuery::new("db.corp.example", "A").unwrap();
 
         assert_eq!(say(&mut console, "close vpc-1").await, "vpc-1: closed");
         assert!(ask(address, &question).await.is_err());
@@ -121,6 +121,6 @@ mod tests {
 
         assert!(say(&mut console, "kill bill").await.contains("there are kube-dns, vpc-1"));
         assert_eq!(say(&mut console, "what?").await, HELP);
-        assert_eq!(console.obey("quit").await, Answer::Quit);
+        assert_eq!(console.obey("quit").await, CommandResult::Quit);
     }
 }

@@ -14,7 +14,7 @@ use crate::wire::{ADVERTISED_SIZE, HEADER, Rcode, flag, rcode, rtype};
 pub struct Behaviour {
     pub(super) tcp: Tcp,
     pub(super) ignores_opt: bool,
-    reply: Reply,
+    reply: ScriptedResponse,
     then_honest: bool,
     without_question: bool,
     without_opt: bool,
@@ -63,7 +63,7 @@ pub enum Forgery {
 type Edit = dyn Fn(&Seen, &mut Vec<u8>) + Send + Sync;
 
 #[derive(Clone)]
-enum Reply {
+enum ScriptedResponse {
     Honest,
     Silence,
     Rcode(Rcode),
@@ -92,17 +92,17 @@ pub(super) struct Outgoing {
 impl Behaviour {
     /// Answers from the zone.
     pub fn normal() -> Self {
-        Self::of(Reply::Honest)
+        Self::of(ScriptedResponse::Honest)
     }
 
     /// Receives queries and never answers, over UDP and TCP.
     pub fn silent() -> Self {
-        Self::of(Reply::Silence)
+        Self::of(ScriptedResponse::Silence)
     }
 
     /// Answers every query with `rcode` and no records.
     pub fn rcode(rcode: impl Into<Rcode>) -> Self {
-        Self::of(Reply::Rcode(rcode.into()))
+        Self::of(ScriptedResponse::Rcode(rcode.into()))
     }
 
     /// Does not support EDNS: answers queries that have an OPT record with FORMERR, without an OPT record (RFC 6891 section 7).
@@ -117,27 +117,27 @@ impl Behaviour {
 
     /// Truncates every response over UDP to its question, with TC = 1; responses over TCP are complete.
     pub fn truncated() -> Self {
-        Self::of(Reply::Truncated).only_over(Transport::Udp)
+        Self::of(ScriptedResponse::Truncated).only_over(Transport::Udp)
     }
 
     /// Answers every query with the same bytes, valid or not.
     pub fn bytes(wire: impl Into<Vec<u8>>) -> Self {
-        Self::of(Reply::Bytes(wire.into()))
+        Self::of(ScriptedResponse::Bytes(wire.into()))
     }
 
     /// Sends a response that must not be accepted as an answer; [`Behaviour::then_honest`] sends the honest one after it.
     pub fn forged(forgery: Forgery) -> Self {
-        Self::of(Reply::Forged(forgery))
+        Self::of(ScriptedResponse::Forged(forgery))
     }
 
     /// Answers with the question's name in lower case, whatever its letter case in the query.
     pub fn folded_case() -> Self {
-        Self::of(Reply::FoldedCase)
+        Self::of(ScriptedResponse::FoldedCase)
     }
 
     /// Sends the honest response as edited by `edit`; if `edit` leaves no bytes, sends nothing.
     pub fn edited(edit: impl Fn(&Seen, &mut Vec<u8>) + Send + Sync + 'static) -> Self {
-        Self::of(Reply::Edited(Arc::new(edit)))
+        Self::of(ScriptedResponse::Edited(Arc::new(edit)))
     }
 
     /// Sets the treatment of TCP connections.
@@ -213,7 +213,7 @@ impl Behaviour {
         self
     }
 
-    fn of(reply: Reply) -> Self {
+    fn of(reply: ScriptedResponse) -> Self {
         Self {
             tcp: Tcp::Serve,
             ignores_opt: false,
@@ -238,7 +238,7 @@ impl Behaviour {
         let after = self.latency.unwrap_or(own) * self.times;
         let fair = self.only_over.is_some_and(|only| only != seen.transport)
             || (self.only_with_opt && seen.edns.is_none())
-            || matches!(self.reply, Reply::Honest);
+            || matches!(self.reply, ScriptedResponse::Honest);
         let mut wires = Vec::new();
         if !fair {
             wires.extend(self.made_up(seen, honest.as_deref()));
@@ -257,19 +257,19 @@ impl Behaviour {
     fn made_up(&self, seen: &Seen, honest: Option<&[u8]>) -> Option<(bool, Vec<u8>)> {
         let mut other_port = false;
         let mut wire = match &self.reply {
-            Reply::Silence => return None,
-            Reply::Rcode(rcode) => return Some((false, self.bare(seen, *rcode, 0))),
-            Reply::Truncated => return Some((false, self.bare(seen, rcode::NOERROR, flag::TC))),
-            Reply::Bytes(wire) => return Some((false, wire.clone())),
-            Reply::Honest | Reply::Forged(_) | Reply::FoldedCase | Reply::Edited(_) => honest?.to_vec(),
+            ScriptedResponse::Silence => return None,
+            ScriptedResponse::Rcode(rcode) => return Some((false, self.bare(seen, *rcode, 0))),
+            ScriptedResponse::Truncated => return Some((false, self.bare(seen, rcode::NOERROR, flag::TC))),
+            ScriptedResponse::Bytes(wire) => return Some((false, wire.clone())),
+            ScriptedResponse::Honest | ScriptedResponse::Forged(_) | ScriptedResponse::FoldedCase | ScriptedResponse::Edited(_) => honest?.to_vec(),
         };
         match &self.reply {
-            Reply::Forged(Forgery::WrongId) => wire[1] ^= 1,
-            Reply::Forged(Forgery::WrongQuestion) => another_question(&mut wire, seen),
-            Reply::Forged(Forgery::OtherPort) => other_port = true,
-            Reply::Forged(Forgery::Echo) => wire = seen.wire.clone(),
-            Reply::FoldedCase => wire[HEADER..seen.question_end].make_ascii_lowercase(),
-            Reply::Edited(edit) => edit(seen, &mut wire),
+            ScriptedResponse::Forged(Forgery::WrongId) => wire[1] ^= 1,
+            ScriptedResponse::Forged(Forgery::WrongQuestion) => another_question(&mut wire, seen),
+            ScriptedResponse::Forged(Forgery::OtherPort) => other_port = true,
+            ScriptedResponse::Forged(Forgery::Echo) => wire = seen.wire.clone(),
+            ScriptedResponse::FoldedCase => wire[HEADER..seen.question_end].make_ascii_lowercase(),
+            ScriptedResponse::Edited(edit) => edit(seen, &mut wire),
             _ => {}
         }
         Some((other_port, wire))
@@ -299,7 +299,7 @@ impl Loss {
     }
 }
 
-impl fmt::Debug for Reply {
+impl fmt::Debug for ScriptedResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Honest => f.write_str("Honest"),

@@ -8,15 +8,15 @@
 //!
 //! - [`upstream`]: a DNS server that answers from a [`zone`], misbehaves as its [`fault`] says and logs the queries it has
 //!   [`seen`];
-//! - [`Network`]: five servers, and the configuration of a nodens in front of them;
+//! - [`LabNetwork`]: five servers, and the configuration of a nodens in front of them;
 //! - [`client`] sends one query, [`tour`](mod@tour) a whole series, and [`console`] breaks servers on command.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use self::upstream::Upstream;
-use self::zone::Zone;
+use self::upstream::LabUpstream;
+use self::zone::LabZone;
 
 pub mod client;
 pub(crate) mod console;
@@ -45,7 +45,7 @@ pub struct Horizon {
     settings: [&'static str; 2],
     /// Names to query, each with its type.
     pub examples: &'static [(&'static str, &'static str)],
-    zone: fn() -> Zone,
+    zone: fn() -> LabZone,
 }
 
 /// All groups of the network.
@@ -84,22 +84,22 @@ pub const STATIC_RECORD: (&str, Ipv4Addr) = ("runner-cache.corp.example", Ipv4Ad
 
 /// One server of the network.
 #[derive(Debug)]
-pub struct Server {
+pub struct LabServer {
     /// Name of the server: `vpc-1`.
     pub name: &'static str,
     /// Group that it belongs to: `vpc`.
     pub group: &'static str,
     /// The scripted server.
-    pub upstream: Upstream,
+    pub upstream: LabUpstream,
 }
 
 /// Servers of a hybrid cluster, on free ports of 127.0.0.1.
 #[derive(Debug)]
-pub struct Network {
-    servers: Vec<Server>,
+pub struct LabNetwork {
+    servers: Vec<LabServer>,
 }
 
-impl Network {
+impl LabNetwork {
     /// Starts all servers in the current tokio runtime.
     ///
     /// # Errors
@@ -108,26 +108,26 @@ impl Network {
         let mut servers = Vec::new();
         for horizon in &HORIZONS {
             for &name in horizon.servers {
-                let upstream = Upstream::start((Ipv4Addr::LOCALHOST, 0).into(), (horizon.zone)()).await?;
+                let upstream = LabUpstream::start((Ipv4Addr::LOCALHOST, 0).into(), (horizon.zone)()).await?;
                 upstream.set_latency(horizon.latency);
-                servers.push(Server { name, group: horizon.group, upstream });
+                servers.push(LabServer { name, group: horizon.group, upstream });
             }
         }
         Ok(Self { servers })
     }
 
     /// Returns all servers, those of one group in sequence.
-    pub fn servers(&self) -> &[Server] {
+    pub fn servers(&self) -> &[LabServer] {
         &self.servers
     }
 
     /// Returns the server of that name.
-    pub fn server(&self, name: &str) -> Option<&Upstream> {
+    pub fn server(&self, name: &str) -> Option<&LabUpstream> {
         self.servers.iter().find(|server| server.name == name).map(|server| &server.upstream)
     }
 
     /// Returns the servers of a group.
-    pub fn group<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Server> {
+    pub fn group<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a LabServer> {
         self.servers.iter().filter(move |server| server.group == group)
     }
 
@@ -156,8 +156,8 @@ fn quoted<T: ToString>(values: impl Iterator<Item = T>) -> String {
     values.map(|value| format!("\"{}\"", value.to_string())).collect::<Vec<_>>().join(", ")
 }
 
-fn cluster_zone() -> Zone {
-    Zone::new("cluster.local.").negative_ttl(5).origin("96.10.in-addr.arpa.").records(
+fn cluster_zone() -> LabZone {
+    LabZone::new("cluster.local.").negative_ttl(5).origin("96.10.in-addr.arpa.").records(
         "kubernetes.default.svc.cluster.local. 30 A 10.96.0.1
          registry.gitlab.svc.cluster.local. 30 A 10.96.14.20
          kube-dns.kube-system.svc.cluster.local. 30 A 10.96.0.10
@@ -169,8 +169,8 @@ fn cluster_zone() -> Zone {
 
 /// Returns the private zone. The TTL of `db` is 1 s, so that the tour can see it go stale. Every name below `build` exists:
 /// there is always one that was never queried.
-fn private_zone() -> Zone {
-    Zone::new("corp.example.").origin("10.in-addr.arpa.").records(
+fn private_zone() -> LabZone {
+    LabZone::new("corp.example.").origin("10.in-addr.arpa.").records(
         "registry.corp.example. 60 A 10.0.3.7
          artifacts.corp.example. 60 CNAME store.corp.example.
          store.corp.example. 60 A 10.0.3.8
@@ -183,8 +183,8 @@ fn private_zone() -> Zone {
 }
 
 /// Returns the public zone. Public servers see no private name, so the chain of `registry-mirror` ends in NXDOMAIN there.
-fn public_zone() -> Zone {
-    let zone = Zone::new(".").origin("example.com.").origin("example.org.").records(
+fn public_zone() -> LabZone {
+    let zone = LabZone::new(".").origin("example.com.").origin("example.org.").records(
         "registry.example.com. 300 A 192.0.2.10
          registry.example.com. 300 AAAA 2001:db8::10
          www.example.com. 300 A 192.0.2.80
@@ -200,17 +200,17 @@ fn public_zone() -> Zone {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::client::{Question, ask};
+    use super::client::{LabQuery, ask};
     use super::*;
 
     #[tokio::test]
     async fn each_horizon_answers_its_own_examples() {
-        let network = Network::start().await.unwrap();
+        let network = LabNetwork::start().await.unwrap();
         assert_eq!(network.servers().len(), 5);
         for horizon in &HORIZONS {
             for server in network.group(horizon.group) {
                 for (name, qtype) in horizon.examples {
-                    let question = Question::new(name, qtype).unwrap();
+                    let question = LabQuery::new(name, qtype).unwrap();
                     let reply = ask(server.upstream.address(), &question).await.unwrap();
                     assert!(!reply.message.answers.is_empty(), "{name} from {}", server.name);
                 }
@@ -220,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_configuration_is_toml_with_every_server() {
-        let network = Network::start().await.unwrap();
+        let network = LabNetwork::start().await.unwrap();
         let text = network.config(&["127.0.0.1:5300".parse().unwrap()], Some("127.0.0.1:0".parse().unwrap()));
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["server"]["listen"][0].as_str(), Some("127.0.0.1:5300"));

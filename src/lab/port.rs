@@ -26,21 +26,21 @@ const BACKLOG: i32 = 128;
 
 /// A port that is bound for the lifetime of this value.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct LabPort {
     address: SocketAddr,
-    sockets: Mutex<Sockets>,
+    sockets: Mutex<PortSockets>,
 }
 
 /// Sockets of a port.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub(super) struct PortSockets {
     udp: StdUdpSocket,
     tcp: TcpListener,
     /// Set while the kernel accepts connections.
     accepts: bool,
 }
 
-impl Port {
+impl LabPort {
     /// Binds UDP first, then TCP on the same port.
     pub(super) async fn bind(address: SocketAddr) -> io::Result<Self> {
         let mut tries = 0;
@@ -58,7 +58,7 @@ impl Port {
         self.address
     }
 
-    pub(super) fn sockets(&self) -> MutexGuard<'_, Sockets> {
+    pub(super) fn sockets(&self) -> MutexGuard<'_, PortSockets> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,7 +83,7 @@ impl Port {
     }
 }
 
-impl Sockets {
+impl PortSockets {
     /// Reopens the UDP side of a closed port. The port passes from the connected socket to a new one while both are bound.
     pub(super) fn open_udp(&mut self, address: SocketAddr) -> io::Result<()> {
         SockRef::from(&self.udp).set_reuse_port(true)?;
@@ -111,13 +111,13 @@ impl Sockets {
     }
 }
 
-fn bind_once(address: SocketAddr) -> io::Result<Port> {
+fn bind_once(address: SocketAddr) -> io::Result<LabPort> {
     let udp = StdUdpSocket::bind(address)?;
     udp.set_nonblocking(true)?;
     let address = udp.local_addr()?;
     let tcp = TcpListener::bind(address)?;
     tcp.set_nonblocking(true)?;
-    Ok(Port { address, sockets: Mutex::new(Sockets { udp: with_room(udp), tcp, accepts: true }) })
+    Ok(LabPort { address, sockets: Mutex::new(PortSockets { udp: with_room(udp), tcp, accepts: true }) })
 }
 
 /// Enlarges the receive buffer of a socket, as far as the system allows.

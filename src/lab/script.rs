@@ -9,14 +9,14 @@ use tokio::sync::watch;
 
 use super::fault::{Behaviour, Outgoing, bare};
 use super::seen::{Log, Seen};
-use super::zone::Zone;
+use super::zone::LabZone;
 use crate::upstream::Transport;
 use crate::wire::{PLAIN_SIZE, flag, rcode};
 
 /// Settings of a server, and its log of queries. A change of settings applies from the next query on.
 #[derive(Debug)]
 pub(super) struct Script {
-    zone: Mutex<Arc<Zone>>,
+    zone: Mutex<Arc<LabZone>>,
     latency: Mutex<Duration>,
     behaviour: watch::Sender<Arc<Behaviour>>,
     udp_queries: AtomicU64,
@@ -25,7 +25,7 @@ pub(super) struct Script {
 
 impl Script {
     /// Creates a script that answers normally, without latency.
-    pub(super) fn new(zone: Zone) -> Self {
+    pub(super) fn new(zone: LabZone) -> Self {
         Self {
             zone: Mutex::new(Arc::new(zone)),
             latency: Mutex::default(),
@@ -45,7 +45,7 @@ impl Script {
         *lock(&self.latency) = latency;
     }
 
-    pub(super) fn set_zone(&self, zone: Zone) {
+    pub(super) fn set_zone(&self, zone: LabZone) {
         *lock(&self.zone) = Arc::new(zone);
     }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::fault::{Outgoing, Tcp};
-use super::port::Port;
+use super::port::LabPort;
 use super::script::Script;
 use crate::upstream::Transport;
 
@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Accepts connections until `stopped` changes. While TCP is refused, there are no connections.
-pub(super) async fn serve(script: Arc<Script>, port: Arc<Port>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn serve(script: Arc<Script>, port: Arc<LabPort>, mut stopped: watch::Receiver<bool>) {
     let mut changes = script.behaviour_changes();
     let mut connections = JoinSet::new();
     'open: loop {

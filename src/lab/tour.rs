@@ -11,9 +11,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RData;
 use tokio::time::{Instant, sleep};
 
-use super::client::{Question, Reply, ask};
+use super::client::{LabQuery, LabResponse, ask};
 use super::fault::Behaviour;
-use super::{HORIZONS, Network, STATIC_RECORD};
+use super::{HORIZONS, LabNetwork, STATIC_RECORD};
 use crate::upstream::Transport;
 use crate::wire::ede;
 
@@ -39,10 +39,10 @@ pub(crate) struct Score {
     pub failed: u32,
 }
 
-type Verdict = Result<(), String>;
+type StepResult = Result<(), String>;
 
 struct Tour<'a, W> {
-    network: &'a Network,
+    network: &'a LabNetwork,
     nodens: SocketAddr,
     out: W,
     score: Score,
@@ -55,7 +55,7 @@ struct Tour<'a, W> {
 ///
 /// # Errors
 /// The error of `out`. A step that fails is no error: the score counts it.
-pub(crate) async fn tour(network: &Network, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
+pub(crate) async fn tour(network: &LabNetwork, nodens: SocketAddr, out: impl Write) -> io::Result<Score> {
     let start = Instant::now();
     let score = Score { steps: 0, failed: 0 };
     let mut tour = Tour { network, nodens, out, score, fresh: 0 };
@@ -127,7 +127,7 @@ impl<W: Write> Tour<'_, W> {
     async fn transports(&mut self) -> io::Result<()> {
         self.title("TCP, and an answer too large for UDP: fetched over TCP")?;
         let question = question("www.example.com", "A")?.over_tcp();
-        let whole = |reply: &Reply, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
+        let whole = |reply: &LabResponse, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
         self.show("www.example.com A, over TCP", question, whole).await?;
         let name = "mirrors.example.org";
         let question = self::question(name, "AAAA")?.over_tcp();
@@ -161,7 +161,7 @@ impl<W: Write> Tour<'_, W> {
 
     async fn a_dead_group(&mut self) -> io::Result<()> {
         self.title("vpc-1 and vpc-2 go silent: a cached answer is served stale, past its TTL of one second")?;
-        let fresh = |reply: &Reply, _: &[&str]| holds(reply, "10.0.5.4");
+        let fresh = |reply: &LabResponse, _: &[&str]| holds(reply, "10.0.5.4");
         self.ask("db.corp.example", "A", fresh).await?;
         self.set("vpc-1", Behaviour::silent());
         self.set("vpc-2", Behaviour::silent());
@@ -212,7 +212,7 @@ impl<W: Write> Tour<'_, W> {
         }
     }
 
-    async fn ask(&mut self, name: &str, qtype: &str, judge: impl Fn(&Reply, &[&str]) -> Verdict) -> io::Result<()> {
+    async fn ask(&mut self, name: &str, qtype: &str, judge: impl Fn(&LabResponse, &[&str]) -> StepResult) -> io::Result<()> {
         self.show(&format!("{name} {qtype}"), question(name, qtype)?, judge).await
     }
 
@@ -220,8 +220,8 @@ impl<W: Write> Tour<'_, W> {
     async fn show(
         &mut self,
         label: &str,
-        question: Question,
-        judge: impl Fn(&Reply, &[&str]) -> Verdict,
+        question: LabQuery,
+        judge: impl Fn(&LabResponse, &[&str]) -> StepResult,
     ) -> io::Result<()> {
         let name = label.split(' ').next().unwrap_or_default();
         let sent = Instant::now();
@@ -241,14 +241,14 @@ impl<W: Write> Tour<'_, W> {
     }
 
     /// Returns the servers that have received a query for `name`, or for a CNAME target in its response, since `sent`.
-    fn asked(&self, sent: Instant, name: &str, reply: Option<&Reply>) -> Vec<&'static str> {
+    fn asked(&self, sent: Instant, name: &str, reply: Option<&LabResponse>) -> Vec<&'static str> {
         let answers = reply.map(|reply| reply.message.answers.as_slice()).unwrap_or_default();
         let targets = answers.iter().filter_map(|record| match &record.data {
             RData::CNAME(target) => Some(target.0.to_ascii()),
             _ => None,
         });
         let names: Vec<_> = targets.chain([name.to_owned()]).collect();
-        let saw = |server: &&super::Server| {
+        let saw = |server: &&super::LabServer| {
             server.upstream.seen().iter().any(|seen| seen.at >= sent && names.iter().any(|name| seen.is_named(name)))
         };
         self.network.servers().iter().filter(saw).map(|server| server.name).collect()
@@ -270,7 +270,7 @@ impl<W: Write> Tour<'_, W> {
         writeln!(self.out, "\n{text}")
     }
 
-    fn line(&mut self, question: &str, answer: &str, asked: &str, time: &str, verdict: &Verdict) -> io::Result<()> {
+    fn line(&mut self, question: &str, answer: &str, asked: &str, time: &str, verdict: &StepResult) -> io::Result<()> {
         self.score.steps += 1;
         let mark = if verdict.is_ok() { '✓' } else { '✗' };
         writeln!(self.out, "  {mark} {}", row(question, answer, asked, time))?;
@@ -286,25 +286,25 @@ fn row(question: &str, answer: &str, asked: &str, time: &str) -> String {
     format!("{question:<40}  {answer:<40}  {asked:<18}  {time:>12}")
 }
 
-fn question(name: &str, qtype: &str) -> io::Result<Question> {
-    Question::new(name, qtype)
+fn question(name: &str, qtype: &str) -> io::Result<LabQuery> {
+    LabQuery::new(name, qtype)
 }
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-fn check(good: bool, reason: &str) -> Verdict {
+fn check(good: bool, reason: &str) -> StepResult {
     if good { Ok(()) } else { Err(reason.to_owned()) }
 }
 
 /// Checks that one record of the answer section has `data`.
-fn holds(reply: &Reply, data: &str) -> Verdict {
+fn holds(reply: &LabResponse, data: &str) -> StepResult {
     check(reply.data().iter().any(|have| have == data), &format!("expected {data}"))
 }
 
 /// Checks that exactly these groups were asked: one or more servers of each, and no others.
-fn groups(asked: &[&str], expected: &[&str]) -> Verdict {
+fn groups(asked: &[&str], expected: &[&str]) -> StepResult {
     let is_asked = |group: &&str| {
         let horizon = HORIZONS.iter().find(|horizon| horizon.group == *group);
         horizon.is_some_and(|horizon| horizon.servers.iter().any(|server| asked.contains(server)))
@@ -322,12 +322,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_counts_as_failed_unless_answer_and_upstreams_are_right() {
-        let network = Network::start().await.unwrap();
+        let network = LabNetwork::start().await.unwrap();
         let nodens = network.server("public-2").unwrap().address();
         let mut out = Vec::new();
         let score = Score { steps: 0, failed: 0 };
         let mut tour = Tour { network: &network, nodens, out: &mut out, score, fresh: 0 };
-        let judge = |reply: &Reply, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
+        let judge = |reply: &LabResponse, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
         tour.ask("www.example.com", "A", judge).await.unwrap();
         tour.ask("www.example.com", "A", |_, asked| groups(asked, &[])).await.unwrap();
         tour.ask("www.example.com", "AAAA", judge).await.unwrap();

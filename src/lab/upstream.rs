@@ -1,7 +1,7 @@
 //! A scripted DNS server over real sockets: UDP and TCP on one port, in the tokio runtime that starts it.
 //!
-//! The server answers from its [`Zone`] and misbehaves according to its [`Behaviour`]. Both can be changed while it runs,
-//! from the next query on. It runs as tasks of the runtime that called [`Upstream::start`], of any flavour, and ends with
+//! The server answers from its [`LabZone`] and misbehaves according to its [`Behaviour`]. Both can be changed while it runs,
+//! from the next query on. It runs as tasks of the runtime that called [`LabUpstream::start`], of any flavour, and ends with
 //! that runtime or when it is dropped.
 
 use std::io;
@@ -15,18 +15,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::fault::{Behaviour, Outgoing, Tcp};
-use super::port::Port;
+use super::port::LabPort;
 use super::script::Script;
 use super::seen::Seen;
 use super::tcp;
-use super::zone::Zone;
+use super::zone::LabZone;
 use crate::upstream::Transport;
 
 /// A scripted DNS server.
 #[derive(Debug)]
-pub struct Upstream {
+pub struct LabUpstream {
     script: Arc<Script>,
-    port: Arc<Port>,
+    port: Arc<LabPort>,
     tasks: Mutex<Option<Tasks>>,
 }
 
@@ -37,20 +37,20 @@ struct Tasks {
     tcp: JoinHandle<()>,
 }
 
-impl Upstream {
+impl LabUpstream {
     /// Starts a server that answers normally, without latency. Port 0 takes a port that is free for UDP and TCP.
     ///
     /// # Errors
     /// `InvalidInput` with every mistake of the zone; the system's error if the address cannot be bound.
-    pub async fn start(address: SocketAddr, zone: Zone) -> io::Result<Self> {
+    pub async fn start(address: SocketAddr, zone: LabZone) -> io::Result<Self> {
         check(&zone)?;
-        let (script, port) = (Arc::new(Script::new(zone)), Arc::new(Port::bind(address).await?));
+        let (script, port) = (Arc::new(Script::new(zone)), Arc::new(LabPort::bind(address).await?));
         let upstream = Self { script, port, tasks: Mutex::default() };
         upstream.spawn()?;
         Ok(upstream)
     }
 
-    /// Returns the address that the server listens on; [`Upstream::restart`] keeps it.
+    /// Returns the address that the server listens on; [`LabUpstream::restart`] keeps it.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -90,7 +90,7 @@ impl Upstream {
     ///
     /// # Errors
     /// `InvalidInput` with every mistake of the zone; the previous zone then stays.
-    pub fn set_zone(&self, zone: Zone) -> io::Result<()> {
+    pub fn set_zone(&self, zone: LabZone) -> io::Result<()> {
         check(&zone)?;
         self.script.set_zone(zone);
         Ok(())
@@ -107,7 +107,7 @@ impl Upstream {
         let _ = tasks.tcp.await;
     }
 
-    /// Opens the port again after [`Upstream::stop`], with the same zone, behaviour and log of queries.
+    /// Opens the port again after [`LabUpstream::stop`], with the same zone, behaviour and log of queries.
     ///
     /// # Errors
     /// The system's error if it provides no socket.
@@ -141,7 +141,7 @@ impl Upstream {
     }
 }
 
-impl Drop for Upstream {
+impl Drop for LabUpstream {
     fn drop(&mut self) {
         if let Some(tasks) = self.tasks().take() {
             tasks.udp.abort();
@@ -192,7 +192,7 @@ async fn send_udp(socket: &UdpSocket, client: SocketAddr, sends: &[Outgoing]) {
     }
 }
 
-fn check(zone: &Zone) -> io::Result<()> {
+fn check(zone: &LabZone) -> io::Result<()> {
     match zone.mistakes() {
         [] => Ok(()),
         mistakes => Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("; "))),

@@ -17,7 +17,7 @@ use hickory_proto::serialize::txt::{Parser, parse_ttl};
 use super::seen::{ExtendedError, Seen};
 use crate::wire::{ADVERTISED_SIZE, Rcode};
 
-/// Negative TTL of an origin in seconds, unless [`Zone::negative_ttl`] sets another.
+/// Negative TTL of an origin in seconds, unless [`LabZone::negative_ttl`] sets another.
 pub const NEGATIVE_TTL: u32 = 30;
 
 /// TTL of an address that is computed from its name, in seconds.
@@ -29,9 +29,9 @@ const LONGEST_CHAIN: usize = 32;
 /// Records by name, and the peculiarities of the server that serves them. Built once, then given to a server.
 ///
 /// A mistake of the builder does not panic: mistakes are collected, and
-/// [`Upstream::start`](super::upstream::Upstream::start) fails with all of them.
+/// [`Upstream::start`](super::upstream::LabUpstream::start) fails with all of them.
 #[derive(Clone, Debug, Default)]
-pub struct Zone {
+pub struct LabZone {
     records: HashMap<LowerName, Vec<Record>>,
     existing: HashSet<LowerName>,
     rcodes: HashMap<LowerName, ResponseCode>,
@@ -45,7 +45,7 @@ pub struct Zone {
     mistakes: Vec<String>,
 }
 
-/// Returns the address of a name in a zone with [`Zone::addresses_from_names`]: in 198.18.0.0/15, which is reserved for
+/// Returns the address of a name in a zone with [`LabZone::addresses_from_names`]: in 198.18.0.0/15, which is reserved for
 /// benchmarks (RFC 2544). Letter case and a last dot make no difference.
 pub fn address_of(name: &str) -> Ipv4Addr {
     // FNV-1a: neighbouring names get unrelated addresses.
@@ -56,7 +56,7 @@ pub fn address_of(name: &str) -> Ipv4Addr {
     Ipv4Addr::from_bits(0xc612_0000 | ((hash >> 40) as u32 & 0x0001_ffff))
 }
 
-impl Zone {
+impl LabZone {
     /// Creates a zone without names below `origin`; `"."` is for a server that answers for every name.
     pub fn new(origin: &str) -> Self {
         Self::default().origin(origin)

@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use super::probes::Probes;
-use super::pruning::{Below, Form, Pruning};
+use super::pruning::{Below, NameForm, Pruning};
 use crate::cause::Cause;
 use crate::config;
 use crate::wire::name::suffixes;
@@ -27,14 +27,14 @@ pub(crate) const FORM_TTL: u32 = 5;
 
 /// Reason why a name was denied without a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum DenialRule {
     /// No Kubernetes name has this form.
     Form,
     /// A name above it does not exist (RFC 8020).
     Ancestor,
 }
 
-impl Rule {
+impl DenialRule {
     /// All rules, in the order of their numbers.
     const ALL: [Self; 2] = [Self::Form, Self::Ancestor];
 }
@@ -42,7 +42,7 @@ impl Rule {
 /// Cluster's domain of a route.
 #[derive(Debug)]
 pub struct Cluster {
-    pub config: config::Cluster,
+    pub config: config::ClusterConfig,
     /// State of the probes that find out how far its servers' denials reach.
     pub probes: Probes,
     /// State of the checks that the cluster has no names of the denied forms.
@@ -54,17 +54,17 @@ pub struct Cluster {
 
 impl Cluster {
     /// Returns the cluster's domain of a route, with the state of earlier checks.
-    pub fn new(config: &config::Cluster, pruning: Arc<Pruning>) -> Self {
+    pub fn new(config: &config::ClusterConfig, pruning: Arc<Pruning>) -> Self {
         let error = |rule| {
             let why = match rule {
-                Rule::Form => "not asked: Kubernetes has no name of this form",
-                Rule::Ancestor => "not asked: a name above it does not exist",
+                DenialRule::Form => "not asked: Kubernetes has no name of this form",
+                DenialRule::Ancestor => "not asked: a name above it does not exist",
             };
             Cause::Pruned.extended_error(&format!("{why} (prune_search)"))
         };
         Self {
             labels: config.domain.label_count(),
-            errors: Rule::ALL.map(error),
+            errors: DenialRule::ALL.map(error),
             config: config.clone(),
             probes: Probes::new(),
             pruning,
@@ -77,7 +77,7 @@ impl Cluster {
     }
 
     /// Returns the extended error of a denial, as a whole option.
-    pub fn error(&self, rule: Rule) -> &[u8] {
+    pub fn error(&self, rule: DenialRule) -> &[u8] {
         &self.errors[rule as usize]
     }
 
@@ -94,14 +94,14 @@ impl Cluster {
     }
 
     /// Returns the form of a name of this domain.
-    pub fn form(&self, name: &[u8]) -> Form {
+    pub fn form(&self, name: &[u8]) -> NameForm {
         let front = self.front(name);
         let below = match labels(front).last() {
             Some(b"svc") => Below::Svc,
             Some(b"pod") => Below::Pod,
             _ => Below::Domain,
         };
-        Form::new(below, labels(front).count())
+        NameForm::new(below, labels(front).count())
     }
 
     /// Returns whether an address is queried, and no name in the domain has the form of `name` (lower-case wire form). Other
@@ -163,7 +163,7 @@ fn is_in_doubt(label: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::name::{Bare, Name};
+    use crate::wire::name::{DisplayNoDot, Name};
 
     fn wire(name: &str) -> Vec<u8> {
         format!("{name}cluster.local").parse::<Name>().expect(name).as_wire().to_vec()
@@ -171,7 +171,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let domain = "cluster.local".parse().expect("a name");
-        Cluster::new(&config::Cluster { domain, prune_search: true, autopath: false }, Arc::default())
+        Cluster::new(&config::ClusterConfig { domain, prune_search: true, autopath: false }, Arc::default())
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
             let expected = expected.map(|name| name.map(wire));
             let expected = expected.each_ref().map(|name| name.as_deref());
             let (cluster, name) = (cluster(), wire(name));
-            assert_eq!(cluster.ancestors(&name), expected, "{}", Bare(&name));
+            assert_eq!(cluster.ancestors(&name), expected, "{}", DisplayNoDot(&name));
         }
     }
 }

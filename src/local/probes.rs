@@ -32,11 +32,11 @@ const SLOTS: usize = 64;
 pub struct Probes {
     /// End of the trust in the server; zero if it is not trusted.
     trusted: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<ProbesState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ProbesState {
     distrusted: Millis,
     second: Millis,
     begun: u32,
@@ -55,7 +55,7 @@ struct Denied {
 impl Probes {
     /// Returns the initial state: the server is not trusted.
     pub fn new() -> Self {
-        let state = State { distrusted: 0, second: 0, begun: 0, in_flight: 0, denied: [Denied::default(); SLOTS] };
+        let state = ProbesState { distrusted: 0, second: 0, begun: 0, in_flight: 0, denied: [Denied::default(); SLOTS] };
         Self { trusted: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -98,7 +98,7 @@ impl Probes {
     }
 
     /// Locks the state. It is consistent between any two statements.
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, ProbesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ const LABELS: usize = 16;
 
 /// Form of a name below a cluster's domain, as far as the rules distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form(u8);
+pub struct NameForm(u8);
 
 /// Part of the cluster's domain that a name is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Below {
     Domain,
 }
 
-impl Form {
+impl NameForm {
     /// Returns the form of a name with `labels` labels before the cluster's domain.
     pub fn new(below: Below, labels: usize) -> Self {
         Self((below as usize * LABELS + labels.min(LABELS - 1)) as u8)
@@ -54,7 +54,7 @@ impl Pruning {
     }
 
     /// Counts a denied name of this form. Returns whether it is to be queried as well.
-    pub fn is_sample(&self, form: Form) -> bool {
+    pub fn is_sample(&self, form: NameForm) -> bool {
         let is_first = self.checked.load(Ordering::Relaxed) & form.bit() == 0
             && self.checked.fetch_or(form.bit(), Ordering::Relaxed) & form.bit() == 0;
         let is_drawn = self.denied.fetch_add(1, Ordering::Relaxed) % SAMPLE == SAMPLE - 1;
@@ -62,7 +62,7 @@ impl Pruning {
     }
 
     /// Records that the check of a name of this form had no result: the next name is checked.
-    pub fn came_to_nothing(&self, form: Form) {
+    pub fn came_to_nothing(&self, form: NameForm) {
         self.checked.fetch_and(!form.bit(), Ordering::Relaxed);
     }
 
@@ -79,9 +79,9 @@ mod tests {
     #[test]
     fn the_first_of_each_form_and_one_in_a_hundred() {
         let pruning = Pruning::default();
-        let [svc, pod, other] = [Below::Svc, Below::Pod, Below::Domain].map(|below| Form::new(below, 5));
+        let [svc, pod, other] = [Below::Svc, Below::Pod, Below::Domain].map(|below| NameForm::new(below, 5));
         assert!([svc, pod, other].iter().all(|form| pruning.is_sample(*form)));
-        assert!(pruning.is_sample(Form::new(Below::Svc, 6)));
+        assert!(pruning.is_sample(NameForm::new(Below::Svc, 6)));
         let drawn = (0..1_000).filter(|_| pruning.is_sample(svc)).count();
         assert_eq!(drawn, 10);
         pruning.came_to_nothing(pod);
@@ -92,7 +92,7 @@ mod tests {
     fn forms_are_told_apart_and_bounded() {
         let all: Vec<_> = [Below::Svc, Below::Pod, Below::Domain]
             .iter()
-            .flat_map(|below| (0..300).map(|n| Form::new(*below, n)))
+            .flat_map(|below| (0..300).map(|n| NameForm::new(*below, n)))
             .collect();
         let bits = all.iter().fold(0u64, |bits, form| bits | form.bit());
         assert_eq!(bits.count_ones(), 3 * LABELS as u32);

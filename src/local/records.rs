@@ -22,13 +22,13 @@ const NO_DATA_TTL: u32 = 60;
 /// Static records by name. A view's own records take precedence over the common ones, which it shares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Records {
-    common: Arc<Table>,
-    own: Option<Arc<Table>>,
+    common: Arc<OriginRecords>,
+    own: Option<Arc<OriginRecords>>,
 }
 
 /// Records of one origin.
 #[derive(Debug, Default)]
-struct Table {
+struct OriginRecords {
     by_name: HashMap<Box<[u8]>, Vec<Data>>,
     /// Names directly above a wildcard.
     wildcards: HashSet<Box<[u8]>>,
@@ -50,7 +50,7 @@ struct Data {
 }
 
 /// Context of static records: denials of a view, and its routes.
-pub(crate) trait Around {
+pub(crate) trait RecordContext {
     /// Returns whether the view denies this name, which hides its common records.
     fn denies(&self, name: &[u8]) -> bool;
     /// Returns the number of labels of the zone by which the name takes its route.
@@ -59,7 +59,7 @@ pub(crate) trait Around {
 
 /// Static answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum StaticAnswer {
     Answer(LocalRecords),
     /// Alias of a name that is not static: that name is to be resolved, and these records precede its answer.
     Alias(LocalRecords, Name),
@@ -67,8 +67,8 @@ pub enum Found {
 
 impl Records {
     /// Returns the table of these records and rewrites.
-    pub(crate) fn new<'r>(records: impl IntoIterator<Item = &'r config::Record>, rewrites: &[config::Rewrite]) -> Self {
-        let mut common = Table { rewrites: rewrites.to_vec(), ..table(records) };
+    pub(crate) fn new<'r>(records: impl IntoIterator<Item = &'r config::RecordConfig>, rewrites: &[config::Rewrite]) -> Self {
+        let mut common = OriginRecords { rewrites: rewrites.to_vec(), ..table(records) };
         // The longest suffix takes precedence.
         common.rewrites.sort_by_key(|rewrite| std::cmp::Reverse(rewrite.zone.as_wire().len()));
         Self { common: Arc::new(common), own: None }
@@ -76,7 +76,7 @@ impl Records {
 
     /// Returns the common records of `self`, shared, with these records, which hide common ones of the same name.
     #[must_use]
-    pub(crate) fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::Record>) -> Self {
+    pub(crate) fn with<'r>(&self, records: impl IntoIterator<Item = &'r config::RecordConfig>) -> Self {
         let own = table(records);
         Self { common: Arc::clone(&self.common), own: (!own.by_name.is_empty()).then(|| Arc::new(own)) }
     }
@@ -92,7 +92,7 @@ impl Records {
     }
 
     /// Returns whether `name` (lower-case wire form) has static records.
-    pub(crate) fn has(&self, name: &[u8], around: &impl Around) -> bool {
+    pub(crate) fn has(&self, name: &[u8], around: &impl RecordContext) -> bool {
         self.of(name, around).is_some() || self.rewritten(name, around).is_some()
     }
 
@@ -101,7 +101,7 @@ impl Records {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
-    fn of(&self, name: &[u8], around: &impl Around) -> Option<&Vec<Data>> {
+    fn of(&self, name: &[u8], around: &impl RecordContext) -> Option<&Vec<Data>> {
         let own = self.own.as_deref();
         let common = || Some(&*self.common).filter(|_| !around.denies(name));
         own.and_then(|own| own.by_name.get(name))
@@ -112,7 +112,7 @@ impl Records {
 
     /// Returns the label count of the closest zone that a route or a rewrite claims; no wildcard reaches into it (RFC 4592
     /// section 4.2).
-    fn nearest(&self, name: &[u8], around: &impl Around) -> usize {
+    fn nearest(&self, name: &[u8], around: &impl RecordContext) -> usize {
         let rewrite = self.common.rewrite(name).map_or(0, |rewrite| rewrite.zone.label_count());
         around.depth(name).max(rewrite)
     }
@@ -120,7 +120,7 @@ impl Records {
     /// Returns the answer for `name`, if it is static and the class is IN. ANY does not get here: it has its own answer.
     ///
     /// A loop of CNAMEs is answered with each CNAME once, as by a zone that contains such a loop.
-    pub(crate) fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl Around) -> Option<Found> {
+    pub(crate) fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl RecordContext) -> Option<StaticAnswer> {
         if qclass != class::IN {
             return None;
         }
@@ -135,13 +135,13 @@ impl Records {
                         records.answer_of(&owner, qtype, record.ttl, &record.rdata);
                     }
                     if matching.count() > 0 {
-                        return Some(Found::Answer(records));
+                        return Some(StaticAnswer::Answer(records));
                     }
                     let alias = here.iter().find(|record| record.rtype == rtype::CNAME);
                     let Some(alias) = alias.and_then(|alias| Some((Name::from_wire(&alias.rdata).ok()?, alias.ttl)))
                     else {
                         records.soa(&owner, NO_DATA_TTL);
-                        return Some(Found::Answer(records));
+                        return Some(StaticAnswer::Answer(records));
                     };
                     alias
                 }
@@ -150,14 +150,14 @@ impl Records {
                         passed.extend(last);
                         alias
                     }
-                    (None, Some(target)) => return Some(Found::Alias(records, target)),
+                    (None, Some(target)) => return Some(StaticAnswer::Alias(records, target)),
                     (None, None) => return None,
                 },
             };
             records.answer_of(&owner, rtype::CNAME, ttl, target.as_wire());
             let is_circle = target.as_wire() == name || passed.contains(&target) || passed.len() == LONGEST_CHAIN;
             if is_circle || qtype == rtype::CNAME {
-                return Some(Found::Answer(records));
+                return Some(StaticAnswer::Answer(records));
             }
             owner = Cow::Owned(target.as_wire().to_vec());
             passed.push(target);
@@ -166,7 +166,7 @@ impl Records {
 
     /// Returns the name that replaces this one, and the TTL of the alias; `None` if no rewrite applies or the name would be too
     /// long.
-    fn rewritten(&self, name: &[u8], around: &impl Around) -> Option<(Name, u32)> {
+    fn rewritten(&self, name: &[u8], around: &impl RecordContext) -> Option<(Name, u32)> {
         let rewrite = self.common.rewrite(name).filter(|_| !around.denies(name))?;
         // A longer zone belongs to its route.
         if around.depth(name) > rewrite.zone.label_count() {
@@ -181,7 +181,7 @@ impl Records {
     pub(crate) const RCODE: Rcode = rcode::NOERROR;
 }
 
-impl Table {
+impl OriginRecords {
     /// Returns the rewrite of the longest zone that `name` is within.
     fn rewrite(&self, name: &[u8]) -> Option<&config::Rewrite> {
         self.rewrites.iter().find(|rewrite| suffixes(name).any(|suffix| suffix == rewrite.zone.as_wire()))
@@ -200,7 +200,7 @@ impl Table {
     }
 }
 
-fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {
+fn table<'r>(records: impl IntoIterator<Item = &'r config::RecordConfig>) -> OriginRecords {
     let mut by_name: HashMap<Box<[u8]>, Vec<Data>> = HashMap::default();
     for record in records {
         let data = Data { rtype: record.rtype, ttl: record.ttl, rdata: record.rdata.as_slice().into() };
@@ -214,7 +214,7 @@ fn table<'r>(records: impl IntoIterator<Item = &'r config::Record>) -> Table {
         true => HashSet::default(),
         false => by_name.keys().flat_map(|name| suffixes(name)).map(Box::from).collect(),
     };
-    Table { by_name, wildcards, existing, rewrites: Vec::new() }
+    OriginRecords { by_name, wildcards, existing, rewrites: Vec::new() }
 }
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
     /// One route for all names, and longer zones of other routes; names that a view denies.
     struct Zones(&'static [&'static str], &'static [&'static str]);
 
-    impl Around for Zones {
+    impl RecordContext for Zones {
         fn denies(&self, asked: &[u8]) -> bool {
             self.1.iter().any(|denied| name(denied).as_wire() == asked)
         }
@@ -249,7 +249,7 @@ mod tests {
                 Ok(address) => (rtype::A, address.octets().to_vec()),
                 Err(_) => (rtype::CNAME, name(value).as_wire().to_vec()),
             };
-            config::Record { name: name(owner), rtype, ttl: 60, rdata }
+            config::RecordConfig { name: name(owner), rtype, ttl: 60, rdata }
         };
         Records::new(&list.iter().map(record).collect::<Vec<_>>(), &[])
     }
@@ -280,8 +280,8 @@ mod tests {
         ] {
             let found = records.find(name(asked).as_wire(), qtype, class::IN, SHOWN).expect(asked);
             let (found, target) = match found {
-                Found::Answer(found) => (found, None),
-                Found::Alias(found, target) => (found, Some(target)),
+                StaticAnswer::Answer(found) => (found, None),
+                StaticAnswer::Alias(found, target) => (found, Some(target)),
             };
             assert_eq!((found.answers, found.authorities), (answers, authorities), "{asked} {qtype}");
             assert_eq!(target, alias.map(name), "{asked} {qtype}");
@@ -318,14 +318,14 @@ mod tests {
             let owner = name(asked);
             let found = records.find(owner.as_wire(), rtype::A, class::IN, SHOWN);
             let found = found.map(|found| match found {
-                Found::Answer(found) => found.wire,
-                Found::Alias(..) => panic!("{asked}: no alias"),
+                StaticAnswer::Answer(found) => found.wire,
+                StaticAnswer::Alias(..) => panic!("{asked}: no alias"),
             });
             let right =
                 address.map(|last| [owner.as_wire(), &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]].concat());
             assert_eq!(found, right, "{asked}");
         }
-        let Some(Found::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, SHOWN) else {
+        let Some(StaticAnswer::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, SHOWN) else {
             panic!("no answer");
         };
         assert_eq!(found.answers, 2, "an alias into the wildcard");
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_longer_zone_of_a_route_or_a_rewrite_is_out_of_a_wildcards_reach() {
         let owner =
-            |text: &str| config::Record { name: name(text), rtype: rtype::A, ttl: 60, rdata: vec![192, 0, 2, 1] };
+            |text: &str| config::RecordConfig { name: name(text), rtype: rtype::A, ttl: 60, rdata: vec![192, 0, 2, 1] };
         let rewrite = |zone: &str, to: &str| config::Rewrite { zone: name(zone), to: name(to), ttl: 60 };
         let table = [owner("*.apps.example")];
         let records =
@@ -349,8 +349,8 @@ mod tests {
         ] {
             let found = records.find(name(asked).as_wire(), rtype::A, class::IN, routed);
             let told = found.map(|found| match found {
-                Found::Answer(_) => "answer".to_owned(),
-                Found::Alias(_, target) => target.to_string(),
+                StaticAnswer::Answer(_) => "answer".to_owned(),
+                StaticAnswer::Alias(_, target) => target.to_string(),
             });
             assert_eq!(told.as_deref(), right, "{asked}");
         }
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn aliases_and_rewrites_lead_into_one_another() {
-        let alias = |from: &str, to: &str| config::Record {
+        let alias = |from: &str, to: &str| config::RecordConfig {
             name: name(from),
             rtype: rtype::CNAME,
             ttl: 60,
@@ -368,7 +368,7 @@ mod tests {
         let table = [alias("c1.corp.example", "git.other"), alias("back", "web.old.example")];
         let records = Records::new(&table, &[rewrite]);
         for (asked, links, end) in [("c1.old.example", 2, "git.other."), ("back", 2, "web.corp.example.")] {
-            let Some(Found::Alias(found, target)) = records.find(name(asked).as_wire(), rtype::A, class::IN, SHOWN)
+            let Some(StaticAnswer::Alias(found, target)) = records.find(name(asked).as_wire(), rtype::A, class::IN, SHOWN)
             else {
                 panic!("{asked}: no alias");
             };
@@ -380,7 +380,7 @@ mod tests {
     fn long_chains_end() {
         let owners: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
         let links: Vec<(&str, &str)> = owners.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-        let Some(Found::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, SHOWN) else {
+        let Some(StaticAnswer::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, SHOWN) else {
             panic!("no answer");
         };
         assert_eq!(usize::from(found.answers), LONGEST_CHAIN + 1);
@@ -389,12 +389,12 @@ mod tests {
     #[test]
     fn a_views_own_records_hide_those_of_all_and_so_does_what_it_denies() {
         let common = records(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("www", "b"), ("hidden", "192.0.2.3")]);
-        let own = config::Record { name: name("a"), rtype: rtype::AAAA, ttl: 60, rdata: vec![0; 16] };
+        let own = config::RecordConfig { name: name("a"), rtype: rtype::AAAA, ttl: 60, rdata: vec![0; 16] };
         let view = common.with([&own]);
         let hidden = &Zones(&[], &["hidden", "b"]);
         let answers = |asked: &str, qtype| match view.find(name(asked).as_wire(), qtype, class::IN, hidden) {
-            Some(Found::Answer(found)) => (found.answers, None),
-            Some(Found::Alias(found, target)) => (found.answers, Some(target)),
+            Some(StaticAnswer::Answer(found)) => (found.answers, None),
+            Some(StaticAnswer::Alias(found, target)) => (found.answers, Some(target)),
             None => (0, None),
         };
         assert_eq!((answers("a", rtype::A).0, answers("a", rtype::AAAA).0), (0, 1));

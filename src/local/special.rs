@@ -54,7 +54,7 @@ const LOOPBACK_REVERSE: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\x00"
 
 /// Treatment of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Treatment {
     /// `localhost` and all names below it have the loopback addresses.
     Localhost,
     /// Reverse name of a loopback address.
@@ -67,7 +67,7 @@ enum Kind {
 
 /// Table of special-use zones.
 #[derive(Clone, Debug)]
-pub struct Special(HashMap<Box<[u8]>, Kind>);
+pub struct Special(HashMap<Box<[u8]>, Treatment>);
 
 impl Special {
     pub fn new() -> Self {
@@ -77,10 +77,10 @@ impl Special {
         let empty = EMPTY_ZONES.iter().map(ToString::to_string).chain(private_172).chain(shared);
         let table = empty
             .chain([format!("0.{zero}ip6.arpa")])
-            .map(|zone| (zone, Kind::Empty))
-            .chain([("localhost".to_string(), Kind::Localhost), ("resolver.arpa".to_string(), Kind::NoData)])
+            .map(|zone| (zone, Treatment::Empty))
+            .chain([("localhost".to_string(), Treatment::Localhost), ("resolver.arpa".to_string(), Treatment::NoData)])
             .chain(
-                ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")].map(|zone| (zone, Kind::Loopback)),
+                ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")].map(|zone| (zone, Treatment::Loopback)),
             );
         Self(table.filter_map(|(zone, kind)| Some((zone.parse::<Name>().ok()?.as_wire().into(), kind))).collect())
     }
@@ -97,21 +97,21 @@ impl Special {
         }
         let apex = labels == depth;
         // DS is data of the parent (RFC 4035 section 3.1.4.1), which proves there that the zone is unsigned (RFC 8375).
-        if apex && kind == Kind::Empty && qtype == rtype::DS && zone.ends_with(b"\x04arpa\x00") {
+        if apex && kind == Treatment::Empty && qtype == rtype::DS && zone.ends_with(b"\x04arpa\x00") {
             return None;
         }
         let mut records = LocalRecords::default();
         match (kind, qtype) {
-            (Kind::Localhost, rtype::A) => records.answer(rtype::A, TTL, &Ipv4Addr::LOCALHOST.octets()),
-            (Kind::Localhost, rtype::AAAA) => records.answer(rtype::AAAA, TTL, &Ipv6Addr::LOCALHOST.octets()),
-            (Kind::Loopback, rtype::PTR) if apex => records.answer(rtype::PTR, TTL, b"\x09localhost\x00"),
+            (Treatment::Localhost, rtype::A) => records.answer(rtype::A, TTL, &Ipv4Addr::LOCALHOST.octets()),
+            (Treatment::Localhost, rtype::AAAA) => records.answer(rtype::AAAA, TTL, &Ipv6Addr::LOCALHOST.octets()),
+            (Treatment::Loopback, rtype::PTR) if apex => records.answer(rtype::PTR, TTL, b"\x09localhost\x00"),
             // RFC 6303 section 3.
             (_, rtype::SOA) if apex => records.answer(rtype::SOA, TTL, &soa_rdata(TTL)),
             (_, rtype::NS) if apex => records.answer(rtype::NS, TTL, LOCAL_SERVER),
             _ => records.soa(zone, DENIAL_TTL),
         }
         let exists = apex
-            || matches!(kind, Kind::Localhost | Kind::NoData)
+            || matches!(kind, Treatment::Localhost | Treatment::NoData)
             || suffixes(LOOPBACK_REVERSE).any(|ancestor| ancestor == name);
         Some((if exists { rcode::NOERROR } else { rcode::NXDOMAIN }, records))
     }

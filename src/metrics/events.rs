@@ -19,7 +19,7 @@ pub type UnixMillis = u64;
 /// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum EventKind {
     /// A server was ejected: it is probed, and queried for clients only as a last resort.
     Ejected,
     /// An ejected server is queried for clients again.
@@ -92,7 +92,7 @@ pub struct Event {
     #[serde(serialize_with = "as_rfc3339")]
     pub time: UnixMillis,
     /// Kind of the event.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// The upstream, if the event is about one.
     pub upstream: Option<String>,
     /// The server, if the event is about one.
@@ -105,7 +105,7 @@ pub struct Event {
 
 /// Ring of recent events.
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct RecentEvents {
     ring: Mutex<Ring>,
 }
 
@@ -117,9 +117,9 @@ struct Ring {
     forgotten: u64,
 }
 
-impl Events {
+impl RecentEvents {
     /// Writes an event to the log and to the ring. `about` is the upstream and the server.
-    pub fn tell(&self, time: UnixMillis, kind: Kind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
+    pub fn tell(&self, time: UnixMillis, kind: EventKind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
         let mut reason = reason.into();
         let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or(0));
@@ -169,7 +169,7 @@ impl Events {
     }
 }
 
-impl Kind {
+impl EventKind {
     fn words(self) -> &'static str {
         match self {
             Self::Ejected => "upstream server ejected",
@@ -259,9 +259,9 @@ mod tests {
 
     #[test]
     fn ids_grow_with_the_time_and_never_go_back() {
-        let events = Events::default();
+        let events = RecentEvents::default();
         for time in [1_000, 1_000, 990, 2_000] {
-            events.tell(time, Kind::Ejected, (Some("up"), Some("192.0.2.1:53")), "three");
+            events.tell(time, EventKind::Ejected, (Some("up"), Some("192.0.2.1:53")), "three");
         }
         let (all, whole) = events.after(0);
         assert_eq!((ids(&all), whole), (vec![1_000, 1_001, 1_002, 2_000], true));
@@ -275,12 +275,12 @@ mod tests {
 
     #[test]
     fn the_ring_forgets_the_oldest_and_says_so() {
-        let events = Events::default();
+        let events = RecentEvents::default();
         for time in 1..=KEPT as u64 {
-            events.tell(time, Kind::ReloadApplied, (None, None), "");
+            events.tell(time, EventKind::ReloadApplied, (None, None), "");
         }
         assert!(events.after(0).1, "all are there");
-        events.tell(9_999, Kind::ReloadApplied, (None, None), "");
+        events.tell(9_999, EventKind::ReloadApplied, (None, None), "");
         let (all, whole) = events.after(0);
         assert_eq!((all.len(), all[0].id, whole), (KEPT, 2, false));
         assert_eq!(all[0].text, "new configuration applied");
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_reason_is_bounded() {
-        let events = Events::default();
-        events.tell(1, Kind::ReloadRejected, (None, None), "ä".repeat(10_000) + "x");
+        let events = RecentEvents::default();
+        events.tell(1, EventKind::ReloadRejected, (None, None), "ä".repeat(10_000) + "x");
         let reason = events.after(0).0[0].reason.clone();
         assert!(reason.len() <= LONGEST_REASON && reason.chars().all(|letter| letter == 'ä'));
     }

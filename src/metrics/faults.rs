@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus::{IntCounter, Registry};
 
-use super::events::{Events, Kind, UnixMillis};
+use super::events::{RecentEvents, EventKind, UnixMillis};
 use super::register::counters;
 
 /// Values of the label `cause`, each with its event text.
@@ -27,26 +27,26 @@ const OVER_AFTER: UnixMillis = 10_000;
 /// Faults of all threads.
 #[derive(Debug)]
 pub struct Faults {
-    causes: [Cause; CAUSES.len()],
-    events: Arc<Events>,
+    causes: [FaultCause; CAUSES.len()],
+    events: Arc<RecentEvents>,
 }
 
 #[derive(Debug)]
-struct Cause {
+struct FaultCause {
     count: IntCounter,
     last: AtomicU64,
     lasts: AtomicBool,
 }
 
 impl Faults {
-    pub(super) fn new(registry: &Registry, events: Arc<Events>) -> prometheus::Result<Self> {
+    pub(super) fn new(registry: &Registry, events: Arc<RecentEvents>) -> prometheus::Result<Self> {
         let counts = counters(
             registry,
             "local_faults_total",
             "Socket operations that this machine refused, by cause: descriptors, buffers, ports, forbidden, unsupported or busy. They are not held against a server.",
             &["cause"],
         )?;
-        let cause = |index: usize| Cause {
+        let cause = |index: usize| FaultCause {
             count: counts.with_label_values(&[CAUSES[index].0]),
             last: AtomicU64::new(0),
             lasts: AtomicBool::new(false),
@@ -60,7 +60,7 @@ impl Faults {
         cause.count.inc();
         cause.last.store(now, Ordering::Relaxed);
         if !cause.lasts.swap(true, Ordering::Relaxed) {
-            self.events.tell(now, Kind::LocalFault, (None, None), CAUSES[index].1);
+            self.events.tell(now, EventKind::LocalFault, (None, None), CAUSES[index].1);
         }
     }
 
@@ -69,7 +69,7 @@ impl Faults {
         for (cause, (label, _)) in self.causes.iter().zip(CAUSES) {
             let is_over = now.abs_diff(cause.last.load(Ordering::Relaxed)) >= OVER_AFTER;
             if cause.lasts.load(Ordering::Relaxed) && is_over && cause.lasts.swap(false, Ordering::Relaxed) {
-                self.events.tell(now, Kind::LocalFaultCleared, (None, None), label);
+                self.events.tell(now, EventKind::LocalFaultCleared, (None, None), label);
             }
         }
     }
@@ -81,17 +81,17 @@ mod tests {
 
     #[test]
     fn a_fault_is_told_when_it_begins_and_when_it_is_over() {
-        let events = Arc::<Events>::default();
+        let events = Arc::<RecentEvents>::default();
         let faults = Faults::new(&Registry::new(), Arc::clone(&events)).expect("metrics");
         let told = || -> Vec<_> { events.after(0).0.iter().map(|event| event.kind).collect() };
         faults.check(1);
         assert!(told().is_empty());
         (0..1_000).for_each(|now| faults.count(0, now));
         faults.check(999 + OVER_AFTER - 1);
-        assert_eq!(told(), [Kind::LocalFault]);
+        assert_eq!(told(), [EventKind::LocalFault]);
         faults.check(999 + OVER_AFTER);
         faults.check(2 * OVER_AFTER);
-        assert_eq!(told(), [Kind::LocalFault, Kind::LocalFaultCleared]);
+        assert_eq!(told(), [EventKind::LocalFault, EventKind::LocalFaultCleared]);
         faults.count(0, 3 * OVER_AFTER);
         faults.count(CAUSES.len(), 3 * OVER_AFTER);
         assert_eq!(told().len(), 3);

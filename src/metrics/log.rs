@@ -7,11 +7,11 @@ use prometheus::{IntCounter, Registry};
 use super::register::counters;
 
 /// Lost log lines of this process. Static, because the log starts before the registry exists.
-pub(crate) static LOST: Lost = Lost { full: AtomicU64::new(0), failed: AtomicU64::new(0) };
+pub(crate) static LOST: LostLines = LostLines { full: AtomicU64::new(0), failed: AtomicU64::new(0) };
 
 /// Lost log lines, by reason.
 #[derive(Debug)]
-pub(crate) struct Lost {
+pub(crate) struct LostLines {
     /// The reader of the log was too slow.
     pub full: AtomicU64,
     /// The lines could not be written.

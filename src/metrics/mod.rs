@@ -29,7 +29,7 @@ pub use cache::CacheMetrics;
 pub use capacity::{CapacityMetrics, RESOURCES};
 use clients::ClientMetrics;
 pub use config::ConfigMetrics;
-use events::Events;
+use events::RecentEvents;
 use faults::Faults;
 pub use log::LogMetrics;
 pub use node::NodeMetrics;
@@ -38,7 +38,7 @@ pub use queries::QueryMetrics;
 pub use query_log::QueryLogMetrics;
 use register::{counter, int_gauges};
 pub use search::SearchMetrics;
-pub use source::Source;
+pub use source::AnswerSource;
 use upstream::UpstreamMetrics;
 pub use upstream::{FAILURE_KINDS, ServerMetrics, TRANSPORTS};
 pub use warm_up::WarmUpMetrics;
@@ -77,7 +77,7 @@ pub struct Metrics {
     /// Faults of this machine.
     pub faults: Arc<Faults>,
     /// Changes of state.
-    pub events: Arc<Events>,
+    pub events: Arc<RecentEvents>,
     upstream: UpstreamMetrics,
 }
 
@@ -88,7 +88,7 @@ impl Metrics {
     /// Two metrics have the same name; no input can cause this.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let events = Arc::<Events>::default();
+        let events = Arc::<RecentEvents>::default();
         let build = int_gauges(&registry, "build_info", "Version of the running nodens; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {

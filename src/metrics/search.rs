@@ -4,7 +4,7 @@ use prometheus::{IntCounter, Registry};
 
 use super::register::{counter, counters};
 
-/// Values of the label `rule`, in the order of [`Rule`](crate::local::cluster::Rule).
+/// Values of the label `rule`, in the order of [`Rule`](crate::local::cluster::DenialRule).
 const RULES: [&str; 2] = ["form", "ancestor"];
 
 /// Values of the label `result`.

@@ -2,7 +2,7 @@
 
 /// Source of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum AnswerSource {
     /// The cache: an entry that has not expired, or a cached failure.
     Hit,
     /// The cache: an expired entry, because upstreams failed (RFC 8767).
@@ -15,7 +15,7 @@ pub enum Source {
     Refused,
 }
 
-impl Source {
+impl AnswerSource {
     /// All sources, by number.
     pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Local, Self::Upstream, Self::Refused];
 
@@ -25,5 +25,5 @@ impl Source {
     }
 }
 
-/// Labels of [`Source`], by number.
-const SOURCES: [&str; Source::ALL.len()] = ["hit", "stale", "local", "upstream", "refused"];
+/// Labels of [`AnswerSource`], by number.
+const SOURCES: [&str; AnswerSource::ALL.len()] = ["hit", "stale", "local", "upstream", "refused"];

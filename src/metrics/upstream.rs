@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::events::{Events, Kind, UnixMillis};
+use super::events::{RecentEvents, EventKind, UnixMillis};
 use super::faults::Faults;
 use super::register::{counters, gauges, histograms, int_gauges};
 
@@ -32,7 +32,7 @@ pub struct ServerMetrics {
     /// Failures by kind; resolved at the first failure, so a server without failures has no such series.
     failed: [OnceLock<IntCounter>; FAILURE_KINDS.len()],
     queries: [IntCounter; 3],
-    events: Arc<Events>,
+    events: Arc<RecentEvents>,
     faults: Arc<Faults>,
     /// Time from a query to its response.
     pub duration: Histogram,
@@ -139,7 +139,7 @@ impl UpstreamMetrics {
         &self,
         upstream: &str,
         server: &str,
-        (events, faults): (&Arc<Events>, &Arc<Faults>),
+        (events, faults): (&Arc<RecentEvents>, &Arc<Faults>),
     ) -> ServerMetrics {
         let labels = [upstream, server];
         let by_transport = |transport| self.queries.with_label_values(&[upstream, server, transport]);
@@ -213,7 +213,7 @@ impl ServerMetrics {
     }
 
     /// Records an event about the server.
-    pub fn tell(&self, time: UnixMillis, kind: Kind, reason: String) {
+    pub fn tell(&self, time: UnixMillis, kind: EventKind, reason: String) {
         let [upstream, server] = &self.labels;
         self.events.tell(time, kind, (Some(upstream), Some(server)), reason);
     }

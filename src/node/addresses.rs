@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use nix::sys::socket::SockProtocol;
 
 use super::error::NodeError;
-use super::netlink::{Message, Netlink, attribute, flag, put, text};
+use super::netlink::{KernelRequest, Netlink, attribute, flag, put, text};
 use crate::config::node::Interface;
 
 /// Name of the link that nodens creates.
@@ -59,14 +59,14 @@ const NO_DAD: u32 = 2;
 pub(super) const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct NodeLink {
     pub(super) index: u32,
     pub(super) name: String,
     is_dummy: bool,
     is_up: bool,
 }
 
-impl Link {
+impl NodeLink {
     /// Reports whether nodens created the link.
     pub(super) fn is_own(&self) -> bool {
         self.is_dummy && self.name == LINK
@@ -85,7 +85,7 @@ pub(super) struct Present {
 
 impl Present {
     /// Reports whether nodens put the address on `link`.
-    pub(super) fn is_own(&self, link: &Link) -> bool {
+    pub(super) fn is_own(&self, link: &NodeLink) -> bool {
         self.link == link.index
             && (link.is_own() || self.protocol == PROTOCOL || self.label == format!("{}{LABEL}", link.name))
     }
@@ -99,21 +99,21 @@ impl Addresses {
         Netlink::open(SockProtocol::NetlinkRoute).map(Self)
     }
 
-    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
-        let answers = self.0.dump(&Message::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
+    pub(super) fn links(&mut self) -> io::Result<Vec<NodeLink>> {
+        let answers = self.0.dump(&KernelRequest::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
         let links = answers.iter().filter(|answer| answer.kind == kind::NEW_LINK);
         Ok(links.filter_map(|answer| read_link(&answer.body)).collect())
     }
 
     pub(super) fn present(&mut self) -> io::Result<Vec<Present>> {
-        let message = Message::new(kind::GET_ADDRESS, flag::REQUEST | flag::DUMP, &[0; ADDRESS_HEADER]);
+        let message = KernelRequest::new(kind::GET_ADDRESS, flag::REQUEST | flag::DUMP, &[0; ADDRESS_HEADER]);
         let answers = self.0.dump(&message)?;
         let addresses = answers.iter().filter(|answer| answer.kind == kind::NEW_ADDRESS);
         Ok(addresses.filter_map(|answer| read_address(&answer.body)).collect())
     }
 
     /// Returns the configured link and sets it up; creates it if it is to be nodens's own and does not exist.
-    pub(super) fn link(&mut self, wanted: &Interface) -> Result<Link, NodeError> {
+    pub(super) fn link(&mut self, wanted: &Interface) -> Result<NodeLink, NodeError> {
         let link = match wanted {
             Interface::Named(name) => self.named(name)?,
             _ => match self.own() {
@@ -131,18 +131,18 @@ impl Addresses {
         Ok(link)
     }
 
-    fn named(&mut self, name: &str) -> Result<Link, NodeError> {
+    fn named(&mut self, name: &str) -> Result<NodeLink, NodeError> {
         let links = self.links().map_err(|error| NodeError::of(error, "list links"))?;
         links.into_iter().find(|link| link.name == name).ok_or_else(|| NodeError::NoLink(name.to_owned()))
     }
 
     /// Returns nodens's own link; creates it if it does not exist.
-    fn own(&mut self) -> io::Result<Link> {
-        if let Some(link) = self.links()?.into_iter().find(Link::is_own) {
+    fn own(&mut self) -> io::Result<NodeLink> {
+        if let Some(link) = self.links()?.into_iter().find(NodeLink::is_own) {
             return Ok(link);
         }
         self.make_link()?;
-        self.links()?.into_iter().find(Link::is_own).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        self.links()?.into_iter().find(NodeLink::is_own).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
     fn make_link(&mut self) -> io::Result<()> {
@@ -150,22 +150,22 @@ impl Addresses {
         put(&mut info, attr::INFO_KIND, b"dummy");
         let flags = flag::REQUEST | flag::ACK | flag::CREATE | flag::EXCL;
         self.0.change(
-            &Message::new(kind::NEW_LINK, flags, &link_header(0, UP))
+            &KernelRequest::new(kind::NEW_LINK, flags, &link_header(0, UP))
                 .text(attr::LINK_NAME, LINK)
                 .nest(attr::LINK_INFO, &info),
         )
     }
 
-    fn set_up(&mut self, link: &Link) -> io::Result<()> {
-        self.0.change(&Message::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
+    fn set_up(&mut self, link: &NodeLink) -> io::Result<()> {
+        self.0.change(&KernelRequest::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
     }
 
-    pub(super) fn remove_link(&mut self, link: &Link) -> io::Result<()> {
-        self.0.change(&Message::new(kind::DELETE_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, 0)))
+    pub(super) fn remove_link(&mut self, link: &NodeLink) -> io::Result<()> {
+        self.0.change(&KernelRequest::new(kind::DELETE_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, 0)))
     }
 
     /// Adds an address to a link, marked as nodens's own.
-    pub(super) fn add(&mut self, ip: IpAddr, link: &Link) -> io::Result<()> {
+    pub(super) fn add(&mut self, ip: IpAddr, link: &NodeLink) -> io::Result<()> {
         let flags = flag::REQUEST | flag::ACK | flag::CREATE | flag::EXCL;
         let mut message = address_message(kind::NEW_ADDRESS, flags, ip, link.index)
             .put(attr::FLAGS, &NO_DAD.to_ne_bytes())
@@ -192,7 +192,7 @@ fn link_header(index: u32, flags: u32) -> [u8; LINK_HEADER] {
     header
 }
 
-fn address_message(kind: u16, flags: u16, ip: IpAddr, link: u32) -> Message {
+fn address_message(kind: u16, flags: u16, ip: IpAddr, link: u32) -> KernelRequest {
     let (family, bits, octets) = match ip {
         IpAddr::V4(ip) => (libc::AF_INET, 32, ip.octets().to_vec()),
         IpAddr::V6(ip) => (libc::AF_INET6, 128, ip.octets().to_vec()),
@@ -200,14 +200,14 @@ fn address_message(kind: u16, flags: u16, ip: IpAddr, link: u32) -> Message {
     let mut header = [0; ADDRESS_HEADER];
     (header[0], header[1]) = (family as u8, bits);
     header[4..].copy_from_slice(&link.to_ne_bytes());
-    Message::new(kind, flags, &header).put(attr::LOCAL, &octets).put(attr::ADDRESS, &octets)
+    KernelRequest::new(kind, flags, &header).put(attr::LOCAL, &octets).put(attr::ADDRESS, &octets)
 }
 
-fn read_link(body: &[u8]) -> Option<Link> {
+fn read_link(body: &[u8]) -> Option<NodeLink> {
     let number = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
     let info = attribute(body, LINK_HEADER, attr::LINK_INFO);
     let kind = info.and_then(|info| attribute(info, 0, attr::INFO_KIND)).map(text);
-    Some(Link {
+    Some(NodeLink {
         index: number(4)?,
         name: text(attribute(body, LINK_HEADER, attr::LINK_NAME)?),
         is_dummy: kind.as_deref() == Some("dummy"),
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_is_its_own_is_known_by_link_protocol_or_label() {
-        let link = |name: &str, is_dummy| Link { index: 3, name: name.to_owned(), is_dummy, is_up: true };
+        let link = |name: &str, is_dummy| NodeLink { index: 3, name: name.to_owned(), is_dummy, is_up: true };
         let address = |link, label: &str, protocol| Present {
             ip: [169, 254, 20, 10].into(),
             link,

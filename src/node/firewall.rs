@@ -7,13 +7,13 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::nft::{End, Found, Hook, Nft, Rule};
+use super::nft::{PacketSide, KernelRule, Hook, Nft, NotrackRule};
 
 /// Name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "nodens";
 
 pub(super) struct Firewall {
-    rules: Vec<Rule>,
+    rules: Vec<NotrackRule>,
 }
 
 /// Number of packets that were excluded from tracking.
@@ -32,13 +32,13 @@ impl Firewall {
         for address in listen {
             for (protocol, name) in [(libc::IPPROTO_UDP, "UDP"), (libc::IPPROTO_TCP, "TCP")] {
                 for (hook, end, what) in [
-                    (Hook::Prerouting, End::Destination, "queries to"),
-                    (Hook::Output, End::Destination, "queries to"),
-                    (Hook::Output, End::Source, "responses from"),
+                    (Hook::Prerouting, PacketSide::Destination, "queries to"),
+                    (Hook::Output, PacketSide::Destination, "queries to"),
+                    (Hook::Output, PacketSide::Source, "responses from"),
                 ] {
                     let comment = format!("{name} {what} {address}");
                     let (address, port) = (address.ip(), address.port());
-                    rules.push(Rule { hook, end, protocol: protocol as u8, address, port, comment });
+                    rules.push(NotrackRule { hook, end, protocol: protocol as u8, address, port, comment });
                 }
             }
         }
@@ -73,7 +73,7 @@ pub(super) fn remove() -> io::Result<bool> {
 
 /// Returns the packets that the table has counted.
 pub(super) fn untracked() -> io::Result<Untracked> {
-    let count = |found: &[Found], what: &str| {
+    let count = |found: &[KernelRule], what: &str| {
         found.iter().filter(|rule| rule.comment.contains(what)).map(|rule| rule.packets).sum()
     };
     let found = Nft::open()?.rules(TABLE)?;
@@ -90,9 +90,9 @@ mod tests {
         let rules = Firewall::new(&listen).rules;
         assert_eq!(rules.len(), 12);
         let ways = |hook, end| rules.iter().filter(|rule| (rule.hook, rule.end) == (hook, end)).count();
-        assert_eq!(ways(Hook::Prerouting, End::Destination), 4);
-        assert_eq!((ways(Hook::Output, End::Destination), ways(Hook::Output, End::Source)), (4, 4));
-        assert_eq!(ways(Hook::Prerouting, End::Source), 0);
+        assert_eq!(ways(Hook::Prerouting, PacketSide::Destination), 4);
+        assert_eq!((ways(Hook::Output, PacketSide::Destination), ways(Hook::Output, PacketSide::Source)), (4, 4));
+        assert_eq!(ways(Hook::Prerouting, PacketSide::Source), 0);
         assert_eq!(rules[0].comment, "UDP queries to 169.254.20.10:53");
     }
 }

@@ -22,13 +22,13 @@ use nix::sys::socket::SockProtocol;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use self::addresses::{Addresses, Link, Present};
+use self::addresses::{Addresses, NodeLink, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::Untracked;
 use self::netlink::Netlink;
-use crate::config::node::Firewall as WantedFirewall;
-use crate::config::{Config, Node as Settings};
+use crate::config::node::FirewallKind as WantedFirewall;
+use crate::config::{Config, NodeConfig as Settings};
 
 mod addresses;
 mod error;
@@ -45,7 +45,7 @@ const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// Actual state of the configured network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct NodeState {
     /// Name of the link with the addresses, if any.
     pub link: Option<String>,
     /// Each configured address: true if it is on that link, and true if nodens put it there.
@@ -56,7 +56,7 @@ pub(crate) struct State {
     pub untracked: Untracked,
 }
 
-impl State {
+impl NodeState {
     /// Reports whether the state is as configured.
     pub(crate) fn is_good(&self) -> bool {
         self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
@@ -64,21 +64,21 @@ impl State {
 }
 
 /// Configured network of the node.
-pub(crate) struct Node {
+pub(crate) struct NodeNetwork {
     settings: Settings,
     firewall: Option<Firewall>,
 }
 
 /// Repairs that were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mended {
+pub(crate) struct Repaired {
     /// Addresses that were missing.
     pub addresses: Vec<IpAddr>,
     /// True if the table was missing or different.
     pub firewall: bool,
 }
 
-impl Node {
+impl NodeNetwork {
     /// Returns the network that the configuration asks for, if any.
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
@@ -90,10 +90,10 @@ impl Node {
     ///
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
-    pub(crate) fn set_up(&self) -> Result<Mended, NodeError> {
-        let mended = Mended { addresses: self.put_addresses()?, firewall: false };
+    pub(crate) fn set_up(&self) -> Result<Repaired, NodeError> {
+        let mended = Repaired { addresses: self.put_addresses()?, firewall: false };
         match self.put_firewall() {
-            Ok(firewall) => Ok(Mended { firewall, ..mended }),
+            Ok(firewall) => Ok(Repaired { firewall, ..mended }),
             Err(error) => {
                 let why = NodeError::of(error, "write the table nodens of nftables");
                 tracing::warn!(%why, "cannot exclude queries from connection tracking; serving without the exclusion");
@@ -144,7 +144,7 @@ impl Node {
     ///
     /// # Errors
     /// The kernel does not list its addresses.
-    pub(crate) fn state(&self) -> Result<State, NodeError> {
+    pub(crate) fn state(&self) -> Result<NodeState, NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
         let mut addresses = Addresses::open().map_err(open)?;
         let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
@@ -161,7 +161,7 @@ impl Node {
             (*ip, there.is_some(), there.is_some_and(|(there, link)| there.is_own(link)))
         };
         let addresses = self.settings.addresses.iter().map(look).collect();
-        Ok(State {
+        Ok(NodeState {
             link: found,
             addresses,
             firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// Reconciles in a loop and reports each repair and each new error. Never returns.
-    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Mended, NodeError>)) {
+    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Repaired, NodeError>)) {
         let changes = [
             listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
@@ -182,11 +182,11 @@ impl Node {
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
             let mended = self.put_addresses().and_then(|addresses| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Mended { addresses, firewall: self.put_firewall().map_err(failed)? })
+                Ok(Repaired { addresses, firewall: self.put_firewall().map_err(failed)? })
             });
             let trouble = mended.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let is_news = match &mended {
-                Ok(mended) => *mended != Mended::default(),
+                Ok(mended) => *mended != Repaired::default(),
                 Err(_) => trouble != told,
             };
             told = trouble;
@@ -257,7 +257,7 @@ fn not_there(error: io::Error) -> io::Result<bool> {
     }
 }
 
-fn elsewhere(there: &Present, links: &[Link], wanted: &Link) -> NodeError {
+fn elsewhere(there: &Present, links: &[NodeLink], wanted: &NodeLink) -> NodeError {
     let link = links.iter().find(|link| link.index == there.link);
     NodeError::Elsewhere {
         address: there.ip,

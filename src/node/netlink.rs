@@ -48,13 +48,13 @@ const TYPE_BITS: u16 = 0x3fff;
 
 /// A message to the kernel.
 #[derive(Clone, Debug)]
-pub(super) struct Message {
+pub(super) struct KernelRequest {
     pub(super) kind: u16,
     pub(super) flags: u16,
     body: Vec<u8>,
 }
 
-impl Message {
+impl KernelRequest {
     /// Creates a message with the family's own header.
     pub(super) fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         Self { kind, flags, body: header.to_vec() }
@@ -132,7 +132,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// A message from the kernel.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct KernelMessage {
     pub(super) kind: u16,
     pub(super) body: Vec<u8>,
 }
@@ -158,17 +158,17 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    pub(super) fn dump(&mut self, message: &Message) -> io::Result<Vec<Answer>> {
+    pub(super) fn dump(&mut self, message: &KernelRequest) -> io::Result<Vec<KernelMessage>> {
         self.ask(std::slice::from_ref(message), 1)
     }
 
     /// Requests a change and waits for its acknowledgement.
-    pub(super) fn change(&mut self, message: &Message) -> io::Result<()> {
+    pub(super) fn change(&mut self, message: &KernelRequest) -> io::Result<()> {
         self.ask(std::slice::from_ref(message), 1).map(drop)
     }
 
     /// Sends messages in one datagram; returns the kernel's messages up to the last of `ends` acknowledgements or ends of lists.
-    pub(super) fn ask(&mut self, messages: &[Message], ends: usize) -> io::Result<Vec<Answer>> {
+    pub(super) fn ask(&mut self, messages: &[KernelRequest], ends: usize) -> io::Result<Vec<KernelMessage>> {
         let first = self.sequence;
         let mut bytes = Vec::new();
         for message in messages {
@@ -198,7 +198,7 @@ impl Netlink {
                         error => return Err(io::Error::from_raw_os_error(error.saturating_neg())),
                     },
                     kind::DONE => left = left.saturating_sub(1),
-                    _ => answers.push(Answer { kind, body: body.to_vec() }),
+                    _ => answers.push(KernelMessage { kind, body: body.to_vec() }),
                 }
             }
         }
@@ -251,7 +251,7 @@ mod tests {
         let mut inner = Vec::new();
         put(&mut inner, 1, b"abcde");
         put(&mut inner, 2, b"");
-        let message = Message::new(7, 5, b"head").text(3, "eth0").nest(4, &inner).put(5, &[9]);
+        let message = KernelRequest::new(7, 5, b"head").text(3, "eth0").nest(4, &inner).put(5, &[9]);
         let bytes = message.bytes(11);
         assert_eq!((u32_at(&bytes, 0), u16_at(&bytes, 4)), (Some(bytes.len() as u32), Some(7)));
         let body = &bytes[HEADER..];
@@ -273,9 +273,9 @@ mod tests {
     fn the_kernel_answers() {
         let mut route = Netlink::open(SockProtocol::NetlinkRoute).expect("a socket");
         // RTM_GETLINK for all links.
-        let links = route.dump(&Message::new(18, flag::REQUEST | flag::DUMP, &[0; 16])).expect("links");
+        let links = route.dump(&KernelRequest::new(18, flag::REQUEST | flag::DUMP, &[0; 16])).expect("links");
         assert!(links.iter().any(|link| attribute(&link.body, 16, 3).map(text).as_deref() == Some("lo")));
-        let nothing = route.change(&Message::new(18, flag::REQUEST | flag::ACK, &[0xff; 16]));
+        let nothing = route.change(&KernelRequest::new(18, flag::REQUEST | flag::ACK, &[0xff; 16]));
         assert!(nothing.is_err());
     }
 }

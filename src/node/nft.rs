@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{Answer, Message, Netlink, attribute, attributes, flag, nest, put, text};
+use super::netlink::{KernelMessage, KernelRequest, Netlink, attribute, attributes, flag, nest, put, text};
 
 /// Subsystem number of nftables (NFNL_SUBSYS_NFTABLES), the upper byte of its message types.
 const SUBSYSTEM: u16 = 10;
@@ -111,16 +111,16 @@ impl Hook {
 
 /// Side of a packet whose address and port a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum PacketSide {
     Source,
     Destination,
 }
 
 /// A rule that excludes a protocol's packets to or from an address and port from connection tracking.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(super) struct NotrackRule {
     pub(super) hook: Hook,
-    pub(super) end: End,
+    pub(super) end: PacketSide,
     /// IP protocol number of UDP or TCP.
     pub(super) protocol: u8,
     pub(super) address: IpAddr,
@@ -131,7 +131,7 @@ pub(super) struct Rule {
 
 /// A rule in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct KernelRule {
     pub(super) chain: String,
     pub(super) comment: String,
     /// Packets that the rule has counted.
@@ -147,7 +147,7 @@ impl Nft {
     }
 
     /// Replaces the table of this name, if any, with these rules.
-    pub(super) fn replace(&mut self, table: &str, rules: &[Rule]) -> io::Result<()> {
+    pub(super) fn replace(&mut self, table: &str, rules: &[NotrackRule]) -> io::Result<()> {
         let mut messages = vec![batch(kind::BATCH_BEGIN), new_table(table), delete_table(table), new_table(table)];
         messages.extend(Hook::ALL.map(|hook| new_chain(table, hook)));
         messages.extend(rules.iter().map(|rule| new_rule(table, rule)));
@@ -162,7 +162,7 @@ impl Nft {
         }
     }
 
-    fn commit(&mut self, mut messages: Vec<Message>) -> io::Result<()> {
+    fn commit(&mut self, mut messages: Vec<KernelRequest>) -> io::Result<()> {
         let ends = messages.len() - 1;
         messages.push(batch(kind::BATCH_END));
         self.0.ask(&messages, ends).map(drop)
@@ -170,7 +170,7 @@ impl Nft {
 
     /// Returns the names of a table's chains that are attached to a hook.
     pub(super) fn chains(&mut self, table: &str) -> io::Result<Vec<String>> {
-        let message = Message::new(kind::GET_CHAIN, flag::REQUEST | flag::DUMP, &header(0));
+        let message = KernelRequest::new(kind::GET_CHAIN, flag::REQUEST | flag::DUMP, &header(0));
         let answers = self.0.dump(&message)?;
         let own = answers.iter().filter(|answer| is_of(answer, kind::NEW_CHAIN, attr::CHAIN_TABLE, table));
         let hooked = own.filter(|answer| attribute(&answer.body, HEADER, attr::CHAIN_HOOK).is_some());
@@ -178,9 +178,9 @@ impl Nft {
     }
 
     /// Returns a table's rules in their order.
-    pub(super) fn rules(&mut self, table: &str) -> io::Result<Vec<Found>> {
+    pub(super) fn rules(&mut self, table: &str) -> io::Result<Vec<KernelRule>> {
         let message =
-            Message::new(kind::GET_RULE, flag::REQUEST | flag::DUMP, &header(0)).text(attr::RULE_TABLE, table);
+            KernelRequest::new(kind::GET_RULE, flag::REQUEST | flag::DUMP, &header(0)).text(attr::RULE_TABLE, table);
         let answers = match self.0.dump(&message) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             answers => answers?,
@@ -190,7 +190,7 @@ impl Nft {
     }
 }
 
-fn is_of(answer: &Answer, kind: u16, attribute_of_table: u16, table: &str) -> bool {
+fn is_of(answer: &KernelMessage, kind: u16, attribute_of_table: u16, table: &str) -> bool {
     answer.kind == kind && attribute(&answer.body, HEADER, attribute_of_table).map(text).as_deref() == Some(table)
 }
 
@@ -200,23 +200,23 @@ fn header(resource: u16) -> [u8; HEADER] {
     [if resource == 0 { INET } else { 0 }, 0, high, low]
 }
 
-fn batch(kind: u16) -> Message {
-    Message::new(kind, flag::REQUEST, &header(SUBSYSTEM))
+fn batch(kind: u16) -> KernelRequest {
+    KernelRequest::new(kind, flag::REQUEST, &header(SUBSYSTEM))
 }
 
-fn new_table(table: &str) -> Message {
-    Message::new(kind::NEW_TABLE, flag::REQUEST | flag::ACK | flag::CREATE, &header(0)).text(attr::TABLE_NAME, table)
+fn new_table(table: &str) -> KernelRequest {
+    KernelRequest::new(kind::NEW_TABLE, flag::REQUEST | flag::ACK | flag::CREATE, &header(0)).text(attr::TABLE_NAME, table)
 }
 
-fn delete_table(table: &str) -> Message {
-    Message::new(kind::DELETE_TABLE, flag::REQUEST | flag::ACK, &header(0)).text(attr::TABLE_NAME, table)
+fn delete_table(table: &str) -> KernelRequest {
+    KernelRequest::new(kind::DELETE_TABLE, flag::REQUEST | flag::ACK, &header(0)).text(attr::TABLE_NAME, table)
 }
 
-fn new_chain(table: &str, hook: Hook) -> Message {
+fn new_chain(table: &str, hook: Hook) -> KernelRequest {
     let mut place = Vec::new();
     put(&mut place, attr::HOOK_NUMBER, &hook.number().to_be_bytes());
     put(&mut place, attr::HOOK_PRIORITY, &RAW.to_be_bytes());
-    Message::new(kind::NEW_CHAIN, flag::REQUEST | flag::ACK | flag::CREATE, &header(0))
+    KernelRequest::new(kind::NEW_CHAIN, flag::REQUEST | flag::ACK | flag::CREATE, &header(0))
         .text(attr::CHAIN_TABLE, table)
         .text(attr::CHAIN_NAME, hook.chain())
         .nest(attr::CHAIN_HOOK, &place)
@@ -224,14 +224,14 @@ fn new_chain(table: &str, hook: Hook) -> Message {
         .text(attr::CHAIN_TYPE, "filter")
 }
 
-fn new_rule(table: &str, rule: &Rule) -> Message {
+fn new_rule(table: &str, rule: &NotrackRule) -> KernelRequest {
     let (family, octets, addresses): (u8, Vec<u8>, [u32; 2]) = match rule.address {
         IpAddr::V4(ip) => (libc::NFPROTO_IPV4 as u8, ip.octets().to_vec(), [12, 16]),
         IpAddr::V6(ip) => (libc::NFPROTO_IPV6 as u8, ip.octets().to_vec(), [8, 24]),
     };
     let (address, port) = match rule.end {
-        End::Source => (addresses[0], 0),
-        End::Destination => (addresses[1], 2),
+        PacketSide::Source => (addresses[0], 0),
+        PacketSide::Destination => (addresses[1], 2),
     };
     let mut expressions = Vec::new();
     // The expressions that exclude most packets come first.
@@ -244,7 +244,7 @@ fn new_rule(table: &str, rule: &Rule) -> Message {
     let mut comment = vec![COMMENT, (rule.comment.len() + 1) as u8];
     comment.extend_from_slice(rule.comment.as_bytes());
     comment.push(0);
-    Message::new(kind::NEW_RULE, flag::REQUEST | flag::ACK | flag::CREATE | flag::APPEND, &header(0))
+    KernelRequest::new(kind::NEW_RULE, flag::REQUEST | flag::ACK | flag::CREATE | flag::APPEND, &header(0))
         .text(attr::RULE_TABLE, table)
         .text(attr::RULE_CHAIN, rule.hook.chain())
         .nest(attr::RULE_EXPRESSIONS, &expressions)
@@ -289,7 +289,7 @@ fn expression(expressions: &mut Vec<u8>, name: &str, data: &[u8]) {
     nest(expressions, attr::LIST_ELEMENT, &inner);
 }
 
-fn read_rule(body: &[u8]) -> Found {
+fn read_rule(body: &[u8]) -> KernelRule {
     let value = |kind| attribute(body, HEADER, kind);
     let comment = value(attr::RULE_USERDATA).and_then(read_comment).unwrap_or_default();
     let expressions = value(attr::RULE_EXPRESSIONS).unwrap_or_default();
@@ -299,7 +299,7 @@ fn read_rule(body: &[u8]) -> Found {
         let packets = attribute(data, 0, attr::COUNTER_PACKETS)?.first_chunk()?;
         Some(u64::from_be_bytes(*packets))
     });
-    Found { chain: value(attr::RULE_CHAIN).map(text).unwrap_or_default(), comment, packets: counted.sum() }
+    KernelRule { chain: value(attr::RULE_CHAIN).map(text).unwrap_or_default(), comment, packets: counted.sum() }
 }
 
 /// Returns the comment from user data, a list of type, length and value.
@@ -320,9 +320,9 @@ mod tests {
 
     #[test]
     fn a_rule_is_read_as_it_was_written() {
-        let rule = Rule {
+        let rule = NotrackRule {
             hook: Hook::Output,
-            end: End::Source,
+            end: PacketSide::Source,
             protocol: 17,
             address: "fd00::a".parse().expect("an address"),
             port: 53,
@@ -330,7 +330,7 @@ mod tests {
         };
         let bytes = new_rule("nodens", &rule).bytes(0);
         let found = read_rule(&bytes[16..]);
-        assert_eq!(found, Found { chain: "output".to_owned(), comment: rule.comment, packets: 0 });
+        assert_eq!(found, KernelRule { chain: "output".to_owned(), comment: rule.comment, packets: 0 });
         let at = |wanted: &[u8]| bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
         assert_eq!(
             ["notrack\0", "counter\0", "payload\0", "meta\0", "cmp\0"].map(|name| at(name.as_bytes())),

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::record::{Batch, Record};
+use super::record::{QueryBatch, LoggedQuery};
 use crate::cache::Millis;
 use crate::cause::Cause;
-use crate::clients::client::{Field, Kind, Trust};
+use crate::clients::client::{Field, ClientKind, Trust};
 use crate::clients::{ClientIdentity, Tables};
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::metrics::events::{UnixMillis, rfc3339};
 use crate::snapshot::Snapshot;
-use crate::wire::name::Bare;
+use crate::wire::name::DisplayNoDot;
 use crate::wire::text::plain_json;
 
 /// Guessed and conflicting values are not logged, because a line does not show how far they can be trusted.
@@ -20,7 +20,7 @@ const LEAST_TRUST: Trust = Trust::JobControlled;
 
 /// Fields in the order of output; unknown values are null.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     time: String,
     client: String,
     kind: Option<&'static str>,
@@ -53,7 +53,7 @@ pub(crate) struct Clock {
 }
 
 /// Appends a line for each query of a batch to `out`.
-pub(crate) fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
+pub(crate) fn write(batch: &QueryBatch, tables: &Tables<'_>, clock: Clock, out: &mut Vec<u8>) {
     for record in &batch.records {
         // Serialization to memory does not fail.
         let line = serde_json::to_string(&line(record, &batch.snapshot, tables, clock)).unwrap_or_default();
@@ -63,17 +63,17 @@ pub(crate) fn write(batch: &Batch, tables: &Tables<'_>, clock: Clock, out: &mut 
 }
 
 /// Returns the fields of a line.
-fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
+fn line<'a>(record: &'a LoggedQuery, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
     let client = match tables.who(record.client, record.asked) {
         ClientIdentity::Known { client, .. } => Some(&**client),
         ClientIdentity::Unknown(_) => None,
     };
     let job = client.and_then(|client| client.job.as_ref());
     let known = |field| job.and_then(|job| job.known(field, LEAST_TRUST));
-    let network = client.is_some_and(|client| client.kind == Kind::Configured);
+    let network = client.is_some_and(|client| client.kind == ClientKind::Configured);
     let name = client.map(|client| &*client.name);
-    let asked = matches!(record.source, Source::Upstream | Source::Hit | Source::Stale);
-    Line {
+    let asked = matches!(record.source, AnswerSource::Upstream | AnswerSource::Hit | AnswerSource::Stale);
+    LogLine {
         time: rfc3339(clock.wall.saturating_sub(clock.now.saturating_sub(record.asked))),
         client: record.client.to_string(),
         kind: client.map(|client| client.kind.label()),
@@ -83,7 +83,7 @@ fn line<'a>(record: &'a Record, snapshot: &'a Snapshot, tables: &'a Tables<'_>, 
         job: known(Field::JobId).or_else(|| known(Field::JobName)),
         project: job.and_then(|job| job.project(LEAST_TRUST)),
         runner: job.and_then(|job| job.runner(LEAST_TRUST)),
-        name: Bare(record.name.as_wire()).to_string(),
+        name: DisplayNoDot(record.name.as_wire()).to_string(),
         qtype: record.qtype.to_string(),
         transport: if record.over_tcp { "tcp" } else { "udp" },
         rcode: record.rcode.label(),

@@ -31,8 +31,8 @@ pub(crate) mod writer;
 
 pub use sampler::Sampler;
 
-use way::{Budget, Way};
-use writer::Writer;
+use way::{LineRate, WriterChannel};
+use writer::LogWriter;
 
 /// Most batches of all workers that wait for the writer, each of at most [`sampler::BUFFER`] copies of about 400 bytes.
 const WAITING: usize = 32;
@@ -42,13 +42,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Query log of a nodens process; may be disabled.
 #[derive(Debug, Default)]
 pub struct QueryLog {
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenLog>>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenLog {
     to: LogTarget,
-    way: Arc<Way>,
+    way: Arc<WriterChannel>,
     /// Disconnected when the writer has ended.
     ended: Receiver<()>,
 }
@@ -69,9 +69,9 @@ impl QueryLog {
             let (sender, receiver) = sync_channel(WAITING);
             let (ending, ended) = sync_channel(0);
             let (metrics, clients) = (metrics.clone(), Arc::clone(clients));
-            let writer = Writer { clients, epoch, metrics: metrics.clone() };
+            let writer = LogWriter { clients, epoch, metrics: metrics.clone() };
             match writer::start(to.clone(), receiver, writer, ending) {
-                Ok(()) => Some(Open { to, way: Arc::new(Way { sender, budget: Budget::default(), metrics }), ended }),
+                Ok(()) => Some(OpenLog { to, way: Arc::new(WriterChannel { sender, budget: LineRate::default(), metrics }), ended }),
                 Err(error) => {
                     tracing::error!(%error, "query log disabled: cannot start its thread");
                     None
@@ -83,7 +83,7 @@ impl QueryLog {
     /// Returns the sampler for one worker under one configuration.
     pub fn sampler(&self, snapshot: &Arc<Snapshot>) -> Sampler {
         match (&*self.open(), &snapshot.config.query_log) {
-            (Some(Open { to, way, .. }), Some(settings)) if *to == settings.to => {
+            (Some(OpenLog { to, way, .. }), Some(settings)) if *to == settings.to => {
                 Sampler::new(Arc::clone(way), settings, snapshot)
             }
             _ => Sampler::off(),
@@ -92,14 +92,14 @@ impl QueryLog {
 
     /// Waits, for a limited time, until the writer has written everything. All samplers must have been dropped before.
     pub fn close(&self) {
-        if let Some(Open { way, ended, .. }) = self.open().take() {
+        if let Some(OpenLog { way, ended, .. }) = self.open().take() {
             drop(way);
             // The only possible outcomes are the end of the writer and a timeout.
             let _ = ended.recv_timeout(PATIENCE);
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+    fn open(&self) -> MutexGuard<'_, Option<OpenLog>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, RrType};
 
 /// A query and its response.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct LoggedQuery {
     /// The client's address.
     pub client: IpAddr,
     /// Time of the query.
@@ -24,13 +24,13 @@ pub struct Record {
     /// True if the query came over TCP.
     pub over_tcp: bool,
     /// Name in lower-case wire form.
-    pub name: Name,
+    pub name: InlineName,
     /// Query type.
     pub qtype: RrType,
     /// Response code.
     pub rcode: Rcode,
     /// Source of the response.
-    pub source: Source,
+    pub source: AnswerSource,
     /// Route, valid in the snapshot of the batch; `None` for nodens's own answers.
     pub route: Option<RouteId>,
     /// Server that responded.
@@ -43,21 +43,21 @@ pub struct Record {
 
 /// A name stored without an allocation.
 #[derive(Clone, Copy, Debug)]
-pub struct Name {
+pub struct InlineName {
     length: u8,
     bytes: [u8; MAX_NAME],
 }
 
 /// Records that one worker hands over together.
 #[derive(Debug)]
-pub struct Batch {
+pub struct QueryBatch {
     /// Queries.
-    pub records: Vec<Record>,
+    pub records: Vec<LoggedQuery>,
     /// Configuration under which the queries were answered: determines their routes and clients.
     pub snapshot: Arc<Snapshot>,
 }
 
-impl Name {
+impl InlineName {
     /// Copies a name in wire form, in lower case.
     pub fn new(wire: &[u8]) -> Self {
         let length = wire.len().min(MAX_NAME);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 
-use super::record::{Batch, Record};
-use super::way::Way;
+use super::record::{QueryBatch, LoggedQuery};
+use super::way::WriterChannel;
 use crate::cache::Millis;
-use crate::config::{Logged, QueryLog as Settings};
+use crate::config::{Logged, QueryLogConfig as Settings};
 use crate::snapshot::Snapshot;
 use crate::wire::{Rcode, rcode};
 
@@ -26,12 +26,12 @@ pub struct Sampler {
 const SLOTS: usize = 16;
 
 struct On {
-    way: Arc<Way>,
+    way: Arc<WriterChannel>,
     only: Logged,
     share: f64,
     most: u32,
     snapshot: Arc<Snapshot>,
-    records: Vec<Record>,
+    records: Vec<LoggedQuery>,
     /// Number of selected queries that exceeded the rate limit.
     over: u64,
 }
@@ -42,7 +42,7 @@ impl Sampler {
         Self { left: [NEVER; SLOTS], on: None }
     }
 
-    pub(super) fn new(way: Arc<Way>, settings: &Settings, snapshot: &Arc<Snapshot>) -> Self {
+    pub(super) fn new(way: Arc<WriterChannel>, settings: &Settings, snapshot: &Arc<Snapshot>) -> Self {
         let on = On {
             way,
             only: settings.only,
@@ -66,7 +66,7 @@ impl Sampler {
 
     /// Copies a selected query, unless the rate limit of this second is exhausted.
     #[cold]
-    pub fn take(&mut self, now: Millis, record: impl FnOnce() -> Record) {
+    pub fn take(&mut self, now: Millis, record: impl FnOnce() -> LoggedQuery) {
         let Some(on) = &mut self.on else { return };
         // Each selection is followed by this call, so the slot whose countdown is zero is that of the response code.
         for (slot, left) in self.left.iter_mut().enumerate().filter(|(_, left)| **left == 0) {
@@ -124,7 +124,7 @@ impl On {
             return;
         }
         // The new vector has the right size, and the buffer keeps its capacity.
-        let batch = Batch { records: self.records.drain(..).collect(), snapshot: Arc::clone(&self.snapshot) };
+        let batch = QueryBatch { records: self.records.drain(..).collect(), snapshot: Arc::clone(&self.snapshot) };
         match self.way.sender.try_send(batch) {
             Ok(()) => {}
             Err(TrySendError::Full(batch)) => dropped.full.inc_by(batch.records.len() as u64),
@@ -140,34 +140,34 @@ mod tests {
     use super::*;
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
-    use crate::metrics::Source;
-    use crate::query_log::Budget;
-    use crate::query_log::record::Name;
+    use crate::metrics::AnswerSource;
+    use crate::query_log::LineRate;
+    use crate::query_log::record::InlineName;
     use crate::wire::rtype;
 
     const REST: &str = "[upstreams.up]\nservers = [\"192.0.2.1\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
     /// Returns a sampler with these settings, and a channel of this size.
-    fn sampler(settings: &str, waiting: usize) -> (Sampler, Receiver<Batch>, Metrics) {
+    fn sampler(settings: &str, waiting: usize) -> (Sampler, Receiver<QueryBatch>, Metrics) {
         let config = parse(&format!("[query_log]\nto = \"stdout\"\n{settings}\n{REST}"), &[]).expect("good");
         let metrics = Metrics::new().expect("metrics");
         let snapshot = Arc::new(Snapshot::new(config, &metrics, None));
         let (sender, receiver) = sync_channel(waiting);
-        let way = Arc::new(Way { sender, budget: Budget::default(), metrics: metrics.query_log.clone() });
+        let way = Arc::new(WriterChannel { sender, budget: LineRate::default(), metrics: metrics.query_log.clone() });
         let settings = snapshot.config.query_log.clone().expect("a query log");
         (Sampler::new(way, &settings, &snapshot), receiver, metrics)
     }
 
-    fn record(rcode: Rcode) -> Record {
-        Record {
+    fn record(rcode: Rcode) -> LoggedQuery {
+        LoggedQuery {
             client: [10, 0, 0, 1].into(),
             asked: 0,
             took: std::time::Duration::ZERO,
             over_tcp: false,
-            name: Name::new(b"\x01a\x00"),
+            name: InlineName::new(b"\x01a\x00"),
             qtype: rtype::A,
             rcode,
-            source: Source::Hit,
+            source: AnswerSource::Hit,
             route: None,
             by: None,
             cause: None,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::line::{self, Clock};
-use super::record::Batch;
+use super::record::QueryBatch;
 use crate::clients::Clients;
 use crate::config::LogTarget;
 use crate::epoch::Epoch;
@@ -22,7 +22,7 @@ use crate::upstream::server_status::wall_clock;
 const MODE: u32 = 0o640;
 
 /// State of a writer. It must not hold a sender of the channel, which would keep the writer from ending.
-pub(super) struct Writer {
+pub(super) struct LogWriter {
     pub(super) clients: Arc<Clients>,
     /// Origin of the times.
     pub(super) epoch: Epoch,
@@ -34,7 +34,7 @@ pub(super) struct Writer {
 ///
 /// # Errors
 /// The thread cannot be created.
-pub(super) fn start(to: LogTarget, batches: Receiver<Batch>, writer: Writer, ending: SyncSender<()>) -> io::Result<()> {
+pub(super) fn start(to: LogTarget, batches: Receiver<QueryBatch>, writer: LogWriter, ending: SyncSender<()>) -> io::Result<()> {
     let write = move || {
         write_all(&mut Output::new(to), &batches, &writer);
         drop(ending);
@@ -42,7 +42,7 @@ pub(super) fn start(to: LogTarget, batches: Receiver<Batch>, writer: Writer, end
     std::thread::Builder::new().name("nodens-log".into()).spawn(write).map(drop)
 }
 
-fn write_all(output: &mut Output, batches: &Receiver<Batch>, writer: &Writer) {
+fn write_all(output: &mut Output, batches: &Receiver<QueryBatch>, writer: &LogWriter) {
     let (mut lines, mut fails) = (Vec::new(), false);
     while let Ok(batch) = batches.recv() {
         lines.clear();

@@ -3,7 +3,7 @@
 //! Reason: one system call for each datagram costs a fifth more CPU than one for each batch. The safe wrappers send one
 //! control message (here the source address of the response) for a whole batch, but each response needs its own.
 //!
-//! Soundness: [`Batch`] owns every buffer that the kernel reads or writes. The buffers are boxed once and never moved or
+//! Soundness: [`DatagramBatch`] owns every buffer that the kernel reads or writes. The buffers are boxed once and never moved or
 //! resized. The pointers to them are written again from these buffers before each call.
 #![allow(unsafe_code)]
 
@@ -35,18 +35,18 @@ pub(crate) struct Peer {
 struct Control([u8; CONTROL]);
 
 /// Reusable buffers for one batch.
-pub(crate) struct Batch {
+pub(crate) struct DatagramBatch {
     headers: Box<[libc::mmsghdr]>,
     vectors: Box<[libc::iovec]>,
     peers: Box<[Peer]>,
     queries: Box<[[u8; LARGEST_QUERY]]>,
     lengths: [usize; BATCH],
-    replies: Box<[[u8; Batch::LARGEST_REPLY]]>,
+    replies: Box<[[u8; DatagramBatch::LARGEST_REPLY]]>,
     /// Slot and length of each response that is to be sent.
     outgoing: Vec<(usize, usize)>,
 }
 
-impl Batch {
+impl DatagramBatch {
     /// Longest response that one datagram carries.
     pub(crate) const LARGEST_REPLY: usize = crate::wire::LARGEST_UDP_REPLY as usize;
 
@@ -123,7 +123,7 @@ impl Batch {
     }
 
     /// Sends at most [`BATCH`] deferred responses, each to its peer. `render` writes a response into the given buffer and
-    /// returns its length; responses of length 0 are not sent. Returns the same count as [`Batch::send`].
+    /// returns its length; responses of length 0 are not sent. Returns the same count as [`DatagramBatch::send`].
     pub(crate) fn send_rendered<T>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -157,7 +157,7 @@ impl Batch {
     }
 }
 
-impl Default for Batch {
+impl Default for DatagramBatch {
     fn default() -> Self {
         Self::new()
     }
@@ -234,4 +234,4 @@ fn wait_until_writable(socket: BorrowedFd<'_>) -> bool {
 
 // SAFETY: the pointers in `headers` and `vectors` are written before each use and point into boxes that the batch owns.
 // These boxes move to another thread together with the batch.
-unsafe impl Send for Batch {}
+unsafe impl Send for DatagramBatch {}

@@ -15,14 +15,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::outcome::{self, Asked, Outcome, Timing, Words};
-use crate::answer::{PendingQuery, Resolved, Resolver, Tally, pruning};
+use crate::answer::outcome::{self, ParsedQuestion, QueryOutcome, Timing, Explanation};
+use crate::answer::{PendingQuery, Resolved, Resolver, LocalCounters, pruning};
 use crate::fetch;
 use crate::horizon::EffectiveViewId;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::query::{Key, Query};
+use crate::wire::query::{CacheKey, Query};
 use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
 pub(crate) mod mmsg;
@@ -71,7 +71,7 @@ trait Datagrams {
 }
 
 /// State shared by the listeners of one worker.
-pub(crate) struct Worker<U> {
+pub(crate) struct WorkerState<U> {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
     /// The upstream connections of this worker.
@@ -81,7 +81,7 @@ pub(crate) struct Worker<U> {
     pub mover: ConnectionSink,
     /// Count of the readers of queries in all workers.
     pub readers: Readers,
-    tally: RefCell<Tally>,
+    tally: RefCell<LocalCounters>,
     stats_buffer: RefCell<StatsBuffer>,
     /// Buffer for a TCP response before it is framed.
     scratch: RefCell<Box<[u8]>>,
@@ -95,7 +95,7 @@ pub(crate) struct Worker<U> {
     datagrams_at: Cell<Instant>,
 }
 
-impl<U: Ask + 'static> Worker<U> {
+impl<U: Ask + 'static> WorkerState<U> {
     /// Creates a worker without listeners.
     pub(crate) fn new(
         resolver: Arc<Resolver>,
@@ -145,13 +145,13 @@ impl<U: Ask + 'static> Worker<U> {
             let question = match resolved.question() {
                 Some(question) => question,
                 None => {
-                    made = Key::new(&query, EffectiveViewId::COMMON);
-                    Asked::of(&made, self.resolver.cache.hash(&made))
+                    made = CacheKey::new(&query, EffectiveViewId::COMMON);
+                    ParsedQuestion::of(&made, self.resolver.cache.hash(&made))
                 }
             };
             let (rcode, over_tcp) = (resolved.rcode(), resolved.over_tcp);
             let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(&out[..len]);
-            let outcome = Outcome {
+            let outcome = QueryOutcome {
                 client,
                 over_tcp,
                 question,
@@ -159,7 +159,7 @@ impl<U: Ask + 'static> Worker<U> {
                 rcode,
                 source: resolved.source,
                 cause: resolved.cause(),
-                words: Words::Options(resolved.extended_errors()),
+                words: Explanation::Options(resolved.extended_errors()),
                 truncated_to: is_cut.then(|| query.udp_size().min(LARGEST_UDP_REPLY).into()),
             };
             let timing = Timing::Deferred(self.resolver.millis(resolved.asked()), took, resolved.answered_by());
@@ -233,7 +233,7 @@ impl<U: Ask + 'static> Worker<U> {
     }
 }
 
-struct InFlight<U>(Rc<Worker<U>>);
+struct InFlight<U>(Rc<WorkerState<U>>);
 
 impl<U> Drop for InFlight<U> {
     fn drop(&mut self) {
@@ -249,8 +249,8 @@ fn stats_buffer(resolver: &Resolver, snapshot: &Arc<Snapshot>) -> StatsBuffer {
     stats_buffer
 }
 
-fn tally(resolver: &Resolver, snapshot: &Snapshot) -> Tally {
-    let mut tally = Tally::new(&resolver.metrics, &[]);
+fn tally(resolver: &Resolver, snapshot: &Snapshot) -> LocalCounters {
+    let mut tally = LocalCounters::new(&resolver.metrics, &[]);
     tally.follow(&resolver.metrics, &snapshot.labels);
     tally
 }

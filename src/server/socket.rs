@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Bytes that the kernel may hold for each socket. This memory is charged to the node, and to the pod if control groups
 /// account for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Buffers {
+pub(crate) struct SocketBuffers {
     /// Queries that wait in a UDP socket while its worker is busy.
     pub udp: usize,
     /// Responses that the client of a TCP connection has not read. A longer response is sent in parts as the client reads.
@@ -22,7 +22,7 @@ pub(crate) struct Buffers {
     pub tcp_receive: usize,
 }
 
-impl Buffers {
+impl SocketBuffers {
     /// Upper bounds. 4 MiB hold about 5,000 queries.
     pub(crate) const LARGEST: Self = Self { udp: 4 << 20, tcp_send: 32 << 10, tcp_receive: 16 << 10 };
     /// Lower bounds. 256 KiB hold about 300 queries.
@@ -47,7 +47,7 @@ pub(crate) struct Listeners {
 ///
 /// # Errors
 /// The address is in use, not of this host, or not permitted.
-pub(crate) fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
+pub(crate) fn bind(address: SocketAddr, workers: usize, buffers: SocketBuffers) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
         let bound = claim(address)
@@ -66,7 +66,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize, buffers: Buffers) -> io:
 ///
 /// # Errors
 /// The address is in use without SO_REUSEPORT, not of this host, or not permitted.
-pub(crate) fn complete(mut listeners: Listeners, workers: usize, buffers: Buffers) -> io::Result<Listeners> {
+pub(crate) fn complete(mut listeners: Listeners, workers: usize, buffers: SocketBuffers) -> io::Result<Listeners> {
     while listeners.udp.len() < workers {
         listeners.udp.push(udp(listeners.address, buffers.udp)?);
     }
@@ -84,7 +84,7 @@ pub(crate) fn http(address: SocketAddr, beside: bool) -> io::Result<TcpListener>
     if !beside && address.port() != 0 {
         claim_tcp(address)?;
     }
-    tcp(address, Buffers::LARGEST)
+    tcp(address, SocketBuffers::LARGEST)
 }
 
 /// Returns whether responses from this socket need an explicit source address: it is bound to the unspecified address.
@@ -125,7 +125,7 @@ fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn tcp(address: SocketAddr, buffers: Buffers) -> io::Result<TcpListener> {
+fn tcp(address: SocketAddr, buffers: SocketBuffers) -> io::Result<TcpListener> {
     let socket = open(address, Type::STREAM, true)?;
     // Permits binding while connections from before a restart linger.
     socket.set_reuse_address(true)?;

@@ -23,9 +23,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::phase::{Phase, over, rested};
 use super::readers::Reading;
-use super::socket::Buffers;
-use super::{HandedOverConnection, Worker};
-use crate::admission::connections::{Admitted, Caps, Connections, Place};
+use super::socket::SocketBuffers;
+use super::{HandedOverConnection, WorkerState};
+use crate::admission::connections::{Admitted, Caps, Connections, ConnectionSlot};
 use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
 use crate::upstream::server_status::wall_clock;
@@ -57,7 +57,7 @@ const TURN: usize = 16;
 /// # Errors
 /// The listener cannot be watched.
 pub(crate) async fn serve<U: Ask + 'static>(
-    worker: Rc<Worker<U>>,
+    worker: Rc<WorkerState<U>>,
     listener: TcpListener,
     connections: Arc<Connections>,
 ) -> io::Result<()> {
@@ -93,7 +93,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
 /// # Errors
 /// The connection cannot be watched.
 pub(crate) fn adopt<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
+    worker: &Rc<WorkerState<U>>,
     moved: HandedOverConnection,
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
@@ -104,7 +104,7 @@ pub(crate) fn adopt<U: Ask + 'static>(
 
 /// Accepts connections while the server serves; returns the next phase.
 async fn accept<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
+    worker: &Rc<WorkerState<U>>,
     listener: &tokio::net::TcpListener,
     connections: &Arc<Connections>,
 ) -> Phase {
@@ -126,7 +126,7 @@ async fn accept<U: Ask + 'static>(
 }
 
 /// Pauses accepting; the connection still waits to be accepted. Counts the error if it is a fault of this machine.
-async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
+async fn not_accepted<U>(worker: &WorkerState<U>, error: &io::Error) {
     if let Some(fault) = LocalFault::of(error) {
         worker.resolver.metrics.faults.count(fault.index(), wall_clock());
     }
@@ -136,7 +136,7 @@ async fn not_accepted<U>(worker: &Worker<U>, error: &io::Error) {
 /// Serves a connection in its own task as soon as there is a place for it; `rest` has already been read from it. Clients
 /// that `admission` does not admit get a place of a separate pool, and only a refusal.
 fn admit<U: Ask + 'static>(
-    worker: &Rc<Worker<U>>,
+    worker: &Rc<WorkerState<U>>,
     stream: TcpStream,
     client: IpAddr,
     connections: &Arc<Connections>,
@@ -165,7 +165,7 @@ fn admit<U: Ask + 'static>(
         };
         let Some(place) = place else { return worker.resolver.metrics.capacity.tcp_rejected.inc() };
         worker.resolver.metrics.capacity.tcp_connections.inc();
-        let connection = Connection {
+        let connection = ClientConnection {
             worker: Rc::clone(&worker),
             client,
             idle,
@@ -182,8 +182,8 @@ fn admit<U: Ask + 'static>(
     });
 }
 
-struct Connection<U> {
-    worker: Rc<Worker<U>>,
+struct ClientConnection<U> {
+    worker: Rc<WorkerState<U>>,
     client: IpAddr,
     idle: Duration,
     /// Framed responses that wait to be written.
@@ -191,12 +191,12 @@ struct Connection<U> {
     in_flight: usize,
     /// Share of the buffered bytes of all clients that the read buffer holds beyond [`BUFFER`].
     long: Option<Share>,
-    place: Place,
+    place: ConnectionSlot,
     /// True if the client is admitted. Otherwise its queries are refused, and the connection ends once a refusal is written.
     may_ask: bool,
 }
 
-impl<U: Ask + 'static> Connection<U> {
+impl<U: Ask + 'static> ClientConnection<U> {
     async fn run(mut self, mut stream: TcpStream, mut input: Vec<u8>, reading: Reading) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (done, mut finished) = mpsc::channel::<Resolved>(IN_FLIGHT);
@@ -358,7 +358,7 @@ impl<U: Ask + 'static> Connection<U> {
         };
         if written < self.out.len() {
             // The kernel's buffer is full as well.
-            let waiting = self.out.len() - written + Buffers::LARGEST.tcp_send;
+            let waiting = self.out.len() - written + SocketBuffers::LARGEST.tcp_send;
             let share = Share::of(&self.worker.resolver.limits.governor.buffered, self.client, waiting);
             let Some(_share) = share else { return Err(self.turned_away()) };
             timeout(WRITE_TIMEOUT, stream.write_all(&self.out[written..])).await??;

@@ -12,10 +12,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::mmsg::{BATCH, Batch, Peer};
+use super::mmsg::{BATCH, DatagramBatch, Peer};
 use super::phase::{Phase, over, rested};
 use super::socket::is_wildcard;
-use super::{Datagrams, InFlight, Worker};
+use super::{Datagrams, InFlight, WorkerState};
 use crate::answer::{self, Deferred, Resolved, Response};
 use crate::upstream::Ask;
 
@@ -27,9 +27,9 @@ const BATCHES_IN_A_ROW: usize = 4;
 /// # Errors
 /// The socket cannot be watched.
 pub(crate) async fn serve<U: Ask + 'static>(
-    worker: Rc<Worker<U>>,
+    worker: Rc<WorkerState<U>>,
     socket: UdpSocket,
-    batch: Rc<RefCell<Batch>>,
+    batch: Rc<RefCell<DatagramBatch>>,
 ) -> io::Result<()> {
     let with_destination = is_wildcard(&socket);
     let listener = Rc::new(Listener {
@@ -37,7 +37,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
         socket: Rc::new(socket),
         with_destination,
         batch,
-        late: RefCell::new(Late { resolved: Vec::new(), guards: Vec::new() }),
+        late: RefCell::new(DeferredResponses { resolved: Vec::new(), guards: Vec::new() }),
         is_late: Notify::new(),
         reads: Cell::new(false),
     });
@@ -59,25 +59,25 @@ pub(crate) async fn serve<U: Ask + 'static>(
 
 /// Watches a socket for readability only: watching its send buffer too would cost a wake-up for each datagram sent.
 #[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; a socket of std keeps its own")]
-fn watched(socket: &Rc<UdpSocket>) -> io::Result<AsyncFd<Shared>> {
-    AsyncFd::with_interest(Shared(Rc::clone(socket)), Interest::READABLE)
+fn watched(socket: &Rc<UdpSocket>) -> io::Result<AsyncFd<WatchedSocket>> {
+    AsyncFd::with_interest(WatchedSocket(Rc::clone(socket)), Interest::READABLE)
 }
 
 /// The socket while it is watched; in standby it is not, because datagrams must not wake this process.
-struct Shared(Rc<UdpSocket>);
+struct WatchedSocket(Rc<UdpSocket>);
 
-impl AsRawFd for Shared {
+impl AsRawFd for WatchedSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
 struct Listener<U> {
-    worker: Rc<Worker<U>>,
+    worker: Rc<WorkerState<U>>,
     socket: Rc<UdpSocket>,
     with_destination: bool,
-    batch: Rc<RefCell<Batch>>,
-    late: RefCell<Late<U>>,
+    batch: Rc<RefCell<DatagramBatch>>,
+    late: RefCell<DeferredResponses<U>>,
     is_late: Notify,
     /// True if this listener reads now.
     reads: Cell<bool>,
@@ -93,7 +93,7 @@ impl<U: Ask + 'static> Datagrams for Listener<U> {
 }
 
 /// Deferred responses that wait to be sent, together with others that are ready at the same moment.
-struct Late<U> {
+struct DeferredResponses<U> {
     resolved: Vec<(Peer, Resolved)>,
     /// Guards that count these queries as in flight until they are sent.
     guards: Vec<InFlight<U>>,
@@ -114,7 +114,7 @@ impl<U: Ask + 'static> Listener<U> {
 
     async fn read_until(
         self: &Rc<Self>,
-        socket: &AsyncFd<Shared>,
+        socket: &AsyncFd<WatchedSocket>,
         mut over: Pin<&mut impl Future<Output = Phase>>,
     ) -> io::Result<Phase> {
         loop {
@@ -133,7 +133,7 @@ impl<U: Ask + 'static> Listener<U> {
     }
 
     /// Receives and answers one batch, if any datagram waits. Returns the number of datagrams.
-    fn take_batch(self: &Rc<Self>, socket: &AsyncFd<Shared>) -> usize {
+    fn take_batch(self: &Rc<Self>, socket: &AsyncFd<WatchedSocket>) -> usize {
         let mut taken = 0;
         // A batch that is not full has emptied the socket: reporting that saves the call that would find it empty.
         let _ = socket.try_io(Interest::READABLE, |_| {
@@ -175,7 +175,7 @@ impl<U: Ask + 'static> Listener<U> {
     }
 
     /// Resolves a query in its own task.
-    fn defer(self: &Rc<Self>, batch: &Batch, at: usize, deferred: Box<Deferred>) {
+    fn defer(self: &Rc<Self>, batch: &DatagramBatch, at: usize, deferred: Box<Deferred>) {
         let Some(peer) = batch.peer(at) else { return };
         let (listener, guard) = (Rc::clone(self), self.worker.depart());
         tokio::task::spawn_local(async move {
@@ -192,7 +192,7 @@ impl<U: Ask + 'static> Listener<U> {
     async fn send_late(self: Rc<Self>) {
         loop {
             self.is_late.notified().await;
-            let Late { resolved, guards } = &mut *self.late.borrow_mut();
+            let DeferredResponses { resolved, guards } = &mut *self.late.borrow_mut();
             let mut batch = self.batch.borrow_mut();
             while !resolved.is_empty() {
                 let part = resolved.drain(..resolved.len().min(BATCH));

@@ -8,8 +8,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use crate::handover::channel::{Channel, LONGEST_BODY, Message, Replaces};
-use crate::handover::sockets::Sockets;
+use crate::handover::channel::{Channel, LONGEST_BODY, HandoverMessage, Replaces};
+use crate::handover::sockets::HeldSockets;
 use crate::handover::take::send_sockets;
 
 /// Time that the supervisor may leave a message unread. It has nothing else to do.
@@ -20,17 +20,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The worker's end of the channel.
 #[derive(Clone)]
-pub(crate) struct Link(Arc<Inner>);
+pub(crate) struct SupervisorChannel(Arc<Inner>);
 
 struct Inner {
     channel: Channel,
-    sent: Mutex<Sent>,
+    sent: Mutex<SentState>,
 }
 
 /// Sockets and configurations that the supervisor holds.
 #[derive(Default)]
-struct Sent {
-    sockets: Sockets,
+struct SentState {
+    sockets: HeldSockets,
     configs: Configs,
 }
 
@@ -49,27 +49,27 @@ pub(crate) struct Inherited {
     /// The end of the previous worker.
     pub replaces: Replaces,
     /// The sockets of the previous worker.
-    pub sockets: Sockets,
+    pub sockets: HeldSockets,
     /// The configurations of the previous worker.
     pub configs: Configs,
 }
 
 /// Sends all that a worker starts with.
-pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &Sockets, configs: &Configs) -> io::Result<()> {
-    channel.send(&Message::Replaces(replaces.clone()))?;
+pub(super) fn give(channel: &Channel, replaces: &Replaces, sockets: &HeldSockets, configs: &Configs) -> io::Result<()> {
+    channel.send(&HandoverMessage::Replaces(replaces.clone()))?;
     send_all(channel, sockets, configs)
 }
 
-fn send_all(channel: &Channel, sockets: &Sockets, configs: &Configs) -> io::Result<()> {
+fn send_all(channel: &Channel, sockets: &HeldSockets, configs: &Configs) -> io::Result<()> {
     send_sockets(channel, sockets)?;
     let Configs { start, in_force } = configs;
-    for (message, config) in [(Message::StartConfig, start), (Message::Config, in_force)] {
+    for (message, config) in [(HandoverMessage::StartConfig, start), (HandoverMessage::Config, in_force)] {
         config.chunks(LONGEST_BODY).try_for_each(|part| channel.send_with(&message, part, None))?;
     }
-    channel.send(&Message::Complete)
+    channel.send(&HandoverMessage::Complete)
 }
 
-impl Link {
+impl SupervisorChannel {
     /// Opens the worker's end; returns it with the state that the supervisor sent.
     ///
     /// # Errors
@@ -80,11 +80,11 @@ impl Link {
         loop {
             let got = channel.receive()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             match (got.message, got.socket) {
-                (Message::Replaces(replaces), None) => given.replaces = replaces,
-                (Message::Socket(label), Some(socket)) => given.sockets.put(label, socket),
-                (Message::StartConfig, None) => Arc::make_mut(&mut given.configs.start).extend_from_slice(&got.body),
-                (Message::Config, None) => Arc::make_mut(&mut given.configs.in_force).extend_from_slice(&got.body),
-                (Message::Complete, None) => break,
+                (HandoverMessage::Replaces(replaces), None) => given.replaces = replaces,
+                (HandoverMessage::Socket(label), Some(socket)) => given.sockets.put(label, socket),
+                (HandoverMessage::StartConfig, None) => Arc::make_mut(&mut given.configs.start).extend_from_slice(&got.body),
+                (HandoverMessage::Config, None) => Arc::make_mut(&mut given.configs.in_force).extend_from_slice(&got.body),
+                (HandoverMessage::Complete, None) => break,
                 _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
         }
@@ -92,7 +92,7 @@ impl Link {
     }
 
     /// Sends the supervisor the sockets to hold from now on.
-    pub(crate) fn hold_sockets(&self, sockets: &Sockets) {
+    pub(crate) fn hold_sockets(&self, sockets: &HeldSockets) {
         self.hold(|sent| sent.sockets = sockets.clone());
     }
 
@@ -101,7 +101,7 @@ impl Link {
         self.hold(|sent| sent.configs = configs);
     }
 
-    fn hold(&self, change: impl FnOnce(&mut Sent)) {
+    fn hold(&self, change: impl FnOnce(&mut SentState)) {
         let mut sent = self.0.sent.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut sent);
         if sent.sockets.is_empty() {
@@ -109,7 +109,7 @@ impl Link {
             return;
         }
         let channel = &self.0.channel;
-        let done = channel.send(&Message::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
+        let done = channel.send(&HandoverMessage::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
         if let Err(error) = done {
             tracing::warn!(%error, "cannot send to the supervisor");
         }

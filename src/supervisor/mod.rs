@@ -34,8 +34,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use self::link::Configs;
-use crate::handover::channel::{Channel, Message, Replaces};
-use crate::handover::sockets::Sockets;
+use crate::handover::channel::{Channel, HandoverMessage, Replaces};
+use crate::handover::sockets::HeldSockets;
 use crate::server::GRACE;
 use crate::upstream::server_status::wall_clock;
 
@@ -63,10 +63,10 @@ pub(crate) type Code = u8;
 /// The system cannot start a process.
 pub(crate) fn run() -> io::Result<Code> {
     let signals = signals()?;
-    let mut held = Held::default();
+    let mut held = HeldState::default();
     let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0_u32, false);
     loop {
-        let mut worker = match Worker::start(&replaces, &held) {
+        let mut worker = match WorkerProcess::start(&replaces, &held) {
             Ok(worker) => worker,
             // Processes, memory or descriptors become available again; closed sockets would be lost.
             Err(error) if held.serves => {
@@ -74,8 +74,8 @@ pub(crate) fn run() -> io::Result<Code> {
                 let pause = pause(streak);
                 tracing::error!(%error, pause_ms = pause.as_millis() as u64, "cannot start a worker; retrying");
                 match wait(&signals, pause)? {
-                    Waited::Told => return Ok(0),
-                    Waited::Over { reload: meanwhile } => reload |= meanwhile,
+                    PauseEnd::Told => return Ok(0),
+                    PauseEnd::Over { reload: meanwhile } => reload |= meanwhile,
                 }
                 continue;
             }
@@ -114,27 +114,27 @@ pub(crate) fn run() -> io::Result<Code> {
             ),
         }
         match wait(&signals, pause)? {
-            Waited::Told => return Ok(0),
-            Waited::Over { reload: meanwhile } => reload = meanwhile || ended.reload,
+            PauseEnd::Told => return Ok(0),
+            PauseEnd::Over { reload: meanwhile } => reload = meanwhile || ended.reload,
         }
     }
 }
 
 /// State that must outlive a worker.
 #[derive(Default)]
-struct Held {
-    sockets: Sockets,
+struct HeldState {
+    sockets: HeldSockets,
     /// Sources of the configurations. The worker bounds their size, as it bounds the files that it reads.
     configs: Configs,
     /// True if any worker has served.
     serves: bool,
 }
 
-struct Worker {
+struct WorkerProcess {
     child: Child,
     channel: Channel,
     /// State that the worker has sent but not completed.
-    coming: Held,
+    coming: HeldState,
     /// True if a socket of `coming` did not arrive, because the kernel had no descriptor left for it.
     incomplete: bool,
     serves_since: Option<Instant>,
@@ -150,8 +150,8 @@ struct Ended {
     reload: bool,
 }
 
-impl Worker {
-    fn start(replaces: &Replaces, held: &Held) -> io::Result<Self> {
+impl WorkerProcess {
+    fn start(replaces: &Replaces, held: &HeldState) -> io::Result<Self> {
         let (channel, far) = Channel::pair()?;
         channel.set_patience(PATIENCE)?;
         // Not by its path: the file may have been replaced.
@@ -164,11 +164,11 @@ impl Worker {
         let child = command.args(arguments).arg(WORKER).stdin(stdin).spawn()?;
         // A worker that dies meanwhile is noticed later.
         let _ = link::give(&channel, replaces, &held.sockets, &held.configs);
-        Ok(Self { child, channel, coming: Held::default(), incomplete: false, serves_since: None })
+        Ok(Self { child, channel, coming: HeldState::default(), incomplete: false, serves_since: None })
     }
 
     /// Forwards signals and stores the state that the worker sends, until the worker has ended.
-    fn handle_signals(&mut self, signals: &SignalFd, held: &mut Held) -> io::Result<Ended> {
+    fn handle_signals(&mut self, signals: &SignalFd, held: &mut HeldState) -> io::Result<Ended> {
         let (mut told, mut reload, mut deadline, mut speaks) = (false, false, None, true);
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -213,17 +213,17 @@ impl Worker {
     }
 
     /// Receives one message of the worker; returns whether more may come.
-    fn hear(&mut self, held: &mut Held) -> bool {
+    fn hear(&mut self, held: &mut HeldState) -> bool {
         let Ok(Some(got)) = self.channel.receive() else { return false };
         match (got.message, got.socket) {
-            (Message::Holdings, None) => (self.coming, self.incomplete) = (Held::default(), false),
-            (Message::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
-            (Message::Socket(_), None) => self.incomplete = true,
-            (Message::StartConfig, None) => {
+            (HandoverMessage::Holdings, None) => (self.coming, self.incomplete) = (HeldState::default(), false),
+            (HandoverMessage::Socket(label), Some(socket)) => self.coming.sockets.put(label, socket),
+            (HandoverMessage::Socket(_), None) => self.incomplete = true,
+            (HandoverMessage::StartConfig, None) => {
                 Arc::make_mut(&mut self.coming.configs.start).extend_from_slice(&got.body);
             }
-            (Message::Config, None) => Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body),
-            (Message::Complete, None) => {
+            (HandoverMessage::Config, None) => Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body),
+            (HandoverMessage::Complete, None) => {
                 let coming = std::mem::take(&mut self.coming);
                 if !self.incomplete {
                     *held = coming;
@@ -282,7 +282,7 @@ fn next(signals: &SignalFd) -> io::Result<Option<Signal>> {
 }
 
 /// End of a pause.
-enum Waited {
+enum PauseEnd {
     /// A termination signal came.
     Told,
     /// The next worker is due.
@@ -293,19 +293,19 @@ enum Waited {
 }
 
 /// Waits until the next worker is due.
-fn wait(signals: &SignalFd, pause: Duration) -> io::Result<Waited> {
+fn wait(signals: &SignalFd, pause: Duration) -> io::Result<PauseEnd> {
     let (deadline, mut reload) = (Instant::now() + pause, false);
     loop {
         while let Some(signal) = next(signals)? {
             match signal {
-                Signal::SIGTERM | Signal::SIGINT => return Ok(Waited::Told),
+                Signal::SIGTERM | Signal::SIGINT => return Ok(PauseEnd::Told),
                 Signal::SIGHUP => reload = true,
                 _ => {}
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Waited::Over { reload });
+            return Ok(PauseEnd::Over { reload });
         }
         let patience = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], patience) {

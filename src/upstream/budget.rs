@@ -2,11 +2,11 @@
 
 /// Budget of hedges: a twentieth of a hedge per query, and a burst for the first moments of a fault.
 #[derive(Debug)]
-pub struct Budget {
+pub struct HedgeBudget {
     twentieths: u32,
 }
 
-impl Budget {
+impl HedgeBudget {
     /// Hedges that may be sent at once after a quiet time.
     pub const BURST: u32 = 32;
     /// Queries that earn one hedge: 5 %.
@@ -25,7 +25,7 @@ impl Budget {
     }
 }
 
-impl Default for Budget {
+impl Default for HedgeBudget {
     fn default() -> Self {
         Self { twentieths: Self::BURST * Self::QUERIES_PER_HEDGE }
     }
@@ -37,8 +37,8 @@ mod tests {
 
     #[test]
     fn the_budget_is_a_burst_and_a_twentieth() {
-        let mut budget = Budget::default();
-        assert_eq!((0..100).filter(|_| budget.spend()).count(), Budget::BURST as usize);
+        let mut budget = HedgeBudget::default();
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), HedgeBudget::BURST as usize);
         (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.credit());
         assert!(budget.spend());
         assert!(!budget.spend());

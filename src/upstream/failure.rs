@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::local::LocalFault;
-use super::message::{Fault, Verdict};
+use super::message::{ResponseFault, ResponseSummary};
 use super::transport::Transport;
 use crate::cause::Cause;
 use crate::wire::text::plain;
@@ -90,10 +90,10 @@ impl FailureKind {
     }
 
     /// Returns the failure that a response is; `None` for an answer.
-    pub(super) fn of_verdict(verdict: &Verdict) -> Option<Self> {
+    pub(super) fn of_verdict(verdict: &ResponseSummary) -> Option<Self> {
         match verdict.fault {
-            Some(Fault::Malformed) => Some(Self::Malformed),
-            Some(Fault::Referral) => Some(Self::Referral),
+            Some(ResponseFault::Malformed) => Some(Self::Malformed),
+            Some(ResponseFault::Referral) => Some(Self::Referral),
             None => Self::of_rcode(verdict.rcode),
         }
     }

@@ -10,11 +10,11 @@ use arc_swap::ArcSwap;
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::budget::Budget;
+use super::budget::HedgeBudget;
 use super::failure::Failure;
 use super::health::UNHEARD;
 use super::question::Question;
-use super::rate_limiter::{RateLimiter, ShedLevel, Verdict};
+use super::rate_limiter::{RateLimiter, ShedLevel, RateDecision};
 use super::server::Server;
 use crate::clock::Millis;
 use crate::config::{self, Select};
@@ -27,11 +27,11 @@ const KEEP_WELL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Group {
     /// Configuration of the group.
-    pub config: config::Upstream,
+    pub config: config::UpstreamConfig,
     /// Servers; those configured by name change with their addresses.
     pub servers: ArcSwap<Vec<Arc<Server>>>,
     /// Budget of hedges.
-    pub budget: Arc<Mutex<Budget>>,
+    pub budget: Arc<Mutex<HedgeBudget>>,
     /// Number of queries to the group that wait.
     pub pending: Arc<AtomicUsize>,
     /// Rate limit, if `max_qps` is set.
@@ -49,7 +49,7 @@ pub struct Group {
 
 impl Group {
     /// Creates a group of `servers`.
-    pub fn new(config: config::Upstream, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
+    pub fn new(config: config::UpstreamConfig, servers: Vec<Arc<Server>>, recoveries: Arc<AtomicU32>) -> Self {
         let rate_limiter = config.max_qps.map(|limit| Arc::new(Mutex::new(RateLimiter::new(limit))));
         Self {
             config,
@@ -166,11 +166,11 @@ impl Group {
     }
 
     /// Decides on a question that needs a query for `client`: see [`RateLimiter::judge`].
-    pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> Verdict {
-        let Some(mut rate_limiter) = self.rate_limiter() else { return Verdict::Ask };
+    pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> RateDecision {
+        let Some(mut rate_limiter) = self.rate_limiter() else { return RateDecision::Ask };
         let now = self.millis(now);
         let verdict = rate_limiter.judge(now, client);
-        if verdict != Verdict::Ask
+        if verdict != RateDecision::Ask
             && let Some(ShedLevel { used, heaviest }) = rate_limiter.tell(now)
         {
             drop(rate_limiter);
@@ -238,7 +238,7 @@ impl Group {
     pub fn scope_fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         // Exhaustive, so that a new key does not compile until it is decided whether cached answers depend on it.
-        let config::Upstream {
+        let config::UpstreamConfig {
             servers,
             trust_ad,
             name: _,

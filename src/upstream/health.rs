@@ -91,7 +91,7 @@ pub struct Health {
     streak: u32,
     /// A probe has failed, or the host has refused, since the last response.
     agreed: bool,
-    losing: Option<Losing>,
+    losing: Option<PacketLoss>,
     /// Names that were counted, and when.
     counted: [Option<(u64, Instant)>; COUNTED],
     ejected: Option<Ejected>,
@@ -105,7 +105,7 @@ pub struct Health {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Losing {
+struct PacketLoss {
     /// Probes sent since the suspicion arose, one after the other, and the number answered.
     sent: u32,
     answered: u32,
@@ -115,7 +115,7 @@ struct Losing {
 
 /// Attempt without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
+pub enum UnansweredAttempt {
     /// A query for a name with this hash, while the server sent nothing at all.
     Query(u64),
     /// A query for a name with this hash, while the server responded to other queries.
@@ -142,7 +142,7 @@ struct Ejected {
 
 /// Change of state that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum HealthChange {
     /// Clients' queries go there only as a last resort.
     Ejected,
     /// It takes queries again, after an ejection of this length.
@@ -173,7 +173,7 @@ impl Health {
     }
 
     /// Records a response after `latency`, to a client's query or to a `probe`.
-    pub fn replied(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<Change> {
+    pub fn replied(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<HealthChange> {
         (self.streak, self.agreed) = (0, false);
         if let Some(losing) = self.losing.as_mut() {
             losing.answered = losing.sent.min(losing.answered + u32::from(probe));
@@ -215,22 +215,22 @@ impl Health {
         self.came_back = Some((ejected.proof, now));
         self.ejected = None;
         (self.lost, self.losing) = (0, None);
-        Some(Change::Recovered(now.saturating_duration_since(since)))
+        Some(HealthChange::Recovered(now.saturating_duration_since(since)))
     }
 
     /// Records an attempt without a response. `jitter` is a random number of 0..=1 that spreads the first probe.
-    pub fn failed(&mut self, now: Instant, jitter: f64, what: Lost) -> Option<Change> {
+    pub fn failed(&mut self, now: Instant, jitter: f64, what: UnansweredAttempt) -> Option<HealthChange> {
         self.heard = Some(now);
         match what {
-            Lost::Query(name) | Lost::Beside(name) if self.was_counted(name, now) => return None,
-            Lost::Query(_) | Lost::Beside(_) => {}
-            Lost::Probe | Lost::Told => {
+            UnansweredAttempt::Query(name) | UnansweredAttempt::Beside(name) if self.was_counted(name, now) => return None,
+            UnansweredAttempt::Query(_) | UnansweredAttempt::Beside(_) => {}
+            UnansweredAttempt::Probe | UnansweredAttempt::Told => {
                 self.agreed = true;
                 self.losing.iter_mut().for_each(|losing| losing.agreed = true);
             }
         }
         self.lost = self.lost << 1 | 1;
-        if !matches!(what, Lost::Beside(_)) {
+        if !matches!(what, UnansweredAttempt::Beside(_)) {
             self.streak = self.streak.saturating_add(1);
         }
         if self.ejected.is_some() {
@@ -250,7 +250,7 @@ impl Health {
         let next_probe = now + jittered(FIRST_PROBE, jitter);
         self.ejected =
             Some(Ejected { since: now, wait: FIRST_PROBE, next_probe, proof, given: 0, gave: None, asked: false });
-        Some(Change::Ejected)
+        Some(HealthChange::Ejected)
     }
 
     /// Returns whether a name was counted within `COUNTS_ONCE`; counts it otherwise.
@@ -437,15 +437,15 @@ mod tests {
     fn ejected_after_a_run_of_failures_probed_and_back_by_one_reply() {
         let start = Instant::now();
         let mut health = Health::new();
-        assert_eq!(health.failed(start, 0.5, Lost::Query(0)), None);
+        assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(0)), None);
         assert_eq!(health.replied(start, MS, false), None);
         for name in 1..=u64::from(EJECT_AFTER) {
             assert!(health.takes_queries());
-            assert_eq!(health.failed(start, 0.5, Lost::Query(name)), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(name)), None);
         }
         assert!(health.is_healthy() && !health.takes_queries());
         assert!(health.probe_due(start, 0.5, false, false));
-        assert_eq!(health.failed(start, 0.5, Lost::Probe), Some(Change::Ejected));
+        assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Probe), Some(HealthChange::Ejected));
         assert!(!health.is_healthy());
 
         let mut now = start;
@@ -456,7 +456,7 @@ mod tests {
             assert!(health.probe_due(next, 0.5, false, false));
             now = next;
         }
-        assert_eq!(health.replied(now, MS, true), Some(Change::Recovered(now - start)));
+        assert_eq!(health.replied(now, MS, true), Some(HealthChange::Recovered(now - start)));
         assert!(health.takes_queries());
     }
 
@@ -465,17 +465,17 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::new();
         for _ in 0..10 {
-            assert_eq!(health.failed(start, 0.5, Lost::Query(1)), None);
-            assert_eq!(health.failed(start, 0.5, Lost::Query(2)), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(1)), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(2)), None);
         }
         assert!(health.takes_queries() && health.probe_due(start, 0.5, false, false));
-        assert_eq!(health.failed(start, 0.5, Lost::Query(3)), None);
+        assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(3)), None);
         assert!(health.is_suspect() && health.probe_due(start + FIRST_PROBE, 0.5, false, false));
         assert_eq!(health.replied(start, MS, true), None);
         assert!(health.takes_queries());
         // While other queries are answered, many failed names make the server suspect, and answered probes clear it.
         for name in 10..40 {
-            assert_eq!(health.failed(start, 0.5, Lost::Beside(name)), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Beside(name)), None);
         }
         assert!(health.is_suspect());
         for number in 1..=CLEARED_BY {
@@ -492,9 +492,9 @@ mod tests {
         assert!(health.probe_due(start, 0.5, false, false) && !health.probe_due(start + MS, 0.5, false, false));
         // A closed port reported by the host needs no confirmation by a probe.
         for _ in 1..EJECT_AFTER {
-            assert_eq!(health.failed(start, 0.5, Lost::Told), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Told), None);
         }
-        assert_eq!(health.failed(start, 0.5, Lost::Told), Some(Change::Ejected));
+        assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Told), Some(HealthChange::Ejected));
     }
 
     #[test]
@@ -505,7 +505,7 @@ mod tests {
         // It has become slower; the window follows only after some responses.
         for name in 0..=u64::from(EJECT_LOSING) {
             let late = health.attempt_timeout() + MS;
-            assert_eq!(health.failed(start, 0.5, Lost::Query(name)), None);
+            assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(name)), None);
             assert_eq!(health.replied(start, late, false), None);
         }
         assert!(!health.is_suspect());
@@ -518,12 +518,12 @@ mod tests {
         // Every second query is lost, so many responses in a row are required.
         for name in 0.. {
             health.replied(start, latency, false);
-            health.failed(start, 0.5, Lost::Query(name));
+            health.failed(start, 0.5, UnansweredAttempt::Query(name));
             if health.is_suspect() {
                 break;
             }
         }
-        health.failed(start, 0.5, Lost::Probe);
+        health.failed(start, 0.5, UnansweredAttempt::Probe);
         assert!(!health.is_healthy());
         let mut replies = std::collections::VecDeque::new();
         for now in (0..3_000).map(|ms| start + MS * ms) {

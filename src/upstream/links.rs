@@ -14,18 +14,18 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
 use super::group::Group;
-use super::health::Lost;
-use super::message::Sent;
+use super::health::UnansweredAttempt;
+use super::message::OutgoingQuery;
 use super::question::Question;
-use super::race::{Attempt, Outcome, Race, Step};
-use super::race_events::{Event, Line, RaceEvents};
+use super::race::{Attempt, AttemptOutcome, Race, Step};
+use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::OpenSockets;
 use super::tcp::{INSTEAD, TcpLink};
 use super::transport::Transport;
 use super::udp::UdpLink;
-use super::{Answer, Ask, Late, Unanswered};
+use super::{Answer, Ask, LateAnswer, Unanswered};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, rcode, u16_at};
@@ -37,12 +37,12 @@ const LATE: Duration = Duration::from_secs(5);
 
 /// Sockets of one worker to all servers. Its futures run in a `LocalSet`.
 pub struct UpstreamConnections {
-    by_server: RefCell<HashMap<*const Server, Rc<Link>>>,
+    by_server: RefCell<HashMap<*const Server, Rc<ServerConnections>>>,
     open: Rc<OpenSockets>,
 }
 
 /// Sockets of one worker to one server.
-pub(super) struct Link {
+pub(super) struct ServerConnections {
     /// Keeps the server alive, and with it its address, which is the key in the table.
     server: Arc<Server>,
     ways: ServerTransports,
@@ -81,15 +81,15 @@ impl UpstreamConnections {
         }
     }
 
-    pub(super) fn to(&self, server: &Arc<Server>) -> Rc<Link> {
+    pub(super) fn to(&self, server: &Arc<Server>) -> Rc<ServerConnections> {
         let mut links = self.by_server.borrow_mut();
         Rc::clone(
-            links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(Link::new(Arc::clone(server), &self.open))),
+            links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(ServerConnections::new(Arc::clone(server), &self.open))),
         )
     }
 }
 
-impl Link {
+impl ServerConnections {
     fn new(server: Arc<Server>, open: &Rc<OpenSockets>) -> Self {
         let connection = TcpLink::new(Arc::clone(&server), Rc::clone(open));
         let ways = match server.tls_host {
@@ -109,7 +109,7 @@ impl Link {
         if random_case {
             rand::rng().fill(&mut case[..question.name.as_wire().len()]);
         }
-        let sent = Sent::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
+        let sent = OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
         let result = match (&self.ways, attempt.transport) {
@@ -126,7 +126,7 @@ impl Link {
         }
         if let Err(kind) = result {
             metrics.in_flight.dec();
-            context.race_events.put(context.number, Event::Failed(kind));
+            context.race_events.put(context.number, AttemptEvent::Failed(kind));
         }
     }
 }
@@ -160,7 +160,7 @@ impl Ask for UpstreamConnections {
             match run.race.step(now, || group.may_hedge(now)) {
                 Step::Send(_) if !group.spend(now) => {
                     run.sends += 1;
-                    run.take(run.sends - 1, Event::Failed(FailureKind::Quota));
+                    run.take(run.sends - 1, AttemptEvent::Failed(FailureKind::Quota));
                 }
                 Step::Send(attempt) => {
                     let link = self.to(&run.servers[attempt.candidate]);
@@ -220,7 +220,7 @@ struct Run {
     race_events: Rc<RaceEvents>,
     sends: usize,
     /// Attempts that were written to a connection, with the connection's state and the time.
-    lines: Vec<(usize, Rc<Line>, Instant)>,
+    lines: Vec<(usize, Rc<ConnectionActivity>, Instant)>,
     failure: Failure,
     answer: Option<Answer>,
     /// Hash of the name.
@@ -229,28 +229,28 @@ struct Run {
 
 impl Run {
     /// Processes the outcome of an attempt.
-    fn take(&mut self, number: usize, event: Event) {
+    fn take(&mut self, number: usize, event: AttemptEvent) {
         let Some((attempt, _)) = self.race.attempt(number) else { return };
         let server = Arc::clone(&self.servers[attempt.candidate]);
         let outcome = match event {
-            Event::Written(line) => {
+            AttemptEvent::Written(line) => {
                 let now = Instant::now();
                 self.lines.push((number, line, now));
                 return self.race.written(number, now);
             }
-            Event::Failed(kind) => Outcome::Failed(kind),
-            Event::Doubtful { folded, formerr } => {
+            AttemptEvent::Failed(kind) => AttemptOutcome::Failed(kind),
+            AttemptEvent::Doubtful { folded, formerr } => {
                 if folded {
                     server.case_is_doubted();
                 }
-                if formerr { Outcome::DoubtfulFormerr } else { Outcome::Doubtful }
+                if formerr { AttemptOutcome::DoubtfulFormerr } else { AttemptOutcome::Doubtful }
             }
-            Event::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => Outcome::Truncated,
-            Event::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
+            AttemptEvent::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => AttemptOutcome::Truncated,
+            AttemptEvent::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => {
                     server.gave_error();
-                    Outcome::Failed(FailureKind::Malformed)
+                    AttemptOutcome::Failed(FailureKind::Malformed)
                 }
                 None => {
                     if !attempt.edns && self.lacked_edns_before(attempt.candidate) {
@@ -260,16 +260,16 @@ impl Run {
                         server.metrics.hedges_won.inc();
                     }
                     self.answer.get_or_insert(Answer { wire, server: server.address, transport: attempt.transport });
-                    Outcome::Answered
+                    AttemptOutcome::Answered
                 }
                 Some(kind) => {
                     server.gave_error();
                     self.failure.extended_error = verdict.extended_error.or(self.failure.extended_error.take());
-                    Outcome::Failed(kind)
+                    AttemptOutcome::Failed(kind)
                 }
             },
         };
-        if let Outcome::Failed(kind) = outcome {
+        if let AttemptOutcome::Failed(kind) = outcome {
             self.charge(number, kind);
         }
         self.race.ended(number, outcome);
@@ -323,7 +323,7 @@ impl Run {
     /// Processes the timeout of an attempt. It counts against the server, unless the server has sent something else over
     /// a connection meanwhile: then it is not silent, but slow with this name or with the queries before it.
     fn overdue(&mut self, number: usize) {
-        let is_heard = |(of, line, written): &(usize, Rc<Line>, Instant)| {
+        let is_heard = |(of, line, written): &(usize, Rc<ConnectionActivity>, Instant)| {
             *of == number && line.heard.get().is_some_and(|heard| heard > *written)
         };
         if !self.lines.iter().any(is_heard) {
@@ -341,7 +341,7 @@ impl Run {
         let Some(server) = self.servers.get(attempt.candidate) else { return };
         // Failures over TCP are weak evidence against a server that is queried over UDP first.
         let beside = server.has_answered_since(sent) || attempt.transport == Transport::Tcp;
-        let silence = if beside { Lost::Beside(self.name) } else { Lost::Query(self.name) };
+        let silence = if beside { UnansweredAttempt::Beside(self.name) } else { UnansweredAttempt::Query(self.name) };
         server.failed(kind, attempt.transport, silence);
         self.failure.tried.push((server.address, attempt.transport, kind));
     }
@@ -358,7 +358,7 @@ impl Run {
             }
         }
         let failure = self.failure.clone();
-        let late: Option<Late> = self.race.has_open().then(|| Box::pin(self.late(until)) as Late);
+        let late: Option<LateAnswer> = self.race.has_open().then(|| Box::pin(self.late(until)) as LateAnswer);
         Unanswered { failure, late }
     }
 

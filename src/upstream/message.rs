@@ -2,9 +2,9 @@
 
 use super::question::Question;
 use super::transport::Transport;
-use crate::wire::make::{self, Writer};
+use crate::wire::make::{self, MessageWriter};
 use crate::wire::name::MAX_NAME;
-use crate::wire::reply::Reply;
+use crate::wire::reply::ResponseMessage;
 use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
 /// Maximum size of a query to an upstream: header, name, type, class, OPT with its options, padding.
@@ -19,7 +19,7 @@ const PADDING: u16 = 12;
 
 /// Query as it was sent, which responses are matched against.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct OutgoingQuery {
     bytes: Box<[u8]>,
     question_end: usize,
     case_random: bool,
@@ -38,30 +38,30 @@ pub(crate) enum MatchResult {
         /// Says that the query was not understood.
         formerr: bool,
     },
-    Reply(Verdict),
+    Reply(ResponseSummary),
 }
 
 /// Summary of a response for the choice of the next server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct ResponseSummary {
     pub rcode: Rcode,
     pub truncated: bool,
     /// First extended error: info-code and text.
     pub extended_error: Option<(u16, Vec<u8>)>,
     /// Reason why it is no answer, whatever its response code.
-    pub fault: Option<Fault>,
+    pub fault: Option<ResponseFault>,
 }
 
 /// Fault of a response that repeats the question and yet is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum ResponseFault {
     /// It cannot be parsed, has a record with RDATA that its type does not allow, or answers something else.
     Malformed,
     /// It refers to other servers, as a server does that does not recurse.
     Referral,
 }
 
-impl Sent {
+impl OutgoingQuery {
     /// Builds the query for `question`. `case` is the random letter case, one bit of each byte for a byte of the name;
     /// `None` leaves the name in lower case. `edns` adds nodens's own OPT: over TCP and TLS with the keepalive option
     /// (RFC 7828), over TLS padded (RFC 7830).
@@ -79,7 +79,7 @@ impl Sent {
         }
         let mut bytes = [0; LARGEST_QUERY];
         let name = question.name.as_wire();
-        let mut writer = Writer::new(&mut bytes);
+        let mut writer = MessageWriter::new(&mut bytes);
         writer.u16(id);
         writer.u16(flags);
         for count in [1, 0, 0, u16::from(edns)] {
@@ -149,7 +149,7 @@ impl Sent {
             let formerr = matches!(code, rcode::FORMERR | rcode::NOTIMP);
             return match self.case_random {
                 true => MatchResult::Doubtful { folded: false, formerr },
-                false => MatchResult::Reply(Verdict { rcode: code, truncated, extended_error: None, fault: None }),
+                false => MatchResult::Reply(ResponseSummary { rcode: code, truncated, extended_error: None, fault: None }),
             };
         }
         let (Some(asked), Some(echoed)) =
@@ -165,21 +165,21 @@ impl Sent {
         if self.case_random && asked != echoed {
             return MatchResult::Doubtful { folded: true, formerr: false };
         }
-        let verdict = Verdict { rcode: code, truncated, extended_error: None, fault: None };
-        MatchResult::Reply(match Reply::read(message) {
+        let verdict = ResponseSummary { rcode: code, truncated, extended_error: None, fault: None };
+        MatchResult::Reply(match ResponseMessage::read(message) {
             Ok(reply) => {
                 let fault = match reply.is_sound() {
-                    false => Some(Fault::Malformed),
-                    true if reply.answers_something_else() => Some(Fault::Malformed),
-                    true if self.wants_recursion() && reply.is_referral() => Some(Fault::Referral),
+                    false => Some(ResponseFault::Malformed),
+                    true if reply.answers_something_else() => Some(ResponseFault::Malformed),
+                    true if self.wants_recursion() && reply.is_referral() => Some(ResponseFault::Referral),
                     true => None,
                 };
                 let extended_error = first_extended_error(&reply.extended_errors);
-                Verdict { rcode: reply.rcode, extended_error, fault, ..verdict }
+                ResponseSummary { rcode: reply.rcode, extended_error, fault, ..verdict }
             }
             // A truncated message may end anywhere; it only causes an attempt over TCP.
             Err(_) if truncated => verdict,
-            Err(_) => Verdict { fault: Some(Fault::Malformed), ..verdict },
+            Err(_) => ResponseSummary { fault: Some(ResponseFault::Malformed), ..verdict },
         })
     }
 
@@ -190,7 +190,7 @@ impl Sent {
 
 /// Writes the options of a query into zeroed `options`; `before` is its size up to there. Returns their length.
 fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usize {
-    let mut writer = Writer::new(options);
+    let mut writer = MessageWriter::new(options);
     if transport == Transport::Udp {
         return 0;
     }
@@ -209,7 +209,7 @@ fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usi
 /// Returns the time for which the server keeps an idle connection, in tenths of a second, if the response contains it
 /// (RFC 7828).
 pub(crate) fn keepalive(message: &[u8]) -> Option<u16> {
-    let (start, end) = Reply::read(message).ok()?.opt?;
+    let (start, end) = ResponseMessage::read(message).ok()?.opt?;
     let mut options = message.get(start + 11..end)?;
     loop {
         let length = usize::from(u16_at(options, 2)?);
@@ -241,7 +241,7 @@ mod tests {
                 let length = name.as_wire().len();
                 let (qtype, qclass) = (rtype::A, 1);
                 let question = Question { name, qtype, qclass, rd: true, cd: false, dnssec_ok: false, z: false };
-                let size = |edns, transport| Sent::new(&question, 7, None, edns, transport).bytes().len();
+                let size = |edns, transport| OutgoingQuery::new(&question, 7, None, edns, transport).bytes().len();
                 assert_eq!(size(true, Transport::Udp), HEADER + length + 4 + 11);
                 assert_eq!(size(true, Transport::Tcp), HEADER + length + 4 + 11 + 4);
                 assert_eq!(size(true, Transport::Tls), (HEADER + length + 4 + 11 + 8).next_multiple_of(PADDED_TO));
@@ -256,7 +256,7 @@ mod tests {
         name.extend([&[61][..], &[b'a'; 61], &[0]].concat());
         let name = Name::from_wire(&name).expect("a name of 255 bytes");
         let question = Question { name, qtype: rtype::A, qclass: 1, rd: true, cd: false, dnssec_ok: true, z: false };
-        let sent = Sent::new(&question, 7, None, true, Transport::Tls);
+        let sent = OutgoingQuery::new(&question, 7, None, true, Transport::Tls);
         assert_eq!(sent.bytes().len(), LARGEST_QUERY);
     }
 }

@@ -68,14 +68,14 @@ pub struct Answer {
 }
 
 /// Result of the attempts that are still in flight at the deadline.
-pub type Late = Pin<Box<dyn Future<Output = Result<Answer, Failure>>>>;
+pub type LateAnswer = Pin<Box<dyn Future<Output = Result<Answer, Failure>>>>;
 
 /// No answer by the deadline.
 pub struct Unanswered {
     /// Attempts so far.
     pub failure: Failure,
     /// Result of the attempts that are still in flight, if there are any.
-    pub late: Option<Late>,
+    pub late: Option<LateAnswer>,
 }
 
 impl From<Failure> for Unanswered {

@@ -14,7 +14,7 @@ use super::server::Server;
 use super::server_status::wall_clock;
 use crate::config::ServerAddress;
 use crate::metrics::Metrics;
-use crate::metrics::events::Kind;
+use crate::metrics::events::EventKind;
 
 /// Bounds of the interval between two lookups of one name, whatever its TTL.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -24,7 +24,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const MOST_ADDRESSES: usize = 8;
 
 /// Address of a server, and the host name that resolved to it, if it was configured by name.
-type Found = (SocketAddr, Option<String>);
+type ResolvedAddress = (SocketAddr, Option<String>);
 
 /// Resolves the named servers of `group` periodically, and publishes their addresses. Never returns, except at once if no
 /// server is named.
@@ -46,7 +46,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
                 publish(&group, &addresses, metrics);
                 group.set_unresolved(None);
                 if let Some(host) = failing.take() {
-                    tell(Kind::NameResolved, host);
+                    tell(EventKind::NameResolved, host);
                 }
                 after_failure = AFTER_FAILURE;
                 ttl.clamp(BETWEEN.0, BETWEEN.1)
@@ -56,7 +56,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
                 if failing.as_ref() == Some(&host) {
                     tracing::warn!(upstream = name, %host, %error, "still cannot resolve the name of an upstream server; retrying");
                 } else {
-                    tell(Kind::NameUnresolved, format!("{host}: {error}"));
+                    tell(EventKind::NameUnresolved, format!("{host}: {error}"));
                     failing = Some(host);
                 }
                 let wait = after_failure;
@@ -70,7 +70,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
 
 /// Returns all addresses of the group in the order of the configuration, and how long they are valid. The error names the
 /// host.
-async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>, Duration), (String, NetError)> {
+async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<ResolvedAddress>, Duration), (String, NetError)> {
     let mut addresses = Vec::new();
     let mut ttl = BETWEEN.1;
     for server in &group.config.servers {
@@ -93,7 +93,7 @@ async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<Found>,
 }
 
 /// Publishes the addresses; servers that stay keep their state.
-fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
+fn publish(group: &Group, addresses: &[ResolvedAddress], metrics: &Metrics) {
     let old = group.servers.load_full();
     let plain = |server: &&Arc<Server>| server.tls_host.is_none();
     let name = group.config.name.as_str();
@@ -114,12 +114,12 @@ fn publish(group: &Group, addresses: &[Found], metrics: &Metrics) {
     group.servers.store(Arc::new(servers));
     // Reported after the change, because the reader of the event may look up the server at once.
     for (server, host) in added {
-        server.tell(wall_clock(), Kind::AddressAdded, host);
+        server.tell(wall_clock(), EventKind::AddressAdded, host);
     }
     let stays = |server: &&Arc<Server>| addresses.iter().any(|(address, _)| *address == server.address);
     for gone in old.iter().filter(plain).filter(|server| !stays(server)) {
         let hosts: Vec<_> = group.config.servers.iter().filter_map(host_of).collect();
-        gone.metrics.tell(wall_clock(), Kind::AddressRemoved, hosts.join(", "));
+        gone.metrics.tell(wall_clock(), EventKind::AddressRemoved, hosts.join(", "));
         metrics.forget_server(name, &gone.address.to_string());
     }
 }
@@ -175,10 +175,10 @@ mod tests {
         let (events, _) = metrics.events.after(0);
         let told: Vec<_> = events.iter().map(|event| (event.kind, event.server.clone().unwrap_or_default())).collect();
         let right = [
-            (Kind::AddressAdded, "192.0.2.1:53"),
-            (Kind::AddressAdded, "192.0.2.2:53"),
-            (Kind::AddressAdded, "192.0.2.3:53"),
-            (Kind::AddressRemoved, "192.0.2.1:53"),
+            (EventKind::AddressAdded, "192.0.2.1:53"),
+            (EventKind::AddressAdded, "192.0.2.2:53"),
+            (EventKind::AddressAdded, "192.0.2.3:53"),
+            (EventKind::AddressRemoved, "192.0.2.1:53"),
         ];
         assert_eq!(told, right.map(|(kind, server)| (kind, server.to_string())));
         assert!(events.iter().all(|event| event.upstream.as_deref() == Some("up")));

@@ -8,12 +8,12 @@ use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
 use super::failure::FailureKind;
-use super::health::Lost;
+use super::health::UnansweredAttempt;
 use super::links::UpstreamConnections;
-use super::message::Verdict;
+use super::message::ResponseSummary;
 use super::question::Question;
 use super::race::Attempt;
-use super::race_events::{Event, RaceEvents};
+use super::race_events::{AttemptEvent, RaceEvents};
 use super::send_context::SendContext;
 use super::server::{LOOP_LABEL, LOOP_NONCE, Server};
 use super::transport::Transport;
@@ -43,20 +43,20 @@ pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name,
         let (at, candidate) = (Instant::now(), server.candidate());
         // The link itself records a response in the server's health.
         match ask(&links, &server, &question, candidate.transport, candidate.edns).await {
-            Asked::Replied(verdict) => {
+            ProbeOutcome::Replied(verdict) => {
                 if candidate.edns && is_refused(verdict.rcode) {
                     server.edns_is_doubted();
                 }
                 let error = match verdict.truncated {
                     // Over TCP there has to be an answer.
                     true => match ask(&links, &server, &question, Transport::Tcp, candidate.edns).await {
-                        Asked::Replied(verdict) => FailureKind::of_verdict(&verdict),
-                        Asked::Other => None,
-                        Asked::Failed(kind) if !kind.is_servers() => None,
+                        ProbeOutcome::Replied(verdict) => FailureKind::of_verdict(&verdict),
+                        ProbeOutcome::Other => None,
+                        ProbeOutcome::Failed(kind) if !kind.is_servers() => None,
                         // A server that responds over UDP only is of no use for this answer.
                         other => {
-                            let kind = if let Asked::Failed(kind) = other { kind } else { FailureKind::Timeout };
-                            server.failed(kind, candidate.transport, Lost::Probe);
+                            let kind = if let ProbeOutcome::Failed(kind) = other { kind } else { FailureKind::Timeout };
+                            server.failed(kind, candidate.transport, UnansweredAttempt::Probe);
                             Some(kind)
                         }
                     },
@@ -64,16 +64,16 @@ pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name,
                 };
                 server.answered_probe(&question, error);
             }
-            Asked::Other => server.was_not_probed(),
-            Asked::Failed(kind) => {
+            ProbeOutcome::Other => server.was_not_probed(),
+            ProbeOutcome::Failed(kind) => {
                 if !kind.is_servers() {
                     server.was_not_probed();
                 }
-                server.failed(kind, candidate.transport, Lost::Probe);
+                server.failed(kind, candidate.transport, UnansweredAttempt::Probe);
             }
             // Sent before the server recovered, so its loss must not count afterwards.
-            Asked::Silence if server.has_answered_since(at) && !server.is_losing() => {}
-            Asked::Silence => server.failed(FailureKind::Timeout, candidate.transport, Lost::Probe),
+            ProbeOutcome::Silence if server.has_answered_since(at) && !server.is_losing() => {}
+            ProbeOutcome::Silence => server.failed(FailureKind::Timeout, candidate.transport, UnansweredAttempt::Probe),
         }
     });
 }
@@ -91,7 +91,7 @@ pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
         let (seen, candidate) = (server.loops_seen(), server.candidate());
         let question = Question { name, ..question(rtype::TXT) };
         let asked = ask(&links, &server, &question, candidate.transport, candidate.edns).await;
-        if matches!(asked, Asked::Replied(_)) && server.loops_seen() == seen {
+        if matches!(asked, ProbeOutcome::Replied(_)) && server.loops_seen() == seen {
             server.forgive_loop("a query of the loop check was answered, and did not come back");
         }
     });
@@ -106,18 +106,18 @@ pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
         let mut with = None;
         for _ in 0..COPIES {
             match asked(true).await {
-                Asked::Replied(verdict) if FailureKind::of_verdict(&verdict).is_some() => {
+                ProbeOutcome::Replied(verdict) if FailureKind::of_verdict(&verdict).is_some() => {
                     with = Some(verdict);
                     break;
                 }
-                Asked::Replied(_) => return server.edns_was_checked(false, Instant::now()),
-                Asked::Silence => {}
-                Asked::Other | Asked::Failed(_) => return,
+                ProbeOutcome::Replied(_) => return server.edns_was_checked(false, Instant::now()),
+                ProbeOutcome::Silence => {}
+                ProbeOutcome::Other | ProbeOutcome::Failed(_) => return,
             }
         }
         // If the query without EDNS gets no response either, EDNS is not the reason; nor if it gets the same error.
-        if let Asked::Replied(without) = asked(false).await {
-            let is_better = |with: &Verdict| {
+        if let ProbeOutcome::Replied(without) = asked(false).await {
+            let is_better = |with: &ResponseSummary| {
                 is_refused(with.rcode)
                     || FailureKind::of_verdict(with).is_some() && FailureKind::of_verdict(&without).is_none()
             };
@@ -147,10 +147,10 @@ pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: 
         let replied = async {
             loop {
                 match race_events.next().await.1 {
-                    Event::Reply(..) => return true,
-                    Event::Doubtful { folded, .. } => is_folded |= folded,
-                    Event::Failed(_) => return false,
-                    Event::Written(_) => {}
+                    AttemptEvent::Reply(..) => return true,
+                    AttemptEvent::Doubtful { folded, .. } => is_folded |= folded,
+                    AttemptEvent::Failed(_) => return false,
+                    AttemptEvent::Written(_) => {}
                 }
             }
         };
@@ -172,9 +172,9 @@ fn question(qtype: RrType) -> Question {
 }
 
 /// Outcome of a query of nodens's own.
-enum Asked {
+enum ProbeOutcome {
     /// A response with this summary.
-    Replied(Verdict),
+    Replied(ResponseSummary),
     /// A message that may be the response or a forgery.
     Other,
     Failed(FailureKind),
@@ -189,7 +189,7 @@ pub fn check_lower_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, q
         let edns = server.candidate().edns;
         let answers = async |random_case| {
             let asked = ask_in(random_case, &links, &server, &question, Transport::Udp, edns).await;
-            matches!(asked, Asked::Replied(Verdict { rcode: rcode::NOERROR, fault: None, .. }))
+            matches!(asked, ProbeOutcome::Replied(ResponseSummary { rcode: rcode::NOERROR, fault: None, .. }))
         };
         for _ in 0..2 {
             if !answers(false).await || answers(true).await {
@@ -206,7 +206,7 @@ async fn ask(
     question: &Question,
     transport: Transport,
     edns: bool,
-) -> Asked {
+) -> ProbeOutcome {
     ask_in(false, links, server, question, transport, edns).await
 }
 
@@ -217,7 +217,7 @@ async fn ask_in(
     question: &Question,
     transport: Transport,
     edns: bool,
-) -> Asked {
+) -> ProbeOutcome {
     let transport = if server.tls_host.is_some() { Transport::Tls } else { transport };
     let attempt = Attempt { candidate: 0, transport, edns, hedge: false };
     let race_events = Rc::new(RaceEvents::of_probe());
@@ -226,12 +226,12 @@ async fn ask_in(
     let end = async {
         loop {
             match race_events.next().await.1 {
-                Event::Written(_) => {}
-                Event::Reply(_, verdict) => return Asked::Replied(verdict),
-                Event::Doubtful { .. } => return Asked::Other,
-                Event::Failed(kind) => return Asked::Failed(kind),
+                AttemptEvent::Written(_) => {}
+                AttemptEvent::Reply(_, verdict) => return ProbeOutcome::Replied(verdict),
+                AttemptEvent::Doubtful { .. } => return ProbeOutcome::Other,
+                AttemptEvent::Failed(kind) => return ProbeOutcome::Failed(kind),
             }
         }
     };
-    timeout(server.probe_timeout(), end).await.unwrap_or(Asked::Silence)
+    timeout(server.probe_timeout(), end).await.unwrap_or(ProbeOutcome::Silence)
 }

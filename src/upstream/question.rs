@@ -2,7 +2,7 @@
 
 use crate::wire::RrType;
 use crate::wire::name::Name;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 
 /// Question for an upstream. Equal questions may share one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ pub struct Question {
 
 impl Question {
     /// Returns the question of a cache key.
-    pub fn of(key: &Key) -> Self {
+    pub fn of(key: &CacheKey) -> Self {
         Self {
             name: Name::from_wire(key.name()).unwrap_or_else(|_| Name::root()),
             qtype: key.qtype(),

@@ -71,7 +71,7 @@ pub struct Attempt {
 
 /// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// An answer.
     Answered,
     /// A truncated response: TCP is needed.
@@ -102,8 +102,8 @@ pub enum Step {
 /// State of the race for one question.
 #[derive(Debug)]
 pub struct Race {
-    runners: Vec<Runner>,
-    attempts: Vec<Running>,
+    runners: Vec<CandidateState>,
+    attempts: Vec<AttemptState>,
     deadline: Instant,
     /// Attempt to send at once.
     owed: Option<Attempt>,
@@ -115,7 +115,7 @@ pub struct Race {
 }
 
 #[derive(Debug)]
-struct Runner {
+struct CandidateState {
     candidate: Candidate,
     tries: u8,
     /// Earliest time of the next attempt.
@@ -129,7 +129,7 @@ struct Runner {
 }
 
 #[derive(Debug)]
-struct Running {
+struct AttemptState {
     attempt: Attempt,
     sent: Instant,
     /// Time at which it was written to an established connection.
@@ -144,7 +144,7 @@ impl Race {
     /// Creates a race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
         let runner =
-            |candidate| Runner { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
+            |candidate| CandidateState { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
         let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
         // If all are down, any of them may recover first.
         if runners.iter().all(|runner| !runner.candidate.healthy) {
@@ -223,27 +223,27 @@ impl Race {
     }
 
     /// Records the outcome of attempt `number`.
-    pub fn ended(&mut self, number: usize, outcome: Outcome) {
+    pub fn ended(&mut self, number: usize, outcome: AttemptOutcome) {
         let Some(running) = self.attempts.get_mut(number) else { return };
         let was_open = std::mem::replace(&mut running.open, false);
         if !was_open && !std::mem::replace(&mut running.doubted, false) {
             return;
         }
-        running.doubted = matches!(outcome, Outcome::Doubtful | Outcome::DoubtfulFormerr) && was_open;
+        running.doubted = matches!(outcome, AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr) && was_open;
         let (attempt, overdue) = (running.attempt, running.overdue);
         match outcome {
-            Outcome::Answered => self.won = self.won.or(Some(number)),
-            Outcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | Outcome::DoubtfulFormerr if attempt.edns => {
+            AttemptOutcome::Answered => self.won = self.won.or(Some(number)),
+            AttemptOutcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | AttemptOutcome::DoubtfulFormerr if attempt.edns => {
                 self.runners[attempt.candidate].candidate.edns = false;
                 self.go_on(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
-            Outcome::Truncated | Outcome::Doubtful | Outcome::DoubtfulFormerr
+            AttemptOutcome::Truncated | AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr
                 if attempt.transport == Transport::Udp =>
             {
                 self.runners[attempt.candidate].needs_tcp = true;
                 self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
-            Outcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
+            AttemptOutcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
                 if attempt.transport == Transport::Tcp && !self.runners[attempt.candidate].needs_tcp =>
             {
                 // TCP was only an alternative: the server has not seen the question.
@@ -252,7 +252,7 @@ impl Race {
                 self.owed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
             // It may have been truncated on its way; TCP carries it whole. Tried only if there is no other server.
-            Outcome::Failed(FailureKind::Malformed)
+            AttemptOutcome::Failed(FailureKind::Malformed)
                 if attempt.transport == Transport::Udp && self.runners.len() == 1 =>
             {
                 self.runners[attempt.candidate].needs_tcp = true;
@@ -260,7 +260,7 @@ impl Race {
             }
             outcome => {
                 // An immediate retry would meet the same error of the server or the same lasting fault of this machine.
-                let is_final = matches!(outcome, Outcome::Failed(kind) if kind.is_final());
+                let is_final = matches!(outcome, AttemptOutcome::Failed(kind) if kind.is_final());
                 self.runners[attempt.candidate].out |= is_final;
                 // An overdue attempt has its successor already.
                 self.successor_owed |= !overdue;
@@ -271,7 +271,7 @@ impl Race {
     /// Schedules the question for the same server with other parameters. Late responses may request this more than once:
     /// an attempt that is in flight already is not repeated, and each transport has at most three attempts.
     fn go_on(&mut self, next: Attempt, overdue: bool) {
-        let same = |running: &&Running| {
+        let same = |running: &&AttemptState| {
             (running.attempt.candidate, running.attempt.transport) == (next.candidate, next.transport)
         };
         let mut before = self.attempts.iter().filter(same);
@@ -326,7 +326,7 @@ impl Race {
 
     /// Marks an attempt whose timeout has just ended, and returns its number.
     fn overdue(&mut self, now: Instant) -> Option<usize> {
-        let late = |running: &Running| running.open && !running.overdue && now >= self.times_out(running);
+        let late = |running: &AttemptState| running.open && !running.overdue && now >= self.times_out(running);
         let number = self.attempts.iter().position(late)?;
         self.attempts[number].overdue = true;
         Some(number)
@@ -339,12 +339,12 @@ impl Race {
             None => (now + LAST_TRY).max(self.deadline.checked_sub(LAST_TRY).unwrap_or(now)),
         });
         runner.tries = runner.tries.saturating_add(1);
-        self.attempts.push(Running { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
+        self.attempts.push(AttemptState { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
         Step::Send(attempt)
     }
 
     fn first_attempt(&self, runner: usize, hedge: bool) -> Attempt {
-        let Runner { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
+        let CandidateState { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
         // A server that was silent to several queries with EDNS may be unable to handle it. Inside TLS EDNS stays,
         // because it pads the query.
         let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport == Transport::Tls);
@@ -390,7 +390,7 @@ impl Race {
     }
 
     /// Returns the end of the timeout of an attempt.
-    fn times_out(&self, running: &Running) -> Instant {
+    fn times_out(&self, running: &AttemptState) -> Instant {
         let timeout = self.runners[running.attempt.candidate].candidate.timeout;
         match (running.attempt.transport, running.written) {
             (Transport::Udp, _) => running.sent + timeout,
@@ -444,8 +444,8 @@ mod tests {
         assert_eq!((hedge.candidate, hedge.hedge), (1, true));
         assert_eq!(race.step(start + 10 * MS, never), Step::Wait(start + 50 * MS));
         assert_eq!(race.step(start + 50 * MS, never), Step::Overdue(0));
-        race.ended(1, Outcome::Answered);
-        race.ended(0, Outcome::Answered);
+        race.ended(1, AttemptOutcome::Answered);
+        race.ended(0, AttemptOutcome::Answered);
         assert_eq!(race.step(start + 51 * MS, never), Step::Won(1));
         assert!(!race.has_losers());
     }
@@ -455,7 +455,7 @@ mod tests {
         let (mut race, start) = race(2);
         sent(race.step(start, never));
         sent(race.step(start + 10 * MS, || true));
-        race.ended(1, Outcome::Answered);
+        race.ended(1, AttemptOutcome::Answered);
         assert_eq!(race.step(start + 12 * MS, never), Step::Won(1));
         assert!(race.has_losers());
         assert_eq!(race.wind_up(start + 12 * MS), Step::Wait(start + 50 * MS));
@@ -478,9 +478,9 @@ mod tests {
     fn an_error_goes_on_at_once_and_is_not_asked_for_again() {
         let (mut race, start) = race(2);
         sent(race.step(start, never));
-        race.ended(0, Outcome::Failed(FailureKind::Servfail));
+        race.ended(0, AttemptOutcome::Failed(FailureKind::Servfail));
         assert_eq!(sent(race.step(start, never)).candidate, 1);
-        race.ended(1, Outcome::Failed(FailureKind::Refused));
+        race.ended(1, AttemptOutcome::Failed(FailureKind::Refused));
         assert_eq!(race.step(start, never), Step::Lost);
     }
 
@@ -488,9 +488,9 @@ mod tests {
     fn a_local_fault_goes_on_to_another_server_at_once() {
         let (mut race, start) = race(2);
         sent(race.step(start, never));
-        race.ended(0, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        race.ended(0, AttemptOutcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
         assert_eq!(sent(race.step(start, never)).candidate, 1);
-        race.ended(1, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        race.ended(1, AttemptOutcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
         assert_eq!(race.step(start, never), Step::Lost);
     }
 
@@ -498,10 +498,10 @@ mod tests {
     fn a_brief_local_fault_is_tried_again_after_a_while() {
         let (mut race, start) = race(1);
         sent(race.step(start, never));
-        race.ended(0, Outcome::Failed(FailureKind::Local(LocalFault::Buffers)));
+        race.ended(0, AttemptOutcome::Failed(FailureKind::Local(LocalFault::Buffers)));
         assert_eq!(race.step(start, never), Step::Wait(start + 50 * MS));
         sent(race.step(start + 50 * MS, never));
-        race.ended(1, Outcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
+        race.ended(1, AttemptOutcome::Failed(FailureKind::Local(LocalFault::Descriptors)));
         assert_eq!(race.step(start + 50 * MS, never), Step::Lost);
     }
 
@@ -516,7 +516,7 @@ mod tests {
                 Step::Send(attempt) => {
                     attempts.push((now - start, attempt));
                     if refuses {
-                        race.ended(attempts.len() - 1, Outcome::Failed(FailureKind::ConnectionRefused));
+                        race.ended(attempts.len() - 1, AttemptOutcome::Failed(FailureKind::ConnectionRefused));
                     }
                 }
                 Step::Overdue(_) => {}
@@ -553,9 +553,9 @@ mod tests {
     #[test]
     fn truncation_folded_case_and_formerr_stay_with_the_server() {
         for (outcome, transport, edns) in [
-            (Outcome::Truncated, Transport::Tcp, true),
-            (Outcome::Doubtful, Transport::Tcp, true),
-            (Outcome::Failed(FailureKind::Formerr), Transport::Udp, false),
+            (AttemptOutcome::Truncated, Transport::Tcp, true),
+            (AttemptOutcome::Doubtful, Transport::Tcp, true),
+            (AttemptOutcome::Failed(FailureKind::Formerr), Transport::Udp, false),
         ] {
             let (mut race, start) = race(2);
             sent(race.step(start, never));
@@ -571,9 +571,9 @@ mod tests {
         sent(race.step(start, never));
         assert_eq!(race.step(start + 50 * MS, never), Step::Overdue(0));
         sent(race.step(start + 50 * MS, never));
-        race.ended(0, Outcome::Truncated);
+        race.ended(0, AttemptOutcome::Truncated);
         assert_eq!(sent(race.step(start + 51 * MS, never)).transport, Transport::Tcp);
-        race.ended(1, Outcome::Truncated);
+        race.ended(1, AttemptOutcome::Truncated);
         assert_eq!(race.step(start + 52 * MS, never), Step::Wait(start + 151 * MS));
     }
 
@@ -581,7 +581,7 @@ mod tests {
     fn a_connection_has_twice_the_time_once_it_is_set_up() {
         let (mut race, start) = race(1);
         sent(race.step(start, never));
-        race.ended(0, Outcome::Truncated);
+        race.ended(0, AttemptOutcome::Truncated);
         assert_eq!(sent(race.step(start, never)).transport, Transport::Tcp);
         assert_eq!(race.step(start, never), Step::Wait(start + 100 * MS));
         race.written(1, start + 30 * MS);
@@ -623,7 +623,7 @@ mod tests {
         let mut race = Race::new([candidate(), ill], start + 1_500 * MS);
         sent(race.step(start, never));
         assert_eq!(race.step(start + 10 * MS, never), Step::Wait(start + 50 * MS));
-        race.ended(0, Outcome::Failed(FailureKind::ConnectionRefused));
+        race.ended(0, AttemptOutcome::Failed(FailureKind::ConnectionRefused));
         assert_eq!(sent(race.step(start + 11 * MS, never)).candidate, 1);
     }
 }

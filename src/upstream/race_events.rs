@@ -8,15 +8,15 @@ use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
 use super::failure::FailureKind;
-use super::message::Verdict;
+use super::message::ResponseSummary;
 
 /// Event of an attempt.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum AttemptEvent {
     /// Over a connection: the query has been written to it only now.
-    Written(Rc<Line>),
+    Written(Rc<ConnectionActivity>),
     /// The response and its summary.
-    Reply(Vec<u8>, Verdict),
+    Reply(Vec<u8>, ResponseSummary),
     /// A message that may be the response or a forgery: see
     /// [`MatchResult::Doubtful`](super::message::MatchResult::Doubtful). The attempt stays open.
     Doubtful {
@@ -30,7 +30,7 @@ pub(crate) enum Event {
 
 /// State of the connections of one worker to a server.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct ConnectionActivity {
     /// Time at which the server last sent anything over any of them.
     pub heard: Cell<Option<Instant>>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Line {
 /// Event queue of one query. At most three events per attempt arrive, so it is bounded by the attempts of the race.
 #[derive(Debug, Default)]
 pub(crate) struct RaceEvents {
-    events: RefCell<VecDeque<(usize, Event)>>,
+    events: RefCell<VecDeque<(usize, AttemptEvent)>>,
     waker: RefCell<Option<Waker>>,
     /// A query of nodens's own, for which no client waits.
     pub probe: bool,
@@ -51,7 +51,7 @@ impl RaceEvents {
     }
 
     /// Adds an event of an attempt, and wakes the waiting task.
-    pub(crate) fn put(&self, attempt: usize, event: Event) {
+    pub(crate) fn put(&self, attempt: usize, event: AttemptEvent) {
         self.events.borrow_mut().push_back((attempt, event));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -59,7 +59,7 @@ impl RaceEvents {
     }
 
     /// Waits for the next event. Only one task may wait at a time.
-    pub(crate) async fn next(&self) -> (usize, Event) {
+    pub(crate) async fn next(&self) -> (usize, AttemptEvent) {
         std::future::poll_fn(|cx| match self.events.borrow_mut().pop_front() {
             Some(event) => Poll::Ready(event),
             None => {

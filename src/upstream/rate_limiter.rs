@@ -49,7 +49,7 @@ pub struct RateLimiter {
 
 /// Decision on a question that is not in flight yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RateDecision {
     /// Send it.
     Ask,
     /// Send it, unless there is a stale answer.
@@ -74,18 +74,18 @@ impl RateLimiter {
     }
 
     /// Decides on a question that needs a query, for `client` or for no particular one.
-    pub fn judge(&mut self, now: Millis, client: Option<IpAddr>) -> Verdict {
+    pub fn judge(&mut self, now: Millis, client: Option<IpAddr>) -> RateDecision {
         self.advance(now);
         let asked = client.map_or(0, |client| self.count(client));
         let share = u64::from(self.used) * 100 / u64::from(self.limit.max(1));
         if share >= NEARLY_SPENT {
-            Verdict::Shed
+            RateDecision::Shed
         } else if share < NEAR {
-            Verdict::Ask
+            RateDecision::Ask
         } else if client.is_some() && asked <= self.fair_share() {
-            Verdict::AskUnlessStale
+            RateDecision::AskUnlessStale
         } else {
-            Verdict::Shed
+            RateDecision::Shed
         }
     }
 
@@ -186,26 +186,26 @@ mod tests {
     fn the_heaviest_go_first_and_what_is_left_is_for_further_tries() {
         let mut rate_limiter = RateLimiter::new(100);
         for _ in 0..79 {
-            assert_eq!(rate_limiter.judge(0, Some(HEAVY)), Verdict::Ask);
+            assert_eq!(rate_limiter.judge(0, Some(HEAVY)), RateDecision::Ask);
             assert!(rate_limiter.spend(0));
         }
         assert!(rate_limiter.has_room(0));
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::Ask);
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::Ask);
         assert!(rate_limiter.spend(0));
         assert!(!rate_limiter.has_room(0));
-        assert_eq!(rate_limiter.judge(0, Some(HEAVY)), Verdict::Shed);
-        assert_eq!(rate_limiter.judge(0, None), Verdict::Shed);
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::AskUnlessStale);
+        assert_eq!(rate_limiter.judge(0, Some(HEAVY)), RateDecision::Shed);
+        assert_eq!(rate_limiter.judge(0, None), RateDecision::Shed);
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::AskUnlessStale);
         assert_eq!(rate_limiter.tell(0), Some(ShedLevel { used: 80, heaviest: Some((HEAVY, 80)) }));
         assert_eq!(rate_limiter.tell(TELL_EVERY - 1), None);
         (0..15).for_each(|_| assert!(rate_limiter.spend(0)));
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), Verdict::Shed);
+        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::Shed);
         (0..5).for_each(|_| assert!(rate_limiter.spend(0)));
         assert!(!rate_limiter.spend(0));
 
         assert!(!rate_limiter.spend(1_000), "the second is not over");
         assert!(rate_limiter.spend(1_100));
-        assert_eq!(rate_limiter.judge(1_100, Some(HEAVY)), Verdict::Ask);
+        assert_eq!(rate_limiter.judge(1_100, Some(HEAVY)), RateDecision::Ask);
         assert!(rate_limiter.tell(TELL_EVERY).is_some());
     }
 

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::capability::{Capability, HOLDS_FOR};
 use super::evidence::Evidence;
 use super::failure::FailureKind;
-use super::health::{Change, EJECT_AFTER, EJECT_LOSING, Health, Lost};
+use super::health::{HealthChange, EJECT_AFTER, EJECT_LOSING, Health, UnansweredAttempt};
 use super::latency_window::Latencies;
 use super::question::Question;
 use super::race::Candidate;
-use super::server_status::{RecentFailures, ServerStatus, State, wall_clock};
+use super::server_status::{RecentFailures, ServerStatus, ServerState, wall_clock};
 use super::transport::Transport;
 use crate::metrics::ServerMetrics;
-use crate::metrics::events::Kind;
+use crate::metrics::events::EventKind;
 use crate::wire::name::Name;
 
 /// Time from the detection of a forwarding loop to the first check whether it persists; each later interval is twice as
@@ -86,7 +86,7 @@ impl Server {
             looped: AtomicBool::new(false),
             loops: Mutex::default(),
             token: rand::random(),
-            server_status: Mutex::new(ServerStatus::new(State::Unknown, "no response yet")),
+            server_status: Mutex::new(ServerStatus::new(ServerState::Unknown, "no response yet")),
             last_failures: Mutex::default(),
         }
     }
@@ -115,11 +115,11 @@ impl Server {
         if is_first {
             self.is_heard_of();
         }
-        if let Some(Change::Recovered(after)) = change
+        if let Some(HealthChange::Recovered(after)) = change
             && !self.is_looped()
         {
             self.recoveries.fetch_add(1, Ordering::Relaxed);
-            self.becomes(self.state(), Kind::Recovered, || {
+            self.becomes(self.state(), EventKind::Recovered, || {
                 let by = match probe {
                     _ if latency > after => "a late response to an earlier query",
                     true => "a probe was answered",
@@ -133,8 +133,8 @@ impl Server {
     /// Records the first response. It raises no event, because it is expected.
     fn is_heard_of(&self) {
         let mut server_status = lock(&self.server_status);
-        if server_status.state == State::Unknown && self.state() == State::Healthy {
-            *server_status = ServerStatus::new(State::Healthy, "it replied");
+        if server_status.state == ServerState::Unknown && self.state() == ServerState::Healthy {
+            *server_status = ServerStatus::new(ServerState::Healthy, "it replied");
         }
     }
 
@@ -166,14 +166,14 @@ impl Server {
         };
         match only {
             Some(error) => self
-                .becomes(State::Failing, Kind::Failing, || format!("{} to everything, to a probe too", error.words())),
+                .becomes(ServerState::Failing, EventKind::Failing, || format!("{} to everything, to a probe too", error.words())),
             None => self.gives_answers(),
         }
     }
 
     fn gives_answers(&self) {
-        if lock(&self.server_status).state == State::Failing {
-            self.becomes(self.state(), Kind::NoLongerFailing, || "it gave an answer after errors alone".to_owned());
+        if lock(&self.server_status).state == ServerState::Failing {
+            self.becomes(self.state(), EventKind::NoLongerFailing, || "it gave an answer after errors alone".to_owned());
         }
     }
 
@@ -184,7 +184,7 @@ impl Server {
 
     /// Records a failed attempt. An error response does not count against the server's health, nor does an attempt that
     /// was never sent. `silence` is the kind of loss if nothing came.
-    pub fn failed(&self, kind: FailureKind, transport: Transport, silence: Lost) {
+    pub fn failed(&self, kind: FailureKind, transport: Transport, silence: UnansweredAttempt) {
         self.metrics.failed(kind.label());
         if kind.is_reply() || !kind.is_servers() {
             return;
@@ -193,12 +193,12 @@ impl Server {
         let (change, in_a_row) = {
             let mut health = self.health();
             let is_told = kind != FailureKind::Timeout && transport != Transport::Tcp;
-            let what = if is_told { Lost::Told } else { silence };
+            let what = if is_told { UnansweredAttempt::Told } else { silence };
             (health.failed(Instant::now(), rand::random(), what), health.streak())
         };
-        if change == Some(Change::Ejected) {
+        if change == Some(HealthChange::Ejected) {
             self.metrics.ejections.inc();
-            self.becomes(State::Ejected, Kind::Ejected, || {
+            self.becomes(ServerState::Ejected, EventKind::Ejected, || {
                 let last = lock(&self.last_failures).words();
                 match in_a_row >= EJECT_AFTER {
                     true => format!("{EJECT_AFTER} failures in a row: {last}"),
@@ -252,7 +252,7 @@ impl Server {
     /// failed.
     pub fn is_promising(&self) -> bool {
         let state = self.server_status().state;
-        state.is_good() || state == State::Unknown && self.health().streak() == 0
+        state.is_good() || state == ServerState::Unknown && self.health().streak() == 0
     }
 
     /// Reports whether the server is suspected of losing packets.
@@ -305,7 +305,7 @@ impl Server {
     /// Records the true response to such a check: `folded` if it came in other letters.
     pub fn case_was_checked(&self, folded: bool, now: Instant) {
         if lock(&self.letter_case).was_checked(folded, now) {
-            self.tell_of_retreat(Kind::RandomCaseOff, "checks came back in other letters");
+            self.tell_of_retreat(EventKind::RandomCaseOff, "checks came back in other letters");
         }
     }
 
@@ -328,7 +328,7 @@ impl Server {
     /// Turns random letter case off: the server repeatedly answered in lower case what it denied in other letters.
     pub fn knows_lower_case_alone(&self, now: Instant) {
         lock(&self.letter_case).turn_off(now);
-        self.tell_of_retreat(Kind::RandomCaseOff, "it knows names in lower case alone");
+        self.tell_of_retreat(EventKind::RandomCaseOff, "it knows names in lower case alone");
     }
 
     /// Records that the server answered without EDNS what it did not answer with EDNS. The cause may be the server, the
@@ -345,12 +345,12 @@ impl Server {
     /// Records the result of an EDNS check: `lacking` if the question was answered only without EDNS.
     pub fn edns_was_checked(&self, lacking: bool, now: Instant) {
         if lock(&self.edns).was_checked(lacking, now) {
-            self.tell_of_retreat(Kind::EdnsOff, "checks were answered only without");
+            self.tell_of_retreat(EventKind::EdnsOff, "checks were answered only without");
         }
     }
 
     /// Raises an event: a capability is not used for a while.
-    fn tell_of_retreat(&self, kind: Kind, why: &str) {
+    fn tell_of_retreat(&self, kind: EventKind, why: &str) {
         self.tell(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
     }
 
@@ -363,7 +363,7 @@ impl Server {
         if !self.looped.swap(true, Ordering::Relaxed) {
             *lock(&self.loops) =
                 Loops { seen: 1, next: Some(Instant::now() + FIRST_LOOP_CHECK), wait: FIRST_LOOP_CHECK };
-            self.becomes(State::ForwardingLoop, Kind::ForwardingLoop, || {
+            self.becomes(ServerState::ForwardingLoop, EventKind::ForwardingLoop, || {
                 "a query of the loop check came back".to_string()
             });
         }
@@ -400,7 +400,7 @@ impl Server {
     /// Clears the forwarding loop.
     pub fn forgive_loop(&self, why: &str) {
         if self.looped.swap(false, Ordering::Relaxed) {
-            self.becomes(self.state(), Kind::ForwardingLoopCleared, || why.to_owned());
+            self.becomes(self.state(), EventKind::ForwardingLoopCleared, || why.to_owned());
         }
     }
 
@@ -425,24 +425,24 @@ impl Server {
         self.health().next_probe()
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ServerState {
         if self.is_looped() {
-            return State::ForwardingLoop;
+            return ServerState::ForwardingLoop;
         }
         let is_failing = lock(&self.evidence).only_error().is_some();
         let health = self.health();
         match health.is_healthy() {
-            false => State::Ejected,
-            true if health.smoothed().is_none() => State::Unknown,
-            true if is_failing => State::Failing,
-            true if health.degraded() => State::Degraded,
-            true => State::Healthy,
+            false => ServerState::Ejected,
+            true if health.smoothed().is_none() => ServerState::Unknown,
+            true if is_failing => ServerState::Failing,
+            true if health.degraded() => ServerState::Degraded,
+            true => ServerState::Healthy,
         }
     }
 
     /// Sets a new state and raises an event, unless another worker has outdated the state meanwhile. In the end the
     /// event, the gauge and the actual state agree.
-    fn becomes(&self, state: State, kind: Kind, reason: impl FnOnce() -> String) {
+    fn becomes(&self, state: ServerState, kind: EventKind, reason: impl FnOnce() -> String) {
         let mut server_status = lock(&self.server_status);
         if server_status.state == state || self.state() != state {
             return;
@@ -458,13 +458,13 @@ impl Server {
         let smoothed = self.health().smoothed().unwrap_or_default();
         let reason = || format!("{smoothed:.1?}, and the fastest one takes {best:.1?}");
         match self.state() {
-            State::Degraded => self.becomes(State::Degraded, Kind::Degraded, reason),
-            State::Healthy => self.becomes(State::Healthy, Kind::NoLongerDegraded, reason),
-            State::Unknown | State::Failing | State::Ejected | State::ForwardingLoop => {}
+            ServerState::Degraded => self.becomes(ServerState::Degraded, EventKind::Degraded, reason),
+            ServerState::Healthy => self.becomes(ServerState::Healthy, EventKind::NoLongerDegraded, reason),
+            ServerState::Unknown | ServerState::Failing | ServerState::Ejected | ServerState::ForwardingLoop => {}
         }
     }
 
-    fn tell(&self, kind: Kind, reason: String) {
+    fn tell(&self, kind: EventKind, reason: String) {
         self.metrics.tell(wall_clock(), kind, reason);
     }
 
@@ -502,26 +502,26 @@ mod tests {
         let told = || -> Vec<_> { metrics.events.after(0).0.iter().map(|event| event.kind).collect() };
         let healthy = || server.metrics.healthy.get();
         // Another worker has outdated this state.
-        server.becomes(State::Ejected, Kind::Ejected, String::new);
+        server.becomes(ServerState::Ejected, EventKind::Ejected, String::new);
         assert_eq!((told(), healthy()), (vec![], 1));
 
-        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
-        assert_eq!((told(), healthy(), server.server_status().state), (vec![Kind::Ejected], 0, State::Ejected));
+        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
+        assert_eq!((told(), healthy(), server.server_status().state), (vec![EventKind::Ejected], 0, ServerState::Ejected));
         server.leads_back();
         server.leads_back();
-        assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
+        assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
         // While the server is a forwarding loop, a response does not make it healthy. Afterwards its other state applies.
         server.replied(Instant::now(), Duration::from_millis(1), true);
-        assert_eq!((healthy(), server.server_status().state), (0, State::ForwardingLoop));
-        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, Lost::Probe));
+        assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
+        (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
         server.forgive_loop("");
         server.forgive_loop("");
-        assert_eq!((healthy(), server.server_status().state), (0, State::Ejected));
+        assert_eq!((healthy(), server.server_status().state), (0, ServerState::Ejected));
         // It recovered a short time ago, so one response is not enough.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
         (0..MOST_PROOF).for_each(|n| server.replied(later(n), Duration::ZERO, true));
-        assert_eq!((healthy(), server.server_status().state), (1, State::Healthy));
-        assert_eq!(told(), [Kind::Ejected, Kind::ForwardingLoop, Kind::ForwardingLoopCleared, Kind::Recovered]);
+        assert_eq!((healthy(), server.server_status().state), (1, ServerState::Healthy));
+        assert_eq!(told(), [EventKind::Ejected, EventKind::ForwardingLoop, EventKind::ForwardingLoopCleared, EventKind::Recovered]);
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
     }
 }

@@ -12,7 +12,7 @@ use crate::metrics::events::UnixMillis;
 /// State of a server, as in the glossary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ServerState {
     Unknown,
     /// It takes clients' queries.
     Healthy,
@@ -26,7 +26,7 @@ pub enum State {
     ForwardingLoop,
 }
 
-impl State {
+impl ServerState {
     /// Reports whether clients get answers from it.
     pub fn is_good(self) -> bool {
         matches!(self, Self::Healthy | Self::Degraded)
@@ -48,7 +48,7 @@ impl State {
 /// State of a server, with time and reason.
 #[derive(Clone, Debug)]
 pub struct ServerStatus {
-    pub state: State,
+    pub state: ServerState,
     /// Time of the change.
     pub since: Instant,
     /// Time of the change by the wall clock.
@@ -59,7 +59,7 @@ pub struct ServerStatus {
 
 impl ServerStatus {
     /// Creates a state that begins now.
-    pub fn new(state: State, reason: impl Into<String>) -> Self {
+    pub fn new(state: ServerState, reason: impl Into<String>) -> Self {
         Self { state, since: Instant::now(), since_unix: wall_clock(), reason: reason.into() }
     }
 }

@@ -30,11 +30,11 @@ pub(crate) struct OpenSockets {
 #[derive(Debug)]
 pub(crate) struct OpenSocket {
     of: Rc<OpenSockets>,
-    kind: Kind,
+    kind: SocketKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum SocketKind {
     Port,
     Connection,
 }
@@ -65,12 +65,12 @@ impl OpenSockets {
 
     /// Reserves one UDP port; the `first` one of a server always has room.
     pub(crate) fn port(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
-        self.open(Kind::Port, first || self.ports.get() < self.share.get().ports)
+        self.open(SocketKind::Port, first || self.ports.get() < self.share.get().ports)
     }
 
     /// Reserves one connection; the `first` one to a server always has room.
     pub(crate) fn connection(self: &Rc<Self>, first: bool) -> Option<OpenSocket> {
-        self.open(Kind::Connection, first || self.connections.get() < self.share.get().connections)
+        self.open(SocketKind::Connection, first || self.connections.get() < self.share.get().connections)
     }
 
     /// Returns the source ports to draw from, which are read again once a minute.
@@ -82,7 +82,7 @@ impl OpenSockets {
         self.source_ports.borrow()
     }
 
-    fn open(self: &Rc<Self>, kind: Kind, has_room: bool) -> Option<OpenSocket> {
+    fn open(self: &Rc<Self>, kind: SocketKind, has_room: bool) -> Option<OpenSocket> {
         let count = self.count(kind);
         has_room.then(|| {
             count.set(count.get() + 1);
@@ -90,10 +90,10 @@ impl OpenSockets {
         })
     }
 
-    fn count(&self, kind: Kind) -> &Cell<usize> {
+    fn count(&self, kind: SocketKind) -> &Cell<usize> {
         match kind {
-            Kind::Port => &self.ports,
-            Kind::Connection => &self.connections,
+            SocketKind::Port => &self.ports,
+            SocketKind::Connection => &self.connections,
         }
     }
 }
@@ -108,12 +108,12 @@ impl Drop for OpenSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::descriptors::Wish;
+    use crate::admission::descriptors::DescriptorDemand;
 
     #[test]
     fn a_first_one_always_has_room_and_others_as_long_as_there_is_some() {
         let descriptors = Descriptors::new(200, 60, 2, false);
-        descriptors.share_out(Wish { clients: 1_000, servers: 1, connections: 2 });
+        descriptors.share_out(DescriptorDemand { clients: 1_000, servers: 1, connections: 2 });
         let open = OpenSockets::new(Arc::new(descriptors));
         open.serve(1, 2);
         let ports: Vec<_> = std::iter::from_fn(|| open.port(false)).collect();

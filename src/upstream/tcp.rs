@@ -31,9 +31,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::encrypted;
 use super::failure::FailureKind;
 use super::local::LocalFault;
-use super::message::{MatchResult, Sent, keepalive};
+use super::message::{MatchResult, OutgoingQuery, keepalive};
 use super::race::SET_UP;
-use super::race_events::{Event, Line, RaceEvents};
+use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
@@ -69,10 +69,10 @@ const STALLED_AGAIN: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: usize = 32;
 
 /// Connections of one worker to one server.
-pub(crate) struct TcpLink(Rc<Shared>);
+pub(crate) struct TcpLink(Rc<SharedConnections>);
 
 /// State shared by the connections to a server.
-struct Shared {
+struct SharedConnections {
     server: Arc<Server>,
     pool: RefCell<Vec<Pooled>>,
     open: Rc<OpenSockets>,
@@ -80,19 +80,19 @@ struct Shared {
     places: Arc<Pool>,
     /// Maximum number of connections.
     most: Cell<usize>,
-    line: Rc<Line>,
+    line: Rc<ConnectionActivity>,
     /// Clients with a response that took long, and when.
     slow: RefCell<Vec<(IpAddr, Instant)>>,
 }
 
 /// One connection, as seen by senders.
 struct Pooled {
-    queue: mpsc::Sender<Box<Asked>>,
-    state: Rc<State>,
+    queue: mpsc::Sender<Box<TcpQuery>>,
+    state: Rc<ConnectionState>,
 }
 
 /// State of a connection.
-struct State {
+struct ConnectionState {
     /// Number of its queries, written or not.
     waiting: Cell<usize>,
     /// Last sign of life while queries wait: the last response, or the first query since.
@@ -100,7 +100,7 @@ struct State {
     /// Question of the response that has begun to arrive.
     coming: RefCell<Option<Box<[u8]>>>,
     /// State of all connections to the server.
-    line: Rc<Line>,
+    line: Rc<ConnectionActivity>,
 }
 
 impl Pooled {
@@ -111,8 +111,8 @@ impl Pooled {
 }
 
 /// Query and the destination of its outcome.
-struct Asked {
-    sent: Sent,
+struct TcpQuery {
+    sent: OutgoingQuery,
     /// Time at which it was written: the setup of a connection is not part of the server's latency.
     at: Instant,
     until: Instant,
@@ -133,7 +133,7 @@ impl TcpLink {
         let places = Arc::new(Pool::new(IN_FLIGHT));
         let (pool, most, line) = (RefCell::default(), Cell::new(1), Rc::default());
         let slow = RefCell::default();
-        Self(Rc::new(Shared { server, pool, open, places, most, line, slow }))
+        Self(Rc::new(SharedConnections { server, pool, open, places, most, line, slow }))
     }
 
     /// Sends a query over the connection with the fewest queries; if all are stalled or crowded, over a new one if one is
@@ -142,7 +142,7 @@ impl TcpLink {
     /// # Errors
     /// Too many queries are in flight, of this client or in all; or the response to the same question has begun to
     /// arrive, and a second one would delay other queries too.
-    pub(super) fn send(&self, sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
+    pub(super) fn send(&self, sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let SendContext { number, at, until, connections, .. } = *context;
         self.0.most.set(connections);
         if context.again && self.0.is_coming(sent.question()) {
@@ -157,13 +157,13 @@ impl TcpLink {
         }
         let race_events = Rc::clone(context.race_events);
         let (again, moved, joined) = (false, 0, false);
-        let asked = Asked { sent, at, until, number, race_events, client, again, moved, joined, _place: share };
+        let asked = TcpQuery { sent, at, until, number, race_events, client, again, moved, joined, _place: share };
         let patience = if context.again { STALLED_AGAIN } else { STALLED };
         self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.noted(busy))
     }
 }
 
-impl Shared {
+impl SharedConnections {
     /// Reports whether the response to this question has begun to arrive.
     fn is_coming(&self, question: &[u8]) -> bool {
         self.pool.borrow().iter().any(|pooled| pooled.state.coming.borrow().as_deref() == Some(question))
@@ -183,7 +183,7 @@ impl Shared {
     }
 
     /// Passes a query to a connection, a new one if necessary and allowed; returns the query if there is no room.
-    fn put(self: &Rc<Self>, mut asked: Box<Asked>, now: Instant, patience: Duration) -> Result<(), Box<Asked>> {
+    fn put(self: &Rc<Self>, mut asked: Box<TcpQuery>, now: Instant, patience: Duration) -> Result<(), Box<TcpQuery>> {
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
         let stalled = |pooled: &Pooled| pooled.is_stalled(now, patience);
@@ -204,7 +204,7 @@ impl Shared {
         let Some(place) = place else { return Err(asked) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
         let line = Rc::clone(&self.line);
-        let state = State { waiting: Cell::new(0), alive: Cell::new(now), coming: RefCell::default(), line };
+        let state = ConnectionState { waiting: Cell::new(0), alive: Cell::new(now), coming: RefCell::default(), line };
         let state = Rc::new(state);
         let pooled = Pooled { queue, state: Rc::clone(&state) };
         pooled.take(asked).map_err(mpsc::error::TrySendError::into_inner)?;
@@ -215,7 +215,7 @@ impl Shared {
 }
 
 impl Pooled {
-    fn take(&self, asked: Box<Asked>) -> Result<(), mpsc::error::TrySendError<Box<Asked>>> {
+    fn take(&self, asked: Box<TcpQuery>) -> Result<(), mpsc::error::TrySendError<Box<TcpQuery>>> {
         let at = asked.at;
         self.queue.try_send(asked)?;
         if self.state.waiting.replace(self.state.waiting.get() + 1) == 0 {
@@ -241,10 +241,10 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
 }
 
 /// Serves one place in the pool: opens connections as long as there are queries for them.
-async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state: Rc<State>, _place: OpenSocket) {
+async fn serve(others: Rc<SharedConnections>, mut queue: mpsc::Receiver<Box<TcpQuery>>, state: Rc<ConnectionState>, _place: OpenSocket) {
     let server = Arc::clone(&others.server);
     let others = Rc::downgrade(&others);
-    let mut connection = Connection { server, others, state, waiting: HashMap::new(), idle: IDLE, served: false };
+    let mut connection = TcpConnection { server, others, state, waiting: HashMap::new(), idle: IDLE, served: false };
     let last = loop {
         let stream = timeout(SET_UP, connect(&connection.server)).await.unwrap_or(Err(FailureKind::Timeout));
         let mut stream = match stream {
@@ -273,20 +273,20 @@ async fn serve(others: Rc<Shared>, mut queue: mpsc::Receiver<Box<Asked>>, state:
     }
 }
 
-struct Connection {
+struct TcpConnection {
     server: Arc<Server>,
     /// All connections to the server, for queries that move to another one.
-    others: Weak<Shared>,
-    state: Rc<State>,
-    waiting: HashMap<u16, Box<Asked>>,
+    others: Weak<SharedConnections>,
+    state: Rc<ConnectionState>,
+    waiting: HashMap<u16, Box<TcpQuery>>,
     idle: Duration,
     /// The open connection has brought a response.
     served: bool,
 }
 
-impl Connection {
+impl TcpConnection {
     /// Serves the queue until the connection is idle (`Ok`) or breaks.
-    async fn run(&mut self, stream: &mut Box<dyn Stream>, queue: &mut mpsc::Receiver<Box<Asked>>) -> io::Result<()> {
+    async fn run(&mut self, stream: &mut Box<dyn Stream>, queue: &mut mpsc::Receiver<Box<TcpQuery>>) -> io::Result<()> {
         self.served = false;
         let mut out = Vec::new();
         let mut unwritten: Vec<u16> = self.waiting.keys().copied().collect();
@@ -375,7 +375,7 @@ impl Connection {
         for id in unwritten.drain(..) {
             if let Some(asked) = self.waiting.get_mut(&id) {
                 asked.at = now;
-                asked.race_events.put(asked.number, Event::Written(Rc::clone(&self.state.line)));
+                asked.race_events.put(asked.number, AttemptEvent::Written(Rc::clone(&self.state.line)));
             }
         }
     }
@@ -415,7 +415,7 @@ impl Connection {
             let left = if may_go { others.put(asked, now, STALLED).err() } else { Some(asked) };
             if let Some(asked) = left {
                 self.server.metrics.in_flight.dec();
-                asked.race_events.put(asked.number, Event::Failed(FailureKind::Local(LocalFault::Busy)));
+                asked.race_events.put(asked.number, AttemptEvent::Failed(FailureKind::Local(LocalFault::Busy)));
             }
         }
     }
@@ -428,7 +428,7 @@ impl Connection {
         self.let_all_go();
     }
 
-    fn enqueue(&mut self, mut asked: Box<Asked>, out: &mut Vec<u8>) -> u16 {
+    fn enqueue(&mut self, mut asked: Box<TcpQuery>, out: &mut Vec<u8>) -> u16 {
         asked.at = Instant::now();
         if self.waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
             let before = self.waiting.len();
@@ -472,11 +472,11 @@ impl Connection {
         let Some(id) = crate::wire::u16_at(message, 0) else { return };
         let Some(asked) = self.waiting.get(&id) else { return };
         let event = match asked.sent.judge(message) {
-            MatchResult::Reply(verdict) => Event::Reply(message.to_vec(), verdict),
+            MatchResult::Reply(verdict) => AttemptEvent::Reply(message.to_vec(), verdict),
             // The response to an earlier query, which has expired.
             _ if asked.sent.is_of_another(message) => return,
             // A connection has one peer, so this is a broken server and not a forgery.
-            MatchResult::NotOurs | MatchResult::Doubtful { .. } => Event::Failed(FailureKind::Malformed),
+            MatchResult::NotOurs | MatchResult::Doubtful { .. } => AttemptEvent::Failed(FailureKind::Malformed),
         };
         if let Some(tenths) = keepalive(message) {
             self.idle = (Duration::from_millis(100) * tenths.into()).min(IDLE);
@@ -511,13 +511,13 @@ impl Connection {
         self.state.waiting.set(self.state.waiting.get().saturating_sub(count));
     }
 
-    fn fail(&self, asked: &Asked, kind: FailureKind) {
+    fn fail(&self, asked: &TcpQuery, kind: FailureKind) {
         self.wait_no_more(1);
-        asked.race_events.put(asked.number, Event::Failed(kind));
+        asked.race_events.put(asked.number, AttemptEvent::Failed(kind));
     }
 }
 
-fn frame(sent: &Sent, out: &mut Vec<u8>) {
+fn frame(sent: &OutgoingQuery, out: &mut Vec<u8>) {
     let bytes = sent.bytes();
     out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
     out.extend_from_slice(bytes);

@@ -26,8 +26,8 @@ use tokio::time::Instant;
 
 use super::failure::FailureKind;
 use super::local::LocalFault;
-use super::message::{MatchResult, Sent};
-use super::race_events::{Event, RaceEvents};
+use super::message::{MatchResult, OutgoingQuery};
+use super::race_events::{AttemptEvent, RaceEvents};
 use super::send_context::SendContext;
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
@@ -64,22 +64,22 @@ pub(crate) struct UdpLink {
 
 /// Ports in rotation, and whether a task sweeps them.
 struct Ports {
-    slots: RefCell<Vec<Option<Rc<Port>>>>,
+    slots: RefCell<Vec<Option<Rc<UdpPort>>>>,
     swept: Cell<bool>,
 }
 
-struct Port {
+struct UdpPort {
     socket: AsyncFd<UdpSocket>,
     opened: Instant,
     used: Cell<Instant>,
     uses: Cell<u32>,
     /// Queries by id. Ids are drawn here, so clients cannot make them collide.
-    waiting: RefCell<HashMap<u16, Waiting>>,
+    waiting: RefCell<HashMap<u16, UdpQuery>>,
     retired: Notify,
     _place: OpenSocket,
 }
 
-impl Port {
+impl UdpPort {
     fn is_fresh(&self, now: Instant) -> bool {
         self.uses.get() < RENEW_AFTER && now < self.opened + RENEW_AGE
     }
@@ -93,8 +93,8 @@ impl Port {
     }
 }
 
-struct Waiting {
-    sent: Sent,
+struct UdpQuery {
+    sent: OutgoingQuery,
     at: Instant,
     until: Instant,
     number: usize,
@@ -105,9 +105,9 @@ struct Waiting {
     doubted: bool,
 }
 
-impl Waiting {
+impl UdpQuery {
     /// Delivers an event to the race, if it still runs.
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: AttemptEvent) {
         if let Some(race_events) = self.race_events.upgrade() {
             race_events.put(self.number, event);
         }
@@ -130,7 +130,7 @@ impl UdpLink {
     ///
     /// # Errors
     /// The kernel does not send it, or too many queries are in flight.
-    pub(super) fn send(&self, mut sent: Sent, context: &SendContext<'_>) -> Result<(), FailureKind> {
+    pub(super) fn send(&self, mut sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let port = self.port(context.at)?;
         port.uses.set(port.uses.get().saturating_add(1));
         port.used.set(context.at);
@@ -151,7 +151,7 @@ impl UdpLink {
         result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
         let SendContext { number, at, until, .. } = *context;
         let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
-        waiting.insert(sent.id(), Waiting { sent, at, until, number, race_events, is_probe, doubted: false });
+        waiting.insert(sent.id(), UdpQuery { sent, at, until, number, race_events, is_probe, doubted: false });
         if !self.ports.swept.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
@@ -159,7 +159,7 @@ impl UdpLink {
     }
 
     /// Returns a random port of the rotation; if it cannot be opened, another one that is open.
-    fn port(&self, now: Instant) -> Result<Rc<Port>, FailureKind> {
+    fn port(&self, now: Instant) -> Result<Rc<UdpPort>, FailureKind> {
         let mut slots = self.ports.slots.borrow_mut();
         let at = rand::rng().random_range(0..self.open.ports_per_server().clamp(1, PORTS));
         let port = match &slots[at] {
@@ -180,7 +180,7 @@ impl UdpLink {
     }
 
     /// Opens a port in a slot of the rotation that is empty or due to be renewed.
-    fn renew(&self, slots: &mut [Option<Rc<Port>>], at: usize, now: Instant) -> Result<Rc<Port>, FailureKind> {
+    fn renew(&self, slots: &mut [Option<Rc<UdpPort>>], at: usize, now: Instant) -> Result<Rc<UdpPort>, FailureKind> {
         let others = slots.iter().enumerate().any(|(other, slot)| other != at && slot.is_some());
         // The old port is closed first to make room, unless it waits for responses or is the only one.
         let is_idle = slots[at].as_ref().is_none_or(|port| port.is_idle());
@@ -207,9 +207,9 @@ impl UdpLink {
     }
 
     /// Opens a port; `None` if the limit is reached.
-    fn open_port(&self, now: Instant, first: bool) -> io::Result<Option<Rc<Port>>> {
+    fn open_port(&self, now: Instant, first: bool) -> io::Result<Option<Rc<UdpPort>>> {
         let Some(place) = self.open.port(first) else { return Ok(None) };
-        let port = Rc::new(Port {
+        let port = Rc::new(UdpPort {
             socket: watched(open(self.server.address, &self.open.source_ports(now))?)?,
             opened: now,
             used: Cell::new(now),
@@ -226,7 +226,7 @@ impl UdpLink {
     pub(super) fn close_idle(&self, now: Instant) {
         let in_rotation = self.open.ports_per_server();
         for (at, slot) in self.ports.slots.borrow_mut().iter_mut().enumerate() {
-            let is_over = |port: &Rc<Port>| port.is_idle() && (at >= in_rotation || now >= port.used.get() + IDLE);
+            let is_over = |port: &Rc<UdpPort>| port.is_idle() && (at >= in_rotation || now >= port.used.get() + IDLE);
             if slot.as_ref().is_some_and(is_over) {
                 retire(slot);
             }
@@ -235,7 +235,7 @@ impl UdpLink {
 }
 
 /// Takes a port out of the rotation: it closes at once if no query waits there, otherwise after `LINGER`.
-fn retire(slot: &mut Option<Rc<Port>>) {
+fn retire(slot: &mut Option<Rc<UdpPort>>) {
     if let Some(port) = slot.take() {
         port.retired.notify_one();
     }
@@ -268,7 +268,7 @@ async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
 }
 
 /// Reads the responses of a port until it is retired, and up to `LINGER` longer.
-async fn read(port: Rc<Port>, server: Arc<Server>) {
+async fn read(port: Rc<UdpPort>, server: Arc<Server>) {
     let replies = async {
         loop {
             if port.socket.ready(ARRIVALS).await.is_ok() {
@@ -289,7 +289,7 @@ async fn read(port: Rc<Port>, server: Arc<Server>) {
 }
 
 /// Processes everything that has arrived.
-fn drain(port: &Port, server: &Server) {
+fn drain(port: &UdpPort, server: &Server) {
     let mut buffer = [0; LARGEST_REPLY];
     let now = Instant::now();
     loop {
@@ -312,7 +312,7 @@ fn report(socket: &UdpSocket) -> io::Result<()> {
     Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
 
-fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
+fn dispatch(port: &UdpPort, server: &Server, datagram: &[u8], now: Instant) {
     let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
     let mut all = port.waiting.borrow_mut();
     let Some(waiting) = all.get_mut(&id) else { return };
@@ -321,13 +321,13 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
         // No proof of anything: the wait continues, and the race sends the question in another way as well.
         MatchResult::Doubtful { folded, formerr } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
-                waiting.tell(Event::Doubtful { folded, formerr });
+                waiting.tell(AttemptEvent::Doubtful { folded, formerr });
             }
             return;
         }
         MatchResult::Reply(verdict) => {
             let is_whole = !verdict.truncated;
-            (Event::Reply(datagram.to_vec(), verdict), is_whole)
+            (AttemptEvent::Reply(datagram.to_vec(), verdict), is_whole)
         }
     };
     let Some(waiting) = all.remove(&id) else { return };
@@ -340,11 +340,11 @@ fn dispatch(port: &Port, server: &Server, datagram: &[u8], now: Instant) {
     waiting.tell(event);
 }
 
-fn fail_all(port: &Port, server: &Server, kind: FailureKind) {
+fn fail_all(port: &UdpPort, server: &Server, kind: FailureKind) {
     let all = std::mem::take(&mut *port.waiting.borrow_mut());
     server.metrics.in_flight.sub(all.len() as i64);
     for waiting in all.into_values() {
-        waiting.tell(Event::Failed(kind));
+        waiting.tell(AttemptEvent::Failed(kind));
     }
 }
 

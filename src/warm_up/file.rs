@@ -21,7 +21,7 @@ const LONGEST: u64 = 16 << 20;
 const NEVER: u64 = u64::MAX;
 
 /// Reads and writes the file.
-pub(crate) struct Keeper {
+pub(crate) struct HistoryFile {
     resolver: Arc<Resolver>,
     file: PathBuf,
     /// True if the file was read since the warm-up was enabled.
@@ -33,7 +33,7 @@ pub(crate) struct Keeper {
 
 /// Error from reading the file.
 #[derive(Debug, thiserror::Error)]
-enum Useless {
+enum LoadFailure {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -42,7 +42,7 @@ enum Useless {
     Long,
 }
 
-impl Keeper {
+impl HistoryFile {
     /// Opens and reads the file that the configuration names, if it names one.
     pub(crate) fn open(resolver: &Arc<Resolver>) -> Option<Self> {
         let file = resolver.snapshot.load().config.warm_up.file.clone()?;
@@ -90,7 +90,7 @@ impl Keeper {
         let file = self.file.display();
         let text = match text(&self.file) {
             Ok(text) => text,
-            Err(Useless::Io(error)) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(LoadFailure::Io(error)) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
                 return tracing::warn!(%file, %error, "cannot read the query history of projects; starting with an empty one");
             }
@@ -100,7 +100,7 @@ impl Keeper {
             .accounts
             .jobs
             .query_history(|query_history| query_history.read(&text))
-            .map_err(Useless::from)
+            .map_err(LoadFailure::from)
         {
             Ok(projects) => tracing::info!(%file, projects, "query history of projects loaded"),
             Err(error) => {
@@ -136,10 +136,10 @@ impl Keeper {
     }
 }
 
-fn text(file: &Path) -> Result<Vec<u8>, Useless> {
+fn text(file: &Path) -> Result<Vec<u8>, LoadFailure> {
     let mut text = Vec::new();
     File::open(file)?.take(LONGEST + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > LONGEST { Err(Useless::Long) } else { Ok(text) }
+    if text.len() as u64 > LONGEST { Err(LoadFailure::Long) } else { Ok(text) }
 }
 
 /// Replaces the file by way of a temporary file with this extension. Only the owner may read it: projects may be
@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::clients::Client;
-    use crate::clients::client::{Field, Job, Kind, Trust};
+    use crate::clients::client::{Field, Job, ClientKind, Trust};
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
     use crate::snapshot::Snapshot;
@@ -174,7 +174,7 @@ mod tests {
         let mut job = Job::default();
         job.note(Field::ProjectId, "7", Trust::Label);
         Client {
-            kind: Kind::GitlabJob,
+            kind: ClientKind::GitlabJob,
             name: uid.into(),
             namespace: None,
             uid: Some(uid.into()),
@@ -202,7 +202,7 @@ mod tests {
         let note = |uid: &str| {
             resolver.accounts.jobs.query_history(|query_history| query_history.note(&job(uid), b"\x01a\x00", rtype::A))
         };
-        let mut keeper = Keeper::open(&resolver).expect("a file is named");
+        let mut keeper = HistoryFile::open(&resolver).expect("a file is named");
         for (uid, written) in [(None, false), (Some("1"), true), (None, false), (Some("2"), true)] {
             uid.into_iter().for_each(note);
             let _ = timeout(WRITE_EVERY + WRITE_EVERY / 2, keeper.keep()).await;

@@ -33,10 +33,10 @@ use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
 use crate::coalesce::CoalescedQuery;
 use crate::fetch;
-use crate::jobs::query_history::Question;
+use crate::jobs::query_history::HistoryKey;
 use crate::upstream::Ask;
 use crate::wire::name::Name;
-use crate::wire::query::Key;
+use crate::wire::query::CacheKey;
 use crate::wire::{rcode, rtype};
 
 pub(crate) mod file;
@@ -66,7 +66,7 @@ pub(crate) fn expect(resolver: &Resolver, client: &Arc<Client>, hosts: &[Name]) 
     let metrics = &resolver.metrics.warm_up;
     metrics.pods.inc();
     let hosts = hosts.iter().flat_map(|host| [rtype::A, rtype::AAAA].map(|qtype| (host.as_wire().into(), qtype)));
-    let mut questions: VecDeque<Question> = hosts.collect();
+    let mut questions: VecDeque<HistoryKey> = hosts.collect();
     for question in resolver.accounts.jobs.query_history(|query_history| query_history.of(client)) {
         if !questions.contains(&question) {
             questions.push_back(question);
@@ -131,11 +131,11 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
 fn wanted(
     resolver: &Resolver,
     client: &Arc<Client>,
-    (name, qtype): &Question,
+    (name, qtype): &HistoryKey,
 ) -> Result<(PendingQuery, CoalescedQuery), &'static str> {
     let snapshot = resolver.snapshot.load_full();
     let view = snapshot.views.wherever(&ClientIdentity::Known { client, since: None }).ok_or("view")?;
-    let key = Key::of_stub(name, *qtype, snapshot.sees(view));
+    let key = CacheKey::of_stub(name, *qtype, snapshot.sees(view));
     let (key, route) = match local(&snapshot, &key) {
         Local::Answer(..) | Local::Denied { .. } => return Err("local"),
         Local::Alias(_, target, route) => (key.for_name(&target), route),
@@ -157,7 +157,7 @@ fn wanted(
 }
 
 /// Waits, and returns whether a client used this answer from the cache while it was fresh.
-async fn watch(resolver: &Resolver, key: &Key, hash: u64, entry: Entry, place: OwnedSemaphorePermit) -> bool {
+async fn watch(resolver: &Resolver, key: &CacheKey, hash: u64, entry: Entry, place: OwnedSemaphorePermit) -> bool {
     let (born, until) = (entry.born, entry.expires.min(entry.born + WATCHED_FOR));
     drop(entry);
     tokio::time::sleep_until(resolver.instant(until)).await;
@@ -177,15 +177,15 @@ fn is_used(kept: &Entry, born: Millis, until: Millis) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{CacheScope, Failed};
-    use crate::clients::client::Kind;
+    use crate::cache::entry::{CacheScope, CachedFailure};
+    use crate::clients::client::ClientKind;
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
     use crate::snapshot::Snapshot;
 
     fn client(name: &str) -> Arc<Client> {
         Arc::new(Client {
-            kind: Kind::Pod,
+            kind: ClientKind::Pod,
             name: name.into(),
             namespace: None,
             uid: None,
@@ -224,7 +224,7 @@ mod tests {
                 &[0, 0, 1, 0, 1],
                 (crate::cause::Cause::UpstreamFailed, &[]),
                 home,
-                Failed::unasked(0),
+                CachedFailure::unasked(0),
                 born,
             );
             entry.hits = hits;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::clients::Client;
-use crate::jobs::query_history::Question;
+use crate::jobs::query_history::HistoryKey;
 
 /// Pods that are about to start, with their remaining questions.
 #[derive(Debug, Default)]
@@ -18,13 +18,13 @@ pub struct Queue {
 #[derive(Debug)]
 pub(super) struct Expected {
     pub(super) client: Arc<Client>,
-    pub(super) questions: VecDeque<Question>,
+    pub(super) questions: VecDeque<HistoryKey>,
 }
 
 impl Queue {
     /// Removes the next question. The pods take turns: the first questions of each pod come before the last ones of
     /// others.
-    pub(super) fn next(&self) -> Option<(Arc<Client>, Question)> {
+    pub(super) fn next(&self) -> Option<(Arc<Client>, HistoryKey)> {
         let mut pods = self.pods();
         let mut pod = pods.pop_front()?;
         let question = pod.questions.pop_front()?;

@@ -7,7 +7,7 @@
 use foldhash::HashMap;
 
 use super::name::{self, MAX_NAME, expanded};
-use super::reply::{Record, Reply, Section};
+use super::reply::{Record, ResponseMessage, Section};
 use super::{HEADER, LONGEST_MESSAGE, RrType, rtype, u16_at};
 
 /// Error: the composed message exceeds the maximum size of a message.
@@ -43,7 +43,7 @@ impl Composer {
     }
 
     /// Copies one record and the RRSIG records that cover it.
-    pub fn copy_signed(&mut self, reply: &Reply<'_>, record: &Record, section: Section) {
+    pub fn copy_signed(&mut self, reply: &ResponseMessage<'_>, record: &Record, section: Section) {
         self.copy(reply.message, record, section);
         let Some(owner) = expanded(reply.message, record.start) else { return };
         for signature in reply.signatures(&owner, record.rtype) {
@@ -150,7 +150,7 @@ impl Composer {
 }
 
 /// One step of an alias chain.
-enum Link<'r> {
+enum ChainLink<'r> {
     Alias(&'r Record),
     /// A DNAME whose synthesized CNAME (RFC 6672 section 3.4) is missing: its owner and its target.
     Missing {
@@ -165,7 +165,7 @@ enum Link<'r> {
 ///
 /// # Errors
 /// [`TooLong`].
-pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
+pub fn in_order(reply: &ResponseMessage<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     let leads_on = |record: &Record| matches!(record.rtype, rtype::CNAME | rtype::DNAME);
     if !reply.section(Section::Answer).any(leads_on)
         || matches!(reply.qtype(), rtype::CNAME | rtype::DNAME | rtype::ANY)
@@ -174,8 +174,8 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     }
     let links = links(reply);
     let mut expected = links.iter().map(|link| match link {
-        Link::Alias(record) => Some(*record),
-        Link::Missing { .. } => None,
+        ChainLink::Alias(record) => Some(*record),
+        ChainLink::Missing { .. } => None,
     });
     let is_other = |record: &&Record| !matches!(record.rtype, rtype::RRSIG | rtype::DNAME);
     let mut found = reply.section(Section::Answer).filter(is_other);
@@ -187,7 +187,7 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     let mut taken: Vec<&Record> = Vec::new();
     for link in &links {
         match link {
-            Link::Alias(record) => {
+            ChainLink::Alias(record) => {
                 // The DNAME behind the CNAME stays before it.
                 let owner = expanded(reply.message, record.start).unwrap_or_default();
                 if let Some(dname) = reply.dname_above(&owner).filter(|dname| !taken.contains(dname)) {
@@ -197,7 +197,7 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
                 composer.copy_signed(reply, record, Section::Answer);
                 taken.push(record);
             }
-            Link::Missing { dname, owner, target } => {
+            ChainLink::Missing { dname, owner, target } => {
                 if !taken.contains(dname) {
                     composer.copy_signed(reply, dname, Section::Answer);
                     taken.push(dname);
@@ -223,20 +223,20 @@ pub fn in_order(reply: &Reply<'_>) -> Result<Option<Vec<u8>>, TooLong> {
 }
 
 /// Returns the steps from the question's name to the end of its alias chain.
-fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
+fn links<'r>(reply: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
     let mut here = reply.qname().to_ascii_lowercase();
-    let mut links: Vec<Link<'r>> = Vec::new();
+    let mut links: Vec<ChainLink<'r>> = Vec::new();
     while links.len() < super::reply::LONGEST_CHAIN {
-        let taken = |record: &Record| links.iter().any(|link| matches!(link, Link::Alias(taken) if *taken == record));
+        let taken = |record: &Record| links.iter().any(|link| matches!(link, ChainLink::Alias(taken) if *taken == record));
         let next = match reply.alias_of(&here).filter(|record| !taken(record)) {
-            Some(alias) => expanded(reply.message, alias.rdata_at()).map(|target| (Link::Alias(alias), target)),
+            Some(alias) => expanded(reply.message, alias.rdata_at()).map(|target| (ChainLink::Alias(alias), target)),
             None => reply.dname_above(&here).and_then(|dname| {
                 let above = expanded(reply.message, dname.start)?;
                 let below = expanded(reply.message, dname.rdata_at())?;
                 let target = [here.get(..here.len().checked_sub(above.len())?)?, &below].concat();
                 // RFC 6672 section 2.2: a target that is too long is YXDOMAIN, and the chain ends here.
                 let owner = here.clone();
-                (target.len() <= MAX_NAME).then(|| (Link::Missing { dname, owner, target: target.clone() }, target))
+                (target.len() <= MAX_NAME).then(|| (ChainLink::Missing { dname, owner, target: target.clone() }, target))
             }),
         };
         let Some((link, target)) = next else { break };
@@ -249,7 +249,7 @@ fn links<'r>(reply: &'r Reply<'_>) -> Vec<Link<'r>> {
 #[cfg(test)]
 mod tests {
     use super::super::flag;
-    use super::super::reply::Reply;
+    use super::super::reply::ResponseMessage;
     use super::*;
 
     /// A response to `a.b. A`: an alias with a compressed target, its address, and a NAPTR record with a compressed
@@ -261,13 +261,13 @@ mod tests {
 
     #[test]
     fn names_in_rdata_are_written_out() {
-        let reply = Reply::read(REPLY).expect("a reply");
+        let reply = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
         for record in &reply.records {
             composer.copy(REPLY, record, Section::Answer);
         }
         let message = composer.finish().expect("room");
-        let copied = Reply::read(&message).expect("a message");
+        let copied = ResponseMessage::read(&message).expect("a message");
         let owners: Vec<Vec<u8>> = copied
             .records
             .iter()
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_too_much_is_left_out() {
-        let reply = Reply::read(REPLY).expect("a reply");
+        let reply = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
         // An alias whose target extends past its RDATA.
         let short = Record { end: reply.records[0].end - 2, ..reply.records[0] };
@@ -297,14 +297,14 @@ mod tests {
         }
         let message = composer.finish().expect("what is missing is additional");
         assert!(message.len() <= LONGEST_MESSAGE && message.len() > LONGEST_MESSAGE - 16);
-        let copied = Reply::read(&message).expect("a message");
+        let copied = ResponseMessage::read(&message).expect("a message");
         assert_eq!(copied.section(Section::Answer).count(), 0);
         assert_eq!(copied.section(Section::Additional).count(), copied.records.len());
     }
 
     #[test]
     fn an_answer_that_is_too_long_is_none() {
-        let reply = Reply::read(REPLY).expect("a reply");
+        let reply = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
         for _ in 0..5000 {
             composer.copy(REPLY, &reply.records[1], Section::Answer);
@@ -314,14 +314,14 @@ mod tests {
 
     /// Returns the types and owners of the answers.
     fn answers(message: &[u8]) -> Vec<(RrType, Vec<u8>)> {
-        let reply = Reply::read(message).expect("a message");
+        let reply = ResponseMessage::read(message).expect("a message");
         let answers = reply.section(Section::Answer);
         answers.map(|record| (record.rtype, expanded(message, record.start).expect("an owner"))).collect()
     }
 
     #[test]
     fn cnames_come_before_what_they_lead_to() {
-        assert_eq!(in_order(&Reply::read(REPLY).expect("a reply")), Ok(None));
+        assert_eq!(in_order(&ResponseMessage::read(REPLY).expect("a reply")), Ok(None));
         // The address comes first.
         let (head, records) = REPLY.split_at(21);
         let (alias, rest) = records.split_at(16);
@@ -330,7 +330,7 @@ mod tests {
             [head, b"\x01c\xc0\x0e", &address[4..], b"\xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x04\x01c\xc0\x0e", other]
                 .concat();
         assert_eq!(alias.len(), 16);
-        let ordered = in_order(&Reply::read(&message).expect("a reply")).expect("room").expect("another order");
+        let ordered = in_order(&ResponseMessage::read(&message).expect("a reply")).expect("room").expect("another order");
         let [a, cname, naptr] = [rtype::A, rtype::CNAME, RrType::from(35)];
         let [asked, other] = [b"\x01a\x01b\x00".to_vec(), b"\x01c\x01b\x00".to_vec()];
         assert_eq!(answers(&ordered), [(cname, asked.clone()), (a, other), (naptr, asked)]);
@@ -342,8 +342,8 @@ mod tests {
         let mut message = REPLY[..21].to_vec();
         message[7] = 1;
         message.extend(b"\xc0\x0e\0\x27\0\x01\0\0\0\x09\0\x05\x01c\x01d\x00");
-        let ordered = in_order(&Reply::read(&message).expect("a reply")).expect("room").expect("one more");
-        let reply = Reply::read(&ordered).expect("a message");
+        let ordered = in_order(&ResponseMessage::read(&message).expect("a reply")).expect("room").expect("one more");
+        let reply = ResponseMessage::read(&ordered).expect("a message");
         assert_eq!(
             answers(&ordered),
             [(rtype::DNAME, b"\x01b\x00".to_vec()), (rtype::CNAME, b"\x01a\x01b\x00".to_vec())]

@@ -1,6 +1,6 @@
 //! A cached response adapted to one query: id, flags, letter case, aged TTLs, OPT, size.
 
-use super::make::{self, OPT_SIZE, Writer};
+use super::make::{self, OPT_SIZE, MessageWriter};
 use super::query::Query;
 use super::record::{Record, Section};
 use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
@@ -49,7 +49,7 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     }
     let with_options = kept.wire.len() + opt_size + options_size <= out.len();
     let cut = if with_options || kept.wire.len() + opt_size <= out.len() {
-        Cut { len: kept.wire.len(), counts: None, truncated: false }
+        FittedPart { len: kept.wire.len(), counts: None, truncated: false }
     } else {
         shorten(kept.wire, query.question_end, out.len() - opt_size)
     };
@@ -93,7 +93,7 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     let Some(edns) = query.edns else { return cut.len };
     let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
     out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
-    let mut writer = Writer::new(&mut out[cut.len..]);
+    let mut writer = MessageWriter::new(&mut out[cut.len..]);
     let (first, second) = if with_options { (kept.extended_errors, options) } else { (&[][..], &[][..]) };
     make::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
     writer.finish().map_or(0, |written| cut.len + written)
@@ -145,7 +145,7 @@ fn turn_around<const SIZE: usize>(
 }
 
 /// The part of a message that fits.
-struct Cut {
+struct FittedPart {
     len: usize,
     /// Record counts of the three sections, if they differ from the stored ones.
     counts: Option<[u8; 6]>,
@@ -155,7 +155,7 @@ struct Cut {
 
 /// Shortens a response to at most `room` bytes: answers one by one, the other sections as a whole.
 #[cold]
-fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
+fn shorten(wire: &[u8], question_end: usize, room: usize) -> FittedPart {
     let [answers, authorities, additionals] = [6, 8, 10].map(|at| u16_at(wire, at).unwrap_or_default());
     let mut len = question_end;
     let mut counts = [0u16; 3];
@@ -185,12 +185,12 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> Cut {
     }
     let [answers, authorities, additionals] = counts.map(u16::to_be_bytes);
     let counts = [answers[0], answers[1], authorities[0], authorities[1], additionals[0], additionals[1]];
-    Cut { len, counts: Some(counts), truncated }
+    FittedPart { len, counts: Some(counts), truncated }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply::Reply;
+    use super::super::reply::ResponseMessage;
     use super::super::store::store;
     use super::*;
 
@@ -237,14 +237,14 @@ mod tests {
     /// Stores `message` and fits it to a query in `size` bytes. Returns the counts of its sections, whether TC is set,
     /// and the size of its extended errors.
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
-        let stored = store(&Reply::read(message).expect("a reply"), 1000);
+        let stored = store(&ResponseMessage::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         let kept = CachedMessage { extended_errors: errors, ..kept(&stored.wire, &ttls) };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
         let len = fit(kept, &query, Age::Seconds(1), NO_OPTIONS, &mut out);
-        let reply = Reply::read(&out[..len]).ok()?;
+        let reply = ResponseMessage::read(&out[..len]).ok()?;
         assert_eq!(reply.opt.is_some(), edns);
         assert!(reply.records.iter().all(|record| record.ttl(&out) == 99));
         let counts = [Section::Answer, Section::Authority, Section::Additional].map(|s| reply.section(s).count());
@@ -285,7 +285,7 @@ mod tests {
             message.push(address);
         }
         message.extend(b"\0\0\x02\0\x01\0\0\0\x09\0\x03\x01b\0");
-        let stored = store(&Reply::read(&message).expect("a reply"), 1_000);
+        let stored = store(&ResponseMessage::read(&message).expect("a reply"), 1_000);
         assert_eq!(stored.rotation, if count > 1 { count as i8 } else { 0 });
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         ids.map(|id| {
@@ -295,7 +295,7 @@ mod tests {
             let mut out = vec![0; size];
             let kept = CachedMessage { rotation: stored.rotation, ..kept(&stored.wire, &ttls) };
             let len = fit(kept, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
-            let reply = Reply::read(&out[..len]).expect("a reply");
+            let reply = ResponseMessage::read(&out[..len]).expect("a reply");
             let addresses = reply.records.iter().filter(|record| record.rtype == rtype::A);
             addresses.map(|record| record.rdata(&out)[3]).collect()
         })
@@ -322,7 +322,7 @@ mod tests {
             let mut out = [0; 64];
             let query = query(edns);
             let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
-            let reply = Reply::read(&out[..len]).expect("a reply");
+            let reply = ResponseMessage::read(&out[..len]).expect("a reply");
             // RD as in the query, RA always, AA and the reserved bit never, TC as stored.
             let flags = flag::QR | flag::RD | flag::RA | flag::TC;
             assert_eq!((reply.rcode, reply.flags & !flag::RCODE), (expected.0, flags | expected.1));

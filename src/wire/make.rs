@@ -1,16 +1,16 @@
 //! Messages and options that nodens writes itself.
 
-use super::query::{Asks, Edns, Query};
+use super::query::{RequestBits, Edns, Query};
 use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
 /// Writer into a fixed buffer. It leaves out data that does not fit and records the overflow.
-pub struct Writer<'a> {
+pub struct MessageWriter<'a> {
     out: &'a mut [u8],
     len: usize,
     overflow: bool,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> MessageWriter<'a> {
     /// Creates a writer at the start of `out`.
     #[inline]
     pub fn new(out: &'a mut [u8]) -> Self {
@@ -53,7 +53,7 @@ pub fn reply_flags(flags: u16, rcode: Rcode) -> u16 {
 pub fn rejection(packet: &[u8], rcode: Rcode, question_end: usize, edns: bool, out: &mut [u8]) -> usize {
     let (Some(id), Some(flags)) = (packet.get(..2), super::u16_at(packet, 2)) else { return 0 };
     let question = packet.get(HEADER..question_end).unwrap_or_default();
-    let mut writer = Writer::new(out);
+    let mut writer = MessageWriter::new(out);
     writer.bytes(id);
     writer.u16(reply_flags(flags, rcode));
     writer.u16(u16::from(!question.is_empty()));
@@ -87,7 +87,7 @@ pub fn local(
         true => (records.answers, records.authorities, records.wire.as_slice()),
         false => (0, 0, &[][..]),
     };
-    let mut writer = Writer::new(out);
+    let mut writer = MessageWriter::new(out);
     writer.u16(query.id);
     writer.u16(flags);
     for count in [1, answers, authorities, u16::from(query.edns.is_some())] {
@@ -106,7 +106,7 @@ pub fn local(
 /// left out first, then `options`. Returns the length; zero if the rest does not fit.
 pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &[u8], out: &mut [u8]) -> usize {
     let room = out.len();
-    let mut writer = Writer::new(out);
+    let mut writer = MessageWriter::new(out);
     writer.u16(query.id);
     writer.u16(reply_flags(query.flags, rcode::NXDOMAIN));
     for count in [1, 0, 1, u16::from(query.edns.is_some())] {
@@ -223,13 +223,13 @@ pub const OPT_SIZE: usize = 11;
 
 /// Appends an OPT record: the advertised size, the upper bits of `rcode`, DO as in the query, `options`.
 #[inline]
-pub fn opt(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, options: &[u8]) {
+pub fn opt(writer: &mut MessageWriter<'_>, rcode: Rcode, dnssec_ok: bool, options: &[u8]) {
     opt_of_two(writer, rcode, dnssec_ok, options, &[]);
 }
 
 /// Appends an OPT record with options from two slices, without allocating to join them.
 #[inline]
-pub(super) fn opt_of_two(writer: &mut Writer<'_>, rcode: Rcode, dnssec_ok: bool, first: &[u8], second: &[u8]) {
+pub(super) fn opt_of_two(writer: &mut MessageWriter<'_>, rcode: Rcode, dnssec_ok: bool, first: &[u8], second: &[u8]) {
     let [size_high, size_low] = ADVERTISED_SIZE.to_be_bytes();
     let [length_high, length_low] = ((first.len() + second.len()) as u16).to_be_bytes();
     let [_, kind] = rtype::OPT.to_be_bytes();
@@ -290,7 +290,7 @@ pub fn extended_error_text(mut options: &[u8], most: usize) -> String {
 /// Returns the edns-tcp-keepalive option of a response (RFC 7828) if the client asked for it; `tenths` of a second.
 pub fn keepalive(edns: Option<Edns>, tenths: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE)) {
+    if edns.is_some_and(|edns| edns.asks.has(RequestBits::KEEPALIVE)) {
         for word in [option::KEEPALIVE, 2, tenths] {
             bytes.extend_from_slice(&word.to_be_bytes());
         }
@@ -308,7 +308,7 @@ pub fn nsid(identity: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::rcode;
-    use super::super::reply::Reply;
+    use super::super::reply::ResponseMessage;
     use super::*;
 
     const WITH_OPT: &[u8] = b"\x12\x34\x01\x10\0\x01\0\0\0\0\0\x01\x01A\x00\0\x01\0\x01\
@@ -322,7 +322,7 @@ mod tests {
     fn a_rejection_echoes_what_it_can() {
         let mut out = [0; 64];
         let len = rejection(WITH_OPT, rcode::BADVERS, 19, true, &mut out);
-        let reply = Reply::read(&out[..len]).expect("a reply");
+        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
         assert_eq!((reply.rcode, reply.flags), (rcode::BADVERS, flag::QR | flag::RD | flag::RA | flag::CD));
         assert_eq!(&out[12..19], &WITH_OPT[12..19]);
         assert_eq!(rejection(WITH_OPT, rcode::FORMERR, HEADER, false, &mut out), HEADER);
@@ -339,11 +339,11 @@ mod tests {
         let mut out = [0; 512];
         let options = extended_error(17, "no");
         let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out);
-        let reply = Reply::read(&out[..len]).expect("a reply");
+        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
         assert_eq!((reply.records.len(), reply.flags & (flag::AA | flag::TC)), (2, flag::AA));
         assert_eq!(reply.extended_errors, options);
         let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..len - 1]);
-        let reply = Reply::read(&out[..len]).expect("a reply");
+        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
         assert_eq!((reply.records.len(), reply.flags & flag::TC), (0, flag::TC));
         assert_eq!(local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..20]), 0);
     }

@@ -225,7 +225,7 @@ fn escaped(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Shown(&self.0))
+        write!(f, "{}", DisplayName(&self.0))
     }
 }
 
@@ -238,9 +238,9 @@ impl fmt::Debug for Name {
 /// Displays an uncompressed name in presentation form, with its final dot; of a malformed name, the part that can be
 /// parsed.
 #[derive(Clone, Copy)]
-pub struct Shown<'a>(pub &'a [u8]);
+pub struct DisplayName<'a>(pub &'a [u8]);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for DisplayName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.first() == Some(&0) {
             return f.write_str(".");
@@ -264,11 +264,11 @@ impl fmt::Display for Shown<'_> {
 
 /// Displays an uncompressed name without the final dot.
 #[derive(Clone, Copy)]
-pub struct Bare<'a>(pub &'a [u8]);
+pub struct DisplayNoDot<'a>(pub &'a [u8]);
 
-impl fmt::Display for Bare<'_> {
+impl fmt::Display for DisplayNoDot<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = Shown(self.0).to_string();
+        let text = DisplayName(self.0).to_string();
         f.write_str(text.strip_suffix('.').filter(|bare| !bare.is_empty()).unwrap_or(&text))
     }
 }

@@ -35,14 +35,14 @@ pub struct Edns {
     /// True if the client wants DNSSEC records (DO).
     pub dnssec_ok: bool,
     /// Options that the client requests in the response.
-    pub asks: Asks,
+    pub asks: RequestBits,
 }
 
 /// Options that a client requests by sending them. One byte, because queries are copied on every path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asks(u8);
+pub struct RequestBits(u8);
 
-impl Asks {
+impl RequestBits {
     /// edns-tcp-keepalive (RFC 7828).
     pub const KEEPALIVE: Self = Self(1);
     /// NSID (RFC 5001).
@@ -162,7 +162,7 @@ impl<'a> Query<'a> {
     pub fn retained(&self) -> Box<[u8]> {
         // Exact capacity avoids a reallocation at the end.
         let asks = self.edns.map(|edns| edns.asks).unwrap_or_default();
-        let options = [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(Asks::of_code(*code)));
+        let options = [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(RequestBits::of_code(*code)));
         let options_size = OPTION_SIZE * options.clone().count();
         let opt = self.edns.map_or(0, |_| OPT_SIZE + options_size);
         let mut bytes = Vec::with_capacity(self.question_end + opt);
@@ -242,12 +242,12 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
     if opt.get(5) != Some(&0) {
         return Err(rcode::BADVERS);
     }
-    let mut asks = Asks::default();
+    let mut asks = RequestBits::default();
     let mut options = opt.get(10..).unwrap_or_default();
     while !options.is_empty() {
         let code = u16_at(options, 0).ok_or(rcode::FORMERR)?;
         let length = usize::from(u16_at(options, 2).ok_or(rcode::FORMERR)?);
-        asks.0 |= Asks::of_code(code).0;
+        asks.0 |= RequestBits::of_code(code).0;
         options = options.get(4 + length..).ok_or(rcode::FORMERR)?;
     }
     let size = u16_at(opt, 2).unwrap_or_default().max(PLAIN_SIZE);
@@ -258,7 +258,7 @@ fn read_edns(message: &[u8], mut at: usize, before: usize, additional: usize) ->
 ///
 /// The key is on the stack, so a lookup does not allocate.
 #[derive(Clone)]
-pub struct Key {
+pub struct CacheKey {
     bytes: [u8; MAX_NAME + Self::TAIL],
     len: usize,
 }
@@ -292,7 +292,7 @@ mod bit {
     pub(super) const Z: u8 = 8;
 }
 
-impl Key {
+impl CacheKey {
     /// Size in bytes of the data after the name: type, class, flags, view.
     const TAIL: usize = 7;
 
@@ -326,7 +326,7 @@ impl Key {
         Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
     }
 
-    /// Returns the key with this [`Key::question`] and [`Key::rest`]; `None` if `question` is malformed.
+    /// Returns the key with this [`CacheKey::question`] and [`CacheKey::rest`]; `None` if `question` is malformed.
     pub fn from_parts(question: &[u8], rest: [u8; Self::REST]) -> Option<Self> {
         let (name, fixed) = question.split_at_checked(question.len().checked_sub(4)?)?;
         if name.len() > MAX_NAME || name::skip(name, 0) != Some(name.len()) {
@@ -358,7 +358,7 @@ impl Key {
         &self.bytes[..self.len]
     }
 
-    /// Size in bytes of [`Key::rest`].
+    /// Size in bytes of [`CacheKey::rest`].
     pub const REST: usize = 3;
 
     /// Returns the name in lower case, the type and the class, encoded as a question.
@@ -451,12 +451,12 @@ mod tests {
 
         let bytes = packet(flag::RD, [1, 0, 0, 1], rtype::A, class::IN, OPT);
         let query = Query::read(&bytes).expect("with EDNS");
-        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, asks: Asks::default() }));
+        assert_eq!(query.edns, Some(Edns { size: 1232, dnssec_ok: true, asks: RequestBits::default() }));
         assert!(query.wants_ad());
 
         let keepalive = [&opt_with(10, 4)[..], b"\x00\x0b\x00\x00"].concat();
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &keepalive);
-        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE))));
+        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.asks.has(RequestBits::KEEPALIVE))));
 
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &opt_with(3, 0));
         assert_eq!(Query::read(&bytes).map(|query| query.udp_size()).ok(), Some(512));
@@ -508,7 +508,7 @@ mod tests {
             assert_eq!(
                 short.len(),
                 query.question_end
-                    + if query.edns.is_some_and(|edns| edns.asks.has(Asks::KEEPALIVE)) { 15 } else { 11 }
+                    + if query.edns.is_some_and(|edns| edns.asks.has(RequestBits::KEEPALIVE)) { 15 } else { 11 }
             );
             let again = Query::read(&short).expect("a query");
             assert_eq!((again.id, again.flags, again.edns), (query.id, query.flags, query.edns));
@@ -521,7 +521,7 @@ mod tests {
     #[test]
     fn keys_ignore_letter_case_alone() {
         let key = |bytes: &[u8], view| {
-            Key::new(&Query::read(bytes).expect("a query"), EffectiveViewId(view)).as_bytes().to_vec()
+            CacheKey::new(&Query::read(bytes).expect("a query"), EffectiveViewId(view)).as_bytes().to_vec()
         };
         let base = packet(flag::RD, [1, 0, 0, 0], rtype::A, class::IN, &[]);
         let mut lower = base.clone();
@@ -539,9 +539,9 @@ mod tests {
         ] {
             assert_ne!(key(&base, 0), key(&other, 0), "{other:02x?}");
         }
-        assert_eq!(key(&base, 7), Key::of_stub(b"\x01A\x00", rtype::A, EffectiveViewId(7)).as_bytes());
+        assert_eq!(key(&base, 7), CacheKey::of_stub(b"\x01A\x00", rtype::A, EffectiveViewId(7)).as_bytes());
         let query = Query::read(&base).expect("a query");
-        let key = Key::new(&query, EffectiveViewId(7)).for_name(b"\x01B\x00");
+        let key = CacheKey::new(&query, EffectiveViewId(7)).for_name(b"\x01B\x00");
         assert_eq!(
             (key.name(), key.qtype(), key.qclass(), key.horizon()),
             (&b"\x01b\x00"[..], rtype::A, class::IN, EffectiveViewId(7))

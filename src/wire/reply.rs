@@ -17,7 +17,7 @@ pub const LONGEST_CHAIN: usize = 24;
 
 /// A complete, well-formed response.
 #[derive(Debug)]
-pub struct Reply<'a> {
+pub struct ResponseMessage<'a> {
     /// The message.
     pub message: &'a [u8],
     /// Bytes 2 and 3 of the header.
@@ -41,7 +41,7 @@ pub struct MalformedResponse;
 
 /// Kind of an answer, as in RFC 2308.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum AnswerKind {
     /// Records that answer the question, possibly at the end of a chain of CNAMEs.
     Positive,
     /// The name, or the end of its chain of CNAMEs, has no records of the type. An SOA record confirms this. Without
@@ -51,7 +51,7 @@ pub enum Kind {
     NxDomain,
 }
 
-impl<'a> Reply<'a> {
+impl<'a> ResponseMessage<'a> {
     /// Parses a response completely.
     ///
     /// # Errors
@@ -197,10 +197,10 @@ impl<'a> Reply<'a> {
     }
 
     /// Returns the kind of the answer.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> AnswerKind {
         // In a response with CNAMEs, NXDOMAIN applies to the end of the chain (RFC 6604).
         if self.rcode == super::rcode::NXDOMAIN {
-            return Kind::NxDomain;
+            return AnswerKind::NxDomain;
         }
         match self.may_lead_on() {
             true => self.kind_at(&self.chain().1),
@@ -209,12 +209,12 @@ impl<'a> Reply<'a> {
     }
 
     /// Returns the kind for the name `end`, the end of the chain of CNAMEs: positive or no data.
-    fn kind_at(&self, end: &[u8]) -> Kind {
+    fn kind_at(&self, end: &[u8]) -> AnswerKind {
         let qtype = self.qtype();
         let answers = |record: &Record| {
             (qtype == rtype::ANY || record.rtype == qtype) && self.is_asked_class(record) && self.owner_is(record, end)
         };
-        if self.section(Section::Answer).any(answers) { Kind::Positive } else { Kind::NoData }
+        if self.section(Section::Answer).any(answers) { AnswerKind::Positive } else { AnswerKind::NoData }
     }
 
     /// Returns the SOA record of a negative answer (RFC 2308).
@@ -306,9 +306,9 @@ mod tests {
     #[test]
     fn a_question_cut_short_is_mangled() {
         let whole = reply(rcode::NOERROR, [&[], &[], &[]]);
-        assert!(Reply::read(&whole).is_ok());
+        assert!(ResponseMessage::read(&whole).is_ok());
         for len in 0..whole.len() {
-            assert_eq!(Reply::read(&whole[..len]).map(|_| ()), Err(MalformedResponse), "{len} bytes");
+            assert_eq!(ResponseMessage::read(&whole[..len]).map(|_| ()), Err(MalformedResponse), "{len} bytes");
         }
     }
 
@@ -323,25 +323,25 @@ mod tests {
         let stub_soa = record(b"\x00", rtype::SOA, class::IN, 300, &SOA_RDATA[..21]);
         let ns = record(b"\x00", rtype::NS, class::IN, 300, b"\x01b\x00");
         for (what, rcode, answers, authorities, kind, negative_ttl) in [
-            ("an answer", 0, vec![&a], vec![], Kind::Positive, None),
-            ("an answer with the zone's servers", 0, vec![&a], vec![&ns], Kind::Positive, None),
-            ("an alias and its answer", 0, vec![&to_b, &of_b], vec![], Kind::Positive, None),
-            ("the other way round", 0, vec![&of_b, &to_b], vec![], Kind::Positive, None),
-            ("no data", 0, vec![], vec![&soa], Kind::NoData, Some(60)),
-            ("no data behind an alias", 0, vec![&to_b], vec![&soa], Kind::NoData, Some(60)),
-            ("no such name", 3, vec![], vec![&soa], Kind::NxDomain, Some(60)),
-            ("no such name behind an alias", 3, vec![&to_b], vec![&soa], Kind::NxDomain, Some(60)),
-            ("a referral", 0, vec![], vec![&ns], Kind::NoData, None),
-            ("an alias alone", 0, vec![&to_b], vec![], Kind::NoData, None),
-            ("nothing", 0, vec![], vec![], Kind::NoData, None),
-            ("somebody else's address", 0, vec![&of_b], vec![], Kind::NoData, None),
-            ("another class", 0, vec![&chaos], vec![], Kind::NoData, None),
-            ("an alias whose length is wrong", 0, vec![&overlong, &of_b], vec![], Kind::NoData, None),
-            ("a SOA that is too short", 3, vec![], vec![&stub_soa], Kind::NxDomain, None),
+            ("an answer", 0, vec![&a], vec![], AnswerKind::Positive, None),
+            ("an answer with the zone's servers", 0, vec![&a], vec![&ns], AnswerKind::Positive, None),
+            ("an alias and its answer", 0, vec![&to_b, &of_b], vec![], AnswerKind::Positive, None),
+            ("the other way round", 0, vec![&of_b, &to_b], vec![], AnswerKind::Positive, None),
+            ("no data", 0, vec![], vec![&soa], AnswerKind::NoData, Some(60)),
+            ("no data behind an alias", 0, vec![&to_b], vec![&soa], AnswerKind::NoData, Some(60)),
+            ("no such name", 3, vec![], vec![&soa], AnswerKind::NxDomain, Some(60)),
+            ("no such name behind an alias", 3, vec![&to_b], vec![&soa], AnswerKind::NxDomain, Some(60)),
+            ("a referral", 0, vec![], vec![&ns], AnswerKind::NoData, None),
+            ("an alias alone", 0, vec![&to_b], vec![], AnswerKind::NoData, None),
+            ("nothing", 0, vec![], vec![], AnswerKind::NoData, None),
+            ("somebody else's address", 0, vec![&of_b], vec![], AnswerKind::NoData, None),
+            ("another class", 0, vec![&chaos], vec![], AnswerKind::NoData, None),
+            ("an alias whose length is wrong", 0, vec![&overlong, &of_b], vec![], AnswerKind::NoData, None),
+            ("a SOA that is too short", 3, vec![], vec![&stub_soa], AnswerKind::NxDomain, None),
         ] {
             let [answers, authorities] = [answers, authorities].map(|r| r.into_iter().cloned().collect::<Vec<_>>());
             let bytes = reply(Rcode::from(rcode), [&answers, &authorities, &[]]);
-            let reply = Reply::read(&bytes).expect(what);
+            let reply = ResponseMessage::read(&bytes).expect(what);
             assert_eq!((reply.kind(), reply.negative_ttl()), (kind, negative_ttl), "{what}");
         }
     }
@@ -350,14 +350,14 @@ mod tests {
     fn chains_are_bounded() {
         let to_itself = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\xc0\x0c");
         let bytes = reply(rcode::NOERROR, [&vec![to_itself; 4000], &[], &[]]);
-        assert_eq!(Reply::read(&bytes).expect("a loop").chain().0.len(), LONGEST_CHAIN);
+        assert_eq!(ResponseMessage::read(&bytes).expect("a loop").chain().0.len(), LONGEST_CHAIN);
 
         let names: Vec<[u8; 3]> = (b'a'..=b'z').map(|letter| [1, letter, 0]).collect();
         let links: Vec<Vec<u8>> =
             names.windows(2).map(|pair| record(&pair[0], rtype::CNAME, class::IN, 9, &pair[1])).collect();
         for (links, followed) in [(&links[..3], 3), (&links, LONGEST_CHAIN)] {
             let bytes = reply(rcode::NOERROR, [links, &[], &[]]);
-            let (found, end) = Reply::read(&bytes).expect("a chain").chain();
+            let (found, end) = ResponseMessage::read(&bytes).expect("a chain").chain();
             assert_eq!((found.len(), &end[..]), (followed, &names[followed][..]));
         }
     }
@@ -365,9 +365,9 @@ mod tests {
     #[test]
     fn the_response_code_has_twelve_bits() {
         let bytes = reply(rcode::NOERROR, [&[], &[], &[OPT.to_vec()]]);
-        assert_eq!(Reply::read(&bytes).map(|reply| reply.rcode), Ok(rcode::BADVERS));
+        assert_eq!(ResponseMessage::read(&bytes).map(|reply| reply.rcode), Ok(rcode::BADVERS));
         for twice in [[&[][..], &[], &[OPT.to_vec(), OPT.to_vec()]], [&[OPT.to_vec()], &[], &[]]] {
-            assert_eq!(Reply::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(MalformedResponse));
+            assert_eq!(ResponseMessage::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(MalformedResponse));
         }
     }
 
@@ -384,7 +384,7 @@ mod tests {
             (b"\x00\x0f\x00\x09\x00".to_vec(), 0),
         ] {
             let bytes = reply(rcode::NOERROR, [&[], &[], &[opt(&options)]]);
-            assert_eq!(Reply::read(&bytes).map(|reply| reply.extended_errors.len()), Ok(kept), "{options:02x?}");
+            assert_eq!(ResponseMessage::read(&bytes).map(|reply| reply.extended_errors.len()), Ok(kept), "{options:02x?}");
         }
     }
 }

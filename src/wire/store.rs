@@ -2,7 +2,7 @@
 //! one TTL per RRset.
 
 use super::name::expanded;
-use super::reply::{Record, Reply, Section};
+use super::reply::{Record, ResponseMessage, Section};
 use super::{HEADER, RrType, rtype, spelling, u16_at};
 
 /// Number of records above which all TTLs become the minimum of the message instead of that of their RRset, to bound
@@ -27,8 +27,8 @@ pub struct CacheableMessage {
 }
 
 /// Converts `reply` to cacheable form; TTLs are capped at `cap` seconds.
-pub fn store(reply: &Reply<'_>, cap: u32) -> CacheableMessage {
-    let Bare { mut wire, gap, records } = without_opt(reply);
+pub fn store(reply: &ResponseMessage<'_>, cap: u32) -> CacheableMessage {
+    let WithoutOpt { mut wire, gap, records } = without_opt(reply);
 
     if let Some(id) = wire.get_mut(..2) {
         id.fill(0);
@@ -61,7 +61,7 @@ pub fn store(reply: &Reply<'_>, cap: u32) -> CacheableMessage {
 
 /// Returns the number of addresses at the end of the answers, if there are 2 to 127 of them, with identically encoded
 /// owners, and no other addresses in the answers; zero otherwise.
-fn rotation(reply: &Reply<'_>, records: &[Record]) -> i8 {
+fn rotation(reply: &ResponseMessage<'_>, records: &[Record]) -> i8 {
     let size = match reply.qtype() {
         rtype::A => 4,
         rtype::AAAA => 16,
@@ -81,22 +81,22 @@ fn rotation(reply: &Reply<'_>, records: &[Record]) -> i8 {
 }
 
 /// A message without its OPT record.
-struct Bare<'r> {
+struct WithoutOpt<'r> {
     wire: Vec<u8>,
     /// Position of the OPT record.
-    gap: Gap,
+    gap: OptGap,
     /// The remaining records, at their original offsets.
     records: &'r [Record],
 }
 
 /// Position of the OPT record; empty if there was none.
 #[derive(Clone, Copy)]
-struct Gap {
+struct OptGap {
     start: usize,
     end: usize,
 }
 
-impl Gap {
+impl OptGap {
     /// Converts an offset in the response to the offset without OPT.
     fn moved(self, at: usize) -> usize {
         if at >= self.end { at - (self.end - self.start) } else { at }
@@ -109,7 +109,7 @@ impl Gap {
 /// pointer may be in RDATA that nodens does not parse, or may target OPT itself. So the names are read again at their
 /// new offsets, and if one differs, the records behind OPT are dropped too. They are additional, and a correct server
 /// never sends such a message.
-fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
+fn without_opt<'r>(reply: &'r ResponseMessage<'_>) -> WithoutOpt<'r> {
     let records = &reply.records[..];
     // Bytes after the last record are dropped.
     let end = records.last().map_or(reply.question_end, |record| record.end);
@@ -117,9 +117,9 @@ fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     let mut wire = Vec::with_capacity(end + 2 * records.len() + reply.extended_errors.len());
     let Some((start, stop)) = reply.opt else {
         wire.extend_from_slice(&reply.message[..end]);
-        return Bare { wire, gap: Gap { start: end, end }, records };
+        return WithoutOpt { wire, gap: OptGap { start: end, end }, records };
     };
-    let gap = Gap { start, end: stop };
+    let gap = OptGap { start, end: stop };
     let before = records.partition_point(|record| record.start < start);
     let behind = &records[before..];
     wire.extend_from_slice(&reply.message[..start]);
@@ -137,11 +137,11 @@ fn without_opt<'r>(reply: &'r Reply<'_>) -> Bare<'r> {
     }
     let additional = kept.iter().filter(|record| record.section == Section::Additional).count();
     wire[10..HEADER].copy_from_slice(&(additional as u16).to_be_bytes());
-    Bare { wire, gap, records: kept }
+    WithoutOpt { wire, gap, records: kept }
 }
 
 /// Corrects the pointer that ends the name at `at`, if its target is behind the gap.
-fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
+fn pull_pointer(wire: &mut [u8], mut at: usize, gap: OptGap) {
     while let Some(&length) = wire.get(at) {
         match length {
             1..=63 => at += 1 + usize::from(length),
@@ -161,7 +161,7 @@ fn pull_pointer(wire: &mut [u8], mut at: usize, gap: Gap) {
 /// Undoes the random letter case of the question in names that a server built from its labels: owners, targets of
 /// CNAMEs that a DNAME produced, targets of SRV records. A label with exactly the spelling of a label in the question
 /// counts as such.
-fn lowercase_invented(reply: &Reply<'_>, records: &[Record], wire: &mut [u8], gap: Gap) {
+fn lowercase_invented(reply: &ResponseMessage<'_>, records: &[Record], wire: &mut [u8], gap: OptGap) {
     let qname = reply.message.get(HEADER..reply.question_end - 4).unwrap_or_default();
     if !qname.iter().any(u8::is_ascii_uppercase) {
         return;
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn stored(message: &[u8], cap: u32) -> (CacheableMessage, Vec<u32>) {
-        let stored = store(&Reply::read(message).expect("a reply"), cap);
+        let stored = store(&ResponseMessage::read(message).expect("a reply"), cap);
         let ttl = |at: &u16| crate::wire::u32_at(&stored.wire, usize::from(*at)).expect("a TTL");
         let ttls = stored.ttls.iter().map(ttl).collect();
         (stored, ttls)
@@ -252,9 +252,9 @@ mod tests {
         let clear = b"\x02cc\xc0\x0c\0\x10\0\x01\0\0\0\x09\0\x00";
         let pointing = b"\xc0\x32\0\x0f\0\x01\0\0\0\x09\0\x04\0\x05\xc0\x32";
         let message = reply(&[mx, OPT, clear, pointing]);
-        let before = Reply::read(&message).expect("a reply");
+        let before = ResponseMessage::read(&message).expect("a reply");
         let (kept, ttls) = stored(&message, 100);
-        let after = Reply::read(&kept.wire).expect("still a reply");
+        let after = ResponseMessage::read(&kept.wire).expect("still a reply");
         assert_eq!((after.records.len(), after.opt, ttls), (3, None, vec![9; 3]));
         assert_eq!(kept.wire.len(), message.len() - OPT.len());
         for (old, new) in before.records.iter().zip(&after.records) {
@@ -270,7 +270,7 @@ mod tests {
         let a = b"\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04"; // 21..37
         let into_opt = b"\xc0\x25\0\x10\0\x01\0\0\0\x01\0\x00";
         let (kept, ttls) = stored(&reply(&[a, OPT, into_opt]), 100);
-        assert_eq!(Reply::read(&kept.wire).map(|reply| reply.records.len()), Ok(1));
+        assert_eq!(ResponseMessage::read(&kept.wire).map(|reply| reply.records.len()), Ok(1));
         assert_eq!((ttls, kept.least_ttl, kept.wire.len()), (vec![9], None, 37));
     }
 

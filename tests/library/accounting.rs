@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nodens::answer::{Resolved, Resolver, Response, Tally, resolve};
+use nodens::answer::{Resolved, Resolver, Response, LocalCounters, resolve};
 use nodens::cause::Cause;
 use nodens::clients::{Clients, StaticClients};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::jobs::projects::Projects;
-use nodens::jobs::stats_buffer::{Failed, Wait};
+use nodens::jobs::stats_buffer::{RecordedFailure, Wait};
 use nodens::jobs::{Jobs, Pick, StatsBuffer};
-use nodens::metrics::{Metrics, Source};
+use nodens::metrics::{Metrics, AnswerSource};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Unanswered};
 use nodens::wire::name::Name;
@@ -94,8 +94,8 @@ impl Accounts {
             let mut stats_buffer = self.stats_buffer();
             for number in round * NOTES..(round + 1) * NOTES {
                 let name: Name = name(number).parse().unwrap();
-                let (name, source, cause) = (name.as_wire(), Source::Local, Cause::of_rcode(rcode).unwrap());
-                let failed = Failed { name, hash: number, qtype: rtype::A, route: None, rcode, source, cause };
+                let (name, source, cause) = (name.as_wire(), AnswerSource::Local, Cause::of_rcode(rcode).unwrap());
+                let failed = RecordedFailure { name, hash: number, qtype: rtype::A, route: None, rcode, source, cause };
                 stats_buffer.fail(client, failed, number, || None);
                 let took = Duration::from_millis(number % 100);
                 let wait = Wait {
@@ -158,7 +158,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let accounts = Accounts::new();
     let mut stats_buffer = accounts.stats_buffer();
     let jobs = &accounts.jobs;
-    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
     assert!(jobs.flush(&mut stats_buffer, 1));
     accounts.settle(1);
     let tables = accounts.clients.tables(&accounts.snapshot.clients);
@@ -168,7 +168,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));
     let seen = jobs.each(|_| {
         // The reader holds the accounts here.
-        stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
+        stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 2);
         jobs.truncated.cut(KNOWN, b"\x03big\x00", rtype::A, None, 512, 2);
         jobs.truncated.asked_over_tcp(KNOWN, b"\x03big\x00", rtype::A);
         (jobs.flush(&mut stats_buffer, 200), jobs.try_look(client, Pick::All).is_none())
@@ -191,7 +191,7 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
                 scope.spawn(|| {
                     let mut stats_buffer = accounts.stats_buffer();
                     for batch in 1..=BATCHES {
-                        (0..QUERIES).for_each(|_| stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, batch));
+                        (0..QUERIES).for_each(|_| stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, batch));
                         if batch % 50 == 0 {
                             stats_buffer.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
@@ -225,15 +225,15 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
     renamed.clients.iter_mut().for_each(|client| client.name = format!("{} again", client.name));
     let (renamed, labels) = (Arc::new(StaticClients::new(&renamed.clients)), Arc::clone(&accounts.snapshot.labels));
     let mut stats_buffer = accounts.stats_buffer();
-    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 1);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
     assert!(accounts.jobs.flush(&mut stats_buffer, 1), "one buffer is on its way at the reload");
-    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 2);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 2);
     // The second count is still in the worker's buffer.
     stats_buffer.follow(&labels, &renamed);
-    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 3);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 3);
     assert!(accounts.jobs.flush(&mut stats_buffer, 3));
     // The buffer received in exchange belongs to the same configuration.
-    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, Source::Hit, 4);
+    stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 4);
     assert!(accounts.jobs.flush(&mut stats_buffer, 4));
     accounts.jobs.settle(&accounts.clients, &renamed, 5);
     assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);
@@ -250,14 +250,14 @@ impl Ask for Nobody {
 
 struct Scene {
     resolver: Arc<Resolver>,
-    tally: Tally,
+    tally: LocalCounters,
     stats_buffer: StatsBuffer,
 }
 
 impl Scene {
     fn new(zones: usize) -> Self {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let tally = LocalCounters::new(&metrics, &[".".to_string()]);
         let resolver = Arc::new(Resolver::new(Snapshot::new(config(zones), &metrics, None), metrics));
         resolver.accounts.jobs.follow(&resolver.snapshot.load());
         let stats_buffer = stats_buffer(&resolver.snapshot.load());
@@ -313,7 +313,7 @@ async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
     let finish = resolve(&scene.resolver, &nobody, deferred);
     let (finished, ()) = LocalSet::new().run_until(async { tokio::join!(finish, settle) }).await;
     let said = rendered(&scene.resolver, &finished);
-    assert_eq!((finished.rcode(), finished.source), (rcode::NOERROR, Source::Local));
+    assert_eq!((finished.rcode(), finished.source), (rcode::NOERROR, AnswerSource::Local));
     assert!(said.contains("10.0.0.1 is configured one in namespace ci"), "{said}");
     assert!(said.contains("100 queries, 100 failed") && said.contains("failed 1x"), "{said}");
 }

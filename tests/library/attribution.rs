@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nodens::clients::Unknown;
-use nodens::clients::client::{Client, Kind};
-use nodens::clients::pods::{Event, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
-use nodens::clients::table::{SLACK, Table};
+use nodens::clients::client::{Client, ClientKind};
+use nodens::clients::pods::{PodEvent, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
+use nodens::clients::table::{SLACK, AddressOwners};
 use nodens::clock::Millis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -30,7 +30,7 @@ fn address(number: u8) -> IpAddr {
 
 fn pod(uid: u64, version: u64, addresses: &[u8]) -> Pod {
     let client = Client {
-        kind: Kind::Pod,
+        kind: ClientKind::Pod,
         name: "same-name".into(),
         namespace: None,
         uid: Some(uid.to_string().into()),
@@ -64,7 +64,7 @@ struct World {
     /// Pods that had each address, each with start and end.
     truth: Vec<Vec<(u64, Millis, Millis)>>,
     /// Events in flight, each with its arrival time.
-    wire: Vec<(Millis, Event)>,
+    wire: Vec<(Millis, PodEvent)>,
     told: u64,
 }
 
@@ -114,7 +114,7 @@ impl World {
         let state = shown.pod.clone();
         self.told += 1;
         for _ in 0..if self.dice.random_bool(0.1) { 2 } else { 1 } {
-            let event = if gone { Event::Gone(state.clone()) } else { Event::Seen(state.clone()) };
+            let event = if gone { PodEvent::Gone(state.clone()) } else { PodEvent::Seen(state.clone()) };
             let late = self.dice.random_range(0..=LATEST);
             if connected {
                 self.wire.push((self.now + late, event));
@@ -200,15 +200,15 @@ impl World {
     }
 
     /// Removes and returns the events that have arrived, not in the order of their arrival.
-    fn arrived(&mut self) -> Vec<Event> {
+    fn arrived(&mut self) -> Vec<PodEvent> {
         let (here, later) = self.wire.drain(..).partition(|(at, _)| *at <= self.now);
         self.wire = later;
-        let here: Vec<(Millis, Event)> = here;
+        let here: Vec<(Millis, PodEvent)> = here;
         here.into_iter().map(|(_, event)| event).collect()
     }
 
-    fn list(&self) -> Event {
-        Event::Listed(self.api.values().map(|shown| shown.pod.clone()).collect(), self.version)
+    fn list(&self) -> PodEvent {
+        PodEvent::Listed(self.api.values().map(|shown| shown.pod.clone()).collect(), self.version)
     }
 }
 
@@ -221,7 +221,7 @@ struct Count {
 }
 
 impl Count {
-    fn look(&mut self, table: &Table, world: &World, number: u8, at: Millis) {
+    fn look(&mut self, table: &AddressOwners, world: &World, number: u8, at: Millis) {
         // No query comes from an address without an owner.
         let Some(owner) = world.owner(number, at) else { return };
         match table.who(address(number), at) {
@@ -247,7 +247,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
         pods.apply(0, world.list(), world.now);
         // End of the watch's loss, and whether the watch then lists again or resumes.
         let mut lost: Option<(Millis, bool)> = None;
-        let mut missed: VecDeque<Event> = VecDeque::new();
+        let mut missed: VecDeque<PodEvent> = VecDeque::new();
         let mut table = pods.table();
         while world.told < 10_000 {
             world.now += world.dice.random_range(1..400);
@@ -262,7 +262,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
                         missed.clear();
                         pods.apply(0, world.list(), now);
                     }
-                    pods.apply(0, Event::Resumed, now);
+                    pods.apply(0, PodEvent::Resumed, now);
                     for event in missed.drain(..) {
                         pods.apply(0, event, now);
                     }
@@ -274,7 +274,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
                     if world.dice.random_bool(0.002) {
                         let until = world.now + world.dice.random_range(1..20_000);
                         lost = Some((until, world.dice.random_bool(0.5)));
-                        pods.apply(0, Event::Lost, world.now);
+                        pods.apply(0, PodEvent::Lost, world.now);
                     }
                 }
             }
@@ -312,27 +312,27 @@ fn uid(pods: &Pods, number: u8, at: Millis) -> Result<String, Unknown> {
 #[test]
 fn a_completed_pod_that_still_carries_an_address_is_nobody() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
     assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
-    pods.apply(0, Event::Seen(Pod { ended: true, ..pod(1, 6, &[2]) }), 5_000);
+    pods.apply(0, PodEvent::Seen(Pod { ended: true, ..pod(1, 6, &[2]) }), 5_000);
     assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 2, 4_999).as_deref(), Ok("1"), "a query that was under way");
-    pods.apply(0, Event::Seen(pod(2, 7, &[2])), 8_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 7, &[2])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("2"));
     // Events of the completed pod have no effect.
-    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 9_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 9, &[2])), 9_000);
     assert_eq!(uid(&pods, 2, 9_000).as_deref(), Ok("2"));
-    pods.apply(0, Event::Gone(Pod { ended: true, ..pod(1, 10, &[2]) }), 10_000);
+    pods.apply(0, PodEvent::Gone(Pod { ended: true, ..pod(1, 10, &[2]) }), 10_000);
     assert_eq!(uid(&pods, 2, 10_000).as_deref(), Ok("2"));
 }
 
 #[test]
 fn two_pods_with_one_address_are_nobody_until_one_has_ended() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
-    pods.apply(0, Event::Seen(pod(2, 6, &[2])), 20_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 6, &[2])), 20_000);
     assert_eq!(uid(&pods, 2, 20_000), Err(Unknown::Shared));
-    pods.apply(0, Event::Gone(pod(1, 7, &[2])), 21_000);
+    pods.apply(0, PodEvent::Gone(pod(1, 7, &[2])), 21_000);
     assert_eq!(uid(&pods, 2, 21_000).as_deref(), Ok("2"));
     assert_eq!(uid(&pods, 2, 10_000).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 2, 20_500), Err(Unknown::Shared), "when both had it");
@@ -341,16 +341,16 @@ fn two_pods_with_one_address_are_nobody_until_one_has_ended() {
 #[test]
 fn the_nodes_own_address_is_nobodys() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(Pod { host_network: true, ..pod(1, 5, &[2]) }), 1_000);
+    pods.apply(0, PodEvent::Seen(Pod { host_network: true, ..pod(1, 5, &[2]) }), 1_000);
     assert_eq!(uid(&pods, 2, 1_000), Err(Unknown::Host));
-    pods.apply(0, Event::Seen(pod(2, 6, &[2])), 2_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 6, &[2])), 2_000);
     assert_eq!(uid(&pods, 2, 2_000), Err(Unknown::Host), "whoever claims it");
 }
 
 #[test]
 fn both_families_and_mapped_addresses() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 5, &[2, 3])), 1_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 5, &[2, 3])), 1_000);
     assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 3, 1_000).as_deref(), Ok("1"));
     let mapped = "::ffff:10.244.0.2".parse().unwrap();
@@ -360,11 +360,11 @@ fn both_families_and_mapped_addresses() {
 #[test]
 fn a_state_that_comes_late_takes_nothing_back() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 1_000);
-    pods.apply(0, Event::Seen(pod(1, 8, &[])), 2_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 9, &[2])), 1_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 8, &[])), 2_000);
     assert_eq!(uid(&pods, 2, 2_000).as_deref(), Ok("1"), "it had none before");
-    pods.apply(0, Event::Seen(pod(1, 10, &[4])), 3_000);
-    pods.apply(0, Event::Seen(pod(1, 9, &[2])), 4_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 10, &[4])), 3_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 9, &[2])), 4_000);
     assert_eq!(uid(&pods, 2, 4_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 4_000).as_deref(), Ok("1"));
 }
@@ -373,7 +373,7 @@ fn a_state_that_comes_late_takes_nothing_back() {
 fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
     let mut pods = Pods::new(1, false);
     for (version, number) in [(5, 2), (6, 4), (7, 2)] {
-        pods.apply(0, Event::Seen(pod(1, version, &[number])), version * 10_000);
+        pods.apply(0, PodEvent::Seen(pod(1, version, &[number])), version * 10_000);
     }
     for (number, at, right) in [
         (2, 55_000, Ok("1")),
@@ -390,30 +390,30 @@ fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
 #[test]
 fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 5, &[2])), 1_000);
-    pods.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
+    pods.apply(0, PodEvent::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
     assert_eq!(uid(&pods, 2, 6_000).as_deref(), Ok("1"), "nobody waits");
-    pods.apply(0, Event::Seen(pod(2, 7, &[])), 7_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 7, &[])), 7_000);
     assert_eq!(uid(&pods, 2, 7_000), Err(Unknown::Terminating));
-    pods.apply(0, Event::Seen(pod(2, 8, &[4])), 8_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 8, &[4])), 8_000);
     assert_eq!(uid(&pods, 2, 8_000).as_deref(), Ok("1"), "the other one has its own");
     // If the watch does not cover all pods, another pod may be waiting at any time.
     let mut partial = Pods::new(1, true);
-    partial.apply(0, Event::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
+    partial.apply(0, PodEvent::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
     assert_eq!(uid(&partial, 2, 6_000), Err(Unknown::Terminating));
 }
 
 #[test]
 fn a_lost_watch_knows_nobody_after_a_while() {
     let mut pods = Pods::new(2, false);
-    pods.apply(0, Event::Listed(vec![pod(1, 5, &[2]), pod(2, 6, &[4])], 6), 1_000);
-    pods.apply(1, Event::Listed(vec![pod(3, 6, &[6])], 6), 1_000);
-    pods.apply(0, Event::Lost, 10_000);
+    pods.apply(0, PodEvent::Listed(vec![pod(1, 5, &[2]), pod(2, 6, &[4])], 6), 1_000);
+    pods.apply(1, PodEvent::Listed(vec![pod(3, 6, &[6])], 6), 1_000);
+    pods.apply(0, PodEvent::Lost, 10_000);
     assert_eq!(uid(&pods, 2, 10_000 + SLACK).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 2, 60_000), Err(Unknown::WatchStale));
     assert_eq!(uid(&pods, 6, 60_000).as_deref(), Ok("3"), "told of by another watch");
     // Pod 1 is still listed, so it had its address throughout. Pod 2 lost its address at an unknown time after the loss.
-    pods.apply(0, Event::Listed(vec![pod(1, 5, &[2])], 90), 60_000);
+    pods.apply(0, PodEvent::Listed(vec![pod(1, 5, &[2])], 90), 60_000);
     assert_eq!(uid(&pods, 2, 60_001).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 4, 60_001), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 10_001), Err(Unknown::Unassigned));
@@ -423,10 +423,10 @@ fn a_lost_watch_knows_nobody_after_a_while() {
 #[test]
 fn an_old_list_does_not_bring_back_the_dead_nor_bury_the_living() {
     let mut pods = Pods::new(1, false);
-    pods.apply(0, Event::Seen(pod(1, 10, &[2])), 1_000);
-    pods.apply(0, Event::Gone(pod(1, 11, &[2])), 2_000);
-    pods.apply(0, Event::Seen(pod(2, 12, &[4])), 3_000);
-    pods.apply(0, Event::Listed(vec![pod(1, 10, &[2])], 10), 4_000);
+    pods.apply(0, PodEvent::Seen(pod(1, 10, &[2])), 1_000);
+    pods.apply(0, PodEvent::Gone(pod(1, 11, &[2])), 2_000);
+    pods.apply(0, PodEvent::Seen(pod(2, 12, &[4])), 3_000);
+    pods.apply(0, PodEvent::Listed(vec![pod(1, 10, &[2])], 10), 4_000);
     assert_eq!(uid(&pods, 2, 5_000), Err(Unknown::Unassigned));
     assert_eq!(uid(&pods, 4, 5_000).as_deref(), Ok("2"));
 }
@@ -436,17 +436,17 @@ fn memory_is_bounded_and_what_ended_goes() {
     let mut pods = Pods::new(1, false);
     let most = MOST_PODS as u64;
     for uid in 1..=most + 10 {
-        pods.apply(0, Event::Seen(pod(uid, uid, &[])), 1_000);
+        pods.apply(0, PodEvent::Seen(pod(uid, uid, &[])), 1_000);
     }
     assert_eq!((pods.live(), pods.ignored()), (MOST_PODS, 10));
-    pods.apply(0, Event::Gone(pod(1, most + 20, &[])), 2_000);
-    pods.apply(0, Event::Seen(pod(most + 30, most + 30, &[2])), 3_000);
+    pods.apply(0, PodEvent::Gone(pod(1, most + 20, &[])), 2_000);
+    pods.apply(0, PodEvent::Seen(pod(most + 30, most + 30, &[2])), 3_000);
     assert_eq!(uid(&pods, 2, 3_000).as_deref(), Ok((most + 30).to_string().as_str()), "what has ended makes room");
 
     let mut pods = Pods::new(1, false);
     for uid in 1..=1_000 {
-        pods.apply(0, Event::Seen(pod(uid, 2 * uid, &[2])), uid * 10_000);
-        pods.apply(0, Event::Gone(pod(uid, 2 * uid + 1, &[2])), uid * 10_000 + 5_000);
+        pods.apply(0, PodEvent::Seen(pod(uid, 2 * uid, &[2])), uid * 10_000);
+        pods.apply(0, PodEvent::Gone(pod(uid, 2 * uid + 1, &[2])), uid * 10_000 + 5_000);
     }
     assert_eq!(uid(&pods, 2, 9_990_100).as_deref(), Ok("999"));
     assert!(pods.forget(10_005_000 + KEPT_AFTER_END));

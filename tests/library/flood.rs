@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodens::answer::{Resolver, Response, Tally, resolve};
+use nodens::answer::{Resolver, Response, LocalCounters, resolve};
 use nodens::config::parse::parse;
 use nodens::fetch::refresh;
 use nodens::governor::MOST_PENDING;
@@ -63,7 +63,7 @@ impl Ask for Knowing {
 struct Scene {
     resolver: Arc<Resolver>,
     upstreams: Rc<Knowing>,
-    tally: Tally,
+    tally: LocalCounters,
     stats_buffer: StatsBuffer,
 }
 
@@ -72,7 +72,7 @@ impl Scene {
     fn new(memory: &str) -> Self {
         let config = CONFIG.replace("2MiB", memory);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let tally = Tally::new(&metrics, &[".".to_string()]);
+        let tally = LocalCounters::new(&metrics, &[".".to_string()]);
         let snapshot = Snapshot::new(parse(&config, &[]).unwrap(), &metrics, None);
         let resolver = Arc::new(Resolver::new(snapshot, metrics));
         Self {

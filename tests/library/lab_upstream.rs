@@ -10,8 +10,8 @@ use crate::addresses::own_address;
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use nodens::lab::fault::{Behaviour, Forgery, Tcp};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::{Zone, address_of};
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::{LabZone, address_of};
 use nodens::upstream::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -26,8 +26,8 @@ const QUIET: Duration = Duration::from_millis(150);
 const SERVFAIL: u16 = 2;
 const FORMERR: u16 = 1;
 
-fn zone() -> Zone {
-    Zone::new("example.")
+fn zone() -> LabZone {
+    LabZone::new("example.")
         .record("www.example. 300 A 192.0.2.1")
         .record("www.example. 300 A 192.0.2.2")
         .record("alias.example. 60 CNAME www.example.")
@@ -44,8 +44,8 @@ fn zone() -> Zone {
         .extended_error("www.example.", 4, "forged")
 }
 
-async fn upstream() -> Upstream {
-    Upstream::start(loopback(), zone()).await.unwrap()
+async fn upstream() -> LabUpstream {
+    LabUpstream::start(loopback(), zone()).await.unwrap()
 }
 
 fn loopback() -> SocketAddr {
@@ -86,13 +86,13 @@ async fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer
 }
 
-async fn udp(upstream: &Upstream, query: &[u8]) -> Vec<u8> {
+async fn udp(upstream: &LabUpstream, query: &[u8]) -> Vec<u8> {
     let socket = client(upstream.address()).await;
     socket.send(query).await.unwrap();
     receive(&socket).await
 }
 
-async fn is_silent(upstream: &Upstream, query: &[u8]) -> bool {
+async fn is_silent(upstream: &LabUpstream, query: &[u8]) -> bool {
     let (socket, before) = (client(upstream.address()).await, upstream.seen_count());
     socket.send(query).await.unwrap();
     upstream_saw(upstream, before + 1).await;
@@ -114,7 +114,7 @@ async fn receive_tcp(stream: &mut TcpStream) -> Option<Vec<u8>> {
     timeout(DEADLINE, read).await.expect("a reply or an end")
 }
 
-async fn tcp(upstream: &Upstream, query: &[u8]) -> Option<Vec<u8>> {
+async fn tcp(upstream: &LabUpstream, query: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
     send_tcp(&mut stream, query).await;
     receive_tcp(&mut stream).await
@@ -140,8 +140,8 @@ fn is_truncated(reply: &[u8]) -> bool {
 
 #[tokio::test]
 async fn an_address_comes_from_the_name() {
-    let zone = Zone::new("example.").record("fixed.example. 60 A 192.0.2.1").addresses_from_names();
-    let upstream = Upstream::start(loopback(), zone).await.unwrap();
+    let zone = LabZone::new("example.").record("fixed.example. 60 A 192.0.2.1").addresses_from_names();
+    let upstream = LabUpstream::start(loopback(), zone).await.unwrap();
     let ask = async |name: &str, qtype: u16| {
         let socket = client(upstream.address()).await;
         socket.send(&plain(1, name, qtype)).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_zone_has_its_habits() {
 #[tokio::test]
 async fn a_zone_reports_all_its_mistakes_at_the_start() {
     let zone = zone().record("www.example. 300 A 192.0.2.256").record("odd.example. 1 TYPE1 \\# 4 01");
-    let error = Upstream::start(loopback(), zone).await.unwrap_err();
+    let error = LabUpstream::start(loopback(), zone).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("192.0.2.256") && error.to_string().contains("4 bytes promised, 1 given"));
 }
@@ -349,7 +349,7 @@ async fn forged_replies_alone_or_before_the_right_one() {
         assert_eq!((receive(&socket).await, receive(&socket).await), (reply, right.clone()));
     }
     let root = plain(1, ".", 2);
-    upstream.set_zone(Zone::new(".")).unwrap();
+    upstream.set_zone(LabZone::new(".")).unwrap();
     upstream.set(Behaviour::forged(Forgery::WrongQuestion));
     assert_ne!(question(&udp(&upstream, &root).await), question(&root));
 }
@@ -418,7 +418,7 @@ async fn lost_packets_follow_a_fixed_pattern() {
     assert!((20..40).contains(&patterns[1].len()));
 }
 
-async fn upstream_saw(upstream: &Upstream, queries: u64) {
+async fn upstream_saw(upstream: &LabUpstream, queries: u64) {
     let start = Instant::now();
     while upstream.seen_count() < queries {
         assert!(start.elapsed() < DEADLINE, "{queries} queries never came");
@@ -530,10 +530,10 @@ async fn messages_that_are_no_queries() {
 fn dropping_it_frees_the_port() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let address = runtime.block_on(async {
-        let upstream = Upstream::start(own_address(), zone()).await.unwrap();
+        let upstream = LabUpstream::start(own_address(), zone()).await.unwrap();
         udp(&upstream, &plain(1, "www.example.", 1)).await;
         upstream.address()
     });
-    let again = runtime.block_on(Upstream::start(address, zone())).unwrap();
+    let again = runtime.block_on(LabUpstream::start(address, zone())).unwrap();
     assert_eq!(again.address(), address);
 }

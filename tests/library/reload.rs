@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::answer::{Response, Tally};
+use nodens::answer::{Response, LocalCounters};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
@@ -42,7 +42,7 @@ fn denying(project: &str) -> Config {
 }
 
 /// Returns the response code of an immediate response.
-fn ask(running: &Running, name: &str, notes: &mut (Tally, StatsBuffer)) -> Rcode {
+fn ask(running: &Running, name: &str, notes: &mut (LocalCounters, StatsBuffer)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
     let mut turn = resolver.turn(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
@@ -62,7 +62,7 @@ fn a_client_and_the_view_that_selects_it_are_renamed_at_once() {
     let (asks, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (answers, private) = thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let mut notes = (Tally::new(&running.resolver().metrics, &[".".into()]), StatsBuffer::new(["."]));
+            let mut notes = (LocalCounters::new(&running.resolver().metrics, &[".".into()]), StatsBuffer::new(["."]));
             let (mut answers, mut private) = (0, 0);
             while !over.load(Ordering::Relaxed) {
                 private += usize::from(ask(&running, "git.corp.example", &mut notes) != rcode::NXDOMAIN);

@@ -14,13 +14,13 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
-use nodens::cache::entry::{CacheScope, Entry, Limits};
+use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::horizon::EffectiveViewId;
 use nodens::wire::compose::{Composer, in_order};
 use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
-use nodens::wire::query::{Key, Query, Reject};
-use nodens::wire::reply::{Reply, Section};
+use nodens::wire::query::{CacheKey, Query, Reject};
+use nodens::wire::reply::{ResponseMessage, Section};
 use nodens::wire::store::{CacheableMessage, store};
 use nodens::wire::{flag, make, rcode};
 
@@ -182,7 +182,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     let mut out = vec![0; size];
     match Query::read(packet) {
         Ok(query) => {
-            let key = Key::new(&query, EffectiveViewId::of_index(1));
+            let key = CacheKey::new(&query, EffectiveViewId::of_index(1));
             assert_eq!(key.name(), query.name().to_ascii_lowercase());
             make::local(&query, rcode::NOERROR, true, &make::LocalRecords::default(), options, &mut out);
         }
@@ -192,20 +192,20 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         }
         Err(Reject::Silence(_)) => {}
     }
-    let reply = Reply::read(packet).ok()?;
+    let reply = ResponseMessage::read(packet).ok()?;
     let home = CacheScope::unconfirmed(0);
-    let limits = Limits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
+    let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
     let entry = Entry::from_reply(&reply, limits, true, home, 0);
     let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
     for record in &reply.records {
         composer.copy(packet, record, record.section);
     }
     if let Ok(composed) = composer.finish() {
-        assert!(Reply::read(&composed).is_ok_and(|composed| composed.records.len() <= reply.records.len()));
+        assert!(ResponseMessage::read(&composed).is_ok_and(|composed| composed.records.len() <= reply.records.len()));
     }
     let _ = (reply.is_sound(), reply.is_referral());
     if let Ok(Some(ordered)) = in_order(&reply) {
-        let ordered = Reply::read(&ordered).expect("a whole message");
+        let ordered = ResponseMessage::read(&ordered).expect("a whole message");
         assert_eq!(in_order(&ordered), Ok(None), "in order at last");
     }
 
@@ -225,7 +225,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
 fn without_names_of_numbers(packet: &[u8]) -> Vec<u8> {
     let mut changed = packet.to_vec();
     changed[..2].fill(0xff);
-    for record in &Reply::read(packet).unwrap().records {
+    for record in &ResponseMessage::read(packet).unwrap().records {
         changed[record.ttl_at()..record.ttl_at() + 4].fill(0xff);
     }
     changed
@@ -240,7 +240,7 @@ proptest! {
         size in 0usize..600,
     ) {
         if let Some(out) = all_that_is_done_with(&packet, &[], size) {
-            prop_assert!(out.len() <= size && Reply::read(&out).is_ok());
+            prop_assert!(out.len() <= size && ResponseMessage::read(&out).is_ok());
         }
     }
 }
@@ -263,7 +263,7 @@ proptest! {
             packet.truncate(end.index(packet.len()));
         }
         if let Some(out) = all_that_is_done_with(&packet, &[0, 15, 0, 2, 0, 3], size) {
-            prop_assert!(out.len() <= size && Reply::read(&out).is_ok());
+            prop_assert!(out.len() <= size && ResponseMessage::read(&out).is_ok());
             if Message::from_vec(&without_names_of_numbers(&packet)).is_ok() {
                 prop_assert!(Message::from_vec(&out).is_ok(), "{packet:02x?} became {out:02x?}");
             }
@@ -273,7 +273,7 @@ proptest! {
     #[test]
     fn a_reply_is_read_alike((_, packet) in reply()) {
         let message = Message::from_vec(&packet).unwrap();
-        let reply = Reply::read(&packet).unwrap();
+        let reply = ResponseMessage::read(&packet).unwrap();
         prop_assert_eq!(u16::from(reply.rcode), u16::from(message.metadata.response_code));
         prop_assert_eq!(reply.opt.is_some(), message.edns.is_some());
         prop_assert_eq!(&reply.extended_errors, &extended_errors(&message.edns));
@@ -307,7 +307,7 @@ proptest! {
         tcp in any::<bool>(),
     ) {
         let asked = query.to_vec().unwrap();
-        let (reply, asked) = (Reply::read(&packet).unwrap(), Query::read(&asked).unwrap());
+        let (reply, asked) = (ResponseMessage::read(&packet).unwrap(), Query::read(&asked).unwrap());
         let CacheableMessage { wire, ttls, least_ttl, spells, .. } = store(&reply, cap);
         let ttls: Vec<u8> = ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         let errors = extended_errors(&message.edns);
@@ -364,7 +364,7 @@ proptest! {
 
     #[test]
     fn composed_records_are_the_same_records((message, packet) in reply()) {
-        let reply = Reply::read(&packet).unwrap();
+        let reply = ResponseMessage::read(&packet).unwrap();
         let mut composer = Composer::new(reply.flags & !flag::RCODE, &packet[12..reply.question_end]);
         for record in &reply.records {
             composer.copy(&packet, record, record.section);
@@ -384,7 +384,7 @@ proptest! {
         prop_assert_eq!(query.name(), &question.name().to_bytes().unwrap()[..]);
         let edns = query.edns.map(|edns| (edns.size, edns.dnssec_ok));
         prop_assert_eq!(edns, message.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)));
-        let key = Key::new(&query, EffectiveViewId::COMMON);
+        let key = CacheKey::new(&query, EffectiveViewId::COMMON);
         prop_assert_eq!(key.rd(), message.metadata.recursion_desired);
         prop_assert_eq!(key.cd(), message.metadata.checking_disabled);
         prop_assert_eq!(key.dnssec_ok(), message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok));

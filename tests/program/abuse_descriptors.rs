@@ -12,8 +12,8 @@ use crate::support::space::{can_run, inside};
 use crate::support::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, upstream_on, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// Deadline of upstreams: on a busy machine a correct answer may take long.
@@ -217,10 +217,10 @@ fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
 
 #[test]
 fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
-    let servers: Vec<Upstream> = (0..2).map(|_| upstream_on(own_address(), zone())).collect();
-    let addresses: Vec<_> = servers.iter().map(Upstream::address).collect();
+    let servers: Vec<LabUpstream> = (0..2).map(|_| upstream_on(own_address(), zone())).collect();
+    let addresses: Vec<_> = servers.iter().map(LabUpstream::address).collect();
     let names = |address: SocketAddr| {
-        Zone::new("infra.example.").record(&format!("resolver.infra.example. 1 A {}", address.ip()))
+        LabZone::new("infra.example.").record(&format!("resolver.infra.example. 1 A {}", address.ip()))
     };
     let bootstrap = upstream(names(addresses[0]));
     let mut nodens = Nodens::start(&format!(

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nodens::lab::fault::Behaviour;
-use nodens::lab::zone::Zone;
+use nodens::lab::zone::LabZone;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::client::{A, Tcp, code, data, framed, lookup, parse, query, receive};
@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 64;
 const PIPELINED: u16 = 100;
 
 /// Starts nodens with a small cache, which can hide little other memory, and a long deadline for the upstream.
-fn start(upstream: &nodens::lab::upstream::Upstream) -> Nodens {
+fn start(upstream: &nodens::lab::upstream::LabUpstream) -> Nodens {
     Nodens::start(&format!("{}[cache]\nmemory = \"4MiB\"\n", config(&[upstream], "workers = 2", "deadline = \"30s\"")))
 }
 
@@ -48,7 +48,7 @@ fn stays_small(nodens: &Nodens, what: &str) {
 }
 
 /// Returns the records of [`zone`], and 61 KB of TXT records at `big.lab.example`.
-fn big_zone() -> Zone {
+fn big_zone() -> LabZone {
     let text = "x".repeat(250);
     (0..235).fold(zone(), |zone, number| zone.record(&format!("big.lab.example. 300 TXT \"{number:03}{text}\"")))
 }
@@ -113,7 +113,7 @@ fn identical_queries_for_a_large_answer() {
 #[test]
 fn different_large_answers_at_once() {
     let text = "x".repeat(250);
-    let record = |zone: Zone, number| zone.record(&format!("*.big.lab.example. 300 TXT \"{number:03}{text}\""));
+    let record = |zone: LabZone, number| zone.record(&format!("*.big.lab.example. 300 TXT \"{number:03}{text}\""));
     let upstream = upstream((0..235).fold(zone(), record));
     let config = config(&[&upstream], "workers = 2", "deadline = \"30s\"");
     let nodens = Nodens::start(&format!("{config}[cache]\nmemory = \"4MiB\"\n"));
@@ -226,7 +226,7 @@ fn announced_lengths_take_no_memory() {
 #[test]
 fn one_client_cannot_take_the_places_of_the_others() {
     let (silent, well) =
-        (upstream(zone()), upstream(Zone::new("well.example.").record("*.well.example. 300 A 192.0.2.9")));
+        (upstream(zone()), upstream(LabZone::new("well.example.").record("*.well.example. 300 A 192.0.2.9")));
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 2\n[admin]\nlisten = \"127.0.0.1:0\"\n[cache]\nmemory = \"4MiB\"\n\
          [upstreams.silent]\nservers = [\"{}\"]\ndeadline = \"30s\"\n[upstreams.well]\nservers = [\"{}\"]\ndeadline = \"20s\"\n\

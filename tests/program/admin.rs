@@ -9,7 +9,7 @@ use crate::support::page::page;
 use crate::support::space::can_run;
 use crate::support::{Nodens, config, eventually, field, restart, stop, upstream, zone};
 use nodens::lab::fault::{Behaviour, Tcp as TcpFault};
-use nodens::lab::upstream::Upstream;
+use nodens::lab::upstream::LabUpstream;
 use nodens::upstream::Transport;
 
 const AAAA: u16 = 28;
@@ -351,7 +351,7 @@ fn readiness_follows_the_upstreams_of_each_route() {
     // Before its first response a server is unknown, and failures do not change that.
     let healthy = format!("    {} healthy\n", corp.address());
     eventually("its first response", || nodens.get("/readyz?verbose").body.contains(&healthy).then_some(()));
-    for break_it in [|corp: &Upstream| corp.set(Behaviour::silent()), |corp: &Upstream| stop(corp)] {
+    for break_it in [|corp: &LabUpstream| corp.set(Behaviour::silent()), |corp: &LabUpstream| stop(corp)] {
         break_it(&corp);
         let mut names = 0;
         eventually("the server to be found out", || {

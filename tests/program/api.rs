@@ -6,30 +6,30 @@ use std::time::Duration;
 use crate::support::client::{A, lookup, query, udp};
 use crate::support::{Nodens, config, eventually, stop, upstream, zone};
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::metrics::events::Kind;
+use nodens::lab::upstream::LabUpstream;
+use nodens::metrics::events::EventKind;
 use serde_json::Value;
 
 const TXT: u16 = 16;
 
 /// All kinds of events.
-const ALL_KINDS: [Kind; 16] = [
-    Kind::PruningOff,
-    Kind::Ejected,
-    Kind::Recovered,
-    Kind::Degraded,
-    Kind::NoLongerDegraded,
-    Kind::ForwardingLoop,
-    Kind::ForwardingLoopCleared,
-    Kind::EdnsOff,
-    Kind::RandomCaseOff,
-    Kind::AddressAdded,
-    Kind::AddressRemoved,
-    Kind::NameUnresolved,
-    Kind::NameResolved,
-    Kind::ReloadApplied,
-    Kind::ReloadNeedsRestart,
-    Kind::ReloadRejected,
+const ALL_KINDS: [EventKind; 16] = [
+    EventKind::PruningOff,
+    EventKind::Ejected,
+    EventKind::Recovered,
+    EventKind::Degraded,
+    EventKind::NoLongerDegraded,
+    EventKind::ForwardingLoop,
+    EventKind::ForwardingLoopCleared,
+    EventKind::EdnsOff,
+    EventKind::RandomCaseOff,
+    EventKind::AddressAdded,
+    EventKind::AddressRemoved,
+    EventKind::NameUnresolved,
+    EventKind::NameResolved,
+    EventKind::ReloadApplied,
+    EventKind::ReloadNeedsRestart,
+    EventKind::ReloadRejected,
 ];
 
 /// Requests a page and parses it as JSON.
@@ -41,7 +41,7 @@ fn json(nodens: &Nodens, path: &str) -> Value {
 }
 
 /// Returns the entry of this server in `/api/v1/upstreams`.
-fn of(nodens: &Nodens, server: &Upstream) -> Value {
+fn of(nodens: &Nodens, server: &LabUpstream) -> Value {
     let page = json(nodens, "/api/v1/upstreams");
     let groups = page["upstreams"].as_array().expect("groups").iter();
     let mut servers = groups.flat_map(|group| group["servers"].as_array().expect("servers"));
@@ -50,7 +50,7 @@ fn of(nodens: &Nodens, server: &Upstream) -> Value {
 }
 
 /// Waits until `good` accepts the entry of this server.
-fn becomes(nodens: &Nodens, server: &Upstream, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+fn becomes(nodens: &Nodens, server: &LabUpstream, what: &str, good: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || Some(of(nodens, server)).filter(&good))
 }
 

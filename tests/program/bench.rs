@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use crate::addresses::own_address;
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 /// Fast enough for a test, slow enough for a busy machine.
 const QUICK: [&str; 6] = ["--rate", "200", "--duration", "1s", "--timeout", "10s"];
 
-async fn upstream() -> Upstream {
-    let zone = Zone::new(".").record("*. 60 A 192.0.2.1").rcode("broken.example.", 2);
-    Upstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone).await.unwrap()
+async fn upstream() -> LabUpstream {
+    let zone = LabZone::new(".").record("*. 60 A 192.0.2.1").rcode("broken.example.", 2);
+    LabUpstream::start((Ipv4Addr::LOCALHOST, 0).into(), zone).await.unwrap()
 }
 
 /// Runs `nodens bench latency`, while the scripted servers continue in this thread.
@@ -125,7 +125,7 @@ async fn the_table_adds_up_too() {
 async fn the_same_seed_asks_the_same() {
     let (one, two) = (upstream().await, upstream().await);
     let (report, _) = json(&[one.address(), two.address()], &[&QUICK[..], &["--seed", "7"]].concat()).await;
-    let asked = |upstream: &Upstream| upstream.seen().iter().map(|seen| seen.question().to_vec()).collect::<Vec<_>>();
+    let asked = |upstream: &LabUpstream| upstream.seen().iter().map(|seen| seen.question().to_vec()).collect::<Vec<_>>();
     let (first, second) = (asked(&one), asked(&two));
     let common = first.len().min(second.len()); // on a busy machine one of them may be short
     assert!(common > 100);
@@ -157,8 +157,8 @@ async fn tcp_is_pipelined_over_few_connections() {
 
 #[tokio::test]
 async fn ipv6_is_asked() {
-    let zone = Zone::new(".").record("*. 60 A 192.0.2.1");
-    let Ok(upstream) = Upstream::start((Ipv6Addr::LOCALHOST, 0).into(), zone).await else { return };
+    let zone = LabZone::new(".").record("*. 60 A 192.0.2.1");
+    let Ok(upstream) = LabUpstream::start((Ipv6Addr::LOCALHOST, 0).into(), zone).await else { return };
     let (report, code) = json(&[upstream.address()], &QUICK).await;
     assert_eq!((code, report["targets"][0]["lost"].as_u64()), (Some(0), Some(0)));
 }

@@ -11,7 +11,7 @@ use crate::support::{Dir, Nodens, config, eventually, serve, upstream, zone};
 use serde_json::Value;
 
 /// Starts nodens on node-1 with `[kubernetes]` pointing to `api`.
-fn start(api: &Api, more: &str) -> (Nodens, nodens::lab::upstream::Upstream) {
+fn start(api: &Api, more: &str) -> (Nodens, nodens::lab::upstream::LabUpstream) {
     let upstream = upstream(zone());
     let dir = Dir::new();
     let text = format!("{}[kubernetes]\nwatch = true\n{more}", config(&[&upstream], "", ""));

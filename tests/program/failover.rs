@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::support::client::{A, Tcp, data, id, query, receive, udp};
 use crate::support::{Nodens, restart, stop, upstream_on};
 use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::{Zone, address_of};
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::{LabZone, address_of};
 
 /// Queries of a cell.
 const QUERIES: u16 = 120;
@@ -53,7 +53,7 @@ const FAULTS: [Fault; 11] = [
 
 impl Fault {
     /// Applies the change that is due before query `number`.
-    fn strike(self, server: &Upstream, number: u16) {
+    fn strike(self, server: &LabUpstream, number: u16) {
         let begins = number == if self == Self::SilentFromTheStart { 0 } else { BEFORE };
         match self {
             Self::Flaps if number == QUERIES - 1 => server.set(Behaviour::normal()),
@@ -77,8 +77,8 @@ struct Cell {
     name: String,
     fault: Fault,
     tcp: bool,
-    faulty: Upstream,
-    healthy: Upstream,
+    faulty: LabUpstream,
+    healthy: LabUpstream,
 }
 
 impl Cell {
@@ -86,7 +86,7 @@ impl Cell {
         let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
         let name = format!("{fault:?}-{family}-{}", if tcp { "tcp" } else { "udp" }).to_lowercase();
         let server = || {
-            let server = upstream_on((address, 0).into(), Zone::new("example.").addresses_from_names());
+            let server = upstream_on((address, 0).into(), LabZone::new("example.").addresses_from_names());
             server.set_latency(LATENCY);
             server
         };
@@ -115,7 +115,7 @@ impl Cell {
             };
             assert_eq!(data(&reply), [address_of(&name).to_string()], "{name}");
         }
-        let asked = |server: &Upstream| server.seen().iter().filter(|seen| u16::from(seen.qtype) == A).count();
+        let asked = |server: &LabUpstream| server.seen().iter().filter(|seen| u16::from(seen.qtype) == A).count();
         let most = f64::from(QUERIES) * 1.1 + 32.0;
         let (faulty, healthy) = (asked(&self.faulty), asked(&self.healthy));
         println!("{}: the faulty server was asked {faulty} times, the healthy one {healthy} times", self.name);

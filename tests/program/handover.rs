@@ -10,16 +10,16 @@ use std::thread::{self, JoinHandle};
 use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, ask_udp, data, id, lookup, query, receive, udp};
 use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
-use nodens::handover::channel::{Channel, Message};
+use nodens::handover::channel::{Channel, HandoverMessage};
 use nodens::handover::door;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Paths and addresses that all nodens of a test share.
 struct Scene {
     dir: Dir,
-    upstream: Upstream,
+    upstream: LabUpstream,
     listen: SocketAddr,
     admin: SocketAddr,
 }
@@ -181,7 +181,7 @@ fn what_was_asked_of_others_does_not_go_along() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     lookup(scene.listen, "known.lab.example");
-    let other = upstream(Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2"));
+    let other = upstream(LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2"));
     let servers = [&scene.upstream, &other].map(|upstream| upstream.address().to_string());
     let mut new = scene.nodens_with(&scene.config("").replace(&servers[0], &servers[1]));
     new.logged("took over");
@@ -288,7 +288,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 }
 
 /// Accepts one connection, reads one message, and sends `answer`.
-fn strange_elder(path: &std::path::Path, answer: Message) -> JoinHandle<()> {
+fn strange_elder(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
     let listener = door::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");
@@ -301,9 +301,9 @@ fn strange_elder(path: &std::path::Path, answer: Message) -> JoinHandle<()> {
 #[test]
 fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
     for answer in [
-        Message::Hello { protocol: 999, version: "9.9.9".to_owned() },
-        Message::Refused { why: "not today".to_owned() },
-        Message::Complete,
+        HandoverMessage::Hello { protocol: 999, version: "9.9.9".to_owned() },
+        HandoverMessage::Refused { why: "not today".to_owned() },
+        HandoverMessage::Complete,
     ] {
         let scene = Scene::new();
         let mut old = scene.nodens();
@@ -330,13 +330,13 @@ fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
         socket
     };
     let channel = Channel::of(OwnedFd::from(knock()));
-    channel.send(&Message::Hello { protocol: 999, version: "9.9.9".to_owned() }).expect("sends");
+    channel.send(&HandoverMessage::Hello { protocol: 999, version: "9.9.9".to_owned() }).expect("sends");
     let got = channel.receive().expect("a message").expect("a message");
-    assert!(matches!(got.message, Message::Refused { why } if why.contains("999")) && got.socket.is_none());
+    assert!(matches!(got.message, HandoverMessage::Refused { why } if why.contains("999")) && got.socket.is_none());
     knock().send(b"GET / HTTP/1.1\r\n\r\n").expect("sends");
     drop(knock());
     let channel = Channel::of(OwnedFd::from(knock()));
-    channel.send(&Message::Ready).expect("sends");
+    channel.send(&HandoverMessage::Ready).expect("sends");
     assert!(channel.receive().is_ok_and(|got| got.is_none()));
     old.logged("handover failed");
     // The predecessor has handed nothing over, and serves.

@@ -7,8 +7,8 @@ use crate::support::api::Api;
 use crate::support::client::{A, code, data, query, receive};
 use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream};
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 
 const TXT: u16 = 16;
@@ -19,8 +19,8 @@ const STRANGER: &str = "127.0.0.9";
 struct Scene {
     nodens: Nodens,
     api: Api,
-    corp: Upstream,
-    _public: Upstream,
+    corp: LabUpstream,
+    _public: LabUpstream,
 }
 
 /// Starts nodens with two jobs of different projects on one node; the servers of corp.example are silent.
@@ -42,8 +42,8 @@ fn scene_within(deadline: &str, more: &str) -> Scene {
             pod["metadata"]["annotations"]["job.runner.gitlab.com/id"] = job.into();
         });
     }
-    let public = upstream(Zone::new(".").record("registry.example.com. 300 A 192.0.2.1"));
-    let corp = upstream(Zone::new("corp.example."));
+    let public = upstream(LabZone::new(".").record("registry.example.com. 300 A 192.0.2.1"));
+    let corp = upstream(LabZone::new("corp.example."));
     corp.set(Behaviour::silent());
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -180,7 +180,7 @@ fn a_cause_is_what_happened_whatever_the_servers_say() {
     scene.corp.set(Behaviour::rcode(2).extended_error(22, "no reply: max_qps"));
     // The second query finds the cached failure.
     (0..2).for_each(|_| drop(scene.ask(ONE, "git.corp.example", A)));
-    let zone = Zone::new("corp.example.").rcode("bad.corp.example.", 3);
+    let zone = LabZone::new("corp.example.").rcode("bad.corp.example.", 3);
     scene.corp.set_zone(zone.extended_error("bad.corp.example.", 15, "malware")).expect("a zone");
     scene.corp.set(Behaviour::normal());
     // The second query is a hit.

@@ -12,7 +12,7 @@ use crate::support::client::{A, Tcp, code, data, id, lookup, query, receive, udp
 use crate::support::{Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
-use nodens::lab::zone::Zone;
+use nodens::lab::zone::LabZone;
 
 /// Queries in flight, over UDP and over one TCP connection each.
 struct Asked {
@@ -231,8 +231,8 @@ fn replace(nodens: &Nodens, text: &str) {
     fs::rename(new, nodens.config()).expect("a swap");
 }
 
-fn another_zone() -> Zone {
-    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2")
+fn another_zone() -> LabZone {
+    LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.2")
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::pipe;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use nodens::lab::upstream::Upstream;
+use nodens::lab::upstream::LabUpstream;
 
 use crate::addresses::own_address;
 use crate::support::client::{A, code, data, lookup, query, receive, udp};
@@ -19,7 +19,7 @@ const BURST: usize = 50;
 
 /// Nodens processes at the same addresses, one after the other, with the same kind of log.
 struct Scene {
-    upstream: Upstream,
+    upstream: LabUpstream,
     dir: Dir,
     listen: SocketAddr,
     admin: SocketAddr,

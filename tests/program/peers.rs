@@ -250,7 +250,7 @@ fn so_does_musls() {
 }
 
 /// Starts nodens on port 53, points resolv.conf to it, and starts an upstream behind it.
-fn as_the_system_resolver() -> (Dir, Nodens, nodens::lab::upstream::Upstream) {
+fn as_the_system_resolver() -> (Dir, Nodens, nodens::lab::upstream::LabUpstream) {
     let dir = Dir::new();
     let resolv = dir.write("resolv.conf", "nameserver 127.0.0.1\nsearch corp.example lab.example\noptions ndots:5\n");
     put_in_place(&resolv, "/etc/resolv.conf");

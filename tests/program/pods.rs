@@ -6,8 +6,8 @@ use crate::support::musl;
 use crate::support::pod::{Pod, make_bridge};
 use crate::support::space::{add_address, inside, ip};
 use crate::support::{Dir, Nodens, eventually, upstream};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 
 /// Addresses of nodens, the same on every node.
@@ -26,7 +26,7 @@ struct Scene {
     done: Pod,
     /// A pod without a job.
     plain: Pod,
-    _upstreams: [Upstream; 3],
+    _upstreams: [LabUpstream; 3],
 }
 
 fn scene() -> Scene {
@@ -65,11 +65,11 @@ fn scene() -> Scene {
             }
         });
     }
-    let cluster = Zone::new("cluster.local.").record("web.shop.svc.cluster.local. 5 A 10.96.0.7");
-    let corp = Zone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7");
-    let public = Zone::new(".").record("www.example.com. 300 A 192.0.2.1");
+    let cluster = LabZone::new("cluster.local.").record("web.shop.svc.cluster.local. 5 A 10.96.0.7");
+    let corp = LabZone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7");
+    let public = LabZone::new(".").record("www.example.com. 300 A 192.0.2.1");
     let upstreams = [cluster, corp, public].map(upstream);
-    let [cluster, corp, public] = upstreams.each_ref().map(Upstream::address);
+    let [cluster, corp, public] = upstreams.each_ref().map(LabUpstream::address);
     let text = format!(
         "[server]\nlisten = [\"{}\", \"[{}]\"]\nallow = [\"10.244.1.0/24\", \"fd00:1::/64\"]\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n[report]\nlisten = [\"{}:{REPORT}\", \"[{}]:{REPORT}\"]\n\

@@ -11,8 +11,8 @@ use crate::support::api::Api;
 use crate::support::client::{A, Tcp, code, lookup, query, receive, udp};
 use crate::support::{DEADLINE, Dir, Nodens, config, eventually, serve, upstream, zone};
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 
 const POD: &str = "127.0.0.2";
@@ -54,7 +54,7 @@ fn reload(nodens: &Nodens, text: &str) {
 }
 
 /// Starts a nodens with one worker that logs to a file in its directory; returns also the file and the configuration.
-fn logging(more: &str) -> (Nodens, Upstream, PathBuf, String) {
+fn logging(more: &str) -> (Nodens, LabUpstream, PathBuf, String) {
     let upstream = upstream(zone());
     let dir = Dir::new();
     let file = dir.file("queries.jsonl");
@@ -72,8 +72,8 @@ fn a_line_says_who_asked_what_and_who_answered() {
         pod["metadata"]["labels"]["manager.runner.gitlab.com/id-short"] = "t1abc".into();
         pod["metadata"]["annotations"]["job.runner.gitlab.com/id"] = "8123".into();
     });
-    let public = upstream(Zone::new(".").record("*.lab.example. 300 A 192.0.2.1"));
-    let corp = upstream(Zone::new("corp.example."));
+    let public = upstream(LabZone::new(".").record("*.lab.example. 300 A 192.0.2.1"));
+    let corp = upstream(LabZone::new("corp.example."));
     corp.set(Behaviour::silent());
     let (dir, public_address, corp_address) = (Dir::new(), public.address(), corp.address());
     let file = dir.file("queries.jsonl");

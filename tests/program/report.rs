@@ -7,8 +7,8 @@ use crate::support::api::Api;
 use crate::support::client::{A, query, receive};
 use crate::support::{DEADLINE, Dir, Nodens, eventually, field, upstream};
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -21,8 +21,8 @@ struct Scene {
     nodens: Nodens,
     report: Vec<SocketAddr>,
     _api: Api,
-    _public: Upstream,
-    _corp: Upstream,
+    _public: LabUpstream,
+    _corp: LabUpstream,
 }
 
 /// Starts nodens with two jobs on one node; the servers of corp.example are silent.
@@ -34,8 +34,8 @@ fn scene() -> Scene {
             pod["metadata"]["annotations"]["job.runner.gitlab.com/id"] = job.into();
         });
     }
-    let public = upstream(Zone::new(".").record("registry.example.com. 300 A 192.0.2.1"));
-    let corp = upstream(Zone::new("corp.example."));
+    let public = upstream(LabZone::new(".").record("registry.example.com. 300 A 192.0.2.1"));
+    let corp = upstream(LabZone::new("corp.example."));
     corp.set(Behaviour::silent());
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"127.0.0.0/29\", \"::1\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\

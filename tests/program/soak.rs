@@ -13,8 +13,8 @@ use crate::support::client::{EXTENDED_ERROR, Tcp, code, data, extended_error, id
 use crate::support::{Nodens, restart, stop, upstream_on};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::{Behaviour, Forgery, Tcp as LabTcp};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::{Zone, address_of};
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::{LabZone, address_of};
 
 /// Default duration in seconds.
 const SECONDS: u64 = 5;
@@ -39,14 +39,14 @@ impl Dice {
 
 /// A server, and the periods in which it has been well.
 struct Server {
-    upstream: Upstream,
+    upstream: LabUpstream,
     stopped: AtomicBool,
     well: Mutex<Vec<(Instant, Option<Instant>)>>,
 }
 
 impl Server {
     fn new(address: IpAddr) -> Self {
-        let upstream = upstream_on((address, 0).into(), Zone::new("example.").addresses_from_names());
+        let upstream = upstream_on((address, 0).into(), LabZone::new("example.").addresses_from_names());
         upstream.set_latency(Duration::from_millis(1));
         Self { upstream, stopped: AtomicBool::new(false), well: Mutex::new(vec![(Instant::now(), None)]) }
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::support::space::{inside, put_in_place};
 use crate::support::{Dir, Nodens, eventually, musl, upstream};
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use nodens::wire::compose::Composer;
-use nodens::wire::reply::{Reply, Section};
+use nodens::wire::reply::{ResponseMessage, Section};
 use nodens::wire::rtype;
 
 /// Function that resolves a name: one line for each result.
@@ -18,7 +18,7 @@ type LookUp = Box<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
 /// A server, nodens in front of it on port 53, and a stub resolver that asks nodens.
 struct Stage {
-    upstream: Upstream,
+    upstream: LabUpstream,
     _nodens: Nodens,
     look_up: LookUp,
 }
@@ -27,7 +27,7 @@ fn stage(records: &str, route: &str, look_up: impl FnOnce(&Dir) -> LookUp) -> St
     let dir = Dir::new();
     put_in_place(&dir.write("resolv.conf", "nameserver 127.0.0.1\n"), "/etc/resolv.conf");
     put_in_place(&dir.write("nsswitch.conf", "hosts: files dns\n"), "/etc/nsswitch.conf");
-    let upstream = upstream(Zone::new(".").records(records));
+    let upstream = upstream(LabZone::new(".").records(records));
     let look_up = look_up(&dir);
     let nodens = Nodens::spawn(
         crate::support::serve().arg("--config").arg(dir.write(
@@ -94,7 +94,7 @@ fn play(stage: &Stage) {
 
 /// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
-    let Ok(reply) = Reply::read(wire) else { return };
+    let Ok(reply) = ResponseMessage::read(wire) else { return };
     let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
     let mut answers: Vec<_> = reply.section(Section::Answer).collect();
     answers.reverse();

@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::addresses::own_address;
@@ -132,7 +132,7 @@ fn the_worker_is_nobodys_to_start() {
 }
 
 /// Returns a configuration with a record whose value identifies it.
-fn with_record(upstream: &Upstream, server: &str, value: &str, more: &str) -> String {
+fn with_record(upstream: &LabUpstream, server: &str, value: &str, more: &str) -> String {
     let record = format!("[[record]]\nname = \"mine.example\"\ntype = \"A\"\nvalue = \"{value}\"\n");
     config(&[upstream], server, "") + &record + more
 }
@@ -308,7 +308,7 @@ fn without_a_file_a_successor_has_the_servers_of_before() {
         let dir = Dir::new();
         let resolv = dir.write("resolv.conf", "nameserver 127.0.0.2\n");
         put_in_place(&resolv, "/etc/resolv.conf");
-        let zone = |value: &str| Zone::new("lab.example.").record(&format!("*.lab.example. 1 A {value}"));
+        let zone = |value: &str| LabZone::new("lab.example.").record(&format!("*.lab.example. 1 A {value}"));
         let _upstreams = [
             upstream_on(([127, 0, 0, 2], 53).into(), zone("192.0.2.2")),
             upstream_on(([127, 0, 0, 3], 53).into(), zone("192.0.2.3")),

@@ -10,17 +10,17 @@ use crate::support::client::{
 use crate::support::{Nodens, config, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 
 /// Code of an option that nodens does not support.
 const UNKNOWN_OPTION: u16 = 65_001;
 const TXT: u16 = 16;
 
 /// Starts nodens in front of one upstream, and of another for `slow.example` that is silent until the test changes it.
-fn with_a_slow_zone(server: &str) -> (Nodens, Upstream, Upstream) {
+fn with_a_slow_zone(server: &str) -> (Nodens, LabUpstream, LabUpstream) {
     let (fast, slow) =
-        (upstream(zone()), upstream(Zone::new("slow.example.").record("*.slow.example. 300 A 192.0.2.9")));
+        (upstream(zone()), upstream(LabZone::new("slow.example.").record("*.slow.example. 300 A 192.0.2.9")));
     slow.set(Behaviour::silent());
     let group = format!("[upstreams.slow]\nservers = [\"{}\"]\ndeadline = \"3s\"\n", slow.address());
     let route = "[[route]]\nzones = [\"slow.example\"]\nto = \"slow\"\n";

@@ -6,8 +6,8 @@ use crate::support::api::Api;
 use crate::support::client::{A, code, data, query, receive};
 use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream};
 use hickory_proto::op::ResponseCode;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 
 const TXT: u16 = 16;
@@ -23,8 +23,8 @@ const STRANGER: &str = "127.0.0.9";
 struct Scene {
     nodens: Nodens,
     api: Api,
-    corp: Upstream,
-    _public: Upstream,
+    corp: LabUpstream,
+    _public: LabUpstream,
 }
 
 fn scene() -> Scene {
@@ -37,8 +37,8 @@ fn scene() -> Scene {
         pod["metadata"]["labels"]["example.com/trust"] = "low".into();
     });
     api.put("shop", "plain", &[PLAIN], |_| {});
-    let public = upstream(Zone::new(".").record("www.example.com. 300 A 192.0.2.1"));
-    let corp = upstream(Zone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7"));
+    let public = upstream(LabZone::new(".").record("www.example.com. 300 A 192.0.2.1"));
+    let corp = upstream(LabZone::new("corp.example.").record("git.corp.example. 300 A 10.0.0.7"));
     let dir = Dir::new();
     let nodens = api.nodens(&text(&public, &corp), dir);
     let scene = Scene { nodens, api, corp, _public: public };
@@ -48,7 +48,7 @@ fn scene() -> Scene {
     scene
 }
 
-fn text(public: &Upstream, corp: &Upstream) -> String {
+fn text(public: &LabUpstream, corp: &LabUpstream) -> String {
     format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n[kubernetes]\nwatch = true\n\
          [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\n\

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::support::api::Api;
 use crate::support::client::{A, lookup, query, receive};
 use crate::support::{DEADLINE, Dir, Nodens, config, eventually, upstream};
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use serde_json::{Value, json};
 
 const AAAA: u16 = 28;
@@ -20,14 +20,14 @@ const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 struct Scene {
     nodens: Nodens,
     api: Api,
-    upstream: Upstream,
+    upstream: LabUpstream,
 }
 
-fn zone() -> Zone {
-    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
+fn zone() -> LabZone {
+    LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
 }
 
-fn text(upstream: &Upstream, more: &str) -> String {
+fn text(upstream: &LabUpstream, more: &str) -> String {
     format!("{}[kubernetes]\nwatch = true\n[warm_up]\n{more}", config(&[upstream], "", ""))
 }
 
@@ -232,7 +232,7 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
 #[test]
 fn a_job_is_warmed_up_for_in_its_own_view() {
     let mut scene = start(Api::start(), "");
-    let own = upstream(Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.42"));
+    let own = upstream(LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.42"));
     let views = format!(
         "[upstreams.own]\nservers = [\"{}\"]\n[[view]]\nname = \"own\"\nprojects = [\"42\"]\n\
          [[view.route]]\nzones = [\"git.lab.example\"]\nto = \"own\"\n\
@@ -276,7 +276,7 @@ fn a_client_that_asks_meanwhile_waits_for_the_same_reply() {
 #[test]
 fn it_is_counted_what_clients_took() {
     let scene = start(Api::start(), "");
-    let short = Zone::new("lab.example.").record("*.lab.example. 1 A 192.0.2.1");
+    let short = LabZone::new("lab.example.").record("*.lab.example. 1 A 192.0.2.1");
     scene.upstream.set_zone(short).expect("a zone");
     let mut pods = 0.0;
     // On a slow machine an answer may expire before a client asks for it; the next pod is tried then.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::txt::Parser;
-use nodens::wire::reply::Reply;
+use nodens::wire::reply::ResponseMessage;
 
 use super::client::rtype;
 use super::script::{hex, range};
@@ -218,7 +218,7 @@ fn check_opt(
 /// Returns the options of a message's OPT record in their order.
 fn options(reply: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
-    let Some((start, end)) = Reply::read(reply).expect("a whole reply").opt else { return Vec::new() };
+    let Some((start, end)) = ResponseMessage::read(reply).expect("a whole reply").opt else { return Vec::new() };
     let (mut rest, mut found) = (&reply[start + 11..end], Vec::new());
     while let (Some(code), Some(length)) = (word(rest, 0), word(rest, 2)) {
         let end = 4 + usize::from(length);

@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use nodens::app::start_here;
-use nodens::bench::failover::server::Server;
+use nodens::bench::failover::server::TestedServer;
 use nodens::config::Config;
 use nodens::config::parse::parse;
 use nodens::lab::seen::Seen;
-use nodens::lab::upstream::Upstream;
+use nodens::lab::upstream::LabUpstream;
 use nodens::wire::rtype;
 use tokio::time::Instant;
 
@@ -31,9 +31,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Stage {
     clock: Clock,
     /// Upstreams in the order of the file.
-    upstreams: Vec<(String, Upstream)>,
+    upstreams: Vec<(String, LabUpstream)>,
     /// Server that is tested instead of nodens.
-    peer: Option<Server>,
+    peer: Option<TestedServer>,
     running: Option<Subject>,
     /// Queries whose response has not been read, by label.
     pending: HashMap<String, Client>,
@@ -42,7 +42,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Returns an empty stage: for nodens with the clock paused from now on, for a peer with the machine's clock.
-    pub(crate) fn new(peer: Option<Server>) -> Self {
+    pub(crate) fn new(peer: Option<TestedServer>) -> Self {
         let clock = if peer.is_some() { Clock::real() } else { Clock::pause() };
         Self { clock, upstreams: Vec::new(), peer, running: None, pending: HashMap::new(), queries: 0x4000 }
     }
@@ -125,7 +125,7 @@ impl Stage {
 
     async fn upstream(&mut self, name: &str, words: &[String], block: &[String]) {
         let (address, latency) = upstreams::place(words);
-        let started = self.clock.drive(Upstream::start(address, upstreams::zone(block))).await;
+        let started = self.clock.drive(LabUpstream::start(address, upstreams::zone(block))).await;
         let upstream = started.expect("an upstream");
         upstream.set_latency(latency);
         self.upstreams.push((name.to_owned(), upstream));
@@ -237,7 +237,7 @@ impl Stage {
         self.expect(client, &["NXDOMAIN".to_owned()]).await;
     }
 
-    fn named(&self, name: &str) -> &Upstream {
+    fn named(&self, name: &str) -> &LabUpstream {
         let found = self.upstreams.iter().find(|(known, _)| known == name);
         found.map(|(_, upstream)| upstream).unwrap_or_else(|| panic!("{name}: no such upstream"))
     }

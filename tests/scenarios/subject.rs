@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nodens::app::Running;
 use nodens::bench::failover::process::Process;
-use nodens::bench::failover::server::Server;
+use nodens::bench::failover::server::TestedServer;
 
 use super::script::{Step, time};
 
@@ -25,7 +25,7 @@ pub(crate) enum Subject {
 
 impl Subject {
     /// Starts another server as a forwarder to these upstreams.
-    pub(crate) async fn start(server: Server, upstreams: &[SocketAddr]) -> Self {
+    pub(crate) async fn start(server: TestedServer, upstreams: &[SocketAddr]) -> Self {
         let program = server.find().unwrap_or_else(|error| panic!("{}: {error}", server.program()));
         let started = Process::start(server, &program, IpAddr::V4(Ipv4Addr::LOCALHOST), upstreams).await;
         Self::Peer(started.unwrap_or_else(|error| panic!("{error}")))
@@ -49,10 +49,10 @@ impl Subject {
 }
 
 /// Returns the server that the environment names in place of nodens.
-pub(crate) fn peer() -> Option<Server> {
+pub(crate) fn peer() -> Option<TestedServer> {
     let name = std::env::var(VARIABLE).ok()?;
-    let known = || Server::ALL[1..].iter().map(|server| server.name()).collect::<Vec<_>>().join(", ");
-    Some(Server::named(&name).unwrap_or_else(|| panic!("{VARIABLE}={name}: expected one of {}", known())))
+    let known = || TestedServer::ALL[1..].iter().map(|server| server.name()).collect::<Vec<_>>().join(", ");
+    Some(TestedServer::named(&name).unwrap_or_else(|| panic!("{VARIABLE}={name}: expected one of {}", known())))
 }
 
 /// Returns the reason why a scenario cannot be played on another server, if there is one.

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use nodens::lab::fault::{Behaviour, Forgery, Tcp};
 use nodens::lab::seen::Seen;
-use nodens::lab::zone::Zone;
+use nodens::lab::zone::LabZone;
 use nodens::upstream::Transport;
 use nodens::wire::RrType;
 use nodens::wire::compose::Composer;
-use nodens::wire::reply::{Reply, Section};
+use nodens::wire::reply::{ResponseMessage, Section};
 
 use super::client::rtype;
 use super::script::{Options, hex, range, time, words};
 
 /// Parses a zone: records, and `$origin NAME`, `$negative-ttl N`, `$without-soa`, `$authentic`, `$signed`, `$rcode NAME N`,
 /// `$denied NAME`, `$ede NAME N TEXT`. Every name is within the zone.
-pub(crate) fn zone(block: &[String]) -> Zone {
-    block.iter().fold(Zone::new("."), |zone, line| {
+pub(crate) fn zone(block: &[String]) -> LabZone {
+    block.iter().fold(LabZone::new("."), |zone, line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |text: &str| text.parse::<u16>().unwrap_or_else(|_| panic!("{line}: {text} is no number"));
         match words.as_slice() {
@@ -156,7 +156,7 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
 
 /// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
-    let Ok(reply) = Reply::read(wire) else { return };
+    let Ok(reply) = ResponseMessage::read(wire) else { return };
     let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
     let answers: Vec<_> = reply.section(Section::Answer).collect();
     answers.into_iter().rev().for_each(|record| composer.copy(wire, record, Section::Answer));
@@ -167,7 +167,7 @@ fn reverse_answers(wire: &mut Vec<u8>) {
 
 /// Removes the last byte of the first address.
 fn shorten_answer(wire: &mut Vec<u8>) {
-    let Ok(reply) = Reply::read(wire) else { return };
+    let Ok(reply) = ResponseMessage::read(wire) else { return };
     let Some(record) = reply.section(Section::Answer).find(|record| record.rtype == nodens::wire::rtype::A) else {
         return;
     };

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::fault::{Change, State};
+use super::fault::{UpstreamChange, UpstreamState};
 use super::figures::Fate;
-use super::names::{LAME, Verdict, name};
-use crate::lab::client::{Question, ask};
-use crate::lab::upstream::Upstream;
+use super::names::{LAME, ClientResult, name};
+use crate::lab::client::{LabQuery, ask};
+use crate::lab::upstream::LabUpstream;
 
 /// Interval between the queries of a steady client.
 pub(crate) const STEADY_PACE: Duration = Duration::from_millis(50);
@@ -23,12 +23,12 @@ pub(crate) const BURST_LIMIT: Duration = Duration::from_secs(20);
 
 /// Parameters of one cell's queries.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Task<'a> {
+pub(crate) struct AskTask<'a> {
     /// The server under test.
     pub server: SocketAddr,
-    pub upstreams: &'a [Upstream; 2],
+    pub upstreams: &'a [LabUpstream; 2],
     /// Changes of the upstreams' states.
-    pub changes: &'a [Change],
+    pub changes: &'a [UpstreamChange],
     /// Number of names to query.
     pub queries: u32,
     /// True for TCP, with a connection for each query.
@@ -41,7 +41,7 @@ pub(crate) struct Task<'a> {
 ///
 /// # Errors
 /// The system's error if the state of an upstream cannot be changed.
-pub(crate) async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
+pub(crate) async fn steady(task: AskTask<'_>) -> io::Result<Vec<Fate>> {
     let start = Instant::now();
     let mut under_way = JoinSet::new();
     for number in 0..task.queries {
@@ -62,7 +62,7 @@ pub(crate) async fn steady(task: Task<'_>) -> io::Result<Vec<Fate>> {
 ///
 /// # Errors
 /// As [`steady`].
-pub(crate) async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
+pub(crate) async fn burst(task: AskTask<'_>) -> io::Result<Vec<Fate>> {
     let start = Instant::now();
     let mut fates = Vec::new();
     for number in 0..task.queries {
@@ -75,22 +75,22 @@ pub(crate) async fn burst(task: Task<'_>) -> io::Result<Vec<Fate>> {
     Ok(fates)
 }
 
-impl Task<'_> {
+impl AskTask<'_> {
     /// Applies the changes that are due at query `number`.
     async fn change(&self, number: u32) -> io::Result<()> {
         for change in self.changes.iter().filter(|change| change.at == number) {
             put(self.upstreams, change).await?;
-            if change.states.contains(&State::Lame) {
+            if change.states.contains(&UpstreamState::Lame) {
                 // Another client sends this query; its result is not counted.
-                let (server, question) = (self.server, Question::new(LAME, "A")?);
+                let (server, question) = (self.server, LabQuery::new(LAME, "A")?);
                 tokio::spawn(async move { ask(server, &question).await });
             }
         }
         Ok(())
     }
 
-    fn question(&self, number: u32) -> io::Result<Question> {
-        let question = Question::new(&name(number), "A")?;
+    fn question(&self, number: u32) -> io::Result<LabQuery> {
+        let question = LabQuery::new(&name(number), "A")?;
         Ok(if self.tcp { question.over_tcp() } else { question })
     }
 }
@@ -99,15 +99,15 @@ impl Task<'_> {
 ///
 /// # Errors
 /// As [`steady`].
-pub(crate) async fn put(upstreams: &[Upstream; 2], change: &Change) -> io::Result<()> {
+pub(crate) async fn put(upstreams: &[LabUpstream; 2], change: &UpstreamChange) -> io::Result<()> {
     for (upstream, state) in upstreams.iter().zip(change.states) {
         state.apply(upstream).await?;
     }
     Ok(())
 }
 
-async fn fate(server: SocketAddr, name: &str, question: &Question) -> Fate {
+async fn fate(server: SocketAddr, name: &str, question: &LabQuery) -> Fate {
     let start = Instant::now();
     let reply = ask(server, question).await;
-    Fate { verdict: Verdict::of(name, &reply), took: start.elapsed() }
+    Fate { verdict: ClientResult::of(name, &reply), took: start.elapsed() }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::names::LAME;
 use crate::lab::fault::{Behaviour, Forgery, Tcp};
-use crate::lab::upstream::Upstream;
+use crate::lab::upstream::LabUpstream;
 use crate::wire::{Rcode, rcode};
 
 /// Response time of a healthy upstream.
@@ -25,7 +25,7 @@ const LAME_EVERY: usize = 10;
 
 /// One fault, which is one row of the tables.
 #[derive(Clone, Copy, Debug)]
-pub struct Fault {
+pub struct FaultRow {
     /// Name on the command line and in JSON.
     pub name: &'static str,
     /// Short description.
@@ -37,15 +37,15 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug)]
 enum Course {
     /// The first upstream is in this state throughout.
-    Throughout(State),
+    Throughout(UpstreamState),
     /// The first upstream enters this state after the given number of queries.
-    After(u32, State),
+    After(u32, UpstreamState),
     /// Silence moves from the second to the first upstream after a third of the queries, and back after two thirds.
     Swap,
     /// The first upstream is alternately silent and healthy, each for the given number of queries.
     Flaps(u32),
     /// The only upstream is in this state for the given number of queries.
-    OnlyOne(u32, State),
+    OnlyOne(u32, UpstreamState),
     /// Both upstreams are silent for the given number of queries.
     Both(u32),
     /// Neither upstream answers one name, which another client asks repeatedly.
@@ -54,7 +54,7 @@ enum Course {
 
 /// State of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum UpstreamState {
     /// Answers after [`HEALTHY_LATENCY`].
     Healthy,
     /// Receives queries and never responds.
@@ -81,11 +81,11 @@ pub enum State {
 
 /// States of both upstreams from a query on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct UpstreamChange {
     /// Number of the query, from 0.
     pub at: u32,
     /// States of the first and the second upstream.
-    pub states: [State; 2],
+    pub states: [UpstreamState; 2],
 }
 
 /// Timing of the queries.
@@ -98,33 +98,33 @@ pub enum Mode {
 }
 
 /// All faults, in the order of the tables.
-pub const FAULTS: [Fault; 19] = [
-    fault("none", "none", Course::Throughout(State::Healthy)),
-    fault("silent", "silent from the start", Course::Throughout(State::Silent)),
-    fault("goes-silent", "goes silent in use", Course::After(10, State::Silent)),
-    fault("closed", "port closed", Course::Throughout(State::Closed)),
-    fault("goes-closed", "port closes in use", Course::After(10, State::Closed)),
-    fault("servfail", "answers SERVFAIL", Course::Throughout(State::Rcode(rcode::SERVFAIL))),
-    fault("refused", "answers REFUSED", Course::Throughout(State::Rcode(rcode::REFUSED))),
-    fault("late", "answers after 1.5 s", Course::Throughout(State::Late)),
-    fault("loss", "loses 30 %", Course::Throughout(State::Lossy)),
+pub const FAULTS: [FaultRow; 19] = [
+    fault("none", "none", Course::Throughout(UpstreamState::Healthy)),
+    fault("silent", "silent from the start", Course::Throughout(UpstreamState::Silent)),
+    fault("goes-silent", "goes silent in use", Course::After(10, UpstreamState::Silent)),
+    fault("closed", "port closed", Course::Throughout(UpstreamState::Closed)),
+    fault("goes-closed", "port closes in use", Course::After(10, UpstreamState::Closed)),
+    fault("servfail", "answers SERVFAIL", Course::Throughout(UpstreamState::Rcode(rcode::SERVFAIL))),
+    fault("refused", "answers REFUSED", Course::Throughout(UpstreamState::Rcode(rcode::REFUSED))),
+    fault("late", "answers after 1.5 s", Course::Throughout(UpstreamState::Late)),
+    fault("loss", "loses 30 %", Course::Throughout(UpstreamState::Lossy)),
     fault("swap", "the two swap roles", Course::Swap),
-    fault("slower", "ten times slower", Course::Throughout(State::Slow)),
-    fault("garbage", "answers garbage", Course::Throughout(State::Garbage)),
-    fault("other-port", "answers from wrong port", Course::Throughout(State::OtherPort)),
-    fault("truncated", "truncates, TCP dead", Course::Throughout(State::Truncated)),
+    fault("slower", "ten times slower", Course::Throughout(UpstreamState::Slow)),
+    fault("garbage", "answers garbage", Course::Throughout(UpstreamState::Garbage)),
+    fault("other-port", "answers from wrong port", Course::Throughout(UpstreamState::OtherPort)),
+    fault("truncated", "truncates, TCP dead", Course::Throughout(UpstreamState::Truncated)),
     fault("flaps", "silent every other 2 s", Course::Flaps(40)),
-    fault("only-silent", "only one, silent 400 ms", Course::OnlyOne(8, State::Silent)),
+    fault("only-silent", "only one, silent 400 ms", Course::OnlyOne(8, UpstreamState::Silent)),
     fault("both-silent", "both silent 500 ms", Course::Both(10)),
     fault("lame", "one lame name", Course::Lame),
-    fault("only-closed", "only one, port closed 150 ms", Course::OnlyOne(3, State::Closed)),
+    fault("only-closed", "only one, port closed 150 ms", Course::OnlyOne(3, UpstreamState::Closed)),
 ];
 
-const fn fault(name: &'static str, label: &'static str, course: Course) -> Fault {
-    Fault { name, label, course }
+const fn fault(name: &'static str, label: &'static str, course: Course) -> FaultRow {
+    FaultRow { name, label, course }
 }
 
-impl Fault {
+impl FaultRow {
     /// Returns the fault with this name.
     pub fn named(name: &str) -> Option<Self> {
         FAULTS.into_iter().find(|fault| fault.name == name)
@@ -167,31 +167,31 @@ impl Fault {
     }
 
     /// Returns the changes during this number of queries. The first change is at query 0.
-    pub fn changes(&self, queries: u32) -> Vec<Change> {
-        let first = |at, state| Change { at, states: [state, State::Healthy] };
+    pub fn changes(&self, queries: u32) -> Vec<UpstreamChange> {
+        let first = |at, state| UpstreamChange { at, states: [state, UpstreamState::Healthy] };
         match self.course {
             Course::Throughout(state) => vec![first(0, state)],
-            Course::After(at, state) => vec![first(0, State::Healthy), first(at, state)],
+            Course::After(at, state) => vec![first(0, UpstreamState::Healthy), first(at, state)],
             Course::Swap => (0..3)
                 .map(|third| {
-                    let states = [State::Healthy, State::Silent];
+                    let states = [UpstreamState::Healthy, UpstreamState::Silent];
                     let states = if third % 2 == 0 { states } else { [states[1], states[0]] };
-                    Change { at: queries * third / 3, states }
+                    UpstreamChange { at: queries * third / 3, states }
                 })
                 .collect(),
             Course::Flaps(turn) => (0..queries.div_ceil(turn))
-                .map(|number| first(number * turn, if number % 2 == 0 { State::Silent } else { State::Healthy }))
+                .map(|number| first(number * turn, if number % 2 == 0 { UpstreamState::Silent } else { UpstreamState::Healthy }))
                 .collect(),
             Course::OnlyOne(lasts, state) => {
-                vec![first(0, State::Healthy), first(BRIEF_AT, state), first(BRIEF_AT + lasts, State::Healthy)]
+                vec![first(0, UpstreamState::Healthy), first(BRIEF_AT, state), first(BRIEF_AT + lasts, UpstreamState::Healthy)]
             }
             Course::Both(lasts) => {
-                let both = Change { at: BRIEF_AT, states: [State::Silent; 2] };
-                vec![first(0, State::Healthy), both, first(BRIEF_AT + lasts, State::Healthy)]
+                let both = UpstreamChange { at: BRIEF_AT, states: [UpstreamState::Silent; 2] };
+                vec![first(0, UpstreamState::Healthy), both, first(BRIEF_AT + lasts, UpstreamState::Healthy)]
             }
             Course::Lame => {
                 let times = (0..queries).step_by(LAME_EVERY);
-                times.map(|at| Change { at, states: [State::Lame; 2] }).collect()
+                times.map(|at| UpstreamChange { at, states: [UpstreamState::Lame; 2] }).collect()
             }
         }
     }
@@ -207,12 +207,12 @@ impl Mode {
     }
 }
 
-impl State {
+impl UpstreamState {
     /// Sets an upstream to this state.
     ///
     /// # Errors
     /// The system's error if another process now holds the port that was closed.
-    pub async fn apply(self, upstream: &Upstream) -> io::Result<()> {
+    pub async fn apply(self, upstream: &LabUpstream) -> io::Result<()> {
         let normal = Behaviour::normal();
         upstream.set(match self {
             Self::Healthy | Self::Closed => normal,
@@ -262,17 +262,17 @@ mod tests {
                 assert!(changes.is_sorted_by(|one, next| one.at < next.at), "{}", fault.name);
                 assert!(changes.iter().all(|change| change.at < queries), "{}: {changes:?}", fault.name);
             }
-            assert_eq!(Fault::named(fault.name).unwrap().label, fault.label);
+            assert_eq!(FaultRow::named(fault.name).unwrap().label, fault.label);
         }
     }
 
     #[test]
     fn roles_change_at_a_third_and_two_thirds() {
-        let changes = Fault::named("swap").unwrap().changes(60);
-        let (healthy, silent) = (State::Healthy, State::Silent);
-        let change = |at, first, second| Change { at, states: [first, second] };
+        let changes = FaultRow::named("swap").unwrap().changes(60);
+        let (healthy, silent) = (UpstreamState::Healthy, UpstreamState::Silent);
+        let change = |at, first, second| UpstreamChange { at, states: [first, second] };
         assert_eq!(changes, [change(0, healthy, silent), change(20, silent, healthy), change(40, healthy, silent)]);
-        let flaps = Fault::named("flaps").unwrap();
+        let flaps = FaultRow::named("flaps").unwrap();
         assert_eq!(flaps.changes(80), [change(0, silent, healthy), change(40, healthy, healthy)]);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::names::Verdict;
+use super::names::ClientResult;
 use crate::lab::client::PATIENCE;
 
 /// Number of first queries of a burst left out of `p99_after_10_ms`: by then the server can have detected the fault.
@@ -13,7 +13,7 @@ const LEARNT_AFTER: usize = 10;
 /// Result of one query.
 #[derive(Clone, Copy, Debug)]
 pub struct Fate {
-    pub verdict: Verdict,
+    pub verdict: ClientResult,
     /// Time from the query to its result.
     pub took: Duration,
 }
@@ -46,7 +46,7 @@ impl Figures {
     /// ten queries. `healthy` is the number of queries that the second upstream received, if it was healthy throughout.
     pub fn new(fates: &[Fate], burst: bool, healthy: Option<u64>) -> Self {
         let count = |verdict| fates.iter().filter(|fate| fate.verdict == verdict).count() as u64;
-        let (silent, failed, wrong) = (count(Verdict::Silent), count(Verdict::Failed), count(Verdict::Wrong));
+        let (silent, failed, wrong) = (count(ClientResult::Silent), count(ClientResult::Failed), count(ClientResult::Wrong));
         let times = sorted(fates);
         let later = burst.then(|| sorted(fates.get(LEARNT_AFTER..).unwrap_or_default()));
         Self {
@@ -65,7 +65,7 @@ impl Figures {
 }
 
 fn sorted(fates: &[Fate]) -> Vec<f64> {
-    let time = |fate: &Fate| if fate.verdict == Verdict::Good { fate.took } else { PATIENCE };
+    let time = |fate: &Fate| if fate.verdict == ClientResult::Good { fate.took } else { PATIENCE };
     let mut times: Vec<f64> = fates.iter().map(|fate| time(fate).as_secs_f64() * 1000.0).collect();
     times.sort_by(f64::total_cmp);
     times
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn good(ms: u64) -> Fate {
-        Fate { verdict: Verdict::Good, took: Duration::from_millis(ms) }
+        Fate { verdict: ClientResult::Good, took: Duration::from_millis(ms) }
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
     fn what_is_lost_counts_with_the_clients_patience() {
         let mut fates: Vec<Fate> = (0..10).map(|_| good(900)).chain((0..90).map(|_| good(2))).collect();
         for (fate, verdict) in
-            fates[10..].iter_mut().zip([Verdict::Silent, Verdict::Failed, Verdict::Failed, Verdict::Wrong])
+            fates[10..].iter_mut().zip([ClientResult::Silent, ClientResult::Failed, ClientResult::Failed, ClientResult::Wrong])
         {
             fate.verdict = verdict;
         }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!((figures.lost, figures.silent, figures.failed, figures.wrong), (4, 1, 2, 1));
         assert_eq!((figures.p50_ms, figures.p99_ms, figures.max_ms), (2.0, 5000.0, 5000.0));
         for fate in &mut fates {
-            fate.verdict = Verdict::Good;
+            fate.verdict = ClientResult::Good;
         }
         let figures = Figures::new(&fates, true, None);
         assert_eq!((figures.p99_ms, figures.p99_after_10_ms), (900.0, Some(2.0)));

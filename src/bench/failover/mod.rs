@@ -26,21 +26,21 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use self::ask::Task;
+use self::ask::AskTask;
 use self::fault::{HEALTHY_LATENCY, Mode};
 use self::figures::Figures;
-use self::plan::{Cell, Plan};
+use self::plan::{Cell, FailoverPlan};
 use self::process::Process;
-use self::report::{Outcome, Report};
-use crate::lab::upstream::Upstream;
+use self::report::{CellOutcome, FailoverReport};
+use crate::lab::upstream::LabUpstream;
 
 /// Measures all cells of a plan in sequence; `progress` is called before each cell.
 ///
 /// # Errors
 /// The system's error if the upstreams cannot be started or changed, or if nodens itself does not start. A failed start
 /// of another server is recorded in the report.
-pub async fn run(plan: &Plan, stop: &AtomicBool, progress: impl Fn(&Cell)) -> io::Result<Report> {
-    let mut report = Report::new(plan);
+pub async fn run(plan: &FailoverPlan, stop: &AtomicBool, progress: impl Fn(&Cell)) -> io::Result<FailoverReport> {
+    let mut report = FailoverReport::new(plan);
     for cell in plan.cells() {
         progress(&cell);
         let outcome = measure(plan, &cell, stop).await?;
@@ -54,10 +54,10 @@ pub async fn run(plan: &Plan, stop: &AtomicBool, progress: impl Fn(&Cell)) -> io
     Ok(report)
 }
 
-async fn measure(plan: &Plan, cell: &Cell, stop: &AtomicBool) -> io::Result<Outcome> {
+async fn measure(plan: &FailoverPlan, cell: &Cell, stop: &AtomicBool) -> io::Result<CellOutcome> {
     let ip = if plan.ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let upstreams =
-        [Upstream::start((ip, 0).into(), names::zone()).await?, Upstream::start((ip, 0).into(), names::zone()).await?];
+        [LabUpstream::start((ip, 0).into(), names::zone()).await?, LabUpstream::start((ip, 0).into(), names::zone()).await?];
     for upstream in &upstreams {
         upstream.set_latency(HEALTHY_LATENCY);
     }
@@ -67,21 +67,21 @@ async fn measure(plan: &Plan, cell: &Cell, stop: &AtomicBool) -> io::Result<Outc
     if let (Mode::Steady, Some(change)) = (cell.mode, changes.first()) {
         ask::put(&upstreams, change).await?;
     }
-    let addresses = upstreams.each_ref().map(Upstream::address);
+    let addresses = upstreams.each_ref().map(LabUpstream::address);
     let known = if cell.fault.has_one_upstream() { &addresses[..1] } else { &addresses };
     let mut process = match Process::start(cell.server, &cell.program, ip, known).await {
         Ok(process) => process,
-        Err(error) if cell.server == server::Server::Nodens => return Err(error),
-        Err(error) => return Ok(Outcome { figures: None, trouble: Some(error.to_string()) }),
+        Err(error) if cell.server == server::TestedServer::Nodens => return Err(error),
+        Err(error) => return Ok(CellOutcome { figures: None, trouble: Some(error.to_string()) }),
     };
     let before = upstreams[1].seen_count();
     let task =
-        Task { server: process.address(), upstreams: &upstreams, changes: &changes, queries, tcp: plan.tcp, stop };
+        AskTask { server: process.address(), upstreams: &upstreams, changes: &changes, queries, tcp: plan.tcp, stop };
     let fates = match cell.mode {
         Mode::Steady => ask::steady(task).await?,
         Mode::Burst => ask::burst(task).await?,
     };
     let healthy = cell.fault.spares_the_second().then(|| upstreams[1].seen_count() - before);
     let trouble = (!process.runs()).then(|| format!("{} ended in the middle of it", cell.server.program()));
-    Ok(Outcome { figures: Some(Figures::new(&fates, cell.mode == Mode::Burst, healthy)), trouble })
+    Ok(CellOutcome { figures: Some(Figures::new(&fates, cell.mode == Mode::Burst, healthy)), trouble })
 }

@@ -4,12 +4,12 @@ use std::io;
 
 use hickory_proto::op::ResponseCode;
 
-use crate::lab::client::Reply;
-use crate::lab::zone::{Zone, address_of};
+use crate::lab::client::LabResponse;
+use crate::lab::zone::{LabZone, address_of};
 
 /// Returns the zone of the upstreams: every name has an address that is computed from the name.
-pub fn zone() -> Zone {
-    Zone::new(".").addresses_from_names()
+pub fn zone() -> LabZone {
+    LabZone::new(".").addresses_from_names()
 }
 
 /// Name that no upstream answers in the "lame" fault.
@@ -22,7 +22,7 @@ pub fn name(number: u32) -> String {
 
 /// Outcome of a query for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ClientResult {
     /// The address of the name, and no other record.
     Good,
     /// Another answer: another address, NODATA or NXDOMAIN.
@@ -33,9 +33,9 @@ pub enum Verdict {
     Silent,
 }
 
-impl Verdict {
+impl ClientResult {
     /// Classifies the result of a query for `name`.
-    pub fn of(name: &str, reply: &io::Result<Reply>) -> Self {
+    pub fn of(name: &str, reply: &io::Result<LabResponse>) -> Self {
         match reply {
             Err(_) => Self::Silent,
             Ok(reply) => Self::judge(name, reply.rcode(), &reply.data()),
@@ -57,16 +57,16 @@ mod tests {
 
     #[test]
     fn only_the_address_of_the_name_is_good() {
-        let judge = |rcode, data: &[String]| Verdict::judge(&name(7), rcode, data);
+        let judge = |rcode, data: &[String]| ClientResult::judge(&name(7), rcode, data);
         let (right, other) = (address_of("N7.failover.example.").to_string(), address_of(&name(8)).to_string());
         let ok = ResponseCode::NoError;
-        assert_eq!(judge(ok, std::slice::from_ref(&right)), Verdict::Good);
-        assert_eq!(judge(ok, std::slice::from_ref(&other)), Verdict::Wrong);
-        assert_eq!(judge(ok, &[right.clone(), other]), Verdict::Wrong);
-        assert_eq!(judge(ok, &[]), Verdict::Wrong);
-        assert_eq!(judge(ResponseCode::NXDomain, &[]), Verdict::Wrong);
-        assert_eq!(judge(ResponseCode::ServFail, &[]), Verdict::Failed);
-        assert_eq!(judge(ResponseCode::Refused, &[right]), Verdict::Failed);
-        assert_eq!(Verdict::of(&name(7), &Err(io::ErrorKind::TimedOut.into())), Verdict::Silent);
+        assert_eq!(judge(ok, std::slice::from_ref(&right)), ClientResult::Good);
+        assert_eq!(judge(ok, std::slice::from_ref(&other)), ClientResult::Wrong);
+        assert_eq!(judge(ok, &[right.clone(), other]), ClientResult::Wrong);
+        assert_eq!(judge(ok, &[]), ClientResult::Wrong);
+        assert_eq!(judge(ResponseCode::NXDomain, &[]), ClientResult::Wrong);
+        assert_eq!(judge(ResponseCode::ServFail, &[]), ClientResult::Failed);
+        assert_eq!(judge(ResponseCode::Refused, &[right]), ClientResult::Failed);
+        assert_eq!(ClientResult::of(&name(7), &Err(io::ErrorKind::TimedOut.into())), ClientResult::Silent);
     }
 }

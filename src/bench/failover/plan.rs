@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ask::{BURST_LIMIT, STEADY_PACE};
-use super::fault::{Fault, Mode};
-use super::server::Server;
+use super::fault::{FaultRow, Mode};
+use super::server::TestedServer;
 use crate::bench::draw::Random;
 use crate::lab::client::PATIENCE;
 
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct FailoverPlan {
     /// The servers and their programs.
-    pub servers: Vec<(Server, PathBuf)>,
+    pub servers: Vec<(TestedServer, PathBuf)>,
     /// Requested servers that are not installed.
-    pub missing: Vec<Server>,
-    pub faults: Vec<Fault>,
+    pub missing: Vec<TestedServer>,
+    pub faults: Vec<FaultRow>,
     /// True to measure only bursts, for all servers; otherwise steady mode for all servers, and bursts for nodens.
     pub closed: bool,
     pub quick: bool,
@@ -29,16 +29,16 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct Cell {
     pub mode: Mode,
-    pub fault: Fault,
+    pub fault: FaultRow,
     /// Server under test.
-    pub server: Server,
+    pub server: TestedServer,
     pub program: PathBuf,
 }
 
 /// Typical time that a server takes to start.
 const START: Duration = Duration::from_millis(500);
 
-impl Plan {
+impl FailoverPlan {
     /// Returns all cells in order: all servers for a fault, in random order, before the next fault.
     pub fn cells(&self) -> Vec<Cell> {
         let mut random = Random::new(1);
@@ -48,7 +48,7 @@ impl Plan {
                 let mut servers = self.servers.clone();
                 servers.retain(|(server, _)| match mode {
                     Mode::Steady => !self.closed,
-                    Mode::Burst => self.closed || *server == Server::Nodens,
+                    Mode::Burst => self.closed || *server == TestedServer::Nodens,
                 });
                 random.shuffle(&mut servers);
                 cells.extend(servers.into_iter().map(|(server, program)| Cell {
@@ -76,7 +76,7 @@ impl Plan {
 impl Cell {
     fn durations(&self, quick: bool) -> (Duration, Duration) {
         let queries = self.fault.queries(self.mode, quick);
-        let nodens = self.server == Server::Nodens;
+        let nodens = self.server == TestedServer::Nodens;
         let (about, most) = match self.mode {
             Mode::Steady => {
                 // The last queries may take up to the client's timeout.
@@ -97,8 +97,8 @@ mod tests {
     use super::super::fault::FAULTS;
     use super::*;
 
-    fn plan(servers: &[Server], closed: bool) -> Plan {
-        Plan {
+    fn plan(servers: &[TestedServer], closed: bool) -> FailoverPlan {
+        FailoverPlan {
             servers: servers.iter().map(|server| (*server, PathBuf::from("p"))).collect(),
             missing: Vec::new(),
             faults: FAULTS.into(),
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_server_has_its_turn_at_a_fault_before_the_next() {
-        let cells = plan(&[Server::Nodens, Server::Unbound, Server::Bind], false).cells();
+        let cells = plan(&[TestedServer::Nodens, TestedServer::Unbound, TestedServer::Bind], false).cells();
         let (steady, burst): (Vec<_>, Vec<_>) = cells.iter().partition(|cell| cell.mode == Mode::Steady);
         for (turn, fault) in steady.chunks(3).zip(FAULTS) {
             assert!(turn.iter().all(|cell| cell.fault.name == fault.name));
@@ -121,12 +121,12 @@ mod tests {
         }
         assert_eq!(steady.len(), 3 * FAULTS.len());
         assert_eq!(burst.len(), FAULTS.len() - 7, "nodens alone, and not what needs time or is brief");
-        assert!(burst.iter().all(|cell| cell.server == Server::Nodens));
+        assert!(burst.iter().all(|cell| cell.server == TestedServer::Nodens));
     }
 
     #[test]
     fn closed_is_the_burst_alone_and_for_all() {
-        let plan = plan(&[Server::Nodens, Server::Dnsdist], true);
+        let plan = plan(&[TestedServer::Nodens, TestedServer::Dnsdist], true);
         let cells = plan.cells();
         assert_eq!(cells.len(), 2 * (FAULTS.len() - 7));
         assert!(cells.iter().all(|cell| cell.mode == Mode::Burst));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::server::{Place, Server};
+use super::server::{TestedServerSetup, TestedServer};
 
 /// Maximum attempts to start a server: another process may take the free port first.
 const START_TRIES: u32 = 3;
@@ -45,7 +45,7 @@ impl Process {
     ///
     /// # Errors
     /// The system's error if it cannot be started; the end of its log if it exits or does not listen.
-    pub async fn start(server: Server, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
+    pub async fn start(server: TestedServer, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
         let mut tries = 1;
         loop {
             match Self::try_start(server, program, ip, upstreams).await {
@@ -65,9 +65,9 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    async fn try_start(server: Server, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
+    async fn try_start(server: TestedServer, program: &Path, ip: IpAddr, upstreams: &[SocketAddr]) -> io::Result<Self> {
         let dir = Dir::new()?;
-        let place = Place { listen: free(ip)?, upstreams, dir: &dir.0 };
+        let place = TestedServerSetup { listen: free(ip)?, upstreams, dir: &dir.0 };
         let (config, log) = (dir.0.join("config"), dir.0.join("log"));
         fs::write(&config, server.config(&place))?;
         let output = File::create(&log)?;
@@ -154,10 +154,10 @@ mod tests {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let upstreams = [SocketAddr::new(ip, 9); 2];
         let error =
-            Process::start(Server::Unbound, Path::new("/bin/ls"), ip, &upstreams).await.unwrap_err().to_string();
+            Process::start(TestedServer::Unbound, Path::new("/bin/ls"), ip, &upstreams).await.unwrap_err().to_string();
         assert!(error.starts_with("unbound ended with exit status: "), "{error}");
         assert!(error.contains("config"), "ls names the file that it takes -c or -d with: {error}");
-        let missing = Process::start(Server::Unbound, Path::new("/no/such/program"), ip, &upstreams).await;
+        let missing = Process::start(TestedServer::Unbound, Path::new("/no/such/program"), ip, &upstreams).await;
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

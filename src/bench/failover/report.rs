@@ -2,17 +2,17 @@
 
 use serde::Serialize;
 
-use super::fault::{Fault, Mode};
+use super::fault::{FaultRow, Mode};
 use super::figures::Figures;
-use super::plan::{Cell, Plan};
-use super::server::Server;
+use super::plan::{Cell, FailoverPlan};
+use super::server::TestedServer;
 use crate::lab::client::PATIENCE;
 
 /// Version of the JSON structure; incremented when a field changes its meaning or is removed.
 const SHAPE: u32 = 1;
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct FailoverReport {
     shape: u32,
     nodens: &'static str,
     transport: &'static str,
@@ -22,16 +22,16 @@ pub struct Report {
     /// True if the user ended the run early; cells are missing then.
     pub interrupted: bool,
     missing: Vec<&'static str>,
-    cells: Vec<Row>,
+    cells: Vec<ReportRow>,
     #[serde(skip)]
-    servers: Vec<Server>,
+    servers: Vec<TestedServer>,
     #[serde(skip)]
-    faults: Vec<Fault>,
+    faults: Vec<FaultRow>,
 }
 
 /// Result of a cell.
 #[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
+pub struct CellOutcome {
     /// Figures, if the server started.
     #[serde(flatten)]
     pub figures: Option<Figures>,
@@ -40,17 +40,17 @@ pub struct Outcome {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Row {
+struct ReportRow {
     server: &'static str,
     mode: &'static str,
     fault: &'static str,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: CellOutcome,
 }
 
-impl Report {
+impl FailoverReport {
     /// Returns a report of a plan, without figures yet.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &FailoverPlan) -> Self {
         Self {
             shape: SHAPE,
             nodens: env!("CARGO_PKG_VERSION"),
@@ -67,25 +67,25 @@ impl Report {
     }
 
     /// Adds the result of a cell.
-    pub fn add(&mut self, cell: &Cell, outcome: Outcome) {
+    pub fn add(&mut self, cell: &Cell, outcome: CellOutcome) {
         let (server, mode, fault) = (cell.server.name(), cell.mode.name(), cell.fault.name);
-        self.cells.push(Row { server, mode, fault, outcome });
+        self.cells.push(ReportRow { server, mode, fault, outcome });
     }
 
     /// Returns the servers with results in this mode, in the order of the command line.
-    pub fn servers(&self, mode: Mode) -> Vec<Server> {
-        let has = |server: &Server| self.rows(mode).any(|row| row.server == server.name());
+    pub fn servers(&self, mode: Mode) -> Vec<TestedServer> {
+        let has = |server: &TestedServer| self.rows(mode).any(|row| row.server == server.name());
         self.servers.iter().copied().filter(has).collect()
     }
 
     /// Returns the faults with results in this mode.
-    pub fn faults(&self, mode: Mode) -> Vec<Fault> {
-        let has = |fault: &Fault| self.rows(mode).any(|row| row.fault == fault.name);
+    pub fn faults(&self, mode: Mode) -> Vec<FaultRow> {
+        let has = |fault: &FaultRow| self.rows(mode).any(|row| row.fault == fault.name);
         self.faults.iter().copied().filter(has).collect()
     }
 
     /// Returns the figures of a cell, if there are any.
-    pub fn figures(&self, mode: Mode, fault: &Fault, server: Server) -> Option<&Figures> {
+    pub fn figures(&self, mode: Mode, fault: &FaultRow, server: TestedServer) -> Option<&Figures> {
         let row = self.rows(mode).find(|row| row.fault == fault.name && row.server == server.name())?;
         row.outcome.figures.as_ref()
     }
@@ -117,41 +117,41 @@ impl Report {
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
-    fn rows(&self, mode: Mode) -> impl Iterator<Item = &Row> {
+    fn rows(&self, mode: Mode) -> impl Iterator<Item = &ReportRow> {
         self.cells.iter().filter(move |row| row.mode == mode.name())
     }
 }
 
 /// Returns a report of example data for tests: the first server answers all queries, all others fail all.
 #[cfg(test)]
-pub(super) fn example(mode: Mode, servers: &[Server]) -> Report {
+pub(super) fn example(mode: Mode, servers: &[TestedServer]) -> FailoverReport {
     use std::time::Duration;
 
     use super::figures::Fate;
-    use super::names::Verdict;
+    use super::names::ClientResult;
 
-    let faults: Vec<Fault> = ["none", "silent"].into_iter().filter_map(Fault::named).collect();
-    let plan = Plan {
+    let faults: Vec<FaultRow> = ["none", "silent"].into_iter().filter_map(FaultRow::named).collect();
+    let plan = FailoverPlan {
         servers: servers.iter().map(|server| (*server, "p".into())).collect(),
-        missing: vec![Server::CoreDns],
+        missing: vec![TestedServer::CoreDns],
         faults: faults.clone(),
         closed: false,
         quick: false,
         ipv6: false,
         tcp: false,
     };
-    let mut report = Report::new(&plan);
+    let mut report = FailoverReport::new(&plan);
     for fault in faults {
         for (at, server) in servers.iter().enumerate() {
             let fates: Vec<Fate> = (1..=50)
                 .map(|ms| Fate {
-                    verdict: if at == 0 { Verdict::Good } else { Verdict::Failed },
+                    verdict: if at == 0 { ClientResult::Good } else { ClientResult::Failed },
                     took: Duration::from_millis(ms),
                 })
                 .collect();
             let figures = Figures::new(&fates, mode == Mode::Burst, Some(52));
             let cell = Cell { mode, fault, server: *server, program: "p".into() };
-            report.add(&cell, Outcome { figures: Some(figures), trouble: None });
+            report.add(&cell, CellOutcome { figures: Some(figures), trouble: None });
         }
     }
     report
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn json_has_a_row_for_each_cell() {
-        let report = example(Mode::Steady, &[Server::Nodens, Server::Bind]);
+        let report = example(Mode::Steady, &[TestedServer::Nodens, TestedServer::Bind]);
         let value: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
         let cells = value["cells"].as_array().expect("cells");
         assert_eq!(cells.len(), 4);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A DNS server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum TestedServer {
     /// nodens: this program.
     Nodens,
     /// NLnet Labs Unbound.
@@ -27,7 +27,7 @@ pub enum Server {
 
 /// Addresses and directory of one server process.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct TestedServerSetup<'a> {
     /// Listening address, for UDP and TCP.
     pub listen: SocketAddr,
     /// Addresses of its upstreams, the faulty one first.
@@ -39,7 +39,7 @@ pub struct Place<'a> {
 /// Directories of system programs, searched after PATH.
 const MORE_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-impl Server {
+impl TestedServer {
     /// All servers, nodens first.
     pub const ALL: [Self; 7] =
         [Self::Nodens, Self::Unbound, Self::Bind, Self::CoreDns, Self::Dnsdist, Self::Knot, Self::Dnsmasq];
@@ -87,8 +87,8 @@ impl Server {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Returns the command-line arguments; `file` contains its [`Server::config`].
-    pub fn arguments(self, file: &str, place: &Place<'_>) -> Vec<String> {
+    /// Returns the command-line arguments; `file` contains its [`TestedServer::config`].
+    pub fn arguments(self, file: &str, place: &TestedServerSetup<'_>) -> Vec<String> {
         let words: &[&str] = match self {
             Self::Nodens => &["serve", "--no-supervisor", "--config", file],
             Self::Unbound => &["-d", "-c", file],
@@ -102,8 +102,8 @@ impl Server {
     }
 
     /// Returns the configuration file's text.
-    pub fn config(self, place: &Place<'_>) -> String {
-        let Place { listen, upstreams, dir } = place;
+    pub fn config(self, place: &TestedServerSetup<'_>) -> String {
+        let TestedServerSetup { listen, upstreams, dir } = place;
         let each = |line: &dyn Fn(&SocketAddr) -> String| upstreams.iter().map(line).collect::<Vec<_>>();
         let (ip, port, dir) = (listen.ip(), listen.port(), dir.display());
         match self {
@@ -174,18 +174,18 @@ mod tests {
         for ip in ["127.0.0.1", "[::1]"] {
             let address = |port| format!("{ip}:{port}").parse().unwrap();
             let upstreams = [address(20_001), address(20_002)];
-            let place = Place { listen: address(10_053), upstreams: &upstreams, dir: Path::new("/d") };
-            for server in Server::ALL {
+            let place = TestedServerSetup { listen: address(10_053), upstreams: &upstreams, dir: Path::new("/d") };
+            for server in TestedServer::ALL {
                 let config = server.config(&place);
                 let ports =
                     ["10053", "20001", "20002"].map(|port| config.find(port).unwrap_or_else(|| panic!("{config}")));
                 assert!(ports.is_sorted(), "the one with the fault is first: {config}");
-                let alone = server.config(&Place { upstreams: &upstreams[..1], ..place });
+                let alone = server.config(&TestedServerSetup { upstreams: &upstreams[..1], ..place });
                 assert!(alone.contains("20001") && !alone.contains("20002"), "{alone}");
                 assert!(server.arguments("/d/config", &place).contains(&"/d/config".to_owned()));
-                assert_eq!(Server::named(server.name()), Some(server));
+                assert_eq!(TestedServer::named(server.name()), Some(server));
             }
-            let config = parse(&Server::Nodens.config(&place), &[]).unwrap();
+            let config = parse(&TestedServer::Nodens.config(&place), &[]).unwrap();
             assert_eq!((config.upstreams.len(), config.routes.len()), (1, 1));
         }
     }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::fault::{Fault, Mode};
+use super::fault::{FaultRow, Mode};
 use super::figures::Figures;
-use super::report::Report;
-use super::server::Server;
+use super::report::FailoverReport;
+use super::server::TestedServer;
 use super::table::ms;
 use crate::bench::html::COLOURS;
 use crate::bench::svg::Axis;
@@ -29,10 +29,10 @@ text { font: 12px system-ui, sans-serif; fill: var(--ink) } .soft { fill: var(--
 const LIGHT: &str = "--ink: #1c2127; --soft: #59636e; --page: #ffffff; --rule: #dde2e7; --band: #f5f7f9;";
 const DARK: &str = "--ink: #e6eaee; --soft: #9aa7b3; --page: #14181d; --rule: #2b333c; --band: #1b2128;";
 
-pub(crate) fn picture(report: &Report) -> String {
+pub(crate) fn picture(report: &FailoverReport) -> String {
     let modes: Vec<Mode> =
         [Mode::Steady, Mode::Burst].into_iter().filter(|mode| !report.servers(*mode).is_empty()).collect();
-    let servers: Vec<Server> = Server::ALL
+    let servers: Vec<TestedServer> = TestedServer::ALL
         .into_iter()
         .filter(|server| modes.iter().any(|mode| report.servers(*mode).contains(server)))
         .collect();
@@ -65,7 +65,7 @@ fn style() -> String {
     style + &format!("@media (prefers-color-scheme: dark) {{ :root {{ {DARK}{} }} }}\n", colours(|pair| pair.1))
 }
 
-fn legend(servers: &[Server]) -> String {
+fn legend(servers: &[TestedServer]) -> String {
     let mut out =
         "<text class=\"title\" x=\"16\" y=\"26\">What a fault of one of two upstreams costs the clients</text>\n"
             .to_owned();
@@ -86,13 +86,13 @@ fn legend(servers: &[Server]) -> String {
 }
 
 /// Returns the colour of a server, which is independent of the other servers in the report.
-fn colour(server: Server) -> usize {
-    Server::ALL.iter().position(|other| *other == server).unwrap_or_default() % COLOURS.len()
+fn colour(server: TestedServer) -> usize {
+    TestedServer::ALL.iter().position(|other| *other == server).unwrap_or_default() % COLOURS.len()
 }
 
 struct Drawing<'a> {
     out: String,
-    servers: &'a [Server],
+    servers: &'a [TestedServer],
     y: f64,
 }
 
@@ -101,8 +101,8 @@ impl Drawing<'_> {
         let _ = writeln!(self.out, "{text}"); // infallible for a String
     }
 
-    fn panel(&mut self, report: &Report, mode: Mode) {
-        let servers: Vec<Server> = self.servers.iter().copied().filter(|s| report.servers(mode).contains(s)).collect();
+    fn panel(&mut self, report: &FailoverReport, mode: Mode) {
+        let servers: Vec<TestedServer> = self.servers.iter().copied().filter(|s| report.servers(mode).contains(s)).collect();
         let faults = report.faults(mode);
         let cells = || faults.iter().flat_map(|fault| servers.iter().map(move |s| report.figures(mode, fault, *s)));
         let values = cells().flatten().flat_map(|figures| [figures.p99_ms, figures.max_ms]);
@@ -147,7 +147,7 @@ impl Drawing<'_> {
     }
 
     /// Draws the dots of one cell, and the number of its lost queries.
-    fn lane(&mut self, axis: &Axis, y: f64, fault: &Fault, server: Server, figures: &Figures) {
+    fn lane(&mut self, axis: &Axis, y: f64, fault: &FaultRow, server: TestedServer, figures: &Figures) {
         let c = colour(server);
         let (p99, max) = (across(axis, figures.p99_ms), across(axis, figures.max_ms));
         self.add(format_args!(
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn every_cell_has_its_dots_and_losses_their_number() {
-        let picture = picture(&example(Mode::Steady, &[Server::Nodens, Server::Bind]));
+        let picture = picture(&example(Mode::Steady, &[TestedServer::Nodens, TestedServer::Bind]));
         assert_eq!(picture.matches("<g><title>").count(), 4, "{picture}");
         assert_eq!(picture.matches("\u{00d7} 50</text>").count(), 2);
         assert!(picture.contains("bind, none: p99 5,000 ms, slowest 5,000 ms, 50 of 50 lost"));

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use super::ask::STEADY_PACE;
 use super::fault::Mode;
 use super::figures::Figures;
-use super::report::Report;
+use super::report::FailoverReport;
 use crate::bench::table::count;
 
 /// Returns one table for each measured mode, and the notes.
-pub fn table(report: &Report) -> String {
+pub fn table(report: &FailoverReport) -> String {
     let mut out = String::new();
     for mode in [Mode::Steady, Mode::Burst] {
         let servers = report.servers(mode);
@@ -27,7 +27,7 @@ pub fn table(report: &Report) -> String {
     out
 }
 
-fn headline(report: &Report, mode: Mode, servers: &[&str]) -> String {
+fn headline(report: &FailoverReport, mode: Mode, servers: &[&str]) -> String {
     let what = match mode {
         Mode::Steady => format!("a new name every {} ms", STEADY_PACE.as_millis()),
         Mode::Burst => "new names one after another".to_owned(),
@@ -40,7 +40,7 @@ fn headline(report: &Report, mode: Mode, servers: &[&str]) -> String {
 }
 
 /// Returns all figures of the only server.
-fn full(report: &Report, mode: Mode) -> Vec<Vec<String>> {
+fn full(report: &FailoverReport, mode: Mode) -> Vec<Vec<String>> {
     let mut head = vec!["first upstream", "asked", "p50", "p99", "max", "lost", "wrong", "healthy one asked"];
     if mode == Mode::Burst {
         head.insert(4, "after 10");
@@ -65,7 +65,7 @@ fn full(report: &Report, mode: Mode) -> Vec<Vec<String>> {
 }
 
 /// Returns the main figures of each server, one column per server.
-fn side_by_side(report: &Report, mode: Mode) -> Vec<Vec<String>> {
+fn side_by_side(report: &FailoverReport, mode: Mode) -> Vec<Vec<String>> {
     let servers = report.servers(mode);
     let head = std::iter::once("first upstream").chain(servers.iter().map(|server| server.name()));
     let mut rows = vec![head.map(str::to_owned).collect::<Vec<_>>()];
@@ -112,12 +112,12 @@ fn aligned(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::report::example;
-    use super::super::server::Server;
+    use super::super::server::TestedServer;
     use super::*;
 
     #[test]
     fn servers_stand_side_by_side() {
-        let text = table(&example(Mode::Steady, &[Server::Nodens, Server::Bind]));
+        let text = table(&example(Mode::Steady, &[TestedServer::Nodens, TestedServer::Bind]));
         let expected = "\
 steady: a new name every 50 ms, UDP over IPv4; p99 / max in ms, lost
 
@@ -132,7 +132,7 @@ not installed: coredns
 
     #[test]
     fn one_server_is_told_of_in_full() {
-        let text = table(&example(Mode::Burst, &[Server::Nodens]));
+        let text = table(&example(Mode::Burst, &[TestedServer::Nodens]));
         let line = text.lines().find(|line| line.starts_with("silent")).unwrap_or_default();
         let words: Vec<&str> = line.split_whitespace().skip(4).collect();
         assert_eq!(words, ["50", "25", "49", "49", "50", "0", "0", "1.04", "x"], "{text}");

@@ -5,8 +5,8 @@
 
 use super::super::prefix::{Prefix, Prefixes};
 use super::super::search_list;
-use super::mark::Mark;
-use super::{ClientStats, Failure};
+use super::mark::FailureKeys;
+use super::{ClientStats, FailedQuestion};
 use crate::clock::Millis;
 use crate::wire::rcode;
 
@@ -17,7 +17,7 @@ const MOST_MEANT: usize = 64;
 
 impl ClientStats {
     /// Adds a failure. A failure that a search list caused is counted for its target instead.
-    pub(in crate::jobs) fn fail(&mut self, failure: Failure) {
+    pub(in crate::jobs) fn fail(&mut self, failure: FailedQuestion) {
         let name = failure.name.clone();
         let prefixes = Prefixes::of(&name);
         if failure.rcode == rcode::NXDOMAIN
@@ -29,7 +29,7 @@ impl ClientStats {
             }
             return;
         }
-        let mark = Mark::of(&prefixes, failure.qtype, failure.rcode, self.namespace());
+        let mark = FailureKeys::of(&prefixes, failure.qtype, failure.rcode, self.namespace());
         self.steps += self.marks.len() as u64;
         if let Some(at) = self.marks.iter().position(|old| old.key == mark.key) {
             self.merge(at, failure);
@@ -89,7 +89,7 @@ impl ClientStats {
 
     /// Removes the failures that are now recognized as search-list queries for this prefix, and counts them for it.
     fn look_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
-        let is_search = |mark: &Mark, failure: &Failure| {
+        let is_search = |mark: &FailureKeys, failure: &FailedQuestion| {
             mark.prefixes.contains(&(front.hash as u32))
                 && mark.begins.is_none()
                 && failure.rcode == rcode::NXDOMAIN
@@ -109,10 +109,10 @@ impl ClientStats {
     }
 
     /// Adds occurrences to a failure in the list.
-    fn merge(&mut self, at: usize, failure: Failure) {
+    fn merge(&mut self, at: usize, failure: FailedQuestion) {
         let Some(old) = self.failures.get_mut(at) else { return };
         self.bytes = self.bytes.saturating_sub(old.weight());
-        let failure = Failure {
+        let failure = FailedQuestion {
             qtype: if failure.first < old.first { failure.qtype } else { old.qtype },
             times: old.times + failure.times,
             first: old.first.min(failure.first),
@@ -121,13 +121,13 @@ impl ClientStats {
         };
         // An earlier text is better than none: a failure from the cache may have lost it.
         *old = match failure.words.is_empty() && failure.cause == old.cause {
-            true => Failure { words: std::mem::take(&mut old.words), ..failure },
+            true => FailedQuestion { words: std::mem::take(&mut old.words), ..failure },
             false => failure,
         };
         self.bytes += old.weight();
     }
 
-    fn put(&mut self, failure: Failure, mark: Mark) {
+    fn put(&mut self, failure: FailedQuestion, mark: FailureKeys) {
         if let Some(front) = mark.begins {
             *self.tried.entry(front).or_default() += 1;
         }
@@ -136,7 +136,7 @@ impl ClientStats {
         self.marks.push(mark);
     }
 
-    pub(super) fn take(&mut self, at: usize) -> Option<Failure> {
+    pub(super) fn take(&mut self, at: usize) -> Option<FailedQuestion> {
         if at >= self.failures.len() || at >= self.marks.len() {
             return None;
         }
@@ -157,10 +157,10 @@ impl ClientStats {
     }
 }
 
-impl Failure {
+impl FailedQuestion {
     /// Returns the approximate size in bytes, with the mark and an entry of `tried`.
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.name.len() + self.words.len() + size_of::<Mark>() + TRIED_WEIGHT
+        size_of::<Self>() + self.name.len() + self.words.len() + size_of::<FailureKeys>() + TRIED_WEIGHT
     }
 }
 
@@ -178,11 +178,11 @@ fn least<T>(list: &[T], rank: impl Fn(&T) -> (u64, Millis)) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Kind, Slow};
+    use super::super::{ResponseKind, SlowQuestion};
     use super::*;
     use crate::cause::Cause;
     use crate::clients::Client;
-    use crate::metrics::Source;
+    use crate::metrics::AnswerSource;
     use crate::wire::name::Name;
     use crate::wire::{Rcode, rtype};
     use std::sync::Arc;
@@ -191,7 +191,7 @@ mod tests {
     /// Returns an account of a client in the namespace `ci`.
     fn of_namespace() -> ClientStats {
         let client = Client {
-            kind: crate::clients::client::Kind::Pod,
+            kind: crate::clients::client::ClientKind::Pod,
             name: "a".into(),
             namespace: Some("ci".into()),
             uid: Some("1".into()),
@@ -225,8 +225,8 @@ mod tests {
         ClientStats::new(None, [10, 0, 0, 1].into(), 0)
     }
 
-    fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> Failure {
-        Failure {
+    fn failure(name: &str, qtype: u16, rcode: Rcode, words: &str, at: Millis) -> FailedQuestion {
+        FailedQuestion {
             name: name.parse::<Name>().expect(name).as_wire().into(),
             qtype: qtype.into(),
             route: None,
@@ -278,24 +278,24 @@ mod tests {
             account.fail(failure(&format!("a.b{}.c.ci.svc.cluster.local", n % 80), 1, rcode::NXDOMAIN, "", n));
             account.fail(failure(&format!("n{}.x", n % 90), 1, rcode::SERVFAIL, &"text".repeat(n as usize % 7), n));
             let name = vec![0; n as usize % 200].into();
-            account.wait(Slow {
+            account.wait(SlowQuestion {
                 name,
                 qtype: rtype::A,
                 route: None,
                 rcode: rcode::NOERROR,
                 took: Duration::from_millis(n % 50),
             });
-            account.add(Kind {
+            account.add(ResponseKind {
                 route: Some(n.to_string().into()),
                 rcode: rcode::NOERROR,
-                source: Source::Hit,
+                source: AnswerSource::Hit,
                 times: 1,
             });
         }
-        let failures: usize = account.failures.iter().map(Failure::weight).sum();
-        let slowest: usize = account.slowest.iter().map(Slow::weight).sum();
+        let failures: usize = account.failures.iter().map(FailedQuestion::weight).sum();
+        let slowest: usize = account.slowest.iter().map(SlowQuestion::weight).sum();
         let meant: usize = account.meant.iter().map(|(name, _)| meant_weight(name)).sum();
-        let kinds = account.kinds.len() * size_of::<Kind>();
+        let kinds = account.kinds.len() * size_of::<ResponseKind>();
         assert_eq!(account.weight(), size_of::<ClientStats>() + failures + slowest + meant + kinds);
         assert_eq!((account.meant.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
         assert_eq!((account.marks.len(), account.failures.len()), (MOST_FAILURES, MOST_FAILURES));

@@ -6,7 +6,7 @@ use crate::wire::{Rcode, RrType, rcode, rtype};
 
 /// Lookup keys of one failure.
 #[derive(Clone, Debug)]
-pub(super) struct Mark {
+pub(super) struct FailureKeys {
     /// Hash of the question and the response code.
     pub(super) key: u64,
     /// Hash of the name.
@@ -17,7 +17,7 @@ pub(super) struct Mark {
     pub(super) prefixes: [u32; MOST_SUFFIX_LABELS],
 }
 
-impl Mark {
+impl FailureKeys {
     /// Returns the keys of a failure of this name, type and response code, for a client in this namespace.
     pub(super) fn of(name: &Prefixes<'_>, qtype: RrType, rcode: Rcode, namespace: Option<&str>) -> Self {
         // NXDOMAIN applies to all types.

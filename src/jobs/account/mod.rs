@@ -16,13 +16,13 @@ use super::whose::ReportedCounts;
 use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
-use crate::metrics::Source;
+use crate::metrics::AnswerSource;
 use crate::wire::{Rcode, RrType, rcode};
 
 mod failures;
 mod mark;
 
-use mark::Mark;
+use mark::FailureKeys;
 
 /// Most slow responses kept.
 const MOST_SLOW: usize = 20;
@@ -41,11 +41,11 @@ pub struct ClientStats {
     /// Time of the last query.
     pub last: Millis,
     /// Responses by kind.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<ResponseKind>,
     /// Slowest responses, slowest first.
-    pub slowest: Vec<Slow>,
+    pub slowest: Vec<SlowQuestion>,
     /// Failures, unordered.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailedQuestion>,
     /// Queries for names that a search list produced and that do not exist.
     pub searches: u64,
     /// Search-list targets: the names that the application asked for, with the number of search-list queries for each.
@@ -54,7 +54,7 @@ pub struct ClientStats {
     pub left_out: u64,
     pub(super) told: ReportedCounts,
     /// One mark for each failure.
-    marks: Vec<Mark>,
+    marks: Vec<FailureKeys>,
     /// Hashes of the names in `meant`.
     meant_hashes: Vec<u64>,
     /// Hashes of names to which a search list was applied, with the number of failures and search-list targets that are
@@ -88,17 +88,17 @@ pub struct Excerpt {
 
 /// Number of responses of one kind.
 #[derive(Clone, Debug)]
-pub struct Kind {
+pub struct ResponseKind {
     /// Label of the route; `None` if nodens answered by itself.
     pub route: Option<Arc<str>>,
     pub rcode: Rcode,
     /// Source of the responses.
-    pub source: Source,
+    pub source: AnswerSource,
     pub times: u64,
 }
 
 #[derive(Clone, Debug)]
-pub struct Slow {
+pub struct SlowQuestion {
     /// Name in lower-case wire form.
     pub name: Box<[u8]>,
     pub qtype: RrType,
@@ -111,7 +111,7 @@ pub struct Slow {
 
 /// A question that failed.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct FailedQuestion {
     /// Name in lower-case wire form.
     pub name: Box<[u8]>,
     /// Query type; for NXDOMAIN, the type of the first query.
@@ -157,7 +157,7 @@ impl ClientStats {
         let failures = match pick {
             Pick::All => self.failures.clone(),
             Pick::Latest(most) => {
-                let mut latest: Vec<&Failure> = self.failures.iter().collect();
+                let mut latest: Vec<&FailedQuestion> = self.failures.iter().collect();
                 latest.sort_by_key(|failure| (std::cmp::Reverse((failure.last, failure.times)), &failure.name));
                 latest.into_iter().take(most).cloned().collect()
             }
@@ -186,7 +186,7 @@ impl ClientStats {
     }
 
     /// Returns the number of responses of all kinds that `wanted` accepts.
-    pub fn count(&self, wanted: impl Fn(&Kind) -> bool) -> u64 {
+    pub fn count(&self, wanted: impl Fn(&ResponseKind) -> bool) -> u64 {
         self.kinds.iter().filter(|kind| wanted(kind)).map(|kind| kind.times).sum()
     }
 
@@ -196,7 +196,7 @@ impl ClientStats {
     }
 
     /// Returns the sentence that describes one of the failures.
-    pub fn sentence(&self, failure: &Failure) -> String {
+    pub fn sentence(&self, failure: &FailedQuestion) -> String {
         sentence(failure.cause, &failure.name, failure.route.as_ref(), self.namespace(), &failure.words)
     }
 
@@ -217,20 +217,20 @@ impl ClientStats {
         self.client = Some(Arc::clone(client));
         if !namespace {
             // The namespace of a network in the configuration may change with a reload.
-            let failures: Vec<Failure> = (0..self.failures.len()).rev().filter_map(|at| self.take(at)).collect();
+            let failures: Vec<FailedQuestion> = (0..self.failures.len()).rev().filter_map(|at| self.take(at)).collect();
             failures.into_iter().for_each(|failure| self.fail(failure));
         }
     }
 
     /// Adds responses of a kind.
-    pub(super) fn add(&mut self, more: Kind) {
+    pub(super) fn add(&mut self, more: ResponseKind) {
         let same =
-            |kind: &&mut Kind| (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route;
+            |kind: &&mut ResponseKind| (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route;
         self.steps += self.kinds.len() as u64;
         if let Some(kind) = self.kinds.iter_mut().find(same) {
             kind.times += more.times;
         } else if self.kinds.len() < MOST_KINDS {
-            self.bytes += size_of::<Kind>();
+            self.bytes += size_of::<ResponseKind>();
             self.kinds.push(more);
         } else {
             self.add_beyond(more);
@@ -239,22 +239,22 @@ impl ClientStats {
 
     /// Adds responses of a kind for which there is no room. They are counted without route, by source and label of the
     /// code, of which there are few.
-    fn add_beyond(&mut self, more: Kind) {
-        let like = |kind: &&mut Kind| {
+    fn add_beyond(&mut self, more: ResponseKind) {
+        let like = |kind: &&mut ResponseKind| {
             kind.route.is_none() && kind.source == more.source && kind.rcode.label() == more.rcode.label()
         };
         self.steps += self.kinds.len() as u64;
         match self.kinds.iter_mut().find(like) {
             Some(kind) => kind.times += more.times,
             None => {
-                self.bytes += size_of::<Kind>();
-                self.kinds.push(Kind { route: None, ..more });
+                self.bytes += size_of::<ResponseKind>();
+                self.kinds.push(ResponseKind { route: None, ..more });
             }
         }
     }
 
     /// Adds a deferred response.
-    pub(super) fn wait(&mut self, slow: Slow) {
+    pub(super) fn wait(&mut self, slow: SlowQuestion) {
         self.steps += 1;
         let at = self.slowest.partition_point(|other| other.took >= slow.took);
         if at < MOST_SLOW {
@@ -277,7 +277,7 @@ impl ClientStats {
     }
 }
 
-impl Slow {
+impl SlowQuestion {
     fn weight(&self) -> usize {
         size_of::<Self>() + self.name.len()
     }
@@ -292,15 +292,15 @@ mod tests {
     fn whatever_codes_come_kinds_are_bounded() {
         let mut account = ClientStats::new(None, [10, 0, 0, 1].into(), 0);
         for number in 0..4_096_u16 {
-            for source in Source::ALL {
+            for source in AnswerSource::ALL {
                 let route = Some(number.to_string().into()).filter(|_| number % 2 == 0);
-                account.add(Kind { route, rcode: number.into(), source, times: 1 });
+                account.add(ResponseKind { route, rcode: number.into(), source, times: 1 });
             }
         }
         let labels = Rcode::LABELLED + 1;
-        assert!(account.kinds.len() <= MOST_KINDS + labels * Source::ALL.len(), "{}", account.kinds.len());
-        assert_eq!(account.count(|_| true), 4_096 * Source::ALL.len() as u64);
-        assert_eq!(account.count(|kind| kind.rcode == rcode::NXDOMAIN), Source::ALL.len() as u64);
+        assert!(account.kinds.len() <= MOST_KINDS + labels * AnswerSource::ALL.len(), "{}", account.kinds.len());
+        assert_eq!(account.count(|_| true), 4_096 * AnswerSource::ALL.len() as u64);
+        assert_eq!(account.count(|kind| kind.rcode == rcode::NXDOMAIN), AnswerSource::ALL.len() as u64);
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         let mut account = ClientStats::new(None, [10, 0, 0, 1].into(), 0);
         for millis in (0..100).chain(0..100) {
             let took = Duration::from_millis(millis);
-            account.wait(Slow { name: [0].into(), qtype: rtype::A, route: None, rcode: rcode::NOERROR, took });
+            account.wait(SlowQuestion { name: [0].into(), qtype: rtype::A, route: None, rcode: rcode::NOERROR, took });
         }
         let took: Vec<_> = account.slowest.iter().map(|slow| slow.took.as_millis() as u64).collect();
         assert_eq!(took, (90..100).rev().flat_map(|millis| [millis, millis]).collect::<Vec<_>>());

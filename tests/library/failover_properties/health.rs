@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nodens::upstream::health::{Change, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, Lost, MOST_PROOF};
+use nodens::upstream::health::{HealthChange, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, UnansweredAttempt, MOST_PROOF};
 use nodens::upstream::probe::TICK;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ enum Event {
     Tick,
     Reply(Duration, bool),
     /// Loss of a query that was sent at this time.
-    Loss(Lost, Instant),
+    Loss(UnansweredAttempt, Instant),
 }
 
 /// History of the server, tracked independently of the code under test.
@@ -60,10 +60,10 @@ struct Story {
 }
 
 impl Story {
-    fn failed(&mut self, now: Instant, what: Lost, change: Option<Change>) {
+    fn failed(&mut self, now: Instant, what: UnansweredAttempt, change: Option<HealthChange>) {
         self.streak += 1;
         self.lost = self.lost << 1 | 1;
-        if what == Lost::Probe {
+        if what == UnansweredAttempt::Probe {
             self.agreed = true;
             self.losing = self.losing.map(|_| true);
         }
@@ -75,7 +75,7 @@ impl Story {
             self.losing.get_or_insert(false);
         }
         let bad = self.agreed && self.streak >= EJECT_AFTER || self.losing == Some(true);
-        assert_eq!(change == Some(Change::Ejected), bad, "ejected by {} in a row, {:b}", self.streak, self.lost);
+        assert_eq!(change == Some(HealthChange::Ejected), bad, "ejected by {} in a row, {:b}", self.streak, self.lost);
         if bad {
             let relapse = self.came_back.is_some_and(|back| now < back + RELAPSE);
             self.proof = if relapse { (self.proof * 2).min(MOST_PROOF) } else { 1 };
@@ -88,7 +88,7 @@ impl Story {
     }
 
     /// Records a response. `late`: the query was counted as lost before.
-    fn replied(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<Change>) {
+    fn replied(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<HealthChange>) {
         (self.streak, self.agreed) = (0, false);
         // Responses to probes have cleared the suspicion.
         if self.losing.is_some() && !health.is_suspect() {
@@ -100,7 +100,7 @@ impl Story {
             self.given += 1;
         }
         if let Some(change) = change {
-            assert_eq!(change, Change::Recovered(now - since));
+            assert_eq!(change, HealthChange::Recovered(now - since));
             assert!(self.given >= self.proof, "back by {} replies, not {}", self.given, self.proof);
             (self.ejected, self.came_back, self.lost, self.losing) = (None, Some(now), 0, None);
         }
@@ -167,25 +167,25 @@ proptest! {
                     queue.insert((now + after, count), event);
                 };
                 // A late response still counts, after the loss.
-                let mut ask = |patience: Duration, what: Lost| {
+                let mut ask = |patience: Duration, what: UnansweredAttempt| {
                     if die < spell.loses || latency > patience {
                         add(patience, Event::Loss(what, now));
                     }
                     if die >= spell.loses {
-                        add(latency, Event::Reply(latency, what == Lost::Probe));
+                        add(latency, Event::Reply(latency, what == UnansweredAttempt::Probe));
                     }
                 };
                 match event {
                     Event::Client => {
                         if health.is_healthy() {
-                            ask(health.attempt_timeout(), Lost::Query(draws as u64));
+                            ask(health.attempt_timeout(), UnansweredAttempt::Query(draws as u64));
                         }
                         add(MS * pace, Event::Client);
                     }
                     Event::Tick => {
                         if health.probe_due(now, jitter, true, false) {
                             story.last_probe = now;
-                            ask(health.probe_timeout(), Lost::Probe);
+                            ask(health.probe_timeout(), UnansweredAttempt::Probe);
                         }
                         add(TICK, Event::Tick);
                     }
@@ -195,7 +195,7 @@ proptest! {
                         story.replied(now, latency, late, &health, change);
                     }
                     // A lost probe is ignored if the server has responded since the probe was sent and is not losing packets.
-                    Event::Loss(Lost::Probe, sent) if health.has_answered_since(sent) && !health.is_losing() => {}
+                    Event::Loss(UnansweredAttempt::Probe, sent) if health.has_answered_since(sent) && !health.is_losing() => {}
                     Event::Loss(what, _) => {
                         let change = health.failed(now, jitter, what);
                         story.failed(now, what, change);

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use nodens::upstream::budget::Budget;
-use nodens::upstream::rate_limiter::{RateLimiter, Verdict};
+use nodens::upstream::budget::HedgeBudget;
+use nodens::upstream::rate_limiter::{RateLimiter, RateDecision};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ proptest! {
     fn hedges_are_a_burst_and_a_twentieth_in_any_window_and_what_is_within_is_not_refused(
         schedule in vec((0..60_u32, 0..8_u32), 1..120),
     ) {
-        let mut budget = Budget::default();
+        let mut budget = HedgeBudget::default();
         // Queries and hedges of each entry of the schedule.
         let mut turns: Vec<(u32, u32)> = Vec::new();
         for (queries, wanted) in schedule {
@@ -30,13 +30,13 @@ proptest! {
                 let (mut queries, mut hedges, mut worst) = (0, 0, i64::MIN);
                 for (asked, hedged) in turns.iter().rev() {
                     (queries, hedges) = (queries + asked, hedges + hedged);
-                    let over = i64::from(Budget::QUERIES_PER_HEDGE * hedges) - i64::from(queries);
+                    let over = i64::from(HedgeBudget::QUERIES_PER_HEDGE * hedges) - i64::from(queries);
                     worst = worst.max(over);
                 }
-                let most = i64::from(Budget::QUERIES_PER_HEDGE * Budget::BURST);
+                let most = i64::from(HedgeBudget::QUERIES_PER_HEDGE * HedgeBudget::BURST);
                 prop_assert!(worst <= most, "more hedges than a burst and a twentieth");
                 // Queries of the current entry may have come when the budget was full.
-                let room = i64::from(Budget::QUERIES_PER_HEDGE * 2);
+                let room = i64::from(HedgeBudget::QUERIES_PER_HEDGE * 2);
                 prop_assert!(spent || worst + room > most - 60, "refused with {} to spare", most - worst);
             }
         }
@@ -58,9 +58,9 @@ proptest! {
                 let (least, most) = (within(1_000), within(1_100));
                 let client = IpAddr::from(Ipv4Addr::new(10, 0, 0, client));
                 let verdict = rate_limiter.judge(now, Some(client));
-                prop_assert!(most * 100 >= 80 * u64::from(limit) || verdict == Verdict::Ask, "shed below 80 %");
-                prop_assert!(least * 100 < 80 * u64::from(limit) || verdict != Verdict::Ask, "nothing shed at 80 %");
-                prop_assert!(least * 100 < 95 * u64::from(limit) || verdict == Verdict::Shed, "asked at 95 %");
+                prop_assert!(most * 100 >= 80 * u64::from(limit) || verdict == RateDecision::Ask, "shed below 80 %");
+                prop_assert!(least * 100 < 80 * u64::from(limit) || verdict != RateDecision::Ask, "nothing shed at 80 %");
+                prop_assert!(least * 100 < 95 * u64::from(limit) || verdict == RateDecision::Shed, "asked at 95 %");
                 let room = rate_limiter.has_room(now);
                 prop_assert!(most * 100 >= 80 * u64::from(limit) || room, "no hedges below 80 %");
                 prop_assert!(least * 100 < 80 * u64::from(limit) || !room, "hedges at 80 %");
@@ -81,12 +81,12 @@ proptest! {
         for now in 0..10_000_u64 {
             for _ in 0..u64::from(limit) * pace / 1_000 + 1 {
                 match rate_limiter.judge(now, Some(heavy)) {
-                    Verdict::Shed => shed += 1,
+                    RateDecision::Shed => shed += 1,
                     _ => _ = rate_limiter.spend(now),
                 }
             }
             if now % 1_000 == 777 && now > 2_000 {
-                prop_assert!(rate_limiter.judge(now, Some(light)) != Verdict::Shed, "the light client had to do without");
+                prop_assert!(rate_limiter.judge(now, Some(light)) != RateDecision::Shed, "the light client had to do without");
                 prop_assert!(rate_limiter.spend(now));
             }
         }

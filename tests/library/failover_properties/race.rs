@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nodens::upstream::race::{Attempt, Candidate, MOST_TRIES, Outcome, Race, Step, TRIES_PER_SERVER};
+use nodens::upstream::race::{Attempt, Candidate, MOST_TRIES, AttemptOutcome, Race, Step, TRIES_PER_SERVER};
 use nodens::upstream::{FailureKind, Transport};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -21,21 +21,21 @@ const LAST: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 struct Server {
     candidate: Candidate,
-    fates: Vec<Option<(u32, Outcome)>>,
+    fates: Vec<Option<(u32, AttemptOutcome)>>,
 }
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+fn outcome() -> impl Strategy<Value = AttemptOutcome> {
     select(vec![
-        Outcome::Answered,
-        Outcome::Answered,
-        Outcome::Answered,
-        Outcome::Truncated,
-        Outcome::Doubtful,
-        Outcome::Failed(FailureKind::Formerr),
-        Outcome::Failed(FailureKind::Servfail),
-        Outcome::Failed(FailureKind::Refused),
-        Outcome::Failed(FailureKind::ConnectionRefused),
-        Outcome::Failed(FailureKind::Malformed),
+        AttemptOutcome::Answered,
+        AttemptOutcome::Answered,
+        AttemptOutcome::Answered,
+        AttemptOutcome::Truncated,
+        AttemptOutcome::Doubtful,
+        AttemptOutcome::Failed(FailureKind::Formerr),
+        AttemptOutcome::Failed(FailureKind::Servfail),
+        AttemptOutcome::Failed(FailureKind::Refused),
+        AttemptOutcome::Failed(FailureKind::ConnectionRefused),
+        AttemptOutcome::Failed(FailureKind::Malformed),
     ])
 }
 
@@ -59,7 +59,7 @@ struct Sent {
     attempt: Attempt,
     at: Instant,
     times_out: Instant,
-    fate: Option<(Instant, Outcome)>,
+    fate: Option<(Instant, AttemptOutcome)>,
     open: bool,
     overdue: bool,
     /// The connection was refused, and no earlier response had required TCP.
@@ -129,7 +129,7 @@ impl Course<'_> {
     }
 
     /// Passes the next outcome until `until` to the race; returns none if there is none.
-    fn deliver(&mut self, race: &mut Race, until: Instant, now: &mut Instant, owed: &mut bool) -> Option<Outcome> {
+    fn deliver(&mut self, race: &mut Race, until: Instant, now: &mut Instant, owed: &mut bool) -> Option<AttemptOutcome> {
         let (number, at, outcome) = (0..)
             .zip(&self.sent)
             .filter(|(_, sent)| sent.open)
@@ -140,17 +140,17 @@ impl Course<'_> {
         let sent: &mut Sent = &mut self.sent[number];
         sent.open = false;
         let follows = match outcome {
-            Outcome::Truncated | Outcome::Doubtful => sent.attempt.transport == Transport::Udp,
-            Outcome::Failed(FailureKind::Formerr) => sent.attempt.edns,
-            Outcome::Failed(FailureKind::ConnectionRefused) => {
+            AttemptOutcome::Truncated | AttemptOutcome::Doubtful => sent.attempt.transport == Transport::Udp,
+            AttemptOutcome::Failed(FailureKind::Formerr) => sent.attempt.edns,
+            AttemptOutcome::Failed(FailureKind::ConnectionRefused) => {
                 sent.no_tcp = sent.attempt.transport == Transport::Tcp && !self.needs_tcp[sent.attempt.candidate];
                 sent.no_tcp
             }
             _ => false,
         };
-        self.needs_tcp[sent.attempt.candidate] |= follows && matches!(outcome, Outcome::Truncated | Outcome::Doubtful);
+        self.needs_tcp[sent.attempt.candidate] |= follows && matches!(outcome, AttemptOutcome::Truncated | AttemptOutcome::Doubtful);
         self.goes_on = follows.then_some(sent.attempt.candidate);
-        if let Outcome::Failed(kind) = outcome
+        if let AttemptOutcome::Failed(kind) = outcome
             && !follows
         {
             self.out[sent.attempt.candidate] |= kind.is_reply();
@@ -210,12 +210,12 @@ proptest! {
                     // An attempt that is due may wait for the end of a pause.
                     owed &= course.someone_is_left(deadline);
                     match course.deliver(&mut race, until, &mut now, &mut owed) {
-                        Some(outcome) => answered |= outcome == Outcome::Answered,
+                        Some(outcome) => answered |= outcome == AttemptOutcome::Answered,
                         None => now = until + MS * late,
                     }
                 }
                 Step::Won(number) => {
-                    prop_assert!(matches!(course.sent[number].fate, Some((at, Outcome::Answered)) if at <= now));
+                    prop_assert!(matches!(course.sent[number].fate, Some((at, AttemptOutcome::Answered)) if at <= now));
                     break;
                 }
                 Step::Lost => {

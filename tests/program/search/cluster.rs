@@ -1,6 +1,6 @@
 //! A random cluster, and the answers of CoreDNS's `kubernetes` plugin for it.
 
-use nodens::lab::zone::Zone;
+use nodens::lab::zone::LabZone;
 
 /// A pseudorandom generator with a fixed sequence.
 pub(crate) struct Dice(u64);
@@ -100,8 +100,8 @@ impl Cluster {
         self.lines.push(format!("{name}.cluster.local. 5 {record}"));
     }
 
-    pub(crate) fn zone(&self) -> Zone {
-        let zone = Zone::new("cluster.local.").negative_ttl(5).records(&self.lines.join("\n"));
+    pub(crate) fn zone(&self) -> LabZone {
+        let zone = LabZone::new("cluster.local.").negative_ttl(5).records(&self.lines.join("\n"));
         self.denied.iter().fold(zone, |zone, name| zone.denied(&format!("{name}.cluster.local.")))
     }
 

@@ -9,14 +9,14 @@ use crate::support::space::{inside, put_in_place};
 use crate::support::{DEADLINE, Dir, Nodens, eventually, upstream, upstream_on};
 use cluster::{Cluster, Dice};
 use hickory_proto::op::ResponseCode;
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 
 mod cluster;
 /// Search list of a pod in the namespace `ci`.
 const SEARCH: [&str; 4] = ["ci.svc.cluster.local", "svc.cluster.local", "cluster.local", "eu-west-1.compute.internal"];
 
-fn config(listen: &str, kube_dns: &Upstream, public: &Upstream, keys: &str) -> String {
+fn config(listen: &str, kube_dns: &LabUpstream, public: &LabUpstream, keys: &str) -> String {
     format!(
         "[server]\nlisten = [\"{listen}\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [upstreams.kube-dns]\nservers = [\"{}\"]\n[upstreams.public]\nservers = [\"{}\"]\n\
@@ -43,7 +43,7 @@ fn told(reply: &[u8]) -> (ResponseCode, Vec<String>) {
 fn every_answer_is_the_same() {
     let mut dice = Dice::new(0x5eed);
     let cluster = Cluster::new(&mut dice);
-    let (kube_dns, public) = (upstream(cluster.zone()), upstream(Zone::new(".")));
+    let (kube_dns, public) = (upstream(cluster.zone()), upstream(LabZone::new(".")));
     let start = |keys| Nodens::start(&config("127.0.0.1:0", &kube_dns, &public, keys));
     let (plain, pruning) = (start("prune_search = false"), start("prune_search = true"));
     let mut found = 0;
@@ -132,10 +132,10 @@ fn the_first_name_gets_the_answer_of_the_first_that_exists() {
     const POD: &str = "127.0.0.2";
     let kube = "web.shop.svc.cluster.local. 5 A 10.96.0.7\nweb.ci.svc.cluster.local. 5 A 10.96.0.9\n\
                 kubernetes.default.svc.cluster.local. 5 A 10.96.0.1";
-    let kube_dns = upstream(Zone::new("cluster.local.").negative_ttl(5).records(kube));
+    let kube_dns = upstream(LabZone::new("cluster.local.").negative_ttl(5).records(kube));
     let public = "registry.example.com. 300 CNAME cdn.example.com.\ncdn.example.com. 300 A 192.0.2.1\n\
                   a.b.c.d.e.f. 300 A 192.0.2.2\nbad.example.com. 300 A 192.0.2.3\ngit.example.com. 300 A 192.0.2.4";
-    let failing = Zone::new(".").records(public).rcode("bad.example.com.eu-west-1.compute.internal", 2);
+    let failing = LabZone::new(".").records(public).rcode("bad.example.com.eu-west-1.compute.internal", 2);
     let public = upstream(failing);
     let (nodens, _api) = with_pod(POD, &config("127.0.0.1:0", &kube_dns, &public, "autopath = true"));
     let ask = |from: &str, name: &str, qtype| {
@@ -210,8 +210,8 @@ fn with_pod(address: &str, text: &str) -> (Nodens, Api) {
 fn queries(names: &[String], keys: &str, program: impl Fn(&[String]) -> Command) -> (u64, u64) {
     let kube = "kubernetes.default.svc.cluster.local. 5 A 10.96.0.1\nweb.ci.svc.cluster.local. 5 A 10.96.0.9\n\
                 api.ci.svc.cluster.local. 5 A 10.96.0.8\n";
-    let kube_dns = upstream_on(([127, 0, 0, 2], 53).into(), Zone::new("cluster.local.").negative_ttl(5).records(kube));
-    let public = names.iter().fold(Zone::new("."), |zone, name| {
+    let kube_dns = upstream_on(([127, 0, 0, 2], 53).into(), LabZone::new("cluster.local.").negative_ttl(5).records(kube));
+    let public = names.iter().fold(LabZone::new("."), |zone, name| {
         zone.record(&format!("{name}. 300 A 192.0.2.1")).record(&format!("{name}. 300 AAAA 2001:db8::1"))
     });
     let public = upstream_on(([127, 0, 0, 3], 53).into(), public);

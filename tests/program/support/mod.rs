@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nodens::lab::upstream::Upstream;
-use nodens::lab::zone::Zone;
+use nodens::lab::upstream::LabUpstream;
+use nodens::lab::zone::LabZone;
 use tokio::runtime::Runtime;
 
 pub(crate) mod api;
@@ -247,7 +247,7 @@ pub(crate) fn refused(config: &str, prepare: impl FnOnce(&mut Command)) -> (Opti
 
 /// Returns a configuration that routes all names to `servers`, listens on 127.0.0.1 and has admin pages. `server` and
 /// `upstream` are additional lines for those tables.
-pub(crate) fn config(servers: &[&Upstream], server: &str, upstream: &str) -> String {
+pub(crate) fn config(servers: &[&LabUpstream], server: &str, upstream: &str) -> String {
     let listen = if server.contains("listen") { "" } else { "listen = [\"127.0.0.1:0\"]\n" };
     let servers: Vec<_> = servers.iter().map(|upstream| upstream.address().to_string()).collect();
     format!(
@@ -257,28 +257,28 @@ pub(crate) fn config(servers: &[&Upstream], server: &str, upstream: &str) -> Str
 }
 
 /// Starts a scripted upstream on 127.0.0.1.
-pub(crate) fn upstream(zone: Zone) -> Upstream {
+pub(crate) fn upstream(zone: LabZone) -> LabUpstream {
     upstream_on((Ipv4Addr::LOCALHOST, 0).into(), zone)
 }
 
 /// Starts a scripted upstream on this address.
-pub(crate) fn upstream_on(address: SocketAddr, zone: Zone) -> Upstream {
-    RUNTIME.block_on(Upstream::start(address, zone)).expect("an upstream")
+pub(crate) fn upstream_on(address: SocketAddr, zone: LabZone) -> LabUpstream {
+    RUNTIME.block_on(LabUpstream::start(address, zone)).expect("an upstream")
 }
 
 /// Closes the sockets of an upstream.
-pub(crate) fn stop(upstream: &Upstream) {
+pub(crate) fn stop(upstream: &LabUpstream) {
     RUNTIME.block_on(upstream.stop());
 }
 
 /// Reopens the sockets of an upstream.
-pub(crate) fn restart(upstream: &Upstream) {
+pub(crate) fn restart(upstream: &LabUpstream) {
     RUNTIME.block_on(async { upstream.restart() }).expect("a socket");
 }
 
 /// Returns a zone in which every name below `lab.example` has an IPv4 and an IPv6 address.
-pub(crate) fn zone() -> Zone {
-    Zone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
+pub(crate) fn zone() -> LabZone {
+    LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
 }
 
 /// Calls `look` until it returns a value; panics after `DEADLINE`.
