@@ -3,7 +3,7 @@
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
-use nodens::wire::reply::ResponseMessage;
+use nodens::wire::response::ResponseMessage;
 
 mod scene;
 

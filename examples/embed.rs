@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nodens::app::start;
 use nodens::config::parse::parse;
-use nodens::wire::reply::{ResponseMessage, Section};
+use nodens::wire::response::{ResponseMessage, Section};
 
 /// Configuration of the example. Port 0 takes any free port. nodens answers the record itself and queries no server.
 const CONFIGURATION: &str = r#"

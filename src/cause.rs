@@ -3,7 +3,7 @@
 //! The text of a failure is written once, where the failure arises, and is for people: no code parses it.
 //! [`Cause::extended_error`] makes it an extended DNS error (RFC 8914).
 
-use crate::wire::make::extended_error;
+use crate::wire::write::extended_error;
 use crate::wire::{Rcode, ede, rcode, u16_at};
 
 /// Kind of a failure.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::answer::ours::{Local, LocalLookup, denial, local};
+use crate::answer::own_answers::{Local, LocalLookup, denial, local};
 use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
@@ -27,10 +27,10 @@ use crate::rebinding;
 use crate::upstream::{Answer, Ask, Group, LateAnswer};
 use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
-use crate::wire::make::{self, LocalRecords};
+use crate::wire::write::{self, LocalRecords};
 use crate::wire::name::expanded;
 use crate::wire::query::{CacheKey, Query};
-use crate::wire::reply::{Record, ResponseMessage, Section};
+use crate::wire::response::{Record, ResponseMessage, Section};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 mod ask;
@@ -138,7 +138,7 @@ pub fn unasked_entry(resolver: &Resolver, wanted: &PendingQuery, failure: (Cause
 /// Returns an answer of nodens's own, as an entry that is not cached.
 pub fn own_entry(resolver: &Resolver, wanted: &PendingQuery, own: &LocalLookup) -> Entry {
     let wire =
-        message(wanted.key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
+        message(wanted.key.question(), |query, out| write::local(query, own.rcode, false, &own.records, &[], out));
     let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
     match ResponseMessage::read(&wire) {
         Ok(mut reply) => {
@@ -167,7 +167,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     let mut question = query.question().to_vec();
     let end = question.len().saturating_sub(4);
     question[..end].make_ascii_lowercase();
-    let front = message(&question, |query, out| make::local(query, rcode::NOERROR, false, alias, &[], out));
+    let front = message(&question, |query, out| write::local(query, rcode::NOERROR, false, alias, &[], out));
     let back = served(entry, &wanted.key, age);
     let joined = ResponseMessage::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
@@ -291,7 +291,7 @@ fn settle(resolver: &Resolver, wanted: &PendingQuery, outcome: Result<Entry, NoA
             tracing::debug!(
                 %name,
                 qtype = u16::from(wanted.key.qtype()),
-                error = %make::extended_error_text(&extended_errors, usize::MAX),
+                error = %write::extended_error_text(&extended_errors, usize::MAX),
                 "no answer"
             );
             remember_failure(resolver, wanted, resolver.millis(wanted.asked), (cause, &extended_errors))
@@ -371,14 +371,14 @@ async fn follow<U: Ask + 'static>(
         let wire = rebinding::without_answers(&reply).map_err(too_long)?;
         let mut reply = ResponseMessage::read(&wire).map_err(unreadable)?;
         reply.extended_errors =
-            make::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
+            write::extended_error(ede::FILTERED, "CNAME into another route removed: deny_private_names");
         let entry = Entry::from_reply(&reply, limits, false, wanted.home(true), resolver.now());
         return Ok(entry.with_cause(Some(Cause::Filtered)));
     }
     let Some(fork) = fork else {
         let (follows, now) = (reply.may_lead_on(), resolver.now());
         if stripped.is_some() {
-            errors.extend(make::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
+            errors.extend(write::extended_error(ede::FILTERED, "private addresses removed: deny_private_addresses"));
         }
         reply.extended_errors = errors;
         let entry = Entry::from_reply(&reply, limits, trust_ad, wanted.home(follows), now);
@@ -492,7 +492,7 @@ async fn look_up<U: Ask + 'static>(
 impl Remainder {
     /// Returns an answer of nodens's own.
     fn of(own: &LocalLookup, key: &CacheKey) -> Self {
-        let wire = message(key.question(), |query, out| make::local(query, own.rcode, false, &own.records, &[], out));
+        let wire = message(key.question(), |query, out| write::local(query, own.rcode, false, &own.records, &[], out));
         Self { wire, cause: own.cause, extended_errors: own.extended_error() }
     }
 }

@@ -22,7 +22,7 @@ use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{CacheKey, Query};
-use nodens::wire::reply::ResponseMessage;
+use nodens::wire::response::ResponseMessage;
 use tokio::time::Instant;
 
 thread_local! {

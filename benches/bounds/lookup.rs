@@ -18,7 +18,7 @@ use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
 use nodens::wire::query::{CacheKey, Query};
-use nodens::wire::reply::ResponseMessage;
+use nodens::wire::response::ResponseMessage;
 use tokio::time::Instant;
 
 use super::Setting;

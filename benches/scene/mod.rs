@@ -19,7 +19,7 @@ use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
 use nodens::wire::query::{CacheKey, Query};
 use nodens::wire::rcode;
-use nodens::wire::reply::ResponseMessage;
+use nodens::wire::response::ResponseMessage;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;

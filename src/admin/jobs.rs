@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::clients::{self, unix_now};
 use crate::answer::Resolver;
-use crate::answer::hints::explain;
+use crate::answer::diagnosis::explain;
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;

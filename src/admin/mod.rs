@@ -20,12 +20,12 @@ use crate::wire::text::plain_json;
 
 mod api;
 mod clients;
-mod door;
+mod connections;
 mod jobs;
 pub(crate) mod report;
 pub(crate) mod text;
 
-use door::{ConnectionGate, Pages};
+use connections::{ConnectionGate, Pages};
 
 /// Time limit for a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::door::{ConnectionGate, Pages};
+use super::connections::{ConnectionGate, Pages};
 use super::{JSON, jobs, json_page, page, text, unless_it_shows};
 use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};

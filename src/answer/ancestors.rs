@@ -17,7 +17,7 @@ use super::outcome::{QueryOutcome, Explanation, enter_at_once};
 use super::pending::PendingQuery;
 use super::request::{Request, Response};
 use super::state::Resolver;
-use super::turn::BatchContext;
+use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -29,7 +29,7 @@ use crate::local::probes::LONGEST_CUT;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::make;
+use crate::wire::write;
 use crate::wire::query::CacheKey;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
@@ -69,7 +69,7 @@ impl Resolver {
         self.metrics.search.denied[rule as usize].inc();
         let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Explanation::Options(cluster.error(rule)));
         enter_at_once(self, turn, &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) });
-        Response::Reply(make::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
+        Response::Reply(write::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }
 

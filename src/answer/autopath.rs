@@ -14,12 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::ancestors;
-use super::kept::{failure_holds, stale_window};
+use super::freshness::{failure_holds, stale_window};
 use super::obtain::obtain;
-use super::ours::{Local, LocalLookup, denial, local};
+use super::own_answers::{Local, LocalLookup, denial, local};
 use super::pending::{Path, PendingQuery};
 use super::state::Resolver;
-use super::turn::BatchContext;
+use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -29,7 +29,7 @@ use crate::config::RouteId;
 use crate::fetch;
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
-use crate::wire::make::LocalRecords;
+use crate::wire::write::LocalRecords;
 use crate::wire::query::CacheKey;
 use crate::wire::{class, rcode, rtype};
 

@@ -32,39 +32,39 @@ use crate::config::{RouteId, ViewId};
 use crate::governor::pending::PendingSlot;
 use crate::local::cluster::{FORM_TTL, DenialRule};
 use crate::metrics::AnswerSource;
-use crate::wire::make;
+use crate::wire::write;
 use crate::wire::query::{RequestBits, CacheKey, Query, Reject};
 use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
 mod autopath;
-pub(crate) mod hints;
-mod inside;
-mod kept;
-pub(crate) mod late;
+pub(crate) mod diagnosis;
+mod introspection;
+mod freshness;
+pub(crate) mod deferred;
 mod obtain;
-pub(crate) mod ours;
+pub(crate) mod own_answers;
 pub(crate) mod outcome;
 pub(crate) mod pending;
 pub(crate) mod pruning;
 mod request;
 pub(crate) mod state;
-pub(crate) mod tally;
-mod turn;
+pub(crate) mod local_counters;
+mod batch_context;
 
-use inside::SelfService;
-use kept::{Cached, cached};
+use introspection::SelfService;
+use freshness::{Cached, cached};
 use outcome::{ParsedQuestion, QueryOutcome, Explanation};
 use request::{Request, options};
 
-pub use inside::why;
-pub use late::{Resolved, resolve};
-pub use ours::{LOOP_CHECK, Local, LocalLookup, denial, local};
+pub use introspection::why;
+pub use deferred::{Resolved, resolve};
+pub use own_answers::{LOOP_CHECK, Local, LocalLookup, denial, local};
 pub use pending::{Deferred, Introspection, Path, PendingQuery, PendingTask};
 pub use request::Response;
 pub use state::Resolver;
-pub use tally::LocalCounters;
-pub use turn::BatchContext;
+pub use local_counters::LocalCounters;
+pub use batch_context::BatchContext;
 
 /// Text for a client whose query was rejected because too many queries are pending.
 const TURNED_AWAY: &str = "too many queries of this client, or in all, wait for upstreams";
@@ -221,7 +221,7 @@ impl Resolver {
             truncated_to: None,
         };
         outcome::enter_at_once(self, turn, &outcome);
-        Response::Reply(make::rejection(packet, rcode, question_end, edns, out))
+        Response::Reply(write::rejection(packet, rcode, question_end, edns, out))
     }
 
     /// Responds to a query that the cache cannot answer: a name that nodens answers itself, or a question for upstreams.
@@ -236,10 +236,10 @@ impl Resolver {
     ) -> Response {
         let (snapshot, (key, hash), Request { query, client, over_tcp }) = (turn.snapshot, asked, from);
         let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), AnswerSource::Local);
-        match inside::inside(self, turn, query, key, *client, out.len()) {
+        match introspection::inside(self, turn, query, key, *client, out.len()) {
             Some(SelfService::Now(rcode, records)) => {
                 outcome::enter_at_once(self, turn, &own(rcode, None));
-                return Response::Reply(make::local(query, rcode, true, &records, options, out));
+                return Response::Reply(write::local(query, rcode, true, &records, options, out));
             }
             Some(SelfService::Later) => {
                 let Some(place) = self.place(turn, None, *client) else {
@@ -263,7 +263,7 @@ impl Resolver {
                 let mut outcome = own(rcode, cause);
                 outcome.words = Explanation::Text(text);
                 let all = [options, &answer.extended_error()].concat();
-                let len = make::local(query, rcode, false, records, &all, out);
+                let len = write::local(query, rcode, false, records, &all, out);
                 let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
                 outcome.truncated_to = is_cut.then_some(out.len());
                 outcome::enter_at_once(self, turn, &outcome);
@@ -319,7 +319,7 @@ impl Resolver {
     ) -> Response {
         self.metrics.capacity.rejections.with_label_values(&["pending_queries"]).inc();
         let (target, hash) = asked;
-        let stale = |entry: &mut Entry| kept::past_its_time(turn, entry, &from.query, target, options, out);
+        let stale = |entry: &mut Entry| freshness::past_its_time(turn, entry, &from.query, target, options, out);
         if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {
             outcome::enter_at_once(self, turn, &from.outcome(asked, route, (rcode, cause), AnswerSource::Stale));
             return Response::Reply(len);

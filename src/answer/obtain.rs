@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout_at;
 
-use super::kept::{failure_holds, stale_window};
+use super::freshness::{failure_holds, stale_window};
 use super::pending::PendingQuery;
 use super::state::Resolver;
 use crate::cache::Entry;

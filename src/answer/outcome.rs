@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::Resolver;
-use super::tally::LocalCounters;
-use super::turn::BatchContext;
+use super::local_counters::LocalCounters;
+use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;
@@ -18,7 +18,7 @@ use crate::jobs::stats_buffer::{RecordedFailure, Wait};
 use crate::metrics::AnswerSource;
 use crate::query_log::record::{InlineName, LoggedQuery};
 use crate::wire::query::CacheKey;
-use crate::wire::{Rcode, RrType, make};
+use crate::wire::{Rcode, RrType, write};
 
 /// Outcome of a query.
 #[derive(Clone, Copy)]
@@ -156,7 +156,7 @@ fn enter_log(resolver: &Resolver, stats_buffer: &mut StatsBuffer, outcome: &Quer
 
 /// Returns the explanation of an outcome, if it has one.
 fn words(resolver: &Resolver, outcome: &QueryOutcome<'_>) -> Option<Box<str>> {
-    let text = |options: &[u8]| make::extended_error_text(options, MOST_TEXT);
+    let text = |options: &[u8]| write::extended_error_text(options, MOST_TEXT);
     let words: Option<Box<str>> = match outcome.words {
         Explanation::None => None,
         Explanation::Text(words) => Some(words.into()),

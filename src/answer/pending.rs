@@ -11,7 +11,7 @@ use crate::coalesce::AnsweredBy;
 use crate::config::RouteId;
 use crate::governor::pending::PendingSlot;
 use crate::snapshot::Snapshot;
-use crate::wire::make::LocalRecords;
+use crate::wire::write::LocalRecords;
 use crate::wire::name::Name;
 use crate::wire::query::CacheKey;
 

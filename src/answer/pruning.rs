@@ -12,7 +12,7 @@ use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, Question};
 use crate::wire::name::DisplayName;
 use crate::wire::rcode;
-use crate::wire::reply::{ResponseMessage, Section};
+use crate::wire::response::{ResponseMessage, Section};
 
 /// Reports whether a question was denied for the form of its name.
 pub(crate) fn is_denied(wanted: &PendingQuery) -> bool {

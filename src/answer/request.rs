@@ -9,7 +9,7 @@ use crate::config::RouteId;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
-use crate::wire::make::{self, LocalRecords};
+use crate::wire::write::{self, LocalRecords};
 use crate::wire::query::{RequestBits, CacheKey, Query};
 
 /// Reaction to a received message.
@@ -60,7 +60,7 @@ impl<'q> Request<'q> {
     /// Writes a response without records, with an extended error.
     pub(super) fn error(&self, rcode: Rcode, cause: Cause, text: &str, out: &mut [u8]) -> Response {
         let error = cause.extended_error(text);
-        Response::Reply(make::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
+        Response::Reply(write::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }
 }
 
@@ -71,10 +71,10 @@ pub(super) fn options(snapshot: &Snapshot, query: &Query<'_>, over_tcp: bool) ->
     let mut options = Vec::new();
     if over_tcp {
         let tenths = snapshot.config.server.tcp_idle_timeout.as_millis() / 100;
-        options = make::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX));
+        options = write::keepalive(query.edns, u16::try_from(tenths).unwrap_or(u16::MAX));
     }
     if query.edns.is_some_and(|edns| edns.asks.has(RequestBits::NSID)) && !snapshot.identity.is_empty() {
-        options.extend(make::nsid(&snapshot.identity));
+        options.extend(write::nsid(&snapshot.identity));
     }
     options
 }

@@ -20,9 +20,9 @@ use crate::metrics::events::EventKind;
 use crate::node::{self, Repaired, NodeNetwork, Untracked};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
-use crate::upstream::links::UpstreamConnections;
+use crate::upstream::connections::UpstreamConnections;
 use crate::upstream::server_status::wall_clock;
-use crate::upstream::{names, probe};
+use crate::upstream::{bootstrap, probe};
 use crate::warm_up;
 use crate::warm_up::file::HistoryFile;
 use crate::wire::name::{Name, OWN_ZONE};
@@ -230,7 +230,7 @@ async fn run_maintenance(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>
                 let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
                 named.push(tokio::task::spawn_local(async move {
                     let name = group.config.name.clone();
-                    if let Err(error) = names::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
+                    if let Err(error) = bootstrap::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
                     {
                         tracing::error!(upstream = %name, %error, "cannot use the bootstrap servers");
                     }

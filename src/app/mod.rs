@@ -15,17 +15,17 @@
 mod control;
 pub(crate) mod descriptors;
 mod error;
-mod host;
-pub(crate) mod place;
+mod server_handle;
+pub(crate) mod instance;
 mod retired;
-mod room;
+mod memory_limit;
 mod running;
 mod start;
 mod thread;
 mod worker;
 
 pub use error::StartError;
-pub use host::ServerHandle;
+pub use server_handle::ServerHandle;
 pub use running::Running;
 pub use start::StartOptions;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::descriptors;
-use super::host::ServerHandle;
+use super::server_handle::ServerHandle;
 use super::retired::Retired;
 use super::thread::ThreadGuard;
 use crate::admission::descriptors::Descriptors;

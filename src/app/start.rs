@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlPages, ControlPart, ReportPart};
 use super::error::StartError;
-use super::host::ServerHandle;
+use super::server_handle::ServerHandle;
 use super::running::Running;
 use super::worker::WorkerPart;
-use super::{descriptors, room};
+use super::{descriptors, memory_limit};
 use crate::admin::Admin;
 use crate::admin::report::ReportPages;
 use crate::admission::connections::Connections;
@@ -74,7 +74,7 @@ pub(super) fn prepare(
 ) -> Result<(Running, Components), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     metrics.worker_restarts.inc_by(seat.restarts);
-    let buffers = room::buffers(&config, workers);
+    let buffers = memory_limit::buffers(&config, workers);
     let mut sockets = HeldSockets::default();
     let mut listeners = Vec::new();
     for wanted in &config.server.listen {

@@ -17,7 +17,7 @@ use crate::answer::Resolver;
 use crate::server::mmsg::DatagramBatch;
 use crate::server::readers::Readers;
 use crate::server::{ConnectionSink, HandedOverConnection, Phase, WorkerState, tcp, udp};
-use crate::upstream::links::UpstreamConnections;
+use crate::upstream::connections::UpstreamConnections;
 
 /// The parts of one worker.
 pub(super) struct WorkerPart {

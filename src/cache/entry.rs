@@ -14,7 +14,7 @@ use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::wire::fit::CachedMessage;
-use crate::wire::reply::{AnswerKind, ResponseMessage};
+use crate::wire::response::{AnswerKind, ResponseMessage};
 use crate::wire::store::{CacheableMessage, store};
 use crate::wire::{Rcode, flag, rcode};
 

@@ -144,7 +144,7 @@ mod tests {
     use crate::cache::entry::{Freshness, EntryLimits};
     use crate::config::RouteId;
     use crate::wire::query::EffectiveViewId;
-    use crate::wire::reply::ResponseMessage;
+    use crate::wire::response::ResponseMessage;
     use crate::wire::rtype;
 
     const LIMITS: EntryLimits = EntryLimits { max_ttl: 1_000, negative_max_ttl: 100, rotate: true };

@@ -21,7 +21,7 @@ use super::outcome::CommandOutcome;
 use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
-use crate::app::place::Instance;
+use crate::app::instance::Instance;
 use crate::config::Config;
 use crate::config::address::{DNS_PORT, Listen};
 use crate::config::builtin::builtin;

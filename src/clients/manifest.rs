@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::client::{Client, MOST_LABELS, text};
-use super::likely::{self, Container};
+use super::predicted_hosts::{self, Container};
 use super::pods::Pod;
 use super::runner::{JOB_URL, Meta, identify};
 use super::search::SearchList;
@@ -160,7 +160,7 @@ impl PodManifest {
     pub(crate) fn likely_hosts(&self) -> Vec<Name> {
         let url = self.metadata.annotations.get(JOB_URL).map(String::as_str);
         let (containers, init) = (&self.spec.containers, &self.spec.init_containers);
-        likely::hosts(url, containers.iter().chain(init).flatten())
+        predicted_hosts::hosts(url, containers.iter().chain(init).flatten())
     }
 
     /// Converts the manifest; `None` if the UID or the name is missing.

@@ -22,13 +22,13 @@ use crate::clock::Millis;
 mod address;
 pub(crate) mod api;
 pub mod client;
-pub(crate) mod fixed;
-pub(crate) mod likely;
+pub(crate) mod static_clients;
+pub(crate) mod predicted_hosts;
 pub(crate) mod manifest;
 pub mod pods;
 pub(crate) mod runner;
 pub(crate) mod search;
-pub mod table;
+pub mod address_owners;
 mod unknown;
 pub(crate) mod view_cache;
 pub(crate) mod views;
@@ -36,8 +36,8 @@ pub(crate) mod watch;
 
 pub use address::key;
 pub use client::Client;
-pub use fixed::StaticClients;
-pub use table::AddressOwners;
+pub use static_clients::StaticClients;
+pub use address_owners::AddressOwners;
 pub use unknown::Unknown;
 pub use views::Views;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::address::key;
 use super::client::Client;
-use super::table::{Claim, WatchGap, NEVER, SLACK, AddressOwners};
+use super::address_owners::{Claim, WatchGap, NEVER, SLACK, AddressOwners};
 use crate::clock::Millis;
 
 /// Most pods kept at once, including those that ended recently. More pods are ignored. The kubelet's default is 110 per node.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::address::ServerAddress;
 use super::file::ConfigFile;
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::upstreams::UpstreamTable;

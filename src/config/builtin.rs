@@ -7,7 +7,7 @@ use resolv_conf::ScopedIp;
 
 use super::Config;
 use super::address::{DNS_PORT, ServerAddress, own_listener};
-use super::mistake::Diagnostic;
+use super::diagnostic::Diagnostic;
 use super::parse::parse;
 use super::server::LISTEN;
 

@@ -10,7 +10,7 @@ use super::cache::CacheTable;
 use super::clients::{ClientTable, KubernetesTable};
 use super::handover::{self, SocketPath};
 use super::hosts::HostsTable;
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::node::NodeTable;
 use super::observability::{MetricsTable, QueryLogTable};
 use super::pages::{self, AdminTable, ReportListener};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::Config;
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::records::{RECORD_TTL, RecordConfig, seconds};
 use super::table::TomlTable;
 use super::units::{Bounds, Time};

@@ -43,7 +43,7 @@ pub(crate) mod warm_up;
 
 pub(crate) mod address;
 mod key;
-mod mistake;
+mod diagnostic;
 mod table;
 pub(crate) mod units;
 pub(crate) mod value;
@@ -53,7 +53,7 @@ pub use address::ServerAddress;
 pub use cache::CacheConfig;
 pub use clients::{ApiServer, ClientConfig, Kubernetes};
 pub use hosts::Hosts;
-pub use mistake::Diagnostic;
+pub use diagnostic::Diagnostic;
 pub use node::NodeConfig;
 pub use observability::{LogTarget, Logged, MetricsConfig, QueryLogConfig};
 pub use pages::AdminConfig;

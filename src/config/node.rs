@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::table::TomlTable;
 use super::value::{ConfigValue, ValueForm};
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::ConfigFile;
 use super::key::{Arity, KeyProperty, Shape};
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::value::ValueForm;
 
 /// The example that has every key, with a comment above each.

@@ -10,7 +10,7 @@ use super::address::{ServerAddress, own_listener};
 use super::advice::advise;
 use super::file::ConfigFile;
 use super::hosts::hosts;
-use super::mistake::{Diagnostic, Diagnostics, nearest, suggestion};
+use super::diagnostic::{Diagnostic, Diagnostics, nearest, suggestion};
 use super::pages::{AdminConfig, AdminListener};
 use super::records::records;
 use super::rewrites::rewrites;

@@ -9,7 +9,7 @@ use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::mistake::{Diagnostics, nearest};
+use super::diagnostic::{Diagnostics, nearest};
 use super::table::TomlTable;
 use super::units::{Bounds, Time};
 use super::value::{self, ConfigValue};

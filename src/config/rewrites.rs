@@ -2,7 +2,7 @@
 
 use toml::Spanned;
 
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::records::{RECORD_TTL, seconds};
 use super::table::TomlTable;
 use super::units::Time;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::cache::NEGATIVE_MAX_TTL;
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::table::TomlTable;
 use super::units::Time;
 use super::value::{ConfigValue, ValueForm};

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::address::{DNS_PORT, Listen, NetworkValue};
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::table::TomlTable;
 use super::units::{Bounds, CountValue, Time};
 use super::value::ConfigValue;

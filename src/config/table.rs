@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::key::{Arity, KeyProperty, Shape};
-use super::mistake::{Diagnostics, suggestion};
+use super::diagnostic::{Diagnostics, suggestion};
 use super::units::Bounds;
 use super::value::ConfigValue;
 

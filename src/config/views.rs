@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::address::NetworkValue;
 use super::clients::TextValue;
-use super::mistake::Diagnostics;
+use super::diagnostic::Diagnostics;
 use super::records::{RecordConfig, RecordTable};
 use super::routes::{FilteredType, RouteTable};
 use super::table::TomlTable;

@@ -7,7 +7,7 @@ use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::wire::compose::{Composer, TooLong};
 use crate::wire::name::{MAX_NAME, expand};
-use crate::wire::reply::{AnswerKind, Record, ResponseMessage, Section};
+use crate::wire::response::{AnswerKind, Record, ResponseMessage, Section};
 use crate::wire::{HEADER, flag, rcode};
 
 /// Point where a response's chain of CNAMEs leaves the route.

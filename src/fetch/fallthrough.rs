@@ -17,7 +17,7 @@ use crate::horizon::EffectiveView;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Group};
 use crate::wire::rcode;
-use crate::wire::reply::{AnswerKind, ResponseMessage, Section};
+use crate::wire::response::{AnswerKind, ResponseMessage, Section};
 
 /// Answer of the fallthrough group.
 pub(super) struct FallthroughAnswer<'s> {

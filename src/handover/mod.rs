@@ -22,7 +22,7 @@
 //! side, `handover_server` the predecessor's side and everything after the handover, [`door`] access to it.
 
 pub mod channel;
-pub mod door;
+pub mod handle;
 mod handover_server;
 pub(crate) mod label;
 pub(crate) mod sockets;

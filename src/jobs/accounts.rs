@@ -10,11 +10,11 @@ use lru::LruCache;
 
 use super::account::{ClientStats, Excerpt, FailedQuestion, ResponseKind, Pick, SlowQuestion};
 use super::buffer::{Buffer, ResponseCount};
-use super::existing::Existing;
+use super::existing_names::Existing;
 use super::projects::Projects;
 use super::query_history::QueryHistory;
 use super::truncated::{TruncatedQuestion, TruncatedKey};
-use super::whose::MetricKey;
+use super::metric_key::MetricKey;
 use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, ClientIdentity, Tables};

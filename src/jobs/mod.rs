@@ -31,7 +31,7 @@ use crate::snapshot::Snapshot;
 pub(crate) mod account;
 mod accounts;
 pub(crate) mod buffer;
-pub(crate) mod existing;
+pub(crate) mod existing_names;
 mod handoff;
 pub(crate) mod prefix;
 pub mod projects;
@@ -40,7 +40,7 @@ pub(crate) mod search_list;
 pub(crate) mod sentence;
 pub mod stats_buffer;
 pub(crate) mod truncated;
-pub(crate) mod whose;
+pub(crate) mod metric_key;
 
 pub use account::{ClientStats, Excerpt, Pick};
 pub use accounts::{KEPT_FOR, MOST_ACCOUNTS, MOST_BYTES};
@@ -113,7 +113,7 @@ impl Jobs {
             return;
         }
         // The tables are built before the lock is taken.
-        let zones = existing::KnownZones::of(snapshot);
+        let zones = existing_names::KnownZones::of(snapshot);
         self.lock().existing.follow(zones);
     }
 

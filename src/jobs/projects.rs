@@ -17,7 +17,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::account::ClientStats;
-use super::whose::MetricKey;
+use super::metric_key::MetricKey;
 use crate::clock::Millis;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
 use crate::wire::text::plain;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 
 use crate::config;
-use crate::wire::make::LocalRecords;
+use crate::wire::write::LocalRecords;
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 

@@ -1,6 +1,6 @@
 //! Questions about nodens itself, class CH (RFC 4892), and the minimal answer to type ANY (RFC 8482).
 
-use crate::wire::make::LocalRecords;
+use crate::wire::write::LocalRecords;
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// TTL of the minimal answer to ANY, in seconds.

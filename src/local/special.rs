@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use foldhash::HashMap;
 
-use crate::wire::make::{LOCAL_SERVER, LocalRecords, soa_rdata};
+use crate::wire::write::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
 use crate::wire::{Rcode, RrType, rcode, rtype};
 

@@ -26,12 +26,12 @@ use crate::snapshot::Snapshot;
 pub(crate) mod line;
 pub mod record;
 pub mod sampler;
-mod way;
+mod channel;
 pub(crate) mod writer;
 
 pub use sampler::Sampler;
 
-use way::{LineRate, WriterChannel};
+use channel::{LineRate, WriterChannel};
 use writer::LogWriter;
 
 /// Most batches of all workers that wait for the writer, each of at most [`sampler::BUFFER`] copies of about 400 bytes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 
 use super::record::{QueryBatch, LoggedQuery};
-use super::way::WriterChannel;
+use super::channel::WriterChannel;
 use crate::cache::Millis;
 use crate::config::{Logged, QueryLogConfig as Settings};
 use crate::snapshot::Snapshot;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 
-use super::local::LocalFault;
+use super::local_fault::LocalFault;
 use super::message::{ResponseFault, ResponseSummary};
 use super::transport::Transport;
 use crate::cause::Cause;

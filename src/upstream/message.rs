@@ -2,14 +2,14 @@
 
 use super::question::Question;
 use super::transport::Transport;
-use crate::wire::make::{self, MessageWriter};
+use crate::wire::write::{self, MessageWriter};
 use crate::wire::name::MAX_NAME;
-use crate::wire::reply::ResponseMessage;
+use crate::wire::response::ResponseMessage;
 use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
 /// Maximum size of a query to an upstream: header, name, type, class, OPT with its options, padding.
 pub(crate) const LARGEST_QUERY: usize =
-    (HEADER + 255 + 4 + make::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
+    (HEADER + 255 + 4 + write::OPT_SIZE + LARGEST_OPTIONS).next_multiple_of(PADDED_TO);
 /// Block size to which queries inside TLS are padded, because their size must not reveal the name (RFC 8467 section 4.1).
 pub(crate) const PADDED_TO: usize = 128;
 /// Headers of two options, without padding.
@@ -89,10 +89,10 @@ impl OutgoingQuery {
         writer.u16(question.qtype.into());
         writer.u16(question.qclass);
         if edns {
-            let before = HEADER + name.len() + 4 + make::OPT_SIZE;
+            let before = HEADER + name.len() + 4 + write::OPT_SIZE;
             let mut options = [0; LARGEST_OPTIONS + PADDED_TO];
             let len = write_options(transport, before, &mut options);
-            make::opt(&mut writer, rcode::NOERROR, question.dnssec_ok, &options[..len]);
+            write::opt(&mut writer, rcode::NOERROR, question.dnssec_ok, &options[..len]);
         }
         let len = writer.finish().unwrap_or(0);
         if let Some(case) = case {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::failure::FailureKind;
 use super::health::UnansweredAttempt;
-use super::links::UpstreamConnections;
+use super::connections::UpstreamConnections;
 use super::message::ResponseSummary;
 use super::question::Question;
 use super::race::Attempt;

@@ -28,9 +28,9 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::encrypted;
+use super::tls;
 use super::failure::FailureKind;
-use super::local::LocalFault;
+use super::local_fault::LocalFault;
 use super::message::{MatchResult, OutgoingQuery, keepalive};
 use super::race::SET_UP;
 use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
@@ -233,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 /// Opens a connection, with TLS if and only if the server is configured for it.
 async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
     if let Some(host) = &server.tls_host {
-        return Ok(Box::new(encrypted::connect(server.address, host).await?));
+        return Ok(Box::new(tls::connect(server.address, host).await?));
     }
     let stream = TcpStream::connect(server.address).await.map_err(|error| FailureKind::of_error(&error))?;
     stream.set_nodelay(true).map_err(|error| FailureKind::of_error(&error))?;

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failure::FailureKind;
-use super::local::LocalFault;
+use super::local_fault::LocalFault;
 use super::message::{MatchResult, OutgoingQuery};
 use super::race_events::{AttemptEvent, RaceEvents};
 use super::send_context::SendContext;

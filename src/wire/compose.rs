@@ -7,7 +7,7 @@
 use foldhash::HashMap;
 
 use super::name::{self, MAX_NAME, expanded};
-use super::reply::{Record, ResponseMessage, Section};
+use super::response::{Record, ResponseMessage, Section};
 use super::{HEADER, LONGEST_MESSAGE, RrType, rtype, u16_at};
 
 /// Error: the composed message exceeds the maximum size of a message.
@@ -226,7 +226,7 @@ pub fn in_order(reply: &ResponseMessage<'_>) -> Result<Option<Vec<u8>>, TooLong>
 fn links<'r>(reply: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
     let mut here = reply.qname().to_ascii_lowercase();
     let mut links: Vec<ChainLink<'r>> = Vec::new();
-    while links.len() < super::reply::LONGEST_CHAIN {
+    while links.len() < super::response::LONGEST_CHAIN {
         let taken = |record: &Record| links.iter().any(|link| matches!(link, ChainLink::Alias(taken) if *taken == record));
         let next = match reply.alias_of(&here).filter(|record| !taken(record)) {
             Some(alias) => expanded(reply.message, alias.rdata_at()).map(|target| (ChainLink::Alias(alias), target)),
@@ -249,7 +249,7 @@ fn links<'r>(reply: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
 #[cfg(test)]
 mod tests {
     use super::super::flag;
-    use super::super::reply::ResponseMessage;
+    use super::super::response::ResponseMessage;
     use super::*;
 
     /// A response to `a.b. A`: an alias with a compressed target, its address, and a NAPTR record with a compressed

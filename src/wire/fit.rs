@@ -1,6 +1,6 @@
 //! A cached response adapted to one query: id, flags, letter case, aged TTLs, OPT, size.
 
-use super::make::{self, OPT_SIZE, MessageWriter};
+use super::write::{self, OPT_SIZE, MessageWriter};
 use super::query::Query;
 use super::record::{Record, Section};
 use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
@@ -59,7 +59,7 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
     let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
     // The reserved bit must be zero (RFC 1035 section 4.1.1), whatever the server sent.
-    let mut flags = make::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
+    let mut flags = write::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
     if kept.authentic && query.wants_ad() {
         flags |= flag::AD;
     }
@@ -95,7 +95,7 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
     out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
     let mut writer = MessageWriter::new(&mut out[cut.len..]);
     let (first, second) = if with_options { (kept.extended_errors, options) } else { (&[][..], &[][..]) };
-    make::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
+    write::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
     writer.finish().map_or(0, |written| cut.len + written)
 }
 
@@ -190,7 +190,7 @@ fn shorten(wire: &[u8], question_end: usize, room: usize) -> FittedPart {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply::ResponseMessage;
+    use super::super::response::ResponseMessage;
     use super::super::store::store;
     use super::*;
 

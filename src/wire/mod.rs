@@ -16,12 +16,12 @@
 
 pub mod compose;
 pub mod fit;
-pub mod make;
+pub mod write;
 pub mod name;
 pub mod query;
 pub mod rcode;
 pub mod record;
-pub mod reply;
+pub mod response;
 pub mod rtype;
 pub(crate) mod spelling;
 pub mod store;

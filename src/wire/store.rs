@@ -2,7 +2,7 @@
 //! one TTL per RRset.
 
 use super::name::expanded;
-use super::reply::{Record, ResponseMessage, Section};
+use super::response::{Record, ResponseMessage, Section};
 use super::{HEADER, RrType, rtype, spelling, u16_at};
 
 /// Number of records above which all TTLs become the minimum of the message instead of that of their RRset, to bound

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nodens::clients::Unknown;
 use nodens::clients::client::{Client, ClientKind};
 use nodens::clients::pods::{PodEvent, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
-use nodens::clients::table::{SLACK, AddressOwners};
+use nodens::clients::address_owners::{SLACK, AddressOwners};
 use nodens::clock::Millis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -20,9 +20,9 @@ use nodens::wire::compose::{Composer, in_order};
 use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
 use nodens::wire::query::{CacheKey, Query, Reject};
-use nodens::wire::reply::{ResponseMessage, Section};
+use nodens::wire::response::{ResponseMessage, Section};
 use nodens::wire::store::{CacheableMessage, store};
-use nodens::wire::{flag, make, rcode};
+use nodens::wire::{flag, write, rcode};
 
 const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
 const EDE: u16 = 15;
@@ -184,11 +184,11 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Ok(query) => {
             let key = CacheKey::new(&query, EffectiveViewId::of_index(1));
             assert_eq!(key.name(), query.name().to_ascii_lowercase());
-            make::local(&query, rcode::NOERROR, true, &make::LocalRecords::default(), options, &mut out);
+            write::local(&query, rcode::NOERROR, true, &write::LocalRecords::default(), options, &mut out);
         }
         Err(Reject::Code { rcode, question_end, edns }) => {
-            let len = make::rejection(packet, rcode, question_end, edns, &mut out);
-            assert!(len <= packet.len() + make::OPT_SIZE);
+            let len = write::rejection(packet, rcode, question_end, edns, &mut out);
+            assert!(len <= packet.len() + write::OPT_SIZE);
         }
         Err(Reject::Silence(_)) => {}
     }
@@ -355,7 +355,7 @@ proptest! {
         let negative = all[0] == 0 || message.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
         let truncated = counts[0] < all[0] || (counts[1] < all[1] && negative);
         prop_assert_eq!(got.metadata.truncation, truncated);
-        let opt = if query.edns.is_some() { make::OPT_SIZE } else { 0 };
+        let opt = if query.edns.is_some() { write::OPT_SIZE } else { 0 };
         prop_assert_eq!(counts == all, wire.len() + opt <= size);
         if wire.len() + opt + errors.len() <= size && query.edns.is_some() {
             prop_assert_eq!(extended_errors(&got.edns), errors);

@@ -11,7 +11,7 @@ use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, ask_udp, data, id, lookup, query, receive, udp};
 use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
 use nodens::handover::channel::{Channel, HandoverMessage};
-use nodens::handover::door;
+use nodens::handover::handle;
 use nodens::lab::upstream::LabUpstream;
 use nodens::lab::zone::LabZone;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -289,7 +289,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 
 /// Accepts one connection, reads one message, and sends `answer`.
 fn strange_elder(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
-    let listener = door::listen(path).expect("listens");
+    let listener = handle::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");
         let new = Channel::of(accepted);

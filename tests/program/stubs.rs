@@ -10,7 +10,7 @@ use nodens::lab::fault::Behaviour;
 use nodens::lab::upstream::LabUpstream;
 use nodens::lab::zone::LabZone;
 use nodens::wire::compose::Composer;
-use nodens::wire::reply::{ResponseMessage, Section};
+use nodens::wire::response::{ResponseMessage, Section};
 use nodens::wire::rtype;
 
 /// Function that resolves a name: one line for each result.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::txt::Parser;
-use nodens::wire::reply::ResponseMessage;
+use nodens::wire::response::ResponseMessage;
 
 use super::client::rtype;
 use super::script::{hex, range};

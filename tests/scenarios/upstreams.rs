@@ -9,7 +9,7 @@ use nodens::lab::zone::LabZone;
 use nodens::upstream::Transport;
 use nodens::wire::RrType;
 use nodens::wire::compose::Composer;
-use nodens::wire::reply::{ResponseMessage, Section};
+use nodens::wire::response::{ResponseMessage, Section};
 
 use super::client::rtype;
 use super::script::{Options, hex, range, time, words};

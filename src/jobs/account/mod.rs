@@ -12,7 +12,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::sentence::sentence;
-use super::whose::ReportedCounts;
+use super::metric_key::ReportedCounts;
 use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
@@ -82,7 +82,7 @@ pub enum Pick<'a> {
 pub struct Excerpt {
     /// Account with the selected failures.
     pub account: ClientStats,
-    /// For each failure, the names that [`Existing::like`](super::existing::Existing::like) returns.
+    /// For each failure, the names that [`Existing::like`](super::existing_names::Existing::like) returns.
     pub like: Vec<Vec<Box<[u8]>>>,
 }
 

@@ -308,7 +308,7 @@ pub fn nsid(identity: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::rcode;
-    use super::super::reply::ResponseMessage;
+    use super::super::response::ResponseMessage;
     use super::*;
 
     const WITH_OPT: &[u8] = b"\x12\x34\x01\x10\0\x01\0\0\0\0\0\x01\x01A\x00\0\x01\0\x01\

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::autopath::{self, SearchOutcome};
-use super::kept::stale;
+use super::freshness::stale;
 use super::obtain::obtain;
 use super::outcome::ParsedQuestion;
 use super::pending::{Deferred, Introspection, PendingQuery, PendingTask};
 use super::request::options;
 use super::state::Resolver;
-use super::{ancestors, inside};
+use super::{ancestors, introspection};
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::config::RouteId;
@@ -24,7 +24,7 @@ use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
-use crate::wire::make::{self, LocalRecords};
+use crate::wire::write::{self, LocalRecords};
 use crate::wire::query::Query;
 use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
 
@@ -67,7 +67,7 @@ pub async fn resolve<U: Ask + 'static>(
     let wanted = match task {
         PendingTask::Question(wanted) => wanted,
         PendingTask::Introspection(wanted) => {
-            let records = inside::tell(resolver, &wanted, &query, over_tcp).await;
+            let records = introspection::tell(resolver, &wanted, &query, over_tcp).await;
             drop(place);
             let took = wanted.asked.elapsed();
             let body = Body::Introspection(wanted, records);
@@ -120,7 +120,7 @@ impl Resolved {
         let out = &mut out[..limit];
         let (wanted, entry, other) = match &self.body {
             Body::Introspection(_, records) => {
-                return make::local(&query, rcode::NOERROR, true, records, &options, out);
+                return write::local(&query, rcode::NOERROR, true, records, &options, out);
             }
             Body::Entry(wanted, entry, other) => (wanted, entry, other),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Running, StartOptions, start_in};
 use crate::config::Config;
 use crate::handover::channel::{Channel, HandoverMessage};
-use crate::handover::door::{self, HandoverHandle, FdStore, HandoverServer, Params};
+use crate::handover::handle::{self, HandoverHandle, FdStore, HandoverServer, Params};
 use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
 use crate::handover::take::{Taken, take};
@@ -84,7 +84,7 @@ impl Instance {
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
             // The file may have another path by now.
-            listener = listener.filter(|listener| path.as_deref().is_some_and(|path| door::listens_at(listener, path)));
+            listener = listener.filter(|listener| path.as_deref().is_some_and(|path| handle::listens_at(listener, path)));
         }
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
         let node = NodeNetwork::of(&config);
@@ -120,7 +120,7 @@ impl Instance {
             running.tell(EventKind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
         }
         if let (None, Some(path)) = (&listener, &path) {
-            match door::listen(path) {
+            match handle::listen(path) {
                 Ok(new) => listener = Some(new),
                 Err(error) => tracing::warn!(%error, path = %path.display(), "cannot offer a handover to a successor"),
             }

@@ -1,7 +1,7 @@
 //! Suggestions for a name that does not exist: the same name under another suffix, or a name that other clients see. Similar
-//! names come from [`crate::jobs::existing`]; only those that this client can see count here.
+//! names come from [`crate::jobs::existing_names`]; only those that this client can see count here.
 
-use super::kept::stale_window;
+use super::freshness::stale_window;
 use super::state::Resolver;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -9,7 +9,7 @@ use crate::clients::ClientIdentity;
 use crate::horizon::EffectiveViewId;
 use crate::jobs::ClientStats;
 use crate::jobs::account::FailedQuestion;
-use crate::jobs::existing::MOST_LIKE;
+use crate::jobs::existing_names::MOST_LIKE;
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::wire::name::DisplayNoDot;

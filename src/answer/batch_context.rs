@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::pending::{Introspection, PendingQuery};
 use super::state::Resolver;
-use super::tally::LocalCounters;
+use super::local_counters::LocalCounters;
 use crate::clients::Tables;
 use crate::clock::Millis;
 use crate::config::{RouteId, ViewId};
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
-use crate::wire::make::LocalRecords;
+use crate::wire::write::LocalRecords;
 use crate::wire::query::CacheKey;
 
 /// State shared by all queries of one receive batch.

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::failure::{FailureKind, TlsFault};
-use super::local::LocalFault;
+use super::local_fault::LocalFault;
 
 /// Protocol name of DNS over TLS in ALPN (registered with RFC 7858).
 const ALPN: &[u8] = b"dot";

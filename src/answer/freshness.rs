@@ -1,6 +1,6 @@
 //! Use of a cache entry for a query: served, served stale, or not at all.
 
-use super::turn::BatchContext;
+use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -10,7 +10,7 @@ use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
 use crate::wire::query::{CacheKey, Query};
-use crate::wire::{Rcode, ede, make, rcode};
+use crate::wire::{Rcode, ede, write, rcode};
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -66,7 +66,7 @@ pub(super) fn cached(
             }
         }
         Freshness::Failed if failure_holds(snapshot, entry, turn.now) => {
-            let error = make::extended_error(ede::CACHED_ERROR, "remembered failure");
+            let error = write::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh: false }
         }
@@ -115,7 +115,7 @@ fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
 /// Returns the age and the extended error of a stale entry's response: TTL 30, and a text that says why.
 pub(super) fn stale(entry: &Entry) -> (Age, Vec<u8>) {
     let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
-    (Age::Stale(STALE_TTL), make::extended_error(code, "upstreams failed"))
+    (Age::Stale(STALE_TTL), write::extended_error(code, "upstreams failed"))
 }
 
 pub(super) fn stale_window(snapshot: &Snapshot) -> Millis {
