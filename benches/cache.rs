@@ -52,7 +52,7 @@ fn insert_newer(bencher: Bencher<'_, '_>) {
     let case = packets::a();
     let (key, hash) = key_and_hash(&cache, &case.query);
     bencher
-        .with_inputs(|| entry(&case.reply))
+        .with_inputs(|| entry(&case.response))
         .bench_local_values(|entry| cache.insert(black_box(hash), black_box(&key), entry));
 }
 
@@ -83,7 +83,7 @@ fn keep(cache: &Cache, number: u32) {
 }
 
 fn answer(query: &[u8]) -> Vec<u8> {
-    packets::reply(query, &packets::addresses(2))
+    packets::response(query, &packets::addresses(2))
 }
 
 /// Returns the next pseudorandom number (xorshift).

@@ -3,7 +3,7 @@
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
 use nodens::cache::Cache;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{CacheKey, Query};
 
@@ -41,7 +41,7 @@ fn look_up(bencher: Bencher<'_, '_>) {
     let case = packets::a();
     let cache = Cache::new(1 << 20);
     let (key, hash) = key_and_hash(&cache, &case.query);
-    cache.insert(hash, &key, entry(&case.reply));
+    cache.insert(hash, &key, entry(&case.response));
     bencher.bench_local(|| cache.with(black_box(hash), black_box(&key), |entry| entry.hits));
 }
 
@@ -55,11 +55,11 @@ fn look_up(bencher: Bencher<'_, '_>) {
     (packets::large(), 100, PLAIN),
 ].map(Fit), sample_size = 1_000)]
 fn fit_to_query(bencher: Bencher<'_, '_>, Fit((case, age, size)): &Fit) {
-    let entry = entry(&case.reply);
+    let entry = entry(&case.response);
     let query = Query::read(&case.query).expect("a good query");
     let mut out = vec![0; *size];
     bencher.bench_local(|| {
-        fit(black_box(entry.kept()), black_box(&query), Age::Seconds(black_box(*age)), &[], black_box(&mut out))
+        fit(black_box(entry.cached_message()), black_box(&query), Age::Seconds(black_box(*age)), &[], black_box(&mut out))
     });
 }
 

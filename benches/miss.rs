@@ -19,13 +19,13 @@ fn main() {
 
 #[divan::bench(args = [packets::a(), packets::chain(), packets::large()], sample_size = 1_000)]
 fn read_reply(bencher: Bencher<'_, '_>, case: &Case) {
-    bencher.bench_local(|| ResponseMessage::read(black_box(&case.reply)));
+    bencher.bench_local(|| ResponseMessage::read(black_box(&case.response)));
 }
 
 /// From the upstream's bytes to the cache entry.
 #[divan::bench(args = [packets::a(), packets::chain(), packets::large()], sample_size = 1_000)]
 fn read_and_store(bencher: Bencher<'_, '_>, case: &Case) {
-    bencher.bench_local(|| entry(black_box(&case.reply)));
+    bencher.bench_local(|| entry(black_box(&case.response)));
 }
 
 /// From the query to the decision to forward it.

@@ -31,7 +31,7 @@ value = "10.0.3.99"
 const QUERY: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x05cache\x04corp\x07example\0\0\x01\0\x01";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let config = parse(CONFIGURATION, &[]).map_err(|mistakes| format!("{mistakes:?}"))?;
+    let config = parse(CONFIGURATION, &[]).map_err(|diagnostics| format!("{diagnostics:?}"))?;
     let running = start(config)?;
     let server = running.listen_addresses().first().copied().ok_or("no listener")?;
 

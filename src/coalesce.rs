@@ -22,7 +22,7 @@ type QuestionKey = (u64, u32);
 #[derive(Debug, Default)]
 pub struct Coalesce {
     /// The keys contain keyed hashes already.
-    flights: Mutex<HashMap<QuestionKey, Followers>>,
+    coalescer: Mutex<HashMap<QuestionKey, Followers>>,
 }
 
 /// Clients that wait for one question.
@@ -88,10 +88,10 @@ impl Coalesce {
     /// Joins the in-flight query for `key`, whose hash is `hash`; returns the leader's guard if there is none yet.
     pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Role {
         let question = (hash, generation);
-        match self.flights().entry(question) {
+        match self.coalescer().entry(question) {
             Slot::Vacant(slot) => {
                 slot.insert(Followers { key: key.as_bytes().into(), senders: Vec::new(), joined: None });
-                Role::Lead(self.flight(Some(question)))
+                Role::Lead(self.leader(Some(question)))
             }
             Slot::Occupied(mut waiting) if *waiting.get().key == *key.as_bytes() => {
                 let (sender, receiver) = oneshot::channel();
@@ -102,30 +102,30 @@ impl Coalesce {
                 Role::Wait(receiver)
             }
             // Another question has the same hash, which is extremely rare: this one is queried separately.
-            Slot::Occupied(_) => Role::Lead(self.flight(None)),
+            Slot::Occupied(_) => Role::Lead(self.leader(None)),
         }
     }
 
     /// Returns the leader's guard, if no identical query is in flight; for callers that must not wait for others.
     pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Option<CoalescedQuery> {
         match self.join(generation, hash, key) {
-            Role::Lead(flight) => Some(flight),
+            Role::Lead(leader) => Some(leader),
             Role::Wait(_) => None,
         }
     }
 
-    fn flight(self: &Arc<Self>, question: Option<QuestionKey>) -> CoalescedQuery {
+    fn leader(self: &Arc<Self>, question: Option<QuestionKey>) -> CoalescedQuery {
         CoalescedQuery { table: Arc::clone(self), question }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<QuestionKey, Followers>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn coalescer(&self) -> MutexGuard<'_, HashMap<QuestionKey, Followers>> {
+        self.coalescer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl CoalescedQuery {
     /// Sends the result to all waiting clients.
-    pub fn land(mut self, entry: &Entry, by: AnsweredBy) {
+    pub fn complete_with(mut self, entry: &Entry, by: AnsweredBy) {
         for sender in self.take() {
             // The receiver may have been dropped.
             let _ = sender.send(SharedResult { entry: entry.clone(), by });
@@ -136,7 +136,7 @@ impl CoalescedQuery {
     pub fn next_joined(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         if let Some(question) = &self.question
-            && let Some(waiting) = self.table.flights().get_mut(question)
+            && let Some(waiting) = self.table.coalescer().get_mut(question)
         {
             waiting.joined = Some(sender);
         }
@@ -145,13 +145,13 @@ impl CoalescedQuery {
 
     /// Returns whether a client waits.
     pub fn has_waiting(&self) -> bool {
-        let flights = self.table.flights();
-        let waiting = self.question.and_then(|question| flights.get(&question));
+        let coalescer = self.table.coalescer();
+        let waiting = self.question.and_then(|question| coalescer.get(&question));
         waiting.is_some_and(|waiting| !waiting.senders.iter().all(oneshot::Sender::is_closed))
     }
 
     fn take(&mut self) -> Vec<oneshot::Sender<SharedResult>> {
-        let waiting = self.question.take().and_then(|question| self.table.flights().remove(&question));
+        let waiting = self.question.take().and_then(|question| self.table.coalescer().remove(&question));
         waiting.map_or_else(Vec::new, |waiting| waiting.senders)
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     fn one_leads_the_others_wait_and_a_lost_leader_frees_them() {
         let table = Arc::new(Coalesce::default());
         let (first, second) = (key(b"\x01a\0"), key(b"\x01b\0"));
-        let flight = table.lead(0, 7, &first).expect("the first one leads");
+        let leader = table.lead(0, 7, &first).expect("the first one leads");
         let Role::Wait(mut waits) = table.join(0, 7, &first) else { panic!("the second one waits") };
         assert!(table.lead(0, 8, &second).is_some());
         assert!(table.lead(0, 7, &first).is_none());
@@ -192,7 +192,7 @@ mod tests {
         assert!(table.lead(0, 7, &second).is_some(), "another question of the same hash");
         assert!(table.lead(0, 7, &first).is_none(), "which took nobody's place");
 
-        drop(flight);
+        drop(leader);
         assert!(waits.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
         assert!(table.lead(0, 7, &first).is_some());
     }

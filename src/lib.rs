@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 configuration | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`horizon`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s links, send context, sockets, source ports, udp, tcp, encrypted, probe and names, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 process | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
@@ -43,7 +43,7 @@ pub(crate) mod server;
 pub mod answer;
 pub(crate) mod coalesce;
 pub mod fetch;
-pub mod horizon;
+pub mod effective_view;
 pub mod snapshot;
 
 // State.

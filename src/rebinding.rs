@@ -28,21 +28,21 @@ pub(crate) struct StrippedResponse {
 ///
 /// # Errors
 /// [`TooLong`]: names that were compressed are not compressed in the result.
-pub(crate) fn strip(reply: &ResponseMessage<'_>) -> Result<Option<StrippedResponse>, TooLong> {
-    let leads_inside = |record: &&Record| is_private(record, reply.message);
-    let question = reply.message.get(HEADER..reply.question_end);
-    let (true, Some(question)) = (reply.records.iter().any(|record| leads_inside(&record)), question) else {
+pub(crate) fn strip(response: &ResponseMessage<'_>) -> Result<Option<StrippedResponse>, TooLong> {
+    let leads_inside = |record: &&Record| is_private(record, response.message);
+    let question = response.message.get(HEADER..response.question_end);
+    let (true, Some(question)) = (response.records.iter().any(|record| leads_inside(&record)), question) else {
         return Ok(None);
     };
-    let mut composer = Composer::new(reply.flags, question);
+    let mut composer = Composer::new(response.flags, question);
     let is_left = |record: &&Record| !leads_inside(record);
-    let is_empty = !reply.section(Section::Answer).filter(is_left).any(|record| record.rtype == reply.qtype());
+    let is_empty = !response.section(Section::Answer).filter(is_left).any(|record| record.rtype == response.qtype());
     for section in [Section::Answer, Section::Authority, Section::Additional] {
-        for record in reply.section(section).filter(is_left) {
-            composer.copy(reply.message, record, section);
+        for record in response.section(section).filter(is_left) {
+            composer.copy(response.message, record, section);
         }
-        if section == Section::Authority && is_empty && reply.soa().is_none() {
-            let (_, end) = reply.chain();
+        if section == Section::Authority && is_empty && response.soa().is_none() {
+            let (_, end) = response.chain();
             composer.push(section, &end, rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
         }
     }
@@ -54,10 +54,10 @@ pub(crate) fn strip(reply: &ResponseMessage<'_>) -> Result<Option<StrippedRespon
 ///
 /// # Errors
 /// None for a question that can be parsed.
-pub(crate) fn without_answers(reply: &ResponseMessage<'_>) -> Result<Vec<u8>, TooLong> {
-    let question = reply.message.get(HEADER..reply.question_end).unwrap_or_default();
+pub(crate) fn without_answers(response: &ResponseMessage<'_>) -> Result<Vec<u8>, TooLong> {
+    let question = response.message.get(HEADER..response.question_end).unwrap_or_default();
     let mut composer = Composer::new(flag::QR | flag::RA, question);
-    composer.push(Section::Authority, reply.qname(), rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
+    composer.push(Section::Authority, response.qname(), rtype::SOA, FILTERED_TTL, &soa_rdata(FILTERED_TTL));
     composer.finish()
 }
 

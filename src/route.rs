@@ -54,12 +54,12 @@ impl Router {
         let own = self.own.as_deref();
         let is_hidden = move |zone: &[u8]| own.is_some_and(|own| own.suffixes.contains_key(zone));
         let common = self.common.suffixes.iter().filter(move |(zone, _)| !is_hidden(zone));
-        self.own_ways().chain(common.map(|(zone, way)| (&**zone, *way)))
+        self.own_ways().chain(common.map(|(zone, destination)| (&**zone, *destination)))
     }
 
     /// Returns the claims that are not shared, in no order.
     pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
-        self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, way)| (&**zone, *way))
+        self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, destination)| (&**zone, *destination))
     }
 
     /// Returns the destination of `name` (lower-case wire form), and the number of labels of the matching suffix.
@@ -68,7 +68,7 @@ impl Router {
         suffixes(name)
             .enumerate()
             .skip(labels.saturating_sub(self.deepest))
-            .find_map(|(skipped, suffix)| Some((self.way(suffix)?, labels - skipped)))
+            .find_map(|(skipped, suffix)| Some((self.destination(suffix)?, labels - skipped)))
     }
 
     /// Returns whether the common claims are the same in memory.
@@ -76,7 +76,7 @@ impl Router {
         Arc::ptr_eq(&self.common, &other.common)
     }
 
-    fn way(&self, suffix: &[u8]) -> Option<Destination> {
+    fn destination(&self, suffix: &[u8]) -> Option<Destination> {
         let own = self.own.as_ref().and_then(|own| own.suffixes.get(suffix));
         own.or_else(|| self.common.suffixes.get(suffix)).copied()
     }
@@ -85,8 +85,8 @@ impl Router {
 impl Claims {
     fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let mut all = Self::default();
-        for (zone, way) in claims {
-            all.suffixes.insert(zone.as_wire().into(), way);
+        for (zone, destination) in claims {
+            all.suffixes.insert(zone.as_wire().into(), destination);
             all.deepest = all.deepest.max(zone.label_count());
         }
         all

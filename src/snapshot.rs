@@ -10,7 +10,7 @@ use crate::cache::entry::{CacheScope, EntryLimits};
 use crate::clients::{ClientIdentity, StaticClients, Views};
 use crate::config::server::LONGEST_IDENTITY;
 use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
-use crate::horizon::{self, Common, EffectiveView, EffectiveViewId};
+use crate::effective_view::{self, Common, EffectiveView, EffectiveViewId};
 use crate::local::cluster::Cluster;
 use crate::local::pruning::Pruning;
 use crate::local::special::Special;
@@ -41,7 +41,7 @@ pub struct Snapshot {
     /// Effective view for each view.
     sees: Vec<EffectiveViewId>,
     /// Effective views; the first is for clients of no view.
-    horizons: Vec<EffectiveView>,
+    effective_views: Vec<EffectiveView>,
     /// Special-use names.
     pub special: Special,
     /// Identity of the node for clients that request it (`[server] identity`); empty if it is not disclosed.
@@ -60,14 +60,14 @@ impl Snapshot {
         let groups = groups(&config, metrics, previous);
         let generation = previous.map_or(0, |previous| previous.generation.wrapping_add(1));
         let common = Common::new(&config, &groups);
-        let mut horizons = vec![common.horizon(None)];
+        let mut effective_views = vec![common.effective_view(None)];
         let mut sees = Vec::new();
         for view in &config.views {
             // Views with the same content share the cache. The cast is safe, as there are few views.
-            let own = EffectiveViewId::of_index(horizons.len() as u16);
-            sees.push(if horizon::differs(view) { own } else { EffectiveViewId::COMMON });
-            if horizon::differs(view) {
-                horizons.push(common.horizon(Some(view)));
+            let own = EffectiveViewId::of_index(effective_views.len() as u16);
+            sees.push(if effective_view::differs(view) { own } else { EffectiveViewId::COMMON });
+            if effective_view::differs(view) {
+                effective_views.push(common.effective_view(Some(view)));
             }
         }
         drop(common);
@@ -82,7 +82,7 @@ impl Snapshot {
             may_watch: Admission::new(&config.admin.allow),
             views: Views::new(&config.views, generation),
             sees,
-            horizons,
+            effective_views,
             special: Special::new(),
             identity: identity(&config).into(),
             clusters: config
@@ -116,8 +116,8 @@ impl Snapshot {
     }
 
     /// Returns all effective views, the common one first.
-    pub fn horizons(&self) -> impl ExactSizeIterator<Item = EffectiveViewId> {
-        (0..self.horizons.len() as u16).map(EffectiveViewId::of_index)
+    pub fn effective_views(&self) -> impl ExactSizeIterator<Item = EffectiveViewId> {
+        (0..self.effective_views.len() as u16).map(EffectiveViewId::of_index)
     }
 
     /// Returns the view of a client.
@@ -126,9 +126,9 @@ impl Snapshot {
     }
 
     /// Returns the effective view with this id; the common one if there is none.
-    pub fn horizon(&self, id: EffectiveViewId) -> &EffectiveView {
+    pub fn effective_view(&self, id: EffectiveViewId) -> &EffectiveView {
         // The first one always exists.
-        self.horizons.get(id.index()).unwrap_or(&self.horizons[0])
+        self.effective_views.get(id.index()).unwrap_or(&self.effective_views[0])
     }
 
     /// Returns the settings of a route.
@@ -159,36 +159,36 @@ impl Snapshot {
         EntryLimits { max_ttl: seconds(cache.max_ttl), negative_max_ttl: seconds(negative), rotate: cache.rotate }
     }
 
-    /// Returns the scope of an answer that came through `route` in the effective view `horizon`. An answer that `follows` a
+    /// Returns the scope of an answer that came through `route` in the effective view `effective_view`. An answer that `follows` a
     /// CNAME depends on all routes.
-    pub fn home(&self, horizon: EffectiveViewId, route: RouteId, follows: bool) -> CacheScope {
-        CacheScope::new(self.generation, route, self.horizon(horizon).scope_fingerprint(route, follows))
+    pub fn scope(&self, effective_view: EffectiveViewId, route: RouteId, follows: bool) -> CacheScope {
+        CacheScope::new(self.generation, route, self.effective_view(effective_view).scope_fingerprint(route, follows))
     }
 
     /// Returns the scope and the route that an entry of an earlier configuration has now; `None` if it may no longer answer
     /// `key`, because its name is now static, special or denied, its type is filtered, or it depends on another route or other
     /// servers.
     #[cold]
-    pub fn revalidate_scope(&self, home: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
-        let (name, horizon) = (key.name(), self.horizons.get(key.horizon().index())?);
-        let (Destination::Route(route), depth) = horizon.router.find(name)? else { return None };
-        let is_filtered = self.route(route).is_some_and(|route| horizon.filters(route, key.qtype()));
-        if is_filtered || horizon.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
+    pub fn revalidate_scope(&self, scope: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
+        let (name, effective_view) = (key.name(), self.effective_views.get(key.effective_view().index())?);
+        let (Destination::Route(route), depth) = effective_view.router.find(name)? else { return None };
+        let is_filtered = self.route(route).is_some_and(|route| effective_view.filters(route, key.qtype()));
+        if is_filtered || effective_view.has_records(name) || self.special.find(name, rtype::A, depth).is_some() {
             return None;
         }
         [false, true]
-            .map(|follows| self.home(key.horizon(), route, follows))
+            .map(|follows| self.scope(key.effective_view(), route, follows))
             .into_iter()
-            .find(|now| now.scope_fingerprint == home.scope_fingerprint)
+            .find(|now| now.scope_fingerprint == scope.scope_fingerprint)
             .map(|now| (now, route))
     }
 
     /// Returns the scope of an entry under this configuration, and its route; `None` if it may no longer answer `key`.
     #[inline]
-    pub fn home_now(&self, home: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
-        match home.route_under(self.generation) {
-            Some(route) => Some((home, route)),
-            None => self.revalidate_scope(home, key),
+    pub fn current_scope(&self, scope: CacheScope, key: &CacheKey) -> Option<(CacheScope, RouteId)> {
+        match scope.route_under(self.generation) {
+            Some(route) => Some((scope, route)),
+            None => self.revalidate_scope(scope, key),
         }
     }
 }

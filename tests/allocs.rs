@@ -15,7 +15,7 @@ use nodens::clients::pods::{PodEvent, Pod, Pods};
 use nodens::clients::{ClientIdentity, Unknown};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
@@ -88,7 +88,7 @@ fn query(name: &str) -> Vec<u8> {
 }
 
 /// Returns the response to `query`: `addresses` A records and an extended error.
-fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
+fn response(query: &[u8], addresses: u16) -> Vec<u8> {
     let mut packet = query[..query.len() - 11].to_vec();
     packet[2..4].copy_from_slice(&[0x81, 0x80]);
     packet[6..8].copy_from_slice(&addresses.to_be_bytes());
@@ -99,9 +99,9 @@ fn reply(query: &[u8], addresses: u16) -> Vec<u8> {
     packet
 }
 
-fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
+fn keep(cache: &Cache, query: &[u8], response: &[u8], now: Millis) {
     let key = CacheKey::new(&Query::read(query).unwrap(), EffectiveViewId::COMMON);
-    let entry = Entry::from_reply(&ResponseMessage::read(reply).unwrap(), LIMITS, false, HOME, now);
+    let entry = Entry::from_reply(&ResponseMessage::read(response).unwrap(), LIMITS, false, HOME, now);
     cache.insert(cache.hash(&key), &key, entry);
 }
 
@@ -109,7 +109,7 @@ fn keep(cache: &Cache, query: &[u8], reply: &[u8], now: Millis) {
 fn look_up_and_fit_allocate_nothing() {
     let cache = Cache::new(1 << 20);
     let packet = query("WwW");
-    keep(&cache, &packet, &reply(&packet, 3), 0);
+    keep(&cache, &packet, &response(&packet, 3), 0);
     let options = [0, 15, 0, 2, 0, 3];
     for (options, size) in [(&[][..], 1232), (&options[..], 1232), (&[], 80)] {
         let mut out = [0; 1232];
@@ -119,7 +119,7 @@ fn look_up_and_fit_allocate_nothing() {
         let hash = cache.hash(&key);
         let len = cache.with(hash, &key, |entry| {
             entry.hits = entry.hits.saturating_add(1);
-            fit(entry.kept(), &query, Age::Seconds(5), options, &mut out[..size])
+            fit(entry.cached_message(), &query, Age::Seconds(5), options, &mut out[..size])
         });
         assert_eq!(allocations(), before, "with {} bytes of options", options.len());
         assert!(len.is_some_and(|len| len > 40));
@@ -169,9 +169,9 @@ impl Scene {
         let mut wire = [QUERY, RECORD].concat();
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
-        let reply = ResponseMessage::read(&wire).expect("a good reply");
+        let response = ResponseMessage::read(&wire).expect("a good reply");
         let home = self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false);
-        let entry = Entry::from_reply(&reply, LIMITS, false, home, self.resolver.now());
+        let entry = Entry::from_reply(&response, LIMITS, false, home, self.resolver.now());
         let key = CacheKey::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
@@ -184,9 +184,9 @@ impl Scene {
         // SOA record of the root with a TTL of 300 s.
         wire.extend(b"\x00\x00\x06\x00\x01\x00\x00\x01\x2c\x00\x16\x00\x00");
         wire.extend([[0; 4], [0; 4], [0; 4], [0; 4], [0, 0, 1, 0x2c]].concat());
-        let reply = ResponseMessage::read(&wire).expect("a good reply");
+        let response = ResponseMessage::read(&wire).expect("a good reply");
         let entry = Entry::from_reply(
-            &reply,
+            &response,
             LIMITS,
             false,
             self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false),
@@ -349,7 +349,7 @@ fn the_bound_is_hard() {
     let mut flood = |what: &str, names: std::ops::Range<usize>, addresses: &dyn Fn(usize) -> u16| {
         for number in names {
             let packet = query(&format!("n{number:x}"));
-            keep(&cache, &packet, &reply(&packet, addresses(number)), 0);
+            keep(&cache, &packet, &response(&packet, addresses(number)), 0);
             // After a second lookup the entry may use the whole cache, not only the part for new names.
             let key = CacheKey::new(&Query::read(&packet).unwrap(), EffectiveViewId::COMMON);
             cache.with(cache.hash(&key), &key, |_| ());
@@ -386,7 +386,7 @@ fn a_view_costs_what_it_adds_whatever_it_inherits() {
         let before = bytes();
         let config = parse(&format!("{CONFIG}{records}{views}"), &[]).unwrap();
         let snapshot = Snapshot::new(config, &metrics, None);
-        assert_eq!(snapshot.horizons().len(), 1 + count);
+        assert_eq!(snapshot.effective_views().len(), 1 + count);
         bytes() - before
     };
     let (one, all) = (taken(1), taken(32));

@@ -61,13 +61,13 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
         stream.read_exact(&mut length)?;
         let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
         stream.read_exact(&mut message)?;
-        let mut reply = Message::from_vec(&message).map_err(io::Error::other)?;
-        let Some(name) = reply.queries.first().map(|query| query.name().clone()) else { continue };
+        let mut response = Message::from_vec(&message).map_err(io::Error::other)?;
+        let Some(name) = response.queries.first().map(|query| query.name().clone()) else { continue };
         let text = name.to_ascii().to_ascii_lowercase();
-        reply.metadata.message_type = MessageType::Response;
-        reply.edns = None;
-        reply.answers.push(Record::from_rdata(name, 300, RData::A(address_of(&text).into())));
-        let frame = framed(&reply.to_vec().map_err(io::Error::other)?);
+        response.metadata.message_type = MessageType::Response;
+        response.edns = None;
+        response.answers.push(Record::from_rdata(name, 300, RData::A(address_of(&text).into())));
+        let frame = framed(&response.to_vec().map_err(io::Error::other)?);
         if text.starts_with("slow") {
             let out = Arc::clone(&out);
             thread::spawn(move || {

@@ -34,10 +34,10 @@ pub fn make(server: SocketAddr, admin: Option<SocketAddr>, over: &AtomicBool) ->
     while !over.load(Ordering::Relaxed) {
         let since = Instant::now();
         // After the length and the ID come two bytes of flags; the low bits of the second are the response code.
-        visits.count(ask(server, &message).map(|reply| reply.get(5).is_some_and(|byte| byte & 0x0f == 0)));
+        visits.count(ask(server, &message).map(|response| response.get(5).is_some_and(|byte| byte & 0x0f == 0)));
         if let Some(admin) = admin {
             let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-            visits.count(ask(admin, request).map(|reply| reply.starts_with(b"HTTP/1.1 200")));
+            visits.count(ask(admin, request).map(|response| response.starts_with(b"HTTP/1.1 200")));
         }
         sleep(PAUSE.saturating_sub(since.elapsed()));
     }
@@ -59,8 +59,8 @@ fn ask(to: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     socket.set_read_timeout(Some(TIMEOUT))?;
     let mut stream = TcpStream::from(socket);
     stream.write_all(request)?;
-    let mut reply = vec![0; 512];
-    let length = stream.read(&mut reply)?;
-    reply.truncate(length);
-    Ok(reply)
+    let mut response = vec![0; 512];
+    let length = stream.read(&mut response)?;
+    response.truncate(length);
+    Ok(response)
 }

@@ -13,7 +13,7 @@ use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, EntryLimits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
@@ -61,7 +61,7 @@ struct Cache {
 impl Cache {
     /// Returns a resolver with the answers to all questions in its cache.
     fn of(questions: &Questions) -> io::Result<Self> {
-        let config = parse(CONFIG, &[]).map_err(|mistakes| io::Error::other(format!("{mistakes:?}")))?;
+        let config = parse(CONFIG, &[]).map_err(|diagnostics| io::Error::other(format!("{diagnostics:?}")))?;
         let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
         let tally = LocalCounters::new(&metrics, &[".".to_string()]);
         let resolver = Resolver::new(Snapshot::new(config, &metrics, None), metrics);
@@ -72,13 +72,13 @@ impl Cache {
             let query = questions.query(at);
             let mut wire = [query, RECORD].concat();
             wire[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-            let (Ok(query), Ok(reply)) = (Query::read(query), ResponseMessage::read(&wire)) else {
+            let (Ok(query), Ok(response)) = (Query::read(query), ResponseMessage::read(&wire)) else {
                 return Err(io::Error::other("no query"));
             };
             let key = CacheKey::new(&query, EffectiveViewId::COMMON);
             let hash = resolver.cache.hash(&key);
             let entry = Entry::from_reply(
-                &reply,
+                &response,
                 limits,
                 false,
                 snapshot.home(EffectiveViewId::COMMON, route, false),

@@ -34,7 +34,7 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
     fill(&small, 0..FEW)?;
     fill(&large, 0..many)?;
     let filled = large.memory()?;
-    let kept = large.metric("nodens_cache_entries")?;
+    let cached_message = large.metric("nodens_cache_entries")?;
 
     let (few_questions, many_questions) = (shuffled(many, FEW)?, shuffled(many, many)?);
     let (turns, time) = if setting.quick { (1, Duration::from_secs(1)) } else { (3, Duration::from_secs(2)) };
@@ -59,13 +59,13 @@ pub(crate) fn measure(setting: &Setting) -> io::Result<Vec<Finding>> {
         Finding::plain("CPU of a hit, 1,000 names", median(few) / 1e3, "us"),
         Finding::plain(format!("CPU of a hit, {many} names"), median(all) / 1e3, "us"),
         Finding::at_most("CPU of a hit, many names to few", median(ratios), 1.3, "x"),
-        Finding::at_least("names kept, of those asked for", kept / many as f64, 1.0, "x"),
+        Finding::at_least("names kept, of those asked for", cached_message / many as f64, 1.0, "x"),
         Finding::plain("bytes of an A answer on the wire", wire, "B"),
         Finding::plain("A answers kept when full, of 64 MiB", entries, ""),
         Finding::at_most("bytes of an A answer kept, resident, when full", taken / entries, wire + 200.0, "B"),
         Finding::plain(
             format!("the same, {many} names with room for more"),
-            (filled - empty) as f64 / kept.max(1.0),
+            (filled - empty) as f64 / cached_message.max(1.0),
             "B",
         ),
         Finding::at_most(format!("resident when full, of cache.memory {SMALL_MIB} MiB"), share, 1.1, "x"),

@@ -66,10 +66,10 @@ impl Server {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(self.address)?;
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
-        let mut reply = [0; 512];
+        let mut response = [0; 512];
         while started.elapsed() < PATIENCE {
             // Refused until the server listens.
-            if socket.send(LOCALHOST).is_ok() && socket.recv(&mut reply).is_ok() {
+            if socket.send(LOCALHOST).is_ok() && socket.recv(&mut response).is_ok() {
                 self.first_answer = started.elapsed();
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use nodens::cache::Cache;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::{CacheKey, Query};
 
@@ -56,7 +56,7 @@ fn look_up(times: usize) {
     let case = packets::a();
     let cache = Cache::new(1 << 20);
     let (key, hash) = key_and_hash(&cache, &case.query);
-    cache.insert(hash, &key, entry(&case.reply));
+    cache.insert(hash, &key, entry(&case.response));
     for _ in 0..times {
         black_box(cache.with(black_box(hash), black_box(&key), |entry| entry.hits));
     }
@@ -71,12 +71,12 @@ fn fit_edns(times: usize) {
 }
 
 fn fit_to(case: &packets::Case, times: usize) {
-    let entry = entry(&case.reply);
+    let entry = entry(&case.response);
     let query = Query::read(&case.query).expect("a good query");
     let mut out = vec![0; usize::from(query.udp_size())];
     for _ in 0..times {
         let age = Age::Seconds(black_box(100));
-        black_box(fit(black_box(entry.kept()), black_box(&query), age, &[], black_box(&mut out)));
+        black_box(fit(black_box(entry.cached_message()), black_box(&query), age, &[], black_box(&mut out)));
     }
 }
 

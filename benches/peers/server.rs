@@ -230,11 +230,11 @@ fn first_answer(address: SocketAddr, running: &mut Running, stop: &AtomicBool) -
     socket.set_read_timeout(Some(ASK_EVERY))?;
     let since = Instant::now();
     while since.elapsed() < PATIENCE && !running.has_ended() && !stop.load(Ordering::Relaxed) {
-        let mut reply = [0; 512];
+        let mut response = [0; 512];
         // A closed port refuses the query at once, without the timeout.
-        match socket.send(FIRST).and_then(|_| socket.recv(&mut reply)) {
+        match socket.send(FIRST).and_then(|_| socket.recv(&mut response)) {
             // A server that is about to serve may respond with an error.
-            Ok(len) if len >= 12 && reply[3] & 0x0f == 0 => return Ok(true),
+            Ok(len) if len >= 12 && response[3] & 0x0f == 0 => return Ok(true),
             Ok(_) => sleep(ASK_EVERY),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(ASK_EVERY / 10),
             Err(_) => {}

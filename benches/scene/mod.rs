@@ -12,7 +12,7 @@ use nodens::cache::Cache;
 use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::{Metrics, AnswerSource};
 use nodens::snapshot::Snapshot;
@@ -81,9 +81,9 @@ impl Scene {
     /// Returns a scene with the answer to a query in its cache.
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
-        let reply = ResponseMessage::read(&case.reply).expect("a good reply");
+        let response = ResponseMessage::read(&case.response).expect("a good reply");
         let home = scene.snapshot.home(EffectiveViewId::COMMON, RouteId::of_index(1).expect("an index"), false);
-        let entry = Entry::from_reply(&reply, LIMITS, false, home, scene.resolver.now());
+        let entry = Entry::from_reply(&response, LIMITS, false, home, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
         scene.resolver.cache.insert(hash, &key, entry);
         scene
@@ -169,9 +169,9 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (CacheKey, u64) {
 
 /// Returns the cache entry of a response.
 #[inline]
-pub(crate) fn entry(reply: &[u8]) -> Entry {
+pub(crate) fn entry(response: &[u8]) -> Entry {
     let home = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
-    Entry::from_reply(&ResponseMessage::read(reply).expect("a good reply"), LIMITS, false, home, 0)
+    Entry::from_reply(&ResponseMessage::read(response).expect("a good reply"), LIMITS, false, home, 0)
 }
 
 /// Upstream without delay: two addresses for every name.

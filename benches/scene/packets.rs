@@ -19,7 +19,7 @@ pub(crate) struct Case {
     /// The client's query.
     pub(crate) query: Vec<u8>,
     /// The upstream's response.
-    pub(crate) reply: Vec<u8>,
+    pub(crate) response: Vec<u8>,
 }
 
 impl fmt::Display for Case {
@@ -36,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Returns a response with two addresses.
 pub(crate) fn a() -> Case {
     let query = query(NAME, rtype::A);
-    Case { label: "A", reply: reply(&query, &addresses(2)), query }
+    Case { label: "A", response: response(&query, &addresses(2)), query }
 }
 
 /// Returns the same for a client with EDNS.
@@ -58,7 +58,7 @@ pub(crate) fn a_in_mixed_case() -> Case {
 pub(crate) fn aaaa() -> Case {
     let query = query(NAME, rtype::AAAA);
     let address = |n: u8| record(QUESTION, rtype::AAAA, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]);
-    Case { label: "AAAA", reply: reply(&query, &[address(1), address(2)]), query }
+    Case { label: "AAAA", response: response(&query, &[address(1), address(2)]), query }
 }
 
 /// Returns a response with two CNAMEs and two addresses.
@@ -68,13 +68,13 @@ pub(crate) fn chain() -> Case {
     let address = |n| record(&second, rtype::A, &[192, 0, 2, n]);
     let records =
         [record(QUESTION, rtype::CNAME, &first), record(&first, rtype::CNAME, &second), address(1), address(2)];
-    Case { label: "CNAME, CNAME, A", reply: reply(&query, &records), query }
+    Case { label: "CNAME, CNAME, A", response: response(&query, &records), query }
 }
 
 /// Returns a response with more addresses than fit in 512 bytes.
 pub(crate) fn large() -> Case {
     let query = query(NAME, rtype::A);
-    Case { label: "A, too large", reply: reply(&query, &addresses(40)), query }
+    Case { label: "A, too large", response: response(&query, &addresses(40)), query }
 }
 
 /// Returns a query for the address of the name with this number. Each number has a name of its own.
@@ -89,12 +89,12 @@ pub(crate) fn query(text: &str, qtype: RrType) -> Vec<u8> {
 }
 
 /// Returns the response of an upstream to a query without EDNS. It has an OPT record, because nodens always sends one.
-pub(crate) fn reply(query: &[u8], answers: &[Vec<u8>]) -> Vec<u8> {
-    let mut reply = [query, &answers.concat(), OPT].concat();
-    reply[2..4].copy_from_slice(&[0x81, 0x80]);
-    reply[7] = answers.len() as u8;
-    reply[11] = 1;
-    reply
+pub(crate) fn response(query: &[u8], answers: &[Vec<u8>]) -> Vec<u8> {
+    let mut response = [query, &answers.concat(), OPT].concat();
+    response[2..4].copy_from_slice(&[0x81, 0x80]);
+    response[7] = answers.len() as u8;
+    response[11] = 1;
+    response
 }
 
 /// Returns addresses of the question's name.

@@ -47,10 +47,10 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     }
     let mut failures: Vec<(&FailedQuestion, _)> = account.failures.iter().zip(like).collect();
     failures.sort_by_key(|(failure, _)| (std::cmp::Reverse(failure.times), failure.first));
-    let mut meant: Vec<_> = account.meant.iter().collect();
-    meant.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
-    let meant: Vec<_> =
-        meant.iter().map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times })).collect();
+    let mut search_targets: Vec<_> = account.search_targets.iter().collect();
+    search_targets.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    let search_targets: Vec<_> =
+        search_targets.iter().map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times })).collect();
     report["address"] = account.address.to_string().into();
     report["by_route"] = json!(routes);
     report["by_rcode"] = json!(rcodes);
@@ -63,8 +63,8 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({
         "queries": account.searches,
-        "explanation": account.noise(),
-        "names": meant,
+        "explanation": account.search_list_explanation(),
+        "names": search_targets,
     });
     report
 }

@@ -147,8 +147,8 @@ impl ReportPages {
             ClientIdentity::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
             ClientIdentity::Unknown(_) => None,
         };
-        let horizon = snapshot.sees(snapshot.views.of(&who, client));
-        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, horizon), told);
+        let effective_view = snapshot.sees(snapshot.views.of(&who, client));
+        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), told);
         let value = json!({ "name": DisplayNoDot(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
     }

@@ -40,10 +40,10 @@ pub(crate) fn job(job: &Value) -> String {
         }
     }
     let search = &job["search_list"];
-    if let Some(noise) = search["explanation"].as_str() {
-        line(format!("  {}", plain(noise)));
-        for meant in list(&search["names"]).iter().take(5) {
-            line(format!("            {:>5} for {}", meant["queries"], word(&meant["name"])));
+    if let Some(search_list_explanation) = search["explanation"].as_str() {
+        line(format!("  {}", plain(search_list_explanation)));
+        for search_targets in list(&search["names"]).iter().take(5) {
+            line(format!("            {:>5} for {}", search_targets["queries"], word(&search_targets["name"])));
         }
     }
     line("  failures".to_string());

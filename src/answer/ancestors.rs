@@ -58,17 +58,17 @@ impl Resolver {
     /// Denies a name of a route's cluster domain by a rule, with a TTL in seconds. Allocates nothing, unless it is logged.
     pub(super) fn deny(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&CacheKey, u64),
         (route, rule, ttl): (RouteId, DenialRule, u32),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
-        let Some(cluster) = turn.snapshot.cluster(route) else { return Response::Silence };
+        let Some(cluster) = context.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
         let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Explanation::Options(cluster.error(rule)));
-        enter_at_once(self, turn, &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) });
+        enter_at_once(self, context, &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) });
         Response::Reply(write::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }
@@ -124,26 +124,26 @@ fn above<'a>(
         .then(|| cluster.ancestors(key.name()).into_iter().flatten().map(|above| key.for_question(above, rtype::A)))
 }
 
-/// Starts a probe of the names above, if an upstream answered `wanted` with NXDOMAIN.
+/// Starts a probe of the names above, if an upstream answered `pending_query` with NXDOMAIN.
 #[inline]
 pub(super) fn learn<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &PendingQuery,
+    pending_query: &PendingQuery,
     rcode: Rcode,
     source: AnswerSource,
 ) {
     if rcode == rcode::NXDOMAIN && source == AnswerSource::Upstream {
-        look_above(resolver, upstreams, wanted);
+        query_ancestors(resolver, upstreams, pending_query);
     }
 }
 
-/// Queries the nearest unknown name above the denied name of `wanted` in the background, if that is worth a query.
+/// Queries the nearest unknown name above the denied name of `pending_query` in the background, if that is worth a query.
 #[cold]
-fn look_above<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, wanted: &PendingQuery) {
-    let (snapshot, route, key) = (&wanted.snapshot, wanted.route, &wanted.key);
+fn query_ancestors<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pending_query: &PendingQuery) {
+    let (snapshot, route, key) = (&pending_query.snapshot, pending_query.route, &pending_query.key);
     let (Some(cluster), Some(group)) = (snapshot.cluster(route), snapshot.group(route)) else { return };
-    let found = snapshot.horizon(key.horizon()).router.find(key.name());
+    let found = snapshot.effective_view(key.effective_view()).router.find(key.name());
     let depth = found.map_or(0, |(_, depth)| depth);
     if !is_prunable(cluster, key, depth) || !group.is_alive() || !group.has_room(Instant::now()) {
         return;
@@ -200,10 +200,10 @@ impl Probe {
         if known != Known::Not || resolver.cache.with(hash, &key, |entry| entry.failed()).flatten().is_some() {
             return known;
         }
-        let Some(flight) = resolver.flights.lead(snapshot.generation, hash, &key) else { return Known::Not };
+        let Some(leader) = resolver.coalescer.lead(snapshot.generation, hash, &key) else { return Known::Not };
         resolver.metrics.search.probes.inc();
         let snapshot = Arc::clone(snapshot);
-        let wanted = PendingQuery {
+        let pending_query = PendingQuery {
             key,
             hash,
             route: *route,
@@ -215,7 +215,7 @@ impl Probe {
             by: Cell::default(),
         };
         // The response counts even if it cannot be cached, such as a denial without SOA.
-        match fetch::run(resolver, upstreams, &wanted, flight).await.rcode {
+        match fetch::run(resolver, upstreams, &pending_query, leader).await.rcode {
             rcode::NOERROR => Known::Exists,
             rcode::NXDOMAIN => Known::Denied,
             _ => Known::Not,
@@ -242,7 +242,7 @@ fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Cache
 
 /// Returns the state of the name of a cache entry.
 fn known(entry: &Entry, snapshot: &Snapshot, route: RouteId, now: Millis) -> Known {
-    let at_home = entry.home.route_under(snapshot.generation) == Some(route);
+    let at_home = entry.scope.route_under(snapshot.generation) == Some(route);
     let fresh = matches!(entry.freshness(now, 0), Freshness::Fresh(_)) && entry.failed().is_none();
     let answers = u16_at(entry.kept().wire, 6).unwrap_or(0);
     match entry.rcode {

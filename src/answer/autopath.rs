@@ -50,18 +50,18 @@ pub(super) struct SearchOutcome {
 #[inline]
 pub(super) fn path(
     resolver: &Resolver,
-    turn: &BatchContext<'_>,
+    context: &BatchContext<'_>,
     key: &CacheKey,
     route: RouteId,
     client: IpAddr,
 ) -> Option<Box<Path>> {
-    turn.snapshot.cluster(route).filter(|cluster| cluster.config.autopath)?;
+    context.snapshot.cluster(route).filter(|cluster| cluster.config.autopath)?;
     let plain = key.rd() && !key.cd() && !key.dnssec_ok() && !key.z() && key.qclass() == class::IN;
     if !plain || !matches!(key.qtype(), rtype::A | rtype::AAAA) {
         return None;
     }
-    let tables = resolver.tables(turn.snapshot);
-    let ClientIdentity::Known { client, .. } = tables.who(client, turn.now) else { return None };
+    let tables = resolver.tables(context.snapshot);
+    let ClientIdentity::Known { client, .. } = tables.who(client, context.now) else { return None };
     Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }
 
@@ -69,22 +69,22 @@ pub(super) fn path(
 pub(super) async fn walk<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &PendingQuery,
+    pending_query: &PendingQuery,
     path: &Path,
 ) -> SearchOutcome {
-    let (first, source) = match look(resolver, upstreams, wanted, wanted.key.clone()).await {
+    let (first, source) = match look(resolver, upstreams, pending_query, pending_query.key.clone()).await {
         NameLookup::Missing(entry, source) => (entry, source),
         NameLookup::Exists(entry, source, _) | NameLookup::Failed(entry, source) => {
             return SearchOutcome { entry, source, other: None };
         }
     };
     for name in &path.0 {
-        match look(resolver, upstreams, wanted, wanted.key.for_name(name.as_wire())).await {
+        match look(resolver, upstreams, pending_query, pending_query.key.for_name(name.as_wire())).await {
             NameLookup::Missing(..) => {}
             NameLookup::Failed(..) => break,
             NameLookup::Exists(entry, source, asked) => {
                 resolver.metrics.search.completed.inc();
-                wanted.by.set(asked.by.get());
+                pending_query.by.set(asked.by.get());
                 let mut alias = LocalRecords::default();
                 alias.answer(rtype::CNAME, TTL, name.as_wire());
                 return SearchOutcome { entry, source, other: Some(Box::new((alias, *asked))) };

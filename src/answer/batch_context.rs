@@ -40,7 +40,7 @@ impl BatchContext<'_> {
         self.snapshot.views.of(&tables.who(client, self.now), client)
     }
 
-    pub(super) fn wanted(
+    pub(super) fn pending_query(
         &self,
         key: CacheKey,
         hash: u64,
@@ -68,7 +68,7 @@ impl BatchContext<'_> {
 
 impl Resolver {
     /// Returns the context of a batch that begins at `at`.
-    pub fn turn<'a>(
+    pub fn context<'a>(
         &self,
         snapshot: &'a Arc<Snapshot>,
         at: Instant,

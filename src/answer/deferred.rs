@@ -64,29 +64,29 @@ pub async fn resolve<U: Ask + 'static>(
     deferred: Box<Deferred>,
 ) -> Resolved {
     let Deferred { task, query, over_tcp, place } = *deferred;
-    let wanted = match task {
-        PendingTask::Question(wanted) => wanted,
-        PendingTask::Introspection(wanted) => {
-            let records = introspection::tell(resolver, &wanted, &query, over_tcp).await;
+    let pending_query = match task {
+        PendingTask::Question(pending_query) => pending_query,
+        PendingTask::Introspection(pending_query) => {
+            let records = introspection::tell(resolver, &pending_query, &query, over_tcp).await;
             drop(place);
-            let took = wanted.asked.elapsed();
-            let body = Body::Introspection(wanted, records);
+            let took = pending_query.asked.elapsed();
+            let body = Body::Introspection(pending_query, records);
             return Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None };
         }
     };
-    let SearchOutcome { entry, source, other } = match &wanted.path {
+    let SearchOutcome { entry, source, other } = match &pending_query.path {
         // Boxed to keep the common path's future small.
-        Some(path) => Box::pin(autopath::walk(resolver, upstreams, &wanted, path)).await,
+        Some(path) => Box::pin(autopath::walk(resolver, upstreams, &pending_query, path)).await,
         None => {
-            let (entry, source) = obtain(resolver, upstreams, &wanted).await;
-            ancestors::learn(resolver, upstreams, &wanted, entry.rcode, source);
+            let (entry, source) = obtain(resolver, upstreams, &pending_query).await;
+            ancestors::learn(resolver, upstreams, &pending_query, entry.rcode, source);
             SearchOutcome { entry, source, other: None }
         }
     };
     drop(place);
-    let took = wanted.asked.elapsed();
+    let took = pending_query.asked.elapsed();
     let size = entry.share_of_bytes();
-    let share = wanted.client.filter(|_| size >= LARGE).map(|client| {
+    let share = pending_query.client.filter(|_| size >= LARGE).map(|client| {
         let share = Share::of(&resolver.limits.governor.buffered, client, size);
         if share.is_none() {
             resolver.metrics.capacity.rejections.with_label_values(&["buffered_bytes"]).inc();
@@ -96,12 +96,12 @@ pub async fn resolve<U: Ask + 'static>(
     match share {
         Some(None) => {
             let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
-            let entry = fetch::unasked_entry(resolver, &wanted, (Cause::RateLimited, &error));
-            let body = Body::Entry(wanted, entry, None);
+            let entry = fetch::unasked_entry(resolver, &pending_query, (Cause::RateLimited, &error));
+            let body = Body::Entry(pending_query, entry, None);
             Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None }
         }
         share => {
-            let (body, _share) = (Body::Entry(wanted, entry, other), share.flatten());
+            let (body, _share) = (Body::Entry(pending_query, entry, other), share.flatten());
             Resolved { query, over_tcp, source, took, body, _share }
         }
     }
@@ -118,11 +118,11 @@ impl Resolved {
         };
         let mut options = options(self.snapshot(), &query, self.over_tcp);
         let out = &mut out[..limit];
-        let (wanted, entry, other) = match &self.body {
+        let (pending_query, entry, other) = match &self.body {
             Body::Introspection(_, records) => {
                 return write::local(&query, rcode::NOERROR, true, records, &options, out);
             }
-            Body::Entry(wanted, entry, other) => (wanted, entry, other),
+            Body::Entry(pending_query, entry, other) => (pending_query, entry, other),
         };
         let age = match self.source {
             AnswerSource::Stale => {
@@ -131,10 +131,10 @@ impl Resolved {
                 age
             }
             // The target of a static alias may have been in the cache for a while.
-            _ => Age::Seconds((resolver.millis(wanted.asked).saturating_sub(entry.born) / 1000) as u32),
+            _ => Age::Seconds((resolver.millis(pending_query.asked).saturating_sub(entry.born) / 1000) as u32),
         };
         let alias = other.as_deref().map(|(alias, target)| (alias, target));
-        match alias.or(wanted.alias.as_ref().map(|alias| (alias, &**wanted))) {
+        match alias.or(pending_query.alias.as_ref().map(|alias| (alias, &**pending_query))) {
             // The alias itself does not age.
             Some((alias, target)) => {
                 let entry = fetch::behind_alias(alias, entry, age, &query, target);
@@ -147,7 +147,7 @@ impl Resolved {
     /// Returns the question of the client's query; `None` if the query was for a static alias.
     pub fn question(&self) -> Option<ParsedQuestion<'_>> {
         match &self.body {
-            Body::Entry(wanted, ..) if wanted.alias.is_none() => Some(ParsedQuestion::of(&wanted.key, wanted.hash)),
+            Body::Entry(pending_query, ..) if pending_query.alias.is_none() => Some(ParsedQuestion::of(&pending_query.key, pending_query.hash)),
             _ => None,
         }
     }
@@ -155,16 +155,16 @@ impl Resolved {
     /// Returns the client; `None` if nodens itself sent the query.
     pub fn client(&self) -> Option<IpAddr> {
         match &self.body {
-            Body::Entry(wanted, ..) => wanted.client,
-            Body::Introspection(wanted, _) => Some(wanted.client),
+            Body::Entry(pending_query, ..) => pending_query.client,
+            Body::Introspection(pending_query, _) => Some(pending_query.client),
         }
     }
 
     /// Returns the time of the query.
     pub fn asked(&self) -> Instant {
         match &self.body {
-            Body::Entry(wanted, ..) => wanted.asked,
-            Body::Introspection(wanted, _) => wanted.asked,
+            Body::Entry(pending_query, ..) => pending_query.asked,
+            Body::Introspection(pending_query, _) => pending_query.asked,
         }
     }
 
@@ -172,7 +172,7 @@ impl Resolved {
     /// generations are not comparable.
     pub fn route_under(&self, generation: u32) -> Option<RouteId> {
         match &self.body {
-            Body::Entry(wanted, ..) => Some(wanted.route).filter(|_| wanted.snapshot.generation == generation),
+            Body::Entry(pending_query, ..) => Some(pending_query.route).filter(|_| pending_query.snapshot.generation == generation),
             Body::Introspection(..) => None,
         }
     }
@@ -180,8 +180,8 @@ impl Resolved {
     /// Returns the configuration that the query was received under.
     fn snapshot(&self) -> &Snapshot {
         match &self.body {
-            Body::Entry(wanted, ..) => &wanted.snapshot,
-            Body::Introspection(wanted, _) => &wanted.snapshot,
+            Body::Entry(pending_query, ..) => &pending_query.snapshot,
+            Body::Introspection(pending_query, _) => &pending_query.snapshot,
         }
     }
 
@@ -212,8 +212,8 @@ impl Resolved {
     /// Returns the server that answered, if this query or an identical one was sent to a server.
     pub fn answered_by(&self) -> Option<SocketAddr> {
         match &self.body {
-            Body::Entry(wanted, entry, _) if self.source == AnswerSource::Upstream && entry.rcode != rcode::SERVFAIL => {
-                wanted.by.get().address()
+            Body::Entry(pending_query, entry, _) if self.source == AnswerSource::Upstream && entry.rcode != rcode::SERVFAIL => {
+                pending_query.by.get().address()
             }
             _ => None,
         }

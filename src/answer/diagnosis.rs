@@ -6,7 +6,7 @@ use super::state::Resolver;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clients::ClientIdentity;
-use crate::horizon::EffectiveViewId;
+use crate::effective_view::EffectiveViewId;
 use crate::jobs::ClientStats;
 use crate::jobs::account::FailedQuestion;
 use crate::jobs::existing_names::MOST_LIKE;
@@ -37,7 +37,7 @@ pub(crate) fn explain(
     let (cause, sentence) = (failure.cause, account.sentence(failure));
     let hint = match cause {
         Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => {
-            hint(resolver, snapshot, horizon(snapshot, account), &failure.name, like)
+            hint(resolver, snapshot, effective_view(snapshot, account), &failure.name, like)
         }
         _ => None,
     };
@@ -52,26 +52,26 @@ pub(crate) fn explain(
 fn hint(
     resolver: &Resolver,
     snapshot: &Snapshot,
-    horizon: EffectiveViewId,
+    effective_view: EffectiveViewId,
     name: &[u8],
     like: &[Box<[u8]>],
 ) -> Option<Diagnosis> {
-    let seen = snapshot.horizon(horizon);
+    let seen = snapshot.effective_view(effective_view);
     let exists = |other: &&[u8]| {
         seen.has_records(other)
-            || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, horizon, other, qtype))
+            || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, effective_view, other, qtype))
     };
     let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
-    found.map(|found| Diagnosis::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, horizon, name))
+    found.map(|found| Diagnosis::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, effective_view, name))
 }
 
 /// Returns whether the cache has an answer with records.
-fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8], qtype: RrType) -> bool {
-    let key = CacheKey::of_stub(name, qtype, horizon);
+fn is_cached(resolver: &Resolver, snapshot: &Snapshot, effective_view: EffectiveViewId, name: &[u8], qtype: RrType) -> bool {
+    let key = CacheKey::of_stub(name, qtype, effective_view);
     let window = stale_window(snapshot);
     let now = resolver.now();
     let look = |entry: &mut crate::cache::Entry| {
-        let at_home = entry.home.route_under(snapshot.generation).is_some();
+        let at_home = entry.scope.route_under(snapshot.generation).is_some();
         let holds = matches!(entry.freshness(now, window), Freshness::Fresh(_) | Freshness::Stale);
         at_home && holds && entry.rcode == rcode::NOERROR && entry.has_answers()
     };
@@ -79,10 +79,10 @@ fn is_cached(resolver: &Resolver, snapshot: &Snapshot, horizon: EffectiveViewId,
 }
 
 /// Returns the most specific route that other clients have for a name, if it is more specific than the route of this view.
-fn other_view(snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8]) -> Option<Diagnosis> {
-    let depth = |id: EffectiveViewId| snapshot.horizon(id).router.find(name);
-    let own = depth(horizon).map_or(0, |(_, depth)| depth);
-    let others = snapshot.horizons().filter(|other| *other != horizon).filter_map(depth);
+fn other_view(snapshot: &Snapshot, effective_view: EffectiveViewId, name: &[u8]) -> Option<Diagnosis> {
+    let depth = |id: EffectiveViewId| snapshot.effective_view(id).router.find(name);
+    let own = depth(effective_view).map_or(0, |(_, depth)| depth);
+    let others = snapshot.effective_views().filter(|other| *other != effective_view).filter_map(depth);
     let (route, _) = others
         .filter_map(|(way, depth)| match way {
             Destination::Route(route) => Some((route, depth)),
@@ -94,7 +94,7 @@ fn other_view(snapshot: &Snapshot, horizon: EffectiveViewId, name: &[u8]) -> Opt
 }
 
 /// Returns the effective view of the client that the statistics belong to.
-fn horizon(snapshot: &Snapshot, account: &ClientStats) -> EffectiveViewId {
+fn effective_view(snapshot: &Snapshot, account: &ClientStats) -> EffectiveViewId {
     let view = account.client.as_ref().map(|client| ClientIdentity::Known { client, since: None });
     let view = view.or(Some(ClientIdentity::Unknown(crate::clients::Unknown::Unassigned)));
     snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))

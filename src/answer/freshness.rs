@@ -30,32 +30,32 @@ pub(super) enum Cached {
 /// Renders a cached entry for the query, if it can be served. Runs under the shard's lock, so it only copies.
 #[inline]
 pub(super) fn cached(
-    turn: &BatchContext<'_>,
+    context: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
     key: &CacheKey,
     options: &[u8],
     out: &mut [u8],
 ) -> Cached {
-    let snapshot = turn.snapshot;
-    let Some((home, route)) = snapshot.home_now(entry.home, key) else { return Cached::Nothing };
+    let snapshot = context.snapshot;
+    let Some((scope, route)) = snapshot.current_scope(entry.scope, key) else { return Cached::Nothing };
     // Written only if it differs, so that workers do not evict the entry from each other's CPU caches.
-    if entry.home != home {
-        entry.home = home;
+    if entry.scope != scope {
+        entry.scope = scope;
         entry.rotate(snapshot.config.cache.rotate);
     }
-    match entry.freshness(turn.now, stale_window(snapshot)) {
+    match entry.freshness(context.now, stale_window(snapshot)) {
         Freshness::Fresh(age) => {
             // Not counted any further, so that workers do not evict the entry from each other's CPU caches.
             if entry.hits < POPULAR {
                 entry.hits += 1;
             }
-            let refresh = wants_prefetch(snapshot, entry, turn.now);
+            let refresh = wants_prefetch(snapshot, entry, context.now);
             entry.refreshing |= refresh;
             let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh }
         }
-        Freshness::Stale if failure_holds(snapshot, entry, turn.now) => {
+        Freshness::Stale if failure_holds(snapshot, entry, context.now) => {
             let len = fit_stale(entry, query, options, out);
             Cached::Reply {
                 len,
@@ -65,7 +65,7 @@ pub(super) fn cached(
                 refresh: false,
             }
         }
-        Freshness::Failed if failure_holds(snapshot, entry, turn.now) => {
+        Freshness::Failed if failure_holds(snapshot, entry, context.now) => {
             let error = write::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh: false }
@@ -76,15 +76,15 @@ pub(super) fn cached(
 
 /// Renders a stale entry for a query that will not be sent to an upstream. Returns the length, the response code and its cause.
 pub(super) fn past_its_time(
-    turn: &BatchContext<'_>,
+    context: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
     key: &CacheKey,
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, Rcode, Option<Cause>)> {
-    let is_stale = entry.freshness(turn.now, stale_window(turn.snapshot)) == Freshness::Stale;
-    let may_serve = is_stale && turn.snapshot.home_now(entry.home, key).is_some();
+    let is_stale = entry.freshness(context.now, stale_window(context.snapshot)) == Freshness::Stale;
+    let may_serve = is_stale && context.snapshot.current_scope(entry.scope, key).is_some();
     may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
 }
 
@@ -96,7 +96,7 @@ fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -
 /// Returns whether the entry's failure still holds: no server of its group has recovered since.
 pub(super) fn failure_holds(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
     entry.failed().is_some_and(|failure| {
-        let group = entry.home.route_under(snapshot.generation).and_then(|route| snapshot.group(route));
+        let group = entry.scope.route_under(snapshot.generation).and_then(|route| snapshot.group(route));
         failure.holds(group.map_or(0, |group| group.recoveries()), now)
     })
 }

@@ -61,7 +61,7 @@ pub(super) enum SelfService {
 /// Returns how the name is answered, if it is one of these names. Caches must not keep the answer.
 pub(super) fn inside(
     resolver: &Resolver,
-    turn: &mut BatchContext<'_>,
+    context: &mut BatchContext<'_>,
     query: &Query<'_>,
     key: &CacheKey,
     client: IpAddr,
@@ -80,35 +80,35 @@ pub(super) fn inside(
             SelfService::Now(rcode::NOERROR, records)
         });
     }
-    let since_start = resolver.epoch.until(turn.at);
+    let since_start = resolver.epoch.until(context.at);
     if !resolver.limits.introspection.admits(client, MOST_A_SECOND, since_start) {
         let line = format!("rate limited: at most {MOST_A_SECOND} such answers a second for each client");
         return Some(SelfService::Now(rcode::NOERROR, records(query, &[line], room)));
     }
     // The answer includes what this worker has recorded so far.
-    resolver.accounts.jobs.flush(turn.stats_buffer, turn.now);
+    resolver.accounts.jobs.flush(context.stats_buffer, context.now);
     Some(SelfService::Later)
 }
 
 /// Returns the records for a query that [`inside`] deferred. Waits for the control thread and for readers of the statistics,
 /// but only as a task: other queries of the worker go on.
-pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
+pub(super) async fn tell(resolver: &Resolver, pending_query: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
     let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
-    let client = wanted.client;
+    let client = pending_query.client;
     let (handed_over, _) = resolver.accounts.jobs.progress();
     let deadline = Instant::now() + PATIENCE;
     while resolver.accounts.jobs.progress().1 < handed_over && Instant::now() < deadline {
         sleep(LOOK_EVERY).await;
     }
-    let name = wanted.key.name();
+    let name = pending_query.key.name();
     let length = asked_for(name);
-    let question = length.map(|length| wanted.key.for_question(&[&name[..length], &[0]].concat(), rtype::A));
+    let question = length.map(|length| pending_query.key.for_question(&[&name[..length], &[0]].concat(), rtype::A));
     let pick = question.as_ref().map_or(Pick::Latest(MOST_FAILURES), |question| Pick::Of(question.name()));
-    let now = resolver.millis(wanted.asked);
+    let now = resolver.millis(pending_query.asked);
     let lines = loop {
-        match (try_look(resolver, &wanted.snapshot, client, now, pick), &question) {
-            (Some(told), Some(question)) => break why(resolver, &wanted.snapshot, now, question, told),
-            (Some(told), None) => break me(resolver, &wanted.snapshot, now, client, told),
+        match (try_look(resolver, &pending_query.snapshot, client, now, pick), &question) {
+            (Some(told), Some(question)) => break why(resolver, &pending_query.snapshot, now, question, told),
+            (Some(told), None) => break me(resolver, &pending_query.snapshot, now, client, told),
             (None, _) if Instant::now() >= deadline => {
                 break vec!["statistics are being updated: ask again".to_string()];
             }
@@ -116,7 +116,7 @@ pub(super) async fn tell(resolver: &Resolver, wanted: &Introspection, packet: &[
         }
     };
     let room = match over_tcp {
-        true => usize::from(u16::MAX).saturating_sub(options(&wanted.snapshot, &query, over_tcp).len()),
+        true => usize::from(u16::MAX).saturating_sub(options(&pending_query.snapshot, &query, over_tcp).len()),
         false => query.udp_size().min(LARGEST_UDP_REPLY).into(),
     };
     records(&query, &lines, room)
@@ -216,7 +216,7 @@ pub fn why(
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
         Local::Answer(LocalLookup { rcode, text, .. }) => {
-            let is_static = snapshot.horizon(question.horizon()).has_records(name);
+            let is_static = snapshot.effective_view(question.effective_view()).has_records(name);
             let what = match text {
                 "" if is_static => "a static record",
                 "" => "a special-use name",
@@ -276,7 +276,7 @@ pub fn why(
 fn cached(resolver: &Resolver, snapshot: &Snapshot, now: Millis, key: &CacheKey, route: RouteId) -> String {
     let (generation, window) = (snapshot.generation, stale_window(snapshot));
     let look = |entry: &mut crate::cache::Entry| {
-        let at_home = entry.home.route_under(generation) == Some(route);
+        let at_home = entry.scope.route_under(generation) == Some(route);
         let code = entry.rcode.label();
         let left = entry.expires.saturating_sub(now) / 1_000;
         match entry.freshness(now, window) {

@@ -13,7 +13,7 @@
 //!              └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`state`] state shared by all workers, `turn` the context of one batch;
+//! - [`state`] state shared by all workers, `context` the context of one batch;
 //! - `request` a client's query, [`pending`] a query that needs a task;
 //! - `kept` the use of a cache entry, [`ours`] the names that nodens answers itself;
 //! - [`late`] the slow path, `obtain` one entry for it;
@@ -75,7 +75,7 @@ impl Resolver {
     #[inline]
     pub fn respond(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         packet: &[u8],
         client: IpAddr,
         over_tcp: bool,
@@ -83,56 +83,56 @@ impl Resolver {
     ) -> Response {
         let query = match Query::read(packet) {
             Ok(query) => query,
-            Err(reject) => return self.reject(turn, packet, reject, (client, over_tcp), out),
+            Err(reject) => return self.reject(context, packet, reject, (client, over_tcp), out),
         };
         let from = Request { query, client, over_tcp };
         if over_tcp {
             self.accounts.jobs.truncated.asked_over_tcp(client, query.name(), query.qtype);
         }
         match query.edns {
-            Some(edns) if edns.asks != RequestBits::default() => self.respond_with_options(turn, &from, out),
-            _ => self.respond_to(turn, &from, &[], out),
+            Some(edns) if edns.asks != RequestBits::default() => self.respond_with_options(context, &from, out),
+            _ => self.respond_to(context, &from, &[], out),
         }
     }
 
     /// Responds to a client that requests options in the response.
     #[inline(never)]
-    fn respond_with_options(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
-        let options = options(turn.snapshot, &from.query, from.over_tcp);
-        self.respond_to(turn, from, &options, out)
+    fn respond_with_options(&self, context: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
+        let options = options(context.snapshot, &from.query, from.over_tcp);
+        self.respond_to(context, from, &options, out)
     }
 
     /// Responds with these options. Inlined into both callers, so that the common response, without options, does not check for
     /// any.
     #[inline(always)]
-    fn respond_to(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
+    fn respond_to(&self, context: &mut BatchContext<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
         let &Request { ref query, client, over_tcp } = from;
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
-        if !turn.snapshot.admission.admits(client) {
-            return self.refuse(turn, from, out);
+        if !context.snapshot.admission.admits(client) {
+            return self.refuse(context, from, out);
         }
-        let view = turn.view(client);
+        let view = context.view(client);
         if let Some(view) = view
-            && let Some(response) = self.over_rate(turn, view, from, out)
+            && let Some(response) = self.over_rate(context, view, from, out)
         {
             return response;
         }
-        let key = CacheKey::new(query, turn.snapshot.sees(view));
+        let key = CacheKey::new(query, context.snapshot.sees(view));
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
-        match self.cache.with(hash, key, |entry| cached(turn, entry, query, key, options, out)) {
+        match self.cache.with(hash, key, |entry| cached(context, entry, query, key, options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
                 let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
                 // Both cases are rare, and one check of the header finds either.
                 if u16_at(out, 2).is_some_and(|flags| flags & (flag::TC | flag::RCODE) != 0) {
                     if rcode == rcode::NXDOMAIN
                         && source == AnswerSource::Hit
-                        && let Some(path) = autopath::path(self, turn, key, route, client)
-                        && let Some(place) = self.place(turn, Some(route), client)
+                        && let Some(path) = autopath::path(self, context, key, route, client)
+                        && let Some(place) = self.place(context, Some(route), client)
                     {
-                        let wanted = turn.wanted(key.clone(), hash, route, None, Some(client)).along(path);
-                        return self.defer(turn, PendingTask::Question(wanted), from, place);
+                        let pending_query = context.pending_query(key.clone(), hash, route, None, Some(client)).along(path);
+                        return self.defer(context, PendingTask::Question(pending_query), from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
@@ -141,22 +141,22 @@ impl Resolver {
                         outcome.words = Explanation::Remembered(key);
                     }
                 }
-                outcome::enter_at_once(self, turn, &outcome);
+                outcome::enter_at_once(self, context, &outcome);
                 match refresh {
                     // An entry of this configuration has the route of its name.
-                    true => Response::ReplyAndRefresh(len, turn.wanted(key.clone(), hash, route, None, None)),
+                    true => Response::ReplyAndRefresh(len, context.pending_query(key.clone(), hash, route, None, None)),
                     false => Response::Reply(len),
                 }
             }
-            _ => self.uncached(turn, from, asked, options, out),
+            _ => self.uncached(context, from, asked, options, out),
         }
     }
 
     /// Refuses a client that is not admitted.
     #[cold]
-    fn refuse(&self, turn: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
+    fn refuse(&self, context: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
-        outcome::enter_at_once(self, turn, &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text));
+        outcome::enter_at_once(self, context, &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text));
         from.error(rcode::REFUSED, Cause::Refused, text, out)
     }
 
@@ -164,20 +164,20 @@ impl Resolver {
     #[inline(never)]
     fn over_rate(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         view: ViewId,
         from: &Request<'_>,
         out: &mut [u8],
     ) -> Option<Response> {
-        let view = turn.snapshot.config.views.get(view.index())?;
+        let view = context.snapshot.config.views.get(view.index())?;
         let limit = view.client_max_qps?;
-        if self.limits.rates.admits(from.client, limit, self.epoch.until(turn.at)) {
+        if self.limits.rates.admits(from.client, limit, self.epoch.until(context.at)) {
             return None;
         }
         let text = format!("view {}: client_max_qps = {limit} is used up", view.name);
         outcome::enter_at_once(
             self,
-            turn,
+            context,
             &from.turned_away((rcode::SERVFAIL, Cause::RateLimited), AnswerSource::Local, &text),
         );
         Some(from.error(rcode::SERVFAIL, Cause::RateLimited, &text, out))
@@ -187,7 +187,7 @@ impl Resolver {
     #[cold]
     fn reject(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         packet: &[u8],
         reject: Reject,
         (client, over_tcp): (IpAddr, bool),
@@ -200,7 +200,7 @@ impl Resolver {
             }
             Reject::Code { rcode, question_end, edns } => (rcode, question_end, edns),
         };
-        let (rcode, source, cause) = match turn.snapshot.admission.admits(client) {
+        let (rcode, source, cause) = match context.snapshot.admission.admits(client) {
             true => (code, AnswerSource::Local, Cause::BadQuery),
             false => (rcode::REFUSED, AnswerSource::Refused, Cause::Refused),
         };
@@ -220,7 +220,7 @@ impl Resolver {
             words: Explanation::None,
             truncated_to: None,
         };
-        outcome::enter_at_once(self, turn, &outcome);
+        outcome::enter_at_once(self, context, &outcome);
         Response::Reply(write::rejection(packet, rcode, question_end, edns, out))
     }
 
@@ -228,34 +228,34 @@ impl Resolver {
     #[cold]
     fn uncached(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&CacheKey, u64),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
-        let (snapshot, (key, hash), Request { query, client, over_tcp }) = (turn.snapshot, asked, from);
+        let (snapshot, (key, hash), Request { query, client, over_tcp }) = (context.snapshot, asked, from);
         let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), AnswerSource::Local);
-        match introspection::inside(self, turn, query, key, *client, out.len()) {
+        match introspection::inside(self, context, query, key, *client, out.len()) {
             Some(SelfService::Now(rcode, records)) => {
-                outcome::enter_at_once(self, turn, &own(rcode, None));
+                outcome::enter_at_once(self, context, &own(rcode, None));
                 return Response::Reply(write::local(query, rcode, true, &records, options, out));
             }
             Some(SelfService::Later) => {
-                let Some(place) = self.place(turn, None, *client) else {
-                    return self.turn_away(turn, from, asked, (None, true), options, out);
+                let Some(place) = self.place(context, None, *client) else {
+                    return self.turn_away(context, from, asked, (None, true), options, out);
                 };
-                return self.defer(turn, PendingTask::Introspection(turn.introspection(key.clone(), *client)), from, place);
+                return self.defer(context, PendingTask::Introspection(context.introspection(key.clone(), *client)), from, place);
             }
             None => {}
         }
         let found = local(snapshot, key);
         if let Local::Not { route, .. } | Local::Denied { route } = found
-            && let Some(path) = autopath::path(self, turn, key, route, *client)
-            && let Some(place) = self.place(turn, Some(route), *client)
+            && let Some(path) = autopath::path(self, context, key, route, *client)
+            && let Some(place) = self.place(context, Some(route), *client)
         {
-            let wanted = turn.wanted(key.clone(), hash, route, None, Some(*client)).along(path);
-            return self.defer(turn, PendingTask::Question(wanted), from, place);
+            let pending_query = context.pending_query(key.clone(), hash, route, None, Some(*client)).along(path);
+            return self.defer(context, PendingTask::Question(pending_query), from, place);
         }
         let (target, hash, route, alias) = match found {
             Local::Answer(answer) => {
@@ -266,7 +266,7 @@ impl Resolver {
                 let len = write::local(query, rcode, false, records, &all, out);
                 let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
                 outcome.truncated_to = is_cut.then_some(out.len());
-                outcome::enter_at_once(self, turn, &outcome);
+                outcome::enter_at_once(self, context, &outcome);
                 return Response::Reply(len);
             }
             Local::Alias(records, target, route) => {
@@ -275,22 +275,22 @@ impl Resolver {
                 (target, hash, route, Some(records))
             }
             Local::Denied { route } => {
-                let response = self.deny(turn, from, asked, (route, DenialRule::Form, FORM_TTL), options, out);
-                let cluster = turn.snapshot.cluster(route);
+                let response = self.deny(context, from, asked, (route, DenialRule::Form, FORM_TTL), options, out);
+                let cluster = context.snapshot.cluster(route);
                 let is_sample = cluster.is_some_and(|cluster| cluster.pruning.is_sample(cluster.form(key.name())));
                 return match response {
                     Response::Reply(len) if is_sample => {
-                        Response::ReplyAndRefresh(len, turn.wanted(key.clone(), hash, route, None, None))
+                        Response::ReplyAndRefresh(len, context.pending_query(key.clone(), hash, route, None, None))
                     }
                     response => response,
                 };
             }
-            Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, turn.now) {
+            Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, context.now) {
                 Some(cut) => {
-                    let response = self.deny(turn, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
+                    let response = self.deny(context, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
                     return match (response, cut.refresh) {
                         (Response::Reply(len), Some((key, hash))) => {
-                            Response::ReplyAndRefresh(len, turn.wanted(key, hash, route, None, None))
+                            Response::ReplyAndRefresh(len, context.pending_query(key, hash, route, None, None))
                         }
                         (response, _) => response,
                     };
@@ -298,19 +298,19 @@ impl Resolver {
                 None => (key.clone(), hash, route, None),
             },
         };
-        let Some(place) = self.place(turn, Some(route), *client) else {
-            return self.turn_away(turn, from, (&target, hash), (Some(route), alias.is_some()), options, out);
+        let Some(place) = self.place(context, Some(route), *client) else {
+            return self.turn_away(context, from, (&target, hash), (Some(route), alias.is_some()), options, out);
         };
         self.metrics.cache.misses.inc();
-        let wanted = turn.wanted(target, hash, route, alias, Some(*client));
-        self.defer(turn, PendingTask::Question(wanted), from, place)
+        let pending_query = context.pending_query(target, hash, route, alias, Some(*client));
+        self.defer(context, PendingTask::Question(pending_query), from, place)
     }
 
     /// Responds to a query that is rejected because too many are pending: a stale answer is better than none (RFC 8767).
     #[cold]
     fn turn_away(
         &self,
-        turn: &mut BatchContext<'_>,
+        context: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&CacheKey, u64),
         (route, is_alias): (Option<RouteId>, bool),
@@ -319,26 +319,26 @@ impl Resolver {
     ) -> Response {
         self.metrics.capacity.rejections.with_label_values(&["pending_queries"]).inc();
         let (target, hash) = asked;
-        let stale = |entry: &mut Entry| freshness::past_its_time(turn, entry, &from.query, target, options, out);
+        let stale = |entry: &mut Entry| freshness::past_its_time(context, entry, &from.query, target, options, out);
         if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {
-            outcome::enter_at_once(self, turn, &from.outcome(asked, route, (rcode, cause), AnswerSource::Stale));
+            outcome::enter_at_once(self, context, &from.outcome(asked, route, (rcode, cause), AnswerSource::Stale));
             return Response::Reply(len);
         }
         let (code, words) = ((rcode::SERVFAIL, Some(Cause::RateLimited)), Explanation::Text(TURNED_AWAY));
-        outcome::enter_at_once(self, turn, &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) });
+        outcome::enter_at_once(self, context, &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) });
         from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
     }
 
     /// Defers a query to a task.
-    fn defer(&self, turn: &mut BatchContext<'_>, task: PendingTask, from: &Request<'_>, place: PendingSlot) -> Response {
-        turn.tally.query(from.over_tcp, from.query.qtype, task.route());
+    fn defer(&self, context: &mut BatchContext<'_>, task: PendingTask, from: &Request<'_>, place: PendingSlot) -> Response {
+        context.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
         Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
     }
 
     /// Reserves a slot among the pending queries for a query of this client.
-    fn place(&self, turn: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<PendingSlot> {
-        let group = route.and_then(|route| turn.snapshot.group(route)).map(|group| &group.pending);
-        self.limits.governor.pending.admit(client, group, turn.snapshot.groups.iter().map(|group| &group.pending))
+    fn place(&self, context: &BatchContext<'_>, route: Option<RouteId>, client: IpAddr) -> Option<PendingSlot> {
+        let group = route.and_then(|route| context.snapshot.group(route)).map(|group| &group.pending);
+        self.limits.governor.pending.admit(client, group, context.snapshot.groups.iter().map(|group| &group.pending))
     }
 }

@@ -32,41 +32,41 @@ const LANDS: Duration = Duration::from_millis(20);
 pub(super) async fn obtain<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
-    wanted: &PendingQuery,
+    pending_query: &PendingQuery,
 ) -> (Entry, AnswerSource) {
     // The server that answered the other client's query answered this one too.
     let take_in = |landed: SharedResult| {
-        wanted.by.set(landed.by);
+        pending_query.by.set(landed.by);
         landed.entry
     };
-    let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, wanted, (cause, error));
-    let place = resolver.flights.join(wanted.snapshot.generation, wanted.hash, &wanted.key);
-    let (fresh, stale) = match fetch::kept(resolver, wanted, stale_window(&wanted.snapshot)) {
+    let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, pending_query, (cause, error));
+    let place = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
+    let (fresh, stale) = match fetch::kept(resolver, pending_query, stale_window(&pending_query.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
-        Some((entry, Freshness::Failed)) if failure_holds(&wanted.snapshot, &entry, resolver.millis(wanted.asked)) => {
-            if let Role::Lead(flight) = place {
-                flight.land(&entry, AnsweredBy::default());
+        Some((entry, Freshness::Failed)) if failure_holds(&pending_query.snapshot, &entry, resolver.millis(pending_query.asked)) => {
+            if let Role::Lead(leader) = place {
+                leader.complete_with(&entry, AnsweredBy::default());
             }
             return (entry, AnswerSource::Hit);
         }
         _ => (None, None),
     };
-    let flight = match (place, fresh) {
+    let leader = match (place, fresh) {
         // Another client's query completed a moment ago.
-        (Role::Lead(flight), Some(fresh)) => {
-            flight.land(&fresh, AnsweredBy::default());
+        (Role::Lead(leader), Some(fresh)) => {
+            leader.complete_with(&fresh, AnsweredBy::default());
             return (fresh, AnswerSource::Upstream);
         }
-        (Role::Lead(flight), None) => flight,
+        (Role::Lead(leader), None) => leader,
         (Role::Wait(landing), _) => {
             resolver.metrics.queries.coalesced.inc();
             let landing = async { landing.await.ok().map(take_in) };
             return match stale {
-                Some(stale) => or_stale(resolver, wanted, stale, landing).await,
+                Some(stale) => or_stale(resolver, pending_query, stale, landing).await,
                 None => {
-                    let entry = match timeout_at(fetch::deadline(wanted) + LANDS, landing).await {
+                    let entry = match timeout_at(fetch::deadline(pending_query) + LANDS, landing).await {
                         Ok(Some(entry)) => entry,
                         // The leader was dropped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),
@@ -81,19 +81,19 @@ pub(super) async fn obtain<U: Ask + 'static>(
             };
         }
     };
-    let group = wanted.snapshot.group(wanted.route);
-    let verdict = group.map_or(RateDecision::Ask, |group| group.judge(wanted.asked, wanted.client));
+    let group = pending_query.snapshot.group(pending_query.route);
+    let verdict = group.map_or(RateDecision::Ask, |group| group.judge(pending_query.asked, pending_query.client));
     match (verdict, stale) {
         (RateDecision::Ask, Some(stale)) => {
-            let fetch = fetch::launch(resolver, upstreams, wanted, flight);
-            or_stale(resolver, wanted, stale, async { fetch.await.ok().map(take_in) }).await
+            let fetch = fetch::launch(resolver, upstreams, pending_query, leader);
+            or_stale(resolver, pending_query, stale, async { fetch.await.ok().map(take_in) }).await
         }
         (RateDecision::Ask | RateDecision::AskUnlessStale, None) => {
-            (fetch::run(resolver, upstreams, wanted, flight).await, AnswerSource::Upstream)
+            (fetch::run(resolver, upstreams, pending_query, leader).await, AnswerSource::Upstream)
         }
         (RateDecision::AskUnlessStale | RateDecision::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
-            flight.land(&unasked(Cause::RateLimited, &[]), AnsweredBy::default());
+            leader.complete_with(&unasked(Cause::RateLimited, &[]), AnsweredBy::default());
             (stale, AnswerSource::Stale)
         }
         (RateDecision::Shed, None) => {
@@ -104,7 +104,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             });
             let error = Cause::RateLimited.extended_error(&text.unwrap_or_default());
             let entry = unasked(Cause::RateLimited, &error);
-            flight.land(&entry, AnsweredBy::default());
+            leader.complete_with(&entry, AnsweredBy::default());
             (entry, AnswerSource::Upstream)
         }
     }
@@ -113,18 +113,18 @@ pub(super) async fn obtain<U: Ask + 'static>(
 /// Waits for an entry for a limited time; returns the stale one if that fails or is late.
 async fn or_stale(
     resolver: &Resolver,
-    wanted: &PendingQuery,
+    pending_query: &PendingQuery,
     stale: Entry,
     landing: impl Future<Output = Option<Entry>>,
 ) -> (Entry, AnswerSource) {
-    let alive = wanted.snapshot.group(wanted.route).is_none_or(|group| group.is_alive());
+    let alive = pending_query.snapshot.group(pending_query.route).is_none_or(|group| group.is_alive());
     let patience = if alive { STALE_AFTER } else { STALE_AFTER_WHEN_DOWN };
-    match timeout_at(wanted.asked + patience, landing).await {
+    match timeout_at(pending_query.asked + patience, landing).await {
         Ok(Some(entry)) if entry.failed().is_none() => (entry, AnswerSource::Upstream),
         Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
             // From here on the next client gets the stale answer at once.
-            fetch::remember_failure(resolver, wanted, resolver.millis(wanted.asked), (Cause::UpstreamTimeout, &[]));
+            fetch::remember_failure(resolver, pending_query, resolver.millis(pending_query.asked), (Cause::UpstreamTimeout, &[]));
             (stale, AnswerSource::Stale)
         }
     }

@@ -85,8 +85,8 @@ impl<'a> ParsedQuestion<'a> {
 
 /// Records the outcome of a query that is answered at once.
 #[inline]
-pub(super) fn enter_at_once(resolver: &Resolver, turn: &mut BatchContext<'_>, outcome: &QueryOutcome<'_>) {
-    enter(resolver, turn.tally, turn.stats_buffer, outcome, Timing::AtOnce(turn.now, turn.at));
+pub(super) fn enter_at_once(resolver: &Resolver, context: &mut BatchContext<'_>, outcome: &QueryOutcome<'_>) {
+    enter(resolver, context.tally, context.stats_buffer, outcome, Timing::AtOnce(context.now, context.at));
 }
 
 /// Records the outcome of a query.

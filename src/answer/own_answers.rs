@@ -89,8 +89,8 @@ pub fn local(snapshot: &Snapshot, key: &CacheKey) -> Local {
     if loop_check(snapshot, name) || name.ends_with(LOOP_CHECK) {
         return Local::Answer(LocalLookup::plain(rcode::NXDOMAIN, LocalRecords::default()));
     }
-    let horizon = snapshot.horizon(key.horizon());
-    match horizon.find_records(name, qtype, qclass) {
+    let effective_view = snapshot.effective_view(key.effective_view());
+    match effective_view.find_records(name, qtype, qclass) {
         Some(StaticAnswer::Answer(records)) => return Local::Answer(LocalLookup::plain(Records::RCODE, records)),
         Some(StaticAnswer::Alias(records, target)) => {
             return match local(snapshot, &key.for_name(target.as_wire())) {
@@ -108,7 +108,7 @@ pub fn local(snapshot: &Snapshot, key: &CacheKey) -> Local {
         }
         None => {}
     }
-    let found = horizon.router.find(name);
+    let found = effective_view.router.find(name);
     let claimed = found.map_or(0, |(_, depth)| depth);
     if let Some((rcode, records)) = snapshot.special.find(name, qtype, claimed) {
         let cause = (rcode == rcode::NXDOMAIN).then_some(Cause::SpecialUse);
@@ -119,7 +119,7 @@ pub fn local(snapshot: &Snapshot, key: &CacheKey) -> Local {
             Some(cluster) if qclass == class::IN && cluster.has(name, depth) && cluster.lacks(name, qtype) => {
                 Local::Denied { route }
             }
-            _ if snapshot.route(route).is_some_and(|route| horizon.filters(route, qtype)) => {
+            _ if snapshot.route(route).is_some_and(|route| effective_view.filters(route, qtype)) => {
                 let mut records = LocalRecords::default();
                 records.soa(zone(name, depth), FILTERED_TTL);
                 Local::Answer(LocalLookup { rcode: rcode::NOERROR, records, cause: None, text: FILTERED_TYPE })
@@ -160,7 +160,7 @@ fn loop_check(snapshot: &Snapshot, name: &[u8]) -> bool {
     let mut came_back = false;
     for group in &snapshot.groups {
         for server in group.servers.load().iter().filter(|server| name.starts_with(&server.loop_token())) {
-            server.leads_back();
+            server.loops_back();
             came_back = true;
         }
     }

@@ -39,7 +39,7 @@ impl PendingTask {
     /// Returns the route of the name; `None` if no upstream is queried.
     pub(super) fn route(&self) -> Option<RouteId> {
         match self {
-            Self::Question(wanted) => Some(wanted.route),
+            Self::Question(pending_query) => Some(pending_query.route),
             Self::Introspection(_) => None,
         }
     }
@@ -81,8 +81,8 @@ pub struct PendingQuery {
 
 impl PendingQuery {
     /// Returns the cache scope of the answer; an answer that `follows` a CNAME depends on all routes.
-    pub fn home(&self, follows: bool) -> CacheScope {
-        self.snapshot.home(self.key.horizon(), self.route, follows)
+    pub fn scope(&self, follows: bool) -> CacheScope {
+        self.snapshot.scope(self.key.effective_view(), self.route, follows)
     }
 
     /// Adds the names that the client tries after this one.

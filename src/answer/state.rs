@@ -25,7 +25,7 @@ pub struct Resolver {
     /// Answers of upstreams.
     pub cache: Cache,
     /// Questions in flight.
-    pub flights: Arc<Coalesce>,
+    pub coalescer: Arc<Coalesce>,
     /// Configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
     /// Pods that send queries; clients named in the configuration are in the snapshot, see [`Resolver::tables`].
@@ -65,7 +65,7 @@ impl Resolver {
         jobs.query_history(|query_history| query_history.learn(snapshot.config.warm_up.enabled));
         Self {
             cache: Cache::new(snapshot.config.cache.memory),
-            flights: Arc::default(),
+            coalescer: Arc::default(),
             clients: Arc::default(),
             epoch: Epoch::new(),
             limits: ClientLimits { governor: Governor::new(), rates: Rates::new(), introspection: Rates::new() },

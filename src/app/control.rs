@@ -51,7 +51,7 @@ impl ControlPart {
     /// Runs until the server stops. In standby the other process does this work.
     pub(super) async fn run(mut self) {
         let mut settling = JoinSet::new();
-        settling.spawn_local(settle(Arc::clone(&self.resolver)));
+        settling.spawn_local(merge_counts(Arc::clone(&self.resolver)));
         while serves(&mut self.phase).await {
             self.run_maintenance().await;
         }
@@ -91,7 +91,7 @@ impl ControlPart {
         drop(tasks);
         // The query history that the keeper writes includes the statistics up to now.
         let snapshot = self.resolver.snapshot.load();
-        self.resolver.accounts.jobs.settle(&self.resolver.clients, &snapshot.clients, self.resolver.now());
+        self.resolver.accounts.jobs.merge_counts(&self.resolver.clients, &snapshot.clients, self.resolver.now());
         if let Some(keeper) = keeper {
             keeper.close();
         }
@@ -143,10 +143,10 @@ impl ReportPart {
 
 /// Settles the statistics of one worker at a time, because probes are due in between. Runs in standby too, where the last
 /// deferred responses are counted.
-async fn settle(resolver: Arc<Resolver>) {
+async fn merge_counts(resolver: Arc<Resolver>) {
     loop {
         resolver.accounts.jobs.follow(&resolver.snapshot.load());
-        while resolver.accounts.jobs.settle_next(&resolver.clients) {
+        while resolver.accounts.jobs.merge_next(&resolver.clients) {
             tokio::task::yield_now().await;
         }
         resolver.accounts.jobs.run_maintenance(&resolver.tables(&resolver.snapshot.load()), resolver.now());

@@ -97,7 +97,7 @@ impl Instance {
                 phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
                 entries,
                 restarts: given.replaces.restarts,
-                mover: door.mover(),
+                connection_sink: door.connection_sink(),
             },
         );
         let running = match running {

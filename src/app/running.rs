@@ -72,9 +72,9 @@ impl Running {
         &self.host.resolver
     }
 
-    /// Puts a new configuration in force and logs that: see [`Self::put_in_force`].
+    /// Puts a new configuration in force and logs that: see [`Self::apply_config`].
     pub fn reload(&self, config: Config) -> Vec<&'static str> {
-        let needs_restart = self.put_in_force(config);
+        let needs_restart = self.apply_config(config);
         self.tell_reloaded(&needs_restart);
         needs_restart
     }
@@ -85,7 +85,7 @@ impl Running {
     ///
     /// Everything that decides an answer is in the snapshot: a query sees one whole configuration, the old or the new one. No
     /// worker takes part in building the snapshot or in freeing the old one.
-    pub fn put_in_force(&self, mut config: Config) -> Vec<&'static str> {
+    pub fn apply_config(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
@@ -176,7 +176,7 @@ impl Running {
             let _ = other.join();
         }
         let Resolver { accounts, clients, snapshot, .. } = &*self.host.resolver;
-        accounts.jobs.settle(clients, &snapshot.load().clients, self.host.resolver.now());
+        accounts.jobs.merge_counts(clients, &snapshot.load().clients, self.host.resolver.now());
         accounts.query_log.close();
         left
     }

@@ -43,7 +43,7 @@ pub struct StartOptions {
     /// Number of workers that the supervisor has replaced.
     pub restarts: u64,
     /// Receiver of connections while the server is in standby.
-    pub mover: ConnectionSink,
+    pub connection_sink: ConnectionSink,
 }
 
 impl Default for StartOptions {
@@ -54,7 +54,7 @@ impl Default for StartOptions {
             phase: Phase::Serving,
             entries: Vec::new(),
             restarts: 0,
-            mover: Arc::new(drop),
+            connection_sink: Arc::new(drop),
         }
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn prepare(
             heartbeats: Arc::clone(&heartbeats),
             turning: Arc::clone(&turning),
             phase: phases.clone(),
-            mover: Arc::clone(&seat.mover),
+            connection_sink: Arc::clone(&seat.connection_sink),
             readers: readers.clone(),
             adopted,
         }

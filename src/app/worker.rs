@@ -30,7 +30,7 @@ pub(super) struct WorkerPart {
     pub(super) heartbeats: Arc<Vec<AtomicU64>>,
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) phase: watch::Receiver<Phase>,
-    pub(super) mover: ConnectionSink,
+    pub(super) connection_sink: ConnectionSink,
     pub(super) readers: Readers,
     pub(super) adopted: mpsc::Receiver<HandedOverConnection>,
 }
@@ -46,7 +46,7 @@ impl WorkerPart {
             let snapshot = self.resolver.snapshot.load();
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
         }
-        let worker = WorkerState::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.mover, self.readers);
+        let worker = WorkerState::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.connection_sink, self.readers);
         let batch = Rc::new(RefCell::new(DatagramBatch::new()));
         let mut listeners = JoinSet::new();
         for socket in self.udp {
@@ -57,7 +57,7 @@ impl WorkerPart {
         }
         let mut beside = JoinSet::new();
         beside.spawn_local(adopt(Rc::clone(&worker), self.adopted, self.connections));
-        beside.spawn_local(beat(Rc::clone(&worker), links, self.heartbeats, self.number));
+        beside.spawn_local(send_heartbeats(Rc::clone(&worker), links, self.heartbeats, self.number));
         self.turning.fetch_add(1, Ordering::Release);
         while let Some(ended) = listeners.join_next().await {
             match ended {
@@ -91,7 +91,7 @@ async fn adopt(
 }
 
 /// Records a heartbeat, flushes the statistics about clients, and closes sockets to upstreams that are no longer needed.
-async fn beat(
+async fn send_heartbeats(
     worker: Rc<WorkerState<UpstreamConnections>>,
     links: Rc<UpstreamConnections>,
     heartbeats: Arc<Vec<AtomicU64>>,
@@ -107,7 +107,7 @@ async fn beat(
             let snapshot = resolver.snapshot.load_full();
             worker.follow(&snapshot);
             let now = Instant::now();
-            worker.settle(now);
+            worker.merge_counts(now);
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), now);
         }
         tokio::time::sleep(HEARTBEAT).await;

@@ -115,8 +115,8 @@ impl TargetStats {
 
     /// Records the response to a query.
     #[inline]
-    pub fn answered(&mut self, query: &SentQuery, now: Nanos, reply: &[u8]) {
-        let flags = u16_at(reply, 2).unwrap_or_default();
+    pub fn answered(&mut self, query: &SentQuery, now: Nanos, response: &[u8]) {
+        let flags = u16_at(response, 2).unwrap_or_default();
         self.rcodes[usize::from(flags & flag::RCODE)] += 1;
         self.truncated += u64::from(flags & flag::TC != 0);
         let latency = now.saturating_sub(query.intended);

@@ -142,9 +142,9 @@ impl TcpLine {
     fn settle(&mut self, now: Nanos, questions: &Questions, record: &mut TargetStats) {
         let mut done = 0;
         while let Some((length, rest)) = self.read[done..].split_first_chunk::<2>() {
-            let Some(reply) = rest.get(..usize::from(u16::from_be_bytes(*length))) else { break };
-            settle(&mut self.pending, reply, now, questions, record);
-            done += 2 + reply.len();
+            let Some(response) = rest.get(..usize::from(u16::from_be_bytes(*length))) else { break };
+            settle(&mut self.pending, response, now, questions, record);
+            done += 2 + response.len();
         }
         self.read.drain(..done);
     }

@@ -25,7 +25,7 @@ const FAIR: usize = 4;
 /// Buffers for one batch in each direction, shared by all sockets.
 pub(super) struct BatchBuffers {
     queries: Box<[[u8; LONGEST_QUERY]; BATCH]>,
-    replies: Box<[[u8; LARGEST_REPLY]; BATCH]>,
+    responses: Box<[[u8; LARGEST_REPLY]; BATCH]>,
     sending: MultiHeaders<SockaddrStorage>,
     receiving: MultiHeaders<SockaddrStorage>,
 }
@@ -41,7 +41,7 @@ impl BatchBuffers {
     pub(super) fn new() -> Self {
         Self {
             queries: Box::new([[0; LONGEST_QUERY]; BATCH]),
-            replies: Box::new([[0; LARGEST_REPLY]; BATCH]),
+            responses: Box::new([[0; LARGEST_REPLY]; BATCH]),
             sending: MultiHeaders::preallocate(BATCH, None),
             receiving: MultiHeaders::preallocate(BATCH, None),
         }
@@ -135,16 +135,16 @@ impl UdpLine {
     ) {
         for _ in 0..FAIR {
             let mut lengths = [0; BATCH];
-            let mut slices = buffers.replies.each_mut().map(|reply| [IoSliceMut::new(reply)]);
+            let mut slices = buffers.responses.each_mut().map(|response| [IoSliceMut::new(response)]);
             let headers = &mut buffers.receiving;
             let received = recvmmsg(self.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None);
             let count = received
-                .map(|replies| lengths.iter_mut().zip(replies).map(|(length, reply)| *length = reply.bytes).count());
+                .map(|responses| lengths.iter_mut().zip(responses).map(|(length, response)| *length = response.bytes).count());
             let now = now();
             match count.map_err(io::Error::from) {
                 Ok(count) => {
-                    for (reply, length) in buffers.replies.iter().zip(lengths).take(count) {
-                        settle(&mut self.pending, &reply[..length.min(LARGEST_REPLY)], now, questions, record);
+                    for (response, length) in buffers.responses.iter().zip(lengths).take(count) {
+                        settle(&mut self.pending, &response[..length.min(LARGEST_REPLY)], now, questions, record);
                     }
                     if count < BATCH {
                         return;
@@ -173,18 +173,18 @@ impl AsFd for UdpLine {
 /// Records a response with the query that it belongs to: ID and question must match. A response with an error code may
 /// have an empty question section. A response without a matching query counts as stray.
 #[inline]
-pub(super) fn settle(pending: &mut InFlightQueries, reply: &[u8], now: Nanos, questions: &Questions, record: &mut TargetStats) {
+pub(super) fn settle(pending: &mut InFlightQueries, response: &[u8], now: Nanos, questions: &Questions, record: &mut TargetStats) {
     let matches = |waiting: &SentQuery| {
         let question = questions.question(waiting.question);
-        let flags = u16_at(reply, 2).unwrap_or_default();
-        let without = u16_at(reply, 4) == Some(0) && flags & flag::RCODE != 0;
+        let flags = u16_at(response, 2).unwrap_or_default();
+        let without = u16_at(response, 4) == Some(0) && flags & flag::RCODE != 0;
         let same =
-            reply.get(HEADER..HEADER + question.len()).is_some_and(|theirs| theirs.eq_ignore_ascii_case(question));
-        reply.len() >= HEADER && flags & flag::QR != 0 && (without || same)
+            response.get(HEADER..HEADER + question.len()).is_some_and(|theirs| theirs.eq_ignore_ascii_case(question));
+        response.len() >= HEADER && flags & flag::QR != 0 && (without || same)
     };
-    let id = u16_at(reply, 0).filter(|id| pending.get(*id).is_some_and(matches));
+    let id = u16_at(response, 0).filter(|id| pending.get(*id).is_some_and(matches));
     match id.and_then(|id| pending.take(id)) {
-        Some(waiting) => record.answered(&waiting, now, reply),
+        Some(waiting) => record.answered(&waiting, now, response),
         None => record.stray += 1,
     }
 }

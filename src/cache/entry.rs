@@ -43,7 +43,7 @@ pub struct Entry {
     /// End of its TTL.
     pub expires: Millis,
     /// Scope that the entry is valid in: see [`CacheScope`].
-    pub home: CacheScope,
+    pub scope: CacheScope,
     /// Number of times that the entry was served; counted only as far as it matters.
     pub hits: u8,
     /// True if a prefetch of the entry is in flight.
@@ -133,32 +133,32 @@ pub struct EntryLimits {
 
 impl Entry {
     /// Creates an entry from a response. It may be served once in any case; [`Entry::is_kept`] says whether it may be cached.
-    pub fn from_reply(reply: &ResponseMessage<'_>, limits: EntryLimits, trust_ad: bool, home: CacheScope, now: Millis) -> Self {
-        let cap = match reply.kind() {
+    pub fn from_reply(response: &ResponseMessage<'_>, limits: EntryLimits, trust_ad: bool, scope: CacheScope, now: Millis) -> Self {
+        let cap = match response.kind() {
             AnswerKind::Positive => limits.max_ttl,
             // Without SOA a negative answer has no TTL (RFC 2308 section 5).
-            _ => reply.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
+            _ => response.negative_ttl().unwrap_or(0).min(limits.negative_max_ttl),
         };
         // The cap bounds every record, so the least TTL of all is the lifetime, also of CNAMEs before a negative end.
         let CacheableMessage { wire: mut bytes, ttls, least_ttl, rotation, spells } =
-            store(reply, cap.min(LONGEST_TTL));
-        let cacheable = reply.flags & flag::TC == 0 && matches!(reply.rcode, rcode::NOERROR | rcode::NXDOMAIN);
+            store(response, cap.min(LONGEST_TTL));
+        let cacheable = response.flags & flag::TC == 0 && matches!(response.rcode, rcode::NOERROR | rcode::NXDOMAIN);
         let lifetime = least_ttl.filter(|_| cacheable).unwrap_or(0);
         // No message is longer than 65,535 bytes.
         let wire_len = bytes.len() as u16;
-        bytes.reserve(2 * ttls.len() + reply.extended_errors.len());
+        bytes.reserve(2 * ttls.len() + response.extended_errors.len());
         ttls.iter().for_each(|at| bytes.extend_from_slice(&at.to_be_bytes()));
-        bytes.extend_from_slice(&reply.extended_errors);
+        bytes.extend_from_slice(&response.extended_errors);
         Self {
             wire_len,
             ttl_count: ttls.len() as u16,
             bytes: bytes.into(),
-            rcode: reply.rcode,
-            cause: Cause::of_response(reply.rcode, &reply.extended_errors),
-            authentic: trust_ad && reply.flags & flag::AD != 0,
+            rcode: response.rcode,
+            cause: Cause::of_response(response.rcode, &response.extended_errors),
+            authentic: trust_ad && response.flags & flag::AD != 0,
             born: now,
             expires: now + Millis::from(lifetime) * 1000,
-            home,
+            scope,
             hits: 0,
             refreshing: false,
             upstream_ages: false,
@@ -173,7 +173,7 @@ impl Entry {
     pub fn failure(
         question: &[u8],
         (cause, extended_errors): (Cause, &[u8]),
-        home: CacheScope,
+        scope: CacheScope,
         failed: CachedFailure,
         now: Millis,
     ) -> Self {
@@ -190,7 +190,7 @@ impl Entry {
             authentic: false,
             born: now,
             expires: now,
-            home,
+            scope,
             hits: 0,
             refreshing: false,
             upstream_ages: false,
@@ -241,7 +241,7 @@ impl Entry {
 
     /// Returns the response, as [`crate::wire::fit`] takes it.
     #[inline]
-    pub fn kept(&self) -> CachedMessage<'_> {
+    pub fn cached_message(&self) -> CachedMessage<'_> {
         let (wire, rest) = self.bytes.split_at(usize::from(self.wire_len));
         let (ttls, extended_errors) = rest.split_at(usize::from(self.ttl_count) * 2);
         CachedMessage {
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn fresh_stale_gone() {
-        let mut kept = entry(0, &[(0, rtype::A, 10)]);
+        let mut cached_message = entry(0, &[(0, rtype::A, 10)]);
         for (now, freshness) in [
             (5_000, Freshness::Fresh(0)),
             (5_999, Freshness::Fresh(0)),
@@ -371,11 +371,11 @@ mod tests {
             (24_999, Freshness::Stale),
             (25_000, Freshness::Expired),
         ] {
-            assert_eq!(kept.freshness(now, 10_000), freshness, "at {now}");
+            assert_eq!(cached_message.freshness(now, 10_000), freshness, "at {now}");
         }
-        assert_eq!(kept.freshness(15_000, 0), Freshness::Expired);
-        kept.fail(CachedFailure { until: 30_000, span: 1_000, recoveries: 0 });
-        assert_eq!(kept.freshness(25_000, 10_000), Freshness::Failed);
+        assert_eq!(cached_message.freshness(15_000, 0), Freshness::Expired);
+        cached_message.fail(CachedFailure { until: 30_000, span: 1_000, recoveries: 0 });
+        assert_eq!(cached_message.freshness(25_000, 10_000), Freshness::Failed);
         assert_eq!(entry(0, &[]).freshness(5_000, 10_000), Freshness::Expired);
     }
 
@@ -404,7 +404,7 @@ mod tests {
 
         let entry =
             Entry::failure(b"\x01a\x00\0\x01\0\x01", (Cause::UpstreamTimeout, b"\0\x0f\0\x02\0\x16"), HOME, failed, 0);
-        assert_eq!((entry.freshness(1, 10_000), entry.kept().rcode), (Freshness::Failed, rcode::SERVFAIL));
-        assert_eq!((entry.kept().wire.len(), entry.kept().extended_errors.len()), (19, 6));
+        assert_eq!((entry.freshness(1, 10_000), entry.cached_message().rcode), (Freshness::Failed, rcode::SERVFAIL));
+        assert_eq!((entry.cached_message().wire.len(), entry.cached_message().extended_errors.len()), (19, 6));
     }
 }

@@ -31,7 +31,7 @@ fn pack(rest: [u8; CacheKey::REST], entry: &Entry, now: Millis, out: &mut Vec<u8
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
     out.extend_from_slice(&(entry.expires as i64 - now as i64).to_be_bytes());
-    out.extend_from_slice(&entry.home.scope_fingerprint.to_be_bytes());
+    out.extend_from_slice(&entry.scope.scope_fingerprint.to_be_bytes());
     out.extend_from_slice(&entry.wire_len.to_be_bytes());
     out.extend_from_slice(&entry.ttl_count.to_be_bytes());
     out.extend_from_slice(&entry.bytes);
@@ -70,7 +70,7 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(CacheKey, Entry)>> {
         authentic: marks & 1 != 0,
         born,
         expires,
-        home: CacheScope::unconfirmed(scope_fingerprint),
+        scope: CacheScope::unconfirmed(scope_fingerprint),
         hits,
         refreshing: false,
         upstream_ages: marks & 2 != 0,
@@ -127,14 +127,14 @@ impl Cache {
 
     /// Inserts entries of another process and returns their number. Entries behind a malformed one are lost.
     pub fn unpack(&self, mut bytes: &[u8], now: Millis) -> usize {
-        let mut kept = 0;
+        let mut cached_message = 0;
         while let Some(entry) = unpack(&mut bytes, now) {
             if let Some((key, entry)) = entry {
                 self.insert(self.hash(&key), &key, entry);
-                kept += 1;
+                cached_message += 1;
             }
         }
-        kept
+        cached_message
     }
 }
 
@@ -153,11 +153,11 @@ mod tests {
         let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01".to_vec();
         bytes[13] = label;
         bytes.extend([&ttl.to_be_bytes()[..], b"\0\x04\x01\x02\x03\x04"].concat());
-        let home = CacheScope::new(3, RouteId::of_index(2).expect("a small one"), 77);
-        let reply = ResponseMessage::read(&bytes).expect("a reply");
+        let scope = CacheScope::new(3, RouteId::of_index(2).expect("a small one"), 77);
+        let response = ResponseMessage::read(&bytes).expect("a reply");
         (
             CacheKey::of_stub(&[1, label, 0], rtype::A, EffectiveViewId::of_index(1)),
-            Entry::from_reply(&reply, LIMITS, false, home, now),
+            Entry::from_reply(&response, LIMITS, false, scope, now),
         )
     }
 
@@ -173,25 +173,25 @@ mod tests {
         let failure =
             Entry::failure(key.question(), (Cause::UpstreamFailed, &[]), CacheScope::unconfirmed(77), failed, 1);
         old.insert(old.hash(&key), &key, failure);
-        let mut kept = 0;
+        let mut cached_message = 0;
         old.pack(80_000, 4_096, |part| {
-            kept += new.unpack(part, 1_000_000);
+            cached_message += new.unpack(part, 1_000_000);
             true
         });
-        assert_eq!(kept, 2, "neither what lives no time nor a failure");
+        assert_eq!(cached_message, 2, "neither what lives no time nor a failure");
         let look = |label, now| {
             let (key, _) = entry(label, 1, 0);
-            new.with(new.hash(&key), &key, |entry| (entry.freshness(now, 60_000), entry.home, entry.kept().wire.len()))
+            new.with(new.hash(&key), &key, |entry| (entry.freshness(now, 60_000), entry.scope, entry.cached_message().wire.len()))
         };
-        let home = CacheScope::unconfirmed(77);
-        assert_eq!(look(b'a', 1_000_000), Some((Freshness::Fresh(30), home, 35)));
+        let scope = CacheScope::unconfirmed(77);
+        assert_eq!(look(b'a', 1_000_000), Some((Freshness::Fresh(30), scope, 35)));
         assert_eq!(look(b'a', 1_269_999).map(|found| found.0), Some(Freshness::Fresh(299)));
         assert_eq!(look(b'a', 1_270_000).map(|found| found.0), Some(Freshness::Stale));
         assert_eq!(look(b'b', 1_000_000).map(|found| found.0), Some(Freshness::Stale), "it may still stand in");
         assert_eq!((look(b'c', 1_000_000), look(b'd', 1_000_000)), (None, None));
         let (key, _) = entry(b'a', 1, 0);
         let other = CacheKey::of_stub(key.name(), rtype::A, EffectiveViewId::of_index(2));
-        assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the horizon is a part of the key");
+        assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the effective view is a part of the key");
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
                 new.unpack(&broken, 1_000);
                 new.unpack(&broken[..at], 1_000);
                 new.pack(2_000, 4_096, |_| true);
-                new.with(new.hash(&key), &key, |entry| (entry.freshness(2_000, 1), entry.kept().ttls.len()));
+                new.with(new.hash(&key), &key, |entry| (entry.freshness(2_000, 1), entry.cached_message().ttls.len()));
             }
         }
     }

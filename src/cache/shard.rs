@@ -216,7 +216,7 @@ impl Slot {
     #[inline]
     fn is_under(&self, key: &CacheKey) -> bool {
         self.rest == key.rest()
-            && self.entry.kept().wire.get(HEADER..).is_some_and(|wire| wire.starts_with(key.question()))
+            && self.entry.cached_message().wire.get(HEADER..).is_some_and(|wire| wire.starts_with(key.question()))
     }
 
     fn size(&self) -> usize {

@@ -82,7 +82,7 @@ impl ConfigSource {
             Unusable::Mistakes(vec![format!("{line}:{column}: not UTF-8, which TOML must be")])
         })?;
         let mut config = parse(text, &around.local)
-            .map_err(|mistakes| Unusable::Mistakes(mistakes.iter().map(ToString::to_string).collect()))?;
+            .map_err(|diagnostics| Unusable::Mistakes(diagnostics.iter().map(ToString::to_string).collect()))?;
         config.add_hosts(around.hosts.iter().map(|(path, text)| (path.as_str(), text.as_str())));
         Ok(config)
     }
@@ -114,7 +114,7 @@ impl Unusable {
         let file = file.display();
         match self {
             Self::Unreadable(error) => vec![format!("nodens: cannot read {file}: {error}")],
-            Self::Mistakes(mistakes) => mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect(),
+            Self::Mistakes(diagnostics) => diagnostics.iter().map(|diagnostic| format!("{file}:{diagnostic}")).collect(),
         }
     }
 

@@ -107,12 +107,12 @@ fn introduce(network: &LabNetwork, front: &Front, address: SocketAddr) -> io::Re
     if let Some(admin) = front.admin() {
         writeln!(out, "Its status page is at http://{admin}/")?;
     }
-    for horizon in &HORIZONS {
-        writeln!(out, "\n{}, {:?} away: {}", horizon.group, horizon.latency, horizon.zones.join(", "))?;
-        for server in network.group(horizon.group) {
+    for effective_view in &HORIZONS {
+        writeln!(out, "\n{}, {:?} away: {}", effective_view.group, effective_view.latency, effective_view.zones.join(", "))?;
+        for server in network.group(effective_view.group) {
             writeln!(out, "  {:<9} {}", server.name, server.upstream.address())?;
         }
-        for (name, qtype) in horizon.examples {
+        for (name, qtype) in effective_view.examples {
             writeln!(out, "  {}", dig(address, name, qtype))?;
         }
     }

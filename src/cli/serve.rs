@@ -313,7 +313,7 @@ impl Serve {
         match read {
             Ok((config, source)) => {
                 self.log_warnings(&config);
-                let needs_restart = running.put_in_force(config);
+                let needs_restart = running.apply_config(config);
                 // Before the log line: it promises that a worker started after the death of this process has this configuration.
                 copy.update(&source);
                 running.tell_reloaded(&needs_restart);

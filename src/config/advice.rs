@@ -14,18 +14,18 @@ use super::upstreams::UpstreamTable;
 use crate::wire::name::Name;
 
 /// Adds the warnings of a whole file.
-pub(super) fn advise(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
-    clients_of_listeners(file, mistakes);
-    ipv6_alone(file, mistakes);
-    open_to_all(file, mistakes);
-    private_zones_without_route(file, mistakes);
-    rewritten_routes(file, mistakes);
+pub(super) fn advise(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
+    clients_of_listeners(file, diagnostics);
+    ipv6_alone(file, diagnostics);
+    open_to_all(file, diagnostics);
+    private_zones_without_route(file, diagnostics);
+    rewritten_routes(file, diagnostics);
     let of_views = file.views.iter().flat_map(|view| &view.routes);
-    file.routes.iter().flatten().chain(of_views).for_each(|route| falls_through(file, route, mistakes));
+    file.routes.iter().flatten().chain(of_views).for_each(|route| falls_through(file, route, diagnostics));
 }
 
 /// Warns of listeners whose clients `allow` does not include.
-fn clients_of_listeners(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
+fn clients_of_listeners(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     let allow = || file.server.allow.iter().map(|network| network.get_ref().0);
     for listen in file.server.listen.iter().filter(|listen| !listen.span().is_empty()) {
         let address = listen.get_ref().0;
@@ -39,13 +39,13 @@ fn clients_of_listeners(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
                 (false, false) => "those of your pods and nodes, such as \"fd00:10:244::/56\"",
             };
             let what = format!("listen: all clients of {address} get REFUSED: add {networks} to `allow`");
-            mistakes.warn(listen.span(), what);
+            diagnostics.warn(listen.span(), what);
         }
     }
 }
 
 /// Warns of IPv6 wildcard listeners on ports without an IPv4 listener: they accept no queries over IPv4.
-fn ipv6_alone(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
+fn ipv6_alone(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     let listen = &file.server.listen;
     for wildcard in listen.iter().filter(|listen| listen.get_ref().0.ip() == IpAddr::from([0u16; 8])) {
         let SocketAddr::V6(address) = wildcard.get_ref().0 else { continue };
@@ -54,13 +54,13 @@ fn ipv6_alone(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
                 "listen: {address} takes queries over IPv6 alone; add \"0.0.0.0:{}\" for those over IPv4",
                 address.port()
             );
-            mistakes.warn(wildcard.span(), what);
+            diagnostics.warn(wildcard.span(), what);
         }
     }
 }
 
 /// Warns of an open resolver. If `server.allow` includes all addresses, warns of admin pages open to all addresses too.
-fn open_to_all(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
+fn open_to_all(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     // A network with a prefix of at most 2 bits (half or a quarter of all addresses) counts as all addresses.
     let is_all = |network: &IpNet| network.prefix_len() <= 2;
     let Some(all) = file.server.allow.iter().find(|network| is_all(&network.get_ref().0)) else { return };
@@ -71,7 +71,7 @@ fn open_to_all(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
             "allow: {} makes {public} an open resolver, if it can be reached from outside: name the networks of your clients",
             all.get_ref().0
         );
-        mistakes.warn(all.span(), what);
+        diagnostics.warn(all.span(), what);
     }
     let Some(admin) = file.admin.as_ref().filter(|admin| admin.allow.iter().any(is_all)) else { return };
     for listen in admin.listen.iter().filter(|listen| !listen.get_ref().0.ip().is_loopback()) {
@@ -80,13 +80,13 @@ fn open_to_all(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
             "listen: whoever reaches {address} may read there who asked for which names: set `allow` in [admin], or have \
              `metrics_listen` there and `listen` on 127.0.0.1"
         );
-        mistakes.warn(listen.span(), what);
+        diagnostics.warn(listen.span(), what);
     }
 }
 
 /// Warns of upstreams with private servers to which only "." is routed: nodens answers special-use names itself unless a
 /// route claims them.
-fn private_zones_without_route(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
+fn private_zones_without_route(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     let routes = file.routes.as_deref().unwrap_or_default();
     let claims_local = |route: &RouteTable| {
         let names = route.zones.iter().flatten().flat_map(|zone| &zone.get_ref().names);
@@ -108,30 +108,30 @@ fn private_zones_without_route(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
                  cluster.local, and reverse names of private networks do not exist here (RFC 6762, RFC 6303). Add the zones \
                  that these servers have, such as \"cluster.local\" and \"10.0.0.0/8\""
             );
-            mistakes.warn(root.span(), what);
+            diagnostics.warn(root.span(), what);
         }
     }
 }
 
 /// Warns of zones that both a route and a rewrite claim.
-fn rewritten_routes(file: &ConfigFile, mistakes: &Diagnostics<'_>) {
+fn rewritten_routes(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     let zones = file.routes.iter().flatten().filter_map(|route| route.zones.as_deref()).flatten();
     for zone in zones {
         let is_same = |rewrite: &&RewriteTable| zone.get_ref().names.contains(&rewrite.zone.get_ref().0);
         if let Some(rewrite) = file.rewrites.iter().find(is_same) {
-            let line = mistakes.line(rewrite.zone.span());
+            let line = diagnostics.line(rewrite.zone.span());
             let what = format!(
                 "zones: the [[rewrite]] on line {line} has all names of {} asked for under another one: leave out either",
                 zone.get_ref().text
             );
-            mistakes.warn(zone.span(), what);
+            diagnostics.warn(zone.span(), what);
         }
     }
 }
 
 /// Adds a note about a `fallthrough`, since other servers then see names of the route's zones. Warns if both upstreams have
 /// the same servers.
-fn falls_through(file: &ConfigFile, route: &RouteTable, mistakes: &Diagnostics<'_>) {
+fn falls_through(file: &ConfigFile, route: &RouteTable, diagnostics: &Diagnostics<'_>) {
     let (Some(next), Some(to), Some(zones)) = (&route.fallthrough, &route.to, &route.zones) else { return };
     let servers = |name: &str| {
         let group = file.upstreams.iter().flatten().find(|group| group.name.get_ref() == name)?;
@@ -143,7 +143,7 @@ fn falls_through(file: &ConfigFile, route: &RouteTable, mistakes: &Diagnostics<'
             next.get_ref(),
             to.get_ref()
         );
-        mistakes.warn(next.span(), what);
+        diagnostics.warn(next.span(), what);
     }
     let zones: Vec<_> = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect();
     let what = format!(
@@ -152,7 +152,7 @@ fn falls_through(file: &ConfigFile, route: &RouteTable, mistakes: &Diagnostics<'
         zones.join(", "),
         next.get_ref()
     );
-    mistakes.note(next.span(), what);
+    diagnostics.note(next.span(), what);
 }
 
 fn serves_private_zones(upstream: &UpstreamTable) -> bool {
@@ -188,7 +188,7 @@ mod tests {
 
     /// Returns the warnings of a valid file.
     fn warnings(text: &str) -> Vec<String> {
-        let config = parse(text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?} in {text}"));
+        let config = parse(text, &[]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?} in {text}"));
         config.warnings.iter().map(ToString::to_string).collect()
     }
 

@@ -99,11 +99,11 @@ impl<'t> Diagnostics<'t> {
     fn in_order(&self, mut found: Vec<(usize, String)>) -> Vec<Diagnostic> {
         found.sort_by_key(|&(at, _)| at); // stable: keeps the order of errors at one position
         found.dedup();
-        let mistake = |(at, what)| {
+        let diagnostic = |(at, what)| {
             let (line, column) = place(self.text, at);
             Diagnostic { line, column, what }
         };
-        found.into_iter().map(mistake).collect()
+        found.into_iter().map(diagnostic).collect()
     }
 
     /// Returns the value of a result. Adds an error at `span` and returns `None` if the result is an error.
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn told_in_the_order_of_the_file() {
-        let mistakes = Diagnostics::new("one\ntwo");
-        mistakes.add(5..6, "second");
-        mistakes.add(0..3, "first");
-        let told = mistakes.unless_any(Some(())).expect_err("two mistakes");
+        let diagnostics = Diagnostics::new("one\ntwo");
+        diagnostics.add(5..6, "second");
+        diagnostics.add(0..3, "first");
+        let told = diagnostics.unless_any(Some(())).expect_err("two mistakes");
         assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1:1: first", "2:2: second"]);
         assert_eq!(Diagnostics::new("").unless_any(Some(1)), Ok(1));
     }

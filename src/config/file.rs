@@ -18,7 +18,7 @@ use super::records::RecordTable;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::server::ServerTable;
-use super::table::{TomlTable, sound_part};
+use super::table::{TomlTable, valid_part};
 use super::upstreams::{self, UpstreamTable};
 use super::views::ViewTable;
 use super::warm_up::WarmUpTable;
@@ -70,16 +70,16 @@ pub(crate) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads the text. Adds an error for each invalid value, each unknown key and each missing key.
-    pub(super) fn read(text: &str, mistakes: &Diagnostics<'_>) -> Self {
-        let part = sound_part(text, mistakes);
-        let mut file = TomlTable::of_text(&part, mistakes);
+    pub(super) fn read(text: &str, diagnostics: &Diagnostics<'_>) -> Self {
+        let part = valid_part(text, diagnostics);
+        let mut file = TomlTable::of_text(&part, diagnostics);
         let mut section = |key| file.table(key);
         let (server, admin, cache, bootstrap) =
             (section("server"), section("admin"), section("cache"), section("bootstrap"));
         let (kubernetes, report, warm_up) = (section("kubernetes"), section("report"), section("warm_up"));
         let (metrics, query_log) = (section("metrics"), section("query_log"));
         let (handover, node, hosts) = (section("handover"), section("node"), section("hosts"));
-        let empty = || TomlTable::of_text("", mistakes);
+        let empty = || TomlTable::of_text("", diagnostics);
         Self {
             server: ServerTable::read(server.unwrap_or_else(empty)),
             admin: admin.map(AdminTable::read),

@@ -66,11 +66,11 @@ impl HostsTable {
 }
 
 /// Converts `[hosts]` to its validated form.
-pub(super) fn hosts(file: Option<&HostsTable>, mistakes: &Diagnostics<'_>) -> Hosts {
+pub(super) fn hosts(file: Option<&HostsTable>, diagnostics: &Diagnostics<'_>) -> Hosts {
     let Some(file) = file else { return Hosts::default() };
     Hosts {
         files: file.files.iter().map(|path| path.get_ref().clone()).collect(),
-        ttl: mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default(),
+        ttl: diagnostics.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default(),
         records: 0,
         faults: Vec::new(),
     }

@@ -76,7 +76,7 @@ impl NodeTable {
 
 /// Converts `[node]` to its validated form. Adds errors for duplicate addresses, too many addresses, and addresses on which
 /// the server does not listen.
-pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnostics<'_>) -> NodeConfig {
+pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagnostics<'_>) -> NodeConfig {
     let mut listen = Vec::new();
     for (number, address) in file.addresses.iter().enumerate() {
         let ip = address.get_ref().0;
@@ -86,13 +86,13 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], mistakes: &Diagnosti
         listen.extend(server.iter().filter(takes).map(|other| SocketAddr::new(ip, other.port())));
         if listen.len() == before {
             let what = format!("addresses: nodens does not listen on {ip}: add it to [server] listen, or drop it here");
-            mistakes.add(address.span(), what);
+            diagnostics.add(address.span(), what);
         }
         if file.addresses[..number].iter().any(|other| other.get_ref().0 == ip) {
-            mistakes.add(address.span(), format!("addresses: {ip} is there twice"));
+            diagnostics.add(address.span(), format!("addresses: {ip} is there twice"));
         }
         if number == MOST {
-            mistakes.add(address.span(), format!("addresses: there are more than {MOST}"));
+            diagnostics.add(address.span(), format!("addresses: there are more than {MOST}"));
         }
     }
     NodeConfig {
@@ -183,7 +183,7 @@ mod tests {
 
     fn read(listen: &str, node: &str) -> Result<Config, String> {
         let text = format!("[server]\nlisten = [{listen}]\n[node]\n{node}\n{REST}");
-        parse(&text, &[]).map_err(|mistakes| mistakes.iter().map(|mistake| format!("{mistake}\n")).collect())
+        parse(&text, &[]).map_err(|diagnostics| diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect())
     }
 
     #[test]

@@ -191,7 +191,7 @@ mod tests {
 
     fn read(query_log: &str) -> Result<Option<QueryLogConfig>, String> {
         let config = parse(&format!("[query_log]\n{query_log}\n{REST}"), &[]);
-        config.map(|config| config.query_log).map_err(|mistakes| mistakes[0].what.clone())
+        config.map(|config| config.query_log).map_err(|diagnostics| diagnostics[0].what.clone())
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
         };
         assert_eq!(read("to = \"/tmp/log\"\nonly = \"errors\"\nsample = 0.01\nmax_per_second = 5"), Ok(Some(some)));
         assert_eq!(parse(REST, &[]).expect("good").query_log, None);
-        for (text, mistake) in [
+        for (text, diagnostic) in [
             ("", "`to` is missing; expected \"stdout\" or \"/var/log/nodens/queries.jsonl\""),
             (
                 "to = \"log\"",
@@ -235,7 +235,7 @@ mod tests {
                  \"errors\"",
             ),
         ] {
-            assert_eq!(read(text), Err(mistake.to_owned()));
+            assert_eq!(read(text), Err(diagnostic.to_owned()));
         }
     }
 }

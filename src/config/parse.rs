@@ -41,36 +41,36 @@ use crate::wire::name::Name;
 /// assert_eq!(mistakes[0].to_string(), "5:6: to: there is no [upstreams.pu]; did you mean `up`?");
 /// ```
 pub fn parse(text: &str, local: &[IpAddr]) -> Result<Config, Vec<Diagnostic>> {
-    let mistakes = Diagnostics::new(text);
-    let file = ConfigFile::read(text, &mistakes);
-    let check = Checker { file: &file, mistakes: &mistakes, local };
+    let diagnostics = Diagnostics::new(text);
+    let file = ConfigFile::read(text, &diagnostics);
+    let check = Checker { file: &file, diagnostics: &diagnostics, local };
     let config = check.config();
-    advise(&file, &mistakes);
-    let warnings = mistakes.warnings();
-    mistakes.unless_any(config.map(|config| Config { warnings, ..config }))
+    advise(&file, &diagnostics);
+    let warnings = diagnostics.warnings();
+    diagnostics.unless_any(config.map(|config| Config { warnings, ..config }))
 }
 
 /// Checks that need more than one value. Each check adds errors, and returns `None` if it has no usable result.
 struct Checker<'c, 't> {
     file: &'c ConfigFile,
-    mistakes: &'c Diagnostics<'t>,
+    diagnostics: &'c Diagnostics<'t>,
     local: &'c [IpAddr],
 }
 
 impl Checker<'_, '_> {
     fn config(&self) -> Option<Config> {
-        let server = server::server(&self.file.server, self.mistakes);
+        let server = server::server(&self.file.server, self.diagnostics);
         let admin = self.admin(&server.listen);
         let report = self.report(&server.listen, &admin);
-        let node = self.file.node.as_ref().map(|file| node::node(file, &server.listen, self.mistakes));
+        let node = self.file.node.as_ref().map(|file| node::node(file, &server.listen, self.diagnostics));
         let bootstrap = self.bootstrap(&server.listen);
         let upstreams = self.upstreams(&server.listen);
         self.zones();
         self.uses();
         let routes = self.routes(self.file.routes.as_deref().unwrap_or_default(), None);
-        let records = records(&self.file.records, self.mistakes);
-        let hosts = hosts(self.file.hosts.as_ref(), self.mistakes);
-        let rewrites = rewrites(&self.file.rewrites, self.mistakes);
+        let records = records(&self.file.records, self.diagnostics);
+        let hosts = hosts(self.file.hosts.as_ref(), self.diagnostics);
+        let rewrites = rewrites(&self.file.rewrites, self.diagnostics);
         let cache = cache::cache(&self.file.cache);
         let (kubernetes, clients) = (clients::kubernetes(&self.file.kubernetes), self.clients());
         let warm_up = warm_up::warm_up(&self.file.warm_up);
@@ -111,7 +111,7 @@ impl Checker<'_, '_> {
     fn admin(&self, listen: &[SocketAddr]) -> AdminConfig {
         let Some(file) = &self.file.admin else { return AdminConfig::default() };
         let all = file.listen.iter().chain(&file.metrics_listen);
-        self.mistakes.once("listener", all.clone().map(|listen| (listen.span(), listen.get_ref().0)));
+        self.diagnostics.once("listener", all.clone().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in all {
             self.free(own.span(), own.get_ref().0, "server", listen);
         }
@@ -125,7 +125,7 @@ impl Checker<'_, '_> {
 
     fn report(&self, listen: &[SocketAddr], admin: &AdminConfig) -> Vec<SocketAddr> {
         let report = &self.file.report;
-        self.mistakes.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+        self.diagnostics.once("listener", report.iter().map(|listen| (listen.span(), listen.get_ref().0)));
         for own in report {
             self.free(own.span(), own.get_ref().0, "server", listen);
             self.free(own.span(), own.get_ref().0, "admin", &admin.listen);
@@ -142,13 +142,13 @@ impl Checker<'_, '_> {
         };
         if let Some(other) = listeners.iter().find(taken) {
             let what = format!("listen: {address} is taken: [{table}] listens on {other}; choose another port");
-            self.mistakes.add(at, what);
+            self.diagnostics.add(at, what);
         }
     }
 
     fn bootstrap(&self, listen: &[SocketAddr]) -> Vec<SocketAddr> {
         let servers = &self.file.bootstrap;
-        self.mistakes.once("server", servers.iter().map(|server| (server.span(), server.get_ref().0)));
+        self.diagnostics.once("server", servers.iter().map(|server| (server.span(), server.get_ref().0)));
         for server in servers {
             self.not_oneself(server.span(), server.get_ref().0, listen);
         }
@@ -165,10 +165,10 @@ impl Checker<'_, '_> {
         let name = file.name.get_ref();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
             let what = format!("{name:?} is no name for a group: letters, digits, `-`, `_` and `.`, such as kube-dns");
-            self.mistakes.add(file.name.span(), what);
+            self.diagnostics.add(file.name.span(), what);
         }
         let servers = file.servers.as_ref()?;
-        self.mistakes.once("server", servers.iter().map(|server| (server.span(), &server.get_ref().0)));
+        self.diagnostics.once("server", servers.iter().map(|server| (server.span(), &server.get_ref().0)));
         for server in servers {
             match &server.get_ref().0 {
                 &ServerAddress::Plain(address) | &ServerAddress::Tls { address, .. } => {
@@ -178,7 +178,7 @@ impl Checker<'_, '_> {
                     let what = format!(
                         "`{host}` has to be resolved by others: add `servers = [\"ADDRESS\"]` under [bootstrap]"
                     );
-                    self.mistakes.add(server.span(), what);
+                    self.diagnostics.add(server.span(), what);
                 }
                 ServerAddress::Named { .. } => {}
             }
@@ -203,14 +203,14 @@ impl Checker<'_, '_> {
         if self.sure(self.file.routes.is_some()) && readable && !covered {
             let last = routes.last().map(|route| route.at.clone()).unwrap_or_default();
             let what = "no route covers the names outside all zones: one [[route]] needs `zones = [\".\"]`";
-            self.mistakes.add(last, what);
+            self.diagnostics.add(last, what);
         }
         for view in &self.file.views {
             let covered = self.claims(&view.routes, &view.deny);
             if !covered && !view.inherit && view.routes.iter().all(|route| route.zones.is_some()) {
                 let what = "inherit = false, and nothing here covers the names outside all zones: one [[view.route]] needs \
                             `zones = [\".\"]`, or the view `deny = [\".\"]`";
-                self.mistakes.add(view.at.clone(), what);
+                self.diagnostics.add(view.at.clone(), what);
             }
         }
     }
@@ -222,8 +222,8 @@ impl Checker<'_, '_> {
         for (key, zone) in zones.chain(deny.iter().map(|zone| ("deny", zone))) {
             let again = zone.get_ref().names.iter().find_map(|name| Some((name, claimed.get(name)?)));
             if let Some((name, first)) = again {
-                let line = self.mistakes.line(first.clone());
-                self.mistakes
+                let line = self.diagnostics.line(first.clone());
+                self.diagnostics
                     .add(zone.span(), format!("{key}: line {line} claims {name} already; a zone has one route"));
             }
             for name in &zone.get_ref().names {
@@ -241,14 +241,14 @@ impl Checker<'_, '_> {
         let upstreams = self.file.upstreams.as_deref().unwrap_or_default();
         let known = || upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
         // A misspelt `to` is one error, not two: the upstream whose name is nearest counts as used.
-        let meant = |to: &Spanned<String>| nearest(to.get_ref(), known());
+        let search_targets = |to: &Spanned<String>| nearest(to.get_ref(), known());
         for upstream in upstreams.iter().filter(|_| self.sure(self.file.routes.is_some()) && readable) {
             let name = upstream.name.get_ref().as_str();
             let mut used = routes.iter().flat_map(|route| route.to.iter().chain(&route.fallthrough));
-            if !used.any(|to| to.get_ref() == name || meant(to) == Some(name)) {
+            if !used.any(|to| to.get_ref() == name || search_targets(to) == Some(name)) {
                 let what =
                     format!("no [[route]] leads to `{name}`: add one with `to = {name:?}`, or leave the group out");
-                self.mistakes.add(upstream.name.span(), what);
+                self.diagnostics.add(upstream.name.span(), what);
             }
         }
     }
@@ -262,14 +262,14 @@ impl Checker<'_, '_> {
     /// Converts each view with its own routes, whose indices follow the `before` existing ones.
     fn views(&self, before: usize) -> Vec<Option<(View, Vec<Route>)>> {
         let views = &self.file.views;
-        self.mistakes.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
+        self.diagnostics.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
         if let Some(view) = views.get(MOST_VIEWS) {
-            self.mistakes.add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
+            self.diagnostics.add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
         }
         let mut before = before;
         let view = |file: &ViewTable| {
             let name = file.name.get_ref().0.clone();
-            let (selector, records) = (file.selector(self.mistakes), records(&file.records, self.mistakes));
+            let (selector, records) = (file.selector(self.diagnostics), records(&file.records, self.diagnostics));
             let own = self.routes(&file.routes, Some(&name))?;
             let routes = before..before + own.len();
             before = routes.end;
@@ -281,7 +281,7 @@ impl Checker<'_, '_> {
                 records,
                 deny: file.deny.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
                 deny_private_addresses: file.deny_private_addresses,
-                filter_types: filter_types(&file.filter_types, self.mistakes),
+                filter_types: filter_types(&file.filter_types, self.diagnostics),
                 client_max_qps: file.client_max_qps.as_ref().map(|count| count.get_ref().0 as u32),
             };
             Some((view, own))
@@ -294,7 +294,7 @@ impl Checker<'_, '_> {
         let fallthrough = self.fallthrough(file);
         let zones = file.zones.as_ref()?;
         let label = zones.iter().map(|zone| zone.get_ref().text.as_str()).collect::<Vec<_>>().join(" ");
-        let cluster = cluster(file, zones, self.mistakes);
+        let cluster = cluster(file, zones, self.diagnostics);
         Some(Route {
             cluster,
             zones: zones.iter().flat_map(|zone| zone.get_ref().names.iter().cloned()).collect(),
@@ -306,7 +306,7 @@ impl Checker<'_, '_> {
             negative_max_ttl: file.negative_max_ttl.as_ref().map(|time| time.get_ref().duration()),
             deny_private_addresses: file.deny_private_addresses,
             deny_private_names: file.deny_private_names,
-            filter_types: filter_types(&file.filter_types, self.mistakes),
+            filter_types: filter_types(&file.filter_types, self.diagnostics),
             fallthrough,
         })
     }
@@ -318,7 +318,7 @@ impl Checker<'_, '_> {
         if found.is_none() && self.sure(self.file.upstreams.is_some()) {
             let known = upstreams.iter().map(|upstream| upstream.name.get_ref().as_str());
             let near = suggestion(name.get_ref(), known);
-            self.mistakes.add(name.span(), format!("{key}: there is no [upstreams.{}]{near}", name.get_ref()));
+            self.diagnostics.add(name.span(), format!("{key}: there is no [upstreams.{}]{near}", name.get_ref()));
         }
         found
     }
@@ -327,14 +327,14 @@ impl Checker<'_, '_> {
         let Some(name) = &file.fallthrough else {
             if let Some(flag) = file.fallthrough_nodata.as_ref().filter(|flag| *flag.get_ref()) {
                 let what = "fallthrough_nodata: this route has no `fallthrough`; name the group that is asked next";
-                self.mistakes.add(flag.span(), what);
+                self.diagnostics.add(flag.span(), what);
             }
             return None;
         };
         if file.to.as_ref().is_some_and(|to| to.get_ref() == name.get_ref()) {
             let what =
                 format!("fallthrough: {} is the group that this route asks first; name another one", name.get_ref());
-            self.mistakes.add(name.span(), what);
+            self.diagnostics.add(name.span(), what);
         }
         let nodata = file.fallthrough_nodata.as_ref().map_or(FALLTHROUGH_NODATA, |flag| *flag.get_ref());
         Some(Fallthrough { to: self.group("fallthrough", name)?, nodata })
@@ -342,14 +342,14 @@ impl Checker<'_, '_> {
 
     fn clients(&self) -> Vec<ClientConfig> {
         let clients = &self.file.clients;
-        self.mistakes.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
+        self.diagnostics.once("source", clients.iter().map(|client| (client.source.span(), client.source.get_ref().0)));
         clients.iter().map(clients::client).collect()
     }
 
     fn not_oneself(&self, at: Range<usize>, server: SocketAddr, listen: &[SocketAddr]) {
         if let Some(own) = own_listener(server, listen, self.local) {
             let what = format!("{server} is nodens itself, which listens on {own}: queries would go in a circle");
-            self.mistakes.add(at, what);
+            self.diagnostics.add(at, what);
         }
     }
 
@@ -442,8 +442,8 @@ mod tests {
     fn own_addresses_count_under_a_wildcard() {
         let text = "[server]\nlisten = [\"0.0.0.0\"]\n[upstreams.a]\nservers = [\"10.0.0.5\"]\n[[route]]\nzones = [\".\"]\nto = \"a\"\n";
         assert!(parse(text, &[]).is_ok());
-        let mistakes = parse(text, &["10.0.0.5".parse().expect("address")]).expect_err("a loop");
-        assert_eq!((mistakes.len(), mistakes[0].line, mistakes[0].column), (1, 4, 12));
+        let diagnostics = parse(text, &["10.0.0.5".parse().expect("address")]).expect_err("a loop");
+        assert_eq!((diagnostics.len(), diagnostics[0].line, diagnostics[0].column), (1, 4, 12));
     }
 
     #[test]
@@ -458,11 +458,11 @@ mod tests {
         fn any_damage_is_survived(at in 0..FULL.len(), len in 0usize..40, junk in r#"[\[\]"'=#.,{}\n a-z0-9é]{0,6}"#) {
             prop_assert!(FULL.is_ascii(), "cut between characters");
             let text = format!("{}{junk}{}", &FULL[..at], &FULL[(at + len).min(FULL.len())..]);
-            if let Err(mistakes) = parse(&text, &[]) {
-                prop_assert!(!mistakes.is_empty());
-                for mistake in mistakes {
-                    prop_assert!(mistake.line <= text.lines().count() + 1, "{mistake}");
-                    prop_assert!(!mistake.what.contains('\n'), "{mistake}");
+            if let Err(diagnostics) = parse(&text, &[]) {
+                prop_assert!(!diagnostics.is_empty());
+                for diagnostic in diagnostics {
+                    prop_assert!(diagnostic.line <= text.lines().count() + 1, "{diagnostic}");
+                    prop_assert!(!diagnostic.what.contains('\n'), "{diagnostic}");
                 }
             }
         }

@@ -145,17 +145,17 @@ impl RecordTable {
 }
 
 /// Converts `[[record]]` tables to their validated form. Adds an error for each record that conflicts with another.
-pub(super) fn records(tables: &[RecordTable], mistakes: &Diagnostics<'_>) -> Vec<RecordConfig> {
-    let records: Vec<_> = tables.iter().map(|table| record(table, mistakes)).collect();
-    agree(&records, mistakes);
+pub(super) fn records(tables: &[RecordTable], diagnostics: &Diagnostics<'_>) -> Vec<RecordConfig> {
+    let records: Vec<_> = tables.iter().map(|table| record(table, diagnostics)).collect();
+    agree(&records, diagnostics);
     records.into_iter().map(|(_, record)| record).collect()
 }
 
-fn record(file: &RecordTable, mistakes: &Diagnostics<'_>) -> (Range<usize>, RecordConfig) {
+fn record(file: &RecordTable, diagnostics: &Diagnostics<'_>) -> (Range<usize>, RecordConfig) {
     let kind = *file.kind.get_ref();
     let name = file.name.get_ref().0.clone();
-    let ttl = mistakes.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
-    let rdata = mistakes.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
+    let ttl = diagnostics.good(file.ttl.span(), seconds(*file.ttl.get_ref())).unwrap_or_default();
+    let rdata = diagnostics.good(file.value.span(), kind.rdata(file.value.get_ref())).unwrap_or_default();
     (file.name.span(), RecordConfig { name, rtype: kind.rtype(), ttl, rdata })
 }
 
@@ -168,14 +168,14 @@ pub(super) fn seconds(time: Time) -> Result<u32, String> {
 /// Adds an error for each record that conflicts with another: a duplicate, a CNAME beside other data or in a loop (RFC 1034
 /// section 3.6.2), an RRset with two TTLs (RFC 2181 section 5.2). Each record comes with its position. The RDATA of a record
 /// whose value is invalid is empty.
-fn agree(records: &[(Range<usize>, RecordConfig)], mistakes: &Diagnostics<'_>) {
+fn agree(records: &[(Range<usize>, RecordConfig)], diagnostics: &Diagnostics<'_>) {
     let mut first: HashMap<&Name, Vec<usize>> = HashMap::new();
     for (index, (at, record)) in records.iter().enumerate() {
         let before = first.entry(&record.name).or_default();
         if let Some((other, clash)) = before.iter().find_map(|&other| Some((other, clash(&records[other].1, record)?)))
         {
-            let line = mistakes.line(records[other].0.clone());
-            mistakes.add(at.clone(), format!("{} has {clash} on line {line}", record.name));
+            let line = diagnostics.line(records[other].0.clone());
+            diagnostics.add(at.clone(), format!("{} has {clash} on line {line}", record.name));
         }
         before.push(index);
     }
@@ -190,14 +190,14 @@ fn agree(records: &[(Range<usize>, RecordConfig)], mistakes: &Diagnostics<'_>) {
             && suffixes(target.as_wire()).skip(1).any(|above| above == parent)
             && !first.contains_key(target)
         {
-            mistakes.add(
+            diagnostics.add(
                 at.clone(),
                 format!("the CNAME of {} leads to {target}, which it stands in for itself", record.name),
             );
         }
         let chain = std::iter::successors(alias(&record.name), alias).take(records.len());
         if chain.into_iter().any(|name| name == record.name) {
-            mistakes.add(at.clone(), format!("the CNAME of {} leads back to itself", record.name));
+            diagnostics.add(at.clone(), format!("the CNAME of {} leads back to itself", record.name));
         }
     }
 }

@@ -44,27 +44,27 @@ impl RewriteTable {
 
 /// Converts `[[rewrite]]` tables to their validated form. Adds errors for duplicate zones, zones that nodens answers itself,
 /// and targets that are rewritten themselves.
-pub(super) fn rewrites(tables: &[RewriteTable], mistakes: &Diagnostics<'_>) -> Vec<Rewrite> {
-    mistakes.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
+pub(super) fn rewrites(tables: &[RewriteTable], diagnostics: &Diagnostics<'_>) -> Vec<Rewrite> {
+    diagnostics.once("zone", tables.iter().map(|table| (table.zone.span(), &table.zone.get_ref().0)));
     for table in tables {
         let zone = &table.zone.get_ref().0;
         if OWN.iter().any(|own| zone.as_wire().ends_with(own)) {
             let what = format!("zone: nodens answers {zone} itself (RFC 6761), and nothing else may");
-            mistakes.add(table.zone.span(), what);
+            diagnostics.add(table.zone.span(), what);
         }
         let to = &table.to.get_ref().0;
         let is_above =
             |other: &&RewriteTable| suffixes(to.as_wire()).any(|suffix| suffix == other.zone.get_ref().0.as_wire());
         if let Some(other) = tables.iter().find(is_above) {
-            let line = mistakes.line(other.zone.span());
+            let line = diagnostics.line(other.zone.span());
             let what = format!("to: {to} is rewritten itself, on line {line}: name a zone that is not");
-            mistakes.add(table.to.span(), what);
+            diagnostics.add(table.to.span(), what);
         }
     }
     let rewrite = |table: &RewriteTable| Rewrite {
         zone: table.zone.get_ref().0.clone(),
         to: table.to.get_ref().0.clone(),
-        ttl: mistakes.good(table.ttl.span(), seconds(*table.ttl.get_ref())).unwrap_or_default(),
+        ttl: diagnostics.good(table.ttl.span(), seconds(*table.ttl.get_ref())).unwrap_or_default(),
     };
     tables.iter().map(rewrite).collect()
 }
@@ -99,8 +99,8 @@ mod tests {
             (rewrite("x.localhost", "b.example"), "2:8: zone: nodens answers x.localhost. itself"),
             (rewrite(".", "b.example"), "2:8: zone: the root is not a domain"),
         ] {
-            let mistakes = parse(&(bad.clone() + REST), &[]).expect_err(&bad);
-            assert!(mistakes.len() == 1 && mistakes[0].to_string().starts_with(right), "{bad}: {mistakes:?}");
+            let diagnostics = parse(&(bad.clone() + REST), &[]).expect_err(&bad);
+            assert!(diagnostics.len() == 1 && diagnostics[0].to_string().starts_with(right), "{bad}: {diagnostics:?}");
         }
     }
 }

@@ -192,13 +192,13 @@ const FILTERED: [(&str, RecordType); 9] = [
 ];
 
 /// Converts a `filter_types` list. Adds an error for each duplicate.
-pub(super) fn filter_types(list: &[Spanned<FilteredType>], mistakes: &Diagnostics<'_>) -> Vec<RrType> {
-    mistakes.once("type", list.iter().map(|kind| (kind.span(), *kind.get_ref())));
+pub(super) fn filter_types(list: &[Spanned<FilteredType>], diagnostics: &Diagnostics<'_>) -> Vec<RrType> {
+    diagnostics.once("type", list.iter().map(|kind| (kind.span(), *kind.get_ref())));
     list.iter().map(|kind| kind.get_ref().0).collect()
 }
 
 /// Returns the cluster settings of a route. Adds errors for a domain outside its zones, and for settings without a domain.
-pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<ZoneValue>], mistakes: &Diagnostics<'_>) -> Option<ClusterConfig> {
+pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<ZoneValue>], diagnostics: &Diagnostics<'_>) -> Option<ClusterConfig> {
     let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
     let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
     let domain = match &file.cluster_domain {
@@ -209,13 +209,13 @@ pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<ZoneValue>], mistakes:
         && !claims(domain)
     {
         let what = format!("cluster_domain: {domain} is none of this route's zones; add it to them");
-        mistakes.add(given.span(), what);
+        diagnostics.add(given.span(), what);
     }
     if domain.is_none() {
         for (key, flag) in [("prune_search", &file.prune_search), ("autopath", &file.autopath)] {
             if let Some(flag) = flag.as_ref().filter(|flag| *flag.get_ref()) {
                 let what = format!("{key}: this route has no cluster's domain; name it with cluster_domain");
-                mistakes.add(flag.span(), what);
+                diagnostics.add(flag.span(), what);
             }
         }
     }

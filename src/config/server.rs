@@ -108,13 +108,13 @@ impl ServerTable {
 }
 
 /// Converts `[server]` to its validated form. Adds errors for limits and listeners that conflict.
-pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> ServerConfig {
+pub(super) fn server(file: &ServerTable, diagnostics: &Diagnostics<'_>) -> ServerConfig {
     let total = file.tcp_connections.get_ref().0;
     let per_client = &file.tcp_connections_per_client;
     let given = !per_client.span().is_empty();
     if given && per_client.get_ref().0 > total {
         let what = format!("tcp_connections_per_client: {per_client} is more than tcp_connections, {total}");
-        mistakes.add(per_client.span(), what);
+        diagnostics.add(per_client.span(), what);
     }
     for wildcard in file.listen.iter().filter(|listen| listen.get_ref().0.ip().is_unspecified()) {
         let all = wildcard.get_ref().0;
@@ -124,10 +124,10 @@ pub(super) fn server(file: &ServerTable, mistakes: &Diagnostics<'_>) -> ServerCo
         };
         if let Some(other) = file.listen.iter().find(is_within) {
             let what = format!("listen: {all} takes {} as well; leave one out", other.get_ref().0);
-            mistakes.add(wildcard.span(), what);
+            diagnostics.add(wildcard.span(), what);
         }
     }
-    mistakes.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
+    diagnostics.once("listener", file.listen.iter().map(|listen| (listen.span(), listen.get_ref().0)));
     ServerConfig {
         listen: file.listen.iter().map(|listen| listen.get_ref().0).collect(),
         allow: file.allow.iter().map(|network| network.get_ref().0).collect(),

@@ -85,7 +85,7 @@ mod tests {
                          [kubernetes]\nnode = \"n\"\n[warm_up]\nfile = \"/var/lib/nodens/habits.json\"\n";
 
     fn config(text: &str) -> Config {
-        parse(text, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        parse(text, &[]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"))
     }
 
     #[test]

@@ -21,26 +21,26 @@ pub(super) struct TomlTable<'m, 't> {
     at: Range<usize>,
     asked: Vec<&'static str>,
     misshapen: bool,
-    mistakes: &'m Diagnostics<'m>,
+    diagnostics: &'m Diagnostics<'m>,
 }
 
 impl<'m, 't> TomlTable<'m, 't> {
     /// Parses the outermost table of a text. A duplicate key is an error and counts once.
-    pub(super) fn of_text(text: &'t str, mistakes: &'m Diagnostics<'m>) -> Self {
+    pub(super) fn of_text(text: &'t str, diagnostics: &'m Diagnostics<'m>) -> Self {
         let (entries, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let span = error.span().unwrap_or_default();
             let what = match harmless(error) {
-                true => twice(text, span.clone(), mistakes),
+                true => twice(text, span.clone(), diagnostics),
                 false => error.message().to_owned(),
             };
-            mistakes.add(span, format!("TOML: {what}"));
+            diagnostics.add(span, format!("TOML: {what}"));
         }
-        Self::new(entries.into_inner(), 0..0, mistakes)
+        Self::new(entries.into_inner(), 0..0, diagnostics)
     }
 
-    fn new(entries: DeTable<'t>, at: Range<usize>, mistakes: &'m Diagnostics<'m>) -> Self {
-        Self { path: String::new(), entries, at, asked: Vec::new(), misshapen: false, mistakes }
+    fn new(entries: DeTable<'t>, at: Range<usize>, diagnostics: &'m Diagnostics<'m>) -> Self {
+        Self { path: String::new(), entries, at, asked: Vec::new(), misshapen: false, diagnostics }
     }
 
     /// Reports whether the table has any of these keys, with any value. To be called before they are read.
@@ -62,7 +62,7 @@ impl<'m, 't> TomlTable<'m, 't> {
 
     /// Reads the value of a required key.
     pub(super) fn required<T: ConfigValue>(&mut self, key: &'static str) -> Option<Spanned<T>> {
-        self.must_have::<T>(key);
+        self.record_required::<T>(key);
         self.value(key)
     }
 
@@ -75,7 +75,7 @@ impl<'m, 't> TomlTable<'m, 't> {
         self.ask(key, || KeyProperty::Bounds(bounds.floor.to_string(), bounds.ceiling.to_string()));
         let value = value?;
         let held = bounds.hold(value.get_ref()).map_err(|what| format!("{key}: {what}"));
-        self.mistakes.good(value.span(), held).map(|()| value)
+        self.diagnostics.good(value.span(), held).map(|()| value)
     }
 
     /// Reads the value of `key`, or returns its default with an empty span.
@@ -101,11 +101,11 @@ impl<'m, 't> TomlTable<'m, 't> {
         let value = self.take(key)?;
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
-            self.mistakes.add(at, format!("{key}: not a list; expected, in square brackets, {}", T::EXPECTED));
+            self.diagnostics.add(at, format!("{key}: not a list; expected, in square brackets, {}", T::EXPECTED));
             return None;
         };
         if items.is_empty() {
-            self.mistakes.add(at, format!("{key}: the list is empty; expected a list of {}", T::EXPECTED));
+            self.diagnostics.add(at, format!("{key}: the list is empty; expected a list of {}", T::EXPECTED));
             return None;
         }
         Some(items.into_iter().filter_map(|item| self.leaf(key, item)).collect())
@@ -113,7 +113,7 @@ impl<'m, 't> TomlTable<'m, 't> {
 
     /// Reads the valid values of a required list.
     pub(super) fn required_list<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
-        self.must_have::<T>(key);
+        self.record_required::<T>(key);
         self.list(key)
     }
 
@@ -168,7 +168,7 @@ impl<'m, 't> TomlTable<'m, 't> {
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
             self.misshapen = true;
-            self.mistakes.add(at, format!("{key}: there may be many, so each is headed {header}, in double brackets"));
+            self.diagnostics.add(at, format!("{key}: there may be many, so each is headed {header}, in double brackets"));
             return None;
         };
         Some(items.into_iter().filter_map(|item| self.as_table(item, &header)).collect())
@@ -186,24 +186,24 @@ impl<'m, 't> TomlTable<'m, 't> {
     pub(super) fn close(self) -> bool {
         for key in self.entries.keys() {
             let near = suggestion(key.get_ref(), self.asked.iter().copied());
-            self.mistakes.add(key.span(), format!("unknown key `{}`{near}", key.get_ref()));
+            self.diagnostics.add(key.span(), format!("unknown key `{}`{near}", key.get_ref()));
         }
         self.misshapen || !self.entries.is_empty()
     }
 
     /// Returns an empty table in the place of `key`, where only the keys are wanted.
     fn outlined(&self, key: &'static str, shape: Shape) -> Option<Self> {
-        if !self.mistakes.is_outline() {
+        if !self.diagnostics.is_outline() {
             return None;
         }
         self.ask(key, || KeyProperty::Table(shape));
         let outer = if self.path.is_empty() { String::new() } else { format!("{}.", self.path) };
         let name = if shape == Shape::Named { ".NAME" } else { "" };
-        Some(Self { path: format!("{outer}{key}{name}"), ..Self::new(DeTable::new(), 0..0, self.mistakes) })
+        Some(Self { path: format!("{outer}{key}{name}"), ..Self::new(DeTable::new(), 0..0, self.diagnostics) })
     }
 
     fn ask(&self, key: &'static str, fact: impl FnOnce() -> KeyProperty) {
-        self.mistakes.ask(&self.path, key, fact);
+        self.diagnostics.ask(&self.path, key, fact);
     }
 
     fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'t>>> {
@@ -211,10 +211,10 @@ impl<'m, 't> TomlTable<'m, 't> {
         self.entries.remove(key)
     }
 
-    fn must_have<T: ConfigValue>(&self, key: &'static str) {
+    fn record_required<T: ConfigValue>(&self, key: &'static str) {
         self.ask(key, || KeyProperty::Required);
-        if !self.entries.contains_key(key) && !self.mistakes.has_broken(key) {
-            self.mistakes.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
+        if !self.entries.contains_key(key) && !self.diagnostics.has_broken(key) {
+            self.diagnostics.add(self.at(), format!("`{key}` is missing; expected {}", T::EXPECTED));
         }
     }
 
@@ -222,15 +222,15 @@ impl<'m, 't> TomlTable<'m, 't> {
         let at = value.span();
         let read = T::deserialize(value.into_deserializer());
         let read = read.map_err(|error| format!("{key}: {}; expected {}", unexpected(error.message()), T::EXPECTED));
-        self.mistakes.good(at.clone(), read).map(|value| Spanned::new(at, value))
+        self.diagnostics.good(at.clone(), read).map(|value| Spanned::new(at, value))
     }
 
     fn as_table(&self, value: Spanned<DeValue<'t>>, header: &str) -> Option<Self> {
         let at = value.span();
         match value.into_inner() {
-            DeValue::Table(entries) => Some(Self::new(entries, at, self.mistakes)),
+            DeValue::Table(entries) => Some(Self::new(entries, at, self.diagnostics)),
             _ => {
-                self.mistakes.add(at, format!("a table is expected, headed {header}"));
+                self.diagnostics.add(at, format!("a table is expected, headed {header}"));
                 None
             }
         }
@@ -242,7 +242,7 @@ impl<'m, 't> TomlTable<'m, 't> {
 ///
 /// An open quote or bracket would invalidate all text after it, so each table is parsed by itself, and in it each key. A table
 /// starts at a line that begins with a bracket, a key at a line that begins with a name and an equals sign.
-pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'t, str> {
+pub(super) fn valid_part<'t>(text: &'t str, diagnostics: &Diagnostics<'_>) -> Cow<'t, str> {
     let (_, errors) = DeTable::parse_recoverable(text);
     if errors.iter().all(harmless) {
         return Cow::Borrowed(text);
@@ -250,12 +250,12 @@ pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'
     let (mut part, mut table) = (String::new(), String::new());
     for line in text.split_inclusive('\n') {
         if line.starts_with('[') {
-            part.push_str(&sound_table(&table, part.len(), mistakes));
+            part.push_str(&valid_table(&table, part.len(), diagnostics));
             table.clear();
         }
         table.push_str(line);
     }
-    part.push_str(&sound_table(&table, part.len(), mistakes));
+    part.push_str(&valid_table(&table, part.len(), diagnostics));
     Cow::Owned(part)
 }
 
@@ -263,16 +263,16 @@ pub(super) fn sound_part<'t>(text: &'t str, mistakes: &Diagnostics<'_>) -> Cow<'
 const MOST_BROKEN: usize = 16;
 
 /// Returns the text of one table, which starts at byte `at` of the file, without its broken keys.
-fn sound_table(table: &str, at: usize, mistakes: &Diagnostics<'_>) -> String {
+fn valid_table(table: &str, at: usize, diagnostics: &Diagnostics<'_>) -> String {
     let mut sound = table.to_owned();
     for _ in 0..MOST_BROKEN {
         let (_, errors) = DeTable::parse_recoverable(&sound);
         let broken = errors.iter().filter(|error| !harmless(error));
         let first = broken.map(|error| (error.span().unwrap_or_default(), error)).min_by_key(|(span, _)| span.start);
         let Some((span, error)) = first else { return sound };
-        mistakes.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
+        diagnostics.add(at + span.start..at + span.end, format!("TOML: {}", error.message()));
         let Some((key, lines)) = key_at(&sound, span.start) else { break };
-        mistakes.is_broken(key);
+        diagnostics.is_broken(key);
         sound.replace_range(lines.clone(), &blank(&sound[lines.clone()]));
     }
     blank(&sound)
@@ -311,7 +311,7 @@ fn blank(text: &str) -> String {
 }
 
 /// Describes a duplicate key or table header: its name, and the line of the first one.
-fn twice(text: &str, at: Range<usize>, mistakes: &Diagnostics<'_>) -> String {
+fn twice(text: &str, at: Range<usize>, diagnostics: &Diagnostics<'_>) -> String {
     let (before, key) = (text.get(..at.start).unwrap_or_default(), text.get(at).unwrap_or_default());
     let line_of = |text: &str| text.rfind('\n').map_or(0, |end| end + 1);
     let this_line = text[line_of(before)..].lines().next().unwrap_or_default().trim();
@@ -332,7 +332,7 @@ fn twice(text: &str, at: Range<usize>, mistakes: &Diagnostics<'_>) -> String {
     }
     let name = if is_header { this_line } else { key };
     match first {
-        Some(first) => format!("`{name}` is on line {} already; leave one out", mistakes.line(first..first)),
+        Some(first) => format!("`{name}` is on line {} already; leave one out", diagnostics.line(first..first)),
         None => format!("`{name}` is there twice; leave one out"),
     }
 }

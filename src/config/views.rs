@@ -184,7 +184,7 @@ impl ViewTable {
 
     /// Converts the keys that select clients. Adds errors for an invalid namespace, for a view without such a key, and for
     /// `known = false` beside keys that need an identity.
-    pub(super) fn selector(&self, mistakes: &Diagnostics<'_>) -> Selector {
+    pub(super) fn selector(&self, diagnostics: &Diagnostics<'_>) -> Selector {
         let globs = |globs: &[Spanned<Glob>]| globs.iter().map(|glob| glob.get_ref().0.clone()).collect();
         let labels = self.labels.iter().flat_map(|labels| labels.get_ref().0.clone()).collect();
         let selector = Selector {
@@ -202,19 +202,19 @@ impl ViewTable {
             let is_namespace = start.bytes().all(is_part) && !start.starts_with('-') && ends_well;
             if !is_namespace || start.len() > LONGEST_WORD {
                 let what = format!("namespaces: {start:?} is no name that a namespace can have");
-                mistakes.add(glob.span(), what);
+                diagnostics.add(glob.span(), what);
             }
         }
         if !self.selects {
             let what = "the view selects no clients: give it `namespaces`, `labels`, `projects`, `runners`, `sources` or `known`";
-            mistakes.add(self.at.clone(), what);
+            diagnostics.add(self.at.clone(), what);
         }
         if let (Some(known), true) = (&self.known, selector.asks_of_client())
             && !known.get_ref()
         {
             let what = "known: of a client that is not known nothing is known: leave out namespaces, labels, projects and \
                         runners, or make another view of them";
-            mistakes.add(known.span(), what);
+            diagnostics.add(known.span(), what);
         }
         selector
     }

@@ -33,10 +33,10 @@ impl NoAnswer {
 
 pub(super) async fn ask<U: Ask + 'static>(
     upstreams: &Rc<U>,
-    wanted: &PendingQuery,
+    pending_query: &PendingQuery,
     group: &Arc<Group>,
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {
-    let asked = upstreams.ask(group, &Question::of(&wanted.key), wanted.client, deadline).await;
+    let asked = upstreams.ask(group, &Question::of(&pending_query.key), pending_query.client, deadline).await;
     asked.map_err(|Unanswered { failure, late }| NoAnswer { late, ..NoAnswer::of(&failure, &group.config.name) })
 }

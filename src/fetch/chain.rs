@@ -2,7 +2,7 @@
 
 use super::fallthrough;
 use crate::config::{Route, RouteId};
-use crate::horizon::EffectiveView;
+use crate::effective_view::EffectiveView;
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::wire::compose::{Composer, TooLong};
@@ -20,33 +20,33 @@ pub(super) struct CnameSplit {
 /// (`has_fallen`) a target in the route itself counts too: the route's own group is queried for it first.
 pub(super) fn fork(
     snapshot: &Snapshot,
-    horizon: &EffectiveView,
-    reply: &ResponseMessage<'_>,
+    effective_view: &EffectiveView,
+    response: &ResponseMessage<'_>,
     (settings, route): (&Route, RouteId),
     has_fallen: bool,
 ) -> Option<CnameSplit> {
-    if !reply.may_lead_on() {
+    if !response.may_lead_on() {
         return None;
     }
-    let (links, end) = reply.chain();
+    let (links, end) = response.chain();
     for (at, link) in links.iter().enumerate() {
         let mut buffer = [0; MAX_NAME];
-        let len = expand(reply.message, link.rdata_at(), &mut buffer)?;
+        let len = expand(response.message, link.rdata_at(), &mut buffer)?;
         let target = buffer[..len].to_ascii_lowercase();
-        let found = horizon.router.find(&target);
-        let special = snapshot.special.find(&target, reply.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
+        let found = effective_view.router.find(&target);
+        let special = snapshot.special.find(&target, response.qtype(), found.map_or(0, |(_, depth)| depth)).is_some();
         let is_anothers = found.is_none_or(|(other, _)| has_fallen || other != Destination::Route(route));
-        if special || horizon.has_records(&target) || is_anothers {
+        if special || effective_view.has_records(&target) || is_anothers {
             return Some(CnameSplit { links: links[..=at].to_vec(), target });
         }
     }
     // The upstream stopped at an alias: neither an answer nor a denial follows.
-    let ends_open = reply.rcode == rcode::NOERROR
-        && reply.soa().is_none()
-        && !reply.section(Section::Answer).any(|record| record.rtype == reply.qtype() && reply.owner_is(record, &end));
-    let goes_on = ends_open && reply.kind() != AnswerKind::NxDomain
-        || !has_fallen && fallthrough::is_denied_at_its_end(settings, reply);
-    (!links.is_empty() && goes_on).then_some(CnameSplit { links, target: end })
+    let ends_open = response.rcode == rcode::NOERROR
+        && response.soa().is_none()
+        && !response.section(Section::Answer).any(|record| record.rtype == response.qtype() && response.owner_is(record, &end));
+    let continues = ends_open && response.kind() != AnswerKind::NxDomain
+        || !has_fallen && fallthrough::is_denied_at_its_end(settings, response);
+    (!links.is_empty() && continues).then_some(CnameSplit { links, target: end })
 }
 
 /// Joins `links` of `front`, with the DNAMEs that they derive from and their signatures, and all of `back` to one answer.

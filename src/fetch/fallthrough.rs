@@ -13,7 +13,7 @@ use super::ask::{NoAnswer, ask};
 use crate::answer::pending::PendingQuery;
 use crate::cache::entry::EntryLimits;
 use crate::config::{Fallthrough, Route};
-use crate::horizon::EffectiveView;
+use crate::effective_view::EffectiveView;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Answer, Ask, Group};
 use crate::wire::rcode;
@@ -30,20 +30,20 @@ pub(super) struct FallthroughAnswer<'s> {
 /// Queries the fallthrough group, if the route has one and `answer` is a denial; returns `None` if `answer` remains valid.
 pub(super) async fn next<'s, U: Ask + 'static>(
     upstreams: &Rc<U>,
-    wanted: &'s PendingQuery,
+    pending_query: &'s PendingQuery,
     route: &Route,
     answer: &Answer,
     deadline: Instant,
 ) -> Result<Option<FallthroughAnswer<'s>>, NoAnswer> {
-    let snapshot = &wanted.snapshot;
+    let snapshot = &pending_query.snapshot;
     let Some((group, denial)) = denial(snapshot, route, answer) else { return Ok(None) };
-    let limits = snapshot.limits(wanted.route);
+    let limits = snapshot.limits(pending_query.route);
     let longest = denial.seconds.unwrap_or(limits.negative_max_ttl).min(limits.negative_max_ttl);
-    match ask(upstreams, wanted, group, deadline).await {
+    match ask(upstreams, pending_query, group, deadline).await {
         Ok(answer) => {
-            let has_more = ResponseMessage::read(&answer.wire).is_ok_and(|reply| {
-                let exists = denial.of == AnswerKind::NxDomain && reply.rcode == rcode::NOERROR;
-                exists || reply.section(Section::Answer).next().is_some()
+            let has_more = ResponseMessage::read(&answer.wire).is_ok_and(|response| {
+                let exists = denial.of == AnswerKind::NxDomain && response.rcode == rcode::NOERROR;
+                exists || response.section(Section::Answer).next().is_some()
             });
             Ok(has_more.then_some(FallthroughAnswer { answer, group, longest }))
         }
@@ -54,16 +54,16 @@ pub(super) async fn next<'s, U: Ask + 'static>(
 }
 
 /// Returns whether the end of a chain of CNAMEs is to be resolved by itself, because it may fall through.
-pub(super) fn is_denied_at_its_end(route: &Route, reply: &ResponseMessage<'_>) -> bool {
-    route.fallthrough.is_some_and(|next| falls_through(next, reply.kind()))
+pub(super) fn is_denied_at_its_end(route: &Route, response: &ResponseMessage<'_>) -> bool {
+    route.fallthrough.is_some_and(|next| falls_through(next, response.kind()))
 }
 
 /// Returns whether private addresses, and CNAMEs into other routes, are to be removed from a group's answers: whether any route
 /// to this group requires it.
-pub(super) fn strictest(snapshot: &Snapshot, horizon: &EffectiveView, group: &Arc<Group>) -> (bool, bool) {
+pub(super) fn strictest(snapshot: &Snapshot, effective_view: &EffectiveView, group: &Arc<Group>) -> (bool, bool) {
     let leads_there = |route: &&Route| snapshot.groups.get(route.to).is_some_and(|other| Arc::ptr_eq(other, group));
     snapshot.config.routes.iter().filter(leads_there).fold((false, false), |(addresses, names), route| {
-        (addresses || horizon.strips(route), names || route.deny_private_names)
+        (addresses || effective_view.strips(route), names || route.deny_private_names)
     })
 }
 
@@ -84,12 +84,12 @@ struct Denial {
 fn denial<'s>(snapshot: &'s Snapshot, route: &Route, answer: &Answer) -> Option<(&'s Arc<Group>, Denial)> {
     let next = route.fallthrough?;
     let group = snapshot.groups.get(next.to)?;
-    let reply = ResponseMessage::read(&answer.wire).ok()?;
-    let of = reply.kind();
-    let is_of_the_name = falls_through(next, of) && reply.section(Section::Answer).next().is_none();
+    let response = ResponseMessage::read(&answer.wire).ok()?;
+    let of = response.kind();
+    let is_of_the_name = falls_through(next, of) && response.section(Section::Answer).next().is_none();
     // A late answer may come from that group itself.
     let is_its_own = || group.servers.load().iter().any(|server| server.address == answer.server);
-    (is_of_the_name && !is_its_own()).then(|| (group, Denial { of, seconds: reply.negative_ttl() }))
+    (is_of_the_name && !is_its_own()).then(|| (group, Denial { of, seconds: response.negative_ttl() }))
 }
 
 fn falls_through(next: Fallthrough, kind: AnswerKind) -> bool {

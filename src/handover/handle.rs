@@ -64,7 +64,7 @@ impl HandoverHandle {
     }
 
     /// Returns a function that sends connections to the handover server.
-    pub fn mover(&self) -> ConnectionSink {
+    pub fn connection_sink(&self) -> ConnectionSink {
         let (commands, bell) = (self.commands.clone(), Arc::clone(&self.bell));
         Arc::new(move |moved| {
             // After the server has ended, the connection is closed.

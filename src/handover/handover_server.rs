@@ -79,10 +79,10 @@ impl HandoverState {
                 }
             }
             if successor {
-                self.hear_heir();
+                self.receive_from_successor();
             }
             if predecessor {
-                self.hear_elder();
+                self.receive_from_predecessor();
             }
             if knocks {
                 self.admit();
@@ -184,20 +184,20 @@ impl HandoverState {
         }
     }
 
-    fn hear_elder(&mut self) {
+    fn receive_from_predecessor(&mut self) {
         if self
             .predecessor
             .as_ref()
-            .is_some_and(|predecessor| hear(predecessor, &self.host).is_none_or(|heard| heard.is_err()))
+            .is_some_and(|predecessor| receive_from(predecessor, &self.host).is_none_or(|heard| heard.is_err()))
         {
             self.predecessor = None;
             self.hold();
         }
     }
 
-    fn hear_heir(&mut self) {
+    fn receive_from_successor(&mut self) {
         let Some(successor) = &self.successor else { return };
-        match hear(successor, &self.host) {
+        match receive_from(successor, &self.host) {
             Some(Ok(HandoverMessage::Back)) => {
                 self.host.turn_to(Phase::Serving);
                 let _ = successor.send(&HandoverMessage::Resumed);
@@ -247,7 +247,7 @@ impl HandoverState {
             return false;
         }
         loop {
-            match hear(predecessor, &self.host) {
+            match receive_from(predecessor, &self.host) {
                 Some(Ok(HandoverMessage::Resumed)) => return true,
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return false,
@@ -292,7 +292,7 @@ impl HandoverState {
 }
 
 /// Receives one message, and adopts the connection if it carries one. Returns `None` if the other side is gone.
-fn hear(other: &Channel, host: &ServerHandle) -> Option<io::Result<HandoverMessage>> {
+fn receive_from(other: &Channel, host: &ServerHandle) -> Option<io::Result<HandoverMessage>> {
     let got = match other.receive() {
         Ok(got) => got?,
         Err(error) => return Some(Err(error)),

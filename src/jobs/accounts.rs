@@ -44,17 +44,17 @@ pub(super) struct Accounts {
     pub(super) dropped: u64,
     /// Visits of list items: the cost of merging.
     pub(super) steps: u64,
-    tended: Millis,
+    maintained: Millis,
 }
 
 impl Accounts {
     pub(super) fn new(projects: Projects) -> Self {
         let (by_owner, query_history, existing) = (LruCache::unbounded(), QueryHistory::new(), Existing::new());
-        Self { by_owner, existing, query_history, projects, bytes: 0, dropped: 0, steps: 0, tended: 0 }
+        Self { by_owner, existing, query_history, projects, bytes: 0, dropped: 0, steps: 0, maintained: 0 }
     }
 
     /// Merges the records of a worker.
-    pub(super) fn settle(&mut self, notes: &Buffer, tables: &Tables) {
+    pub(super) fn merge_counts(&mut self, notes: &Buffer, tables: &Tables) {
         for count in notes.counts() {
             let (route, rcode, source) = (notes.route(count.route()).cloned(), count.rcode(), count.source());
             let kind = ResponseKind { route, rcode, source, times: count.times.into() };
@@ -100,11 +100,11 @@ impl Accounts {
             let failure = FailedQuestion { name, qtype, route, rcode, cause, words, times, first, last };
             self.change(tables, address, first, last, |account| account.fail(failure));
         }
-        for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.told.due) {
+        for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.reported.due) {
             self.projects.tell(account, now, false);
         }
-        if now >= self.tended + TEND_EVERY {
-            self.tended = now;
+        if now >= self.maintained + TEND_EVERY {
+            self.maintained = now;
             self.forget(tables, now);
         }
     }
@@ -161,9 +161,9 @@ impl Accounts {
             && !account.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, client))
         {
             account.belongs_to(client);
-            account.told.whose = Some(Arc::new(MetricKey::of(client)));
+            account.reported.whose = Some(Arc::new(MetricKey::of(client)));
         }
-        account.told.due = true;
+        account.reported.due = true;
         (account.first, account.last) = (account.first.min(first), account.last.max(last));
         account.address = address;
         change(account);
@@ -171,7 +171,7 @@ impl Accounts {
         self.bytes = (self.bytes + account.weight()).saturating_sub(before);
         while self.by_owner.len() > MOST_ACCOUNTS || self.bytes > MOST_BYTES {
             let Some((_, mut gone)) = self.by_owner.pop_lru() else { break };
-            if gone.told.due {
+            if gone.reported.due {
                 self.projects.tell(&mut gone, last, true);
             }
             self.bytes = self.bytes.saturating_sub(gone.weight());
@@ -259,9 +259,9 @@ mod tests {
         stats_buffer.count(address.into(), RouteId::of_index(0), rcode::NOERROR, AnswerSource::Hit, at);
     }
 
-    fn settle(jobs: &Jobs, stats_buffer: &mut StatsBuffer, clients: &Clients, at: Millis) {
+    fn merge_counts(jobs: &Jobs, stats_buffer: &mut StatsBuffer, clients: &Clients, at: Millis) {
         assert!(jobs.flush(stats_buffer, at), "there is room");
-        jobs.settle(clients, &StaticClients::default(), at);
+        jobs.merge_counts(clients, &StaticClients::default(), at);
     }
 
     fn queries(jobs: &Jobs, id: &str) -> u64 {
@@ -280,7 +280,7 @@ mod tests {
         // Much later, the client at the time of the query still counts.
         for (times, at) in [(&[15_000, 15_050][..], 90_000), (&[40_000], 90_000), (&[19_990, 40_000, 40_010], 90_000)] {
             times.iter().for_each(|asked| count(&mut stats_buffer, HERE, *asked));
-            settle(&jobs, &mut stats_buffer, &clients, at);
+            merge_counts(&jobs, &mut stats_buffer, &clients, at);
         }
         let counts = ["pod-1", "pod-2", "unknown"].map(|id| queries(&jobs, id));
         assert_eq!(counts, [2, 1, 3]);
@@ -298,7 +298,7 @@ mod tests {
             count(&mut stats_buffer, address(number), 5_000);
             // The first client queries all the time.
             count(&mut stats_buffer, address(0), 5_000);
-            settle(&jobs, &mut stats_buffer, &clients, 5_000);
+            merge_counts(&jobs, &mut stats_buffer, &clients, 5_000);
         }
         assert_eq!(jobs.each(|_| ()).len(), MOST_ACCOUNTS);
         assert_eq!(["pod-0", "pod-1", "pod-1033"].map(|id| queries(&jobs, id)), [u64::from(all) + 1, 0, 1]);
@@ -313,7 +313,7 @@ mod tests {
         pod.client = Arc::new(Client { namespace: Some("ci".into()), ..Client::clone(&pod.client) });
         pods.apply(0, PodEvent::Seen(pod), 1_000);
         clients.put_pods(pods.table());
-        let told = |names: &[&str], at: Millis| {
+        let reported = |names: &[&str], at: Millis| {
             let mut stats_buffer = StatsBuffer::new(["."]);
             for (name, hash) in names.iter().zip(1..) {
                 let name = name.parse::<crate::wire::name::Name>().expect("a name");
@@ -331,7 +331,7 @@ mod tests {
                 stats_buffer.count([10, 0, 0, 1].into(), RouteId::of_index(0), rcode, source, 5_000);
                 stats_buffer.fail([10, 0, 0, 1].into(), failed, 5_000, || None);
             }
-            settle(&jobs, &mut stats_buffer, &clients, at);
+            merge_counts(&jobs, &mut stats_buffer, &clients, at);
             let text = metrics.render();
             let value = |family: &str| {
                 let series = format!("nodens_client_{family}_total{{namespace=\"ci\",project=\"\",runner=\"\"}} ");
@@ -339,11 +339,11 @@ mod tests {
             };
             (value("queries"), value("failures"))
         };
-        assert_eq!(told(&["typo.example.svc.x", "typo.example.x"], 5_100), (Some(2), Some(0)));
-        assert_eq!(told(&["typo.example.ci.svc.x", "typo.example"], 5_200), (Some(4), Some(0)));
-        assert_eq!(told(&[], 6_099), (Some(4), Some(0)), "it may still be explained");
-        assert_eq!(told(&[], 6_100), (Some(4), Some(1)), "of four, three were tries of one list");
-        assert_eq!(told(&[], 9_000), (Some(4), Some(1)));
+        assert_eq!(reported(&["typo.example.svc.x", "typo.example.x"], 5_100), (Some(2), Some(0)));
+        assert_eq!(reported(&["typo.example.ci.svc.x", "typo.example"], 5_200), (Some(4), Some(0)));
+        assert_eq!(reported(&[], 6_099), (Some(4), Some(0)), "it may still be explained");
+        assert_eq!(reported(&[], 6_100), (Some(4), Some(1)), "of four, three were tries of one list");
+        assert_eq!(reported(&[], 9_000), (Some(4), Some(1)));
     }
 
     #[test]
@@ -355,11 +355,11 @@ mod tests {
         clients.put_pods(pods.table());
         count(&mut stats_buffer, [10, 0, 0, 1], 5_000);
         count(&mut stats_buffer, [10, 0, 0, 2], 5_000);
-        settle(&jobs, &mut stats_buffer, &clients, 5_000);
+        merge_counts(&jobs, &mut stats_buffer, &clients, 5_000);
         pods.apply(0, PodEvent::Seen(pod(2, [10, 0, 0, 2], true)), 6_000);
         clients.put_pods(pods.table());
         for (now, expected) in [(5_000 + KEPT_FOR - 1, [1, 1]), (5_000 + KEPT_FOR + TEND_EVERY, [1, 0])] {
-            settle(&jobs, &mut stats_buffer, &clients, now);
+            merge_counts(&jobs, &mut stats_buffer, &clients, now);
             assert_eq!(["pod-1", "pod-2"].map(|id| queries(&jobs, id)), expected);
         }
     }

@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use super::prefix::{Prefix, Prefixes};
-use crate::horizon::EffectiveViewId;
+use crate::effective_view::EffectiveViewId;
 use crate::snapshot::Snapshot;
 use crate::wire::name::suffixes;
 
@@ -46,8 +46,8 @@ impl KnownZones {
     /// Collects the zones and static records of a configuration.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         // Shared zones and records are those of the first view, so they are read only there.
-        let all = snapshot.horizon(EffectiveViewId::COMMON);
-        let views = || snapshot.horizons().skip(1).map(|id| snapshot.horizon(id));
+        let all = snapshot.effective_view(EffectiveViewId::COMMON);
+        let views = || snapshot.effective_views().skip(1).map(|id| snapshot.effective_view(id));
         let zones = all.router.ways().chain(views().flat_map(|view| view.router.own_ways())).map(|(zone, _)| zone);
         let names = all.record_names().chain(views().flat_map(|view| view.own_record_names()));
         Self { generation: Some(snapshot.generation), ..Self::new(zones, names) }

@@ -83,17 +83,17 @@ impl Jobs {
     /// Merges one handed-over buffer into the accounts. Returns whether there was one. Called by the control thread.
     ///
     /// Addresses are attributed to the pods, and to the clients of the configuration under which the buffer was filled.
-    pub fn settle_next(&self, clients: &Clients) -> bool {
+    pub fn merge_next(&self, clients: &Clients) -> bool {
         let Some(buffer) = self.handoff.take() else { return false };
-        self.lock().settle(&buffer, &clients.tables(buffer.clients()));
+        self.lock().merge_counts(&buffer, &clients.tables(buffer.clients()));
         self.handoff.put_back(buffer);
         true
     }
 
     /// Merges all handed-over buffers and does the maintenance that is due. `fixed` are the clients of the
     /// configuration in force. Called by the control thread.
-    pub fn settle(&self, clients: &Clients, fixed: &StaticClients, now: Millis) {
-        while self.settle_next(clients) {}
+    pub fn merge_counts(&self, clients: &Clients, fixed: &StaticClients, now: Millis) {
+        while self.merge_next(clients) {}
         self.run_maintenance(&clients.tables(fixed), now);
     }
 

@@ -88,25 +88,25 @@ impl Projects {
     /// Adds the increase of an account to the metrics. Failures are added after a delay; with `last`, at once.
     pub(super) fn tell(&mut self, account: &mut ClientStats, now: Millis, last: bool) {
         let (queries, failed) = (account.count(|_| true), account.failed());
-        let told = &mut account.told;
-        let new = queries.saturating_sub(told.queries);
-        told.queries = queries;
+        let reported = &mut account.reported;
+        let new = queries.saturating_sub(reported.queries);
+        reported.queries = queries;
         // A failure may be recognized as a search-list query a little later, and a counter must not decrease.
-        let sure = match told.waiting {
+        let sure = match reported.waiting {
             _ if last => failed,
             Some((seen, since)) if now >= since + PATIENCE => {
-                told.waiting = None;
+                reported.waiting = None;
                 seen.min(failed)
             }
-            _ => told.failed,
+            _ => reported.failed,
         };
-        let failures = sure.saturating_sub(told.failed);
-        told.failed += failures;
-        if told.waiting.is_none() && failed > told.failed {
-            told.waiting = Some((failed, now));
+        let failures = sure.saturating_sub(reported.failed);
+        reported.failed += failures;
+        if reported.waiting.is_none() && failed > reported.failed {
+            reported.waiting = Some((failed, now));
         }
-        told.due = told.waiting.is_some();
-        let series = match &told.whose {
+        reported.due = reported.waiting.is_some();
+        let series = match &reported.whose {
             None => &self.unknown,
             Some(whose) => self.series(whose, new, now),
         };
@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    fn told(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
+    fn reported(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
         counts.iter().map(|(project, count)| ((*project).to_owned(), *count)).collect()
     }
 
@@ -262,24 +262,24 @@ mod tests {
         for (project, queries) in [("a", 100), ("b", 10), ("c", 50), ("a", 1)] {
             scene.ask(project, queries);
         }
-        assert_eq!(scene.counts(), told(&[("a", 101), ("b", 10), ("other", 50)]));
+        assert_eq!(scene.counts(), reported(&[("a", 101), ("b", 10), ("other", 50)]));
         scene.round();
         // 25 against 5: c takes over from b, and begins at zero.
         scene.ask("b", 3);
         scene.ask("c", 7);
-        assert_eq!(scene.counts(), told(&[("a", 101), ("c", 7), ("other", 53)]));
+        assert_eq!(scene.counts(), reported(&[("a", 101), ("c", 7), ("other", 53)]));
         // A weight that is not twice as large does not suffice: a has 25 after another round, d 49 at most.
         scene.ask("d", 98);
         scene.ask("c", 200);
         scene.round();
-        assert_eq!(scene.counts(), told(&[("a", 101), ("c", 207), ("other", 151)]));
+        assert_eq!(scene.counts(), reported(&[("a", 101), ("c", 207), ("other", 151)]));
     }
 
     #[test]
     fn a_name_that_steers_a_terminal_does_so_in_no_label() {
         let mut scene = Scene::new(2);
         scene.ask("a\u{1b}[2J\u{202e}b", 7);
-        assert_eq!(scene.counts(), told(&[("a\u{fffd}[2J\u{fffd}b", 7), ("other", 0)]));
+        assert_eq!(scene.counts(), reported(&[("a\u{fffd}[2J\u{fffd}b", 7), ("other", 0)]));
     }
 
     #[test]
@@ -314,6 +314,6 @@ mod tests {
         scene.ask("newcomer", 2);
         assert_eq!(scene.projects.others[&whose("newcomer")].weight, 202);
         scene.round();
-        assert_eq!(scene.counts(), told(&[("a", 100), ("other", 200 * MOST_OTHERS as u64 + 2)]));
+        assert_eq!(scene.counts(), reported(&[("a", 100), ("other", 200 * MOST_OTHERS as u64 + 2)]));
     }
 }

@@ -17,7 +17,7 @@ const SERVICES: &[u8] = b"\x03svc\x07cluster\x05local\x00";
 /// If the namespace is unknown, any namespace of the default cluster domain may be the client's. The prefix must then
 /// have three labels or more, which no service and no pod's hostname has. SRV names may have more labels: names that
 /// begin with an underscore are not judged by their number of labels.
-pub(crate) fn meant(
+pub(crate) fn search_targets(
     name: &Prefixes<'_>,
     namespace: Option<&str>,
     mut tried: impl FnMut(u64) -> bool,
@@ -64,10 +64,10 @@ mod tests {
     fn search_lists_are_seen_through() {
         let known =
             ["registry.example.com", "redis", "redis.example.com"].map(|name| Prefixes::of(&wire(name)).whole());
-        let meant = |name: &str, namespace| {
+        let search_targets = |name: &str, namespace| {
             let name = wire(name);
             let name = Prefixes::of(&name);
-            meant(&name, namespace, |hash| known.contains(&hash)).map(|prefix| name.front(prefix))
+            search_targets(&name, namespace, |hash| known.contains(&hash)).map(|prefix| name.front(prefix))
         };
         for (name, expected) in [
             ("registry.example.com.ci.svc.cluster.local", Some("registry.example.com")),
@@ -82,7 +82,7 @@ mod tests {
             ("web.shop.svc.cluster.local", None),
             ("example.com", None),
         ] {
-            assert_eq!(meant(name, Some("ci")), expected.map(wire), "{name}");
+            assert_eq!(search_targets(name, Some("ci")), expected.map(wire), "{name}");
         }
         // The namespace is unknown.
         for (name, expected) in [
@@ -94,7 +94,7 @@ mod tests {
             ("_pg._tcp.db.ci.svc.cluster.local", None),
             ("www.api.prod.eu.svc.corp.example", None),
         ] {
-            assert_eq!(meant(name, None), expected.map(wire), "{name}");
+            assert_eq!(search_targets(name, None), expected.map(wire), "{name}");
         }
     }
 }

@@ -147,10 +147,10 @@ async fn over_tcp(server: SocketAddr, query: &Message, wire: &[u8]) -> io::Resul
     let mut stream = TcpStream::connect(server).await?;
     let length = wire.len() as u16; // one question and an OPT record: a few hundred bytes at most
     stream.write_all(&[&length.to_be_bytes()[..], wire].concat()).await?;
-    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut reply).await?;
-    let message = matching(&reply, query).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((message, reply))
+    let mut response = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut response).await?;
+    let message = matching(&response, query).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((message, response))
 }
 
 fn matching(wire: &[u8], query: &Message) -> Option<Message> {

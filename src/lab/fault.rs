@@ -14,7 +14,7 @@ use crate::wire::{ADVERTISED_SIZE, HEADER, Rcode, flag, rcode, rtype};
 pub struct Behaviour {
     pub(super) tcp: Tcp,
     pub(super) ignores_opt: bool,
-    reply: ScriptedResponse,
+    response: ScriptedResponse,
     then_honest: bool,
     without_question: bool,
     without_opt: bool,
@@ -213,11 +213,11 @@ impl Behaviour {
         self
     }
 
-    fn of(reply: ScriptedResponse) -> Self {
+    fn of(response: ScriptedResponse) -> Self {
         Self {
             tcp: Tcp::Serve,
             ignores_opt: false,
-            reply,
+            response,
             then_honest: false,
             without_question: false,
             without_opt: false,
@@ -238,7 +238,7 @@ impl Behaviour {
         let after = self.latency.unwrap_or(own) * self.times;
         let fair = self.only_over.is_some_and(|only| only != seen.transport)
             || (self.only_with_opt && seen.edns.is_none())
-            || matches!(self.reply, ScriptedResponse::Honest);
+            || matches!(self.response, ScriptedResponse::Honest);
         let mut wires = Vec::new();
         if !fair {
             wires.extend(self.made_up(seen, honest.as_deref()));
@@ -256,14 +256,14 @@ impl Behaviour {
     /// Returns the response that this behaviour generates, and whether it comes from another port.
     fn made_up(&self, seen: &Seen, honest: Option<&[u8]>) -> Option<(bool, Vec<u8>)> {
         let mut other_port = false;
-        let mut wire = match &self.reply {
+        let mut wire = match &self.response {
             ScriptedResponse::Silence => return None,
             ScriptedResponse::Rcode(rcode) => return Some((false, self.bare(seen, *rcode, 0))),
             ScriptedResponse::Truncated => return Some((false, self.bare(seen, rcode::NOERROR, flag::TC))),
             ScriptedResponse::Bytes(wire) => return Some((false, wire.clone())),
             ScriptedResponse::Honest | ScriptedResponse::Forged(_) | ScriptedResponse::FoldedCase | ScriptedResponse::Edited(_) => honest?.to_vec(),
         };
-        match &self.reply {
+        match &self.response {
             ScriptedResponse::Forged(Forgery::WrongId) => wire[1] ^= 1,
             ScriptedResponse::Forged(Forgery::WrongQuestion) => another_question(&mut wire, seen),
             ScriptedResponse::Forged(Forgery::OtherPort) => other_port = true,

@@ -29,8 +29,8 @@ impl Front {
     /// [`FrontError`] distinguishes an invalid configuration from a failed start.
     pub(crate) async fn start(text: &str) -> Result<Self, FrontError> {
         let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let config = parse(text, &local).map_err(|mistakes| {
-            FrontError::Config(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        let config = parse(text, &local).map_err(|diagnostics| {
+            FrontError::Config(diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
         // Starting and stopping block, and the upstreams may run in the current thread.
         let started = spawn_blocking(move || app::start(config)).await;

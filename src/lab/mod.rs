@@ -211,8 +211,8 @@ mod tests {
             for server in network.group(horizon.group) {
                 for (name, qtype) in horizon.examples {
                     let question = LabQuery::new(name, qtype).unwrap();
-                    let reply = ask(server.upstream.address(), &question).await.unwrap();
-                    assert!(!reply.message.answers.is_empty(), "{name} from {}", server.name);
+                    let response = ask(server.upstream.address(), &question).await.unwrap();
+                    assert!(!response.message.answers.is_empty(), "{name} from {}", server.name);
                 }
             }
         }

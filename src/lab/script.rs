@@ -83,7 +83,7 @@ impl Script {
             // A response must not be answered: two servers could keep each other busy.
             _ if seen.flags & flag::QR != 0 || wire.len() < crate::wire::HEADER => None,
             None => Some(bare(&seen, rcode::FORMERR, 0, &[], false, None)),
-            Some(query) => zone.reply(&seen, &query, with_opt).to_vec().ok(),
+            Some(query) => zone.response(&seen, &query, with_opt).to_vec().ok(),
         };
         let size = seen.edns.as_ref().filter(|_| with_opt).map_or(PLAIN_SIZE, |edns| edns.size.max(PLAIN_SIZE));
         let honest = honest.map(|whole| match transport {

@@ -69,7 +69,7 @@ async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: Socket
     let mut answered = 0;
     loop {
         let mode = script.behaviour().tcp;
-        if matches!(mode, Tcp::CloseAfter(replies) if answered >= replies) {
+        if matches!(mode, Tcp::CloseAfter(responses) if answered >= responses) {
             break;
         }
         let wait = if gathered.is_empty() { Duration::MAX } else { GATHER };
@@ -89,7 +89,7 @@ async fn serve_connection(script: Arc<Script>, stream: TcpStream, client: Socket
         // The mode may have changed while the query was in transit.
         match script.behaviour().tcp {
             Tcp::Silent => {}
-            Tcp::StallAfter(replies) if answered > replies => {}
+            Tcp::StallAfter(responses) if answered > responses => {}
             Tcp::Reversed(count) => {
                 gathered.extend(sends);
                 if gathered.len() >= count {

@@ -85,38 +85,38 @@ impl<W: Write> Tour<'_, W> {
             ("registry.example.com", "AAAA", "2001:db8::10", "public"),
             ("pypi.example.org", "A", "198.51.100.7", "public"),
         ] {
-            self.ask(name, qtype, |reply, asked| holds(reply, data).and(groups(asked, &[group]))).await?;
+            self.ask(name, qtype, |response, asked| holds(response, data).and(groups(asked, &[group]))).await?;
         }
         self.title("A public name has a CNAME into the private zone: each part is asked of its own upstream")?;
         let mirror = "registry-mirror.example.com";
-        self.ask(mirror, "A", |reply, asked| holds(reply, "10.0.3.7").and(groups(asked, &["public", "vpc"]))).await?;
+        self.ask(mirror, "A", |response, asked| holds(response, "10.0.3.7").and(groups(asked, &["public", "vpc"]))).await?;
         self.title("A public name must not point at a private address")?;
-        self.ask("rebind.example.com", "A", |reply, asked| {
-            let leaked = reply.data().iter().any(|data| data == "10.0.3.7");
+        self.ask("rebind.example.com", "A", |response, asked| {
+            let leaked = response.data().iter().any(|data| data == "10.0.3.7");
             check(!leaked, "a private address came through").and(groups(asked, &["public"]))
         })
         .await?;
         self.title("A static record, answered by nodens itself")?;
         let (name, address) = STATIC_RECORD;
-        self.ask(name, "A", |reply, asked| holds(reply, &address.to_string()).and(groups(asked, &[]))).await
+        self.ask(name, "A", |response, asked| holds(response, &address.to_string()).and(groups(asked, &[]))).await
     }
 
     async fn cache(&mut self) -> io::Result<()> {
         self.title("A cached name is not asked again, in any letter case")?;
         for name in ["pypi.example.org", "PyPI.Example.ORG"] {
-            self.ask(name, "A", |reply, asked| holds(reply, "198.51.100.7").and(groups(asked, &[]))).await?;
+            self.ask(name, "A", |response, asked| holds(response, "198.51.100.7").and(groups(asked, &[]))).await?;
         }
         self.title("A name that does not exist: NXDOMAIN, cached")?;
         for expected in [&["public"][..], &[]] {
-            self.ask("no-such-name.example.com", "A", |reply, asked| {
-                check(reply.rcode() == ResponseCode::NXDomain, "not NXDOMAIN").and(groups(asked, expected))
+            self.ask("no-such-name.example.com", "A", |response, asked| {
+                check(response.rcode() == ResponseCode::NXDomain, "not NXDOMAIN").and(groups(asked, expected))
             })
             .await?;
         }
         self.title("A name without this type: NODATA, cached")?;
         for expected in [&["public"][..], &[]] {
-            self.ask("www.example.com", "AAAA", |reply, asked| {
-                let no_data = reply.rcode() == ResponseCode::NoError && reply.message.answers.is_empty();
+            self.ask("www.example.com", "AAAA", |response, asked| {
+                let no_data = response.rcode() == ResponseCode::NoError && response.message.answers.is_empty();
                 check(no_data, "not an empty answer").and(groups(asked, expected))
             })
             .await?;
@@ -127,15 +127,15 @@ impl<W: Write> Tour<'_, W> {
     async fn transports(&mut self) -> io::Result<()> {
         self.title("TCP, and an answer too large for UDP: fetched over TCP")?;
         let question = question("www.example.com", "A")?.over_tcp();
-        let whole = |reply: &LabResponse, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
+        let whole = |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
         self.show("www.example.com A, over TCP", question, whole).await?;
         let name = "mirrors.example.org";
         let question = self::question(name, "AAAA")?.over_tcp();
         let upstreams: Vec<_> = self.network.group("public").map(|server| &server.upstream).collect();
-        self.show("mirrors.example.org AAAA, over TCP", question, |reply, asked| {
+        self.show("mirrors.example.org AAAA, over TCP", question, |response, asked| {
             let seen = upstreams.iter().flat_map(|upstream| upstream.seen());
             let over_tcp = seen.filter(|seen| seen.is_named(name)).any(|seen| seen.transport == Transport::Tcp);
-            check(reply.message.answers.len() == 60, "not all 60 records")
+            check(response.message.answers.len() == 60, "not all 60 records")
                 .and(check(over_tcp, "no upstream was asked over TCP"))
                 .and(groups(asked, &["public"]))
         })
@@ -147,10 +147,10 @@ impl<W: Write> Tour<'_, W> {
         self.set("vpc-1", Behaviour::silent());
         for _ in 0..5 {
             let name = self.fresh_name();
-            self.ask(&name, "A", |reply, asked| {
-                holds(reply, "10.0.7.1")
+            self.ask(&name, "A", |response, asked| {
+                holds(response, "10.0.7.1")
                     .and(check(asked.contains(&"vpc-2"), "vpc-2 was not asked"))
-                    .and(check(reply.took < FAILOVER_LIMIT, "too slow"))
+                    .and(check(response.took < FAILOVER_LIMIT, "too slow"))
             })
             .await?;
         }
@@ -161,14 +161,14 @@ impl<W: Write> Tour<'_, W> {
 
     async fn a_dead_group(&mut self) -> io::Result<()> {
         self.title("vpc-1 and vpc-2 go silent: a cached answer is served stale, past its TTL of one second")?;
-        let fresh = |reply: &LabResponse, _: &[&str]| holds(reply, "10.0.5.4");
+        let fresh = |response: &LabResponse, _: &[&str]| holds(response, "10.0.5.4");
         self.ask("db.corp.example", "A", fresh).await?;
         self.set("vpc-1", Behaviour::silent());
         self.set("vpc-2", Behaviour::silent());
         sleep(STALE_AFTER).await;
-        self.ask("db.corp.example", "A", |reply, _| {
-            let told = reply.extended_error() == Some(ede::STALE);
-            holds(reply, "10.0.5.4").and(check(told, "no extended error 3, stale answer"))
+        self.ask("db.corp.example", "A", |response, _| {
+            let told = response.extended_error() == Some(ede::STALE);
+            holds(response, "10.0.5.4").and(check(told, "no extended error 3, stale answer"))
         })
         .await?;
         self.title("Both are back")?;
@@ -198,12 +198,12 @@ impl<W: Write> Tour<'_, W> {
         loop {
             let name = self.fresh_name();
             let sent = Instant::now();
-            let reply = ask(self.nodens, &question(&name, "A")?).await;
-            let asked = self.asked(sent, &name, reply.as_ref().ok());
-            let good = reply.as_ref().is_ok_and(|reply| holds(reply, "10.0.7.1").is_ok()) && done(&asked);
+            let response = ask(self.nodens, &question(&name, "A")?).await;
+            let asked = self.asked(sent, &name, response.as_ref().ok());
+            let good = response.as_ref().is_ok_and(|response| holds(response, "10.0.7.1").is_ok()) && done(&asked);
             let after = start.elapsed();
             if good || after > RECOVERY_LIMIT {
-                let answer = reply.map_or_else(|error| error.to_string(), |reply| reply.summary());
+                let answer = response.map_or_else(|error| error.to_string(), |response| response.summary());
                 let verdict = check(good, &format!("still not {what}"));
                 let time = format!("after {}", milliseconds(after));
                 return self.line(&format!("{name} A"), &answer, &asked.join(", "), &time, &verdict);
@@ -226,11 +226,11 @@ impl<W: Write> Tour<'_, W> {
         let name = label.split(' ').next().unwrap_or_default();
         let sent = Instant::now();
         match ask(self.nodens, &question).await {
-            Ok(reply) => {
-                let asked = self.asked(sent, name, Some(&reply));
-                let verdict = judge(&reply, &asked);
+            Ok(response) => {
+                let asked = self.asked(sent, name, Some(&response));
+                let verdict = judge(&response, &asked);
                 let from = if asked.is_empty() { "none".to_owned() } else { asked.join(", ") };
-                self.line(label, &reply.summary(), &from, &milliseconds(reply.took), &verdict)
+                self.line(label, &response.summary(), &from, &milliseconds(response.took), &verdict)
             }
             Err(error) => {
                 let asked = self.asked(sent, name, None).join(", ");
@@ -241,8 +241,8 @@ impl<W: Write> Tour<'_, W> {
     }
 
     /// Returns the servers that have received a query for `name`, or for a CNAME target in its response, since `sent`.
-    fn asked(&self, sent: Instant, name: &str, reply: Option<&LabResponse>) -> Vec<&'static str> {
-        let answers = reply.map(|reply| reply.message.answers.as_slice()).unwrap_or_default();
+    fn asked(&self, sent: Instant, name: &str, response: Option<&LabResponse>) -> Vec<&'static str> {
+        let answers = response.map(|response| response.message.answers.as_slice()).unwrap_or_default();
         let targets = answers.iter().filter_map(|record| match &record.data {
             RData::CNAME(target) => Some(target.0.to_ascii()),
             _ => None,
@@ -299,8 +299,8 @@ fn check(good: bool, reason: &str) -> StepResult {
 }
 
 /// Checks that one record of the answer section has `data`.
-fn holds(reply: &LabResponse, data: &str) -> StepResult {
-    check(reply.data().iter().any(|have| have == data), &format!("expected {data}"))
+fn holds(response: &LabResponse, data: &str) -> StepResult {
+    check(response.data().iter().any(|have| have == data), &format!("expected {data}"))
 }
 
 /// Checks that exactly these groups were asked: one or more servers of each, and no others.
@@ -327,7 +327,7 @@ mod tests {
         let mut out = Vec::new();
         let score = Score { steps: 0, failed: 0 };
         let mut tour = Tour { network: &network, nodens, out: &mut out, score, fresh: 0 };
-        let judge = |reply: &LabResponse, asked: &[&str]| holds(reply, "192.0.2.80").and(groups(asked, &["public"]));
+        let judge = |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
         tour.ask("www.example.com", "A", judge).await.unwrap();
         tour.ask("www.example.com", "A", |_, asked| groups(asked, &[])).await.unwrap();
         tour.ask("www.example.com", "AAAA", judge).await.unwrap();

@@ -193,8 +193,8 @@ async fn send_udp(socket: &UdpSocket, client: SocketAddr, sends: &[Outgoing]) {
 }
 
 fn check(zone: &LabZone) -> io::Result<()> {
-    match zone.mistakes() {
+    match zone.diagnostics() {
         [] => Ok(()),
-        mistakes => Err(io::Error::new(io::ErrorKind::InvalidInput, mistakes.join("; "))),
+        diagnostics => Err(io::Error::new(io::ErrorKind::InvalidInput, diagnostics.join("; "))),
     }
 }

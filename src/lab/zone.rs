@@ -42,7 +42,7 @@ pub struct LabZone {
     authentic: bool,
     signed: bool,
     computed: bool,
-    mistakes: Vec<String>,
+    diagnostics: Vec<String>,
 }
 
 /// Returns the address of a name in a zone with [`LabZone::addresses_from_names`]: in 198.18.0.0/15, which is reserved for
@@ -78,7 +78,7 @@ impl LabZone {
     pub fn record(mut self, line: &str) -> Self {
         match parse_line(line) {
             Ok(records) => records.into_iter().for_each(|record| self.insert(record)),
-            Err(mistake) => self.mistakes.push(format!("{line:?}: {mistake}")),
+            Err(diagnostic) => self.diagnostics.push(format!("{line:?}: {diagnostic}")),
         }
         self
     }
@@ -155,33 +155,33 @@ impl LabZone {
     }
 
     /// Returns the mistakes that were made while the zone was built.
-    pub fn mistakes(&self) -> &[String] {
-        &self.mistakes
+    pub fn diagnostics(&self) -> &[String] {
+        &self.diagnostics
     }
 
     /// Returns the response to a query, complete whatever its size; if `with_opt` is false, ignores the query's OPT record.
-    pub(super) fn reply(&self, seen: &Seen, query: &Message, with_opt: bool) -> Message {
-        let mut reply = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
-        reply.metadata.recursion_desired = query.metadata.recursion_desired;
-        reply.metadata.checking_disabled = query.metadata.checking_disabled;
-        reply.metadata.recursion_available = true;
+    pub(super) fn response(&self, seen: &Seen, query: &Message, with_opt: bool) -> Message {
+        let mut response = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
+        response.metadata.recursion_desired = query.metadata.recursion_desired;
+        response.metadata.checking_disabled = query.metadata.checking_disabled;
+        response.metadata.recursion_available = true;
         let asked_edns = query.edns.as_ref().filter(|_| with_opt);
         let dnssec_ok = asked_edns.is_some_and(|edns| edns.flags().dnssec_ok);
         let mut error = None;
         match query.queries.as_slice() {
-            _ if query.metadata.op_code != OpCode::Query => reply.metadata.response_code = ResponseCode::NotImp,
+            _ if query.metadata.op_code != OpCode::Query => response.metadata.response_code = ResponseCode::NotImp,
             [question] => {
-                reply.add_query(question.clone());
-                reply.metadata.response_code =
-                    self.answer(question.name(), question.query_type(), question.query_class(), &mut reply);
-                reply.metadata.authentic_data = self.authentic && (dnssec_ok || seen.ad());
+                response.add_query(question.clone());
+                response.metadata.response_code =
+                    self.answer(question.name(), question.query_type(), question.query_class(), &mut response);
+                response.metadata.authentic_data = self.authentic && (dnssec_ok || seen.ad());
                 error = self.errors.get(&LowerName::new(question.name())).or(self.error.as_ref());
             }
-            _ => reply.metadata.response_code = ResponseCode::FormErr,
+            _ => response.metadata.response_code = ResponseCode::FormErr,
         }
         if self.signed && dnssec_ok {
-            sign(&mut reply.answers);
-            sign(&mut reply.authorities);
+            sign(&mut response.answers);
+            sign(&mut response.authorities);
         }
         if asked_edns.is_some() {
             let mut edns = Edns::new();
@@ -189,18 +189,18 @@ impl LabZone {
             if let Some(error) = error {
                 edns.options_mut().insert(EdnsOption::Unknown(ExtendedError::OPTION, error.data()));
             }
-            reply.set_edns(edns);
+            response.set_edns(edns);
         }
-        reply
+        response
     }
 
-    /// Adds the records of an answer to `reply` and returns the response code.
-    fn answer(&self, name: &Name, qtype: RecordType, class: DNSClass, reply: &mut Message) -> ResponseCode {
+    /// Adds the records of an answer to `response` and returns the response code.
+    fn answer(&self, name: &Name, qtype: RecordType, class: DNSClass, response: &mut Message) -> ResponseCode {
         if let Some(&rcode) = self.rcodes.get(&LowerName::new(name)) {
             return rcode;
         }
         if self.denied.contains(&LowerName::new(name)) {
-            reply.authorities.extend(self.soa(name).filter(|_| !self.without_soa).cloned());
+            response.authorities.extend(self.soa(name).filter(|_| !self.without_soa).cloned());
             return ResponseCode::NXDomain;
         }
         let mut owner = name.clone();
@@ -213,14 +213,14 @@ impl LabZone {
             if self.computed && self.node(&owner).is_none() {
                 if class == DNSClass::IN && matches!(qtype, RecordType::A | RecordType::ANY) {
                     let address = RData::A(A(address_of(&owner.to_ascii())));
-                    reply.answers.push(Record::from_rdata(owner, COMPUTED_TTL, address));
+                    response.answers.push(Record::from_rdata(owner, COMPUTED_TTL, address));
                 } else {
-                    reply.authorities.extend(negative);
+                    response.authorities.extend(negative);
                 }
                 return ResponseCode::NoError;
             }
             let Some(records) = self.node(&owner) else {
-                reply.authorities.extend(negative);
+                response.authorities.extend(negative);
                 return ResponseCode::NXDomain;
             };
             let of_class = || records.iter().filter(|record| record.dns_class == class);
@@ -232,16 +232,16 @@ impl LabZone {
             });
             match (wanted.is_empty(), target) {
                 (false, _) => {
-                    reply.answers.extend(wanted);
+                    response.answers.extend(wanted);
                     return ResponseCode::NoError;
                 }
                 (true, Some((cname, target))) => {
-                    reply.answers.push(cname);
+                    response.answers.push(cname);
                     owner = target;
                 }
                 (true, None) if class != DNSClass::IN => return ResponseCode::Refused,
                 (true, None) => {
-                    reply.authorities.extend(negative);
+                    response.authorities.extend(negative);
                     return ResponseCode::NoError;
                 }
             }
@@ -304,7 +304,7 @@ impl LabZone {
     }
 
     fn name(&mut self, text: &str) -> Option<Name> {
-        parse_name(text).map_err(|mistake| self.mistakes.push(format!("{text:?}: {mistake}"))).ok()
+        parse_name(text).map_err(|diagnostic| self.diagnostics.push(format!("{text:?}: {diagnostic}"))).ok()
     }
 }
 

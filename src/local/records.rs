@@ -106,8 +106,8 @@ impl Records {
         let common = || Some(&*self.common).filter(|_| !around.denies(name));
         own.and_then(|own| own.by_name.get(name))
             .or_else(|| common()?.by_name.get(name))
-            .or_else(|| own?.stand_in(name, || self.nearest(name, around)))
-            .or_else(|| common()?.stand_in(name, || self.nearest(name, around)))
+            .or_else(|| own?.wildcard_for(name, || self.nearest(name, around)))
+            .or_else(|| common()?.wildcard_for(name, || self.nearest(name, around)))
     }
 
     /// Returns the label count of the closest zone that a route or a rewrite claims; no wildcard reaches into it (RFC 4592
@@ -189,7 +189,7 @@ impl OriginRecords {
 
     /// Returns the records of the wildcard that covers `name`, which has none of its own. It reaches no name below a closer
     /// zone, which has `nearest` labels.
-    fn stand_in(&self, name: &[u8], nearest: impl Fn() -> usize) -> Option<&Vec<Data>> {
+    fn wildcard_for(&self, name: &[u8], nearest: impl Fn() -> usize) -> Option<&Vec<Data>> {
         if self.wildcards.is_empty() || self.existing.contains(name) {
             return None;
         }

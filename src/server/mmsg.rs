@@ -41,7 +41,7 @@ pub(crate) struct DatagramBatch {
     peers: Box<[Peer]>,
     queries: Box<[[u8; LARGEST_QUERY]]>,
     lengths: [usize; BATCH],
-    replies: Box<[[u8; DatagramBatch::LARGEST_REPLY]]>,
+    response_buffers: Box<[[u8; DatagramBatch::LARGEST_REPLY]]>,
     /// Slot and length of each response that is to be sent.
     outgoing: Vec<(usize, usize)>,
 }
@@ -59,7 +59,7 @@ impl DatagramBatch {
             peers: vec![peer; BATCH].into(),
             queries: vec![[0; LARGEST_QUERY]; BATCH].into(),
             lengths: [0; BATCH],
-            replies: vec![[0; Self::LARGEST_REPLY]; BATCH].into(),
+            response_buffers: vec![[0; Self::LARGEST_REPLY]; BATCH].into(),
             outgoing: Vec::with_capacity(BATCH),
         }
     }
@@ -107,7 +107,7 @@ impl DatagramBatch {
     /// `BATCH`, or if the sender's address family is unknown.
     pub(crate) fn packet(&mut self, at: usize) -> Option<(&[u8], SocketAddr, &mut [u8])> {
         let client = self.peers.get(at)?.address()?;
-        Some((self.queries[at].get(..self.lengths[at])?, client, &mut self.replies[at][..]))
+        Some((self.queries[at].get(..self.lengths[at])?, client, &mut self.response_buffers[at][..]))
     }
 
     /// Returns the sender of datagram `at`, for a deferred response.
@@ -116,7 +116,7 @@ impl DatagramBatch {
     }
 
     /// Queues the response to datagram `at`: `len` bytes in its buffer.
-    pub(crate) fn reply(&mut self, at: usize, len: usize) {
+    pub(crate) fn queue_response(&mut self, at: usize, len: usize) {
         if at < BATCH && len > 0 && self.outgoing.len() < BATCH {
             self.outgoing.push((at, len.min(Self::LARGEST_REPLY)));
         }
@@ -132,9 +132,9 @@ impl DatagramBatch {
     ) -> usize {
         let mut count = 0;
         for (peer, response) in responses.take(BATCH) {
-            let len = render(&response, &mut self.replies[count]).min(Self::LARGEST_REPLY);
+            let len = render(&response, &mut self.response_buffers[count]).min(Self::LARGEST_REPLY);
             if len > 0 {
-                self.vectors[count] = libc::iovec { iov_base: self.replies[count].as_mut_ptr().cast(), iov_len: len };
+                self.vectors[count] = libc::iovec { iov_base: self.response_buffers[count].as_mut_ptr().cast(), iov_len: len };
                 self.peers[count] = peer;
                 self.headers[count].msg_hdr = self.peers[count].header(&mut self.vectors[count]);
                 count += 1;
@@ -147,7 +147,7 @@ impl DatagramBatch {
     /// Sends the queued responses. Returns how many the kernel refused, for example because the address is unreachable.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         for (slot, (at, len)) in self.outgoing.iter().copied().enumerate() {
-            self.vectors[slot] = libc::iovec { iov_base: self.replies[at].as_mut_ptr().cast(), iov_len: len };
+            self.vectors[slot] = libc::iovec { iov_base: self.response_buffers[at].as_mut_ptr().cast(), iov_len: len };
             self.headers[slot].msg_hdr = self.peers[at].header(&mut self.vectors[slot]);
         }
         let count = self.outgoing.len();

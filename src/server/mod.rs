@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::outcome::{self, ParsedQuestion, QueryOutcome, Timing, Explanation};
 use crate::answer::{PendingQuery, Resolved, Resolver, LocalCounters, pruning};
 use crate::fetch;
-use crate::horizon::EffectiveViewId;
+use crate::effective_view::EffectiveViewId;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
@@ -78,7 +78,7 @@ pub(crate) struct WorkerState<U> {
     pub upstreams: Rc<U>,
     pub phase: watch::Receiver<Phase>,
     /// Sends connections to the process that serves, while this one is in standby.
-    pub mover: ConnectionSink,
+    pub connection_sink: ConnectionSink,
     /// Count of the readers of queries in all workers.
     pub readers: Readers,
     tally: RefCell<LocalCounters>,
@@ -101,7 +101,7 @@ impl<U: Ask + 'static> WorkerState<U> {
         resolver: Arc<Resolver>,
         upstreams: Rc<U>,
         phase: watch::Receiver<Phase>,
-        mover: ConnectionSink,
+        connection_sink: ConnectionSink,
         readers: Readers,
     ) -> Rc<Self> {
         let snapshot = resolver.snapshot.load_full();
@@ -114,7 +114,7 @@ impl<U: Ask + 'static> WorkerState<U> {
             resolver,
             upstreams,
             phase,
-            mover,
+            connection_sink,
             readers,
             in_flight: Cell::new(0),
             landed: Notify::new(),
@@ -189,10 +189,10 @@ impl<U: Ask + 'static> WorkerState<U> {
     }
 
     /// Refreshes a popular cache entry, or checks a denial.
-    fn refresh(&self, wanted: PendingQuery) {
-        match pruning::is_denied(&wanted) {
-            true => pruning::check(&self.resolver, &self.upstreams, wanted),
-            false => fetch::refresh(&self.resolver, &self.upstreams, wanted),
+    fn refresh(&self, pending_query: PendingQuery) {
+        match pruning::is_denied(&pending_query) {
+            true => pruning::check(&self.resolver, &self.upstreams, pending_query),
+            false => fetch::refresh(&self.resolver, &self.upstreams, pending_query),
         }
     }
 

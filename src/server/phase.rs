@@ -21,6 +21,6 @@ pub(super) async fn over(mut phase: watch::Receiver<Phase>) -> Phase {
 }
 
 /// Resolves when the server is not in standby; returns its phase.
-pub(super) async fn rested(mut phase: watch::Receiver<Phase>) -> Phase {
+pub(super) async fn left_standby(mut phase: watch::Receiver<Phase>) -> Phase {
     phase.wait_for(|phase| *phase != Phase::Resting).await.map_or(Phase::Stopping, |phase| *phase)
 }

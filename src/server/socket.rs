@@ -93,10 +93,10 @@ pub(crate) fn is_wildcard(socket: &UdpSocket) -> bool {
 }
 
 /// Tests whether an address is free for both transports; returns it with the port that was bound.
-fn claim(wanted: SocketAddr) -> io::Result<SocketAddr> {
-    let claim = open(wanted, Type::DGRAM, false)?;
-    claim.bind(&wanted.into())?;
-    let address = SocketAddr::new(wanted.ip(), UdpSocket::from(claim.try_clone()?).local_addr()?.port());
+fn claim(pending_query: SocketAddr) -> io::Result<SocketAddr> {
+    let claim = open(pending_query, Type::DGRAM, false)?;
+    claim.bind(&pending_query.into())?;
+    let address = SocketAddr::new(pending_query.ip(), UdpSocket::from(claim.try_clone()?).local_addr()?.port());
     claim_tcp(address)?;
     Ok(address)
 }

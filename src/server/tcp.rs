@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::phase::{Phase, over, rested};
+use super::phase::{Phase, over, left_standby};
 use super::readers::Reading;
 use super::socket::SocketBuffers;
 use super::{HandedOverConnection, WorkerState};
@@ -62,7 +62,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
     connections: Arc<Connections>,
 ) -> io::Result<()> {
     loop {
-        if rested(worker.phase.clone()).await == Phase::Stopping {
+        if left_standby(worker.phase.clone()).await == Phase::Stopping {
             return Ok(());
         }
         // Watched only while the server serves.
@@ -276,7 +276,7 @@ impl<U: Ask + 'static> ClientConnection<U> {
         }
         if moves {
             input.truncate(filled);
-            (self.worker.mover)(HandedOverConnection { stream: stream.into_std()?, client: self.client, rest: input });
+            (self.worker.connection_sink)(HandedOverConnection { stream: stream.into_std()?, client: self.client, rest: input });
             return Ok(());
         }
         stream.shutdown().await
@@ -302,13 +302,13 @@ impl<U: Ask + 'static> ClientConnection<U> {
         let snapshot = worker.resolver.snapshot.load();
         worker.follow(&snapshot);
         let (mut tally, mut stats_buffer) = (worker.tally.borrow_mut(), worker.stats_buffer.borrow_mut());
-        let mut turn = worker.resolver.turn(&snapshot, started, &mut tally, &mut stats_buffer);
+        let mut context = worker.resolver.context(&snapshot, started, &mut tally, &mut stats_buffer);
         while taken < TURN
             && self.in_flight < IN_FLIGHT
             && self.out.len() < WRITE_SOON
             && let Some(end) = frame(input, at)
         {
-            self.respond(&mut turn, &input[at + 2..end], done);
+            self.respond(&mut context, &input[at + 2..end], done);
             (at, taken) = (end, taken + 1);
         }
         let more = taken > 0 && self.in_flight < IN_FLIGHT && frame(input, at).is_some();
@@ -374,13 +374,13 @@ impl<U: Ask + 'static> ClientConnection<U> {
         io::ErrorKind::OutOfMemory.into()
     }
 
-    fn respond(&mut self, turn: &mut BatchContext<'_>, packet: &[u8], done: &mpsc::Sender<Resolved>) {
+    fn respond(&mut self, context: &mut BatchContext<'_>, packet: &[u8], done: &mpsc::Sender<Resolved>) {
         let mut scratch = self.worker.scratch.borrow_mut();
-        let len = match self.worker.resolver.respond(turn, packet, self.client, true, &mut scratch) {
+        let len = match self.worker.resolver.respond(context, packet, self.client, true, &mut scratch) {
             Response::Silence => return,
             Response::Reply(len) => len,
-            Response::ReplyAndRefresh(len, wanted) => {
-                self.worker.refresh(*wanted);
+            Response::ReplyAndRefresh(len, pending_query) => {
+                self.worker.refresh(*pending_query);
                 len
             }
             Response::Deferred(deferred) => {
@@ -422,9 +422,9 @@ fn read_rest(stream: &TcpStream, input: &mut Vec<u8>, mut filled: usize) -> usiz
     filled
 }
 
-fn frame(reply: &[u8], out: &mut Vec<u8>) {
-    if !reply.is_empty() {
-        out.extend_from_slice(&(reply.len() as u16).to_be_bytes());
-        out.extend_from_slice(reply);
+fn frame(response: &[u8], out: &mut Vec<u8>) {
+    if !response.is_empty() {
+        out.extend_from_slice(&(response.len() as u16).to_be_bytes());
+        out.extend_from_slice(response);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::mmsg::{BATCH, DatagramBatch, Peer};
-use super::phase::{Phase, over, rested};
+use super::phase::{Phase, over, left_standby};
 use super::socket::is_wildcard;
 use super::{Datagrams, InFlight, WorkerState};
 use crate::answer::{self, Deferred, Resolved, Response};
@@ -45,7 +45,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
     listener.worker.datagrams.borrow_mut().push(datagrams);
     tokio::task::spawn_local(Rc::clone(&listener).send_late());
     loop {
-        if rested(listener.worker.phase.clone()).await == Phase::Stopping {
+        if left_standby(listener.worker.phase.clone()).await == Phase::Stopping {
             return Ok(());
         }
         if listener.read().await? == Phase::Stopping {
@@ -53,7 +53,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
         }
     }
     // Queries that have arrived by now are answered too.
-    while listener.turn().is_ok_and(|count| count > 0) {}
+    while listener.context().is_ok_and(|count| count > 0) {}
     Ok(())
 }
 
@@ -87,7 +87,7 @@ impl<U: Ask + 'static> Datagrams for Listener<U> {
     fn answer_batch(self: Rc<Self>) {
         if self.reads.get() {
             // The task that watches the socket reports its errors.
-            let _ = self.turn();
+            let _ = self.context();
         }
     }
 }
@@ -137,14 +137,14 @@ impl<U: Ask + 'static> Listener<U> {
         let mut taken = 0;
         // A batch that is not full has emptied the socket: reporting that saves the call that would find it empty.
         let _ = socket.try_io(Interest::READABLE, |_| {
-            taken = self.turn()?;
+            taken = self.context()?;
             if taken < BATCH { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         });
         taken
     }
 
     /// Receives and answers one batch. Returns the number of datagrams.
-    fn turn(self: &Rc<Self>) -> io::Result<usize> {
+    fn context(self: &Rc<Self>) -> io::Result<usize> {
         let mut batch = self.batch.borrow_mut();
         let count = batch.receive(self.socket.as_fd(), self.with_destination)?;
         let started = Instant::now();
@@ -154,15 +154,15 @@ impl<U: Ask + 'static> Listener<U> {
         let snapshot = resolver.snapshot.load();
         worker.follow(&snapshot);
         let (mut tally, mut stats_buffer) = (worker.tally.borrow_mut(), worker.stats_buffer.borrow_mut());
-        let mut turn = resolver.turn(&snapshot, started, &mut tally, &mut stats_buffer);
+        let mut context = resolver.context(&snapshot, started, &mut tally, &mut stats_buffer);
         for at in 0..count {
             let Some((packet, client, out)) = batch.packet(at) else { continue };
-            match resolver.respond(&mut turn, packet, client.ip(), false, out) {
+            match resolver.respond(&mut context, packet, client.ip(), false, out) {
                 Response::Silence => {}
-                Response::Reply(len) => batch.reply(at, len),
-                Response::ReplyAndRefresh(len, wanted) => {
-                    batch.reply(at, len);
-                    worker.refresh(*wanted);
+                Response::Reply(len) => batch.queue_response(at, len),
+                Response::ReplyAndRefresh(len, pending_query) => {
+                    batch.queue_response(at, len);
+                    worker.refresh(*pending_query);
                 }
                 Response::Deferred(deferred) => self.defer(&batch, at, deferred),
             }

@@ -64,14 +64,14 @@ pub(crate) type Code = u8;
 pub(crate) fn run() -> io::Result<Code> {
     let signals = signals()?;
     let mut held = HeldState::default();
-    let (mut replaces, mut streak, mut reload) = (Replaces::default(), 0_u32, false);
+    let (mut replaces, mut failures_in_row, mut reload) = (Replaces::default(), 0_u32, false);
     loop {
         let mut worker = match WorkerProcess::start(&replaces, &held) {
             Ok(worker) => worker,
             // Processes, memory or descriptors become available again; closed sockets would be lost.
             Err(error) if held.serves => {
-                streak = streak.saturating_add(1);
-                let pause = pause(streak);
+                failures_in_row = failures_in_row.saturating_add(1);
+                let pause = pause(failures_in_row);
                 tracing::error!(%error, pause_ms = pause.as_millis() as u64, "cannot start a worker; retrying");
                 match wait(&signals, pause)? {
                     PauseEnd::Told => return Ok(0),
@@ -93,8 +93,8 @@ pub(crate) fn run() -> io::Result<Code> {
             None if ended.told || !held.serves => return Ok(1),
             _ => {}
         }
-        streak = if ended.served.is_some_and(|served| served > LONG) { 0 } else { streak.saturating_add(1) };
-        let pause = pause(streak);
+        failures_in_row = if ended.served.is_some_and(|served| served > LONG) { 0 } else { failures_in_row.saturating_add(1) };
+        let pause = pause(failures_in_row);
         let from_file = ended.served.is_none() && !replaces.from_file;
         replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock(), from_file };
         let (restarts, pause_ms, how) = (replaces.restarts, pause.as_millis() as u64, &replaces.ended);
@@ -248,11 +248,11 @@ impl WorkerProcess {
     }
 }
 
-/// Returns the pause before the next worker after `streak` deaths in a row of workers that hardly served.
-fn pause(streak: u32) -> Duration {
-    match streak {
+/// Returns the pause before the next worker after `failures_in_row` deaths in a row of workers that hardly served.
+fn pause(failures_in_row: u32) -> Duration {
+    match failures_in_row {
         0 | 1 => Duration::ZERO,
-        _ => FIRST_PAUSE.saturating_mul(1 << (streak - 2).min(16)).min(LONGEST_PAUSE),
+        _ => FIRST_PAUSE.saturating_mul(1 << (failures_in_row - 2).min(16)).min(LONGEST_PAUSE),
     }
 }
 
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_first_death_costs_no_time_and_a_loop_ever_more() {
-        let millis: Vec<_> = (0..12).map(|streak| pause(streak).as_millis()).collect();
+        let millis: Vec<_> = (0..12).map(|failures_in_row| pause(failures_in_row).as_millis()).collect();
         assert_eq!(millis, [0, 0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000, 10_000]);
         assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
     }

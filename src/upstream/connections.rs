@@ -45,7 +45,7 @@ pub struct UpstreamConnections {
 pub(super) struct ServerConnections {
     /// Keeps the server alive, and with it its address, which is the key in the table.
     server: Arc<Server>,
-    ways: ServerTransports,
+    transports: ServerTransports,
 }
 
 /// Transports of a server. A server with TLS has no clear-text transport, whatever an attempt requests.
@@ -75,7 +75,7 @@ impl UpstreamConnections {
         links.retain(|_, link| is_configured(&link.server));
         for link in links.values() {
             // Idle connections close by themselves.
-            if let ServerTransports::Clear { udp, .. } = &link.ways {
+            if let ServerTransports::Clear { udp, .. } = &link.transports {
                 udp.close_idle(now);
             }
         }
@@ -92,13 +92,13 @@ impl UpstreamConnections {
 impl ServerConnections {
     fn new(server: Arc<Server>, open: &Rc<OpenSockets>) -> Self {
         let connection = TcpLink::new(Arc::clone(&server), Rc::clone(open));
-        let ways = match server.tls_host {
+        let transports = match server.tls_host {
             Some(_) => ServerTransports::Tls(connection),
             None => {
                 ServerTransports::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection }
             }
         };
-        Self { server, ways }
+        Self { server, transports }
     }
 
     /// Sends one attempt. Its outcome, a failure to send included, goes to the `race_events` of `context`.
@@ -112,7 +112,7 @@ impl ServerConnections {
         let sent = OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
-        let result = match (&self.ways, attempt.transport) {
+        let result = match (&self.transports, attempt.transport) {
             (ServerTransports::Clear { udp, .. }, Transport::Udp) => udp.send(sent, context),
             (ServerTransports::Clear { tcp, .. }, _) => tcp.send(sent, context),
             (ServerTransports::Tls(connection), _) => connection.send(sent, context),
@@ -185,7 +185,7 @@ impl Ask for UpstreamConnections {
                     if let Ok((number, event)) = timeout_at(until, run.race_events.next()).await {
                         run.take(number, event);
                     } else if looks {
-                        run.look_for_life(Instant::now());
+                        run.check_for_life(Instant::now());
                     }
                     // A race that is won needs no current time.
                     if run.answer.is_none() {
@@ -298,7 +298,7 @@ impl Run {
     }
 
     /// Releases the last attempt at servers that have responded to other queries since their latest attempt.
-    fn look_for_life(&mut self, now: Instant) {
+    fn check_for_life(&mut self, now: Instant) {
         let alive = |(at, sent): (usize, Instant)| {
             self.servers.get(at).filter(|server| server.has_answered_since(sent)).map(|_| at)
         };

@@ -173,7 +173,7 @@ impl Health {
     }
 
     /// Records a response after `latency`, to a client's query or to a `probe`.
-    pub fn replied(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<HealthChange> {
+    pub fn responded(&mut self, now: Instant, latency: Duration, probe: bool) -> Option<HealthChange> {
         (self.streak, self.agreed) = (0, false);
         if let Some(losing) = self.losing.as_mut() {
             losing.answered = losing.sent.min(losing.answered + u32::from(probe));
@@ -289,8 +289,8 @@ impl Health {
             }
             // Leaves time for the response, however far away the server is: the next probe would end the run of
             // responses.
-            let reply = self.smoothed.map_or(FIRST_PROBE, |mean| (mean * 3).clamp(FIRST_PROBE, LONGEST_PROBE));
-            let wait = if ejected.given == 0 { ejected.wait } else { reply };
+            let response = self.smoothed.map_or(FIRST_PROBE, |mean| (mean * 3).clamp(FIRST_PROBE, LONGEST_PROBE));
+            let wait = if ejected.given == 0 { ejected.wait } else { response };
             ejected.next_probe = now + jittered(wait, jitter);
             return true;
         }
@@ -438,7 +438,7 @@ mod tests {
         let start = Instant::now();
         let mut health = Health::new();
         assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(0)), None);
-        assert_eq!(health.replied(start, MS, false), None);
+        assert_eq!(health.responded(start, MS, false), None);
         for name in 1..=u64::from(EJECT_AFTER) {
             assert!(health.takes_queries());
             assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(name)), None);
@@ -456,7 +456,7 @@ mod tests {
             assert!(health.probe_due(next, 0.5, false, false));
             now = next;
         }
-        assert_eq!(health.replied(now, MS, true), Some(HealthChange::Recovered(now - start)));
+        assert_eq!(health.responded(now, MS, true), Some(HealthChange::Recovered(now - start)));
         assert!(health.takes_queries());
     }
 
@@ -471,7 +471,7 @@ mod tests {
         assert!(health.takes_queries() && health.probe_due(start, 0.5, false, false));
         assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(3)), None);
         assert!(health.is_suspect() && health.probe_due(start + FIRST_PROBE, 0.5, false, false));
-        assert_eq!(health.replied(start, MS, true), None);
+        assert_eq!(health.responded(start, MS, true), None);
         assert!(health.takes_queries());
         // While other queries are answered, many failed names make the server suspect, and answered probes clear it.
         for name in 10..40 {
@@ -480,7 +480,7 @@ mod tests {
         assert!(health.is_suspect());
         for number in 1..=CLEARED_BY {
             assert!(health.is_suspect() && health.probe_due(start + number * CONFIRM + FIRST_PROBE, 0.5, false, false));
-            assert_eq!(health.replied(start, MS, true), None);
+            assert_eq!(health.responded(start, MS, true), None);
         }
         assert!(health.takes_queries());
     }
@@ -501,12 +501,12 @@ mod tests {
     fn a_late_reply_was_not_lost() {
         let start = Instant::now();
         let mut health = Health::new();
-        (0..101).for_each(|_| _ = health.replied(start, MS, false));
+        (0..101).for_each(|_| _ = health.responded(start, MS, false));
         // It has become slower; the window follows only after some responses.
         for name in 0..=u64::from(EJECT_LOSING) {
             let late = health.attempt_timeout() + MS;
             assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(name)), None);
-            assert_eq!(health.replied(start, late, false), None);
+            assert_eq!(health.responded(start, late, false), None);
         }
         assert!(!health.is_suspect());
     }
@@ -517,7 +517,7 @@ mod tests {
         let mut health = Health::new();
         // Every second query is lost, so many responses in a row are required.
         for name in 0.. {
-            health.replied(start, latency, false);
+            health.responded(start, latency, false);
             health.failed(start, 0.5, UnansweredAttempt::Query(name));
             if health.is_suspect() {
                 break;
@@ -525,17 +525,17 @@ mod tests {
         }
         health.failed(start, 0.5, UnansweredAttempt::Probe);
         assert!(!health.is_healthy());
-        let mut replies = std::collections::VecDeque::new();
+        let mut responses = std::collections::VecDeque::new();
         for now in (0..3_000).map(|ms| start + MS * ms) {
-            if replies.front() == Some(&now) {
-                replies.pop_front();
-                health.replied(now, latency, true);
+            if responses.front() == Some(&now) {
+                responses.pop_front();
+                health.responded(now, latency, true);
             }
             if health.is_healthy() {
                 return;
             }
             if health.probe_due(now, 1.0, false, false) {
-                replies.push_back(now + latency);
+                responses.push_back(now + latency);
             }
         }
         panic!("it is still down: {health:?}");
@@ -546,12 +546,12 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::new();
         for i in 1..=64 {
-            health.replied(now, MS * i, false);
+            health.responded(now, MS * i, false);
         }
         assert_eq!(health.hedge_after(), MS * 61);
         assert_eq!(health.attempt_timeout(), MS * 183);
         for _ in 0..64 {
-            health.replied(now, MS, false);
+            health.responded(now, MS, false);
         }
         assert_eq!(health.hedge_after(), HEDGE.0);
         assert_eq!(health.attempt_timeout(), ATTEMPT.0);

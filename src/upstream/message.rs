@@ -167,15 +167,15 @@ impl OutgoingQuery {
         }
         let verdict = ResponseSummary { rcode: code, truncated, extended_error: None, fault: None };
         MatchResult::Reply(match ResponseMessage::read(message) {
-            Ok(reply) => {
-                let fault = match reply.is_sound() {
+            Ok(response) => {
+                let fault = match response.is_sound() {
                     false => Some(ResponseFault::Malformed),
-                    true if reply.answers_something_else() => Some(ResponseFault::Malformed),
-                    true if self.wants_recursion() && reply.is_referral() => Some(ResponseFault::Referral),
+                    true if response.answers_something_else() => Some(ResponseFault::Malformed),
+                    true if self.wants_recursion() && response.is_referral() => Some(ResponseFault::Referral),
                     true => None,
                 };
-                let extended_error = first_extended_error(&reply.extended_errors);
-                ResponseSummary { rcode: reply.rcode, extended_error, fault, ..verdict }
+                let extended_error = first_extended_error(&response.extended_errors);
+                ResponseSummary { rcode: response.rcode, extended_error, fault, ..verdict }
             }
             // A truncated message may end anywhere; it only causes an attempt over TCP.
             Err(_) if truncated => verdict,

@@ -144,7 +144,7 @@ pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: 
         let attempt = Attempt { candidate: 0, transport: Transport::Udp, edns: candidate.edns, hedge: false };
         links.to(&server).send(&Question { name, ..question(rtype::A) }, attempt, &context);
         let mut is_folded = false;
-        let replied = async {
+        let responded = async {
             loop {
                 match race_events.next().await.1 {
                     AttemptEvent::Reply(..) => return true,
@@ -154,9 +154,9 @@ pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: 
                 }
             }
         };
-        let replied = timeout(PATIENCE, replied).await.unwrap_or(false);
-        if replied || is_folded {
-            server.case_was_checked(!replied, Instant::now());
+        let responded = timeout(PATIENCE, responded).await.unwrap_or(false);
+        if responded || is_folded {
+            server.case_was_checked(!responded, Instant::now());
         }
     });
 }

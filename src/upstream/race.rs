@@ -106,7 +106,7 @@ pub struct Race {
     attempts: Vec<AttemptState>,
     deadline: Instant,
     /// Attempt to send at once.
-    owed: Option<Attempt>,
+    postponed: Option<Attempt>,
     won: Option<usize>,
     /// The hedge was sent, or refused by the budget and not to be requested again.
     hedged: bool,
@@ -154,7 +154,7 @@ impl Race {
             runners,
             attempts: Vec::with_capacity(2),
             deadline,
-            owed: None,
+            postponed: None,
             won: None,
             hedged: false,
             successor_owed: true,
@@ -173,7 +173,7 @@ impl Race {
         if now >= self.deadline {
             return Step::Lost;
         }
-        if let Some(attempt) = self.owed.take() {
+        if let Some(attempt) = self.postponed.take() {
             return self.send(attempt, now);
         }
         if self.successor_owed
@@ -235,13 +235,13 @@ impl Race {
             AttemptOutcome::Answered => self.won = self.won.or(Some(number)),
             AttemptOutcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | AttemptOutcome::DoubtfulFormerr if attempt.edns => {
                 self.runners[attempt.candidate].candidate.edns = false;
-                self.go_on(Attempt { edns: false, hedge: false, ..attempt }, overdue);
+                self.proceed(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
             AttemptOutcome::Truncated | AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr
                 if attempt.transport == Transport::Udp =>
             {
                 self.runners[attempt.candidate].needs_tcp = true;
-                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
+                self.proceed(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             AttemptOutcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
                 if attempt.transport == Transport::Tcp && !self.runners[attempt.candidate].needs_tcp =>
@@ -249,14 +249,14 @@ impl Race {
                 // TCP was only an alternative: the server has not seen the question.
                 let runner = &mut self.runners[attempt.candidate];
                 runner.tries -= u8::from(!std::mem::replace(&mut runner.has_no_tcp, true));
-                self.owed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
+                self.postponed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
             // It may have been truncated on its way; TCP carries it whole. Tried only if there is no other server.
             AttemptOutcome::Failed(FailureKind::Malformed)
                 if attempt.transport == Transport::Udp && self.runners.len() == 1 =>
             {
                 self.runners[attempt.candidate].needs_tcp = true;
-                self.go_on(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
+                self.proceed(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             outcome => {
                 // An immediate retry would meet the same error of the server or the same lasting fault of this machine.
@@ -270,7 +270,7 @@ impl Race {
 
     /// Schedules the question for the same server with other parameters. Late responses may request this more than once:
     /// an attempt that is in flight already is not repeated, and each transport has at most three attempts.
-    fn go_on(&mut self, next: Attempt, overdue: bool) {
+    fn proceed(&mut self, next: Attempt, overdue: bool) {
         let same = |running: &&AttemptState| {
             (running.attempt.candidate, running.attempt.transport) == (next.candidate, next.transport)
         };
@@ -281,7 +281,7 @@ impl Race {
             return;
         }
         if tries < usize::from(TRIES_PER_SERVER) && all_tries < MOST_TRIES {
-            self.owed = Some(next);
+            self.postponed = Some(next);
         } else {
             self.successor_owed |= !overdue;
         }
@@ -534,12 +534,12 @@ mod tests {
                 let attempts = unanswered(candidates, refuses);
                 for candidate in 0..candidates {
                     let of_it = || attempts.iter().filter(|(_, attempt)| attempt.candidate == candidate);
-                    let ways: Vec<_> = of_it().map(|(_, attempt)| (attempt.transport, attempt.edns)).collect();
+                    let transports: Vec<_> = of_it().map(|(_, attempt)| (attempt.transport, attempt.edns)).collect();
                     let (udp, tcp) = ((Transport::Udp, true), (Transport::Tcp, true));
                     let first = [udp, udp, (Transport::Udp, false), tcp];
                     // A server that takes no connections has not seen the question over TCP.
                     let rest = if refuses { &[udp, udp][..] } else { &[tcp] };
-                    assert_eq!(ways, [&first[..], rest].concat());
+                    assert_eq!(transports, [&first[..], rest].concat());
                 }
                 // An outage that ends after up to 800 ms, and a query that began at any time before.
                 for left in (0..=800).map(|ms| MS * ms) {

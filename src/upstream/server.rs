@@ -104,12 +104,12 @@ impl Server {
     }
 
     /// Records a response at `now`, good or bad, after `latency`, to a client's query or to a `probe`.
-    pub fn replied(&self, now: Instant, latency: Duration, probe: bool) {
+    pub fn responded(&self, now: Instant, latency: Duration, probe: bool) {
         self.metrics.duration.observe(latency.as_secs_f64());
         let (change, smoothed, is_first) = {
             let mut health = self.health();
             let is_first = health.smoothed().is_none();
-            (health.replied(now, latency, probe), health.smoothed(), is_first)
+            (health.responded(now, latency, probe), health.smoothed(), is_first)
         };
         self.metrics.smoothed.set(smoothed.unwrap_or_default().as_secs_f64());
         if is_first {
@@ -355,7 +355,7 @@ impl Server {
     }
 
     /// Marks the server as a forwarding loop: a query that only nodens sends came back to nodens through it.
-    pub fn leads_back(&self) {
+    pub fn loops_back(&self) {
         {
             let mut loops = lock(&self.loops);
             loops.seen = loops.seen.saturating_add(1);
@@ -507,11 +507,11 @@ mod tests {
 
         (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
         assert_eq!((told(), healthy(), server.server_status().state), (vec![EventKind::Ejected], 0, ServerState::Ejected));
-        server.leads_back();
-        server.leads_back();
+        server.loops_back();
+        server.loops_back();
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
         // While the server is a forwarding loop, a response does not make it healthy. Afterwards its other state applies.
-        server.replied(Instant::now(), Duration::from_millis(1), true);
+        server.responded(Instant::now(), Duration::from_millis(1), true);
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
         (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
         server.forgive_loop("");
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::Ejected));
         // It recovered a short time ago, so one response is not enough.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
-        (0..MOST_PROOF).for_each(|n| server.replied(later(n), Duration::ZERO, true));
+        (0..MOST_PROOF).for_each(|n| server.responded(later(n), Duration::ZERO, true));
         assert_eq!((healthy(), server.server_status().state), (1, ServerState::Healthy));
         assert_eq!(told(), [EventKind::Ejected, EventKind::ForwardingLoop, EventKind::ForwardingLoopCleared, EventKind::Recovered]);
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);

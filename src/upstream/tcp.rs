@@ -98,7 +98,7 @@ struct ConnectionState {
     /// Last sign of life while queries wait: the last response, or the first query since.
     alive: Cell<Instant>,
     /// Question of the response that has begun to arrive.
-    coming: RefCell<Option<Box<[u8]>>>,
+    arriving: RefCell<Option<Box<[u8]>>>,
     /// State of all connections to the server.
     line: Rc<ConnectionActivity>,
 }
@@ -145,7 +145,7 @@ impl TcpLink {
     pub(super) fn send(&self, sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let SendContext { number, at, until, connections, .. } = *context;
         self.0.most.set(connections);
-        if context.again && self.0.is_coming(sent.question()) {
+        if context.again && self.0.is_arriving(sent.question()) {
             return Err(FailureKind::Incomplete);
         }
         let client = context.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -165,8 +165,8 @@ impl TcpLink {
 
 impl SharedConnections {
     /// Reports whether the response to this question has begun to arrive.
-    fn is_coming(&self, question: &[u8]) -> bool {
-        self.pool.borrow().iter().any(|pooled| pooled.state.coming.borrow().as_deref() == Some(question))
+    fn is_arriving(&self, question: &[u8]) -> bool {
+        self.pool.borrow().iter().any(|pooled| pooled.state.arriving.borrow().as_deref() == Some(question))
     }
 
     /// Reports whether a response to a query of this client took long within `SLOW_FOR`.
@@ -187,9 +187,9 @@ impl SharedConnections {
         let mut pool = self.pool.borrow_mut();
         pool.retain(|pooled| !pooled.queue.is_closed());
         let stalled = |pooled: &Pooled| pooled.is_stalled(now, patience);
-        let is_coming = |pooled: &Pooled| pooled.state.coming.borrow().is_some();
-        let held_up = pool.iter().filter(|pooled| stalled(pooled) && is_coming(pooled)).count();
-        let best = pool.iter().min_by_key(|pooled| (stalled(pooled), is_coming(pooled), pooled.state.waiting.get()));
+        let is_arriving = |pooled: &Pooled| pooled.state.arriving.borrow().is_some();
+        let held_up = pool.iter().filter(|pooled| stalled(pooled) && is_arriving(pooled)).count();
+        let best = pool.iter().min_by_key(|pooled| (stalled(pooled), is_arriving(pooled), pooled.state.waiting.get()));
         let wants_another = best.is_none_or(|best| stalled(best) || best.state.waiting.get() >= CROWDED);
         let may_open = wants_another && pool.len() < self.most.get() + held_up.min(INSTEAD);
         let place = if may_open { self.open.connection(pool.is_empty()) } else { None };
@@ -204,7 +204,7 @@ impl SharedConnections {
         let Some(place) = place else { return Err(asked) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
         let line = Rc::clone(&self.line);
-        let state = ConnectionState { waiting: Cell::new(0), alive: Cell::new(now), coming: RefCell::default(), line };
+        let state = ConnectionState { waiting: Cell::new(0), alive: Cell::new(now), arriving: RefCell::default(), line };
         let state = Rc::new(state);
         let pooled = Pooled { queue, state: Rc::clone(&state) };
         pooled.take(asked).map_err(mpsc::error::TrySendError::into_inner)?;
@@ -251,16 +251,16 @@ async fn serve(others: Rc<SharedConnections>, mut queue: mpsc::Receiver<Box<TcpQ
             Ok(stream) => stream,
             Err(kind) => {
                 connection.server.noted(kind);
-                connection.fail_those_who_had_their_chance(kind);
+                connection.fail_or_resend(kind);
                 break kind;
             }
         };
         let end = connection.run(&mut stream, &mut queue).await;
-        connection.state.coming.replace(None);
+        connection.state.arriving.replace(None);
         match end {
             // Sends the end of the stream, inside TLS too; runs in the background.
             Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SET_UP, stream.shutdown()).await })),
-            Err(error) => connection.fail_those_who_had_their_chance(FailureKind::of_arrived(&error)),
+            Err(error) => connection.fail_or_resend(FailureKind::of_arrived(&error)),
         }
         if connection.waiting.is_empty() && queue.is_empty() {
             break FailureKind::Network;
@@ -304,7 +304,7 @@ impl TcpConnection {
                 timeout(SET_UP, stream.write_all(&out)).await??;
                 timeout(SET_UP, stream.flush()).await??;
                 out.clear();
-                self.tell_written(&mut unwritten);
+                self.record_written(&mut unwritten);
             }
             let patience = if self.waiting.is_empty() { self.idle } else { SILENCE };
             let until = match part_since {
@@ -342,9 +342,9 @@ impl TcpConnection {
                         _ => Some(now),
                     };
                     (takes_long, alone) = (takes_long && taken == 0, alone && taken == 0);
-                    self.note_coming(&input[..filled]);
+                    self.publish_arriving(&input[..filled]);
                     if takes_long && !alone {
-                        alone = self.let_others_go(&input[..filled]);
+                        alone = self.move_others(&input[..filled]);
                     }
                     // The waiting tasks take these responses before more is read: many large ones may follow.
                     unseen += taken;
@@ -355,11 +355,11 @@ impl TcpConnection {
                 }
                 () = sleep_until(until), if part_since.is_some() && !takes_long => {
                     takes_long = true;
-                    alone = self.let_others_go(&input[..filled]);
+                    alone = self.move_others(&input[..filled]);
                 }
                 () = sleep_until(until) => {
                     if part_since.is_some() {
-                        self.give_up_coming(&input[..filled]);
+                        self.abandon_arriving(&input[..filled]);
                     }
                     return if self.waiting.is_empty() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
                 }
@@ -370,7 +370,7 @@ impl TcpConnection {
     }
 
     /// Starts the time of the queries that were just written.
-    fn tell_written(&mut self, unwritten: &mut Vec<u16>) {
+    fn record_written(&mut self, unwritten: &mut Vec<u16>) {
         let now = Instant::now();
         for id in unwritten.drain(..) {
             if let Some(asked) = self.waiting.get_mut(&id) {
@@ -386,25 +386,25 @@ impl TcpConnection {
     }
 
     /// Publishes the question of the response that has begun to arrive to the senders.
-    fn note_coming(&self, part: &[u8]) {
+    fn publish_arriving(&self, part: &[u8]) {
         let asked = self.asked_for(part).and_then(|id| self.waiting.get(&id));
-        *self.state.coming.borrow_mut() = asked.map(|asked| asked.sent.question().into());
+        *self.state.arriving.borrow_mut() = asked.map(|asked| asked.sent.question().into());
     }
 
     /// Moves the queries behind a response that takes long to another connection. Returns false while the id of the
     /// response has not arrived.
-    fn let_others_go(&mut self, part: &[u8]) -> bool {
-        let Some(coming) = crate::wire::u16_at(part, 2) else { return false };
-        let own = self.waiting.remove(&coming);
+    fn move_others(&mut self, part: &[u8]) -> bool {
+        let Some(arriving) = crate::wire::u16_at(part, 2) else { return false };
+        let own = self.waiting.remove(&arriving);
         if let (Some(asked), Some(shared)) = (&own, self.others.upgrade()) {
             shared.takes_long(asked.client, Instant::now());
         }
-        self.let_all_go();
-        self.waiting.extend(own.map(|asked| (coming, asked)));
+        self.move_all();
+        self.waiting.extend(own.map(|asked| (arriving, asked)));
         true
     }
 
-    fn let_all_go(&mut self) {
+    fn move_all(&mut self) {
         let Some(others) = self.others.upgrade() else { return };
         let now = Instant::now();
         for (_, mut asked) in std::mem::take(&mut self.waiting) {
@@ -421,11 +421,11 @@ impl TcpConnection {
     }
 
     /// Fails the query of the unfinished response, and moves all others to another connection.
-    fn give_up_coming(&mut self, part: &[u8]) {
+    fn abandon_arriving(&mut self, part: &[u8]) {
         if let Some(asked) = self.asked_for(part).and_then(|id| self.waiting.remove(&id)) {
             self.fail(&asked, FailureKind::Incomplete);
         }
-        self.let_all_go();
+        self.move_all();
     }
 
     fn enqueue(&mut self, mut asked: Box<TcpQuery>, out: &mut Vec<u8>) -> u16 {
@@ -433,7 +433,7 @@ impl TcpConnection {
         if self.waiting.len() % SWEEP_EVERY == SWEEP_EVERY - 1 {
             let before = self.waiting.len();
             self.waiting.retain(|_, waiting| waiting.until > asked.at);
-            self.wait_no_more(before - self.waiting.len());
+            self.subtract_waiting(before - self.waiting.len());
         }
         while self.waiting.contains_key(&asked.sent.id()) {
             asked.sent.set_id(rand::random());
@@ -483,15 +483,15 @@ impl TcpConnection {
         }
         self.served = true;
         let Some(asked) = self.waiting.remove(&id) else { return };
-        self.wait_no_more(1);
+        self.subtract_waiting(1);
         let now = Instant::now();
-        self.server.replied(now, now.saturating_duration_since(asked.at), asked.race_events.probe);
+        self.server.responded(now, now.saturating_duration_since(asked.at), asked.race_events.probe);
         asked.race_events.put(asked.number, event);
     }
 
     /// Handles a broken connection. Its queries are sent again if it had brought a response, as some servers close it
     /// after each response (RFC 7766 section 6.2.4); or once, if the connection was open before them and was closed.
-    fn fail_those_who_had_their_chance(&mut self, kind: FailureKind) {
+    fn fail_or_resend(&mut self, kind: FailureKind) {
         let now = Instant::now();
         let served = std::mem::take(&mut self.served);
         for (id, mut asked) in std::mem::take(&mut self.waiting) {
@@ -506,13 +506,13 @@ impl TcpConnection {
     }
 
     /// Subtracts `count` queries that have their outcome or have expired.
-    fn wait_no_more(&self, count: usize) {
+    fn subtract_waiting(&self, count: usize) {
         self.server.metrics.in_flight.sub(count as i64);
         self.state.waiting.set(self.state.waiting.get().saturating_sub(count));
     }
 
     fn fail(&self, asked: &TcpQuery, kind: FailureKind) {
-        self.wait_no_more(1);
+        self.subtract_waiting(1);
         asked.race_events.put(asked.number, AttemptEvent::Failed(kind));
     }
 }

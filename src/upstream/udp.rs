@@ -269,7 +269,7 @@ async fn sweep(ports: Weak<Ports>, server: Arc<Server>) {
 
 /// Reads the responses of a port until it is retired, and up to `LINGER` longer.
 async fn read(port: Rc<UdpPort>, server: Arc<Server>) {
-    let replies = async {
+    let responses = async {
         loop {
             if port.socket.ready(ARRIVALS).await.is_ok() {
                 drain(&port, &server);
@@ -277,7 +277,7 @@ async fn read(port: Rc<UdpPort>, server: Arc<Server>) {
         }
     };
     tokio::select! {
-        () = replies => {}
+        () = responses => {}
         () = async {
             port.retired.notified().await;
             if !port.waiting.borrow().is_empty() {
@@ -335,7 +335,7 @@ fn dispatch(port: &UdpPort, server: &Server, datagram: &[u8], now: Instant) {
     server.metrics.in_flight.dec();
     // A truncated response is no evidence of health: the server has to answer over TCP.
     if is_whole {
-        server.replied(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
+        server.responded(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
     }
     waiting.tell(event);
 }

@@ -97,8 +97,8 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
         };
         // While upstreams are slow, the remaining questions wait here.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (wanted, flight) = match wanted(&resolver, &client, &question) {
-            Ok(wanted) => wanted,
+        let (pending_query, leader) = match pending_query(&resolver, &client, &question) {
+            Ok(pending_query) => pending_query,
             Err(reason) => {
                 resolver.metrics.warm_up.skipped.with_label_values(&[reason]).inc();
                 continue;
@@ -107,12 +107,12 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
         resolver.metrics.warm_up.prefetches.inc();
         let (resolver, upstreams, watched) = (Arc::clone(&resolver), Rc::clone(&upstreams), Arc::clone(&watched));
         tokio::task::spawn_local(async move {
-            let entry = fetch::run(&resolver, &upstreams, &wanted, flight).await;
+            let entry = fetch::run(&resolver, &upstreams, &pending_query, leader).await;
             drop(place);
             let Ok(watched) = watched.try_acquire_owned() else { return };
-            let (key, hash) = (wanted.key.clone(), wanted.hash);
+            let (key, hash) = (pending_query.key.clone(), pending_query.hash);
             // The query holds a snapshot, which may be outdated by then.
-            drop(wanted);
+            drop(pending_query);
             if entry.rcode == rcode::NOERROR && entry.is_kept() {
                 watch(&resolver, &key, hash, entry, watched).await.then(|| {
                     resolver.metrics.warm_up.used.inc();
@@ -128,7 +128,7 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
 }
 
 /// Returns the query for a question, with the obligation to run it; or the reason why there is none, as a metric label.
-fn wanted(
+fn pending_query(
     resolver: &Resolver,
     client: &Arc<Client>,
     (name, qtype): &HistoryKey,
@@ -142,18 +142,18 @@ fn wanted(
         Local::Not { route, .. } => (key, route),
     };
     let (hash, asked) = (resolver.cache.hash(&key), Instant::now());
-    let wanted =
+    let pending_query =
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // A recent failure is not retried so soon either.
-    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::kept(resolver, &wanted, 0) {
+    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::kept(resolver, &pending_query, 0) {
         return Err("cached");
     }
-    if !wanted.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
+    if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
         return Err("upstream");
     }
     // A client may be asking the same question now.
-    let flight = resolver.flights.lead(wanted.snapshot.generation, hash, &wanted.key).ok_or("cached")?;
-    Ok((wanted, flight))
+    let leader = resolver.coalescer.lead(pending_query.snapshot.generation, hash, &pending_query.key).ok_or("cached")?;
+    Ok((pending_query, leader))
 }
 
 /// Waits, and returns whether a client used this answer from the cache while it was fresh.
@@ -218,12 +218,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
-        let home = CacheScope::unconfirmed(0);
+        let scope = CacheScope::unconfirmed(0);
         let entry = |born, hits| {
             let mut entry = Entry::failure(
                 &[0, 0, 1, 0, 1],
                 (crate::cause::Cause::UpstreamFailed, &[]),
-                home,
+                scope,
                 CachedFailure::unasked(0),
                 born,
             );

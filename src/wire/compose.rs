@@ -43,11 +43,11 @@ impl Composer {
     }
 
     /// Copies one record and the RRSIG records that cover it.
-    pub fn copy_signed(&mut self, reply: &ResponseMessage<'_>, record: &Record, section: Section) {
-        self.copy(reply.message, record, section);
-        let Some(owner) = expanded(reply.message, record.start) else { return };
-        for signature in reply.signatures(&owner, record.rtype) {
-            self.copy(reply.message, signature, section);
+    pub fn copy_signed(&mut self, response: &ResponseMessage<'_>, record: &Record, section: Section) {
+        self.copy(response.message, record, section);
+        let Some(owner) = expanded(response.message, record.start) else { return };
+        for signature in response.signatures(&owner, record.rtype) {
+            self.copy(response.message, signature, section);
         }
     }
 
@@ -165,74 +165,74 @@ enum ChainLink<'r> {
 ///
 /// # Errors
 /// [`TooLong`].
-pub fn in_order(reply: &ResponseMessage<'_>) -> Result<Option<Vec<u8>>, TooLong> {
+pub fn in_order(response: &ResponseMessage<'_>) -> Result<Option<Vec<u8>>, TooLong> {
     let leads_on = |record: &Record| matches!(record.rtype, rtype::CNAME | rtype::DNAME);
-    if !reply.section(Section::Answer).any(leads_on)
-        || matches!(reply.qtype(), rtype::CNAME | rtype::DNAME | rtype::ANY)
+    if !response.section(Section::Answer).any(leads_on)
+        || matches!(response.qtype(), rtype::CNAME | rtype::DNAME | rtype::ANY)
     {
         return Ok(None);
     }
-    let links = links(reply);
+    let links = links(response);
     let mut expected = links.iter().map(|link| match link {
         ChainLink::Alias(record) => Some(*record),
         ChainLink::Missing { .. } => None,
     });
     let is_other = |record: &&Record| !matches!(record.rtype, rtype::RRSIG | rtype::DNAME);
-    let mut found = reply.section(Section::Answer).filter(is_other);
+    let mut found = response.section(Section::Answer).filter(is_other);
     if expected.all(|link| link.is_some() && link == found.next()) {
         return Ok(None);
     }
-    let Some(question) = reply.message.get(HEADER..reply.question_end) else { return Ok(None) };
-    let mut composer = Composer::new(reply.flags, question);
+    let Some(question) = response.message.get(HEADER..response.question_end) else { return Ok(None) };
+    let mut composer = Composer::new(response.flags, question);
     let mut taken: Vec<&Record> = Vec::new();
     for link in &links {
         match link {
             ChainLink::Alias(record) => {
                 // The DNAME behind the CNAME stays before it.
-                let owner = expanded(reply.message, record.start).unwrap_or_default();
-                if let Some(dname) = reply.dname_above(&owner).filter(|dname| !taken.contains(dname)) {
-                    composer.copy_signed(reply, dname, Section::Answer);
+                let owner = expanded(response.message, record.start).unwrap_or_default();
+                if let Some(dname) = response.dname_above(&owner).filter(|dname| !taken.contains(dname)) {
+                    composer.copy_signed(response, dname, Section::Answer);
                     taken.push(dname);
                 }
-                composer.copy_signed(reply, record, Section::Answer);
+                composer.copy_signed(response, record, Section::Answer);
                 taken.push(record);
             }
             ChainLink::Missing { dname, owner, target } => {
                 if !taken.contains(dname) {
-                    composer.copy_signed(reply, dname, Section::Answer);
+                    composer.copy_signed(response, dname, Section::Answer);
                     taken.push(dname);
                 }
-                composer.push(Section::Answer, owner, rtype::CNAME, dname.ttl(reply.message), target);
+                composer.push(Section::Answer, owner, rtype::CNAME, dname.ttl(response.message), target);
             }
         }
     }
     let signs_taken = |record: &Record| {
-        let covered = u16_at(record.rdata(reply.message), 0).map(RrType::from);
+        let covered = u16_at(record.rdata(response.message), 0).map(RrType::from);
         record.rtype == rtype::RRSIG
             && taken.iter().any(|taken| {
                 covered == Some(taken.rtype)
-                    && expanded(reply.message, taken.start).is_some_and(|owner| reply.owner_is(record, &owner))
+                    && expanded(response.message, taken.start).is_some_and(|owner| response.owner_is(record, &owner))
             })
     };
     for section in [Section::Answer, Section::Authority, Section::Additional] {
-        for record in reply.section(section).filter(|record| !taken.contains(record) && !signs_taken(record)) {
-            composer.copy(reply.message, record, section);
+        for record in response.section(section).filter(|record| !taken.contains(record) && !signs_taken(record)) {
+            composer.copy(response.message, record, section);
         }
     }
     composer.finish().map(Some)
 }
 
 /// Returns the steps from the question's name to the end of its alias chain.
-fn links<'r>(reply: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
-    let mut here = reply.qname().to_ascii_lowercase();
+fn links<'r>(response: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
+    let mut here = response.qname().to_ascii_lowercase();
     let mut links: Vec<ChainLink<'r>> = Vec::new();
     while links.len() < super::response::LONGEST_CHAIN {
         let taken = |record: &Record| links.iter().any(|link| matches!(link, ChainLink::Alias(taken) if *taken == record));
-        let next = match reply.alias_of(&here).filter(|record| !taken(record)) {
-            Some(alias) => expanded(reply.message, alias.rdata_at()).map(|target| (ChainLink::Alias(alias), target)),
-            None => reply.dname_above(&here).and_then(|dname| {
-                let above = expanded(reply.message, dname.start)?;
-                let below = expanded(reply.message, dname.rdata_at())?;
+        let next = match response.alias_of(&here).filter(|record| !taken(record)) {
+            Some(alias) => expanded(response.message, alias.rdata_at()).map(|target| (ChainLink::Alias(alias), target)),
+            None => response.dname_above(&here).and_then(|dname| {
+                let above = expanded(response.message, dname.start)?;
+                let below = expanded(response.message, dname.rdata_at())?;
                 let target = [here.get(..here.len().checked_sub(above.len())?)?, &below].concat();
                 // RFC 6672 section 2.2: a target that is too long is YXDOMAIN, and the chain ends here.
                 let owner = here.clone();
@@ -261,9 +261,9 @@ mod tests {
 
     #[test]
     fn names_in_rdata_are_written_out() {
-        let reply = ResponseMessage::read(REPLY).expect("a reply");
+        let response = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
-        for record in &reply.records {
+        for record in &response.records {
             composer.copy(REPLY, record, Section::Answer);
         }
         let message = composer.finish().expect("room");
@@ -286,14 +286,14 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_too_much_is_left_out() {
-        let reply = ResponseMessage::read(REPLY).expect("a reply");
+        let response = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
         // An alias whose target extends past its RDATA.
-        let short = Record { end: reply.records[0].end - 2, ..reply.records[0] };
+        let short = Record { end: response.records[0].end - 2, ..response.records[0] };
         composer.copy(REPLY, &short, Section::Answer);
-        composer.copy(&REPLY[..40], &reply.records[1], Section::Answer);
+        composer.copy(&REPLY[..40], &response.records[1], Section::Answer);
         for _ in 0..5000 {
-            composer.copy(REPLY, &reply.records[1], Section::Additional);
+            composer.copy(REPLY, &response.records[1], Section::Additional);
         }
         let message = composer.finish().expect("what is missing is additional");
         assert!(message.len() <= LONGEST_MESSAGE && message.len() > LONGEST_MESSAGE - 16);
@@ -304,18 +304,18 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_too_long_is_none() {
-        let reply = ResponseMessage::read(REPLY).expect("a reply");
+        let response = ResponseMessage::read(REPLY).expect("a reply");
         let mut composer = Composer::new(flag::QR, b"\x01x\x00\0\x01\0\x01");
         for _ in 0..5000 {
-            composer.copy(REPLY, &reply.records[1], Section::Answer);
+            composer.copy(REPLY, &response.records[1], Section::Answer);
         }
         assert_eq!(composer.finish(), Err(TooLong));
     }
 
     /// Returns the types and owners of the answers.
     fn answers(message: &[u8]) -> Vec<(RrType, Vec<u8>)> {
-        let reply = ResponseMessage::read(message).expect("a message");
-        let answers = reply.section(Section::Answer);
+        let response = ResponseMessage::read(message).expect("a message");
+        let answers = response.section(Section::Answer);
         answers.map(|record| (record.rtype, expanded(message, record.start).expect("an owner"))).collect()
     }
 
@@ -343,12 +343,12 @@ mod tests {
         message[7] = 1;
         message.extend(b"\xc0\x0e\0\x27\0\x01\0\0\0\x09\0\x05\x01c\x01d\x00");
         let ordered = in_order(&ResponseMessage::read(&message).expect("a reply")).expect("room").expect("one more");
-        let reply = ResponseMessage::read(&ordered).expect("a message");
+        let response = ResponseMessage::read(&ordered).expect("a message");
         assert_eq!(
             answers(&ordered),
             [(rtype::DNAME, b"\x01b\x00".to_vec()), (rtype::CNAME, b"\x01a\x01b\x00".to_vec())]
         );
-        assert_eq!(reply.chain().1, b"\x01a\x01c\x01d\x00");
-        assert_eq!(in_order(&reply), Ok(None));
+        assert_eq!(response.chain().1, b"\x01a\x01c\x01d\x00");
+        assert_eq!(in_order(&response), Ok(None));
     }
 }

@@ -33,34 +33,34 @@ pub enum Age {
     Stale(u32),
 }
 
-/// Writes `kept` as the response to `query` into `out`, whose length is the maximum size that the client accepts.
+/// Writes `cached_message` as the response to `query` into `out`, whose length is the maximum size that the client accepts.
 ///
 /// `options` follow the response's own extended errors in OPT. If the response is too long, parts are left out in this
 /// order: all options (RFC 8914 section 3), the additional section, the authority section, and last the answers at the
 /// end. TC is set if answers, a negative answer or the proof of a wildcard are missing. Space for OPT is always
 /// reserved. Returns the length; zero if the question does not fit.
 #[inline]
-pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
+pub fn fit(cached_message: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8], out: &mut [u8]) -> usize {
     let question = query.question();
     let opt_size = query.edns.map_or(0, |_| OPT_SIZE);
-    let options_size = query.edns.map_or(0, |_| kept.extended_errors.len() + options.len());
-    if kept.wire.len() < query.question_end || query.question_end + opt_size > out.len() {
+    let options_size = query.edns.map_or(0, |_| cached_message.extended_errors.len() + options.len());
+    if cached_message.wire.len() < query.question_end || query.question_end + opt_size > out.len() {
         return 0;
     }
-    let with_options = kept.wire.len() + opt_size + options_size <= out.len();
-    let cut = if with_options || kept.wire.len() + opt_size <= out.len() {
-        FittedPart { len: kept.wire.len(), counts: None, truncated: false }
+    let with_options = cached_message.wire.len() + opt_size + options_size <= out.len();
+    let cut = if with_options || cached_message.wire.len() + opt_size <= out.len() {
+        FittedPart { len: cached_message.wire.len(), counts: None, truncated: false }
     } else {
-        shorten(kept.wire, query.question_end, out.len() - opt_size)
+        shorten(cached_message.wire, query.question_end, out.len() - opt_size)
     };
-    out[..cut.len].copy_from_slice(&kept.wire[..cut.len]);
+    out[..cut.len].copy_from_slice(&cached_message.wire[..cut.len]);
 
     // Without OPT the upper bits of a code cannot be sent, and the lower bits alone mean something else.
-    let rcode = if kept.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { kept.rcode };
-    let stored_flags = u16_at(kept.wire, 2).unwrap_or_default();
+    let rcode = if cached_message.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { cached_message.rcode };
+    let stored_flags = u16_at(cached_message.wire, 2).unwrap_or_default();
     // The reserved bit must be zero (RFC 1035 section 4.1.1), whatever the server sent.
     let mut flags = write::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
-    if kept.authentic && query.wants_ad() {
+    if cached_message.authentic && query.wants_ad() {
         flags |= flag::AD;
     }
     if cut.truncated {
@@ -72,7 +72,7 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
         out[6..HEADER].copy_from_slice(&counts);
     }
     out[HEADER..query.question_end].copy_from_slice(question);
-    for pair in kept.ttls.chunks_exact(2) {
+    for pair in cached_message.ttls.chunks_exact(2) {
         let at = usize::from(u16::from_be_bytes([pair[0], pair[1]]));
         let Some(ttl) = out.get_mut(at..at + 4).filter(|_| at + 4 <= cut.len) else { break };
         let aged = match age {
@@ -81,20 +81,20 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
         };
         ttl.copy_from_slice(&aged.to_be_bytes());
     }
-    if kept.rotation > 0 {
-        let by = query.id % u16::from(kept.rotation.unsigned_abs());
+    if cached_message.rotation > 0 {
+        let by = query.id % u16::from(cached_message.rotation.unsigned_abs());
         if by > 0 {
-            rotate(kept, query.qtype, usize::from(by), &mut out[..cut.len]);
+            rotate(cached_message, query.qtype, usize::from(by), &mut out[..cut.len]);
         }
     }
-    if kept.spells {
+    if cached_message.spells {
         spelling::follow(question, &mut out[..cut.len]);
     }
     let Some(edns) = query.edns else { return cut.len };
     let additional = u16_at(out, 10).unwrap_or_default().saturating_add(1);
     out[10..HEADER].copy_from_slice(&additional.to_be_bytes());
     let mut writer = MessageWriter::new(&mut out[cut.len..]);
-    let (first, second) = if with_options { (kept.extended_errors, options) } else { (&[][..], &[][..]) };
+    let (first, second) = if with_options { (cached_message.extended_errors, options) } else { (&[][..], &[][..]) };
     write::opt_of_two(&mut writer, rcode, edns.dnssec_ok, first, second);
     writer.finish().map_or(0, |written| cut.len + written)
 }
@@ -103,11 +103,11 @@ pub fn fit(kept: CachedMessage<'_>, query: &Query<'_>, age: Age, options: &[u8],
 /// offset, so clients of one cached response spread over the addresses. Only the addresses move: the records are
 /// otherwise identical and have equal distances.
 #[inline(never)]
-fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
-    let count = usize::from(kept.rotation.unsigned_abs());
-    let answers = usize::from(u16_at(kept.wire, 6).unwrap_or_default());
+fn rotate(cached_message: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
+    let count = usize::from(cached_message.rotation.unsigned_abs());
+    let answers = usize::from(u16_at(cached_message.wire, 6).unwrap_or_default());
     let first = 2 * answers.saturating_sub(count);
-    let Some(&[high, low, next_high, next_low]) = kept.ttls.get(first..).and_then(|ttls| ttls.first_chunk()) else {
+    let Some(&[high, low, next_high, next_low]) = cached_message.ttls.get(first..).and_then(|ttls| ttls.first_chunk()) else {
         return;
     };
     let ttl = usize::from(u16::from_be_bytes([high, low]));
@@ -116,9 +116,9 @@ fn rotate(kept: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut [u8]) {
     let (start, end) = (ttl + 6, ttl + 6 + count * stride);
     let source = start + by * stride;
     if qtype == rtype::A {
-        turn_around::<4>(kept.wire, (start, end, stride), source, out);
+        turn_around::<4>(cached_message.wire, (start, end, stride), source, out);
     } else {
-        turn_around::<16>(kept.wire, (start, end, stride), source, out);
+        turn_around::<16>(cached_message.wire, (start, end, stride), source, out);
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
         bytes
     }
 
-    fn kept<'a>(wire: &'a [u8], ttls: &'a [u8]) -> CachedMessage<'a> {
+    fn cached_message<'a>(wire: &'a [u8], ttls: &'a [u8]) -> CachedMessage<'a> {
         CachedMessage {
             wire,
             ttls,
@@ -239,16 +239,16 @@ mod tests {
     fn fitted(message: &[u8], edns: bool, errors: &[u8], size: usize) -> Option<([usize; 3], bool, usize)> {
         let stored = store(&ResponseMessage::read(message).expect("a reply"), 1000);
         let ttls: Vec<u8> = stored.ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
-        let kept = CachedMessage { extended_errors: errors, ..kept(&stored.wire, &ttls) };
+        let cached_message = CachedMessage { extended_errors: errors, ..cached_message(&stored.wire, &ttls) };
         let mut out = vec![0xff; size];
         let query = query(edns);
         let query = Query::read(&query).expect("a query");
-        let len = fit(kept, &query, Age::Seconds(1), NO_OPTIONS, &mut out);
-        let reply = ResponseMessage::read(&out[..len]).ok()?;
-        assert_eq!(reply.opt.is_some(), edns);
-        assert!(reply.records.iter().all(|record| record.ttl(&out) == 99));
-        let counts = [Section::Answer, Section::Authority, Section::Additional].map(|s| reply.section(s).count());
-        Some((counts, reply.flags & flag::TC != 0, reply.extended_errors.len()))
+        let len = fit(cached_message, &query, Age::Seconds(1), NO_OPTIONS, &mut out);
+        let response = ResponseMessage::read(&out[..len]).ok()?;
+        assert_eq!(response.opt.is_some(), edns);
+        assert!(response.records.iter().all(|record| record.ttl(&out) == 99));
+        let counts = [Section::Answer, Section::Authority, Section::Additional].map(|s| response.section(s).count());
+        Some((counts, response.flags & flag::TC != 0, response.extended_errors.len()))
     }
 
     #[test]
@@ -293,10 +293,10 @@ mod tests {
             query[..2].copy_from_slice(&id.to_be_bytes());
             let query = Query::read(&query).expect("a query");
             let mut out = vec![0; size];
-            let kept = CachedMessage { rotation: stored.rotation, ..kept(&stored.wire, &ttls) };
-            let len = fit(kept, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
-            let reply = ResponseMessage::read(&out[..len]).expect("a reply");
-            let addresses = reply.records.iter().filter(|record| record.rtype == rtype::A);
+            let cached_message = CachedMessage { rotation: stored.rotation, ..cached_message(&stored.wire, &ttls) };
+            let len = fit(cached_message, &query, Age::Seconds(0), NO_OPTIONS, &mut out);
+            let response = ResponseMessage::read(&out[..len]).expect("a reply");
+            let addresses = response.records.iter().filter(|record| record.rtype == rtype::A);
             addresses.map(|record| record.rdata(&out)[3]).collect()
         })
         .collect()
@@ -318,14 +318,14 @@ mod tests {
             (rcode::BADVERS, true, false, (rcode::BADVERS, 0)),
             (rcode::BADVERS, false, false, (rcode::SERVFAIL, 0)),
         ] {
-            let kept = CachedMessage { rcode, authentic, ..kept(&wire, &[]) };
+            let cached_message = CachedMessage { rcode, authentic, ..cached_message(&wire, &[]) };
             let mut out = [0; 64];
             let query = query(edns);
-            let len = fit(kept, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
-            let reply = ResponseMessage::read(&out[..len]).expect("a reply");
+            let len = fit(cached_message, &Query::read(&query).expect("a query"), Age::Stale(30), NO_OPTIONS, &mut out);
+            let response = ResponseMessage::read(&out[..len]).expect("a reply");
             // RD as in the query, RA always, AA and the reserved bit never, TC as stored.
             let flags = flag::QR | flag::RD | flag::RA | flag::TC;
-            assert_eq!((reply.rcode, reply.flags & !flag::RCODE), (expected.0, flags | expected.1));
+            assert_eq!((response.rcode, response.flags & !flag::RCODE), (expected.0, flags | expected.1));
             assert_eq!(&out[..2], b"\x12\x34");
             assert_eq!(&out[12..15], b"\x01A\x00");
         }
@@ -337,9 +337,9 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let kept = CachedMessage { rotation: 2, spells: true, ..kept(&[0xff; 40][..len], &[0xff; 4]) };
+            let cached_message = CachedMessage { rotation: 2, spells: true, ..cached_message(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
-                assert!(fit(kept, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
+                assert!(fit(cached_message, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }
         }
     }

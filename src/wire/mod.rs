@@ -7,7 +7,7 @@
 //! - [`rcode`] response codes, [`rtype`] record types;
 //! - [`query`] parsed queries of clients, and the reasons to reject a query;
 //! - [`record`] offsets of one record;
-//! - [`reply`] parsed responses of servers;
+//! - [`response`] parsed responses of servers;
 //! - [`store`] conversion of a response to the form that the cache keeps;
 //! - [`fit`] a cached response adapted to one query: id, letter case, aged TTLs, OPT, size;
 //! - [`spelling`] letter case of uncompressed names;

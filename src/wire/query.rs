@@ -263,7 +263,7 @@ pub struct CacheKey {
     len: usize,
 }
 
-/// Number of the routes, static records and denials that apply to the clients of a view. See [`crate::horizon`]; here
+/// Number of the routes, static records and denials that apply to the clients of a view. See [`crate::effective_view`]; here
 /// it is only a part of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectiveViewId(u16);
@@ -298,7 +298,7 @@ impl CacheKey {
 
     /// Returns the key of `query` for a client with this view.
     #[inline]
-    pub fn new(query: &Query<'_>, horizon: EffectiveViewId) -> Self {
+    pub fn new(query: &Query<'_>, effective_view: EffectiveViewId) -> Self {
         let mut flags = 0;
         for (set, bit) in [
             (query.flags & flag::RD != 0, bit::RD),
@@ -308,22 +308,22 @@ impl CacheKey {
         ] {
             flags |= if set { bit } else { 0 };
         }
-        Self::of(query.name(), query.qtype, query.qclass, flags, horizon)
+        Self::of(query.name(), query.qtype, query.qclass, flags, effective_view)
     }
 
     /// Returns the key of a typical query of a stub resolver: RD set, class IN, no other flags.
-    pub fn of_stub(name: &[u8], qtype: RrType, horizon: EffectiveViewId) -> Self {
-        Self::of(name, qtype, class::IN, bit::RD, horizon)
+    pub fn of_stub(name: &[u8], qtype: RrType, effective_view: EffectiveViewId) -> Self {
+        Self::of(name, qtype, class::IN, bit::RD, effective_view)
     }
 
     /// Returns the key for another name, such as the target of a CNAME.
     pub fn for_name(&self, wire: &[u8]) -> Self {
-        Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.horizon())
+        Self::of(wire, self.qtype(), self.qclass(), self.tail()[4], self.effective_view())
     }
 
     /// Returns the key for another name and type.
     pub fn for_question(&self, wire: &[u8], qtype: RrType) -> Self {
-        Self::of(wire, qtype, self.qclass(), self.tail()[4], self.horizon())
+        Self::of(wire, qtype, self.qclass(), self.tail()[4], self.effective_view())
     }
 
     /// Returns the key with this [`CacheKey::question`] and [`CacheKey::rest`]; `None` if `question` is malformed.
@@ -333,12 +333,12 @@ impl CacheKey {
             return None;
         }
         let (qtype, qclass) = (RrType::from(u16_at(fixed, 0)?), u16_at(fixed, 2)?);
-        let horizon = EffectiveViewId(u16::from_be_bytes([rest[1], rest[2]]));
-        Some(Self::of(name, qtype, qclass, rest[0], horizon))
+        let effective_view = EffectiveViewId(u16::from_be_bytes([rest[1], rest[2]]));
+        Some(Self::of(name, qtype, qclass, rest[0], effective_view))
     }
 
     #[inline]
-    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, horizon: EffectiveViewId) -> Self {
+    fn of(wire: &[u8], qtype: RrType, qclass: u16, flags: u8, effective_view: EffectiveViewId) -> Self {
         let mut key = Self { bytes: [0; MAX_NAME + Self::TAIL], len: 0 };
         let name = wire.get(..wire.len().min(MAX_NAME)).unwrap_or_default();
         key.bytes[..name.len()].copy_from_slice(name);
@@ -347,7 +347,7 @@ impl CacheKey {
         tail[..2].copy_from_slice(&qtype.to_be_bytes());
         tail[2..4].copy_from_slice(&qclass.to_be_bytes());
         tail[4] = flags;
-        tail[5..].copy_from_slice(&horizon.0.to_be_bytes());
+        tail[5..].copy_from_slice(&effective_view.0.to_be_bytes());
         key.len = name.len() + Self::TAIL;
         key
     }
@@ -391,7 +391,7 @@ impl CacheKey {
     }
 
     /// Returns the number of the client's view.
-    pub fn horizon(&self) -> EffectiveViewId {
+    pub fn effective_view(&self) -> EffectiveViewId {
         EffectiveViewId(u16::from_be_bytes([self.tail()[5], self.tail()[6]]))
     }
 
@@ -543,7 +543,7 @@ mod tests {
         let query = Query::read(&base).expect("a query");
         let key = CacheKey::new(&query, EffectiveViewId(7)).for_name(b"\x01B\x00");
         assert_eq!(
-            (key.name(), key.qtype(), key.qclass(), key.horizon()),
+            (key.name(), key.qtype(), key.qclass(), key.effective_view()),
             (&b"\x01b\x00"[..], rtype::A, class::IN, EffectiveViewId(7))
         );
         assert!(key.rd() && !key.cd() && !key.dnssec_ok() && !key.z());

@@ -69,7 +69,7 @@ impl<'a> ResponseMessage<'a> {
             return Err(MalformedResponse);
         }
         let counts = [word(6)?, word(8)?, word(10)?];
-        let mut reply = Self {
+        let mut response = Self {
             message,
             flags,
             rcode: Rcode::of_flags(flags),
@@ -83,13 +83,13 @@ impl<'a> ResponseMessage<'a> {
             for _ in 0..count {
                 let record = Record::read(message, at, section).ok_or(MalformedResponse)?;
                 match record.rtype {
-                    rtype::OPT => reply.read_opt(record)?,
-                    _ => reply.records.push(record),
+                    rtype::OPT => response.read_opt(record)?,
+                    _ => response.records.push(record),
                 }
                 at = record.end;
             }
         }
-        Ok(reply)
+        Ok(response)
     }
 
     fn read_opt(&mut self, record: Record) -> Result<(), MalformedResponse> {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     /// Returns a response to `a. A` with the records of its sections.
-    fn reply(rcode: Rcode, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
+    fn response(rcode: Rcode, sections: [&[Vec<u8>]; 3]) -> Vec<u8> {
         let counts = sections.map(|section| section.len() as u16);
         let words = [0, flag::QR | rcode.header_bits(), 1].into_iter().chain(counts);
         let mut bytes: Vec<u8> = words.flat_map(u16::to_be_bytes).collect();
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_question_cut_short_is_mangled() {
-        let whole = reply(rcode::NOERROR, [&[], &[], &[]]);
+        let whole = response(rcode::NOERROR, [&[], &[], &[]]);
         assert!(ResponseMessage::read(&whole).is_ok());
         for len in 0..whole.len() {
             assert_eq!(ResponseMessage::read(&whole[..len]).map(|_| ()), Err(MalformedResponse), "{len} bytes");
@@ -340,23 +340,23 @@ mod tests {
             ("a SOA that is too short", 3, vec![], vec![&stub_soa], AnswerKind::NxDomain, None),
         ] {
             let [answers, authorities] = [answers, authorities].map(|r| r.into_iter().cloned().collect::<Vec<_>>());
-            let bytes = reply(Rcode::from(rcode), [&answers, &authorities, &[]]);
-            let reply = ResponseMessage::read(&bytes).expect(what);
-            assert_eq!((reply.kind(), reply.negative_ttl()), (kind, negative_ttl), "{what}");
+            let bytes = response(Rcode::from(rcode), [&answers, &authorities, &[]]);
+            let response = ResponseMessage::read(&bytes).expect(what);
+            assert_eq!((response.kind(), response.negative_ttl()), (kind, negative_ttl), "{what}");
         }
     }
 
     #[test]
     fn chains_are_bounded() {
         let to_itself = record(b"\xc0\x0c", rtype::CNAME, class::IN, 9, b"\xc0\x0c");
-        let bytes = reply(rcode::NOERROR, [&vec![to_itself; 4000], &[], &[]]);
+        let bytes = response(rcode::NOERROR, [&vec![to_itself; 4000], &[], &[]]);
         assert_eq!(ResponseMessage::read(&bytes).expect("a loop").chain().0.len(), LONGEST_CHAIN);
 
         let names: Vec<[u8; 3]> = (b'a'..=b'z').map(|letter| [1, letter, 0]).collect();
         let links: Vec<Vec<u8>> =
             names.windows(2).map(|pair| record(&pair[0], rtype::CNAME, class::IN, 9, &pair[1])).collect();
         for (links, followed) in [(&links[..3], 3), (&links, LONGEST_CHAIN)] {
-            let bytes = reply(rcode::NOERROR, [links, &[], &[]]);
+            let bytes = response(rcode::NOERROR, [links, &[], &[]]);
             let (found, end) = ResponseMessage::read(&bytes).expect("a chain").chain();
             assert_eq!((found.len(), &end[..]), (followed, &names[followed][..]));
         }
@@ -364,10 +364,10 @@ mod tests {
 
     #[test]
     fn the_response_code_has_twelve_bits() {
-        let bytes = reply(rcode::NOERROR, [&[], &[], &[OPT.to_vec()]]);
-        assert_eq!(ResponseMessage::read(&bytes).map(|reply| reply.rcode), Ok(rcode::BADVERS));
+        let bytes = response(rcode::NOERROR, [&[], &[], &[OPT.to_vec()]]);
+        assert_eq!(ResponseMessage::read(&bytes).map(|response| response.rcode), Ok(rcode::BADVERS));
         for twice in [[&[][..], &[], &[OPT.to_vec(), OPT.to_vec()]], [&[OPT.to_vec()], &[], &[]]] {
-            assert_eq!(ResponseMessage::read(&reply(rcode::NOERROR, twice)).map(|_| ()), Err(MalformedResponse));
+            assert_eq!(ResponseMessage::read(&response(rcode::NOERROR, twice)).map(|_| ()), Err(MalformedResponse));
         }
     }
 
@@ -376,15 +376,15 @@ mod tests {
         let option =
             |text: usize| [&b"\x00\x0f"[..], &(text as u16 + 2).to_be_bytes(), &[0, 22], &vec![b'x'; text]].concat();
         let opt = |options: &[u8]| record(b"\x00", rtype::OPT, 1232, 0, options);
-        for (options, kept) in [
+        for (options, cached_message) in [
             (option(10), 16),
             ([option(0), option(100)].concat(), 112),
             ([option(400), option(5)].concat(), 11),
             (b"\x00\x0f\x00\x01\x00\x00\x0a\x00\x02\x00\x00".to_vec(), 0), // without a code; a cookie
             (b"\x00\x0f\x00\x09\x00".to_vec(), 0),
         ] {
-            let bytes = reply(rcode::NOERROR, [&[], &[], &[opt(&options)]]);
-            assert_eq!(ResponseMessage::read(&bytes).map(|reply| reply.extended_errors.len()), Ok(kept), "{options:02x?}");
+            let bytes = response(rcode::NOERROR, [&[], &[], &[opt(&options)]]);
+            assert_eq!(ResponseMessage::read(&bytes).map(|response| response.extended_errors.len()), Ok(cached_message), "{options:02x?}");
         }
     }
 }

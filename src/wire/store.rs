@@ -26,26 +26,26 @@ pub struct CacheableMessage {
     pub spells: bool,
 }
 
-/// Converts `reply` to cacheable form; TTLs are capped at `cap` seconds.
-pub fn store(reply: &ResponseMessage<'_>, cap: u32) -> CacheableMessage {
-    let WithoutOpt { mut wire, gap, records } = without_opt(reply);
+/// Converts `response` to cacheable form; TTLs are capped at `cap` seconds.
+pub fn store(response: &ResponseMessage<'_>, cap: u32) -> CacheableMessage {
+    let WithoutOpt { mut wire, gap, records } = without_opt(response);
 
     if let Some(id) = wire.get_mut(..2) {
         id.fill(0);
     }
-    let qname_end = reply.question_end - 4;
+    let qname_end = response.question_end - 4;
     wire[HEADER..qname_end].make_ascii_lowercase();
-    lowercase_invented(reply, records, &mut wire, gap);
+    lowercase_invented(response, records, &mut wire, gap);
     let mut spells = false;
-    for at in records.iter().flat_map(|record| record.names(reply.message)) {
-        let Some((range, _)) = spelling::shared(&wire, gap.moved(at), reply.qname()) else { continue };
+    for at in records.iter().flat_map(|record| record.names(response.message)) {
+        let Some((range, _)) = spelling::shared(&wire, gap.moved(at), response.qname()) else { continue };
         wire[range].make_ascii_lowercase();
         spells = true;
     }
 
     let mut ttls = Vec::with_capacity(records.len());
     let mut least = None;
-    for (record, (at, ttl)) in records.iter().zip(rrset_ttls(reply.message, records)) {
+    for (record, (at, ttl)) in records.iter().zip(rrset_ttls(response.message, records)) {
         let ttl = ttl.min(cap);
         if record.section != Section::Additional {
             least = Some(least.map_or(ttl, |least: u32| least.min(ttl)));
@@ -56,23 +56,23 @@ pub fn store(reply: &ResponseMessage<'_>, cap: u32) -> CacheableMessage {
             ttls.push(offset);
         }
     }
-    CacheableMessage { wire, ttls, least_ttl: least, rotation: rotation(reply, records), spells }
+    CacheableMessage { wire, ttls, least_ttl: least, rotation: rotation(response, records), spells }
 }
 
 /// Returns the number of addresses at the end of the answers, if there are 2 to 127 of them, with identically encoded
 /// owners, and no other addresses in the answers; zero otherwise.
-fn rotation(reply: &ResponseMessage<'_>, records: &[Record]) -> i8 {
-    let size = match reply.qtype() {
+fn rotation(response: &ResponseMessage<'_>, records: &[Record]) -> i8 {
+    let size = match response.qtype() {
         rtype::A => 4,
         rtype::AAAA => 16,
         _ => return 0,
     };
     let answers = records.iter().take_while(|record| record.section == Section::Answer).count();
     let Some((last, before)) = records.get(..answers).and_then(<[Record]>::split_last) else { return 0 };
-    let is_address = |record: &&Record| record.rtype == reply.qtype();
-    let owner = |record: &Record| reply.message.get(record.start..record.fixed);
+    let is_address = |record: &&Record| record.rtype == response.qtype();
+    let owner = |record: &Record| response.message.get(record.start..record.fixed);
     let is_like_the_last = |record: &&Record| {
-        is_address(record) && record.rdata(reply.message).len() == size && owner(record) == owner(last)
+        is_address(record) && record.rdata(response.message).len() == size && owner(record) == owner(last)
     };
     let count = before.iter().rev().take_while(is_like_the_last).count();
     let first = before.len() - count;
@@ -109,35 +109,35 @@ impl OptGap {
 /// pointer may be in RDATA that nodens does not parse, or may target OPT itself. So the names are read again at their
 /// new offsets, and if one differs, the records behind OPT are dropped too. They are additional, and a correct server
 /// never sends such a message.
-fn without_opt<'r>(reply: &'r ResponseMessage<'_>) -> WithoutOpt<'r> {
-    let records = &reply.records[..];
+fn without_opt<'r>(response: &'r ResponseMessage<'_>) -> WithoutOpt<'r> {
+    let records = &response.records[..];
     // Bytes after the last record are dropped.
-    let end = records.last().map_or(reply.question_end, |record| record.end);
+    let end = records.last().map_or(response.question_end, |record| record.end);
     // Capacity for the data that a cache entry keeps after the message, too.
-    let mut wire = Vec::with_capacity(end + 2 * records.len() + reply.extended_errors.len());
-    let Some((start, stop)) = reply.opt else {
-        wire.extend_from_slice(&reply.message[..end]);
+    let mut wire = Vec::with_capacity(end + 2 * records.len() + response.extended_errors.len());
+    let Some((start, stop)) = response.opt else {
+        wire.extend_from_slice(&response.message[..end]);
         return WithoutOpt { wire, gap: OptGap { start: end, end }, records };
     };
     let gap = OptGap { start, end: stop };
     let before = records.partition_point(|record| record.start < start);
     let behind = &records[before..];
-    wire.extend_from_slice(&reply.message[..start]);
-    wire.extend_from_slice(reply.message.get(stop..end).unwrap_or_default());
+    wire.extend_from_slice(&response.message[..start]);
+    wire.extend_from_slice(response.message.get(stop..end).unwrap_or_default());
     for record in behind {
-        for at in record.names(reply.message) {
+        for at in record.names(response.message) {
             pull_pointer(&mut wire, gap.moved(at), gap);
         }
     }
-    let mut kept = records;
-    let same = |at| expanded(reply.message, at) == expanded(&wire, gap.moved(at));
-    if !behind.iter().flat_map(|record| record.names(reply.message)).all(same) {
+    let mut cached_message = records;
+    let same = |at| expanded(response.message, at) == expanded(&wire, gap.moved(at));
+    if !behind.iter().flat_map(|record| record.names(response.message)).all(same) {
         wire.truncate(start);
-        kept = &records[..before];
+        cached_message = &records[..before];
     }
-    let additional = kept.iter().filter(|record| record.section == Section::Additional).count();
+    let additional = cached_message.iter().filter(|record| record.section == Section::Additional).count();
     wire[10..HEADER].copy_from_slice(&(additional as u16).to_be_bytes());
-    WithoutOpt { wire, gap, records: kept }
+    WithoutOpt { wire, gap, records: cached_message }
 }
 
 /// Corrects the pointer that ends the name at `at`, if its target is behind the gap.
@@ -161,12 +161,12 @@ fn pull_pointer(wire: &mut [u8], mut at: usize, gap: OptGap) {
 /// Undoes the random letter case of the question in names that a server built from its labels: owners, targets of
 /// CNAMEs that a DNAME produced, targets of SRV records. A label with exactly the spelling of a label in the question
 /// counts as such.
-fn lowercase_invented(reply: &ResponseMessage<'_>, records: &[Record], wire: &mut [u8], gap: OptGap) {
-    let qname = reply.message.get(HEADER..reply.question_end - 4).unwrap_or_default();
+fn lowercase_invented(response: &ResponseMessage<'_>, records: &[Record], wire: &mut [u8], gap: OptGap) {
+    let qname = response.message.get(HEADER..response.question_end - 4).unwrap_or_default();
     if !qname.iter().any(u8::is_ascii_uppercase) {
         return;
     }
-    for at in records.iter().flat_map(|record| record.names(reply.message)) {
+    for at in records.iter().flat_map(|record| record.names(response.message)) {
         let mut at = gap.moved(at);
         while let Some(length @ 1..=63) = wire.get(at).copied() {
             let end = at + 1 + usize::from(length);
@@ -231,7 +231,7 @@ mod tests {
     const OPT: &[u8] = b"\x00\0\x29\x04\xd0\0\0\0\0\0\0";
 
     /// Returns a response to `A.b. A` whose additional section holds `records`.
-    fn reply(records: &[&[u8]]) -> Vec<u8> {
+    fn response(records: &[&[u8]]) -> Vec<u8> {
         let mut message = b"\x12\x34\x80\0\0\x01\0\0\0\0\0\0\x01A\x01b\x00\0\x01\0\x01".to_vec();
         message[11] = records.len() as u8;
         message.extend(records.concat());
@@ -251,17 +251,17 @@ mod tests {
         // From 50: an uncompressed owner, an owner that points to it, and RDATA that points to it.
         let clear = b"\x02cc\xc0\x0c\0\x10\0\x01\0\0\0\x09\0\x00";
         let pointing = b"\xc0\x32\0\x0f\0\x01\0\0\0\x09\0\x04\0\x05\xc0\x32";
-        let message = reply(&[mx, OPT, clear, pointing]);
+        let message = response(&[mx, OPT, clear, pointing]);
         let before = ResponseMessage::read(&message).expect("a reply");
-        let (kept, ttls) = stored(&message, 100);
-        let after = ResponseMessage::read(&kept.wire).expect("still a reply");
+        let (cached_message, ttls) = stored(&message, 100);
+        let after = ResponseMessage::read(&cached_message.wire).expect("still a reply");
         assert_eq!((after.records.len(), after.opt, ttls), (3, None, vec![9; 3]));
-        assert_eq!(kept.wire.len(), message.len() - OPT.len());
+        assert_eq!(cached_message.wire.len(), message.len() - OPT.len());
         for (old, new) in before.records.iter().zip(&after.records) {
             let names_of = |message: &[u8], record: &Record| -> Vec<_> {
                 record.names(message).map(|at| expanded(message, at).expect("a name").to_ascii_lowercase()).collect()
             };
-            assert_eq!(names_of(&message, old), names_of(&kept.wire, new));
+            assert_eq!(names_of(&message, old), names_of(&cached_message.wire, new));
         }
     }
 
@@ -269,9 +269,9 @@ mod tests {
     fn a_pointer_into_opt_takes_the_records_behind_it_along() {
         let a = b"\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04"; // 21..37
         let into_opt = b"\xc0\x25\0\x10\0\x01\0\0\0\x01\0\x00";
-        let (kept, ttls) = stored(&reply(&[a, OPT, into_opt]), 100);
-        assert_eq!(ResponseMessage::read(&kept.wire).map(|reply| reply.records.len()), Ok(1));
-        assert_eq!((ttls, kept.least_ttl, kept.wire.len()), (vec![9], None, 37));
+        let (cached_message, ttls) = stored(&response(&[a, OPT, into_opt]), 100);
+        assert_eq!(ResponseMessage::read(&cached_message.wire).map(|response| response.records.len()), Ok(1));
+        assert_eq!((ttls, cached_message.least_ttl, cached_message.wire.len()), (vec![9], None, 37));
     }
 
     #[test]
@@ -280,12 +280,12 @@ mod tests {
         // Labels that are not in the question keep their case; labels spelled as in the question do not.
         let other = b"\x01C\x01A\x00\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04";
         let service = b"\xc0\x0c\0\x21\0\x01\0\0\0\x09\0\x0d\0\0\0\0\0\x35\x01A\x01D\x01b\x00";
-        let (kept, _) = stored(&reply(&[clear, other, service]), 100);
-        assert_eq!(&kept.wire[..2], [0, 0]);
-        assert_eq!(&kept.wire[12..17], b"\x01a\x01b\x00");
-        assert_eq!(&kept.wire[21..26], b"\x01a\x01b\x00");
-        assert_eq!(&kept.wire[40..45], b"\x01C\x01a\x00");
-        assert_eq!(&kept.wire[kept.wire.len() - 7..], b"\x01a\x01D\x01b\x00");
+        let (cached_message, _) = stored(&response(&[clear, other, service]), 100);
+        assert_eq!(&cached_message.wire[..2], [0, 0]);
+        assert_eq!(&cached_message.wire[12..17], b"\x01a\x01b\x00");
+        assert_eq!(&cached_message.wire[21..26], b"\x01a\x01b\x00");
+        assert_eq!(&cached_message.wire[40..45], b"\x01C\x01a\x00");
+        assert_eq!(&cached_message.wire[cached_message.wire.len() - 7..], b"\x01a\x01D\x01b\x00");
     }
 
     #[test]
@@ -295,11 +295,11 @@ mod tests {
         let endless = b"\xc0\x0c\0\x10\0\x01\xff\xff\xff\xff\0\x00".to_vec();
         let records = [a(9), a(5), signature(1, 7), signature(28, 3), a(80), endless];
         let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-        let (kept, ttls) = stored(&reply(&records), 60);
-        assert_eq!((ttls, kept.least_ttl), (vec![5, 5, 5, 3, 5, 60], None));
+        let (cached_message, ttls) = stored(&response(&records), 60);
+        assert_eq!((ttls, cached_message.least_ttl), (vec![5, 5, 5, 3, 5, 60], None));
 
         let many: Vec<&[u8]> = std::iter::repeat_n(records[0], MANY_RECORDS).chain([records[1]]).collect();
-        assert_eq!(stored(&reply(&many), 60).1, vec![5; MANY_RECORDS + 1]);
-        assert_eq!(stored(&reply(&[OPT]), 60).0.least_ttl, None);
+        assert_eq!(stored(&response(&many), 60).1, vec![5; MANY_RECORDS + 1]);
+        assert_eq!(stored(&response(&[OPT]), 60).0.least_ttl, None);
     }
 }

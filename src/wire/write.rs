@@ -322,8 +322,8 @@ mod tests {
     fn a_rejection_echoes_what_it_can() {
         let mut out = [0; 64];
         let len = rejection(WITH_OPT, rcode::BADVERS, 19, true, &mut out);
-        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
-        assert_eq!((reply.rcode, reply.flags), (rcode::BADVERS, flag::QR | flag::RD | flag::RA | flag::CD));
+        let response = ResponseMessage::read(&out[..len]).expect("a reply");
+        assert_eq!((response.rcode, response.flags), (rcode::BADVERS, flag::QR | flag::RD | flag::RA | flag::CD));
         assert_eq!(&out[12..19], &WITH_OPT[12..19]);
         assert_eq!(rejection(WITH_OPT, rcode::FORMERR, HEADER, false, &mut out), HEADER);
         assert_eq!(out[..HEADER], *b"\x12\x34\x81\x91\0\0\0\0\0\0\0\0");
@@ -339,12 +339,12 @@ mod tests {
         let mut out = [0; 512];
         let options = extended_error(17, "no");
         let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out);
-        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
-        assert_eq!((reply.records.len(), reply.flags & (flag::AA | flag::TC)), (2, flag::AA));
-        assert_eq!(reply.extended_errors, options);
+        let response = ResponseMessage::read(&out[..len]).expect("a reply");
+        assert_eq!((response.records.len(), response.flags & (flag::AA | flag::TC)), (2, flag::AA));
+        assert_eq!(response.extended_errors, options);
         let len = local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..len - 1]);
-        let reply = ResponseMessage::read(&out[..len]).expect("a reply");
-        assert_eq!((reply.records.len(), reply.flags & flag::TC), (0, flag::TC));
+        let response = ResponseMessage::read(&out[..len]).expect("a reply");
+        assert_eq!((response.records.len(), response.flags & flag::TC), (0, flag::TC));
         assert_eq!(local(&query(), rcode::NOERROR, true, &records, &options, &mut out[..20]), 0);
     }
 

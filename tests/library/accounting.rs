@@ -78,8 +78,8 @@ impl Accounts {
         stats_buffer(&self.snapshot)
     }
 
-    fn settle(&self, now: u64) {
-        self.jobs.settle(&self.clients, &self.snapshot.clients, now);
+    fn merge_counts(&self, now: u64) {
+        self.jobs.merge_counts(&self.clients, &self.snapshot.clients, now);
     }
 
     fn queries(&self, id: &str) -> u64 {
@@ -111,7 +111,7 @@ impl Accounts {
                 noted += 1;
             }
             assert!(self.jobs.flush(&mut stats_buffer, 1_000));
-            self.settle(1_000);
+            self.merge_counts(1_000);
         }
         (self.jobs.steps() - before) as f64 / f64::from(noted as u32)
     }
@@ -160,7 +160,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     let jobs = &accounts.jobs;
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);
     assert!(jobs.flush(&mut stats_buffer, 1));
-    accounts.settle(1);
+    accounts.merge_counts(1);
     let tables = accounts.clients.tables(&accounts.snapshot.clients);
     let nodens::clients::ClientIdentity::Known { client, .. } = tables.who(KNOWN, 1) else {
         panic!("it is configured")
@@ -174,7 +174,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
         (jobs.flush(&mut stats_buffer, 200), jobs.try_look(client, Pick::All).is_none())
     });
     assert_eq!(seen, [(true, true)]);
-    accounts.settle(200);
+    accounts.merge_counts(200);
     assert_eq!((accounts.queries("one"), jobs.dropped()), (2, 0));
 }
 
@@ -205,14 +205,14 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
             .collect();
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                accounts.settle(1);
+                accounts.merge_counts(1);
                 std::thread::yield_now();
             }
         });
         workers.into_iter().for_each(|worker| worker.join().unwrap());
         done.store(true, Ordering::Release);
     });
-    accounts.settle(1);
+    accounts.merge_counts(1);
     let (handed_over, settled) = accounts.jobs.progress();
     assert_eq!((accounts.queries("one"), accounts.jobs.dropped()), (WORKERS * BATCHES * QUERIES, 0));
     assert!(handed_over == settled && handed_over >= WORKERS);
@@ -235,7 +235,7 @@ fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
     // The buffer received in exchange belongs to the same configuration.
     stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, 4);
     assert!(accounts.jobs.flush(&mut stats_buffer, 4));
-    accounts.jobs.settle(&accounts.clients, &renamed, 5);
+    accounts.jobs.merge_counts(&accounts.clients, &renamed, 5);
     assert_eq!(["one", "one again", "unknown"].map(|id| accounts.queries(id)), [2, 2, 0]);
 }
 
@@ -305,13 +305,13 @@ async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
         panic!("it takes a task")
     };
     let resolver = Arc::clone(&scene.resolver);
-    let settle = async {
+    let merge_counts = async {
         tokio::time::sleep(Duration::from_millis(40)).await;
-        resolver.accounts.jobs.settle(&resolver.clients, &resolver.snapshot.load().clients, resolver.now());
+        resolver.accounts.jobs.merge_counts(&resolver.clients, &resolver.snapshot.load().clients, resolver.now());
     };
     let nobody = Rc::new(Nobody);
     let finish = resolve(&scene.resolver, &nobody, deferred);
-    let (finished, ()) = LocalSet::new().run_until(async { tokio::join!(finish, settle) }).await;
+    let (finished, ()) = LocalSet::new().run_until(async { tokio::join!(finish, merge_counts) }).await;
     let said = rendered(&scene.resolver, &finished);
     assert_eq!((finished.rcode(), finished.source), (rcode::NOERROR, AnswerSource::Local));
     assert!(said.contains("10.0.0.1 is configured one in namespace ci"), "{said}");

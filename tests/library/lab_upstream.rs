@@ -107,9 +107,9 @@ async fn send_tcp(stream: &mut TcpStream, query: &[u8]) {
 async fn receive_tcp(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let read = async {
         let length = stream.read_u16().await.ok()?;
-        let mut reply = vec![0; usize::from(length)];
-        stream.read_exact(&mut reply).await.ok()?;
-        Some(reply)
+        let mut response = vec![0; usize::from(length)];
+        stream.read_exact(&mut response).await.ok()?;
+        Some(response)
     };
     timeout(DEADLINE, read).await.expect("a reply or an end")
 }
@@ -120,13 +120,13 @@ async fn tcp(upstream: &LabUpstream, query: &[u8]) -> Option<Vec<u8>> {
     receive_tcp(&mut stream).await
 }
 
-fn rcode(reply: &[u8]) -> u16 {
-    u16::from(reply[3] & 0x0f)
+fn rcode(response: &[u8]) -> u16 {
+    u16::from(response[3] & 0x0f)
 }
 
 /// Returns the numbers of answer, authority and additional records.
-fn counts(reply: &[u8]) -> [u16; 3] {
-    [6, 8, 10].map(|at| u16::from_be_bytes([reply[at], reply[at + 1]]))
+fn counts(response: &[u8]) -> [u16; 3] {
+    [6, 8, 10].map(|at| u16::from_be_bytes([response[at], response[at + 1]]))
 }
 
 fn question(message: &[u8]) -> &[u8] {
@@ -134,8 +134,8 @@ fn question(message: &[u8]) -> &[u8] {
     &message[12..end]
 }
 
-fn is_truncated(reply: &[u8]) -> bool {
-    reply[2] & 0x02 != 0
+fn is_truncated(response: &[u8]) -> bool {
+    response[2] & 0x02 != 0
 }
 
 #[tokio::test]
@@ -145,9 +145,9 @@ async fn an_address_comes_from_the_name() {
     let ask = async |name: &str, qtype: u16| {
         let socket = client(upstream.address()).await;
         socket.send(&plain(1, name, qtype)).await.unwrap();
-        let mut reply = [0; 512];
-        let length = timeout(DEADLINE, socket.recv(&mut reply)).await.unwrap().unwrap();
-        Message::from_vec(&reply[..length]).unwrap()
+        let mut response = [0; 512];
+        let length = timeout(DEADLINE, socket.recv(&mut response)).await.unwrap().unwrap();
+        Message::from_vec(&response[..length]).unwrap()
     };
     let addresses =
         async |name: &str| ask(name, 1).await.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>();
@@ -167,12 +167,12 @@ async fn an_address_comes_from_the_name() {
 async fn it_answers_from_its_zone_over_udp_and_tcp() {
     let upstream = upstream().await;
     let query = plain(0x1234, "wWw.Example.", 1);
-    let reply = udp(&upstream, &query).await;
-    assert_eq!(reply[..4], [0x12, 0x34, 0x81, 0x80]);
-    assert_eq!(question(&reply), question(&query), "the letter case is echoed");
-    assert_eq!(counts(&reply), [2, 0, 0]);
-    assert!(reply.ends_with(&[192, 0, 2, 2]));
-    assert_eq!(tcp(&upstream, &query).await.unwrap(), reply);
+    let response = udp(&upstream, &query).await;
+    assert_eq!(response[..4], [0x12, 0x34, 0x81, 0x80]);
+    assert_eq!(question(&response), question(&query), "the letter case is echoed");
+    assert_eq!(counts(&response), [2, 0, 0]);
+    assert!(response.ends_with(&[192, 0, 2, 2]));
+    assert_eq!(tcp(&upstream, &query).await.unwrap(), response);
 }
 
 #[tokio::test]
@@ -196,8 +196,8 @@ async fn it_chases_aliases_and_knows_nodata_from_nxdomain() {
         ("www.example.", 255, 0, [2, 0, 0]),
         ("version.example.", 16, 0, [0, 1, 0]),
     ] {
-        let reply = udp(&upstream, &plain(1, name, qtype)).await;
-        assert_eq!((rcode(&reply), counts(&reply)), (code, records), "{name} {qtype}");
+        let response = udp(&upstream, &plain(1, name, qtype)).await;
+        assert_eq!((rcode(&response), counts(&response)), (code, records), "{name} {qtype}");
     }
     assert!(udp(&upstream, &plain(1, "odd.example.", 65_280)).await.ends_with(&[0, 3, 10, 11, 12]));
     assert!(udp(&upstream, &plain(1, "broken.example.", 1)).await.ends_with(&[0, 2, 255, 255]));
@@ -213,13 +213,13 @@ async fn a_zone_has_its_habits() {
     assert!(udp(&upstream, &plain(1, "nothing.example.", 1)).await.ends_with(&[0, 0, 0, 7]));
 
     upstream.set_zone(zone().authentic().signed()).unwrap();
-    let reply = udp(&upstream, &with_opt(1, "www.example.", 1, true, 1232)).await;
-    assert_eq!((reply[3] & 0x20, counts(&reply)), (0x20, [3, 0, 1]), "AD, a signature, an OPT record");
-    let reply = udp(&upstream, &plain(1, "www.example.", 1)).await;
-    assert_eq!((reply[3] & 0x20, counts(&reply)), (0, [2, 0, 0]));
+    let response = udp(&upstream, &with_opt(1, "www.example.", 1, true, 1232)).await;
+    assert_eq!((response[3] & 0x20, counts(&response)), (0x20, [3, 0, 1]), "AD, a signature, an OPT record");
+    let response = udp(&upstream, &plain(1, "www.example.", 1)).await;
+    assert_eq!((response[3] & 0x20, counts(&response)), (0, [2, 0, 0]));
 
-    let reply = udp(&upstream, &with_opt(1, "www.example.", 1, false, 1232)).await;
-    assert!(reply.ends_with(b"\0\x0f\0\x08\0\x04forged"), "the extended error of this name");
+    let response = udp(&upstream, &with_opt(1, "www.example.", 1, false, 1232)).await;
+    assert!(response.ends_with(b"\0\x0f\0\x08\0\x04forged"), "the extended error of this name");
 }
 
 #[tokio::test]
@@ -292,21 +292,21 @@ async fn error_codes_with_and_without_question_and_reason() {
     let (bare, edns) = (plain(1, "www.example.", 1), with_opt(2, "www.example.", 1, false, 1232));
     for code in [1, 2, 4, 5, 9] {
         upstream.set(Behaviour::rcode(code).extended_error(22, "gone"));
-        let reply = udp(&upstream, &bare).await;
-        assert_eq!((rcode(&reply), counts(&reply), question(&reply)), (code, [0; 3], question(&bare)));
-        let reply = tcp(&upstream, &edns).await.unwrap();
-        assert!(reply.ends_with(b"\0\x0a\0\x0f\0\x06\0\x16gone"));
+        let response = udp(&upstream, &bare).await;
+        assert_eq!((rcode(&response), counts(&response), question(&response)), (code, [0; 3], question(&bare)));
+        let response = tcp(&upstream, &edns).await.unwrap();
+        assert!(response.ends_with(b"\0\x0a\0\x0f\0\x06\0\x16gone"));
     }
     upstream.set(Behaviour::rcode(16));
-    let reply = udp(&upstream, &edns).await;
-    assert_eq!((rcode(&reply), reply[reply.len() - 6]), (0, 1), "BADVERS lies partly in the OPT record");
+    let response = udp(&upstream, &edns).await;
+    assert_eq!((rcode(&response), response[response.len() - 6]), (0, 1), "BADVERS lies partly in the OPT record");
 
     upstream.set(Behaviour::rcode(SERVFAIL).without_question().without_opt());
     assert_eq!(udp(&upstream, &edns).await, [0, 2, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0]);
 
     upstream.set(Behaviour::formerr_on_opt());
-    let reply = udp(&upstream, &edns).await;
-    assert_eq!((rcode(&reply), counts(&reply)), (FORMERR, [0; 3]));
+    let response = udp(&upstream, &edns).await;
+    assert_eq!((rcode(&response), counts(&response)), (FORMERR, [0; 3]));
     assert_eq!(counts(&udp(&upstream, &bare).await), [2, 0, 0]);
 
     upstream.set(Behaviour::normal().ignoring_opt());
@@ -317,14 +317,14 @@ async fn error_codes_with_and_without_question_and_reason() {
 async fn truncation_by_size_and_on_purpose() {
     let upstream = upstream().await;
     let many = plain(1, "many.example.", 1);
-    let reply = udp(&upstream, &many).await;
-    assert_eq!((is_truncated(&reply), counts(&reply)), (true, [0; 3]));
+    let response = udp(&upstream, &many).await;
+    assert_eq!((is_truncated(&response), counts(&response)), (true, [0; 3]));
     assert_eq!(counts(&udp(&upstream, &with_opt(1, "many.example.", 1, false, 1232)).await), [60, 0, 1]);
 
     upstream.set(Behaviour::truncated());
     let query = plain(1, "www.example.", 1);
-    let reply = udp(&upstream, &query).await;
-    assert_eq!((is_truncated(&reply), counts(&reply), question(&reply)), (true, [0; 3], question(&query)));
+    let response = udp(&upstream, &query).await;
+    assert_eq!((is_truncated(&response), counts(&response), question(&response)), (true, [0; 3], question(&query)));
     assert_eq!(counts(&tcp(&upstream, &many).await.unwrap()), [60, 0, 0]);
 }
 
@@ -334,19 +334,19 @@ async fn forged_replies_alone_or_before_the_right_one() {
     let query = plain(0x0100, "www.example.", 1);
     let right = udp(&upstream, &query).await;
     for (forgery, check) in [
-        (Forgery::WrongId, (|reply, _| reply[..2] != [1, 0]) as fn(&[u8], &[u8]) -> bool),
-        (Forgery::WrongQuestion, |reply, query| question(reply) != question(query) && reply[..2] == query[..2]),
-        (Forgery::Echo, |reply, query| reply == query),
+        (Forgery::WrongId, (|response, _| response[..2] != [1, 0]) as fn(&[u8], &[u8]) -> bool),
+        (Forgery::WrongQuestion, |response, query| question(response) != question(query) && response[..2] == query[..2]),
+        (Forgery::Echo, |response, query| response == query),
     ] {
         upstream.set(Behaviour::forged(forgery));
-        let reply = udp(&upstream, &query).await;
-        assert!(check(&reply, &query), "{forgery:?}");
+        let response = udp(&upstream, &query).await;
+        assert!(check(&response, &query), "{forgery:?}");
         assert!(check(&tcp(&upstream, &query).await.unwrap(), &query), "{forgery:?}");
 
         upstream.set(Behaviour::forged(forgery).then_honest().latency(Duration::from_millis(5)));
         let socket = client(upstream.address()).await;
         socket.send(&query).await.unwrap();
-        assert_eq!((receive(&socket).await, receive(&socket).await), (reply, right.clone()));
+        assert_eq!((receive(&socket).await, receive(&socket).await), (response, right.clone()));
     }
     let root = plain(1, ".", 2);
     upstream.set_zone(LabZone::new(".")).unwrap();
@@ -378,9 +378,9 @@ async fn any_bytes_and_edited_replies() {
     upstream.set(Behaviour::folded_case());
     assert_eq!(question(&udp(&upstream, &query).await), question(&query).to_ascii_lowercase());
 
-    upstream.set(Behaviour::edited(|seen, reply| match seen.transport {
-        Transport::Udp => reply.clear(),
-        _ => reply.extend(b"!"),
+    upstream.set(Behaviour::edited(|seen, response| match seen.transport {
+        Transport::Udp => response.clear(),
+        _ => response.extend(b"!"),
     }));
     assert!(is_silent(&upstream, &query).await);
     assert!(tcp(&upstream, &query).await.unwrap().ends_with(b"\xc0\0\x02\x02!"));
@@ -461,13 +461,13 @@ async fn tcp_can_stay_silent_or_close_after_some_replies() {
     upstream_saw(&upstream, 1).await;
     assert!(timeout(QUIET, stream.read_u8()).await.is_err());
 
-    for replies in 0..3 {
-        upstream.set(Behaviour::normal().tcp(Tcp::CloseAfter(replies)));
+    for responses in 0..3 {
+        upstream.set(Behaviour::normal().tcp(Tcp::CloseAfter(responses)));
         let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
         for id in 0..4 {
             send_tcp(&mut stream, &query(id)).await;
         }
-        for id in 0..replies {
+        for id in 0..responses {
             assert_eq!(receive_tcp(&mut stream).await.unwrap()[1], id as u8);
         }
         assert!(receive_tcp(&mut stream).await.is_none());
@@ -519,11 +519,11 @@ async fn a_stopped_upstream_has_closed_its_port_until_it_is_restarted() {
 async fn messages_that_are_no_queries() {
     let upstream = upstream().await;
     assert!(is_silent(&upstream, &[1, 2, 3]).await);
-    let mut response = plain(1, "www.example.", 1);
-    response[2] |= 0x80;
-    assert!(is_silent(&upstream, &response).await);
-    let reply = udp(&upstream, &plain(1, "www.example.", 1)[..20]).await;
-    assert_eq!((rcode(&reply), reply.len()), (FORMERR, 12));
+    let mut no_query = plain(1, "www.example.", 1);
+    no_query[2] |= 0x80;
+    assert!(is_silent(&upstream, &no_query).await);
+    let response = udp(&upstream, &plain(1, "www.example.", 1)[..20]).await;
+    assert_eq!((rcode(&response), response.len()), (FORMERR, 12));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nodens::answer::{Response, LocalCounters};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
@@ -119,11 +119,11 @@ fn views_share_what_they_inherit() {
         .collect();
     let metrics = Metrics::new().unwrap();
     let snapshot = Snapshot::new(config(&format!("{records}{views}")), &metrics, None);
-    assert_eq!(snapshot.horizons().len(), 33);
+    assert_eq!(snapshot.effective_views().len(), 33);
     let wire = |n: usize| format!("n{n}.example").parse::<Name>().unwrap();
-    for (number, id) in snapshot.horizons().enumerate().skip(1) {
-        let seen = snapshot.horizon(id);
-        assert!(seen.shares_with(snapshot.horizon(EffectiveViewId::COMMON)), "{number}");
+    for (number, id) in snapshot.effective_views().enumerate().skip(1) {
+        let seen = snapshot.effective_view(id);
+        assert!(seen.shares_with(snapshot.effective_view(EffectiveViewId::COMMON)), "{number}");
         let denied = number - 1;
         assert!(!seen.has_records(wire(denied).as_wire()) && seen.has_records(wire(denied + 1).as_wire()));
     }

@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::RngSeed;
 
 use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
-use nodens::horizon::EffectiveViewId;
+use nodens::effective_view::EffectiveViewId;
 use nodens::wire::compose::{Composer, in_order};
 use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
@@ -96,7 +96,7 @@ fn question() -> impl Strategy<Value = Question> {
 }
 
 /// Generates an upstream's response: the message and its bytes, with OPT at any position in the additional section.
-fn reply() -> impl Strategy<Value = (Message, Vec<u8>)> {
+fn response() -> impl Strategy<Value = (Message, Vec<u8>)> {
     (message(), any::<Index>()).prop_map(|(message, place)| {
         let mut moved = message.clone();
         if let Some(mut edns) = moved.edns.take() {
@@ -192,24 +192,24 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         }
         Err(Reject::Silence(_)) => {}
     }
-    let reply = ResponseMessage::read(packet).ok()?;
+    let response = ResponseMessage::read(packet).ok()?;
     let home = CacheScope::unconfirmed(0);
     let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
-    let entry = Entry::from_reply(&reply, limits, true, home, 0);
-    let mut composer = Composer::new(reply.flags, &packet[12..reply.question_end]);
-    for record in &reply.records {
+    let entry = Entry::from_reply(&response, limits, true, home, 0);
+    let mut composer = Composer::new(response.flags, &packet[12..response.question_end]);
+    for record in &response.records {
         composer.copy(packet, record, record.section);
     }
     if let Ok(composed) = composer.finish() {
-        assert!(ResponseMessage::read(&composed).is_ok_and(|composed| composed.records.len() <= reply.records.len()));
+        assert!(ResponseMessage::read(&composed).is_ok_and(|composed| composed.records.len() <= response.records.len()));
     }
-    let _ = (reply.is_sound(), reply.is_referral());
-    if let Ok(Some(ordered)) = in_order(&reply) {
+    let _ = (response.is_sound(), response.is_referral());
+    if let Ok(Some(ordered)) = in_order(&response) {
         let ordered = ResponseMessage::read(&ordered).expect("a whole message");
         assert_eq!(in_order(&ordered), Ok(None), "in order at last");
     }
 
-    let mut asked = packet[..reply.question_end].to_vec();
+    let mut asked = packet[..response.question_end].to_vec();
     asked[2] &= 0x07;
     asked[6..12].fill(0);
     asked[11] = 1;
@@ -250,7 +250,7 @@ proptest! {
 
     #[test]
     fn a_damaged_message_is_no_trap(
-        (_, mut packet) in reply(),
+        (_, mut packet) in response(),
         damage in vec((any::<Index>(), any::<u8>()), 0..4),
         end in option::weighted(0.2, any::<Index>()),
         size in 40usize..2000,
@@ -271,16 +271,16 @@ proptest! {
     }
 
     #[test]
-    fn a_reply_is_read_alike((_, packet) in reply()) {
+    fn a_reply_is_read_alike((_, packet) in response()) {
         let message = Message::from_vec(&packet).unwrap();
-        let reply = ResponseMessage::read(&packet).unwrap();
-        prop_assert_eq!(u16::from(reply.rcode), u16::from(message.metadata.response_code));
-        prop_assert_eq!(reply.opt.is_some(), message.edns.is_some());
-        prop_assert_eq!(&reply.extended_errors, &extended_errors(&message.edns));
-        prop_assert_eq!(reply.qtype(), message.queries[0].query_type().into());
-        prop_assert_eq!(reply.qclass(), u16::from(message.queries[0].query_class()));
+        let response = ResponseMessage::read(&packet).unwrap();
+        prop_assert_eq!(u16::from(response.rcode), u16::from(message.metadata.response_code));
+        prop_assert_eq!(response.opt.is_some(), message.edns.is_some());
+        prop_assert_eq!(&response.extended_errors, &extended_errors(&message.edns));
+        prop_assert_eq!(response.qtype(), message.queries[0].query_type().into());
+        prop_assert_eq!(response.qclass(), u16::from(message.queries[0].query_class()));
         for (section, theirs) in SECTIONS.into_iter().zip(sections(&message)) {
-            let ours: Vec<_> = reply.section(section).collect();
+            let ours: Vec<_> = response.section(section).collect();
             prop_assert_eq!(ours.len(), theirs.len());
             for (ours, theirs) in ours.into_iter().zip(theirs) {
                 let theirs_are = (theirs.record_type().into(), u16::from(theirs.dns_class), theirs.ttl);
@@ -297,9 +297,9 @@ proptest! {
 
     #[test]
     fn a_reply_kept_and_fitted_says_the_same(
-        ((message, packet), query) in reply().prop_flat_map(|reply| {
-            let question = reply.0.queries[0].clone();
-            (Just(reply), query_of(question))
+        ((message, packet), query) in response().prop_flat_map(|response| {
+            let question = response.0.queries[0].clone();
+            (Just(response), query_of(question))
         }),
         cap in prop_oneof![Just(i32::MAX as u32), 0u32..500],
         age in 0u32..600,
@@ -307,11 +307,11 @@ proptest! {
         tcp in any::<bool>(),
     ) {
         let asked = query.to_vec().unwrap();
-        let (reply, asked) = (ResponseMessage::read(&packet).unwrap(), Query::read(&asked).unwrap());
-        let CacheableMessage { wire, ttls, least_ttl, spells, .. } = store(&reply, cap);
+        let (response, asked) = (ResponseMessage::read(&packet).unwrap(), Query::read(&asked).unwrap());
+        let CacheableMessage { wire, ttls, least_ttl, spells, .. } = store(&response, cap);
         let ttls: Vec<u8> = ttls.iter().flat_map(|at| at.to_be_bytes()).collect();
         let errors = extended_errors(&message.edns);
-        let kept = CachedMessage { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: reply.rcode, authentic: true, rotation: 0, spells };
+        let kept = CachedMessage { wire: &wire, ttls: &ttls, extended_errors: &errors, rcode: response.rcode, authentic: true, rotation: 0, spells };
         let size = if tcp { 65535 } else { usize::from(asked.udp_size()) };
         let mut out = vec![0xff; size];
         let age_of = if stale { Age::Stale(30) } else { Age::Seconds(age) };
@@ -326,7 +326,7 @@ proptest! {
             let left = ours.options().options.len();
             prop_assert!(left == 0 || extended_errors(&got.edns) == errors);
         }
-        let code = if query.edns.is_none() && reply.rcode.opt_bits() != 0 { rcode::SERVFAIL } else { reply.rcode };
+        let code = if query.edns.is_none() && response.rcode.opt_bits() != 0 { rcode::SERVFAIL } else { response.rcode };
         prop_assert_eq!(u16::from(got.metadata.response_code), u16::from(code));
         prop_assert_eq!(got.metadata.recursion_desired, query.metadata.recursion_desired);
         prop_assert_eq!(got.metadata.checking_disabled, query.metadata.checking_disabled);
@@ -363,10 +363,10 @@ proptest! {
     }
 
     #[test]
-    fn composed_records_are_the_same_records((message, packet) in reply()) {
-        let reply = ResponseMessage::read(&packet).unwrap();
-        let mut composer = Composer::new(reply.flags & !flag::RCODE, &packet[12..reply.question_end]);
-        for record in &reply.records {
+    fn composed_records_are_the_same_records((message, packet) in response()) {
+        let response = ResponseMessage::read(&packet).unwrap();
+        let mut composer = Composer::new(response.flags & !flag::RCODE, &packet[12..response.question_end]);
+        for record in &response.records {
             composer.copy(&packet, record, record.section);
         }
         let composed = Message::from_vec(&composer.finish().unwrap()).unwrap();

@@ -174,9 +174,9 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
     // Open descriptors stay open; nothing new can be opened.
     set_limit(&nodens, NOTHING_MORE);
     for n in 0..50 {
-        let reply = ask(&nodens, &format!("{n}.lab.example"));
-        assert_eq!(code(&reply), ResponseCode::ServFail);
-        let error = option(&reply, EXTENDED_ERROR).expect("an extended error");
+        let response = ask(&nodens, &format!("{n}.lab.example"));
+        assert_eq!(code(&response), ResponseCode::ServFail);
+        let error = option(&response, EXTENDED_ERROR).expect("an extended error");
         let text = String::from_utf8_lossy(&error[2..]).into_owned();
         assert!(error.starts_with(&[0, 0]) && text.contains("no file descriptor left"), "{text}");
     }
@@ -267,9 +267,9 @@ fn without_a_local_port_left_no_server_is_blamed() {
             receive(&socket)
         };
         for n in 0..20 {
-            let reply = ask(&format!("{n}.lab.example"));
-            assert_eq!(code(&reply), ResponseCode::ServFail);
-            let text = extended_error(&reply);
+            let response = ask(&format!("{n}.lab.example"));
+            assert_eq!(code(&response), ResponseCode::ServFail);
+            let text = extended_error(&response);
             assert!(text.contains("no local port left"), "{text}");
         }
         no_server_was_blamed(&nodens, 2);
@@ -277,9 +277,9 @@ fn without_a_local_port_left_no_server_is_blamed() {
         // The connections are reset, so none of their ports stays in use.
         drop(taken);
         for n in 0..20 {
-            let reply = ask(&format!("{n}.lab.example"));
-            let well = code(&reply) == ResponseCode::NoError;
-            assert!(well, "{n}: {}", extended_error(&reply));
+            let response = ask(&format!("{n}.lab.example"));
+            let well = code(&response) == ResponseCode::NoError;
+            assert!(well, "{n}: {}", extended_error(&response));
         }
         no_server_was_blamed(&nodens, 2);
     });

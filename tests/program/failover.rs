@@ -109,11 +109,11 @@ impl Cell {
             self.fault.strike(&self.faulty, number);
             let name = format!("{number}.{}.example", self.name);
             let query = query(number, &name, A);
-            let reply = match &mut stream {
+            let response = match &mut stream {
                 Some(stream) => stream.ask(&query),
                 None => ask(&socket, &query),
             };
-            assert_eq!(data(&reply), [address_of(&name).to_string()], "{name}");
+            assert_eq!(data(&response), [address_of(&name).to_string()], "{name}");
         }
         let asked = |server: &LabUpstream| server.seen().iter().filter(|seen| u16::from(seen.qtype) == A).count();
         let most = f64::from(QUERIES) * 1.1 + 32.0;
@@ -135,9 +135,9 @@ impl Cell {
 
 fn ask(socket: &UdpSocket, query: &[u8]) -> Vec<u8> {
     socket.send(query).expect("sends");
-    let reply = receive(socket);
-    assert_eq!(id(&reply), id(query));
-    reply
+    let response = receive(socket);
+    assert_eq!(id(&response), id(query));
+    response
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn server() -> (SocketAddr, Last) {
             if query.to_ascii_lowercase().windows(7).any(|part| part == b"letters") {
                 *seen.lock().expect("a lock") = query.to_vec();
             }
-            for forged in forged(query).into_iter().chain([reply(query, RIGHT)]) {
+            for forged in forged(query).into_iter().chain([response(query, RIGHT)]) {
                 let _ = udp.send_to(&forged, client);
             }
         }
@@ -50,7 +50,7 @@ fn server() -> (SocketAddr, Last) {
                     stream.read_exact(&mut length).ok()?;
                     let mut query = vec![0; u16::from_be_bytes(length).into()];
                     stream.read_exact(&mut query).ok()?;
-                    stream.write_all(&framed(&reply(&query, RIGHT))).ok()?;
+                    stream.write_all(&framed(&response(&query, RIGHT))).ok()?;
                 }
             });
         }
@@ -59,12 +59,12 @@ fn server() -> (SocketAddr, Last) {
 }
 
 /// Returns the response to a query, with its question unchanged.
-fn reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
-    let mut reply = Message::from_vec(query).expect("a query");
-    reply.metadata.message_type = MessageType::Response;
-    let name = reply.queries[0].name().clone();
-    reply.answers.push(Record::from_rdata(name, 300, RData::A(rdata::A(address.into()))));
-    reply.to_vec().expect("a reply")
+fn response(query: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let mut response = Message::from_vec(query).expect("a query");
+    response.metadata.message_type = MessageType::Response;
+    let name = response.queries[0].name().clone();
+    response.answers.push(Record::from_rdata(name, 300, RData::A(rdata::A(address.into()))));
+    response.to_vec().expect("a reply")
 }
 
 /// Returns the responses of an attacker who has address, port and id, but does not see the query.
@@ -76,7 +76,7 @@ fn forged(query: &[u8]) -> Vec<Vec<u8>> {
         message.queries[0].set_name(name);
         message.edns = None;
         change(&mut message);
-        reply(&message.to_vec().expect("a message"), FORGED)
+        response(&message.to_vec().expect("a message"), FORGED)
     };
     let bare = |code: u16| [&query[..2], &(0x8180 | code).to_be_bytes(), &[0; 8]].concat();
     let other = |message: &mut Message| {

@@ -288,7 +288,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 }
 
 /// Accepts one connection, reads one message, and sends `answer`.
-fn strange_elder(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
+fn foreign_predecessor(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
     let listener = handle::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");
@@ -307,7 +307,7 @@ fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
     ] {
         let scene = Scene::new();
         let mut old = scene.nodens();
-        let predecessor = strange_elder(&scene.socket(), answer);
+        let predecessor = foreign_predecessor(&scene.socket(), answer);
         let mut new = scene.nodens();
         predecessor.join().expect("it was asked");
         new.logged("sharing the ports");

@@ -81,9 +81,9 @@ impl Scene {
 
     /// Returns the strings of a TXT answer, joined.
     fn txt(&self, from: &str, name: &str) -> String {
-        let reply = self.ask(from, name, TXT);
-        assert_eq!(code(&reply), hickory_proto::op::ResponseCode::NoError, "{name}");
-        data(&reply).join("\n")
+        let response = self.ask(from, name, TXT);
+        assert_eq!(code(&response), hickory_proto::op::ResponseCode::NoError, "{name}");
+        data(&response).join("\n")
     }
 
     /// Returns the report of a job, once it has this many queries.
@@ -248,11 +248,11 @@ fn a_job_sees_itself_and_nobody_else() {
     assert!(why.contains("localhost is a special-use name: nodens answers NOERROR itself"), "{why}");
     // Too long for a response without EDNS: nodens returns the whole strings that fit.
     let long = format!("{}example.com", "long-label-long-label-long-label-long-label-long-label.".repeat(3));
-    let reply = scene.ask(TWO, &format!("{long}.why.nodens.internal"), TXT);
-    assert!(reply.len() <= 512 && reply[2] & 2 == 0 && !data(&reply).is_empty(), "{reply:?}");
+    let response = scene.ask(TWO, &format!("{long}.why.nodens.internal"), TXT);
+    assert!(response.len() <= 512 && response[2] & 2 == 0 && !data(&response).is_empty(), "{response:?}");
     for (name, qtype) in [("why.nodens.internal", TXT), ("a.why.nodens.internal", A), ("me.nodens.internal", A)] {
-        let reply = scene.ask(ONE, name, qtype);
-        assert!(data(&reply).is_empty() && code(&reply) == hickory_proto::op::ResponseCode::NoError, "{name}");
+        let response = scene.ask(ONE, name, qtype);
+        assert!(data(&response).is_empty() && code(&response) == hickory_proto::op::ResponseCode::NoError, "{name}");
     }
 }
 

@@ -39,12 +39,12 @@ impl Asked {
     /// Checks that each query is answered, and each connection then closed.
     fn are_answered(self) {
         for (n, socket) in (0..).zip(&self.datagrams) {
-            let reply = receive(socket);
-            assert_eq!((id(&reply), data(&reply)), (n, vec!["192.0.2.1".to_owned()]));
+            let response = receive(socket);
+            assert_eq!((id(&response), data(&response)), (n, vec!["192.0.2.1".to_owned()]));
         }
         for (n, mut tcp) in (0..).zip(self.connections) {
-            let reply = tcp.receive();
-            assert_eq!((id(&reply), data(&reply)), (n, vec!["192.0.2.1".to_owned()]));
+            let response = tcp.receive();
+            assert_eq!((id(&response), data(&response)), (n, vec!["192.0.2.1".to_owned()]));
             assert_eq!(tcp.next(), None);
         }
     }
@@ -140,9 +140,9 @@ fn ask_until(done: &AtomicBool, server: SocketAddr, client: usize) {
     let (socket, mut taken) = (udp(server), false);
     for n in 0_u16.. {
         socket.send(&query(n, &format!("{client}-{n}.lab.example"), A)).expect("sends");
-        let reply = receive(&socket);
-        assert_eq!((id(&reply), code(&reply)), (n, ResponseCode::NoError));
-        let new = data(&reply) == ["192.0.2.2"];
+        let response = receive(&socket);
+        assert_eq!((id(&response), code(&response)), (n, ResponseCode::NoError));
+        let new = data(&response) == ["192.0.2.2"];
         assert!(new || !taken, "the old configuration answers after the new one");
         taken |= new;
         if done.load(Ordering::Relaxed) {

@@ -150,8 +150,8 @@ fn a_mistake_is_told_of_by_the_exit_code_where_nobody_reads() {
     let (reader, writer) = pipe().expect("a pipe");
     let dir = Dir::new();
     // More mistakes than fit in the pipe.
-    let mistakes: String = (0..2_000).map(|n| format!("key_that_is_none_{n} = 1\n")).collect();
-    let file = dir.write("nodens.toml", &format!("[server]\n{mistakes}"));
+    let diagnostics: String = (0..2_000).map(|n| format!("key_that_is_none_{n} = 1\n")).collect();
+    let file = dir.write("nodens.toml", &format!("[server]\n{diagnostics}"));
     let mut child = serve().arg("--config").arg(file).stderr(writer).spawn().expect("nodens starts");
     let status = eventually("its end", || child.try_wait().expect("a child"));
     assert_eq!(status.code(), Some(78));

@@ -61,12 +61,12 @@ fn replies_from(nodens: &Nodens, asked: &[SocketAddr], client: IpAddr) {
     for (at, &server) in (1..).zip(asked) {
         for _ in 0..2 {
             socket.send_to(&query(at, &format!("{at}.lab.example"), A), server).expect("sends");
-            let mut reply = [0; 512];
+            let mut response = [0; 512];
             let (length, from) = socket
-                .recv_from(&mut reply)
+                .recv_from(&mut response)
                 .unwrap_or_else(|error| panic!("no reply from {server}: {error}\n{}", nodens.get("/metrics").body));
-            assert_eq!((from, id(&reply)), (server, at));
-            assert_eq!(data(&reply[..length]), ["192.0.2.1"]);
+            assert_eq!((from, id(&response)), (server, at));
+            assert_eq!(data(&response[..length]), ["192.0.2.1"]);
         }
         assert_eq!(data(&Tcp::connect(server).ask(&query(at, "tcp.lab.example", A))), ["192.0.2.1"]);
     }
@@ -242,9 +242,9 @@ impl Forwarder {
                     let onward = UdpSocket::bind("127.0.0.1:0").expect("a socket");
                     onward.set_read_timeout(Some(DEADLINE)).expect("a timeout");
                     onward.send_to(&query, to.wait()).expect("sends");
-                    let mut reply = [0; 4_096];
-                    if let Ok(length) = onward.recv(&mut reply) {
-                        let _ = socket.send_to(&reply[..length], client); // the client may be gone
+                    let mut response = [0; 4_096];
+                    if let Ok(length) = onward.recv(&mut response) {
+                        let _ = socket.send_to(&response[..length], client); // the client may be gone
                     }
                 });
             }

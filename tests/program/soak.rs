@@ -165,29 +165,29 @@ impl Soak {
                 }
             }
             while !asked.is_empty() {
-                let reply = stream.as_mut().map_or_else(|| receive(&socket), Tcp::receive);
-                let at = asked.iter().position(|(asked, ..)| *asked == id(&reply)).expect("one reply for each query");
+                let response = stream.as_mut().map_or_else(|| receive(&socket), Tcp::receive);
+                let at = asked.iter().position(|(asked, ..)| *asked == id(&response)).expect("one reply for each query");
                 let (_, name, route, sent) = asked.swap_remove(at);
-                self.check(&reply, &name, route, sent);
-                known = (code(&reply) == ResponseCode::NoError).then_some((name, route)).or(known);
+                self.check(&response, &name, route, sent);
+                known = (code(&response) == ResponseCode::NoError).then_some((name, route)).or(known);
             }
         }
         assert_no_more(&socket);
     }
 
-    fn check(&self, reply: &[u8], name: &str, route: usize, sent: Instant) {
-        if code(reply) == ResponseCode::NoError {
-            return assert_eq!(data(reply), [address_of(name).to_string()], "{name}");
+    fn check(&self, response: &[u8], name: &str, route: usize, sent: Instant) {
+        if code(response) == ResponseCode::NoError {
+            return assert_eq!(data(response), [address_of(name).to_string()], "{name}");
         }
         let now = Instant::now();
-        assert_eq!(code(reply), ResponseCode::ServFail, "{name}");
+        assert_eq!(code(response), ResponseCode::ServFail, "{name}");
         self.failed.fetch_add(1, Ordering::Relaxed);
         let well: Vec<_> = self.routes[route].iter().map(|server| server.was_well(sent, now)).collect();
         assert!(
             !well.contains(&true),
             "{name}: SERVFAIL after {:?} ({:?}), though well: {well:?}",
             now - sent,
-            extended_error(reply)
+            extended_error(response)
         );
     }
 }

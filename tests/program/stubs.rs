@@ -94,11 +94,11 @@ fn play(stage: &Stage) {
 
 /// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
-    let Ok(reply) = ResponseMessage::read(wire) else { return };
-    let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
-    let mut answers: Vec<_> = reply.section(Section::Answer).collect();
+    let Ok(response) = ResponseMessage::read(wire) else { return };
+    let mut composer = Composer::new(response.flags, &wire[12..response.question_end]);
+    let mut answers: Vec<_> = response.section(Section::Answer).collect();
     answers.reverse();
-    answers.into_iter().for_each(|record| composer.copy(reply.message, record, Section::Answer));
+    answers.into_iter().for_each(|record| composer.copy(response.message, record, Section::Answer));
     let made = composer.finish().expect("it fits");
     // All except the id.
     wire.truncate(2);

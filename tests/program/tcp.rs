@@ -62,7 +62,7 @@ fn more_queries_than_may_be_in_flight_are_all_answered() {
     let frames: Vec<u8> = (0..350).flat_map(|n| framed(&query(n, &format!("{n}.lab.example"), A))).collect();
     tcp.write(&frames);
     tcp.half_close();
-    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|reply| id(&reply)).collect();
+    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|response| id(&response)).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..350).collect::<Vec<_>>());
 }
@@ -118,8 +118,8 @@ fn one_query_on_each_of_many_connections_at_once_is_answered() {
         })
         .collect();
     for (n, mut client) in (0..).zip(clients) {
-        let reply = client.receive();
-        assert_eq!((id(&reply), code(&reply)), (n, ResponseCode::NoError));
+        let response = client.receive();
+        assert_eq!((id(&response), code(&response)), (n, ResponseCode::NoError));
     }
     assert_eq!(nodens.metric("nodens_tcp_connections_rejected_total", &[]), 0.0);
 }
@@ -139,8 +139,8 @@ fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long
     let refused = connect_from([127, 0, 0, 4], nodens.address()).ask(&query(1, "a.lab.example", A));
     assert_eq!(code(&refused), ResponseCode::Refused);
     let mut allowed: Vec<_> = (0..32).map(|_| begin([127, 0, 0, 1])).collect();
-    let reply = connect_from([127, 0, 0, 3], nodens.address()).ask(&query(1, "a.lab.example", A));
-    assert_eq!(code(&reply), ResponseCode::NoError);
+    let response = connect_from([127, 0, 0, 3], nodens.address()).ask(&query(1, "a.lab.example", A));
+    assert_eq!(code(&response), ResponseCode::NoError);
     drop(strangers);
     // A byte now and then is not a query.
     for client in &mut allowed {
@@ -178,7 +178,7 @@ fn after_a_half_close_all_answers_arrive_and_then_the_end() {
         tcp.send(&query(id, name, A));
     }
     tcp.half_close();
-    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|reply| id(&reply)).collect();
+    let mut ids: Vec<_> = std::iter::from_fn(|| tcp.next()).map(|response| id(&response)).collect();
     ids.sort_unstable();
     assert_eq!(ids, [1, 2, 3, 4]);
 
@@ -194,12 +194,12 @@ fn the_idle_timeout_is_told_to_those_who_ask_for_it_over_tcp_only() {
     let mut tcp = Tcp::connect(nodens.address());
     // From the upstream, from the cache, from nodens itself.
     for name in ["a.lab.example", "a.lab.example", "localhost"] {
-        let reply = tcp.ask(&query_with_option(1, name, KEEPALIVE));
-        assert_eq!(option(&reply, KEEPALIVE), Some(120_u16.to_be_bytes().to_vec()), "{name}");
+        let response = tcp.ask(&query_with_option(1, name, KEEPALIVE));
+        assert_eq!(option(&response, KEEPALIVE), Some(120_u16.to_be_bytes().to_vec()), "{name}");
         assert_eq!(option(&tcp.ask(&query_with_option(2, name, UNKNOWN_OPTION)), KEEPALIVE), None);
         assert_eq!(option(&tcp.ask(&query(3, name, A)), KEEPALIVE), None);
-        let reply = ask_udp(nodens.address(), &query_with_option(4, name, KEEPALIVE));
-        assert_eq!((code(&reply), option(&reply, KEEPALIVE)), (ResponseCode::NoError, None));
+        let response = ask_udp(nodens.address(), &query_with_option(4, name, KEEPALIVE));
+        assert_eq!((code(&response), option(&response, KEEPALIVE)), (ResponseCode::NoError, None));
     }
 }
 

@@ -39,10 +39,10 @@ fn server(bad: Bad) -> SocketAddr {
     thread::spawn(move || {
         let mut buffer = [0; 2_048];
         while let Ok((length, client)) = udp.recv_from(&mut buffer) {
-            let mut reply = buffer[..length].to_vec();
+            let mut response = buffer[..length].to_vec();
             // QR and TC.
-            reply[2] |= 0x82;
-            let _ = udp.send_to(&reply, client);
+            response[2] |= 0x82;
+            let _ = udp.send_to(&response, client);
         }
     });
     thread::spawn(move || {
@@ -60,12 +60,12 @@ fn serve(mut stream: TcpStream, bad: Bad) -> Option<()> {
         stream.read_exact(&mut length).ok()?;
         let mut message = vec![0; u16::from_be_bytes(length).into()];
         stream.read_exact(&mut message).ok()?;
-        let mut reply = Message::from_vec(&message).ok()?;
-        let name = reply.queries.first()?.name().clone();
-        reply.metadata.message_type = MessageType::Response;
-        reply.edns = None;
-        reply.answers.push(Record::from_rdata(name.clone(), 300, RData::A(rdata::A::new(192, 0, 2, 1))));
-        let frame = framed(&reply.to_vec().ok()?);
+        let mut response = Message::from_vec(&message).ok()?;
+        let name = response.queries.first()?.name().clone();
+        response.metadata.message_type = MessageType::Response;
+        response.edns = None;
+        response.answers.push(Record::from_rdata(name.clone(), 300, RData::A(rdata::A::new(192, 0, 2, 1))));
+        let frame = framed(&response.to_vec().ok()?);
         let is_bad = name.to_ascii().to_ascii_lowercase().starts_with("bad");
         match bad {
             _ if !is_bad => out.lock().ok()?.write_all(&frame).ok()?,
@@ -127,11 +127,11 @@ fn others_are_answered(bad: Bad, burst: usize, pause: Duration) {
     let mut other = connect_from([127, 0, 0, 3], address);
     assert_eq!(code(&other.ask(&query(0, "first.example.com", A))), ResponseCode::NoError);
     let over = Arc::new(());
-    let goes_on = Arc::downgrade(&over);
+    let continues = Arc::downgrade(&over);
     let client = thread::spawn(move || {
         let socket = UdpSocket::bind("127.0.0.2:0").expect("a socket");
         let mut number = 0_u32;
-        while goes_on.strong_count() > 0 {
+        while continues.strong_count() > 0 {
             for _ in 0..burst {
                 number += 1;
                 let _ = socket.send_to(&query(number as u16, &format!("bad{number}.example.com"), A), address);
@@ -141,10 +141,10 @@ fn others_are_answered(bad: Bad, burst: usize, pause: Duration) {
     });
     nodens.metric_becomes("nodens_upstream_queries_total", &[("transport", "tcp")], |count| count > 0.0);
     for number in 0..40_u16 {
-        let reply = other.ask(&query_with_option(number, &format!("good{number}.example.com"), EXTENDED_ERROR));
-        let well = code(&reply) == ResponseCode::NoError;
-        assert!(well && id(&reply) == number, "{number}: {}", extended_error(&reply));
-        assert_eq!(data(&reply), ["192.0.2.1"]);
+        let response = other.ask(&query_with_option(number, &format!("good{number}.example.com"), EXTENDED_ERROR));
+        let well = code(&response) == ResponseCode::NoError;
+        assert!(well && id(&response) == number, "{number}: {}", extended_error(&response));
+        assert_eq!(data(&response), ["192.0.2.1"]);
         thread::sleep(Duration::from_millis(20));
     }
     // None, unless the machine is slow.

@@ -59,7 +59,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("answer", 3),
     ("coalesce", 3),
     ("fetch", 3),
-    ("horizon", 3),
+    ("effective_view", 3),
     ("jobs", 3),
     ("log", 3),
     ("query_log", 3),
@@ -247,8 +247,8 @@ fn circles(files: &BTreeMap<String, String>) -> Vec<String> {
     for &module in imports.keys() {
         let Some(way) = circle(module, &imports).filter(|_| !seen.contains(module)) else { continue };
         // Two files belong to one set if each leads to the other.
-        let leads_back = |other: &&str| from(other, &imports).contains_key(module);
-        seen.extend(from(module, &imports).into_keys().filter(leads_back));
+        let loops_back = |other: &&str| from(other, &imports).contains_key(module);
+        seen.extend(from(module, &imports).into_keys().filter(loops_back));
         let lines = way.windows(2).map(|pair| format!("{}:{}", pair[0], imports[pair[0]][pair[1]]));
         let lines = lines.collect::<Vec<_>>().join(", ");
         faults.push(format!("a circle of imports: {} ({lines})", way.join(" -> ")));

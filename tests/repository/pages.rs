@@ -31,7 +31,7 @@ fn blocks(page: &'static str, language: &str) -> Vec<&'static str> {
 #[test]
 fn the_example_is_valid() {
     let example = blocks(CONFIGURATION, "toml").into_iter().find(|block| block.starts_with("[server]")).unwrap();
-    let config = parse(example, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let config = parse(example, &[]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"));
     assert_eq!((config.routes.len(), config.upstreams.len(), config.records.len()), (3, 3, 1));
 }
 
@@ -39,8 +39,8 @@ fn the_example_is_valid() {
 fn the_broken_example_has_the_mistakes_shown() {
     let broken = blocks(CONFIGURATION, "toml").into_iter().find(|block| block.starts_with("# broken.toml")).unwrap();
     let shown = blocks(CONFIGURATION, "console").into_iter().find(|block| block.contains("check broken.toml")).unwrap();
-    let mistakes = parse(broken, &[]).unwrap_err();
-    let said: Vec<String> = mistakes.iter().map(|mistake| format!("broken.toml:{mistake}")).collect();
+    let diagnostics = parse(broken, &[]).unwrap_err();
+    let said: Vec<String> = diagnostics.iter().map(|diagnostic| format!("broken.toml:{diagnostic}")).collect();
     assert_eq!(said, shown.lines().skip(1).collect::<Vec<_>>());
 }
 

@@ -20,9 +20,9 @@ impl Tally {
     /// Counts the responses that have come and removes their clients from `waiting`.
     pub(crate) fn take_from(&mut self, waiting: &mut Vec<Client>) {
         waiting.retain_mut(|client| {
-            let Some(reply) = client.reply() else { return true };
-            assert_eq!(reply[..2], client.query[..2], "another id");
-            let code = Message::from_vec(&reply).expect("a message").metadata.response_code;
+            let Some(response) = client.response() else { return true };
+            assert_eq!(response[..2], client.query[..2], "another id");
+            let code = Message::from_vec(&response).expect("a message").metadata.response_code;
             *self.codes.entry(code.to_str().to_uppercase().replace(' ', "")).or_default() += 1;
             self.took.push(client.sent.elapsed());
             false

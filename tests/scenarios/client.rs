@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// Returns the response, if it has come.
-    pub(crate) fn reply(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn response(&mut self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 65_537];
         match &mut self.socket {
             Socket::Udp(socket) => match socket.recv(&mut buffer) {

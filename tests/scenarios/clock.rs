@@ -47,7 +47,7 @@ impl Clock {
     }
 
     /// Completes everything that needs no time.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn merge_counts(&self) {
         if self.is_real() {
             sleep(SETTLED).await;
             return;
@@ -68,7 +68,7 @@ impl Clock {
             return;
         }
         tokio::time::advance(by).await;
-        self.settle().await;
+        self.merge_counts().await;
     }
 
     /// Advances the clock by `time`: in steps of `by`, or in fine steps at both ends and coarse ones between.

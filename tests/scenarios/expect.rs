@@ -80,19 +80,19 @@ impl Judge {
 }
 
 /// Panics if the response does not match the lines.
-pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String], judge: Judge) {
+pub(crate) fn check(query: &[u8], response: &[u8], took: Duration, block: &[String], judge: Judge) {
     let expected = read(block);
     if let Some(bytes) = &expected.bytes {
-        assert_eq!(reply, bytes, "{reply:02x?}");
+        assert_eq!(response, bytes, "{response:02x?}");
         return;
     }
-    let message = Message::from_vec(reply).unwrap_or_else(|error| panic!("unreadable reply: {error}: {reply:02x?}"));
+    let message = Message::from_vec(response).unwrap_or_else(|error| panic!("unreadable reply: {error}: {response:02x?}"));
     let told = tell(&message);
     let rcode = message.metadata.response_code.to_str().to_uppercase().replace(' ', "");
     let wanted = expected.rcode.expect("a response code");
     assert!(rcode == wanted || long_name(&wanted) == rcode, "{rcode}, expected {wanted}: {told}");
 
-    assert_eq!(reply[..2], query[..2], "another id");
+    assert_eq!(response[..2], query[..2], "another id");
     let flags = |wire: &[u8]| u16::from_be_bytes([wire[2], wire[3]]);
     let mut wanted = 0x8080 | (flags(query) & 0x7910);
     for (word, bit) in [("aa", 0x0400), ("tc", 0x0200), ("z", 0x0040), ("ad", 0x0020)] {
@@ -100,29 +100,29 @@ pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String]
     }
     let told_by_flags = if judge == Judge::Peer { 0x8200 } else { 0xfff0 };
     assert_eq!(
-        flags(reply) & told_by_flags,
+        flags(response) & told_by_flags,
         wanted & told_by_flags,
         "flags {:04x}, expected {wanted:04x}: {told}",
-        flags(reply)
+        flags(response)
     );
 
     if expected.bare {
         assert!(message.queries.is_empty(), "a question: {told}");
     } else {
         let end = nodens::wire::name::skip(query, 12).expect("a name") + 4;
-        assert_eq!(reply.get(12..end), query.get(12..end), "another question: {told}");
+        assert_eq!(response.get(12..end), query.get(12..end), "another question: {told}");
     }
     if expected.lower {
-        let end = nodens::wire::name::skip(reply, 12).expect("a name");
-        assert!(!reply[end..].iter().any(u8::is_ascii_uppercase), "capital letters: {told}: {reply:02x?}");
+        let end = nodens::wire::name::skip(response, 12).expect("a name");
+        assert!(!response[end..].iter().any(u8::is_ascii_uppercase), "capital letters: {told}: {response:02x?}");
     }
     for name in &expected.spelled {
         let labels = name.split('.').map(|label| [&[label.len() as u8], label.as_bytes()].concat());
         let wire = labels.collect::<Vec<_>>().concat();
-        assert!(reply.windows(wire.len()).any(|window| window == wire), "{name} is not there: {told}: {reply:02x?}");
+        assert!(response.windows(wire.len()).any(|window| window == wire), "{name} is not there: {told}: {response:02x?}");
     }
     if judge == Judge::Nodens {
-        check_opt(query, reply, &message, &expected.errors, (expected.keepalive, expected.nsid.as_deref()), &told);
+        check_opt(query, response, &message, &expected.errors, (expected.keepalive, expected.nsid.as_deref()), &told);
     }
 
     match &expected.count {
@@ -146,7 +146,7 @@ pub(crate) fn check(query: &[u8], reply: &[u8], took: Duration, block: &[String]
         assert!(message.authorities.len() == 1 && message.authorities.iter().all(is), "no such SOA: {told}");
     }
     if let Some(size) = &expected.size {
-        assert!(range(size).contains(&(reply.len() as u64)), "{} bytes: {told}", reply.len());
+        assert!(range(size).contains(&(response.len() as u64)), "{} bytes: {told}", response.len());
     }
     if let Some(bounds) = &expected.took {
         assert!(judge.times(bounds).contains(&(took.as_millis() as u64)), "took {took:?}: {told}");
@@ -183,7 +183,7 @@ fn read(block: &[String]) -> Expected {
 
 fn check_opt(
     query: &[u8],
-    reply: &[u8],
+    response: &[u8],
     message: &Message,
     errors: &[(u16, String)],
     (keepalive, nsid): (Option<u16>, Option<&str>),
@@ -199,7 +199,7 @@ fn check_opt(
     assert_eq!((edns.max_payload(), edns.version()), (1232, 0), "{told}");
     let refused = u16::from(message.metadata.response_code) == u16::from(nodens::wire::rcode::BADVERS);
     assert!(refused || Some(edns.flags().dnssec_ok) == asked, "DO: {told}");
-    let options = options(reply);
+    let options = options(response);
     let found: Vec<_> = options.iter().filter(|(code, _)| *code == 15).map(|(_, data)| data).collect();
     assert_eq!(found.len(), errors.len(), "extended errors: {told}");
     for (data, (code, text)) in found.into_iter().zip(errors) {
@@ -216,10 +216,10 @@ fn check_opt(
 }
 
 /// Returns the options of a message's OPT record in their order.
-fn options(reply: &[u8]) -> Vec<(u16, Vec<u8>)> {
+fn options(response: &[u8]) -> Vec<(u16, Vec<u8>)> {
     let word = |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
-    let Some((start, end)) = ResponseMessage::read(reply).expect("a whole reply").opt else { return Vec::new() };
-    let (mut rest, mut found) = (&reply[start + 11..end], Vec::new());
+    let Some((start, end)) = ResponseMessage::read(response).expect("a whole reply").opt else { return Vec::new() };
+    let (mut rest, mut found) = (&response[start + 11..end], Vec::new());
     while let (Some(code), Some(length)) = (word(rest, 0), word(rest, 2)) {
         let end = 4 + usize::from(length);
         found.push((code, rest[4..end].to_vec()));

@@ -82,16 +82,16 @@ impl Stage {
             ["begin", label, ..] => {
                 let client = self.send(rest(2));
                 self.pending.insert((*label).to_owned(), client);
-                self.clock.settle().await;
+                self.clock.merge_counts().await;
             }
             ["reply", label] => {
                 let client = self.pending.remove(*label).expect("it was begun");
                 self.expect(client, &step.block).await;
             }
             ["waits", label] => {
-                self.clock.settle().await;
-                let reply = self.pending.get_mut(*label).expect("it was begun").reply();
-                assert!(reply.is_none(), "there is a reply");
+                self.clock.merge_counts().await;
+                let response = self.pending.get_mut(*label).expect("it was begun").response();
+                assert!(response.is_none(), "there is a reply");
             }
             ["advance", span] => {
                 let by = (!self.pending.is_empty()).then_some(FINE);
@@ -101,7 +101,7 @@ impl Stage {
             ["reload"] => {
                 let config = self.config(&step.block);
                 self.running().nodens().reload(config);
-                self.clock.settle().await;
+                self.clock.merge_counts().await;
             }
             ["saw", name, "loop-check", zone] => {
                 let seen = self.named(name).seen();
@@ -111,7 +111,7 @@ impl Stage {
             // Peers send queries of their own, and retry differently from nodens.
             ["saw", ..] if self.peer.is_some() => {}
             ["saw", name, ..] => {
-                self.clock.settle().await;
+                self.clock.merge_counts().await;
                 let mut seen = self.named(name).seen();
                 self.named(name).clear_seen();
                 // Ignores nodens's own queries: loop checks, and probes unless the step looks for them.
@@ -139,7 +139,7 @@ impl Stage {
             }
             None => Subject::Nodens(start_here(self.config(block)).expect("nodens starts").0),
         });
-        self.clock.settle().await;
+        self.clock.merge_counts().await;
     }
 
     /// Returns the configuration of a block, with a listener added. If the block names no upstreams, all are in one group.
@@ -155,7 +155,7 @@ impl Stage {
         for (name, upstream) in &self.upstreams {
             text = text.replace(&format!("{{{name}}}"), &upstream.address().to_string());
         }
-        parse(&text, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap_or_else(|mistakes| panic!("{mistakes:?} in:\n{text}"))
+        parse(&text, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?} in:\n{text}"))
     }
 
     fn send(&mut self, words: &[String]) -> Client {
@@ -166,18 +166,18 @@ impl Stage {
     async fn expect(&self, mut client: Client, block: &[String]) {
         let silence = block.first().is_some_and(|line| line == "silence");
         let patience = if silence { SILENCE } else { PATIENCE };
-        self.clock.settle().await;
-        let reply = loop {
-            match client.reply() {
-                Some(reply) => break Some(reply),
+        self.clock.merge_counts().await;
+        let response = loop {
+            match client.response() {
+                Some(response) => break Some(response),
                 None if client.sent.elapsed() >= patience => break None,
                 None => self.clock.step(FINE).await,
             }
         };
         let took = client.sent.elapsed();
-        match reply {
-            Some(reply) if silence => panic!("a reply: {reply:02x?}"),
-            Some(reply) => expect::check(&client.query, &reply, took, &self.in_place(block), self.judge()),
+        match response {
+            Some(response) if silence => panic!("a reply: {response:02x?}"),
+            Some(response) => expect::check(&client.query, &response, took, &self.in_place(block), self.judge()),
             None => assert!(silence, "no reply within {patience:?}"),
         }
     }
@@ -217,7 +217,7 @@ impl Stage {
                 tally.take_from(&mut waiting);
             }
         }
-        self.clock.settle().await;
+        self.clock.merge_counts().await;
         tally.take_from(&mut waiting);
         while !waiting.is_empty() {
             self.clock.step(FINE).await;

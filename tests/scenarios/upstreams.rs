@@ -143,8 +143,8 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
         behaviour = behaviour.tcp(match tcp.split_once(':') {
             None if tcp == "refuse" => Tcp::Refuse,
             None if tcp == "silent" => Tcp::Silent,
-            Some(("close-after", replies)) => Tcp::CloseAfter(replies.parse().expect("a number")),
-            Some(("stall-after", replies)) => Tcp::StallAfter(replies.parse().expect("a number")),
+            Some(("close-after", responses)) => Tcp::CloseAfter(responses.parse().expect("a number")),
+            Some(("stall-after", responses)) => Tcp::StallAfter(responses.parse().expect("a number")),
             Some(("reversed", queries)) => Tcp::Reversed(queries.parse().expect("a number")),
             Some(("in-pieces", bytes)) => Tcp::InPieces(bytes.parse().expect("a number")),
             _ => panic!("tcp={tcp}: unknown"),
@@ -156,9 +156,9 @@ pub(crate) fn behaviour(words: &[String]) -> Behaviour {
 
 /// Reverses the order of the answers.
 fn reverse_answers(wire: &mut Vec<u8>) {
-    let Ok(reply) = ResponseMessage::read(wire) else { return };
-    let mut composer = Composer::new(reply.flags, &wire[12..reply.question_end]);
-    let answers: Vec<_> = reply.section(Section::Answer).collect();
+    let Ok(response) = ResponseMessage::read(wire) else { return };
+    let mut composer = Composer::new(response.flags, &wire[12..response.question_end]);
+    let answers: Vec<_> = response.section(Section::Answer).collect();
     answers.into_iter().rev().for_each(|record| composer.copy(wire, record, Section::Answer));
     let composed = composer.finish().expect("room");
     // The composer does not write the id.
@@ -167,8 +167,8 @@ fn reverse_answers(wire: &mut Vec<u8>) {
 
 /// Removes the last byte of the first address.
 fn shorten_answer(wire: &mut Vec<u8>) {
-    let Ok(reply) = ResponseMessage::read(wire) else { return };
-    let Some(record) = reply.section(Section::Answer).find(|record| record.rtype == nodens::wire::rtype::A) else {
+    let Ok(response) = ResponseMessage::read(wire) else { return };
+    let Some(record) = response.section(Section::Answer).find(|record| record.rtype == nodens::wire::rtype::A) else {
         return;
     };
     let (length_at, last) = (record.fixed + 9, record.end - 1);

@@ -108,6 +108,6 @@ pub(crate) async fn put(upstreams: &[LabUpstream; 2], change: &UpstreamChange) -
 
 async fn fate(server: SocketAddr, name: &str, question: &LabQuery) -> Fate {
     let start = Instant::now();
-    let reply = ask(server, question).await;
-    Fate { verdict: ClientResult::of(name, &reply), took: start.elapsed() }
+    let response = ask(server, question).await;
+    Fate { verdict: ClientResult::of(name, &response), took: start.elapsed() }
 }

@@ -35,10 +35,10 @@ pub enum ClientResult {
 
 impl ClientResult {
     /// Classifies the result of a query for `name`.
-    pub fn of(name: &str, reply: &io::Result<LabResponse>) -> Self {
-        match reply {
+    pub fn of(name: &str, response: &io::Result<LabResponse>) -> Self {
+        match response {
             Err(_) => Self::Silent,
-            Ok(reply) => Self::judge(name, reply.rcode(), &reply.data()),
+            Ok(response) => Self::judge(name, response.rcode(), &response.data()),
         }
     }
 

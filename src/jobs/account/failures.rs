@@ -21,11 +21,11 @@ impl ClientStats {
         let name = failure.name.clone();
         let prefixes = Prefixes::of(&name);
         if failure.rcode == rcode::NXDOMAIN
-            && let Some(meant) = self.meant_by(&prefixes)
+            && let Some(search_targets) = self.search_target_of(&prefixes)
         {
-            let new = self.search(&prefixes, meant, failure.times);
+            let new = self.search(&prefixes, search_targets, failure.times);
             if new {
-                self.look_again(&prefixes, meant);
+                self.match_again(&prefixes, search_targets);
             }
             return;
         }
@@ -46,49 +46,49 @@ impl ClientStats {
         let begins = self.namespace().and_then(|space| search_list::before_namespace(&prefixes, space));
         self.put(failure, mark);
         if let Some(front) = begins {
-            self.look_again(&prefixes, front);
+            self.match_again(&prefixes, front);
         }
     }
 
     /// Returns the search-list target that is a prefix of this name, if the rest is of a search list.
-    fn meant_by(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
+    fn search_target_of(&mut self, name: &Prefixes<'_>) -> Option<Prefix> {
         let (mut steps, tried) = (0, &self.tried);
         let namespace = self.client.as_ref().and_then(|client| client.namespace.as_deref());
-        let meant = search_list::meant(name, namespace, |hash| {
+        let search_targets = search_list::search_targets(name, namespace, |hash| {
             steps += 1;
             tried.contains_key(&hash)
         });
         self.steps += steps;
-        meant
+        search_targets
     }
 
     /// Adds search-list queries to their target. Returns whether the target is new.
-    fn search(&mut self, name: &Prefixes<'_>, meant: Prefix, times: u64) -> bool {
+    fn search(&mut self, name: &Prefixes<'_>, search_targets: Prefix, times: u64) -> bool {
         self.searches += times;
         self.steps += self.meant_hashes.len() as u64;
-        if let Some(at) = self.meant_hashes.iter().position(|hash| *hash == meant.hash) {
-            self.meant.get_mut(at).into_iter().for_each(|(_, all)| *all += times);
+        if let Some(at) = self.meant_hashes.iter().position(|hash| *hash == search_targets.hash) {
+            self.search_targets.get_mut(at).into_iter().for_each(|(_, all)| *all += times);
             return false;
         }
-        if self.meant.len() >= MOST_MEANT
-            && let Some(at) = least(&self.meant, |(_, times)| (*times, 0))
+        if self.search_targets.len() >= MOST_MEANT
+            && let Some(at) = least(&self.search_targets, |(_, times)| (*times, 0))
         {
-            self.steps += self.meant.len() as u64;
-            let (gone, _) = self.meant.swap_remove(at);
-            self.bytes = self.bytes.saturating_sub(meant_weight(&gone));
+            self.steps += self.search_targets.len() as u64;
+            let (gone, _) = self.search_targets.swap_remove(at);
+            self.bytes = self.bytes.saturating_sub(search_target_weight(&gone));
             let gone = self.meant_hashes.swap_remove(at);
             self.forget_tried(gone);
         }
-        let front = name.front(meant);
-        self.bytes += meant_weight(&front);
-        self.meant.push((front, times));
-        self.meant_hashes.push(meant.hash);
-        *self.tried.entry(meant.hash).or_default() += 1;
+        let front = name.front(search_targets);
+        self.bytes += search_target_weight(&front);
+        self.search_targets.push((front, times));
+        self.meant_hashes.push(search_targets.hash);
+        *self.tried.entry(search_targets.hash).or_default() += 1;
         true
     }
 
     /// Removes the failures that are now recognized as search-list queries for this prefix, and counts them for it.
-    fn look_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
+    fn match_again(&mut self, name: &Prefixes<'_>, front: Prefix) {
         let is_search = |mark: &FailureKeys, failure: &FailedQuestion| {
             mark.prefixes.contains(&(front.hash as u32))
                 && mark.begins.is_none()
@@ -167,7 +167,7 @@ impl FailedQuestion {
 /// Approximate size of an entry of `tried`.
 const TRIED_WEIGHT: usize = 2 * size_of::<(u64, u32)>();
 
-fn meant_weight(name: &[u8]) -> usize {
+fn search_target_weight(name: &[u8]) -> usize {
     size_of::<(Box<[u8]>, u64, u64)>() + name.len() + TRIED_WEIGHT
 }
 
@@ -212,9 +212,9 @@ mod tests {
             for at in 0..names.len() {
                 account.fail(failure(names[(turn + at) % names.len()], 1, rcode::NXDOMAIN, "", 1));
             }
-            account.meant.sort();
-            let meant: Vec<_> = account.meant.iter().map(|(name, times)| (&**name, *times)).collect();
-            assert_eq!(meant, [(&b"\x01a\x01b\x00"[..], 3), (b"\x02db\x00", 2)], "from {turn}");
+            account.search_targets.sort();
+            let search_targets: Vec<_> = account.search_targets.iter().map(|(name, times)| (&**name, *times)).collect();
+            assert_eq!(search_targets, [(&b"\x01a\x01b\x00"[..], 3), (b"\x02db\x00", 2)], "from {turn}");
             let mut failed: Vec<_> = account.failures.iter().map(|failure| failure.name.len()).collect();
             failed.sort_unstable();
             assert_eq!((account.searches, failed), (5, vec![5, 13]), "a.b and db.ci.svc.x, from {turn}");
@@ -247,14 +247,14 @@ mod tests {
         account.fail(failure("a.b", 28, rcode::SERVFAIL, "", 9));
         account.fail(failure("c.d", 1, rcode::NXDOMAIN, "", 9));
         account.fail(failure("c.d", 28, rcode::NXDOMAIN, "", 10));
-        let told: Vec<_> =
+        let reported: Vec<_> =
             account.failures.iter().map(|f| (f.qtype, f.times, f.first, f.last, f.cause, &*f.words)).collect();
         let expected = [
             (rtype::A, 2, 5, 9, Cause::UpstreamFailed, "words"),
             (rtype::AAAA, 1, 9, 9, Cause::UpstreamFailed, ""),
             (rtype::A, 2, 9, 10, Cause::NoSuchName, ""),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     }
 
     #[test]
@@ -294,10 +294,10 @@ mod tests {
         }
         let failures: usize = account.failures.iter().map(FailedQuestion::weight).sum();
         let slowest: usize = account.slowest.iter().map(SlowQuestion::weight).sum();
-        let meant: usize = account.meant.iter().map(|(name, _)| meant_weight(name)).sum();
+        let search_targets: usize = account.search_targets.iter().map(|(name, _)| search_target_weight(name)).sum();
         let kinds = account.kinds.len() * size_of::<ResponseKind>();
-        assert_eq!(account.weight(), size_of::<ClientStats>() + failures + slowest + meant + kinds);
-        assert_eq!((account.meant.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
+        assert_eq!(account.weight(), size_of::<ClientStats>() + failures + slowest + search_targets + kinds);
+        assert_eq!((account.search_targets.len(), account.tried.len()), (MOST_MEANT, MOST_MEANT));
         assert_eq!((account.marks.len(), account.failures.len()), (MOST_FAILURES, MOST_FAILURES));
     }
 

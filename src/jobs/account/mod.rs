@@ -49,13 +49,13 @@ pub struct ClientStats {
     /// Queries for names that a search list produced and that do not exist.
     pub searches: u64,
     /// Search-list targets: the names that the application asked for, with the number of search-list queries for each.
-    pub meant: Vec<(Box<[u8]>, u64)>,
+    pub search_targets: Vec<(Box<[u8]>, u64)>,
     /// Failures evicted to make room for others.
     pub left_out: u64,
-    pub(super) told: ReportedCounts,
+    pub(super) reported: ReportedCounts,
     /// One mark for each failure.
     marks: Vec<FailureKeys>,
-    /// Hashes of the names in `meant`.
+    /// Hashes of the names in `search_targets`.
     meant_hashes: Vec<u64>,
     /// Hashes of names to which a search list was applied, with the number of failures and search-list targets that are
     /// evidence of it.
@@ -141,9 +141,9 @@ impl ClientStats {
             slowest: Vec::new(),
             failures: Vec::new(),
             searches: 0,
-            meant: Vec::new(),
+            search_targets: Vec::new(),
             left_out: 0,
-            told: ReportedCounts::default(),
+            reported: ReportedCounts::default(),
             marks: Vec::new(),
             meant_hashes: Vec::new(),
             tried: HashMap::default(),
@@ -172,7 +172,7 @@ impl ClientStats {
             slowest: if all { self.slowest.clone() } else { Vec::new() },
             failures,
             searches: self.searches,
-            meant: if all { self.meant.clone() } else { Vec::new() },
+            search_targets: if all { self.search_targets.clone() } else { Vec::new() },
             left_out: self.left_out,
             first: self.first,
             last: self.last,
@@ -201,7 +201,7 @@ impl ClientStats {
     }
 
     /// Returns a sentence about the cost of the search list; `None` if there were no search-list queries.
-    pub fn noise(&self) -> Option<String> {
+    pub fn search_list_explanation(&self) -> Option<String> {
         let (searches, queries) = (self.searches, self.count(|_| true));
         (searches > 0).then(|| {
             format!(

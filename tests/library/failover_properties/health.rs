@@ -88,7 +88,7 @@ impl Story {
     }
 
     /// Records a response. `late`: the query was counted as lost before.
-    fn replied(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<HealthChange>) {
+    fn responded(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<HealthChange>) {
         (self.streak, self.agreed) = (0, false);
         // Responses to probes have cleared the suspicion.
         if self.losing.is_some() && !health.is_suspect() {
@@ -191,8 +191,8 @@ proptest! {
                     }
                     Event::Reply(latency, probe) => {
                         let late = latency >= health.attempt_timeout() && latency <= PATIENCE;
-                        let change = health.replied(now, latency, probe);
-                        story.replied(now, latency, late, &health, change);
+                        let change = health.responded(now, latency, probe);
+                        story.responded(now, latency, late, &health, change);
                     }
                     // A lost probe is ignored if the server has responded since the probe was sent and is not losing packets.
                     Event::Loss(UnansweredAttempt::Probe, sent) if health.has_answered_since(sent) && !health.is_losing() => {}

@@ -74,7 +74,7 @@ struct Course<'a> {
     needs_tcp: Vec<bool>,
     deadline: Instant,
     /// Server that is queried next over another transport or without EDNS, before any other server.
-    goes_on: Option<usize>,
+    continues: Option<usize>,
 }
 
 impl Course<'_> {
@@ -149,7 +149,7 @@ impl Course<'_> {
             _ => false,
         };
         self.needs_tcp[sent.attempt.candidate] |= follows && matches!(outcome, AttemptOutcome::Truncated | AttemptOutcome::Doubtful);
-        self.goes_on = follows.then_some(sent.attempt.candidate);
+        self.continues = follows.then_some(sent.attempt.candidate);
         if let AttemptOutcome::Failed(kind) = outcome
             && !follows
         {
@@ -174,7 +174,7 @@ proptest! {
         let start = Instant::now();
         let deadline = start + MS * time;
         let mut race = Race::new(servers.iter().map(|server| server.candidate), deadline);
-        let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], needs_tcp: vec![false; servers.len()], deadline, goes_on: None };
+        let mut course = Course { servers: &servers, sent: Vec::new(), out: vec![false; servers.len()], needs_tcp: vec![false; servers.len()], deadline, continues: None };
         let (mut now, mut answered, mut hedges) = (start, false, 0);
         // True after a failure: the next attempt is due at once, whatever the budget allows.
         let mut owed = true;
@@ -195,7 +195,7 @@ proptest! {
                         prop_assert!(!may_hedge, "the budget was asked for a retry");
                     }
                     prop_assert!(now < deadline, "sent when it is too late");
-                    owed &= course.goes_on.take() == Some(attempt.candidate);
+                    owed &= course.continues.take() == Some(attempt.candidate);
                     course.send(attempt, now);
                 }
                 Step::Overdue(number) => {

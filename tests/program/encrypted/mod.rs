@@ -40,7 +40,7 @@ async fn answered_over_tls_with_padding_and_the_name_sent() {
         assert_eq!(asked.connection.sni.as_deref(), Some(HOST));
         assert_eq!(asked.connection.alpn.as_deref(), Some(&b"dot"[..]));
         asked.answer();
-        assert_eq!(client.reply().await.answers.len(), 1);
+        assert_eq!(client.response().await.answers.len(), 1);
         server.saw_no_clear_text();
     }
 }
@@ -56,9 +56,9 @@ async fn queries_share_a_connection_and_replies_come_in_any_order() {
     let asked_second = server.query_for("second.some.net.").await;
     assert_eq!(asked_first.connection.number, asked_second.connection.number);
     asked_second.answer();
-    assert_eq!(second.reply().await.answers.len(), 1);
+    assert_eq!(second.response().await.answers.len(), 1);
     asked_first.answer();
-    assert_eq!(first.reply().await.answers.len(), 1);
+    assert_eq!(first.response().await.answers.len(), 1);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn the_next_server_answers_for_one_with_a_wrong_certificate() {
     let nodens = Nodens::start(&ca.file, &[&bad, &good]);
     let client = nodens.ask("www.some.net.").await;
     good.query_for("www.some.net.").await.answer();
-    assert_eq!(client.reply().await.answers.len(), 1);
+    assert_eq!(client.response().await.answers.len(), 1);
     bad.saw_no_clear_text();
 }
 
@@ -120,7 +120,7 @@ async fn a_closed_connection_is_opened_again_and_its_session_resumed() {
         let asked = server.query_for(&name).await;
         assert!(!closed.contains(&asked.connection.number));
         asked.answer();
-        assert_eq!(client.reply().await.answers.len(), 1);
+        assert_eq!(client.response().await.answers.len(), 1);
         if number > 0 && asked.connection.kind == Some(HandshakeKind::Resumed) {
             break;
         }
@@ -138,14 +138,14 @@ async fn a_connection_that_falls_silent_is_given_up_for_a_new_one() {
     let client = nodens.ask("first.some.net.").await;
     let before = server.query_for("first.some.net.").await;
     before.answer();
-    client.reply().await;
+    client.response().await;
     let client = nodens.ask("second.some.net.").await;
     let mut asked = server.query_for("second.some.net.").await;
     while asked.connection.number == before.connection.number {
         asked = server.query_for("second.some.net.").await;
     }
     asked.answer();
-    assert_eq!(client.reply().await.answers.len(), 1);
+    assert_eq!(client.response().await.answers.len(), 1);
 }
 
 #[tokio::test]
@@ -158,16 +158,16 @@ async fn a_server_that_was_down_is_probed_over_tls_and_comes_back() {
     // A probe brings the server back, or a late query of the loop check.
     let answered = async {
         for number in 0.. {
-            let reply = nodens.ask(&format!("{number}.some.net.")).await.reply().await;
-            if reply.metadata.response_code == ResponseCode::NoError {
-                return reply;
+            let response = nodens.ask(&format!("{number}.some.net.")).await.response().await;
+            if response.metadata.response_code == ResponseCode::NoError {
+                return response;
             }
             tokio::time::sleep(RETRY).await;
         }
         unreachable!("numbers do not end")
     };
     tokio::select! {
-        reply = timeout(PATIENCE, answered) => assert_eq!(reply.expect("in time").answers.len(), 1),
+        response = timeout(PATIENCE, answered) => assert_eq!(response.expect("in time").answers.len(), 1),
         () = server.answer_all() => {}
     }
     server.saw_no_clear_text();
@@ -175,10 +175,10 @@ async fn a_server_that_was_down_is_probed_over_tls_and_comes_back() {
 
 /// Checks that the client gets SERVFAIL with an extended error that contains `words`, and the server gets no query.
 async fn refused(nodens: &Nodens, server: &Server, words: &str) {
-    let reply = nodens.ask("www.some.net.").await.reply().await;
-    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
-    let told = reply.edns.as_ref().and_then(|edns| edns.option(EdnsCode::from(15)).cloned());
-    let Some(EdnsOption::Unknown(_, told)) = told else { panic!("no extended error: {reply:?}") };
+    let response = nodens.ask("www.some.net.").await.response().await;
+    assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+    let told = response.edns.as_ref().and_then(|edns| edns.option(EdnsCode::from(15)).cloned());
+    let Some(EdnsOption::Unknown(_, told)) = told else { panic!("no extended error: {response:?}") };
     let told = String::from_utf8_lossy(&told[2..]);
     assert!(told.contains(words), "{told}");
     server.saw_no_clear_text();
@@ -244,7 +244,7 @@ impl Nodens {
 }
 
 impl Client {
-    async fn reply(&self) -> Message {
+    async fn response(&self) -> Message {
         let mut buffer = [0; 4_096];
         let length = timeout(PATIENCE, self.0.recv(&mut buffer)).await.expect("in time").expect("a reply");
         Message::from_vec(&buffer[..length]).expect("a reply")

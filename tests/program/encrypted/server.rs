@@ -182,10 +182,10 @@ async fn serve(
         kind: tls.handshake_kind(),
     };
     let (mut read, mut write) = tokio::io::split(stream);
-    let (out, mut replies) = mpsc::unbounded_channel::<Option<Vec<u8>>>();
+    let (out, mut responses) = mpsc::unbounded_channel::<Option<Vec<u8>>>();
     tokio::spawn(async move {
-        while let Some(Some(reply)) = replies.recv().await {
-            let framed = [&(reply.len() as u16).to_be_bytes()[..], &reply].concat();
+        while let Some(Some(response)) = responses.recv().await {
+            let framed = [&(response.len() as u16).to_be_bytes()[..], &response].concat();
             if write.write_all(&framed).await.is_err() || write.flush().await.is_err() {
                 return;
             }

@@ -31,12 +31,12 @@ fn answer(nodens: &Nodens, name: &str, qtype: u16) -> (ResponseCode, Vec<String>
     told(&ask_udp(nodens.address(), &query(7, name, qtype)))
 }
 
-fn told(reply: &[u8]) -> (ResponseCode, Vec<String>) {
-    let reply = parse(reply);
+fn told(response: &[u8]) -> (ResponseCode, Vec<String>) {
+    let response = parse(response);
     let mut answers: Vec<_> =
-        reply.answers.iter().map(|record| format!("{} {}", record.name.to_lowercase(), record.data)).collect();
+        response.answers.iter().map(|record| format!("{} {}", record.name.to_lowercase(), record.data)).collect();
     answers.sort();
-    (reply.metadata.response_code, answers)
+    (response.metadata.response_code, answers)
 }
 
 #[test]

@@ -101,9 +101,9 @@ pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
 pub(crate) fn ask_udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let socket = udp(server);
     socket.send(query).expect("sends");
-    let reply = receive(&socket);
-    assert_eq!(id(&reply), id(query));
-    reply
+    let response = receive(&socket);
+    assert_eq!(id(&response), id(query));
+    response
 }
 
 /// Asks for an IPv4 address over UDP.
@@ -159,9 +159,9 @@ impl Tcp {
     /// Sends a query and waits for the response.
     pub(crate) fn ask(&mut self, query: &[u8]) -> Vec<u8> {
         self.send(query);
-        let reply = self.receive();
-        assert_eq!(id(&reply), id(query));
-        reply
+        let response = self.receive();
+        assert_eq!(id(&response), id(query));
+        response
     }
 }
 

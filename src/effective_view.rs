@@ -66,7 +66,7 @@ impl<'c> Common<'c> {
     }
 
     /// Returns the effective view of all clients, or of a view.
-    pub fn horizon(&self, view: Option<&View>) -> EffectiveView {
+    pub fn effective_view(&self, view: Option<&View>) -> EffectiveView {
         let deny_private_addresses = view.and_then(|view| view.deny_private_addresses);
         let answers = self.answers(deny_private_addresses);
         let inherit = view.is_none_or(|view| view.inherit);
@@ -79,7 +79,7 @@ impl<'c> Common<'c> {
         let denied = view.into_iter().flat_map(|view| &view.deny).map(|zone| (zone, Destination::Denied));
         let router = router.with(claims(self.config, own).chain(denied));
         let own = view.map_or(&[][..], |view| &view.records);
-        let mut ways: Vec<_> = router.own_ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
+        let mut ways: Vec<_> = router.own_ways().map(|(zone, destination)| (zone, answers.seen(destination))).collect();
         ways.sort_unstable();
         let filter_types = view.map(|view| view.filter_types.clone()).unwrap_or_default();
         let whole = number(&(below, ways, own.iter().map(identity).collect::<Vec<_>>(), &filter_types)) as u32;
@@ -133,15 +133,15 @@ impl Answers {
         };
         let mut answers =
             Self { scope_fingerprints: common.config.routes.iter().map(scope_fingerprint).collect(), whole: 0 };
-        let mut ways: Vec<_> = common.router.ways().map(|(zone, way)| (zone, answers.seen(way))).collect();
+        let mut ways: Vec<_> = common.router.ways().map(|(zone, destination)| (zone, answers.seen(destination))).collect();
         ways.sort_unstable();
         let records: Vec<_> = common.config.records.iter().map(identity).collect();
         answers.whole = number(&(ways, records, &common.config.rewrites, limits(cache)));
         answers
     }
 
-    fn seen(&self, way: Destination) -> Option<u32> {
-        match way {
+    fn seen(&self, destination: Destination) -> Option<u32> {
+        match destination {
             Destination::Route(route) => self.scope_fingerprints.get(route.index()).copied(),
             Destination::Denied => None,
         }
