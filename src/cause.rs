@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_of_the_upstream_is_told_apart_by_its_info_code() {
+    fn upstream_policies_are_told_apart_by_info_code() {
         let of = |code, info: Option<u16>| {
             let options = info.map(|info| extended_error(info, "max_qps, no reply")).unwrap_or_default();
             Cause::of_response(code, &options)

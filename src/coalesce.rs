@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn one_leads_the_others_wait_and_a_lost_leader_frees_them() {
+    fn followers_wait_and_a_lost_leader_frees_them() {
         let table = Arc::new(Coalesce::default());
         let (first, second) = (key(b"\x01a\0"), key(b"\x01b\0"));
         let leader = table.lead(0, 7, &first).expect("the first one leads");

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_log_waits_for_what_came_before() {
+    fn a_flush_waits_for_all_earlier_lines() {
         let (sender, receiver) = sync_channel(8);
         let (done, is_done) = sync_channel(1);
         let (waiting, mut disk) = (AtomicUsize::new(6), Disk(Vec::new(), 100));

@@ -303,7 +303,7 @@ fn knowing_who_asks_allocates_nothing() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_noted_without_allocation() {
+fn nxdomain_is_counted_without_allocation() {
     let mut scene = Scene::new();
     scene.keep_a_denial(QUERY);
     assert!(scene.ask(QUERY, false).is_some());
@@ -317,7 +317,7 @@ fn a_name_that_does_not_exist_is_noted_without_allocation() {
 }
 
 #[test]
-fn a_name_that_a_cluster_cannot_have_is_denied_without_allocation() {
+fn pruned_names_are_denied_without_allocation() {
     let mut scene = Scene::new();
     let question = |name: &[u8]| [&QUERY[..12], name, b"\x07cluster\x05local\x00\x00\x01\x00\x01"].concat();
     let cluster = scene.snapshot.cluster(ROUTE).expect("the zone is claimed");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_say_of_themselves_does_not_steer_the_terminal() {
+    fn client_text_does_not_steer_the_terminal() {
         let text = jobs(&serde_json::json!({ "jobs": [{ "name": "a\u{1b}[2J", "queries": 3 }] }));
         assert!(text.ends_with("  a\u{fffd}[2J\n") && text.contains("3"), "{text:?}");
     }

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_not_no_one_can_take_what_is_for_others() {
+    fn scarce_descriptors_are_reserved_by_purpose() {
         for (limit, fixed, threads) in [(1_024, 120, 17), (256, 40, 3), (128, 30, 2), (512, 200, 17)] {
             let shares = Descriptors::new(limit, fixed, threads, false);
             assert!(!shares.share_out(WISH), "{limit}");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_below_what_is_fixed_leaves_one_port_for_each_server() {
+    fn a_tiny_limit_leaves_one_port_per_server() {
         let shares = Descriptors::new(64, 60, 2, false);
         assert!(!shares.share_out(WISH));
         assert_eq!(shares.clients(), LEAST_CLIENTS);

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_set_is_sound_and_has_a_few_hundred_questions() {
+    fn the_built_in_set_has_hundreds_of_valid_questions() {
         let questions = Questions::built_in(false);
         let names = PUBLIC.split_whitespace().count() + SERVICES.split_whitespace().count() + SEARCHED;
         assert_eq!(questions.len(), 2 * names, "each name is one, and each service finds a place");

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_come_in_any_order_and_the_rest_expires_in_order() {
+    fn responses_in_any_order_timeouts_in_order() {
         let mut pending = InFlightQueries::new(1);
         for sent in 0..4 {
             assert_eq!(u64::from(pending.id(0)), sent);

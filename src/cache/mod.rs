@@ -110,7 +110,7 @@ mod tests {
     use crate::wire::query::{EffectiveViewId, Query};
 
     #[test]
-    fn the_largest_message_is_kept_however_small_the_cache_is() {
+    fn the_smallest_cache_holds_the_largest_message() {
         let floor = usize::try_from(crate::config::cache::MEMORY.floor.0).expect("a size");
         for memory in [floor, 3 << 20, 8 << 20, 64 << 20, 1 << 30] {
             let cache = Cache::new(memory);

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_new_names_does_not_push_out_what_is_asked_again() {
+    fn a_flood_of_names_does_not_evict_popular_entries() {
         let mut shard = Shard::new(1 << 20);
         let popular = 0..1_000u64;
         for hash in popular.clone() {

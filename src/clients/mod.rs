@@ -1,10 +1,10 @@
 //! Attribution: from a source address and a time to a pod, its job and its project.
 //!
 //! ```text
-//! the API's events ──► watch ──► manifest ──► runner ──► pods ──► table ──┐
-//!                                parsed      job and    addresses swapped │
-//!                                pod         its facts  over time whole   ├──► Clients ──► identity
-//! [[client]] of the configuration ──────────────────────► fixed ──────────┘
+//! the API's events ──► watch ──► manifest ──► runner ──► pods ──► address_owners ──┐
+//!                                parsed      job and    addresses swapped          │
+//!                                pod         its facts  over time whole            ├──► Clients ──► identity
+//! [[client]] of the configuration ──────────────────────► static_clients ──────────┘
 //!                                                          in the snapshot
 //! ```
 //!

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_of_one_job_is_trusted_more_than_an_annotation() {
+    fn a_job_namespace_outranks_an_annotation() {
         let own = GITLAB_POD.replace("PROJECT", "4711").replace("\"ci\"", "\"ci-job-9000\"");
         let (_, facts) = told(&own);
         assert!(facts.contains(&"job_id=9000 (namespace)".to_owned()), "{facts:?}");

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn with_too_many_labels_one_is_a_stranger_to_views_that_ask_for_labels() {
+    fn too_many_labels_match_no_view_by_label() {
         let text = "[[view]]\nname='a'\nnamespaces=['x']\n[[view]]\nname='s'\nknown=false\n";
         let many = |text| {
             let client = Client { more_labels: true, ..(*client("x", &[("a", "b")], &[])).clone() };

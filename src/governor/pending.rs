@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_clients_ask_of_a_group_one_that_holds_nothing_has_a_share_of_it() {
+    fn an_idle_client_keeps_a_share_of_a_busy_group() {
         for clients in 1..=20 {
             let pending = PendingQueries::new(800);
             let groups: [GroupCount; 5] = Default::default();

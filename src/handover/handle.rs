@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_is_for_this_user_alone_and_replaces_only_a_socket() {
+    fn the_socket_is_private_and_replaces_only_sockets() {
         use std::os::unix::fs::PermissionsExt;
         let dir = std::env::temp_dir().join(format!("nodens-desk-{}", std::process::id()));
         let path = dir.join("run/handover.sock");

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn two_addresses_that_were_wanted_alike_are_told_apart() {
+    fn equal_requested_addresses_are_told_apart() {
         let udp = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let tcp = || TcpListener::bind("127.0.0.1:0").expect("a listener");
         let mut sockets = HeldSockets::default();

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_asked_while_it_changed_hands_is_nobodys() {
+    fn queries_during_a_change_of_owner_are_unassigned() {
         const HERE: [u8; 4] = [10, 0, 0, 1];
         let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_that_asked_nothing_for_the_longest_time_makes_room() {
+    fn the_longest_idle_account_is_evicted() {
         let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
         let address = |number: u32| (0x0a00_0000 + number).to_be_bytes();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_of_the_search_list_that_another_worker_explains_later_is_no_failure_in_the_metrics() {
+    fn search_list_tries_across_workers_are_no_failures() {
         let metrics = Metrics::new().expect("metrics");
         let (clients, jobs) = (Clients::default(), Jobs::new(Projects::new(&metrics.clients, MOST_ACCOUNTS)));
         let mut pods = Pods::new(1, false);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_of_a_pod_that_is_gone_goes_an_hour_later() {
+    fn accounts_of_deleted_pods_last_an_hour() {
         let (clients, jobs, mut stats_buffer) = (Clients::default(), jobs(), StatsBuffer::new(["."]));
         let mut pods = Pods::new(1, false);
         pods.apply(0, PodEvent::Seen(pod(1, [10, 0, 0, 1], false)), 1_000);

@@ -1,7 +1,7 @@
 //! Transfer of filled buffers from the workers to the control thread.
 //!
 //! ```text
-//! worker ── flush: try the lock, swap the filled buffer with an empty one ──► filled ──► take ──► settle
+//! worker ── flush: try the lock, swap the filled buffer with an empty one ──► filled ──► take ──► merge
 //!                                          empty ◄──────────────────────────────────────────────────┘
 //! ```
 //!
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_never_waits_and_keeps_what_it_cannot_hand_over() {
+    fn a_worker_never_waits_and_keeps_the_remainder() {
         let (handoff, mut stats_buffer) = (Handoff::new(), StatsBuffer::new(["."]));
         count(&mut stats_buffer);
         let held = handoff.lock();

@@ -62,7 +62,7 @@ mod tests {
     use crate::clients::client::Job;
 
     #[test]
-    fn only_what_is_trusted_names_a_series_and_no_job_does() {
+    fn only_trusted_identities_name_series() {
         let client = |kind, namespace: Option<&str>, facts: &[(Field, &str, Trust)]| {
             let mut job = Job::default();
             facts.iter().for_each(|(field, value, trust)| assert!(job.note(*field, value, *trust)));

@@ -1,7 +1,7 @@
 //! Query statistics of each client: counts, slowest responses, failures and their causes.
 //!
 //! ```text
-//! batch ──► stats buffer ── every 100 ms ──► handoff ──► settle ──► attribution ──► account of the client
+//! batch ──► stats buffer ── every 100 ms ──► handoff ──► merge ──► attribution ──► account of the client
 //!           by address,                      swap        control    clients         counts, slowest, failures
 //!           no lookup                                    thread
 //! ```

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_other_and_the_heavy_take_over_without_any_count_moving() {
+    fn heavy_projects_replace_light_ones_keeping_counts() {
         let mut scene = Scene::new(2);
         for (project, queries) in [("a", 100), ("b", 10), ("c", 50), ("a", 1)] {
             scene.ask(project, queries);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_that_inherits_a_count_is_not_taken_for_heavy() {
+    fn an_inherited_count_makes_no_project_heavy() {
         let mut scene = Scene::new(1);
         scene.ask("a", 100);
         (0..MOST_OTHERS).for_each(|at| scene.ask(&format!("p{at}"), 200));

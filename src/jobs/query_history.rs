@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_most_jobs_asked_comes_first_and_a_job_counts_once() {
+    fn names_rank_by_jobs_and_a_job_counts_once() {
         let mut query_history = query_history();
         for (uid, name) in
             [("1", "once.example"), ("1", "once.example"), ("1", "often.example"), ("2", "often.example")]
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn one_job_that_asks_for_everything_drives_out_nothing_that_others_ask() {
+    fn one_greedy_job_evicts_no_common_name() {
         let mut query_history = query_history();
         for uid in ["1", "2"] {
             (0..40).for_each(|n| query_history.note(&job("7", uid, Trust::Label), &wire(&format!("n{n}.example")), A));

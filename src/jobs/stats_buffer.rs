@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_notes_of_an_earlier_configuration_come_first_and_are_bounded() {
+    fn counts_of_earlier_epochs_come_first_and_bounded() {
         let mut stats_buffer = StatsBuffer::new(["0"]);
         for reload in 1..=8 {
             stats_buffer.count(ONE, ROUTE, rcode::NOERROR, AnswerSource::Hit, 1);

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn names_compare_without_regard_to_letter_case_and_last_dot() {
+    fn names_compare_without_letter_case_and_last_dot() {
         let wire = b"\0\x01\x01\x00\0\x01\0\0\0\0\0\0\x03wWw\x07Example\0\0\x01\0\x01";
         let seen = seen(wire);
         assert_eq!(seen.name, "wWw.Example.");

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_zone_of_a_route_or_a_rewrite_is_out_of_a_wildcards_reach() {
+    fn wildcards_end_at_longer_routes_and_rewrites() {
         let owner =
             |text: &str| config::RecordConfig { name: name(text), rtype: rtype::A, ttl: 60, rdata: vec![192, 0, 2, 1] };
         let rewrite = |zone: &str, to: &str| config::Rewrite { zone: name(zone), to: name(to), ttl: 60 };
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_views_own_records_hide_those_of_all_and_so_does_what_it_denies() {
+    fn view_records_and_denials_hide_global_ones() {
         let common = records(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("www", "b"), ("hidden", "192.0.2.3")]);
         let own = config::RecordConfig { name: name("a"), rtype: rtype::AAAA, ttl: 60, rdata: vec![0; 16] };
         let view = common.with([&own]);

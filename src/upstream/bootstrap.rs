@@ -156,7 +156,7 @@ mod tests {
     use crate::config::parse::parse;
 
     #[test]
-    fn addresses_that_come_and_go_are_told_and_those_that_stay_keep_what_is_known() {
+    fn address_changes_keep_the_servers_that_stay() {
         let metrics = Metrics::new().expect("metrics");
         let text = "[bootstrap]\nservers = [\"192.0.2.9\"]\n[upstreams.up]\nservers = [\"dns.example\"]\n\
                     [[route]]\nzones = [\".\"]\nto = \"up\"\n";

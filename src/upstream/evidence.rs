@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_gives_no_data_in_random_letter_case_is_asked_in_lower_case() {
+    fn nodata_in_random_case_leads_to_lower_case() {
         let mut evidence = Evidence::default();
         let denials =
             |evidence: &mut Evidence, count| (0..count).for_each(|_| evidence.observe_case(false, &question(b'a')));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_refuses_the_probe_alone_is_asked_for_something_else() {
+    fn a_refused_probe_asks_for_another_name() {
         let (root, well) = (Name::root(), question(b'a'));
         let mut evidence = Evidence::default();
         let soa = evidence.probe(&root, None);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_gives_errors_alone_is_known_once_a_probe_gets_one_too() {
+    fn errors_alone_count_once_a_probe_fails_too() {
         let error = FailureKind::Servfail;
         let mut evidence = Evidence::default();
         (0..2 * ERRORS).for_each(|_| evidence.gave_error());

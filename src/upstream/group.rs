@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_drawn_the_better_one_is_taken_and_all_pairs_are_as_likely() {
+    fn the_better_of_two_random_servers_is_chosen() {
         let mut random = rand::rng();
         assert_eq!(better_of_two(0, &mut random), None);
         assert_eq!(better_of_two(1, &mut random), None);

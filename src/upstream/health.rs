@@ -434,7 +434,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn ejected_after_a_run_of_failures_probed_and_back_by_one_reply() {
+    fn ejected_by_failures_back_after_one_response() {
         let start = Instant::now();
         let mut health = Health::new();
         assert_eq!(health.failed(start, 0.5, UnansweredAttempt::Query(0)), None);
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_counts_once_and_a_probe_that_is_answered_clears_the_server() {
+    fn a_name_counts_once_and_a_probe_clears() {
         let start = Instant::now();
         let mut health = Health::new();
         for _ in 0..10 {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_counts_for_a_minute_and_not_for_more_than_70_s() {
+    fn a_latency_counts_for_60_to_70_seconds() {
         // The current slot begins with the first response: a response at its end is dropped with it.
         for late in [0, 9] {
             let (start, mut latency_window) = (Instant::now(), LatencyWindow::new());

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_of_this_machine_is_local_and_what_it_says_of_the_way_is_not() {
+    fn kernel_errors_are_local_or_of_the_path() {
         let fault = |errno: Errno| LocalFault::of(&io::Error::from_raw_os_error(errno as i32));
         for (errno, label) in [
             (Errno::EMFILE, "descriptors"),

@@ -232,7 +232,7 @@ mod tests {
     use crate::wire::rtype;
 
     #[test]
-    fn every_name_is_padded_to_a_multiple_inside_tls_and_nowhere_else() {
+    fn names_are_padded_inside_tls_only() {
         for label in 1..=63_u8 {
             for labels in 1..=3 {
                 let mut name = [&[label][..], &vec![b'a'; label.into()]].concat().repeat(labels);

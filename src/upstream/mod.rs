@@ -1,17 +1,17 @@
 //! Queries to upstreams: one question to a group of servers, one response by the deadline.
 //!
 //! ```text
-//! answer ── ask(group, question, deadline) ──► links ── sends the attempts of the race and waits for responses
+//! answer ── ask(group, question, deadline) ──► connections ── sends the attempts of the race, waits for responses
 //!                                               ├── race ── order, time and number of attempts; the winner (pure)
 //!                                               ├── group, server, health, latency_window ── state that all workers share
 //!                                               ├── budget, rate_limiter ── limits of hedges and of queries (pure)
 //!                                               ├──► udp ── random port (source_ports), id and letter case
 //!                                               └──► tcp ── pipelined, one connection reused
-//!                                                     └── encrypted ── TLS on the connection
+//!                                                     └── tls ── TLS on the connection
 //! probe ── checks servers that take no clients' queries, forwarding loops, EDNS and letter case
-//! names ── addresses of servers that are configured by name
+//! bootstrap ── addresses of servers that are configured by name
 //! question, transport, failure ── the question, the transport, possible failures
-//! local ── faults of this machine, which do not count against a server
+//! local_fault ── faults of this machine, which do not count against a server
 //! evidence, capability ── responses of a server so far, and the features that it supports (pure)
 //! server_status ── state of a server for the reports, with time and reason
 //! race_events, send_context, sockets ── outcomes of attempts, their parameters, open sockets of a thread

@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_hedged_then_overdue_and_the_first_answer_wins() {
+    fn silence_is_hedged_and_the_first_answer_wins() {
         let (mut race, start) = race(2);
         assert_eq!(sent(race.step(start, never)).candidate, 0);
         assert_eq!(race.step(start, never), Step::Wait(start + 10 * MS));
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn without_budget_the_second_waits_for_the_firsts_timeout() {
+    fn without_budget_the_hedge_waits_for_a_timeout() {
         let (mut race, start) = race(2);
         sent(race.step(start, never));
         assert_eq!(race.step(start + 10 * MS, || false), Step::Wait(start + 50 * MS));
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_goes_on_at_once_and_is_not_asked_for_again() {
+    fn an_error_moves_on_at_once_and_is_not_retried() {
         let (mut race, start) = race(2);
         sent(race.step(start, never));
         race.ended(0, AttemptOutcome::Failed(FailureKind::Servfail));
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_tried_over_udp_then_over_tcp_with_longer_and_longer_pauses() {
+    fn a_silent_server_is_retried_over_udp_then_tcp() {
         for candidates in [1, 2, 3] {
             for refuses in [false, true] {
                 let attempts = unanswered(candidates, refuses);
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn truncation_folded_case_and_formerr_stay_with_the_server() {
+    fn truncation_case_and_formerr_retry_one_server() {
         for (outcome, transport, edns) in [
             (AttemptOutcome::Truncated, Transport::Tcp, true),
             (AttemptOutcome::Doubtful, Transport::Tcp, true),
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unhealthy_server_is_the_last_resort_and_never_hedged_to() {
+    fn unhealthy_servers_are_last_and_never_hedged_to() {
         let start = Instant::now();
         let ill = Candidate { healthy: false, ..candidate() };
         let mut race = Race::new([candidate(), ill], start + 1_500 * MS);

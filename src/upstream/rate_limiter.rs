@@ -166,7 +166,7 @@ mod tests {
     const HEAVY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
     #[test]
-    fn no_second_has_more_than_the_limit_wherever_it_begins() {
+    fn no_sliding_second_exceeds_the_limit() {
         let mut rate_limiter = RateLimiter::new(100);
         let mut sent: Vec<Millis> = Vec::new();
         // Three queries a millisecond, with a pause now and then.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heaviest_go_first_and_what_is_left_is_for_further_tries() {
+    fn heavy_clients_are_shed_first_then_retries() {
         let mut rate_limiter = RateLimiter::new(100);
         for _ in 0..79 {
             assert_eq!(rate_limiter.judge(0, Some(HEAVY)), RateDecision::Ask);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_pause_forgets_everyone_and_memory_is_bounded() {
+    fn a_long_pause_forgets_clients_memory_is_bounded() {
         let mut rate_limiter = RateLimiter::new(10);
         (0..10_000_u32).for_each(|n| _ = rate_limiter.judge(0, Some(IpAddr::V4(n.into()))));
         assert_eq!(rate_limiter.clients.len(), MOST_CLIENTS);

@@ -111,7 +111,7 @@ mod tests {
     use crate::admission::descriptors::DescriptorDemand;
 
     #[test]
-    fn a_first_one_always_has_room_and_others_as_long_as_there_is_some() {
+    fn the_first_socket_always_fits_others_within_limit() {
         let descriptors = Descriptors::new(200, 60, 2, false);
         descriptors.share_out(DescriptorDemand { clients: 1_000, servers: 1, connections: 2 });
         let open = OpenSockets::new(Arc::new(descriptors));

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_used_if_a_client_takes_it_or_it_is_fetched_anew_for_that() {
+    fn answers_count_as_used_by_hit_or_prefetch() {
         let scope = CacheScope::unconfirmed(0);
         let entry = |born, hits| {
             let mut entry = Entry::failure(

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_parted_between_header_and_opt_and_joined_again() {
+    fn an_extended_rcode_is_split_and_joined() {
         for number in [0, 1, 15, 16, 0x123, 0xfff] {
             let code = Rcode::from(number);
             let flags = 0xfff0 | code.header_bits();

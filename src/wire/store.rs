@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_into_opt_takes_the_records_behind_it_along() {
+    fn a_pointer_into_opt_drops_the_records_behind_it() {
         let a = b"\xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\x01\x02\x03\x04"; // 21..37
         let into_opt = b"\xc0\x25\0\x10\0\x01\0\0\0\x01\0\x00";
         let (cached_message, ttls) = stored(&response(&[a, OPT, into_opt]), 100);

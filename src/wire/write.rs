@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn several_extended_errors_are_read_and_broken_ones_do_no_harm() {
+    fn many_extended_errors_are_read_broken_ones_skipped() {
         let options = [extended_error(22, "one"), extended_error(0, ""), extended_error(0, "two")].concat();
         assert_eq!(extended_error_text(&options, 100), "one; two");
         assert_eq!(extended_error_text(&options, 6), "one; t");

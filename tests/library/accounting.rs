@@ -179,7 +179,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
 }
 
 #[test]
-fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
+fn no_count_is_lost_between_workers_and_control() {
     const WORKERS: u64 = 3;
     const BATCHES: u64 = 400;
     const QUERIES: u64 = 50;
@@ -219,7 +219,7 @@ fn nothing_is_lost_between_workers_and_the_thread_that_settles() {
 }
 
 #[test]
-fn notes_are_of_the_client_that_had_the_address_when_they_were_taken() {
+fn counts_belong_to_the_address_owner_at_that_time() {
     let accounts = Accounts::new();
     let mut renamed = config(1);
     renamed.clients.iter_mut().for_each(|client| client.name = format!("{} again", client.name));
@@ -293,7 +293,7 @@ fn rendered(resolver: &Resolver, resolved: &Resolved) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
+async fn a_client_sees_its_own_earlier_queries() {
     let mut scene = Scene::new(5_000);
     let packet = query("me.nodens.internal", TXT);
     for number in 0..100 {
@@ -319,7 +319,7 @@ async fn a_client_that_asks_for_itself_sees_what_its_worker_noted_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_for_itself_waits_for_the_control_thread_only_so_long() {
+async fn an_introspection_query_waits_a_bounded_time() {
     let mut scene = Scene::new(1);
     let packet = query("a.test.why.nodens.internal", TXT);
     scene.respond(KNOWN, &query("a.test", 1), Instant::now());

@@ -310,7 +310,7 @@ fn uid(pods: &Pods, number: u8, at: Millis) -> Result<String, Unknown> {
 }
 
 #[test]
-fn a_completed_pod_that_still_carries_an_address_is_nobody() {
+fn a_completed_pod_owns_no_address() {
     let mut pods = Pods::new(1, false);
     pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
     assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
@@ -327,7 +327,7 @@ fn a_completed_pod_that_still_carries_an_address_is_nobody() {
 }
 
 #[test]
-fn two_pods_with_one_address_are_nobody_until_one_has_ended() {
+fn two_pods_with_one_address_are_unassigned() {
     let mut pods = Pods::new(1, false);
     pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
     pods.apply(0, PodEvent::Seen(pod(2, 6, &[2])), 20_000);
@@ -370,7 +370,7 @@ fn a_state_that_comes_late_takes_nothing_back() {
 }
 
 #[test]
-fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
+fn a_new_sandbox_gives_a_pod_another_address() {
     let mut pods = Pods::new(1, false);
     for (version, number) in [(5, 2), (6, 4), (7, 2)] {
         pods.apply(0, PodEvent::Seen(pod(1, version, &[number])), version * 10_000);
@@ -388,7 +388,7 @@ fn a_pod_whose_sandbox_was_made_anew_has_another_address() {
 }
 
 #[test]
-fn a_pod_that_is_being_deleted_is_in_doubt_while_another_waits_for_an_address() {
+fn a_terminating_pod_is_in_doubt_beside_a_pending_one() {
     let mut pods = Pods::new(1, false);
     pods.apply(0, PodEvent::Seen(pod(1, 5, &[2])), 1_000);
     pods.apply(0, PodEvent::Seen(Pod { deleting: true, ..pod(1, 6, &[2]) }), 5_000);
@@ -421,7 +421,7 @@ fn a_lost_watch_knows_nobody_after_a_while() {
 }
 
 #[test]
-fn an_old_list_does_not_bring_back_the_dead_nor_bury_the_living() {
+fn an_old_list_neither_revives_nor_removes_pods() {
     let mut pods = Pods::new(1, false);
     pods.apply(0, PodEvent::Seen(pod(1, 10, &[2])), 1_000);
     pods.apply(0, PodEvent::Gone(pod(1, 11, &[2])), 2_000);

@@ -277,7 +277,7 @@ async fn latency_is_its_own_or_the_behaviours() {
 }
 
 #[tokio::test]
-async fn silence_on_all_queries_or_on_those_with_an_opt_record() {
+async fn silence_on_all_queries_or_on_edns_queries() {
     let upstream = upstream().await;
     upstream.set(Behaviour::silent());
     assert!(is_silent(&upstream, &plain(1, "www.example.", 1)).await);
@@ -490,7 +490,7 @@ async fn tcp_replies_out_of_order_and_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_stopped_upstream_has_closed_its_port_until_it_is_restarted() {
+async fn a_stopped_upstream_closes_its_port() {
     let upstream = upstream().await;
     let query = plain(1, "www.example.", 1);
     for _ in 0..3 {

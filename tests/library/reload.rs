@@ -57,7 +57,7 @@ fn ask(running: &Running, name: &str, notes: &mut (LocalCounters, StatsBuffer)) 
 }
 
 #[test]
-fn a_client_and_the_view_that_selects_it_are_renamed_at_once() {
+fn a_client_and_its_view_are_renamed_at_once() {
     let running = app::start(denying("a")).unwrap();
     let (asks, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (answers, private) = thread::scope(|scope| {
@@ -82,7 +82,7 @@ fn a_client_and_the_view_that_selects_it_are_renamed_at_once() {
 }
 
 #[test]
-fn who_loaded_a_configuration_sees_its_clients_whatever_comes_after() {
+fn a_loaded_snapshot_keeps_its_clients() {
     let running = app::start(denying("a")).unwrap();
     let resolver = running.resolver();
     let before = resolver.snapshot.load_full();
@@ -132,7 +132,7 @@ fn views_share_what_they_inherit() {
 }
 
 #[test]
-fn what_was_replaced_is_freed_by_the_thread_for_that_once_nobody_holds_it() {
+fn replaced_snapshots_are_freed_by_their_own_thread() {
     let running = app::start(config("")).unwrap();
     let held = running.resolver().snapshot.load_full();
     let freed = Arc::downgrade(&held);

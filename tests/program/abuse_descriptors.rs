@@ -104,7 +104,7 @@ fn the_soft_limit_is_raised_to_the_hard_one() {
 }
 
 #[test]
-fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
+fn upstream_ports_are_limited_and_close_when_idle() {
     let upstreams = [upstream(zone()), upstream(zone()), upstream(zone())];
     let servers = upstreams.each_ref();
     // 4 workers x 3 servers x 64 ports would be 768.
@@ -127,7 +127,7 @@ fn ports_towards_upstreams_keep_to_the_limit_and_close_when_idle() {
 }
 
 #[test]
-fn idle_connections_of_clients_leave_room_for_all_else() {
+fn idle_client_connections_leave_descriptors_free() {
     let upstream = upstream(zone());
     let nodens = start_within(256, 256, &config(&[&upstream], "workers = 2", PATIENT));
     // All are within the configured limits: 1,024 in total, 64 of one client.
@@ -160,7 +160,7 @@ fn one_client_does_not_take_the_connections_of_all() {
 }
 
 #[test]
-fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts() {
+fn without_descriptors_queries_fail_with_a_reason() {
     if !can_run(false, &["prlimit"]) {
         return;
     }
@@ -195,7 +195,7 @@ fn without_any_descriptor_left_queries_fail_by_name_and_only_as_long_as_it_lasts
 }
 
 #[test]
-fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
+fn open_ports_keep_serving_without_new_ones() {
     if !can_run(false, &["prlimit"]) {
         return;
     }
@@ -216,7 +216,7 @@ fn ports_that_are_open_serve_on_while_no_other_can_be_opened() {
 }
 
 #[test]
-fn sockets_to_addresses_that_a_name_no_longer_has_are_closed() {
+fn sockets_to_former_addresses_are_closed() {
     let servers: Vec<LabUpstream> = (0..2).map(|_| upstream_on(own_address(), zone())).collect();
     let addresses: Vec<_> = servers.iter().map(LabUpstream::address).collect();
     let names = |address: SocketAddr| {
@@ -286,8 +286,8 @@ fn without_a_local_port_left_no_server_is_blamed() {
 }
 
 #[test]
-fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
-    inside("abuse_descriptors::a_firewall_of_this_machine_sends_queries_to_another_server_at_once", &["nft"], || {
+fn a_local_firewall_fails_over_at_once() {
+    inside("abuse_descriptors::a_local_firewall_fails_over_at_once", &["nft"], || {
         // The kernel returns EPERM for each query; a rejected one also causes an ICMP error, as if from the server's host.
         for verdict in ["drop", "reject", "reject with icmp type admin-prohibited"] {
             let (shut, open) = (upstream(zone()), upstream(zone()));
@@ -310,8 +310,8 @@ fn a_firewall_of_this_machine_sends_queries_to_another_server_at_once() {
 }
 
 #[test]
-fn a_route_of_this_machine_that_prohibits_is_no_fault_of_the_server() {
-    inside("abuse_descriptors::a_route_of_this_machine_that_prohibits_is_no_fault_of_the_server", &["ip"], || {
+fn a_local_prohibit_route_blames_no_server() {
+    inside("abuse_descriptors::a_local_prohibit_route_blames_no_server", &["ip"], || {
         let open = upstream(zone());
         let add = ["route", "add", "prohibit", "198.51.100.1"];
         assert!(Command::new("ip").args(add).status().expect("ip runs").success());

@@ -283,7 +283,7 @@ fn hedges_are_counted_when_sent_and_when_won() {
 }
 
 #[test]
-fn one_upstream_query_for_many_clients_who_wait_for_it() {
+fn waiting_clients_share_one_upstream_query() {
     let upstream = upstream(zone());
     upstream.set(Behaviour::silent());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
@@ -311,7 +311,7 @@ fn a_popular_name_is_fetched_before_it_expires() {
 }
 
 #[test]
-fn a_full_cache_pushes_entries_out_and_keeps_its_bound() {
+fn a_full_cache_evicts_and_keeps_its_bound() {
     let text = format!("\"{}\" ", "x".repeat(250)).repeat(4);
     let upstream = upstream(zone().record(&format!("*.big.lab.example. 300 TXT {text}")));
     let nodens = Nodens::start(&format!("{}[cache]\nmemory = \"1MiB\"\n", config(&[&upstream], "", "")));

@@ -91,7 +91,7 @@ fn reload(nodens: &Nodens, text: &str) {
 }
 
 #[test]
-fn a_healthy_server_is_told_with_its_counts_and_latencies() {
+fn a_healthy_server_has_counts_and_latencies() {
     let upstream = upstream(zone());
     upstream.set_latency(Duration::from_millis(40));
     let route = "[[route]]\nzones = [\"corp.lab.example\", \"10.0.0.0/8\"]\nto = \"up\"\n";
@@ -133,7 +133,7 @@ fn a_healthy_server_is_told_with_its_counts_and_latencies() {
 }
 
 #[test]
-fn a_server_that_falls_silent_and_comes_back_is_told_with_reasons() {
+fn silence_and_recovery_are_events_with_reasons() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
@@ -182,7 +182,7 @@ fn a_closed_port_is_told_as_such() {
 }
 
 #[test]
-fn a_server_that_is_slow_from_the_start_is_not_taken_for_dead() {
+fn a_server_slow_from_the_start_is_not_ejected() {
     // 700 ms is longer than an attempt may take at a server in state unknown. If this machine stalls, the test is repeated
     // with another nodens.
     eventually("a slow server that is well", || {
@@ -201,7 +201,7 @@ fn a_server_that_is_slow_from_the_start_is_not_taken_for_dead() {
 }
 
 #[test]
-fn a_server_that_is_far_slower_than_another_is_told_as_passed_over() {
+fn a_far_slower_server_is_degraded() {
     let (slow, fast) = (upstream(zone()), upstream(zone()));
     let nodens = Nodens::start(&config(&[&slow, &fast], "", "select = \"ordered\""));
     slow.set_latency(Duration::from_millis(120));
@@ -232,7 +232,7 @@ fn what_a_bound_on_queries_costs_is_told() {
 }
 
 #[test]
-fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
+fn a_server_that_loses_half_is_ejected() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"2s\""));
     becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
@@ -243,7 +243,7 @@ fn a_server_that_loses_every_other_packet_is_ejected_for_that() {
 }
 
 #[test]
-fn a_query_of_last_resort_that_is_answered_is_no_probe() {
+fn an_answered_last_resort_query_is_no_probe() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"1s\""));
     becomes(&nodens, &upstream, "the loop check and the probe", |server| server["responses_total"] == 2);
@@ -268,7 +268,7 @@ fn a_query_of_last_resort_that_is_answered_is_no_probe() {
 }
 
 #[test]
-fn a_server_that_leads_back_is_told_forgotten_and_told_again() {
+fn a_forwarding_loop_is_reported_and_cleared() {
     let upstream = upstream(zone());
     let text = config(&[&upstream], "", "");
     let nodens = Nodens::start(&text);
@@ -322,7 +322,7 @@ fn what_a_server_cannot_stand_is_told() {
 }
 
 #[test]
-fn a_server_is_unknown_until_it_replies_and_failing_while_it_gives_errors_alone() {
+fn a_server_goes_from_unknown_to_failing() {
     let upstream = upstream(zone());
     upstream.set(Behaviour::silent());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"300ms\""));

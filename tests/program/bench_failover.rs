@@ -61,7 +61,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_query_is_accounted_for_and_the_fault_is_there() {
+fn every_query_is_counted_and_the_fault_occurs() {
     let scratch = Scratch::new("run");
     let (json, svg) = (scratch.file("run.json"), scratch.file("run.svg"));
     let output = scratch.run(&["--fault", "servfail", "--quick", "--json", &json, "--svg", &svg]);

@@ -81,7 +81,7 @@ fn pods_are_known_from_the_list_and_from_the_watch() {
 }
 
 #[test]
-fn a_watch_goes_on_from_where_it_ended_and_from_a_bookmark() {
+fn a_watch_resumes_from_its_end_or_a_bookmark() {
     let api = Api::start();
     api.put("ci", "a", &["10.244.1.1"], |_| {});
     let (nodens, _upstream) = start(&api, "");

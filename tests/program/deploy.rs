@@ -18,7 +18,7 @@ const OVERLAYS: [&str; 7] =
 const VERSIONS: &str = "1.30,1.37";
 /// Versions from 1.36 on.
 const ADMISSION: &str = "1.36,1.37";
-/// Memory of nodens besides its cache and its workers; the latter take `WORKER` each. See `app::room`.
+/// Memory of nodens besides its cache and its workers; the latter take `WORKER` each. See `app::memory_limit`.
 const BESIDES: u64 = 44 << 20;
 const WORKER: u64 = 1 << 20;
 

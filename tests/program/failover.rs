@@ -141,7 +141,7 @@ fn ask(socket: &UdpSocket, query: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_fault_of_one_server_is_made_good_by_the_other() {
+fn every_fault_of_one_server_is_failed_over() {
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     match UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
         Ok(_) => addresses.push(Ipv6Addr::LOCALHOST.into()),

@@ -101,7 +101,7 @@ fn forged(query: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
+fn no_forged_answer_is_used_or_learned_from() {
     let (server, last) = server();
     let nodens = Nodens::start(&format!(
         "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = 1\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -125,8 +125,8 @@ fn no_forged_answer_comes_through_and_nothing_is_learned_from_one() {
 }
 
 #[test]
-fn reserved_ports_and_those_of_node_services_are_not_used() {
-    inside("forgery::reserved_ports_and_those_of_node_services_are_not_used", &[], || {
+fn reserved_and_node_service_ports_are_avoided() {
+    inside("forgery::reserved_and_node_service_ports_are_avoided", &[], || {
         // 232 ports are left, as node ports end at 32767.
         let reserved = "1024-29999,33000-65535";
         std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", reserved).expect("a namespace of its own");

@@ -143,7 +143,7 @@ fn nothing_is_lost_from_one_to_the_next() {
 }
 
 #[test]
-fn a_connection_moves_with_the_part_of_a_query_that_was_read() {
+fn a_connection_moves_with_its_partial_query() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let mut client = Tcp::connect(scene.listen);
@@ -195,7 +195,7 @@ fn what_was_asked_of_others_does_not_go_along() {
 }
 
 #[test]
-fn a_new_one_that_fails_before_it_is_ready_changes_nothing() {
+fn a_successor_that_fails_early_changes_nothing() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let clients = Clients::new(scene.listen);
@@ -234,7 +234,7 @@ fn the_old_one_serves_again_when_the_new_one_is_gone() {
 }
 
 #[test]
-fn a_new_one_that_is_stopped_first_gives_the_place_back() {
+fn a_successor_stopped_first_reverts_the_handover() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let clients = Clients::new(scene.listen);
@@ -299,7 +299,7 @@ fn foreign_predecessor(path: &std::path::Path, answer: HandoverMessage) -> JoinH
 }
 
 #[test]
-fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
+fn without_a_common_protocol_both_share_the_ports() {
     for answer in [
         HandoverMessage::Hello { protocol: 999, version: "9.9.9".to_owned() },
         HandoverMessage::Refused { why: "not today".to_owned() },
@@ -321,7 +321,7 @@ fn without_a_common_protocol_the_new_one_listens_beside_the_old_one() {
 }
 
 #[test]
-fn who_speaks_another_protocol_or_nonsense_gets_nothing() {
+fn foreign_protocols_and_nonsense_get_nothing() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     let knock = || {

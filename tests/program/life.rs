@@ -85,7 +85,7 @@ fn what_has_arrived_at_a_signal_is_answered() {
 }
 
 #[test]
-fn an_upstream_that_never_answers_does_not_hold_up_the_end() {
+fn a_silent_upstream_does_not_delay_the_exit() {
     let upstream = upstream(zone());
     upstream.set(Behaviour::silent());
     let mut nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"30s\""));
@@ -108,7 +108,7 @@ fn a_signal_as_early_as_it_can_come_ends_it_with_0() {
 }
 
 #[test]
-fn a_new_configuration_is_taken_under_load_with_no_query_lost() {
+fn a_reload_under_load_loses_no_query() {
     let (old, new) = (upstream(zone()), upstream(another_zone()));
     let mut nodens = Nodens::start(&config(&[&old], "", "deadline = \"20s\""));
     let (address, done) = (nodens.address(), AtomicBool::new(false));
@@ -152,7 +152,7 @@ fn ask_until(done: &AtomicBool, server: SocketAddr, client: usize) {
 }
 
 #[test]
-fn a_changed_file_is_taken_without_a_signal_and_a_swapped_link_too() {
+fn changed_files_and_swapped_links_are_reloaded() {
     let (old, new) = (upstream(zone()), upstream(another_zone()));
     let dir = Dir::new();
     // As kubelet mounts a ConfigMap: the file is a link through a link, which is swapped.
@@ -177,7 +177,7 @@ fn a_changed_file_is_taken_without_a_signal_and_a_swapped_link_too() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_the_log_says_where_it_is_wrong() {
+fn a_bad_file_changes_nothing_and_is_explained() {
     let upstream = upstream(zone());
     let good = config(&[&upstream], "", "");
     let mut nodens = Nodens::start(&good);
@@ -236,7 +236,7 @@ fn another_zone() -> LabZone {
 }
 
 #[test]
-fn what_differs_from_node_to_node_is_listened_on_by_an_argument() {
+fn arguments_set_node_specific_addresses() {
     let upstream = upstream(zone());
     let (one, two) = (own_address(), own_address());
     let dir = Dir::new();

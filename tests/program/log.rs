@@ -118,7 +118,7 @@ fn a_log_on_a_full_disk_costs_lines_alone() {
 }
 
 #[test]
-fn a_log_that_nobody_can_read_any_more_costs_lines_alone() {
+fn a_closed_log_costs_only_its_lines() {
     Scene::new().lives_on(|| pipe().expect("a pipe").1.into(), Some("failed"));
 }
 
@@ -146,7 +146,7 @@ fn a_log_in_a_file_that_is_deleted_costs_nothing() {
 }
 
 #[test]
-fn a_mistake_is_told_of_by_the_exit_code_where_nobody_reads() {
+fn an_unread_mistake_still_sets_the_exit_code() {
     let (reader, writer) = pipe().expect("a pipe");
     let dir = Dir::new();
     // More mistakes than fit in the pipe.

@@ -58,7 +58,7 @@ fn config(server: &str, bootstrap: SocketAddr) -> String {
 }
 
 #[test]
-fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
+fn a_named_upstream_is_resolved_by_bootstrap() {
     let up = upstream(zone());
     let bootstrap = Hickory::start("infra.example.", "resolver 60 IN A 127.0.0.1");
     let server = format!("resolver.infra.example:{}", up.address().port());
@@ -75,7 +75,7 @@ fn a_named_upstream_is_resolved_by_the_bootstrap_server_and_asked() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_told_and_tried_again() {
+fn an_unresolved_name_is_reported_and_retried() {
     let bootstrap = Hickory::start("infra.example.", "");
     let mut nodens = Nodens::start(&config("missing.infra.example:53", bootstrap.address));
     let line = nodens.logged("cannot resolve the name of an upstream server");

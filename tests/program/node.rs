@@ -140,8 +140,8 @@ fn ask_all(pods: &[Pod], names: &[(&str, &str)]) {
 }
 
 #[test]
-fn pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens() {
-    inside("node::pods_ask_the_address_of_their_node_whatever_happens_to_its_nodens", &TOOLS, || {
+fn pods_are_served_whatever_happens_to_nodens() {
+    inside("node::pods_are_served_whatever_happens_to_nodens", &TOOLS, || {
         let site = Site::new();
         let servers = [
             ("web.shop.svc.cluster.local", "10.96.0.7"),
@@ -248,8 +248,8 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
 }
 
 #[test]
-fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
-    inside("node::what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be", &TOOLS, || {
+fn leftovers_of_a_kill_are_reused_or_removed() {
+    inside("node::leftovers_of_a_kill_are_reused_or_removed", &TOOLS, || {
         let site = Site::new();
         let config = site.config("", NOWHERE);
         let file = site.dir.write("nodens.toml", &config);
@@ -269,7 +269,7 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
             assert!(has_address(ADDRESSES[0]) && tables().contains("table inet nodens"));
             // The next nodens finds the leftovers, and removes them when it stops.
             let mut next = site.nodens(&config);
-            assert!(!next.log().iter().any(|line| line.contains("mended")));
+            assert!(!next.log().iter().any(|line| line.contains("node repaired")));
             next.signal("TERM");
             next.exit();
             site.is_as_before();
@@ -290,8 +290,8 @@ fn what_a_killed_one_has_left_is_cleaned_up_or_found_as_it_should_be() {
 }
 
 #[test]
-fn what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays() {
-    inside("node::what_somebody_takes_away_comes_back_and_what_somebody_else_put_there_stays", &TOOLS, || {
+fn removed_rules_come_back_foreign_rules_stay() {
+    inside("node::removed_rules_come_back_foreign_rules_stay", &TOOLS, || {
         let site = Site::new();
         // This address does not belong to nodens.
         ip("address add fd00:53::a/128 dev lo nodad");

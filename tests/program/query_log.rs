@@ -168,7 +168,7 @@ fn a_line_says_who_asked_what_and_who_answered() {
 }
 
 #[test]
-fn who_answered_is_told_to_all_who_waited_and_when_an_answer_is_fetched_anew() {
+fn coalesced_and_refetched_answers_name_the_server() {
     let zone = zone().record("short.lab.example. 1 A 192.0.2.2");
     let upstream = upstream(zone);
     let dir = Dir::new();
@@ -210,7 +210,7 @@ fn who_answered_is_told_to_all_who_waited_and_when_an_answer_is_fetched_anew() {
 }
 
 #[test]
-fn a_file_that_was_moved_is_opened_anew_and_no_line_is_lost() {
+fn a_rotated_file_is_reopened_without_loss() {
     let (nodens, _upstream, file, _) = logging("");
     let moved = file.with_extension("1");
     lookup(nodens.address(), "one.lab.example");

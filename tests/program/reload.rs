@@ -59,7 +59,7 @@ fn nice(process: u32) -> Vec<(String, i32)> {
 }
 
 #[test]
-fn who_reads_and_frees_configurations_gives_way_to_workers() {
+fn reload_threads_yield_to_workers() {
     let dir = Dir::new();
     let file = dir.write("nodens.toml", BASE);
     let nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(&file), dir);
@@ -88,7 +88,7 @@ fn check_says_what_memory_a_large_configuration_takes() {
 }
 
 #[test]
-fn hosts_files_are_answered_and_read_again_when_they_change() {
+fn hosts_files_answer_and_are_reread() {
     let dir = Dir::new();
     let hosts = dir.write("a.hosts", "10.0.0.1 git.corp.example git\n10.0.0.2 own.corp.example\nnonsense\n");
     dir.write("b.txt", "10.0.0.9 git.corp.example\n");

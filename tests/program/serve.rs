@@ -12,7 +12,7 @@ use crate::support::{DEADLINE, Dir, Nodens, config, eventually, field, refused, 
 use hickory_proto::op::ResponseCode;
 
 #[test]
-fn udp_and_tcp_on_every_address_at_a_port_that_the_log_tells() {
+fn udp_and_tcp_share_the_port_in_the_log() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], r#"listen = ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"]"#, ""));
     assert_eq!(
@@ -32,7 +32,7 @@ fn udp_and_tcp_on_every_address_at_a_port_that_the_log_tells() {
 }
 
 #[test]
-fn bound_to_all_addresses_it_replies_from_the_one_that_was_asked() {
+fn wildcard_listeners_answer_from_the_queried_address() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], r#"listen = ["0.0.0.0:0"]"#, ""));
     let asked = [2, 3, 4].map(|last| SocketAddr::from(([127, 0, 0, last], nodens.address().port())));
@@ -96,7 +96,7 @@ fn a_port_that_is_taken_is_one_line_and_exit_code_1() {
 }
 
 #[test]
-fn an_address_of_another_host_is_one_line_and_exit_code_1() {
+fn a_foreign_address_is_one_line_and_exit_code_1() {
     let upstream = upstream(zone());
     let line = one_line(refused(
         &config(&[&upstream], "listen = [\"192.0.2.1:5300\"]\nallow = [\"192.0.2.0/24\"]", ""),
@@ -106,9 +106,9 @@ fn an_address_of_another_host_is_one_line_and_exit_code_1() {
 }
 
 #[test]
-fn a_port_that_is_not_permitted_is_one_line_and_exit_code_1() {
+fn a_forbidden_port_is_one_line_and_exit_code_1() {
     // A new namespace has the usual limit of 1024, whatever the limit of this machine.
-    inside("serve::a_port_that_is_not_permitted_is_one_line_and_exit_code_1", &["setpriv"], || {
+    inside("serve::a_forbidden_port_is_one_line_and_exit_code_1", &["setpriv"], || {
         let upstream = upstream(zone());
         let text = config(&[&upstream], r#"listen = ["127.0.0.1:53"]"#, "");
         let line = one_line(refused(&text, |command| {
@@ -154,8 +154,8 @@ fn one_line((code, mut lines): (Option<i32>, Vec<String>)) -> String {
 }
 
 #[test]
-fn without_a_file_the_servers_of_resolv_conf_are_asked() {
-    inside("serve::without_a_file_the_servers_of_resolv_conf_are_asked", &[], || {
+fn without_a_file_resolv_conf_names_the_servers() {
+    inside("serve::without_a_file_resolv_conf_names_the_servers", &[], || {
         let dir = Dir::new();
         put_in_place(&dir.write("resolv.conf", "search lab.example\nnameserver 127.0.0.2\n"), "/etc/resolv.conf");
         let upstream = upstream_on(([127, 0, 0, 2], 53).into(), zone());
@@ -172,8 +172,8 @@ fn without_a_file_the_servers_of_resolv_conf_are_asked() {
 }
 
 #[test]
-fn without_a_file_a_nameserver_that_leads_back_is_named() {
-    inside("serve::without_a_file_a_nameserver_that_leads_back_is_named", &[], || {
+fn without_a_file_a_looping_nameserver_is_named() {
+    inside("serve::without_a_file_a_looping_nameserver_is_named", &[], || {
         let dir = Dir::new();
         put_in_place(&dir.write("resolv.conf", "nameserver 127.0.0.2\n"), "/etc/resolv.conf");
         let forwarder = Forwarder::bind(([127, 0, 0, 2], 53).into());
@@ -191,7 +191,7 @@ fn an_upstream_that_leads_back_is_named() {
 }
 
 #[test]
-fn an_upstream_that_leads_back_once_it_is_there_is_named() {
+fn a_forwarding_loop_that_appears_later_is_named() {
     // The port is closed when nodens starts.
     let address = own_address();
     let nodens = Nodens::start(&forwarding(address));

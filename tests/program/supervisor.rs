@@ -67,7 +67,7 @@ fn tcp_connections_that_come_meanwhile_are_served_too() {
 }
 
 #[test]
-fn it_goes_on_with_the_configuration_in_force_whatever_the_file_says() {
+fn a_new_worker_keeps_the_configuration_in_force() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
     let good = fs::read_to_string(nodens.config()).expect("reads");
@@ -228,7 +228,7 @@ fn a_successor_needs_no_file() {
 }
 
 #[test]
-fn what_the_supervisor_heard_only_a_part_of_does_not_count() {
+fn a_partial_message_to_the_supervisor_is_ignored() {
     let upstream = upstream(zone());
     // More than the channel to the supervisor can buffer.
     let long = "# a comment\n".repeat(100_000);
@@ -272,7 +272,7 @@ fn it_is_tried_again_while_no_worker_can_be_started() {
 }
 
 #[test]
-fn sockets_that_do_not_arrive_replace_none_that_are_held() {
+fn missing_sockets_replace_none_that_are_held() {
     let upstream = upstream(zone());
     let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
     kill_worker(&nodens, || ());
@@ -303,8 +303,8 @@ fn a_death_while_a_file_is_rejected_changes_nothing() {
 }
 
 #[test]
-fn without_a_file_a_successor_has_the_servers_of_before() {
-    inside("supervisor::without_a_file_a_successor_has_the_servers_of_before", &[], || {
+fn without_a_file_a_successor_keeps_the_servers() {
+    inside("supervisor::without_a_file_a_successor_keeps_the_servers", &[], || {
         let dir = Dir::new();
         let resolv = dir.write("resolv.conf", "nameserver 127.0.0.2\n");
         put_in_place(&resolv, "/etc/resolv.conf");
@@ -348,8 +348,8 @@ fn without_its_link(body: impl FnOnce(&Nodens, &str, &Dir)) {
 }
 
 #[test]
-fn a_mended_file_heals_what_keeps_successors_from_beginning() {
-    inside("supervisor::a_mended_file_heals_what_keeps_successors_from_beginning", &[], || {
+fn a_repaired_file_lets_successors_start() {
+    inside("supervisor::a_repaired_file_lets_successors_start", &[], || {
         without_its_link(|nodens, text, dir| {
             // An invalid file neither helps nor hinders.
             logged_after(nodens, 0, "the next one starts with the configuration file");
@@ -375,8 +375,8 @@ fn a_mended_file_heals_what_keeps_successors_from_beginning() {
 }
 
 #[test]
-fn a_file_that_cannot_begin_does_not_keep_others_from_beginning() {
-    inside("supervisor::a_file_that_cannot_begin_does_not_keep_others_from_beginning", &[], || {
+fn an_unusable_file_does_not_block_other_starts() {
+    inside("supervisor::an_unusable_file_does_not_block_other_starts", &[], || {
         without_its_link(|nodens, text, _| {
             let away = text.replace("169.254.77.7", "203.0.113.7");
             let away = away.split("[node]").next().expect("a text");

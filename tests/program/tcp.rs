@@ -54,7 +54,7 @@ fn a_slow_answer_holds_up_none_behind_it() {
 }
 
 #[test]
-fn more_queries_than_may_be_in_flight_are_all_answered() {
+fn queries_beyond_the_pipeline_limit_are_answered() {
     let upstream = upstream(zone());
     upstream.set_latency(Duration::from_millis(20));
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"10s\""));
@@ -68,7 +68,7 @@ fn more_queries_than_may_be_in_flight_are_all_answered() {
 }
 
 #[test]
-fn a_connection_is_closed_when_it_is_idle_but_not_while_it_waits() {
+fn idle_connections_close_waiting_ones_do_not() {
     let (nodens, _fast, _slow) = with_a_slow_zone("tcp_idle_timeout = \"1s\"");
     let mut never_used = Tcp::connect(nodens.address());
     let mut used = Tcp::connect(nodens.address());
@@ -106,7 +106,7 @@ fn connections_are_capped_per_client_and_in_all() {
 }
 
 #[test]
-fn one_query_on_each_of_many_connections_at_once_is_answered() {
+fn many_connections_with_one_query_each_are_answered() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "", "deadline = \"20s\""));
     // More than a client may have open: the rest waits until others have closed.
@@ -125,7 +125,7 @@ fn one_query_on_each_of_many_connections_at_once_is_answered() {
 }
 
 #[test]
-fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long() {
+fn refused_and_stalled_clients_hold_no_slot() {
     let upstream = upstream(zone());
     let server = "tcp_connections = 64\ntcp_idle_timeout = \"1s\"\nallow = [\"127.0.0.1/32\", \"127.0.0.3/32\"]";
     let nodens = Nodens::start(&config(&[&upstream], server, ""));
@@ -152,7 +152,7 @@ fn whoever_may_not_ask_takes_no_place_and_a_query_that_stops_short_none_for_long
 }
 
 #[test]
-fn a_client_that_never_reads_holds_up_no_other_and_is_cut_off() {
+fn a_client_that_never_reads_is_disconnected() {
     let text = format!("\"{}\" ", "x".repeat(250)).repeat(16);
     let upstream = upstream(zone().record(&format!("big.lab.example. 300 TXT {text}")));
     // One worker: the connections share all that can be shared.
@@ -171,7 +171,7 @@ fn a_client_that_never_reads_holds_up_no_other_and_is_cut_off() {
 }
 
 #[test]
-fn after_a_half_close_all_answers_arrive_and_then_the_end() {
+fn a_half_close_delivers_all_answers_then_eof() {
     let (nodens, _fast, _slow) = with_a_slow_zone("");
     let mut tcp = Tcp::connect(nodens.address());
     for (id, name) in [(1, "a.slow.example"), (2, "a.lab.example"), (3, "b.slow.example"), (4, "localhost")] {
@@ -188,7 +188,7 @@ fn after_a_half_close_all_answers_arrive_and_then_the_end() {
 }
 
 #[test]
-fn the_idle_timeout_is_told_to_those_who_ask_for_it_over_tcp_only() {
+fn the_idle_timeout_is_sent_on_request_over_tcp_only() {
     let upstream = upstream(zone());
     let nodens = Nodens::start(&config(&[&upstream], "tcp_idle_timeout = \"12s\"", ""));
     let mut tcp = Tcp::connect(nodens.address());

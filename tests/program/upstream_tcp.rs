@@ -169,7 +169,7 @@ fn a_response_that_drips_holds_up_no_others() {
 }
 
 #[test]
-fn a_response_that_is_only_announced_holds_up_no_others() {
+fn an_announced_response_delays_no_others() {
     others_are_answered(Bad::Announce, 1, Duration::from_millis(500));
 }
 
@@ -179,6 +179,6 @@ fn responses_that_come_just_in_time_hold_up_no_others() {
 }
 
 #[test]
-fn many_responses_that_stop_half_way_hold_up_no_others() {
+fn many_stalled_responses_delay_no_others() {
     others_are_answered(Bad::Half, 2, Duration::from_millis(100));
 }

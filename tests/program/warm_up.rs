@@ -118,7 +118,7 @@ impl Scene {
 }
 
 #[test]
-fn the_first_job_finds_its_hosts_and_the_second_one_all() {
+fn warm_up_serves_hosts_first_then_all_names() {
     let mut scene = start(Api::start(), "");
     scene.bind("one", "42", 4.0);
     scene.begin("one", "42", "127.0.0.2");
@@ -256,7 +256,7 @@ fn a_job_is_warmed_up_for_in_its_own_view() {
 }
 
 #[test]
-fn a_client_that_asks_meanwhile_waits_for_the_same_reply() {
+fn a_query_during_warm_up_joins_it() {
     let scene = start(Api::start(), "");
     scene.upstream.set_latency(Duration::from_millis(400));
     let mut pods = 0;

@@ -1,7 +1,7 @@
-//! Layers of the code, here called floors: 0 wire format, 1 configuration, 2 state, 3 responses, 4 sockets, 5 process.
-//! A module imports from lower floors only.
+//! Layers of the code: 0 wire format, 1 configuration, 2 state, 3 responses, 4 sockets, 5 process.
+//! A module imports from lower layers only.
 //!
-//! Every path in `src/` that names a module of this crate is resolved, in `use` and elsewhere, and checked against [`FLOORS`].
+//! Every path in `src/` that names a module of this crate is resolved, in `use` and elsewhere, and checked against [`LAYERS`].
 //! Import cycles between files are rejected too: a reader of one file must not have to read all files of a cycle.
 //! Code under `#[cfg(test)]` is exempt.
 
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use crate::imports::{Parsed, parsed, sources, target};
 
-/// Each module and its floor. An entry covers the modules below it, unless one of them has an entry: then each needs one.
-const FLOORS: &[(&str, u8)] = &[
+/// Each module and its layer. An entry covers the modules below it, unless one of them has an entry: then each needs one.
+const LAYERS: &[(&str, u8)] = &[
     ("wire", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -23,13 +23,13 @@ const FLOORS: &[(&str, u8)] = &[
     ("clients::address", 2),
     ("clients::api", 4),
     ("clients::client", 2),
-    ("clients::fixed", 2),
-    ("clients::likely", 2),
+    ("clients::static_clients", 2),
+    ("clients::predicted_hosts", 2),
     ("clients::manifest", 2),
     ("clients::pods", 2),
     ("clients::runner", 2),
     ("clients::search", 2),
-    ("clients::table", 2),
+    ("clients::address_owners", 2),
     ("clients::unknown", 2),
     ("clients::view_cache", 2),
     ("clients::views", 2),
@@ -47,7 +47,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("upstream::group", 2),
     ("upstream::health", 2),
     ("upstream::race_events", 2),
-    ("upstream::local", 2),
+    ("upstream::local_fault", 2),
     ("upstream::message", 2),
     ("upstream::latency_window", 2),
     ("upstream::rate_limiter", 2),
@@ -69,9 +69,9 @@ const FLOORS: &[(&str, u8)] = &[
     ("admin", 4),
     ("node", 4),
     ("server", 4),
-    ("upstream::encrypted", 4),
-    ("upstream::links", 4),
-    ("upstream::names", 4),
+    ("upstream::tls", 4),
+    ("upstream::connections", 4),
+    ("upstream::bootstrap", 4),
     ("upstream::probe", 4),
     ("upstream::send_context", 4),
     ("upstream::sockets", 4),
@@ -89,16 +89,16 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// Floors whose modules may import one another: responses are one path, and the process is one unit.
-const OPEN_FLOORS: [u8; 2] = [3, 5];
+const OPEN_LAYERS: [u8; 2] = [3, 5];
 
-/// Names that a file up to this floor must not use.
+/// Names that a file up to this layer must not use.
 const FORBIDDEN: &[(u8, &[&str])] = &[
     (2, &["UdpSocket", "TcpStream", "TcpListener", "spawn", "spawn_local", "spawn_blocking", "tokio::net"]),
     (0, &["tokio", "Instant", "SystemTime"]),
 ];
 
 #[test]
-fn every_module_keeps_to_its_floor() {
+fn every_module_keeps_to_its_layer() {
     let faults = faults(&source());
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
@@ -143,31 +143,31 @@ fn a_circle_is_found() {
 fn a_breach_is_found() {
     let with = |module: &str, text: &str| {
         let mut files: BTreeMap<String, String> =
-            FLOORS.iter().map(|(module, _)| ((*module).to_string(), String::new())).collect();
+            LAYERS.iter().map(|(module, _)| ((*module).to_string(), String::new())).collect();
         files.insert("wire::name".to_string(), String::new());
         files.insert("upstream".to_string(), "pub use udp::Link; pub use race::Race;".to_string());
         files.insert(module.to_string(), text.to_string());
         faults(&files)
     };
     for (module, text, fault) in [
-        ("cache", "use std::fmt;\nuse crate::answer::Answer;", "cache:2: floor 2 imports answer of floor 3"),
-        ("cache", "use crate::{wire::name, route::{self, Router}};", "cache:1: floor 2 imports route of floor 2"),
-        ("wire", "fn f() { crate::config::X }", "wire:1: floor 0 imports config of floor 1"),
-        ("wire::name", "use super::super::metrics::X;", "wire::name:1: floor 0 imports metrics of floor 0"),
-        ("upstream::race", "use super::udp;", "upstream::race:1: floor 2 imports upstream::udp of floor 4"),
-        ("upstream::race", "use super::Link;", "upstream::race:1: floor 2 imports upstream::udp of floor 4"),
-        ("upstream", "use udp::X;", "upstream:1: floor 2 imports upstream::udp of floor 4"),
-        ("server", "mod m { use super::super::node; }", "server:1: floor 4 imports node of floor 4"),
-        ("wire", "use tokio::time::Duration;", "wire:1: floor 0 names tokio"),
-        ("route", "use tokio::{net::X, time};", "route:1: floor 2 names tokio::net"),
-        ("route", "fn f() { std::thread::spawn(g) }", "route:1: floor 2 names spawn"),
+        ("cache", "use std::fmt;\nuse crate::answer::Answer;", "cache:2: layer 2 imports answer of layer 3"),
+        ("cache", "use crate::{wire::name, route::{self, Router}};", "cache:1: layer 2 imports route of layer 2"),
+        ("wire", "fn f() { crate::config::X }", "wire:1: layer 0 imports config of layer 1"),
+        ("wire::name", "use super::super::metrics::X;", "wire::name:1: layer 0 imports metrics of layer 0"),
+        ("upstream::race", "use super::udp;", "upstream::race:1: layer 2 imports upstream::udp of layer 4"),
+        ("upstream::race", "use super::Link;", "upstream::race:1: layer 2 imports upstream::udp of layer 4"),
+        ("upstream", "use udp::X;", "upstream:1: layer 2 imports upstream::udp of layer 4"),
+        ("server", "mod m { use super::super::node; }", "server:1: layer 4 imports node of layer 4"),
+        ("wire", "use tokio::time::Duration;", "wire:1: layer 0 names tokio"),
+        ("route", "use tokio::{net::X, time};", "route:1: layer 2 names tokio::net"),
+        ("route", "fn f() { std::thread::spawn(g) }", "route:1: layer 2 names spawn"),
         (
             "route",
             "#[cfg(test)] mod tests { use crate::app; }\nuse crate::app;",
-            "route:2: floor 2 imports app of floor 5",
+            "route:2: layer 2 imports app of layer 5",
         ),
-        ("utils", "", "utils: not in the table of floors"),
-        ("upstream::new", "", "upstream::new: not in the table of floors"),
+        ("utils", "", "utils: not in the table of layers"),
+        ("upstream::new", "", "upstream::new: not in the table of layers"),
         ("cache", "use crate::nowhere::X;", "cache:1: crate::nowhere::X is no module"),
     ] {
         assert_eq!(with(module, text), [fault], "{module}: {text}");
@@ -184,7 +184,7 @@ fn a_breach_is_found() {
     ] {
         let expected: &[&str] = match module {
             // The re-export is resolved to the module of the socket.
-            "server" => &["server:1: floor 4 imports upstream::udp of floor 4"],
+            "server" => &["server:1: layer 4 imports upstream::udp of layer 4"],
             _ => &[],
         };
         assert_eq!(with(module, text), expected, "{module}: {text}");
@@ -201,15 +201,15 @@ fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
     let parsed = parsed(files, &modules);
     let mut faults = Vec::new();
     for (&module, Parsed { paths, .. }) in &parsed {
-        let Some(floor) = floor(module) else {
-            faults.push(format!("{module}: not in the table of floors"));
+        let Some(layer) = layer(module) else {
+            faults.push(format!("{module}: not in the table of layers"));
             continue;
         };
         for (line, path) in paths {
             let named = format!("{}::", path.join("::"));
-            for word in FORBIDDEN.iter().filter(|(highest, _)| floor <= *highest).flat_map(|(_, words)| *words) {
+            for word in FORBIDDEN.iter().filter(|(highest, _)| layer <= *highest).flat_map(|(_, words)| *words) {
                 if path.iter().any(|part| part == word) || named.contains(&format!("{word}::")) {
-                    faults.push(format!("{module}:{line}: floor {floor} names {word}"));
+                    faults.push(format!("{module}:{line}: layer {layer} names {word}"));
                 }
             }
             let Some(path) = path.strip_prefix(&["crate".to_string()][..]) else { continue };
@@ -217,11 +217,11 @@ fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
                 faults.push(format!("{module}:{line}: crate::{} is no module", path.join("::")));
                 continue;
             };
-            let Some(other) = self::floor(&target) else { continue };
+            let Some(other) = self::layer(&target) else { continue };
             let house = |module: &str| module.split("::").next().unwrap_or_default().to_string();
-            let neighbours = house(module) == house(&target) || OPEN_FLOORS.contains(&floor);
-            if other > floor || (other == floor && !neighbours) {
-                faults.push(format!("{module}:{line}: floor {floor} imports {target} of floor {other}"));
+            let neighbours = house(module) == house(&target) || OPEN_LAYERS.contains(&layer);
+            if other > layer || (other == layer && !neighbours) {
+                faults.push(format!("{module}:{line}: layer {layer} imports {target} of layer {other}"));
             }
         }
     }
@@ -229,12 +229,12 @@ fn faults(files: &BTreeMap<String, String>) -> Vec<String> {
     faults
 }
 
-/// Returns the floor of the longest entry that is `module` or above it.
-fn floor(module: &str) -> Option<u8> {
+/// Returns the layer of the longest entry that is `module` or above it.
+fn layer(module: &str) -> Option<u8> {
     let is_above = |above: &str| module == above || module.starts_with(&format!("{above}::"));
-    let (entry, floor) = FLOORS.iter().filter(|(entry, _)| is_above(entry)).max_by_key(|(entry, _)| entry.len())?;
-    let divided = FLOORS.iter().any(|(other, _)| other.starts_with(&format!("{entry}::")));
-    (module == *entry || !divided).then_some(*floor)
+    let (entry, layer) = LAYERS.iter().filter(|(entry, _)| is_above(entry)).max_by_key(|(entry, _)| entry.len())?;
+    let divided = LAYERS.iter().any(|(other, _)| other.starts_with(&format!("{entry}::")));
+    (module == *entry || !divided).then_some(*layer)
 }
 
 /// The other files that each file imports, each with the first line that names it.

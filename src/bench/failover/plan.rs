@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_server_has_its_turn_at_a_fault_before_the_next() {
+    fn servers_take_a_fault_in_turn() {
         let cells = plan(&[TestedServer::Nodens, TestedServer::Unbound, TestedServer::Bind], false).cells();
         let (steady, burst): (Vec<_>, Vec<_>) = cells.iter().partition(|cell| cell.mode == Mode::Steady);
         for (turn, fault) in steady.chunks(3).zip(FAULTS) {

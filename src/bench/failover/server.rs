@@ -170,7 +170,7 @@ mod tests {
     use crate::config::parse::parse;
 
     #[test]
-    fn every_server_is_told_where_to_listen_and_whom_to_ask() {
+    fn every_peer_gets_its_listener_and_upstreams() {
         for ip in ["127.0.0.1", "[::1]"] {
             let address = |port| format!("{ip}:{port}").parse().unwrap();
             let upstreams = [address(20_001), address(20_002)];

@@ -14,7 +14,7 @@ proptest! {
 
     /// Any span of the schedule represents a window of any length, ten seconds included: the budget has no clock.
     #[test]
-    fn hedges_are_a_burst_and_a_twentieth_in_any_window_and_what_is_within_is_not_refused(
+    fn hedges_stay_within_a_burst_and_a_twentieth(
         schedule in vec((0..60_u32, 0..8_u32), 1..120),
     ) {
         let mut budget = HedgeBudget::default();
@@ -43,7 +43,7 @@ proptest! {
     }
 
     #[test]
-    fn no_second_has_more_than_the_quota_and_below_80_percent_nothing_changes(
+    fn no_second_exceeds_the_quota_none_shed_below_80(
         limit in 1..150_u32,
         schedule in vec((prop_oneof![8 => 0..40_u64, 2 => 50..400_u64, 1 => 1_000..4_000_u64], 0..20_u32, 0..4_u8), 1..300),
     ) {
@@ -74,7 +74,7 @@ proptest! {
 
     /// Checks that a client that queries once a second is not shed, from 2 s after another one began to query without end.
     #[test]
-    fn a_light_client_is_asked_for_as_long_as_there_is_room(limit in 40..1_000_u32, pace in 1..6_u64) {
+    fn light_clients_are_served_while_quota_remains(limit in 40..1_000_u32, pace in 1..6_u64) {
         let mut rate_limiter = RateLimiter::new(limit);
         let [heavy, light] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
         let mut shed = 0;

@@ -46,7 +46,7 @@ async fn answered_over_tls_with_padding_and_the_name_sent() {
 }
 
 #[tokio::test]
-async fn queries_share_a_connection_and_replies_come_in_any_order() {
+async fn queries_share_a_connection_in_any_order() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);
@@ -62,7 +62,7 @@ async fn queries_share_a_connection_and_replies_come_in_any_order() {
 }
 
 #[tokio::test]
-async fn a_wrong_certificate_is_servfail_and_nothing_is_asked() {
+async fn a_wrong_certificate_sends_no_query() {
     let (ca, stranger) = (Ca::new(), Ca::new());
     for (config, words) in [
         (ca.config("other.test", 4_000, &TLS13), "TLS certificate for another name"),
@@ -96,7 +96,7 @@ async fn a_server_in_clear_text_is_not_asked() {
 }
 
 #[tokio::test]
-async fn the_next_server_answers_for_one_with_a_wrong_certificate() {
+async fn a_wrong_certificate_fails_over() {
     let ca = Ca::new();
     let bad = Server::start(&ca.config("other.test", 4_000, &TLS13)).await;
     let mut good = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
@@ -108,7 +108,7 @@ async fn the_next_server_answers_for_one_with_a_wrong_certificate() {
 }
 
 #[tokio::test]
-async fn a_closed_connection_is_opened_again_and_its_session_resumed() {
+async fn a_closed_connection_is_resumed() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);
@@ -131,7 +131,7 @@ async fn a_closed_connection_is_opened_again_and_its_session_resumed() {
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_is_given_up_for_a_new_one() {
+async fn a_silent_connection_is_replaced() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config(HOST, 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);
@@ -149,7 +149,7 @@ async fn a_connection_that_falls_silent_is_given_up_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_down_is_probed_over_tls_and_comes_back() {
+async fn a_dead_server_is_probed_over_tls() {
     let ca = Ca::new();
     let mut server = Server::start(&ca.config("other.test", 4_000, &TLS13)).await;
     let nodens = Nodens::start(&ca.file, &[&server]);

@@ -128,7 +128,7 @@ fn compare(resolver: &str, program: impl Fn(&[String]) -> Command) {
 }
 
 #[test]
-fn the_first_name_gets_the_answer_of_the_first_that_exists() {
+fn the_first_name_gets_the_first_existing_answer() {
     const POD: &str = "127.0.0.2";
     let kube = "web.shop.svc.cluster.local. 5 A 10.96.0.7\nweb.ci.svc.cluster.local. 5 A 10.96.0.9\n\
                 kubernetes.default.svc.cluster.local. 5 A 10.96.0.1";
