@@ -24,7 +24,7 @@
 //! | 1 configuration | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local fault, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
-//! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s connections, send context, sockets, source ports, udp, tcp, tls, probe and bootstrap, [`admin`], [`node`] | 0 to 3 | each other |
+//! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s connections, sender, sockets, source ports, udp, tcp, tls, probe and bootstrap, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 process | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
 //! A module imports its own submodules and modules of lower layers; within layer 3 and within layer 5, modules import one

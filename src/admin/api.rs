@@ -132,7 +132,7 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
     let next_probe = server.next_probe().map(|at| at.saturating_duration_since(now));
     ServerView {
         address: server.address,
-        transport: if server.tls_host.is_some() { "tls" } else { "udp" },
+        transport: server.transport().label(),
         tls_name: server.tls_host.clone(),
         state: server_status.state,
         reason: server_status.reason,
@@ -143,7 +143,7 @@ fn view(server: &Server, randomize_case: bool, now: Instant) -> ServerView {
         edns_off_seconds: edns_off,
         random_case_off_seconds: random_case_off,
         // TLS already protects against spoofed responses, so the letter case is never random there.
-        random_case: randomize_case && server.tls_host.is_none() && server.takes_random_case(now),
+        random_case: randomize_case && server.transport().is_datagram() && server.takes_random_case(now),
         in_flight: metrics.in_flight.get(),
         smoothed_latency_seconds: smoothed.map(seconds),
         last_minute: LastMinute {

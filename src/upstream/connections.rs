@@ -19,12 +19,12 @@ use super::message::OutgoingQuery;
 use super::question::Question;
 use super::race::{Attempt, AttemptOutcome, Race, Step};
 use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
-use super::send_context::SendContext;
+use super::sender::{SendContext, Sender};
 use super::server::Server;
 use super::sockets::OpenSockets;
-use super::tcp::{INSTEAD, TcpLink};
+use super::tcp::{INSTEAD, TcpSender};
 use super::transport::Transport;
-use super::udp::UdpLink;
+use super::udp::UdpSender;
 use super::{Answer, Ask, LateAnswer, Unanswered};
 use crate::admission::descriptors::Descriptors;
 use crate::wire::name::MAX_NAME;
@@ -45,13 +45,10 @@ pub struct UpstreamConnections {
 pub(super) struct ServerConnections {
     /// Keeps the server alive, and with it its address, which is the key in the table.
     server: Arc<Server>,
-    transports: ServerTransports,
-}
-
-/// Transports of a server. A server with TLS has no clear-text transport, whatever an attempt requests.
-enum ServerTransports {
-    Clear { udp: UdpLink, tcp: TcpLink },
-    Tls(TcpLink),
+    /// Sockets over the transport that the server is queried over first.
+    first: Box<dyn Sender>,
+    /// Sockets over TCP, for a server that is queried over UDP first. Encryption has no substitute.
+    tcp: Option<Box<dyn Sender>>,
 }
 
 impl UpstreamConnections {
@@ -74,10 +71,7 @@ impl UpstreamConnections {
         let mut links = self.by_server.borrow_mut();
         links.retain(|_, link| is_configured(&link.server));
         for link in links.values() {
-            // Idle connections close by themselves.
-            if let ServerTransports::Clear { udp, .. } = &link.transports {
-                udp.close_idle(now);
-            }
+            link.first.close_idle(now);
         }
     }
 
@@ -91,32 +85,29 @@ impl UpstreamConnections {
 
 impl ServerConnections {
     fn new(server: Arc<Server>, open: &Rc<OpenSockets>) -> Self {
-        let connection = TcpLink::new(Arc::clone(&server), Rc::clone(open));
-        let transports = match server.tls_host {
-            Some(_) => ServerTransports::Tls(connection),
-            None => {
-                ServerTransports::Clear { udp: UdpLink::new(Arc::clone(&server), Rc::clone(open)), tcp: connection }
+        let tcp = || -> Box<dyn Sender> { Box::new(TcpSender::new(Arc::clone(&server), Rc::clone(open))) };
+        let (first, tcp) = match server.transport() {
+            Transport::Udp => {
+                (Box::new(UdpSender::new(Arc::clone(&server), Rc::clone(open))) as Box<dyn Sender>, Some(tcp()))
             }
+            Transport::Tcp | Transport::Tls => (tcp(), None),
         };
-        Self { server, transports }
+        Self { server, first, tcp }
     }
 
     /// Sends one attempt. Its outcome, a failure to send included, goes to the `race_events` of `context`.
     pub(super) fn send(&self, question: &Question, attempt: Attempt, context: &SendContext<'_>) {
         let random_case =
-            context.random_case && attempt.transport == Transport::Udp && self.server.takes_random_case(context.at);
+            context.random_case && attempt.transport.is_datagram() && self.server.takes_random_case(context.at);
         let mut case = [0; MAX_NAME];
         if random_case {
             rand::rng().fill(&mut case[..question.name.as_wire().len()]);
         }
-        let sent = OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
+        let query = OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
-        let result = match (&self.transports, attempt.transport) {
-            (ServerTransports::Clear { udp, .. }, Transport::Udp) => udp.send(sent, context),
-            (ServerTransports::Clear { tcp, .. }, _) => tcp.send(sent, context),
-            (ServerTransports::Tls(connection), _) => connection.send(sent, context),
-        };
+        let sender = self.tcp.as_ref().filter(|_| attempt.transport == Transport::Tcp).unwrap_or(&self.first);
+        let result = sender.send(query, context);
         // An attempt that this machine could not send is not counted as sent.
         if !matches!(result, Err(FailureKind::Local(_))) {
             metrics.sent(attempt.transport as usize);
@@ -168,7 +159,7 @@ impl Ask for UpstreamConnections {
                         number: run.sends,
                         race_events: &run.race_events,
                         at: now,
-                        until: if attempt.transport == Transport::Udp { deadline + LATE } else { deadline },
+                        until: if attempt.transport.is_datagram() { deadline + LATE } else { deadline },
                         random_case: group.config.randomize_case,
                         connections: group.config.tcp_connections,
                         again: run.was_sent(attempt),
@@ -245,7 +236,7 @@ impl Run {
                 }
                 if formerr { AttemptOutcome::DoubtfulFormerr } else { AttemptOutcome::Doubtful }
             }
-            AttemptEvent::Reply(_, verdict) if verdict.truncated && attempt.transport == Transport::Udp => AttemptOutcome::Truncated,
+            AttemptEvent::Reply(_, verdict) if verdict.truncated && attempt.transport.is_datagram() => AttemptOutcome::Truncated,
             AttemptEvent::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => {
@@ -277,7 +268,7 @@ impl Run {
 
     /// Records responses to random letter case: from the server that answered, or from those that gave errors.
     fn observe_cases(&self, group: &Group, answer: Option<(usize, &Answer)>, question: &Question, now: Instant) {
-        let over_udp = |attempt: Attempt| attempt.transport == Transport::Udp && group.config.randomize_case;
+        let over_udp = |attempt: Attempt| attempt.transport.is_datagram() && group.config.randomize_case;
         let takes = |server: &&Arc<Server>| !server.preserves_case() && server.takes_random_case(now);
         if let Some((number, answer)) = answer {
             let attempt = self.race.attempt(number).map(|(attempt, _)| attempt).filter(|attempt| over_udp(*attempt));
@@ -290,7 +281,7 @@ impl Run {
             return;
         }
         let errors =
-            self.failure.tried.iter().filter(|(_, transport, kind)| *transport == Transport::Udp && kind.is_reply());
+            self.failure.tried.iter().filter(|(_, transport, kind)| transport.is_datagram() && kind.is_reply());
         for (address, ..) in errors.filter(|_| group.config.randomize_case) {
             let server = self.servers.iter().find(|server| server.address == *address).filter(takes);
             server.inspect(|server| server.observe_case(false, question));
@@ -317,7 +308,7 @@ impl Run {
     fn lacked_edns_before(&self, candidate: usize) -> bool {
         (0..self.sends)
             .filter_map(|number| self.race.attempt(number))
-            .any(|(attempt, _)| attempt.candidate == candidate && attempt.edns && attempt.transport == Transport::Udp)
+            .any(|(attempt, _)| attempt.candidate == candidate && attempt.edns && attempt.transport.is_datagram())
     }
 
     /// Processes the timeout of an attempt. It counts against the server, unless the server has sent something else over

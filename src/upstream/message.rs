@@ -191,12 +191,12 @@ impl OutgoingQuery {
 /// Writes the options of a query into zeroed `options`; `before` is its size up to there. Returns their length.
 fn write_options(transport: Transport, before: usize, options: &mut [u8]) -> usize {
     let mut writer = MessageWriter::new(options);
-    if transport == Transport::Udp {
+    if transport.is_datagram() {
         return 0;
     }
     writer.u16(option::KEEPALIVE);
     writer.u16(0);
-    if transport == Transport::Tcp {
+    if !transport.is_encrypted() {
         return 4;
     }
     let bare = before + LARGEST_OPTIONS;

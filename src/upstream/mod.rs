@@ -14,7 +14,8 @@
 //! local_fault ── faults of this machine, which do not count against a server
 //! evidence, capability ── responses of a server so far, and the features that it supports (pure)
 //! server_status ── state of a server for the reports, with time and reason
-//! race_events, send_context, sockets ── outcomes of attempts, their parameters, open sockets of a thread
+//! sender ── interface of the transports
+//! race_events, sockets ── outcomes of attempts, open sockets of a thread
 //! ```
 
 use std::future::Future;
@@ -40,7 +41,7 @@ pub(crate) mod question;
 pub mod race;
 pub(crate) mod race_events;
 pub mod rate_limiter;
-mod send_context;
+mod sender;
 pub mod server;
 pub(crate) mod server_status;
 pub(crate) mod sockets;

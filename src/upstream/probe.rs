@@ -14,7 +14,7 @@ use super::message::ResponseSummary;
 use super::question::Question;
 use super::race::Attempt;
 use super::race_events::{AttemptEvent, RaceEvents};
-use super::send_context::SendContext;
+use super::sender::SendContext;
 use super::server::{LOOP_LABEL, LOOP_NONCE, Server};
 use super::transport::Transport;
 use crate::wire::name::Name;
@@ -218,7 +218,8 @@ async fn ask_in(
     transport: Transport,
     edns: bool,
 ) -> ProbeOutcome {
-    let transport = if server.tls_host.is_some() { Transport::Tls } else { transport };
+    let first = server.transport();
+    let transport = if first.is_encrypted() { first } else { transport };
     let attempt = Attempt { candidate: 0, transport, edns, hedge: false };
     let race_events = Rc::new(RaceEvents::of_probe());
     let context = SendContext { random_case, ..context(&race_events, Instant::now()) };

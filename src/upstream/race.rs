@@ -347,7 +347,7 @@ impl Race {
         let CandidateState { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
         // A server that was silent to several queries with EDNS may be unable to handle it. Inside TLS EDNS stays,
         // because it pads the query.
-        let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport == Transport::Tls);
+        let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport.is_encrypted());
         let transport = match transport {
             Transport::Udp if tries >= TRIES_PER_SERVER && !self.runners[runner].has_no_tcp => Transport::Tcp,
             transport => transport,

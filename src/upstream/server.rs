@@ -91,6 +91,11 @@ impl Server {
         }
     }
 
+    /// Returns the transport that the server is queried over first.
+    pub(crate) fn transport(&self) -> Transport {
+        if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp }
+    }
+
     /// Returns the server's parameters for the race.
     pub fn candidate(&self) -> Candidate {
         let health = self.health();
@@ -98,7 +103,7 @@ impl Server {
             hedge_after: health.hedge_after(),
             timeout: health.attempt_timeout(),
             edns: self.takes_edns(Instant::now()),
-            transport: if self.tls_host.is_some() { Transport::Tls } else { Transport::Udp },
+            transport: self.transport(),
             healthy: health.takes_queries(),
         }
     }

@@ -34,7 +34,7 @@ use super::local_fault::LocalFault;
 use super::message::{MatchResult, OutgoingQuery, keepalive};
 use super::race::SET_UP;
 use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
-use super::send_context::SendContext;
+use super::sender::{SendContext, Sender};
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
 use crate::governor::pool::{Pool, Share};
@@ -69,7 +69,7 @@ const STALLED_AGAIN: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: usize = 32;
 
 /// Connections of one worker to one server.
-pub(crate) struct TcpLink(Rc<SharedConnections>);
+pub(crate) struct TcpSender(Rc<SharedConnections>);
 
 /// State shared by the connections to a server.
 struct SharedConnections {
@@ -127,7 +127,7 @@ struct TcpQuery {
     _place: Share,
 }
 
-impl TcpLink {
+impl TcpSender {
     /// Creates the state without connections: they are opened when needed.
     pub(crate) fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let places = Arc::new(Pool::new(IN_FLIGHT));
@@ -135,14 +135,16 @@ impl TcpLink {
         let slow = RefCell::default();
         Self(Rc::new(SharedConnections { server, pool, open, places, most, line, slow }))
     }
+}
 
+impl Sender for TcpSender {
     /// Sends a query over the connection with the fewest queries; if all are stalled or crowded, over a new one if one is
     /// allowed. The outcome goes to the `race_events` of `context`.
     ///
     /// # Errors
     /// Too many queries are in flight, of this client or in all; or the response to the same question has begun to
     /// arrive, and a second one would delay other queries too.
-    pub(super) fn send(&self, sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
+    fn send(&self, sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
         let SendContext { number, at, until, connections, .. } = *context;
         self.0.most.set(connections);
         if context.again && self.0.is_arriving(sent.question()) {

@@ -28,7 +28,7 @@ use super::failure::FailureKind;
 use super::local_fault::LocalFault;
 use super::message::{MatchResult, OutgoingQuery};
 use super::race_events::{AttemptEvent, RaceEvents};
-use super::send_context::SendContext;
+use super::sender::{SendContext, Sender};
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
 use super::source_ports::SourcePorts;
@@ -56,7 +56,7 @@ const LARGEST_REPLY: usize = 4_096;
 const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// Ports of one worker to one server.
-pub(crate) struct UdpLink {
+pub(crate) struct UdpSender {
     server: Arc<Server>,
     ports: Rc<Ports>,
     open: Rc<OpenSockets>,
@@ -119,43 +119,11 @@ impl UdpQuery {
     }
 }
 
-impl UdpLink {
+impl UdpSender {
     /// Creates the rotation without ports: they are opened when needed.
     pub(crate) fn new(server: Arc<Server>, open: Rc<OpenSockets>) -> Self {
         let slots = RefCell::new((0..PORTS).map(|_| None).collect());
         Self { server, ports: Rc::new(Ports { slots, swept: Cell::new(false) }), open }
-    }
-
-    /// Sends a query; its outcome goes to the `race_events` of `context`.
-    ///
-    /// # Errors
-    /// The kernel does not send it, or too many queries are in flight.
-    pub(super) fn send(&self, mut sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
-        let port = self.port(context.at)?;
-        port.uses.set(port.uses.get().saturating_add(1));
-        port.used.set(context.at);
-        let mut waiting = port.waiting.borrow_mut();
-        while waiting.contains_key(&sent.id()) {
-            sent.set_id(rand::random());
-        }
-        let socket = port.socket.get_ref();
-        let result = match socket.send(sent.bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            // A local rule that rejects also leaves an error on the socket, like an ICMP error of the server's host. It
-            // is cleared here, because it must not count against the server.
-            Err(error) if LocalFault::of(&error).is_some() => socket.take_error().and(Err(error)),
-            // Possibly the report for an earlier query, which has now been taken off the socket.
-            Err(_) => socket.send(sent.bytes()),
-            result => result,
-        };
-        result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
-        let SendContext { number, at, until, .. } = *context;
-        let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
-        waiting.insert(sent.id(), UdpQuery { sent, at, until, number, race_events, is_probe, doubted: false });
-        if !self.ports.swept.replace(true) {
-            tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
-        }
-        Ok(())
     }
 
     /// Returns a random port of the rotation; if it cannot be opened, another one that is open.
@@ -221,9 +189,43 @@ impl UdpLink {
         tokio::task::spawn_local(read(Rc::clone(&port), Arc::clone(&self.server)));
         Ok(Some(port))
     }
+}
+
+impl Sender for UdpSender {
+    /// Sends a query; its outcome goes to the `race_events` of `context`.
+    ///
+    /// # Errors
+    /// The kernel does not send it, or too many queries are in flight.
+    fn send(&self, mut sent: OutgoingQuery, context: &SendContext<'_>) -> Result<(), FailureKind> {
+        let port = self.port(context.at)?;
+        port.uses.set(port.uses.get().saturating_add(1));
+        port.used.set(context.at);
+        let mut waiting = port.waiting.borrow_mut();
+        while waiting.contains_key(&sent.id()) {
+            sent.set_id(rand::random());
+        }
+        let socket = port.socket.get_ref();
+        let result = match socket.send(sent.bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // A local rule that rejects also leaves an error on the socket, like an ICMP error of the server's host. It
+            // is cleared here, because it must not count against the server.
+            Err(error) if LocalFault::of(&error).is_some() => socket.take_error().and(Err(error)),
+            // Possibly the report for an earlier query, which has now been taken off the socket.
+            Err(_) => socket.send(sent.bytes()),
+            result => result,
+        };
+        result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
+        let SendContext { number, at, until, .. } = *context;
+        let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
+        waiting.insert(sent.id(), UdpQuery { sent, at, until, number, race_events, is_probe, doubted: false });
+        if !self.ports.swept.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
+        }
+        Ok(())
+    }
 
     /// Closes idle ports, and idle ones beyond the current size of the rotation.
-    pub(super) fn close_idle(&self, now: Instant) {
+    fn close_idle(&self, now: Instant) {
         let in_rotation = self.open.ports_per_server();
         for (at, slot) in self.ports.slots.borrow_mut().iter_mut().enumerate() {
             let is_over = |port: &Rc<UdpPort>| port.is_idle() && (at >= in_rotation || now >= port.used.get() + IDLE);
@@ -241,7 +243,7 @@ fn retire(slot: &mut Option<Rc<UdpPort>>) {
     }
 }
 
-impl Drop for UdpLink {
+impl Drop for UdpSender {
     fn drop(&mut self) {
         self.ports.slots.borrow_mut().iter_mut().for_each(retire);
     }

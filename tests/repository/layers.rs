@@ -73,7 +73,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("upstream::connections", 4),
     ("upstream::bootstrap", 4),
     ("upstream::probe", 4),
-    ("upstream::send_context", 4),
+    ("upstream::sender", 4),
     ("upstream::sockets", 4),
     ("upstream::source_ports", 4),
     ("upstream::tcp", 4),
@@ -88,7 +88,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("supervisor", 5),
 ];
 
-/// Floors whose modules may import one another: responses are one path, and the process is one unit.
+/// Layers whose modules may import one another: responses are one path, and the process is one unit.
 const OPEN_LAYERS: [u8; 2] = [3, 5];
 
 /// Names that a file up to this layer must not use.
