@@ -80,7 +80,7 @@ scenarios! {
         away_for_long
         closed_port_tried_again
         cut_over_udp
-        dead_standby_found_out
+        dead_idle_server_detected
         deadline
         deny_private_addresses
         edns_kept_after_loss
@@ -93,7 +93,7 @@ scenarios! {
         hedge
         hedge_budget
         ipv6_upstreams
-        lame_names_eject_nobody
+        lame_names_eject_no_server
         loop_check
         loop_check_in_a_zone
         lossy_server_ejected
@@ -115,13 +115,13 @@ scenarios! {
         short_silence_of_both
         silent_to_edns
         slow_answer
-        slow_server_passed_over
+        slow_server_degraded
         spread
         stale_at_once_while_all_are_down
         stalled_connection
-        strange_replies_are_no_answer
-        strange_replies_ignored
-        tcp_closed_behind_each_response
+        odd_responses_are_no_answer
+        odd_responses_ignored
+        tcp_closed_after_each_response
         tcp_on_truncation
         tcp_refused
         truncated_and_tcp_dead
@@ -131,12 +131,12 @@ scenarios! {
     }
     reload {
         cache_kept
+        failure_of_a_left_behind_name
         in_flight
         longer_suffix
-        failure_of_a_left_behind_name
-        prefetch_that_sleeps
         name_becomes_static
         other_upstream
+        prefetch_that_sleeps
     }
     search {
         denial_renewed
