@@ -45,13 +45,13 @@ const JOB: &str = "/api/v1/jobs/";
 const PAGES: [(&str, &str); 9] = [
     ("/", "this list"),
     ("/metrics", "metrics in Prometheus's text format"),
-    ("/healthz", "whether every worker turns"),
-    ("/readyz", "whether every route has a live upstream; ?verbose: which has not"),
-    ("/api/v1/upstreams", "JSON: every upstream server, its state and why, latencies, counts"),
-    ("/api/v1/events", "JSON: the last 256 changes, newest last; ?after=ID: those since"),
-    ("/api/v1/clients", "JSON: ?address=IP: who that is, how it is known, since when"),
-    ("/api/v1/jobs", "JSON: who asked how much, and how much of it failed"),
-    ("/api/v1/jobs/ID", "JSON: what one job asked and why it failed; ID: a job's number, a pod's name or UID"),
+    ("/healthz", "200 if every worker is responsive"),
+    ("/readyz", "200 if every route has a live upstream; ?verbose lists the others"),
+    ("/api/v1/upstreams", "JSON: every upstream server: state, its reason, latencies, counts"),
+    ("/api/v1/events", "JSON: the last 256 events, newest last; ?after=ID: later ones"),
+    ("/api/v1/clients", "JSON: ?address=IP: identity of the client, its source and age"),
+    ("/api/v1/jobs", "JSON: queries of each job, and how many failed"),
+    ("/api/v1/jobs/ID", "JSON: queries of one job and causes of failures; ID: a job's number, a pod's name or UID"),
 ];
 
 /// Pages of a listener for metrics only.
@@ -151,7 +151,7 @@ impl Admin {
         let stuck = |beat: &AtomicU64| now.saturating_sub(beat.load(Ordering::Relaxed)) > STUCK_AFTER;
         match self.heartbeats.iter().position(stuck) {
             None => page(StatusCode::OK, "ok\n"),
-            Some(worker) => page(StatusCode::SERVICE_UNAVAILABLE, format!("worker {worker} does not turn\n")),
+            Some(worker) => page(StatusCode::SERVICE_UNAVAILABLE, format!("worker {worker} is not responsive\n")),
         }
     }
 

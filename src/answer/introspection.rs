@@ -184,7 +184,7 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, to
     }
     // The last line is the first to be left out if there is no room.
     if searches > 0 {
-        lines.push("a final dot behind a name, or ndots: 1, spares the queries of the search list".to_string());
+        lines.push("a final dot after a name, or ndots: 1, avoids the queries of the search list".to_string());
     }
     lines
 }

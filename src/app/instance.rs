@@ -113,7 +113,7 @@ impl Instance {
         if let Some(predecessor) = &taken {
             // A failure before this point leaves the predecessor as it is.
             if !running.turns(TURNS) {
-                return Err("not every worker turns: the other nodens goes on".into());
+                return Err("a worker is not responsive: the predecessor continues to serve".into());
             }
             // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&HandoverMessage::Ready);

@@ -52,17 +52,17 @@ pub(crate) fn page(report: &LoadReport) -> String {
     let mut add = |text: &str| out.push_str(text);
     add(&format!("<h1>DNS latency</h1>\n<p>{}.</p>\n", escape(&headline(report))));
     if report.interrupted {
-        add("<p class=\"warn\">Ended early: this is what there was.</p>\n");
+        add("<p class=\"warn\">Ended early: the results so far.</p>\n");
     }
     add("<h2>Latency in milliseconds</h2>\n");
     add(&latencies(report));
-    add("<h2>Replies within a latency</h2>\n");
+    add("<h2>Responses within a latency</h2>\n");
     add(&legend(report, ["repeated", "first seen"]));
     add(&distribution(report));
     add("<h2>Latency over time</h2>\n");
     add(&legend(report, ["median (p50)", "99th percentile (p99)"]));
     add(&over_time(report));
-    add("<h2>What became of the queries</h2>\n");
+    add("<h2>Results of the queries</h2>\n");
     add(&outcomes(report));
     // Same notes as below the text table.
     for note in report.targets.iter().flat_map(notes) {

@@ -163,7 +163,7 @@ fn histogram(digits: u8) -> Histogram<u64> {
 fn histogram_of<C: hdrhistogram::Counter>(digits: u8) -> Histogram<C> {
     match Histogram::new_with_bounds(LEAST, LONGEST, digits) {
         Ok(histogram) => histogram,
-        Err(error) => unreachable!("the bounds are constants, and good: {error}"),
+        Err(error) => unreachable!("the bounds are valid constants: {error}"),
     }
 }
 

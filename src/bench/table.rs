@@ -37,7 +37,7 @@ pub fn table(report: &LoadReport) -> String {
     }
     notes.into_iter().for_each(&mut line);
     if report.interrupted {
-        line("\nEnded early: this is what there was.".to_owned());
+        line("\nEnded early: the results so far.".to_owned());
     }
     out
 }

@@ -183,16 +183,16 @@ fn reachable(address: SocketAddr) -> Result<SocketAddr, String> {
 fn tls(text: &str, rest: &str) -> Result<ServerAddress, String> {
     let (address, host) = rest.split_once('#').unwrap_or((rest, ""));
     let address = socket(&numbered_scope(address, TLS_PORT)?, TLS_PORT)
-        .ok_or_else(|| format!("{text:?} has no address behind tls://"))?;
+        .ok_or_else(|| format!("{text:?} has no address after tls://"))?;
     let address = reachable(address)?;
     if host.parse::<IpAddr>().is_ok() {
         return Err(format!(
-            "{text:?} has an address behind the #; the name that the server's certificate bears is needed"
+            "{text:?} has an address after the #, expected the name in the server's certificate"
         ));
     }
     match host_name(host) {
         Some(name) => Ok(ServerAddress::Tls { address, host: name.to_string().trim_end_matches('.').to_owned() }),
-        None => Err(format!("{text:?} lacks the name that the server's certificate must bear, behind a #")),
+        None => Err(format!("{text:?} lacks the name in the server's certificate, after a #")),
     }
 }
 

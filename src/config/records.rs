@@ -207,8 +207,8 @@ fn clash(earlier: &RecordConfig, later: &RecordConfig) -> Option<&'static str> {
     let aliases = [earlier, later].map(|record| record.rtype == rtype::CNAME);
     match aliases {
         [true, true] => Some("a CNAME already, and may have only one:"),
-        [true, false] => Some("a CNAME, which allows no other data beside it,"),
-        [false, true] => Some("other data, which allows no CNAME beside it,"),
+        [true, false] => Some("a CNAME, which excludes other data,"),
+        [false, true] => Some("other data, which excludes a CNAME,"),
         _ if earlier.rtype != later.rtype => None,
         _ if earlier.rdata == later.rdata && !later.rdata.is_empty() => Some("this very record"),
         _ if earlier.ttl != later.ttl => Some("a record of this type with another TTL, which must be the same,"),
@@ -222,7 +222,7 @@ impl TryFrom<String> for Owner {
     fn try_from(text: String) -> Result<Self, String> {
         if text == "*" || text == "*." {
             return Err(format!(
-                "{text:?} would be every name there is: name a zone behind it, such as \"*.apps.corp.example\""
+                "{text:?} would match every name: add a zone, such as \"*.apps.corp.example\""
             ));
         }
         if text.strip_prefix("*.").unwrap_or(&text).contains('*') {

@@ -79,7 +79,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a network"))?;
     match network.trunc() {
         trunc if trunc == network => Ok(network),
-        trunc => Err(format!("{text:?} has bits set behind its prefix: the network is \"{trunc}\"")),
+        trunc => Err(format!("{text:?} has bits set after its prefix: the network is \"{trunc}\"")),
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     let predecessor = Channel::of(OwnedFd::from(socket));
     let uid = predecessor.peer_uid()?;
     if !is_trusted(uid) {
-        return Err(TakeError::Refused(format!("it is user {uid}'s, whose sockets are not to be trusted")));
+        return Err(TakeError::Refused(format!("it belongs to user {uid}, whose sockets are not trusted")));
     }
     predecessor.set_patience(STEP)?;
     predecessor.send(&hello())?;

@@ -161,6 +161,6 @@ fn a_signal_ends_the_run_with_what_there_is() {
     assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stdout).ends_with("Ended early: this is what there was.\n"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).ends_with("Ended early: the results so far.\n"), "{}", text(&output.stdout));
     scratch.nothing_is_left();
 }

@@ -120,7 +120,7 @@ fn mistakes_of_server_admin_and_cache() {
         ("[server]\nlisten = [\"[::1]:53\",\n  \"::1\"]\n", &["3:3: the same listener is on line 2 already"]),
         (
             "[server]\nallow = [\"10.0.0.1/8\"]\n",
-            &["2:10: allow: \"10.0.0.1/8\" has bits set behind its prefix: the network is \"10.0.0.0/8\""],
+            &["2:10: allow: \"10.0.0.1/8\" has bits set after its prefix: the network is \"10.0.0.0/8\""],
         ),
         (
             "[server]\nworkers = -1\ntcp_connections = 0\ntcp_connections_per_client = 65537\n",
@@ -202,7 +202,7 @@ fn mistakes_of_kubernetes_and_clients() {
         (
             "[[client]]\nsource = \"10.0.8.1/24\"\nname = \"\"\nproject = 7\n".to_owned(),
             &[
-                "2:10: source: \"10.0.8.1/24\" has bits set behind its prefix",
+                "2:10: source: \"10.0.8.1/24\" has bits set after its prefix",
                 "3:8: name: \"\" is empty, longer than 256 bytes or has control characters",
                 "4:11: project: invalid type: integer `7`; expected a short text in quotes",
             ],
@@ -312,7 +312,7 @@ fn mistakes_of_upstreams_and_routes() {
             format!("{up}{all}[[route]]\nzones = [\"a..b\", \"10.0.0.1/8\", \"10.0.0.1\"]\nto = \"up\"\n"),
             &[
                 "7:10: zones: \"a..b\" is not a name: a label is empty",
-                "7:18: zones: \"10.0.0.1/8\" has bits set behind its prefix: the network is \"10.0.0.0/8\"",
+                "7:18: zones: \"10.0.0.1/8\" has bits set after its prefix: the network is \"10.0.0.0/8\"",
                 "7:32: zones: \"10.0.0.1\" is an address, not a zone; for its reverse name write \"10.0.0.1/32\"",
             ],
         ),
@@ -411,11 +411,11 @@ fn mistakes_of_records() {
         (record("a.example", "A", "10.0.0.1") + "ttl = \"365d\"\n", &["5:7: ttl: 365d is too much: from 0s to 7d"]),
         (
             record("a.example", "CNAME", "b.example") + &record("A.example.", "A", "10.0.0.1"),
-            &["6:8: a.example. has a CNAME, which allows no other data beside it, on line 2"],
+            &["6:8: a.example. has a CNAME, which excludes other data, on line 2"],
         ),
         (
             record("a.example", "A", "10.0.0.1") + &record("a.example", "CNAME", "b.example"),
-            &["6:8: a.example. has other data, which allows no CNAME beside it, on line 2"],
+            &["6:8: a.example. has other data, which excludes a CNAME, on line 2"],
         ),
         (
             record("a.example", "CNAME", "b.example") + &record("a.example", "CNAME", "c.example"),

@@ -133,8 +133,8 @@ fn each_job_has_a_report_of_its_own() {
         report["search_list"],
         json!({
             "queries": 3,
-            "explanation": "search-list noise (3 of 8 queries): names with a suffix of the search list behind; a final \
-                            dot, or ndots: 1, spares them",
+            "explanation": "search-list noise (3 of 8 queries): names with a suffix of the search list; a final \
+                            dot, or ndots: 1, avoids them",
             "names": [{ "name": "registry.example.com", "queries": 3 }],
         })
     );
@@ -269,7 +269,7 @@ fn the_command_line_shows_it() {
     let (good, text) = scene.run(&["job", "8123"]);
     assert!(good && text.contains("    2x typo.example.com A"), "{text}");
     assert!(
-        text.contains("  search-list noise (3 of 8 queries): names with a suffix of the search list behind"),
+        text.contains("  search-list noise (3 of 8 queries): names with a suffix of the search list"),
         "{text}"
     );
     let (good, text) = scene.run(&["job", "one", "--json"]);

@@ -102,7 +102,7 @@ impl FailoverReport {
             }
         }
         if self.interrupted {
-            notes.push("Ended early: this is what there was.".to_owned());
+            notes.push("Ended early: the results so far.".to_owned());
         }
         notes
     }

@@ -205,8 +205,8 @@ impl ClientStats {
         let (searches, queries) = (self.searches, self.count(|_| true));
         (searches > 0).then(|| {
             format!(
-                "search-list noise ({searches} of {queries} queries): names with a suffix of the search list behind; a \
-                 final dot, or ndots: 1, spares them"
+                "search-list noise ({searches} of {queries} queries): names with a suffix of the search list; a \
+                 final dot, or ndots: 1, avoids them"
             )
         })
     }
