@@ -193,3 +193,14 @@ fn key(at: usize) -> String {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::example;
+    use super::*;
+
+    #[test]
+    fn page_of_one_target() {
+        insta::assert_snapshot!(page(&example()));
+    }
+}

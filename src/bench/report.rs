@@ -244,3 +244,38 @@ fn ms(nanos: u64) -> f64 {
 fn round(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
 }
+
+/// Returns a report about one target: 97 responses, one lost and two failed queries.
+#[cfg(test)]
+pub(super) fn example() -> LoadReport {
+    use std::time::Duration;
+
+    use super::pace::SECOND;
+    use super::pending::SentQuery;
+    use super::record::LossReason;
+
+    const MS: u64 = SECOND / 1_000;
+    let mut record = TargetStats::new(10 * SECOND, 0);
+    for n in 0..100 {
+        let intended = n * 100 * MS;
+        let query = SentQuery { intended, sent: intended + MS / 20, question: 0, first: n % 4 == 0 };
+        record.left(&query);
+        match n {
+            97 => record.lost += 1,
+            98 => record.failed(LossReason::Refused),
+            99 => record.failed(LossReason::Closed),
+            _ => record.answered(&query, intended + (1 + n % 10) * MS, &[0, 0, 0x80, if n == 5 { 3 } else { 0 }]),
+        }
+    }
+    let plan = LoadPlan {
+        targets: vec![SocketAddr::from(([192, 0, 2, 1], 53))],
+        pace: Pace::Open { rate: 10 },
+        duration: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+        tcp: false,
+        lines: 4,
+        seed: 1,
+    };
+    let outcome = LoadOutcome { records: vec![record], asked_for: vec![plan.duration], interrupted: true };
+    LoadReport::new(&plan, &outcome, "built-in".to_owned(), 300, "zipf", true)
+}

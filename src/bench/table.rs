@@ -152,7 +152,13 @@ fn outcome_row(target: &TargetReport, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::example;
     use super::*;
+
+    #[test]
+    fn table_of_one_target() {
+        insta::assert_snapshot!(table(&example()));
+    }
 
     #[test]
     fn numbers_are_readable() {

@@ -33,6 +33,7 @@ mod soak;
 mod stubs;
 mod supervisor;
 mod tcp;
+mod texts;
 mod upstream_tcp;
 mod views;
 mod warm_up;

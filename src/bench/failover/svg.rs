@@ -82,7 +82,7 @@ fn legend(servers: &[TestedServer]) -> String {
         x += 36.0 + 7.0 * name.len() as f64;
     }
     out + "<text class=\"soft small\" x=\"16\" y=\"71\">Full dot: p99. Ring: slowest. \u{00d7} with a number: queries \
-           without an answer, which count as 5,000 ms.</text>\n"
+           without a right answer, which count as 5,000 ms.</text>\n"
 }
 
 /// Returns the colour of a server, which is independent of the other servers in the report.

@@ -116,18 +116,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_stand_side_by_side() {
+    fn servers_are_columns() {
         let text = table(&example(Mode::Steady, &[TestedServer::Nodens, TestedServer::Bind]));
-        let expected = "\
-steady: a new name every 50 ms, UDP over IPv4; p99 / max in ms, lost
-
-first upstream          nodens                    bind
-none                   49 / 50  5,000 / 5,000, 50 lost
-silent from the start  49 / 50  5,000 / 5,000, 50 lost
-
-not installed: coredns
-";
-        assert_eq!(text, expected);
+        insta::assert_snapshot!(text);
     }
 
     #[test]
