@@ -75,7 +75,7 @@ pub fn launch<U: Ask + 'static>(
 pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pending_query: PendingQuery) {
     let Some(place) = resolver.limits.governor.pending.admit_prefetch() else {
         resolver.metrics.capacity.rejections.with_label_values(&["prefetches"]).inc();
-        return put_off(resolver, &pending_query);
+        return cancel_prefetch(resolver, &pending_query);
     };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
     tokio::task::spawn_local(async move {
@@ -85,13 +85,13 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pe
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
             // Another configuration may use other servers; its own hits begin its prefetches.
             if resolver.snapshot.load().generation != pending_query.snapshot.generation {
-                return put_off(&resolver, &pending_query);
+                return cancel_prefetch(&resolver, &pending_query);
             }
         }
         let pending_query = PendingQuery { asked: Instant::now(), ..pending_query };
-        let has_room = pending_query.snapshot.group(pending_query.route).is_none_or(|group| group.has_room(pending_query.asked));
+        let has_room = pending_query.snapshot.group(pending_query.route).is_none_or(|group| group.below_threshold(pending_query.asked));
         if !has_room || resolver.limits.governor.pending.is_busy() {
-            return put_off(&resolver, &pending_query);
+            return cancel_prefetch(&resolver, &pending_query);
         }
         let Some(leader) = resolver.coalescer.lead(pending_query.snapshot.generation, pending_query.hash, &pending_query.key) else { return };
         resolver.metrics.cache.prefetches.inc();
@@ -103,7 +103,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pe
 }
 
 /// Cancels a prefetch; a later hit may begin another one.
-fn put_off(resolver: &Resolver, pending_query: &PendingQuery) {
+fn cancel_prefetch(resolver: &Resolver, pending_query: &PendingQuery) {
     resolver.cache.with(pending_query.hash, &pending_query.key, |entry| entry.refreshing = false);
 }
 
@@ -168,7 +168,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     let end = question.len().saturating_sub(4);
     question[..end].make_ascii_lowercase();
     let front = message(&question, |query, out| write::local(query, rcode::NOERROR, false, alias, &[], out));
-    let back = served(entry, &pending_query.key, age);
+    let back = render(entry, &pending_query.key, age);
     let joined = ResponseMessage::read(&front).ok().and_then(|front| {
         let links: Vec<Record> = front.section(Section::Answer).copied().collect();
         join(&front, &links, &back, false).ok()
@@ -176,7 +176,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
     let joined = joined.unwrap_or(front);
     match ResponseMessage::read(&joined) {
         Ok(mut response) => {
-            response.extended_errors = entry.kept().extended_errors.to_vec();
+            response.extended_errors = entry.cached_message().extended_errors.to_vec();
             let scope = pending_query.scope(true);
             let mut answer = Entry::from_reply(&response, pending_query.snapshot.limits(pending_query.route), false, scope, entry.born);
             (answer.rcode, answer.cause) = (entry.rcode, entry.cause);
@@ -188,7 +188,7 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
 
 /// Returns the cached entry for a question, if it is valid in this scope, and its freshness when the query was received.
 /// `stale` is the time that it may be served past its TTL.
-pub fn kept(resolver: &Resolver, pending_query: &PendingQuery, stale: Millis) -> Option<(Entry, Freshness)> {
+pub fn usable_entry(resolver: &Resolver, pending_query: &PendingQuery, stale: Millis) -> Option<(Entry, Freshness)> {
     let asked = resolver.millis(pending_query.asked);
     let look = |entry: &mut Entry| {
         let mut kept = entry.clone();
@@ -221,7 +221,7 @@ async fn fetch<U: Ask + 'static>(
         tokio::task::spawn_local(wait);
         return entry;
     }
-    let entry = settle(resolver, pending_query, outcome);
+    let entry = conclude(resolver, pending_query, outcome);
     leader.complete_with(&entry, pending_query.by.get());
     entry
 }
@@ -267,13 +267,13 @@ impl LateQuestion {
                 again = resolve_chain(&resolver, &upstreams, &pending_query, from_now(&pending_query), &mut trail_again) => again,
             },
         };
-        let entry = settle(&resolver, &pending_query, outcome);
+        let entry = conclude(&resolver, &pending_query, outcome);
         leader.complete_with(&entry, pending_query.by.get());
     }
 }
 
 /// Caches the result or remembers the failure.
-fn settle(resolver: &Resolver, pending_query: &PendingQuery, outcome: Result<Entry, NoAnswer>) -> Entry {
+fn conclude(resolver: &Resolver, pending_query: &PendingQuery, outcome: Result<Entry, NoAnswer>) -> Entry {
     match outcome {
         Ok(entry) => {
             match entry.is_kept() {
@@ -391,7 +391,7 @@ async fn follow<U: Ask + 'static>(
     }
     let authentic = trust_ad && response.flags & flag::AD != 0;
     let key = pending_query.key.for_name(&fork.target);
-    let rest = Box::pin(look_up(resolver, upstreams, pending_query, key, deadline, trail)).await?;
+    let rest = Box::pin(resolve_target(resolver, upstreams, pending_query, key, deadline, trail)).await?;
     let wire = join(&response, &fork.links, &rest.wire, authentic).map_err(too_long)?;
     let mut joined = ResponseMessage::read(&wire).map_err(unreadable)?;
     if errors != rest.extended_errors {
@@ -425,7 +425,7 @@ struct Remainder {
 ///
 /// If an identical query is in flight, its answer is awaited. Two queries that wait for each other are two ends of a loop of
 /// CNAMEs, which has no answer; the deadline ends them.
-async fn look_up<U: Ask + 'static>(
+async fn resolve_target<U: Ask + 'static>(
     resolver: &Arc<Resolver>,
     upstreams: &Rc<U>,
     from: &PendingQuery,
@@ -451,7 +451,7 @@ async fn look_up<U: Ask + 'static>(
         client: from.client,
         by: Cell::default(),
     };
-    let (entry, age) = match kept(resolver, &pending_query, 0) {
+    let (entry, age) = match usable_entry(resolver, &pending_query, 0) {
         Some((entry, Freshness::Fresh(age))) => (entry, age),
         _ => {
             let entry = match resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key) {
@@ -471,7 +471,7 @@ async fn look_up<U: Ask + 'static>(
             (entry, 0)
         }
     };
-    let extended_errors = entry.kept().extended_errors.to_vec();
+    let extended_errors = entry.cached_message().extended_errors.to_vec();
     if let Some(failed) = entry.failed()
         && !entry.is_kept()
     {
@@ -482,9 +482,9 @@ async fn look_up<U: Ask + 'static>(
     let wire = match &alias {
         Some((alias, records)) => {
             let joined = message_query(alias.question(), |query| behind_alias(records, &entry, age, query, &pending_query));
-            joined.map(|joined| served(&joined, alias, Age::Seconds(0))).unwrap_or_default()
+            joined.map(|joined| render(&joined, alias, Age::Seconds(0))).unwrap_or_default()
         }
-        None => served(&entry, &pending_query.key, age),
+        None => render(&entry, &pending_query.key, age),
     };
     Ok(Remainder { wire, cause: entry.cause, extended_errors })
 }
@@ -498,8 +498,8 @@ impl Remainder {
 }
 
 /// Renders an entry as the response to its own question, without OPT, with AD unchanged.
-fn served(entry: &Entry, key: &CacheKey, age: Age) -> Vec<u8> {
-    message(key.question(), |query, out| fit(entry.kept(), query, age, &[], out))
+fn render(entry: &Entry, key: &CacheKey, age: Age) -> Vec<u8> {
+    message(key.question(), |query, out| fit(entry.cached_message(), query, age, &[], out))
 }
 
 /// Returns the message that `write` writes for a query with this question (with AD set, without OPT).

@@ -145,7 +145,7 @@ fn query_ancestors<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>
     let (Some(cluster), Some(group)) = (snapshot.cluster(route), snapshot.group(route)) else { return };
     let found = snapshot.effective_view(key.effective_view()).router.find(key.name());
     let depth = found.map_or(0, |(_, depth)| depth);
-    if !is_prunable(cluster, key, depth) || !group.is_alive() || !group.has_room(Instant::now()) {
+    if !is_prunable(cluster, key, depth) || !group.is_alive() || !group.below_threshold(Instant::now()) {
         return;
     }
     let now = resolver.now();
@@ -244,7 +244,7 @@ fn look_up(resolver: &Resolver, snapshot: &Snapshot, route: RouteId, key: &Cache
 fn known(entry: &Entry, snapshot: &Snapshot, route: RouteId, now: Millis) -> Known {
     let at_home = entry.scope.route_under(snapshot.generation) == Some(route);
     let fresh = matches!(entry.freshness(now, 0), Freshness::Fresh(_)) && entry.failed().is_none();
-    let answers = u16_at(entry.kept().wire, 6).unwrap_or(0);
+    let answers = u16_at(entry.cached_message().wire, 6).unwrap_or(0);
     match entry.rcode {
         _ if !at_home || !fresh || now >= entry.born + LONGEST_CUT => Known::Not,
         rcode::NOERROR => Known::Exists,

@@ -152,7 +152,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
 
 /// Returns the cached result of a question, if no query is needed.
 fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, AnswerSource)> {
-    let (entry, freshness) = fetch::kept(resolver, asked, stale_window(&asked.snapshot))?;
+    let (entry, freshness) = fetch::usable_entry(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);
     match freshness {
         Freshness::Fresh(_) => Some((entry, AnswerSource::Hit)),

@@ -138,9 +138,9 @@ impl Resolved {
             // The alias itself does not age.
             Some((alias, target)) => {
                 let entry = fetch::behind_alias(alias, entry, age, &query, target);
-                fit(entry.kept(), &query, Age::Seconds(0), &options, out)
+                fit(entry.cached_message(), &query, Age::Seconds(0), &options, out)
             }
-            None => fit(entry.kept(), &query, age, &options, out),
+            None => fit(entry.cached_message(), &query, age, &options, out),
         }
     }
 
@@ -204,7 +204,7 @@ impl Resolved {
     /// Returns the extended errors that explain a failure, as whole options; empty for an answer.
     pub fn extended_errors(&self) -> &[u8] {
         match &self.body {
-            Body::Entry(_, entry, _) if entry.rcode != rcode::NOERROR => entry.kept().extended_errors,
+            Body::Entry(_, entry, _) if entry.rcode != rcode::NOERROR => entry.cached_message().extended_errors,
             _ => &[],
         }
     }

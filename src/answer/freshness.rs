@@ -52,7 +52,7 @@ pub(super) fn cached(
             }
             let refresh = wants_prefetch(snapshot, entry, context.now);
             entry.refreshing |= refresh;
-            let len = fit(entry.kept(), query, Age::Seconds(age), options, out);
+            let len = fit(entry.cached_message(), query, Age::Seconds(age), options, out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh }
         }
         Freshness::Stale if failure_holds(snapshot, entry, context.now) => {
@@ -67,7 +67,7 @@ pub(super) fn cached(
         }
         Freshness::Failed if failure_holds(snapshot, entry, context.now) => {
             let error = write::extended_error(ede::CACHED_ERROR, "remembered failure");
-            let len = fit(entry.kept(), query, Age::Seconds(0), &[options, &error].concat(), out);
+            let len = fit(entry.cached_message(), query, Age::Seconds(0), &[options, &error].concat(), out);
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh: false }
         }
         _ => Cached::Nothing,
@@ -90,7 +90,7 @@ pub(super) fn past_its_time(
 
 fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
     let (age, error) = stale(entry);
-    fit(entry.kept(), query, age, &[options, &error].concat(), out)
+    fit(entry.cached_message(), query, age, &[options, &error].concat(), out)
 }
 
 /// Returns whether the entry's failure still holds: no server of its group has recovered since.

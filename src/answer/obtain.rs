@@ -41,7 +41,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     };
     let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, pending_query, (cause, error));
     let place = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
-    let (fresh, stale) = match fetch::kept(resolver, pending_query, stale_window(&pending_query.snapshot)) {
+    let (fresh, stale) = match fetch::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
@@ -82,7 +82,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
         }
     };
     let group = pending_query.snapshot.group(pending_query.route);
-    let verdict = group.map_or(RateDecision::Ask, |group| group.judge(pending_query.asked, pending_query.client));
+    let verdict = group.map_or(RateDecision::Ask, |group| group.admit(pending_query.asked, pending_query.client));
     match (verdict, stale) {
         (RateDecision::Ask, Some(stale)) => {
             let fetch = fetch::launch(resolver, upstreams, pending_query, leader);

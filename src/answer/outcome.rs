@@ -162,7 +162,7 @@ fn words(resolver: &Resolver, outcome: &QueryOutcome<'_>) -> Option<Box<str>> {
         Explanation::Text(words) => Some(words.into()),
         Explanation::Options(options) => Some(text(options).into()),
         Explanation::Remembered(key) => {
-            let said = |entry: &mut Entry| text(entry.kept().extended_errors).into();
+            let said = |entry: &mut Entry| text(entry.cached_message().extended_errors).into();
             resolver.cache.with(outcome.question.hash, key, said)
         }
     };

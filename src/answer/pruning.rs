@@ -23,7 +23,7 @@ pub(crate) fn is_denied(pending_query: &PendingQuery) -> bool {
 /// Queries such a name in the background. If it exists, names of its route are no longer denied for their form.
 pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pending_query: PendingQuery) {
     let now = Instant::now();
-    let group = pending_query.snapshot.group(pending_query.route).filter(|group| group.is_alive() && group.has_room(now));
+    let group = pending_query.snapshot.group(pending_query.route).filter(|group| group.is_alive() && group.below_threshold(now));
     let place = group.and_then(|_| resolver.limits.governor.pending.admit_prefetch());
     let (Some(group), Some(place)) = (group.map(Arc::clone), place) else { return came_to_nothing(&pending_query) };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));

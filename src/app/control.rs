@@ -245,27 +245,27 @@ async fn run_maintenance(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>
                 seen.push(id);
                 let new = !checked.contains(&id);
                 let mut probe_due = server.probe_due(now, group.in_use(now));
-                if probe_due && !group.spend(now) {
+                if probe_due && !group.try_acquire(now) {
                     // `max_qps` is used up: the probe counts as not sent.
                     server.was_not_probed();
                     probe_due = false;
                 }
                 if new {
-                    server.forgive_loop("it is about to be checked for a loop again");
+                    server.clear_loop("it is about to be checked for a loop again");
                 }
                 // A silent server may have been silent at its last loop check too.
                 if new || (probe_due && server.is_silent()) || server.loop_check_due(now) {
                     probe::check_loop(&links, server, loop_zone(&snapshot, index));
                 }
-                if server.case_check_due(now) && group.spend(now) {
+                if server.case_check_due(now) && group.try_acquire(now) {
                     probe::check_case(&links, server, LOOP_CHECK);
                 }
                 if let Some(question) = server.lower_case_check()
-                    && group.spend(now)
+                    && group.try_acquire(now)
                 {
                     probe::check_lower_case(&links, server, question);
                 }
-                if server.edns_check_due(now) && group.spend(now) {
+                if server.edns_check_due(now) && group.try_acquire(now) {
                     probe::check_edns(&links, server, &probe_zone(&snapshot, index), group.known_question());
                 }
                 if probe_due {

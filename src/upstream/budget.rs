@@ -18,7 +18,7 @@ impl HedgeBudget {
     }
 
     /// Takes a hedge from the budget; returns whether there was one.
-    pub fn spend(&mut self) -> bool {
+    pub fn try_acquire(&mut self) -> bool {
         let left = self.twentieths.checked_sub(Self::QUERIES_PER_HEDGE);
         self.twentieths = left.unwrap_or(self.twentieths);
         left.is_some()
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn the_budget_is_a_burst_and_a_twentieth() {
         let mut budget = HedgeBudget::default();
-        assert_eq!((0..100).filter(|_| budget.spend()).count(), HedgeBudget::BURST as usize);
+        assert_eq!((0..100).filter(|_| budget.try_acquire()).count(), HedgeBudget::BURST as usize);
         (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.credit());
-        assert!(budget.spend());
-        assert!(!budget.spend());
+        assert!(budget.try_acquire());
+        assert!(!budget.try_acquire());
     }
 }

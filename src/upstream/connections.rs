@@ -149,7 +149,7 @@ impl Ask for UpstreamConnections {
         group.is_asked(now);
         loop {
             match run.race.step(now, || group.may_hedge(now)) {
-                Step::Send(_) if !group.spend(now) => {
+                Step::Send(_) if !group.try_acquire(now) => {
                     run.sends += 1;
                     run.take(run.sends - 1, AttemptEvent::Failed(FailureKind::Quota));
                 }

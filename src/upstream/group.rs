@@ -165,11 +165,11 @@ impl Group {
         asked > 0 && self.millis(now) < asked + UNHEARD.as_millis() as Millis
     }
 
-    /// Decides on a question that needs a query for `client`: see [`RateLimiter::judge`].
-    pub fn judge(&self, now: Instant, client: Option<IpAddr>) -> RateDecision {
+    /// Decides on a question that needs a query for `client`: see [`RateLimiter::admit`].
+    pub fn admit(&self, now: Instant, client: Option<IpAddr>) -> RateDecision {
         let Some(mut rate_limiter) = self.rate_limiter() else { return RateDecision::Ask };
         let now = self.millis(now);
-        let verdict = rate_limiter.judge(now, client);
+        let verdict = rate_limiter.admit(now, client);
         if verdict != RateDecision::Ask
             && let Some(ShedLevel { used, heaviest }) = rate_limiter.tell(now)
         {
@@ -185,8 +185,8 @@ impl Group {
     }
 
     /// Reports whether the rate limit has room for a hedge or a prefetch.
-    pub fn has_room(&self, now: Instant) -> bool {
-        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.has_room(self.millis(now)))
+    pub fn below_threshold(&self, now: Instant) -> bool {
+        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.below_threshold(self.millis(now)))
     }
 
     /// Returns the queries sent in the last second, if there is a rate limit.
@@ -195,13 +195,13 @@ impl Group {
     }
 
     /// Takes one query from the rate limit; returns whether one was left.
-    pub fn spend(&self, now: Instant) -> bool {
-        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.spend(self.millis(now)))
+    pub fn try_acquire(&self, now: Instant) -> bool {
+        self.rate_limiter().is_none_or(|mut rate_limiter| rate_limiter.try_acquire(self.millis(now)))
     }
 
     /// Takes a hedge from the budget; returns whether the budget had one and the rate limit has room for it.
     pub fn may_hedge(&self, now: Instant) -> bool {
-        self.has_room(now) && self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend()
+        self.below_threshold(now) && self.budget.lock().unwrap_or_else(PoisonError::into_inner).try_acquire()
     }
 
     fn rate_limiter(&self) -> Option<MutexGuard<'_, RateLimiter>> {

@@ -134,7 +134,7 @@ impl OutgoingQuery {
     }
 
     /// Matches `message`, whose id is that of the query, against the query.
-    pub(crate) fn judge(&self, message: &[u8]) -> MatchResult {
+    pub(crate) fn match_response(&self, message: &[u8]) -> MatchResult {
         let (Some(flags), Some(questions)) = (u16_at(message, 2), u16_at(message, 4)) else {
             return MatchResult::NotOurs;
         };

@@ -92,7 +92,7 @@ pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
         let question = Question { name, ..question(rtype::TXT) };
         let asked = ask(&links, &server, &question, candidate.transport, candidate.edns).await;
         if matches!(asked, ProbeOutcome::Replied(_)) && server.loops_seen() == seen {
-            server.forgive_loop("a query of the loop check was answered, and did not come back");
+            server.clear_loop("a query of the loop check was answered, and did not come back");
         }
     });
 }
@@ -196,7 +196,7 @@ pub fn check_lower_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, q
                 return;
             }
         }
-        server.knows_lower_case_alone(Instant::now());
+        server.needs_lower_case(Instant::now());
     });
 }
 

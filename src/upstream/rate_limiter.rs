@@ -74,7 +74,7 @@ impl RateLimiter {
     }
 
     /// Decides on a question that needs a query, for `client` or for no particular one.
-    pub fn judge(&mut self, now: Millis, client: Option<IpAddr>) -> RateDecision {
+    pub fn admit(&mut self, now: Millis, client: Option<IpAddr>) -> RateDecision {
         self.advance(now);
         let asked = client.map_or(0, |client| self.count(client));
         let share = u64::from(self.used) * 100 / u64::from(self.limit.max(1));
@@ -96,13 +96,13 @@ impl RateLimiter {
     }
 
     /// Reports whether there is room for dispensable queries: hedges and prefetches.
-    pub fn has_room(&mut self, now: Millis) -> bool {
+    pub fn below_threshold(&mut self, now: Millis) -> bool {
         self.advance(now);
         u64::from(self.used) * 100 < NEAR * u64::from(self.limit)
     }
 
     /// Takes one query from the limit; returns whether one was left.
-    pub fn spend(&mut self, now: Millis) -> bool {
+    pub fn try_acquire(&mut self, now: Millis) -> bool {
         self.advance(now);
         if self.used >= self.limit {
             return false;
@@ -172,7 +172,7 @@ mod tests {
         // Three queries a millisecond, with a pause now and then.
         for now in (0..20_000).filter(|now| now % 3_700 < 2_900) {
             for _ in 0..3 {
-                if rate_limiter.spend(now) {
+                if rate_limiter.try_acquire(now) {
                     sent.push(now);
                 }
             }
@@ -186,35 +186,35 @@ mod tests {
     fn heavy_clients_are_shed_first_then_retries() {
         let mut rate_limiter = RateLimiter::new(100);
         for _ in 0..79 {
-            assert_eq!(rate_limiter.judge(0, Some(HEAVY)), RateDecision::Ask);
-            assert!(rate_limiter.spend(0));
+            assert_eq!(rate_limiter.admit(0, Some(HEAVY)), RateDecision::Ask);
+            assert!(rate_limiter.try_acquire(0));
         }
-        assert!(rate_limiter.has_room(0));
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::Ask);
-        assert!(rate_limiter.spend(0));
-        assert!(!rate_limiter.has_room(0));
-        assert_eq!(rate_limiter.judge(0, Some(HEAVY)), RateDecision::Shed);
-        assert_eq!(rate_limiter.judge(0, None), RateDecision::Shed);
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::AskUnlessStale);
+        assert!(rate_limiter.below_threshold(0));
+        assert_eq!(rate_limiter.admit(0, Some(LIGHT)), RateDecision::Ask);
+        assert!(rate_limiter.try_acquire(0));
+        assert!(!rate_limiter.below_threshold(0));
+        assert_eq!(rate_limiter.admit(0, Some(HEAVY)), RateDecision::Shed);
+        assert_eq!(rate_limiter.admit(0, None), RateDecision::Shed);
+        assert_eq!(rate_limiter.admit(0, Some(LIGHT)), RateDecision::AskUnlessStale);
         assert_eq!(rate_limiter.tell(0), Some(ShedLevel { used: 80, heaviest: Some((HEAVY, 80)) }));
         assert_eq!(rate_limiter.tell(TELL_EVERY - 1), None);
-        (0..15).for_each(|_| assert!(rate_limiter.spend(0)));
-        assert_eq!(rate_limiter.judge(0, Some(LIGHT)), RateDecision::Shed);
-        (0..5).for_each(|_| assert!(rate_limiter.spend(0)));
-        assert!(!rate_limiter.spend(0));
+        (0..15).for_each(|_| assert!(rate_limiter.try_acquire(0)));
+        assert_eq!(rate_limiter.admit(0, Some(LIGHT)), RateDecision::Shed);
+        (0..5).for_each(|_| assert!(rate_limiter.try_acquire(0)));
+        assert!(!rate_limiter.try_acquire(0));
 
-        assert!(!rate_limiter.spend(1_000), "the second is not over");
-        assert!(rate_limiter.spend(1_100));
-        assert_eq!(rate_limiter.judge(1_100, Some(HEAVY)), RateDecision::Ask);
+        assert!(!rate_limiter.try_acquire(1_000), "the second is not over");
+        assert!(rate_limiter.try_acquire(1_100));
+        assert_eq!(rate_limiter.admit(1_100, Some(HEAVY)), RateDecision::Ask);
         assert!(rate_limiter.tell(TELL_EVERY).is_some());
     }
 
     #[test]
     fn a_long_pause_forgets_clients_memory_is_bounded() {
         let mut rate_limiter = RateLimiter::new(10);
-        (0..10_000_u32).for_each(|n| _ = rate_limiter.judge(0, Some(IpAddr::V4(n.into()))));
+        (0..10_000_u32).for_each(|n| _ = rate_limiter.admit(0, Some(IpAddr::V4(n.into()))));
         assert_eq!(rate_limiter.clients.len(), MOST_CLIENTS);
-        assert!(rate_limiter.spend(Millis::MAX / 2));
+        assert!(rate_limiter.try_acquire(Millis::MAX / 2));
         assert!(rate_limiter.clients.is_empty());
     }
 }

@@ -219,7 +219,7 @@ impl Server {
     }
 
     /// Counts a failure at once if it is a fault of this machine; returns it.
-    pub(super) fn noted(&self, kind: FailureKind) -> FailureKind {
+    pub(super) fn count_local(&self, kind: FailureKind) -> FailureKind {
         if let FailureKind::Local(fault) = kind {
             self.metrics.local_fault(fault.index(), wall_clock());
         }
@@ -310,7 +310,7 @@ impl Server {
     /// Records the true response to such a check: `folded` if it came in other letters.
     pub fn case_was_checked(&self, folded: bool, now: Instant) {
         if lock(&self.letter_case).was_checked(folded, now) {
-            self.tell_of_retreat(EventKind::RandomCaseOff, "checks came back in other letters");
+            self.report_retreat(EventKind::RandomCaseOff, "checks came back in other letters");
         }
     }
 
@@ -331,9 +331,9 @@ impl Server {
     }
 
     /// Turns random letter case off: the server repeatedly answered in lower case what it denied in other letters.
-    pub fn knows_lower_case_alone(&self, now: Instant) {
+    pub fn needs_lower_case(&self, now: Instant) {
         lock(&self.letter_case).turn_off(now);
-        self.tell_of_retreat(EventKind::RandomCaseOff, "it knows names in lower case alone");
+        self.report_retreat(EventKind::RandomCaseOff, "it knows names in lower case alone");
     }
 
     /// Records that the server answered without EDNS what it did not answer with EDNS. The cause may be the server, the
@@ -350,12 +350,12 @@ impl Server {
     /// Records the result of an EDNS check: `lacking` if the question was answered only without EDNS.
     pub fn edns_was_checked(&self, lacking: bool, now: Instant) {
         if lock(&self.edns).was_checked(lacking, now) {
-            self.tell_of_retreat(EventKind::EdnsOff, "checks were answered only without");
+            self.report_retreat(EventKind::EdnsOff, "checks were answered only without");
         }
     }
 
     /// Raises an event: a capability is not used for a while.
-    fn tell_of_retreat(&self, kind: EventKind, why: &str) {
+    fn report_retreat(&self, kind: EventKind, why: &str) {
         self.tell(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
     }
 
@@ -403,7 +403,7 @@ impl Server {
     }
 
     /// Clears the forwarding loop.
-    pub fn forgive_loop(&self, why: &str) {
+    pub fn clear_loop(&self, why: &str) {
         if self.looped.swap(false, Ordering::Relaxed) {
             self.becomes(self.state(), EventKind::ForwardingLoopCleared, || why.to_owned());
         }
@@ -519,8 +519,8 @@ mod tests {
         server.responded(Instant::now(), Duration::from_millis(1), true);
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
         (0..EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
-        server.forgive_loop("");
-        server.forgive_loop("");
+        server.clear_loop("");
+        server.clear_loop("");
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::Ejected));
         // It recovered a short time ago, so one response is not enough.
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());

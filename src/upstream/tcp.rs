@@ -161,7 +161,7 @@ impl Sender for TcpSender {
         let (again, moved, joined) = (false, 0, false);
         let asked = TcpQuery { sent, at, until, number, race_events, client, again, moved, joined, _place: share };
         let patience = if context.again { STALLED_AGAIN } else { STALLED };
-        self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.noted(busy))
+        self.0.put(Box::new(asked), at, patience).map_err(|_| self.0.server.count_local(busy))
     }
 }
 
@@ -252,7 +252,7 @@ async fn serve(others: Rc<SharedConnections>, mut queue: mpsc::Receiver<Box<TcpQ
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(kind) => {
-                connection.server.noted(kind);
+                connection.server.count_local(kind);
                 connection.fail_or_resend(kind);
                 break kind;
             }
@@ -473,7 +473,7 @@ impl TcpConnection {
     fn dispatch(&mut self, message: &[u8]) {
         let Some(id) = crate::wire::u16_at(message, 0) else { return };
         let Some(asked) = self.waiting.get(&id) else { return };
-        let event = match asked.sent.judge(message) {
+        let event = match asked.sent.match_response(message) {
             MatchResult::Reply(verdict) => AttemptEvent::Reply(message.to_vec(), verdict),
             // The response to an earlier query, which has expired.
             _ if asked.sent.is_of_another(message) => return,

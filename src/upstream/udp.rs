@@ -142,7 +142,7 @@ impl UdpSender {
         };
         let open: Vec<_> = slots.iter().flatten().filter(|port| port.has_room()).collect();
         match open.len() {
-            0 => Err(self.server.noted(failure)),
+            0 => Err(self.server.count_local(failure)),
             count => Ok(Rc::clone(open[rand::rng().random_range(0..count)])),
         }
     }
@@ -167,7 +167,7 @@ impl UdpSender {
                 let failure = FailureKind::of_error(&error);
                 // Counted even if another port serves instead.
                 if slots.iter().any(Option::is_some) {
-                    self.server.noted(failure);
+                    self.server.count_local(failure);
                 }
                 Err(failure)
             }
@@ -214,7 +214,7 @@ impl Sender for UdpSender {
             Err(_) => socket.send(sent.bytes()),
             result => result,
         };
-        result.map_err(|error| self.server.noted(FailureKind::of_error(&error)))?;
+        result.map_err(|error| self.server.count_local(FailureKind::of_error(&error)))?;
         let SendContext { number, at, until, .. } = *context;
         let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
         waiting.insert(sent.id(), UdpQuery { sent, at, until, number, race_events, is_probe, doubted: false });
@@ -318,7 +318,7 @@ fn dispatch(port: &UdpPort, server: &Server, datagram: &[u8], now: Instant) {
     let Some(id) = crate::wire::u16_at(datagram, 0) else { return };
     let mut all = port.waiting.borrow_mut();
     let Some(waiting) = all.get_mut(&id) else { return };
-    let (event, is_whole) = match waiting.sent.judge(datagram) {
+    let (event, is_whole) = match waiting.sent.match_response(datagram) {
         MatchResult::NotOurs => return,
         // No proof of anything: the wait continues, and the race sends the question in another way as well.
         MatchResult::Doubtful { folded, formerr } => {

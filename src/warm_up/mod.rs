@@ -145,7 +145,7 @@ fn pending_query(
     let pending_query =
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // A recent failure is not retried so soon either.
-    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::kept(resolver, &pending_query, 0) {
+    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::usable_entry(resolver, &pending_query, 0) {
         return Err("cached");
     }
     if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {

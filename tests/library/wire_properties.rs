@@ -215,7 +215,7 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
     asked[11] = 1;
     asked.extend(b"\x00\0\x29\x04\xd0\0\0\x80\0\0\0");
     let query = Query::read(&asked).ok()?;
-    let len = fit(entry.kept(), &query, Age::Seconds(7), options, &mut out);
+    let len = fit(entry.cached_message(), &query, Age::Seconds(7), options, &mut out);
     out.truncate(len);
     (len > 0).then_some(out)
 }

@@ -24,7 +24,7 @@ proptest! {
             (0..queries).for_each(|_| budget.credit());
             turns.push((queries, 0));
             for _ in 0..wanted {
-                let spent = budget.spend();
+                let spent = budget.try_acquire();
                 turns.last_mut().unwrap().1 += u32::from(spent);
                 // The window with the most hedges for its queries.
                 let (mut queries, mut hedges, mut worst) = (0, 0, i64::MIN);
@@ -57,14 +57,14 @@ proptest! {
                 // The limiter counts in tenths of a second: the queries that it counts are at most 1.1 s old.
                 let (least, most) = (within(1_000), within(1_100));
                 let client = IpAddr::from(Ipv4Addr::new(10, 0, 0, client));
-                let verdict = rate_limiter.judge(now, Some(client));
+                let verdict = rate_limiter.admit(now, Some(client));
                 prop_assert!(most * 100 >= 80 * u64::from(limit) || verdict == RateDecision::Ask, "shed below 80 %");
                 prop_assert!(least * 100 < 80 * u64::from(limit) || verdict != RateDecision::Ask, "nothing shed at 80 %");
                 prop_assert!(least * 100 < 95 * u64::from(limit) || verdict == RateDecision::Shed, "asked at 95 %");
-                let room = rate_limiter.has_room(now);
+                let room = rate_limiter.below_threshold(now);
                 prop_assert!(most * 100 >= 80 * u64::from(limit) || room, "no hedges below 80 %");
                 prop_assert!(least * 100 < 80 * u64::from(limit) || !room, "hedges at 80 %");
-                let spent = rate_limiter.spend(now);
+                let spent = rate_limiter.try_acquire(now);
                 prop_assert!(spent || most >= u64::from(limit), "refused at {most} of {limit}");
                 prop_assert!(!spent || least < u64::from(limit), "{least} of {limit} in a second, and one more");
                 sent.extend(spent.then_some(now));
@@ -80,14 +80,14 @@ proptest! {
         let mut shed = 0;
         for now in 0..10_000_u64 {
             for _ in 0..u64::from(limit) * pace / 1_000 + 1 {
-                match rate_limiter.judge(now, Some(heavy)) {
+                match rate_limiter.admit(now, Some(heavy)) {
                     RateDecision::Shed => shed += 1,
-                    _ => _ = rate_limiter.spend(now),
+                    _ => _ = rate_limiter.try_acquire(now),
                 }
             }
             if now % 1_000 == 777 && now > 2_000 {
-                prop_assert!(rate_limiter.judge(now, Some(light)) != RateDecision::Shed, "the light client had to do without");
-                prop_assert!(rate_limiter.spend(now));
+                prop_assert!(rate_limiter.admit(now, Some(light)) != RateDecision::Shed, "the light client had to do without");
+                prop_assert!(rate_limiter.try_acquire(now));
             }
         }
         prop_assert!(shed > 0, "and the heavy one has to do without some");
