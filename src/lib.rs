@@ -9,8 +9,8 @@
 //!                                    │                └─► local: static, special-use, ANY, CH ─►│
 //!                                    └───────────────────────────────┬──────────────────────────┘
 //!                                    ┌──────────────── answer: finish, in a task ───────────────┐
-//!                                    │ coalesce ──► fetch ──► route ──► upstream ──► UDP, TCP, TLS
-//!                                    │ in flight?             group?    race, health, sockets   │
+//!                                    │ coalesce ──► forward ──► route ──► upstream ──► UDP, TCP, TLS
+//!                                    │ in flight?               group?    race, health, sockets │
 //!                                    │ rebinding, CNAMEs into other routes, cache, wire::fit ──►├──► server ──► client
 //!                                    └──────────────────────────────────────────────────────────┘
 //! ```
@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 configuration | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local fault, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`fetch`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`forward`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s connections, sender, sockets, source ports, udp, tcp, tls, probe and bootstrap, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 process | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
@@ -43,7 +43,7 @@ pub(crate) mod server;
 pub mod answer;
 pub(crate) mod coalesce;
 pub mod effective_view;
-pub mod fetch;
+pub mod forward;
 pub mod snapshot;
 
 // State.

@@ -23,7 +23,7 @@ use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::fetch;
+use crate::forward;
 use crate::local::cluster::{Cluster, DenialRule};
 use crate::local::probes::LONGEST_CUT;
 use crate::metrics::AnswerSource;
@@ -215,7 +215,7 @@ impl Probe {
             by: Cell::default(),
         };
         // The response counts even if it cannot be cached, such as a denial without SOA.
-        match fetch::run(resolver, upstreams, &pending_query, leader).await.rcode {
+        match forward::run(resolver, upstreams, &pending_query, leader).await.rcode {
             rcode::NOERROR => Known::Exists,
             rcode::NXDOMAIN => Known::Denied,
             _ => Known::Not,

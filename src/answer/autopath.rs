@@ -26,7 +26,7 @@ use crate::cause::Cause;
 use crate::clients::ClientIdentity;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::fetch;
+use crate::forward;
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
 use crate::wire::write::LocalRecords;
@@ -114,7 +114,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
     };
     let own = |key: CacheKey, route, own: &LocalLookup| {
         let asked = question(key, route);
-        (fetch::own_entry(resolver, &asked, own), AnswerSource::Local, asked)
+        (forward::own_entry(resolver, &asked, own), AnswerSource::Local, asked)
     };
     let (entry, source, asked) = match local(snapshot, &key) {
         Local::Denied { route } => own(key, route, &denial(snapshot, route)),
@@ -122,7 +122,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
         // A static alias is rare here: the client resolves it itself.
         Local::Alias(_, target, route) => {
             let asked = question(key.for_name(&target), route);
-            (fetch::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), AnswerSource::Local, asked)
+            (forward::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), AnswerSource::Local, asked)
         }
         Local::Not { route, depth } => {
             let now = resolver.now();
@@ -152,7 +152,7 @@ async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, fro
 
 /// Returns the cached result of a question, if no query is needed.
 fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, AnswerSource)> {
-    let (entry, freshness) = fetch::usable_entry(resolver, asked, stale_window(&asked.snapshot))?;
+    let (entry, freshness) = forward::usable_entry(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);
     match freshness {
         Freshness::Fresh(_) => Some((entry, AnswerSource::Hit)),

@@ -8,8 +8,8 @@
 //!                                                         └─────► Deferred
 //!            └──────────────────────────────────────────────────────────────────────────────────────────────┘
 //!              ┌───────────────────────── resolve: in a task of its own ────────────────────────────────────┐
-//! Deferred ──► coalesce ──► fetch ──► route ──► upstream ──► follow CNAMEs ──► cache ──► fit ──► response
-//!                             └─────► fails or is late: stale answer, else SERVFAIL that says why (EDE 22, 23)
+//! Deferred ──► coalesce ──► forward ──► upstream ──► follow CNAMEs ──► cache ──► fit ──► response
+//!                           └─────► fails or is late: stale answer, else SERVFAIL that says why (EDE 22, 23)
 //!              └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!

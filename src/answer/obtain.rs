@@ -13,7 +13,7 @@ use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::coalesce::{AnsweredBy, Role, SharedResult};
-use crate::fetch;
+use crate::forward;
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
 use crate::upstream::rate_limiter::RateDecision;
@@ -25,7 +25,7 @@ const STALE_AFTER: Duration = Duration::from_millis(500);
 /// The same time while all servers of the upstream are known to be down: one that has recovered would respond within it.
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
-/// Margin after a client's deadline, in which the repeated query that it joined may complete: see [`fetch::run`].
+/// Margin after a client's deadline, in which the repeated query that it joined may complete: see [`forward::run`].
 const LANDS: Duration = Duration::from_millis(20);
 
 /// Returns the entry for a question from the cache or from upstreams, or a substitute for it.
@@ -39,9 +39,9 @@ pub(super) async fn obtain<U: Ask + 'static>(
         pending_query.by.set(landed.by);
         landed.entry
     };
-    let unasked = |cause, error: &[u8]| fetch::unasked_entry(resolver, pending_query, (cause, error));
+    let unasked = |cause, error: &[u8]| forward::unasked_entry(resolver, pending_query, (cause, error));
     let place = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
-    let (fresh, stale) = match fetch::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
+    let (fresh, stale) = match forward::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
@@ -66,7 +66,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
             return match stale {
                 Some(stale) => or_stale(resolver, pending_query, stale, landing).await,
                 None => {
-                    let entry = match timeout_at(fetch::deadline(pending_query) + LANDS, landing).await {
+                    let entry = match timeout_at(forward::deadline(pending_query) + LANDS, landing).await {
                         Ok(Some(entry)) => entry,
                         // The leader was dropped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),
@@ -85,11 +85,11 @@ pub(super) async fn obtain<U: Ask + 'static>(
     let verdict = group.map_or(RateDecision::Ask, |group| group.admit(pending_query.asked, pending_query.client));
     match (verdict, stale) {
         (RateDecision::Ask, Some(stale)) => {
-            let fetch = fetch::launch(resolver, upstreams, pending_query, leader);
-            or_stale(resolver, pending_query, stale, async { fetch.await.ok().map(take_in) }).await
+            let forwarded = forward::launch(resolver, upstreams, pending_query, leader);
+            or_stale(resolver, pending_query, stale, async { forwarded.await.ok().map(take_in) }).await
         }
         (RateDecision::Ask | RateDecision::AskUnlessStale, None) => {
-            (fetch::run(resolver, upstreams, pending_query, leader).await, AnswerSource::Upstream)
+            (forward::run(resolver, upstreams, pending_query, leader).await, AnswerSource::Upstream)
         }
         (RateDecision::AskUnlessStale | RateDecision::Shed, Some(stale)) => {
             group.inspect(|group| resolver.metrics.shed(&group.config.name).inc());
@@ -124,7 +124,7 @@ async fn or_stale(
         Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
             // From here on the next client gets the stale answer at once.
-            fetch::remember_failure(resolver, pending_query, resolver.millis(pending_query.asked), (Cause::UpstreamTimeout, &[]));
+            forward::remember_failure(resolver, pending_query, resolver.millis(pending_query.asked), (Cause::UpstreamTimeout, &[]));
             (stale, AnswerSource::Stale)
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::answer::outcome::{self, ParsedQuestion, QueryOutcome, Timing, Explanation};
 use crate::answer::{PendingQuery, Resolved, Resolver, LocalCounters, pruning};
-use crate::fetch;
+use crate::forward;
 use crate::effective_view::EffectiveViewId;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
@@ -192,7 +192,7 @@ impl<U: Ask + 'static> WorkerState<U> {
     fn refresh(&self, pending_query: PendingQuery) {
         match pruning::is_denied(&pending_query) {
             true => pruning::check(&self.resolver, &self.upstreams, pending_query),
-            false => fetch::refresh(&self.resolver, &self.upstreams, pending_query),
+            false => forward::refresh(&self.resolver, &self.upstreams, pending_query),
         }
     }
 

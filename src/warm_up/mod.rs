@@ -1,9 +1,9 @@
 //! Warm-up: the questions that a job is likely to ask are asked before it starts, and its first queries are hits.
 //!
 //! ```text
-//! a job's pod is bound to this node ──► expect ──► queue ──► run ──► cached? ──► coalesce ──► fetch ──► cache
-//! hosts of its images, its GitLab ──────┘  ▲                  one at a time,                              │
-//! questions of its project's jobs ─────────┘                  pods take turns         used? ◄─────────────┘
+//! a job's pod is bound to this node ──► expect ──► queue ──► run ──► cached? ──► coalesce ──► forward ──► cache
+//! hosts of its images, its GitLab ──────┘  ▲                  one at a time,                                │
+//! questions of its project's jobs ─────────┘                  pods take turns         used? ◄───────────────┘
 //!                 ▲                                                                     │
 //!                 └────────────────────── query history ◄───────────────────────────────┘
 //! ```
@@ -32,7 +32,7 @@ use crate::cache::entry::Freshness;
 use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
 use crate::coalesce::CoalescedQuery;
-use crate::fetch;
+use crate::forward;
 use crate::jobs::query_history::HistoryKey;
 use crate::upstream::Ask;
 use crate::wire::name::Name;
@@ -107,7 +107,7 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
         resolver.metrics.warm_up.prefetches.inc();
         let (resolver, upstreams, watched) = (Arc::clone(&resolver), Rc::clone(&upstreams), Arc::clone(&watched));
         tokio::task::spawn_local(async move {
-            let entry = fetch::run(&resolver, &upstreams, &pending_query, leader).await;
+            let entry = forward::run(&resolver, &upstreams, &pending_query, leader).await;
             drop(place);
             let Ok(watched) = watched.try_acquire_owned() else { return };
             let (key, hash) = (pending_query.key.clone(), pending_query.hash);
@@ -145,7 +145,7 @@ fn pending_query(
     let pending_query =
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // A recent failure is not retried so soon either.
-    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = fetch::usable_entry(resolver, &pending_query, 0) {
+    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = forward::usable_entry(resolver, &pending_query, 0) {
         return Err("cached");
     }
     if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {

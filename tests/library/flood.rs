@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nodens::answer::{Resolver, Response, LocalCounters, resolve};
 use nodens::config::parse::parse;
-use nodens::fetch::refresh;
+use nodens::forward::refresh;
 use nodens::governor::MOST_PENDING;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;

@@ -58,7 +58,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("upstream::transport", 2),
     ("answer", 3),
     ("coalesce", 3),
-    ("fetch", 3),
+    ("forward", 3),
     ("effective_view", 3),
     ("jobs", 3),
     ("log", 3),
