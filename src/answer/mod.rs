@@ -13,13 +13,13 @@
 //!              └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`state`] state shared by all workers, `context` the context of one batch;
+//! - [`state`] state shared by all workers, `batch_context` the state shared by the queries of one batch;
 //! - `request` a client's query, [`pending`] a query that needs a task;
-//! - `kept` the use of a cache entry, [`ours`] the names that nodens answers itself;
-//! - [`late`] the slow path, `obtain` one entry for it;
+//! - `freshness` the use of a cache entry, [`own_answers`] the names that nodens answers itself;
+//! - [`deferred`] the slow path, `obtain` one entry for it;
 //! - `ancestors`, `autopath` and [`pruning`] treatment of search lists;
-//! - `inside` and [`hints`] reports to a client about itself;
-//! - [`outcome`] the only place where results are recorded, and [`tally`] a worker's counters.
+//! - `introspection` and [`diagnosis`] reports to a client about itself;
+//! - [`outcome`] the only place where results are recorded, and [`local_counters`] a worker's counters.
 //!
 //! The cache comes before local names because it never holds them: see
 //! [`Snapshot::revalidate_scope`](crate::snapshot::Snapshot::revalidate_scope).

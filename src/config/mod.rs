@@ -5,10 +5,10 @@
 //! builtin: text generated without one ┘    each table by itself     checks across tables
 //!                                          └─────────────┬────────┘
 //!   one module per table: its form in TOML,            server pages node handover cache upstreams routes records
-//!   defaults, bounds, validated form                   hosts rewrites clients views warm_up watching
+//!   defaults, bounds, validated form                   hosts rewrites clients views warm_up observability
 //!                                                        │
 //!   syntax of single values                            address zones units
-//!   reader of a table, and its errors                  table value mistake
+//!   reader of a table, and its errors                  table value diagnostic
 //! ```
 //!
 //! A type with `Table` in its name is a table as the file has it: [`server::ServerTable`] is what the file says, and

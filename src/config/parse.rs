@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(config.kubernetes.node.as_deref(), Some("node-1.example"));
         assert_eq!(config.kubernetes.namespaces, ["gitlab-runner"]);
         assert!(config.warm_up.enabled);
-        assert_eq!(config.warm_up.file.as_deref(), Some(Path::new("/var/lib/nodens/habits.json")));
+        assert_eq!(config.warm_up.file.as_deref(), Some(Path::new("/var/lib/nodens/query-history.json")));
         let [client] = config.clients.as_slice() else { panic!("{:?}", config.clients) };
         assert_eq!((client.source.to_string().as_str(), client.name.as_str()), ("10.0.8.0/24", "build-vms"));
         let words = [&client.namespace, &client.project, &client.job, &client.runner].map(Option::as_deref);

@@ -82,7 +82,7 @@ mod tests {
                          metrics_listen = [\"192.0.2.8\"]\n\
                          [report]\nlisten = [\"192.0.2.9\"]\n[node]\naddresses = [\"192.0.2.9\"]\n\
                          [handover]\nsocket = \"/run/nodens/handover.sock\"\n[cache]\nmemory = \"3MiB\"\nstale = \"2m\"\n\
-                         [kubernetes]\nnode = \"n\"\n[warm_up]\nfile = \"/var/lib/nodens/habits.json\"\n";
+                         [kubernetes]\nnode = \"n\"\n[warm_up]\nfile = \"/var/lib/nodens/query-history.json\"\n";
 
     fn config(text: &str) -> Config {
         parse(text, &[]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"))

@@ -67,5 +67,5 @@ impl TryFrom<String> for FileValue {
 }
 
 impl ConfigValue for FileValue {
-    const EXPECTED: &'static str = r#""/var/lib/nodens/habits.json""#;
+    const EXPECTED: &'static str = r#""/var/lib/nodens/query-history.json""#;
 }

@@ -3,7 +3,7 @@
 //!
 //! One thread waits for: a successor that connects, a message of the predecessor (in standby for this process), a message of
 //! the successor (for which this process is in standby), and commands of its own process, which come through
-//! [`door`](super::handle).
+//! [`handle`](super::handle).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

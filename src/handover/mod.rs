@@ -19,7 +19,7 @@
 //! - Their protocols differ: no handover. The successor binds the same ports beside the predecessor (SO_REUSEPORT).
 //!
 //! Modules: [`channel`] messages, [`label`] purpose of a socket, [`sockets`] all sockets of a process, [`take`] the successor's
-//! side, `handover_server` the predecessor's side and everything after the handover, [`door`] access to it.
+//! side, `handover_server` the predecessor's side and everything after the handover, [`handle`] access to it.
 
 pub mod channel;
 pub mod handle;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A worker only records and hands over, and never waits for a lock. The control thread merges the handed-over buffers
-//! into the accounts ("settles" them).
+//! into the accounts.
 //!
 //! - [`stats_buffer`]: recording, the part on the hot path;
 //! - [`buffer`]: the tables that a stats buffer consists of;
@@ -17,10 +17,10 @@
 //! - [`prefix`]: the prefixes of a name, by hash;
 //! - [`sentence`]: a failure as a sentence;
 //! - [`search_list`]: detection of names that a search list produced;
-//! - [`existing`]: names that exist, suggested to clients that asked for similar ones;
+//! - [`existing_names`]: names that exist, suggested to clients that asked for similar ones;
 //! - [`query_history`]: the questions that the jobs of a project ask;
 //! - [`truncated`]: truncated responses, until the client asks again over TCP;
-//! - [`projects`]: the projects with metric series of their own, [`whose`]: the labels of these series.
+//! - [`projects`]: the projects with metric series of their own, [`metric_key`]: the labels of these series.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 

@@ -188,8 +188,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_changes_is_written_while_it_is_switched_on() {
-        let dir = std::env::temp_dir().join(format!("nodens-habits-{}", std::process::id()));
-        let file = dir.join("deep/habits.json");
+        let dir = std::env::temp_dir().join(format!("nodens-history-{}", std::process::id()));
+        let file = dir.join("deep/query-history.json");
         let minimal = include_str!("../../config/minimal.toml");
         let config = |on| parse(&format!("[warm_up]\nenabled = {on}\nfile = {file:?}\n{minimal}"), &[]).expect("good");
         let metrics = Arc::new(Metrics::new().expect("metrics"));

@@ -204,7 +204,7 @@ async fn it_chases_aliases_and_knows_nodata_from_nxdomain() {
 }
 
 #[tokio::test]
-async fn a_zone_has_its_habits() {
+async fn a_zone_answers_as_configured() {
     let upstream = upstream().await;
     upstream.set_zone(zone().without_soa()).unwrap();
     assert_eq!(counts(&udp(&upstream, &plain(1, "nothing.example.", 1)).await), [0, 0, 0]);

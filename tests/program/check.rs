@@ -208,10 +208,10 @@ fn mistakes_of_kubernetes_and_clients() {
             ],
         ),
         (
-            "[warm_up]\nenable = true\nfile = \"habits.json\"\n".to_owned(),
+            "[warm_up]\nenable = true\nfile = \"query-history.json\"\n".to_owned(),
             &[
                 "2:1: unknown key `enable`; did you mean `enabled`?",
-                "3:8: file: \"habits.json\" is not the whole path of a file; expected \"/var/lib/nodens/habits.json\"",
+                "3:8: file: \"query-history.json\" is not the whole path of a file; expected \"/var/lib/nodens/query-history.json\"",
             ],
         ),
         ("[warm_up]\nfile = \"/var/lib/\"\n".to_owned(), &["2:8: file: \"/var/lib/\" is not the whole path"]),

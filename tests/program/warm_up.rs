@@ -177,7 +177,7 @@ fn switched_off_nothing_is_asked_or_learned() {
 
 /// Runs nodens with one job until it exits, and returns the file it has written.
 fn written(dir: &Dir) -> std::path::PathBuf {
-    let file = dir.file("state/habits.json");
+    let file = dir.file("state/query-history.json");
     let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
     scene.begin("one", "42", "127.0.0.2");
     scene.work("one", "127.0.0.2");
@@ -220,7 +220,7 @@ fn a_file_that_is_no_good_is_told_of_and_replaced() {
         assert!(fs::read_to_string(&file).expect("a file").contains("a.lab.example."), "{name}");
     }
     // If the file cannot be written, nothing else is affected.
-    let file = dir.write("file", "").join("habits.json");
+    let file = dir.write("file", "").join("query-history.json");
     let mut scene = start(Api::start(), &format!("file = {file:?}\n"));
     scene.begin("one", "42", "127.0.0.2");
     scene.work("one", "127.0.0.2");
