@@ -173,8 +173,8 @@ async fn know_clients(resolver: Arc<Resolver>) {
 /// Repairs the node's addresses and firewall, and counts the queries and responses that pass the firewall untracked.
 async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
-    let mend = node.run_maintenance(|mended| {
-        let (kind, reason) = match mended {
+    let maintenance = node.run_maintenance(|repaired| {
+        let (kind, reason) = match repaired {
             Ok(Repaired { addresses, firewall }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
                 metrics.node.repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
@@ -201,7 +201,7 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
             tokio::time::sleep(COUNT_EVERY).await;
         }
     };
-    tokio::join!(mend, count);
+    tokio::join!(maintenance, count);
 }
 
 /// Closes sockets to upstreams that are no longer needed, and reports local faults that have ended.

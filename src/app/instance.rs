@@ -88,7 +88,7 @@ impl Instance {
         }
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
         let node = NodeNetwork::of(&config);
-        let mended = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
+        let repaired = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
         let running = start_in(
             config,
             StartOptions {
@@ -104,7 +104,7 @@ impl Instance {
             Ok(running) => running,
             Err(error) => {
                 // Addresses and firewall that existed before belong to another process or to none.
-                if let Some(node) = node.filter(|_| mended != Repaired::default() && taken.is_none() && !beside) {
+                if let Some(node) = node.filter(|_| repaired != Repaired::default() && taken.is_none() && !beside) {
                     let _ = node.tear_down();
                 }
                 return Err(error.into());

@@ -77,7 +77,7 @@ fn open_to_all(file: &ConfigFile, diagnostics: &Diagnostics<'_>) {
     for listen in admin.listen.iter().filter(|listen| !listen.get_ref().0.ip().is_loopback()) {
         let address = listen.get_ref().0;
         let what = format!(
-            "listen: whoever reaches {address} may read there who asked for which names: set `allow` in [admin], or have \
+            "listen: anyone who reaches {address} can read which client queried which names: set `allow` in [admin], or have \
              `metrics_listen` there and `listen` on 127.0.0.1"
         );
         diagnostics.warn(listen.span(), what);

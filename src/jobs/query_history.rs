@@ -126,13 +126,13 @@ impl QueryHistory {
         let query_history = project(client).and_then(|project| self.projects.peek(&project));
         let mut query_history: Vec<&NameUse> =
             query_history.into_iter().flat_map(|project| &project.query_history).collect();
-        query_history.sort_by_key(|habit| std::cmp::Reverse(habit.jobs));
-        query_history.into_iter().map(|habit| (habit.name.clone(), habit.qtype)).collect()
+        query_history.sort_by_key(|name_use| std::cmp::Reverse(name_use.jobs));
+        query_history.into_iter().map(|name_use| (name_use.name.clone(), name_use.qtype)).collect()
     }
 
     /// Serializes the history as JSON.
     pub fn write(&self) -> String {
-        let question = |habit: &NameUse| (DisplayName(&habit.name).to_string(), u16::from(habit.qtype), habit.jobs);
+        let question = |name_use: &NameUse| (DisplayName(&name_use.name).to_string(), u16::from(name_use.qtype), name_use.jobs);
         // The most recently active project comes last, which makes it the newest after loading.
         let projects = self.projects.iter().rev().map(|(project, asked)| StoredProject {
             project: project.clone(),
@@ -195,11 +195,11 @@ impl Project {
             self.jobs += 1;
             if self.jobs >= HALVED_AFTER {
                 self.jobs = 0;
-                self.query_history.iter_mut().for_each(|habit| habit.jobs = (habit.jobs / 2).max(1));
+                self.query_history.iter_mut().for_each(|name_use| name_use.jobs = (name_use.jobs / 2).max(1));
             }
         }
         let query_history = &mut self.query_history;
-        let habit = match query_history.iter().position(|old| old.qtype == new.qtype && old.name == new.name) {
+        let name_use = match query_history.iter().position(|old| old.qtype == new.qtype && old.name == new.name) {
             Some(at) => {
                 let old = query_history.remove(at);
                 let more = if old.last == new.last { 0 } else { new.jobs };
@@ -208,18 +208,18 @@ impl Project {
             None => {
                 if query_history.len() >= MOST_QUESTIONS {
                     // The first of several minima is the oldest.
-                    let least = query_history.iter().enumerate().min_by_key(|(_, habit)| habit.jobs);
+                    let least = query_history.iter().enumerate().min_by_key(|(_, name_use)| name_use.jobs);
                     least.map(|(at, _)| at).into_iter().for_each(|at| drop(query_history.remove(at)));
                 }
                 new
             }
         };
-        query_history.push(habit);
+        query_history.push(name_use);
     }
 
     /// Returns the approximate size in bytes, with the key.
     fn weight(&self, key: &str) -> usize {
-        let names: usize = self.query_history.iter().map(|habit| size_of::<NameUse>() + habit.name.len()).sum();
+        let names: usize = self.query_history.iter().map(|name_use| size_of::<NameUse>() + name_use.name.len()).sum();
         // The constant accounts for the pointers of the list entry.
         size_of::<Self>() + key.len() + 64 + names
     }

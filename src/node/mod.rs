@@ -91,13 +91,13 @@ impl NodeNetwork {
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
     pub(crate) fn set_up(&self) -> Result<Repaired, NodeError> {
-        let mended = Repaired { addresses: self.put_addresses()?, firewall: false };
+        let repaired = Repaired { addresses: self.put_addresses()?, firewall: false };
         match self.put_firewall() {
-            Ok(firewall) => Ok(Repaired { firewall, ..mended }),
+            Ok(firewall) => Ok(Repaired { firewall, ..repaired }),
             Err(error) => {
                 let why = NodeError::of(error, "write the table nodens of nftables");
                 tracing::warn!(%why, "cannot exclude queries from connection tracking; serving without the exclusion");
-                Ok(mended)
+                Ok(repaired)
             }
         }
     }
@@ -180,18 +180,18 @@ impl NodeNetwork {
         let mut told = String::new();
         loop {
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
-            let mended = self.put_addresses().and_then(|addresses| {
+            let repaired = self.put_addresses().and_then(|addresses| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
                 Ok(Repaired { addresses, firewall: self.put_firewall().map_err(failed)? })
             });
-            let trouble = mended.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            let is_news = match &mended {
-                Ok(mended) => *mended != Repaired::default(),
+            let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let is_news = match &repaired {
+                Ok(repaired) => *repaired != Repaired::default(),
                 Err(_) => trouble != told,
             };
             told = trouble;
             if is_news {
-                tell(mended);
+                tell(repaired);
                 tokio::time::sleep(MEND_PAUSE).await;
             }
             tokio::select! {

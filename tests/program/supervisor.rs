@@ -356,9 +356,9 @@ fn a_repaired_file_lets_successors_start() {
             fs::write(nodens.config(), "[server\n").expect("writes");
             logged_after(nodens, 0, "nodens.toml:1:");
             logged_after(nodens, 0, "the configuration file is invalid");
-            let mended = text.replace("\"lab\"", "\"lo\"").replace("192.0.2.1", "192.0.2.9");
-            let mended = mended.replace("run/handover.sock", "run/other.sock");
-            let new = nodens.dir().write("new.toml", &mended);
+            let repaired = text.replace("\"lab\"", "\"lo\"").replace("192.0.2.1", "192.0.2.9");
+            let repaired = repaired.replace("run/handover.sock", "run/other.sock");
+            let new = nodens.dir().write("new.toml", &repaired);
             fs::rename(new, nodens.config()).expect("a swap");
             nodens.metric_becomes("nodens_worker_restarts_total", &[], |count| count > 1.0);
             logged_after(nodens, 0, "starting with the configuration file");

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::imports::sources;
+
 /// Phrases to avoid, each with the words to use instead.
 const REPLACED: &[(&str, &str)] = &[
     ("passed_over", "degraded"),
@@ -26,6 +28,10 @@ const REPLACED: &[(&str, &str)] = &[
     ("is asked anew", "is queried again"),
     ("fetched anew", "fetched again"),
     ("as of late", "recently"),
+    ("worker turns", "worker is responsive"),
+    ("whoever", "anyone who"),
+    ("habits.json", "query-history.json"),
+    ("node mended", "node repaired"),
 ];
 
 /// Paths to check: documentation, configuration and source code.
@@ -50,4 +56,21 @@ fn replaced_words_stay_away() {
         }
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Most characters of a test's name.
+const LONGEST_NAME: usize = 50;
+
+#[test]
+fn test_names_are_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut long = Vec::new();
+    for (module, text) in ["src", "tests"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        let mut lines = text.lines().map(str::trim_start);
+        while lines.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test")) {
+            let name = lines.find_map(|line| Some(line.split_once("fn ")?.1.split('(').next()?.to_owned()));
+            long.extend(name.filter(|name| name.len() > LONGEST_NAME).map(|name| format!("{module}::{name}")));
+        }
+    }
+    assert!(long.is_empty(), "{long:#?}");
 }
