@@ -3,11 +3,13 @@
 //! ```text
 //! main: the events ──► server   the program as a process, its configuration, its log
 //!                  ──► load     dnsperf over UDP and TCP at once, which never retries
+//!                  ──► chart    the results as a picture
 //! ```
 //!
 //! The server has one CPU and one worker, the clients have the other CPUs. Each kind of clients keeps enough queries in
 //! flight that the server is never idle. This is a report, not a test: the exit code stays 0 whatever the figures are.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,9 +20,11 @@ use clap::{Parser, ValueEnum};
 use nodens::lab::upstream::LabUpstream;
 use nodens::lab::zone::LabZone;
 
+use self::chart::{Row, chart};
 use self::load::{Load, Lost};
 use self::server::{Kind, Server, Site};
 
+mod chart;
 mod load;
 mod server;
 
@@ -47,6 +51,12 @@ struct Options {
     /// Measure this program instead of the one built with the benchmark
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_nodens"))]
     binary: PathBuf,
+    /// Write the results as an SVG image to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Line of text in the image: the machine, the date
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    machine: String,
     /// Argument that cargo adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,6 +79,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo bench --bench handover                           all of it, some four minutes; needs dnsperf
   cargo bench --bench handover -- --only kills --events 5
+  cargo bench --bench handover -- --svg upgrades.svg --machine "AMD EPYC, Linux 6.18"
   cargo bench --bench handover -- --only upgrades --binary target/release/nodens";
 
 fn main() -> ExitCode {
@@ -88,6 +99,7 @@ fn run(options: &Options) -> io::Result<()> {
     let upstream = runtime.block_on(LabUpstream::start(([127, 0, 0, 1], 0).into(), zone))?;
     let wanted = |event| options.only.is_empty() || options.only.contains(&event);
     println!("{:<28} {:>11} {:>6} {:>11} {:>6}   ", "", "UDP queries", "lost", "TCP queries", "lost");
+    let mut rows = Vec::new();
     for event in [Event::Upgrades, Event::Kills, Event::Unbound, Event::Dnsdist].into_iter().filter(|one| wanted(*one))
     {
         let (kind, count) = match event {
@@ -107,14 +119,20 @@ fn run(options: &Options) -> io::Result<()> {
             continue;
         };
         match measure(event, count, &site, server) {
-            Ok((lost, more)) => println!(
-                "{what:<28} {:>11} {:>6} {:>11} {:>6}   {more}",
-                lost.udp.sent, lost.udp.lost, lost.tcp.sent, lost.tcp.lost
-            ),
+            Ok((lost, more)) => {
+                println!(
+                    "{what:<28} {:>11} {:>6} {:>11} {:>6}   {more}",
+                    lost.udp.sent, lost.udp.lost, lost.tcp.sent, lost.tcp.lost
+                );
+                rows.push(Row { label: what, count, lost });
+            }
             Err(error) => println!("{what:<28} failed: {error}"),
         }
     }
-    Ok(())
+    match &options.svg {
+        Some(file) => fs::write(file, chart(&rows, &options.machine)),
+        None => Ok(()),
+    }
 }
 
 /// Repeats the event `count` times under load; returns the lost queries, and a remark.
