@@ -35,6 +35,7 @@ pub(crate) fn chart(rows: &[Row], machine: &str) -> String {
     let each = |lost: u64, row: &Row| lost as f64 / f64::from(row.count.max(1));
     let most = rows.iter().flat_map(|row| [each(row.lost.udp.lost, row), each(row.lost.tcp.lost, row)]);
     let most = most.fold(1.0, f64::max);
+    let machine = machine.replace('&', "&amp;").replace('<', "&lt;");
     let height = HEAD + ROW * rows.len() as f64 + 8.0;
     // Writing to a String cannot fail.
     let mut out = format!(
