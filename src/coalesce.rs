@@ -22,7 +22,7 @@ type QuestionKey = (u64, u32);
 #[derive(Debug, Default)]
 pub struct Coalesce {
     /// The keys contain keyed hashes already.
-    coalescer: Mutex<HashMap<QuestionKey, Followers>>,
+    in_flight: Mutex<HashMap<QuestionKey, Followers>>,
 }
 
 /// Clients that wait for one question.
@@ -88,7 +88,7 @@ impl Coalesce {
     /// Joins the in-flight query for `key`, whose hash is `hash`; returns the leader's guard if there is none yet.
     pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Role {
         let question = (hash, generation);
-        match self.coalescer().entry(question) {
+        match self.in_flight().entry(question) {
             Slot::Vacant(slot) => {
                 slot.insert(Followers { key: key.as_bytes().into(), senders: Vec::new(), joined: None });
                 Role::Lead(self.leader(Some(question)))
@@ -118,8 +118,8 @@ impl Coalesce {
         CoalescedQuery { table: Arc::clone(self), question }
     }
 
-    fn coalescer(&self) -> MutexGuard<'_, HashMap<QuestionKey, Followers>> {
-        self.coalescer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<QuestionKey, Followers>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -136,7 +136,7 @@ impl CoalescedQuery {
     pub fn next_joined(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         if let Some(question) = &self.question
-            && let Some(waiting) = self.table.coalescer().get_mut(question)
+            && let Some(waiting) = self.table.in_flight().get_mut(question)
         {
             waiting.joined = Some(sender);
         }
@@ -145,13 +145,13 @@ impl CoalescedQuery {
 
     /// Returns whether a client waits.
     pub fn has_waiting(&self) -> bool {
-        let coalescer = self.table.coalescer();
-        let waiting = self.question.and_then(|question| coalescer.get(&question));
+        let in_flight = self.table.in_flight();
+        let waiting = self.question.and_then(|question| in_flight.get(&question));
         waiting.is_some_and(|waiting| !waiting.senders.iter().all(oneshot::Sender::is_closed))
     }
 
     fn take(&mut self) -> Vec<oneshot::Sender<SharedResult>> {
-        let waiting = self.question.take().and_then(|question| self.table.coalescer().remove(&question));
+        let waiting = self.question.take().and_then(|question| self.table.in_flight().remove(&question));
         waiting.map_or_else(Vec::new, |waiting| waiting.senders)
     }
 }

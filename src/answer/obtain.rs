@@ -26,7 +26,7 @@ const STALE_AFTER: Duration = Duration::from_millis(500);
 const STALE_AFTER_WHEN_DOWN: Duration = Duration::from_millis(30);
 
 /// Margin after a client's deadline, in which the repeated query that it joined may complete: see [`forward::run`].
-const LANDS: Duration = Duration::from_millis(20);
+const COMPLETION_MARGIN: Duration = Duration::from_millis(20);
 
 /// Returns the entry for a question from the cache or from upstreams, or a substitute for it.
 pub(super) async fn obtain<U: Ask + 'static>(
@@ -35,44 +35,44 @@ pub(super) async fn obtain<U: Ask + 'static>(
     pending_query: &PendingQuery,
 ) -> (Entry, AnswerSource) {
     // The server that answered the other client's query answered this one too.
-    let take_in = |landed: SharedResult| {
-        pending_query.by.set(landed.by);
-        landed.entry
+    let adopt = |shared: SharedResult| {
+        pending_query.by.set(shared.by);
+        shared.entry
     };
     let unasked = |cause, error: &[u8]| forward::unasked_entry(resolver, pending_query, (cause, error));
-    let place = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
+    let role = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
     let (fresh, stale) = match forward::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
         Some((entry, Freshness::Failed)) if failure_holds(&pending_query.snapshot, &entry, resolver.millis(pending_query.asked)) => {
-            if let Role::Lead(leader) = place {
+            if let Role::Lead(leader) = role {
                 leader.complete_with(&entry, AnsweredBy::default());
             }
             return (entry, AnswerSource::Hit);
         }
         _ => (None, None),
     };
-    let leader = match (place, fresh) {
+    let leader = match (role, fresh) {
         // Another client's query completed a moment ago.
         (Role::Lead(leader), Some(fresh)) => {
             leader.complete_with(&fresh, AnsweredBy::default());
             return (fresh, AnswerSource::Upstream);
         }
         (Role::Lead(leader), None) => leader,
-        (Role::Wait(landing), _) => {
+        (Role::Wait(result), _) => {
             resolver.metrics.queries.coalesced.inc();
-            let landing = async { landing.await.ok().map(take_in) };
+            let result = async { result.await.ok().map(adopt) };
             return match stale {
-                Some(stale) => or_stale(resolver, pending_query, stale, landing).await,
+                Some(stale) => or_stale(resolver, pending_query, stale, result).await,
                 None => {
-                    let entry = match timeout_at(forward::deadline(pending_query) + LANDS, landing).await {
+                    let entry = match timeout_at(forward::deadline(pending_query) + COMPLETION_MARGIN, result).await {
                         Ok(Some(entry)) => entry,
                         // The leader was dropped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),
                         Err(_) => {
                             let error =
-                                Cause::UpstreamTimeout.extended_error("the same question of before is still open");
+                                Cause::UpstreamTimeout.extended_error("the same question, asked before, is still open");
                             unasked(Cause::UpstreamTimeout, &error)
                         }
                     };
@@ -86,7 +86,7 @@ pub(super) async fn obtain<U: Ask + 'static>(
     match (verdict, stale) {
         (RateDecision::Ask, Some(stale)) => {
             let forwarded = forward::launch(resolver, upstreams, pending_query, leader);
-            or_stale(resolver, pending_query, stale, async { forwarded.await.ok().map(take_in) }).await
+            or_stale(resolver, pending_query, stale, async { forwarded.await.ok().map(adopt) }).await
         }
         (RateDecision::Ask | RateDecision::AskUnlessStale, None) => {
             (forward::run(resolver, upstreams, pending_query, leader).await, AnswerSource::Upstream)
@@ -115,11 +115,11 @@ async fn or_stale(
     resolver: &Resolver,
     pending_query: &PendingQuery,
     stale: Entry,
-    landing: impl Future<Output = Option<Entry>>,
+    result: impl Future<Output = Option<Entry>>,
 ) -> (Entry, AnswerSource) {
     let alive = pending_query.snapshot.group(pending_query.route).is_none_or(|group| group.is_alive());
     let patience = if alive { STALE_AFTER } else { STALE_AFTER_WHEN_DOWN };
-    match timeout_at(pending_query.asked + patience, landing).await {
+    match timeout_at(pending_query.asked + patience, result).await {
         Ok(Some(entry)) if entry.failed().is_none() => (entry, AnswerSource::Upstream),
         Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
