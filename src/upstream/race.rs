@@ -102,7 +102,7 @@ pub enum Step {
 /// State of the race for one question.
 #[derive(Debug)]
 pub struct Race {
-    runners: Vec<CandidateState>,
+    states: Vec<CandidateState>,
     attempts: Vec<AttemptState>,
     deadline: Instant,
     /// Attempt to send at once.
@@ -143,15 +143,15 @@ struct AttemptState {
 impl Race {
     /// Creates a race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
-        let runner =
+        let state =
             |candidate| CandidateState { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
-        let mut runners: Vec<_> = candidates.into_iter().map(runner).collect();
+        let mut states: Vec<_> = candidates.into_iter().map(state).collect();
         // If all are down, any of them may recover first.
-        if runners.iter().all(|runner| !runner.candidate.healthy) {
-            runners.iter_mut().for_each(|runner| runner.candidate.healthy = true);
+        if states.iter().all(|state| !state.candidate.healthy) {
+            states.iter_mut().for_each(|state| state.candidate.healthy = true);
         }
         Self {
-            runners,
+            states,
             attempts: Vec::with_capacity(2),
             deadline,
             postponed: None,
@@ -177,21 +177,21 @@ impl Race {
             return self.send(attempt, now);
         }
         if self.successor_owed
-            && let Some(runner) = self.next_runner(now)
+            && let Some(candidate) = self.next_candidate(now)
         {
             self.successor_owed = false;
-            return self.send(self.first_attempt(runner, false), now);
+            return self.send(self.first_attempt(candidate, false), now);
         }
         let next_try = self.next_try().filter(|_| self.successor_owed);
         self.successor_owed = next_try.is_some();
         if !self.hedged && self.hedge_due().is_some_and(|due| now >= due) {
             self.hedged = true;
-            let next = self.next_runner(now).filter(|next| self.runners[*next].candidate.healthy);
-            if let Some(runner) = next.filter(|_| may_hedge()) {
-                return self.send(self.first_attempt(runner, true), now);
+            let next = self.next_candidate(now).filter(|next| self.states[*next].candidate.healthy);
+            if let Some(candidate) = next.filter(|_| may_hedge()) {
+                return self.send(self.first_attempt(candidate, true), now);
             }
         }
-        if next_try.is_none() && self.attempts.iter().all(|running| !running.open) {
+        if next_try.is_none() && self.attempts.iter().all(|tried| !tried.open) {
             return Step::Lost;
         }
         Step::Wait(next_try.into_iter().fold(self.next_event(), Instant::min))
@@ -217,51 +217,51 @@ impl Race {
 
     /// Starts the timeout of attempt `number`, which was written to its connection at `now`.
     pub fn written(&mut self, number: usize, now: Instant) {
-        if let Some(running) = self.attempts.get_mut(number) {
-            running.written = Some(now);
+        if let Some(tried) = self.attempts.get_mut(number) {
+            tried.written = Some(now);
         }
     }
 
     /// Records the outcome of attempt `number`.
     pub fn ended(&mut self, number: usize, outcome: AttemptOutcome) {
-        let Some(running) = self.attempts.get_mut(number) else { return };
-        let was_open = std::mem::replace(&mut running.open, false);
-        if !was_open && !std::mem::replace(&mut running.doubted, false) {
+        let Some(tried) = self.attempts.get_mut(number) else { return };
+        let was_open = std::mem::replace(&mut tried.open, false);
+        if !was_open && !std::mem::replace(&mut tried.doubted, false) {
             return;
         }
-        running.doubted = matches!(outcome, AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr) && was_open;
-        let (attempt, overdue) = (running.attempt, running.overdue);
+        tried.doubted = matches!(outcome, AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr) && was_open;
+        let (attempt, overdue) = (tried.attempt, tried.overdue);
         match outcome {
             AttemptOutcome::Answered => self.won = self.won.or(Some(number)),
             AttemptOutcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | AttemptOutcome::DoubtfulFormerr if attempt.edns => {
-                self.runners[attempt.candidate].candidate.edns = false;
+                self.states[attempt.candidate].candidate.edns = false;
                 self.proceed(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
             AttemptOutcome::Truncated | AttemptOutcome::Doubtful | AttemptOutcome::DoubtfulFormerr
                 if attempt.transport == Transport::Udp =>
             {
-                self.runners[attempt.candidate].needs_tcp = true;
+                self.states[attempt.candidate].needs_tcp = true;
                 self.proceed(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             AttemptOutcome::Failed(FailureKind::ConnectionRefused | FailureKind::Network)
-                if attempt.transport == Transport::Tcp && !self.runners[attempt.candidate].needs_tcp =>
+                if attempt.transport == Transport::Tcp && !self.states[attempt.candidate].needs_tcp =>
             {
                 // TCP was only an alternative: the server has not seen the question.
-                let runner = &mut self.runners[attempt.candidate];
-                runner.tries -= u8::from(!std::mem::replace(&mut runner.has_no_tcp, true));
+                let state = &mut self.states[attempt.candidate];
+                state.tries -= u8::from(!std::mem::replace(&mut state.has_no_tcp, true));
                 self.postponed = Some(Attempt { transport: Transport::Udp, hedge: false, ..attempt });
             }
             // It may have been truncated on its way; TCP carries it whole. Tried only if there is no other server.
             AttemptOutcome::Failed(FailureKind::Malformed)
-                if attempt.transport == Transport::Udp && self.runners.len() == 1 =>
+                if attempt.transport == Transport::Udp && self.states.len() == 1 =>
             {
-                self.runners[attempt.candidate].needs_tcp = true;
+                self.states[attempt.candidate].needs_tcp = true;
                 self.proceed(Attempt { transport: Transport::Tcp, hedge: false, ..attempt }, overdue);
             }
             outcome => {
                 // An immediate retry would meet the same error of the server or the same lasting fault of this machine.
                 let is_final = matches!(outcome, AttemptOutcome::Failed(kind) if kind.is_final());
-                self.runners[attempt.candidate].out |= is_final;
+                self.states[attempt.candidate].out |= is_final;
                 // An overdue attempt has its successor already.
                 self.successor_owed |= !overdue;
             }
@@ -271,13 +271,13 @@ impl Race {
     /// Schedules the question for the same server with other parameters. Late responses may request this more than once:
     /// an attempt that is in flight already is not repeated, and each transport has at most three attempts.
     fn proceed(&mut self, next: Attempt, overdue: bool) {
-        let same = |running: &&AttemptState| {
-            (running.attempt.candidate, running.attempt.transport) == (next.candidate, next.transport)
+        let same = |tried: &&AttemptState| {
+            (tried.attempt.candidate, tried.attempt.transport) == (next.candidate, next.transport)
         };
         let mut before = self.attempts.iter().filter(same);
         let tries = before.clone().count();
-        let all_tries = self.runners[next.candidate].tries;
-        if before.any(|running| running.open && !running.overdue && running.attempt.edns == next.edns) {
+        let all_tries = self.states[next.candidate].tries;
+        if before.any(|tried| tried.open && !tried.overdue && tried.attempt.edns == next.edns) {
             return;
         }
         if tries < usize::from(TRIES_PER_SERVER) && all_tries < MOST_TRIES {
@@ -291,114 +291,114 @@ impl Race {
     /// attempt is made at once if the server has responded to another query since; see [`Race::is_heard_of`].
     pub fn wait_for_life(&self, now: Instant) -> impl Iterator<Item = (usize, Instant)> {
         let last = move |at: &usize| {
-            let runner = &self.runners[*at];
-            runner.tries + 1 == MOST_TRIES && runner.next.is_some_and(|next| next > now)
+            let state = &self.states[*at];
+            state.tries + 1 == MOST_TRIES && state.next.is_some_and(|next| next > now)
         };
-        self.idle_runners().filter(last).filter_map(|at| {
+        self.idle_candidates().filter(last).filter_map(|at| {
             let sent =
-                self.attempts.iter().filter(|running| running.attempt.candidate == at).map(|running| running.sent);
+                self.attempts.iter().filter(|tried| tried.attempt.candidate == at).map(|tried| tried.sent);
             Some((at, sent.max()?))
         })
     }
 
     /// Records that a server responds again.
     pub fn is_heard_of(&mut self, candidate: usize, now: Instant) {
-        if let Some(runner) = self.runners.get_mut(candidate) {
-            runner.next = Some(now);
+        if let Some(state) = self.states.get_mut(candidate) {
+            state.next = Some(now);
         }
         self.successor_owed = true;
     }
 
     /// Reports whether a response may still come.
     pub fn has_open(&self) -> bool {
-        self.attempts.iter().any(|running| running.open)
+        self.attempts.iter().any(|tried| tried.open)
     }
 
     /// Returns the attempt with this number, and when it was sent.
     pub fn attempt(&self, number: usize) -> Option<(Attempt, Instant)> {
-        self.attempts.get(number).map(|running| (running.attempt, running.sent))
+        self.attempts.get(number).map(|tried| (tried.attempt, tried.sent))
     }
 
     /// Returns the attempts without a response, for the report of a lost race.
     pub fn unanswered(&self) -> impl Iterator<Item = Attempt> {
-        self.attempts.iter().filter(|running| running.open).map(|running| running.attempt)
+        self.attempts.iter().filter(|tried| tried.open).map(|tried| tried.attempt)
     }
 
     /// Marks an attempt whose timeout has just ended, and returns its number.
     fn overdue(&mut self, now: Instant) -> Option<usize> {
-        let late = |running: &AttemptState| running.open && !running.overdue && now >= self.times_out(running);
+        let late = |tried: &AttemptState| tried.open && !tried.overdue && now >= self.times_out(tried);
         let number = self.attempts.iter().position(late)?;
         self.attempts[number].overdue = true;
         Some(number)
     }
 
     fn send(&mut self, attempt: Attempt, now: Instant) -> Step {
-        let runner = &mut self.runners[attempt.candidate];
-        runner.next = Some(match PAUSES.get(usize::from(runner.tries)) {
+        let state = &mut self.states[attempt.candidate];
+        state.next = Some(match PAUSES.get(usize::from(state.tries)) {
             Some(pause) => now + *pause,
             None => (now + LAST_TRY).max(self.deadline.checked_sub(LAST_TRY).unwrap_or(now)),
         });
-        runner.tries = runner.tries.saturating_add(1);
+        state.tries = state.tries.saturating_add(1);
         self.attempts.push(AttemptState { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
         Step::Send(attempt)
     }
 
-    fn first_attempt(&self, runner: usize, hedge: bool) -> Attempt {
-        let CandidateState { candidate: Candidate { edns, transport, .. }, tries, .. } = self.runners[runner];
+    fn first_attempt(&self, candidate: usize, hedge: bool) -> Attempt {
+        let CandidateState { candidate: Candidate { edns, transport, .. }, tries, .. } = self.states[candidate];
         // A server that was silent to several queries with EDNS may be unable to handle it. Inside TLS EDNS stays,
         // because it pads the query.
         let edns = edns && (tries + 1 != TRIES_PER_SERVER || transport.is_encrypted());
         let transport = match transport {
-            Transport::Udp if tries >= TRIES_PER_SERVER && !self.runners[runner].has_no_tcp => Transport::Tcp,
+            Transport::Udp if tries >= TRIES_PER_SERVER && !self.states[candidate].has_no_tcp => Transport::Tcp,
             transport => transport,
         };
-        Attempt { candidate: runner, transport, edns, hedge }
+        Attempt { candidate, transport, edns, hedge }
     }
 
     /// Returns the next server to query: the one with the fewest attempts whose pause is over, healthy ones first, in
     /// order.
-    fn next_runner(&self, now: Instant) -> Option<usize> {
-        self.idle_runners()
-            .filter(|at| self.runners[*at].next.is_none_or(|next| now >= next))
-            .min_by_key(|at| self.runners[*at].tries)
+    fn next_candidate(&self, now: Instant) -> Option<usize> {
+        self.idle_candidates()
+            .filter(|at| self.states[*at].next.is_none_or(|next| now >= next))
+            .min_by_key(|at| self.states[*at].tries)
     }
 
     /// Returns the earliest time at which some server may be queried again.
     fn next_try(&self) -> Option<Instant> {
-        self.idle_runners().filter_map(|at| self.runners[at].next).min()
+        self.idle_candidates().filter_map(|at| self.states[at].next).min()
     }
 
     /// Returns the servers that may be queried again and have no attempt within its timeout.
-    fn idle_runners(&self) -> impl Iterator<Item = usize> {
-        let busy = |runner: usize| {
-            let mut open = self.attempts.iter().filter(|running| running.open && !running.overdue);
-            open.any(|running| running.attempt.candidate == runner)
+    fn idle_candidates(&self) -> impl Iterator<Item = usize> {
+        let busy = |candidate: usize| {
+            let mut open = self.attempts.iter().filter(|tried| tried.open && !tried.overdue);
+            open.any(|tried| tried.attempt.candidate == candidate)
         };
-        (0..self.runners.len())
-            .filter(move |at| !self.runners[*at].out && self.runners[*at].tries < MOST_TRIES && !busy(*at))
+        (0..self.states.len())
+            .filter(move |at| !self.states[*at].out && self.states[*at].tries < MOST_TRIES && !busy(*at))
     }
 
     fn hedge_due(&self) -> Option<Instant> {
-        let first = self.attempts.iter().find(|running| running.open && !running.overdue)?;
-        let hedge_after = self.runners[first.attempt.candidate].candidate.hedge_after;
-        (self.runners.len() > 1).then(|| first.sent + hedge_after)
+        let first = self.attempts.iter().find(|tried| tried.open && !tried.overdue)?;
+        let hedge_after = self.states[first.attempt.candidate].candidate.hedge_after;
+        (self.states.len() > 1).then(|| first.sent + hedge_after)
     }
 
     /// Returns the ends of the timeouts of all open attempts.
     fn timeouts(&self) -> impl Iterator<Item = Instant> {
-        self.attempts.iter().filter(|running| running.open && !running.overdue).map(|running| self.times_out(running))
+        self.attempts.iter().filter(|tried| tried.open && !tried.overdue).map(|tried| self.times_out(tried))
     }
 
     /// Returns the end of the timeout of an attempt.
-    fn times_out(&self, running: &AttemptState) -> Instant {
-        let timeout = self.runners[running.attempt.candidate].candidate.timeout;
-        match (running.attempt.transport, running.written) {
-            (Transport::Udp, _) => running.sent + timeout,
+    fn times_out(&self, tried: &AttemptState) -> Instant {
+        let timeout = self.states[tried.attempt.candidate].candidate.timeout;
+        match (tried.attempt.transport, tried.written) {
+            (Transport::Udp, _) => tried.sent + timeout,
             // The known latency is that over UDP, and a response that needs a connection is large.
-            (Transport::Tcp, written) => written.unwrap_or(running.sent) + 2 * timeout,
+            (Transport::Tcp, written) => written.unwrap_or(tried.sent) + 2 * timeout,
             (Transport::Tls, Some(written)) => written + timeout,
             // Three or four round trips before the server sees the query.
-            (Transport::Tls, None) => running.sent + timeout.max(SET_UP),
+            (Transport::Tls, None) => tried.sent + timeout.max(SET_UP),
         }
     }
 
