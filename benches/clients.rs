@@ -65,11 +65,11 @@ fn clients() -> (Clients, StaticClients) {
 
 /// Looks up the address of a pod, a configured address, and an unknown address.
 #[divan::bench(args = ["10.244.3.7", "10.0.8.7", "192.0.2.7"], sample_size = 1_000)]
-fn who(bencher: Bencher<'_, '_>, address: &str) {
+fn identify(bencher: Bencher<'_, '_>, address: &str) {
     let ((clients, fixed), address) = (clients(), address.parse::<IpAddr>().expect("an address"));
     let tables = clients.tables(&fixed);
     bencher.bench_local(|| {
-        let _ = black_box(tables.who(black_box(address), black_box(2_000)));
+        let _ = black_box(tables.identify(black_box(address), black_box(2_000)));
     });
 }
 

@@ -121,8 +121,8 @@ impl Snapshot {
     }
 
     /// Returns the view of a client.
-    pub fn view(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<&View> {
-        self.config.views.get(self.views.of(who, address)?.index())
+    pub fn view(&self, identity: &ClientIdentity<'_>, address: IpAddr) -> Option<&View> {
+        self.config.views.get(self.views.of(identity, address)?.index())
     }
 
     /// Returns the effective view with this id; the common one if there is none.

@@ -295,9 +295,9 @@ fn knowing_who_asks_allocates_nothing() {
     let before = allocations();
     for _ in 0..1_000 {
         let tables = clients.tables(fixed);
-        assert!(matches!(tables.who([10, 0, 0, 1].into(), 5), ClientIdentity::Known { since: Some(0), .. }));
-        assert!(matches!(tables.who([10, 0, 0, 2].into(), 5), ClientIdentity::Unknown(Unknown::Shared)));
-        assert!(matches!(tables.who([10, 0, 0, 3].into(), 5), ClientIdentity::Unknown(Unknown::Unassigned)));
+        assert!(matches!(tables.identify([10, 0, 0, 1].into(), 5), ClientIdentity::Known { since: Some(0), .. }));
+        assert!(matches!(tables.identify([10, 0, 0, 2].into(), 5), ClientIdentity::Unknown(Unknown::Shared)));
+        assert!(matches!(tables.identify([10, 0, 0, 3].into(), 5), ClientIdentity::Unknown(Unknown::Unassigned)));
     }
     assert_eq!(allocations() - before, 0);
 }

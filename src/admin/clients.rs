@@ -12,7 +12,7 @@ use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
 
 /// Returns the identity of a client as JSON; the error describes what is wrong with the request.
-pub(super) fn who<'q>(
+pub(super) fn identify<'q>(
     resolver: &Resolver,
     mut parameters: impl Iterator<Item = &'q str>,
 ) -> Result<String, &'static str> {
@@ -23,14 +23,14 @@ pub(super) fn who<'q>(
     let now = resolver.now();
     let snapshot = resolver.snapshot.load();
     let tables = resolver.tables(&snapshot);
-    let who = tables.who(address, now);
-    let mut answer = match who {
+    let identity = tables.identify(address, now);
+    let mut answer = match identity {
         ClientIdentity::Known { client, since } => known(client, since, now),
         ClientIdentity::Unknown(why) => {
             json!({ "known": false, "reason": why.label(), "explanation": why.to_string() })
         }
     };
-    answer["view"] = snapshot.view(&who, address).map(|view| view.name.as_str()).into();
+    answer["view"] = snapshot.view(&identity, address).map(|view| view.name.as_str()).into();
     answer["address"] = Value::String(address.to_string());
     Ok(format!("{answer:#}\n"))
 }

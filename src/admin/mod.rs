@@ -130,7 +130,7 @@ impl Admin {
                     Err(_) => page(StatusCode::BAD_REQUEST, "after= takes the id of an event, a whole number\n"),
                 }
             }
-            "/api/v1/clients" => match clients::who(&self.resolver, parameters) {
+            "/api/v1/clients" => match clients::identify(&self.resolver, parameters) {
                 Ok(json) => json_page(json),
                 Err(wrong) => page(StatusCode::BAD_REQUEST, wrong),
             },

@@ -110,7 +110,7 @@ impl ReportPages {
     fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
         let tables = self.resolver.tables(&snapshot);
-        let known = match tables.who(client, now) {
+        let known = match tables.identify(client, now) {
             ClientIdentity::Known { client, .. } => client,
             ClientIdentity::Unknown(why) => {
                 let explanation = format!("{client} is not known: {why}\n");
@@ -123,10 +123,10 @@ impl ReportPages {
                 return respond(StatusCode::NOT_FOUND, as_json, &value, |_| explanation);
             }
         };
-        let told = self.resolver.accounts.jobs.look(known, Pick::All);
-        let quiet = told.is_none();
+        let excerpt = self.resolver.accounts.jobs.look(known, Pick::All);
+        let quiet = excerpt.is_none();
         let nothing = || Excerpt { account: ClientStats::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
-        let mut value = jobs::report(&self.resolver, &snapshot, &told.unwrap_or_else(nothing));
+        let mut value = jobs::report(&self.resolver, &snapshot, &excerpt.unwrap_or_else(nothing));
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
                 value[time] = Value::Null;
@@ -142,13 +142,13 @@ impl ReportPages {
         };
         let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
         let tables = self.resolver.tables(&snapshot);
-        let who = tables.who(client, now);
-        let told = match &who {
+        let identity = tables.identify(client, now);
+        let excerpt = match &identity {
             ClientIdentity::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
             ClientIdentity::Unknown(_) => None,
         };
-        let effective_view = snapshot.sees(snapshot.views.of(&who, client));
-        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), told);
+        let effective_view = snapshot.sees(snapshot.views.of(&identity, client));
+        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), excerpt);
         let value = json!({ "name": DisplayNoDot(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
     }

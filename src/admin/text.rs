@@ -15,7 +15,7 @@ pub(crate) fn jobs(list: &Value) -> String {
         let number = |key: &str| job[key].as_u64().unwrap_or(0);
         let last = format!("{:.0} s", job["last_age_seconds"].as_f64().unwrap_or(0.0));
         let (queries, failed, search) = (number("queries"), number("failed"), number("search_list_queries"));
-        let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", who(job)); // cannot fail
+        let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", owner(job)); // cannot fail
     }
     if let Some(dropped @ 1..) = list["dropped"].as_u64() {
         let _ = writeln!(text, "{dropped} notes found no room and are missing here");
@@ -26,7 +26,7 @@ pub(crate) fn jobs(list: &Value) -> String {
 /// Renders the document of `/api/v1/jobs/ID`.
 pub(crate) fn job(job: &Value) -> String {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut text = format!("{}\n", who(job));
+    let mut text = format!("{}\n", owner(job));
     let mut line = |line: String| {
         text.push_str(&line);
         text.push('\n');
@@ -67,7 +67,7 @@ pub(crate) fn job(job: &Value) -> String {
     text
 }
 
-fn who(job: &Value) -> String {
+fn owner(job: &Value) -> String {
     let mut text = word(&job["name"]);
     for (key, before) in [("kind", ", "), ("namespace", ", namespace "), ("job_id", ", job ")] {
         if let Some(value) = job[key].as_str() {

@@ -61,7 +61,7 @@ pub(super) fn path(
         return None;
     }
     let tables = resolver.tables(context.snapshot);
-    let ClientIdentity::Known { client, .. } = tables.who(client, context.now) else { return None };
+    let ClientIdentity::Known { client, .. } = tables.identify(client, context.now) else { return None };
     Some(Box::new(Path(client.search.as_ref()?.after_first(key.name())?)))
 }
 

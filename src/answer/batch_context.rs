@@ -37,7 +37,7 @@ impl BatchContext<'_> {
     #[inline]
     pub(super) fn view(&self, client: IpAddr) -> Option<ViewId> {
         let tables = self.tables.as_ref()?;
-        self.snapshot.views.of(&tables.who(client, self.now), client)
+        self.snapshot.views.of(&tables.identify(client, self.now), client)
     }
 
     pub(super) fn pending_query(

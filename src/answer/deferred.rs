@@ -67,7 +67,7 @@ pub async fn resolve<U: Ask + 'static>(
     let pending_query = match task {
         PendingTask::Question(pending_query) => pending_query,
         PendingTask::Introspection(pending_query) => {
-            let records = introspection::tell(resolver, &pending_query, &query, over_tcp).await;
+            let records = introspection::report_records(resolver, &pending_query, &query, over_tcp).await;
             drop(place);
             let took = pending_query.asked.elapsed();
             let body = Body::Introspection(pending_query, records);

@@ -97,7 +97,7 @@ fn other_view(snapshot: &Snapshot, effective_view: EffectiveViewId, name: &[u8])
 fn effective_view(snapshot: &Snapshot, account: &ClientStats) -> EffectiveViewId {
     let view = account.client.as_ref().map(|client| ClientIdentity::Known { client, since: None });
     let view = view.or(Some(ClientIdentity::Unknown(crate::clients::Unknown::Unassigned)));
-    snapshot.sees(view.and_then(|who| snapshot.views.of(&who, account.address)))
+    snapshot.sees(view.and_then(|identity| snapshot.views.of(&identity, account.address)))
 }
 
 impl Diagnosis {

@@ -92,7 +92,7 @@ pub(super) fn inside(
 
 /// Returns the records for a query that [`inside`] deferred. Waits for the control thread and for readers of the statistics,
 /// but only as a task: other queries of the worker go on.
-pub(super) async fn tell(resolver: &Resolver, pending_query: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
+pub(super) async fn report_records(resolver: &Resolver, pending_query: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
     let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
     let client = pending_query.client;
     let (handed_over, _) = resolver.accounts.jobs.progress();
@@ -107,8 +107,8 @@ pub(super) async fn tell(resolver: &Resolver, pending_query: &Introspection, pac
     let now = resolver.millis(pending_query.asked);
     let lines = loop {
         match (try_look(resolver, &pending_query.snapshot, client, now, pick), &question) {
-            (Some(told), Some(question)) => break why(resolver, &pending_query.snapshot, now, question, told),
-            (Some(told), None) => break me(resolver, &pending_query.snapshot, now, client, told),
+            (Some(excerpt), Some(question)) => break why(resolver, &pending_query.snapshot, now, question, excerpt),
+            (Some(excerpt), None) => break me(resolver, &pending_query.snapshot, now, client, excerpt),
             (None, _) if Instant::now() >= deadline => {
                 break vec!["statistics are being updated: ask again".to_string()];
             }
@@ -136,7 +136,7 @@ fn try_look(
     now: Millis,
     pick: Pick<'_>,
 ) -> Option<Option<Excerpt>> {
-    match resolver.tables(snapshot).who(address, now) {
+    match resolver.tables(snapshot).identify(address, now) {
         ClientIdentity::Known { client, .. } => resolver.accounts.jobs.try_look(client, pick),
         ClientIdentity::Unknown(_) => Some(None),
     }
@@ -157,18 +157,18 @@ fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
 }
 
 /// Describes the client and the results of its queries.
-fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, told: Option<Excerpt>) -> Vec<String> {
+fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, excerpt: Option<Excerpt>) -> Vec<String> {
     let tables = resolver.tables(snapshot);
-    let who = tables.who(address, now);
-    let client = match who {
+    let identity = tables.identify(address, now);
+    let client = match identity {
         ClientIdentity::Known { client, .. } => client,
         ClientIdentity::Unknown(why) => return vec![format!("{address} is not known: {why}")],
     };
     let mut lines = vec![title(client, address)];
-    if let Some(view) = snapshot.view(&who, address) {
+    if let Some(view) = snapshot.view(&identity, address) {
         lines[0].push_str(&format!(", view {}", view.name));
     }
-    let Some(Excerpt { account, like }) = told else {
+    let Some(Excerpt { account, like }) = excerpt else {
         lines.push("no queries yet".to_string());
         return lines;
     };
@@ -205,13 +205,13 @@ fn title(client: &Client, address: IpAddr) -> String {
 }
 
 /// Explains the route of the name of `question`, its state in the cache, and its last failure for the client; one sentence
-/// each. `told` is the client's excerpt for that name, chosen by [`Pick::Of`].
+/// each. `excerpt` is the client's excerpt for that name, chosen by [`Pick::Of`].
 pub fn why(
     resolver: &Resolver,
     snapshot: &Snapshot,
     now: Millis,
     question: &CacheKey,
-    told: Option<Excerpt>,
+    excerpt: Option<Excerpt>,
 ) -> Vec<String> {
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
@@ -245,7 +245,7 @@ pub fn why(
         }
     };
     // Clients ask for the failure most often, so it comes first.
-    if let Some(Excerpt { account, like }) = told
+    if let Some(Excerpt { account, like }) = excerpt
         && let Some((failure, like)) = account.failures.iter().zip(&like).next()
     {
         let seconds = now.saturating_sub(failure.last) / 1_000;

@@ -51,7 +51,7 @@ pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U
                 DisplayName(pending_query.key.name()),
                 cluster.config.domain
             );
-            resolver.metrics.events.tell(wall_clock(), EventKind::PruningOff, (Some(&group.config.name), None), reason);
+            resolver.metrics.events.record(wall_clock(), EventKind::PruningOff, (Some(&group.config.name), None), reason);
         }
     });
 }

@@ -184,7 +184,7 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
             }
             Err(error) => (EventKind::NodeRepairFailed, error.to_string()),
         };
-        metrics.events.tell(wall_clock(), kind, (None, None), reason);
+        metrics.events.record(wall_clock(), kind, (None, None), reason);
     });
     let count = async {
         let mut last = Untracked::default();

@@ -117,7 +117,7 @@ impl Instance {
             }
             // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&HandoverMessage::Ready);
-            running.tell(EventKind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
+            running.record_event(EventKind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
         }
         if let (None, Some(path)) = (&listener, &path) {
             match handle::listen(path) {

@@ -115,20 +115,20 @@ impl Running {
     pub fn tell_reloaded(&self, needs_restart: &[&str]) {
         self.host.resolver.metrics.config.reloaded(true);
         match needs_restart {
-            [] => self.tell(EventKind::ReloadApplied, ""),
-            keys => self.tell(EventKind::ReloadNeedsRestart, &keys.join(", ")),
+            [] => self.record_event(EventKind::ReloadApplied, ""),
+            keys => self.record_event(EventKind::ReloadNeedsRestart, &keys.join(", ")),
         }
     }
 
     /// Counts and logs that a configuration was rejected; the one in force stays.
     pub fn reload_rejected(&self, reason: &str) {
         self.host.resolver.metrics.config.reloaded(false);
-        self.tell(EventKind::ReloadRejected, reason);
+        self.record_event(EventKind::ReloadRejected, reason);
     }
 
     /// Records an event that concerns the whole server.
-    pub fn tell(&self, kind: EventKind, reason: &str) {
-        self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    pub fn record_event(&self, kind: EventKind, reason: &str) {
+        self.host.resolver.metrics.events.record(wall_clock(), kind, (None, None), reason);
     }
 
     /// Returns the handle for the handover server.

@@ -178,7 +178,7 @@ impl Serve {
         }
         if replaces.restarts > 0 {
             let took = wall_clock().saturating_sub(replaces.at);
-            running.tell(EventKind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
+            running.record_event(EventKind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
         }
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));

@@ -87,7 +87,7 @@ impl AddressOwners {
 
     /// Returns the owner of `address` at `at`, and the time since which it has the address.
     #[inline]
-    pub fn who(&self, address: IpAddr, at: Millis) -> Result<(&Arc<Client>, Millis), Unknown> {
+    pub fn identify(&self, address: IpAddr, at: Millis) -> Result<(&Arc<Client>, Millis), Unknown> {
         let claims = self.claims.get(&key(address)).ok_or(Unknown::Unassigned)?;
         let claim = claims.iter().find(|claim| claim.from <= at && at < claim.until).ok_or(Unknown::Unassigned)?;
         let client = claim.client.as_ref().ok_or(Unknown::Host)?;

@@ -86,10 +86,10 @@ impl Tables<'_> {
     /// Returns the client that had `address` at `at`. An identified pod takes precedence over a `[[client]]` for its
     /// network.
     #[inline]
-    pub fn who(&self, address: IpAddr, at: Millis) -> ClientIdentity<'_> {
-        match self.pods.who(address, at) {
+    pub fn identify(&self, address: IpAddr, at: Millis) -> ClientIdentity<'_> {
+        match self.pods.identify(address, at) {
             Ok((client, since)) => ClientIdentity::Known { client, since: Some(since) },
-            Err(why) => match self.fixed.who(address) {
+            Err(why) => match self.fixed.identify(address) {
                 Some(client) => ClientIdentity::Known { client, since: None },
                 None => ClientIdentity::Unknown(why),
             },

@@ -40,7 +40,7 @@ impl StaticClients {
 
     /// Returns the client of the longest network that contains the address.
     #[inline]
-    pub fn who(&self, address: IpAddr) -> Option<&Arc<Client>> {
+    pub fn identify(&self, address: IpAddr) -> Option<&Arc<Client>> {
         let address = key(address);
         self.lengths.iter().find_map(|length| self.clients.get(&(*length, masked(address, *length))))
     }
@@ -106,11 +106,11 @@ mod tests {
             ("fd12::1", "private"),
             ("2001:db8::1", "rest"),
         ] {
-            let who = fixed.who(address.parse().expect(address)).map(|client| &*client.name);
-            assert_eq!(who, Some(name), "{address}");
+            let identity = fixed.identify(address.parse().expect(address)).map(|client| &*client.name);
+            assert_eq!(identity, Some(name), "{address}");
         }
         let none = StaticClients::new(&[client("0.0.0.0/0", "v4")]);
-        assert!(none.who("10.0.0.1".parse().expect("v4")).is_some());
-        assert!(none.who("2001:db8::1".parse().expect("v6")).is_none(), "0.0.0.0/0 is IPv4 only");
+        assert!(none.identify("10.0.0.1".parse().expect("v4")).is_some());
+        assert!(none.identify("2001:db8::1".parse().expect("v6")).is_none(), "0.0.0.0/0 is IPv4 only");
     }
 }

@@ -43,8 +43,8 @@ impl Views {
 
     /// Returns the client's view, the first one that matches.
     #[inline]
-    pub fn of(&self, who: &ClientIdentity<'_>, address: IpAddr) -> Option<ViewId> {
-        let mut fits = self.fitting(who);
+    pub fn of(&self, identity: &ClientIdentity<'_>, address: IpAddr) -> Option<ViewId> {
+        let mut fits = self.fitting(identity);
         let address = key(address);
         while fits != 0 {
             let number = fits.trailing_zeros() as usize;
@@ -58,8 +58,8 @@ impl Views {
     }
 
     /// Returns the client's view if it does not depend on the client's address; otherwise the outer option is `None`.
-    pub fn wherever(&self, who: &ClientIdentity<'_>) -> Option<Option<ViewId>> {
-        let first = match self.fitting(who) {
+    pub fn wherever(&self, identity: &ClientIdentity<'_>) -> Option<Option<ViewId>> {
+        let first = match self.fitting(identity) {
             0 => return Some(None),
             fits => fits.trailing_zeros() as usize,
         };
@@ -68,8 +68,8 @@ impl Views {
 
     /// Returns the views that match a client, without its address, as bits.
     #[inline]
-    fn fitting(&self, who: &ClientIdentity<'_>) -> u32 {
-        match who {
+    fn fitting(&self, identity: &ClientIdentity<'_>) -> u32 {
+        match identity {
             ClientIdentity::Known { client, .. } => {
                 client.memo.get(self.generation).unwrap_or_else(|| self.look(client))
             }

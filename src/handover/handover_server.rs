@@ -65,7 +65,7 @@ impl HandoverState {
             // Once nothing here reads queries, the successor answers all further queries.
             if self.announce.is_some_and(|latest| !self.host.reads() || Instant::now() > latest) {
                 self.announce = None;
-                self.tell(EventKind::HandedOver, "");
+                self.record_event(EventKind::HandedOver, "");
             }
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
             while let Ok(command) = self.heard.try_recv() {
@@ -128,7 +128,7 @@ impl HandoverState {
                 self.hold();
             }
             Ok(false) => {}
-            Err(error) => self.tell(EventKind::HandoverFailed, &format!("the new one gave up: {error}")),
+            Err(error) => self.record_event(EventKind::HandoverFailed, &format!("the new one gave up: {error}")),
         }
     }
 
@@ -136,7 +136,7 @@ impl HandoverState {
     fn give(&self, new: &Channel) -> io::Result<bool> {
         new.set_patience(STEP)?;
         let refuse = |why: String| {
-            self.tell(EventKind::HandoverFailed, &why);
+            self.record_event(EventKind::HandoverFailed, &why);
             // The successor may be gone already.
             let _ = new.send(&HandoverMessage::Refused { why });
             Ok(false)
@@ -201,7 +201,7 @@ impl HandoverState {
             Some(Ok(HandoverMessage::Back)) => {
                 self.host.turn_to(Phase::Serving);
                 let _ = successor.send(&HandoverMessage::Resumed);
-                self.tell(EventKind::HandoverReverted, "the other one is about to stop");
+                self.record_event(EventKind::HandoverReverted, "the other one is about to stop");
                 self.hold();
             }
             Some(Ok(HandoverMessage::Released)) => {
@@ -213,7 +213,7 @@ impl HandoverState {
                 self.successor = None;
                 if self.host.phase() == Phase::Resting {
                     self.host.turn_to(Phase::Serving);
-                    self.tell(EventKind::HandoverReverted, "the other one is gone");
+                    self.record_event(EventKind::HandoverReverted, "the other one is gone");
                 }
                 self.hold();
             }
@@ -286,8 +286,8 @@ impl HandoverState {
         (self.holder)(&sockets);
     }
 
-    fn tell(&self, kind: EventKind, reason: &str) {
-        self.host.resolver.metrics.events.tell(wall_clock(), kind, (None, None), reason);
+    fn record_event(&self, kind: EventKind, reason: &str) {
+        self.host.resolver.metrics.events.record(wall_clock(), kind, (None, None), reason);
     }
 }
 

@@ -79,7 +79,7 @@ impl Accounts {
         for wait in notes.waits().iter().filter(|wait| !wait.name.ends_with(OWN_ZONE)) {
             if wait.rcode == rcode::NOERROR {
                 self.steps += self.existing.answered(&wait.name);
-                if let Some(client) = who(tables, address(wait.address), wait.asked, wait.asked) {
+                if let Some(client) = identify(tables, address(wait.address), wait.asked, wait.asked) {
                     self.query_history.note(client, &wait.name, wait.qtype);
                 }
             }
@@ -91,7 +91,7 @@ impl Accounts {
         self.dropped += notes.dropped();
     }
 
-    /// Does the maintenance that is due at `now`, and records truncated responses whose clients have not asked again
+    /// Does the maintenance that is due at `now`, and records truncated responses key clients have not asked again
     /// over TCP as failures.
     pub(super) fn run_maintenance(&mut self, overdue: Vec<(TruncatedKey, TruncatedQuestion)>, tables: &Tables<'_>, now: Millis) {
         for ((address, name, qtype), cut) in overdue {
@@ -101,7 +101,7 @@ impl Accounts {
             self.change(tables, address, first, last, |account| account.fail(failure));
         }
         for (_, account) in self.by_owner.iter_mut().filter(|(_, account)| account.reported.due) {
-            self.projects.tell(account, now, false);
+            self.projects.update_series(account, now, false);
         }
         if now >= self.maintained + TEND_EVERY {
             self.maintained = now;
@@ -153,7 +153,7 @@ impl Accounts {
         change: impl FnOnce(&mut ClientStats),
     ) {
         let address = self::address(address);
-        let client = who(tables, address, first, last);
+        let client = identify(tables, address, first, last);
         let owner = owner(client.map(|client| &**client));
         let before = self.by_owner.peek(&owner).map_or(0, ClientStats::weight);
         let account = self.by_owner.get_or_insert_mut(owner, || ClientStats::new(None, address, first));
@@ -161,7 +161,7 @@ impl Accounts {
             && !account.client.as_ref().is_some_and(|known| Arc::ptr_eq(known, client))
         {
             account.belongs_to(client);
-            account.reported.whose = Some(Arc::new(MetricKey::of(client)));
+            account.reported.key = Some(Arc::new(MetricKey::of(client)));
         }
         account.reported.due = true;
         (account.first, account.last) = (account.first.min(first), account.last.max(last));
@@ -172,7 +172,7 @@ impl Accounts {
         while self.by_owner.len() > MOST_ACCOUNTS || self.bytes > MOST_BYTES {
             let Some((_, mut gone)) = self.by_owner.pop_lru() else { break };
             if gone.reported.due {
-                self.projects.tell(&mut gone, last, true);
+                self.projects.update_series(&mut gone, last, true);
             }
             self.bytes = self.bytes.saturating_sub(gone.weight());
         }
@@ -181,7 +181,7 @@ impl Accounts {
     /// Removes the accounts of clients that no longer exist and have been idle for `KEPT_FOR`.
     fn forget(&mut self, tables: &Tables<'_>, now: Millis) {
         let is_gone = |account: &ClientStats| {
-            let there = who(tables, account.address, now, now);
+            let there = identify(tables, account.address, now, now);
             let there = there.zip(account.client.as_ref()).is_some_and(|(one, other)| same(one, other));
             now >= account.last + KEPT_FOR && !there
         };
@@ -199,8 +199,8 @@ fn address(number: u128) -> IpAddr {
 }
 
 /// Returns the client that had `address` at both times; `None` if the address changed hands.
-fn who<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
-    match (tables.who(address, first), tables.who(address, last)) {
+fn identify<'t>(tables: &'t Tables<'_>, address: IpAddr, first: Millis, last: Millis) -> Option<&'t Arc<Client>> {
+    match (tables.identify(address, first), tables.identify(address, last)) {
         (ClientIdentity::Known { client: one, .. }, ClientIdentity::Known { client: other, .. })
             if same(one, other) =>
         {

@@ -18,7 +18,7 @@ pub(crate) struct MetricKey {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReportedCounts {
     /// Labels; `None` for the account of all unknown clients.
-    pub(super) whose: Option<Arc<MetricKey>>,
+    pub(super) key: Option<Arc<MetricKey>>,
     /// True if the account has changed.
     pub(super) due: bool,
     pub(super) queries: u64,

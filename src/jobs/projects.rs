@@ -24,7 +24,7 @@ use crate::wire::text::plain;
 
 /// Interval between two rounds, which halve the weights and reassign series.
 pub const ROUND: Millis = 600_000;
-/// Most projects without series whose weights are estimated.
+/// Most projects without series key weights are estimated.
 const MOST_OTHERS: usize = 256;
 /// Delay before a failure is counted: all workers have handed over what belongs to the same search by then.
 const PATIENCE: Millis = 1_000;
@@ -80,13 +80,13 @@ impl Projects {
     pub fn set_most(&mut self, most: usize) {
         self.most = most;
         while self.named.len() > most {
-            let Some((weight, whose)) = self.lightest() else { break };
-            self.unname(&whose, weight);
+            let Some((weight, key)) = self.lightest() else { break };
+            self.unname(&key, weight);
         }
     }
 
     /// Adds the increase of an account to the metrics. Failures are added after a delay; with `last`, at once.
-    pub(super) fn tell(&mut self, account: &mut ClientStats, now: Millis, last: bool) {
+    pub(super) fn update_series(&mut self, account: &mut ClientStats, now: Millis, last: bool) {
         let (queries, failed) = (account.count(|_| true), account.failed());
         let reported = &mut account.reported;
         let new = queries.saturating_sub(reported.queries);
@@ -106,34 +106,34 @@ impl Projects {
             reported.waiting = Some((failed, now));
         }
         reported.due = reported.waiting.is_some();
-        let series = match &reported.whose {
+        let series = match &reported.key {
             None => &self.unknown,
-            Some(whose) => self.series(whose, new, now),
+            Some(key) => self.series(key, new, now),
         };
         series.queries.inc_by(new);
         series.failures.inc_by(failures);
     }
 
-    /// Adds `queries` to the weight of `whose`, and returns the series that they are counted in.
-    fn series(&mut self, whose: &Arc<MetricKey>, queries: u64, now: Millis) -> &ClientSeries {
+    /// Adds `queries` to the weight of `key`, and returns the series that they are counted in.
+    fn series(&mut self, key: &Arc<MetricKey>, queries: u64, now: Millis) -> &ClientSeries {
         if now >= self.round + ROUND {
             self.round = now;
             self.turn();
         }
         // A project with exactly these labels shares their series.
-        if whose.labels() == UNKNOWN {
+        if key.labels() == UNKNOWN {
             return &self.unknown;
         }
-        let named = self.named.contains_key(whose);
-        if whose.labels() == OTHER || (!named && self.named.len() >= self.most) {
-            self.estimate(whose, queries);
+        let named = self.named.contains_key(key);
+        if key.labels() == OTHER || (!named && self.named.len() >= self.most) {
+            self.estimate(key, queries);
             return &self.other;
         }
         if !named {
-            let weight = self.others.remove(whose).map_or(0, |estimate| estimate.weight - estimate.error);
-            self.name(Arc::clone(whose), weight);
+            let weight = self.others.remove(key).map_or(0, |estimate| estimate.weight - estimate.error);
+            self.name(Arc::clone(key), weight);
         }
-        match self.named.get_mut(whose) {
+        match self.named.get_mut(key) {
             Some(named) => {
                 named.weight += queries;
                 &named.series
@@ -143,21 +143,21 @@ impl Projects {
     }
 
     /// Adds to the estimated weight of a project without series.
-    fn estimate(&mut self, whose: &Arc<MetricKey>, queries: u64) {
-        if let Some(estimate) = self.others.get_mut(whose) {
+    fn estimate(&mut self, key: &Arc<MetricKey>, queries: u64) {
+        if let Some(estimate) = self.others.get_mut(key) {
             estimate.weight += queries;
             return;
         }
         let mut error = 0;
         if self.others.len() >= MOST_OTHERS {
             let least = self.others.iter().min_by_key(|(_, estimate)| estimate.weight);
-            let Some((gone, weight)) = least.map(|(whose, estimate)| (Arc::clone(whose), estimate.weight)) else {
+            let Some((gone, weight)) = least.map(|(key, estimate)| (Arc::clone(key), estimate.weight)) else {
                 return;
             };
             self.others.remove(&gone);
             error = weight;
         }
-        self.others.insert(Arc::clone(whose), Estimate { weight: error + queries, error });
+        self.others.insert(Arc::clone(key), Estimate { weight: error + queries, error });
     }
 
     /// Halves all weights and reassigns series.
@@ -168,43 +168,43 @@ impl Projects {
             estimate.weight > 0
         });
         let sure =
-            |(whose, estimate): (&Arc<MetricKey>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(whose));
-        let mut rising: Vec<_> = self.others.iter().filter(|(whose, _)| whose.labels() != OTHER).map(sure).collect();
+            |(key, estimate): (&Arc<MetricKey>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(key));
+        let mut rising: Vec<_> = self.others.iter().filter(|(key, _)| key.labels() != OTHER).map(sure).collect();
         rising.sort_by(|one, other| other.cmp(one));
-        for (weight, whose) in rising {
+        for (weight, key) in rising {
             let Some((least, lightest)) = self.lightest() else { return };
             if weight <= HEAVIER * least {
                 return;
             }
             self.unname(&lightest, least);
-            self.others.remove(&whose);
-            self.name(whose, weight);
+            self.others.remove(&key);
+            self.name(key, weight);
         }
     }
 
     fn lightest(&self) -> Option<(u64, Arc<MetricKey>)> {
-        let weight = |(whose, named): (&Arc<MetricKey>, &Named)| (named.weight, Arc::clone(whose));
+        let weight = |(key, named): (&Arc<MetricKey>, &Named)| (named.weight, Arc::clone(key));
         self.named.iter().map(weight).min()
     }
 
-    fn name(&mut self, whose: Arc<MetricKey>, weight: u64) {
-        let labels = shown(&whose);
+    fn name(&mut self, key: Arc<MetricKey>, weight: u64) {
+        let labels = shown(&key);
         let series = self.metrics.series(labels.each_ref().map(String::as_str));
-        self.named.insert(whose, Named { weight, series });
+        self.named.insert(key, Named { weight, series });
     }
 
-    fn unname(&mut self, whose: &Arc<MetricKey>, weight: u64) {
-        self.named.remove(whose);
-        let labels = shown(whose);
+    fn unname(&mut self, key: &Arc<MetricKey>, weight: u64) {
+        self.named.remove(key);
+        let labels = shown(key);
         self.metrics.forget(labels.each_ref().map(String::as_str));
-        self.estimate(whose, weight);
+        self.estimate(key, weight);
     }
 }
 
 /// Returns the label values. Jobs and their authors choose these names: characters that control a terminal are
 /// replaced.
-fn shown(whose: &MetricKey) -> [String; 3] {
-    whose.labels().map(plain)
+fn shown(key: &MetricKey) -> [String; 3] {
+    key.labels().map(plain)
 }
 
 #[cfg(test)]
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn whose(project: &str) -> Arc<MetricKey> {
+    fn key(project: &str) -> Arc<MetricKey> {
         Arc::new(MetricKey::new("ci", project, "r"))
     }
 
@@ -229,7 +229,7 @@ mod tests {
         }
 
         fn ask(&mut self, project: &str, queries: u64) {
-            self.projects.series(&whose(project), queries, self.now).queries.inc_by(queries);
+            self.projects.series(&key(project), queries, self.now).queries.inc_by(queries);
         }
 
         /// Advances the clock by one round.
@@ -312,7 +312,7 @@ mod tests {
         (0..MOST_OTHERS).for_each(|at| scene.ask(&format!("p{at}"), 200));
         // The others are exactly twice as heavy as a; the newcomer exceeds that only by the weight that it inherits.
         scene.ask("newcomer", 2);
-        assert_eq!(scene.projects.others[&whose("newcomer")].weight, 202);
+        assert_eq!(scene.projects.others[&key("newcomer")].weight, 202);
         scene.round();
         assert_eq!(scene.counts(), reported(&[("a", 100), ("other", 200 * MOST_OTHERS as u64 + 2)]));
     }

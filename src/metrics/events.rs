@@ -119,7 +119,7 @@ struct Ring {
 
 impl RecentEvents {
     /// Writes an event to the log and to the ring. `about` is the upstream and the server.
-    pub fn tell(&self, time: UnixMillis, kind: EventKind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
+    pub fn record(&self, time: UnixMillis, kind: EventKind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
         let mut reason = reason.into();
         let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or(0));
@@ -261,7 +261,7 @@ mod tests {
     fn ids_grow_with_the_time_and_never_go_back() {
         let events = RecentEvents::default();
         for time in [1_000, 1_000, 990, 2_000] {
-            events.tell(time, EventKind::Ejected, (Some("up"), Some("192.0.2.1:53")), "three");
+            events.record(time, EventKind::Ejected, (Some("up"), Some("192.0.2.1:53")), "three");
         }
         let (all, whole) = events.after(0);
         assert_eq!((ids(&all), whole), (vec![1_000, 1_001, 1_002, 2_000], true));
@@ -277,10 +277,10 @@ mod tests {
     fn the_ring_forgets_the_oldest_and_says_so() {
         let events = RecentEvents::default();
         for time in 1..=KEPT as u64 {
-            events.tell(time, EventKind::ReloadApplied, (None, None), "");
+            events.record(time, EventKind::ReloadApplied, (None, None), "");
         }
         assert!(events.after(0).1, "all are there");
-        events.tell(9_999, EventKind::ReloadApplied, (None, None), "");
+        events.record(9_999, EventKind::ReloadApplied, (None, None), "");
         let (all, whole) = events.after(0);
         assert_eq!((all.len(), all[0].id, whole), (KEPT, 2, false));
         assert_eq!(all[0].text, "new configuration applied");
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_reason_is_bounded() {
         let events = RecentEvents::default();
-        events.tell(1, EventKind::ReloadRejected, (None, None), "ä".repeat(10_000) + "x");
+        events.record(1, EventKind::ReloadRejected, (None, None), "ä".repeat(10_000) + "x");
         let reason = events.after(0).0[0].reason.clone();
         assert!(reason.len() <= LONGEST_REASON && reason.chars().all(|letter| letter == 'ä'));
     }

@@ -60,7 +60,7 @@ impl Faults {
         cause.count.inc();
         cause.last.store(now, Ordering::Relaxed);
         if !cause.lasts.swap(true, Ordering::Relaxed) {
-            self.events.tell(now, EventKind::LocalFault, (None, None), CAUSES[index].1);
+            self.events.record(now, EventKind::LocalFault, (None, None), CAUSES[index].1);
         }
     }
 
@@ -69,7 +69,7 @@ impl Faults {
         for (cause, (label, _)) in self.causes.iter().zip(CAUSES) {
             let is_over = now.abs_diff(cause.last.load(Ordering::Relaxed)) >= OVER_AFTER;
             if cause.lasts.load(Ordering::Relaxed) && is_over && cause.lasts.swap(false, Ordering::Relaxed) {
-                self.events.tell(now, EventKind::LocalFaultCleared, (None, None), label);
+                self.events.record(now, EventKind::LocalFaultCleared, (None, None), label);
             }
         }
     }

@@ -213,8 +213,8 @@ impl ServerMetrics {
     }
 
     /// Records an event about the server.
-    pub fn tell(&self, time: UnixMillis, kind: EventKind, reason: String) {
+    pub fn record_event(&self, time: UnixMillis, kind: EventKind, reason: String) {
         let [upstream, server] = &self.labels;
-        self.events.tell(time, kind, (Some(upstream), Some(server)), reason);
+        self.events.record(time, kind, (Some(upstream), Some(server)), reason);
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn write(batch: &QueryBatch, tables: &Tables<'_>, clock: Clock, out: 
 
 /// Returns the fields of a line.
 fn line<'a>(record: &'a LoggedQuery, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
-    let client = match tables.who(record.client, record.asked) {
+    let client = match tables.identify(record.client, record.asked) {
         ClientIdentity::Known { client, .. } => Some(&**client),
         ClientIdentity::Unknown(_) => None,
     };

@@ -37,7 +37,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
     }
     let resolver = resolver(bootstrap)?;
     let name = group.config.name.as_str();
-    let tell = |kind, reason| metrics.events.tell(wall_clock(), kind, (Some(name), None), reason);
+    let record = |kind, reason| metrics.events.record(wall_clock(), kind, (Some(name), None), reason);
     let mut after_failure = AFTER_FAILURE;
     let mut failing: Option<String> = None;
     loop {
@@ -46,7 +46,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
                 publish(&group, &addresses, metrics);
                 group.set_unresolved(None);
                 if let Some(host) = failing.take() {
-                    tell(EventKind::NameResolved, host);
+                    record(EventKind::NameResolved, host);
                 }
                 after_failure = AFTER_FAILURE;
                 ttl.clamp(BETWEEN.0, BETWEEN.1)
@@ -56,7 +56,7 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
                 if failing.as_ref() == Some(&host) {
                     tracing::warn!(upstream = name, %host, %error, "still cannot resolve the name of an upstream server; retrying");
                 } else {
-                    tell(EventKind::NameUnresolved, format!("{host}: {error}"));
+                    record(EventKind::NameUnresolved, format!("{host}: {error}"));
                     failing = Some(host);
                 }
                 let wait = after_failure;
@@ -114,12 +114,12 @@ fn publish(group: &Group, addresses: &[ResolvedAddress], metrics: &Metrics) {
     group.servers.store(Arc::new(servers));
     // Reported after the change, because the reader of the event may look up the server at once.
     for (server, host) in added {
-        server.tell(wall_clock(), EventKind::AddressAdded, host);
+        server.record_event(wall_clock(), EventKind::AddressAdded, host);
     }
     let stays = |server: &&Arc<Server>| addresses.iter().any(|(address, _)| *address == server.address);
     for gone in old.iter().filter(plain).filter(|server| !stays(server)) {
         let hosts: Vec<_> = group.config.servers.iter().filter_map(host_of).collect();
-        gone.metrics.tell(wall_clock(), EventKind::AddressRemoved, hosts.join(", "));
+        gone.metrics.record_event(wall_clock(), EventKind::AddressRemoved, hosts.join(", "));
         metrics.forget_server(name, &gone.address.to_string());
     }
 }

@@ -171,7 +171,7 @@ impl Group {
         let now = self.millis(now);
         let verdict = rate_limiter.admit(now, client);
         if verdict != RateDecision::Ask
-            && let Some(ShedLevel { used, heaviest }) = rate_limiter.tell(now)
+            && let Some(ShedLevel { used, heaviest }) = rate_limiter.level_change(now)
         {
             drop(rate_limiter);
             let (upstream, max_qps) = (&self.config.name, self.config.max_qps);

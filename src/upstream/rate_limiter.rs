@@ -30,7 +30,7 @@ const NEARLY_SPENT: u64 = 95;
 /// Maximum number of clients with a counter; further ones count as light.
 const MOST_CLIENTS: usize = 4_096;
 /// Minimum interval between log lines, in milliseconds.
-const TELL_EVERY: Millis = 10_000;
+const CHANGE_EVERY: Millis = 10_000;
 
 /// Queries of the last second, and questions by client.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ impl RateLimiter {
     }
 
     /// Returns the content of a log line, at most every ten seconds.
-    pub fn tell(&mut self, now: Millis) -> Option<ShedLevel> {
-        if self.told.is_some_and(|told| now < told + TELL_EVERY) {
+    pub fn level_change(&mut self, now: Millis) -> Option<ShedLevel> {
+        if self.told.is_some_and(|told| now < told + CHANGE_EVERY) {
             return None;
         }
         self.told = Some(now);
@@ -196,8 +196,8 @@ mod tests {
         assert_eq!(rate_limiter.admit(0, Some(HEAVY)), RateDecision::Shed);
         assert_eq!(rate_limiter.admit(0, None), RateDecision::Shed);
         assert_eq!(rate_limiter.admit(0, Some(LIGHT)), RateDecision::AskUnlessStale);
-        assert_eq!(rate_limiter.tell(0), Some(ShedLevel { used: 80, heaviest: Some((HEAVY, 80)) }));
-        assert_eq!(rate_limiter.tell(TELL_EVERY - 1), None);
+        assert_eq!(rate_limiter.level_change(0), Some(ShedLevel { used: 80, heaviest: Some((HEAVY, 80)) }));
+        assert_eq!(rate_limiter.level_change(CHANGE_EVERY - 1), None);
         (0..15).for_each(|_| assert!(rate_limiter.try_acquire(0)));
         assert_eq!(rate_limiter.admit(0, Some(LIGHT)), RateDecision::Shed);
         (0..5).for_each(|_| assert!(rate_limiter.try_acquire(0)));
@@ -206,7 +206,7 @@ mod tests {
         assert!(!rate_limiter.try_acquire(1_000), "the second is not over");
         assert!(rate_limiter.try_acquire(1_100));
         assert_eq!(rate_limiter.admit(1_100, Some(HEAVY)), RateDecision::Ask);
-        assert!(rate_limiter.tell(TELL_EVERY).is_some());
+        assert!(rate_limiter.level_change(CHANGE_EVERY).is_some());
     }
 
     #[test]

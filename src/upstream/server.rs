@@ -356,7 +356,7 @@ impl Server {
 
     /// Raises an event: a capability is not used for a while.
     fn report_retreat(&self, kind: EventKind, why: &str) {
-        self.tell(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
+        self.record_event(kind, format!("{why}; for {} min", HOLDS_FOR.as_secs() / 60));
     }
 
     /// Marks the server as a forwarding loop: a query that only nodens sends came back to nodens through it.
@@ -455,7 +455,7 @@ impl Server {
         let reason = reason();
         *server_status = ServerStatus::new(state, reason.as_str());
         self.metrics.healthy.set(i64::from(state.is_good()));
-        self.tell(kind, reason);
+        self.record_event(kind, reason);
     }
 
     /// Updates the state after the server became, or ceased to be, far slower than the fastest one of its group.
@@ -469,8 +469,8 @@ impl Server {
         }
     }
 
-    fn tell(&self, kind: EventKind, reason: String) {
-        self.metrics.tell(wall_clock(), kind, reason);
+    fn record_event(&self, kind: EventKind, reason: String) {
+        self.metrics.record_event(wall_clock(), kind, reason);
     }
 
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {

@@ -107,7 +107,7 @@ struct UdpQuery {
 
 impl UdpQuery {
     /// Delivers an event to the race, if it still runs.
-    fn tell(&self, event: AttemptEvent) {
+    fn deliver(&self, event: AttemptEvent) {
         if let Some(race_events) = self.race_events.upgrade() {
             race_events.put(self.number, event);
         }
@@ -323,7 +323,7 @@ fn dispatch(port: &UdpPort, server: &Server, datagram: &[u8], now: Instant) {
         // No proof of anything: the wait continues, and the race sends the question in another way as well.
         MatchResult::Doubtful { folded, formerr } => {
             if !std::mem::replace(&mut waiting.doubted, true) {
-                waiting.tell(AttemptEvent::Doubtful { folded, formerr });
+                waiting.deliver(AttemptEvent::Doubtful { folded, formerr });
             }
             return;
         }
@@ -339,14 +339,14 @@ fn dispatch(port: &UdpPort, server: &Server, datagram: &[u8], now: Instant) {
     if is_whole {
         server.responded(now, now.saturating_duration_since(waiting.at), waiting.is_probe);
     }
-    waiting.tell(event);
+    waiting.deliver(event);
 }
 
 fn fail_all(port: &UdpPort, server: &Server, kind: FailureKind) {
     let all = std::mem::take(&mut *port.waiting.borrow_mut());
     server.metrics.in_flight.sub(all.len() as i64);
     for waiting in all.into_values() {
-        waiting.tell(AttemptEvent::Failed(kind));
+        waiting.deliver(AttemptEvent::Failed(kind));
     }
 }
 

@@ -60,7 +60,7 @@ impl HistoryFile {
             if let Some(text) = self.changed() {
                 let file = self.file.clone();
                 let written = tokio::task::spawn_blocking(move || write(&file, "new", &text)).await;
-                self.tell(written.unwrap_or_else(|error| Err(io::Error::other(error))));
+                self.log_result(written.unwrap_or_else(|error| Err(io::Error::other(error))));
             }
         }
     }
@@ -70,7 +70,7 @@ impl HistoryFile {
         if let Some(text) = self.changed() {
             // The blocking task of `keep` may still be writing, so this uses another temporary file.
             let written = write(&self.file, "last", &text);
-            self.tell(written);
+            self.log_result(written);
         }
     }
 
@@ -122,7 +122,7 @@ impl HistoryFile {
     }
 
     /// Logs a write error, once for consecutive errors.
-    fn tell(&mut self, written: io::Result<()>) {
+    fn log_result(&mut self, written: io::Result<()>) {
         match written {
             Ok(()) => self.complained = false,
             Err(error) => {

@@ -162,7 +162,7 @@ fn a_worker_waits_for_nobody_who_reads_or_settles() {
     assert!(jobs.flush(&mut stats_buffer, 1));
     accounts.merge_counts(1);
     let tables = accounts.clients.tables(&accounts.snapshot.clients);
-    let nodens::clients::ClientIdentity::Known { client, .. } = tables.who(KNOWN, 1) else {
+    let nodens::clients::ClientIdentity::Known { client, .. } = tables.identify(KNOWN, 1) else {
         panic!("it is configured")
     };
     assert!(jobs.try_look(client, Pick::All).is_some_and(|told| told.is_some()));

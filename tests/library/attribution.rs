@@ -224,7 +224,7 @@ impl Count {
     fn look(&mut self, table: &AddressOwners, world: &World, number: u8, at: Millis) {
         // No query comes from an address without an owner.
         let Some(owner) = world.owner(number, at) else { return };
-        match table.who(address(number), at) {
+        match table.identify(address(number), at) {
             Ok((client, _)) if client.uid.as_deref() == Some(owner.to_string().as_str()) => self.right += 1,
             Ok((client, since)) => self.wrong.push(format!(
                 "{} at {at}, now {}: {:?} since {since}, but {:?}",
@@ -306,7 +306,7 @@ fn nobody_is_named_wrongly_in_100_000_events() {
 }
 
 fn uid(pods: &Pods, number: u8, at: Millis) -> Result<String, Unknown> {
-    pods.table().who(address(number), at).map(|(client, _)| client.uid.as_deref().unwrap().to_owned())
+    pods.table().identify(address(number), at).map(|(client, _)| client.uid.as_deref().unwrap().to_owned())
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn both_families_and_mapped_addresses() {
     assert_eq!(uid(&pods, 2, 1_000).as_deref(), Ok("1"));
     assert_eq!(uid(&pods, 3, 1_000).as_deref(), Ok("1"));
     let mapped = "::ffff:10.244.0.2".parse().unwrap();
-    assert!(pods.table().who(mapped, 1_000).is_ok());
+    assert!(pods.table().identify(mapped, 1_000).is_ok());
 }
 
 #[test]

@@ -90,11 +90,11 @@ fn a_loaded_snapshot_keeps_its_clients() {
     let after = resolver.snapshot.load_full();
     for (snapshot, project, view) in [(&before, Some("a"), Some("outside")), (&after, None, None)] {
         let tables = resolver.tables(snapshot);
-        let who = tables.who(DENIED.into(), 0);
-        let nodens::clients::ClientIdentity::Known { client, .. } = who else { panic!("{who:?}") };
+        let identity = tables.identify(DENIED.into(), 0);
+        let nodens::clients::ClientIdentity::Known { client, .. } = identity else { panic!("{identity:?}") };
         let known = client.job.as_ref().and_then(|job| job.project(nodens::clients::client::Trust::Configuration));
         assert_eq!(known.as_deref(), project);
-        assert_eq!(snapshot.view(&who, DENIED.into()).map(|view| &*view.name), view);
+        assert_eq!(snapshot.view(&identity, DENIED.into()).map(|view| &*view.name), view);
     }
 }
 
