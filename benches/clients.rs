@@ -6,7 +6,7 @@ use std::sync::Arc;
 use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
 use nodens::clients::client::{Client, ClientKind};
-use nodens::clients::pods::{PodEvent, Pod, Pods};
+use nodens::clients::pods::{Pod, PodEvent, Pods};
 use nodens::clients::{Clients, StaticClients};
 use nodens::config;
 

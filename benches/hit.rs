@@ -59,7 +59,13 @@ fn fit_to_query(bencher: Bencher<'_, '_>, Fit((case, age, size)): &Fit) {
     let query = Query::read(&case.query).expect("a good query");
     let mut out = vec![0; *size];
     bencher.bench_local(|| {
-        fit(black_box(entry.cached_message()), black_box(&query), Age::Seconds(black_box(*age)), &[], black_box(&mut out))
+        fit(
+            black_box(entry.cached_message()),
+            black_box(&query),
+            Age::Seconds(black_box(*age)),
+            &[],
+            black_box(&mut out),
+        )
     });
 }
 

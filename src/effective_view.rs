@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{CacheConfig, Config, RecordConfig, Route, RouteId, View};
-use crate::local::records::{RecordContext, StaticAnswer, Records};
-use crate::route::{Router, Destination};
+use crate::local::records::{RecordContext, Records, StaticAnswer};
+use crate::route::{Destination, Router};
 use crate::upstream::Group;
 use crate::wire::RrType;
 use crate::wire::name::Name;
@@ -133,7 +133,8 @@ impl Answers {
         };
         let mut answers =
             Self { scope_fingerprints: common.config.routes.iter().map(scope_fingerprint).collect(), whole: 0 };
-        let mut ways: Vec<_> = common.router.ways().map(|(zone, destination)| (zone, answers.seen(destination))).collect();
+        let mut ways: Vec<_> =
+            common.router.ways().map(|(zone, destination)| (zone, answers.seen(destination))).collect();
         ways.sort_unstable();
         let records: Vec<_> = common.config.records.iter().map(identity).collect();
         answers.whole = number(&(ways, records, &common.config.rewrites, limits(cache)));
@@ -226,7 +227,8 @@ fn strips(all: Option<bool>, route: &Route) -> bool {
 
 fn limits(cache: &CacheConfig) -> (Duration, Duration) {
     // Exhaustive, as above. `rotate` is applied to each entry when it is revalidated.
-    let CacheConfig { max_ttl, negative_max_ttl, memory: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } = cache;
+    let CacheConfig { max_ttl, negative_max_ttl, memory: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } =
+        cache;
     (*max_ttl, *negative_max_ttl)
 }
 

@@ -18,7 +18,7 @@ use crate::answer::own_answers::{Local, LocalLookup, denial, local};
 use crate::answer::pending::PendingQuery;
 use crate::answer::state::Resolver;
 use crate::cache::Entry;
-use crate::cache::entry::{CachedFailure, Freshness, EntryLimits};
+use crate::cache::entry::{CachedFailure, EntryLimits, Freshness};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::coalesce::{CoalescedQuery, Role, SharedResult};
@@ -27,10 +27,10 @@ use crate::rebinding;
 use crate::upstream::{Answer, Ask, Group, LateAnswer};
 use crate::wire::compose::{TooLong, in_order};
 use crate::wire::fit::{Age, fit};
-use crate::wire::write::{self, LocalRecords};
 use crate::wire::name::expanded;
 use crate::wire::query::{CacheKey, Query};
 use crate::wire::response::{Record, ResponseMessage, Section};
+use crate::wire::write::{self, LocalRecords};
 use crate::wire::{HEADER, LONGEST_MESSAGE, ede, flag, rcode, rtype};
 
 mod ask;
@@ -63,7 +63,8 @@ pub fn launch<U: Ask + 'static>(
     pending_query: &PendingQuery,
     leader: CoalescedQuery,
 ) -> JoinHandle<SharedResult> {
-    let (resolver, upstreams, pending_query) = (Arc::clone(resolver), Rc::clone(upstreams), pending_query.without_alias());
+    let (resolver, upstreams, pending_query) =
+        (Arc::clone(resolver), Rc::clone(upstreams), pending_query.without_alias());
     tokio::task::spawn_local(async move {
         let entry = run(&resolver, &upstreams, &pending_query, leader).await;
         SharedResult { entry, by: pending_query.by.get() }
@@ -80,7 +81,9 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pe
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
     tokio::task::spawn_local(async move {
         let _place = place;
-        let Some(old) = resolver.cache.with(pending_query.hash, &pending_query.key, |entry| entry.clone()) else { return };
+        let Some(old) = resolver.cache.with(pending_query.hash, &pending_query.key, |entry| entry.clone()) else {
+            return;
+        };
         if old.upstream_ages {
             tokio::time::sleep_until(resolver.instant(old.expires)).await;
             // Another configuration may use other servers; its own hits begin its prefetches.
@@ -89,16 +92,25 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pe
             }
         }
         let pending_query = PendingQuery { asked: Instant::now(), ..pending_query };
-        let has_room = pending_query.snapshot.group(pending_query.route).is_none_or(|group| group.below_threshold(pending_query.asked));
+        let has_room = pending_query
+            .snapshot
+            .group(pending_query.route)
+            .is_none_or(|group| group.below_threshold(pending_query.asked));
         if !has_room || resolver.limits.governor.pending.is_busy() {
             return cancel_prefetch(&resolver, &pending_query);
         }
-        let Some(leader) = resolver.coalescer.lead(pending_query.snapshot.generation, pending_query.hash, &pending_query.key) else { return };
+        let Some(leader) =
+            resolver.coalescer.lead(pending_query.snapshot.generation, pending_query.hash, &pending_query.key)
+        else {
+            return;
+        };
         resolver.metrics.cache.prefetches.inc();
         let left = old.expires.saturating_sub(resolver.millis(pending_query.asked));
         let entry = run(&resolver, &upstreams, &pending_query, leader).await;
         let ages = old.upstream_ages || entry.lifetime() <= left + 1_000;
-        resolver.cache.with(pending_query.hash, &pending_query.key, |kept| kept.upstream_ages |= ages && entry.failed().is_none());
+        resolver.cache.with(pending_query.hash, &pending_query.key, |kept| {
+            kept.upstream_ages |= ages && entry.failed().is_none()
+        });
     });
 }
 
@@ -111,7 +123,12 @@ fn cancel_prefetch(resolver: &Resolver, pending_query: &PendingQuery) {
 /// failure; otherwise a failure without response replaces it. Returns the failure.
 ///
 /// The attempt began at `began`: clients that waited for the same attempt record one failure.
-pub fn remember_failure(resolver: &Resolver, pending_query: &PendingQuery, began: Millis, failure: (Cause, &[u8])) -> Entry {
+pub fn remember_failure(
+    resolver: &Resolver,
+    pending_query: &PendingQuery,
+    began: Millis,
+    failure: (Cause, &[u8]),
+) -> Entry {
     let entry = failure_entry(resolver, pending_query, began, failure);
     let now = resolver.now();
     let window = pending_query.snapshot.config.cache.stale.as_millis() as u64;
@@ -137,8 +154,9 @@ pub fn unasked_entry(resolver: &Resolver, pending_query: &PendingQuery, failure:
 
 /// Returns an answer of nodens's own, as an entry that is not cached.
 pub fn own_entry(resolver: &Resolver, pending_query: &PendingQuery, own: &LocalLookup) -> Entry {
-    let wire =
-        message(pending_query.key.question(), |query, out| write::local(query, own.rcode, false, &own.records, &[], out));
+    let wire = message(pending_query.key.question(), |query, out| {
+        write::local(query, own.rcode, false, &own.records, &[], out)
+    });
     let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: false };
     match ResponseMessage::read(&wire) {
         Ok(mut response) => {
@@ -162,7 +180,13 @@ fn failure_entry(resolver: &Resolver, pending_query: &PendingQuery, began: Milli
 }
 
 /// Returns the entry of an alias's target, at its age, as the answer to a query for the alias.
-pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query<'_>, pending_query: &PendingQuery) -> Entry {
+pub fn behind_alias(
+    alias: &LocalRecords,
+    entry: &Entry,
+    age: Age,
+    query: &Query<'_>,
+    pending_query: &PendingQuery,
+) -> Entry {
     // Only the name: bytes of the type are not letters.
     let mut question = query.question().to_vec();
     let end = question.len().saturating_sub(4);
@@ -178,7 +202,13 @@ pub fn behind_alias(alias: &LocalRecords, entry: &Entry, age: Age, query: &Query
         Ok(mut response) => {
             response.extended_errors = entry.cached_message().extended_errors.to_vec();
             let scope = pending_query.scope(true);
-            let mut answer = Entry::from_reply(&response, pending_query.snapshot.limits(pending_query.route), false, scope, entry.born);
+            let mut answer = Entry::from_reply(
+                &response,
+                pending_query.snapshot.limits(pending_query.route),
+                false,
+                scope,
+                entry.born,
+            );
             (answer.rcode, answer.cause) = (entry.rcode, entry.cause);
             answer
         }
@@ -454,8 +484,14 @@ async fn resolve_target<U: Ask + 'static>(
     let (entry, age) = match usable_entry(resolver, &pending_query, 0) {
         Some((entry, Freshness::Fresh(age))) => (entry, age),
         _ => {
-            let entry = match resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key) {
-                Role::Lead(leader) => Box::pin(fetch(resolver, upstreams, &pending_query, leader, deadline, trail)).await,
+            let entry = match resolver.coalescer.join(
+                pending_query.snapshot.generation,
+                pending_query.hash,
+                &pending_query.key,
+            ) {
+                Role::Lead(leader) => {
+                    Box::pin(fetch(resolver, upstreams, &pending_query, leader, deadline, trail)).await
+                }
                 Role::Wait(landing) => {
                     resolver.metrics.queries.coalesced.inc();
                     match timeout_at(deadline, landing).await {
@@ -481,7 +517,8 @@ async fn resolve_target<U: Ask + 'static>(
     let age = Age::Seconds(age);
     let wire = match &alias {
         Some((alias, records)) => {
-            let joined = message_query(alias.question(), |query| behind_alias(records, &entry, age, query, &pending_query));
+            let joined =
+                message_query(alias.question(), |query| behind_alias(records, &entry, age, query, &pending_query));
             joined.map(|joined| render(&joined, alias, Age::Seconds(0))).unwrap_or_default()
         }
         None => render(&entry, &pending_query.key, age),

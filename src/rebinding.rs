@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::wire::compose::{Composer, TooLong};
-use crate::wire::write::soa_rdata;
 use crate::wire::response::{Record, ResponseMessage, Section};
+use crate::wire::write::soa_rdata;
 use crate::wire::{HEADER, flag, rtype, u16_at};
 
 /// SvcParam keys that hold addresses (RFC 9460 section 14.3.2).

@@ -7,11 +7,11 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use nodens::answer::{Resolver, Response, LocalCounters};
+use nodens::answer::{LocalCounters, Resolver, Response};
 use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::cache::{Cache, Millis};
 use nodens::clients::client::{Client, ClientKind};
-use nodens::clients::pods::{PodEvent, Pod, Pods};
+use nodens::clients::pods::{Pod, PodEvent, Pods};
 use nodens::clients::{ClientIdentity, Unknown};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
@@ -170,8 +170,8 @@ impl Scene {
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
         let response = ResponseMessage::read(&wire).expect("a good reply");
-        let home = self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false);
-        let entry = Entry::from_reply(&response, LIMITS, false, home, self.resolver.now());
+        let scope = self.snapshot.scope(EffectiveViewId::COMMON, ROUTE, false);
+        let entry = Entry::from_reply(&response, LIMITS, false, scope, self.resolver.now());
         let key = CacheKey::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
         self.resolver.cache.insert(self.resolver.cache.hash(&key), &key, entry);
     }
@@ -189,7 +189,7 @@ impl Scene {
             &response,
             LIMITS,
             false,
-            self.snapshot.home(EffectiveViewId::COMMON, ROUTE, false),
+            self.snapshot.scope(EffectiveViewId::COMMON, ROUTE, false),
             self.resolver.now(),
         );
         let key = CacheKey::new(&Query::read(query).expect("a good query"), EffectiveViewId::COMMON);
@@ -198,9 +198,10 @@ impl Scene {
 
     /// Sends a query; returns the length of the response if it is immediate.
     fn ask(&mut self, query: &[u8], over_tcp: bool) -> Option<usize> {
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
+        let mut context =
+            self.resolver.context(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let client: IpAddr = [127, 0, 0, 1].into();
-        match self.resolver.respond(&mut turn, query, client, over_tcp, &mut self.out) {
+        match self.resolver.respond(&mut context, query, client, over_tcp, &mut self.out) {
             Response::Reply(len) | Response::ReplyAndRefresh(len, _) => Some(len),
             _ => None,
         }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
-use nodens::answer::{Resolver, Response, LocalCounters};
+use nodens::answer::{LocalCounters, Resolver, Response};
 use nodens::bench::names::Questions;
 use nodens::cache::entry::{Entry, EntryLimits};
 use nodens::config::RouteId;
@@ -81,7 +81,7 @@ impl Cache {
                 &response,
                 limits,
                 false,
-                snapshot.home(EffectiveViewId::COMMON, route, false),
+                snapshot.scope(EffectiveViewId::COMMON, route, false),
                 resolver.now(),
             );
             resolver.cache.insert(hash, &key, entry);
@@ -95,11 +95,12 @@ impl Cache {
     fn cost(&mut self, questions: &Questions) -> io::Result<f64> {
         let client: IpAddr = Ipv4Addr::LOCALHOST.into();
         let mut out = [0; 4096];
-        let mut turn = self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
+        let mut context =
+            self.resolver.context(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let mut hits = 0;
         let before = cpu()?;
         for at in 0..questions.len() as u32 {
-            match self.resolver.respond(&mut turn, questions.query(at), client, false, &mut out) {
+            match self.resolver.respond(&mut context, questions.query(at), client, false, &mut out) {
                 Response::Reply(len) => hits += u32::from(black_box(len) > 0),
                 _ => return Err(io::Error::other("a name is not in the cache")),
             }

@@ -79,7 +79,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo bench --bench handover                           all of it, some four minutes; needs dnsperf
   cargo bench --bench handover -- --only kills --events 5
-  cargo bench --bench handover -- --svg upgrades.svg --machine "AMD EPYC, Linux 6.18"
+  cargo bench --bench handover -- --svg upgrades.svg --machine EPYC
   cargo bench --bench handover -- --only upgrades --binary target/release/nodens";
 
 fn main() -> ExitCode {

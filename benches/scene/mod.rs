@@ -7,14 +7,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nodens::answer::{BatchContext, Deferred, Resolved, Resolver, Response, LocalCounters, resolve};
+use nodens::answer::{BatchContext, Deferred, LocalCounters, Resolved, Resolver, Response, resolve};
 use nodens::cache::Cache;
 use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::config::RouteId;
 use nodens::config::parse::parse;
 use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
-use nodens::metrics::{Metrics, AnswerSource};
+use nodens::metrics::{AnswerSource, Metrics};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Transport, Unanswered};
 use nodens::wire::query::{CacheKey, Query};
@@ -82,8 +82,8 @@ impl Scene {
     pub(crate) fn knowing(case: &packets::Case) -> Self {
         let scene = Self::new();
         let response = ResponseMessage::read(&case.response).expect("a good reply");
-        let home = scene.snapshot.home(EffectiveViewId::COMMON, RouteId::of_index(1).expect("an index"), false);
-        let entry = Entry::from_reply(&response, LIMITS, false, home, scene.resolver.now());
+        let scope = scene.snapshot.scope(EffectiveViewId::COMMON, RouteId::of_index(1).expect("an index"), false);
+        let entry = Entry::from_reply(&response, LIMITS, false, scope, scene.resolver.now());
         let (key, hash) = key_and_hash(&scene.resolver.cache, &case.query);
         scene.resolver.cache.insert(hash, &key, entry);
         scene
@@ -92,7 +92,7 @@ impl Scene {
     /// Begins a batch.
     pub(crate) fn batch(&mut self) -> Batch<'_> {
         Batch {
-            turn: self.resolver.turn(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer),
+            context: self.resolver.context(&self.snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer),
             resolver: &self.resolver,
             upstreams: &self.upstreams,
             out: &mut self.out,
@@ -122,7 +122,7 @@ impl Scene {
 
 /// Batch of queries, for which the clock was read once.
 pub(crate) struct Batch<'a> {
-    turn: BatchContext<'a>,
+    context: BatchContext<'a>,
     resolver: &'a Arc<Resolver>,
     upstreams: &'a Rc<AtOnce>,
     out: &'a mut [u8],
@@ -155,7 +155,7 @@ impl Batch<'_> {
 
     #[inline]
     fn respond(&mut self, query: &[u8]) -> Response {
-        self.resolver.respond(&mut self.turn, query, CLIENT, false, self.out)
+        self.resolver.respond(&mut self.context, query, CLIENT, false, self.out)
     }
 }
 
@@ -170,8 +170,8 @@ pub(crate) fn key_and_hash(cache: &Cache, query: &[u8]) -> (CacheKey, u64) {
 /// Returns the cache entry of a response.
 #[inline]
 pub(crate) fn entry(response: &[u8]) -> Entry {
-    let home = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
-    Entry::from_reply(&ResponseMessage::read(response).expect("a good reply"), LIMITS, false, home, 0)
+    let scope = CacheScope::new(0, RouteId::of_index(0).expect("an index"), 0);
+    Entry::from_reply(&ResponseMessage::read(response).expect("a good reply"), LIMITS, false, scope, 0)
 }
 
 /// Upstream without delay: two addresses for every name.

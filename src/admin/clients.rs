@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::answer::Resolver;
 use crate::clients::ClientIdentity;
-use crate::clients::client::{Client, TrustedValue, Field, Job};
+use crate::clients::client::{Client, Field, Job, TrustedValue};
 use crate::clock::Millis;
 use crate::metrics::events::{UnixMillis, rfc3339};
 

@@ -49,8 +49,10 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     failures.sort_by_key(|(failure, _)| (std::cmp::Reverse(failure.times), failure.first));
     let mut search_targets: Vec<_> = account.search_targets.iter().collect();
     search_targets.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
-    let search_targets: Vec<_> =
-        search_targets.iter().map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times })).collect();
+    let search_targets: Vec<_> = search_targets
+        .iter()
+        .map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times }))
+        .collect();
     report["address"] = account.address.to_string().into();
     report["by_route"] = json!(routes);
     report["by_rcode"] = json!(rcodes);

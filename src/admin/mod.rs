@@ -78,7 +78,11 @@ impl Admin {
     /// Creates the pages from the state and the heartbeats of the workers, with a limit on connections.
     pub(crate) fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
-        Arc::new(Self { resolver, heartbeats, door: ConnectionGate::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true) })
+        Arc::new(Self {
+            resolver,
+            heartbeats,
+            door: ConnectionGate::new(caps, HEADER_TIMEOUT, LONGEST_CONNECTION, true),
+        })
     }
 
     /// Serves all pages until its task is dropped.

@@ -148,7 +148,8 @@ impl ReportPages {
             ClientIdentity::Unknown(_) => None,
         };
         let effective_view = snapshot.sees(snapshot.views.of(&identity, client));
-        let lines = why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), excerpt);
+        let lines =
+            why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), excerpt);
         let value = json!({ "name": DisplayNoDot(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
     }

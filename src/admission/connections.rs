@@ -139,7 +139,13 @@ impl Connections {
         Admitted::Later(QueuedConnection { of: Arc::clone(self), client, caps })
     }
 
-    fn place(self: &Arc<Self>, open: &mut OpenConnections, client: IpAddr, caps: Caps, now: Millis) -> Option<ConnectionSlot> {
+    fn place(
+        self: &Arc<Self>,
+        open: &mut OpenConnections,
+        client: IpAddr,
+        caps: Caps,
+        now: Millis,
+    ) -> Option<ConnectionSlot> {
         let of_client = open.by_client.get(&client).map_or(0, |of_client| of_client.spots.len());
         if of_client >= caps.per_client {
             open.free_one_of(client, now)?;

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::outcome::{QueryOutcome, Explanation, enter_at_once};
+use super::batch_context::BatchContext;
+use super::outcome::{Explanation, QueryOutcome, enter_at_once};
 use super::pending::PendingQuery;
 use super::request::{Request, Response};
 use super::state::Resolver;
-use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -29,8 +29,8 @@ use crate::local::probes::LONGEST_CUT;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::write;
 use crate::wire::query::CacheKey;
+use crate::wire::write;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 
 /// Uses of a denial after which it is refreshed before its end.
@@ -68,7 +68,11 @@ impl Resolver {
         let Some(cluster) = context.snapshot.cluster(route) else { return Response::Silence };
         self.metrics.search.denied[rule as usize].inc();
         let (code, words) = ((rcode::NXDOMAIN, Some(Cause::Pruned)), Explanation::Options(cluster.error(rule)));
-        enter_at_once(self, context, &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) });
+        enter_at_once(
+            self,
+            context,
+            &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) },
+        );
         Response::Reply(write::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
     }
 }

@@ -14,12 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::ancestors;
+use super::batch_context::BatchContext;
 use super::freshness::{failure_holds, stale_window};
 use super::obtain::obtain;
 use super::own_answers::{Local, LocalLookup, denial, local};
 use super::pending::{Path, PendingQuery};
 use super::state::Resolver;
-use super::batch_context::BatchContext;
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
@@ -29,8 +29,8 @@ use crate::config::RouteId;
 use crate::forward;
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
-use crate::wire::write::LocalRecords;
 use crate::wire::query::CacheKey;
+use crate::wire::write::LocalRecords;
 use crate::wire::{class, rcode, rtype};
 
 /// TTL of the CNAME in seconds: an earlier name of the list may be created.
@@ -105,7 +105,12 @@ enum NameLookup {
 }
 
 /// Resolves one name as a query for it would be resolved.
-async fn look<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, from: &PendingQuery, key: CacheKey) -> NameLookup {
+async fn look<U: Ask + 'static>(
+    resolver: &Arc<Resolver>,
+    upstreams: &Rc<U>,
+    from: &PendingQuery,
+    key: CacheKey,
+) -> NameLookup {
     let snapshot = &from.snapshot;
     let question = |key: CacheKey, route| {
         let hash = resolver.cache.hash(&key);

@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::local_counters::LocalCounters;
 use super::pending::{Introspection, PendingQuery};
 use super::state::Resolver;
-use super::local_counters::LocalCounters;
 use crate::clients::Tables;
 use crate::clock::Millis;
 use crate::config::{RouteId, ViewId};
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
-use crate::wire::write::LocalRecords;
 use crate::wire::query::CacheKey;
+use crate::wire::write::LocalRecords;
 
 /// State shared by all queries of one receive batch.
 pub struct BatchContext<'a> {

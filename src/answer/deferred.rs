@@ -24,8 +24,8 @@ use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
 use crate::wire::fit::{Age, fit};
-use crate::wire::write::{self, LocalRecords};
 use crate::wire::query::Query;
+use crate::wire::write::{self, LocalRecords};
 use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
 
 /// Least size of an answer, in bytes, whose memory is accounted for: most answers are far smaller.
@@ -147,7 +147,9 @@ impl Resolved {
     /// Returns the question of the client's query; `None` if the query was for a static alias.
     pub fn question(&self) -> Option<ParsedQuestion<'_>> {
         match &self.body {
-            Body::Entry(pending_query, ..) if pending_query.alias.is_none() => Some(ParsedQuestion::of(&pending_query.key, pending_query.hash)),
+            Body::Entry(pending_query, ..) if pending_query.alias.is_none() => {
+                Some(ParsedQuestion::of(&pending_query.key, pending_query.hash))
+            }
             _ => None,
         }
     }
@@ -172,7 +174,9 @@ impl Resolved {
     /// generations are not comparable.
     pub fn route_under(&self, generation: u32) -> Option<RouteId> {
         match &self.body {
-            Body::Entry(pending_query, ..) => Some(pending_query.route).filter(|_| pending_query.snapshot.generation == generation),
+            Body::Entry(pending_query, ..) => {
+                Some(pending_query.route).filter(|_| pending_query.snapshot.generation == generation)
+            }
             Body::Introspection(..) => None,
         }
     }
@@ -212,7 +216,9 @@ impl Resolved {
     /// Returns the server that answered, if this query or an identical one was sent to a server.
     pub fn answered_by(&self) -> Option<SocketAddr> {
         match &self.body {
-            Body::Entry(pending_query, entry, _) if self.source == AnswerSource::Upstream && entry.rcode != rcode::SERVFAIL => {
+            Body::Entry(pending_query, entry, _)
+                if self.source == AnswerSource::Upstream && entry.rcode != rcode::SERVFAIL =>
+            {
                 pending_query.by.get().address()
             }
             _ => None,

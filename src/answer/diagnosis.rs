@@ -59,14 +59,22 @@ fn hint(
     let seen = snapshot.effective_view(effective_view);
     let exists = |other: &&[u8]| {
         seen.has_records(other)
-            || [rtype::A, rtype::AAAA].into_iter().any(|qtype| is_cached(resolver, snapshot, effective_view, other, qtype))
+            || [rtype::A, rtype::AAAA]
+                .into_iter()
+                .any(|qtype| is_cached(resolver, snapshot, effective_view, other, qtype))
     };
     let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
     found.map(|found| Diagnosis::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, effective_view, name))
 }
 
 /// Returns whether the cache has an answer with records.
-fn is_cached(resolver: &Resolver, snapshot: &Snapshot, effective_view: EffectiveViewId, name: &[u8], qtype: RrType) -> bool {
+fn is_cached(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    effective_view: EffectiveViewId,
+    name: &[u8],
+    qtype: RrType,
+) -> bool {
     let key = CacheKey::of_stub(name, qtype, effective_view);
     let window = stale_window(snapshot);
     let now = resolver.now();

@@ -10,7 +10,7 @@ use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::fit::{Age, fit};
 use crate::wire::query::{CacheKey, Query};
-use crate::wire::{Rcode, ede, write, rcode};
+use crate::wire::{Rcode, ede, rcode, write};
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -68,7 +68,13 @@ pub(super) fn cached(
         Freshness::Failed if failure_holds(snapshot, entry, context.now) => {
             let error = write::extended_error(ede::CACHED_ERROR, "remembered failure");
             let len = fit(entry.cached_message(), query, Age::Seconds(0), &[options, &error].concat(), out);
-            Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh: false }
+            Cached::Reply {
+                len,
+                rcode: entry.rcode,
+                cause: entry.cause,
+                source: (AnswerSource::Hit, route),
+                refresh: false,
+            }
         }
         _ => Cached::Nothing,
     }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::ancestors;
+use super::batch_context::BatchContext;
 use super::diagnosis::explain;
 use super::freshness::stale_window;
 use super::own_answers::{Local, LocalLookup, local};
 use super::pending::Introspection;
 use super::request::options;
 use super::state::Resolver;
-use super::batch_context::BatchContext;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clients::client::Field;
@@ -25,10 +25,10 @@ use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::jobs::{Excerpt, Pick};
 use crate::snapshot::Snapshot;
-use crate::wire::write::{LocalRecords, OPT_SIZE};
 use crate::wire::name::{DisplayNoDot, OWN_ZONE, suffixes};
 use crate::wire::query::{CacheKey, Query};
 use crate::wire::text::plain;
+use crate::wire::write::{LocalRecords, OPT_SIZE};
 use crate::wire::{HEADER, LARGEST_UDP_REPLY, Rcode, class, rcode, rtype};
 
 /// Name whose answer describes the client.
@@ -92,7 +92,12 @@ pub(super) fn inside(
 
 /// Returns the records for a query that [`inside`] deferred. Waits for the control thread and for readers of the statistics,
 /// but only as a task: other queries of the worker go on.
-pub(super) async fn report_records(resolver: &Resolver, pending_query: &Introspection, packet: &[u8], over_tcp: bool) -> LocalRecords {
+pub(super) async fn report_records(
+    resolver: &Resolver,
+    pending_query: &Introspection,
+    packet: &[u8],
+    over_tcp: bool,
+) -> LocalRecords {
     let Ok(query) = Query::read(packet) else { return LocalRecords::default() };
     let client = pending_query.client;
     let (handed_over, _) = resolver.accounts.jobs.progress();
@@ -222,7 +227,11 @@ pub fn why(
                 "" => "a special-use name",
                 why => why,
             };
-            (name.to_vec(), None, vec![format!("{} is {what}: nodens answers {} itself", DisplayNoDot(name), rcode.label())])
+            (
+                name.to_vec(),
+                None,
+                vec![format!("{} is {what}: nodens answers {} itself", DisplayNoDot(name), rcode.label())],
+            )
         }
         Local::Alias(_, target, route) => {
             let line = format!("{} is a static alias of {}", DisplayNoDot(name), DisplayNoDot(&target));
@@ -257,7 +266,12 @@ pub fn why(
     let Some((number, route, group)) = known else { return lines };
     let next = route.fallthrough.and_then(|next| snapshot.groups.get(next.to));
     let next = next.map_or(String::new(), |next| format!(", and what that denies to upstream {}", next.config.name));
-    lines.push(format!("{} takes route \"{}\" to upstream {}{next}", DisplayNoDot(&target), route.label, group.config.name));
+    lines.push(format!(
+        "{} takes route \"{}\" to upstream {}{next}",
+        DisplayNoDot(&target),
+        route.label,
+        group.config.name
+    ));
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 
 use crate::config::RouteId;
-use crate::metrics::{Metrics, AnswerSource};
+use crate::metrics::{AnswerSource, Metrics};
 use crate::wire::{Rcode, RrType, rtype};
 
 /// Types that are counted by name; all others are "other".
@@ -76,7 +76,8 @@ impl LocalCounters {
             counted: Vec::with_capacity(COUNTED),
             routes: routes.iter().map(|route| route.as_str().into()).collect(),
             responses: Default::default(),
-            durations: AnswerSource::ALL.map(|source| metrics.queries.duration.with_label_values(&[source.label()]).local()),
+            durations: AnswerSource::ALL
+                .map(|source| metrics.queries.duration.with_label_values(&[source.label()]).local()),
             timed: [0; SOURCES],
         }
     }

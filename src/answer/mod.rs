@@ -30,41 +30,41 @@ use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::config::{RouteId, ViewId};
 use crate::governor::pending::PendingSlot;
-use crate::local::cluster::{FORM_TTL, DenialRule};
+use crate::local::cluster::{DenialRule, FORM_TTL};
 use crate::metrics::AnswerSource;
+use crate::wire::query::{CacheKey, Query, Reject, RequestBits};
 use crate::wire::write;
-use crate::wire::query::{RequestBits, CacheKey, Query, Reject};
 use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 
 mod ancestors;
 mod autopath;
-pub(crate) mod diagnosis;
-mod introspection;
-mod freshness;
+mod batch_context;
 pub(crate) mod deferred;
+pub(crate) mod diagnosis;
+mod freshness;
+mod introspection;
+pub(crate) mod local_counters;
 mod obtain;
-pub(crate) mod own_answers;
 pub(crate) mod outcome;
+pub(crate) mod own_answers;
 pub(crate) mod pending;
 pub(crate) mod pruning;
 mod request;
 pub(crate) mod state;
-pub(crate) mod local_counters;
-mod batch_context;
 
-use introspection::SelfService;
 use freshness::{Cached, cached};
-use outcome::{ParsedQuestion, QueryOutcome, Explanation};
+use introspection::SelfService;
+use outcome::{Explanation, ParsedQuestion, QueryOutcome};
 use request::{Request, options};
 
-pub use introspection::why;
+pub use batch_context::BatchContext;
 pub use deferred::{Resolved, resolve};
+pub use introspection::why;
+pub use local_counters::LocalCounters;
 pub use own_answers::{LOOP_CHECK, Local, LocalLookup, denial, local};
 pub use pending::{Deferred, Introspection, Path, PendingQuery, PendingTask};
 pub use request::Response;
 pub use state::Resolver;
-pub use local_counters::LocalCounters;
-pub use batch_context::BatchContext;
 
 /// Text for a client whose query was rejected because too many queries are pending.
 const TURNED_AWAY: &str = "too many queries of this client, or in all, wait for upstreams";
@@ -105,7 +105,13 @@ impl Resolver {
     /// Responds with these options. Inlined into both callers, so that the common response, without options, does not check for
     /// any.
     #[inline(always)]
-    fn respond_to(&self, context: &mut BatchContext<'_>, from: &Request<'_>, options: &[u8], out: &mut [u8]) -> Response {
+    fn respond_to(
+        &self,
+        context: &mut BatchContext<'_>,
+        from: &Request<'_>,
+        options: &[u8],
+        out: &mut [u8],
+    ) -> Response {
         let &Request { ref query, client, over_tcp } = from;
         let limit = if over_tcp { out.len() } else { out.len().min(usize::from(query.udp_size())) };
         let out = &mut out[..limit];
@@ -131,7 +137,8 @@ impl Resolver {
                         && let Some(path) = autopath::path(self, context, key, route, client)
                         && let Some(place) = self.place(context, Some(route), client)
                     {
-                        let pending_query = context.pending_query(key.clone(), hash, route, None, Some(client)).along(path);
+                        let pending_query =
+                            context.pending_query(key.clone(), hash, route, None, Some(client)).along(path);
                         return self.defer(context, PendingTask::Question(pending_query), from, place);
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
@@ -156,7 +163,11 @@ impl Resolver {
     #[cold]
     fn refuse(&self, context: &mut BatchContext<'_>, from: &Request<'_>, out: &mut [u8]) -> Response {
         let text = "this client may not ask: see server.allow";
-        outcome::enter_at_once(self, context, &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text));
+        outcome::enter_at_once(
+            self,
+            context,
+            &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text),
+        );
         from.error(rcode::REFUSED, Cause::Refused, text, out)
     }
 
@@ -245,7 +256,12 @@ impl Resolver {
                 let Some(place) = self.place(context, None, *client) else {
                     return self.turn_away(context, from, asked, (None, true), options, out);
                 };
-                return self.defer(context, PendingTask::Introspection(context.introspection(key.clone(), *client)), from, place);
+                return self.defer(
+                    context,
+                    PendingTask::Introspection(context.introspection(key.clone(), *client)),
+                    from,
+                    place,
+                );
             }
             None => {}
         }
@@ -287,7 +303,8 @@ impl Resolver {
             }
             Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, context.now) {
                 Some(cut) => {
-                    let response = self.deny(context, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
+                    let response =
+                        self.deny(context, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
                     return match (response, cut.refresh) {
                         (Response::Reply(len), Some((key, hash))) => {
                             Response::ReplyAndRefresh(len, context.pending_query(key, hash, route, None, None))
@@ -325,12 +342,22 @@ impl Resolver {
             return Response::Reply(len);
         }
         let (code, words) = ((rcode::SERVFAIL, Some(Cause::RateLimited)), Explanation::Text(TURNED_AWAY));
-        outcome::enter_at_once(self, context, &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) });
+        outcome::enter_at_once(
+            self,
+            context,
+            &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) },
+        );
         from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
     }
 
     /// Defers a query to a task.
-    fn defer(&self, context: &mut BatchContext<'_>, task: PendingTask, from: &Request<'_>, place: PendingSlot) -> Response {
+    fn defer(
+        &self,
+        context: &mut BatchContext<'_>,
+        task: PendingTask,
+        from: &Request<'_>,
+        place: PendingSlot,
+    ) -> Response {
         context.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
         Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))

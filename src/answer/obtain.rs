@@ -45,7 +45,9 @@ pub(super) async fn obtain<U: Ask + 'static>(
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
-        Some((entry, Freshness::Failed)) if failure_holds(&pending_query.snapshot, &entry, resolver.millis(pending_query.asked)) => {
+        Some((entry, Freshness::Failed))
+            if failure_holds(&pending_query.snapshot, &entry, resolver.millis(pending_query.asked)) =>
+        {
             if let Role::Lead(leader) = role {
                 leader.complete_with(&entry, AnsweredBy::default());
             }
@@ -124,7 +126,12 @@ async fn or_stale(
         Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
             // From here on the next client gets the stale answer at once.
-            forward::remember_failure(resolver, pending_query, resolver.millis(pending_query.asked), (Cause::UpstreamTimeout, &[]));
+            forward::remember_failure(
+                resolver,
+                pending_query,
+                resolver.millis(pending_query.asked),
+                (Cause::UpstreamTimeout, &[]),
+            );
             (stale, AnswerSource::Stale)
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::state::Resolver;
-use super::local_counters::LocalCounters;
 use super::batch_context::BatchContext;
+use super::local_counters::LocalCounters;
+use super::state::Resolver;
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::clock::Millis;

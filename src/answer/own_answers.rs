@@ -3,14 +3,14 @@
 use crate::cause::Cause;
 use crate::config::RouteId;
 use crate::local::cluster::FORM_TTL;
-use crate::local::records::{StaticAnswer, Records};
+use crate::local::records::{Records, StaticAnswer};
 use crate::local::server_facts;
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::upstream::server::{LOOP_LABEL, LOOP_NONCE, LOOP_TOKEN};
-use crate::wire::write::{LocalRecords, extended_error};
 use crate::wire::name::suffixes;
 use crate::wire::query::CacheKey;
+use crate::wire::write::{LocalRecords, extended_error};
 use crate::wire::{Rcode, class, ede, rcode, rtype};
 
 /// Suffix of nodens's own queries: letter case checks, and loop checks of servers that are queried for every name.

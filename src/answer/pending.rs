@@ -11,9 +11,9 @@ use crate::coalesce::AnsweredBy;
 use crate::config::RouteId;
 use crate::governor::pending::PendingSlot;
 use crate::snapshot::Snapshot;
-use crate::wire::write::LocalRecords;
 use crate::wire::name::Name;
 use crate::wire::query::CacheKey;
+use crate::wire::write::LocalRecords;
 
 /// Query whose response needs a task of its own: see [`resolve`](super::resolve).
 pub struct Deferred {

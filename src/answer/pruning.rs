@@ -23,7 +23,10 @@ pub(crate) fn is_denied(pending_query: &PendingQuery) -> bool {
 /// Queries such a name in the background. If it exists, names of its route are no longer denied for their form.
 pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pending_query: PendingQuery) {
     let now = Instant::now();
-    let group = pending_query.snapshot.group(pending_query.route).filter(|group| group.is_alive() && group.below_threshold(now));
+    let group = pending_query
+        .snapshot
+        .group(pending_query.route)
+        .filter(|group| group.is_alive() && group.below_threshold(now));
     let place = group.and_then(|_| resolver.limits.governor.pending.admit_prefetch());
     let (Some(group), Some(place)) = (group.map(Arc::clone), place) else { return came_to_nothing(&pending_query) };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
@@ -51,7 +54,12 @@ pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U
                 DisplayName(pending_query.key.name()),
                 cluster.config.domain
             );
-            resolver.metrics.events.record(wall_clock(), EventKind::PruningOff, (Some(&group.config.name), None), reason);
+            resolver.metrics.events.record(
+                wall_clock(),
+                EventKind::PruningOff,
+                (Some(&group.config.name), None),
+                reason,
+            );
         }
     });
 }

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::outcome::{ParsedQuestion, QueryOutcome, Explanation};
+use super::outcome::{Explanation, ParsedQuestion, QueryOutcome};
 use super::pending::{Deferred, PendingQuery};
 use crate::cause::Cause;
 use crate::config::RouteId;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
+use crate::wire::query::{CacheKey, Query, RequestBits};
 use crate::wire::write::{self, LocalRecords};
-use crate::wire::query::{RequestBits, CacheKey, Query};
 
 /// Reaction to a received message.
 pub enum Response {
@@ -47,7 +47,12 @@ impl<'q> Request<'q> {
     }
 
     /// Returns the outcome of a rejected query: all rejections of a client count as one failure, whatever the question.
-    pub(super) fn turned_away<'a>(&self, (rcode, cause): (Rcode, Cause), source: AnswerSource, text: &'a str) -> QueryOutcome<'a>
+    pub(super) fn turned_away<'a>(
+        &self,
+        (rcode, cause): (Rcode, Cause),
+        source: AnswerSource,
+        text: &'a str,
+    ) -> QueryOutcome<'a>
     where
         'q: 'a,
     {

@@ -17,7 +17,7 @@ use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients::watch::Observed;
 use crate::clients::{self, Client};
 use crate::metrics::events::EventKind;
-use crate::node::{self, Repaired, NodeNetwork, Untracked};
+use crate::node::{self, NodeNetwork, Repaired, Untracked};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::connections::UpstreamConnections;
@@ -230,7 +230,8 @@ async fn run_maintenance(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>
                 let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
                 named.push(tokio::task::spawn_local(async move {
                     let name = group.config.name.clone();
-                    if let Err(error) = bootstrap::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
+                    if let Err(error) =
+                        bootstrap::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await
                     {
                         tracing::error!(upstream = %name, %error, "cannot use the bootstrap servers");
                     }

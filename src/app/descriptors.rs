@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::admission::descriptors::{Descriptors, DescriptorDemand};
+use crate::admission::descriptors::{DescriptorDemand, Descriptors};
 use crate::config::{Config, ServerAddress};
 use crate::upstream::tcp::INSTEAD;
 

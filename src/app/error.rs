@@ -27,7 +27,9 @@ pub enum StartError {
 /// Returns the kernel's error, with advice if there is any.
 fn reason(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("the port is in use: `ss -lunpt sport = :{}` shows the process", address.port()),
+        io::ErrorKind::AddrInUse => {
+            format!("the port is in use: `ss -lunpt sport = :{}` shows the process", address.port())
+        }
         io::ErrorKind::PermissionDenied if address.port() < 1024 => {
             "ports below 1024 need root or CAP_NET_BIND_SERVICE".to_string()
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use super::{Running, StartOptions, start_in};
 use crate::config::Config;
 use crate::handover::channel::{Channel, HandoverMessage};
-use crate::handover::handle::{self, HandoverHandle, FdStore, HandoverServer, Params};
+use crate::handover::handle::{self, FdStore, HandoverHandle, HandoverServer, Params};
 use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
 use crate::handover::take::{Taken, take};
 use crate::metrics::events::EventKind;
-use crate::node::{Repaired, NodeNetwork};
+use crate::node::{NodeNetwork, Repaired};
 use crate::server::Phase;
 use crate::supervisor::link::{Inherited, SupervisorChannel};
 
@@ -84,7 +84,8 @@ impl Instance {
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
             // The file may have another path by now.
-            listener = listener.filter(|listener| path.as_deref().is_some_and(|path| handle::listens_at(listener, path)));
+            listener =
+                listener.filter(|listener| path.as_deref().is_some_and(|path| handle::listens_at(listener, path)));
         }
         let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
         let node = NodeNetwork::of(&config);
@@ -117,7 +118,10 @@ impl Instance {
             }
             // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&HandoverMessage::Ready);
-            running.record_event(EventKind::TookOver, &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10));
+            running.record_event(
+                EventKind::TookOver,
+                &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10),
+            );
         }
         if let (None, Some(path)) = (&listener, &path) {
             match handle::listen(path) {

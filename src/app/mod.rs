@@ -15,18 +15,18 @@
 mod control;
 pub(crate) mod descriptors;
 mod error;
-mod server_handle;
 pub(crate) mod instance;
-mod retired;
 mod memory_limit;
+mod retired;
 mod running;
+mod server_handle;
 mod start;
 mod thread;
 mod worker;
 
 pub use error::StartError;
-pub use server_handle::ServerHandle;
 pub use running::Running;
+pub use server_handle::ServerHandle;
 pub use start::StartOptions;
 
 use start::prepare;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::descriptors;
-use super::server_handle::ServerHandle;
 use super::retired::Retired;
+use super::server_handle::ServerHandle;
 use super::thread::ThreadGuard;
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlPages, ControlPart, ReportPart};
 use super::error::StartError;
-use super::server_handle::ServerHandle;
 use super::running::Running;
+use super::server_handle::ServerHandle;
 use super::worker::WorkerPart;
 use super::{descriptors, memory_limit};
 use crate::admin::Admin;
@@ -19,11 +19,11 @@ use crate::admin::report::ReportPages;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
 use crate::config::Config;
-use crate::handover::label::{ListenAddress, Label};
+use crate::handover::label::{Label, ListenAddress};
 use crate::handover::sockets::HeldSockets;
 use crate::metrics::Metrics;
 use crate::server::readers::Readers;
-use crate::server::socket::{self, SocketBuffers, Listeners};
+use crate::server::socket::{self, Listeners, SocketBuffers};
 use crate::server::{ConnectionSink, Phase};
 use crate::snapshot::Snapshot;
 

@@ -46,7 +46,13 @@ impl WorkerPart {
             let snapshot = self.resolver.snapshot.load();
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), Instant::now());
         }
-        let worker = WorkerState::new(Arc::clone(&self.resolver), Rc::clone(&links), self.phase, self.connection_sink, self.readers);
+        let worker = WorkerState::new(
+            Arc::clone(&self.resolver),
+            Rc::clone(&links),
+            self.phase,
+            self.connection_sink,
+            self.readers,
+        );
         let batch = Rc::new(RefCell::new(DatagramBatch::new()));
         let mut listeners = JoinSet::new();
         for socket in self.udp {
@@ -107,7 +113,7 @@ async fn send_heartbeats(
             let snapshot = resolver.snapshot.load_full();
             worker.follow(&snapshot);
             let now = Instant::now();
-            worker.merge_counts(now);
+            worker.settle(now);
             links.tidy(&snapshot.groups, |server| snapshot.has_server(server), now);
         }
         tokio::time::sleep(HEARTBEAT).await;

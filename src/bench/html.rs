@@ -167,7 +167,11 @@ fn over_time(report: &LoadReport) -> String {
         };
         let label = |what: &str| format!("{}, {what}", target.target);
         lines.push(ChartLine { class: class.clone(), label: label("p50"), points: points(|point| point.p50) });
-        lines.push(ChartLine { class: format!("{class} dashed"), label: label("p99"), points: points(|point| point.p99) });
+        lines.push(ChartLine {
+            class: format!("{class} dashed"),
+            label: label("p99"),
+            points: points(|point| point.p99),
+        });
     }
     chart("Latency over time", &x, &y, &lines)
 }

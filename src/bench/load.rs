@@ -26,8 +26,8 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::draw::Draw;
 use super::names::Questions;
 use super::pace::{Nanos, Pace, Rounds, SLICE, Slice};
-use super::pending::{MOST_PLACES, InFlightQueries, SentQuery};
-use super::record::{TargetStats, LossReason};
+use super::pending::{InFlightQueries, MOST_PLACES, SentQuery};
+use super::record::{LossReason, TargetStats};
 use super::tcp::TcpLine;
 use super::udp::{BATCH, BatchBuffers, UdpLine};
 
@@ -234,7 +234,11 @@ impl<'a> Load<'a> {
         }
         let asked_for = self.targets.iter().map(|target| Duration::from_nanos(target.asked_for)).collect();
         let interrupted = self.stopped();
-        Ok(LoadOutcome { records: self.targets.into_iter().map(|target| target.record).collect(), asked_for, interrupted })
+        Ok(LoadOutcome {
+            records: self.targets.into_iter().map(|target| target.record).collect(),
+            asked_for,
+            interrupted,
+        })
     }
 
     fn turn(&mut self, who: usize, mut slice: Slice) -> io::Result<()> {

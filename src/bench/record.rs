@@ -218,7 +218,8 @@ mod tests {
             while !slice.is_over(now) {
                 if !STALL.contains(&now) {
                     for _ in 0..slice.due(now, pending.len()) {
-                        let query = SentQuery { intended: slice.intended(0, now), sent: now, question: 0, first: false };
+                        let query =
+                            SentQuery { intended: slice.intended(0, now), sent: now, question: 0, first: false };
                         slice.sent(1);
                         record.left(&query);
                         pending.push(query);

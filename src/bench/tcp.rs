@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::names::Questions;
 use super::pace::{Nanos, SECOND};
 use super::pending::{InFlightQueries, SentQuery};
-use super::record::{TargetStats, LossReason};
+use super::record::{LossReason, TargetStats};
 use super::udp::settle;
 
 /// Maximum bytes of queries queued for the connection; beyond this the sender waits.
@@ -37,7 +37,14 @@ pub(super) struct TcpLine {
 impl TcpLine {
     /// Prepares a connection to `target`, which is not opened yet; `room` is the expected number of queries in flight.
     pub(super) fn new(target: SocketAddr, room: u64) -> Self {
-        Self { target, stream: None, pending: InFlightQueries::new(room), out: Vec::new(), read: Vec::new(), not_before: 0 }
+        Self {
+            target,
+            stream: None,
+            pending: InFlightQueries::new(room),
+            out: Vec::new(),
+            read: Vec::new(),
+            not_before: 0,
+        }
     }
 
     /// Returns the queries in flight.

@@ -10,7 +10,7 @@ use socket2::SockRef;
 use super::names::{LONGEST_QUERY, Questions};
 use super::pace::Nanos;
 use super::pending::{InFlightQueries, SentQuery};
-use super::record::{TargetStats, LossReason};
+use super::record::{LossReason, TargetStats};
 use crate::wire::{HEADER, flag, u16_at};
 
 /// Maximum datagrams per system call.
@@ -138,8 +138,9 @@ impl UdpLine {
             let mut slices = buffers.responses.each_mut().map(|response| [IoSliceMut::new(response)]);
             let headers = &mut buffers.receiving;
             let received = recvmmsg(self.socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None);
-            let count = received
-                .map(|responses| lengths.iter_mut().zip(responses).map(|(length, response)| *length = response.bytes).count());
+            let count = received.map(|responses| {
+                lengths.iter_mut().zip(responses).map(|(length, response)| *length = response.bytes).count()
+            });
             let now = now();
             match count.map_err(io::Error::from) {
                 Ok(count) => {
@@ -173,7 +174,13 @@ impl AsFd for UdpLine {
 /// Records a response with the query that it belongs to: ID and question must match. A response with an error code may
 /// have an empty question section. A response without a matching query counts as stray.
 #[inline]
-pub(super) fn settle(pending: &mut InFlightQueries, response: &[u8], now: Nanos, questions: &Questions, record: &mut TargetStats) {
+pub(super) fn settle(
+    pending: &mut InFlightQueries,
+    response: &[u8],
+    now: Nanos,
+    questions: &Questions,
+    record: &mut TargetStats,
+) {
     let matches = |waiting: &SentQuery| {
         let question = questions.question(waiting.question);
         let flags = u16_at(response, 2).unwrap_or_default();

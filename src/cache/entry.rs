@@ -133,7 +133,13 @@ pub struct EntryLimits {
 
 impl Entry {
     /// Creates an entry from a response. It may be served once in any case; [`Entry::is_kept`] says whether it may be cached.
-    pub fn from_reply(response: &ResponseMessage<'_>, limits: EntryLimits, trust_ad: bool, scope: CacheScope, now: Millis) -> Self {
+    pub fn from_reply(
+        response: &ResponseMessage<'_>,
+        limits: EntryLimits,
+        trust_ad: bool,
+        scope: CacheScope,
+        now: Millis,
+    ) -> Self {
         let cap = match response.kind() {
             AnswerKind::Positive => limits.max_ttl,
             // Without SOA a negative answer has no TTL (RFC 2308 section 5).
@@ -399,7 +405,11 @@ mod tests {
         let long_after = failed.until + Millis::from(LONGEST_FAILURE);
         assert_eq!(CachedFailure::after(Some(failed), 0, long_after, long_after, LONGEST).span, FIRST_FAILURE);
         let first = CachedFailure::after(None, 0, 0, 100, LONGEST);
-        assert_eq!(CachedFailure::after(Some(first), 0, 50, 200, LONGEST).span, FIRST_FAILURE, "noted by another who waited");
+        assert_eq!(
+            CachedFailure::after(Some(first), 0, 50, 200, LONGEST).span,
+            FIRST_FAILURE,
+            "noted by another who waited"
+        );
         assert!(failed.holds(0, failed.until - 1) && !failed.holds(0, failed.until) && !failed.holds(1, 0));
 
         let entry =

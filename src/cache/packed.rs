@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{CacheScope, Entry, CachedFailure};
+use super::entry::{CacheScope, CachedFailure, Entry};
 use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
@@ -141,7 +141,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{Freshness, EntryLimits};
+    use crate::cache::entry::{EntryLimits, Freshness};
     use crate::config::RouteId;
     use crate::wire::query::EffectiveViewId;
     use crate::wire::response::ResponseMessage;
@@ -181,7 +181,9 @@ mod tests {
         assert_eq!(cached_message, 2, "neither what lives no time nor a failure");
         let look = |label, now| {
             let (key, _) = entry(label, 1, 0);
-            new.with(new.hash(&key), &key, |entry| (entry.freshness(now, 60_000), entry.scope, entry.cached_message().wire.len()))
+            new.with(new.hash(&key), &key, |entry| {
+                (entry.freshness(now, 60_000), entry.scope, entry.cached_message().wire.len())
+            })
         };
         let scope = CacheScope::unconfirmed(77);
         assert_eq!(look(b'a', 1_000_000), Some((Freshness::Fresh(30), scope, 35)));

@@ -114,7 +114,9 @@ impl Unusable {
         let file = file.display();
         match self {
             Self::Unreadable(error) => vec![format!("nodens: cannot read {file}: {error}")],
-            Self::Mistakes(diagnostics) => diagnostics.iter().map(|diagnostic| format!("{file}:{diagnostic}")).collect(),
+            Self::Mistakes(diagnostics) => {
+                diagnostics.iter().map(|diagnostic| format!("{file}:{diagnostic}")).collect()
+            }
         }
     }
 

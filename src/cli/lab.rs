@@ -108,7 +108,13 @@ fn introduce(network: &LabNetwork, front: &Front, address: SocketAddr) -> io::Re
         writeln!(out, "Its status page is at http://{admin}/")?;
     }
     for effective_view in &HORIZONS {
-        writeln!(out, "\n{}, {:?} away: {}", effective_view.group, effective_view.latency, effective_view.zones.join(", "))?;
+        writeln!(
+            out,
+            "\n{}, {:?} away: {}",
+            effective_view.group,
+            effective_view.latency,
+            effective_view.zones.join(", ")
+        )?;
         for server in network.group(effective_view.group) {
             writeln!(out, "  {:<9} {}", server.name, server.upstream.address())?;
         }

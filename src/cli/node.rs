@@ -81,7 +81,9 @@ impl NodeStatusArgs {
             return say("nothing: the configuration has no [node]\n", CommandOutcome::Good);
         };
         match node.state() {
-            Ok(state) => say(&table(&state), if state.is_good() { CommandOutcome::Good } else { CommandOutcome::Failed }),
+            Ok(state) => {
+                say(&table(&state), if state.is_good() { CommandOutcome::Good } else { CommandOutcome::Failed })
+            }
             Err(error) => complain(&error),
         }
     }

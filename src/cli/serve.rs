@@ -135,10 +135,13 @@ impl Serve {
             Ok(minder) => minder,
             Err(error) => return fail(&error, CommandOutcome::Failed),
         };
-        let link = self.worker.then(|| SupervisorChannel::open(Channel::of(supervisor::link_from_stdin()?))).transpose();
+        let link =
+            self.worker.then(|| SupervisorChannel::open(Channel::of(supervisor::link_from_stdin()?))).transpose();
         let (link, given) = match link {
             Ok(link) => link.unzip(),
-            Err(error) => return fail(&format!("--worker is for the supervisor alone: {error}"), CommandOutcome::BadUsage),
+            Err(error) => {
+                return fail(&format!("--worker is for the supervisor alone: {error}"), CommandOutcome::BadUsage);
+            }
         };
         let given = given.unwrap_or_default();
         let replaces = given.replaces.clone();
@@ -178,7 +181,10 @@ impl Serve {
         }
         if replaces.restarts > 0 {
             let took = wall_clock().saturating_sub(replaces.at);
-            running.record_event(EventKind::WorkerReplaced, &format!("the last one ended by {}, {took} ms ago", replaces.ended));
+            running.record_event(
+                EventKind::WorkerReplaced,
+                &format!("the last one ended by {}, {took} ms ago", replaces.ended),
+            );
         }
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
@@ -275,7 +281,9 @@ impl Serve {
     /// Reads the configuration file, or resolv.conf if there is none.
     fn read(&self) -> Result<Vec<u8>, ConfigProblem<'_>> {
         match &self.config {
-            Some(file) => config_file::read(file).map_err(|error| ConfigProblem::File(file, Unusable::Unreadable(error))),
+            Some(file) => {
+                config_file::read(file).map_err(|error| ConfigProblem::File(file, Unusable::Unreadable(error)))
+            }
             None => config_file::read(Path::new(RESOLV_CONF)).map_err(|error| {
                 ConfigProblem::Builtin(format!(
                     "cannot read {RESOLV_CONF}, which names the upstreams when there is no --config: {error}"

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::client::{Client, MOST_LABELS, text};
-use super::predicted_hosts::{self, Container};
 use super::pods::Pod;
+use super::predicted_hosts::{self, Container};
 use super::runner::{JOB_URL, Meta, identify};
 use super::search::SearchList;
 use super::view_cache::ViewCache;

@@ -20,24 +20,24 @@ use arc_swap::{ArcSwap, Guard};
 use crate::clock::Millis;
 
 mod address;
+pub mod address_owners;
 pub(crate) mod api;
 pub mod client;
-pub(crate) mod static_clients;
-pub(crate) mod predicted_hosts;
 pub(crate) mod manifest;
 pub mod pods;
+pub(crate) mod predicted_hosts;
 pub(crate) mod runner;
 pub(crate) mod search;
-pub mod address_owners;
+pub(crate) mod static_clients;
 mod unknown;
 pub(crate) mod view_cache;
 pub(crate) mod views;
 pub(crate) mod watch;
 
 pub use address::key;
+pub use address_owners::AddressOwners;
 pub use client::Client;
 pub use static_clients::StaticClients;
-pub use address_owners::AddressOwners;
 pub use unknown::Unknown;
 pub use views::Views;
 

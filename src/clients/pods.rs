@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address::key;
+use super::address_owners::{AddressOwners, Claim, NEVER, SLACK, WatchGap};
 use super::client::Client;
-use super::address_owners::{Claim, WatchGap, NEVER, SLACK, AddressOwners};
 use crate::clock::Millis;
 
 /// Most pods kept at once, including those that ended recently. More pods are ignored. The kubelet's default is 110 per node.

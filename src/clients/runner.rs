@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::client::{Field, Job, ClientKind, Trust};
+use super::client::{ClientKind, Field, Job, Trust};
 
 /// Metadata of a pod.
 #[derive(Clone, Copy, Debug)]
@@ -145,8 +145,9 @@ const NAME_SUFFIX: usize = 8;
 
 /// Identifies the kind of client that a pod is, and the facts about its job.
 pub(crate) fn identify(pod: &Meta<'_>) -> (ClientKind, Option<Job>) {
-    let is_of =
-        |runner: &&RunnerKind| runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod));
+    let is_of = |runner: &&RunnerKind| {
+        runner.marks.iter().any(|mark| mark.is_on(pod)) && !runner.not.iter().any(|m| m.is_on(pod))
+    };
     match RUNNERS.iter().find(is_of) {
         Some(runner) => (runner.kind, Some(job(runner, pod))),
         None => (ClientKind::Pod, None),

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
 use super::address::key;
-use super::client::{Client, Field, Job, ClientKind, Trust};
+use super::client::{Client, ClientKind, Field, Job, Trust};
 use crate::config;
 
 /// Networks and their clients; the longest prefix wins.

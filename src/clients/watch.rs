@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::api::{Api, ApiError, ApiConnection, WatchStream};
-use super::manifest::{PodList, PodManifest, ApiStatus, WatchEvent, version};
-use super::pods::{PodEvent, Pod, Pods};
+use super::api::{Api, ApiConnection, ApiError, WatchStream};
+use super::manifest::{ApiStatus, PodList, PodManifest, WatchEvent, version};
+use super::pods::{Pod, PodEvent, Pods};
 use super::{Client, Clients};
 use crate::config::Kubernetes;
 use crate::epoch::Epoch;
@@ -182,7 +182,9 @@ impl PodWatch {
             None => self.list(&mut connection).await?,
         };
         let known = at.insert(from);
-        let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else { return Ok(WatchError::Silent) };
+        let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else {
+            return Ok(WatchError::Silent);
+        };
         let mut events = events?;
         self.state.connected(self.scope);
         loop {

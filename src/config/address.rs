@@ -186,9 +186,7 @@ fn tls(text: &str, rest: &str) -> Result<ServerAddress, String> {
         .ok_or_else(|| format!("{text:?} has no address after tls://"))?;
     let address = reachable(address)?;
     if host.parse::<IpAddr>().is_ok() {
-        return Err(format!(
-            "{text:?} has an address after the #, expected the name in the server's certificate"
-        ));
+        return Err(format!("{text:?} has an address after the #, expected the name in the server's certificate"));
     }
     match host_name(host) {
         Some(name) => Ok(ServerAddress::Tls { address, host: name.to_string().trim_end_matches('.').to_owned() }),

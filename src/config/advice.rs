@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::address::ServerAddress;
-use super::file::ConfigFile;
 use super::diagnostic::Diagnostics;
+use super::file::ConfigFile;
 use super::rewrites::RewriteTable;
 use super::routes::RouteTable;
 use super::upstreams::UpstreamTable;

@@ -21,8 +21,9 @@ const COPIES: usize = 8;
 impl Config {
     /// Returns the estimated peak memory in bytes: see [`mod@crate::config::footprint`]. Settings that views inherit count once.
     pub fn footprint(&self) -> usize {
-        let records =
-            |records: &[RecordConfig]| -> usize { records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum() };
+        let records = |records: &[RecordConfig]| -> usize {
+            records.iter().map(|record| TABLE + COPIES * record.rdata.len()).sum()
+        };
         let views = self.views.iter().map(|view| TABLE + records(&view.records) + view.deny.len() * ZONE);
         let routes = self.routes.iter().map(|route| TABLE + route.zones.len().saturating_sub(1) * ZONE);
         let servers = self.upstreams.iter().map(|upstream| TABLE + upstream.servers.len() * SERVER);

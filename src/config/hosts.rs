@@ -147,7 +147,10 @@ impl Config {
                     && let Some(name) = reverse(IpNet::from(address)).ok().and_then(|mut names| names.pop())
                     && reversed.insert(name.clone())
                 {
-                    add(&mut self.records, RecordConfig { name, rtype: rtype::PTR, ttl, rdata: first.as_wire().to_vec() });
+                    add(
+                        &mut self.records,
+                        RecordConfig { name, rtype: rtype::PTR, ttl, rdata: first.as_wire().to_vec() },
+                    );
                 }
                 for name in names {
                     add(&mut self.records, RecordConfig { name, rtype, ttl, rdata: rdata.clone() });
@@ -172,9 +175,9 @@ fn host(line: &str) -> HostsLine {
     let Some(first) = words.next() else { return HostsLine::default() };
     // A scope has no meaning on other machines.
     let Ok(address) = first.split('%').next().unwrap_or_default().parse() else {
-        return HostsLine { faults: vec![format!("{first:?} is not an address")], ..Host::default() };
+        return HostsLine { faults: vec![format!("{first:?} is not an address")], ..HostsLine::default() };
     };
-    let mut host = HostsLine { address: Some(address), ..Host::default() };
+    let mut host = HostsLine { address: Some(address), ..HostsLine::default() };
     for word in words.filter(|word| *word != "localhost") {
         match word.parse::<Name>() {
             // Hosts files have no wildcards.

@@ -183,7 +183,8 @@ mod tests {
 
     fn read(listen: &str, node: &str) -> Result<Config, String> {
         let text = format!("[server]\nlisten = [{listen}]\n[node]\n{node}\n{REST}");
-        parse(&text, &[]).map_err(|diagnostics| diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect())
+        parse(&text, &[])
+            .map_err(|diagnostics| diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect())
     }
 
     #[test]

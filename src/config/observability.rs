@@ -11,7 +11,8 @@ use super::units::{Bounds, CountValue};
 use super::value::{ConfigValue, ValueForm};
 
 /// `[metrics] max_projects`. Each adds two series to every scrape of every node.
-pub(crate) const MAX_PROJECTS: Bounds<CountValue> = Bounds { default: CountValue(100), floor: CountValue(0), ceiling: CountValue(1_000) };
+pub(crate) const MAX_PROJECTS: Bounds<CountValue> =
+    Bounds { default: CountValue(100), floor: CountValue(0), ceiling: CountValue(1_000) };
 /// Default of `[query_log] only`.
 pub(crate) const ONLY: Logged = Logged::All;
 /// `[query_log] sample`. The floor is one in a million.

@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use super::diagnostic::Diagnostics;
 use super::file::ConfigFile;
 use super::key::{Arity, KeyProperty, Shape};
-use super::diagnostic::Diagnostics;
 use super::value::ValueForm;
 
 /// The example that has every key, with a comment above each.

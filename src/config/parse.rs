@@ -8,9 +8,9 @@ use toml::Spanned;
 
 use super::address::{ServerAddress, own_listener};
 use super::advice::advise;
+use super::diagnostic::{Diagnostic, Diagnostics, nearest, suggestion};
 use super::file::ConfigFile;
 use super::hosts::hosts;
-use super::diagnostic::{Diagnostic, Diagnostics, nearest, suggestion};
 use super::pages::{AdminConfig, AdminListener};
 use super::records::records;
 use super::rewrites::rewrites;
@@ -264,7 +264,8 @@ impl Checker<'_, '_> {
         let views = &self.file.views;
         self.diagnostics.once("view", views.iter().map(|view| (view.name.span(), view.name.get_ref())));
         if let Some(view) = views.get(MOST_VIEWS) {
-            self.diagnostics.add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
+            self.diagnostics
+                .add(view.at.clone(), format!("there are {} views; at most {MOST_VIEWS} may be", views.len()));
         }
         let mut before = before;
         let view = |file: &ViewTable| {

@@ -221,9 +221,7 @@ impl TryFrom<String> for Owner {
 
     fn try_from(text: String) -> Result<Self, String> {
         if text == "*" || text == "*." {
-            return Err(format!(
-                "{text:?} would match every name: add a zone, such as \"*.apps.corp.example\""
-            ));
+            return Err(format!("{text:?} would match every name: add a zone, such as \"*.apps.corp.example\""));
         }
         if text.strip_prefix("*.").unwrap_or(&text).contains('*') {
             return Err(format!("{text:?}: an asterisk stands alone, as the first label"));

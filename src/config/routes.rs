@@ -198,7 +198,11 @@ pub(super) fn filter_types(list: &[Spanned<FilteredType>], diagnostics: &Diagnos
 }
 
 /// Returns the cluster settings of a route. Adds errors for a domain outside its zones, and for settings without a domain.
-pub(super) fn cluster(file: &RouteTable, zones: &[Spanned<ZoneValue>], diagnostics: &Diagnostics<'_>) -> Option<ClusterConfig> {
+pub(super) fn cluster(
+    file: &RouteTable,
+    zones: &[Spanned<ZoneValue>],
+    diagnostics: &Diagnostics<'_>,
+) -> Option<ClusterConfig> {
     let claims = |domain: &Name| zones.iter().any(|zone| zone.get_ref().names.contains(domain));
     let usual = || CLUSTER_DOMAIN.parse::<Name>().ok().filter(claims);
     let domain = match &file.cluster_domain {

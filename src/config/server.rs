@@ -20,12 +20,14 @@ pub const LISTEN: [SocketAddr; 2] =
 pub const ALLOW: [(IpAddr, u8); 2] =
     [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
 /// `[server] workers`. 0 is one per CPU.
-pub const WORKERS: Bounds<CountValue> = Bounds { default: CountValue(0), floor: CountValue(0), ceiling: CountValue(1024) };
+pub const WORKERS: Bounds<CountValue> =
+    Bounds { default: CountValue(0), floor: CountValue(0), ceiling: CountValue(1024) };
 /// `[server] tcp_idle_timeout`: "of the order of a few seconds" (RFC 7766 section 6.2.3).
 pub const TCP_IDLE_TIMEOUT: Bounds<Time> =
     Bounds { default: Time::secs(10), floor: Time::secs(1), ceiling: Time::secs(600) };
 /// `[server] tcp_connections`. Each costs a file descriptor and its buffers.
-pub const TCP_CONNECTIONS: Bounds<CountValue> = Bounds { default: CountValue(1024), floor: CountValue(1), ceiling: CountValue(65_536) };
+pub const TCP_CONNECTIONS: Bounds<CountValue> =
+    Bounds { default: CountValue(1024), floor: CountValue(1), ceiling: CountValue(65_536) };
 /// `[server] tcp_connections_per_client`. One client must not take all connections (RFC 7766 section 6.2.2).
 pub const TCP_CONNECTIONS_PER_CLIENT: Bounds<CountValue> =
     Bounds { default: CountValue(64), floor: CountValue(1), ceiling: CountValue(65_536) };

@@ -40,8 +40,15 @@ impl Config {
             identity: _,
         } = server;
         let AdminConfig { listen: admin_listen, metrics_listen, allow: _ } = admin;
-        let CacheConfig { memory, max_ttl: _, negative_max_ttl: _, stale: _, failure_max_ttl: _, prefetch: _, rotate: _ } =
-            cache;
+        let CacheConfig {
+            memory,
+            max_ttl: _,
+            negative_max_ttl: _,
+            stale: _,
+            failure_max_ttl: _,
+            prefetch: _,
+            rotate: _,
+        } = cache;
         let WarmUp { file, enabled: _ } = warm_up;
         let keys: Vec<_> = [
             keep("server.listen", listen, &start.server.listen),

@@ -8,8 +8,8 @@ use serde::de::IntoDeserializer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key::{Arity, KeyProperty, Shape};
 use super::diagnostic::{Diagnostics, suggestion};
+use super::key::{Arity, KeyProperty, Shape};
 use super::units::Bounds;
 use super::value::ConfigValue;
 
@@ -168,7 +168,8 @@ impl<'m, 't> TomlTable<'m, 't> {
         let at = value.span();
         let DeValue::Array(items) = value.into_inner() else {
             self.misshapen = true;
-            self.diagnostics.add(at, format!("{key}: there may be many, so each is headed {header}, in double brackets"));
+            self.diagnostics
+                .add(at, format!("{key}: there may be many, so each is headed {header}, in double brackets"));
             return None;
         };
         Some(items.into_iter().filter_map(|item| self.as_table(item, &header)).collect())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::address::{Bootstrap, ServerValue, ServerAddress};
+use super::address::{Bootstrap, ServerAddress, ServerValue};
 use super::table::TomlTable;
 use super::units::{Bounds, CountValue, Time};
 use super::value::{ConfigValue, ValueForm};
@@ -17,7 +17,8 @@ pub(crate) const SELECT: Select = Select::Ordered;
 pub(crate) const DEADLINE: Bounds<Time> =
     Bounds { default: Time::millis(4_500), floor: Time::millis(50), ceiling: Time::secs(30) };
 /// `[upstreams.NAME] max_qps`. Without the key there is no limit, and the default here is not used.
-pub(crate) const MAX_QPS: Bounds<CountValue> = Bounds { default: CountValue(0), floor: CountValue(10), ceiling: CountValue(10_000_000) };
+pub(crate) const MAX_QPS: Bounds<CountValue> =
+    Bounds { default: CountValue(0), floor: CountValue(10), ceiling: CountValue(10_000_000) };
 /// `[upstreams.NAME] tcp_connections`. One connection carries many queries at once; another serves while the first stalls.
 pub(crate) const UPSTREAM_TCP_CONNECTIONS: Bounds<CountValue> =
     Bounds { default: CountValue(2), floor: CountValue(1), ceiling: CountValue(64) };

@@ -43,14 +43,21 @@ pub(super) fn fork(
     // The upstream stopped at an alias: neither an answer nor a denial follows.
     let ends_open = response.rcode == rcode::NOERROR
         && response.soa().is_none()
-        && !response.section(Section::Answer).any(|record| record.rtype == response.qtype() && response.owner_is(record, &end));
+        && !response
+            .section(Section::Answer)
+            .any(|record| record.rtype == response.qtype() && response.owner_is(record, &end));
     let continues = ends_open && response.kind() != AnswerKind::NxDomain
         || !has_fallen && fallthrough::is_denied_at_its_end(settings, response);
     (!links.is_empty() && continues).then_some(CnameSplit { links, target: end })
 }
 
 /// Joins `links` of `front`, with the DNAMEs that they derive from and their signatures, and all of `back` to one answer.
-pub(super) fn join(front: &ResponseMessage<'_>, links: &[Record], back: &[u8], authentic: bool) -> Result<Vec<u8>, TooLong> {
+pub(super) fn join(
+    front: &ResponseMessage<'_>,
+    links: &[Record],
+    back: &[u8],
+    authentic: bool,
+) -> Result<Vec<u8>, TooLong> {
     let question = front.message.get(HEADER..front.question_end).unwrap_or_default();
     let Ok(back) = ResponseMessage::read(back) else {
         // nodens rendered `back` itself, so it can always be parsed.

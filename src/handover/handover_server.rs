@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::channel::{Channel, LONGEST_BODY, HandoverMessage};
+use super::channel::{Channel, HandoverMessage, LONGEST_BODY};
 use super::label::Label;
 use super::sockets::HeldSockets;
 use super::take::{MOST_ENTRIES, hello, send_sockets};

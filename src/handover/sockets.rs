@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::channel::Channel;
-use super::label::{ListenAddress, Label};
+use super::label::{Label, ListenAddress};
 
 /// Sockets that a process holds for others, or was given.
 #[derive(Clone, Debug, Default)]

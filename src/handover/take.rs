@@ -68,7 +68,9 @@ pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
     loop {
         let got = predecessor.receive()?.ok_or_else(gone)?;
         match (got.message, got.socket) {
-            (HandoverMessage::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => sockets.put(label, socket),
+            (HandoverMessage::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => {
+                sockets.put(label, socket)
+            }
             (HandoverMessage::Entries, None) => {
                 bytes += got.body.len();
                 if bytes <= MOST_ENTRIES {
@@ -92,7 +94,7 @@ pub(super) fn hello() -> HandoverMessage {
 /// # Errors
 /// The other side is gone, or does not read.
 pub(crate) fn send_sockets(channel: &Channel, sockets: &HeldSockets) -> io::Result<()> {
-    sockets
-        .iter()
-        .try_for_each(|(label, socket)| channel.send_with(&HandoverMessage::Socket(label.clone()), &[], Some(socket.as_fd())))
+    sockets.iter().try_for_each(|(label, socket)| {
+        channel.send_with(&HandoverMessage::Socket(label.clone()), &[], Some(socket.as_fd()))
+    })
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::account::{ClientStats, Excerpt, FailedQuestion, ResponseKind, Pick, SlowQuestion};
+use super::account::{ClientStats, Excerpt, FailedQuestion, Pick, ResponseKind, SlowQuestion};
 use super::buffer::{Buffer, ResponseCount};
 use super::existing_names::Existing;
+use super::metric_key::MetricKey;
 use super::projects::Projects;
 use super::query_history::QueryHistory;
-use super::truncated::{TruncatedQuestion, TruncatedKey};
-use super::metric_key::MetricKey;
+use super::truncated::{TruncatedKey, TruncatedQuestion};
 use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, ClientIdentity, Tables};
@@ -93,7 +93,12 @@ impl Accounts {
 
     /// Does the maintenance that is due at `now`, and records truncated responses key clients have not asked again
     /// over TCP as failures.
-    pub(super) fn run_maintenance(&mut self, overdue: Vec<(TruncatedKey, TruncatedQuestion)>, tables: &Tables<'_>, now: Millis) {
+    pub(super) fn run_maintenance(
+        &mut self,
+        overdue: Vec<(TruncatedKey, TruncatedQuestion)>,
+        tables: &Tables<'_>,
+        now: Millis,
+    ) {
         for ((address, name, qtype), cut) in overdue {
             let TruncatedQuestion { route, size, times, first, last, .. } = cut;
             let (rcode, cause, words) = (rcode::NOERROR, Cause::TooBig, format!("{size} bytes").into());
@@ -227,11 +232,11 @@ fn owner(client: Option<&Client>) -> Box<str> {
 mod tests {
     use super::*;
     use crate::clients::client;
-    use crate::clients::pods::{PodEvent, Pod, Pods};
+    use crate::clients::pods::{Pod, PodEvent, Pods};
     use crate::clients::{Clients, StaticClients};
     use crate::config::RouteId;
     use crate::jobs::{Jobs, StatsBuffer, stats_buffer};
-    use crate::metrics::{Metrics, AnswerSource};
+    use crate::metrics::{AnswerSource, Metrics};
     use crate::wire::rtype;
 
     fn pod(uid: u32, address: [u8; 4], ended: bool) -> Pod {

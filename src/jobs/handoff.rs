@@ -41,7 +41,8 @@ struct HandoffBuffers {
 impl Handoff {
     pub(super) fn new() -> Self {
         // With this capacity, a push does not allocate.
-        let buffers = HandoffBuffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
+        let buffers =
+            HandoffBuffers { filled: VecDeque::with_capacity(MOST_FILLED), empty: Vec::with_capacity(MOST_EMPTY) };
         Self { buffers: Mutex::new(buffers), handed_over: AtomicU64::new(0), settled: AtomicU64::new(0) }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clients::Client;
-use crate::clients::client::{Field, ClientKind, Trust};
+use crate::clients::client::{ClientKind, Field, Trust};
 use crate::clock::Millis;
 
 /// Label values of a client's metrics. Only the runner or the configuration can have set them.

@@ -33,6 +33,7 @@ mod accounts;
 pub(crate) mod buffer;
 pub(crate) mod existing_names;
 mod handoff;
+pub(crate) mod metric_key;
 pub(crate) mod prefix;
 pub mod projects;
 pub(crate) mod query_history;
@@ -40,7 +41,6 @@ pub(crate) mod search_list;
 pub(crate) mod sentence;
 pub mod stats_buffer;
 pub(crate) mod truncated;
-pub(crate) mod metric_key;
 
 pub use account::{ClientStats, Excerpt, Pick};
 pub use accounts::{KEPT_FOR, MOST_ACCOUNTS, MOST_BYTES};

@@ -167,8 +167,7 @@ impl Projects {
             (estimate.weight, estimate.error) = (estimate.weight / 2, estimate.error / 2);
             estimate.weight > 0
         });
-        let sure =
-            |(key, estimate): (&Arc<MetricKey>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(key));
+        let sure = |(key, estimate): (&Arc<MetricKey>, &Estimate)| (estimate.weight - estimate.error, Arc::clone(key));
         let mut rising: Vec<_> = self.others.iter().filter(|(key, _)| key.labels() != OTHER).map(sure).collect();
         rising.sort_by(|one, other| other.cmp(one));
         for (weight, key) in rising {

@@ -15,9 +15,9 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::Client;
-use crate::clients::client::{Field, ClientKind};
+use crate::clients::client::{ClientKind, Field};
 use crate::wire::RrType;
-use crate::wire::name::{Name, DisplayName};
+use crate::wire::name::{DisplayName, Name};
 
 /// Most projects kept; the one whose jobs have been idle longest is evicted.
 pub(crate) const MOST_PROJECTS: usize = 256;
@@ -132,7 +132,8 @@ impl QueryHistory {
 
     /// Serializes the history as JSON.
     pub fn write(&self) -> String {
-        let question = |name_use: &NameUse| (DisplayName(&name_use.name).to_string(), u16::from(name_use.qtype), name_use.jobs);
+        let question =
+            |name_use: &NameUse| (DisplayName(&name_use.name).to_string(), u16::from(name_use.qtype), name_use.jobs);
         // The most recently active project comes last, which makes it the newest after loading.
         let projects = self.projects.iter().rev().map(|(project, asked)| StoredProject {
             project: project.clone(),
@@ -271,7 +272,11 @@ mod tests {
     /// Returns the questions of the warm-up for a job of this project.
     fn names(query_history: &QueryHistory, project: &str) -> Vec<String> {
         let client = job(project, "next", Trust::Label);
-        query_history.of(&client).iter().map(|(name, qtype)| format!("{} {}", DisplayName(name), u16::from(*qtype))).collect()
+        query_history
+            .of(&client)
+            .iter()
+            .map(|(name, qtype)| format!("{} {}", DisplayName(name), u16::from(*qtype)))
+            .collect()
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::buffer::{Buffer, ClientFailure, Wait};
-use super::buffer::{COUNTS, ResponseCount, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, SHARES, SOURCE_AT, WAITS};
+use super::buffer::{
+    COUNTS, FAILURES, FAILURES_OF_A_CLIENT, PROBES, RCODE_AT, ResponseCount, SHARES, SOURCE_AT, WAITS,
+};
 use crate::cause::Cause;
 use crate::clients::{StaticClients, key};
 use crate::clock::Millis;
@@ -85,14 +87,27 @@ impl StatsBuffer {
     }
 
     /// Counts a deferred response. Its query may be older than queries that were counted meanwhile.
-    pub fn count_late(&mut self, client: IpAddr, route: Option<RouteId>, rcode: Rcode, source: AnswerSource, asked: Millis) {
+    pub fn count_late(
+        &mut self,
+        client: IpAddr,
+        route: Option<RouteId>,
+        rcode: Rcode,
+        source: AnswerSource,
+        asked: Millis,
+    ) {
         let (address, kind) = (key(client), kind(route, rcode, source));
         self.buffer.count_elsewhere(home(address, kind, self.seed), address, kind, asked);
     }
 
     /// Records a failure, in addition to its count. `words` returns the explanatory text, whose length must be bounded;
     /// it is called until it returns one for this failure.
-    pub fn fail(&mut self, client: IpAddr, failed: RecordedFailure<'_>, at: Millis, words: impl FnOnce() -> Option<Box<str>>) {
+    pub fn fail(
+        &mut self,
+        client: IpAddr,
+        failed: RecordedFailure<'_>,
+        at: Millis,
+        words: impl FnOnce() -> Option<Box<str>>,
+    ) {
         let (address, kind) = (key(client), kind(failed.route, failed.rcode, failed.source));
         let hash = failed.hash ^ u64::from(u16::from(failed.rcode)).rotate_right(8);
         let home = spread(fold(address) ^ hash ^ self.seed, FAILURES);

@@ -261,7 +261,10 @@ impl Behaviour {
             ScriptedResponse::Rcode(rcode) => return Some((false, self.bare(seen, *rcode, 0))),
             ScriptedResponse::Truncated => return Some((false, self.bare(seen, rcode::NOERROR, flag::TC))),
             ScriptedResponse::Bytes(wire) => return Some((false, wire.clone())),
-            ScriptedResponse::Honest | ScriptedResponse::Forged(_) | ScriptedResponse::FoldedCase | ScriptedResponse::Edited(_) => honest?.to_vec(),
+            ScriptedResponse::Honest
+            | ScriptedResponse::Forged(_)
+            | ScriptedResponse::FoldedCase
+            | ScriptedResponse::Edited(_) => honest?.to_vec(),
         };
         match &self.response {
             ScriptedResponse::Forged(Forgery::WrongId) => wire[1] ^= 1,

@@ -89,7 +89,8 @@ impl<W: Write> Tour<'_, W> {
         }
         self.title("A public name has a CNAME into the private zone: each part is asked of its own upstream")?;
         let mirror = "registry-mirror.example.com";
-        self.ask(mirror, "A", |response, asked| holds(response, "10.0.3.7").and(groups(asked, &["public", "vpc"]))).await?;
+        self.ask(mirror, "A", |response, asked| holds(response, "10.0.3.7").and(groups(asked, &["public", "vpc"])))
+            .await?;
         self.title("A public name must not point at a private address")?;
         self.ask("rebind.example.com", "A", |response, asked| {
             let leaked = response.data().iter().any(|data| data == "10.0.3.7");
@@ -127,7 +128,8 @@ impl<W: Write> Tour<'_, W> {
     async fn transports(&mut self) -> io::Result<()> {
         self.title("TCP, and an answer too large for UDP: fetched over TCP")?;
         let question = question("www.example.com", "A")?.over_tcp();
-        let whole = |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
+        let whole =
+            |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
         self.show("www.example.com A, over TCP", question, whole).await?;
         let name = "mirrors.example.org";
         let question = self::question(name, "AAAA")?.over_tcp();
@@ -212,7 +214,12 @@ impl<W: Write> Tour<'_, W> {
         }
     }
 
-    async fn ask(&mut self, name: &str, qtype: &str, judge: impl Fn(&LabResponse, &[&str]) -> StepResult) -> io::Result<()> {
+    async fn ask(
+        &mut self,
+        name: &str,
+        qtype: &str,
+        judge: impl Fn(&LabResponse, &[&str]) -> StepResult,
+    ) -> io::Result<()> {
         self.show(&format!("{name} {qtype}"), question(name, qtype)?, judge).await
     }
 
@@ -327,7 +334,8 @@ mod tests {
         let mut out = Vec::new();
         let score = Score { steps: 0, failed: 0 };
         let mut tour = Tour { network: &network, nodens, out: &mut out, score, fresh: 0 };
-        let judge = |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
+        let judge =
+            |response: &LabResponse, asked: &[&str]| holds(response, "192.0.2.80").and(groups(asked, &["public"]));
         tour.ask("www.example.com", "A", judge).await.unwrap();
         tour.ask("www.example.com", "A", |_, asked| groups(asked, &[])).await.unwrap();
         tour.ask("www.example.com", "AAAA", judge).await.unwrap();

@@ -55,7 +55,8 @@ struct Denied {
 impl Probes {
     /// Returns the initial state: the server is not trusted.
     pub fn new() -> Self {
-        let state = ProbesState { distrusted: 0, second: 0, begun: 0, in_flight: 0, denied: [Denied::default(); SLOTS] };
+        let state =
+            ProbesState { distrusted: 0, second: 0, begun: 0, in_flight: 0, denied: [Denied::default(); SLOTS] };
         Self { trusted: AtomicU64::new(0), state: Mutex::new(state) }
     }
 

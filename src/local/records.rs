@@ -9,8 +9,8 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 
 use crate::config;
-use crate::wire::write::LocalRecords;
 use crate::wire::name::{Name, suffixes};
+use crate::wire::write::LocalRecords;
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
 /// Most CNAMEs among static records that are followed here.
@@ -67,7 +67,10 @@ pub enum StaticAnswer {
 
 impl Records {
     /// Returns the table of these records and rewrites.
-    pub(crate) fn new<'r>(records: impl IntoIterator<Item = &'r config::RecordConfig>, rewrites: &[config::Rewrite]) -> Self {
+    pub(crate) fn new<'r>(
+        records: impl IntoIterator<Item = &'r config::RecordConfig>,
+        rewrites: &[config::Rewrite],
+    ) -> Self {
         let mut common = OriginRecords { rewrites: rewrites.to_vec(), ..table(records) };
         // The longest suffix takes precedence.
         common.rewrites.sort_by_key(|rewrite| std::cmp::Reverse(rewrite.zone.as_wire().len()));
@@ -120,7 +123,13 @@ impl Records {
     /// Returns the answer for `name`, if it is static and the class is IN. ANY does not get here: it has its own answer.
     ///
     /// A loop of CNAMEs is answered with each CNAME once, as by a zone that contains such a loop.
-    pub(crate) fn find(&self, name: &[u8], qtype: RrType, qclass: u16, around: &impl RecordContext) -> Option<StaticAnswer> {
+    pub(crate) fn find(
+        &self,
+        name: &[u8],
+        qtype: RrType,
+        qclass: u16,
+        around: &impl RecordContext,
+    ) -> Option<StaticAnswer> {
         if qclass != class::IN {
             return None;
         }
@@ -325,7 +334,8 @@ mod tests {
                 address.map(|last| [owner.as_wire(), &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, last]].concat());
             assert_eq!(found, right, "{asked}");
         }
-        let Some(StaticAnswer::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, SHOWN) else {
+        let Some(StaticAnswer::Answer(found)) = records.find(name("www.other").as_wire(), rtype::A, class::IN, SHOWN)
+        else {
             panic!("no answer");
         };
         assert_eq!(found.answers, 2, "an alias into the wildcard");
@@ -368,7 +378,8 @@ mod tests {
         let table = [alias("c1.corp.example", "git.other"), alias("back", "web.old.example")];
         let records = Records::new(&table, &[rewrite]);
         for (asked, links, end) in [("c1.old.example", 2, "git.other."), ("back", 2, "web.corp.example.")] {
-            let Some(StaticAnswer::Alias(found, target)) = records.find(name(asked).as_wire(), rtype::A, class::IN, SHOWN)
+            let Some(StaticAnswer::Alias(found, target)) =
+                records.find(name(asked).as_wire(), rtype::A, class::IN, SHOWN)
             else {
                 panic!("{asked}: no alias");
             };
@@ -380,7 +391,8 @@ mod tests {
     fn long_chains_end() {
         let owners: Vec<String> = (0..40).map(|n| format!("n{n}")).collect();
         let links: Vec<(&str, &str)> = owners.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
-        let Some(StaticAnswer::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, SHOWN) else {
+        let Some(StaticAnswer::Answer(found)) = records(&links).find(name("n0").as_wire(), rtype::A, class::IN, SHOWN)
+        else {
             panic!("no answer");
         };
         assert_eq!(usize::from(found.answers), LONGEST_CHAIN + 1);

@@ -11,8 +11,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use foldhash::HashMap;
 
-use crate::wire::write::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::name::{Name, suffixes};
+use crate::wire::write::{LOCAL_SERVER, LocalRecords, soa_rdata};
 use crate::wire::{Rcode, RrType, rcode, rtype};
 
 /// TTL of the data of these zones, in seconds (RFC 6303 section 3: three hours).
@@ -80,7 +80,8 @@ impl Special {
             .map(|zone| (zone, Treatment::Empty))
             .chain([("localhost".to_string(), Treatment::Localhost), ("resolver.arpa".to_string(), Treatment::NoData)])
             .chain(
-                ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")].map(|zone| (zone, Treatment::Loopback)),
+                ["1.0.0.127.in-addr.arpa".to_string(), format!("1.{zero}ip6.arpa")]
+                    .map(|zone| (zone, Treatment::Loopback)),
             );
         Self(table.filter_map(|(zone, kind)| Some((zone.parse::<Name>().ok()?.as_wire().into(), kind))).collect())
     }

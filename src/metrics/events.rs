@@ -119,7 +119,13 @@ struct Ring {
 
 impl RecentEvents {
     /// Writes an event to the log and to the ring. `about` is the upstream and the server.
-    pub fn record(&self, time: UnixMillis, kind: EventKind, about: (Option<&str>, Option<&str>), reason: impl Into<String>) {
+    pub fn record(
+        &self,
+        time: UnixMillis,
+        kind: EventKind,
+        about: (Option<&str>, Option<&str>),
+        reason: impl Into<String>,
+    ) {
         let mut reason = reason.into();
         let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or(0));

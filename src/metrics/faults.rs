@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus::{IntCounter, Registry};
 
-use super::events::{RecentEvents, EventKind, UnixMillis};
+use super::events::{EventKind, RecentEvents, UnixMillis};
 use super::register::counters;
 
 /// Values of the label `cause`, each with its event text.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::events::{RecentEvents, EventKind, UnixMillis};
+use super::events::{EventKind, RecentEvents, UnixMillis};
 use super::faults::Faults;
 use super::register::{counters, gauges, histograms, int_gauges};
 

@@ -100,7 +100,8 @@ impl Addresses {
     }
 
     pub(super) fn links(&mut self) -> io::Result<Vec<NodeLink>> {
-        let answers = self.0.dump(&KernelRequest::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
+        let answers =
+            self.0.dump(&KernelRequest::new(kind::GET_LINK, flag::REQUEST | flag::DUMP, &[0; LINK_HEADER]))?;
         let links = answers.iter().filter(|answer| answer.kind == kind::NEW_LINK);
         Ok(links.filter_map(|answer| read_link(&answer.body)).collect())
     }

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::nft::{PacketSide, KernelRule, Hook, Nft, NotrackRule};
+use super::nft::{Hook, KernelRule, Nft, NotrackRule, PacketSide};
 
 /// Name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "nodens";

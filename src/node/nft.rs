@@ -205,7 +205,8 @@ fn batch(kind: u16) -> KernelRequest {
 }
 
 fn new_table(table: &str) -> KernelRequest {
-    KernelRequest::new(kind::NEW_TABLE, flag::REQUEST | flag::ACK | flag::CREATE, &header(0)).text(attr::TABLE_NAME, table)
+    KernelRequest::new(kind::NEW_TABLE, flag::REQUEST | flag::ACK | flag::CREATE, &header(0))
+        .text(attr::TABLE_NAME, table)
 }
 
 fn delete_table(table: &str) -> KernelRequest {

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::record::{QueryBatch, LoggedQuery};
+use super::record::{LoggedQuery, QueryBatch};
 use crate::cache::Millis;
 use crate::cause::Cause;
-use crate::clients::client::{Field, ClientKind, Trust};
+use crate::clients::client::{ClientKind, Field, Trust};
 use crate::clients::{ClientIdentity, Tables};
 use crate::metrics::AnswerSource;
 use crate::metrics::events::{UnixMillis, rfc3339};
@@ -63,7 +63,12 @@ pub(crate) fn write(batch: &QueryBatch, tables: &Tables<'_>, clock: Clock, out: 
 }
 
 /// Returns the fields of a line.
-fn line<'a>(record: &'a LoggedQuery, snapshot: &'a Snapshot, tables: &'a Tables<'_>, clock: Clock) -> impl Serialize + 'a {
+fn line<'a>(
+    record: &'a LoggedQuery,
+    snapshot: &'a Snapshot,
+    tables: &'a Tables<'_>,
+    clock: Clock,
+) -> impl Serialize + 'a {
     let client = match tables.identify(record.client, record.asked) {
         ClientIdentity::Known { client, .. } => Some(&**client),
         ClientIdentity::Unknown(_) => None,

@@ -23,10 +23,10 @@ use crate::epoch::Epoch;
 use crate::metrics::QueryLogMetrics;
 use crate::snapshot::Snapshot;
 
+mod channel;
 pub(crate) mod line;
 pub mod record;
 pub mod sampler;
-mod channel;
 pub(crate) mod writer;
 
 pub use sampler::Sampler;
@@ -71,7 +71,11 @@ impl QueryLog {
             let (metrics, clients) = (metrics.clone(), Arc::clone(clients));
             let writer = LogWriter { clients, epoch, metrics: metrics.clone() };
             match writer::start(to.clone(), receiver, writer, ending) {
-                Ok(()) => Some(OpenLog { to, way: Arc::new(WriterChannel { sender, budget: LineRate::default(), metrics }), ended }),
+                Ok(()) => Some(OpenLog {
+                    to,
+                    way: Arc::new(WriterChannel { sender, budget: LineRate::default(), metrics }),
+                    ended,
+                }),
                 Err(error) => {
                     tracing::error!(%error, "query log disabled: cannot start its thread");
                     None

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 
-use super::record::{QueryBatch, LoggedQuery};
 use super::channel::WriterChannel;
+use super::record::{LoggedQuery, QueryBatch};
 use crate::cache::Millis;
 use crate::config::{Logged, QueryLogConfig as Settings};
 use crate::snapshot::Snapshot;
@@ -139,8 +139,8 @@ mod tests {
 
     use super::*;
     use crate::config::parse::parse;
-    use crate::metrics::Metrics;
     use crate::metrics::AnswerSource;
+    use crate::metrics::Metrics;
     use crate::query_log::LineRate;
     use crate::query_log::record::InlineName;
     use crate::wire::rtype;

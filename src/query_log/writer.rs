@@ -34,7 +34,12 @@ pub(super) struct LogWriter {
 ///
 /// # Errors
 /// The thread cannot be created.
-pub(super) fn start(to: LogTarget, batches: Receiver<QueryBatch>, writer: LogWriter, ending: SyncSender<()>) -> io::Result<()> {
+pub(super) fn start(
+    to: LogTarget,
+    batches: Receiver<QueryBatch>,
+    writer: LogWriter,
+    ending: SyncSender<()>,
+) -> io::Result<()> {
     let write = move || {
         write_all(&mut Output::new(to), &batches, &writer);
         drop(ending);

@@ -134,7 +134,8 @@ impl DatagramBatch {
         for (peer, response) in responses.take(BATCH) {
             let len = render(&response, &mut self.response_buffers[count]).min(Self::LARGEST_REPLY);
             if len > 0 {
-                self.vectors[count] = libc::iovec { iov_base: self.response_buffers[count].as_mut_ptr().cast(), iov_len: len };
+                self.vectors[count] =
+                    libc::iovec { iov_base: self.response_buffers[count].as_mut_ptr().cast(), iov_len: len };
                 self.peers[count] = peer;
                 self.headers[count].msg_hdr = self.peers[count].header(&mut self.vectors[count]);
                 count += 1;

@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::outcome::{self, ParsedQuestion, QueryOutcome, Timing, Explanation};
-use crate::answer::{PendingQuery, Resolved, Resolver, LocalCounters, pruning};
-use crate::forward;
+use crate::answer::outcome::{self, Explanation, ParsedQuestion, QueryOutcome, Timing};
+use crate::answer::{LocalCounters, PendingQuery, Resolved, Resolver, pruning};
 use crate::effective_view::EffectiveViewId;
+use crate::forward;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;

@@ -21,11 +21,11 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::phase::{Phase, over, left_standby};
+use super::phase::{Phase, left_standby, over};
 use super::readers::Reading;
 use super::socket::SocketBuffers;
 use super::{HandedOverConnection, WorkerState};
-use crate::admission::connections::{Admitted, Caps, Connections, ConnectionSlot};
+use crate::admission::connections::{Admitted, Caps, ConnectionSlot, Connections};
 use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
 use crate::upstream::server_status::wall_clock;
@@ -276,7 +276,11 @@ impl<U: Ask + 'static> ClientConnection<U> {
         }
         if moves {
             input.truncate(filled);
-            (self.worker.connection_sink)(HandedOverConnection { stream: stream.into_std()?, client: self.client, rest: input });
+            (self.worker.connection_sink)(HandedOverConnection {
+                stream: stream.into_std()?,
+                client: self.client,
+                rest: input,
+            });
             return Ok(());
         }
         stream.shutdown().await

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::mmsg::{BATCH, DatagramBatch, Peer};
-use super::phase::{Phase, over, left_standby};
+use super::phase::{Phase, left_standby, over};
 use super::socket::is_wildcard;
 use super::{Datagrams, InFlight, WorkerState};
 use crate::answer::{self, Deferred, Resolved, Response};

@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use crate::handover::channel::{Channel, LONGEST_BODY, HandoverMessage, Replaces};
+use crate::handover::channel::{Channel, HandoverMessage, LONGEST_BODY, Replaces};
 use crate::handover::sockets::HeldSockets;
 use crate::handover::take::send_sockets;
 
@@ -82,8 +82,12 @@ impl SupervisorChannel {
             match (got.message, got.socket) {
                 (HandoverMessage::Replaces(replaces), None) => given.replaces = replaces,
                 (HandoverMessage::Socket(label), Some(socket)) => given.sockets.put(label, socket),
-                (HandoverMessage::StartConfig, None) => Arc::make_mut(&mut given.configs.start).extend_from_slice(&got.body),
-                (HandoverMessage::Config, None) => Arc::make_mut(&mut given.configs.in_force).extend_from_slice(&got.body),
+                (HandoverMessage::StartConfig, None) => {
+                    Arc::make_mut(&mut given.configs.start).extend_from_slice(&got.body)
+                }
+                (HandoverMessage::Config, None) => {
+                    Arc::make_mut(&mut given.configs.in_force).extend_from_slice(&got.body)
+                }
                 (HandoverMessage::Complete, None) => break,
                 _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             }
@@ -109,7 +113,8 @@ impl SupervisorChannel {
             return;
         }
         let channel = &self.0.channel;
-        let done = channel.send(&HandoverMessage::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
+        let done =
+            channel.send(&HandoverMessage::Holdings).and_then(|()| send_all(channel, &sent.sockets, &sent.configs));
         if let Err(error) = done {
             tracing::warn!(%error, "cannot send to the supervisor");
         }

@@ -93,7 +93,8 @@ pub(crate) fn run() -> io::Result<Code> {
             None if ended.told || !held.serves => return Ok(1),
             _ => {}
         }
-        failures_in_row = if ended.served.is_some_and(|served| served > LONG) { 0 } else { failures_in_row.saturating_add(1) };
+        failures_in_row =
+            if ended.served.is_some_and(|served| served > LONG) { 0 } else { failures_in_row.saturating_add(1) };
         let pause = pause(failures_in_row);
         let from_file = ended.served.is_none() && !replaces.from_file;
         replaces = Replaces { restarts: replaces.restarts + 1, ended: words(status), at: wall_clock(), from_file };
@@ -222,7 +223,9 @@ impl WorkerProcess {
             (HandoverMessage::StartConfig, None) => {
                 Arc::make_mut(&mut self.coming.configs.start).extend_from_slice(&got.body);
             }
-            (HandoverMessage::Config, None) => Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body),
+            (HandoverMessage::Config, None) => {
+                Arc::make_mut(&mut self.coming.configs.in_force).extend_from_slice(&got.body)
+            }
             (HandoverMessage::Complete, None) => {
                 let coming = std::mem::take(&mut self.coming);
                 if !self.incomplete {

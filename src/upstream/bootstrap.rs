@@ -70,7 +70,10 @@ pub async fn keep_current(group: Arc<Group>, bootstrap: &[SocketAddr], metrics: 
 
 /// Returns all addresses of the group in the order of the configuration, and how long they are valid. The error names the
 /// host.
-async fn resolve(resolver: &TokioResolver, group: &Group) -> Result<(Vec<ResolvedAddress>, Duration), (String, NetError)> {
+async fn resolve(
+    resolver: &TokioResolver,
+    group: &Group,
+) -> Result<(Vec<ResolvedAddress>, Duration), (String, NetError)> {
     let mut addresses = Vec::new();
     let mut ttl = BETWEEN.1;
     for server in &group.config.servers {

@@ -39,7 +39,7 @@ mod tests {
     fn the_budget_is_a_burst_and_a_twentieth() {
         let mut budget = HedgeBudget::default();
         assert_eq!((0..100).filter(|_| budget.try_acquire()).count(), HedgeBudget::BURST as usize);
-        (0..Budget::QUERIES_PER_HEDGE).for_each(|_| budget.credit());
+        (0..HedgeBudget::QUERIES_PER_HEDGE).for_each(|_| budget.credit());
         assert!(budget.try_acquire());
         assert!(!budget.try_acquire());
     }

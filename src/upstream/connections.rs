@@ -78,7 +78,9 @@ impl UpstreamConnections {
     pub(super) fn to(&self, server: &Arc<Server>) -> Rc<ServerConnections> {
         let mut links = self.by_server.borrow_mut();
         Rc::clone(
-            links.entry(Arc::as_ptr(server)).or_insert_with(|| Rc::new(ServerConnections::new(Arc::clone(server), &self.open))),
+            links
+                .entry(Arc::as_ptr(server))
+                .or_insert_with(|| Rc::new(ServerConnections::new(Arc::clone(server), &self.open))),
         )
     }
 }
@@ -103,7 +105,8 @@ impl ServerConnections {
         if random_case {
             rand::rng().fill(&mut case[..question.name.as_wire().len()]);
         }
-        let query = OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
+        let query =
+            OutgoingQuery::new(question, rand::random(), random_case.then_some(&case), attempt.edns, attempt.transport);
         let metrics = &self.server.metrics;
         metrics.in_flight.inc();
         let sender = self.tcp.as_ref().filter(|_| attempt.transport == Transport::Tcp).unwrap_or(&self.first);
@@ -236,7 +239,9 @@ impl Run {
                 }
                 if formerr { AttemptOutcome::DoubtfulFormerr } else { AttemptOutcome::Doubtful }
             }
-            AttemptEvent::Reply(_, verdict) if verdict.truncated && attempt.transport.is_datagram() => AttemptOutcome::Truncated,
+            AttemptEvent::Reply(_, verdict) if verdict.truncated && attempt.transport.is_datagram() => {
+                AttemptOutcome::Truncated
+            }
             AttemptEvent::Reply(wire, verdict) => match FailureKind::of_verdict(&verdict) {
                 // Truncated over a connection: the answer is larger than any message.
                 None if verdict.truncated => {

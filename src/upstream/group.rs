@@ -14,7 +14,7 @@ use super::budget::HedgeBudget;
 use super::failure::Failure;
 use super::health::UNHEARD;
 use super::question::Question;
-use super::rate_limiter::{RateLimiter, ShedLevel, RateDecision};
+use super::rate_limiter::{RateDecision, RateLimiter, ShedLevel};
 use super::server::Server;
 use crate::clock::Millis;
 use crate::config::{self, Select};

@@ -222,7 +222,9 @@ impl Health {
     pub fn failed(&mut self, now: Instant, jitter: f64, what: UnansweredAttempt) -> Option<HealthChange> {
         self.heard = Some(now);
         match what {
-            UnansweredAttempt::Query(name) | UnansweredAttempt::Beside(name) if self.was_counted(name, now) => return None,
+            UnansweredAttempt::Query(name) | UnansweredAttempt::Beside(name) if self.was_counted(name, now) => {
+                return None;
+            }
             UnansweredAttempt::Query(_) | UnansweredAttempt::Beside(_) => {}
             UnansweredAttempt::Probe | UnansweredAttempt::Told => {
                 self.agreed = true;

@@ -2,9 +2,9 @@
 
 use super::question::Question;
 use super::transport::Transport;
-use crate::wire::write::{self, MessageWriter};
 use crate::wire::name::MAX_NAME;
 use crate::wire::response::ResponseMessage;
+use crate::wire::write::{self, MessageWriter};
 use crate::wire::{HEADER, Rcode, flag, option, rcode, u16_at};
 
 /// Maximum size of a query to an upstream: header, name, type, class, OPT with its options, padding.
@@ -149,7 +149,9 @@ impl OutgoingQuery {
             let formerr = matches!(code, rcode::FORMERR | rcode::NOTIMP);
             return match self.case_random {
                 true => MatchResult::Doubtful { folded: false, formerr },
-                false => MatchResult::Reply(ResponseSummary { rcode: code, truncated, extended_error: None, fault: None }),
+                false => {
+                    MatchResult::Reply(ResponseSummary { rcode: code, truncated, extended_error: None, fault: None })
+                }
             };
         }
         let (Some(asked), Some(echoed)) =

@@ -24,18 +24,17 @@ use std::pin::Pin;
 
 use tokio::time::Instant;
 
+pub mod bootstrap;
 pub mod budget;
 pub(crate) mod capability;
-pub(crate) mod tls;
+pub(crate) mod connections;
 pub(crate) mod evidence;
 pub(crate) mod failure;
 pub(crate) mod group;
 pub mod health;
 pub(crate) mod latency_window;
-pub(crate) mod connections;
 pub(crate) mod local_fault;
 pub(crate) mod message;
-pub mod bootstrap;
 pub mod probe;
 pub(crate) mod question;
 pub mod race;
@@ -47,6 +46,7 @@ pub(crate) mod server_status;
 pub(crate) mod sockets;
 mod source_ports;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod udp;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
+use super::connections::UpstreamConnections;
 use super::failure::FailureKind;
 use super::health::UnansweredAttempt;
-use super::connections::UpstreamConnections;
 use super::message::ResponseSummary;
 use super::question::Question;
 use super::race::Attempt;

@@ -143,8 +143,14 @@ struct AttemptState {
 impl Race {
     /// Creates a race among `candidates`, the best first.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>, deadline: Instant) -> Self {
-        let state =
-            |candidate| CandidateState { candidate, tries: 0, next: None, needs_tcp: false, has_no_tcp: false, out: false };
+        let state = |candidate| CandidateState {
+            candidate,
+            tries: 0,
+            next: None,
+            needs_tcp: false,
+            has_no_tcp: false,
+            out: false,
+        };
         let mut states: Vec<_> = candidates.into_iter().map(state).collect();
         // If all are down, any of them may recover first.
         if states.iter().all(|state| !state.candidate.healthy) {
@@ -233,7 +239,9 @@ impl Race {
         let (attempt, overdue) = (tried.attempt, tried.overdue);
         match outcome {
             AttemptOutcome::Answered => self.won = self.won.or(Some(number)),
-            AttemptOutcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | AttemptOutcome::DoubtfulFormerr if attempt.edns => {
+            AttemptOutcome::Failed(FailureKind::Formerr | FailureKind::Notimp) | AttemptOutcome::DoubtfulFormerr
+                if attempt.edns =>
+            {
                 self.states[attempt.candidate].candidate.edns = false;
                 self.proceed(Attempt { edns: false, hedge: false, ..attempt }, overdue);
             }
@@ -295,8 +303,7 @@ impl Race {
             state.tries + 1 == MOST_TRIES && state.next.is_some_and(|next| next > now)
         };
         self.idle_candidates().filter(last).filter_map(|at| {
-            let sent =
-                self.attempts.iter().filter(|tried| tried.attempt.candidate == at).map(|tried| tried.sent);
+            let sent = self.attempts.iter().filter(|tried| tried.attempt.candidate == at).map(|tried| tried.sent);
             Some((at, sent.max()?))
         })
     }
@@ -339,7 +346,14 @@ impl Race {
             None => (now + LAST_TRY).max(self.deadline.checked_sub(LAST_TRY).unwrap_or(now)),
         });
         state.tries = state.tries.saturating_add(1);
-        self.attempts.push(AttemptState { attempt, sent: now, written: None, open: true, overdue: false, doubted: false });
+        self.attempts.push(AttemptState {
+            attempt,
+            sent: now,
+            written: None,
+            open: true,
+            overdue: false,
+            doubted: false,
+        });
         Step::Send(attempt)
     }
 

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::capability::{Capability, HOLDS_FOR};
 use super::evidence::Evidence;
 use super::failure::FailureKind;
-use super::health::{HealthChange, EJECT_AFTER, EJECT_LOSING, Health, UnansweredAttempt};
+use super::health::{EJECT_AFTER, EJECT_LOSING, Health, HealthChange, UnansweredAttempt};
 use super::latency_window::Latencies;
 use super::question::Question;
 use super::race::Candidate;
-use super::server_status::{RecentFailures, ServerStatus, ServerState, wall_clock};
+use super::server_status::{RecentFailures, ServerState, ServerStatus, wall_clock};
 use super::transport::Transport;
 use crate::metrics::ServerMetrics;
 use crate::metrics::events::EventKind;
@@ -170,15 +170,18 @@ impl Server {
             evidence.only_error()
         };
         match only {
-            Some(error) => self
-                .becomes(ServerState::Failing, EventKind::Failing, || format!("{} to everything, to a probe too", error.words())),
+            Some(error) => self.becomes(ServerState::Failing, EventKind::Failing, || {
+                format!("{} to everything, to a probe too", error.words())
+            }),
             None => self.gives_answers(),
         }
     }
 
     fn gives_answers(&self) {
         if lock(&self.server_status).state == ServerState::Failing {
-            self.becomes(self.state(), EventKind::NoLongerFailing, || "it gave an answer after errors alone".to_owned());
+            self.becomes(self.state(), EventKind::NoLongerFailing, || {
+                "it gave an answer after errors alone".to_owned()
+            });
         }
     }
 
@@ -510,8 +513,12 @@ mod tests {
         server.becomes(ServerState::Ejected, EventKind::Ejected, String::new);
         assert_eq!((told(), healthy()), (vec![], 1));
 
-        (0..2 * EJECT_AFTER).for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
-        assert_eq!((told(), healthy(), server.server_status().state), (vec![EventKind::Ejected], 0, ServerState::Ejected));
+        (0..2 * EJECT_AFTER)
+            .for_each(|_| server.failed(FailureKind::Timeout, Transport::Udp, UnansweredAttempt::Probe));
+        assert_eq!(
+            (told(), healthy(), server.server_status().state),
+            (vec![EventKind::Ejected], 0, ServerState::Ejected)
+        );
         server.loops_back();
         server.loops_back();
         assert_eq!((healthy(), server.server_status().state), (0, ServerState::ForwardingLoop));
@@ -526,7 +533,10 @@ mod tests {
         let later = |n: u32| Instant::now() + Duration::from_secs(n.into());
         (0..MOST_PROOF).for_each(|n| server.responded(later(n), Duration::ZERO, true));
         assert_eq!((healthy(), server.server_status().state), (1, ServerState::Healthy));
-        assert_eq!(told(), [EventKind::Ejected, EventKind::ForwardingLoop, EventKind::ForwardingLoopCleared, EventKind::Recovered]);
+        assert_eq!(
+            told(),
+            [EventKind::Ejected, EventKind::ForwardingLoop, EventKind::ForwardingLoopCleared, EventKind::Recovered]
+        );
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
     }
 }

@@ -28,7 +28,6 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::tls;
 use super::failure::FailureKind;
 use super::local_fault::LocalFault;
 use super::message::{MatchResult, OutgoingQuery, keepalive};
@@ -37,6 +36,7 @@ use super::race_events::{AttemptEvent, ConnectionActivity, RaceEvents};
 use super::sender::{SendContext, Sender};
 use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
+use super::tls;
 use crate::governor::pool::{Pool, Share};
 
 /// Maximum queries in flight on one connection; further ones are refused, which sends them to another server. Also the
@@ -206,7 +206,8 @@ impl SharedConnections {
         let Some(place) = place else { return Err(asked) };
         let (queue, receiver) = mpsc::channel(IN_FLIGHT);
         let line = Rc::clone(&self.line);
-        let state = ConnectionState { waiting: Cell::new(0), alive: Cell::new(now), arriving: RefCell::default(), line };
+        let state =
+            ConnectionState { waiting: Cell::new(0), alive: Cell::new(now), arriving: RefCell::default(), line };
         let state = Rc::new(state);
         let pooled = Pooled { queue, state: Rc::clone(&state) };
         pooled.take(asked).map_err(mpsc::error::TrySendError::into_inner)?;
@@ -243,7 +244,12 @@ async fn connect(server: &Server) -> Result<Box<dyn Stream>, FailureKind> {
 }
 
 /// Serves one place in the pool: opens connections as long as there are queries for them.
-async fn serve(others: Rc<SharedConnections>, mut queue: mpsc::Receiver<Box<TcpQuery>>, state: Rc<ConnectionState>, _place: OpenSocket) {
+async fn serve(
+    others: Rc<SharedConnections>,
+    mut queue: mpsc::Receiver<Box<TcpQuery>>,
+    state: Rc<ConnectionState>,
+    _place: OpenSocket,
+) {
     let server = Arc::clone(&others.server);
     let others = Rc::downgrade(&others);
     let mut connection = TcpConnection { server, others, state, waiting: HashMap::new(), idle: IDLE, served: false };

@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::clients::Client;
-    use crate::clients::client::{Field, Job, ClientKind, Trust};
+    use crate::clients::client::{ClientKind, Field, Job, Trust};
     use crate::config::parse::parse;
     use crate::metrics::Metrics;
     use crate::snapshot::Snapshot;

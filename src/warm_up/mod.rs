@@ -148,11 +148,12 @@ fn pending_query(
     if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = forward::usable_entry(resolver, &pending_query, 0) {
         return Err("cached");
     }
-    if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.has_room(asked)) {
+    if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.below_threshold(asked)) {
         return Err("upstream");
     }
     // A client may be asking the same question now.
-    let leader = resolver.coalescer.lead(pending_query.snapshot.generation, hash, &pending_query.key).ok_or("cached")?;
+    let leader =
+        resolver.coalescer.lead(pending_query.snapshot.generation, hash, &pending_query.key).ok_or("cached")?;
     Ok((pending_query, leader))
 }
 

@@ -227,7 +227,8 @@ fn links<'r>(response: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
     let mut here = response.qname().to_ascii_lowercase();
     let mut links: Vec<ChainLink<'r>> = Vec::new();
     while links.len() < super::response::LONGEST_CHAIN {
-        let taken = |record: &Record| links.iter().any(|link| matches!(link, ChainLink::Alias(taken) if *taken == record));
+        let taken =
+            |record: &Record| links.iter().any(|link| matches!(link, ChainLink::Alias(taken) if *taken == record));
         let next = match response.alias_of(&here).filter(|record| !taken(record)) {
             Some(alias) => expanded(response.message, alias.rdata_at()).map(|target| (ChainLink::Alias(alias), target)),
             None => response.dname_above(&here).and_then(|dname| {
@@ -236,7 +237,8 @@ fn links<'r>(response: &'r ResponseMessage<'_>) -> Vec<ChainLink<'r>> {
                 let target = [here.get(..here.len().checked_sub(above.len())?)?, &below].concat();
                 // RFC 6672 section 2.2: a target that is too long is YXDOMAIN, and the chain ends here.
                 let owner = here.clone();
-                (target.len() <= MAX_NAME).then(|| (ChainLink::Missing { dname, owner, target: target.clone() }, target))
+                (target.len() <= MAX_NAME)
+                    .then(|| (ChainLink::Missing { dname, owner, target: target.clone() }, target))
             }),
         };
         let Some((link, target)) = next else { break };
@@ -330,7 +332,8 @@ mod tests {
             [head, b"\x01c\xc0\x0e", &address[4..], b"\xc0\x0c\0\x05\0\x01\0\0\0\x09\0\x04\x01c\xc0\x0e", other]
                 .concat();
         assert_eq!(alias.len(), 16);
-        let ordered = in_order(&ResponseMessage::read(&message).expect("a reply")).expect("room").expect("another order");
+        let ordered =
+            in_order(&ResponseMessage::read(&message).expect("a reply")).expect("room").expect("another order");
         let [a, cname, naptr] = [rtype::A, rtype::CNAME, RrType::from(35)];
         let [asked, other] = [b"\x01a\x01b\x00".to_vec(), b"\x01c\x01b\x00".to_vec()];
         assert_eq!(answers(&ordered), [(cname, asked.clone()), (a, other), (naptr, asked)]);

@@ -1,8 +1,8 @@
 //! A cached response adapted to one query: id, flags, letter case, aged TTLs, OPT, size.
 
-use super::write::{self, OPT_SIZE, MessageWriter};
 use super::query::Query;
 use super::record::{Record, Section};
+use super::write::{self, MessageWriter, OPT_SIZE};
 use super::{HEADER, Rcode, RrType, flag, rcode, rtype, spelling, u16_at};
 
 /// A response in the form that the cache keeps.
@@ -56,7 +56,11 @@ pub fn fit(cached_message: CachedMessage<'_>, query: &Query<'_>, age: Age, optio
     out[..cut.len].copy_from_slice(&cached_message.wire[..cut.len]);
 
     // Without OPT the upper bits of a code cannot be sent, and the lower bits alone mean something else.
-    let rcode = if cached_message.rcode.opt_bits() != 0 && query.edns.is_none() { rcode::SERVFAIL } else { cached_message.rcode };
+    let rcode = if cached_message.rcode.opt_bits() != 0 && query.edns.is_none() {
+        rcode::SERVFAIL
+    } else {
+        cached_message.rcode
+    };
     let stored_flags = u16_at(cached_message.wire, 2).unwrap_or_default();
     // The reserved bit must be zero (RFC 1035 section 4.1.1), whatever the server sent.
     let mut flags = write::reply_flags(query.flags, rcode) | (stored_flags & flag::TC);
@@ -107,7 +111,8 @@ fn rotate(cached_message: CachedMessage<'_>, qtype: RrType, by: usize, out: &mut
     let count = usize::from(cached_message.rotation.unsigned_abs());
     let answers = usize::from(u16_at(cached_message.wire, 6).unwrap_or_default());
     let first = 2 * answers.saturating_sub(count);
-    let Some(&[high, low, next_high, next_low]) = cached_message.ttls.get(first..).and_then(|ttls| ttls.first_chunk()) else {
+    let Some(&[high, low, next_high, next_low]) = cached_message.ttls.get(first..).and_then(|ttls| ttls.first_chunk())
+    else {
         return;
     };
     let ttl = usize::from(u16::from_be_bytes([high, low]));
@@ -337,7 +342,8 @@ mod tests {
         let query = Query::read(&query).expect("a query");
         let mut out = [0; 600];
         for len in 0..40 {
-            let cached_message = CachedMessage { rotation: 2, spells: true, ..cached_message(&[0xff; 40][..len], &[0xff; 4]) };
+            let cached_message =
+                CachedMessage { rotation: 2, spells: true, ..cached_message(&[0xff; 40][..len], &[0xff; 4]) };
             for size in [0, 11, 12, 19, 30, 35, 600] {
                 assert!(fit(cached_message, &query, Age::Seconds(1), &[0; 700], &mut out[..size]) <= size);
             }

@@ -16,7 +16,6 @@
 
 pub mod compose;
 pub mod fit;
-pub mod write;
 pub mod name;
 pub mod query;
 pub mod rcode;
@@ -26,6 +25,7 @@ pub mod rtype;
 pub(crate) mod spelling;
 pub mod store;
 pub(crate) mod text;
+pub mod write;
 
 pub use rcode::Rcode;
 pub use rtype::RrType;

@@ -162,7 +162,8 @@ impl<'a> Query<'a> {
     pub fn retained(&self) -> Box<[u8]> {
         // Exact capacity avoids a reallocation at the end.
         let asks = self.edns.map(|edns| edns.asks).unwrap_or_default();
-        let options = [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(RequestBits::of_code(*code)));
+        let options =
+            [option::KEEPALIVE, option::NSID].into_iter().filter(|code| asks.has(RequestBits::of_code(*code)));
         let options_size = OPTION_SIZE * options.clone().count();
         let opt = self.edns.map_or(0, |_| OPT_SIZE + options_size);
         let mut bytes = Vec::with_capacity(self.question_end + opt);
@@ -456,7 +457,9 @@ mod tests {
 
         let keepalive = [&opt_with(10, 4)[..], b"\x00\x0b\x00\x00"].concat();
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &keepalive);
-        assert!(Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.asks.has(RequestBits::KEEPALIVE))));
+        assert!(
+            Query::read(&bytes).is_ok_and(|query| query.edns.is_some_and(|edns| edns.asks.has(RequestBits::KEEPALIVE)))
+        );
 
         let bytes = packet(0, [1, 0, 0, 1], rtype::A, class::IN, &opt_with(3, 0));
         assert_eq!(Query::read(&bytes).map(|query| query.udp_size()).ok(), Some(512));

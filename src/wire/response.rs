@@ -384,7 +384,11 @@ mod tests {
             (b"\x00\x0f\x00\x09\x00".to_vec(), 0),
         ] {
             let bytes = response(rcode::NOERROR, [&[], &[], &[opt(&options)]]);
-            assert_eq!(ResponseMessage::read(&bytes).map(|response| response.extended_errors.len()), Ok(cached_message), "{options:02x?}");
+            assert_eq!(
+                ResponseMessage::read(&bytes).map(|response| response.extended_errors.len()),
+                Ok(cached_message),
+                "{options:02x?}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Messages and options that nodens writes itself.
 
-use super::query::{RequestBits, Edns, Query};
+use super::query::{Edns, Query, RequestBits};
 use super::{ADVERTISED_SIZE, HEADER, Rcode, RrType, class, flag, option, rcode, rtype};
 
 /// Writer into a fixed buffer. It leaves out data that does not fit and records the overflow.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nodens::answer::{Resolved, Resolver, Response, LocalCounters, resolve};
+use nodens::answer::{LocalCounters, Resolved, Resolver, Response, resolve};
 use nodens::cause::Cause;
 use nodens::clients::{Clients, StaticClients};
 use nodens::config::RouteId;
@@ -15,7 +15,7 @@ use nodens::config::parse::parse;
 use nodens::jobs::projects::Projects;
 use nodens::jobs::stats_buffer::{RecordedFailure, Wait};
 use nodens::jobs::{Jobs, Pick, StatsBuffer};
-use nodens::metrics::{Metrics, AnswerSource};
+use nodens::metrics::{AnswerSource, Metrics};
 use nodens::snapshot::Snapshot;
 use nodens::upstream::{Answer, Ask, Group, Question, Unanswered};
 use nodens::wire::name::Name;
@@ -191,7 +191,8 @@ fn no_count_is_lost_between_workers_and_control() {
                 scope.spawn(|| {
                     let mut stats_buffer = accounts.stats_buffer();
                     for batch in 1..=BATCHES {
-                        (0..QUERIES).for_each(|_| stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, batch));
+                        (0..QUERIES)
+                            .for_each(|_| stats_buffer.count(KNOWN, ROUTE, rcode::NOERROR, AnswerSource::Hit, batch));
                         if batch % 50 == 0 {
                             stats_buffer.follow(&[Arc::from("after a reload")].into(), &accounts.snapshot.clients);
                         }
@@ -266,9 +267,9 @@ impl Scene {
 
     fn respond(&mut self, client: IpAddr, packet: &[u8], at: Instant) -> (Response, Vec<u8>) {
         let snapshot = self.resolver.snapshot.load_full();
-        let mut turn = self.resolver.turn(&snapshot, at, &mut self.tally, &mut self.stats_buffer);
+        let mut context = self.resolver.context(&snapshot, at, &mut self.tally, &mut self.stats_buffer);
         let mut out = vec![0; 1_232];
-        let response = self.resolver.respond(&mut turn, packet, client, false, &mut out);
+        let response = self.resolver.respond(&mut context, packet, client, false, &mut out);
         (response, out)
     }
 }

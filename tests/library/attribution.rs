@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nodens::clients::Unknown;
+use nodens::clients::address_owners::{AddressOwners, SLACK};
 use nodens::clients::client::{Client, ClientKind};
-use nodens::clients::pods::{PodEvent, KEPT_AFTER_END, MOST_PODS, Pod, Pods};
-use nodens::clients::address_owners::{SLACK, AddressOwners};
+use nodens::clients::pods::{KEPT_AFTER_END, MOST_PODS, Pod, PodEvent, Pods};
 use nodens::clock::Millis;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodens::answer::{Resolver, Response, LocalCounters, resolve};
+use nodens::answer::{LocalCounters, Resolver, Response, resolve};
 use nodens::config::parse::parse;
 use nodens::forward::refresh;
 use nodens::governor::MOST_PENDING;
@@ -87,10 +87,10 @@ impl Scene {
     async fn ask(&mut self, name: &str) -> bool {
         let packet = query(Name::from_str(name).unwrap().as_wire());
         let snapshot = self.resolver.snapshot.load_full();
-        let mut turn = self.resolver.turn(&snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
+        let mut context = self.resolver.context(&snapshot, Instant::now(), &mut self.tally, &mut self.stats_buffer);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let mut out = [0; 1232];
-        match self.resolver.respond(&mut turn, &packet, client, false, &mut out) {
+        match self.resolver.respond(&mut context, &packet, client, false, &mut out) {
             Response::Reply(len) => {
                 assert_eq!((out[3] & 0x0f, out[7]), (0, 1), "{name}: {:?}", &out[..len]);
                 true

@@ -335,7 +335,9 @@ async fn forged_replies_alone_or_before_the_right_one() {
     let right = udp(&upstream, &query).await;
     for (forgery, check) in [
         (Forgery::WrongId, (|response, _| response[..2] != [1, 0]) as fn(&[u8], &[u8]) -> bool),
-        (Forgery::WrongQuestion, |response, query| question(response) != question(query) && response[..2] == query[..2]),
+        (Forgery::WrongQuestion, |response, query| {
+            question(response) != question(query) && response[..2] == query[..2]
+        }),
         (Forgery::Echo, |response, query| response == query),
     ] {
         upstream.set(Behaviour::forged(forgery));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::answer::{Response, LocalCounters};
+use nodens::answer::{LocalCounters, Response};
 use nodens::app::{self, Running};
 use nodens::config::Config;
 use nodens::config::parse::parse;
@@ -45,12 +45,12 @@ fn denying(project: &str) -> Config {
 fn ask(running: &Running, name: &str, notes: &mut (LocalCounters, StatsBuffer)) -> Rcode {
     let resolver = running.resolver();
     let snapshot = resolver.snapshot.load();
-    let mut turn = resolver.turn(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
+    let mut context = resolver.context(&snapshot, tokio::time::Instant::now(), &mut notes.0, &mut notes.1);
     let mut packet = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0".to_vec();
     packet.extend_from_slice(name.parse::<Name>().unwrap().as_wire());
     packet.extend_from_slice(&[0, 1, 0, 1]);
     let mut out = [0; 512];
-    let Response::Reply(_) = resolver.respond(&mut turn, &packet, IpAddr::from(DENIED), false, &mut out) else {
+    let Response::Reply(_) = resolver.respond(&mut context, &packet, IpAddr::from(DENIED), false, &mut out) else {
         panic!("no answer at once");
     };
     Rcode::of_flags(out[3].into())

@@ -22,7 +22,7 @@ use nodens::wire::name::{self, MAX_NAME};
 use nodens::wire::query::{CacheKey, Query, Reject};
 use nodens::wire::response::{ResponseMessage, Section};
 use nodens::wire::store::{CacheableMessage, store};
-use nodens::wire::{flag, write, rcode};
+use nodens::wire::{flag, rcode, write};
 
 const SECTIONS: [Section; 3] = [Section::Answer, Section::Authority, Section::Additional];
 const EDE: u16 = 15;
@@ -193,15 +193,17 @@ fn all_that_is_done_with(packet: &[u8], options: &[u8], size: usize) -> Option<V
         Err(Reject::Silence(_)) => {}
     }
     let response = ResponseMessage::read(packet).ok()?;
-    let home = CacheScope::unconfirmed(0);
+    let scope = CacheScope::unconfirmed(0);
     let limits = EntryLimits { max_ttl: u32::MAX, negative_max_ttl: u32::MAX, rotate: true };
-    let entry = Entry::from_reply(&response, limits, true, home, 0);
+    let entry = Entry::from_reply(&response, limits, true, scope, 0);
     let mut composer = Composer::new(response.flags, &packet[12..response.question_end]);
     for record in &response.records {
         composer.copy(packet, record, record.section);
     }
     if let Ok(composed) = composer.finish() {
-        assert!(ResponseMessage::read(&composed).is_ok_and(|composed| composed.records.len() <= response.records.len()));
+        assert!(
+            ResponseMessage::read(&composed).is_ok_and(|composed| composed.records.len() <= response.records.len())
+        );
     }
     let _ = (response.is_sound(), response.is_referral());
     if let Ok(Some(ordered)) = in_order(&response) {

@@ -125,7 +125,8 @@ async fn the_table_adds_up_too() {
 async fn the_same_seed_asks_the_same() {
     let (one, two) = (upstream().await, upstream().await);
     let (report, _) = json(&[one.address(), two.address()], &[&QUICK[..], &["--seed", "7"]].concat()).await;
-    let asked = |upstream: &LabUpstream| upstream.seen().iter().map(|seen| seen.question().to_vec()).collect::<Vec<_>>();
+    let asked =
+        |upstream: &LabUpstream| upstream.seen().iter().map(|seen| seen.question().to_vec()).collect::<Vec<_>>();
     let (first, second) = (asked(&one), asked(&two));
     let common = first.len().min(second.len()); // on a busy machine one of them may be short
     assert!(common > 100);

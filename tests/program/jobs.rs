@@ -268,10 +268,7 @@ fn the_command_line_shows_it() {
     );
     let (good, text) = scene.run(&["job", "8123"]);
     assert!(good && text.contains("    2x typo.example.com A"), "{text}");
-    assert!(
-        text.contains("  search-list noise (3 of 8 queries): names with a suffix of the search list"),
-        "{text}"
-    );
+    assert!(text.contains("  search-list noise (3 of 8 queries): names with a suffix of the search list"), "{text}");
     let (good, text) = scene.run(&["job", "one", "--json"]);
     let report: Value = serde_json::from_str(&text).expect("JSON");
     assert!(good && report["queries"] == 8, "{text}");

@@ -166,7 +166,8 @@ impl Soak {
             }
             while !asked.is_empty() {
                 let response = stream.as_mut().map_or_else(|| receive(&socket), Tcp::receive);
-                let at = asked.iter().position(|(asked, ..)| *asked == id(&response)).expect("one reply for each query");
+                let at =
+                    asked.iter().position(|(asked, ..)| *asked == id(&response)).expect("one reply for each query");
                 let (_, name, route, sent) = asked.swap_remove(at);
                 self.check(&response, &name, route, sent);
                 known = (code(&response) == ResponseCode::NoError).then_some((name, route)).or(known);

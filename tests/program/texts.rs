@@ -77,7 +77,8 @@ fn check_reports_every_mistake() {
 #[test]
 fn usage_mistakes() {
     let dir = Dir::new();
-    let commands: [&[&str]; 4] = [&["sreve"], &["check"], &["serve", "--config", "missing.toml"], &["bench", "latency"]];
+    let commands: [&[&str]; 4] =
+        [&["sreve"], &["check"], &["serve", "--config", "missing.toml"], &["bench", "latency"]];
     let texts = commands.map(|words| format!("$ nodens {}\n{}", words.join(" "), printed(&dir, words)));
     assert_snapshot!(texts.join("\n"));
 }

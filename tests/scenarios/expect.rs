@@ -86,7 +86,8 @@ pub(crate) fn check(query: &[u8], response: &[u8], took: Duration, block: &[Stri
         assert_eq!(response, bytes, "{response:02x?}");
         return;
     }
-    let message = Message::from_vec(response).unwrap_or_else(|error| panic!("unreadable reply: {error}: {response:02x?}"));
+    let message =
+        Message::from_vec(response).unwrap_or_else(|error| panic!("unreadable reply: {error}: {response:02x?}"));
     let told = tell(&message);
     let rcode = message.metadata.response_code.to_str().to_uppercase().replace(' ', "");
     let wanted = expected.rcode.expect("a response code");
@@ -119,7 +120,10 @@ pub(crate) fn check(query: &[u8], response: &[u8], took: Duration, block: &[Stri
     for name in &expected.spelled {
         let labels = name.split('.').map(|label| [&[label.len() as u8], label.as_bytes()].concat());
         let wire = labels.collect::<Vec<_>>().concat();
-        assert!(response.windows(wire.len()).any(|window| window == wire), "{name} is not there: {told}: {response:02x?}");
+        assert!(
+            response.windows(wire.len()).any(|window| window == wire),
+            "{name} is not there: {told}: {response:02x?}"
+        );
     }
     if judge == Judge::Nodens {
         check_opt(query, response, &message, &expected.errors, (expected.keepalive, expected.nsid.as_deref()), &told);

@@ -155,7 +155,8 @@ impl Stage {
         for (name, upstream) in &self.upstreams {
             text = text.replace(&format!("{{{name}}}"), &upstream.address().to_string());
         }
-        parse(&text, &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap_or_else(|diagnostics| panic!("{diagnostics:?} in:\n{text}"))
+        parse(&text, &[IpAddr::V4(Ipv4Addr::LOCALHOST)])
+            .unwrap_or_else(|diagnostics| panic!("{diagnostics:?} in:\n{text}"))
     }
 
     fn send(&mut self, words: &[String]) -> Client {

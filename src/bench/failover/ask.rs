@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::fault::{UpstreamChange, UpstreamState};
 use super::figures::Fate;
-use super::names::{LAME, ClientResult, name};
+use super::names::{ClientResult, LAME, name};
 use crate::lab::client::{LabQuery, ask};
 use crate::lab::upstream::LabUpstream;
 

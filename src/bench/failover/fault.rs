@@ -180,10 +180,16 @@ impl FaultRow {
                 })
                 .collect(),
             Course::Flaps(turn) => (0..queries.div_ceil(turn))
-                .map(|number| first(number * turn, if number % 2 == 0 { UpstreamState::Silent } else { UpstreamState::Healthy }))
+                .map(|number| {
+                    first(number * turn, if number % 2 == 0 { UpstreamState::Silent } else { UpstreamState::Healthy })
+                })
                 .collect(),
             Course::OnlyOne(lasts, state) => {
-                vec![first(0, UpstreamState::Healthy), first(BRIEF_AT, state), first(BRIEF_AT + lasts, UpstreamState::Healthy)]
+                vec![
+                    first(0, UpstreamState::Healthy),
+                    first(BRIEF_AT, state),
+                    first(BRIEF_AT + lasts, UpstreamState::Healthy),
+                ]
             }
             Course::Both(lasts) => {
                 let both = UpstreamChange { at: BRIEF_AT, states: [UpstreamState::Silent; 2] };

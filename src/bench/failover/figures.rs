@@ -46,7 +46,8 @@ impl Figures {
     /// ten queries. `healthy` is the number of queries that the second upstream received, if it was healthy throughout.
     pub fn new(fates: &[Fate], burst: bool, healthy: Option<u64>) -> Self {
         let count = |verdict| fates.iter().filter(|fate| fate.verdict == verdict).count() as u64;
-        let (silent, failed, wrong) = (count(ClientResult::Silent), count(ClientResult::Failed), count(ClientResult::Wrong));
+        let (silent, failed, wrong) =
+            (count(ClientResult::Silent), count(ClientResult::Failed), count(ClientResult::Wrong));
         let times = sorted(fates);
         let later = burst.then(|| sorted(fates.get(LEARNT_AFTER..).unwrap_or_default()));
         Self {
@@ -98,9 +99,12 @@ mod tests {
     #[test]
     fn what_is_lost_counts_with_the_clients_patience() {
         let mut fates: Vec<Fate> = (0..10).map(|_| good(900)).chain((0..90).map(|_| good(2))).collect();
-        for (fate, verdict) in
-            fates[10..].iter_mut().zip([ClientResult::Silent, ClientResult::Failed, ClientResult::Failed, ClientResult::Wrong])
-        {
+        for (fate, verdict) in fates[10..].iter_mut().zip([
+            ClientResult::Silent,
+            ClientResult::Failed,
+            ClientResult::Failed,
+            ClientResult::Wrong,
+        ]) {
             fate.verdict = verdict;
         }
         let figures = Figures::new(&fates, true, None);

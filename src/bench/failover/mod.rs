@@ -56,8 +56,10 @@ pub async fn run(plan: &FailoverPlan, stop: &AtomicBool, progress: impl Fn(&Cell
 
 async fn measure(plan: &FailoverPlan, cell: &Cell, stop: &AtomicBool) -> io::Result<CellOutcome> {
     let ip = if plan.ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
-    let upstreams =
-        [LabUpstream::start((ip, 0).into(), names::zone()).await?, LabUpstream::start((ip, 0).into(), names::zone()).await?];
+    let upstreams = [
+        LabUpstream::start((ip, 0).into(), names::zone()).await?,
+        LabUpstream::start((ip, 0).into(), names::zone()).await?,
+    ];
     for upstream in &upstreams {
         upstream.set_latency(HEALTHY_LATENCY);
     }

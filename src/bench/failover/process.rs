@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::server::{TestedServerSetup, TestedServer};
+use super::server::{TestedServer, TestedServerSetup};
 
 /// Maximum attempts to start a server: another process may take the free port first.
 const START_TRIES: u32 = 3;

@@ -102,7 +102,8 @@ impl Drawing<'_> {
     }
 
     fn panel(&mut self, report: &FailoverReport, mode: Mode) {
-        let servers: Vec<TestedServer> = self.servers.iter().copied().filter(|s| report.servers(mode).contains(s)).collect();
+        let servers: Vec<TestedServer> =
+            self.servers.iter().copied().filter(|s| report.servers(mode).contains(s)).collect();
         let faults = report.faults(mode);
         let cells = || faults.iter().flat_map(|fault| servers.iter().map(move |s| report.figures(mode, fault, *s)));
         let values = cells().flatten().flat_map(|figures| [figures.p99_ms, figures.max_ms]);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::sentence::sentence;
 use super::metric_key::ReportedCounts;
+use super::sentence::sentence;
 use crate::cause::Cause;
 use crate::clients::Client;
 use crate::clock::Millis;
@@ -224,8 +224,9 @@ impl ClientStats {
 
     /// Adds responses of a kind.
     pub(super) fn add(&mut self, more: ResponseKind) {
-        let same =
-            |kind: &&mut ResponseKind| (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route;
+        let same = |kind: &&mut ResponseKind| {
+            (kind.rcode, kind.source) == (more.rcode, more.source) && kind.route == more.route
+        };
         self.steps += self.kinds.len() as u64;
         if let Some(kind) = self.kinds.iter_mut().find(same) {
             kind.times += more.times;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nodens::upstream::health::{HealthChange, EJECT_AFTER, EJECT_LOSING, HEDGE, Health, LONGEST_PROBE, UnansweredAttempt, MOST_PROOF};
+use nodens::upstream::health::{
+    EJECT_AFTER, EJECT_LOSING, HEDGE, Health, HealthChange, LONGEST_PROBE, MOST_PROOF, UnansweredAttempt,
+};
 use nodens::upstream::probe::TICK;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -88,7 +90,14 @@ impl Story {
     }
 
     /// Records a response. `late`: the query was counted as lost before.
-    fn responded(&mut self, now: Instant, latency: Duration, late: bool, health: &Health, change: Option<HealthChange>) {
+    fn responded(
+        &mut self,
+        now: Instant,
+        latency: Duration,
+        late: bool,
+        health: &Health,
+        change: Option<HealthChange>,
+    ) {
         (self.streak, self.agreed) = (0, false);
         // Responses to probes have cleared the suspicion.
         if self.losing.is_some() && !health.is_suspect() {

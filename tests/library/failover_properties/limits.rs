@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use nodens::upstream::budget::HedgeBudget;
-use nodens::upstream::rate_limiter::{RateLimiter, RateDecision};
+use nodens::upstream::rate_limiter::{RateDecision, RateLimiter};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

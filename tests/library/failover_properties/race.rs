@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nodens::upstream::race::{Attempt, Candidate, MOST_TRIES, AttemptOutcome, Race, Step, TRIES_PER_SERVER};
+use nodens::upstream::race::{Attempt, AttemptOutcome, Candidate, MOST_TRIES, Race, Step, TRIES_PER_SERVER};
 use nodens::upstream::{FailureKind, Transport};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -129,7 +129,13 @@ impl Course<'_> {
     }
 
     /// Passes the next outcome until `until` to the race; returns none if there is none.
-    fn deliver(&mut self, race: &mut Race, until: Instant, now: &mut Instant, owed: &mut bool) -> Option<AttemptOutcome> {
+    fn deliver(
+        &mut self,
+        race: &mut Race,
+        until: Instant,
+        now: &mut Instant,
+        owed: &mut bool,
+    ) -> Option<AttemptOutcome> {
         let (number, at, outcome) = (0..)
             .zip(&self.sent)
             .filter(|(_, sent)| sent.open)
@@ -148,7 +154,8 @@ impl Course<'_> {
             }
             _ => false,
         };
-        self.needs_tcp[sent.attempt.candidate] |= follows && matches!(outcome, AttemptOutcome::Truncated | AttemptOutcome::Doubtful);
+        self.needs_tcp[sent.attempt.candidate] |=
+            follows && matches!(outcome, AttemptOutcome::Truncated | AttemptOutcome::Doubtful);
         self.continues = follows.then_some(sent.attempt.candidate);
         if let AttemptOutcome::Failed(kind) = outcome
             && !follows

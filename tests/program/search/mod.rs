@@ -210,7 +210,8 @@ fn with_pod(address: &str, text: &str) -> (Nodens, Api) {
 fn queries(names: &[String], keys: &str, program: impl Fn(&[String]) -> Command) -> (u64, u64) {
     let kube = "kubernetes.default.svc.cluster.local. 5 A 10.96.0.1\nweb.ci.svc.cluster.local. 5 A 10.96.0.9\n\
                 api.ci.svc.cluster.local. 5 A 10.96.0.8\n";
-    let kube_dns = upstream_on(([127, 0, 0, 2], 53).into(), LabZone::new("cluster.local.").negative_ttl(5).records(kube));
+    let kube_dns =
+        upstream_on(([127, 0, 0, 2], 53).into(), LabZone::new("cluster.local.").negative_ttl(5).records(kube));
     let public = names.iter().fold(LabZone::new("."), |zone, name| {
         zone.record(&format!("{name}. 300 A 192.0.2.1")).record(&format!("{name}. 300 AAAA 2001:db8::1"))
     });
