@@ -257,7 +257,7 @@ mod tests {
             ("https://dns.google/dns-query", "does not speak \"https\""),
             ("tls://1.1.1.1", "certificate"),
             ("tls://1.1.1.1#", "certificate"),
-            ("tls://1.1.1.1#1.1.1.1", "an address behind the #"),
+            ("tls://1.1.1.1#1.1.1.1", "an address after the #"),
             ("-dns.example", "neither"),
             ("dns-.example", "neither"),
             ("dns..example", "neither"),

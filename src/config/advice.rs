@@ -234,7 +234,7 @@ mod tests {
             ("[\"0.0.0.0\"]\n", &["an open resolver"]),
             ("[\"10.0.0.1\"]\n[admin]\nlisten = \"127.0.0.1\"\n", &[]),
             ("[\"10.0.0.1\"]\n[admin]\nlisten = \"10.0.0.1\"\nallow = [\"10.0.0.0/8\"]\n", &[]),
-            ("[\"10.0.0.1\"]\n[admin]\nlisten = \"10.0.0.1\"\n", &["who asked for which names"]),
+            ("[\"10.0.0.1\"]\n[admin]\nlisten = \"10.0.0.1\"\n", &["which client queried which names"]),
         ] {
             let found = warnings(&format!("{open}{text}{REST}"));
             let matches =

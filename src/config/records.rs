@@ -62,7 +62,7 @@ struct RecordForm {
     rtype: RecordType,
     /// Number of words of a value; `None`: any number.
     words: Option<usize>,
-    right: &'static str,
+    example: &'static str,
 }
 
 /// All types that the file may have.
@@ -80,8 +80,8 @@ const FORMS: [RecordForm; 8] = [
 /// Maximum length of a character-string in bytes (RFC 1035 section 3.3).
 const LONGEST_STRING: usize = 255;
 
-const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, right: &'static str) -> RecordForm {
-    RecordForm { name, rtype, words, right }
+const fn form(name: &'static str, rtype: RecordType, words: Option<usize>, example: &'static str) -> RecordForm {
+    RecordForm { name, rtype, words, example }
 }
 
 impl RecordKind {
@@ -95,7 +95,9 @@ impl RecordKind {
     /// The value has the syntax of a zone file (RFC 1035 section 5.1) with absolute names, with or without the final dot. A TXT
     /// value that does not start with a quote is one literal string.
     pub(crate) fn rdata(self, value: &str) -> Result<Vec<u8>, String> {
-        let wrong = |what: String| format!("value: {what}; right for {} would be {:?}", self.0.name, self.0.right);
+        let wrong = |what: String| {
+            format!("value: {what}; expected a value such as {:?} for type {}", self.0.example, self.0.name)
+        };
         self.encode(value).map_err(wrong)
     }
 
@@ -322,19 +324,19 @@ mod tests {
     fn bad_values_say_what_is_right() {
         let long = "x".repeat(256);
         for (kind, value, part) in [
-            ("A", "10.0.3.256", "right for A would be \"10.0.3.7\""),
+            ("A", "10.0.3.256", "expected a value such as \"10.0.3.7\" for type A"),
             ("A", "10.0.3.7 10.0.3.8", "has 2 parts"),
             ("A", "10.0.3.7;x", "comment"),
-            ("AAAA", "10.0.3.7", "right for AAAA"),
+            ("AAAA", "10.0.3.7", "for type AAAA"),
             ("CNAME", "a..b", "a label is empty"),
             ("CNAME", "a b", "not a name"),
             ("MX", "mail.example", "has 1 parts"),
-            ("MX", "70000 mail.example", "right for MX"),
+            ("MX", "70000 mail.example", "for type MX"),
             ("SRV", "0 5 sip.example", "has 3 parts"),
             ("CAA", "0 issue ca.example; x=y", "comment"),
             ("CAA", "0 issue", "has 2 parts"),
             ("TXT", "\"\\065\"", "numeric escapes"),
-            ("TXT", "\"open", "right for TXT"),
+            ("TXT", "\"open", "for type TXT"),
             ("TXT", long.as_str(), "256 bytes"),
             ("CNANE", "x", "did you mean \"CNAME\""),
             ("SOA", "x", "not a type"),

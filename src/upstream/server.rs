@@ -139,7 +139,7 @@ impl Server {
     fn is_heard_of(&self) {
         let mut server_status = lock(&self.server_status);
         if server_status.state == ServerState::Unknown && self.state() == ServerState::Healthy {
-            *server_status = ServerStatus::new(ServerState::Healthy, "it replied");
+            *server_status = ServerStatus::new(ServerState::Healthy, "it responded");
         }
     }
 

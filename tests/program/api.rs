@@ -113,7 +113,7 @@ fn a_healthy_server_has_counts_and_latencies() {
 
     assert_eq!((&server["transport"], &server["tls_name"]), (&"udp".into(), &Value::Null));
     assert_eq!((&server["state"], &server["next_probe_seconds"]), (&"healthy".into(), &Value::Null));
-    assert_eq!(server["reason"], "it replied");
+    assert_eq!(server["reason"], "it responded");
     assert_eq!((&server["edns"], &server["random_case"]), (&true.into(), &true.into()));
     assert!(is_a_time(&server["since"]), "{server:#}");
     assert!(server["age_seconds"].as_f64().is_some_and(|age| age > 0.3), "nine queries of 40 ms: {server:#}");

@@ -401,7 +401,7 @@ fn mistakes_of_records() {
             record("a*.example", "A", "10.0.0.1"),
             &["2:8: name: \"a*.example\": an asterisk stands alone, as the first label"],
         ),
-        (record("*", "A", "10.0.0.1"), &["2:8: name: \"*\" would be every name there is"]),
+        (record("*", "A", "10.0.0.1"), &["2:8: name: \"*\" would match every name"]),
         (
             record("a.example", "AAAAA", "10.0.0.1"),
             &["3:8: type: \"AAAAA\" is not a type that a record may have; did you mean \"AAAA\"?"],

@@ -99,7 +99,7 @@ fn a_route_without_a_live_upstream() {
     let upstream = upstream(zone());
     stop(&upstream);
     let nodens = Nodens::start(&config(&[&upstream], "", ""));
-    eventually("the ejection", || nodens.get("/readyz").body.contains("ejected").then_some(()));
+    eventually("the ejection", || nodens.get("/readyz?verbose").body.contains("ejected").then_some(()));
     let port = upstream.address().port().to_string();
     assert_snapshot!("readyz", nodens.get("/readyz?verbose").body.replace(&port, "PORT"));
     let admin = nodens.admin.expect("admin pages").to_string();
