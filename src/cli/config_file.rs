@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::hosts_files;
+use super::hosts_files::{self, FileStamp};
 use super::outcome::CommandOutcome;
 use super::own_addresses::own_addresses;
 use crate::config::Config;
@@ -35,16 +35,19 @@ struct ConfigInputs {
     local: Vec<IpAddr>,
     /// Path and text of each hosts file that the text names.
     hosts: Vec<(String, String)>,
+    /// Stamps of these files from before they were read: a later change is then noticed, by a successor too.
+    stamps: Vec<FileStamp>,
 }
 
 impl ConfigSource {
     /// Combines the text with this machine's current addresses and the hosts files that the text names.
     pub(super) fn of(text: Vec<u8>) -> Self {
-        let mut source = Self { text, around: ConfigInputs { local: own_addresses(), hosts: Vec::new() } };
+        let mut source = Self { text, around: ConfigInputs { local: own_addresses(), ..ConfigInputs::default() } };
         // Most configurations name no hosts files; a large text is then not parsed twice.
         if source.text.windows(HOSTS.len()).any(|part| part == HOSTS)
             && let Ok(config) = source.parse()
         {
+            source.around.stamps = hosts_files::stamps(&config.hosts.files);
             source.around.hosts = hosts_files::read(&config.hosts.files);
         }
         source
@@ -53,6 +56,11 @@ impl ConfigSource {
     /// Returns this machine's addresses as of when the text was read.
     pub(super) fn local(&self) -> &[IpAddr] {
         &self.around.local
+    }
+
+    /// Returns the stamps of the hosts files from before they were read.
+    pub(super) fn stamps(&self) -> &[FileStamp] {
+        &self.around.stamps
     }
 
     /// Packs the source for the supervisor: the other inputs as a line of JSON, then the text.
@@ -153,7 +161,8 @@ mod tests {
         for (text, local) in [("", vec![]), ("[server]\n\n", vec!["192.0.2.1"]), ("\n", vec!["::1", "127.0.0.1"])] {
             let local = local.into_iter().map(|address| address.parse().expect("an address")).collect();
             let hosts = vec![("/etc/hosts".to_owned(), "10.0.0.1 a\n".to_owned())];
-            let source = ConfigSource { text: text.into(), around: ConfigInputs { local, hosts } };
+            let stamps = vec![("/etc/hosts".into(), Some([1, 2, 3, 4])), ("/etc/none".into(), None)];
+            let source = ConfigSource { text: text.into(), around: ConfigInputs { local, hosts, stamps } };
             assert_eq!(ConfigSource::unpack(&source.pack()), Some(source));
         }
         for strange in [&b""[..], b"[server]", b"[server]\n", b"{}\n"] {

@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config_file::{self, ConfigSource, Unusable};
-use super::hosts_files;
+use super::hosts_files::{self, FileStamp};
 use super::outcome::CommandOutcome;
 use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
 use crate::app::Running;
@@ -189,7 +189,7 @@ impl Serve {
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
-        let end = runtime.block_on(self.handle_signals(running, &copy, signals, Some(in_force.text)));
+        let end = runtime.block_on(self.handle_signals(running, &copy, signals, in_force));
         if let StopReason::Failed(what) = end {
             tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
             // Waiting for the other parts would only delay the next worker.
@@ -201,13 +201,13 @@ impl Serve {
         CommandOutcome::Good
     }
 
-    /// Handles signals and changes of the file until the process is to stop. `seen` is the last content read from the file.
+    /// Handles signals and changes of the files until the process is to stop.
     async fn handle_signals(
         &self,
         running: &Running,
         copy: &SupervisorCopy,
         mut signals: Signals,
-        mut seen: Option<Vec<u8>>,
+        in_force: ConfigSource,
     ) -> StopReason {
         let broken = async {
             match &copy.link {
@@ -217,7 +217,8 @@ impl Serve {
         };
         tokio::pin!(broken);
         let hosts_paths = || running.resolver().snapshot.load().config.hosts.files.clone();
-        let mut seen_hosts = hosts_files::stamps(&hosts_paths());
+        // The last content read from the configuration file, and the state of the hosts files before they were read.
+        let (mut seen_hosts, mut seen) = (in_force.stamps().to_vec(), Some(in_force.text));
         // On Linux, this affects the calling thread only. If it is refused, reloads run at the priority of the workers.
         let _ = rustix::process::nice(GIVES_WAY);
         loop {
@@ -232,19 +233,15 @@ impl Serve {
                 _ = signals.hang_up.recv() => {
                     let now = self.read();
                     seen = now.as_ref().ok().cloned();
-                    self.reload(running, copy, now);
+                    seen_hosts = self.reload(running, copy, now).unwrap_or(seen_hosts);
                 }
                 () = tokio::time::sleep(WATCH), if self.config.is_some() => {
                     let now = self.read();
-                    let paths = hosts_paths();
-                    let hosts = hosts_files::stamps(&paths);
+                    let hosts = hosts_files::stamps(&hosts_paths());
                     // A file that is being replaced may be missing for a moment.
                     if now.as_ref().is_ok_and(|now| hosts != seen_hosts || seen.as_ref() != Some(now)) {
                         seen = now.as_ref().ok().cloned();
-                        self.reload(running, copy, now);
-                        // The stamps from before the reload, unless the new configuration names other files.
-                        let now_named = hosts_paths();
-                        seen_hosts = if now_named == paths { hosts } else { hosts_files::stamps(&now_named) };
+                        seen_hosts = self.reload(running, copy, now).unwrap_or(hosts);
                     }
                 }
             }
@@ -316,7 +313,13 @@ impl Serve {
         config.hosts.faults.iter().for_each(|fault| tracing::warn!("hosts file: {fault}"));
     }
 
-    fn reload(&self, running: &Running, copy: &SupervisorCopy, text: Result<Vec<u8>, ConfigProblem<'_>>) {
+    /// Applies a configuration; returns the stamps of its hosts files. A configuration with mistakes changes nothing.
+    fn reload(
+        &self,
+        running: &Running,
+        copy: &SupervisorCopy,
+        text: Result<Vec<u8>, ConfigProblem<'_>>,
+    ) -> Option<Vec<FileStamp>> {
         let read = text.map(ConfigSource::of).and_then(|source| Ok((self.config(&source)?, source)));
         match read {
             Ok((config, source)) => {
@@ -325,6 +328,7 @@ impl Serve {
                 // Before the log line: it promises that a worker started after the death of this process has this configuration.
                 copy.update(&source);
                 running.tell_reloaded(&needs_restart);
+                Some(source.stamps().to_vec())
             }
             Err(bad) => {
                 let lines = bad.lines();
@@ -334,6 +338,7 @@ impl Serve {
                 for line in others {
                     tracing::error!("configuration: {line}");
                 }
+                None
             }
         }
     }

@@ -88,6 +88,21 @@ fn a_new_worker_keeps_the_configuration_in_force() {
 }
 
 #[test]
+fn hosts_files_changed_without_a_worker_are_reread() {
+    let dir = Dir::new();
+    let upstream = upstream(zone());
+    let hosts = dir.write("a.hosts", "10.0.0.1 git.corp.example\n");
+    let text = format!("{}[hosts]\nfiles = [\"{}\"]\n", config(&[&upstream], "", ""), hosts.display());
+    let file = dir.write("nodens.toml", &text);
+    let nodens = Nodens::spawn(serve().arg("--config").arg(&file), dir);
+    let address = || data(&lookup(nodens.address(), "git.corp.example"));
+    assert_eq!(address(), ["10.0.0.1"]);
+    kill_worker(&nodens, || fs::write(&hosts, "10.0.0.3 git.corp.example\n").expect("writes"));
+    serves_again(&nodens, 1.0);
+    eventually("the changed address", || (address() == ["10.0.0.3"]).then_some(()));
+}
+
+#[test]
 fn a_worker_ends_with_its_supervisor() {
     let upstream = upstream(zone());
     let listen = format!("listen = [\"{}\"]", own_address());
