@@ -247,7 +247,12 @@ fn every_pod_may_do_what_it_must_and_no_more() {
     for (overlay, set) in all("DaemonSet") {
         let (spec, pod) = (&set["spec"], &set["spec"]["template"]["spec"]);
         let container = &pod["containers"][0];
-        assert!(container["ports"].is_null(), "{overlay}: ports of the host keep the next pod away");
+        // Cilium redirects only to declared ports: see cilium_redirects_to_ports_that_the_pod_declares.
+        if overlay == "cilium-lrp" {
+            assert_ne!(pod["hostNetwork"], true, "{overlay}: ports of the host keep the next pod away");
+        } else {
+            assert!(container["ports"].is_null(), "{overlay}: ports of the host keep the next pod away");
+        }
         let update = &spec["updateStrategy"]["rollingUpdate"];
         assert_eq!((&update["maxSurge"], &update["maxUnavailable"]), (&Value::from(1), &Value::from(0)), "{overlay}");
         assert!(spec["minReadySeconds"].as_u64().is_some_and(|seconds| seconds >= 10), "{overlay}");
@@ -285,6 +290,61 @@ fn every_pod_may_do_what_it_must_and_no_more() {
     for (overlay, service) in all("Service") {
         if service["metadata"]["name"] == "nodens" {
             assert_eq!(service["spec"]["internalTrafficPolicy"], "Local", "{overlay}");
+        }
+    }
+}
+
+#[test]
+fn cilium_redirects_to_ports_that_the_pod_declares() {
+    if !has_tools() {
+        return;
+    }
+    let policies = all("CiliumLocalRedirectPolicy");
+    assert_eq!(policies.len(), 1);
+    let (overlay, policy) = policies[0];
+    let configs = configs();
+    let (_, set, config) = configs.iter().find(|(other, ..)| *other == overlay).expect("a DaemonSet");
+    let (backend, template) = (&policy["spec"]["redirectBackend"], &set["spec"]["template"]);
+    assert_eq!(policy["metadata"]["namespace"], set["metadata"]["namespace"]);
+    let selector = backend["localEndpointSelector"]["matchLabels"].as_object().expect("labels");
+    assert!(selector.iter().all(|(key, value)| template["metadata"]["labels"][key] == *value), "{selector:?}");
+    // The policy has the number of a port as text.
+    let ports = |list: &Value, number: &str| -> BTreeSet<(String, String, String)> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let port = |port: &Value| (text(&port["name"]), text(&port["protocol"]), text(&port[number]));
+        list.as_array().expect("a list").iter().map(port).collect()
+    };
+    let declared = ports(&template["spec"]["containers"][0]["ports"], "containerPort");
+    assert_eq!(declared, ports(&backend["toPorts"], "port"));
+    // kube-dns has ports of these names.
+    let expected = [("dns", "UDP", "53"), ("dns-tcp", "TCP", "53")];
+    let expected = expected.map(|(name, protocol, port)| (name.to_owned(), protocol.to_owned(), port.to_owned()));
+    assert_eq!(declared, BTreeSet::from(expected));
+    // nodens listens on port 53: no address names another one.
+    let config = table(config);
+    let listen = config["server"]["listen"].as_array().expect("a list");
+    assert_eq!(listen.iter().map(|ip| ip.as_str().expect("text")).collect::<Vec<_>>(), ["0.0.0.0", "[::]"]);
+}
+
+/// The file of the warm-up stays on the node where the pod has access to the node's files.
+#[test]
+fn the_state_outlives_the_pod_on_the_host_network() {
+    if !has_tools() {
+        return;
+    }
+    for (overlay, set) in all("DaemonSet") {
+        let pod = &set["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().expect("a list");
+        for volume in volumes {
+            let keys: Vec<_> = volume.as_object().expect("a volume").keys().collect();
+            assert_eq!(keys.len(), 2, "{overlay}: a name and one source: {keys:?}");
+        }
+        let state = volumes.iter().find(|volume| volume["name"] == "state").expect("a volume for the state");
+        if pod["hostNetwork"] == true {
+            let path = serde_json::json!({ "path": "/var/lib/nodens", "type": "DirectoryOrCreate" });
+            assert_eq!(state["hostPath"], path, "{overlay}: {state}");
+        } else {
+            assert!(state["emptyDir"].is_object(), "{overlay}: {state}");
         }
     }
 }
