@@ -485,6 +485,16 @@ fn systemd_takes_the_unit() {
 }
 
 #[test]
+fn systemd_never_gives_up() {
+    let unit = read("deploy/systemd/nodens.service");
+    let (general, service) = unit.split_once("\n[Service]\n").expect("two sections");
+    let general = general.split_once("[Unit]\n").expect("a section").1;
+    // In [Service] systemd ignores it.
+    assert!(general.lines().any(|line| line == "StartLimitIntervalSec=0"), "{general}");
+    assert!(service.lines().any(|line| line == "Restart=always"), "{service}");
+}
+
+#[test]
 fn a_pod_that_may_nothing_serves_on_its_own_network() {
     // As the overlay pod-network runs it: uid 65532, without capabilities, on a port that needs none.
     if !can_run(true, &["setpriv"]) {
