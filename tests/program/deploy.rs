@@ -103,6 +103,12 @@ static RENDERED: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
     render(&folders.iter().map(String::as_str).collect::<Vec<_>>(), VERSIONS)
 });
 
+/// The policies for namespaces of job pods, one in each folder.
+static JOBS: LazyLock<BTreeMap<String, Vec<Value>>> = LazyLock::new(|| {
+    let folders = ["", "/pod-network", "/cilium-lrp", "/cilium-host"].map(|folder| format!("job-namespace{folder}"));
+    render(&folders.each_ref().map(String::as_str), VERSIONS)
+});
+
 /// Returns the objects of a kind, with their overlay.
 fn all(kind: &str) -> Vec<(&'static str, &'static Value)> {
     let of = |overlay: &&'static str| {
@@ -143,11 +149,12 @@ fn every_overlay_is_valid() {
         return;
     }
     assert_eq!(RENDERED.len(), OVERLAYS.len());
-    let custom: Vec<_> = ["CiliumLocalRedirectPolicy", "PrometheusRule", "ServiceMonitor"]
+    let mut custom: Vec<_> = ["CiliumLocalRedirectPolicy", "PrometheusRule", "ServiceMonitor"]
         .iter()
         .flat_map(|kind| all(kind).into_iter().map(|(_, object)| object))
         .collect();
-    assert_eq!(custom.len(), 3);
+    custom.extend(JOBS.values().flatten().filter(|object| object["kind"] == "CiliumNetworkPolicy"));
+    assert_eq!(custom.len(), 5);
     let mut command = Command::new("node");
     // node looks for modules beside the program.
     let program = tools().join("npm/custom.mjs");
@@ -159,44 +166,155 @@ fn every_overlay_is_valid() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Protocols and ports that jobs need.
+const JOB_PORTS: [(&str, &str); 3] = [("UDP", "53"), ("TCP", "53"), ("TCP", "9355")];
+
+/// Label under which Cilium has the namespace of a pod.
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+/// Returns the addresses that nodens puts on the node, as blocks.
+fn node_blocks() -> BTreeSet<String> {
+    let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
+    let addresses = config["node"]["addresses"].as_array().expect("a list").iter();
+    let addresses = addresses.map(|ip| ip.as_str().expect("text"));
+    addresses.map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 })).collect()
+}
+
+/// Returns the protocols and ports of a list; Cilium has the ports as text.
+fn protocols_and_ports(list: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    list.as_array().expect("a list").iter().map(|port| (text(&port["protocol"]), text(&port["port"]))).collect()
+}
+
+/// Compares protocols and ports with those expected.
+fn admits_ports(list: &Value, expected: &[(&str, &str)]) {
+    let found = protocols_and_ports(list);
+    let found: Vec<_> = found.iter().map(|(protocol, port)| (protocol.as_str(), port.as_str())).collect();
+    assert_eq!(found, expected);
+}
+
+/// Returns whether a selector of labels, whose keys may have the prefix of Cilium, selects these labels.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let selector = selector.as_object().expect("labels");
+    let selector = selector.iter().map(|(key, value)| (key.strip_prefix("k8s:").unwrap_or(key), value));
+    selector.filter(|(key, _)| *key != NAMESPACE).all(|(key, value)| labels[key] == *value)
+}
+
 #[test]
-fn other_folders_are_valid() {
+fn job_policies_admit_the_addresses_of_the_node() {
     if !has_tools() {
         return;
     }
-    let jobs = render(&["job-namespace"], VERSIONS);
-    let policy = &jobs["job-namespace"][0];
+    let policy = &JOBS["job-namespace"][0];
     assert_eq!(policy["kind"], "NetworkPolicy");
-    // The policy admits the addresses that the overlays listen on.
-    let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
-    let egress = &policy["spec"]["egress"][0];
-    let blocks: BTreeSet<_> = egress["to"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|to| to["ipBlock"]["cidr"].as_str().expect("a block"))
-        .collect();
-    let addresses = config["node"]["addresses"].as_array().expect("a list").iter();
-    let wanted: Vec<_> = addresses
-        .map(|ip| ip.as_str().expect("text"))
-        .map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 }))
-        .collect();
-    assert_eq!(blocks, wanted.iter().map(String::as_str).collect());
-    let ports: Vec<_> = egress["ports"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|port| (port["protocol"].as_str().expect("text"), port["port"].as_u64().expect("a number")))
-        .collect();
-    assert_eq!(ports, [("UDP", 53), ("TCP", 53), ("TCP", 9355)]);
     assert_eq!(policy["spec"]["policyTypes"][0], "Egress");
+    let egress = &policy["spec"]["egress"][0];
+    let blocks = egress["to"].as_array().expect("a list").iter();
+    let blocks = blocks.map(|to| to["ipBlock"]["cidr"].as_str().expect("a block").to_owned());
+    assert_eq!(blocks.collect::<BTreeSet<_>>(), node_blocks());
+    admits_ports(&egress["ports"], &JOB_PORTS);
 
+    let policy = &JOBS["job-namespace/cilium-host"][0];
+    assert_eq!(policy["kind"], "CiliumNetworkPolicy");
+    let rules = policy["spec"]["egress"].as_array().expect("a list");
+    assert_eq!(rules.len(), 2);
+    assert_eq!(rules[0]["toEntities"], serde_json::json!(["host"]));
+    let blocks = rules[1]["toCIDR"].as_array().expect("a list").iter();
+    let blocks = blocks.map(|block| block.as_str().expect("a block").to_owned());
+    assert_eq!(blocks.collect::<BTreeSet<_>>(), node_blocks());
+    for rule in rules {
+        admits_ports(&rule["toPorts"][0]["ports"], &JOB_PORTS);
+    }
+}
+
+#[test]
+fn job_policies_admit_the_pods_of_nodens() {
+    if !has_tools() {
+        return;
+    }
+    let object = |kind: &str, overlay: &str, name: &str| {
+        let objects = all(kind);
+        let found = objects.iter().find(|(other, object)| *other == overlay && object["metadata"]["name"] == name);
+        found.unwrap_or_else(|| panic!("{overlay} lacks {kind} {name}")).1
+    };
+    let set = object("DaemonSet", "pod-network", "nodens");
+    let egress = &JOBS["job-namespace/pod-network"][0]["spec"]["egress"][0];
+    let to = &egress["to"][0];
+    let namespace = &to["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"];
+    assert_eq!(*namespace, set["metadata"]["namespace"]);
+    assert!(selects(&to["podSelector"]["matchLabels"], &set["spec"]["template"]["metadata"]["labels"]), "{to}");
+    admits_ports(&egress["ports"], &JOB_PORTS);
+    // The Service leads to the same ports.
+    let service = object("Service", "pod-network", "nodens");
+    let ports = service["spec"]["ports"].as_array().expect("a list");
+    assert!(ports.iter().all(|port| port["targetPort"] == port["port"]), "{ports:?}");
+    assert_eq!(protocols_and_ports(&service["spec"]["ports"]), protocols_and_ports(&egress["ports"]));
+
+    // Cilium redirects to nodens or, on a node without it, leaves the query to kube-dns.
+    let set = object("DaemonSet", "cilium-lrp", "nodens");
+    let upstream = object("Service", "cilium-lrp", "kube-dns-upstream");
+    let egress = &JOBS["job-namespace/cilium-lrp"][0]["spec"]["egress"][0];
+    let to = egress["toEndpoints"].as_array().expect("a list");
+    assert_eq!(to.len(), 2);
+    let namespace = format!("k8s:{NAMESPACE}");
+    for (to, object) in to.iter().zip([set, upstream]) {
+        assert_eq!(to["matchLabels"][&namespace], object["metadata"]["namespace"], "{to}");
+    }
+    assert!(selects(&to[0]["matchLabels"], &set["spec"]["template"]["metadata"]["labels"]), "{to:?}");
+    assert!(selects(&to[1]["matchLabels"], &upstream["spec"]["selector"]), "{to:?}");
+    admits_ports(&egress["toPorts"][0]["ports"], &JOB_PORTS[..2]);
+}
+
+#[test]
+fn the_admission_policy_sets_the_nameserver_of_jobs() {
+    if !has_tools() {
+        return;
+    }
     let admission = render(&["admission"], ADMISSION);
     let kinds: Vec<_> = admission["admission"].iter().map(|object| object["kind"].as_str().expect("text")).collect();
     assert_eq!(kinds, ["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"]);
-    let expression =
-        admission["admission"][0]["spec"]["mutations"][0]["jsonPatch"]["expression"].as_str().expect("text");
-    assert!(expression.contains(r#"nameservers: ["169.254.20.10"]"#), "{expression}");
+    let spec = &admission["admission"][0]["spec"];
+    // All labels of an objectSelector must match.
+    assert!(spec["matchConstraints"]["objectSelector"].is_null());
+    let conditions = spec["matchConditions"].as_array().expect("a list");
+    let condition = |name: &str| {
+        let found = conditions.iter().find(|condition| condition["name"] == name).expect("a condition");
+        found["expression"].as_str().expect("text")
+    };
+    // The labels by which nodens recognizes jobs, and those of two more runners.
+    let is_job = condition("is-a-job");
+    let runners = read("src/clients/runner.rs");
+    for label in [
+        "project.runner.gitlab.com/id",
+        "job.runner.gitlab.com/pod",
+        "actions.github.com/scale-set-name",
+        "runner-pod",
+        "tekton.dev/taskRun",
+    ] {
+        let label = format!("\"{label}\"");
+        assert!(is_job.contains(&label) && runners.contains(&label), "{label}: {is_job}");
+    }
+    for label in ["\"runner-deployment-name\"", "key.startsWith(\"jenkins/\")", "key == \"jenkins\""] {
+        assert!(is_job.contains(label), "{label}: {is_job}");
+    }
+    assert!(condition("is-no-pause-pod-and-no-listener").contains("\"runner.gitlab.com/pause-pod\""));
+    // `Default` and `None` stay.
+    let policies = condition("has-the-dns-of-the-cluster");
+    assert!(policies.ends_with(r#"in ["ClusterFirst", "ClusterFirstWithHostNet"]"#), "{policies}");
+
+    let expression = spec["mutations"][0]["jsonPatch"]["expression"].as_str().expect("text");
+    assert!(expression.contains(r#"path: "/spec/dnsConfig/nameservers", value: ["169.254.20.10"]"#), "{expression}");
+    // What the pod has stays: whole fields are added only where they are missing, else items are inserted.
+    for (path, missing) in [
+        ("/spec/dnsConfig", "has(object.spec.dnsConfig)"),
+        ("/spec/dnsConfig/searches", "size(variables.searches) > 0"),
+        ("/spec/dnsConfig/options", "size(variables.options) > 0"),
+    ] {
+        let added = format!("({missing} ? [] : [JSONPatch{{op: \"add\", path: \"{path}\", ");
+        assert!(expression.contains(&added), "{added}: {expression}");
+        assert_eq!(expression.matches(&format!("path: \"{path}\"")).count(), 1, "{path}: {expression}");
+    }
+    assert!(!expression.contains("replace") && !expression.contains("remove"), "{expression}");
 }
 
 #[test]
