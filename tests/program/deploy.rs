@@ -412,6 +412,40 @@ fn every_pod_may_do_what_it_must_and_no_more() {
     }
 }
 
+/// Returns the terms by which the affinity of a DaemonSet selects nodes.
+fn node_terms(set: &Value) -> &Value {
+    let affinity = &set["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+    &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+}
+
+#[test]
+fn the_canary_has_its_own_nodes_and_configuration() {
+    if !has_tools() {
+        return;
+    }
+    let configs = configs();
+    let find = |name: &str| {
+        let found = configs.iter().find(|(overlay, set, _)| *overlay == "canary" && set["metadata"]["name"] == name);
+        *found.unwrap_or_else(|| panic!("no {name}"))
+    };
+    let (_, stable, stable_config) = find("nodens");
+    let (_, canary, canary_config) = find("nodens-canary");
+    assert_eq!(canary_config, read("deploy/kustomize/overlays/canary/set/nodens.toml"));
+    assert_eq!(stable_config, read("deploy/kustomize/overlays/link-local/nodens.toml"));
+
+    // No node matches both, and each node matches one of them.
+    let terms = |operator: &str| {
+        serde_json::json!([{ "matchExpressions": [{ "key": "nodens.io/canary", "operator": operator }] }])
+    };
+    assert_eq!(*node_terms(canary), terms("Exists"));
+    assert_eq!(*node_terms(stable), terms("DoesNotExist"));
+    for (set, other) in [(canary, stable), (stable, canary)] {
+        let selector = &set["spec"]["selector"]["matchLabels"];
+        assert!(selects(selector, &set["spec"]["template"]["metadata"]["labels"]), "{selector}");
+        assert!(!selects(selector, &other["spec"]["template"]["metadata"]["labels"]), "{selector}");
+    }
+}
+
 #[test]
 fn cilium_redirects_to_ports_that_the_pod_declares() {
     if !has_tools() {
