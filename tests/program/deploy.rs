@@ -372,7 +372,8 @@ fn every_pod_may_do_what_it_must_and_no_more() {
             assert!(container["ports"].is_null(), "{overlay}: ports of the host keep the next pod away");
         }
         let update = &spec["updateStrategy"]["rollingUpdate"];
-        assert_eq!((&update["maxSurge"], &update["maxUnavailable"]), (&Value::from(1), &Value::from(0)), "{overlay}");
+        let expected = serde_json::json!({ "maxSurge": "10%", "maxUnavailable": 0 });
+        assert_eq!(*update, expected, "{overlay}");
         assert!(spec["minReadySeconds"].as_u64().is_some_and(|seconds| seconds >= 10), "{overlay}");
         assert_eq!(pod["dnsPolicy"], "Default", "{overlay}");
         let labels = &spec["template"]["metadata"]["labels"];
@@ -444,6 +445,24 @@ fn the_canary_has_its_own_nodes_and_configuration() {
         assert!(selects(selector, &set["spec"]["template"]["metadata"]["labels"]), "{selector}");
         assert!(!selects(selector, &other["spec"]["template"]["metadata"]["labels"]), "{selector}");
     }
+}
+
+#[test]
+fn a_changed_configuration_is_a_rollout() {
+    if !has_tools() {
+        return;
+    }
+    // The name depends on the content, which nothing changes in place.
+    let mut contents = BTreeMap::new();
+    for (overlay, map) in all("ConfigMap") {
+        let name = map["metadata"]["name"].as_str().expect("a name");
+        let hash = name.strip_prefix("nodens-canary-").or_else(|| name.strip_prefix("nodens-"));
+        assert!(hash.is_some_and(|hash| hash.len() == 10), "{overlay}: {name}");
+        assert_eq!(map["immutable"], true, "{overlay}");
+        let content = *contents.entry(name).or_insert(&map["data"]);
+        assert_eq!(*content, map["data"], "{overlay}: {name}");
+    }
+    assert!(contents.len() > 1);
 }
 
 #[test]
