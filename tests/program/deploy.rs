@@ -466,6 +466,53 @@ fn a_changed_configuration_is_a_rollout() {
 }
 
 #[test]
+fn the_cleanup_job_is_valid_and_may_do_its_work() {
+    if !has_tools() {
+        return;
+    }
+    let rendered = render(&["node-cleanup"], VERSIONS);
+    let objects = &rendered["node-cleanup"];
+    let object = |kind: &str| objects.iter().find(|object| object["kind"] == kind).expect("an object of this kind");
+    let (namespace, job) = (object("Namespace"), object("Job"));
+    assert_eq!(objects.len(), 2);
+    assert_eq!(namespace["metadata"]["name"], job["metadata"]["namespace"]);
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged");
+    let pod = &job["spec"]["template"]["spec"];
+    assert!(pod["nodeName"].is_string(), "{pod}");
+    let sets = all("DaemonSet");
+    let (_, set) = sets.iter().find(|(overlay, _)| *overlay == "link-local").expect("a DaemonSet");
+    let of_set = &set["spec"]["template"]["spec"];
+    for key in ["hostNetwork", "tolerations"] {
+        assert_eq!(pod[key], of_set[key], "{key}");
+    }
+    assert_eq!(pod["securityContext"]["runAsUser"], of_set["securityContext"]["runAsUser"]);
+    let (container, of_set) = (&pod["containers"][0], &of_set["containers"][0]);
+    for key in ["image", "securityContext"] {
+        assert_eq!(container[key], of_set[key], "{key}");
+    }
+    let words: Vec<_> = container["args"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert_eq!(words, ["node", "cleanup"]);
+    run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--help"));
+}
+
+#[test]
+fn the_runbook_runs_only_what_the_image_has() {
+    let image = read("Dockerfile");
+    assert!(image.contains("\nFROM scratch\n") && image.contains(" /nodens /nodens\n"), "{image}");
+    let mut count = 0;
+    for page in ["docs/guides/deploy.md", "docs/concepts/node.md", "docs/guides/upgrades.md"] {
+        let text = read(page);
+        for rest in text.split("kubectl -n nodens exec ").skip(1) {
+            let line = rest.split(['`', '\n']).next().unwrap_or_default();
+            let command = line.strip_prefix("POD -- /nodens ").unwrap_or_else(|| panic!("{page}: {line}"));
+            run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(command.split(' ')).arg("--help"));
+            count += 1;
+        }
+    }
+    assert!(count > 3, "{count}");
+}
+
+#[test]
 fn cilium_redirects_to_ports_that_the_pod_declares() {
     if !has_tools() {
         return;
