@@ -43,6 +43,8 @@ pub enum ClientKind {
     GithubRunner,
     /// A pod in which Tekton runs one TaskRun.
     TektonTaskRun,
+    /// A pod of a Jenkins agent.
+    JenkinsAgent,
     /// Any other pod.
     Pod,
     /// A network that the configuration names.
@@ -58,7 +60,7 @@ pub struct Job {
 /// Subject of a fact about a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
-    /// The runner's id or short token; for GitHub the name of the scale set.
+    /// The runner's id or short token; for GitHub the name of the scale set, RunnerDeployment or RunnerSet.
     RunnerId,
     /// The runner's name.
     RunnerName,
@@ -70,7 +72,7 @@ pub enum Field {
     ProjectNamespace,
     /// The project's namespace and name, as in its URL.
     ProjectPath,
-    /// The job's id: a number for GitLab, a UID for Tekton.
+    /// The job's id: a number for GitLab, a UID for Tekton, for Jenkins the number of the build within its project.
     JobId,
     /// The job's name.
     JobName,
@@ -198,6 +200,7 @@ impl ClientKind {
             Self::GitlabJob => "gitlab-job",
             Self::GithubRunner => "github-runner",
             Self::TektonTaskRun => "tekton-taskrun",
+            Self::JenkinsAgent => "jenkins-agent",
             Self::Pod => "pod",
             Self::Configured => "configured",
         }

@@ -8,6 +8,7 @@
 //! (`KUBERNETES_POD_ANNOTATIONS_*`, if `pod_annotations_overwrite_allowed` matches): they are [`Trust::JobControlled`].
 //! If one of them contradicts another source, all of them are [`Trust::Conflicting`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::client::{ClientKind, Field, Job, Trust};
@@ -36,6 +37,10 @@ struct RunnerKind {
 enum Criterion {
     /// A label with this key.
     Label(&'static str),
+    /// A label whose key begins with this prefix.
+    LabelPrefix(&'static str),
+    /// A label with this key and this value.
+    LabelValue(&'static str, &'static str),
     /// A namespace that consists of this prefix and a number.
     NumberedNamespace(&'static str),
     /// A name of the form that GitLab Runner gives to its pods.
@@ -55,6 +60,8 @@ enum ValueSource {
     NamespaceNumber(&'static str),
     /// A part of GitLab's job URL in this annotation: `https://HOST/PROJECT/-/jobs/JOB`.
     Url(&'static str, UrlPart),
+    /// A part of the relative URL of a Jenkins build in this annotation: `job/FOLDER/job/PROJECT/NUMBER/`.
+    JenkinsUrl(&'static str, UrlPart),
     /// A part of the name that GitLab Runner gives to its pods.
     GitlabName(NamePart),
 }
@@ -71,7 +78,7 @@ enum NamePart {
     Project,
 }
 
-const RUNNERS: &[RunnerKind] = &[GITLAB, GITHUB, TEKTON];
+const RUNNERS: &[RunnerKind] = &[GITLAB, GITHUB, TEKTON, JENKINS];
 
 /// GitLab Runner's Kubernetes executor. Its pause pods only reserve capacity on a node.
 const GITLAB: RunnerKind = RunnerKind {
@@ -107,14 +114,21 @@ const GITLAB: RunnerKind = RunnerKind {
 };
 
 /// GitHub's Actions Runner Controller: runner pods of a scale set, and the pods that a runner's container hooks create
-/// for a job. The pods do not identify the job.
+/// for a job. Its predecessor: runner pods of a RunnerDeployment or RunnerSet. The pods do not identify the job.
 const GITHUB: RunnerKind = RunnerKind {
     kind: ClientKind::GithubRunner,
-    marks: &[Criterion::Label("actions.github.com/scale-set-name"), Criterion::LabelAndName("runner-pod", "-workflow")],
+    marks: &[
+        Criterion::Label("actions.github.com/scale-set-name"),
+        Criterion::Label("runner-deployment-name"),
+        Criterion::Label("runnerset-name"),
+        Criterion::LabelAndName("runner-pod", "-workflow"),
+    ],
     // The listener waits for jobs and runs none.
     not: &[Criterion::LabelAndName("actions.github.com/scale-set-name", "-listener")],
     facts: &[
         (Field::RunnerId, ValueSource::Label("actions.github.com/scale-set-name"), Trust::Label),
+        (Field::RunnerId, ValueSource::Label("runner-deployment-name"), Trust::Label),
+        (Field::RunnerId, ValueSource::Label("runnerset-name"), Trust::Label),
         (Field::ProjectNamespace, ValueSource::Label("actions.github.com/organization"), Trust::Label),
         (Field::ProjectName, ValueSource::Label("actions.github.com/repository"), Trust::Label),
         (Field::RunnerName, ValueSource::Label("runner-pod"), Trust::JobControlled),
@@ -131,6 +145,23 @@ const TEKTON: RunnerKind = RunnerKind {
         (Field::JobId, ValueSource::Label("tekton.dev/taskRunUID"), Trust::Label),
         (Field::JobName, ValueSource::Label("tekton.dev/taskRun"), Trust::Label),
         (Field::Pipeline, ValueSource::Label("tekton.dev/pipelineRun"), Trust::Label),
+    ],
+};
+
+/// Jenkins's Kubernetes plugin: one pod for each agent. The plugin annotates agents of pipelines with their build. A Jenkinsfile
+/// can contain the manifest of its pod, so its author can set every label and annotation.
+const JENKINS: RunnerKind = RunnerKind {
+    kind: ClientKind::JenkinsAgent,
+    marks: &[
+        Criterion::Label("kubernetes.jenkins.io/controller"),
+        Criterion::LabelPrefix("jenkins/"),
+        Criterion::LabelValue("jenkins", "slave"),
+    ],
+    not: &[],
+    facts: &[
+        (Field::ProjectPath, ValueSource::JenkinsUrl("runUrl", UrlPart::Project), Trust::JobControlled),
+        (Field::JobId, ValueSource::JenkinsUrl("runUrl", UrlPart::Job), Trust::JobControlled),
+        (Field::JobUrl, ValueSource::Annotation("buildUrl"), Trust::JobControlled),
     ],
 };
 
@@ -159,7 +190,7 @@ fn job(runner: &RunnerKind, pod: &Meta<'_>) -> Job {
     let mut conflicts = false;
     for (field, source, trust) in runner.facts {
         if let Some(value) = source.find(pod).filter(|value| !value.is_empty()) {
-            conflicts |= !job.note(*field, value, *trust) && *trust == Trust::JobControlled;
+            conflicts |= !job.note(*field, &value, *trust) && *trust == Trust::JobControlled;
         }
     }
     if conflicts {
@@ -172,6 +203,8 @@ impl Criterion {
     fn is_on(&self, pod: &Meta<'_>) -> bool {
         match self {
             Self::Label(key) => pod.labels.contains_key(*key),
+            Self::LabelPrefix(prefix) => pod.labels.keys().any(|key| key.starts_with(prefix)),
+            Self::LabelValue(key, value) => pod.labels.get(*key).is_some_and(|found| found == value),
             Self::NumberedNamespace(start) => number_behind(pod.namespace, start).is_some(),
             Self::GitlabName => gitlab_name(pod.name).is_some(),
             Self::LabelAndName(key, end) => pod.labels.contains_key(*key) && pod.name.ends_with(end),
@@ -180,27 +213,35 @@ impl Criterion {
 }
 
 impl ValueSource {
-    fn find<'m>(&self, pod: &Meta<'m>) -> Option<&'m str> {
-        match self {
-            Self::Label(key) => pod.labels.get(*key).map(String::as_str),
-            Self::Annotation(key) => pod.annotations.get(*key).map(String::as_str),
-            Self::Namespace => Some(pod.namespace),
-            Self::NamespaceNumber(start) => number_behind(pod.namespace, start),
+    fn find<'m>(&self, pod: &Meta<'m>) -> Option<Cow<'m, str>> {
+        let value: &'m str = match self {
+            Self::Label(key) => pod.labels.get(*key)?,
+            Self::Annotation(key) => pod.annotations.get(*key)?,
+            Self::Namespace => pod.namespace,
+            Self::NamespaceNumber(start) => number_behind(pod.namespace, start)?,
             Self::Url(key, part) => {
                 let (project, job) = gitlab_url(pod.annotations.get(*key)?)?;
-                Some(match part {
+                match part {
                     UrlPart::Project => project,
                     UrlPart::Job => job,
-                })
+                }
+            }
+            Self::JenkinsUrl(key, part) => {
+                let (project, job) = jenkins_url(pod.annotations.get(*key)?)?;
+                match part {
+                    UrlPart::Project => return Some(project.into()),
+                    UrlPart::Job => job,
+                }
             }
             Self::GitlabName(part) => {
                 let (runner, project) = gitlab_name(pod.name)?;
-                Some(match part {
+                match part {
                     NamePart::Runner => runner,
                     NamePart::Project => project,
-                })
+                }
             }
-        }
+        };
+        Some(value.into())
     }
 }
 
@@ -214,6 +255,14 @@ fn gitlab_url(url: &str) -> Option<(&str, &str)> {
     let (_, path) = behind.split_once('/')?;
     let (project, job) = path.split_once("/-/jobs/")?;
     is_number(job).then_some((project, job))
+}
+
+/// Returns project and build number of `job/FOLDER/job/PROJECT/NUMBER/`. There may be any number of folders. Names are escaped as
+/// in the URL.
+fn jenkins_url(url: &str) -> Option<(String, &str)> {
+    let (path, number) = url.strip_suffix('/')?.rsplit_once('/')?;
+    let project = path.strip_prefix("job/")?.replace("/job/", "/");
+    is_number(number).then_some((project, number))
 }
 
 /// Returns token and project of `runner-TOKEN-project-PROJECT-concurrent-SLOT-SUFFIX`. A token may have hyphens.
@@ -343,6 +392,11 @@ mod tests {
                 "actions.github.com/scale-set-name": "set"}}"#,
                 "a listener",
             ),
+            (
+                r#"{"name": "jenkins-0", "namespace": "jenkins", "uid": "u", "labels": {
+                "app.kubernetes.io/component": "jenkins-controller", "jenkins": "controller"}}"#,
+                "the controller of Jenkins",
+            ),
             (r#"{"name": "x", "namespace": "ci-job-x", "uid": "u"}"#, "no number"),
             (
                 r#"{"name": "x", "namespace": "n", "uid": "u", "annotations": {
@@ -385,5 +439,60 @@ mod tests {
             "pipeline=shop-run (label)",
         ];
         assert_eq!(facts, right);
+    }
+
+    #[test]
+    fn runners_of_the_older_github_controller() {
+        for label in ["runner-deployment-name", "runnerset-name"] {
+            let metadata =
+                format!(r#"{{"name": "linux-1", "namespace": "ci", "uid": "u", "labels": {{"{label}": "linux"}}}}"#);
+            let (kind, facts) = told(&metadata);
+            assert_eq!(kind, ClientKind::GithubRunner, "{label}");
+            assert_eq!(facts, ["runner_id=linux (label)"], "{label}");
+        }
+    }
+
+    #[test]
+    fn jenkins_agents() {
+        let (kind, facts) = told(
+            r#"{"name": "shop-main-18-htk2p-f93p6-zqdt3", "namespace": "jenkins-agents", "uid": "u", "labels": {
+            "jenkins/jenkins-jenkins-agent": "true", "jenkins/label": "shop_main_18-htk2p",
+            "kubernetes.jenkins.io/controller": "http___jenkins_jenkins_svc_8080x"},
+            "annotations": {"buildUrl": "http://jenkins.jenkins.svc:8080/job/web%20team/job/shop/job/main/18/",
+            "runUrl": "job/web%20team/job/shop/job/main/18/"}}"#,
+        );
+        assert_eq!(kind, ClientKind::JenkinsAgent);
+        let right = [
+            "project_path=web%20team/shop/main (job_controlled)",
+            "job_id=18 (job_controlled)",
+            "job_url=http://jenkins.jenkins.svc:8080/job/web%20team/job/shop/job/main/18/ (job_controlled)",
+        ];
+        assert_eq!(facts, right);
+        for label in [
+            r#""jenkins": "slave""#,
+            r#""jenkins/label": "maven""#,
+            r#""jenkins/ci-jenkins-agent": "true""#,
+            r#""kubernetes.jenkins.io/controller": "x""#,
+        ] {
+            let metadata = format!(r#"{{"name": "maven-1", "namespace": "ci", "uid": "u", "labels": {{{label}}}}}"#);
+            assert_eq!(told(&metadata), (ClientKind::JenkinsAgent, Vec::new()), "{label}");
+        }
+    }
+
+    #[test]
+    fn urls_of_jenkins_builds() {
+        for (url, right) in [
+            ("job/shop/7/", Some(("shop", "7"))),
+            ("job/web/job/shop/job/feature%252Fcart/12/", Some(("web/shop/feature%252Fcart", "12"))),
+            ("job/job/job/shop/3/", Some(("job/shop", "3"))),
+            ("job/shop/lastBuild/", None),
+            ("job/shop/7", None),
+            ("job/7/", None),
+            ("view/all/job/shop/7/", None),
+            ("", None),
+        ] {
+            let found = jenkins_url(url);
+            assert_eq!(found.as_ref().map(|(project, number)| (project.as_str(), *number)), right, "{url}");
+        }
     }
 }
