@@ -27,6 +27,7 @@ mod pods;
 mod query_log;
 mod reload;
 mod report;
+mod runners;
 mod search;
 mod serve;
 mod soak;
