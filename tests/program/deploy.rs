@@ -435,9 +435,7 @@ fn the_canary_has_its_own_nodes_and_configuration() {
     assert_eq!(stable_config, read("deploy/kustomize/overlays/link-local/nodens.toml"));
 
     // No node matches both, and each node matches one of them.
-    let terms = |operator: &str| {
-        serde_json::json!([{ "matchExpressions": [{ "key": "nodens.io/canary", "operator": operator }] }])
-    };
+    let terms = |operator: &str| serde_json::json!([{ "matchExpressions": [{ "key": "nodens.io/canary", "operator": operator }] }]);
     assert_eq!(*node_terms(canary), terms("Exists"));
     assert_eq!(*node_terms(stable), terms("DoesNotExist"));
     for (set, other) in [(canary, stable), (stable, canary)] {

@@ -14,7 +14,8 @@ fn other_runners_name_the_address_and_nothing_else() {
         for entry in fs::read_dir(root.join("deploy").join(folder)).expect("a folder") {
             let path = entry.expect("a file").path();
             let text = fs::read_to_string(&path).expect("text");
-            let lines_of = |key: &str| text.lines().filter_map(|line| line.trim().strip_prefix(key)).collect::<Vec<_>>();
+            let lines_of =
+                |key: &str| text.lines().filter_map(|line| line.trim().strip_prefix(key)).collect::<Vec<_>>();
             assert_eq!(lines_of("dnsPolicy: "), ["None"], "{}", path.display());
             assert_eq!(lines_of("nameservers: "), [format!("[\"{address}\"]")], "{}", path.display());
             assert_eq!(lines_of("options: "), ["[{name: ndots, value: \"2\"}]"], "{}", path.display());
