@@ -54,7 +54,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Way in which such a name is answered.
 pub(super) enum SelfService {
     Now(Rcode, LocalRecords),
-    /// Deferred to [`tell`], which waits until the statistics that this worker has recorded are merged.
+    /// Deferred to [`report_records`], which waits until the statistics that this worker has recorded are merged.
     Later,
 }
 

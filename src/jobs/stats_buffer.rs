@@ -2,7 +2,7 @@
 //!
 //! Two open-addressing tables of fixed size. A hit costs one slot access: no allocation, no lock, no attribution.
 //! Records that find no room are counted as dropped. A filled buffer is swapped with an empty one (see `handoff`).
-//! Addresses are attributed when the buffer is merged (see [`super::Jobs::settle`]), with the times of the queries.
+//! Addresses are attributed when the buffer is merged (see [`super::Jobs::merge_counts`]), with the times of the queries.
 
 use std::mem;
 use std::net::IpAddr;

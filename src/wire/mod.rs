@@ -11,7 +11,7 @@
 //! - [`store`] conversion of a response to the form that the cache keeps;
 //! - [`fit`] a cached response adapted to one query: id, letter case, aged TTLs, OPT, size;
 //! - [`spelling`] letter case of uncompressed names;
-//! - [`write`] parts and messages that nodens writes itself: errors, local answers, OPT records;
+//! - [`mod@write`] parts and messages that nodens writes itself: errors, local answers, OPT records;
 //! - [`compose`] new responses built from copied records, for example where a CNAME leads into another route.
 
 pub mod compose;
