@@ -36,6 +36,7 @@ struct ConfigInputs {
     /// Path and text of each hosts file that the text names.
     hosts: Vec<(String, String)>,
     /// Stamps of these files from before they were read: a later change is then noticed, by a successor too.
+    #[serde(default)]
     stamps: Vec<FileStamp>,
 }
 
@@ -61,6 +62,11 @@ impl ConfigSource {
     /// Returns the stamps of the hosts files from before they were read.
     pub(super) fn stamps(&self) -> &[FileStamp] {
         &self.around.stamps
+    }
+
+    /// Returns the text and the stamps, and frees the texts of the hosts files.
+    pub(super) fn into_watched(self) -> (Vec<u8>, Vec<FileStamp>) {
+        (self.text, self.around.stamps)
     }
 
     /// Packs the source for the supervisor: the other inputs as a line of JSON, then the text.
@@ -165,6 +171,8 @@ mod tests {
             let source = ConfigSource { text: text.into(), around: ConfigInputs { local, hosts, stamps } };
             assert_eq!(ConfigSource::unpack(&source.pack()), Some(source));
         }
+        let older = ConfigSource::unpack(b"{\"local\":[],\"hosts\":[]}\n[server]\n").expect("a source without stamps");
+        assert_eq!((older.stamps(), &older.text[..]), (&[][..], &b"[server]\n"[..]));
         for strange in [&b""[..], b"[server]", b"[server]\n", b"{}\n"] {
             assert_eq!(ConfigSource::unpack(strange), None);
         }

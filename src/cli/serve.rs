@@ -218,7 +218,8 @@ impl Serve {
         tokio::pin!(broken);
         let hosts_paths = || running.resolver().snapshot.load().config.hosts.files.clone();
         // The last content read from the configuration file, and the state of the hosts files before they were read.
-        let (mut seen_hosts, mut seen) = (in_force.stamps().to_vec(), Some(in_force.text));
+        let (text, mut seen_hosts) = in_force.into_watched();
+        let mut seen = Some(text);
         // On Linux, this affects the calling thread only. If it is refused, reloads run at the priority of the workers.
         let _ = rustix::process::nice(GIVES_WAY);
         loop {
