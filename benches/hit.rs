@@ -4,8 +4,9 @@ use divan::{AllocProfiler, Bencher, black_box};
 use mimalloc::MiMalloc;
 use nodens::cache::Cache;
 use nodens::effective_view::EffectiveViewId;
+use nodens::wire::cache_key::CacheKey;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::query::Query;
 
 mod scene;
 

@@ -13,7 +13,7 @@ use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use crate::cache::Entry;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 
 /// Question under a configuration: the hash of its key, and the configuration's generation.
 type QuestionKey = (u64, u32);
@@ -165,7 +165,8 @@ impl Drop for CoalescedQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::query::{EffectiveViewId, Query};
+    use crate::wire::cache_key::EffectiveViewId;
+    use crate::wire::query::Query;
 
     fn key(name: &[u8]) -> CacheKey {
         let packet = [b"\0\0\x01\0\0\x01\0\0\0\0\0\0", name, b"\0\x01\0\x01"].concat();

@@ -13,8 +13,8 @@ use crate::local::records::{RecordContext, Records, StaticAnswer};
 use crate::route::{Destination, Router};
 use crate::upstream::Group;
 use crate::wire::RrType;
+pub use crate::wire::cache_key::EffectiveViewId;
 use crate::wire::name::Name;
-pub use crate::wire::query::EffectiveViewId;
 
 /// Routes, static records and denials that apply to a view's clients.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::local::special::Special;
 use crate::metrics::Metrics;
 use crate::route::Destination;
 use crate::upstream::{Group, Server};
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::rtype;
 
 /// Configuration, its tables, and its upstream groups.

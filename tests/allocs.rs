@@ -20,8 +20,9 @@ use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::query_log::sampler::BUFFER;
 use nodens::snapshot::Snapshot;
+use nodens::wire::cache_key::CacheKey;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::query::Query;
 use nodens::wire::response::ResponseMessage;
 use tokio::time::Instant;
 

@@ -17,7 +17,8 @@ use nodens::effective_view::EffectiveViewId;
 use nodens::jobs::StatsBuffer;
 use nodens::metrics::Metrics;
 use nodens::snapshot::Snapshot;
-use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::cache_key::CacheKey;
+use nodens::wire::query::Query;
 use nodens::wire::response::ResponseMessage;
 use tokio::time::Instant;
 

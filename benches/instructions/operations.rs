@@ -4,8 +4,9 @@ use std::hint::black_box;
 
 use nodens::cache::Cache;
 use nodens::effective_view::EffectiveViewId;
+use nodens::wire::cache_key::CacheKey;
 use nodens::wire::fit::{Age, fit};
-use nodens::wire::query::{CacheKey, Query};
+use nodens::wire::query::Query;
 
 use super::scene::{BATCH, Scene, entry, key_and_hash, packets};
 

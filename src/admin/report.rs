@@ -20,8 +20,8 @@ use crate::admission::connections::Caps;
 use crate::answer::{Resolver, why};
 use crate::clients::ClientIdentity;
 use crate::jobs::{ClientStats, Excerpt, Pick};
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::{DisplayNoDot, Name};
-use crate::wire::query::CacheKey;
 use crate::wire::rtype;
 use crate::wire::text::plain;
 

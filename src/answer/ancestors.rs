@@ -29,7 +29,7 @@ use crate::local::probes::LONGEST_CUT;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::write;
 use crate::wire::{Rcode, class, rcode, rtype, u16_at};
 

@@ -26,10 +26,10 @@ use crate::cause::Cause;
 use crate::clients::ClientIdentity;
 use crate::clock::Millis;
 use crate::config::RouteId;
-use crate::forward;
+use crate::forward::entries;
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::write::LocalRecords;
 use crate::wire::{class, rcode, rtype};
 
@@ -119,7 +119,7 @@ async fn look<U: Ask + 'static>(
     };
     let own = |key: CacheKey, route, own: &LocalLookup| {
         let asked = question(key, route);
-        (forward::own_entry(resolver, &asked, own), AnswerSource::Local, asked)
+        (entries::own_entry(resolver, &asked, own), AnswerSource::Local, asked)
     };
     let (entry, source, asked) = match local(snapshot, &key) {
         Local::Denied { route } => own(key, route, &denial(snapshot, route)),
@@ -127,7 +127,7 @@ async fn look<U: Ask + 'static>(
         // A static alias is rare here: the client resolves it itself.
         Local::Alias(_, target, route) => {
             let asked = question(key.for_name(&target), route);
-            (forward::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), AnswerSource::Local, asked)
+            (entries::unasked_entry(resolver, &asked, (Cause::UpstreamFailed, &[])), AnswerSource::Local, asked)
         }
         Local::Not { route, depth } => {
             let now = resolver.now();
@@ -157,7 +157,7 @@ async fn look<U: Ask + 'static>(
 
 /// Returns the cached result of a question, if no query is needed.
 fn known(resolver: &Resolver, asked: &PendingQuery, now: Millis) -> Option<(Entry, AnswerSource)> {
-    let (entry, freshness) = forward::usable_entry(resolver, asked, stale_window(&asked.snapshot))?;
+    let (entry, freshness) = entries::usable_entry(resolver, asked, stale_window(&asked.snapshot))?;
     let failed = failure_holds(&asked.snapshot, &entry, now);
     match freshness {
         Freshness::Fresh(_) => Some((entry, AnswerSource::Hit)),

@@ -14,7 +14,7 @@ use crate::clock::Millis;
 use crate::config::{RouteId, ViewId};
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::write::LocalRecords;
 
 /// State shared by all queries of one receive batch.

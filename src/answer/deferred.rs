@@ -18,7 +18,7 @@ use super::{ancestors, introspection};
 use crate::cache::Entry;
 use crate::cause::Cause;
 use crate::config::RouteId;
-use crate::forward;
+use crate::forward::entries;
 use crate::governor::pool::Share;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
@@ -96,7 +96,7 @@ pub async fn resolve<U: Ask + 'static>(
     match share {
         Some(None) => {
             let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
-            let entry = forward::unasked_entry(resolver, &pending_query, (Cause::RateLimited, &error));
+            let entry = entries::unasked_entry(resolver, &pending_query, (Cause::RateLimited, &error));
             let body = Body::Entry(pending_query, entry, None);
             Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None }
         }
@@ -137,7 +137,7 @@ impl Resolved {
         match alias.or(pending_query.alias.as_ref().map(|alias| (alias, &**pending_query))) {
             // The alias itself does not age.
             Some((alias, target)) => {
-                let entry = forward::behind_alias(alias, entry, age, &query, target);
+                let entry = entries::behind_alias(alias, entry, age, &query, target);
                 fit(entry.cached_message(), &query, Age::Seconds(0), &options, out)
             }
             None => fit(entry.cached_message(), &query, age, &options, out),

@@ -12,8 +12,8 @@ use crate::jobs::account::FailedQuestion;
 use crate::jobs::existing_names::MOST_LIKE;
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::DisplayNoDot;
-use crate::wire::query::CacheKey;
 use crate::wire::{RrType, rcode, rtype};
 
 /// Suggestion for a name that does not exist.

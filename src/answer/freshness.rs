@@ -8,8 +8,9 @@ use crate::clock::Millis;
 use crate::config::RouteId;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::fit::{Age, fit};
-use crate::wire::query::{CacheKey, Query};
+use crate::wire::query::Query;
 use crate::wire::{Rcode, ede, rcode, write};
 
 /// TTL of a stale answer, in seconds (RFC 8767 section 4).

@@ -32,7 +32,8 @@ use crate::config::{RouteId, ViewId};
 use crate::governor::pending::PendingSlot;
 use crate::local::cluster::{DenialRule, FORM_TTL};
 use crate::metrics::AnswerSource;
-use crate::wire::query::{CacheKey, Query, Reject, RequestBits};
+use crate::wire::cache_key::CacheKey;
+use crate::wire::query::{Query, Reject, RequestBits};
 use crate::wire::write;
 use crate::wire::{HEADER, RrType, flag, is_truncated, rcode, rtype, u16_at};
 

@@ -13,7 +13,7 @@ use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::coalesce::{AnsweredBy, Role, SharedResult};
-use crate::forward;
+use crate::forward::{self, entries};
 use crate::metrics::AnswerSource;
 use crate::upstream::Ask;
 use crate::upstream::rate_limiter::RateDecision;
@@ -39,9 +39,9 @@ pub(super) async fn obtain<U: Ask + 'static>(
         pending_query.by.set(shared.by);
         shared.entry
     };
-    let unasked = |cause, error: &[u8]| forward::unasked_entry(resolver, pending_query, (cause, error));
+    let unasked = |cause, error: &[u8]| entries::unasked_entry(resolver, pending_query, (cause, error));
     let role = resolver.coalescer.join(pending_query.snapshot.generation, pending_query.hash, &pending_query.key);
-    let (fresh, stale) = match forward::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
+    let (fresh, stale) = match entries::usable_entry(resolver, pending_query, stale_window(&pending_query.snapshot)) {
         Some((entry, Freshness::Fresh(_))) => (Some(entry), None),
         Some((entry, Freshness::Stale)) => (None, Some(entry)),
         // The cache lookup before has already found a remembered failure, except for the target of a static alias (RFC 9520).
@@ -126,7 +126,7 @@ async fn or_stale(
         Ok(_) => (stale, AnswerSource::Stale),
         Err(_) => {
             // From here on the next client gets the stale answer at once.
-            forward::remember_failure(
+            entries::remember_failure(
                 resolver,
                 pending_query,
                 resolver.millis(pending_query.asked),

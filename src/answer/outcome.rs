@@ -17,7 +17,7 @@ use crate::jobs::StatsBuffer;
 use crate::jobs::stats_buffer::{RecordedFailure, Wait};
 use crate::metrics::AnswerSource;
 use crate::query_log::record::{InlineName, LoggedQuery};
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::{Rcode, RrType, write};
 
 /// Outcome of a query.

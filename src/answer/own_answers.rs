@@ -8,8 +8,8 @@ use crate::local::server_facts;
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::upstream::server::{LOOP_LABEL, LOOP_NONCE, LOOP_TOKEN};
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::suffixes;
-use crate::wire::query::CacheKey;
 use crate::wire::write::{LocalRecords, extended_error};
 use crate::wire::{Rcode, class, ede, rcode, rtype};
 

@@ -11,8 +11,8 @@ use crate::coalesce::AnsweredBy;
 use crate::config::RouteId;
 use crate::governor::pending::PendingSlot;
 use crate::snapshot::Snapshot;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::Name;
-use crate::wire::query::CacheKey;
 use crate::wire::write::LocalRecords;
 
 /// Query whose response needs a task of its own: see [`resolve`](super::resolve).

@@ -9,7 +9,8 @@ use crate::config::RouteId;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
-use crate::wire::query::{CacheKey, Query, RequestBits};
+use crate::wire::cache_key::CacheKey;
+use crate::wire::query::{Query, RequestBits};
 use crate::wire::write::{self, LocalRecords};
 
 /// Reaction to a received message.

@@ -15,7 +15,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 
 pub mod entry;
 pub(crate) mod packed;
@@ -107,7 +107,8 @@ mod tests {
     use super::entry::{CacheScope, CachedFailure};
     use super::*;
     use crate::cause::Cause;
-    use crate::wire::query::{EffectiveViewId, Query};
+    use crate::wire::cache_key::EffectiveViewId;
+    use crate::wire::query::Query;
 
     #[test]
     fn the_smallest_cache_holds_the_largest_message() {

@@ -14,7 +14,7 @@ use super::entry::{CacheScope, CachedFailure, Entry};
 use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::{HEADER, Rcode, name, rcode};
 
 /// Appends an entry, with the part of its key that its response does not contain; appends nothing for a failure.
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::cache::entry::{EntryLimits, Freshness};
     use crate::config::RouteId;
-    use crate::wire::query::EffectiveViewId;
+    use crate::wire::cache_key::EffectiveViewId;
     use crate::wire::response::ResponseMessage;
     use crate::wire::rtype;
 

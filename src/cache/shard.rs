@@ -23,7 +23,7 @@ use lru::LruCache;
 
 use super::entry::Entry;
 use crate::wire::HEADER;
-use crate::wire::query::CacheKey;
+use crate::wire::cache_key::CacheKey;
 
 /// Divisor of a shard's memory: the share of the probation segment.
 const PROBATION: usize = 4;
@@ -268,7 +268,8 @@ impl Hasher for PrehashedHasher {
 mod tests {
     use super::super::entry::{CacheScope, CachedFailure};
     use super::*;
-    use crate::wire::query::{EffectiveViewId, Query};
+    use crate::wire::cache_key::EffectiveViewId;
+    use crate::wire::query::Query;
 
     const HOME: CacheScope = CacheScope::unconfirmed(0);
 

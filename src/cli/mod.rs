@@ -10,12 +10,14 @@ mod config_file;
 mod failover;
 mod hosts_files;
 mod lab;
+mod log_format;
 mod node;
 mod outcome;
 mod own_addresses;
 mod progress;
 mod schema;
 mod serve;
+mod signals;
 mod start_config;
 mod status;
 

@@ -2,22 +2,18 @@
 //!
 //! The started process is the supervisor, see [`crate::supervisor`]. It starts this program again as the worker, which serves.
 
-use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config_file::{self, ConfigSource, Unusable};
 use super::hosts_files::{self, FileStamp};
+use super::log_format::LogFormat;
 use super::outcome::CommandOutcome;
+use super::signals::Signals;
 use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
 use crate::app::Running;
 use crate::app::descriptors::raise_limit;
@@ -26,7 +22,7 @@ use crate::config::Config;
 use crate::config::address::{DNS_PORT, Listen};
 use crate::config::builtin::builtin;
 use crate::handover::channel::Channel;
-use crate::log::{self, Lines};
+use crate::log;
 use crate::metrics::events::EventKind;
 use crate::server::Phase;
 use crate::supervisor;
@@ -40,8 +36,6 @@ const WATCH: Duration = Duration::from_secs(2);
 const GIVES_WAY: i32 = 10;
 /// Source of the upstreams of the built-in configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Environment variable that sets the log level.
-const LOG_VARIABLE: &str = "NODENS_LOG";
 
 /// Serve DNS over UDP and TCP.
 ///
@@ -81,13 +75,6 @@ pub(super) struct Serve {
     worker: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Auto,
-    Text,
-    Json,
-}
-
 const EXAMPLES: &str = "\
 Examples:
   nodens serve                                 a cache in front of /etc/resolv.conf, on port 5300
@@ -106,7 +93,7 @@ impl Serve {
     }
 
     fn run_logged(&self) -> CommandOutcome {
-        if let Err(error) = self.log() {
+        if let Err(error) = self.log.start() {
             return fail(&error, CommandOutcome::BadUsage);
         }
         if self.worker {
@@ -343,36 +330,6 @@ impl Serve {
             }
         }
     }
-
-    /// Starts logging. The error is an invalid level or a missing thread.
-    fn log(&self) -> Result<(), String> {
-        let level = match std::env::var(LOG_VARIABLE) {
-            Ok(text) => text
-                .parse::<LevelFilter>()
-                .map_err(|_| format!("{LOG_VARIABLE}={text:?} is no level: use error, warn, info, debug or off"))?,
-            Err(_) => LevelFilter::INFO,
-        };
-        // The resolver library logs each try to resolve an upstream's name; nodens logs the outcome.
-        let library = level.min(LevelFilter::ERROR);
-        let filter = Targets::new()
-            .with_default(level)
-            .with_target("hickory_resolver", library)
-            .with_target("hickory_net", library);
-        let json = match self.log {
-            LogFormat::Auto => !io::stderr().is_terminal(),
-            LogFormat::Text => false,
-            LogFormat::Json => true,
-        };
-        log::start().map_err(|error| format!("no thread for the log: {error}"))?;
-        let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(|| Lines);
-        let lines = match json {
-            true => lines.json().flatten_event(true).boxed(),
-            false => lines.with_ansi(io::stderr().is_terminal()).boxed(),
-        };
-        // A program that uses the library may have a subscriber of its own.
-        let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
-        Ok(())
-    }
 }
 
 /// Parses an address to listen on, in the syntax of the configuration file.
@@ -386,23 +343,6 @@ enum StopReason {
     Told,
     /// Failure of the named part.
     Failed(&'static str),
-}
-
-/// Signals that the process handles.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
 }
 
 fn fail(error: &dyn std::fmt::Display, outcome: CommandOutcome) -> CommandOutcome {

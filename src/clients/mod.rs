@@ -27,6 +27,7 @@ pub(crate) mod manifest;
 pub mod pods;
 pub(crate) mod predicted_hosts;
 pub(crate) mod runner;
+mod runner_kinds;
 pub(crate) mod search;
 pub(crate) mod static_clients;
 mod unknown;

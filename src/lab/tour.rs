@@ -19,16 +19,12 @@ use crate::wire::ede;
 
 /// Longest response time while one server of a group is dead.
 const FAILOVER_LIMIT: Duration = Duration::from_millis(1500);
-
 /// Longest time that a recovered server may go without queries.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(4);
-
 /// Pause that is longer than the TTL of `db.corp.example`.
 const STALE_AFTER: Duration = Duration::from_millis(1300);
-
 /// Pause between questions to a recovering group.
 const PAUSE: Duration = Duration::from_millis(100);
-
 /// Zones that no public server may be asked for.
 const PRIVATE_ZONES: [&str; 3] = ["corp.example", "cluster.local", "10.in-addr.arpa"];
 

@@ -22,7 +22,8 @@ use crate::forward;
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::query::{CacheKey, Query};
+use crate::wire::cache_key::CacheKey;
+use crate::wire::query::Query;
 use crate::wire::{LARGEST_UDP_REPLY, LONGEST_MESSAGE, is_truncated, rcode};
 
 pub(crate) mod mmsg;

@@ -1,8 +1,8 @@
 //! Question for an upstream.
 
 use crate::wire::RrType;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::Name;
-use crate::wire::query::CacheKey;
 
 /// Question for an upstream. Equal questions may share one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -32,11 +32,11 @@ use crate::cache::entry::Freshness;
 use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
 use crate::coalesce::CoalescedQuery;
-use crate::forward;
+use crate::forward::{self, entries};
 use crate::jobs::query_history::HistoryKey;
 use crate::upstream::Ask;
+use crate::wire::cache_key::CacheKey;
 use crate::wire::name::Name;
-use crate::wire::query::CacheKey;
 use crate::wire::{rcode, rtype};
 
 pub(crate) mod file;
@@ -145,7 +145,7 @@ fn pending_query(
     let pending_query =
         PendingQuery { key, hash, route, snapshot, alias: None, path: None, asked, client: None, by: Cell::default() };
     // A recent failure is not retried so soon either.
-    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = forward::usable_entry(resolver, &pending_query, 0) {
+    if let Some((_, Freshness::Fresh(_) | Freshness::Failed)) = entries::usable_entry(resolver, &pending_query, 0) {
         return Err("cached");
     }
     if !pending_query.snapshot.group(route).is_some_and(|group| group.is_alive() && group.below_threshold(asked)) {

@@ -6,6 +6,7 @@
 //! - [`name`] domain names;
 //! - [`rcode`] response codes, [`rtype`] record types;
 //! - [`query`] parsed queries of clients, and the reasons to reject a query;
+//! - [`cache_key`] what distinguishes one answer from another;
 //! - [`record`] offsets of one record;
 //! - [`response`] parsed responses of servers;
 //! - [`store`] conversion of a response to the form that the cache keeps;
@@ -14,6 +15,7 @@
 //! - [`mod@write`] parts and messages that nodens writes itself: errors, local answers, OPT records;
 //! - [`compose`] new responses built from copied records, for example where a CNAME leads into another route.
 
+pub mod cache_key;
 pub mod compose;
 pub mod fit;
 pub mod name;

@@ -16,10 +16,11 @@ use proptest::test_runner::RngSeed;
 
 use nodens::cache::entry::{CacheScope, Entry, EntryLimits};
 use nodens::effective_view::EffectiveViewId;
+use nodens::wire::cache_key::CacheKey;
 use nodens::wire::compose::{Composer, in_order};
 use nodens::wire::fit::{Age, CachedMessage, fit};
 use nodens::wire::name::{self, MAX_NAME};
-use nodens::wire::query::{CacheKey, Query, Reject};
+use nodens::wire::query::{Query, Reject};
 use nodens::wire::response::{ResponseMessage, Section};
 use nodens::wire::store::{CacheableMessage, store};
 use nodens::wire::{flag, rcode, write};

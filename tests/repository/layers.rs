@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("clients::manifest", 2),
     ("clients::pods", 2),
     ("clients::runner", 2),
+    ("clients::runner_kinds", 2),
     ("clients::search", 2),
     ("clients::address_owners", 2),
     ("clients::unknown", 2),
