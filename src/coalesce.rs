@@ -20,7 +20,7 @@ type QuestionKey = (u64, u32);
 
 /// Questions in flight, shared by all workers. Bounded by the limit of pending queries.
 #[derive(Debug, Default)]
-pub struct Coalesce {
+pub(crate) struct Coalesce {
     /// The keys contain keyed hashes already.
     in_flight: Mutex<HashMap<QuestionKey, Followers>>,
 }
@@ -70,7 +70,7 @@ impl From<SocketAddr> for AnsweredBy {
 }
 
 /// Role of a query for a question.
-pub enum Role {
+pub(crate) enum Role {
     /// No identical query is in flight: send one, and complete it.
     Lead(CoalescedQuery),
     /// Wait for the identical query in flight.
@@ -86,7 +86,7 @@ pub struct CoalescedQuery {
 
 impl Coalesce {
     /// Joins the in-flight query for `key`, whose hash is `hash`; returns the leader's guard if there is none yet.
-    pub fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Role {
+    pub(crate) fn join(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Role {
         let question = (hash, generation);
         match self.in_flight().entry(question) {
             Slot::Vacant(slot) => {
@@ -107,7 +107,7 @@ impl Coalesce {
     }
 
     /// Returns the leader's guard, if no identical query is in flight; for callers that must not wait for others.
-    pub fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Option<CoalescedQuery> {
+    pub(crate) fn lead(self: &Arc<Self>, generation: u32, hash: u64, key: &CacheKey) -> Option<CoalescedQuery> {
         match self.join(generation, hash, key) {
             Role::Lead(leader) => Some(leader),
             Role::Wait(_) => None,

@@ -19,8 +19,7 @@ use crate::wire::name::Name;
 /// Routes, static records and denials that apply to a view's clients.
 #[derive(Debug)]
 pub struct EffectiveView {
-    /// Routes of names.
-    pub router: Router,
+    pub(crate) router: Router,
     /// Static records, including those that the view denies.
     records: Records,
     /// True if the view denies any zone.

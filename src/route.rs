@@ -9,7 +9,7 @@ use crate::wire::name::{Name, suffixes};
 
 /// Destination of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// The servers of this route.
     Route(RouteId),
     /// None: the name does not exist for these clients.
@@ -18,7 +18,7 @@ pub enum Destination {
 
 /// Claimed suffixes and their destinations. A view's own claims take precedence over the common ones, which it shares.
 #[derive(Clone, Debug)]
-pub struct Router {
+pub(crate) struct Router {
     common: Arc<Claims>,
     own: Option<Arc<Claims>>,
     /// Most labels of a claimed suffix; longer suffixes of a deep name are not looked up.
@@ -36,21 +36,21 @@ struct Claims {
 
 impl Router {
     /// Returns the router of these claims; if a zone is claimed twice, the later claim takes precedence.
-    pub fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
+    pub(crate) fn new<'z>(claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let common = Arc::new(Claims::new(claims));
         Self { deepest: common.deepest, common, own: None }
     }
 
     /// Returns the router of `self`'s claims, shared, and of these claims, which take precedence.
     #[must_use]
-    pub fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
+    pub(crate) fn with<'z>(&self, claims: impl IntoIterator<Item = (&'z Name, Destination)>) -> Self {
         let own = Claims::new(claims);
         let deepest = self.deepest.max(own.deepest);
         Self { common: Arc::clone(&self.common), deepest, own: (!own.suffixes.is_empty()).then(|| Arc::new(own)) }
     }
 
     /// Returns all claims, in no order.
-    pub fn ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
+    pub(crate) fn ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
         let own = self.own.as_deref();
         let is_hidden = move |zone: &[u8]| own.is_some_and(|own| own.suffixes.contains_key(zone));
         let common = self.common.suffixes.iter().filter(move |(zone, _)| !is_hidden(zone));
@@ -58,12 +58,12 @@ impl Router {
     }
 
     /// Returns the claims that are not shared, in no order.
-    pub fn own_ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
+    pub(crate) fn own_ways(&self) -> impl Iterator<Item = (&[u8], Destination)> {
         self.own.iter().flat_map(|own| &own.suffixes).map(|(zone, destination)| (&**zone, *destination))
     }
 
     /// Returns the destination of `name` (lower-case wire form), and the number of labels of the matching suffix.
-    pub fn find(&self, name: &[u8]) -> Option<(Destination, usize)> {
+    pub(crate) fn find(&self, name: &[u8]) -> Option<(Destination, usize)> {
         let labels = suffixes(name).count().saturating_sub(1);
         suffixes(name)
             .enumerate()
@@ -72,7 +72,7 @@ impl Router {
     }
 
     /// Returns whether the common claims are the same in memory.
-    pub fn shares_with(&self, other: &Self) -> bool {
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.common, &other.common)
     }
 

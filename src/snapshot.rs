@@ -34,16 +34,14 @@ pub struct Snapshot {
     pub may_watch: Admission,
     /// Clients that the configuration names.
     pub clients: Arc<StaticClients>,
-    /// Views of clients.
-    pub views: Views,
+    pub(crate) views: Views,
     /// Labels of routes, in the order of [`Config::routes`]; shared with the previous snapshot if none changed.
     pub labels: Arc<[Arc<str>]>,
     /// Effective view for each view.
     sees: Vec<EffectiveViewId>,
     /// Effective views; the first is for clients of no view.
     effective_views: Vec<EffectiveView>,
-    /// Special-use names.
-    pub special: Special,
+    pub(crate) special: Special,
     /// Identity of the node for clients that request it (`[server] identity`); empty if it is not disclosed.
     pub identity: Box<str>,
     /// Groups, in the order of [`Route::to`].

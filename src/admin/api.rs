@@ -15,7 +15,6 @@ use crate::snapshot::Snapshot;
 use crate::upstream::server_status::ServerState;
 use crate::upstream::{Group, Server};
 
-/// Body of `/api/v1/upstreams`.
 #[derive(Debug, Serialize)]
 struct Upstreams<'a> {
     upstreams: Vec<UpstreamReport<'a>>,
@@ -74,7 +73,6 @@ struct LastMinute {
     latency_p99_seconds: Option<f64>,
 }
 
-/// Body of `/api/v1/events`.
 #[derive(Debug, Serialize)]
 struct EventList<'a> {
     events: Vec<&'a Event>,

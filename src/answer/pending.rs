@@ -53,14 +53,12 @@ pub struct Introspection {
     pub snapshot: Arc<Snapshot>,
     /// Time of the query.
     pub asked: Instant,
-    /// Client.
-    pub client: IpAddr,
+    pub(crate) client: IpAddr,
 }
 
 /// Question to be sent to an upstream.
 pub struct PendingQuery {
-    /// Cache key.
-    pub key: CacheKey,
+    pub(crate) key: CacheKey,
     /// Hash of the key.
     pub hash: u64,
     /// Route of the name.

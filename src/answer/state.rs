@@ -24,8 +24,7 @@ use crate::warm_up::queue::Queue;
 pub struct Resolver {
     /// Answers of upstreams.
     pub cache: Cache,
-    /// Questions in flight.
-    pub coalescer: Arc<Coalesce>,
+    pub(crate) coalescer: Arc<Coalesce>,
     /// Configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
     /// Pods that send queries; clients named in the configuration are in the snapshot, see [`Resolver::tables`].

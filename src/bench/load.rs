@@ -87,8 +87,7 @@ pub struct Progress {
     pub of: u64,
     /// Queries sent.
     pub sent: u64,
-    /// Responses received.
-    pub answered: u64,
+    pub(crate) answered: u64,
 }
 
 /// Result of a run.

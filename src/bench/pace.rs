@@ -14,8 +14,7 @@ use super::draw::Random;
 /// Nanoseconds since the run began.
 pub type Nanos = u64;
 
-/// Nanoseconds per second.
-pub const SECOND: Nanos = 1_000_000_000;
+pub(crate) const SECOND: Nanos = 1_000_000_000;
 
 /// Maximum length of a target's turn.
 pub const SLICE: Nanos = SECOND / 4;

@@ -69,8 +69,7 @@ pub struct TargetStats {
     pub unresolved: u64,
     /// Responses by response code, the four bits of the header.
     pub rcodes: [u64; 16],
-    /// Truncated responses (TC).
-    pub truncated: u64,
+    pub(crate) truncated: u64,
     /// Responses without a query in flight: late, duplicate, or to another question.
     pub stray: u64,
     /// Latencies of questions that were new to the target, in nanoseconds.

@@ -74,7 +74,6 @@ pub struct TargetReport {
     pub answered_per_s: f64,
     /// Responses by response code.
     pub rcodes: BTreeMap<String, u64>,
-    /// Truncated responses.
     pub truncated: u64,
     /// Responses without a query in flight.
     pub stray: u64,
@@ -98,13 +97,9 @@ pub struct TargetReport {
 pub struct LatencySummary {
     pub count: u64,
     pub mean: Option<f64>,
-    /// Median.
     pub p50: Option<f64>,
-    /// 90th percentile.
     pub p90: Option<f64>,
-    /// 99th percentile.
     pub p99: Option<f64>,
-    /// 99.9th percentile.
     pub p999: Option<f64>,
     pub max: Option<f64>,
 }
@@ -121,7 +116,6 @@ pub struct Point {
     pub p99: f64,
 }
 
-/// Nanoseconds per millisecond.
 const MILLISECOND: f64 = 1e6;
 
 impl LoadReport {

@@ -14,7 +14,6 @@ use super::udp::settle;
 
 /// Maximum bytes of queries queued for the connection; beyond this the sender waits.
 const SEND_BUFFER: usize = 64 << 10;
-/// Bytes per read.
 const READ: usize = 16 << 10;
 /// Maximum reads from one connection before the other connections are served.
 const FAIR: usize = 64;

@@ -52,7 +52,6 @@ pub struct Entry {
     pub upstream_ages: bool,
     /// Number of addresses that rotate: see [`CachedMessage::rotation`]. Negative if rotation is disabled.
     pub(super) rotation: i8,
-    /// See [`CachedMessage::spells`].
     pub(super) spells: bool,
     /// Failure of the last refresh, or of the query if there was no response at all; `until` is zero if there is none.
     pub(super) failed: CachedFailure,

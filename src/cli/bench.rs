@@ -31,7 +31,6 @@ pub(super) struct Bench {
     what: BenchCommand,
 }
 
-/// Subcommands of `bench`.
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Latency(LatencyArgs),
@@ -119,7 +118,6 @@ const MOST_SOCKETS: usize = 64;
 const DEFAULT_RATE: u64 = 1_000;
 
 impl Bench {
-    /// Runs the measurement.
     pub(super) fn run(&self) -> CommandOutcome {
         let (name, result) = match &self.what {
             BenchCommand::Latency(latency) => ("latency", latency.run()),

@@ -84,7 +84,6 @@ impl ConfigSource {
         Some(Self { text: packed.get(end + 1..)?.to_vec(), around })
     }
 
-    /// Parses the source.
     pub(super) fn parse(&self) -> Result<Config, Unusable> {
         let Self { text, around } = self;
         if text.len() > LONGEST {

@@ -74,7 +74,6 @@ Examples:
   nodens bench failover --only nodens --only unbound --closed --json failover.json";
 
 impl Failover {
-    /// Runs the measurement.
     pub(super) fn run(&self) -> Result<CommandOutcome, (String, CommandOutcome)> {
         let failed = |error: io::Error| (error.to_string(), CommandOutcome::Failed);
         let plan = self.plan().map_err(failed)?;

@@ -31,7 +31,6 @@ struct Cli {
     command: Command,
 }
 
-/// Subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     Lab(lab::Lab),

@@ -20,7 +20,6 @@ pub(super) struct NodeCommand {
     command: What,
 }
 
-/// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 enum What {
     Status(NodeStatusArgs),
@@ -62,7 +61,6 @@ Examples:
   nodens node cleanup --config /etc/nodens/nodens.toml";
 
 impl NodeCommand {
-    /// Runs the subcommand.
     pub(super) fn run(&self) -> CommandOutcome {
         match &self.command {
             What::Status(status) => status.run(),

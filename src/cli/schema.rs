@@ -23,7 +23,6 @@ With this as its first line, a file is completed and checked in editors that use
 The schema knows keys, forms and bounds of numbers. Only `nodens check` finds all mistakes.";
 
 impl Schema {
-    /// Prints the schema.
     pub(super) fn run(&self) -> CommandOutcome {
         match io::stdout().write_all(json_schema().as_bytes()) {
             Ok(()) => CommandOutcome::Good,

@@ -337,7 +337,6 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     Listen::<DNS_PORT>::try_from(text.to_owned()).map(|listen| listen.0)
 }
 
-/// Reason to stop.
 enum StopReason {
     /// A signal, or the exit of the supervisor.
     Told,

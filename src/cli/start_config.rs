@@ -21,7 +21,6 @@ pub(super) struct StartConfig {
 /// Copy of the configuration in the supervisor, if there is one.
 pub(super) struct SupervisorCopy {
     pub(super) link: Option<SupervisorChannel>,
-    /// See [`StartConfig::start`].
     start: Arc<Vec<u8>>,
 }
 

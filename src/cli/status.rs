@@ -74,7 +74,6 @@ Examples:
   nodens job runner-t1abc-project-42-concurrent-0-x7k2m9qa --json";
 
 impl StatusArgs {
-    /// Prints the status.
     pub(super) fn run(&self) -> CommandOutcome {
         match self.jobs {
             false => self.whom.show("/readyz?verbose", |body| Some(body.to_owned())),
@@ -85,7 +84,6 @@ impl StatusArgs {
 }
 
 impl JobArgs {
-    /// Prints the job.
     pub(super) fn run(&self) -> CommandOutcome {
         if !self.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)) {
             return complain(&format!("{:?} is neither a job's number nor a pod's name or UID", self.id));

@@ -60,8 +60,7 @@ pub struct WatchGap {
 }
 
 impl WatchGap {
-    /// No gap.
-    pub const NONE: Self = Self { from: NEVER, back: NEVER };
+    pub(crate) const NONE: Self = Self { from: NEVER, back: NEVER };
 
     /// Reports whether changes at `at` are not known in time.
     pub fn covers(&self, at: Millis) -> bool {

@@ -115,8 +115,7 @@ pub enum Trust {
 }
 
 impl Job {
-    /// Returns a fact.
-    pub fn get(&self, field: Field) -> Option<&TrustedValue> {
+    pub(crate) fn get(&self, field: Field) -> Option<&TrustedValue> {
         self.facts.iter().find(|(known, _)| *known == field).map(|(_, fact)| fact)
     }
 

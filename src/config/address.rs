@@ -42,7 +42,7 @@ pub enum ServerAddress {
 /// Listen address. The port is `PORT` if the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Listen<const PORT: u16>(pub SocketAddr);
+pub(crate) struct Listen<const PORT: u16>(pub SocketAddr);
 
 /// Server that resolves the host names of other servers. The port is 53 if the file gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -57,7 +57,7 @@ pub(crate) struct ServerValue(pub ServerAddress);
 /// Network of clients. A single address is a network of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct NetworkValue(pub IpNet);
+pub(crate) struct NetworkValue(pub IpNet);
 
 /// Returns the listener in `listen` that a query to `server` would reach, if there is one.
 ///

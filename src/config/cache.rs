@@ -49,19 +49,12 @@ pub struct CacheConfig {
 /// `[cache]` in the file.
 #[derive(Debug)]
 pub(crate) struct CacheTable {
-    /// Default: [`MEMORY`].
     pub memory: Spanned<Size>,
-    /// Default: [`MAX_TTL`].
     pub max_ttl: Spanned<Time>,
-    /// Default: [`NEGATIVE_MAX_TTL`].
     pub negative_max_ttl: Spanned<Time>,
-    /// Default: [`STALE`].
     pub stale: Spanned<Time>,
-    /// Default: [`FAILURE_MAX_TTL`].
     pub failure_max_ttl: Spanned<Time>,
-    /// Default: [`PREFETCH`].
     pub prefetch: bool,
-    /// Default: [`ROTATE`].
     pub rotate: bool,
 }
 

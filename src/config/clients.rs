@@ -43,8 +43,7 @@ pub struct ApiServer {
     pub tls: bool,
     /// Host name or IP address, without brackets.
     pub host: String,
-    /// Port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Path before `/api`: empty, or with a leading and without a trailing slash.
     pub path: String,
 }

@@ -11,8 +11,7 @@ use super::key::{KeyProperty, RecordedKey};
 /// Displayed as `line:column: what`. With the file's name and a colon in front, editors can jump to the position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Line, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// Column in characters, from 1.
     pub column: usize,
     /// Problem and expected value, on one line.

@@ -26,19 +26,13 @@ use super::warm_up::WarmUpTable;
 /// Contents of the whole file.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
-    /// `[server]`.
     pub server: ServerTable,
-    /// `[admin]`, if present.
     pub admin: Option<AdminTable>,
-    /// `[report]`: its listeners.
     pub report: Vec<ReportListener>,
-    /// `[node]`, if present.
     pub node: Option<NodeTable>,
     /// `[handover]`: its socket, if present.
     pub handover: Option<Spanned<SocketPath>>,
-    /// `[cache]`.
     pub cache: CacheTable,
-    /// `[bootstrap]`: its servers.
     pub bootstrap: Vec<Spanned<Bootstrap>>,
     /// All `[upstreams.NAME]`; `None` if the file has no such table.
     pub upstreams: Option<Vec<UpstreamTable>>,
@@ -46,19 +40,14 @@ pub(crate) struct ConfigFile {
     pub routes: Option<Vec<RouteTable>>,
     /// All `[[record]]` that have their required keys.
     pub records: Vec<RecordTable>,
-    /// `[hosts]`, if present.
     pub hosts: Option<HostsTable>,
     /// All `[[rewrite]]` that have their required keys.
     pub rewrites: Vec<RewriteTable>,
-    /// `[kubernetes]`.
     pub kubernetes: KubernetesTable,
-    /// `[warm_up]`.
     pub warm_up: WarmUpTable,
     /// All `[[client]]` that have their required keys.
     pub clients: Vec<ClientTable>,
-    /// All `[[view]]`.
     pub views: Vec<ViewTable>,
-    /// `[metrics]`.
     pub metrics: MetricsTable,
     /// `[query_log]`, if present with its required key.
     pub query_log: Option<QueryLogTable>,

@@ -11,7 +11,6 @@ use super::value::ConfigValue;
 /// Maximum length of the path of a Unix socket, in bytes: see unix(7).
 const LONGEST: usize = 107;
 
-/// `[handover] socket`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct SocketPath(pub PathBuf);

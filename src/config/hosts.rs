@@ -52,7 +52,6 @@ pub struct HostsPath {
 #[derive(Debug)]
 pub(crate) struct HostsTable {
     pub files: Vec<Spanned<HostsPath>>,
-    /// Default: [`HOSTS_TTL`].
     pub ttl: Spanned<Time>,
 }
 

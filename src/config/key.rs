@@ -34,17 +34,14 @@ pub(super) enum KeyProperty {
 /// Shape of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// `[key]`.
     One,
-    /// `[key.NAME]`.
     Named,
-    /// `[[key]]`.
     Many,
 }
 
 /// Number of values of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arity {
+pub(crate) enum Arity {
     One,
     /// A list that is not empty.
     List,

@@ -90,8 +90,7 @@ pub struct Config {
     pub records: Vec<RecordConfig>,
     /// Hosts files. Their records are appended to `records`.
     pub hosts: Hosts,
-    /// Replacements of suffixes.
-    pub rewrites: Vec<Rewrite>,
+    pub(crate) rewrites: Vec<Rewrite>,
     /// Settings of the Kubernetes watch, for attribution.
     pub kubernetes: Kubernetes,
     /// Settings of the warm-up for jobs that are about to start.

@@ -17,8 +17,7 @@ const LONGEST_NAME: usize = 15;
 /// Addresses that nodens adds to the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Addresses; not empty.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Listeners on these addresses.
     pub listen: Vec<SocketAddr>,
     /// Link that gets the addresses.
@@ -31,9 +30,7 @@ pub struct NodeConfig {
 #[derive(Debug)]
 pub(crate) struct NodeTable {
     pub addresses: Vec<Spanned<AddressValue>>,
-    /// Default: [`Interface::Auto`].
     pub interface: Option<Spanned<Interface>>,
-    /// Default: [`FirewallKind::Nft`].
     pub firewall: Option<Spanned<FirewallKind>>,
 }
 
@@ -42,7 +39,6 @@ pub(crate) struct NodeTable {
 #[serde(try_from = "String")]
 pub(crate) struct AddressValue(pub IpAddr);
 
-/// `[node] interface`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Interface {
@@ -54,7 +50,6 @@ pub enum Interface {
     Named(String),
 }
 
-/// `[node] firewall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum FirewallKind {

@@ -32,8 +32,7 @@ pub struct MetricsConfig {
 /// Settings of the query log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryLogConfig {
-    /// Destination.
-    pub to: LogTarget,
+    pub(crate) to: LogTarget,
     /// Queries that are logged.
     pub only: Logged,
     /// Part of these queries that is logged, drawn at random, in millionths.
@@ -65,7 +64,6 @@ pub enum Logged {
 /// `[metrics]` in the file.
 #[derive(Debug)]
 pub(crate) struct MetricsTable {
-    /// Default: [`MAX_PROJECTS`].
     pub max_projects: Spanned<CountValue>,
 }
 
@@ -73,11 +71,8 @@ pub(crate) struct MetricsTable {
 #[derive(Debug)]
 pub(crate) struct QueryLogTable {
     pub to: Spanned<LogTargetValue>,
-    /// Default: [`ONLY`].
     pub only: Logged,
-    /// Default: [`SAMPLE`].
     pub sample: Spanned<ShareValue>,
-    /// Default: [`MAX_PER_SECOND`].
     pub max_per_second: Spanned<CountValue>,
 }
 

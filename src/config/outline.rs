@@ -30,12 +30,10 @@ pub struct Outline {
 /// One key with a value.
 #[derive(Clone, Debug)]
 pub struct KeyOutline {
-    /// Name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Form of one value.
     pub form: ValueForm,
-    /// Number of values.
-    pub arity: Arity,
+    pub(crate) arity: Arity,
     /// True if the key must be present.
     pub is_required: bool,
     /// The least and the most.

@@ -38,7 +38,6 @@ pub(crate) struct AdminTable {
     /// Required; empty if it is missing or invalid.
     pub listen: Vec<AdminListener>,
     pub metrics_listen: Vec<AdminListener>,
-    /// Default: [`ADMIN_ALLOW`].
     pub allow: Vec<IpNet>,
 }
 

@@ -23,12 +23,9 @@ pub(crate) const RECORD_TTL: Bounds<Time> =
 /// Static record, class IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordConfig {
-    /// Owner.
-    pub name: Name,
-    /// Type.
-    pub rtype: RrType,
-    /// TTL, in seconds.
-    pub ttl: u32,
+    pub(crate) name: Name,
+    pub(crate) rtype: RrType,
+    pub(crate) ttl: u32,
     /// RDATA in wire form, names uncompressed.
     pub rdata: Vec<u8>,
 }
@@ -37,11 +34,9 @@ pub struct RecordConfig {
 #[derive(Debug)]
 pub(crate) struct RecordTable {
     pub name: Spanned<Owner>,
-    /// `type`, required.
     pub kind: Spanned<RecordKind>,
     /// Required; its form depends on the type.
     pub value: Spanned<String>,
-    /// Default: [`RECORD_TTL`].
     pub ttl: Spanned<Time>,
 }
 

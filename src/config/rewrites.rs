@@ -28,7 +28,6 @@ pub struct Rewrite {
 pub(crate) struct RewriteTable {
     pub zone: Spanned<Domain>,
     pub to: Spanned<Domain>,
-    /// Default: [`RECORD_TTL`].
     pub ttl: Spanned<Time>,
 }
 

@@ -123,19 +123,15 @@ pub(crate) struct RouteTable {
     pub to: Option<Spanned<String>>,
     /// Default: none, so the limit of the cache applies. Bounds: [`NEGATIVE_MAX_TTL`].
     pub negative_max_ttl: Option<Spanned<Time>>,
-    /// Default: [`DENY_PRIVATE_ADDRESSES`].
     pub deny_private_addresses: bool,
-    /// Default: [`DENY_PRIVATE_NAMES`].
     pub deny_private_names: bool,
     pub filter_types: Vec<Spanned<FilteredType>>,
     pub fallthrough: Option<Spanned<String>>,
-    /// Default: [`FALLTHROUGH_NODATA`].
     pub fallthrough_nodata: Option<Spanned<bool>>,
     /// Default: [`CLUSTER_DOMAIN`] if it is among the zones, else none.
     pub cluster_domain: Option<Spanned<Domain>>,
     /// Default: [`PRUNE_SEARCH`], or false with a `fallthrough`.
     pub prune_search: Option<Spanned<bool>>,
-    /// Default: [`AUTOPATH`].
     pub autopath: Option<Spanned<bool>>,
 }
 

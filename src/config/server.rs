@@ -54,18 +54,12 @@ pub struct ServerConfig {
 /// `[server]` in the file.
 #[derive(Debug)]
 pub struct ServerTable {
-    /// Default: [`LISTEN`].
-    pub listen: Vec<Spanned<Listen<DNS_PORT>>>,
-    /// Default: [`ALLOW`].
-    pub allow: Vec<Spanned<NetworkValue>>,
-    /// Default: [`WORKERS`].
-    pub workers: Spanned<CountValue>,
-    /// Default: [`TCP_IDLE_TIMEOUT`].
-    pub tcp_idle_timeout: Spanned<Time>,
-    /// Default: [`TCP_CONNECTIONS`].
-    pub tcp_connections: Spanned<CountValue>,
-    /// Default: [`TCP_CONNECTIONS_PER_CLIENT`].
-    pub tcp_connections_per_client: Spanned<CountValue>,
+    pub(crate) listen: Vec<Spanned<Listen<DNS_PORT>>>,
+    pub(crate) allow: Vec<Spanned<NetworkValue>>,
+    pub(crate) workers: Spanned<CountValue>,
+    pub(crate) tcp_idle_timeout: Spanned<Time>,
+    pub(crate) tcp_connections: Spanned<CountValue>,
+    pub(crate) tcp_connections_per_client: Spanned<CountValue>,
     /// Default: the node's name, else the host's.
     pub identity: Option<Identity>,
 }

@@ -66,17 +66,12 @@ pub(crate) struct UpstreamTable {
     pub name: Spanned<String>,
     /// Required; `None` if it is missing or invalid.
     pub servers: Option<Vec<Spanned<ServerValue>>>,
-    /// Default: [`SELECT`].
     pub select: Select,
-    /// Default: [`DEADLINE`].
     pub deadline: Spanned<Time>,
     /// Default: no limit. Bounds: [`MAX_QPS`].
     pub max_qps: Option<Spanned<CountValue>>,
-    /// Default: [`UPSTREAM_TCP_CONNECTIONS`].
     pub tcp_connections: Spanned<CountValue>,
-    /// Default: [`TRUST_AD`].
     pub trust_ad: bool,
-    /// Default: [`RANDOMIZE_CASE`].
     pub randomize_case: bool,
 }
 

@@ -11,7 +11,6 @@ pub enum ValueForm {
     OneOf(&'static [&'static str]),
     Integer,
     Number,
-    /// `true` or `false`.
     Boolean,
     /// A table of strings.
     Map,

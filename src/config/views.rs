@@ -93,8 +93,7 @@ pub struct Selector {
 /// Exact text, or a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// Text or prefix.
-    pub start: String,
+    pub(crate) start: String,
     /// True for a prefix.
     pub open: bool,
 }
@@ -130,7 +129,6 @@ pub(crate) struct ViewTable {
     pub sources: Vec<Spanned<NetworkValue>>,
     /// Default: clients with and without a known identity.
     pub known: Option<Spanned<bool>>,
-    /// Default: [`INHERIT`].
     pub inherit: bool,
     pub deny: Vec<Spanned<ZoneValue>>,
     /// Default: as in each route.
@@ -138,7 +136,6 @@ pub(crate) struct ViewTable {
     pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<CountValue>>,
-    /// All `[[view.route]]`.
     pub routes: Vec<RouteTable>,
     /// All `[[view.record]]` that have their required keys.
     pub records: Vec<RecordTable>,

@@ -29,7 +29,6 @@ impl Default for WarmUp {
 /// `[warm_up]` in the file.
 #[derive(Debug)]
 pub(crate) struct WarmUpTable {
-    /// Default: [`ENABLED`].
     pub enabled: bool,
     /// Default: none, so the history is lost when nodens stops.
     pub file: Option<Spanned<FileValue>>,

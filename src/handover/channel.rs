@@ -130,8 +130,7 @@ impl Channel {
         poll(&mut watched, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// Returns the descriptor.
-    pub fn into_descriptor(self) -> OwnedFd {
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
         self.0
     }
 

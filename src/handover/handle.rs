@@ -31,8 +31,7 @@ pub struct HandoverHandle {
 
 /// Parameters of a handover server.
 pub struct Params {
-    /// The server.
-    pub host: ServerHandle,
+    pub(crate) host: ServerHandle,
     /// The socket to which successors connect.
     pub listener: Option<OwnedFd>,
     /// Channel to the predecessor, which is in standby.

@@ -186,8 +186,7 @@ impl Buffer {
         &self.clients
     }
 
-    /// Returns all counts.
-    pub fn counts(&self) -> impl Iterator<Item = &ResponseCount> {
+    pub(crate) fn counts(&self) -> impl Iterator<Item = &ResponseCount> {
         self.counted.iter().map(|at| &self.counts[usize::from(*at)])
     }
 

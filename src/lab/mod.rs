@@ -89,8 +89,7 @@ pub struct LabServer {
     pub name: &'static str,
     /// Group that it belongs to: `vpc`.
     pub group: &'static str,
-    /// The scripted server.
-    pub upstream: LabUpstream,
+    pub(crate) upstream: LabUpstream,
 }
 
 /// Servers of a hybrid cluster, on free ports of 127.0.0.1.

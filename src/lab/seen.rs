@@ -18,8 +18,7 @@ pub const KEPT_BYTES: usize = 4 << 20;
 /// A query as it reached a server.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Time of arrival.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// Transport that it arrived over.
     pub transport: Transport,
     /// Source address; shows whether the source port varies.
@@ -183,8 +182,7 @@ fn raw_options(wire: &[u8], question_end: usize) -> Vec<(u16, Vec<u8>)> {
 /// An extended DNS error (RFC 8914) for a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtendedError {
-    /// Info-code.
-    pub code: u16,
+    pub(crate) code: u16,
     /// Extra text; may be empty.
     pub text: String,
 }

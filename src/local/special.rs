@@ -67,10 +67,10 @@ enum Treatment {
 
 /// Table of special-use zones.
 #[derive(Clone, Debug)]
-pub struct Special(HashMap<Box<[u8]>, Treatment>);
+pub(crate) struct Special(HashMap<Box<[u8]>, Treatment>);
 
 impl Special {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let private_172 = (16..=31).map(|octet| format!("{octet}.172.in-addr.arpa"));
         let shared = (64..=127).map(|octet| format!("{octet}.100.in-addr.arpa"));
         let zero = "0.".repeat(31);
@@ -88,7 +88,7 @@ impl Special {
 
     /// Returns the answer for `name` (lower-case wire form) as a response code and records, unless a route claims the name by a
     /// suffix of `claimed` labels that is at least as long as the special zone.
-    pub fn find(&self, name: &[u8], qtype: RrType, claimed: usize) -> Option<(Rcode, LocalRecords)> {
+    pub(crate) fn find(&self, name: &[u8], qtype: RrType, claimed: usize) -> Option<(Rcode, LocalRecords)> {
         let labels = suffixes(name).count().saturating_sub(1);
         let (depth, zone, kind) = suffixes(name)
             .enumerate()

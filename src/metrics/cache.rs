@@ -7,8 +7,7 @@ use super::register::{counter, int_gauge};
 /// Contents and use of the cache.
 #[derive(Debug)]
 pub struct CacheMetrics {
-    /// Number of entries.
-    pub entries: IntGauge,
+    pub(crate) entries: IntGauge,
     /// Memory of the entries in bytes, overhead included.
     pub bytes: IntGauge,
     /// Queries answered from the cache, stale answers and remembered failures included.

@@ -35,8 +35,7 @@ impl ConfigMetrics {
         Ok(Self { reloads, needs_restart })
     }
 
-    /// Counts a reload.
-    pub fn reloaded(&self, is_applied: bool) {
+    pub(crate) fn reloaded(&self, is_applied: bool) {
         self.reloads.with_label_values(&[RESULTS[usize::from(!is_applied)]]).inc();
     }
 }

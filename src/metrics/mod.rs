@@ -52,32 +52,23 @@ pub struct Metrics {
     pub queries: QueryMetrics,
     /// Use of bounded resources.
     pub capacity: CapacityMetrics,
-    /// The cache.
-    pub cache: CacheMetrics,
-    /// Configuration reloads.
-    pub config: ConfigMetrics,
+    pub(crate) cache: CacheMetrics,
+    pub(crate) config: ConfigMetrics,
     /// The node's addresses and firewall.
     pub node: NodeMetrics,
-    /// Search lists.
-    pub search: SearchMetrics,
+    pub(crate) search: SearchMetrics,
     /// Queries and failures by client.
     pub clients: ClientMetrics,
-    /// The Kubernetes watch.
-    pub watch: WatchMetrics,
-    /// Warm-up queries.
-    pub warm_up: WarmUpMetrics,
-    /// The query log.
-    pub query_log: QueryLogMetrics,
-    /// The process log.
-    pub log: LogMetrics,
-    /// The process itself.
-    pub process: ProcessMetrics,
+    pub(crate) watch: WatchMetrics,
+    pub(crate) warm_up: WarmUpMetrics,
+    pub(crate) query_log: QueryLogMetrics,
+    pub(crate) log: LogMetrics,
+    pub(crate) process: ProcessMetrics,
     /// Worker processes that died and were replaced.
     pub worker_restarts: IntCounter,
     /// Faults of this machine.
     pub faults: Arc<Faults>,
-    /// Changes of state.
-    pub events: Arc<RecentEvents>,
+    pub(crate) events: Arc<RecentEvents>,
     upstream: UpstreamMetrics,
 }
 

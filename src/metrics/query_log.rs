@@ -7,8 +7,7 @@ use super::register::{counter, counters};
 /// Lines written and dropped. Cheap to clone; clones share the counters.
 #[derive(Clone, Debug)]
 pub struct QueryLogMetrics {
-    /// Lines written.
-    pub lines: IntCounter,
+    pub(crate) lines: IntCounter,
     /// Lines dropped because of the limit per second.
     pub rate: IntCounter,
     /// Lines dropped because the writer was behind.

@@ -36,14 +36,12 @@ pub struct ServerMetrics {
     faults: Arc<Faults>,
     /// Time from a query to its response.
     pub duration: Histogram,
-    /// Queries in flight.
-    pub in_flight: IntGauge,
+    pub(crate) in_flight: IntGauge,
     /// Hedges sent to the server.
     pub hedges: IntCounter,
     /// Hedges that brought the first answer.
     pub hedges_won: IntCounter,
-    /// Number of ejections.
-    pub ejections: IntCounter,
+    pub(crate) ejections: IntCounter,
     /// 1 while the server takes queries of clients.
     pub healthy: IntGauge,
     /// Smoothed latency in seconds.

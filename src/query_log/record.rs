@@ -15,8 +15,7 @@ use crate::wire::{Rcode, RrType};
 /// A query and its response.
 #[derive(Clone, Debug)]
 pub struct LoggedQuery {
-    /// The client's address.
-    pub client: IpAddr,
+    pub(crate) client: IpAddr,
     /// Time of the query.
     pub asked: Millis,
     /// Time from the query to the response.
@@ -33,12 +32,10 @@ pub struct LoggedQuery {
     pub source: AnswerSource,
     /// Route, valid in the snapshot of the batch; `None` for nodens's own answers.
     pub route: Option<RouteId>,
-    /// Server that responded.
-    pub by: Option<SocketAddr>,
+    pub(crate) by: Option<SocketAddr>,
     /// Cause of the failure.
     pub cause: Option<Cause>,
-    /// Explanatory text.
-    pub words: Option<Box<str>>,
+    pub(crate) words: Option<Box<str>>,
 }
 
 /// A name stored without an allocation.

@@ -30,8 +30,7 @@ pub struct Group {
     pub config: config::UpstreamConfig,
     /// Servers; those configured by name change with their addresses.
     pub servers: ArcSwap<Vec<Arc<Server>>>,
-    /// Budget of hedges.
-    pub budget: Arc<Mutex<HedgeBudget>>,
+    pub(crate) budget: Arc<Mutex<HedgeBudget>>,
     /// Number of queries to the group that wait.
     pub pending: Arc<AtomicUsize>,
     /// Rate limit, if `max_qps` is set.

@@ -73,8 +73,7 @@ pub type LateAnswer = Pin<Box<dyn Future<Output = Result<Answer, Failure>>>>;
 
 /// No answer by the deadline.
 pub struct Unanswered {
-    /// Attempts so far.
-    pub failure: Failure,
+    pub(crate) failure: Failure,
     /// Result of the attempts that are still in flight, if there are any.
     pub late: Option<LateAnswer>,
 }

@@ -13,8 +13,7 @@ pub struct Question {
     pub qtype: RrType,
     /// Class.
     pub qclass: u16,
-    /// Recursion desired.
-    pub rd: bool,
+    pub(crate) rd: bool,
     /// Checking disabled (RFC 4035).
     pub cd: bool,
     /// DNSSEC OK (RFC 3225), sent in nodens's own OPT.

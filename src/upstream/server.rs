@@ -49,7 +49,6 @@ pub struct Server {
     evidence: Mutex<Evidence>,
     /// Preservation of random letter case in responses.
     letter_case: Mutex<Capability>,
-    /// See [`Evidence::observe_case`].
     preserves_case: AtomicBool,
     /// Support of queries with an OPT record.
     edns: Mutex<Capability>,

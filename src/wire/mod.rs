@@ -50,18 +50,13 @@ pub const LARGEST_UDP_REPLY: u16 = 4096;
 
 /// Flag bits of the header, as in bytes 2 and 3 of a message.
 pub mod flag {
-    /// Response.
-    pub const QR: u16 = 0x8000;
+    pub(crate) const QR: u16 = 0x8000;
     /// Opcode, four bits; 0 is QUERY.
     pub const OPCODE: u16 = 0x7800;
-    /// Authoritative answer.
-    pub const AA: u16 = 0x0400;
-    /// Truncated.
-    pub const TC: u16 = 0x0200;
-    /// Recursion desired.
-    pub const RD: u16 = 0x0100;
-    /// Recursion available.
-    pub const RA: u16 = 0x0080;
+    pub(crate) const AA: u16 = 0x0400;
+    pub(crate) const TC: u16 = 0x0200;
+    pub(crate) const RD: u16 = 0x0100;
+    pub(crate) const RA: u16 = 0x0080;
     /// Reserved bit; forwarded in queries, cleared in responses.
     pub const Z: u16 = 0x0040;
     /// Authentic data (RFC 4035).
@@ -74,8 +69,7 @@ pub mod flag {
 
 /// Classes (RFC 1035, RFC 2136).
 pub mod class {
-    /// The Internet.
-    pub const IN: u16 = 1;
+    pub(crate) const IN: u16 = 1;
     /// Chaos, used for facts about a server such as `version.bind`.
     pub const CH: u16 = 3;
     /// NONE, used only in UPDATE.
@@ -88,8 +82,7 @@ pub mod class {
 pub mod option {
     /// Name server identifier (RFC 5001).
     pub const NSID: u16 = 3;
-    /// edns-tcp-keepalive (RFC 7828).
-    pub const KEEPALIVE: u16 = 11;
+    pub(crate) const KEEPALIVE: u16 = 11;
     /// Extended DNS error (RFC 8914).
     pub const EDE: u16 = 15;
 }
@@ -110,8 +103,7 @@ pub mod ede {
     pub const FILTERED: u16 = 17;
     /// The client is not authorized.
     pub const PROHIBITED: u16 = 18;
-    /// A stale NXDOMAIN.
-    pub const STALE_NXDOMAIN: u16 = 19;
+    pub(crate) const STALE_NXDOMAIN: u16 = 19;
     /// No server of the upstream was reachable in time.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// A server of the upstream was reachable, but failed.

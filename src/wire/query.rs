@@ -43,10 +43,8 @@ pub struct Edns {
 pub struct RequestBits(u8);
 
 impl RequestBits {
-    /// edns-tcp-keepalive (RFC 7828).
-    pub const KEEPALIVE: Self = Self(1);
-    /// NSID (RFC 5001).
-    pub const NSID: Self = Self(2);
+    pub(crate) const KEEPALIVE: Self = Self(1);
+    pub(crate) const NSID: Self = Self(2);
 
     /// Reports whether the set contains an option of `one`.
     #[inline]

@@ -135,8 +135,7 @@ pub fn denial(query: &Query<'_>, zone: usize, ttl: u32, error: &[u8], options: &
 /// Records in wire form, with owners that are pointers to the question or uncompressed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalRecords {
-    /// Number of answers.
-    pub answers: u16,
+    pub(crate) answers: u16,
     /// Number of authority records, which follow the answers.
     pub authorities: u16,
     /// The records.

@@ -28,8 +28,7 @@ const LAME_EVERY: usize = 10;
 pub struct FaultRow {
     /// Name on the command line and in JSON.
     pub name: &'static str,
-    /// Short description.
-    pub label: &'static str,
+    pub(crate) label: &'static str,
     course: Course,
 }
 

@@ -30,7 +30,6 @@ pub struct FailoverPlan {
 pub struct Cell {
     pub mode: Mode,
     pub fault: FaultRow,
-    /// Server under test.
     pub server: TestedServer,
     pub program: PathBuf,
 }

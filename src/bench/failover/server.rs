@@ -32,8 +32,7 @@ pub struct TestedServerSetup<'a> {
     pub listen: SocketAddr,
     /// Addresses of its upstreams, the faulty one first.
     pub upstreams: &'a [SocketAddr],
-    /// Working directory.
-    pub dir: &'a Path,
+    pub(crate) dir: &'a Path,
 }
 
 /// Directories of system programs, searched after PATH.

@@ -40,12 +40,10 @@ pub struct ClientStats {
     pub first: Millis,
     /// Time of the last query.
     pub last: Millis,
-    /// Responses by kind.
-    pub kinds: Vec<ResponseKind>,
+    pub(crate) kinds: Vec<ResponseKind>,
     /// Slowest responses, slowest first.
     pub slowest: Vec<SlowQuestion>,
-    /// Failures, unordered.
-    pub failures: Vec<FailedQuestion>,
+    pub(crate) failures: Vec<FailedQuestion>,
     /// Queries for names that a search list produced and that do not exist.
     pub searches: u64,
     /// Search-list targets: the names that the application asked for, with the number of search-list queries for each.
