@@ -28,7 +28,7 @@ const FILTERED_TTL: u32 = 60;
 
 /// Result of the local lookup of a question.
 pub enum Local {
-    /// A local answer.
+    /// Answer from static records, a special-use name, or a denial.
     Answer(LocalLookup),
     /// Static CNAMEs that lead to a name (lower-case wire form) with this route.
     Alias(LocalRecords, Vec<u8>, RouteId),
@@ -50,7 +50,7 @@ pub enum Local {
 pub struct LocalLookup {
     /// Response code.
     pub rcode: Rcode,
-    /// Records.
+    /// Records of the answer section; the SOA record of a negative answer.
     pub records: LocalRecords,
     /// Cause of a failure; `None` for an answer.
     pub cause: Option<Cause>,

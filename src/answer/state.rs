@@ -22,22 +22,22 @@ use crate::warm_up::queue::Queue;
 
 /// State shared by all workers: the source of answers, limits and statistics of clients, and names to prefetch for them.
 pub struct Resolver {
-    /// Answers of upstreams.
+    /// Answers of upstreams, shared by all workers.
     pub cache: Cache,
     pub(crate) coalescer: Arc<Coalesce>,
-    /// Configuration in force.
+    /// Configuration in force; a reload replaces it as a whole.
     pub snapshot: ArcSwap<Snapshot>,
     /// Pods that send queries; clients named in the configuration are in the snapshot, see [`Resolver::tables`].
     pub clients: Arc<Clients>,
     /// Zero of all times in milliseconds.
     pub epoch: Epoch,
-    /// Limits of clients.
+    /// Limits that hold for each client and for the process.
     pub limits: ClientLimits,
-    /// Statistics of clients.
+    /// Statistics of clients; settled off the hot path.
     pub accounts: Accounting,
     /// Jobs that are about to start, and the names to prefetch for them.
     pub warm_up: Queue,
-    /// Metrics.
+    /// Metrics that `/metrics` exposes.
     pub metrics: Arc<Metrics>,
 }
 

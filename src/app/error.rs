@@ -9,11 +9,11 @@ pub enum StartError {
     /// Failure to listen on an address.
     #[error("cannot listen on {address} ({what}): {}", reason(*.address, .error))]
     Listen {
-        /// The address.
+        /// Address that could not be bound.
         address: SocketAddr,
-        /// Its purpose.
+        /// Purpose of the address, such as `DNS over UDP`.
         what: &'static str,
-        /// The kernel's error.
+        /// Error that the kernel returned.
         error: io::Error,
     },
     /// Lack of a thread or an event queue.

@@ -24,7 +24,7 @@ use crate::upstream::server_status::wall_clock;
 /// Interval between checks that every worker is running.
 const TURNS_CHECK: Duration = Duration::from_millis(1);
 
-/// A running nodens.
+/// A running nodens: its workers, its control thread and its sockets.
 pub struct Running {
     pub(super) listen: Vec<SocketAddr>,
     pub(super) admin: Vec<SocketAddr>,

@@ -83,7 +83,7 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// Shuffles `items`.
+    /// Shuffles `items`; each order is equally likely.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
             items.swap(end, (self.bits() % (end as u64 + 1)) as usize);

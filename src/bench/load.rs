@@ -47,7 +47,7 @@ const TIMER: u64 = u64::MAX;
 /// Parameters of a run.
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
-    /// Addresses to query.
+    /// Addresses of the servers to query, in turn.
     pub targets: Vec<SocketAddr>,
     /// Pace of queries during a target's turn.
     pub pace: Pace,

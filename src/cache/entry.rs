@@ -115,7 +115,7 @@ pub enum Freshness {
     Stale,
     /// Failure that is still remembered, with no response to serve.
     Failed,
-    /// Not usable.
+    /// Past its TTL and past the time that it may be served stale.
     Expired,
 }
 

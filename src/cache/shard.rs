@@ -50,7 +50,7 @@ pub(crate) struct Shard {
 /// Number of entries and bytes of the cache, or of a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
-    /// Cached entries.
+    /// Number of entries, fresh and expired.
     pub entries: usize,
     /// Bytes that the entries take, overhead included.
     pub bytes: usize,

@@ -3,7 +3,7 @@
 /// Outcome of a command; `main` turns it into an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandOutcome {
-    /// Success.
+    /// The command did what was asked.
     Good,
     /// An invalid command line (EX_USAGE).
     BadUsage,

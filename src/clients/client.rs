@@ -45,7 +45,7 @@ pub enum ClientKind {
     TektonTaskRun,
     /// A pod of a Jenkins agent.
     JenkinsAgent,
-    /// Any other pod.
+    /// A pod that runs no job that nodens recognizes.
     Pod,
     /// A network that the configuration names.
     Configured,
@@ -62,7 +62,7 @@ pub struct Job {
 pub enum Field {
     /// The runner's id or short token; for GitHub the name of the scale set, RunnerDeployment or RunnerSet.
     RunnerId,
-    /// The runner's name.
+    /// Name of the runner, as its administrator gave it.
     RunnerName,
     /// The project's numeric id.
     ProjectId,
@@ -74,15 +74,15 @@ pub enum Field {
     ProjectPath,
     /// The job's id: a number for GitLab, a UID for Tekton, for Jenkins the number of the build within its project.
     JobId,
-    /// The job's name.
+    /// Name of the job in the pipeline's definition.
     JobName,
     /// The URL of the job's page.
     JobUrl,
-    /// The pipeline.
+    /// Id or name of the pipeline that the job is part of.
     Pipeline,
     /// The branch or tag.
     Ref,
-    /// The commit.
+    /// Hash of the commit that the job builds.
     Sha,
     /// The user who started the job.
     User,
@@ -100,7 +100,7 @@ pub struct TrustedValue {
 /// Source of a fact; the most trusted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trust {
-    /// nodens's own configuration.
+    /// A `[[client]]` table of nodens's own configuration.
     Configuration,
     /// The pod's namespace: one that the runner created for this one job, or Tekton's project.
     Namespace,

@@ -56,12 +56,12 @@ pub struct Tables<'s> {
     pods: Guard<Arc<AddressOwners>>,
 }
 
-/// Result of attribution.
+/// Result of the attribution of an address to a client.
 #[derive(Clone, Copy, Debug)]
 pub enum ClientIdentity<'t> {
-    /// An identified client.
+    /// The address belongs to one client, at the time of the query.
     Known {
-        /// The client.
+        /// The client that has the address.
         client: &'t Arc<Client>,
         /// Time since which it is known to have the address; `None` for a `[[client]]`.
         since: Option<Millis>,

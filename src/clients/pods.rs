@@ -28,7 +28,7 @@ pub const KEPT_AFTER_END: Millis = 300_000;
 /// One state of a pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// The pod's UID.
+    /// UID of the pod, which no later pod of the same name has.
     pub uid: Box<str>,
     /// Version of the state; later states have larger ones. 0: unknown.
     pub version: u64,

@@ -23,7 +23,7 @@ pub enum ServerAddress {
     Plain(SocketAddr),
     /// Host name that a bootstrap server resolves; transport as for `Plain`.
     Named {
-        /// Host name.
+        /// Name to resolve by the bootstrap servers.
         host: Name,
         /// Port.
         port: u16,

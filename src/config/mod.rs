@@ -86,7 +86,7 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// Routes of all clients, then those of each view. Their order has no effect: the longest suffix wins.
     pub routes: Vec<Route>,
-    /// Static records.
+    /// Static records for all clients.
     pub records: Vec<RecordConfig>,
     /// Hosts files. Their records are appended to `records`.
     pub hosts: Hosts,

@@ -53,7 +53,7 @@ pub enum LogTarget {
 /// Queries that are logged, by their response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logged {
-    /// All queries.
+    /// Each query, whatever its response.
     All,
     /// Queries with a response other than NOERROR.
     Failures,

@@ -58,7 +58,7 @@ pub enum HandoverMessage {
     Ready,
     /// With a socket, and bytes that were read from it: a client's connection.
     Connection {
-        /// The client.
+        /// Address of the client of the connection.
         client: IpAddr,
     },
     /// From the successor, which is about to stop: the predecessor is to serve again.
@@ -86,10 +86,10 @@ pub struct Replaces {
     pub from_file: bool,
 }
 
-/// A received message.
+/// A received message, with the descriptors that came with it.
 #[derive(Debug)]
 pub struct Received {
-    /// The message.
+    /// Content of the message, without its descriptors.
     pub message: HandoverMessage,
     /// The bytes that it carried.
     pub body: Vec<u8>,

@@ -60,7 +60,7 @@ pub struct ResponseCount {
 /// A failed question of one client.
 #[derive(Clone, Debug)]
 pub struct ClientFailure {
-    /// Number of occurrences.
+    /// How often the question failed, and when it did last.
     pub times: ResponseCount,
     pub(super) hash: u64,
     pub(super) qtype: RrType,
@@ -75,7 +75,7 @@ pub struct ClientFailure {
 /// A deferred response: one that was not sent in the batch of its query.
 #[derive(Clone, Debug)]
 pub struct Wait {
-    /// The client's address.
+    /// Address of the client; an IPv4 address is mapped into IPv6.
     pub address: u128,
     /// Time of the query.
     pub asked: Millis,

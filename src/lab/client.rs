@@ -27,10 +27,10 @@ pub struct LabQuery {
     transport: Transport,
 }
 
-/// A response.
+/// A response to the lab's client, and the time that it took.
 #[derive(Clone, Debug)]
 pub struct LabResponse {
-    /// Parsed message.
+    /// The response, parsed by the independent DNS library.
     pub message: Message,
     /// Message in wire format.
     pub wire: Vec<u8>,

@@ -23,9 +23,9 @@ pub struct Seen {
     pub transport: Transport,
     /// Source address; shows whether the source port varies.
     pub client: SocketAddr,
-    /// Whole message.
+    /// Bytes of the whole message, as received.
     pub wire: Vec<u8>,
-    /// Message id.
+    /// Id of the query, which the response must repeat.
     pub id: u16,
     /// Bytes 2 and 3 of the header, for [`flag`](mod@crate::wire::flag).
     pub flags: u16,
@@ -46,7 +46,7 @@ pub struct Seen {
 pub struct SeenEdns {
     /// Advertised UDP payload size, in bytes.
     pub size: u16,
-    /// EDNS version.
+    /// Version of EDNS in the OPT record.
     pub version: u8,
     /// DO flag (DNSSEC OK).
     pub dnssec_ok: bool,

@@ -64,7 +64,7 @@ pub enum EventKind {
     HandedOver,
     /// The successor stopped; this process takes queries again.
     HandoverReverted,
-    /// A handover failed.
+    /// A handover to or from another process failed.
     HandoverFailed,
     /// An address or the firewall table was removed, and has been restored.
     NodeRepaired,
@@ -83,7 +83,7 @@ enum Level {
     Error,
 }
 
-/// One event.
+/// One event, as the admin API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// Increasing id, also across restarts: the time, or the previous id plus one.

@@ -48,7 +48,7 @@ pub use watch::WatchMetrics;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Queries and responses.
+    /// Queries of clients and the responses to them.
     pub queries: QueryMetrics,
     /// Use of bounded resources.
     pub capacity: CapacityMetrics,

@@ -48,7 +48,7 @@ pub struct InlineName {
 /// Records that one worker hands over together.
 #[derive(Debug)]
 pub struct QueryBatch {
-    /// Queries.
+    /// Queries to write, in the order of their responses.
     pub records: Vec<LoggedQuery>,
     /// Configuration under which the queries were answered: determines their routes and clients.
     pub snapshot: Arc<Snapshot>,

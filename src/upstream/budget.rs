@@ -12,7 +12,7 @@ impl HedgeBudget {
     /// Queries that earn one hedge: 5 %.
     pub const QUERIES_PER_HEDGE: u32 = 20;
 
-    /// Credits one query.
+    /// Credits one query: hedges may be a fixed share of queries.
     pub fn credit(&mut self) {
         self.twentieths = (self.twentieths + 1).min(Self::BURST * Self::QUERIES_PER_HEDGE);
     }

@@ -120,7 +120,7 @@ pub enum UnansweredAttempt {
     Query(u64),
     /// A query for a name with this hash, while the server responded to other queries.
     Beside(u64),
-    /// A probe.
+    /// A query of nodens's own, sent to see whether a server recovered.
     Probe,
     /// The host or the network reported that there is no server.
     Told,

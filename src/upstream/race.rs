@@ -48,7 +48,7 @@ pub struct Candidate {
     pub hedge_after: Duration,
     /// Time after which an attempt is overdue.
     pub timeout: Duration,
-    /// Send OPT.
+    /// True if the query is sent with an OPT record.
     pub edns: bool,
     /// First transport: UDP, or TLS if the server is configured for it.
     pub transport: Transport,
@@ -61,9 +61,9 @@ pub struct Candidate {
 pub struct Attempt {
     /// Index of the candidate.
     pub candidate: usize,
-    /// Transport.
+    /// Transport that carries the attempt.
     pub transport: Transport,
-    /// With OPT.
+    /// True if the query was sent with an OPT record.
     pub edns: bool,
     /// Hedge: sent while another attempt is still within its timeout.
     pub hedge: bool,
@@ -72,7 +72,7 @@ pub struct Attempt {
 /// Outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// An answer.
+    /// A server gave a usable answer.
     Answered,
     /// A truncated response: TCP is needed.
     Truncated,
@@ -80,7 +80,7 @@ pub enum AttemptOutcome {
     Doubtful,
     /// A message like `Doubtful` which, if genuine, says that the server does not understand EDNS.
     DoubtfulFormerr,
-    /// No answer.
+    /// The attempt ended without a usable answer.
     Failed(FailureKind),
 }
 
@@ -95,7 +95,7 @@ pub enum Step {
     Wait(Instant),
     /// The attempt with this number won.
     Won(usize),
-    /// No server answered.
+    /// Every attempt failed, and no server is left to query.
     Lost,
 }
 

@@ -50,7 +50,7 @@ pub struct RateLimiter {
 /// Decision on a question that is not in flight yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateDecision {
-    /// Send it.
+    /// Send the query: the server's budget allows it.
     Ask,
     /// Send it, unless there is a stale answer.
     AskUnlessStale,

@@ -14,7 +14,7 @@ pub struct CachedMessage<'a> {
     pub ttls: &'a [u8],
     /// Extended errors of the response, as whole options.
     pub extended_errors: &'a [u8],
-    /// Full response code.
+    /// Response code, with the upper bits that OPT carries (RFC 6891).
     pub rcode: Rcode,
     /// True if a trusted upstream set AD.
     pub authentic: bool,

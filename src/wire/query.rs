@@ -11,9 +11,9 @@ const OPTION_SIZE: usize = 4;
 /// A query that can be answered: one question, opcode QUERY, EDNS version 0 or no EDNS.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    /// The whole message.
+    /// The whole message, as the client sent it.
     pub message: &'a [u8],
-    /// The id.
+    /// Id of the message, which the response repeats.
     pub id: u16,
     /// Bytes 2 and 3 of the header.
     pub flags: u16,
@@ -70,7 +70,7 @@ pub enum Reject {
     Silence(Dropped),
     /// A response with this code; `question_end` as in [`Query`], or 12 if the question is not echoed.
     Code {
-        /// The response code.
+        /// Response code of the rejection.
         rcode: Rcode,
         /// End of the part to echo.
         question_end: usize,
@@ -84,7 +84,7 @@ pub enum Reject {
 pub enum Dropped {
     /// Shorter than a header.
     Short,
-    /// A response.
+    /// A response (QR is set), not a query.
     Response,
 }
 

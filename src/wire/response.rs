@@ -18,7 +18,7 @@ pub const LONGEST_CHAIN: usize = 24;
 /// A complete, well-formed response.
 #[derive(Debug)]
 pub struct ResponseMessage<'a> {
-    /// The message.
+    /// The whole message, as the server sent it.
     pub message: &'a [u8],
     /// Bytes 2 and 3 of the header.
     pub flags: u16,

@@ -138,7 +138,7 @@ pub struct LocalRecords {
     pub(crate) answers: u16,
     /// Number of authority records, which follow the answers.
     pub authorities: u16,
-    /// The records.
+    /// Records in wire form, without compression.
     pub wire: Vec<u8>,
 }
 

@@ -6,6 +6,7 @@ mod imports;
 mod layers;
 mod pages;
 mod peers_bench;
+mod sizes;
 mod words;
 
 #[path = "../../benches/peers/chart.rs"]
