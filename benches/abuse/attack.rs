@@ -16,7 +16,7 @@ use crate::links::LINKS;
 use crate::packets::{A, TXT, framed, padded, query};
 use crate::scene::{BIG, ROUNDS, SILENT, SLOW, STRANGERS, cached};
 use crate::streams::{Connections, hold_open};
-use crate::{datagrams, forger, reload};
+use crate::{datagrams, forger, many_clients, reload};
 
 /// Lowest priority, so that the honest client and the upstreams on the same CPU come first.
 const LOWEST: i32 = 19;
@@ -50,6 +50,8 @@ pub enum Attack {
     Malformed,
     /// Up to 100,000 queries a second for a cached name, from one client
     FloodOfHits,
+    /// 16,000 clients with a query a second each, and 10 with 60 a second each, all with a limit of 3 (nodens only)
+    ManyClients,
     /// 85,000 forged responses a second to the ports that upstream queries come from, in nine shapes (needs root)
     Forged,
     /// The same, beside 20,000 queries a second for a cached name (needs root)
@@ -86,6 +88,8 @@ pub struct Target {
     pub over: AtomicBool,
     /// Messages sent so far. Connections opened, if the attack sends no messages; reloads, if it reloads.
     pub sent: AtomicU64,
+    /// Answers that clients beyond their limit got so far.
+    pub answered: AtomicU64,
 }
 
 impl Target {
@@ -97,6 +101,11 @@ impl Target {
     /// Adds to the number of messages sent.
     pub fn count(&self, messages: u64) {
         self.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// Adds to the number of answers that clients beyond their limit got.
+    pub fn count_answered(&self, answers: u64) {
+        self.answered.fetch_add(answers, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +124,7 @@ impl Attack {
     /// Returns true if the attack applies to this server.
     pub fn is_for(self, server: &str) -> bool {
         match self {
-            Self::ReloadInALoop | Self::UnreadMetrics | Self::UnreadLog => server == "nodens",
+            Self::ReloadInALoop | Self::UnreadMetrics | Self::UnreadLog | Self::ManyClients => server == "nodens",
             // `scene` has no access lists for the other servers.
             Self::Strangers => ["floor", "nodens", "unbound", "dnsdist", "bind"].contains(&server),
             _ => true,
@@ -177,6 +186,7 @@ impl Attack {
                 let hit = query(1, &cached(0), A);
                 datagrams::flood(target, one, 100_000, |_, message| message.clone_from(&hit))
             }
+            Self::ManyClients => many_clients::ask(target),
             Self::Forged => forger::forge(target, 85_000),
             Self::ForgedUnderLoad => thread::scope(|scope| {
                 let hit = query(1, &cached(0), A);

@@ -23,6 +23,7 @@ mod floor;
 mod forger;
 mod honest;
 mod links;
+mod many_clients;
 mod options;
 mod packets;
 mod reload;

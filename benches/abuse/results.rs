@@ -63,10 +63,21 @@ pub struct Row {
     pub upstream_queries: u64,
     /// Number of messages that the attacker sent.
     pub sent: u64,
+    /// Answers of clients that ask more than their limit, in the attack of many clients.
+    pub beyond_limit: Option<BeyondLimit>,
     /// True if the server ended during the attack.
     pub died: bool,
     /// True if the attack was ended early, because the server had grown to 1 GiB.
     pub ended_early: bool,
+}
+
+/// Answers of clients that ask more than their limit.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BeyondLimit {
+    /// Answers that they got.
+    pub answered: u64,
+    /// Answers that the limit allows: a burst of one second, and then the limit.
+    pub allowed: u64,
 }
 
 impl From<&HonestStats> for Latencies {
@@ -83,11 +94,14 @@ impl From<&HonestStats> for Latencies {
 }
 
 impl Row {
-    fn remark(&self) -> &'static str {
-        match (self.died, self.ended_early) {
-            (true, _) => " (it ended)",
-            (_, true) => " (attack ended at 1 GiB)",
-            _ => "",
+    fn remark(&self) -> String {
+        match (self.died, self.ended_early, self.beyond_limit) {
+            (true, ..) => " (it ended)".to_owned(),
+            (_, true, _) => " (attack ended at 1 GiB)".to_owned(),
+            (.., Some(BeyondLimit { answered, allowed })) => {
+                format!(" (beyond the limit: {answered} answers, allowed {allowed})")
+            }
+            _ => String::new(),
         }
     }
 

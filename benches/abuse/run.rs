@@ -24,13 +24,13 @@ use crate::machine::{machine, today};
 use crate::options::Options;
 use crate::packets::{TXT, framed, query};
 use crate::processes::{RESIDENT, cpu_time, memory};
-use crate::results::{FLOOR, Latencies, Results, Row, table};
+use crate::results::{BeyondLimit, FLOOR, Latencies, Results, Row, table};
 use crate::scene::{BIG, Scene};
 use crate::server::{SERVERS, Server, Site, Started};
 use crate::session::{Dir, cpus, interrupted, say, stop_on_signal, write};
 use crate::soak::Soak;
-use crate::visits;
 use crate::watch::watch;
+use crate::{many_clients, visits};
 
 /// Field of the peak resident memory in `/proc/PID/status`.
 const PEAK: &str = "VmHWM:";
@@ -189,12 +189,14 @@ impl Setting<'_> {
             well: Arc::clone(&self.scene.well),
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
     fn under_attack(&self, attack: Attack, started: &mut Started, dir: &Path) -> io::Result<Row> {
         let group = started.running.group();
         let target = self.target(started, dir);
+        let start = Instant::now();
         let seen = || if attack == Attack::SameCname { self.scene.slow.seen_count() } else { self.scene.seen() };
         let (cpu_before, seen_before) = (cpu_time(group), seen());
         let (stats, visits, cpu, watched) = thread::scope(|scope| {
@@ -210,6 +212,7 @@ impl Setting<'_> {
             let visits = visitor.join().map_err(failed)?;
             Ok::<_, io::Error>((stats?, visits, cpu, watched.and_then(|watched| watched)?))
         })?;
+        let attacked = start.elapsed();
         let sent = target.sent.load(Ordering::Relaxed);
         let upstream = seen() - seen_before;
         let died = started.running.has_ended();
@@ -236,6 +239,10 @@ impl Setting<'_> {
                 upstream
             },
             sent,
+            beyond_limit: (attack == Attack::ManyClients).then(|| BeyondLimit {
+                answered: target.answered.load(Ordering::Relaxed),
+                allowed: many_clients::allowed(attacked),
+            }),
             died,
             ended_early: watched.ended_early,
         })

@@ -10,7 +10,7 @@ use nodens::lab::upstream::LabUpstream;
 use nodens::lab::zone::LabZone;
 
 use crate::attack::Attack;
-use crate::{denying, links, reload};
+use crate::{denying, links, many_clients, reload};
 
 /// Zone whose server never responds.
 pub const SILENT: &str = "silent.example";
@@ -120,8 +120,12 @@ impl Scene {
                     );
                     group
                 });
-                let large = if attack == Attack::ReloadInALoop { reload::large() } else { String::new() };
-                [String::new(), format!("[cache]\nmemory = \"64MiB\"\n{groups}{large}")]
+                let more = match attack {
+                    Attack::ReloadInALoop => reload::large(),
+                    Attack::ManyClients => many_clients::view(),
+                    _ => String::new(),
+                };
+                [String::new(), format!("[cache]\nmemory = \"64MiB\"\n{groups}{more}")]
             }
             "unbound" => {
                 let forward = each(&|_, zone, port| {
