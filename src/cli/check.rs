@@ -26,6 +26,7 @@ use crate::config::{Config, LogTarget};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
+    /// Configuration file
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
