@@ -5,14 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::address::{DNS_PORT, ServerAddress};
 use super::diagnostic::Diagnostics;
+use super::routes::Route;
 use super::table::TomlTable;
+use super::upstreams::UpstreamConfig;
 use super::value::{ConfigValue, ValueForm};
 
 /// Maximum number of addresses.
 const MOST: usize = 16;
 /// Maximum length of a link's name: IFNAMSIZ without the terminating zero.
 const LONGEST_NAME: usize = 15;
+
+/// Default of `[node] keep_fallback`.
+const KEEP_FALLBACK: bool = false;
 
 /// Addresses that nodens adds to the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,10 @@ pub struct NodeConfig {
     pub interface: Interface,
     /// Firewall rules that exclude queries from connection tracking.
     pub firewall: FirewallKind,
+    /// Servers to which the kernel sends queries while nodens does not serve, at most one for each family.
+    pub fallback: Vec<IpAddr>,
+    /// True if the fallback remains after a clean stop.
+    pub keep_fallback: bool,
 }
 
 /// `[node]` in the file.
@@ -32,7 +42,14 @@ pub(crate) struct NodeTable {
     pub addresses: Vec<Spanned<AddressValue>>,
     pub interface: Option<Spanned<Interface>>,
     pub firewall: Option<Spanned<FirewallKind>>,
+    pub fallback: Option<Vec<Spanned<FallbackValue>>>,
+    pub keep_fallback: bool,
 }
+
+/// Element of `[node] fallback`; `None`: no fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct FallbackValue(pub Option<IpAddr>);
 
 /// Element of `[node] addresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -65,6 +82,8 @@ impl NodeTable {
             addresses: table.required_list("addresses").unwrap_or_default(),
             interface: table.value("interface"),
             firewall: table.value("firewall"),
+            fallback: table.some("fallback"),
+            keep_fallback: table.flag("keep_fallback", KEEP_FALLBACK),
         })
     }
 }
@@ -90,11 +109,59 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagno
             diagnostics.add(address.span(), format!("addresses: there are more than {MOST}"));
         }
     }
+    let firewall = file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default();
     NodeConfig {
+        fallback: fallback(file, firewall, diagnostics),
+        keep_fallback: file.keep_fallback,
         addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
         listen,
         interface: file.interface.as_ref().map(|interface| interface.get_ref().clone()).unwrap_or_default(),
-        firewall: file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default(),
+        firewall,
+    }
+}
+
+/// Returns the configured fallback. Adds errors for two addresses of one family, for "none" among addresses, and for a fallback
+/// without the firewall that it is a part of.
+fn fallback(file: &NodeTable, firewall: FirewallKind, diagnostics: &Diagnostics<'_>) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    let values = file.fallback.as_deref().unwrap_or_default();
+    for value in values {
+        let what = match value.get_ref().0 {
+            None if values.len() > 1 => "fallback: \"none\" stands alone".to_owned(),
+            None => continue,
+            Some(_) if firewall == FirewallKind::None => {
+                "fallback: it needs the nftables table that firewall = \"none\" forbids".to_owned()
+            }
+            Some(ip) if found.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) => {
+                format!("fallback: {ip} is the second address of its family")
+            }
+            Some(ip) => {
+                found.push(ip);
+                continue;
+            }
+        };
+        diagnostics.add(value.span(), what);
+    }
+    found
+}
+
+impl NodeConfig {
+    /// Sets the fallback to the servers of the cluster's upstream, the first on port 53 of each family, if the file has no
+    /// fallback.
+    pub(super) fn default_fallback(mut self, file: &NodeTable, routes: &[Route], upstreams: &[UpstreamConfig]) -> Self {
+        if file.fallback.is_some() || self.firewall == FirewallKind::None {
+            return self;
+        }
+        let cluster = routes.iter().find(|route| route.cluster.is_some()).and_then(|route| upstreams.get(route.to));
+        for server in cluster.map_or(&[][..], |upstream| &upstream.servers) {
+            let ServerAddress::Plain(server) = server else { continue };
+            let ip = server.ip();
+            let is_first = self.fallback.iter().all(|other| other.is_ipv4() != ip.is_ipv4());
+            if is_first && server.port() == DNS_PORT && !self.addresses.contains(&ip) && AddressValue::of(ip).is_ok() {
+                self.fallback.push(ip);
+            }
+        }
+        self
     }
 }
 
@@ -108,11 +175,9 @@ impl Interface {
     }
 }
 
-impl TryFrom<String> for AddressValue {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let ip: IpAddr = text.parse().map_err(|_| format!("{text:?} is no address"))?;
+impl AddressValue {
+    /// Checks that pods can send queries to an address. The error is what speaks against it.
+    fn of(ip: IpAddr) -> Result<Self, String> {
         let why = match ip {
             _ if ip.is_loopback() => "is the loopback's, which a pod has for itself",
             _ if ip.is_unspecified() || ip.is_multicast() => "is not the address of a host",
@@ -123,6 +188,25 @@ impl TryFrom<String> for AddressValue {
             _ => return Ok(Self(ip)),
         };
         Err(format!("{ip} {why}"))
+    }
+}
+
+impl TryFrom<String> for AddressValue {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{text:?} is no address")).and_then(Self::of)
+    }
+}
+
+impl TryFrom<String> for FallbackValue {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "none" => Ok(Self(None)),
+            _ => AddressValue::try_from(text).map(|AddressValue(ip)| Self(Some(ip))),
+        }
     }
 }
 
@@ -157,6 +241,10 @@ impl TryFrom<String> for FirewallKind {
 
 impl ConfigValue for AddressValue {
     const EXPECTED: &'static str = r#""169.254.20.10" or "fd00::a""#;
+}
+
+impl ConfigValue for FallbackValue {
+    const EXPECTED: &'static str = r#""10.96.0.10", "fd00:10:96::a" or "none""#;
 }
 
 impl ConfigValue for Interface {
@@ -199,6 +287,25 @@ mod tests {
     }
 
     #[test]
+    fn the_fallback_is_the_upstream_of_the_cluster() {
+        let fallback = |servers: &str, node: &str| {
+            let text = format!(
+                "[server]\nlisten = [\"169.254.20.10\"]\n[node]\naddresses = [\"169.254.20.10\"]\n{node}\n\
+                 [upstreams.kube-dns]\nservers = [{servers}]\n\
+                 [[route]]\nzones = [\"cluster.local\"]\nto = \"kube-dns\"\n{REST}"
+            );
+            let config = parse(&text, &[]).expect("good");
+            config.node.expect("a node").fallback.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let both = r#""10.96.0.10:5353", "10.96.0.11", "10.96.0.12", "fd00::a""#;
+        assert_eq!(fallback(both, ""), ["10.96.0.11", "fd00::a"]);
+        assert_eq!(fallback(both, r#"fallback = "none""#), [""; 0]);
+        assert_eq!(fallback(both, r#"fallback = ["10.96.0.10"]"#), ["10.96.0.10"]);
+        assert_eq!(fallback(both, r#"firewall = "none""#), [""; 0]);
+        assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example", "kube-dns.example""#, ""), [""; 0]);
+    }
+
+    #[test]
     fn mistakes_are_told() {
         for (node, reason) in [
             ("", "`addresses` is missing"),
@@ -209,6 +316,16 @@ mod tests {
             (r#"addresses = ["0.0.0.0"]"#, "0.0.0.0 is not the address of a host"),
             (r#"addresses = ["node"]"#, "\"node\" is no address"),
             ("addresses = [\"169.254.20.10\"]\ninterface = \"a/b\"", "\"a/b\" is no name of a link"),
+            (
+                "addresses = [\"169.254.20.10\"]\nfallback = [\"10.96.0.10\", \"10.96.0.11\"]",
+                "5:27: fallback: 10.96.0.11 is the second address of its family",
+            ),
+            ("addresses = [\"169.254.20.10\"]\nfallback = [\"none\", \"10.96.0.10\"]", "\"none\" stands alone"),
+            ("addresses = [\"169.254.20.10\"]\nfallback = \"127.0.0.1\"", "127.0.0.1 is the loopback's"),
+            (
+                "addresses = [\"169.254.20.10\"]\nfallback = \"10.96.0.10\"\nfirewall = \"none\"",
+                "fallback: it needs the nftables table",
+            ),
             (
                 "addresses = [\"169.254.20.10\"]\nfirewall = \"iptables\"",
                 "\"iptables\" is neither \"nft\" nor \"none\"",

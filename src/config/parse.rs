@@ -76,6 +76,8 @@ impl Checker<'_, '_> {
         let warm_up = warm_up::warm_up(&self.file.warm_up);
         let views = self.views(routes.as_ref().map_or(0, Vec::len));
         let (upstreams, mut routes) = (upstreams?, routes?);
+        let node =
+            node.zip(self.file.node.as_ref()).map(|(node, file)| node.default_fallback(file, &routes, &upstreams));
         let views = views.into_iter().map(|view| {
             let (view, own) = view?;
             routes.extend(own);

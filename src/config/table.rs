@@ -119,9 +119,15 @@ impl<'m, 't> TomlTable<'m, 't> {
 
     /// Reads a required value, or the valid values of a required list.
     pub(super) fn required_some<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
+        self.record_required::<T>(key);
+        self.some(key)
+    }
+
+    /// Reads a value, or the valid values of a list. It may be missing.
+    pub(super) fn some<T: ConfigValue>(&mut self, key: &'static str) -> Option<Vec<Spanned<T>>> {
         let found = match self.entries.get(key).map(Spanned::get_ref) {
             Some(DeValue::Array(_)) => self.list(key),
-            _ => self.required(key).map(|value| vec![value]),
+            _ => self.value(key).map(|value| vec![value]),
         };
         self.ask(key, || KeyProperty::Value { form: T::FORM, arity: Arity::OneOrList });
         found
