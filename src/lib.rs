@@ -22,7 +22,7 @@
 //! |---|---|---|---|
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 configuration | [`config`], [`cause`] | 0 | sockets, tasks |
-//! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local fault, server and group | 0, 1 | sockets; time is an argument |
+//! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], heartbeat, [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local fault, server and group | 0, 1 | sockets; time is an argument |
 //! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`forward`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s connections, sender, sockets, source ports, udp, tcp, tls, probe and bootstrap, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 process | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
@@ -51,6 +51,7 @@ pub(crate) mod admission;
 pub mod cache;
 pub mod clients;
 pub mod governor;
+pub(crate) mod heartbeat;
 pub(crate) mod local;
 pub(crate) mod rebinding;
 pub(crate) mod route;

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use crate::admission::connections::Caps;
 use crate::answer::Resolver;
 use crate::clock::Millis;
+use crate::heartbeat::Heartbeats;
 use crate::wire::text::plain;
 use crate::wire::text::plain_json;
 
@@ -31,8 +31,6 @@ use connections::{ConnectionGate, Pages};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lifetime of a connection; scrapers keep connections open between scrapes.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
-/// Interval of the workers' heartbeats.
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Media type of the JSON pages.
 const JSON: &str = "application/json";
 /// Age of the last heartbeat, in milliseconds, beyond which a worker is stuck.
@@ -62,8 +60,7 @@ const MOST_PER_ADDRESS: usize = 16;
 /// Admin pages and the state that they show.
 pub(crate) struct Admin {
     resolver: Arc<Resolver>,
-    /// Time of each worker's last heartbeat.
-    heartbeats: Arc<Vec<AtomicU64>>,
+    heartbeats: Arc<Heartbeats>,
     door: ConnectionGate,
 }
 
@@ -76,7 +73,7 @@ struct ListenerPages {
 
 impl Admin {
     /// Creates the pages from the state and the heartbeats of the workers, with a limit on connections.
-    pub(crate) fn new(resolver: Arc<Resolver>, heartbeats: Arc<Vec<AtomicU64>>, connections: usize) -> Arc<Self> {
+    pub(crate) fn new(resolver: Arc<Resolver>, heartbeats: Arc<Heartbeats>, connections: usize) -> Arc<Self> {
         let caps = Caps { total: connections, per_client: MOST_PER_ADDRESS };
         Arc::new(Self {
             resolver,
@@ -151,9 +148,7 @@ impl Admin {
 
     /// Reports whether every worker is responsive.
     fn health(&self) -> Response<Full<Bytes>> {
-        let now = self.resolver.now();
-        let stuck = |beat: &AtomicU64| now.saturating_sub(beat.load(Ordering::Relaxed)) > STUCK_AFTER;
-        match self.heartbeats.iter().position(stuck) {
+        match self.heartbeats.late(self.resolver.now(), STUCK_AFTER) {
             None => page(StatusCode::OK, "ok\n"),
             Some(worker) => page(StatusCode::SERVICE_UNAVAILABLE, format!("worker {worker} is not responsive\n")),
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +21,7 @@ use crate::answer::Resolver;
 use crate::config::Config;
 use crate::handover::label::{Label, ListenAddress};
 use crate::handover::sockets::HeldSockets;
+use crate::heartbeat::Heartbeats;
 use crate::metrics::Metrics;
 use crate::server::readers::Readers;
 use crate::server::socket::{self, Listeners, SocketBuffers};
@@ -112,7 +113,7 @@ pub(super) fn prepare(
     let (admin_addresses, admin): (Vec<_>, Vec<_>) = admin.into_iter().unzip();
     let (metrics_addresses, metrics_only): (Vec<_>, Vec<_>) = metrics_only.into_iter().unzip();
     let now = resolver.now();
-    let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..workers).map(|_| AtomicU64::new(now)).collect());
+    let heartbeats = Arc::new(Heartbeats::new(workers, now));
     let watched = listeners.iter().map(|listeners| listeners.tcp.len()).sum();
     let descriptors = descriptors::shares(&resolver.snapshot.load().config, workers, watched);
     let running = Running {
@@ -160,11 +161,11 @@ pub(super) fn prepare(
         phase: phases.clone(),
     });
     let admin = ControlPages {
-        admin: Admin::new(Arc::clone(&resolver), heartbeats, descriptors.pages()),
+        admin: Admin::new(Arc::clone(&resolver), Arc::clone(&heartbeats), descriptors.pages()),
         all: admin.into_iter().map(Arc::new).collect(),
         metrics_only: metrics_only.into_iter().map(Arc::new).collect(),
     };
-    let control = ControlPart { resolver, descriptors, pages: admin, phase: phases };
+    let control = ControlPart { resolver, descriptors, pages: admin, phase: phases, heartbeats };
     Ok((running, Components { workers, control, report }))
 }
 

@@ -4,16 +4,16 @@ use std::cell::RefCell;
 use std::net::{TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::admin::HEARTBEAT;
 use crate::admission::connections::Connections;
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
+use crate::heartbeat::{HEARTBEAT, Heartbeats};
 use crate::server::mmsg::DatagramBatch;
 use crate::server::readers::Readers;
 use crate::server::{ConnectionSink, HandedOverConnection, Phase, WorkerState, tcp, udp};
@@ -27,7 +27,7 @@ pub(super) struct WorkerPart {
     pub(super) resolver: Arc<Resolver>,
     pub(super) connections: Arc<Connections>,
     pub(super) descriptors: Arc<Descriptors>,
-    pub(super) heartbeats: Arc<Vec<AtomicU64>>,
+    pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) connection_sink: ConnectionSink,
@@ -100,14 +100,12 @@ async fn adopt(
 async fn send_heartbeats(
     worker: Rc<WorkerState<UpstreamConnections>>,
     links: Rc<UpstreamConnections>,
-    heartbeats: Arc<Vec<AtomicU64>>,
+    heartbeats: Arc<Heartbeats>,
     number: usize,
 ) {
     let resolver = Arc::clone(&worker.resolver);
     loop {
-        if let Some(heartbeat) = heartbeats.get(number) {
-            heartbeat.store(resolver.now(), Ordering::Relaxed);
-        }
+        heartbeats.record(number, resolver.now());
         {
             // Not held while it sleeps: that would delay the freeing of an old configuration.
             let snapshot = resolver.snapshot.load_full();

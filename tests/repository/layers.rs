@@ -37,6 +37,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("clients::watch", 4),
     ("epoch", 2),
     ("governor", 2),
+    ("heartbeat", 2),
     ("local", 2),
     ("rebinding", 2),
     ("route", 2),
