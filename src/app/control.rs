@@ -10,14 +10,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::admin::Admin;
 use crate::admin::report::ReportPages;
-use crate::admin::{Admin, HEARTBEAT};
 use crate::admission::descriptors::Descriptors;
 use crate::answer::{LOOP_CHECK, Resolver};
 use crate::clients::watch::Observed;
 use crate::clients::{self, Client};
+use crate::clock::Millis;
+use crate::heartbeat::{HEARTBEAT, Heartbeats};
 use crate::metrics::events::EventKind;
-use crate::node::{self, NodeNetwork, Repaired, Untracked};
+use crate::node::{self, NodeNetwork, PacketCounts, Repaired, Successor};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::connections::UpstreamConnections;
@@ -29,6 +31,8 @@ use crate::wire::name::{Name, OWN_ZONE};
 
 /// Interval between reads of the firewall's counters.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Age of a worker's heartbeat, in milliseconds, from which the fallback is to answer: two heartbeats and some delay.
+const LATE: Millis = 600;
 /// Interval between checks for statistics that workers have flushed.
 const SETTLE_EVERY: Duration = Duration::from_millis(50);
 
@@ -38,6 +42,7 @@ pub(super) struct ControlPart {
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) pages: ControlPages,
     pub(super) phase: watch::Receiver<Phase>,
+    pub(super) heartbeats: Arc<Heartbeats>,
 }
 
 /// The admin pages and their listeners.
@@ -72,7 +77,10 @@ impl ControlPart {
         let links = Rc::new(UpstreamConnections::new(Arc::clone(&self.descriptors)));
         let mut keeper = HistoryFile::open(&self.resolver);
         tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
+        let mut renewal = None;
         if let Some(node) = NodeNetwork::of(&self.resolver.snapshot.load().config) {
+            let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
+            renewal = node.renewal(move || heartbeats.late(resolver.now(), LATE).is_none());
             tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
         }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
@@ -87,6 +95,11 @@ impl ControlPart {
         tokio::select! {
             () = over(&mut self.phase) => {}
             () = keep => {}
+        }
+        // In standby the other process renews. Without one, the fallback answers new queries while those in flight end here.
+        let successor = if *self.phase.borrow() == Phase::Resting { Successor::Exists } else { Successor::None };
+        if let Some(renewal) = renewal {
+            renewal.stop(successor);
         }
         drop(tasks);
         // The query history that the keeper writes includes the statistics up to now.
@@ -170,7 +183,7 @@ async fn know_clients(resolver: Arc<Resolver>) {
     }
 }
 
-/// Repairs the node's addresses and firewall, and counts the queries and responses that pass the firewall untracked.
+/// Repairs the node's addresses and firewall, and reads the firewall's counters.
 async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
     let maintenance = node.run_maintenance(|repaired| {
@@ -187,9 +200,9 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
         metrics.events.record(wall_clock(), kind, (None, None), reason);
     });
     let count = async {
-        let mut last = Untracked::default();
+        let mut last = PacketCounts::default();
         loop {
-            let now = node::untracked();
+            let now = node::counts();
             for (kind, now, last) in
                 [("queries", now.queries, last.queries), ("responses", now.responses, last.responses)]
             {
@@ -197,7 +210,17 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
                 let new = now.checked_sub(last).unwrap_or(now);
                 metrics.node.untracked.with_label_values(&[kind]).inc_by(new);
             }
+            let fallback = now.fallback.checked_sub(last.fallback).unwrap_or(now.fallback);
             last = now;
+            if fallback > 0 {
+                metrics.node.fallback.inc_by(fallback);
+                let reason = format!("{fallback} packets");
+                metrics.events.record(wall_clock(), EventKind::FallbackUsed, (None, None), reason);
+                // The next process counts from here. If the kernel refuses, the repair below reports it.
+                if node.reset_counts().is_ok() {
+                    last = PacketCounts::default();
+                }
+            }
             tokio::time::sleep(COUNT_EVERY).await;
         }
     };

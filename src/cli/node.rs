@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::config_file::load;
 use super::outcome::CommandOutcome;
-use crate::node::{self, NodeNetwork, NodeState};
+use crate::node::{self, FallbackState, NodeNetwork, NodeState};
 
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
@@ -99,17 +99,22 @@ fn table(state: &NodeState) -> String {
         };
         text.push_str(&format!("address   {ip}  {how}\n"));
     }
-    let untracked = state.untracked;
+    let counts = state.counts;
     text.push_str(&match state.firewall {
         Some(true) => {
             format!(
                 "firewall  in place: {} packets of queries, {} of responses untracked\n",
-                untracked.queries, untracked.responses
+                counts.queries, counts.responses
             )
         }
         Some(false) => "firewall  missing, or changed by another program\n".to_owned(),
         None => "firewall  none is asked for, or the kernel has none\n".to_owned(),
     });
+    if let Some(FallbackState { servers, is_in_use }) = &state.fallback {
+        let servers = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let how = if *is_in_use { "in use: nodens does not serve" } else { "ready" };
+        text.push_str(&format!("fallback  {servers}  {how}, {} packets since the last start\n", counts.fallback));
+    }
     text
 }
 

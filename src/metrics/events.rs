@@ -70,6 +70,8 @@ pub enum EventKind {
     NodeRepaired,
     /// An address or the firewall table cannot be restored.
     NodeRepairFailed,
+    /// The fallback answered on the node's addresses while nodens did not serve.
+    FallbackUsed,
     /// This machine refuses socket operations.
     LocalFault,
     /// This machine has not refused socket operations for a while.
@@ -206,6 +208,7 @@ impl EventKind {
             Self::HandoverReverted => "handover reverted: this nodens serves again",
             Self::HandoverFailed => "handover failed",
             Self::NodeRepaired => "node repaired: another program had removed this",
+            Self::FallbackUsed => "fallback used while nodens did not serve",
             Self::NodeRepairFailed => "cannot repair the node",
             Self::LocalFault => "local fault: queries fail because of this machine, not of an upstream server",
             Self::LocalFaultCleared => "local fault cleared",
@@ -221,7 +224,11 @@ impl EventKind {
             Self::NoLongerFailing => Level::Info,
             Self::Failing | Self::Ejected | Self::NameUnresolved | Self::ReloadNeedsRestart => Level::Warn,
             Self::PruningOff => Level::Warn,
-            Self::HandoverReverted | Self::HandoverFailed | Self::NodeRepaired | Self::LocalFault => Level::Warn,
+            Self::HandoverReverted
+            | Self::HandoverFailed
+            | Self::NodeRepaired
+            | Self::FallbackUsed
+            | Self::LocalFault => Level::Warn,
             Self::ForwardingLoop | Self::ReloadRejected | Self::WorkerReplaced | Self::NodeRepairFailed => Level::Error,
         }
     }

@@ -1,8 +1,8 @@
 //! Metrics of the node's addresses and firewall.
 
-use prometheus::{IntCounterVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::register::counters;
+use super::register::{counter, counters};
 
 /// Repairs of the node, and packets that its firewall excluded from connection tracking.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct NodeMetrics {
     pub repairs: IntCounterVec,
     /// Packets excluded from connection tracking, by kind.
     pub untracked: IntCounterVec,
+    /// Packets that the kernel sent to the fallback.
+    pub fallback: IntCounter,
 }
 
 impl NodeMetrics {
@@ -28,12 +30,18 @@ impl NodeMetrics {
              or responses from them.",
             &["kind"],
         )?;
+        let fallback = counter(
+            registry,
+            "node_fallback_packets_total",
+            "Packets of queries that the kernel sent to the fallback of [node] because nodens did not serve. Those of a time \
+             without nodens are counted at the next start.",
+        )?;
         for what in ["address", "firewall"] {
             repairs.with_label_values(&[what]);
         }
         for kind in ["queries", "responses"] {
             untracked.with_label_values(&[kind]);
         }
-        Ok(Self { repairs, untracked })
+        Ok(Self { repairs, untracked, fallback })
     }
 }

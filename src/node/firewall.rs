@@ -1,48 +1,74 @@
-//! Exclusion of queries to the node's addresses from connection tracking: one table of nftables, which belongs to nodens.
+//! The firewall of the node's addresses: one table of nftables, which belongs to nodens.
 //!
-//! Connection tracking costs an entry for each query, two queries race for one entry when a stub resolver asks for A and AAAA
-//! at once, and a full table drops packets. nodens has no use for it, since these packets' addresses are not translated. Both
-//! directions are excluded: queries on arrival or when the node's own processes send them, and responses when they are sent.
+//! It excludes queries from connection tracking. Connection tracking costs an entry for each query, two queries race for one entry
+//! when a stub resolver asks for A and AAAA at once, and a full table drops packets. nodens has no use for it, since these packets'
+//! addresses are not translated. Both directions are excluded: queries on arrival or when the node's own processes send them,
+//! and responses when they are sent.
+//!
+//! With a fallback it is a dead-man's switch. While nodens serves, it renews elements that expire in the sets of addresses that are
+//! alive. A query to an address that is not alive goes to the fallback, without any process:
+//!
+//! ```text
+//! prerouting, output (raw)    alive: untracked, and accepted        else: mark the packet, fallback as destination
+//! prerouting_mark, output_mark (after tracking began)               mark of the packet to its connection
+//! ... NAT of kube-proxy, from the fallback's address to a pod ...
+//! masquerade                  queries of the node's own processes, whose source only this node knows
+//! postrouting, input (last)   responses in marked connections: the address that was asked as source
+//! ```
+//!
+//! If the fallback is the address itself (the ClusterIP of kube-dns), nothing is written: tracked queries are kube-proxy's.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use super::nft::{Hook, KernelRule, Nft, NotrackRule, PacketSide};
+use super::nft::{Chain, KernelRule, Nft, Set, Table};
+use super::rules::{ALIVE_IPV4, ALIVE_IPV6, TABLE, fallback_of, set_of, table};
 
-/// Name of the table, of the family `inet`.
-pub(super) const TABLE: &str = "nodens";
+/// Time after which an address counts as dead if it is not renewed.
+const EXPIRY: Duration = Duration::from_millis(800);
 
 pub(super) struct Firewall {
-    rules: Vec<NotrackRule>,
+    table: Table,
+    /// The same without the fallback, for kernels that cannot have it.
+    plain: Table,
+    /// Addresses that have a fallback, each with its set.
+    switched: Vec<(Set, IpAddr)>,
+    /// True if the kernel refused the fallback.
+    refused: AtomicBool,
 }
 
-/// Number of packets that were excluded from tracking.
+/// Numbers of packets that the table has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Untracked {
-    /// Packets to the addresses.
+pub(crate) struct PacketCounts {
+    /// Packets to the addresses that were excluded from tracking.
     pub queries: u64,
-    /// Packets from the addresses.
+    /// Packets from the addresses that were excluded from tracking.
     pub responses: u64,
+    /// Packets to the addresses that were sent to the fallback.
+    pub fallback: u64,
 }
 
 impl Firewall {
-    /// Creates the rules for queries to these addresses and ports.
-    pub(super) fn new(listen: &[SocketAddr]) -> Self {
-        let mut rules = Vec::new();
-        for address in listen {
-            for (protocol, name) in [(libc::IPPROTO_UDP, "UDP"), (libc::IPPROTO_TCP, "TCP")] {
-                for (hook, end, what) in [
-                    (Hook::Prerouting, PacketSide::Destination, "queries to"),
-                    (Hook::Output, PacketSide::Destination, "queries to"),
-                    (Hook::Output, PacketSide::Source, "responses from"),
-                ] {
-                    let comment = format!("{name} {what} {address}");
-                    let (address, port) = (address.ip(), address.port());
-                    rules.push(NotrackRule { hook, end, protocol: protocol as u8, address, port, comment });
-                }
-            }
-        }
-        Self { rules }
+    /// Creates the table for queries to these addresses and ports. `fallback` has at most one address for each family.
+    pub(super) fn new(listen: &[SocketAddr], fallback: &[IpAddr]) -> Self {
+        let mut switched: Vec<_> = listen
+            .iter()
+            .filter(|address| fallback_of(**address, fallback).is_some())
+            .map(|address| (set_of(address.ip()), address.ip()))
+            .collect();
+        switched.dedup();
+        Self { table: table(listen, fallback), plain: table(listen, &[]), switched, refused: AtomicBool::new(false) }
+    }
+
+    fn wanted(&self) -> &Table {
+        if self.has_fallback() { &self.table } else { &self.plain }
+    }
+
+    /// Returns whether any address has a fallback, and the kernel accepts it.
+    pub(super) fn has_fallback(&self) -> bool {
+        !self.switched.is_empty() && !self.refused.load(Ordering::Relaxed)
     }
 
     /// Reports whether the kernel's table is as configured.
@@ -50,20 +76,52 @@ impl Firewall {
         let mut nft = Nft::open()?;
         let chains = nft.chains(TABLE)?;
         let found = nft.rules(TABLE)?;
-        let has_chain = |hook: Hook| chains.iter().any(|chain| chain == hook.chain());
+        let wanted = self.wanted();
         // The kernel lists the rules chain by chain.
-        let in_order = |hook: Hook| {
-            let wanted = self.rules.iter().filter(|rule| rule.hook == hook).map(|rule| rule.comment.as_str());
-            let there = found.iter().filter(|rule| rule.chain == hook.chain()).map(|rule| rule.comment.as_str());
-            wanted.eq(there)
+        let is_good = |chain: &Chain| {
+            let rules = wanted.rules.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.comment.as_str());
+            let there = found.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.comment.as_str());
+            chains.iter().any(|name| name == chain.name) && rules.eq(there)
         };
-        Ok(Hook::ALL.iter().all(|hook| has_chain(*hook) && in_order(*hook)) && found.len() == self.rules.len())
+        Ok(wanted.chains.iter().all(is_good) && found.len() == wanted.rules.len())
     }
 
-    /// Writes the table in one transaction.
+    /// Writes the table in one transaction. Addresses that are alive stay so.
+    ///
+    /// A kernel that lacks a part of the fallback gets the table without it, with a warning.
     pub(super) fn put(&self) -> io::Result<()> {
-        Nft::open()?.replace(TABLE, &self.rules)
+        let mut nft = Nft::open()?;
+        let alive = if self.has_fallback() && is_alive(&mut nft)? { &self.switched[..] } else { &[] };
+        match nft.replace(self.wanted(), alive, EXPIRY) {
+            Err(error) if self.has_fallback() && error.kind() != io::ErrorKind::PermissionDenied => {
+                nft.replace(&self.plain, &[], EXPIRY)?;
+                self.refused.store(true, Ordering::Relaxed);
+                tracing::warn!(%error, "the kernel refuses the fallback of [node]; serving without it");
+                Ok(())
+            }
+            result => result,
+        }
     }
+
+    /// Returns the addresses to renew while nodens serves.
+    pub(super) fn switched(&self) -> Vec<(Set, IpAddr)> {
+        self.switched.clone()
+    }
+}
+
+/// Marks addresses as alive until the expiry.
+pub(super) fn renew(nft: &mut Nft, addresses: &[(Set, IpAddr)]) -> io::Result<()> {
+    nft.renew(TABLE, addresses, Some(EXPIRY))
+}
+
+/// Marks addresses as dead at once.
+pub(super) fn end(nft: &mut Nft, addresses: &[(Set, IpAddr)]) -> io::Result<()> {
+    nft.renew(TABLE, addresses, None)
+}
+
+/// Returns whether any address is alive.
+pub(super) fn is_alive(nft: &mut Nft) -> io::Result<bool> {
+    Ok(nft.has_elements(TABLE, ALIVE_IPV4)? || nft.has_elements(TABLE, ALIVE_IPV6)?)
 }
 
 /// Removes the table; returns whether it existed.
@@ -72,27 +130,14 @@ pub(super) fn remove() -> io::Result<bool> {
 }
 
 /// Returns the packets that the table has counted.
-pub(super) fn untracked() -> io::Result<Untracked> {
+pub(super) fn counts() -> io::Result<PacketCounts> {
     let count = |found: &[KernelRule], what: &str| {
         found.iter().filter(|rule| rule.comment.contains(what)).map(|rule| rule.packets).sum()
     };
     let found = Nft::open()?.rules(TABLE)?;
-    Ok(Untracked { queries: count(&found, " queries to "), responses: count(&found, " responses from ") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_ways_and_both_transports_of_each_address() {
-        let listen = ["169.254.20.10:53", "[fd00::a]:53"].map(|address| address.parse().expect("an address"));
-        let rules = Firewall::new(&listen).rules;
-        assert_eq!(rules.len(), 12);
-        let ways = |hook, end| rules.iter().filter(|rule| (rule.hook, rule.end) == (hook, end)).count();
-        assert_eq!(ways(Hook::Prerouting, PacketSide::Destination), 4);
-        assert_eq!((ways(Hook::Output, PacketSide::Destination), ways(Hook::Output, PacketSide::Source)), (4, 4));
-        assert_eq!(ways(Hook::Prerouting, PacketSide::Source), 0);
-        assert_eq!(rules[0].comment, "UDP queries to 169.254.20.10:53");
-    }
+    Ok(PacketCounts {
+        queries: count(&found, " queries to "),
+        responses: count(&found, " responses from "),
+        fallback: count(&found, " fallback of "),
+    })
 }

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! - `addresses`: links and addresses, over rtnetlink;
-//! - `firewall`: the rules, and `nft`: their encoding for the kernel, over nfnetlink;
+//! - `firewall`: the table of nftables, `rules`: its content, and `nft` and `expression`: their encoding for the kernel, over
+//!   nfnetlink;
+//! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
 //! - `netlink`: the protocol that both use.
 //!
-//! A process that dies leaves everything in place, and its successor finds it as configured. Without a successor,
-//! `nodens node cleanup` removes it.
+//! A process that dies leaves everything in place, and its successor finds it as configured. Until then the fallback answers.
+//! Without a successor, `nodens node cleanup` removes it.
 
 use std::future::pending;
 use std::io;
@@ -25,16 +27,21 @@ use tokio::io::unix::AsyncFd;
 use self::addresses::{Addresses, NodeLink, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
-pub(crate) use self::firewall::Untracked;
+pub(crate) use self::firewall::PacketCounts;
 use self::netlink::Netlink;
+use self::nft::Nft;
+pub(crate) use self::renewal::{Renewal, Successor};
 use crate::config::node::FirewallKind as WantedFirewall;
 use crate::config::{Config, NodeConfig as Settings};
 
 mod addresses;
 mod error;
+mod expression;
 mod firewall;
 mod netlink;
 mod nft;
+mod renewal;
+mod rules;
 
 /// Interval between checks without a notification of the kernel.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -53,7 +60,18 @@ pub(crate) struct NodeState {
     /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
     pub firewall: Option<bool>,
     /// Packets that the table has counted.
-    pub untracked: Untracked,
+    pub counts: PacketCounts,
+    /// The fallback; `None` if there is none.
+    pub fallback: Option<FallbackState>,
+}
+
+/// Actual state of the fallback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FallbackState {
+    /// Servers that answer while nodens does not serve.
+    pub servers: Vec<IpAddr>,
+    /// True if they answer now.
+    pub is_in_use: bool,
 }
 
 impl NodeState {
@@ -82,7 +100,8 @@ impl NodeNetwork {
     /// Returns the network that the configuration asks for, if any.
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
-        let firewall = (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen));
+        let firewall =
+            (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen, &settings.fallback));
         Some(Self { settings, firewall })
     }
 
@@ -132,12 +151,37 @@ impl NodeNetwork {
         Ok(missing)
     }
 
-    /// Removes everything that nodens created; continues after a failure.
+    /// Removes everything that nodens created, except for a fallback that is to remain; continues after a failure.
     ///
     /// # Errors
     /// The first failure.
     pub(crate) fn tear_down(&self) -> Result<Vec<String>, NodeError> {
-        remove(&self.settings.addresses)
+        let keeps = self.settings.keep_fallback && self.firewall.as_ref().is_some_and(Firewall::has_fallback);
+        if keeps {
+            remove_addresses(&self.settings.addresses, Removal::default())
+        } else {
+            remove(&self.settings.addresses)
+        }
+    }
+
+    /// Tells the kernel again and again that nodens serves, while `is_responsive` returns true. `None` without a fallback.
+    pub(crate) fn renewal(&self, is_responsive: impl Fn() -> bool + Send + 'static) -> Option<Renewal> {
+        let firewall = self.firewall.as_ref().filter(|firewall| firewall.has_fallback())?;
+        match Renewal::start(firewall.switched(), is_responsive) {
+            Ok(renewal) => Some(renewal),
+            Err(error) => {
+                tracing::error!(%error, "no thread tells the kernel that nodens serves: its fallback answers");
+                None
+            }
+        }
+    }
+
+    /// Sets the counters of the firewall to zero.
+    ///
+    /// # Errors
+    /// The kernel refuses the table.
+    pub(crate) fn reset_counts(&self) -> io::Result<()> {
+        self.firewall.as_ref().map_or(Ok(()), Firewall::put)
     }
 
     /// Returns the actual state.
@@ -165,7 +209,11 @@ impl NodeNetwork {
             link: found,
             addresses,
             firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
-            untracked: firewall::untracked().unwrap_or_default(),
+            counts: counts(),
+            fallback: self.firewall.as_ref().filter(|firewall| firewall.has_fallback()).map(|_| FallbackState {
+                servers: self.settings.fallback.clone(),
+                is_in_use: Nft::open().and_then(|mut nft| firewall::is_alive(&mut nft)).is_ok_and(|alive| !alive),
+            }),
         })
     }
 
@@ -195,8 +243,8 @@ impl NodeNetwork {
                 tokio::time::sleep(MEND_PAUSE).await;
             }
             tokio::select! {
-                () = changed(addresses.as_ref()) => tokio::time::sleep(SETTLE).await,
-                () = changed(rules.as_ref()) => tokio::time::sleep(SETTLE).await,
+                () = changed(addresses.as_ref(), |_| true) => tokio::time::sleep(SETTLE).await,
+                () = changed(rules.as_ref(), nft::is_of_rules) => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -204,8 +252,8 @@ impl NodeNetwork {
 }
 
 /// Returns the packets that the table has counted; zero without a table.
-pub(crate) fn untracked() -> Untracked {
-    firewall::untracked().unwrap_or_default()
+pub(crate) fn counts() -> PacketCounts {
+    firewall::counts().unwrap_or_default()
 }
 
 /// Returns the addresses on this node that are recognizably nodens's own.
@@ -226,27 +274,44 @@ pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
 /// # Errors
 /// The first failure. The other removals are still attempted, unless the kernel does not list its links and addresses.
 pub(crate) fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
-    let (mut removed, mut failed) = (Vec::new(), None);
-    let mut note = |what: String, result: io::Result<bool>| match result {
-        Ok(true) => removed.push(what),
-        Ok(false) => {}
-        Err(error) => drop(failed.get_or_insert(NodeError::of(error, format!("remove {what}")))),
-    };
+    let mut removal = Removal::default();
     // The table is removed before the addresses: without nodens these addresses are translated, which needs tracking.
-    note(format!("the table {} of nftables", firewall::TABLE), firewall::remove().or_else(not_there));
+    removal.note(format!("the table {} of nftables", rules::TABLE), firewall::remove().or_else(not_there));
+    remove_addresses(addresses, removal)
+}
+
+/// What was removed, and the first failure.
+#[derive(Default)]
+struct Removal {
+    removed: Vec<String>,
+    failed: Option<NodeError>,
+}
+
+impl Removal {
+    fn note(&mut self, what: String, result: io::Result<bool>) {
+        match result {
+            Ok(true) => self.removed.push(what),
+            Ok(false) => {}
+            Err(error) => drop(self.failed.get_or_insert(NodeError::of(error, format!("remove {what}")))),
+        }
+    }
+}
+
+/// Removes nodens's own link, and those of `addresses` that nodens put on other links.
+fn remove_addresses(addresses: &[IpAddr], mut removal: Removal) -> Result<Vec<String>, NodeError> {
     let mut tables = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
     let links = tables.links().map_err(|error| NodeError::of(error, "list links"))?;
     for present in tables.present().map_err(|error| NodeError::of(error, "list addresses"))? {
         let Some(link) = links.iter().find(|link| link.index == present.link) else { continue };
         let wanted = addresses.is_empty() || addresses.contains(&present.ip);
         if wanted && present.is_own(link) && !link.is_own() {
-            note(format!("{} from the link {}", present.ip, link.name), tables.remove(&present).map(|()| true));
+            removal.note(format!("{} from the link {}", present.ip, link.name), tables.remove(&present).map(|()| true));
         }
     }
     if let Some(link) = links.iter().find(|link| link.is_own()) {
-        note(format!("the link {}", link.name), tables.remove_link(link).map(|()| true));
+        removal.note(format!("the link {}", link.name), tables.remove_link(link).map(|()| true));
     }
-    failed.map_or(Ok(removed), Err)
+    removal.failed.map_or(Ok(removal.removed), Err)
 }
 
 /// Treats the error of a kernel without nftables as a missing table.
@@ -276,13 +341,13 @@ fn watched(socket: Netlink) -> io::Result<AsyncFd<Netlink>> {
     AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
-/// Resolves after a notification.
-async fn changed(socket: Option<&AsyncFd<Netlink>>) {
+/// Resolves after a notification of a wanted message type.
+async fn changed(socket: Option<&AsyncFd<Netlink>>, is_wanted: fn(u16) -> bool) {
     let Some(socket) = socket else { return pending().await };
     loop {
         match socket.readable().await {
             Ok(mut ready) => {
-                let any = ready.get_inner().clear();
+                let any = ready.get_inner().clear(is_wanted);
                 ready.clear_ready();
                 if any {
                     return;

@@ -215,15 +215,22 @@ impl Netlink {
         }
     }
 
-    /// Discards all pending notifications; returns whether there were any.
-    pub(super) fn clear(&self) -> bool {
+    /// Discards all pending notifications; returns whether any was of a wanted message type, or lost.
+    pub(super) fn clear(&self, is_wanted: impl Fn(u16) -> bool) -> bool {
         let mut any = false;
         let mut buffer = [0; 4_096];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EINTR) => {}
-                // ENOBUFS: the socket's buffer was full, and notifications were lost.
-                Ok(_) | Err(Errno::ENOBUFS) => any = true,
+                Ok(length) => {
+                    let mut rest = buffer.get(..length).unwrap_or_default();
+                    while let Some((length, kind)) = u32_at(rest, 0).zip(u16_at(rest, 4)) {
+                        any |= is_wanted(kind);
+                        rest = rest.get((length as usize).next_multiple_of(4).max(HEADER)..).unwrap_or_default();
+                    }
+                }
+                // The socket's buffer was full, and notifications were lost.
+                Err(Errno::ENOBUFS) => any = true,
                 Err(_) => return any,
             }
         }

@@ -213,18 +213,23 @@ fn job_policies_admit_the_addresses_of_the_node() {
     let blocks = blocks.map(|to| to["ipBlock"]["cidr"].as_str().expect("a block").to_owned());
     assert_eq!(blocks.collect::<BTreeSet<_>>(), node_blocks());
     admits_ports(&egress["ports"], &JOB_PORTS);
+    let fallback = &policy["spec"]["egress"][1];
+    assert_eq!(fallback["to"][0]["podSelector"]["matchLabels"]["k8s-app"], "kube-dns");
+    admits_ports(&fallback["ports"], &JOB_PORTS[..2]);
 
     let policy = &JOBS["job-namespace/cilium-host"][0];
     assert_eq!(policy["kind"], "CiliumNetworkPolicy");
     let rules = policy["spec"]["egress"].as_array().expect("a list");
-    assert_eq!(rules.len(), 2);
+    assert_eq!(rules.len(), 3);
     assert_eq!(rules[0]["toEntities"], serde_json::json!(["host"]));
     let blocks = rules[1]["toCIDR"].as_array().expect("a list").iter();
     let blocks = blocks.map(|block| block.as_str().expect("a block").to_owned());
     assert_eq!(blocks.collect::<BTreeSet<_>>(), node_blocks());
-    for rule in rules {
+    for rule in &rules[..2] {
         admits_ports(&rule["toPorts"][0]["ports"], &JOB_PORTS);
     }
+    assert_eq!(rules[2]["toEndpoints"][0]["matchLabels"]["k8s:k8s-app"], "kube-dns");
+    admits_ports(&rules[2]["toPorts"][0]["ports"], &JOB_PORTS[..2]);
 }
 
 #[test]

@@ -87,7 +87,7 @@ const NOWHERE: &str = "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nz
 
 /// A server in its own namespace that has a record for one name.
 struct Server {
-    _pod: Pod,
+    pod: Pod,
     program: std::process::Child,
     address: String,
 }
@@ -97,8 +97,9 @@ impl Server {
         let pod = Pod::start(number, dir, "");
         let address = pod.addresses[0].clone();
         let text = format!(
-            "[server]\nlisten = [\"{address}\"]\nallow = [\"0.0.0.0/0\"]\n{NOWHERE}\
-             [[record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"{value}\"\n"
+            "[server]\nlisten = [\"{address}\", \"[{}]\"]\nallow = [\"0.0.0.0/0\", \"::/0\"]\n{NOWHERE}\
+             [[record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"{value}\"\n",
+            pod.addresses[1]
         );
         let file = dir.write(&format!("server-{number}.toml"), &text);
         let program = pod.spawn(env!("CARGO_BIN_EXE_nodens"), &["serve", "--no-supervisor", "--config"], &file);
@@ -106,7 +107,7 @@ impl Server {
             let output = pod.run("dig", &[&format!("@{address}"), "+short", "+tries=1", "+timeout=1", name]);
             (String::from_utf8_lossy(&output.stdout).trim() == value).then_some(())
         });
-        Self { _pod: pod, program, address }
+        Self { pod, program, address }
     }
 }
 
@@ -244,6 +245,126 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
         nodens.signal("TERM");
         assert_eq!(nodens.exit().code(), Some(0));
         assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy again");
+    });
+}
+
+/// Addresses of the Service of kube-dns.
+const KUBE_DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// Name that both kube-dns and nodens know, with different addresses.
+const NAME: &str = "web.shop.svc.cluster.local";
+const BY_KUBE_DNS: &str = "10.96.0.7";
+const BY_NODENS: &str = "192.0.2.7";
+
+/// Translates the addresses of the Service to those of a server, as kube-proxy does. Responses return by way of the node.
+fn kube_proxy(server: &Server) {
+    for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{file}"), "1").expect("writes");
+    }
+    for (family, number, pods, gateway) in
+        [("ip", 0, "10.244.1.0/24", "10.244.1.254"), ("ip6", 1, "fd00:1::/64", "fd00:1::ff")]
+    {
+        ip(&format!("{} route add default via {gateway}", if number == 1 { "-6" } else { "-4" }));
+        let table = format!("{family} kube-proxy");
+        run("nft", &format!("add table {table}"));
+        for (chain, hook) in [("services", "prerouting priority -100"), ("own", "output priority -100")] {
+            run("nft", &format!("add chain {table} {chain} {{ type nat hook {hook} ; }}"));
+            for protocol in ["udp", "tcp"] {
+                let rule = format!("add rule {table} {chain} {family} daddr {} {protocol} dport 53", KUBE_DNS[number]);
+                run("nft", &format!("{rule} dnat to {}", server.pod.addresses[number]));
+            }
+        }
+        // Not for the node's own queries: nodens has to translate their source.
+        run("nft", &format!("add chain {table} leave {{ type nat hook postrouting priority 100 ; }}"));
+        run("nft", &format!("add rule {table} leave {family} saddr {pods} ct status dnat masquerade"));
+    }
+}
+
+/// Asks for the name from a pod or, without one, from the node itself: over both families and both transports. Returns the
+/// distinct answers.
+fn answers(pod: Option<&Pod>) -> BTreeSet<String> {
+    let mut answers = BTreeSet::new();
+    for server in ADDRESSES {
+        for transport in ["+notcp", "+tcp"] {
+            let words = [&format!("@{server}"), "+short", "+tries=1", "+timeout=1", transport, NAME];
+            let output = match pod {
+                Some(pod) => pod.run("dig", &words),
+                None => Command::new("dig").args(words).output().expect("dig runs"),
+            };
+            answers.insert(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+    }
+    answers
+}
+
+/// Waits until all answers are these, and checks that they then stay so.
+fn answers_become(pods: &[Option<&Pod>], expected: &str) {
+    let all = || pods.iter().flat_map(|pod| answers(*pod)).collect::<BTreeSet<_>>();
+    let expected = BTreeSet::from([expected.to_owned()]);
+    eventually("the answers of another server", || (all() == expected).then_some(()));
+    for _ in 0..5 {
+        assert_eq!(all(), expected);
+    }
+}
+
+#[test]
+fn the_fallback_answers_while_nodens_does_not() {
+    inside("node::the_fallback_answers_while_nodens_does_not", &TOOLS, || {
+        let site = Site::new();
+        let server = Server::start(51, &site.dir, NAME, BY_KUBE_DNS);
+        let pod = Pod::start(11, &site.dir, "");
+        kube_proxy(&server);
+        let before = (addresses(), tables());
+        let record = format!("{NOWHERE}[[record]]\nname = \"{NAME}\"\ntype = \"A\"\nvalue = \"{BY_NODENS}\"\n");
+        let config = |more: &str| {
+            let fallback = format!("fallback = [\"{}\", \"{}\"]\n{more}", KUBE_DNS[0], KUBE_DNS[1]);
+            site.config(&fallback, &record)
+                .replace("\"169.254.20.10\"]\n[admin]", "\"169.254.20.10\", \"fd00:53::a\"]\n[admin]")
+        };
+        let file = site.dir.write("nodens.toml", &config(""));
+        let status = || said(&nodens(&["node", "status", "--config", file.to_str().expect("UTF-8")])).1;
+        let all = [Some(&pod), None];
+
+        let mut serving = site.nodens(&config(""));
+        answers_become(&all, BY_NODENS);
+        assert_eq!(tracked(), 0, "{}", run("conntrack", "-L"));
+        assert!(status().contains("fallback  10.96.0.10, fd00:10:96::a  ready, 0 packets"), "{}", status());
+
+        // Killed, and started again.
+        serving.kill();
+        answers_become(&all, BY_KUBE_DNS);
+        assert!(status().contains("in use: nodens does not serve"), "{}", status());
+        serving = site.nodens(&config(""));
+        answers_become(&all, BY_NODENS);
+        assert!(serving.logged("fallback used while nodens did not serve").contains("packets"));
+        serving.metric_becomes("nodens_node_fallback_packets_total", &[], |count| count >= 8.0);
+
+        // A worker that no longer runs, and runs again.
+        let worker = serving.worker().expect("a worker");
+        send_signal(worker, "STOP");
+        answers_become(&all, BY_KUBE_DNS);
+        send_signal(worker, "CONT");
+        answers_become(&all, BY_NODENS);
+
+        // A successor; then a clean stop, which removes everything.
+        let new = site.nodens(&config(""));
+        serving.logged("handed over");
+        serving.signal("TERM");
+        assert_eq!(serving.exit().code(), Some(0));
+        answers_become(&all, BY_NODENS);
+        serving = new;
+        serving.signal("TERM");
+        assert_eq!(serving.exit().code(), Some(0));
+        assert_eq!((addresses(), tables()), before);
+
+        // A clean stop that keeps the fallback.
+        let mut serving = site.nodens(&config("keep_fallback = true"));
+        answers_become(&all, BY_NODENS);
+        serving.signal("TERM");
+        assert_eq!(serving.exit().code(), Some(0));
+        answers_become(&[Some(&pod)], BY_KUBE_DNS);
+        assert_eq!(addresses(), before.0);
+        assert!(said(&nodens(&["node", "cleanup"])).0);
+        assert_eq!((addresses(), tables()), before);
     });
 }
 
