@@ -25,6 +25,7 @@ use self::load::{Load, Lost};
 use self::server::{Kind, Server, Site};
 
 mod chart;
+mod death;
 mod load;
 mod server;
 
@@ -57,6 +58,9 @@ struct Options {
     /// Line of text in the image: the machine, the date
     #[arg(long, value_name = "TEXT", default_value = "")]
     machine: String,
+    /// This process is in the network namespace for the deaths
+    #[arg(long, hide = true)]
+    node: bool,
     /// Argument that cargo adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,12 +77,15 @@ enum Event {
     Unbound,
     /// dnsdist is stopped and started again
     Dnsdist,
+    /// Every process is killed, with and without a fallback; needs root
+    Deaths,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   cargo bench --bench handover                           all of it, some four minutes; needs dnsperf
   cargo bench --bench handover -- --only kills --events 5
+  cargo bench --bench handover -- --only deaths          an address that outlives its server; needs root, ip, nft
   cargo bench --bench handover -- --svg upgrades.svg --machine EPYC
   cargo bench --bench handover -- --only upgrades --binary target/release/nodens";
 
@@ -94,11 +101,16 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<()> {
+    if options.node {
+        return death::measure_all(&options.binary);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let zone = LabZone::new(".").record("*.load.example. 3600 A 192.0.2.1");
     let upstream = runtime.block_on(LabUpstream::start(([127, 0, 0, 1], 0).into(), zone))?;
     let wanted = |event| options.only.is_empty() || options.only.contains(&event);
-    println!("{:<28} {:>11} {:>6} {:>11} {:>6}   ", "", "UDP queries", "lost", "TCP queries", "lost");
+    if options.only != [Event::Deaths] {
+        println!("{:<28} {:>11} {:>6} {:>11} {:>6}   ", "", "UDP queries", "lost", "TCP queries", "lost");
+    }
     let mut rows = Vec::new();
     for event in [Event::Upgrades, Event::Kills, Event::Unbound, Event::Dnsdist].into_iter().filter(|one| wanted(*one))
     {
@@ -106,12 +118,14 @@ fn run(options: &Options) -> io::Result<()> {
             Event::Upgrades | Event::Kills => (Kind::Nodens, options.events),
             Event::Unbound => (Kind::Unbound, options.restarts),
             Event::Dnsdist => (Kind::Dnsdist, options.restarts),
+            Event::Deaths => continue,
         };
         let what = match event {
             Event::Upgrades => format!("nodens, {count} upgrades"),
             Event::Kills => format!("nodens, {count} kills"),
             Event::Unbound => format!("unbound, {count} restarts"),
             Event::Dnsdist => format!("dnsdist, {count} restarts"),
+            Event::Deaths => continue,
         };
         let site = Site::new(&options.binary, upstream.address())?;
         let Some(server) = site.start(kind)? else {
@@ -128,6 +142,9 @@ fn run(options: &Options) -> io::Result<()> {
             }
             Err(error) => println!("{what:<28} failed: {error}"),
         }
+    }
+    if wanted(Event::Deaths) {
+        death::run(&options.binary)?;
     }
     match &options.svg {
         Some(file) => fs::write(file, chart(&rows, &options.machine)),
@@ -150,7 +167,7 @@ fn measure(event: Event, count: u32, site: &Site, mut server: Server) -> io::Res
                 server = new;
             }
             Event::Kills => gaps.push(server.kill_worker()?),
-            Event::Unbound | Event::Dnsdist => {
+            Event::Unbound | Event::Dnsdist | Event::Deaths => {
                 let kind = server.kind;
                 server.stop()?;
                 server = site.start(kind)?.ok_or_else(|| io::Error::other("no program"))?;

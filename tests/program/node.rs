@@ -212,10 +212,17 @@ fn pods_are_served_whatever_happens_to_nodens() {
     });
 }
 
+/// Addresses of the Service of kube-dns.
+const KUBE_DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// Name that both kube-dns and nodens know, with different addresses.
+const NAME: &str = "web.shop.svc.cluster.local";
+const BY_KUBE_DNS: &str = "10.96.0.7";
+const BY_NODENS: &str = "192.0.2.7";
+
 #[test]
 fn the_address_of_kube_dns_is_nodens_until_it_goes() {
     inside("node::the_address_of_kube_dns_is_nodens_until_it_goes", &TOOLS, || {
-        const KUBE_DNS: &str = "10.96.0.10";
+        const KUBE_DNS: &str = self::KUBE_DNS[0];
         let site = Site::new();
         let name = "web.shop.svc.cluster.local";
         let server = Server::start(51, &site.dir, name, "10.96.0.7");
@@ -245,15 +252,22 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
         nodens.signal("TERM");
         assert_eq!(nodens.exit().code(), Some(0));
         assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy again");
+
+        // Killed: the node still has the address, but its queries are kube-proxy's.
+        let config = config.replace("[node]", &format!("[node]\nfallback = \"{KUBE_DNS}\""));
+        let mut nodens = site.nodens(&config);
+        assert_eq!(by_whom(), ["192.0.2.7"; 2], "by nodens");
+        nodens.kill();
+        eventually("the answers of kube-dns", || {
+            let words = [&format!("@{KUBE_DNS}"), "+short", "+tries=1", "+timeout=1", name];
+            let answer = pod.run("dig", &words).stdout;
+            (String::from_utf8_lossy(&answer).trim() == "10.96.0.7").then_some(())
+        });
+        assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy");
+        assert!(has_address(KUBE_DNS));
+        assert!(said(&self::nodens(&["node", "cleanup"])).0);
     });
 }
-
-/// Addresses of the Service of kube-dns.
-const KUBE_DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
-/// Name that both kube-dns and nodens know, with different addresses.
-const NAME: &str = "web.shop.svc.cluster.local";
-const BY_KUBE_DNS: &str = "10.96.0.7";
-const BY_NODENS: &str = "192.0.2.7";
 
 /// Translates the addresses of the Service to those of a server, as kube-proxy does. Responses return by way of the node.
 fn kube_proxy(server: &Server) {
