@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +25,7 @@ use crate::config::builtin::builtin;
 use crate::handover::channel::Channel;
 use crate::log;
 use crate::metrics::events::EventKind;
+use crate::node::ipv6;
 use crate::server::Phase;
 use crate::supervisor;
 use crate::supervisor::link::{Configs, Inherited, SupervisorChannel};
@@ -34,6 +36,8 @@ const WATCH: Duration = Duration::from_secs(2);
 /// Niceness of the thread that reads, builds and frees configurations while the workers run: queries have priority where
 /// CPUs are few.
 const GIVES_WAY: i32 = 10;
+/// One warning for each process.
+static NO_IPV6: Once = Once::new();
 /// Source of the upstreams of the built-in configuration.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -286,6 +290,14 @@ impl Serve {
                 builtin(&text, source.local()).map_err(|error| ConfigProblem::Builtin(error.to_string()))?
             }
         };
+        let left_out = ipv6::leave_out(&mut config);
+        if !left_out.is_empty() {
+            // The configuration is read again and again; the node stays as it is.
+            NO_IPV6.call_once(|| {
+                let addresses = left_out.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                tracing::warn!("IPv6 is switched off on this node: serving without {addresses}");
+            });
+        }
         for address in &self.listen {
             if !config.server.listen.contains(address) {
                 config.server.listen.push(*address);

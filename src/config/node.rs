@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(fallback(both, r#"fallback = "none""#), [""; 0]);
         assert_eq!(fallback(both, r#"fallback = ["10.96.0.10"]"#), ["10.96.0.10"]);
         assert_eq!(fallback(both, r#"firewall = "none""#), [""; 0]);
-        assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example", "kube-dns.example""#, ""), [""; 0]);
+        assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example""#, ""), [""; 0]);
     }
 
     #[test]

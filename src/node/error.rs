@@ -9,6 +9,9 @@ pub(crate) enum NodeError {
     /// Missing permission to change the network.
     #[error("cannot {what}: it needs CAP_NET_ADMIN")]
     NotPermitted { what: String },
+    /// IPv6 is switched off on the link.
+    #[error("cannot {what}: IPv6 is switched off there (the sysctl disable_ipv6)")]
+    NoIpv6 { what: String },
     /// No link with this name.
     #[error("there is no link {0}: see [node] interface")]
     NoLink(String),
@@ -30,6 +33,8 @@ impl NodeError {
     pub(super) fn of(error: io::Error, what: impl Into<String>) -> Self {
         let what = what.into();
         match error.kind() {
+            // The kernel's answer for an address of IPv6 on a link without it. Without the capability, it is EPERM.
+            io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(libc::EACCES) => Self::NoIpv6 { what },
             io::ErrorKind::PermissionDenied => Self::NotPermitted { what },
             _ => Self::Refused { what, error },
         }

@@ -30,6 +30,8 @@ use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
 use self::netlink::Netlink;
 use self::nft::Nft;
+pub(crate) use self::removal::remove;
+use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
 use crate::config::node::FirewallKind as WantedFirewall;
 use crate::config::{Config, NodeConfig as Settings};
@@ -38,8 +40,10 @@ mod addresses;
 mod error;
 mod expression;
 mod firewall;
+pub(crate) mod ipv6;
 mod netlink;
 mod nft;
+mod removal;
 mod renewal;
 mod rules;
 
@@ -110,7 +114,15 @@ impl NodeNetwork {
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
     pub(crate) fn set_up(&self) -> Result<Repaired, NodeError> {
-        let repaired = Repaired { addresses: self.put_addresses()?, firewall: false };
+        let mut put = Vec::new();
+        if let Err(error) = self.put_addresses(&mut put) {
+            // Half of the addresses would answer no query.
+            if !put.is_empty() {
+                let _ = remove_addresses(&put);
+            }
+            return Err(error);
+        }
+        let repaired = Repaired { addresses: put, firewall: false };
         match self.put_firewall() {
             Ok(firewall) => Ok(Repaired { firewall, ..repaired }),
             Err(error) => {
@@ -121,12 +133,12 @@ impl NodeNetwork {
         }
     }
 
-    fn put_addresses(&self) -> Result<Vec<IpAddr>, NodeError> {
+    /// Adds the missing addresses, and appends them to `put`.
+    fn put_addresses(&self, put: &mut Vec<IpAddr>) -> Result<(), NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
         let mut addresses = Addresses::open().map_err(open)?;
         let link = addresses.link(&self.settings.interface)?;
         let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
-        let mut put = Vec::new();
         for ip in &self.settings.addresses {
             match present.iter().find(|present| present.ip == *ip) {
                 Some(there) if there.link == link.index => {}
@@ -138,7 +150,7 @@ impl NodeNetwork {
                 }
             }
         }
-        Ok(put)
+        Ok(())
     }
 
     /// Writes the table if it is not as configured; returns whether it did.
@@ -157,11 +169,7 @@ impl NodeNetwork {
     /// The first failure.
     pub(crate) fn tear_down(&self) -> Result<Vec<String>, NodeError> {
         let keeps = self.settings.keep_fallback && self.firewall.as_ref().is_some_and(Firewall::has_fallback);
-        if keeps {
-            remove_addresses(&self.settings.addresses, Removal::default())
-        } else {
-            remove(&self.settings.addresses)
-        }
+        if keeps { remove_addresses(&self.settings.addresses) } else { remove(&self.settings.addresses) }
     }
 
     /// Tells the kernel again and again that nodens serves, while `is_responsive` returns true. `None` without a fallback.
@@ -228,9 +236,10 @@ impl NodeNetwork {
         let mut told = String::new();
         loop {
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
-            let repaired = self.put_addresses().and_then(|addresses| {
+            let mut put = Vec::new();
+            let repaired = self.put_addresses(&mut put).and_then(|()| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Repaired { addresses, firewall: self.put_firewall().map_err(failed)? })
+                Ok(Repaired { addresses: put, firewall: self.put_firewall().map_err(failed)? })
             });
             let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let is_news = match &repaired {
@@ -266,60 +275,6 @@ pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     let links = tables.links().map_err(failed)?;
     let is_own = |present: &Present| links.iter().any(|link| present.is_own(link));
     Ok(tables.present().map_err(failed)?.into_iter().filter(is_own).map(|present| present.ip).collect())
-}
-
-/// Removes what nodens put on the node: the table, nodens's own link, and those of `addresses` that nodens put on other links.
-/// If `addresses` is empty, removes all addresses that are recognizably nodens's own. Returns what was removed.
-///
-/// # Errors
-/// The first failure. The other removals are still attempted, unless the kernel does not list its links and addresses.
-pub(crate) fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
-    let mut removal = Removal::default();
-    // The table is removed before the addresses: without nodens these addresses are translated, which needs tracking.
-    removal.note(format!("the table {} of nftables", rules::TABLE), firewall::remove().or_else(not_there));
-    remove_addresses(addresses, removal)
-}
-
-/// What was removed, and the first failure.
-#[derive(Default)]
-struct Removal {
-    removed: Vec<String>,
-    failed: Option<NodeError>,
-}
-
-impl Removal {
-    fn note(&mut self, what: String, result: io::Result<bool>) {
-        match result {
-            Ok(true) => self.removed.push(what),
-            Ok(false) => {}
-            Err(error) => drop(self.failed.get_or_insert(NodeError::of(error, format!("remove {what}")))),
-        }
-    }
-}
-
-/// Removes nodens's own link, and those of `addresses` that nodens put on other links.
-fn remove_addresses(addresses: &[IpAddr], mut removal: Removal) -> Result<Vec<String>, NodeError> {
-    let mut tables = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
-    let links = tables.links().map_err(|error| NodeError::of(error, "list links"))?;
-    for present in tables.present().map_err(|error| NodeError::of(error, "list addresses"))? {
-        let Some(link) = links.iter().find(|link| link.index == present.link) else { continue };
-        let wanted = addresses.is_empty() || addresses.contains(&present.ip);
-        if wanted && present.is_own(link) && !link.is_own() {
-            removal.note(format!("{} from the link {}", present.ip, link.name), tables.remove(&present).map(|()| true));
-        }
-    }
-    if let Some(link) = links.iter().find(|link| link.is_own()) {
-        removal.note(format!("the link {}", link.name), tables.remove_link(link).map(|()| true));
-    }
-    removal.failed.map_or(Ok(removal.removed), Err)
-}
-
-/// Treats the error of a kernel without nftables as a missing table.
-fn not_there(error: io::Error) -> io::Result<bool> {
-    match error.raw_os_error() {
-        Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL) => Ok(false),
-        _ => Err(error),
-    }
 }
 
 fn elsewhere(there: &Present, links: &[NodeLink], wanted: &NodeLink) -> NodeError {

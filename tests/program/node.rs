@@ -468,6 +468,43 @@ fn removed_rules_come_back_foreign_rules_stay() {
 }
 
 #[test]
+fn a_node_without_ipv6_is_served_over_ipv4() {
+    inside("node::a_node_without_ipv6_is_served_over_ipv4", &TOOLS, || {
+        let site = Site::new();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("writes");
+        let before = (addresses(), tables());
+        let record = format!("{NOWHERE}[[record]]\nname = \"{NAME}\"\ntype = \"A\"\nvalue = \"{BY_NODENS}\"\n");
+        let mut nodens = site.nodens(&site.config("", &record));
+        let ask = || run("dig", &format!("@{} +short +tries=1 +timeout=30 {NAME}", ADDRESSES[0]));
+        assert_eq!(ask().trim(), BY_NODENS);
+        let told = |nodens: &Nodens| nodens.log().iter().filter(|line| line.contains("IPv6 is switched off")).count();
+        assert!(nodens.logged("IPv6 is switched off on this node").contains("fd00:53::a"));
+        // A reload is no news, and needs no restart.
+        std::fs::write(nodens.config(), site.config("", &format!("{record}# changed\n"))).expect("writes");
+        nodens.signal("HUP");
+        assert!(!nodens.logged("new configuration applied").contains("restart"));
+        assert_eq!((ask().trim(), told(&nodens)), (BY_NODENS, 1));
+        nodens.signal("TERM");
+        assert_eq!(nodens.exit().code(), Some(0));
+        assert_eq!((addresses(), tables()), before);
+    });
+}
+
+#[test]
+fn a_failed_set_up_is_undone_whole() {
+    inside("node::a_failed_set_up_is_undone_whole", &TOOLS, || {
+        let site = Site::new();
+        ip("address add fd00:53::a/128 dev pods nodad");
+        let before = (addresses(), tables());
+        let file = site.dir.write("nodens.toml", &site.config("", NOWHERE));
+        let output = nodens(&["serve", "--config", file.to_str().expect("UTF-8")]);
+        let (good, text) = said(&output);
+        assert!(!good && text.contains("fd00:53::a is on the link pods already"), "{text}");
+        assert_eq!((addresses(), tables()), before, "169.254.20.10 is gone again");
+    });
+}
+
+#[test]
 fn what_cannot_be_done_is_said() {
     inside("node::what_cannot_be_done_is_said", &TOOLS, || {
         let site = Site::new();
