@@ -9,6 +9,8 @@ pub(super) struct Signals {
     pub(super) terminate: Signal,
     pub(super) interrupt: Signal,
     pub(super) hang_up: Signal,
+    /// Signals that have no meaning here, and would kill the process.
+    _ignored: [Signal; 2],
 }
 
 impl Signals {
@@ -17,6 +19,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            _ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
         })
     }
 }

@@ -31,6 +31,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use self::link::Configs;
@@ -52,6 +53,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const END: Duration = Duration::from_secs(30);
 /// Time that a worker may leave a message of the supervisor unread.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// No process has this number.
+const NO_WORKER: u32 = 0;
 
 /// Exit code of the worker, 0 to 255.
 pub(crate) type Code = u8;
@@ -197,7 +201,8 @@ impl WorkerProcess {
             let said = both.get(1).is_some_and(|channel| channel.any().unwrap_or(false));
             while let Some(signal) = next(signals)? {
                 match signal {
-                    Signal::SIGCHLD => {}
+                    Signal::SIGCHLD => reap_orphans(self.child.id()),
+                    Signal::SIGUSR1 | Signal::SIGUSR2 => {}
                     Signal::SIGHUP if self.child.try_wait()?.is_some() => reload = true,
                     Signal::SIGHUP => self.signal(signal),
                     _ => {
@@ -251,6 +256,17 @@ impl WorkerProcess {
     }
 }
 
+/// Reaps ended processes other than the worker. As PID 1 of a container, the supervisor becomes the parent of each process there
+/// whose parent ends.
+fn reap_orphans(worker: u32) {
+    let ended = || waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT);
+    while let Ok(WaitStatus::Exited(process, _) | WaitStatus::Signaled(process, ..)) = ended() {
+        if process.as_raw() as u32 == worker || waitpid(process, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
+        }
+    }
+}
+
 /// Returns the pause before the next worker after `failures_in_row` deaths in a row of workers that hardly served.
 fn pause(failures_in_row: u32) -> Duration {
     match failures_in_row {
@@ -273,7 +289,9 @@ fn words(status: ExitStatus) -> String {
 /// Returns the supervisor's signals as a descriptor. A worker starts with them blocked: see [`hear_signals`].
 fn signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().for_each(|signal| set.add(signal));
+    let handled = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
+    // The last two have no meaning here, and would kill the process.
+    handled.into_iter().chain([Signal::SIGUSR1, Signal::SIGUSR2]).for_each(|signal| set.add(signal));
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
@@ -303,6 +321,7 @@ fn wait(signals: &SignalFd, pause: Duration) -> io::Result<PauseEnd> {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT => return Ok(PauseEnd::Told),
                 Signal::SIGHUP => reload = true,
+                Signal::SIGCHLD => reap_orphans(NO_WORKER),
                 _ => {}
             }
         }

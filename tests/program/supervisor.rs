@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
 
+use hickory_proto::op::ResponseCode;
 use nodens::lab::upstream::LabUpstream;
 use nodens::lab::zone::LabZone;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::addresses::own_address;
 use crate::support::client::{A, code, data, id, lookup, query, receive, udp};
-use crate::support::space::{inside, ip, put_in_place};
+use crate::support::space::{can_run, inside, ip, put_in_place};
 use crate::support::{
     Dir, Nodens, config, eventually, freeze, send_signal, serve, states, upstream, upstream_on, zone,
 };
@@ -132,7 +134,7 @@ fn without_a_supervisor_there_is_one_process() {
     let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
     let mut nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(file), dir);
     assert_eq!(nodens.worker(), None);
-    assert_eq!(code(&lookup(nodens.address(), "a.lab.example")), hickory_proto::op::ResponseCode::NoError);
+    assert_eq!(code(&lookup(nodens.address(), "a.lab.example")), ResponseCode::NoError);
     nodens.signal("TERM");
     assert_eq!(nodens.exit().code(), Some(0));
 }
@@ -404,4 +406,54 @@ fn an_unusable_file_does_not_block_other_starts() {
             answers(nodens, "192.0.2.1");
         });
     });
+}
+
+#[test]
+fn signals_without_a_meaning_change_nothing() {
+    let upstream = upstream(zone());
+    let mut nodens = Nodens::start(&config(&[&upstream], "", ""));
+    let worker = nodens.worker().expect("a worker");
+    for signal in ["USR1", "USR2"] {
+        nodens.signal(signal);
+        send_signal(worker, signal);
+    }
+    // The reload shows that the signals before it have been handled.
+    nodens.signal("HUP");
+    nodens.logged("new configuration applied");
+    assert_eq!(nodens.worker(), Some(worker));
+    assert_eq!(code(&lookup(nodens.address(), "a.lab.example")), ResponseCode::NoError);
+}
+
+#[test]
+fn as_pid_1_it_reaps_what_others_leave() {
+    if !can_run(true, &["unshare", "nsenter", "sh"]) {
+        return;
+    }
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+    let mut command = Command::new("unshare");
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        env!("CARGO_BIN_EXE_nodens"),
+        "serve",
+        "--log",
+        "json",
+        "--config",
+    ]);
+    let nodens = Nodens::spawn(command.arg(file), dir);
+    let children = |process: u32| {
+        let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).expect("a process");
+        text.split_whitespace().map(|child| child.parse().expect("a number")).collect::<Vec<u32>>()
+    };
+    let supervisor = children(nodens.id())[0];
+    for _ in 0..3 {
+        // The shell ends before its child, which then is a child of PID 1.
+        let orphan = ["--pid", "--target", &supervisor.to_string(), "sh", "-c", "sleep 0.1 & sleep 0.2 &"];
+        assert!(Command::new("nsenter").args(orphan).status().expect("nsenter runs").success());
+    }
+    eventually("the end of all orphans", || (children(supervisor).len() == 1).then_some(()));
+    assert_eq!(code(&lookup(nodens.address(), "a.lab.example")), ResponseCode::NoError);
 }
