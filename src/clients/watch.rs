@@ -6,6 +6,9 @@
 //!   ▲                                                                                      │
 //!   └──────────────────────────────── 410: version gone ◄──────────────────────────────────┘
 //! ```
+//!
+//! The first list may be served from the API server's memory, which costs it little even with thousands of pods. It may be a moment
+//! old; the watch then starts at that moment. After a version that is gone, the list is read from its store.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,6 +30,8 @@ use crate::wire::name::Name;
 /// First and longest wait after a failure; each wait is twice the previous one. The actual wait is random, between half and
 /// all of it, to spread the reconnections of a cluster's nodes.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Longest wait after a refusal (401, 403), which ends when somebody changes the permissions: a cheap request.
+const AFTER_REFUSAL: Duration = Duration::from_secs(8);
 /// Least duration of a list and watch that resets the wait to the first one.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// Timeout of connecting, of one page of a list, and of starting a watch.
@@ -76,6 +81,19 @@ pub(crate) struct Observed {
     pub metrics: Arc<Metrics>,
     /// Callback for jobs that are about to start.
     pub on_start: OnStart,
+}
+
+/// Where the API server reads a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ListSource {
+    Memory,
+    Store,
+}
+
+/// What a watch begins with.
+enum ListOrVersion {
+    List(ListSource),
+    Version(String),
 }
 
 /// State shared by all watches.
@@ -154,7 +172,7 @@ impl PodWatch {
     /// Lists and watches in a loop.
     async fn follow(self) {
         let mut wait = AFTER_FAILURE.0;
-        let mut at = None;
+        let mut at = ListOrVersion::List(ListSource::Memory);
         loop {
             let began = Instant::now();
             let lost = match self.once(&mut at).await {
@@ -166,22 +184,22 @@ impl PodWatch {
                 wait = AFTER_FAILURE.0;
             }
             if let WatchError::Gone = lost {
-                at = None;
+                at = ListOrVersion::List(ListSource::Store);
             }
             tokio::time::sleep(jittered(wait)).await;
-            wait = (wait * 2).min(AFTER_FAILURE.1);
+            let longest = if lost.is_refusal() { AFTER_REFUSAL } else { AFTER_FAILURE.1 };
+            wait = (wait * 2).min(longest);
         }
     }
 
-    /// Watches from the version `at`, or lists first if there is none, until the watch ends. Updates `at` with each event.
-    async fn once(&self, at: &mut Option<String>) -> Result<WatchError, ApiError> {
+    /// Watches from the version `at`, or lists first, until the watch ends. Updates `at` with each event.
+    async fn once(&self, at: &mut ListOrVersion) -> Result<WatchError, ApiError> {
         let Ok(connection) = timeout(LIST_TIMEOUT, self.api.connect()).await else { return Ok(WatchError::Silent) };
         let mut connection = connection?;
-        let from = match at.take() {
-            Some(version) => version,
-            None => self.list(&mut connection).await?,
-        };
-        let known = at.insert(from);
+        if let ListOrVersion::List(source) = at {
+            *at = ListOrVersion::Version(self.list(&mut connection, *source).await?);
+        }
+        let ListOrVersion::Version(known) = at else { return Ok(WatchError::Closed) };
         let Ok(events) = timeout(LIST_TIMEOUT, self.events(connection, known)).await else {
             return Ok(WatchError::Silent);
         };
@@ -223,12 +241,14 @@ impl PodWatch {
     }
 
     /// Lists all pods, page by page. Returns the version of the list.
-    async fn list(&self, connection: &mut ApiConnection) -> Result<String, ApiError> {
+    async fn list(&self, connection: &mut ApiConnection, source: ListSource) -> Result<String, ApiError> {
         let (mut pods, mut next) = (Vec::new(), String::new());
         loop {
             let mut query = vec![("fieldSelector", self.fields.as_str()), ("limit", PAGE)];
-            if !next.is_empty() {
-                query.push(("continue", &next));
+            match source {
+                _ if !next.is_empty() => query.push(("continue", &next)),
+                ListSource::Memory => query.push(("resourceVersion", "0")),
+                ListSource::Store => {}
             }
             let page: PodList = timeout(LIST_TIMEOUT, connection.get(&self.path, &query)).await??;
             pods.extend(page.items.into_iter().filter_map(|pod| self.state.pod(pod)));
@@ -323,11 +343,16 @@ impl WatchError {
         }
     }
 
+    /// Reports whether the API server refuses the request for lack of permission.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Failed(ApiError::Refused(ApiStatus { code: 401 | 403, .. })))
+    }
+
     /// Returns the log's hint for a remedy.
     fn hint(&self) -> &'static str {
         match self {
             Self::Failed(ApiError::Refused(ApiStatus { code: 403, .. })) => {
-                "its service account needs a role with get, list and watch on pods"
+                "its service account needs a role with list and watch on pods"
             }
             Self::Failed(ApiError::Refused(ApiStatus { code: 401, .. })) => "its token is not accepted",
             _ => "",

@@ -407,8 +407,7 @@ fn every_pod_may_do_what_it_must_and_no_more() {
         assert!(bound, "{overlay}: nobody lets {account:?} see pods");
     }
     for (overlay, role) in all("ClusterRole") {
-        let rules =
-            serde_json::json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] }]);
+        let rules = serde_json::json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }]);
         assert_eq!(role["rules"], rules, "{overlay}");
     }
     for (overlay, service) in all("Service") {
