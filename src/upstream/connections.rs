@@ -358,11 +358,23 @@ impl Run {
         Unanswered { failure, late }
     }
 
-    /// Waits for a late answer until `until`.
+    /// Waits for a late answer until `until`. An attempt may have had more time than the question: it fails at the end of its
+    /// own timeout, so a server that is silent to all questions is ejected however short their deadline is.
     async fn late(mut self, until: Instant) -> Result<Answer, Failure> {
         while self.race.has_open() {
-            let Ok((number, event)) = timeout_at(until, self.race_events.next()).await else { break };
-            self.take(number, event);
+            let next = match self.race.wind_up(Instant::now()) {
+                Step::Overdue(number) => {
+                    self.overdue(number);
+                    continue;
+                }
+                Step::Wait(next) => next.min(until),
+                _ => until,
+            };
+            match timeout_at(next, self.race_events.next()).await {
+                Ok((number, event)) => self.take(number, event),
+                Err(_) if next == until => break,
+                Err(_) => {}
+            }
             if let Some(answer) = self.answer.take() {
                 return Ok(answer);
             }

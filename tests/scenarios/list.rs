@@ -112,6 +112,7 @@ scenarios! {
         random_letter_case
         return_forgets_failures
         short_silence
+        silence_past_the_deadline
         short_silence_of_both
         silent_to_edns
         slow_answer
