@@ -60,13 +60,19 @@ pub struct Accounting {
 impl Resolver {
     /// Returns a resolver with an empty cache.
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>) -> Self {
+        let cache = Cache::new(snapshot.config.cache.memory);
+        Self::with_cache(snapshot, metrics, cache, Epoch::new())
+    }
+
+    /// Returns a resolver with this cache, in which times are milliseconds since `epoch`.
+    pub(crate) fn with_cache(snapshot: Snapshot, metrics: Arc<Metrics>, cache: Cache, epoch: Epoch) -> Self {
         let jobs = Jobs::new(Projects::new(&metrics.clients, snapshot.config.metrics.max_projects));
         jobs.query_history(|query_history| query_history.learn(snapshot.config.warm_up.enabled));
         Self {
-            cache: Cache::new(snapshot.config.cache.memory),
+            cache,
             coalescer: Arc::default(),
             clients: Arc::default(),
-            epoch: Epoch::new(),
+            epoch,
             limits: ClientLimits { governor: Governor::new(), rates: Rates::new(), introspection: Rates::new() },
             accounts: Accounting { jobs, query_log: QueryLog::default() },
             warm_up: Queue::default(),

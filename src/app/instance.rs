@@ -3,12 +3,13 @@
 //! Sources of the sockets, in this order: a supervisor that kept those of a dead worker, a running nodens that hands over
 //! its own, new sockets.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Running, StartOptions, start_in};
+use crate::cache::Cache;
 use crate::config::Config;
+use crate::epoch::Epoch;
 use crate::handover::channel::{Channel, HandoverMessage};
 use crate::handover::handle::{self, FdStore, HandoverHandle, HandoverServer, Params};
 use crate::handover::label::Label;
@@ -32,8 +33,8 @@ pub(crate) struct Instance {
 /// Source of the sockets.
 struct SocketSource {
     sockets: HeldSockets,
-    /// Entries of the predecessor's cache.
-    entries: Vec<Vec<u8>>,
+    /// Cache of the predecessor.
+    cache: Option<Cache>,
     /// Channel to the predecessor.
     taken: Option<Channel>,
     /// True if a nodens runs here that does not hand over.
@@ -42,13 +43,14 @@ struct SocketSource {
 
 impl SocketSource {
     /// Returns the sockets of `given` if there are any; otherwise asks a running nodens for a handover, if `path` is set.
-    fn find(path: Option<&Path>, given: HeldSockets) -> Self {
-        let none = Self { sockets: HeldSockets::default(), entries: Vec::new(), taken: None, beside: false };
+    fn find(config: &Config, given: HeldSockets, epoch: Epoch) -> Self {
+        let path = config.handover.as_deref();
+        let none = Self { sockets: HeldSockets::default(), cache: None, taken: None, beside: false };
         let Some(path) = path.filter(|_| given.is_empty()) else { return Self { sockets: given, ..none } };
-        match take(path) {
+        match take(path, config.cache.memory, epoch) {
             Ok(None) => none,
-            Ok(Some(Taken { predecessor, sockets, entries })) => {
-                Self { sockets, entries, taken: Some(predecessor), ..none }
+            Ok(Some(Taken { predecessor, sockets, cache })) => {
+                Self { sockets, cache, taken: Some(predecessor), ..none }
             }
             Err(error) => {
                 tracing::warn!(%error, "handover failed; sharing the ports with the running instance until it stops");
@@ -78,8 +80,8 @@ impl Instance {
         given: Inherited,
         link: Option<SupervisorChannel>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let (path, door) = (config.handover.clone(), HandoverHandle::new()?);
-        let SocketSource { mut sockets, entries, taken, beside } = SocketSource::find(path.as_deref(), given.sockets);
+        let (path, door, epoch) = (config.handover.clone(), HandoverHandle::new()?, Epoch::new());
+        let SocketSource { mut sockets, cache, taken, beside } = SocketSource::find(&config, given.sockets, epoch);
         let [predecessor, successor] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
@@ -87,7 +89,7 @@ impl Instance {
             listener =
                 listener.filter(|listener| path.as_deref().is_some_and(|path| handle::listens_at(listener, path)));
         }
-        let (inherited, bytes) = (sockets.len(), entries.iter().map(Vec::len).sum::<usize>());
+        let (inherited, cached) = (sockets.len(), cache.as_ref().map_or(0, |cache| cache.fill().entries));
         let node = NodeNetwork::of(&config);
         let repaired = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
         let running = start_in(
@@ -96,7 +98,8 @@ impl Instance {
                 sockets,
                 beside,
                 phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
-                entries,
+                cache,
+                epoch,
                 restarts: given.replaces.restarts,
                 connection_sink: door.connection_sink(),
             },
@@ -118,10 +121,7 @@ impl Instance {
             }
             // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&HandoverMessage::Ready);
-            running.record_event(
-                EventKind::TookOver,
-                &format!("{inherited} sockets, {} KiB of cached answers", bytes >> 10),
-            );
+            running.record_event(EventKind::TookOver, &format!("{inherited} sockets, {cached} cached answers"));
         }
         if let (None, Some(path)) = (&listener, &path) {
             match handle::listen(path) {

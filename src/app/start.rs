@@ -18,7 +18,9 @@ use crate::admin::Admin;
 use crate::admin::report::ReportPages;
 use crate::admission::connections::Connections;
 use crate::answer::Resolver;
+use crate::cache::Cache;
 use crate::config::Config;
+use crate::epoch::Epoch;
 use crate::handover::label::{Label, ListenAddress};
 use crate::handover::sockets::HeldSockets;
 use crate::heartbeat::Heartbeats;
@@ -39,8 +41,10 @@ pub struct StartOptions {
     pub beside: bool,
     /// Phase at the start.
     pub phase: Phase,
-    /// Entries of another nodens' cache, see [`crate::cache::packed`].
-    pub entries: Vec<Vec<u8>>,
+    /// Cache with the entries of another nodens.
+    pub cache: Option<Cache>,
+    /// Zero of all times.
+    pub epoch: Epoch,
     /// Number of workers that the supervisor has replaced.
     pub restarts: u64,
     /// Receiver of connections while the server is in standby.
@@ -53,7 +57,8 @@ impl Default for StartOptions {
             sockets: HeldSockets::default(),
             beside: false,
             phase: Phase::Serving,
-            entries: Vec::new(),
+            cache: None,
+            epoch: Epoch::new(),
             restarts: 0,
             connection_sink: Arc::new(drop),
         }
@@ -100,11 +105,10 @@ pub(super) fn prepare(
     let report = config.report.iter().map(|address| http(*address, "report", Label::Report));
     let report = report.collect::<Result<Vec<_>, _>>()?;
 
-    let resolver = Arc::new(Resolver::new(Snapshot::new(config, &metrics, None), metrics));
+    let snapshot = Snapshot::new(config, &metrics, None);
+    let cache = seat.cache.take().unwrap_or_else(|| Cache::new(snapshot.config.cache.memory));
+    let resolver = Arc::new(Resolver::with_cache(snapshot, metrics, cache, seat.epoch));
     resolver.follow_query_log(&resolver.snapshot.load().config);
-    for part in &seat.entries {
-        resolver.cache.unpack(part, resolver.now());
-    }
     let (phase, phases) = watch::channel(seat.phase);
     let (adopt, adopted): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(MOST_ADOPTED)).unzip();
     let (turning, readers) = (Arc::<AtomicUsize>::default(), Readers::default());

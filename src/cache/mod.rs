@@ -12,8 +12,12 @@
 //! The cache is split into shards by the key's hash, each behind its own short lock: a hit copies its bytes out under the lock
 //! and touches no other shared memory.
 
-use std::hash::{BuildHasher, RandomState};
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use crate::wire::cache_key::CacheKey;
 
@@ -38,21 +42,52 @@ const LEAST_SHARD: usize = 1 << 20;
 pub struct Cache {
     /// Shards; their number is a power of two.
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
+    keys: HashKeys,
+}
+
+/// Secret keys of the hash. A cache that takes over entries has the keys of the cache that they come from: the entries are then
+/// distributed over its shards alike, and none of two full caches is too full for them.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashKeys(u64, u64);
+
+impl HashKeys {
+    /// Returns random keys.
+    fn new() -> Self {
+        // The standard library's keys come from the system's random numbers.
+        let random = RandomState::new();
+        Self(random.hash_one(0), random.hash_one(1))
+    }
+}
+
+impl fmt::Debug for HashKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKeys(secret)")
+    }
 }
 
 impl Cache {
     /// Returns a cache that takes at most `memory` bytes.
     pub fn new(memory: usize) -> Self {
+        Self::with_keys(memory, HashKeys::new())
+    }
+
+    /// Returns a cache that takes at most `memory` bytes and hashes with these keys.
+    pub(crate) fn with_keys(memory: usize, keys: HashKeys) -> Self {
         let count = SHARDS.min(1 << (memory / LEAST_SHARD).max(1).ilog2());
         let shards = (0..count).map(|_| Mutex::new(Shard::new(memory / count))).collect();
-        Self { shards, hasher: RandomState::new() }
+        Self { shards, keys }
     }
 
     /// Returns the hash of a key; keyed with a secret, so that no client can choose names that collide.
     #[inline]
     pub fn hash(&self, key: &CacheKey) -> u64 {
-        self.hasher.hash_one(key.as_bytes())
+        let mut hasher = SipHasher13::new_with_keys(self.keys.0, self.keys.1);
+        hasher.write(key.as_bytes());
+        hasher.finish()
+    }
+
+    pub(crate) fn hash_keys(&self) -> HashKeys {
+        self.keys
     }
 
     /// Passes the entry under `key` to `read` and marks it as used; returns `None` if there is no entry.

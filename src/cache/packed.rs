@@ -5,20 +5,37 @@
 //! scope fingerprint │ lengths │ response, TTL offsets, extended errors
 //! ```
 //!
+//! Each entry keeps its standing: its queue, its position there, and its mark. Protected entries of all shards come first, and
+//! in each queue those that would be evicted last. So a cache with less room, or one whose time is up, gets the most useful part.
+//!
 //! Times are relative, as the two processes count from different moments. The fingerprint identifies what the answer depends
 //! on; route numbers may differ between the two configurations. Failures are left out: the new process detects them again soon.
 
 use std::sync::Arc;
 
 use super::entry::{CacheScope, CachedFailure, Entry};
+use super::shard::Standing;
 use super::{Cache, lock};
 use crate::cause::Cause;
 use crate::clock::Millis;
 use crate::wire::cache_key::CacheKey;
 use crate::wire::{HEADER, Rcode, name, rcode};
 
+/// Bits of the byte that holds the properties of an entry that are true or false.
+mod mark {
+    pub(super) const AUTHENTIC: u8 = 1;
+    pub(super) const UPSTREAM_AGES: u8 = 1 << 1;
+    pub(super) const SPELLS: u8 = 1 << 2;
+    pub(super) const PROTECTED: u8 = 1 << 3;
+    pub(super) const ASKED_AGAIN: u8 = 1 << 4;
+
+    pub(super) fn of(bit: u8, is_set: bool) -> u8 {
+        if is_set { bit } else { 0 }
+    }
+}
+
 /// Appends an entry, with the part of its key that its response does not contain; appends nothing for a failure.
-fn pack(rest: [u8; CacheKey::REST], entry: &Entry, now: Millis, out: &mut Vec<u8>) {
+fn pack(rest: [u8; CacheKey::REST], entry: &Entry, standing: Standing, now: Millis, out: &mut Vec<u8>) {
     if entry.rcode == rcode::SERVFAIL || !entry.is_kept() {
         return;
     }
@@ -26,7 +43,14 @@ fn pack(rest: [u8; CacheKey::REST], entry: &Entry, now: Millis, out: &mut Vec<u8
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&rest);
     out.extend_from_slice(&u16::from(entry.rcode).to_be_bytes());
-    out.push(u8::from(entry.authentic) | u8::from(entry.upstream_ages) << 1 | u8::from(entry.spells) << 2);
+    let marks = [
+        (mark::AUTHENTIC, entry.authentic),
+        (mark::UPSTREAM_AGES, entry.upstream_ages),
+        (mark::SPELLS, entry.spells),
+        (mark::PROTECTED, standing.protected),
+        (mark::ASKED_AGAIN, standing.asked_again),
+    ];
+    out.push(marks.iter().fold(0, |all, (bit, is_set)| all | mark::of(*bit, *is_set)));
     out.extend_from_slice(&entry.rotation.to_be_bytes());
     out.push(entry.hits);
     out.extend_from_slice(&now.saturating_sub(entry.born).to_be_bytes());
@@ -40,7 +64,7 @@ fn pack(rest: [u8; CacheKey::REST], entry: &Entry, now: Millis, out: &mut Vec<u8
 }
 
 /// Takes the first entry off `bytes`; `None` if they are malformed, the inner `None` if the entry cannot be used here.
-fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(CacheKey, Entry)>> {
+fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(CacheKey, Entry, Standing)>> {
     let length = u32::from_be_bytes(take(bytes)?) as usize;
     let (mut packed, others) = bytes.split_at_checked(length)?;
     *bytes = others;
@@ -67,18 +91,19 @@ fn unpack(bytes: &mut &[u8], now: Millis) -> Option<Option<(CacheKey, Entry)>> {
         ttl_count,
         rcode,
         cause: Cause::of_response(rcode, packed.get(ends..).unwrap_or_default()),
-        authentic: marks & 1 != 0,
+        authentic: marks & mark::AUTHENTIC != 0,
         born,
         expires,
         scope: CacheScope::unconfirmed(scope_fingerprint),
         hits,
         refreshing: false,
-        upstream_ages: marks & 2 != 0,
+        upstream_ages: marks & mark::UPSTREAM_AGES != 0,
         rotation: i8::from_be_bytes([rotation]),
-        spells: marks & 4 != 0,
+        spells: marks & mark::SPELLS != 0,
         failed: CachedFailure::NONE,
     };
-    Some(Some((key, entry)).filter(|_| expires > born))
+    let standing = Standing { protected: marks & mark::PROTECTED != 0, asked_again: marks & mark::ASKED_AGAIN != 0 };
+    Some(Some((key, entry, standing)).filter(|_| expires > born))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -88,8 +113,8 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 impl Cache {
-    /// Passes the entries to `give`, most recently used first, serialized in parts of at most `part` bytes, until `give`
-    /// returns false. Entries that are longer than a part are left out.
+    /// Passes the entries to `give`, serialized in parts of at most `part` bytes, until `give` returns false. Entries that are
+    /// longer than a part are left out.
     pub fn pack(&self, now: Millis, part: usize, mut give: impl FnMut(&[u8]) -> bool) {
         for shard in self.packed_shards(now) {
             let mut rest = shard.as_slice();
@@ -116,25 +141,29 @@ impl Cache {
         }
     }
 
-    /// Returns the serialized entries of each shard, most recently used first.
+    /// Returns the serialized entries of each queue of each shard; one at a time, as each takes memory beside the cache.
     fn packed_shards(&self, now: Millis) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.shards.iter().map(move |shard| {
+        let queues =
+            [true, false].into_iter().flat_map(|protected| self.shards.iter().map(move |shard| (protected, shard)));
+        queues.map(move |(protected, shard)| {
             let mut bytes = Vec::new();
-            lock(shard).each(|rest, entry| pack(rest, entry, now, &mut bytes));
+            lock(shard).each(protected, |rest, entry, standing| pack(rest, entry, standing, now, &mut bytes));
             bytes
         })
     }
 
-    /// Inserts entries of another process and returns their number. Entries behind a malformed one are lost.
+    /// Adds entries of another process, each behind all others of its queue, as far as there is room; returns the number that
+    /// were readable. Entries behind a malformed one are lost.
     pub fn unpack(&self, mut bytes: &[u8], now: Millis) -> usize {
-        let mut cached_message = 0;
+        let mut readable = 0;
         while let Some(entry) = unpack(&mut bytes, now) {
-            if let Some((key, entry)) = entry {
-                self.insert(self.hash(&key), &key, entry);
-                cached_message += 1;
+            if let Some((key, entry, standing)) = entry {
+                let hash = self.hash(&key);
+                self.shard(hash).restore(hash, &key, entry, standing);
+                readable += 1;
             }
         }
-        cached_message
+        readable
     }
 }
 
@@ -194,6 +223,60 @@ mod tests {
         let (key, _) = entry(b'a', 1, 0);
         let other = CacheKey::of_stub(key.name(), rtype::A, EffectiveViewId::of_index(2));
         assert!(new.with(new.hash(&other), &other, |_| ()).is_none(), "the effective view is a part of the key");
+    }
+
+    /// Returns the key and the entry of the `number`th of many names.
+    fn numbered(number: u32) -> (CacheKey, Entry) {
+        let label = number.to_be_bytes().map(|byte| b'a' + byte % 16);
+        let label = [&[8][..], &label, &number.to_be_bytes().map(|byte| b'a' + byte / 16), &[0]].concat();
+        let mut bytes = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0".to_vec();
+        bytes.extend([&label[..], b"\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\x01\0\0\x04\x01\x02\x03\x04"].concat());
+        let response = ResponseMessage::read(&bytes).expect("a response");
+        let key = CacheKey::of_stub(&label, rtype::A, EffectiveViewId::COMMON);
+        (key, Entry::from_reply(&response, LIMITS, false, CacheScope::unconfirmed(7), 0))
+    }
+
+    fn insert_all(cache: &Cache, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            let (key, entry) = numbered(number);
+            cache.insert(cache.hash(&key), &key, entry);
+        }
+    }
+
+    fn has(cache: &Cache, number: u32) -> bool {
+        let (key, _) = numbered(number);
+        cache.with(cache.hash(&key), &key, |_| ()).is_some()
+    }
+
+    #[test]
+    fn a_full_cache_moves_as_it_is() {
+        const MEMORY: usize = 8 << 20;
+        let old = Cache::new(MEMORY);
+        insert_all(&old, 0..1_000);
+        assert!((0..1_000).all(|number| has(&old, number)));
+        insert_all(&old, 1_000..60_000);
+        assert!(old.fill().evictions > 10_000, "it is not full");
+        let new = Cache::with_keys(MEMORY, old.hash_keys());
+        old.pack(0, 96 << 10, |part| new.unpack(part, 0) > 0);
+        assert_eq!((new.fill().entries, new.fill().bytes), (old.fill().entries, old.fill().bytes));
+        // From here on both evict alike: queues, their order and marks are the same.
+        for cache in [&old, &new] {
+            insert_all(cache, 60_000..75_000);
+        }
+        assert_eq!((0..75_000).find(|number| has(&old, *number) != has(&new, *number)), None);
+        assert!((0..1_000).all(|number| has(&new, number)), "one that was asked again is gone");
+    }
+
+    #[test]
+    fn a_smaller_cache_takes_what_is_asked_again() {
+        let old = Cache::new(8 << 20);
+        insert_all(&old, 0..2_000);
+        assert!((0..2_000).all(|number| has(&old, number)));
+        insert_all(&old, 2_000..60_000);
+        let new = Cache::with_keys(1 << 20, old.hash_keys());
+        old.pack(0, 96 << 10, |part| new.unpack(part, 0) > 0);
+        assert!(new.fill().bytes <= 1 << 20);
+        assert!((0..2_000).all(|number| has(&new, number)));
     }
 
     #[test]

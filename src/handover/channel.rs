@@ -20,6 +20,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::label::Label;
+use crate::cache::HashKeys;
 
 /// Most bytes after a message's JSON.
 pub const LONGEST_BODY: usize = 96 << 10;
@@ -46,6 +47,8 @@ pub enum HandoverMessage {
     },
     /// With a socket: its label.
     Socket(Label),
+    /// Before the entries of a cache: the keys that it hashes with.
+    Cache(HashKeys),
     /// With bytes: entries of the cache, see [`crate::cache::packed`].
     Entries,
     /// With bytes: a part of the sources of the configuration in force. Only between a supervisor and its worker.

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::channel::{Channel, HandoverMessage, LONGEST_BODY};
 use super::label::Label;
 use super::sockets::HeldSockets;
-use super::take::{MOST_ENTRIES, hello, send_sockets};
+use super::take::{hello, send_sockets};
 use super::{PROTOCOL, START, STEP, is_trusted};
 use crate::app::ServerHandle;
 use crate::metrics::events::EventKind;
@@ -25,7 +25,7 @@ use crate::server::{GRACE, HandedOverConnection, Phase};
 use crate::upstream::server_status::wall_clock;
 
 /// Time limit for sending the cache; the rest is not handed over.
-const PACKING: Duration = Duration::from_secs(2);
+const PACKING: Duration = Duration::from_secs(10);
 /// Interval between checks that nothing reads queries, in milliseconds.
 const READERS_CHECK: u8 = 1;
 /// Interval between checks for connections that are still to be transferred.
@@ -158,11 +158,11 @@ impl HandoverState {
         if let Some(listener) = &self.listener {
             new.send_with(&HandoverMessage::Socket(Label::Handover), &[], Some(listener.as_fd()))?;
         }
-        let (deadline, mut bytes, mut failed) = (Instant::now() + PACKING, 0, None);
-        self.host.resolver.cache.pack(self.host.resolver.now(), LONGEST_BODY, |part| {
-            bytes += part.len();
+        let (resolver, deadline, mut failed) = (&self.host.resolver, Instant::now() + PACKING, None);
+        new.send(&HandoverMessage::Cache(resolver.cache.hash_keys()))?;
+        resolver.cache.pack(resolver.now(), LONGEST_BODY, |part| {
             failed = new.send_with(&HandoverMessage::Entries, part, None).err();
-            failed.is_none() && bytes < MOST_ENTRIES && Instant::now() < deadline
+            failed.is_none() && Instant::now() < deadline
         });
         failed.map_or(Ok(()), Err)?;
         new.send(&HandoverMessage::Complete)?;

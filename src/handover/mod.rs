@@ -33,7 +33,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 /// Protocol that both sides must use. It is incremented with every change of a message or of the format of cache entries.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Time that either side waits for the next message.
 const STEP: Duration = Duration::from_secs(5);
 /// Time that the successor has to become ready after the predecessor's last message.

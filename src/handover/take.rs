@@ -9,19 +9,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::channel::{Channel, HandoverMessage};
 use super::sockets::HeldSockets;
 use super::{PROTOCOL, STEP, is_trusted};
+use crate::cache::Cache;
+use crate::epoch::Epoch;
 
 /// Most sockets that are accepted from a predecessor.
 const MOST_SOCKETS: usize = 4_096;
-/// Most bytes of cache entries that are accepted.
-pub(crate) const MOST_ENTRIES: usize = 64 << 20;
 
 /// Everything that the predecessor handed over.
 pub(crate) struct Taken {
     /// Channel to the predecessor.
     pub predecessor: Channel,
     pub sockets: HeldSockets,
-    /// Entries of its cache.
-    pub entries: Vec<Vec<u8>>,
+    /// Its cache; `None` if it sent none.
+    pub cache: Option<Cache>,
 }
 
 /// Reason for which a running nodens does not hand over.
@@ -35,11 +35,12 @@ pub(crate) enum TakeError {
     Broken(#[from] io::Error),
 }
 
-/// Asks the nodens that listens on this Unix socket for a handover; returns `None` if there is none.
+/// Asks the nodens that listens on this Unix socket for a handover; returns `None` if there is none. Its cache's entries are
+/// kept as they come, within `memory` bytes, with times since `epoch`.
 ///
 /// # Errors
 /// A nodens is there, but the handover fails.
-pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
+pub(crate) fn take(path: &Path, memory: usize, epoch: Epoch) -> Result<Option<Taken>, TakeError> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Ok(()) => {}
@@ -64,21 +65,21 @@ pub(crate) fn take(path: &Path) -> Result<Option<Taken>, TakeError> {
         HandoverMessage::Refused { why } => return Err(TakeError::Refused(why)),
         _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
     }
-    let (mut sockets, mut entries, mut bytes) = (HeldSockets::default(), Vec::new(), 0);
+    let (mut sockets, mut cache) = (HeldSockets::default(), None::<Cache>);
     loop {
         let got = predecessor.receive()?.ok_or_else(gone)?;
-        match (got.message, got.socket) {
-            (HandoverMessage::Socket(label), Some(socket)) if sockets.len() < MOST_SOCKETS => {
+        match (got.message, got.socket, &cache) {
+            (HandoverMessage::Socket(label), Some(socket), _) if sockets.len() < MOST_SOCKETS => {
                 sockets.put(label, socket)
             }
-            (HandoverMessage::Entries, None) => {
-                bytes += got.body.len();
-                if bytes <= MOST_ENTRIES {
-                    entries.push(got.body);
-                }
+            (HandoverMessage::Cache(keys), None, None) => {
+                cache = Some(Cache::with_keys(memory, keys));
             }
-            (HandoverMessage::Complete, None) => return Ok(Some(Taken { predecessor, sockets, entries })),
-            (HandoverMessage::Refused { why }, _) => return Err(TakeError::Refused(why)),
+            (HandoverMessage::Entries, None, Some(cache)) => {
+                cache.unpack(&got.body, epoch.now());
+            }
+            (HandoverMessage::Complete, None, _) => return Ok(Some(Taken { predecessor, sockets, cache })),
+            (HandoverMessage::Refused { why }, ..) => return Err(TakeError::Refused(why)),
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }

@@ -131,7 +131,7 @@ fn nothing_is_lost_from_one_to_the_next() {
     for workers in [2, 1, 3, 2, 1, 2] {
         clients.go_on();
         let mut new = scene.nodens_with(&scene.config("").replace("workers = 2", &format!("workers = {workers}")));
-        assert!(new.logged("took over").contains("KiB of cached answers"));
+        assert!(new.logged("took over").contains(" cached answers"));
         old.logged("handed over");
         clients.go_on();
         old.signal("TERM");
@@ -140,6 +140,26 @@ fn nothing_is_lost_from_one_to_the_next() {
     }
     clients.go_on();
     clients.end();
+}
+
+#[test]
+fn a_cache_moves_as_a_whole() {
+    const NAMES: u16 = 2_000;
+    let scene = Scene::new();
+    let config = format!("{}[cache]\nmemory = \"1MiB\"\n", scene.config(""));
+    let old = scene.nodens_with(&config);
+    let client = udp(scene.listen);
+    let ask = |number| {
+        client.send(&query(number, &format!("miss-{number}.lab.example"), A)).expect("sends");
+        assert_eq!(id(&receive(&client)), number);
+    };
+    (0..NAMES).for_each(ask);
+    old.metric_becomes("nodens_cache_entries", &[], |entries| entries == f64::from(NAMES));
+    let mut new = scene.nodens_with(&config);
+    assert!(new.logged("took over").contains(" 2000 cached answers"));
+    let misses = new.metric("nodens_cache_misses_total", &[]);
+    (0..NAMES).for_each(ask);
+    assert_eq!(new.metric("nodens_cache_misses_total", &[]), misses);
 }
 
 #[test]
