@@ -87,6 +87,7 @@ impl Running {
     /// worker takes part in building the snapshot or in freeing the old one.
     pub fn apply_config(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.wait();
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
         let needs_restart = config.keep_start_only(&old.config);
