@@ -7,6 +7,8 @@ use crate::clock::Millis;
 
 /// Interval of the heartbeats.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
+/// Age of the last heartbeat, in milliseconds, beyond which a worker is stuck, and nodens should be restarted.
+pub(crate) const STUCK_AFTER: Millis = 5_000;
 
 /// Time of each worker's last heartbeat.
 #[derive(Debug)]

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 
 use crate::admission::connections::Caps;
 use crate::answer::Resolver;
-use crate::clock::Millis;
-use crate::heartbeat::Heartbeats;
+use crate::heartbeat::{Heartbeats, STUCK_AFTER};
 use crate::wire::text::plain;
 use crate::wire::text::plain_json;
 
@@ -33,8 +32,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 /// Media type of the JSON pages.
 const JSON: &str = "application/json";
-/// Age of the last heartbeat, in milliseconds, beyond which a worker is stuck.
-const STUCK_AFTER: Millis = 5_000;
 
 /// Path of a job's page, without the id.
 const JOB: &str = "/api/v1/jobs/";

@@ -16,6 +16,7 @@ use super::thread::ThreadGuard;
 use crate::admission::descriptors::Descriptors;
 use crate::answer::Resolver;
 use crate::config::Config;
+use crate::heartbeat::{Heartbeats, STUCK_AFTER};
 use crate::metrics::events::EventKind;
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
@@ -32,6 +33,7 @@ pub struct Running {
     pub(super) report: Vec<SocketAddr>,
     pub(super) host: ServerHandle,
     pub(super) descriptors: Arc<Descriptors>,
+    pub(super) heartbeats: Arc<Heartbeats>,
     /// Number of workers that have started.
     pub(super) turning: Arc<AtomicUsize>,
     pub(super) failed: (watch::Sender<Option<&'static str>>, watch::Receiver<Option<&'static str>>),
@@ -65,6 +67,12 @@ impl Running {
     /// Returns the number of workers.
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// Returns a function that returns whether every worker is responsive.
+    pub(crate) fn responsiveness(&self) -> impl Fn() -> bool + Send + 'static {
+        let (resolver, heartbeats) = (Arc::clone(&self.host.resolver), Arc::clone(&self.heartbeats));
+        move || heartbeats.late(resolver.now(), STUCK_AFTER).is_none()
     }
 
     /// Returns the state shared by the workers; for tests and tools.

@@ -133,6 +133,7 @@ pub(super) fn prepare(
             adopt,
         },
         descriptors: Arc::clone(&descriptors),
+        heartbeats: Arc::clone(&heartbeats),
         turning: Arc::clone(&turning),
         failed: watch::channel(None),
         workers: Vec::new(),

@@ -17,6 +17,7 @@ mod own_addresses;
 mod progress;
 mod schema;
 mod serve;
+mod service_manager;
 mod signals;
 mod start_config;
 mod status;

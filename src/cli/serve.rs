@@ -14,6 +14,7 @@ use super::config_file::{self, ConfigSource, Unusable};
 use super::hosts_files::{self, FileStamp};
 use super::log_format::LogFormat;
 use super::outcome::CommandOutcome;
+use super::service_manager::ServiceManager;
 use super::signals::Signals;
 use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
 use crate::app::Running;
@@ -70,7 +71,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log: LogFormat,
 
-    /// Serve in this process, for service managers that restart it, such as systemd
+    /// Serve in this process, for service managers that restart it
     #[arg(long)]
     no_supervisor: bool,
 
@@ -85,7 +86,7 @@ Examples:
   dig @127.0.0.1 -p 5300 example.com           ask it
   nodens serve --config /etc/nodens/nodens.toml
   nodens serve --config /etc/nodens/nodens.toml --listen 10.0.0.7,fd00::7
-  nodens serve --no-supervisor                 one process, for a systemd unit with Restart=always
+  nodens serve --no-supervisor                 one process, for a service manager that restarts it
   NODENS_LOG=debug nodens serve --log text     also tell of each query that got no answer";
 
 impl Serve {
@@ -180,6 +181,7 @@ impl Serve {
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
+        let manager = ServiceManager::ready(running.responsiveness());
         let end = runtime.block_on(self.handle_signals(running, &copy, signals, in_force));
         if let StopReason::Failed(what) = end {
             tracing::error!("{what} failed: exiting so that the supervisor restarts the worker");
@@ -187,6 +189,7 @@ impl Serve {
             std::mem::forget(place);
             return CommandOutcome::Failed;
         }
+        manager.stopping();
         let left = place.leave();
         tracing::info!(unanswered = left, "nodens stopped");
         CommandOutcome::Good

@@ -711,7 +711,9 @@ fn systemd_never_gives_up() {
     let general = general.split_once("[Unit]\n").expect("a section").1;
     // In [Service] systemd ignores it.
     assert!(general.lines().any(|line| line == "StartLimitIntervalSec=0"), "{general}");
-    assert!(service.lines().any(|line| line == "Restart=always"), "{service}");
+    for line in ["Restart=always", "Type=notify", "NotifyAccess=all"] {
+        assert!(service.lines().any(|other| other == line), "{line}: {service}");
+    }
 }
 
 #[test]

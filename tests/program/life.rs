@@ -3,13 +3,14 @@
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
-use crate::support::{Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
+use crate::support::{DEADLINE, Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
 use nodens::lab::zone::LabZone;
@@ -148,6 +149,37 @@ fn ask_until(done: &AtomicBool, server: SocketAddr, client: usize) {
         if done.load(Ordering::Relaxed) {
             return;
         }
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_of_start_life_and_stop() {
+    let upstream = upstream(zone());
+    for arguments in [&["--no-supervisor"][..], &[]] {
+        let dir = Dir::new();
+        let manager = UnixDatagram::bind(dir.file("notify.sock")).expect("binds");
+        manager.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let hears = |wanted: &str| {
+            let mut bytes = [0; 512];
+            loop {
+                let len = manager.recv(&mut bytes).expect(wanted);
+                let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+                if text.trim_end() == wanted {
+                    return;
+                }
+                assert_eq!(text.trim_end(), "WATCHDOG=1", "instead of {wanted}");
+            }
+        };
+        let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+        let mut serve = serve();
+        serve.args(arguments).arg("--config").arg(&file);
+        serve.env("NOTIFY_SOCKET", dir.file("notify.sock")).env("WATCHDOG_USEC", "30000");
+        let mut nodens = Nodens::spawn(&mut serve, dir);
+        hears("READY=1");
+        hears("WATCHDOG=1");
+        nodens.signal("TERM");
+        hears("STOPPING=1");
+        assert_eq!(nodens.exit().code(), Some(0));
     }
 }
 
