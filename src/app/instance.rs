@@ -131,12 +131,14 @@ impl Instance {
         }
         let holder = holder(link);
         let host = running.host();
+        let has_just_taken_over = taken.is_some();
         let predecessor = taken.or(predecessor);
         if listener.is_none() && predecessor.is_none() && successor.is_none() {
             holder(&host.sockets);
             return Ok(Self { running, handover_server: None, node });
         }
-        let handover_server = door.open(Params { host, listener, predecessor, successor, holder })?;
+        let handover_server =
+            door.open(Params { host, listener, predecessor, has_just_taken_over, successor, holder })?;
         Ok(Self { running, handover_server: Some(handover_server), node })
     }
 

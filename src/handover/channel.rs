@@ -59,6 +59,8 @@ pub enum HandoverMessage {
     Complete,
     /// From the successor: it takes queries, and the predecessor may go into standby.
     Ready,
+    /// From the predecessor: it reads no queries, and has transferred all connections. The successor may hand over in turn.
+    Settled,
     /// With a socket, and bytes that were read from it: a client's connection.
     Connection {
         /// Address of the client of the connection.

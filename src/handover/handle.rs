@@ -19,7 +19,7 @@ use crate::app::ServerHandle;
 use crate::server::{ConnectionSink, GRACE};
 
 /// Most successors that wait to be accepted.
-const BACKLOG: i32 = 4;
+const BACKLOG: i32 = 16;
 
 /// Handle for a handover server that is not running yet.
 pub struct HandoverHandle {
@@ -36,6 +36,8 @@ pub struct Params {
     pub listener: Option<OwnedFd>,
     /// Channel to the predecessor, which is in standby.
     pub predecessor: Option<Channel>,
+    /// True if the predecessor may still read queries or have connections to transfer.
+    pub has_just_taken_over: bool,
     /// Channel to the successor for which this process is in standby.
     pub successor: Option<Channel>,
     /// Callback for changes of the sockets that must outlive this process.
@@ -78,12 +80,15 @@ impl HandoverHandle {
     /// The system provides no thread.
     pub fn open(self, begin: Params) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
-        let Params { host, listener, predecessor, successor, holder } = begin;
+        let Params { host, listener, predecessor, has_just_taken_over, successor, holder } = begin;
+        let awaits_predecessor = has_just_taken_over && predecessor.is_some();
         let state = HandoverState {
             host,
             listener: listener.map(Arc::new),
             predecessor,
             successor,
+            awaits_predecessor,
+            settling: None,
             announce: None,
             leaving: false,
             holder,

@@ -28,6 +28,8 @@ use crate::upstream::server_status::wall_clock;
 const PACKING: Duration = Duration::from_secs(10);
 /// Interval between checks that nothing reads queries, in milliseconds.
 const READERS_CHECK: u8 = 1;
+/// Interval between checks that all connections are transferred, in milliseconds.
+const CONNECTIONS_CHECK: u8 = 5;
 /// Interval between checks for connections that are still to be transferred.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
 /// Pause in accepting when no file descriptor is left.
@@ -48,6 +50,10 @@ pub(super) struct HandoverState {
     pub(super) listener: Option<Arc<OwnedFd>>,
     pub(super) predecessor: Option<Channel>,
     pub(super) successor: Option<Channel>,
+    /// True until the predecessor has transferred everything: a process that would be a successor meanwhile waits.
+    pub(super) awaits_predecessor: bool,
+    /// Latest time to tell the successor that everything is transferred.
+    pub(super) settling: Option<Instant>,
     /// Latest time to announce the handover; it is announced earlier once nothing here reads queries.
     pub(super) announce: Option<Instant>,
     /// True if the predecessor serves again because this process stops.
@@ -67,6 +73,8 @@ impl HandoverState {
                 self.announce = None;
                 self.record_event(EventKind::HandedOver, "");
             }
+            // Before the commands: one that is sent before its connection is no longer counted must not be missed.
+            let is_settled = !self.host.reads() && self.has_no_connections();
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
             while let Ok(command) = self.heard.try_recv() {
                 match command {
@@ -77,6 +85,10 @@ impl HandoverState {
                         return;
                     }
                 }
+            }
+            if self.settling.is_some_and(|latest| is_settled || Instant::now() > latest) {
+                self.settling = None;
+                let _ = self.successor.as_ref().map(|successor| successor.send(&HandoverMessage::Settled));
             }
             if successor {
                 self.receive_from_successor();
@@ -93,7 +105,7 @@ impl HandoverState {
     /// Waits for events; returns which of the listener, the predecessor and the successor have one.
     fn wait(&self) -> [bool; 3] {
         // A process in standby has nothing to hand over.
-        let serves = self.host.phase() == Phase::Serving;
+        let serves = self.host.phase() == Phase::Serving && !self.awaits_predecessor;
         let others = [
             self.listener.as_deref().filter(|_| serves).map(AsFd::as_fd),
             self.predecessor.as_ref().map(AsFd::as_fd),
@@ -101,7 +113,11 @@ impl HandoverState {
         ];
         let mut all = vec![PollFd::new(self.rung.as_fd(), PollFlags::POLLIN)];
         all.extend(others.iter().flatten().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
-        let timeout = if self.announce.is_some() { PollTimeout::from(READERS_CHECK) } else { PollTimeout::NONE };
+        let timeout = match (self.announce, self.settling) {
+            (Some(_), _) => PollTimeout::from(READERS_CHECK),
+            (None, Some(_)) => PollTimeout::from(CONNECTIONS_CHECK),
+            (None, None) => PollTimeout::NONE,
+        };
         if poll(&mut all, timeout).is_err() {
             // Most likely a signal.
             return [false; 3];
@@ -123,6 +139,7 @@ impl HandoverState {
             Ok(true) => {
                 self.host.turn_to(Phase::Resting);
                 self.announce = Some(Instant::now() + STEP);
+                self.settling = Some(Instant::now() + GRACE);
                 let _ = new.set_patience(STEP);
                 self.successor = Some(new);
                 self.hold();
@@ -185,13 +202,15 @@ impl HandoverState {
     }
 
     fn receive_from_predecessor(&mut self) {
-        if self
-            .predecessor
-            .as_ref()
-            .is_some_and(|predecessor| receive_from(predecessor, &self.host).is_none_or(|heard| heard.is_err()))
-        {
-            self.predecessor = None;
-            self.hold();
+        let Some(predecessor) = &self.predecessor else { return };
+        match receive_from(predecessor, &self.host) {
+            Some(Ok(HandoverMessage::Settled)) => self.awaits_predecessor = false,
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => {
+                self.predecessor = None;
+                self.awaits_predecessor = false;
+                self.hold();
+            }
         }
     }
 
@@ -262,14 +281,14 @@ impl HandoverState {
             match self.heard.recv_timeout(MOVES_CHECK) {
                 Ok(HandoverCommand::Moved(moved)) => self.send_on(moved),
                 Ok(HandoverCommand::Leave(_)) => {}
-                Err(_)
-                    if self.host.resolver.metrics.capacity.tcp_connections.get() <= 0 || Instant::now() > deadline =>
-                {
-                    return;
-                }
+                Err(_) if self.has_no_connections() || Instant::now() > deadline => return,
                 Err(_) => {}
             }
         }
+    }
+
+    fn has_no_connections(&self) -> bool {
+        self.host.resolver.metrics.capacity.tcp_connections.get() <= 0
     }
 
     /// Reports to the supervisor which sockets to hold.

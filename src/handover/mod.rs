@@ -8,6 +8,7 @@
 //!     │ ◄──────────────────────── Ready ─────────────────────── │   every worker is running
 //!     │ stops reading: standby, then logs "handed over"         │
 //!     │ ─────────── clients' connections, one by one ─────────► │   each once nothing is in flight on it
+//!     │ ─────────────────────── Settled ──────────────────────► │   accepts a successor of its own from now on
 //!     │ ◄─────────────── the connection stays ────────────────► │
 //! ```
 //!
@@ -38,6 +39,8 @@ pub const PROTOCOL: u32 = 2;
 const STEP: Duration = Duration::from_secs(5);
 /// Time that the successor has to become ready after the predecessor's last message.
 const START: Duration = Duration::from_secs(20);
+/// Time that a successor waits for its turn, while the process that serves is still taking over from another one.
+const TURN: Duration = Duration::from_secs(10);
 
 /// Returns whether a process of this user may send or receive the sockets: root, or the same user.
 fn is_trusted(uid: u32) -> bool {

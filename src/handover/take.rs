@@ -8,7 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::{Channel, HandoverMessage};
 use super::sockets::HeldSockets;
-use super::{PROTOCOL, STEP, is_trusted};
+use super::{PROTOCOL, STEP, TURN, is_trusted};
 use crate::cache::Cache;
 use crate::epoch::Epoch;
 
@@ -42,6 +42,8 @@ pub(crate) enum TakeError {
 /// A nodens is there, but the handover fails.
 pub(crate) fn take(path: &Path, memory: usize, epoch: Epoch) -> Result<Option<Taken>, TakeError> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    // If many wait for their turn, the connection itself has to wait.
+    socket.set_write_timeout(Some(TURN))?;
     match socket.connect(&SockAddr::unix(path)?) {
         Ok(()) => {}
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -54,10 +56,12 @@ pub(crate) fn take(path: &Path, memory: usize, epoch: Epoch) -> Result<Option<Ta
     if !is_trusted(uid) {
         return Err(TakeError::Refused(format!("it belongs to user {uid}, whose sockets are not trusted")));
     }
-    predecessor.set_patience(STEP)?;
+    predecessor.set_patience(TURN)?;
     predecessor.send(&hello())?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    match predecessor.receive()?.ok_or_else(gone)?.message {
+    let first = predecessor.receive()?.ok_or_else(gone)?;
+    predecessor.set_patience(STEP)?;
+    match first.message {
         HandoverMessage::Hello { protocol: PROTOCOL, .. } => {}
         HandoverMessage::Hello { protocol, version } => {
             return Err(TakeError::Refused(format!("version {version} speaks protocol {protocol}, not {PROTOCOL}")));

@@ -147,7 +147,7 @@ fn a_cache_moves_as_a_whole() {
     const NAMES: u16 = 2_000;
     let scene = Scene::new();
     let config = format!("{}[cache]\nmemory = \"1MiB\"\n", scene.config(""));
-    let old = scene.nodens_with(&config);
+    let mut old = scene.nodens_with(&config);
     let client = udp(scene.listen);
     let ask = |number| {
         client.send(&query(number, &format!("miss-{number}.lab.example"), A)).expect("sends");
@@ -157,9 +157,38 @@ fn a_cache_moves_as_a_whole() {
     old.metric_becomes("nodens_cache_entries", &[], |entries| entries == f64::from(NAMES));
     let mut new = scene.nodens_with(&config);
     assert!(new.logged("took over").contains(" 2000 cached answers"));
-    let misses = new.metric("nodens_cache_misses_total", &[]);
+    // From here on the new one answers, and serves the metrics.
+    old.logged("handed over");
     (0..NAMES).for_each(ask);
-    assert_eq!(new.metric("nodens_cache_misses_total", &[]), misses);
+    assert_eq!(new.metric("nodens_cache_misses_total", &[]), 0.0);
+}
+
+#[test]
+fn processes_that_start_at_once_take_turns() {
+    let scene = Scene::new();
+    let config = scene.config("").replace("workers = 2", "workers = 2\ntcp_connections_per_client = 500");
+    let old = scene.nodens_with(&config);
+    let clients = Clients::new(scene.listen);
+    let mut idle: Vec<Tcp> = (0..100).map(|_| Tcp::connect(scene.listen)).collect();
+    let mut ask_all = || {
+        for (number, client) in idle.iter_mut().enumerate() {
+            assert_eq!(id(&client.ask(&query(number as u16, "hit.lab.example", A))), number as u16);
+        }
+    };
+    ask_all();
+    clients.go_on();
+    let successors: Vec<Nodens> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..10).map(|_| scope.spawn(|| scene.nodens_with(&config))).collect();
+        starts.into_iter().map(|start| start.join().expect("it serves")).collect()
+    });
+    ask_all();
+    clients.go_on();
+    clients.end();
+    // One has it all, and the others have handed over.
+    let has = |nodens: &Nodens, text: &str| nodens.log().iter().any(|line| line.contains(text));
+    assert!(successors.iter().all(|nodens| has(nodens, "took over")));
+    assert_eq!(successors.iter().filter(|nodens| !has(nodens, "handed over to")).count(), 1);
+    drop(old);
 }
 
 #[test]
