@@ -337,7 +337,7 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 }
 
 /// Accepts one connection, reads one message, and sends `answer`.
-fn foreign_predecessor(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
+pub(crate) fn foreign_predecessor(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
     let listener = handle::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");

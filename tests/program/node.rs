@@ -8,49 +8,49 @@ use crate::support::space::{inside, ip};
 use crate::support::{Dir, Nodens, eventually, send_signal, serve};
 
 /// Addresses of nodens, the same on every node.
-const ADDRESSES: [&str; 2] = ["169.254.20.10", "fd00:53::a"];
-const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "nsenter", "dig", "setpriv"];
+pub(crate) const ADDRESSES: [&str; 2] = ["169.254.20.10", "fd00:53::a"];
+pub(crate) const TOOLS: [&str; 6] = ["ip", "nft", "conntrack", "nsenter", "dig", "setpriv"];
 
-fn run(program: &str, words: &str) -> String {
+pub(crate) fn run(program: &str, words: &str) -> String {
     let output = Command::new(program).args(words.split(' ')).output().expect(program);
     assert!(output.status.success(), "{program} {words}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// Returns the addresses of the node, each with its link.
-fn addresses() -> BTreeSet<String> {
+pub(crate) fn addresses() -> BTreeSet<String> {
     let text = run("ip", "-o address");
     let word = |line: &str, number: usize| line.split_whitespace().nth(number).unwrap_or_default().to_owned();
     text.lines().map(|line| format!("{} {}", word(line, 1), word(line, 3))).collect()
 }
 
-fn has_address(address: &str) -> bool {
+pub(crate) fn has_address(address: &str) -> bool {
     addresses().iter().any(|line| line.contains(&format!(" {address}/")))
 }
 
 /// Returns the nftables tables.
-fn tables() -> BTreeSet<String> {
+pub(crate) fn tables() -> BTreeSet<String> {
     run("nft", "list tables").lines().map(str::to_owned).collect()
 }
 
-fn nodens(words: &[&str]) -> Output {
+pub(crate) fn nodens(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).output().expect("nodens runs")
 }
 
 /// Returns whether the command succeeded, and its output.
-fn said(output: &Output) -> (bool, String) {
+pub(crate) fn said(output: &Output) -> (bool, String) {
     let text = [&*output.stdout, &*output.stderr].concat();
     (output.status.success(), String::from_utf8(text).expect("UTF-8"))
 }
 
 /// A node with a bridge, connection tracking, and an address and a table that do not belong to nodens.
-struct Site {
-    dir: Dir,
+pub(crate) struct Site {
+    pub(crate) dir: Dir,
     before: (BTreeSet<String>, BTreeSet<String>),
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         make_bridge();
         ip("address add 169.254.20.11/32 dev lo");
         run("nft", "add table inet other");
@@ -61,7 +61,7 @@ impl Site {
     }
 
     /// Returns a configuration; `node` is a part of its `[node]`. Without a fallback there, it has none.
-    fn config(&self, node: &str, more: &str) -> String {
+    pub(crate) fn config(&self, node: &str, more: &str) -> String {
         let fallback = if node.contains("fallback") { "" } else { "fallback = \"none\"\n" };
         let socket = self.dir.file("run/handover.sock");
         format!(
@@ -72,20 +72,21 @@ impl Site {
         )
     }
 
-    fn nodens(&self, config: &str) -> Nodens {
+    pub(crate) fn nodens(&self, config: &str) -> Nodens {
         let dir = Dir::new();
         let file = dir.write("nodens.toml", config);
         Nodens::spawn(serve().arg("--config").arg(file), dir)
     }
 
     /// Checks that addresses and tables are as before nodens started.
-    fn is_as_before(&self) {
+    pub(crate) fn is_as_before(&self) {
         assert_eq!((addresses(), tables()), self.before);
     }
 }
 
 /// An upstream without a server behind it, for tests that send no queries upstream.
-const NOWHERE: &str = "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
+pub(crate) const NOWHERE: &str =
+    "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
 /// A server in its own namespace that has a record for one name.
 struct Server {
