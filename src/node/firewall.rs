@@ -21,9 +21,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::nft::{Chain, KernelRule, Nft, Set, Table};
+use super::kernel_table::{KernelRule, KernelTable, rules};
+use super::nft::{Nft, Set, Table};
 use super::rules::{ALIVE_IPV4, ALIVE_IPV6, TABLE, fallback_of, set_of, table};
 
 /// Time after which an address counts as dead if it is not renewed.
@@ -37,6 +39,9 @@ pub(super) struct Firewall {
     switched: Vec<(Set, IpAddr)>,
     /// True if the kernel refused the fallback.
     refused: AtomicBool,
+    /// The table as the kernel listed it just after it was written, if this is not what was written: a kernel that describes rules
+    /// in another way. Without this, nodens would write the table again and again.
+    dialect: Mutex<Option<KernelTable>>,
 }
 
 /// Numbers of packets that the table has counted.
@@ -59,7 +64,13 @@ impl Firewall {
             .map(|address| (set_of(address.ip()), address.ip()))
             .collect();
         switched.dedup();
-        Self { table: table(listen, fallback), plain: table(listen, &[]), switched, refused: AtomicBool::new(false) }
+        Self {
+            table: table(listen, fallback),
+            plain: table(listen, &[]),
+            switched,
+            refused: AtomicBool::new(false),
+            dialect: Mutex::default(),
+        }
     }
 
     fn wanted(&self) -> &Table {
@@ -71,19 +82,10 @@ impl Firewall {
         !self.switched.is_empty() && !self.refused.load(Ordering::Relaxed)
     }
 
-    /// Reports whether the kernel's table is as configured.
+    /// Reports whether the kernel's table is as configured: chains, hooks, policies and rules.
     pub(super) fn is_there(&self) -> io::Result<bool> {
-        let mut nft = Nft::open()?;
-        let chains = nft.chains(TABLE)?;
-        let found = nft.rules(TABLE)?;
-        let wanted = self.wanted();
-        // The kernel lists the rules chain by chain.
-        let is_good = |chain: &Chain| {
-            let rules = wanted.rules.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.comment.as_str());
-            let there = found.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.comment.as_str());
-            chains.iter().any(|name| name == chain.name) && rules.eq(there)
-        };
-        Ok(wanted.chains.iter().all(is_good) && found.len() == wanted.rules.len())
+        let found = KernelTable::read(&mut Nft::open()?, TABLE)?;
+        Ok(found.is(self.wanted()) || self.dialect().as_ref() == Some(&found))
     }
 
     /// Writes the table in one transaction. Addresses that are alive stay so.
@@ -97,10 +99,15 @@ impl Firewall {
                 nft.replace(&self.plain, &[], EXPIRY)?;
                 self.refused.store(true, Ordering::Relaxed);
                 tracing::warn!(%error, "the kernel refuses the fallback of [node]; serving without it");
-                Ok(())
             }
-            result => result,
+            result => result?,
         }
+        *self.dialect() = KernelTable::read(&mut nft, TABLE).ok().filter(|found| !found.is(self.wanted()));
+        Ok(())
+    }
+
+    fn dialect(&self) -> MutexGuard<'_, Option<KernelTable>> {
+        self.dialect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the addresses to renew while nodens serves.
@@ -134,7 +141,7 @@ pub(super) fn counts() -> io::Result<PacketCounts> {
     let count = |found: &[KernelRule], what: &str| {
         found.iter().filter(|rule| rule.comment.contains(what)).map(|rule| rule.packets).sum()
     };
-    let found = Nft::open()?.rules(TABLE)?;
+    let found = rules(&mut Nft::open()?, TABLE)?;
     Ok(PacketCounts {
         queries: count(&found, " queries to "),
         responses: count(&found, " responses from "),

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! - `addresses`: links and addresses, over rtnetlink;
-//! - `firewall`: the table of nftables, `rules`: its content, and `nft` and `expression`: their encoding for the kernel, over
-//!   nfnetlink;
+//! - `firewall`: the table of nftables, `rules`: its content, `nft` and `expression`: their encoding for the kernel, over
+//!   nfnetlink, and `kernel_table`: what the kernel has;
 //! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
 //! - `netlink`: the protocol that both use.
 //!
@@ -41,6 +41,7 @@ mod error;
 mod expression;
 mod firewall;
 pub(crate) mod ipv6;
+mod kernel_table;
 mod netlink;
 mod nft;
 mod removal;

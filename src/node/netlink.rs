@@ -102,12 +102,17 @@ pub(super) fn nest(bytes: &mut Vec<u8>, attribute: u16, inner: &[u8]) {
 
 /// Iterates over the attributes after a header of `header` bytes, up to the first malformed attribute.
 pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+    marked_attributes(body, header).map(|(kind, _, value)| (kind, value))
+}
+
+/// As [`attributes`], with whether each value is marked as nested attributes. The kernel does not mark all of its own.
+pub(super) fn marked_attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, bool, &[u8])> {
     let mut rest = body.get(header..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, kind) = (u16_at(rest, 0)?, u16_at(rest, 2)?);
         let value = rest.get(ATTRIBUTE..usize::from(length))?;
         rest = rest.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
-        Some((kind & TYPE_BITS, value))
+        Some((kind & TYPE_BITS, kind & NESTED != 0, value))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Messages of nftables (nfnetlink): tables, chains, rules and sets, as bytes.
+//! Messages of nftables (nfnetlink) that change or list tables, chains, rules and sets, as bytes.
 //!
 //! Covers only the needs of [`firewall`](super::firewall): a table of the family `inet`, its chains, rules, and sets of
 //! addresses whose elements expire. Changes are sent as one batch, which the kernel applies as a whole or not at all. Numbers are
@@ -11,74 +11,76 @@ use std::time::Duration;
 use nix::sys::socket::SockProtocol;
 
 use super::expression::Expression;
-use super::netlink::{KernelMessage, KernelRequest, Netlink, attribute, attributes, flag, nest, put, text};
+use super::netlink::{KernelMessage, KernelRequest, Netlink, attribute, attributes, flag, nest, put};
 
 /// Subsystem number of nftables (NFNL_SUBSYS_NFTABLES), the upper byte of its message types.
 const SUBSYSTEM: u16 = 10;
 /// Family of tables for both IPv4 and IPv6 (NFPROTO_INET).
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 /// Bytes of the family's own header.
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 /// Multicast group for changes of nftables (NFNLGRP_NFTABLES), as a bit.
 pub(super) const GROUPS: u32 = 1 << 6;
 
 /// Message types of batches and of nftables.
-mod kind {
+pub(super) mod kind {
     use super::SUBSYSTEM;
 
-    pub(super) const BATCH_BEGIN: u16 = 0x10;
-    pub(super) const BATCH_END: u16 = 0x11;
-    pub(super) const NEW_TABLE: u16 = SUBSYSTEM << 8;
-    pub(super) const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
-    pub(super) const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
-    pub(super) const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
-    pub(super) const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
-    pub(super) const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
-    pub(super) const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
-    pub(super) const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
-    pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
-    pub(super) const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
-    pub(super) const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
+    pub(crate) const BATCH_BEGIN: u16 = 0x10;
+    pub(crate) const BATCH_END: u16 = 0x11;
+    pub(crate) const NEW_TABLE: u16 = SUBSYSTEM << 8;
+    pub(crate) const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
+    pub(crate) const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+    pub(crate) const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+    pub(crate) const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
+    pub(crate) const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+    pub(crate) const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+    pub(crate) const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
+    pub(crate) const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
+    pub(crate) const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
+    pub(crate) const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
+    pub(crate) const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
 }
 
 /// Attribute types, prefixed with the object that they belong to.
-mod attr {
-    pub(super) const TABLE_NAME: u16 = 1;
-    pub(super) const CHAIN_TABLE: u16 = 1;
-    pub(super) const CHAIN_NAME: u16 = 3;
-    pub(super) const CHAIN_HOOK: u16 = 4;
-    pub(super) const CHAIN_POLICY: u16 = 5;
-    pub(super) const CHAIN_TYPE: u16 = 7;
-    pub(super) const HOOK_NUMBER: u16 = 1;
-    pub(super) const HOOK_PRIORITY: u16 = 2;
-    pub(super) const RULE_TABLE: u16 = 1;
-    pub(super) const RULE_CHAIN: u16 = 2;
-    pub(super) const RULE_EXPRESSIONS: u16 = 4;
-    pub(super) const RULE_USERDATA: u16 = 7;
-    pub(super) const EXPRESSION_NAME: u16 = 1;
-    pub(super) const EXPRESSION_DATA: u16 = 2;
-    pub(super) const COUNTER_PACKETS: u16 = 2;
-    pub(super) const SET_TABLE: u16 = 1;
-    pub(super) const SET_NAME: u16 = 2;
-    pub(super) const SET_FLAGS: u16 = 3;
-    pub(super) const SET_KEY_TYPE: u16 = 4;
-    pub(super) const SET_KEY_LENGTH: u16 = 5;
-    pub(super) const SET_ID: u16 = 10;
-    pub(super) const ELEMENTS_TABLE: u16 = 1;
-    pub(super) const ELEMENTS_SET: u16 = 2;
-    pub(super) const ELEMENTS_LIST: u16 = 3;
-    pub(super) const LIST_ELEMENT: u16 = 1;
-    pub(super) const ELEMENT_KEY: u16 = 1;
-    pub(super) const ELEMENT_TIMEOUT: u16 = 4;
-    pub(super) const DATA_VALUE: u16 = 1;
+pub(super) mod attr {
+    pub(crate) const TABLE_NAME: u16 = 1;
+    pub(crate) const TABLE_FLAGS: u16 = 2;
+    pub(crate) const CHAIN_TABLE: u16 = 1;
+    pub(crate) const CHAIN_NAME: u16 = 3;
+    pub(crate) const CHAIN_HOOK: u16 = 4;
+    pub(crate) const CHAIN_POLICY: u16 = 5;
+    pub(crate) const CHAIN_TYPE: u16 = 7;
+    pub(crate) const HOOK_NUMBER: u16 = 1;
+    pub(crate) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const RULE_TABLE: u16 = 1;
+    pub(crate) const RULE_CHAIN: u16 = 2;
+    pub(crate) const RULE_EXPRESSIONS: u16 = 4;
+    pub(crate) const RULE_USERDATA: u16 = 7;
+    pub(crate) const EXPRESSION_NAME: u16 = 1;
+    pub(crate) const EXPRESSION_DATA: u16 = 2;
+    pub(crate) const COUNTER_PACKETS: u16 = 2;
+    pub(crate) const SET_TABLE: u16 = 1;
+    pub(crate) const SET_NAME: u16 = 2;
+    pub(crate) const SET_FLAGS: u16 = 3;
+    pub(crate) const SET_KEY_TYPE: u16 = 4;
+    pub(crate) const SET_KEY_LENGTH: u16 = 5;
+    pub(crate) const SET_ID: u16 = 10;
+    pub(crate) const ELEMENTS_TABLE: u16 = 1;
+    pub(crate) const ELEMENTS_SET: u16 = 2;
+    pub(crate) const ELEMENTS_LIST: u16 = 3;
+    pub(crate) const LIST_ELEMENT: u16 = 1;
+    pub(crate) const ELEMENT_KEY: u16 = 1;
+    pub(crate) const ELEMENT_TIMEOUT: u16 = 4;
+    pub(crate) const DATA_VALUE: u16 = 1;
 }
 
 /// Policy of a chain for packets that no rule decides (NF_ACCEPT).
-const ACCEPT: u32 = 1;
+pub(super) const ACCEPT: u32 = 1;
 /// Flag of a set whose elements expire (NFT_SET_TIMEOUT).
 const EXPIRES: u32 = 0x10;
 /// Type of the comment in a rule's user data, which `nft` shows.
-const COMMENT: u8 = 0;
+pub(super) const COMMENT: u8 = 0;
 
 /// A chain that is attached to a hook of the family `inet`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,13 +127,13 @@ pub(super) struct Table {
     pub(super) rules: Vec<Rule>,
 }
 
-/// A rule in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KernelRule {
-    pub(super) chain: String,
-    pub(super) comment: String,
-    /// Packets that the rule has counted.
-    pub(super) packets: u64,
+impl Rule {
+    /// Encodes the list of expressions.
+    pub(super) fn encoded(&self) -> Vec<u8> {
+        let mut list = Vec::new();
+        self.expressions.iter().for_each(|expression| expression.append(&mut list));
+        list
+    }
 }
 
 /// Access to the kernel's nftables.
@@ -185,25 +187,19 @@ impl Nft {
         self.0.ask(&messages, ends).map(drop)
     }
 
-    /// Returns the names of a table's chains that are attached to a hook.
-    pub(super) fn chains(&mut self, table: &str) -> io::Result<Vec<String>> {
-        let message = KernelRequest::new(kind::GET_CHAIN, flag::REQUEST | flag::DUMP, &header(0));
-        let answers = self.0.dump(&message)?;
-        let own = answers.iter().filter(|answer| is_of(answer, kind::NEW_CHAIN, attr::CHAIN_TABLE, table));
-        let hooked = own.filter(|answer| attribute(&answer.body, HEADER, attr::CHAIN_HOOK).is_some());
-        Ok(hooked.filter_map(|answer| attribute(&answer.body, HEADER, attr::CHAIN_NAME).map(text)).collect())
+    /// Returns the messages about all objects of a kind, such as chains, in the tables of a family.
+    pub(super) fn list(&mut self, kind: u16, family: u8) -> io::Result<Vec<KernelMessage>> {
+        self.0.dump(&KernelRequest::new(kind, flag::REQUEST | flag::DUMP, &[family, 0, 0, 0]))
     }
 
-    /// Returns a table's rules in their order.
-    pub(super) fn rules(&mut self, table: &str) -> io::Result<Vec<KernelRule>> {
+    /// Returns the messages about a table's rules in their order.
+    pub(super) fn list_rules(&mut self, table: &str) -> io::Result<Vec<KernelMessage>> {
         let message =
             KernelRequest::new(kind::GET_RULE, flag::REQUEST | flag::DUMP, &header(0)).text(attr::RULE_TABLE, table);
-        let answers = match self.0.dump(&message) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            answers => answers?,
-        };
-        let own = answers.iter().filter(|answer| is_of(answer, kind::NEW_RULE, attr::RULE_TABLE, table));
-        Ok(own.map(|answer| read_rule(&answer.body)).collect())
+        match self.0.dump(&message) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            answers => answers,
+        }
     }
 
     /// Returns whether a set has any element; false without such a set.
@@ -226,10 +222,6 @@ pub(super) fn is_of_rules(kind: u16) -> bool {
     (kind::NEW_TABLE..=kind::DELETE_RULE).contains(&kind)
 }
 
-fn is_of(answer: &KernelMessage, kind: u16, attribute_of_table: u16, table: &str) -> bool {
-    answer.kind == kind && attribute(&answer.body, HEADER, attribute_of_table).map(text).as_deref() == Some(table)
-}
-
 /// Returns the header of a message: the family, and for a batch its subsystem.
 fn header(resource: u16) -> [u8; HEADER] {
     let [high, low] = resource.to_be_bytes();
@@ -240,7 +232,7 @@ fn batch(kind: u16) -> KernelRequest {
     KernelRequest::new(kind, flag::REQUEST, &header(SUBSYSTEM))
 }
 
-fn new_table(table: &str) -> KernelRequest {
+pub(super) fn new_table(table: &str) -> KernelRequest {
     KernelRequest::new(kind::NEW_TABLE, flag::REQUEST | flag::ACK | flag::CREATE, &header(0))
         .text(attr::TABLE_NAME, table)
 }
@@ -291,62 +283,13 @@ fn new_chain(table: &str, chain: Chain) -> KernelRequest {
         .text(attr::CHAIN_TYPE, chain.kind)
 }
 
-fn new_rule(table: &str, rule: &Rule) -> KernelRequest {
-    let mut expressions = Vec::new();
-    rule.expressions.iter().for_each(|expression| expression.append(&mut expressions));
+pub(super) fn new_rule(table: &str, rule: &Rule) -> KernelRequest {
     let mut comment = vec![COMMENT, (rule.comment.len() + 1) as u8];
     comment.extend_from_slice(rule.comment.as_bytes());
     comment.push(0);
     KernelRequest::new(kind::NEW_RULE, flag::REQUEST | flag::ACK | flag::CREATE | flag::APPEND, &header(0))
         .text(attr::RULE_TABLE, table)
         .text(attr::RULE_CHAIN, rule.chain)
-        .nest(attr::RULE_EXPRESSIONS, &expressions)
+        .nest(attr::RULE_EXPRESSIONS, &rule.encoded())
         .put(attr::RULE_USERDATA, &comment)
-}
-
-fn read_rule(body: &[u8]) -> KernelRule {
-    let value = |kind| attribute(body, HEADER, kind);
-    let comment = value(attr::RULE_USERDATA).and_then(read_comment).unwrap_or_default();
-    let expressions = value(attr::RULE_EXPRESSIONS).unwrap_or_default();
-    let counted = attributes(expressions, 0).filter_map(|(_, expression)| {
-        let name = attribute(expression, 0, attr::EXPRESSION_NAME).map(text)?;
-        let data = attribute(expression, 0, attr::EXPRESSION_DATA).filter(|_| name == "counter")?;
-        let packets = attribute(data, 0, attr::COUNTER_PACKETS)?.first_chunk()?;
-        Some(u64::from_be_bytes(*packets))
-    });
-    KernelRule { chain: value(attr::RULE_CHAIN).map(text).unwrap_or_default(), comment, packets: counted.sum() }
-}
-
-/// Returns the comment from user data, a list of type, length and value.
-fn read_comment(mut data: &[u8]) -> Option<String> {
-    while let [kind, length, rest @ ..] = data {
-        let (value, others) = rest.split_at_checked(usize::from(*length))?;
-        if *kind == COMMENT {
-            return Some(text(value));
-        }
-        data = others;
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_is_read_as_it_was_written() {
-        let expressions = vec![Expression::Protocol(17), Expression::Counter, Expression::Notrack];
-        let rule = Rule { chain: "output", expressions, comment: "responses from [fd00::a]:53".to_owned() };
-        let bytes = new_rule("nodens", &rule).bytes(0);
-        let found = read_rule(&bytes[16..]);
-        assert_eq!(found, KernelRule { chain: "output".to_owned(), comment: rule.comment, packets: 0 });
-    }
-
-    #[test]
-    fn comments_are_found_among_other_data() {
-        assert_eq!(read_comment(b"\x01\x02ab\x00\x03xy\x00").as_deref(), Some("xy"));
-        for data in [&b""[..], b"\x00", b"\x00\x09ab", b"\x01\x01a"] {
-            assert_eq!(read_comment(data), None, "{data:?}");
-        }
-    }
 }
