@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 
 use super::config_file::load;
 use super::outcome::CommandOutcome;
-use crate::node::{self, FallbackState, NodeNetwork, NodeState};
+use crate::node::state::{FallbackState, NodeState};
+use crate::node::{self, NodeNetwork};
 
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;

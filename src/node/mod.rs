@@ -10,26 +10,19 @@
 //! - `firewall`: the table of nftables, `rules`: its content, `nft` and `expression`: their encoding for the kernel, over
 //!   nfnetlink, and `kernel_table`: what the kernel has;
 //! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
-//! - `netlink`: the protocol that both use.
+//! - `maintenance`: reconciles, `state`: what `nodens node status` shows;
+//! - `netlink`: the protocol for all requests to the kernel.
 //!
 //! A process that dies leaves everything in place, and its successor finds it as configured. Until then the fallback answers.
 //! Without a successor, `nodens node cleanup` removes it.
 
-use std::future::pending;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
-
-use nix::sys::socket::SockProtocol;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use self::addresses::{Addresses, NodeLink, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
-use self::netlink::Netlink;
-use self::nft::Nft;
 pub(crate) use self::removal::remove;
 use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
@@ -42,49 +35,13 @@ mod expression;
 mod firewall;
 pub(crate) mod ipv6;
 mod kernel_table;
+mod maintenance;
 mod netlink;
 mod nft;
 mod removal;
 mod renewal;
 mod rules;
-
-/// Interval between checks without a notification of the kernel.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Wait after a notification for further ones: they come in groups.
-const SETTLE: Duration = Duration::from_millis(50);
-/// Minimum interval between repairs, to avoid a fight with another controller.
-const MEND_PAUSE: Duration = Duration::from_secs(1);
-
-/// Actual state of the configured network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodeState {
-    /// Name of the link with the addresses, if any.
-    pub link: Option<String>,
-    /// Each configured address: true if it is on that link, and true if nodens put it there.
-    pub addresses: Vec<(IpAddr, bool, bool)>,
-    /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
-    pub firewall: Option<bool>,
-    /// Packets that the table has counted.
-    pub counts: PacketCounts,
-    /// The fallback; `None` if there is none.
-    pub fallback: Option<FallbackState>,
-}
-
-/// Actual state of the fallback.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FallbackState {
-    /// Servers that answer while nodens does not serve.
-    pub servers: Vec<IpAddr>,
-    /// True if they answer now.
-    pub is_in_use: bool,
-}
-
-impl NodeState {
-    /// Reports whether the state is as configured.
-    pub(crate) fn is_good(&self) -> bool {
-        self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
-    }
-}
+pub(crate) mod state;
 
 /// Configured network of the node.
 pub(crate) struct NodeNetwork {
@@ -192,73 +149,6 @@ impl NodeNetwork {
     pub(crate) fn reset_counts(&self) -> io::Result<()> {
         self.firewall.as_ref().map_or(Ok(()), Firewall::put)
     }
-
-    /// Returns the actual state.
-    ///
-    /// # Errors
-    /// The kernel does not list its addresses.
-    pub(crate) fn state(&self) -> Result<NodeState, NodeError> {
-        let open = |error| NodeError::of(error, "ask the kernel for its addresses");
-        let mut addresses = Addresses::open().map_err(open)?;
-        let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
-        let link_of = |present: &Present| links.iter().find(|link| link.index == present.link);
-        let wanted = self.settings.interface.name();
-        let mut found = None;
-        let look = |ip: &IpAddr| {
-            let there =
-                present.iter().find(|present| present.ip == *ip).and_then(|there| Some((there, link_of(there)?)));
-            let there = there.filter(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
-            if let Some((_, link)) = &there {
-                found.get_or_insert_with(|| link.name.clone());
-            }
-            (*ip, there.is_some(), there.is_some_and(|(there, link)| there.is_own(link)))
-        };
-        let addresses = self.settings.addresses.iter().map(look).collect();
-        Ok(NodeState {
-            link: found,
-            addresses,
-            firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
-            counts: counts(),
-            fallback: self.firewall.as_ref().filter(|firewall| firewall.has_fallback()).map(|_| FallbackState {
-                servers: self.settings.fallback.clone(),
-                is_in_use: Nft::open().and_then(|mut nft| firewall::is_alive(&mut nft)).is_ok_and(|alive| !alive),
-            }),
-        })
-    }
-
-    /// Reconciles in a loop and reports each repair and each new error. Never returns.
-    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Repaired, NodeError>)) {
-        let changes = [
-            listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
-            listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
-        ];
-        let [addresses, rules] = changes;
-        // A repeated error is reported once.
-        let mut told = String::new();
-        loop {
-            // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
-            let mut put = Vec::new();
-            let repaired = self.put_addresses(&mut put).and_then(|()| {
-                let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Repaired { addresses: put, firewall: self.put_firewall().map_err(failed)? })
-            });
-            let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            let is_news = match &repaired {
-                Ok(repaired) => *repaired != Repaired::default(),
-                Err(_) => trouble != told,
-            };
-            told = trouble;
-            if is_news {
-                tell(repaired);
-                tokio::time::sleep(MEND_PAUSE).await;
-            }
-            tokio::select! {
-                () = changed(addresses.as_ref(), |_| true) => tokio::time::sleep(SETTLE).await,
-                () = changed(rules.as_ref(), nft::is_of_rules) => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
-    }
 }
 
 /// Returns the packets that the table has counted; zero without a table.
@@ -284,32 +174,5 @@ fn elsewhere(there: &Present, links: &[NodeLink], wanted: &NodeLink) -> NodeErro
         address: there.ip,
         link: link.map_or_else(|| there.link.to_string(), |link| link.name.clone()),
         wanted: wanted.name.clone(),
-    }
-}
-
-/// Subscribes to notifications; returns `None` if the kernel refuses.
-fn listen(protocol: SockProtocol, groups: u32) -> Option<AsyncFd<Netlink>> {
-    Netlink::listening(protocol, groups).and_then(watched).ok()
-}
-
-#[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; this one stays the same")]
-fn watched(socket: Netlink) -> io::Result<AsyncFd<Netlink>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
-}
-
-/// Resolves after a notification of a wanted message type.
-async fn changed(socket: Option<&AsyncFd<Netlink>>, is_wanted: fn(u16) -> bool) {
-    let Some(socket) = socket else { return pending().await };
-    loop {
-        match socket.readable().await {
-            Ok(mut ready) => {
-                let any = ready.get_inner().clear(is_wanted);
-                ready.clear_ready();
-                if any {
-                    return;
-                }
-            }
-            Err(_) => return pending().await,
-        }
     }
 }

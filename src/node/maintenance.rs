@@ -1,0 +1,83 @@
+//! Maintenance of the node's network: on a notification of the kernel, and every minute.
+
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+
+use nix::sys::socket::SockProtocol;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::error::NodeError;
+use super::netlink::Netlink;
+use super::{NodeNetwork, Repaired, addresses, nft};
+
+/// Interval between checks without a notification of the kernel.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Wait after a notification for further ones: they come in groups.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Minimum interval between repairs, to avoid a fight with another controller.
+const MEND_PAUSE: Duration = Duration::from_secs(1);
+
+impl NodeNetwork {
+    /// Reconciles in a loop and reports each repair and each new error. Never returns.
+    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Repaired, NodeError>)) {
+        let changes = [
+            listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
+            listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
+        ];
+        let [addresses, rules] = changes;
+        // A repeated error is reported once.
+        let mut told = String::new();
+        loop {
+            // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
+            let mut put = Vec::new();
+            let repaired = self.put_addresses(&mut put).and_then(|()| {
+                let failed = |error| NodeError::of(error, "write the table nodens of nftables");
+                Ok(Repaired { addresses: put, firewall: self.put_firewall().map_err(failed)? })
+            });
+            let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let is_news = match &repaired {
+                Ok(repaired) => *repaired != Repaired::default(),
+                Err(_) => trouble != told,
+            };
+            told = trouble;
+            if is_news {
+                tell(repaired);
+                tokio::time::sleep(MEND_PAUSE).await;
+            }
+            tokio::select! {
+                () = changed(addresses.as_ref(), |_| true) => tokio::time::sleep(SETTLE).await,
+                () = changed(rules.as_ref(), nft::is_of_rules) => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Subscribes to notifications; returns `None` if the kernel refuses.
+fn listen(protocol: SockProtocol, groups: u32) -> Option<AsyncFd<Netlink>> {
+    Netlink::listening(protocol, groups).and_then(watched).ok()
+}
+
+#[expect(deprecated, reason = "its successor is unsafe, for descriptors that change; this one stays the same")]
+fn watched(socket: Netlink) -> io::Result<AsyncFd<Netlink>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+/// Resolves after a notification of a wanted message type.
+async fn changed(socket: Option<&AsyncFd<Netlink>>, is_wanted: fn(u16) -> bool) {
+    let Some(socket) = socket else { return pending().await };
+    loop {
+        match socket.readable().await {
+            Ok(mut ready) => {
+                let any = ready.get_inner().clear(is_wanted);
+                ready.clear_ready();
+                if any {
+                    return;
+                }
+            }
+            Err(_) => return pending().await,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Actual state of the node's network, for `nodens node status`.
+
+use std::net::IpAddr;
+
+use super::addresses::{Addresses, Present};
+use super::error::NodeError;
+use super::firewall::{self, PacketCounts};
+use super::nft::Nft;
+use super::{NodeNetwork, counts};
+
+/// Actual state of the configured network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeState {
+    /// Name of the link with the addresses, if any.
+    pub link: Option<String>,
+    /// Each configured address: true if it is on that link, and true if nodens put it there.
+    pub addresses: Vec<(IpAddr, bool, bool)>,
+    /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
+    pub firewall: Option<bool>,
+    /// Packets that the table has counted.
+    pub counts: PacketCounts,
+    /// The fallback; `None` if there is none.
+    pub fallback: Option<FallbackState>,
+}
+
+/// Actual state of the fallback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FallbackState {
+    /// Servers that answer while nodens does not serve.
+    pub servers: Vec<IpAddr>,
+    /// True if they answer now.
+    pub is_in_use: bool,
+}
+
+impl NodeState {
+    /// Reports whether the state is as configured.
+    pub(crate) fn is_good(&self) -> bool {
+        self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
+    }
+}
+
+impl NodeNetwork {
+    /// Returns the actual state.
+    ///
+    /// # Errors
+    /// The kernel does not list its addresses.
+    pub(crate) fn state(&self) -> Result<NodeState, NodeError> {
+        let open = |error| NodeError::of(error, "ask the kernel for its addresses");
+        let mut addresses = Addresses::open().map_err(open)?;
+        let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
+        let link_of = |present: &Present| links.iter().find(|link| link.index == present.link);
+        let wanted = self.settings.interface.name();
+        let mut found = None;
+        let look = |ip: &IpAddr| {
+            let there =
+                present.iter().find(|present| present.ip == *ip).and_then(|there| Some((there, link_of(there)?)));
+            let there = there.filter(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
+            if let Some((_, link)) = &there {
+                found.get_or_insert_with(|| link.name.clone());
+            }
+            (*ip, there.is_some(), there.is_some_and(|(there, link)| there.is_own(link)))
+        };
+        let addresses = self.settings.addresses.iter().map(look).collect();
+        Ok(NodeState {
+            link: found,
+            addresses,
+            firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
+            counts: counts(),
+            fallback: self.firewall.as_ref().filter(|firewall| firewall.has_fallback()).map(|_| FallbackState {
+                servers: self.settings.fallback.clone(),
+                is_in_use: Nft::open().and_then(|mut nft| firewall::is_alive(&mut nft)).is_ok_and(|alive| !alive),
+            }),
+        })
+    }
+}
