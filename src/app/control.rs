@@ -188,7 +188,7 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
     let metrics = &resolver.metrics;
     let maintenance = node.run_maintenance(|repaired| {
         let (kind, reason) = match repaired {
-            Ok(Repaired { addresses, firewall }) => {
+            Ok(Repaired { addresses, firewall, .. }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
                 metrics.node.repairs.with_label_values(&["firewall"]).inc_by(firewall.into());
                 let mut what: Vec<_> = addresses.iter().map(ToString::to_string).collect();

@@ -16,7 +16,7 @@ use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
 use crate::handover::take::{Taken, take};
 use crate::metrics::events::EventKind;
-use crate::node::{NodeNetwork, Repaired};
+use crate::node::NodeNetwork;
 use crate::server::Phase;
 use crate::supervisor::link::{Inherited, SupervisorChannel};
 
@@ -108,7 +108,7 @@ impl Instance {
             Ok(running) => running,
             Err(error) => {
                 // Addresses and firewall that existed before belong to another process or to none.
-                if let Some(node) = node.filter(|_| repaired != Repaired::default() && taken.is_none() && !beside) {
+                if let Some(node) = node.filter(|_| !repaired.is_nothing() && taken.is_none() && !beside) {
                     let _ = node.tear_down();
                 }
                 return Err(error.into());

@@ -23,7 +23,7 @@ const LABEL: &str = ":nodens";
 /// Protocol number of nodens's addresses, which neither the kernel nor any known daemon uses.
 const PROTOCOL: u8 = 0x6e;
 /// Name of the loopback link.
-const LOOPBACK: &str = "lo";
+pub(super) const LOOPBACK: &str = "lo";
 
 /// Message types: see rtnetlink(7).
 mod kind {
@@ -91,6 +91,23 @@ impl Present {
     }
 }
 
+/// Links and addresses of the node.
+pub(super) struct Inventory {
+    pub(super) links: Vec<NodeLink>,
+    pub(super) present: Vec<Present>,
+}
+
+impl Inventory {
+    pub(super) fn link_of(&self, found: &Present) -> Option<&NodeLink> {
+        self.links.iter().find(|link| link.index == found.link)
+    }
+
+    /// Reports whether nodens put the address where it is.
+    pub(super) fn is_own(&self, found: &Present) -> bool {
+        self.link_of(found).is_some_and(|link| found.is_own(link))
+    }
+}
+
 /// Access to the kernel's links and addresses.
 pub(super) struct Addresses(Netlink);
 
@@ -113,37 +130,36 @@ impl Addresses {
         Ok(addresses.filter_map(|answer| read_address(&answer.body)).collect())
     }
 
-    /// Returns the configured link and sets it up; creates it if it is to be nodens's own and does not exist.
-    pub(super) fn link(&mut self, wanted: &Interface) -> Result<NodeLink, NodeError> {
-        let link = match wanted {
-            Interface::Named(name) => self.named(name)?,
-            _ => match self.own() {
-                Ok(link) => link,
-                // The kernel has no dummy links.
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) && *wanted == Interface::Auto => {
-                    self.named(LOOPBACK)?
-                }
-                Err(error) => return Err(NodeError::of(error, "make the dummy link nodens")),
-            },
-        };
-        if !link.is_up {
-            self.set_up(&link).map_err(|error| NodeError::of(error, format!("set the link {} up", link.name)))?;
-        }
-        Ok(link)
+    /// Returns the node's links and addresses.
+    pub(super) fn inventory(&mut self) -> io::Result<Inventory> {
+        Ok(Inventory { links: self.links()?, present: self.present()? })
     }
 
-    fn named(&mut self, name: &str) -> Result<NodeLink, NodeError> {
+    /// Creates nodens's own link; for "auto" on a kernel without dummy links, returns the loopback link.
+    ///
+    /// # Errors
+    /// The kernel does not make the link, or a named link does not exist.
+    pub(super) fn make(&mut self, wanted: &Interface) -> Result<NodeLink, NodeError> {
+        if let Interface::Named(name) = wanted {
+            return Err(NodeError::NoLink(name.clone()));
+        }
+        let has_no_dummies = |error: &io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
+        let name = match self.make_link() {
+            Ok(()) => LINK,
+            Err(error) if has_no_dummies(&error) && *wanted == Interface::Auto => LOOPBACK,
+            Err(error) => return Err(NodeError::of(error, "make the dummy link nodens")),
+        };
         let links = self.links().map_err(|error| NodeError::of(error, "list links"))?;
         links.into_iter().find(|link| link.name == name).ok_or_else(|| NodeError::NoLink(name.to_owned()))
     }
 
-    /// Returns nodens's own link; creates it if it does not exist.
-    fn own(&mut self) -> io::Result<NodeLink> {
-        if let Some(link) = self.links()?.into_iter().find(NodeLink::is_own) {
-            return Ok(link);
+    /// Sets a link up, unless it is up.
+    pub(super) fn set_up(&mut self, link: &NodeLink) -> Result<(), NodeError> {
+        if link.is_up {
+            return Ok(());
         }
-        self.make_link()?;
-        self.links()?.into_iter().find(NodeLink::is_own).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let message = KernelRequest::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP));
+        self.0.change(&message).map_err(|error| NodeError::of(error, format!("set the link {} up", link.name)))
     }
 
     fn make_link(&mut self) -> io::Result<()> {
@@ -155,10 +171,6 @@ impl Addresses {
                 .text(attr::LINK_NAME, LINK)
                 .nest(attr::LINK_INFO, &info),
         )
-    }
-
-    fn set_up(&mut self, link: &NodeLink) -> io::Result<()> {
-        self.0.change(&KernelRequest::new(kind::NEW_LINK, flag::REQUEST | flag::ACK, &link_header(link.index, UP)))
     }
 
     pub(super) fn remove_link(&mut self, link: &NodeLink) -> io::Result<()> {
@@ -234,8 +246,16 @@ fn read_address(body: &[u8]) -> Option<Present> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(in crate::node) fn link(index: u32, name: &str, is_dummy: bool) -> NodeLink {
+        NodeLink { index, name: name.to_owned(), is_dummy, is_up: true }
+    }
+
+    pub(in crate::node) fn address(ip: IpAddr, link: u32, label: &str) -> Present {
+        Present { ip, link, prefix: if ip.is_ipv4() { 32 } else { 128 }, label: label.to_owned(), protocol: 0 }
+    }
 
     #[test]
     fn the_loopback_is_read() {
@@ -250,13 +270,10 @@ mod tests {
 
     #[test]
     fn what_is_its_own_is_known_by_link_protocol_or_label() {
-        let link = |name: &str, is_dummy| NodeLink { index: 3, name: name.to_owned(), is_dummy, is_up: true };
+        let link = |name: &str, is_dummy| super::tests::link(3, name, is_dummy);
         let address = |link, label: &str, protocol| Present {
-            ip: [169, 254, 20, 10].into(),
-            link,
-            prefix: 32,
-            label: label.to_owned(),
             protocol,
+            ..super::tests::address([169, 254, 20, 10].into(), link, label)
         };
         let (own, lo) = (link("nodens", true), link("lo", false));
         assert!(own.is_own() && !lo.is_own() && !link("nodens", false).is_own() && !link("nodens0", true).is_own());

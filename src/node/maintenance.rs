@@ -31,14 +31,14 @@ impl NodeNetwork {
         let mut told = String::new();
         loop {
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
-            let mut put = Vec::new();
-            let repaired = self.put_addresses(&mut put).and_then(|()| {
+            let mut repaired = Repaired::default();
+            let repaired = self.put_addresses(&mut repaired).and_then(|()| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Repaired { addresses: put, firewall: self.put_firewall().map_err(failed)? })
+                Ok(Repaired { firewall: self.put_firewall().map_err(failed)?, ..repaired })
             });
             let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let is_news = match &repaired {
-                Ok(repaired) => *repaired != Repaired::default(),
+                Ok(repaired) => !repaired.is_nothing(),
                 Err(_) => trouble != told,
             };
             told = trouble;

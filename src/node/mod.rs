@@ -6,7 +6,7 @@
 //! stop  ──► firewall ──► addresses, link: removes only what nodens created
 //! ```
 //!
-//! - `addresses`: links and addresses, over rtnetlink;
+//! - `addresses`: links and addresses, over rtnetlink, and `placement`: which link gets which address;
 //! - `firewall`: the table of nftables, `rules`: its content, `nft` and `expression`: their encoding for the kernel, over
 //!   nfnetlink, and `kernel_table`: what the kernel has;
 //! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
@@ -19,14 +19,14 @@
 use std::io;
 use std::net::IpAddr;
 
-use self::addresses::{Addresses, NodeLink, Present};
+use self::addresses::{Addresses, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
 pub(crate) use self::removal::remove;
 use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
-use crate::config::node::FirewallKind as WantedFirewall;
+use crate::config::node::{FirewallKind as WantedFirewall, Interface};
 use crate::config::{Config, NodeConfig as Settings};
 
 mod addresses;
@@ -38,6 +38,7 @@ mod kernel_table;
 mod maintenance;
 mod netlink;
 mod nft;
+mod placement;
 mod removal;
 mod renewal;
 mod rules;
@@ -54,8 +55,16 @@ pub(crate) struct NodeNetwork {
 pub(crate) struct Repaired {
     /// Addresses that were missing.
     pub addresses: Vec<IpAddr>,
+    /// Index of the link that has them now.
+    link: u32,
     /// True if the table was missing or different.
     pub firewall: bool,
+}
+
+impl Repaired {
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.addresses.is_empty() && !self.firewall
+    }
 }
 
 impl NodeNetwork {
@@ -72,15 +81,12 @@ impl NodeNetwork {
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
     pub(crate) fn set_up(&self) -> Result<Repaired, NodeError> {
-        let mut put = Vec::new();
-        if let Err(error) = self.put_addresses(&mut put) {
+        let mut repaired = Repaired::default();
+        if let Err(error) = self.put_addresses(&mut repaired) {
             // Half of the addresses would answer no query.
-            if !put.is_empty() {
-                let _ = remove_addresses(&put);
-            }
+            self.undo_addresses(&repaired);
             return Err(error);
         }
-        let repaired = Repaired { addresses: put, firewall: false };
         match self.put_firewall() {
             Ok(firewall) => Ok(Repaired { firewall, ..repaired }),
             Err(error) => {
@@ -91,24 +97,39 @@ impl NodeNetwork {
         }
     }
 
-    /// Adds the missing addresses, and appends them to `put`.
-    fn put_addresses(&self, put: &mut Vec<IpAddr>) -> Result<(), NodeError> {
+    /// Adds the missing addresses, and records them in `repaired`.
+    fn put_addresses(&self, repaired: &mut Repaired) -> Result<(), NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
+        let Settings { interface, addresses: wanted, .. } = &self.settings;
         let mut addresses = Addresses::open().map_err(open)?;
-        let link = addresses.link(&self.settings.interface)?;
-        let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
-        for ip in &self.settings.addresses {
-            match present.iter().find(|present| present.ip == *ip) {
-                Some(there) if there.link == link.index => {}
-                Some(there) => return Err(elsewhere(there, &links, &link)),
-                None => {
-                    let failed = |error| NodeError::of(error, format!("put {ip} on the link {}", link.name));
-                    addresses.add(*ip, &link).map_err(failed)?;
-                    put.push(*ip);
-                }
-            }
+        let inventory = addresses.inventory().map_err(open)?;
+        let link = inventory.link_for(interface, wanted);
+        if let (Interface::Named(name), None) = (interface, link) {
+            return Err(NodeError::NoLink(name.clone()));
+        }
+        let missing = inventory.missing(interface, wanted, link)?;
+        let link = match link {
+            Some(link) => link.clone(),
+            None if missing.is_empty() => return Ok(()),
+            None => addresses.make(interface)?,
+        };
+        addresses.set_up(&link)?;
+        repaired.link = link.index;
+        for ip in missing {
+            let failed = |error| NodeError::of(error, format!("put {ip} on the link {}", link.name));
+            addresses.add(ip, &link).map_err(failed)?;
+            repaired.addresses.push(ip);
         }
         Ok(())
+    }
+
+    /// Removes the addresses that were added.
+    pub(crate) fn undo_addresses(&self, repaired: &Repaired) {
+        let is_added = |found: &Present| found.link == repaired.link && repaired.addresses.contains(&found.ip);
+        if !repaired.addresses.is_empty() {
+            // There is another error to report.
+            let _ = remove_addresses(is_added);
+        }
     }
 
     /// Writes the table if it is not as configured; returns whether it did.
@@ -127,7 +148,8 @@ impl NodeNetwork {
     /// The first failure.
     pub(crate) fn tear_down(&self) -> Result<Vec<String>, NodeError> {
         let keeps = self.settings.keep_fallback && self.firewall.as_ref().is_some_and(Firewall::has_fallback);
-        if keeps { remove_addresses(&self.settings.addresses) } else { remove(&self.settings.addresses) }
+        let addresses = &self.settings.addresses;
+        if keeps { remove_addresses(|found| addresses.contains(&found.ip)) } else { remove(addresses) }
     }
 
     /// Tells the kernel again and again that nodens serves, while `is_responsive` returns true. `None` without a fallback.
@@ -162,17 +184,6 @@ pub(crate) fn counts() -> PacketCounts {
 /// The kernel does not list its addresses.
 pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     let failed = |error| NodeError::of(error, "ask the kernel for its addresses");
-    let mut tables = Addresses::open().map_err(failed)?;
-    let links = tables.links().map_err(failed)?;
-    let is_own = |present: &Present| links.iter().any(|link| present.is_own(link));
-    Ok(tables.present().map_err(failed)?.into_iter().filter(is_own).map(|present| present.ip).collect())
-}
-
-fn elsewhere(there: &Present, links: &[NodeLink], wanted: &NodeLink) -> NodeError {
-    let link = links.iter().find(|link| link.index == there.link);
-    NodeError::Elsewhere {
-        address: there.ip,
-        link: link.map_or_else(|| there.link.to_string(), |link| link.name.clone()),
-        wanted: wanted.name.clone(),
-    }
+    let inventory = Addresses::open().and_then(|mut addresses| addresses.inventory()).map_err(failed)?;
+    Ok(inventory.present.iter().filter(|found| inventory.is_own(found)).map(|found| found.ip).collect())
 }

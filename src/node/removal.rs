@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, NodeLink, Present};
 use super::error::NodeError;
 use super::{firewall, rules};
 
@@ -16,15 +16,16 @@ pub(crate) fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
     let mut removal = Removal::default();
     // The table is removed before the addresses: without nodens these addresses are translated, which needs tracking.
     removal.note(format!("the table {} of nftables", rules::TABLE), firewall::remove().or_else(not_there));
-    remove_others(addresses, removal)
+    remove_others(|found| addresses.is_empty() || addresses.contains(&found.ip), removal)
 }
 
-/// As [`remove`], without the table.
+/// Removes those of the wanted addresses that nodens put on the node, and nodens's own link if no other address is left there.
+/// Returns what was removed.
 ///
 /// # Errors
 /// As for [`remove`].
-pub(super) fn remove_addresses(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
-    remove_others(addresses, Removal::default())
+pub(super) fn remove_addresses(is_wanted: impl Fn(&Present) -> bool) -> Result<Vec<String>, NodeError> {
+    remove_others(is_wanted, Removal::default())
 }
 
 /// What was removed, and the first failure.
@@ -44,21 +45,32 @@ impl Removal {
     }
 }
 
-/// Removes nodens's own link, and those of `addresses` that nodens put on other links.
-fn remove_others(addresses: &[IpAddr], mut removal: Removal) -> Result<Vec<String>, NodeError> {
-    let mut tables = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
-    let links = tables.links().map_err(|error| NodeError::of(error, "list links"))?;
-    for present in tables.present().map_err(|error| NodeError::of(error, "list addresses"))? {
-        let Some(link) = links.iter().find(|link| link.index == present.link) else { continue };
-        let wanted = addresses.is_empty() || addresses.contains(&present.ip);
-        if wanted && present.is_own(link) && !link.is_own() {
-            removal.note(format!("{} from the link {}", present.ip, link.name), tables.remove(&present).map(|()| true));
-        }
+fn remove_others(is_wanted: impl Fn(&Present) -> bool, mut removal: Removal) -> Result<Vec<String>, NodeError> {
+    let mut addresses = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
+    let inventory = addresses.inventory().map_err(|error| NodeError::of(error, "list links and addresses"))?;
+    let own = inventory.links.iter().find(|link| link.is_own());
+    let is_on = |found: &Present, link: &NodeLink| found.link == link.index;
+    // With the link, the kernel removes its addresses.
+    let unused = own.filter(|link| {
+        let mut others = inventory.present.iter().filter(|found| is_on(found, link) && !is_wanted(found));
+        others.all(|found| is_automatic(found.ip))
+    });
+    for found in inventory.present.iter().filter(|found| inventory.is_own(found) && is_wanted(found)) {
+        let Some(link) = inventory.link_of(found).filter(|_| unused.is_none_or(|link| !is_on(found, link))) else {
+            continue;
+        };
+        let what = format!("{} from the link {}", found.ip, link.name);
+        removal.note(what, addresses.remove(found).map(|()| true));
     }
-    if let Some(link) = links.iter().find(|link| link.is_own()) {
-        removal.note(format!("the link {}", link.name), tables.remove_link(link).map(|()| true));
+    if let Some(link) = unused {
+        removal.note(format!("the link {}", link.name), addresses.remove_link(link).map(|()| true));
     }
     removal.failed.map_or(Ok(removal.removed), Err)
+}
+
+/// Reports whether the kernel may have added the address by itself.
+pub(super) fn is_automatic(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// Treats the error of a kernel without nftables as a missing table.

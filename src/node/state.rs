@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::addresses::{Addresses, Present};
+use super::addresses::{Addresses, LINK};
 use super::error::NodeError;
 use super::firewall::{self, PacketCounts};
 use super::nft::Nft;
 use super::{NodeNetwork, counts};
+use crate::config::node::Interface;
 
 /// Actual state of the configured network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,23 +47,24 @@ impl NodeNetwork {
     /// The kernel does not list its addresses.
     pub(crate) fn state(&self) -> Result<NodeState, NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
-        let mut addresses = Addresses::open().map_err(open)?;
-        let (links, present) = (addresses.links().map_err(open)?, addresses.present().map_err(open)?);
-        let link_of = |present: &Present| links.iter().find(|link| link.index == present.link);
-        let wanted = self.settings.interface.name();
-        let mut found = None;
+        let inventory = Addresses::open().and_then(|mut addresses| addresses.inventory()).map_err(open)?;
+        let wanted = match &self.settings.interface {
+            Interface::Dummy => Some(LINK),
+            other => other.name(),
+        };
+        let mut link_found = None;
         let look = |ip: &IpAddr| {
-            let there =
-                present.iter().find(|present| present.ip == *ip).and_then(|there| Some((there, link_of(there)?)));
-            let there = there.filter(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
+            let found = inventory.present.iter().filter(|found| found.ip == *ip);
+            let mut on = found.filter_map(|found| Some((found, inventory.link_of(found)?)));
+            let there = on.find(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
             if let Some((_, link)) = &there {
-                found.get_or_insert_with(|| link.name.clone());
+                link_found.get_or_insert_with(|| link.name.clone());
             }
             (*ip, there.is_some(), there.is_some_and(|(there, link)| there.is_own(link)))
         };
         let addresses = self.settings.addresses.iter().map(look).collect();
         Ok(NodeState {
-            link: found,
+            link: link_found,
             addresses,
             firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
             counts: counts(),
