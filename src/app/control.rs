@@ -224,7 +224,7 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
             tokio::time::sleep(COUNT_EVERY).await;
         }
     };
-    tokio::join!(maintenance, count);
+    tokio::join!(maintenance, count, node.remove_leftovers());
 }
 
 /// Closes sockets to upstreams that are no longer needed, and reports local faults that have ended.

@@ -16,7 +16,7 @@ use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
 use crate::handover::take::{Taken, take};
 use crate::metrics::events::EventKind;
-use crate::node::NodeNetwork;
+use crate::node::{self, NodeNetwork};
 use crate::server::Phase;
 use crate::supervisor::link::{Inherited, SupervisorChannel};
 
@@ -107,9 +107,9 @@ impl Instance {
         let running = match running {
             Ok(running) => running,
             Err(error) => {
-                // Addresses and firewall that existed before belong to another process or to none.
-                if let Some(node) = node.filter(|_| !repaired.is_nothing() && taken.is_none() && !beside) {
-                    let _ = node.tear_down();
+                if let Some(node) = node {
+                    // The table that existed before belongs to another process, which restores it, or to none.
+                    if taken.is_some() || beside { node.undo_addresses(&repaired) } else { node.undo(&repaired) }
                 }
                 return Err(error.into());
             }
@@ -117,6 +117,7 @@ impl Instance {
         if let Some(predecessor) = &taken {
             // A failure before this point leaves the predecessor as it is.
             if !running.turns(TURNS) {
+                node.inspect(|node| node.undo_addresses(&repaired));
                 return Err("a worker is not responsive: the predecessor continues to serve".into());
             }
             // If the predecessor is gone by now, this process is the only one that serves.
@@ -154,8 +155,9 @@ impl Instance {
         }
         // A process in standby leaves the node configuration to the process that serves.
         let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);
+        let own = self.running.host().sockets.iter().filter_map(|(_, socket)| node::inode(socket).ok()).collect();
         let left = self.running.stop();
-        match node.as_ref().map(NodeNetwork::tear_down) {
+        match node.map(|node| node.tear_down(&own)) {
             Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "node configuration removed"),
             Some(Err(error)) => {
                 tracing::error!(%error, "cannot remove all node configuration: run `nodens node cleanup`")

@@ -10,19 +10,23 @@
 //! - `firewall`: the table of nftables, `rules`: its content, `nft` and `expression`: their encoding for the kernel, over
 //!   nfnetlink, and `kernel_table`: what the kernel has;
 //! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
+//! - `leftovers`: removes what an earlier configuration has left, `listeners`: which addresses are in use;
 //! - `maintenance`: reconciles, `state`: what `nodens node status` shows;
 //! - `netlink`: the protocol for all requests to the kernel.
 //!
 //! A process that dies leaves everything in place, and its successor finds it as configured. Until then the fallback answers.
 //! Without a successor, `nodens node cleanup` removes it.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use self::addresses::{Addresses, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
+pub(crate) use self::listeners::inode;
+use self::listeners::{UDP, listening};
 pub(crate) use self::removal::remove;
 use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
@@ -35,6 +39,8 @@ mod expression;
 mod firewall;
 pub(crate) mod ipv6;
 mod kernel_table;
+mod leftovers;
+mod listeners;
 mod maintenance;
 mod netlink;
 mod nft;
@@ -48,6 +54,8 @@ pub(crate) mod state;
 pub(crate) struct NodeNetwork {
     settings: Settings,
     firewall: Option<Firewall>,
+    /// Addresses of the server's sockets; one may be the wildcard address.
+    served: Vec<SocketAddr>,
 }
 
 /// Repairs that were made.
@@ -73,7 +81,7 @@ impl NodeNetwork {
         let settings = config.node.clone()?;
         let firewall =
             (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen, &settings.fallback));
-        Some(Self { settings, firewall })
+        Some(Self { settings, firewall, served: config.server.listen.clone() })
     }
 
     /// Puts the network into the configured state, without changes to the parts that are correct.
@@ -142,14 +150,49 @@ impl NodeNetwork {
         Ok(missing)
     }
 
-    /// Removes everything that nodens created, except for a fallback that is to remain; continues after a failure.
+    /// Removes everything that nodens created, except for a fallback that is to remain, and what another process uses: addresses on
+    /// which it listens for queries, and the table if that process is a nodens. `own` has the inodes of this process's sockets. Continues after a
+    /// failure.
     ///
     /// # Errors
     /// The first failure.
-    pub(crate) fn tear_down(&self) -> Result<Vec<String>, NodeError> {
-        let keeps = self.settings.keep_fallback && self.firewall.as_ref().is_some_and(Firewall::has_fallback);
-        let addresses = &self.settings.addresses;
-        if keeps { remove_addresses(|found| addresses.contains(&found.ip)) } else { remove(addresses) }
+    pub(crate) fn tear_down(&self, own: &HashSet<u64>) -> Result<Vec<String>, NodeError> {
+        let used = self.used_by_others(own);
+        if !used.is_empty() {
+            let addresses = used.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!(addresses, "another process listens here: its addresses stay");
+        }
+        let is_unused = |ip: &IpAddr| self.settings.addresses.contains(ip) && !used.contains(ip);
+        let has_fallback = self.firewall.as_ref().is_some_and(Firewall::has_fallback);
+        // The fallback would get all queries of a process that does not renew, because it is no nodens.
+        let is_shared = || !used.is_empty() && (!has_fallback || renewal::is_renewed());
+        if self.settings.keep_fallback && has_fallback || is_shared() {
+            return remove_addresses(|found| is_unused(&found.ip));
+        }
+        removal::remove_all(|found| is_unused(&found.ip))
+    }
+
+    /// Undoes a set-up after which this process does not serve. The table remains if another process listens on the addresses.
+    pub(crate) fn undo(&self, repaired: &Repaired) {
+        self.undo_addresses(repaired);
+        if repaired.firewall && self.used_by_others(&HashSet::new()).is_empty() {
+            // There is another error to report.
+            let _ = firewall::remove();
+        }
+    }
+
+    /// Returns the node's addresses on which sockets of other processes listen for queries.
+    fn used_by_others(&self, own: &HashSet<u64>) -> Vec<IpAddr> {
+        let others: Vec<SocketAddr> =
+            listening(UDP).iter().filter(|socket| !own.contains(&socket.inode)).map(|socket| socket.address).collect();
+        let is_used = |address: &&SocketAddr| {
+            let is_of = |other: &SocketAddr| {
+                let covers = other.ip() == address.ip() || other.ip().is_unspecified();
+                covers && other.port() == address.port() && self.served.contains(other)
+            };
+            others.iter().any(is_of)
+        };
+        self.settings.listen.iter().filter(is_used).map(SocketAddr::ip).collect()
     }
 
     /// Tells the kernel again and again that nodens serves, while `is_responsive` returns true. `None` without a fallback.

@@ -13,10 +13,18 @@ use super::{firewall, rules};
 /// # Errors
 /// The first failure. The other removals are still attempted, unless the kernel does not list its links and addresses.
 pub(crate) fn remove(addresses: &[IpAddr]) -> Result<Vec<String>, NodeError> {
+    remove_all(|found| addresses.is_empty() || addresses.contains(&found.ip))
+}
+
+/// As [`remove`], for the wanted addresses.
+///
+/// # Errors
+/// As for [`remove`].
+pub(super) fn remove_all(is_wanted: impl Fn(&Present) -> bool) -> Result<Vec<String>, NodeError> {
     let mut removal = Removal::default();
     // The table is removed before the addresses: without nodens these addresses are translated, which needs tracking.
     removal.note(format!("the table {} of nftables", rules::TABLE), firewall::remove().or_else(not_there));
-    remove_others(|found| addresses.is_empty() || addresses.contains(&found.ip), removal)
+    remove_others(is_wanted, removal)
 }
 
 /// Removes those of the wanted addresses that nodens put on the node, and nodens's own link if no other address is left there.

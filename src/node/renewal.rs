@@ -3,10 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
-use super::firewall::{end, renew};
+use super::firewall::{end, is_alive, renew};
 use super::nft::{Nft, Set};
 
 /// Interval between renewals: a fraction of the time after which an address counts as dead.
@@ -72,6 +72,18 @@ impl Renewal {
     pub(crate) fn stop(mut self, successor: Successor) {
         let _ = self.stop.send(successor);
         let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Reports whether any process renews addresses. Waits for up to three renewals; to be called when the own renewal has ended.
+pub(super) fn is_renewed() -> bool {
+    let deadline = Instant::now() + 3 * EVERY;
+    loop {
+        match Nft::open().and_then(|mut nft| is_alive(&mut nft)) {
+            Ok(true) => return true,
+            Ok(false) if Instant::now() < deadline => thread::sleep(EVERY / 10),
+            Ok(false) | Err(_) => return false,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod life;
 mod log;
 mod names;
 mod node;
+mod node_addresses;
 mod node_firewall;
 mod peers;
 mod pods;
