@@ -116,6 +116,7 @@ fn table(state: &NodeState) -> String {
         let how = if *is_in_use { "in use: nodens does not serve" } else { "ready" };
         text.push_str(&format!("fallback  {servers}  {how}, {} packets since the last start\n", counts.fallback));
     }
+    text.extend(state.dropping.iter().map(|chain| format!("warning   {chain}\n")));
     text
 }
 

@@ -10,6 +10,7 @@
 //! - `firewall`: the table of nftables, `rules`: its content, `nft` and `expression`: their encoding for the kernel, over
 //!   nfnetlink, and `kernel_table`: what the kernel has;
 //! - `renewal`: tells the kernel that nodens serves, so that its fallback does not;
+//! - `foreign`: chains of other programs that may drop queries;
 //! - `leftovers`: removes what an earlier configuration has left, `listeners`: which addresses are in use;
 //! - `maintenance`: reconciles, `state`: what `nodens node status` shows;
 //! - `netlink`: the protocol for all requests to the kernel.
@@ -37,6 +38,7 @@ mod addresses;
 mod error;
 mod expression;
 mod firewall;
+mod foreign;
 pub(crate) mod ipv6;
 mod kernel_table;
 mod leftovers;
@@ -94,6 +96,11 @@ impl NodeNetwork {
             // Half of the addresses would answer no query.
             self.undo_addresses(&repaired);
             return Err(error);
+        }
+        let dropping: Vec<_> =
+            foreign::dropping_chains(&self.settings.listen).iter().map(ToString::to_string).collect();
+        if !dropping.is_empty() {
+            tracing::warn!("another firewall of this node may drop queries: {}", dropping.join("; "));
         }
         match self.put_firewall() {
             Ok(firewall) => Ok(Repaired { firewall, ..repaired }),

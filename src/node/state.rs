@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::addresses::{Addresses, LINK};
 use super::error::NodeError;
 use super::firewall::{self, PacketCounts};
+use super::foreign::{DroppingChain, dropping_chains};
 use super::nft::Nft;
 use super::{NodeNetwork, counts};
 use crate::config::node::Interface;
@@ -22,6 +23,8 @@ pub(crate) struct NodeState {
     pub counts: PacketCounts,
     /// The fallback; `None` if there is none.
     pub fallback: Option<FallbackState>,
+    /// Chains of other programs that may drop queries or responses.
+    pub dropping: Vec<DroppingChain>,
 }
 
 /// Actual state of the fallback.
@@ -68,6 +71,7 @@ impl NodeNetwork {
             addresses,
             firewall: self.firewall.as_ref().and_then(|firewall| firewall.is_there().ok()),
             counts: counts(),
+            dropping: dropping_chains(&self.settings.listen),
             fallback: self.firewall.as_ref().filter(|firewall| firewall.has_fallback()).map(|_| FallbackState {
                 servers: self.settings.fallback.clone(),
                 is_in_use: Nft::open().and_then(|mut nft| firewall::is_alive(&mut nft)).is_ok_and(|alive| !alive),

@@ -1,4 +1,4 @@
-//! The firewall of a node: changes of the table of nodens by hand.
+//! The firewall of a node: changes of the table of nodens by hand, and chains of other programs that drop queries.
 
 use crate::node::{ADDRESSES, NOWHERE, Site, TOOLS, nodens, run, said};
 use crate::support::space::inside;
@@ -64,5 +64,44 @@ fn a_table_that_is_in_place_keeps_its_counters() {
         let next = site.nodens(&config);
         next.metric_becomes("nodens_node_untracked_packets_total", &[("kind", "queries")], |count| count > 0.0);
         assert_eq!(status(), before);
+    });
+}
+
+#[test]
+fn foreign_chains_that_drop_are_named() {
+    inside("node_firewall::foreign_chains_that_drop_are_named", &TOOLS, || {
+        let site = Site::new();
+        let config = site.config("", NOWHERE);
+        let file = site.dir.write("nodens.toml", &config);
+        let status = || said(&nodens(&["node", "status", "--config", file.to_str().expect("UTF-8")]));
+        // Those of no concern: they accept, are on another hook, or are switched off.
+        run("nft", "add chain inet other accepts { type filter hook input priority 0 ; policy accept ; }");
+        run("nft", "add chain inet other forwards { type filter hook forward priority 0 ; policy drop ; }");
+        run("nft", "add table ip asleep { flags dormant ; }");
+        run("nft", "add chain ip asleep input { type filter hook input priority 0 ; policy drop ; }");
+        let mut quiet = site.nodens(&config);
+        let (good, text) = status();
+        assert!(good && !text.contains("policy drop"), "{text}");
+        assert!(!quiet.log().iter().any(|line| line.contains("policy drop")));
+        quiet.signal("TERM");
+        assert_eq!(quiet.exit().code(), Some(0));
+
+        run("nft", "add table inet filter");
+        run("nft", "add chain inet filter input { type filter hook input priority 0 ; policy drop ; }");
+        run("nft", "add table ip6 filter");
+        run("nft", "add chain ip6 filter OUTPUT { type filter hook output priority 0 ; policy drop ; }");
+        run("nft", "add rule inet filter input iif lo accept");
+        run("nft", "add rule ip6 filter OUTPUT oif lo accept");
+        let serving = site.nodens(&config);
+        let warnings = serving.log().into_iter().filter(|line| line.contains("policy drop")).collect::<String>();
+        let (good, text) = status();
+        assert!(good, "{text}");
+        for text in [&warnings, &text] {
+            assert_eq!(text.matches("policy drop").count(), 2, "{text}");
+            let input = "inet filter input has the policy drop: one of its rules must accept UDP and TCP to";
+            assert!(text.contains(&format!("{input} 169.254.20.10:53, [fd00:53::a]:53")), "{text}");
+            let output = "ip6 filter OUTPUT has the policy drop: one of its rules must accept UDP and TCP from";
+            assert!(text.contains(&format!("{output} [fd00:53::a]:53")), "{text}");
+        }
     });
 }
