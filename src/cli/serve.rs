@@ -58,6 +58,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The environment variable NODENS_LOG sets the log level: error, warn, info (the default), debug or off.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "the text of --help, where brackets are no links")]
 pub(super) struct Serve {
     /// Configuration file; see `nodens check`
     #[arg(long, value_name = "FILE")]
