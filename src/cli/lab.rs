@@ -37,7 +37,7 @@ const EXAMPLES: &str = "\
 Examples:
   nodens lab --tour                       the guided tour
   nodens lab                              then, elsewhere: dig @127.0.0.1 -p 5300 pypi.example.org
-  nodens lab --admin-port 9353            with the status page";
+  nodens lab --admin-port 9053            with the status page";
 
 /// Default port of the demo.
 const DEMO_PORT: u16 = 5300;

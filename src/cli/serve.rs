@@ -45,7 +45,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Serve DNS over UDP and TCP.
 ///
 /// Without --config, nodens listens on 127.0.0.1:5300 and [::1]:5300 for this host and forwards all queries to the servers
-/// in /etc/resolv.conf; metrics are on 127.0.0.1:9353.
+/// in /etc/resolv.conf; metrics are on 127.0.0.1:9053.
 ///
 /// On SIGHUP, or when the file changes, the new configuration is applied atomically; an invalid one changes nothing and the
 /// log says why. On SIGTERM or SIGINT, nodens answers the queries in flight for at most 5 s and exits with 0. Exit codes: 78

@@ -12,7 +12,7 @@ use super::outcome::CommandOutcome;
 use crate::admin::text;
 
 /// Admin address without a configuration.
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9353);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9053);
 /// Time limit for connecting, for each read and for each write.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Size limit of a response, in bytes.
@@ -53,7 +53,7 @@ pub(super) struct JobArgs {
 /// The nodens to query.
 #[derive(Debug, Args)]
 struct StatusTarget {
-    /// Admin address of nodens [default: that of --config, else 127.0.0.1:9353]
+    /// Admin address of nodens [default: that of --config, else 127.0.0.1:9053]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
 
@@ -66,7 +66,7 @@ const STATUS_EXAMPLES: &str = "\
 Examples:
   nodens status                     routes, upstreams, servers
   nodens status --jobs              how much each job asked, and how much of it failed
-  nodens status --admin 10.0.0.7:9353";
+  nodens status --admin 10.0.0.7:9053";
 
 const JOB_EXAMPLES: &str = "\
 Examples:

@@ -35,7 +35,7 @@ pub(crate) enum BuiltinError {
     Refused(Vec<Diagnostic>),
 }
 
-/// Returns the configuration used without a file: [`LISTEN`], loopback clients, admin on 127.0.0.1:9353, and one route for
+/// Returns the configuration used without a file: [`LISTEN`], loopback clients, admin on 127.0.0.1:9053, and one route for
 /// all names to the nameservers of `resolv_conf`, the text of a resolv.conf(5), in their order.
 ///
 /// Skips nameservers with an IPv6 zone, options without effect on nodens, and invalid lines. Uses all nameservers, not only
@@ -116,7 +116,7 @@ mod tests {
         let config = builtin("nameserver 10.0.0.10\noptions ndots:5 trust-ad\n", &[]).expect("config");
         assert_eq!(config.server.listen, LISTEN);
         assert_eq!(config.server.allow.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.0/8", "::1/128"]);
-        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9353))]);
+        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9053))]);
         assert_eq!(config.routes.len(), 1);
         assert!(config.routes[0].zones[0].is_root());
         let upstream = &config.upstreams[0];

@@ -8,8 +8,9 @@ use toml::Spanned;
 use super::address::{Listen, NetworkValue};
 use super::table::TomlTable;
 
-/// Default port of `[admin] listen` and `metrics_listen`.
-pub(crate) const ADMIN_PORT: u16 = 9353;
+/// Default port of `[admin] listen` and `metrics_listen`. NodeLocal DNSCache has 9253 and 9353; 9100 to 9999 belong to exporters of
+/// Prometheus.
+pub(crate) const ADMIN_PORT: u16 = 9053;
 /// Default port of `[report] listen`.
 pub(crate) const REPORT_PORT: u16 = 9355;
 /// Default of `[admin] allow`, as prefixes: all addresses.

@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn every_key_arrives() {
         let config = parse(FULL, &[]).expect("good");
-        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9353))]);
+        assert_eq!(config.admin.listen, [SocketAddr::from(([127, 0, 0, 1], 9053))]);
         assert!(config.admin.metrics_listen.is_empty() && config.admin.allow.len() == 2);
         assert_eq!(config.report.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:9355", "[::1]:9355"]);
         assert_eq!(config.bootstrap.len(), 2);

@@ -12,7 +12,7 @@ allow   = ["127.0.0.0/8", "::1/128"]
 workers = 0
 
 [admin]
-listen = "127.0.0.1:9353"
+listen = "127.0.0.1:9053"
 
 [cache]
 memory           = "64MiB"
@@ -158,10 +158,10 @@ fn mistakes_of_server_admin_and_cache() {
         ("[report]\n", &["1:1: `listen` is missing; expected \"127.0.0.1:5300\""]),
         ("[report]\nlisten = \"127.0.0.1\"\n", &["2:10: listen: not a list"]),
         (
-            "[admin]\nlisten = \"[::1]\"\n[report]\nlisten = [\"127.0.0.1:5300\", \"[::]:9353\", \"::1\", \"[::1]:9355\"]\n",
+            "[admin]\nlisten = \"[::1]\"\n[report]\nlisten = [\"127.0.0.1:5300\", \"[::]:9053\", \"::1\", \"[::1]:9355\"]\n",
             &[
                 "4:11: listen: 127.0.0.1:5300 is taken: [server] listens on 127.0.0.1:5300; choose another port",
-                "4:29: listen: [::]:9353 is taken: [admin] listens on [::1]:9353; choose another port",
+                "4:29: listen: [::]:9053 is taken: [admin] listens on [::1]:9053; choose another port",
                 "4:49: the same listener is on line 4 already",
             ],
         ),

@@ -346,10 +346,10 @@ fn every_configuration_is_good_and_fits_its_pod() {
         let on_host = pod["hostNetwork"] == true;
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
             let get = &container[probe]["httpGet"];
-            assert_eq!((&get["path"], &get["port"]), (&Value::from("/healthz"), &Value::from(9353)), "{overlay}");
+            assert_eq!((&get["path"], &get["port"]), (&Value::from("/healthz"), &Value::from(9053)), "{overlay}");
             assert_eq!(get["host"] == "127.0.0.1", on_host, "{overlay}");
         }
-        assert!(admin == "0.0.0.0:9353" || (on_host && admin == "127.0.0.1:9353"), "{overlay}: {admin}");
+        assert!(admin == "0.0.0.0:9053" || (on_host && admin == "127.0.0.1:9053"), "{overlay}: {admin}");
         // `[node]` and `[handover]` are for pods on the host network; there the next pod must find this one.
         assert_eq!((config.contains_key("node"), config.contains_key("handover")), (on_host, on_host), "{overlay}");
         let mounts = container["volumeMounts"].as_array().expect("a list");

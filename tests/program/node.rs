@@ -66,7 +66,7 @@ impl Site {
         let socket = self.dir.file("run/handover.sock");
         format!(
             "[server]\nlisten = [\"{}\", \"[{}]\"]\nallow = [\"10.244.1.0/24\", \"fd00:1::/64\", \"169.254.20.10\"]\n\
-             [admin]\nlisten = \"127.0.0.1:9353\"\n[handover]\nsocket = {socket:?}\n\
+             [admin]\nlisten = \"127.0.0.1:9053\"\n[handover]\nsocket = {socket:?}\n\
              [node]\naddresses = [\"{}\", \"{}\"]\n{fallback}{node}\n{more}",
             ADDRESSES[0], ADDRESSES[1], ADDRESSES[0], ADDRESSES[1]
         )

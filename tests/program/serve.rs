@@ -161,7 +161,7 @@ fn without_a_file_resolv_conf_names_the_servers() {
         let upstream = upstream_on(([127, 0, 0, 2], 53).into(), zone());
         let nodens = Nodens::spawn(&mut serve(), dir);
         assert_eq!(nodens.listen.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:5300", "[::1]:5300"]);
-        assert_eq!(nodens.admin, Some(([127, 0, 0, 1], 9353).into()));
+        assert_eq!(nodens.admin, Some(([127, 0, 0, 1], 9053).into()));
         for &address in &nodens.listen {
             assert_eq!(data(&lookup(address, "www.lab.example")), ["192.0.2.1"]);
         }

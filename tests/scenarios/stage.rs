@@ -137,7 +137,7 @@ impl Stage {
                 let upstreams: Vec<_> = self.upstreams.iter().map(|(_, upstream)| upstream.address()).collect();
                 Subject::start(peer, &upstreams).await
             }
-            None => Subject::Nodens(start_here(self.config(block)).expect("nodens starts").0),
+            None => Subject::Nodens(Box::new(start_here(self.config(block)).expect("nodens starts").0)),
         });
         self.clock.merge_counts().await;
     }

@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// Server that the clients of a scenario query.
 pub(crate) enum Subject {
     /// nodens.
-    Nodens(Running),
+    Nodens(Box<Running>),
     /// Another server.
     Peer(Process),
 }
