@@ -3,9 +3,12 @@
 //! Sources of the sockets, in this order: a supervisor that kept those of a dead worker, a running nodens that hands over
 //! its own, new sockets.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::StartError;
+use super::running_instance::is_nodens;
 use super::{Running, StartOptions, start_in};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -92,18 +95,27 @@ impl Instance {
         let (inherited, cached) = (sockets.len(), cache.as_ref().map_or(0, |cache| cache.fill().entries));
         let node = NodeNetwork::of(&config);
         let repaired = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
-        let running = start_in(
-            config,
-            StartOptions {
-                sockets,
-                beside,
-                phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
-                cache,
-                epoch,
-                restarts: given.replaces.restarts,
-                connection_sink: door.connection_sink(),
-            },
-        );
+        // Where handovers are wanted, the one that has the port should have offered one: its socket was deleted, or could not be
+        // created.
+        let may_share = path.is_some() && inherited == 0 && taken.is_none() && !beside;
+        let options = |sockets, beside, cache| StartOptions {
+            sockets,
+            beside,
+            phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
+            cache,
+            epoch,
+            restarts: given.replaces.restarts,
+            connection_sink: door.connection_sink(),
+        };
+        let running = match start_in(config.clone(), options(sockets, beside, cache)) {
+            Err(StartError::Listen { address, error, .. })
+                if may_share && error.kind() == io::ErrorKind::AddrInUse && is_nodens(&config.admin.listen) =>
+            {
+                tracing::warn!(%address, "the running instance offers no handover; sharing the ports with it until it stops");
+                start_in(config, options(HeldSockets::default(), true, None))
+            }
+            running => running,
+        };
         let running = match running {
             Ok(running) => running,
             Err(error) => {

@@ -19,6 +19,7 @@ pub(crate) mod instance;
 mod memory_limit;
 mod retired;
 mod running;
+mod running_instance;
 mod server_handle;
 mod start;
 mod thread;

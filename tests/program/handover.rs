@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, ask_udp, data, id, lookup, query, receive, udp};
-use crate::support::{Dir, Nodens, eventually, send_signal, serve, upstream, zone};
+use crate::support::{Dir, Nodens, eventually, refused, send_signal, serve, upstream, zone};
 use nodens::handover::channel::{Channel, HandoverMessage};
 use nodens::handover::handle;
 use nodens::lab::upstream::LabUpstream;
@@ -367,6 +367,32 @@ fn without_a_common_protocol_both_share_the_ports() {
         let mut next = scene.nodens();
         next.logged("took over");
     }
+}
+
+#[test]
+fn without_the_handover_socket_both_share_the_ports() {
+    let scene = Scene::new();
+    let mut old = scene.nodens();
+    std::fs::remove_file(scene.socket()).expect("it is there");
+    let mut new = scene.nodens();
+    new.logged("offers no handover; sharing the ports");
+    old.signal("TERM");
+    assert_eq!(old.exit().code(), Some(0));
+    lookup(scene.listen, "a.lab.example");
+    // The next nodens finds the socket of `new`.
+    let mut next = scene.nodens();
+    next.logged("took over");
+}
+
+#[test]
+fn ports_are_shared_with_nodens_alone() {
+    let scene = Scene::new();
+    let other = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    other.set_reuse_port(true).expect("a socket");
+    other.bind(&scene.listen.into()).expect("the address is free");
+    let (code, lines) = refused(&scene.config(""), |_| {});
+    assert_eq!(code, Some(1));
+    assert!(lines.iter().any(|line| line.contains("the port is in use")), "{lines:?}");
 }
 
 #[test]
