@@ -84,7 +84,7 @@ impl Instance {
         link: Option<SupervisorChannel>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let (path, door, epoch) = (config.handover.clone(), HandoverHandle::new()?, Epoch::new());
-        let SocketSource { mut sockets, cache, taken, beside } = SocketSource::find(&config, given.sockets, epoch);
+        let SocketSource { mut sockets, cache, taken, mut beside } = SocketSource::find(&config, given.sockets, epoch);
         let [predecessor, successor] = [Label::Elder, Label::Heir].map(|label| sockets.take_channel(&label));
         let mut listener = sockets.take_listener(|label| *label == Label::Handover);
         if given.replaces.from_file {
@@ -111,8 +111,9 @@ impl Instance {
             Err(StartError::Listen { address, error, .. })
                 if may_share && error.kind() == io::ErrorKind::AddrInUse && is_nodens(&config.admin.listen) =>
             {
+                beside = true;
                 tracing::warn!(%address, "the running instance offers no handover; sharing the ports with it until it stops");
-                start_in(config, options(HeldSockets::default(), true, None))
+                start_in(config, options(HeldSockets::default(), beside, None))
             }
             running => running,
         };
@@ -126,6 +127,9 @@ impl Instance {
                 return Err(error.into());
             }
         };
+        if beside {
+            running.resolver().metrics.handover_failures.inc();
+        }
         if let Some(predecessor) = &taken {
             // A failure before this point leaves the predecessor as it is.
             if !running.turns(TURNS) {

@@ -145,7 +145,7 @@ impl HandoverState {
                 self.hold();
             }
             Ok(false) => {}
-            Err(error) => self.record_event(EventKind::HandoverFailed, &format!("the new one gave up: {error}")),
+            Err(error) => self.record_failure(&format!("the new one gave up: {error}")),
         }
     }
 
@@ -153,7 +153,7 @@ impl HandoverState {
     fn give(&self, new: &Channel) -> io::Result<bool> {
         new.set_patience(STEP)?;
         let refuse = |why: String| {
-            self.record_event(EventKind::HandoverFailed, &why);
+            self.record_failure(&why);
             // The successor may be gone already.
             let _ = new.send(&HandoverMessage::Refused { why });
             Ok(false)
@@ -303,6 +303,11 @@ impl HandoverState {
             }
         }
         (self.holder)(&sockets);
+    }
+
+    fn record_failure(&self, reason: &str) {
+        self.host.resolver.metrics.handover_failures.inc();
+        self.record_event(EventKind::HandoverFailed, reason);
     }
 
     fn record_event(&self, kind: EventKind, reason: &str) {

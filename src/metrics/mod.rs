@@ -66,6 +66,8 @@ pub struct Metrics {
     pub(crate) process: ProcessMetrics,
     /// Worker processes that died and were replaced.
     pub worker_restarts: IntCounter,
+    /// Failed handovers, on either side.
+    pub handover_failures: IntCounter,
     /// Faults of this machine.
     pub faults: Arc<Faults>,
     pub(crate) events: Arc<RecentEvents>,
@@ -99,6 +101,11 @@ impl Metrics {
                 &registry,
                 "worker_restarts_total",
                 "Worker processes that died and were replaced by the supervisor.",
+            )?,
+            handover_failures: counter(
+                &registry,
+                "handover_failures_total",
+                "Handovers that failed: to a successor, or from a predecessor that shares its ports instead.",
             )?,
             faults: Arc::new(Faults::new(&registry, Arc::clone(&events))?),
             events,

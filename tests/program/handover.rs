@@ -378,6 +378,7 @@ fn without_the_handover_socket_both_share_the_ports() {
     new.logged("offers no handover; sharing the ports");
     old.signal("TERM");
     assert_eq!(old.exit().code(), Some(0));
+    new.metric_becomes("nodens_handover_failures_total", &[], |count| count == 1.0);
     lookup(scene.listen, "a.lab.example");
     // The next nodens finds the socket of `new`.
     let mut next = scene.nodens();
