@@ -15,6 +15,7 @@ mod node;
 mod outcome;
 mod own_addresses;
 mod progress;
+mod ready;
 mod schema;
 mod serve;
 mod service_manager;
@@ -41,6 +42,7 @@ enum Command {
     Job(status::JobArgs),
     Node(node::NodeCommand),
     Bench(bench::Bench),
+    Ready(ready::Ready),
     Schema(schema::Schema),
 }
 
@@ -70,6 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> CommandOutcome {
             Command::Job(job) => job.run(),
             Command::Node(node) => node.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Ready(ready) => ready.run(),
             Command::Schema(schema) => schema.run(),
         },
         Err(answer) => {

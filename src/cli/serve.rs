@@ -14,6 +14,7 @@ use super::config_file::{self, ConfigSource, Unusable};
 use super::hosts_files::{self, FileStamp};
 use super::log_format::LogFormat;
 use super::outcome::CommandOutcome;
+use super::ready::ReadySocket;
 use super::service_manager::ServiceManager;
 use super::signals::Signals;
 use super::start_config::{ConfigProblem, StartConfig, SupervisorCopy};
@@ -182,6 +183,7 @@ impl Serve {
         if !needs_restart.is_empty() {
             tracing::warn!("configuration keys that still wait for a restart: {}", needs_restart.join(", "));
         }
+        let _ready = ReadySocket::bind();
         let manager = ServiceManager::ready(running.responsiveness());
         let end = runtime.block_on(self.handle_signals(running, &copy, signals, in_force));
         if let StopReason::Failed(what) = end {

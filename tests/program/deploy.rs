@@ -344,7 +344,9 @@ fn every_configuration_is_good_and_fits_its_pod() {
         // The probes point to the admin pages.
         let admin = config["admin"]["listen"].as_str().expect("text");
         let on_host = pod["hostNetwork"] == true;
-        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        // In the node's network only an own process of the container is surely the new one.
+        assert_eq!(container["startupProbe"]["exec"]["command"], serde_json::json!(["/nodens", "ready"]), "{overlay}");
+        for probe in ["readinessProbe", "livenessProbe"] {
             let get = &container[probe]["httpGet"];
             assert_eq!((&get["path"], &get["port"]), (&Value::from("/healthz"), &Value::from(9053)), "{overlay}");
             assert_eq!(get["host"] == "127.0.0.1", on_host, "{overlay}");

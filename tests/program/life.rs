@@ -4,12 +4,14 @@ use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, code, data, id, lookup, query, receive, udp};
+use crate::support::space::can_run;
 use crate::support::{DEADLINE, Dir, Nodens, config, eventually, field, send_signal, serve, upstream, zone};
 use hickory_proto::op::ResponseCode;
 use nodens::lab::fault::Behaviour;
@@ -181,6 +183,29 @@ fn a_service_manager_is_told_of_start_life_and_stop() {
         hears("STOPPING=1");
         assert_eq!(nodens.exit().code(), Some(0));
     }
+}
+
+#[test]
+fn a_container_is_ready_once_its_own_nodens_serves() {
+    if !can_run(true, &["unshare"]) {
+        return;
+    }
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &config(&[&upstream], "", ""));
+    // A PID namespace, as that of a container. Many other nodens run outside.
+    let script = format!(
+        "{nodens} ready; echo $?; {nodens} serve --config {file} 2>/dev/null & pid=$!; \
+         until {nodens} ready 2>/dev/null; do sleep 0.05; done; kill $pid; wait $pid; echo $?; {nodens} ready; echo $?",
+        nodens = env!("CARGO_BIN_EXE_nodens"),
+        file = file.display()
+    );
+    let mut command = Command::new("timeout");
+    command.args(["120", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script]);
+    let output = command.output().expect("unshare runs");
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said, "1\nready\n0\n1\n", "{errors}");
+    assert!(errors.starts_with("nodens: no nodens of this PID namespace has started\n"), "{errors}");
 }
 
 #[test]
