@@ -250,12 +250,15 @@ pub(super) fn opt_of_two(writer: &mut MessageWriter<'_>, rcode: Rcode, dnssec_ok
 }
 
 /// Returns an Extended DNS Error as a whole option (RFC 8914). The text is limited to 200 bytes, which fit in a
-/// response without EDNS.
+/// response without EDNS. A longer text ends with a whole word, so that no part of an address is left.
 pub fn extended_error(code: u16, text: &str) -> Vec<u8> {
     const LONGEST_TEXT: usize = 200;
     let mut end = text.len().min(LONGEST_TEXT);
     while !text.is_char_boundary(end) {
         end -= 1;
+    }
+    if end < text.len() && !text[end..].starts_with(' ') {
+        end = text[..end].rfind(' ').unwrap_or(end);
     }
     let text = &text.as_bytes()[..end];
     let mut bytes = Vec::with_capacity(6 + text.len());
@@ -365,5 +368,8 @@ mod tests {
         assert_eq!(std::str::from_utf8(&option[6..]), Ok(&long[..200]));
         let odd = format!("x{long}");
         assert_eq!(extended_error(22, &odd).len(), 6 + 199);
+        let (words, last) = (format!("{} 10.0.0.12:53", "x".repeat(190)), |text: &str| extended_error(22, text).pop());
+        assert_eq!((extended_error(22, &words).len(), last(&words)), (6 + 190, Some(b'x')), "no part of an address");
+        assert_eq!(extended_error(22, &format!("{} no", "x".repeat(200))).len(), 6 + 200);
     }
 }
