@@ -203,7 +203,8 @@ impl RecordContext for EffectiveView {
 
 /// Returns whether a view changes anything for its clients.
 pub fn differs(view: &View) -> bool {
-    let View { name: _, selector: _, client_max_qps: _, inherit, routes, records, deny, .. } = view;
+    // `hints` and `client_max_qps` change no answer: views that differ in them alone share the cache.
+    let View { name: _, selector: _, client_max_qps: _, hints: _, inherit, routes, records, deny, .. } = view;
     let View { deny_private_addresses, filter_types, .. } = view;
     let same_names = *inherit && routes.is_empty() && records.is_empty() && deny.is_empty();
     !(same_names && deny_private_addresses.is_none() && filter_types.is_empty())

@@ -7,7 +7,7 @@
 //!   one module per table: its form in TOML,            server pages node handover cache upstreams routes records
 //!   defaults, bounds, validated form                   hosts rewrites clients views warm_up observability
 //!                                                        │
-//!   syntax of single values                            address zones units
+//!   syntax of single values                            address zones units hints
 //!   reader of a table, and its errors                  table value diagnostic
 //! ```
 //!
@@ -29,6 +29,7 @@ pub(crate) mod start_only;
 pub(crate) mod cache;
 pub(crate) mod clients;
 pub(crate) mod handover;
+pub(crate) mod hints;
 pub(crate) mod hosts;
 pub(crate) mod node;
 pub(crate) mod observability;
@@ -53,6 +54,7 @@ pub use address::ServerAddress;
 pub use cache::CacheConfig;
 pub use clients::{ApiServer, ClientConfig, Kubernetes};
 pub use diagnostic::Diagnostic;
+pub use hints::Hints;
 pub use hosts::Hosts;
 pub use node::NodeConfig;
 pub use observability::{LogTarget, Logged, MetricsConfig, QueryLogConfig};

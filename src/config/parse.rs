@@ -286,6 +286,7 @@ impl Checker<'_, '_> {
                 deny_private_addresses: file.deny_private_addresses,
                 filter_types: filter_types(&file.filter_types, self.diagnostics),
                 client_max_qps: file.client_max_qps.as_ref().map(|count| count.get_ref().0 as u32),
+                hints: file.hints.unwrap_or(self.file.server.hints.of_views()),
             };
             Some((view, own))
         };

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::address::{DNS_PORT, Listen, NetworkValue};
 use super::diagnostic::Diagnostics;
+use super::hints::{HINTS, Hints};
 use super::table::TomlTable;
 use super::units::{Bounds, CountValue, Time};
 use super::value::ConfigValue;
@@ -49,6 +50,8 @@ pub struct ServerConfig {
     pub tcp_connections_per_client: usize,
     /// Name of this node in responses (`id.server`, NSID). `None`: the node's name, else the host's. Empty: no name is given.
     pub identity: Option<String>,
+    /// Explanations for clients of no view.
+    pub hints: Hints,
 }
 
 /// `[server]` in the file.
@@ -62,6 +65,7 @@ pub struct ServerTable {
     pub(crate) tcp_connections_per_client: Spanned<CountValue>,
     /// Default: the node's name, else the host's.
     pub identity: Option<Identity>,
+    pub(crate) hints: Hints,
 }
 
 /// Maximum length of `[server] identity` in bytes: that of a character-string (RFC 1035 section 3.3).
@@ -99,6 +103,7 @@ impl ServerTable {
             tcp_connections: table.bounded("tcp_connections", &TCP_CONNECTIONS),
             tcp_connections_per_client: table.bounded("tcp_connections_per_client", &TCP_CONNECTIONS_PER_CLIENT),
             identity: table.value("identity").map(Spanned::into_inner),
+            hints: table.value("hints").map_or(HINTS, Spanned::into_inner),
         })
     }
 }
@@ -132,5 +137,6 @@ pub(super) fn server(file: &ServerTable, diagnostics: &Diagnostics<'_>) -> Serve
         tcp_connections: total,
         tcp_connections_per_client: per_client.get_ref().0.min(total),
         identity: file.identity.as_ref().map(|identity| identity.0.clone()),
+        hints: file.hints,
     }
 }

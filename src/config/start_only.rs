@@ -38,6 +38,7 @@ impl Config {
             tcp_connections: _,
             tcp_connections_per_client: _,
             identity: _,
+            hints: _,
         } = server;
         let AdminConfig { listen: admin_listen, metrics_listen, allow: _ } = admin;
         let CacheConfig {

@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::address::NetworkValue;
 use super::clients::TextValue;
 use super::diagnostic::Diagnostics;
+use super::hints::Hints;
 use super::records::{RecordConfig, RecordTable};
 use super::routes::{FilteredType, RouteTable};
 use super::table::TomlTable;
@@ -71,6 +72,8 @@ pub struct View {
     pub filter_types: Vec<RrType>,
     /// Most queries a second of each client address; `None`: no limit.
     pub client_max_qps: Option<u32>,
+    /// Explanations for its clients.
+    pub hints: Hints,
 }
 
 /// Conditions for the clients of a view, all of which must hold. One item of a list has to fit. An empty list always fits.
@@ -136,6 +139,8 @@ pub(crate) struct ViewTable {
     pub filter_types: Vec<Spanned<FilteredType>>,
     /// Default: none. Bounds: [`CLIENT_MAX_QPS`].
     pub client_max_qps: Option<Spanned<CountValue>>,
+    /// Default: see [`Hints::of_views`].
+    pub hints: Option<Hints>,
     pub routes: Vec<RouteTable>,
     /// All `[[view.record]]` that have their required keys.
     pub records: Vec<RecordTable>,
@@ -173,6 +178,7 @@ impl ViewTable {
                 deny_private_addresses: table.value("deny_private_addresses").map(Spanned::into_inner),
                 filter_types: table.list("filter_types").unwrap_or_default(),
                 client_max_qps: table.within("client_max_qps", &CLIENT_MAX_QPS),
+                hints: table.value("hints").map(Spanned::into_inner),
                 routes: table.tables("route").into_iter().flatten().map(RouteTable::read).collect(),
                 records: table.tables("record").into_iter().flatten().filter_map(RecordTable::read).collect(),
             }
