@@ -71,6 +71,11 @@ impl Router {
             .find_map(|(skipped, suffix)| Some((self.destination(suffix)?, labels - skipped)))
     }
 
+    /// Returns whether this suffix itself is claimed.
+    pub(crate) fn claims(&self, suffix: &[u8]) -> bool {
+        self.destination(suffix).is_some()
+    }
+
     /// Returns whether the common claims are the same in memory.
     pub(crate) fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.common, &other.common)

@@ -9,7 +9,7 @@ use crate::admission::Admission;
 use crate::cache::entry::{CacheScope, EntryLimits};
 use crate::clients::{ClientIdentity, StaticClients, Views};
 use crate::config::server::LONGEST_IDENTITY;
-use crate::config::{Config, Route, RouteId, ServerAddress, View, ViewId};
+use crate::config::{Config, Hints, Route, RouteId, ServerAddress, View, ViewId};
 use crate::effective_view::{self, Common, EffectiveView, EffectiveViewId};
 use crate::local::cluster::Cluster;
 use crate::local::pruning::Pruning;
@@ -121,6 +121,12 @@ impl Snapshot {
     /// Returns the view of a client.
     pub fn view(&self, identity: &ClientIdentity<'_>, address: IpAddr) -> Option<&View> {
         self.config.views.get(self.views.of(identity, address)?.index())
+    }
+
+    /// Returns the explanations that clients of a view get, or clients of no view.
+    pub fn hints(&self, view: Option<ViewId>) -> Hints {
+        let view = view.and_then(|view| self.config.views.get(view.index()));
+        view.map_or(self.config.server.hints, |view| view.hints)
     }
 
     /// Returns the effective view with this id; the common one if there is none.

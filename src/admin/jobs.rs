@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::clients::{self, unix_now};
 use crate::answer::Resolver;
-use crate::answer::diagnosis::explain;
+use crate::answer::diagnosis::{Reader, explain};
 use crate::clients::Client;
 use crate::clients::client::Field;
 use crate::clock::Millis;
@@ -30,22 +30,30 @@ pub(super) fn list(resolver: &Resolver) -> String {
 /// Returns the report about the account with this job id, pod name or UID, if there is one.
 pub(super) fn one(resolver: &Resolver, id: &str) -> Option<String> {
     let found = resolver.accounts.jobs.find(id)?;
-    Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &found)))
+    Some(format!("{:#}\n", report(resolver, &resolver.snapshot.load(), &found, Reader::Operator)))
 }
 
-/// Returns the full report about an account.
-pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account, like }: &Excerpt) -> Value {
+/// Returns the report about an account, as far as the reader may see it.
+pub(super) fn report(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    Excerpt { account, like }: &Excerpt,
+    reader: Reader,
+) -> Value {
     let now = resolver.now();
     let mut report = with_client(account.client.as_deref(), Totals::of(account).json(now));
     let mut routes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut rcodes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut sources: BTreeMap<&str, u64> = BTreeMap::new();
+    let is_seen = |route: &Option<Arc<str>>| route.as_ref().is_none_or(|route| reader.sees_route(snapshot, route));
     for ResponseKind { route, rcode, source, times } in &account.kinds {
-        *routes.entry(route.as_deref().unwrap_or("none")).or_default() += times;
+        let label = route.as_deref().filter(|_| is_seen(route)).unwrap_or("none");
+        *routes.entry(label).or_default() += times;
         *rcodes.entry(rcode.label()).or_default() += times;
         *sources.entry(source.label()).or_default() += times;
     }
-    let mut failures: Vec<(&FailedQuestion, _)> = account.failures.iter().zip(like).collect();
+    let failures = account.failures.iter().zip(like).filter(|(failure, _)| is_seen(&failure.route));
+    let mut failures: Vec<(&FailedQuestion, &Vec<Box<[u8]>>)> = failures.collect();
     failures.sort_by_key(|(failure, _)| (std::cmp::Reverse(failure.times), failure.first));
     let mut search_targets: Vec<_> = account.search_targets.iter().collect();
     search_targets.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
@@ -57,10 +65,12 @@ pub(super) fn report(resolver: &Resolver, snapshot: &Snapshot, Excerpt { account
     report["by_route"] = json!(routes);
     report["by_rcode"] = json!(rcodes);
     report["by_source"] = json!(sources);
-    report["slowest"] = account.slowest.iter().map(slow).collect();
+    report["slowest"] = account.slowest.iter().filter(|slow| is_seen(&slow.route)).map(slow).collect();
     report["failures"] = failures
         .iter()
-        .map(|(failure, like)| self::failure(failure, explain(resolver, snapshot, account, failure, like), now))
+        .map(|(failure, like)| {
+            self::failure(failure, explain(resolver, snapshot, account, (failure, like), reader), now)
+        })
         .collect();
     report["failures_left_out"] = account.left_out.into();
     report["search_list"] = json!({

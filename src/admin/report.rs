@@ -2,6 +2,8 @@
 //! therefore needs no credentials and sees no other client. The pages have a listener of their own: pods need not reach
 //! the admin address.
 //!
+//! `hints` limits what a client sees of other views, servers and the cache; with `off` it gets no page.
+//!
 //! A connection carries one request. Clients ask once, and no connection takes a place for longer than that takes.
 
 use std::net::{IpAddr, TcpListener};
@@ -17,9 +19,14 @@ use serde_json::{Value, json};
 use super::connections::{ConnectionGate, Pages};
 use super::{JSON, jobs, json_page, page, text, unless_it_shows};
 use crate::admission::connections::Caps;
+use crate::answer::diagnosis::Reader;
 use crate::answer::{Resolver, why};
 use crate::clients::ClientIdentity;
+use crate::clock::Millis;
+use crate::config::Hints;
+use crate::effective_view::EffectiveViewId;
 use crate::jobs::{ClientStats, Excerpt, Pick};
+use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
 use crate::wire::name::{DisplayNoDot, Name};
 use crate::wire::rtype;
@@ -84,7 +91,15 @@ impl ReportPages {
         self.door.serve(&self, listener).await
     }
 
-    fn respond_to(&self, request: &Request<Incoming>, client: IpAddr) -> Response<Full<Bytes>> {
+    fn respond_to(&self, request: &Request<Incoming>, address: IpAddr) -> Response<Full<Bytes>> {
+        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
+        let tables = self.resolver.tables(&snapshot);
+        let identity = tables.identify(address, now);
+        let view = snapshot.views.of(&identity, address);
+        let hints = snapshot.hints(view);
+        if hints == Hints::Off {
+            return page(StatusCode::FORBIDDEN, "reports are switched off for this client (hints = \"off\")\n");
+        }
         let path = request.uri().path();
         let name = path.strip_prefix(WHY);
         if name.is_none() && !matches!(path, "/" | "/v1/me" | "/v1/me.json") {
@@ -99,24 +114,25 @@ impl ReportPages {
                 .get_all(ACCEPT)
                 .iter()
                 .any(|kinds| kinds.to_str().is_ok_and(|kinds| kinds.contains(JSON)));
+        let effective_view = snapshot.sees(view);
+        let visitor = Visitor { snapshot: &snapshot, address, identity, effective_view, hints, now };
         match name {
-            Some(name) => self.why(name, client, as_json),
+            Some(name) => self.why(name, &visitor, as_json),
             None if path == "/" => page(StatusCode::OK, PAGES),
-            None => self.me(client, as_json),
+            None => self.me(&visitor, as_json),
         }
     }
 
     /// Reports the identity of the client, its query counts and its failures.
-    fn me(&self, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
-        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
-        let tables = self.resolver.tables(&snapshot);
-        let known = match tables.identify(client, now) {
+    fn me(&self, visitor: &Visitor<'_>, as_json: bool) -> Response<Full<Bytes>> {
+        let &Visitor { snapshot, address, identity, now, .. } = visitor;
+        let known = match identity {
             ClientIdentity::Known { client, .. } => client,
             ClientIdentity::Unknown(why) => {
-                let explanation = format!("{client} is not known: {why}\n");
+                let explanation = format!("{address} is not known: {why}\n");
                 let value = json!({
                     "known": false,
-                    "address": client.to_string(),
+                    "address": address.to_string(),
                     "reason": why.label(),
                     "explanation": why.to_string(),
                 });
@@ -125,8 +141,8 @@ impl ReportPages {
         };
         let excerpt = self.resolver.accounts.jobs.look(known, Pick::All);
         let quiet = excerpt.is_none();
-        let nothing = || Excerpt { account: ClientStats::new(Some(Arc::clone(known)), client, now), like: Vec::new() };
-        let mut value = jobs::report(&self.resolver, &snapshot, &excerpt.unwrap_or_else(nothing));
+        let nothing = || Excerpt { account: ClientStats::new(Some(Arc::clone(known)), address, now), like: Vec::new() };
+        let mut value = jobs::report(&self.resolver, snapshot, &excerpt.unwrap_or_else(nothing), visitor.reader());
         if quiet {
             for time in ["first", "last", "last_age_seconds"] {
                 value[time] = Value::Null;
@@ -136,22 +152,34 @@ impl ReportPages {
     }
 
     /// Explains how a name is resolved for the client.
-    fn why(&self, name: &str, client: IpAddr, as_json: bool) -> Response<Full<Bytes>> {
+    fn why(&self, name: &str, visitor: &Visitor<'_>, as_json: bool) -> Response<Full<Bytes>> {
         let Ok(name) = name.parse::<Name>() else {
             return page(StatusCode::BAD_REQUEST, "NAME is a domain name: /v1/why/git.corp.example\n");
         };
-        let (snapshot, now) = (self.resolver.snapshot.load(), self.resolver.now());
-        let tables = self.resolver.tables(&snapshot);
-        let identity = tables.identify(client, now);
-        let excerpt = match &identity {
+        let excerpt = match visitor.identity {
             ClientIdentity::Known { client, .. } => self.resolver.accounts.jobs.look(client, Pick::Of(name.as_wire())),
             ClientIdentity::Unknown(_) => None,
         };
-        let effective_view = snapshot.sees(snapshot.views.of(&identity, client));
-        let lines =
-            why(&self.resolver, &snapshot, now, &CacheKey::of_stub(name.as_wire(), rtype::A, effective_view), excerpt);
+        let question = CacheKey::of_stub(name.as_wire(), rtype::A, visitor.effective_view);
+        let lines = why(&self.resolver, visitor.snapshot, visitor.now, &question, excerpt, visitor.reader());
         let value = json!({ "name": DisplayNoDot(name.as_wire()).to_string(), "lines": lines });
         respond(StatusCode::OK, as_json, &value, |_| lines.iter().map(|line| plain(line) + "\n").collect())
+    }
+}
+
+/// Client that requests a page.
+struct Visitor<'s> {
+    snapshot: &'s Snapshot,
+    address: IpAddr,
+    identity: ClientIdentity<'s>,
+    effective_view: EffectiveViewId,
+    hints: Hints,
+    now: Millis,
+}
+
+impl Visitor<'_> {
+    fn reader(&self) -> Reader {
+        Reader::Client(self.hints, self.effective_view)
     }
 }
 

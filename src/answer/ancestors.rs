@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::batch_context::BatchContext;
+use super::disclosure::disclose_own;
 use super::outcome::{Explanation, QueryOutcome, enter_at_once};
 use super::pending::PendingQuery;
 use super::request::{Request, Response};
@@ -22,7 +23,7 @@ use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId};
 use crate::forward;
 use crate::local::cluster::{Cluster, DenialRule};
 use crate::local::probes::LONGEST_CUT;
@@ -59,7 +60,7 @@ impl Resolver {
     pub(super) fn deny(
         &self,
         context: &mut BatchContext<'_>,
-        from: &Request<'_>,
+        (from, hints): (&Request<'_>, Hints),
         asked: (&CacheKey, u64),
         (route, rule, ttl): (RouteId, DenialRule, u32),
         options: &[u8],
@@ -73,7 +74,9 @@ impl Resolver {
             context,
             &QueryOutcome { words, ..from.outcome(asked, Some(route), code, AnswerSource::Local) },
         );
-        Response::Reply(write::denial(&from.query, cluster.domain().len(), ttl, cluster.error(rule), options, out))
+        Response::Reply(disclose_own(hints, cluster.error(rule), |error| {
+            write::denial(&from.query, cluster.domain().len(), ttl, error, options, out)
+        }))
     }
 }
 

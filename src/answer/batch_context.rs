@@ -11,7 +11,7 @@ use super::pending::{Introspection, PendingQuery};
 use super::state::Resolver;
 use crate::clients::Tables;
 use crate::clock::Millis;
-use crate::config::{RouteId, ViewId};
+use crate::config::{Hints, RouteId, ViewId};
 use crate::jobs::StatsBuffer;
 use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
@@ -61,8 +61,8 @@ impl BatchContext<'_> {
         })
     }
 
-    pub(super) fn introspection(&self, key: CacheKey, client: IpAddr) -> Box<Introspection> {
-        Box::new(Introspection { key, snapshot: Arc::clone(self.snapshot), asked: self.at, client })
+    pub(super) fn introspection(&self, key: CacheKey, client: IpAddr, hints: Hints) -> Box<Introspection> {
+        Box::new(Introspection { key, snapshot: Arc::clone(self.snapshot), asked: self.at, client, hints })
     }
 }
 

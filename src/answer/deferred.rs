@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::autopath::{self, SearchOutcome};
+use super::disclosure::fit_disclosed;
 use super::freshness::stale;
 use super::obtain::obtain;
 use super::outcome::ParsedQuestion;
@@ -17,13 +18,13 @@ use super::state::Resolver;
 use super::{ancestors, introspection};
 use crate::cache::Entry;
 use crate::cause::Cause;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId};
 use crate::forward::entries;
 use crate::governor::pool::Share;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::upstream::Ask;
-use crate::wire::fit::{Age, fit};
+use crate::wire::fit::Age;
 use crate::wire::query::Query;
 use crate::wire::write::{self, LocalRecords};
 use crate::wire::{LARGEST_UDP_REPLY, Rcode, rcode};
@@ -43,6 +44,8 @@ pub struct Resolved {
     /// Time from the query to its answer.
     pub took: Duration,
     body: Body,
+    /// Explanations that the client gets.
+    hints: Hints,
     /// Share of the memory for responses that wait, held by a large answer.
     _share: Option<Share>,
 }
@@ -63,7 +66,7 @@ pub async fn resolve<U: Ask + 'static>(
     upstreams: &Rc<U>,
     deferred: Box<Deferred>,
 ) -> Resolved {
-    let Deferred { task, query, over_tcp, place } = *deferred;
+    let Deferred { task, query, over_tcp, hints, place } = *deferred;
     let pending_query = match task {
         PendingTask::Question(pending_query) => pending_query,
         PendingTask::Introspection(pending_query) => {
@@ -71,7 +74,7 @@ pub async fn resolve<U: Ask + 'static>(
             drop(place);
             let took = pending_query.asked.elapsed();
             let body = Body::Introspection(pending_query, records);
-            return Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None };
+            return Resolved { query, over_tcp, source: AnswerSource::Local, took, body, hints, _share: None };
         }
     };
     let SearchOutcome { entry, source, other } = match &pending_query.path {
@@ -98,11 +101,11 @@ pub async fn resolve<U: Ask + 'static>(
             let error = Cause::RateLimited.extended_error("too many large responses of this client wait to be read");
             let entry = entries::unasked_entry(resolver, &pending_query, (Cause::RateLimited, &error));
             let body = Body::Entry(pending_query, entry, None);
-            Resolved { query, over_tcp, source: AnswerSource::Local, took, body, _share: None }
+            Resolved { query, over_tcp, source: AnswerSource::Local, took, body, hints, _share: None }
         }
         share => {
             let (body, _share) = (Body::Entry(pending_query, entry, other), share.flatten());
-            Resolved { query, over_tcp, source, took, body, _share }
+            Resolved { query, over_tcp, source, took, body, hints, _share }
         }
     }
 }
@@ -126,7 +129,7 @@ impl Resolved {
         };
         let age = match self.source {
             AnswerSource::Stale => {
-                let (age, error) = stale(entry);
+                let (age, error) = stale(entry, self.hints);
                 options.extend(error);
                 age
             }
@@ -138,9 +141,9 @@ impl Resolved {
             // The alias itself does not age.
             Some((alias, target)) => {
                 let entry = entries::behind_alias(alias, entry, age, &query, target);
-                fit(entry.cached_message(), &query, Age::Seconds(0), &options, out)
+                fit_disclosed(self.hints, entry.cached_message(), &query, Age::Seconds(0), &options, out)
             }
-            None => fit(entry.cached_message(), &query, age, &options, out),
+            None => fit_disclosed(self.hints, entry.cached_message(), &query, age, &options, out),
         }
     }
 

@@ -6,14 +6,16 @@ use super::state::Resolver;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clients::ClientIdentity;
+use crate::config::{Hints, ViewId};
 use crate::effective_view::EffectiveViewId;
 use crate::jobs::ClientStats;
 use crate::jobs::account::FailedQuestion;
-use crate::jobs::existing_names::MOST_LIKE;
+use crate::jobs::existing_names::{MOST_LIKE, is_suffix};
 use crate::route::Destination;
 use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
-use crate::wire::name::DisplayNoDot;
+use crate::wire::name::{DisplayNoDot, suffixes};
+use crate::wire::redact::without_addresses;
 use crate::wire::{RrType, rcode, rtype};
 
 /// Suggestion for a name that does not exist.
@@ -25,19 +27,58 @@ pub(crate) enum Diagnosis {
     OtherView(String),
 }
 
+/// Reader of explanations, who sees all or a part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// The operator, who sees everything.
+    Operator,
+    /// A client of this effective view.
+    Client(Hints, EffectiveViewId),
+}
+
+impl Reader {
+    /// Returns whether the reader sees other views, servers and the cache.
+    pub(crate) fn sees_all(self) -> bool {
+        !matches!(self, Self::Client(Hints::Own | Hints::Off, _))
+    }
+
+    /// Returns whether the reader may see the label of a route: not if only other views have such a route.
+    pub(crate) fn sees_route(self, snapshot: &Snapshot, label: &str) -> bool {
+        let Self::Client(Hints::Own | Hints::Off, seen) = self else { return true };
+        let views = || snapshot.config.views.iter().enumerate();
+        let is_seen = |route: usize| {
+            let of_view = views().find(|(_, view)| view.routes.contains(&route));
+            of_view.is_none_or(|(view, _)| snapshot.sees(Some(ViewId::of_index(view))) == seen)
+        };
+        let mut routes = (0..).zip(&*snapshot.labels).filter(|(_, other)| ***other == *label).peekable();
+        // A label of an earlier configuration is the client's own.
+        routes.peek().is_none() || routes.any(|(route, _)| is_seen(route))
+    }
+}
+
 /// Explains why a query failed: returns the class for machines, and a sentence. `like` are existing names that resemble the
 /// failed one.
 pub(crate) fn explain(
     resolver: &Resolver,
     snapshot: &Snapshot,
     account: &ClientStats,
-    failure: &FailedQuestion,
-    like: &[Box<[u8]>],
+    (failure, like): (&FailedQuestion, &[Box<[u8]>]),
+    reader: Reader,
 ) -> (&'static str, String) {
-    let (cause, sentence) = (failure.cause, account.sentence(failure));
+    let (cause, sentence) = match reader.sees_all() {
+        true => (failure.cause, account.sentence(failure)),
+        false => {
+            let words = without_addresses(&failure.words).into();
+            (failure.cause, account.sentence(&FailedQuestion { words, ..failure.clone() }))
+        }
+    };
+    let effective_view = match reader {
+        Reader::Client(_, effective_view) => effective_view,
+        Reader::Operator => effective_view(snapshot, account),
+    };
     let hint = match cause {
         Cause::NoSuchName | Cause::SpecialUse | Cause::Pruned => {
-            hint(resolver, snapshot, effective_view(snapshot, account), &failure.name, like)
+            hint(resolver, snapshot, effective_view, (&failure.name, like), reader.sees_all())
         }
         _ => None,
     };
@@ -48,13 +89,13 @@ pub(crate) fn explain(
 }
 
 /// Returns a suggestion for a name that does not exist in an effective view: the first name of `like` that exists there, or
-/// else a route of other views.
+/// else a route of other views. If not `all`, the suggestion depends on zones of this view only.
 fn hint(
     resolver: &Resolver,
     snapshot: &Snapshot,
     effective_view: EffectiveViewId,
-    name: &[u8],
-    like: &[Box<[u8]>],
+    (name, like): (&[u8], &[Box<[u8]>]),
+    all: bool,
 ) -> Option<Diagnosis> {
     let seen = snapshot.effective_view(effective_view);
     let exists = |other: &&[u8]| {
@@ -63,8 +104,18 @@ fn hint(
                 .into_iter()
                 .any(|qtype| is_cached(resolver, snapshot, effective_view, other, qtype))
     };
-    let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(exists);
-    found.map(|found| Diagnosis::ExistsAs(found.to_vec())).or_else(|| other_view(snapshot, effective_view, name))
+    let is_seen = |other: &&[u8]| all || is_like(|zone| is_suffix(zone) && seen.router.claims(zone), name, other);
+    let found = like.iter().take(MOST_LIKE).map(|other| &**other).find(|other| is_seen(other) && exists(other));
+    let found = found.map(|found| Diagnosis::ExistsAs(found.to_vec()));
+    found.or_else(|| other_view(snapshot, effective_view, name).filter(|_| all))
+}
+
+/// Returns whether `other` is `name` with a zone in place of its own zone, or behind the whole name.
+fn is_like(is_zone: impl Fn(&[u8]) -> bool, name: &[u8], other: &[u8]) -> bool {
+    suffixes(other).filter(|zone| is_zone(zone)).any(|zone| {
+        let rest = other.strip_suffix(zone).and_then(|front| name.strip_prefix(front));
+        rest.is_some_and(|rest| rest == [0] || is_zone(rest))
+    })
 }
 
 /// Returns whether the cache has an answer with records.

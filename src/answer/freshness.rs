@@ -1,11 +1,12 @@
 //! Use of a cache entry for a query: served, served stale, or not at all.
 
 use super::batch_context::BatchContext;
+use super::disclosure::{fit_explained, text};
 use crate::cache::Entry;
 use crate::cache::entry::Freshness;
 use crate::cause::Cause;
 use crate::clock::Millis;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId, ViewId};
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
@@ -34,7 +35,7 @@ pub(super) fn cached(
     context: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
-    key: &CacheKey,
+    (key, view): (&CacheKey, Option<ViewId>),
     options: &[u8],
     out: &mut [u8],
 ) -> Cached {
@@ -53,11 +54,15 @@ pub(super) fn cached(
             }
             let refresh = wants_prefetch(snapshot, entry, context.now);
             entry.refreshing |= refresh;
-            let len = fit(entry.cached_message(), query, Age::Seconds(age), options, out);
+            let (message, age) = (entry.cached_message(), Age::Seconds(age));
+            let len = match message.extended_errors.is_empty() {
+                true => fit(message, query, age, options, out),
+                false => fit_explained(snapshot.hints(view), message, query, age, options, out),
+            };
             Cached::Reply { len, rcode: entry.rcode, cause: entry.cause, source: (AnswerSource::Hit, route), refresh }
         }
         Freshness::Stale if failure_holds(snapshot, entry, context.now) => {
-            let len = fit_stale(entry, query, options, out);
+            let len = fit_stale(entry, snapshot.hints(view), query, options, out);
             Cached::Reply {
                 len,
                 rcode: entry.rcode,
@@ -67,8 +72,10 @@ pub(super) fn cached(
             }
         }
         Freshness::Failed if failure_holds(snapshot, entry, context.now) => {
-            let error = write::extended_error(ede::CACHED_ERROR, "remembered failure");
-            let len = fit(entry.cached_message(), query, Age::Seconds(0), &[options, &error].concat(), out);
+            let hints = snapshot.hints(view);
+            let error = write::extended_error(ede::CACHED_ERROR, text(hints, "remembered failure"));
+            let options = [options, &error].concat();
+            let len = fit_explained(hints, entry.cached_message(), query, Age::Seconds(0), &options, out);
             Cached::Reply {
                 len,
                 rcode: entry.rcode,
@@ -86,18 +93,18 @@ pub(super) fn past_its_time(
     context: &BatchContext<'_>,
     entry: &mut Entry,
     query: &Query<'_>,
-    key: &CacheKey,
+    (key, hints): (&CacheKey, Hints),
     options: &[u8],
     out: &mut [u8],
 ) -> Option<(usize, Rcode, Option<Cause>)> {
     let is_stale = entry.freshness(context.now, stale_window(context.snapshot)) == Freshness::Stale;
     let may_serve = is_stale && context.snapshot.current_scope(entry.scope, key).is_some();
-    may_serve.then(|| (fit_stale(entry, query, options, out), entry.rcode, entry.cause))
+    may_serve.then(|| (fit_stale(entry, hints, query, options, out), entry.rcode, entry.cause))
 }
 
-fn fit_stale(entry: &Entry, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
-    let (age, error) = stale(entry);
-    fit(entry.cached_message(), query, age, &[options, &error].concat(), out)
+fn fit_stale(entry: &Entry, hints: Hints, query: &Query<'_>, options: &[u8], out: &mut [u8]) -> usize {
+    let (age, error) = stale(entry, hints);
+    fit_explained(hints, entry.cached_message(), query, age, &[options, &error].concat(), out)
 }
 
 /// Returns whether the entry's failure still holds: no server of its group has recovered since.
@@ -120,9 +127,9 @@ fn wants_prefetch(snapshot: &Snapshot, entry: &Entry, now: Millis) -> bool {
 }
 
 /// Returns the age and the extended error of a stale entry's response: TTL 30, and a text that says why.
-pub(super) fn stale(entry: &Entry) -> (Age, Vec<u8>) {
+pub(super) fn stale(entry: &Entry, hints: Hints) -> (Age, Vec<u8>) {
     let code = if entry.rcode == rcode::NXDOMAIN { ede::STALE_NXDOMAIN } else { ede::STALE };
-    (Age::Stale(STALE_TTL), write::extended_error(code, "upstreams failed"))
+    (Age::Stale(STALE_TTL), write::extended_error(code, text(hints, "upstreams failed")))
 }
 
 pub(super) fn stale_window(snapshot: &Snapshot) -> Millis {

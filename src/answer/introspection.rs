@@ -3,6 +3,8 @@
 //!
 //! - `me.nodens.internal` TXT: the client's identity, its number of queries, and its failures;
 //! - `NAME.why.nodens.internal` TXT: the route of NAME, its state in the cache, and its last failure for this client.
+//!
+//! With `hints = "own"` nothing of other views, of servers' addresses and of the cache is in them; with `off` they are refused.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ancestors;
 use super::batch_context::BatchContext;
-use super::diagnosis::explain;
+use super::diagnosis::{Reader, explain};
 use super::freshness::stale_window;
 use super::own_answers::{Local, LocalLookup, local};
 use super::pending::Introspection;
@@ -22,7 +24,7 @@ use crate::cause::Cause;
 use crate::clients::client::Field;
 use crate::clients::{Client, ClientIdentity};
 use crate::clock::Millis;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId};
 use crate::jobs::{Excerpt, Pick};
 use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
@@ -55,6 +57,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Way in which such a name is answered.
 pub(super) enum SelfService {
     Now(Rcode, LocalRecords),
+    /// Refused: the client gets no explanations.
+    Refused,
     /// Deferred to [`report_records`], which waits until the statistics that this worker has recorded are merged.
     Later,
 }
@@ -65,7 +69,7 @@ pub(super) fn inside(
     context: &mut BatchContext<'_>,
     query: &Query<'_>,
     key: &CacheKey,
-    client: IpAddr,
+    (client, hints): (IpAddr, Hints),
     room: usize,
 ) -> Option<SelfService> {
     let name = key.name();
@@ -73,13 +77,16 @@ pub(super) fn inside(
         return None;
     }
     let asked_for = asked_for(name);
-    if (asked_for.is_none() && name != ME) || (asked_for == Some(0)) || key.qtype() != rtype::TXT {
-        let exists = asked_for.is_some() || name == ME;
-        return exists.then(|| {
-            let mut records = LocalRecords::default();
-            records.soa(OWN_ZONE, 0);
-            SelfService::Now(rcode::NOERROR, records)
-        });
+    if asked_for.is_none() && name != ME {
+        return None;
+    }
+    if hints == Hints::Off {
+        return Some(SelfService::Refused);
+    }
+    if asked_for == Some(0) || key.qtype() != rtype::TXT {
+        let mut records = LocalRecords::default();
+        records.soa(OWN_ZONE, 0);
+        return Some(SelfService::Now(rcode::NOERROR, records));
     }
     let since_start = resolver.epoch.until(context.at);
     if !resolver.limits.introspection.admits(client, MOST_A_SECOND, since_start) {
@@ -110,11 +117,12 @@ pub(super) async fn report_records(
     let length = asked_for(name);
     let question = length.map(|length| pending_query.key.for_question(&[&name[..length], &[0]].concat(), rtype::A));
     let pick = question.as_ref().map_or(Pick::Latest(MOST_FAILURES), |question| Pick::Of(question.name()));
-    let now = resolver.millis(pending_query.asked);
+    let (snapshot, now) = (&pending_query.snapshot, resolver.millis(pending_query.asked));
+    let reader = Reader::Client(pending_query.hints, pending_query.key.effective_view());
     let lines = loop {
-        match (try_look(resolver, &pending_query.snapshot, client, now, pick), &question) {
-            (Some(excerpt), Some(question)) => break why(resolver, &pending_query.snapshot, now, question, excerpt),
-            (Some(excerpt), None) => break me(resolver, &pending_query.snapshot, now, client, excerpt),
+        match (try_look(resolver, snapshot, client, now, pick), &question) {
+            (Some(excerpt), Some(question)) => break why(resolver, snapshot, now, question, excerpt, reader),
+            (Some(excerpt), None) => break me(resolver, snapshot, now, client, excerpt, reader),
             (None, _) if Instant::now() >= deadline => {
                 break vec!["statistics are being updated: ask again".to_string()];
             }
@@ -163,7 +171,14 @@ fn records(query: &Query<'_>, lines: &[String], room: usize) -> LocalRecords {
 }
 
 /// Describes the client and the results of its queries.
-fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, excerpt: Option<Excerpt>) -> Vec<String> {
+fn me(
+    resolver: &Resolver,
+    snapshot: &Snapshot,
+    now: Millis,
+    address: IpAddr,
+    excerpt: Option<Excerpt>,
+    reader: Reader,
+) -> Vec<String> {
     let tables = resolver.tables(snapshot);
     let identity = tables.identify(address, now);
     let client = match identity {
@@ -183,8 +198,12 @@ fn me(resolver: &Resolver, snapshot: &Snapshot, now: Millis, address: IpAddr, ex
     let noise = if searches > 0 { noise.as_str() } else { "" };
     lines.push(format!("{queries} queries, {} failed{noise}", account.failed()));
     for (failure, like) in account.failures.iter().zip(&like) {
+        if failure.route.as_ref().is_some_and(|route| !reader.sees_route(snapshot, route)) {
+            continue;
+        }
         let seconds = now.saturating_sub(failure.last) / 1_000;
-        let (name, (_, sentence)) = (DisplayNoDot(&failure.name), explain(resolver, snapshot, &account, failure, like));
+        let (_, sentence) = explain(resolver, snapshot, &account, (failure, like), reader);
+        let name = DisplayNoDot(&failure.name);
         let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
         lines.push(format!("{name} {fared} {}x, last {seconds} s ago: {sentence}", failure.times));
     }
@@ -212,12 +231,13 @@ fn title(client: &Client, address: IpAddr) -> String {
 
 /// Explains the route of the name of `question`, its state in the cache, and its last failure for the client; one sentence
 /// each. `excerpt` is the client's excerpt for that name, chosen by [`Pick::Of`].
-pub fn why(
+pub(crate) fn why(
     resolver: &Resolver,
     snapshot: &Snapshot,
     now: Millis,
     question: &CacheKey,
     excerpt: Option<Excerpt>,
+    reader: Reader,
 ) -> Vec<String> {
     let name = question.name();
     let (target, route, mut lines) = match local(snapshot, question) {
@@ -257,9 +277,10 @@ pub fn why(
     // Clients ask for the failure most often, so it comes first.
     if let Some(Excerpt { account, like }) = excerpt
         && let Some((failure, like)) = account.failures.iter().zip(&like).next()
+        && failure.route.as_ref().is_none_or(|route| reader.sees_route(snapshot, route))
     {
         let seconds = now.saturating_sub(failure.last) / 1_000;
-        let (_, sentence) = explain(resolver, snapshot, &account, failure, like);
+        let (_, sentence) = explain(resolver, snapshot, &account, (failure, like), reader);
         let fared = if failure.cause == Cause::TooBig { "was cut off" } else { "failed" };
         lines.push(format!("it {fared} {seconds} s ago for you: {sentence}"));
     }
@@ -273,6 +294,11 @@ pub fn why(
         route.label,
         group.config.name
     ));
+    if !reader.sees_all() {
+        let state = if group.is_alive() { "answers" } else { "does not answer at present" };
+        lines.push(format!("upstream {} {state}", group.config.name));
+        return lines;
+    }
     for (qtype, label) in [(rtype::A, "A"), (rtype::AAAA, "AAAA")] {
         let line = cached(resolver, snapshot, now, &question.for_question(&target, qtype), number);
         lines.push(format!("{label}: {line}"));

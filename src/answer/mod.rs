@@ -18,7 +18,7 @@
 //! - `freshness` the use of a cache entry, [`own_answers`] the names that nodens answers itself;
 //! - [`deferred`] the slow path, `obtain` one entry for it;
 //! - `ancestors`, `autopath` and [`pruning`] treatment of search lists;
-//! - `introspection` and [`diagnosis`] reports to a client about itself;
+//! - `introspection` and [`diagnosis`] reports to a client about itself, `disclosure` the limits of what it learns;
 //! - [`outcome`] the only place where results are recorded, and [`local_counters`] a worker's counters.
 //!
 //! The cache comes before local names because it never holds them: see
@@ -28,7 +28,7 @@ use std::net::IpAddr;
 
 use crate::cache::Entry;
 use crate::cause::Cause;
-use crate::config::{RouteId, ViewId};
+use crate::config::{Hints, RouteId, ViewId};
 use crate::governor::pending::PendingSlot;
 use crate::local::cluster::{DenialRule, FORM_TTL};
 use crate::metrics::AnswerSource;
@@ -42,6 +42,7 @@ mod autopath;
 mod batch_context;
 pub(crate) mod deferred;
 pub(crate) mod diagnosis;
+mod disclosure;
 mod freshness;
 mod introspection;
 pub(crate) mod local_counters;
@@ -60,7 +61,7 @@ use request::{Request, options};
 
 pub use batch_context::BatchContext;
 pub use deferred::{Resolved, resolve};
-pub use introspection::why;
+pub(crate) use introspection::why;
 pub use local_counters::LocalCounters;
 pub use own_answers::{LOOP_CHECK, Local, LocalLookup, denial, local};
 pub use pending::{Deferred, Introspection, Path, PendingQuery, PendingTask};
@@ -128,7 +129,7 @@ impl Resolver {
         let key = CacheKey::new(query, context.snapshot.sees(view));
         let asked = (&key, self.cache.hash(&key));
         let (key, hash) = asked;
-        match self.cache.with(hash, key, |entry| cached(context, entry, query, key, options, out)) {
+        match self.cache.with(hash, key, |entry| cached(context, entry, query, (key, view), options, out)) {
             Some(Cached::Reply { len, rcode, cause, source: (source, route), refresh }) => {
                 let mut outcome = from.outcome(asked, Some(route), (rcode, cause), source);
                 // Both cases are rare, and one check of the header finds either.
@@ -140,7 +141,12 @@ impl Resolver {
                     {
                         let pending_query =
                             context.pending_query(key.clone(), hash, route, None, Some(client)).along(path);
-                        return self.defer(context, PendingTask::Question(pending_query), from, place);
+                        return self.defer(
+                            context,
+                            PendingTask::Question(pending_query),
+                            (from, context.snapshot.hints(view)),
+                            place,
+                        );
                     }
                     let is_cut = rcode == rcode::NOERROR && !over_tcp;
                     outcome.truncated_to = is_cut.then_some(out.len());
@@ -156,7 +162,7 @@ impl Resolver {
                     false => Response::Reply(len),
                 }
             }
-            _ => self.uncached(context, from, asked, options, out),
+            _ => self.uncached(context, from, (asked, view), options, out),
         }
     }
 
@@ -169,7 +175,8 @@ impl Resolver {
             context,
             &from.turned_away((rcode::REFUSED, Cause::Refused), AnswerSource::Refused, text),
         );
-        from.error(rcode::REFUSED, Cause::Refused, text, out)
+        let hints = context.snapshot.hints(context.view(from.client));
+        from.error((rcode::REFUSED, Cause::Refused), text, hints, out)
     }
 
     /// Returns the response to a client that exceeds the rate of its view; `None` if it does not.
@@ -181,7 +188,7 @@ impl Resolver {
         from: &Request<'_>,
         out: &mut [u8],
     ) -> Option<Response> {
-        let view = context.snapshot.config.views.get(view.index())?;
+        let (hints, view) = (context.snapshot.hints(Some(view)), context.snapshot.config.views.get(view.index())?);
         let limit = view.client_max_qps?;
         if self.limits.rates.admits(from.client, limit, self.epoch.until(context.at)) {
             return None;
@@ -192,7 +199,7 @@ impl Resolver {
             context,
             &from.turned_away((rcode::SERVFAIL, Cause::RateLimited), AnswerSource::Local, &text),
         );
-        Some(from.error(rcode::SERVFAIL, Cause::RateLimited, &text, out))
+        Some(from.error((rcode::SERVFAIL, Cause::RateLimited), &text, hints, out))
     }
 
     /// Responds to a message that is not a valid query.
@@ -242,25 +249,30 @@ impl Resolver {
         &self,
         context: &mut BatchContext<'_>,
         from: &Request<'_>,
-        asked: (&CacheKey, u64),
+        (asked, view): ((&CacheKey, u64), Option<ViewId>),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
         let (snapshot, (key, hash), Request { query, client, over_tcp }) = (context.snapshot, asked, from);
+        let hints = snapshot.hints(view);
         let own = |rcode, cause| from.outcome(asked, None, (rcode, cause), AnswerSource::Local);
-        match introspection::inside(self, context, query, key, *client, out.len()) {
+        match introspection::inside(self, context, query, key, (*client, hints), out.len()) {
             Some(SelfService::Now(rcode, records)) => {
                 outcome::enter_at_once(self, context, &own(rcode, None));
                 return Response::Reply(write::local(query, rcode, true, &records, options, out));
             }
+            Some(SelfService::Refused) => {
+                outcome::enter_at_once(self, context, &own(rcode::REFUSED, None));
+                return from.error((rcode::REFUSED, Cause::Refused), "", hints, out);
+            }
             Some(SelfService::Later) => {
                 let Some(place) = self.place(context, None, *client) else {
-                    return self.turn_away(context, from, asked, (None, true), options, out);
+                    return self.turn_away(context, from, asked, (None, true, hints), options, out);
                 };
                 return self.defer(
                     context,
-                    PendingTask::Introspection(context.introspection(key.clone(), *client)),
-                    from,
+                    PendingTask::Introspection(context.introspection(key.clone(), *client, hints)),
+                    (from, hints),
                     place,
                 );
             }
@@ -272,15 +284,16 @@ impl Resolver {
             && let Some(place) = self.place(context, Some(route), *client)
         {
             let pending_query = context.pending_query(key.clone(), hash, route, None, Some(*client)).along(path);
-            return self.defer(context, PendingTask::Question(pending_query), from, place);
+            return self.defer(context, PendingTask::Question(pending_query), (from, hints), place);
         }
         let (target, hash, route, alias) = match found {
             Local::Answer(answer) => {
                 let LocalLookup { rcode, ref records, cause, text } = answer;
                 let mut outcome = own(rcode, cause);
                 outcome.words = Explanation::Text(text);
-                let all = [options, &answer.extended_error()].concat();
-                let len = write::local(query, rcode, false, records, &all, out);
+                let len = disclosure::disclose_own(hints, &answer.extended_error(), |error| {
+                    write::local(query, rcode, false, records, &[options, error].concat(), out)
+                });
                 let is_cut = !over_tcp && rcode == rcode::NOERROR && is_truncated(out);
                 outcome.truncated_to = is_cut.then_some(out.len());
                 outcome::enter_at_once(self, context, &outcome);
@@ -292,7 +305,8 @@ impl Resolver {
                 (target, hash, route, Some(records))
             }
             Local::Denied { route } => {
-                let response = self.deny(context, from, asked, (route, DenialRule::Form, FORM_TTL), options, out);
+                let response =
+                    self.deny(context, (from, hints), asked, (route, DenialRule::Form, FORM_TTL), options, out);
                 let cluster = context.snapshot.cluster(route);
                 let is_sample = cluster.is_some_and(|cluster| cluster.pruning.is_sample(cluster.form(key.name())));
                 return match response {
@@ -305,7 +319,7 @@ impl Resolver {
             Local::Not { route, depth } => match ancestors::cut(self, snapshot, key, route, depth, context.now) {
                 Some(cut) => {
                     let response =
-                        self.deny(context, from, asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
+                        self.deny(context, (from, hints), asked, (route, DenialRule::Ancestor, cut.ttl), options, out);
                     return match (response, cut.refresh) {
                         (Response::Reply(len), Some((key, hash))) => {
                             Response::ReplyAndRefresh(len, context.pending_query(key, hash, route, None, None))
@@ -317,11 +331,11 @@ impl Resolver {
             },
         };
         let Some(place) = self.place(context, Some(route), *client) else {
-            return self.turn_away(context, from, (&target, hash), (Some(route), alias.is_some()), options, out);
+            return self.turn_away(context, from, (&target, hash), (Some(route), alias.is_some(), hints), options, out);
         };
         self.metrics.cache.misses.inc();
         let pending_query = context.pending_query(target, hash, route, alias, Some(*client));
-        self.defer(context, PendingTask::Question(pending_query), from, place)
+        self.defer(context, PendingTask::Question(pending_query), (from, hints), place)
     }
 
     /// Responds to a query that is rejected because too many are pending: a stale answer is better than none (RFC 8767).
@@ -331,13 +345,14 @@ impl Resolver {
         context: &mut BatchContext<'_>,
         from: &Request<'_>,
         asked: (&CacheKey, u64),
-        (route, is_alias): (Option<RouteId>, bool),
+        (route, is_alias, hints): (Option<RouteId>, bool, Hints),
         options: &[u8],
         out: &mut [u8],
     ) -> Response {
         self.metrics.capacity.rejections.with_label_values(&["pending_queries"]).inc();
         let (target, hash) = asked;
-        let stale = |entry: &mut Entry| freshness::past_its_time(context, entry, &from.query, target, options, out);
+        let stale =
+            |entry: &mut Entry| freshness::past_its_time(context, entry, &from.query, (target, hints), options, out);
         if !is_alias && let Some((len, rcode, cause)) = self.cache.with(hash, target, stale).flatten() {
             outcome::enter_at_once(self, context, &from.outcome(asked, route, (rcode, cause), AnswerSource::Stale));
             return Response::Reply(len);
@@ -348,7 +363,7 @@ impl Resolver {
             context,
             &QueryOutcome { words, ..from.outcome(asked, route, code, AnswerSource::Local) },
         );
-        from.error(rcode::SERVFAIL, Cause::RateLimited, TURNED_AWAY, out)
+        from.error((rcode::SERVFAIL, Cause::RateLimited), TURNED_AWAY, hints, out)
     }
 
     /// Defers a query to a task.
@@ -356,12 +371,12 @@ impl Resolver {
         &self,
         context: &mut BatchContext<'_>,
         task: PendingTask,
-        from: &Request<'_>,
+        (from, hints): (&Request<'_>, Hints),
         place: PendingSlot,
     ) -> Response {
         context.tally.query(from.over_tcp, from.query.qtype, task.route());
         let (query, over_tcp) = (from.query.retained(), from.over_tcp);
-        Response::Deferred(Box::new(Deferred { task, query, over_tcp, place }))
+        Response::Deferred(Box::new(Deferred { task, query, over_tcp, hints, place }))
     }
 
     /// Reserves a slot among the pending queries for a query of this client.

@@ -73,8 +73,8 @@ pub(super) async fn obtain<U: Ask + 'static>(
                         // The leader was dropped.
                         Ok(None) => unasked(Cause::UpstreamFailed, &[]),
                         Err(_) => {
-                            let error =
-                                Cause::UpstreamTimeout.extended_error("the same question, asked before, is still open");
+                            let error = Cause::UpstreamTimeout
+                                .extended_error("no answer in time, and a query for it is still open");
                             unasked(Cause::UpstreamTimeout, &error)
                         }
                     };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::cache::entry::CacheScope;
 use crate::coalesce::AnsweredBy;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId};
 use crate::governor::pending::PendingSlot;
 use crate::snapshot::Snapshot;
 use crate::wire::cache_key::CacheKey;
@@ -23,6 +23,8 @@ pub struct Deferred {
     pub query: Box<[u8]>,
     /// True if the query came over TCP.
     pub over_tcp: bool,
+    /// Explanations that the client gets.
+    pub(super) hints: Hints,
     /// Slot among the pending queries.
     pub(super) place: PendingSlot,
 }
@@ -54,6 +56,8 @@ pub struct Introspection {
     /// Time of the query.
     pub asked: Instant,
     pub(crate) client: IpAddr,
+    /// Explanations that the client gets.
+    pub(super) hints: Hints,
 }
 
 /// Question to be sent to an upstream.

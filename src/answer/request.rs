@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::disclosure;
 use super::outcome::{Explanation, ParsedQuestion, QueryOutcome};
 use super::pending::{Deferred, PendingQuery};
 use crate::cause::Cause;
-use crate::config::RouteId;
+use crate::config::{Hints, RouteId};
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
 use crate::wire::Rcode;
@@ -63,9 +64,9 @@ impl<'q> Request<'q> {
         QueryOutcome { client, over_tcp, question, route: None, rcode, source, cause, words, truncated_to: None }
     }
 
-    /// Writes a response without records, with an extended error.
-    pub(super) fn error(&self, rcode: Rcode, cause: Cause, text: &str, out: &mut [u8]) -> Response {
-        let error = cause.extended_error(text);
+    /// Writes a response without records, with an extended error. The text must be one that the client may see unless it gets none.
+    pub(super) fn error(&self, (rcode, cause): (Rcode, Cause), text: &str, hints: Hints, out: &mut [u8]) -> Response {
+        let error = cause.extended_error(disclosure::text(hints, text));
         Response::Reply(write::local(&self.query, rcode, false, &LocalRecords::default(), &error, out))
     }
 }

@@ -55,8 +55,8 @@ impl KnownZones {
 
     /// Creates an instance from zones and from names with static records.
     pub(crate) fn new<'n>(zones: impl Iterator<Item = &'n [u8]>, names: impl Iterator<Item = &'n [u8]>) -> Self {
-        let is_suffix = |zone: &&[u8]| suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00");
-        let mut all = Self { zones: zones.filter(is_suffix).map(Into::into).collect(), ..Self::default() };
+        let zones = zones.filter(|zone| is_suffix(zone)).map(Into::into).collect();
+        let mut all = Self { zones, ..Self::default() };
         for name in names {
             let prefixes = Prefixes::of(name);
             for front in all.fronts(&prefixes).map(|front| front.hash).collect::<Vec<_>>() {
@@ -132,6 +132,11 @@ impl Default for Existing {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Returns whether a zone counts as a suffix.
+pub(crate) fn is_suffix(zone: &[u8]) -> bool {
+    suffixes(zone).count() > LEAST_LABELS && !zone.ends_with(b"\x04arpa\x00")
 }
 
 fn order(name: &[u8]) -> (usize, &[u8]) {

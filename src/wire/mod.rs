@@ -13,6 +13,7 @@
 //! - [`fit`] a cached response adapted to one query: id, letter case, aged TTLs, OPT, size;
 //! - [`spelling`] letter case of uncompressed names;
 //! - [`mod@write`] parts and messages that nodens writes itself: errors, local answers, OPT records;
+//! - `redact` extended errors without the addresses of servers;
 //! - [`compose`] new responses built from copied records, for example where a CNAME leads into another route.
 
 pub mod cache_key;
@@ -22,6 +23,7 @@ pub mod name;
 pub mod query;
 pub mod rcode;
 pub mod record;
+pub(crate) mod redact;
 pub mod response;
 pub mod rtype;
 pub(crate) mod spelling;

@@ -46,7 +46,7 @@ fn scene_within(deadline: &str, more: &str) -> Scene {
     let corp = upstream(LabZone::new("corp.example."));
     corp.set(Behaviour::silent());
     let text = format!(
-        "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nhints = \"full\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"{deadline}\"\n\
          [[route]]\nzones = [\"corp.example\"]\nto = \"corp\"\n\
          [[route]]\nzones = [\"cluster.local\"]\nto = \"public\"\n[[route]]\nzones = [\".\"]\nto = \"public\"\n\

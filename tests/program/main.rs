@@ -17,6 +17,7 @@ mod encrypted;
 mod failover;
 mod forgery;
 mod handover;
+mod hints;
 mod jobs;
 mod life;
 mod log;

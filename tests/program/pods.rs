@@ -148,7 +148,7 @@ fn each_pod_is_itself() {
         for (pod, server, words) in [
             (staff, NODENS[0], "takes route \\\"corp.example (staff)\\\" to upstream vpc"),
             (fork, NODENS[1], "git.corp.example is denied to this client"),
-            (plain, NODENS[0], "other clients have route \\\"corp.example (staff)\\\" for it"),
+            (plain, NODENS[0], "takes route \\\".\\\" to upstream public"),
         ] {
             let why = why(pod, server);
             assert!(why.contains(words), "{words}: {why}");

@@ -38,7 +38,7 @@ fn scene() -> Scene {
     let corp = upstream(LabZone::new("corp.example."));
     corp.set(Behaviour::silent());
     let text = format!(
-        "[server]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"127.0.0.0/29\", \"::1\"]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+        "[server]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"127.0.0.0/29\", \"::1\"]\nhints = \"full\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [report]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\n\
          [upstreams.public]\nservers = [\"{}\"]\n[upstreams.corp]\nservers = [\"{}\"]\ndeadline = \"300ms\"\n\
          [[route]]\nzones = [\"corp.example\"]\nto = \"corp\"\n[[route]]\nzones = [\".\"]\nto = \"public\"\n\

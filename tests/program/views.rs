@@ -115,7 +115,7 @@ fn nobody_is_told_what_others_see() {
         scene.txt(STAFF, "me.nodens.internal")
     );
     let why = scene.txt(STAFF, "git.corp.example.why.nodens.internal");
-    assert!(why.contains("to upstream corp") && why.contains("NOERROR"), "{why}");
+    assert!(why.contains("to upstream corp"), "{why}");
     scene.ask(FORK, "git.corp.example", A);
     let why = scene.txt(FORK, "git.corp.example.why.nodens.internal");
     assert!(
@@ -124,7 +124,7 @@ fn nobody_is_told_what_others_see() {
     );
     scene.ask(PLAIN, "git.corp.example", A);
     let why = scene.txt(PLAIN, "git.corp.example.why.nodens.internal");
-    assert!(why.contains("to upstream public") && !why.contains("upstream corp"), "{why}");
+    assert!(why.contains("to upstream public") && !why.contains("upstream corp") && !why.contains("staff"), "{why}");
 }
 
 #[test]

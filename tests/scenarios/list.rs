@@ -152,6 +152,7 @@ scenarios! {
     }
     views {
         deny
+        hints
         in_place_of
         own_routes
         rate
