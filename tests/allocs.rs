@@ -24,6 +24,7 @@ use nodens::wire::cache_key::CacheKey;
 use nodens::wire::fit::{Age, fit};
 use nodens::wire::query::Query;
 use nodens::wire::response::ResponseMessage;
+use nodens::wire::write::extended_error;
 use tokio::time::Instant;
 
 thread_local! {
@@ -167,10 +168,16 @@ impl Scene {
     }
 
     fn keep_the_answer(&self) {
+        self.keep_an_answer(&[]);
+    }
+
+    /// Caches the answer with these extended errors, as whole options.
+    fn keep_an_answer(&self, extended_errors: &[u8]) {
         let mut wire = [QUERY, RECORD].concat();
         wire[2..4].copy_from_slice(&[0x81, 0x80]);
         wire[7] = 1;
-        let response = ResponseMessage::read(&wire).expect("a good reply");
+        let mut response = ResponseMessage::read(&wire).expect("a good reply");
+        response.extended_errors = extended_errors.to_vec();
         let scope = self.snapshot.scope(EffectiveViewId::COMMON, ROUTE, false);
         let entry = Entry::from_reply(&response, LIMITS, false, scope, self.resolver.now());
         let key = CacheKey::new(&Query::read(QUERY).expect("a good query"), EffectiveViewId::COMMON);
@@ -238,6 +245,24 @@ fn a_hit_through_the_whole_path_allocates_nothing() {
         assert_eq!(after - before, 0, "over TCP: {over_tcp}, query of {} bytes", query.len());
     }
     assert!(scene.out.starts_with(&QUERY[..2]), "the id is the query's");
+}
+
+/// Each value of `hints` shows another part of the extended error.
+#[test]
+fn a_hit_with_an_extended_error_allocates_nothing() {
+    let mut query = [QUERY, OPT].concat();
+    query[11] = 1;
+    let text = "forged by 192.0.2.9:53";
+    for (hints, shown) in [("full", text.len()), ("own", "forged by".len()), ("off", 0)] {
+        let mut scene = Scene::with(&format!("[[view]]\nname='a'\nsources=['127.0.0.1']\nhints='{hints}'\n"));
+        scene.keep_an_answer(&extended_error(4, text));
+        let length = Some(query.len() + RECORD.len() + 6 + shown);
+        assert_eq!(scene.ask(&query, false), length, "{hints}");
+        scene.tally.flush(&scene.resolver.metrics, 0.000_1);
+        let before = allocations();
+        (0..1_000).for_each(|_| assert_eq!(scene.ask(&query, false), length));
+        assert_eq!(allocations() - before, 0, "{hints}");
+    }
 }
 
 #[test]
