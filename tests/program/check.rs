@@ -372,6 +372,10 @@ fn mistakes_of_views() {
         (view("name = 'a'\nlabels = { a = 1 }\n"), &["3:10: labels: invalid type: integer `1`"]),
         (view("name = 'a'\nknown = true\nclient_max_qps = 0\n"), &["4:18: client_max_qps: 0 is too little: from 1"]),
         (
+            view("name = 'a'\nknown = true\nhints = 'none'\n"),
+            &["4:9: hints: \"none\" is no kind of hints; expected \"full\", \"own\" or \"off\""],
+        ),
+        (
             view("name = 'a'\nknown = true\ndeny = ['a.example']\n[[view.route]]\nzones = ['A.example']\nto = 'upp'\n"),
             &[
                 "4:9: deny: line 6 claims a.example. already",
