@@ -22,6 +22,8 @@ use crate::server::Phase;
 use crate::snapshot::Snapshot;
 use crate::upstream::server_status::wall_clock;
 
+/// Memory of a configuration, in bytes, from which on a reload waits until those before it are freed.
+const LARGE: usize = 4 << 20;
 /// Interval between checks that every worker is running.
 const TURNS_CHECK: Duration = Duration::from_millis(1);
 
@@ -95,7 +97,9 @@ impl Running {
     /// worker takes part in building the snapshot or in freeing the old one.
     pub fn apply_config(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.wait();
+        if config.footprint() >= LARGE {
+            retired.wait();
+        }
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
         let needs_restart = config.keep_start_only(&old.config);
