@@ -51,8 +51,7 @@ pub struct Cache {
 pub struct HashKeys(u64, u64);
 
 impl HashKeys {
-    /// Returns random keys.
-    fn new() -> Self {
+    fn random() -> Self {
         // The standard library's keys come from the system's random numbers.
         let random = RandomState::new();
         Self(random.hash_one(0), random.hash_one(1))
@@ -68,7 +67,7 @@ impl fmt::Debug for HashKeys {
 impl Cache {
     /// Returns a cache that takes at most `memory` bytes.
     pub fn new(memory: usize) -> Self {
-        Self::with_keys(memory, HashKeys::new())
+        Self::with_keys(memory, HashKeys::random())
     }
 
     /// Returns a cache that takes at most `memory` bytes and hashes with these keys.
