@@ -4,6 +4,7 @@
 //! one. Here each is found by its PID namespace: a nodens that has started binds a Unix socket with the number of its namespace
 //! in its name. Nothing is ever sent to this socket.
 
+use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::{fs, io};
@@ -53,15 +54,16 @@ impl Ready {
         let found = name().and_then(|name| UnixDatagram::unbound()?.connect_addr(&name));
         match found {
             Ok(()) => {
-                println!("ready");
+                // The exit code is the result.
+                let _ = writeln!(io::stdout(), "ready");
                 CommandOutcome::Good
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                eprintln!("nodens: no nodens of this PID namespace has started");
+                let _ = writeln!(io::stderr(), "nodens: no nodens of this PID namespace has started");
                 CommandOutcome::Failed
             }
             Err(error) => {
-                eprintln!("nodens: cannot look for a nodens of this PID namespace: {error}");
+                let _ = writeln!(io::stderr(), "nodens: cannot look for a nodens of this PID namespace: {error}");
                 CommandOutcome::Failed
             }
         }
