@@ -157,9 +157,9 @@ impl NodeNetwork {
         Ok(missing)
     }
 
-    /// Removes everything that nodens created, except for a fallback that is to remain, and what another process uses: addresses on
-    /// which it listens for queries, and the table if that process is a nodens. `own` has the inodes of this process's sockets. Continues after a
-    /// failure.
+    /// Removes everything that nodens created, except for a fallback that is to remain and for what another process uses: addresses
+    /// on which it listens for queries, and the table, unless that has a fallback that the process does not renew. `own` has the
+    /// inodes of this process's sockets. Continues after a failure.
     ///
     /// # Errors
     /// The first failure.
