@@ -82,19 +82,22 @@ impl Process {
         let address = place.listen;
         let mut process = Self { child, address, _dir: dir };
         let start = Instant::now();
+        let failed = |trouble: String| Err(io::Error::other(format!("{trouble}; its log ends:\n{}", end_of(&log))));
         while TcpStream::connect(address).await.is_err() {
-            let trouble = match process.child.try_wait()? {
-                Some(status) => format!("{} ended with {status}", server.program()),
-                None if start.elapsed() > START_PATIENCE => format!("{} does not listen", server.program()),
-                None => {
-                    sleep(LOOK).await;
-                    continue;
+            match process.child.try_wait()? {
+                Some(status) => return failed(format!("{} ended with {status}", server.program())),
+                None if start.elapsed() > START_PATIENCE => {
+                    return failed(format!("{} does not listen", server.program()));
                 }
-            };
-            return Err(io::Error::other(format!("{trouble}; its log ends:\n{}", end_of(&log))));
+                None => sleep(LOOK).await,
+            }
         }
         sleep(SETTLE).await;
-        Ok(process)
+        // Another process may have taken the port first, and accepted the connection.
+        match process.child.try_wait()? {
+            Some(status) => failed(format!("{} ended with {status}", server.program())),
+            None => Ok(process),
+        }
     }
 }
 
