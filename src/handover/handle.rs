@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use std::{fs, thread};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -81,14 +82,16 @@ impl HandoverHandle {
     pub fn open(self, begin: Params) -> io::Result<HandoverServer> {
         let Self { commands, heard, bell, rung } = self;
         let Params { host, listener, predecessor, has_just_taken_over, successor, holder } = begin;
-        let awaits_predecessor = has_just_taken_over && predecessor.is_some();
+        let awaits_predecessor = (has_just_taken_over && predecessor.is_some()).then(|| Instant::now() + 2 * GRACE);
+        let settling = successor.is_some().then(|| Instant::now() + GRACE);
         let state = HandoverState {
             host,
             listener: listener.map(Arc::new),
             predecessor,
             successor,
             awaits_predecessor,
-            settling: None,
+            // A worker that died may have left connections to transfer.
+            settling,
             announce: None,
             leaving: false,
             holder,

@@ -30,6 +30,8 @@ const PACKING: Duration = Duration::from_secs(10);
 const READERS_CHECK: u8 = 1;
 /// Interval between checks that all connections are transferred, in milliseconds.
 const CONNECTIONS_CHECK: u8 = 5;
+/// Interval between checks that the predecessor is not waited for any longer, in milliseconds.
+const PREDECESSOR_CHECK: u8 = 200;
 /// Interval between checks for connections that are still to be transferred.
 const MOVES_CHECK: Duration = Duration::from_millis(5);
 /// Pause in accepting when no file descriptor is left.
@@ -50,8 +52,8 @@ pub(super) struct HandoverState {
     pub(super) listener: Option<Arc<OwnedFd>>,
     pub(super) predecessor: Option<Channel>,
     pub(super) successor: Option<Channel>,
-    /// True until the predecessor has transferred everything: a process that would be a successor meanwhile waits.
-    pub(super) awaits_predecessor: bool,
+    /// Latest time to wait until the predecessor has transferred everything: a process that would be a successor waits too.
+    pub(super) awaits_predecessor: Option<Instant>,
     /// Latest time to tell the successor that everything is transferred.
     pub(super) settling: Option<Instant>,
     /// Latest time to announce the handover; it is announced earlier once nothing here reads queries.
@@ -73,6 +75,7 @@ impl HandoverState {
                 self.announce = None;
                 self.record_event(EventKind::HandedOver, "");
             }
+            self.awaits_predecessor = self.awaits_predecessor.filter(|latest| Instant::now() < *latest);
             // Before the commands: one that is sent before its connection is no longer counted must not be missed.
             let is_settled = !self.host.reads() && self.has_no_connections();
             let _ = io::Read::read(&mut self.rung, &mut [0; 64]);
@@ -105,7 +108,7 @@ impl HandoverState {
     /// Waits for events; returns which of the listener, the predecessor and the successor have one.
     fn wait(&self) -> [bool; 3] {
         // A process in standby has nothing to hand over.
-        let serves = self.host.phase() == Phase::Serving && !self.awaits_predecessor;
+        let serves = self.host.phase() == Phase::Serving && self.awaits_predecessor.is_none();
         let others = [
             self.listener.as_deref().filter(|_| serves).map(AsFd::as_fd),
             self.predecessor.as_ref().map(AsFd::as_fd),
@@ -113,10 +116,11 @@ impl HandoverState {
         ];
         let mut all = vec![PollFd::new(self.rung.as_fd(), PollFlags::POLLIN)];
         all.extend(others.iter().flatten().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
-        let timeout = match (self.announce, self.settling) {
-            (Some(_), _) => PollTimeout::from(READERS_CHECK),
-            (None, Some(_)) => PollTimeout::from(CONNECTIONS_CHECK),
-            (None, None) => PollTimeout::NONE,
+        let timeout = match (self.announce, self.settling, self.awaits_predecessor) {
+            (Some(_), ..) => PollTimeout::from(READERS_CHECK),
+            (None, Some(_), _) => PollTimeout::from(CONNECTIONS_CHECK),
+            (None, None, Some(_)) => PollTimeout::from(PREDECESSOR_CHECK),
+            (None, None, None) => PollTimeout::NONE,
         };
         if poll(&mut all, timeout).is_err() {
             // Most likely a signal.
@@ -204,11 +208,11 @@ impl HandoverState {
     fn receive_from_predecessor(&mut self) {
         let Some(predecessor) = &self.predecessor else { return };
         match receive_from(predecessor, &self.host) {
-            Some(Ok(HandoverMessage::Settled)) => self.awaits_predecessor = false,
+            Some(Ok(HandoverMessage::Settled)) => self.awaits_predecessor = None,
             Some(Ok(_)) => {}
             Some(Err(_)) | None => {
                 self.predecessor = None;
-                self.awaits_predecessor = false;
+                self.awaits_predecessor = None;
                 self.hold();
             }
         }
