@@ -209,11 +209,9 @@ impl Shard {
     /// Protects the oldest entries on probation, as long as they are marked and take more than their share. An insertion calls
     /// this even if there is room, so that a mark counts at about the time when it was set.
     fn protect_marked(&mut self) {
-        while self.is_probation_large()
-            && let Some(hash) = self.probation.back()
-            && let Some(slot) = self.entries.peek_mut(hash)
-            && slot.standing.asked_again
-        {
+        for _ in 0..MOST_ROUNDS {
+            let Some(hash) = self.probation.back().filter(|_| self.is_probation_large()) else { return };
+            let Some(slot) = self.entries.peek_mut(hash).filter(|slot| slot.standing.asked_again) else { return };
             slot.standing = Standing { protected: true, asked_again: false };
             self.probation_bytes -= slot.size();
             self.entries.promote(hash);
