@@ -109,7 +109,10 @@ impl Instance {
         };
         let running = match start_in(config.clone(), options(sockets, beside, cache)) {
             Err(StartError::Listen { address, error, .. })
-                if may_share && error.kind() == io::ErrorKind::AddrInUse && is_nodens(&config.admin.listen) =>
+                if may_share
+                    && config.server.listen.contains(&address)
+                    && error.kind() == io::ErrorKind::AddrInUse
+                    && is_nodens(&config.admin.listen) =>
             {
                 beside = true;
                 tracing::warn!(%address, "the running instance offers no handover; sharing the ports with it until it stops");
