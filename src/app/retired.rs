@@ -39,8 +39,7 @@ impl HeldCount {
 }
 
 impl Retired {
-    /// Waits until all earlier configurations are freed, for a limited time: reloads in quick succession then take no more
-    /// memory than one.
+    /// Waits until all earlier configurations are freed, for a limited time.
     pub(super) fn wait(&self) {
         let count = self.held.count.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self.held.freed.wait_timeout_while(count, PATIENCE, |count| *count > 0);

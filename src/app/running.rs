@@ -82,6 +82,14 @@ impl Running {
         &self.host.resolver
     }
 
+    /// Waits until the configurations before the one in force are freed, if that is large; for a limited time. A reload that
+    /// begins then needs memory for two configurations.
+    pub(crate) fn wait_for_memory(&self) {
+        if self.host.resolver.snapshot.load().config.footprint() >= LARGE {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).wait();
+        }
+    }
+
     /// Puts a new configuration in force and logs that: see [`Self::apply_config`].
     pub fn reload(&self, config: Config) -> Vec<&'static str> {
         let needs_restart = self.apply_config(config);
@@ -97,9 +105,6 @@ impl Running {
     /// worker takes part in building the snapshot or in freeing the old one.
     pub fn apply_config(&self, mut config: Config) -> Vec<&'static str> {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        if config.footprint() >= LARGE {
-            retired.wait();
-        }
         let resolver = &self.host.resolver;
         let old = resolver.snapshot.load_full();
         let needs_restart = config.keep_start_only(&old.config);

@@ -326,6 +326,7 @@ impl Serve {
         copy: &SupervisorCopy,
         text: Result<Vec<u8>, ConfigProblem<'_>>,
     ) -> Option<Vec<FileStamp>> {
+        running.wait_for_memory();
         let read = text.map(ConfigSource::of).and_then(|source| Ok((self.config(&source)?, source)));
         match read {
             Ok((config, source)) => {
