@@ -24,6 +24,8 @@ impl ServiceManager {
         send(NotifyState::Ready);
         let (end, ended) = channel::<()>();
         if let Some(every) = watchdog().map(|limit| limit / MESSAGES) {
+            // The service manager counts from its last message, which may be that of a worker before this one.
+            send(NotifyState::Watchdog);
             let run = move || {
                 while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                     if is_responsive() {
