@@ -55,6 +55,15 @@ impl Scene {
         let file = dir.write("nodens.toml", config);
         Nodens::spawn(serve().arg("--config").arg(file), dir)
     }
+
+    /// Stops `old`, which shares its ports with another nodens: that one answers, and hands over to the next.
+    fn is_left_to_another(&self, mut old: Nodens) {
+        old.signal("TERM");
+        assert_eq!(old.exit().code(), Some(0));
+        lookup(self.listen, "a.lab.example");
+        // The next nodens finds the socket of the other one.
+        self.nodens().logged("took over");
+    }
 }
 
 /// Clients that send queries all the time: over UDP, over one TCP connection each, and over a new TCP connection for each
@@ -355,34 +364,24 @@ fn without_a_common_protocol_both_share_the_ports() {
         HandoverMessage::Complete,
     ] {
         let scene = Scene::new();
-        let mut old = scene.nodens();
+        let old = scene.nodens();
         let predecessor = foreign_predecessor(&scene.socket(), answer);
         let mut new = scene.nodens();
         predecessor.join().expect("it was asked");
         new.logged("sharing the ports");
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
-        lookup(scene.listen, "a.lab.example");
-        // The next nodens finds the socket of `new`.
-        let mut next = scene.nodens();
-        next.logged("took over");
+        scene.is_left_to_another(old);
     }
 }
 
 #[test]
 fn without_the_handover_socket_both_share_the_ports() {
     let scene = Scene::new();
-    let mut old = scene.nodens();
+    let old = scene.nodens();
     std::fs::remove_file(scene.socket()).expect("it is there");
     let mut new = scene.nodens();
     new.logged("offers no handover; sharing the ports");
-    old.signal("TERM");
-    assert_eq!(old.exit().code(), Some(0));
+    scene.is_left_to_another(old);
     new.metric_becomes("nodens_handover_failures_total", &[], |count| count == 1.0);
-    lookup(scene.listen, "a.lab.example");
-    // The next nodens finds the socket of `new`.
-    let mut next = scene.nodens();
-    next.logged("took over");
 }
 
 #[test]
