@@ -138,7 +138,7 @@ impl Server {
     fn is_heard_of(&self) {
         let mut server_status = lock(&self.server_status);
         if server_status.state == ServerState::Unknown && self.state() == ServerState::Healthy {
-            *server_status = ServerStatus::new(ServerState::Healthy, "it responded");
+            self.show(&mut server_status, ServerState::Healthy, "it responded");
         }
     }
 
@@ -455,9 +455,14 @@ impl Server {
             return;
         }
         let reason = reason();
-        *server_status = ServerStatus::new(state, reason.as_str());
-        self.metrics.healthy.set(i64::from(state.is_good()));
+        self.show(&mut server_status, state, &reason);
         self.record_event(kind, reason);
+    }
+
+    /// Stores a state and shows it in the gauge. A server without a response so far is shown as healthy, as at its creation.
+    fn show(&self, server_status: &mut ServerStatus, state: ServerState, reason: &str) {
+        *server_status = ServerStatus::new(state, reason);
+        self.metrics.healthy.set(i64::from(state.is_good() || state == ServerState::Unknown));
     }
 
     /// Updates the state after the server became, or ceased to be, far slower than the fastest one of its group.
@@ -537,5 +542,20 @@ mod tests {
             [EventKind::Ejected, EventKind::ForwardingLoop, EventKind::ForwardingLoopCleared, EventKind::Recovered]
         );
         assert_eq!(server.recoveries.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_loop_before_the_first_response_leaves_no_mark() {
+        let metrics = Metrics::new().expect("metrics");
+        let address: SocketAddr = "192.0.2.1:53".parse().expect("an address");
+        let server = Server::new("up", address, None, metrics.server("up", "192.0.2.1:53"), Arc::default());
+        let shown = || (server.metrics.healthy.get(), server.server_status().state);
+        assert_eq!(shown(), (1, ServerState::Unknown));
+        server.loops_back();
+        assert_eq!(shown(), (0, ServerState::ForwardingLoop));
+        server.clear_loop("");
+        assert_eq!(shown(), (1, ServerState::Unknown));
+        server.responded(Instant::now(), Duration::from_millis(1), true);
+        assert_eq!(shown(), (1, ServerState::Healthy));
     }
 }
