@@ -19,7 +19,7 @@ const ENDS: Duration = Duration::from_secs(1);
 /// Step in the middle of a long wait.
 const COARSE: Duration = Duration::from_millis(500);
 /// Iterations of the runtime in which every message in flight advances by at least one hop.
-const TURNS: usize = 24;
+const TURNS: usize = 10;
 /// Real time for the kernel to deliver what it could not deliver at once; the paused clock does not move meanwhile.
 const KERNEL: Duration = Duration::from_micros(20);
 
@@ -47,7 +47,7 @@ impl Clock {
     }
 
     /// Completes everything that needs no time.
-    pub(crate) async fn merge_counts(&self) {
+    pub(crate) async fn settle(&self) {
         if self.is_real() {
             sleep(SETTLED).await;
             return;
@@ -68,7 +68,7 @@ impl Clock {
             return;
         }
         tokio::time::advance(by).await;
-        self.merge_counts().await;
+        self.settle().await;
     }
 
     /// Advances the clock by `time`: in steps of `by`, or in fine steps at both ends and coarse ones between.

@@ -82,14 +82,14 @@ impl Stage {
             ["begin", label, ..] => {
                 let client = self.send(rest(2));
                 self.pending.insert((*label).to_owned(), client);
-                self.clock.merge_counts().await;
+                self.clock.settle().await;
             }
             ["reply", label] => {
                 let client = self.pending.remove(*label).expect("it was begun");
                 self.expect(client, &step.block).await;
             }
             ["waits", label] => {
-                self.clock.merge_counts().await;
+                self.clock.settle().await;
                 let response = self.pending.get_mut(*label).expect("it was begun").response();
                 assert!(response.is_none(), "there is a reply");
             }
@@ -101,7 +101,7 @@ impl Stage {
             ["reload"] => {
                 let config = self.config(&step.block);
                 self.running().nodens().reload(config);
-                self.clock.merge_counts().await;
+                self.clock.settle().await;
             }
             ["saw", name, "loop-check", zone] => {
                 let seen = self.named(name).seen();
@@ -111,7 +111,7 @@ impl Stage {
             // Peers send queries of their own, and retry differently from nodens.
             ["saw", ..] if self.peer.is_some() => {}
             ["saw", name, ..] => {
-                self.clock.merge_counts().await;
+                self.clock.settle().await;
                 let mut seen = self.named(name).seen();
                 self.named(name).clear_seen();
                 // Ignores nodens's own queries: loop checks, and probes unless the step looks for them.
@@ -139,7 +139,7 @@ impl Stage {
             }
             None => Subject::Nodens(Box::new(start_here(self.config(block)).expect("nodens starts").0)),
         });
-        self.clock.merge_counts().await;
+        self.clock.settle().await;
     }
 
     /// Returns the configuration of a block, with a listener added. If the block names no upstreams, all are in one group.
@@ -167,7 +167,7 @@ impl Stage {
     async fn expect(&self, mut client: Client, block: &[String]) {
         let silence = block.first().is_some_and(|line| line == "silence");
         let patience = if silence { SILENCE } else { PATIENCE };
-        self.clock.merge_counts().await;
+        self.clock.settle().await;
         let response = loop {
             match client.response() {
                 Some(response) => break Some(response),
@@ -218,7 +218,7 @@ impl Stage {
                 tally.take_from(&mut waiting);
             }
         }
-        self.clock.merge_counts().await;
+        self.clock.settle().await;
         tally.take_from(&mut waiting);
         while !waiting.is_empty() {
             self.clock.step(FINE).await;
