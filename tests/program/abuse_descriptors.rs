@@ -171,7 +171,8 @@ fn without_descriptors_queries_fail_with_a_reason() {
         socket.send(&query_with_option(7, name, EXTENDED_ERROR)).expect("sends");
         receive(&socket)
     };
-    // Open descriptors stay open; nothing new can be opened.
+    // Open descriptors stay open, that of a late first probe too; nothing new can be opened.
+    eventually("the end of the first probe", || (sockets_to(upstream.address()) == 0).then_some(()));
     set_limit(&nodens, NOTHING_MORE);
     for n in 0..50 {
         let response = ask(&nodens, &format!("{n}.lab.example"));

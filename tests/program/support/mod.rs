@@ -23,6 +23,8 @@ pub(crate) mod space;
 
 /// Limit for every wait, far above any expected duration; a test that reaches it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+/// Longest pause between two looks at something that is waited for.
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Runtime of the scripted upstreams.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -281,15 +283,18 @@ pub(crate) fn zone() -> LabZone {
     LabZone::new("lab.example.").record("*.lab.example. 300 A 192.0.2.1").record("*.lab.example. 300 AAAA 2001:db8::1")
 }
 
-/// Calls `look` until it returns a value; panics after `DEADLINE`.
+/// Calls `look` until it returns a value; panics after `DEADLINE`. What takes longer is looked at less often, as tests run
+/// side by side and pages cost as much as queries.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
+    let mut pause = Duration::from_millis(5);
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < until, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
