@@ -456,7 +456,8 @@ impl Server {
         }
         let reason = reason();
         self.show(&mut server_status, state, &reason);
-        self.record_event(kind, reason);
+        // The page of the state and that of the events then show one time.
+        self.metrics.record_event(server_status.since_unix, kind, reason);
     }
 
     /// Stores a state and shows it in the gauge. A server without a response so far is shown as healthy, as at its creation.
