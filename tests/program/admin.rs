@@ -126,7 +126,8 @@ fn queries_and_responses_are_counted_by_what_they_are() {
     let upstream = upstream(zone().rcode("broken.lab.example.", 2));
     let record = "[[record]]\nname = \"static.lab.example\"\ntype = \"A\"\nvalue = \"10.0.0.1\"\n";
     let route = "[[route]]\nzones = [\"deep.lab.example\"]\nto = \"up\"\n";
-    let text = config(&[&upstream], "listen = [\"0.0.0.0:0\"]\nallow = [\"127.0.0.1/32\"]", "");
+    let server = "listen = [\"0.0.0.0:0\"]\nallow = [\"127.0.0.1/32\"]";
+    let text = config(&[&upstream], server, "deadline = \"30s\"");
     let nodens = Nodens::start(&format!("{text}{route}{record}"));
     let here = ([127, 0, 0, 1], nodens.address().port()).into();
     ask_udp(here, &query(1, "a.lab.example", A));
