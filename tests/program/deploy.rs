@@ -45,6 +45,8 @@ fn the_schema_accepts_every_configuration() {
             .filter(|name| **name != "canary")
             .map(|name| root().join(format!("deploy/kustomize/overlays/{name}/nodens.toml"))),
     );
+    let clouds = fs::read_dir(root().join("config/examples")).expect("examples");
+    files.extend(clouds.map(|file| file.expect("a file").path()));
     files.extend(["laptop", "hybrid", "untrusted-jobs"].map(|name| root().join(format!("examples/{name}.toml"))));
     let broken = [
         ("[server]\nlistne = [\"127.0.0.1\"]\n", "unknown key"),
@@ -172,9 +174,9 @@ const JOB_PORTS: [(&str, &str); 3] = [("UDP", "53"), ("TCP", "53"), ("TCP", "935
 /// Label under which Cilium has the namespace of a pod.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 
-/// Returns the addresses that nodens puts on the node, as blocks.
+/// Returns the addresses that nodens puts on the node in any overlay, as blocks.
 fn node_blocks() -> BTreeSet<String> {
-    let config = table(&read("deploy/kustomize/overlays/link-local/nodens.toml"));
+    let config = table(&read("deploy/kustomize/overlays/transparent/nodens.toml"));
     let addresses = config["node"]["addresses"].as_array().expect("a list").iter();
     let addresses = addresses.map(|ip| ip.as_str().expect("text"));
     addresses.map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 })).collect()
@@ -299,7 +301,13 @@ fn the_admission_policy_sets_the_nameserver_of_jobs() {
         let label = format!("\"{label}\"");
         assert!(is_job.contains(&label) && runners.contains(&label), "{label}: {is_job}");
     }
-    for label in ["\"runner-deployment-name\"", "key.startsWith(\"jenkins/\")", "key == \"jenkins\""] {
+    for label in [
+        "\"runner-deployment-name\"",
+        "\"runnerset-name\"",
+        "\"kubernetes.jenkins.io/controller\"",
+        "key.startsWith(\"jenkins/\")",
+        "key == \"jenkins\"",
+    ] {
         assert!(is_job.contains(label), "{label}: {is_job}");
     }
     assert!(condition("is-no-pause-pod-and-no-listener").contains("\"runner.gitlab.com/pause-pod\""));
