@@ -1,5 +1,6 @@
 //! Sockets of all processes of the node that listen on an address, from the kernel's lists in `/proc/net`.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,19 +13,22 @@ pub(super) const UDP: &[SocketList] = &[("/proc/net/udp", "07"), ("/proc/net/udp
 pub(super) const TCP: &[SocketList] = &[("/proc/net/tcp", "0A"), ("/proc/net/tcp6", "0A")];
 
 /// A socket that listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ListeningSocket {
     pub(super) address: SocketAddr,
     pub(super) inode: u64,
 }
 
+/// Number of times that a list is read. The kernel continues a read by position, so it skips a socket if one before it is closed.
+const READS: usize = 3;
+
 /// Returns the sockets that listen. A list that cannot be read counts as empty: a kernel without IPv6 has none for it.
-pub(super) fn listening(lists: &[SocketList]) -> Vec<ListeningSocket> {
+pub(super) fn listening(lists: &[SocketList]) -> HashSet<ListeningSocket> {
     let of = |(file, state): &SocketList| {
         let lines = File::open(file).into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
         lines.filter_map(|line| read(&line, state)).collect::<Vec<_>>()
     };
-    lists.iter().flat_map(of).collect()
+    (0..READS).flat_map(|_| lists.iter().flat_map(of)).collect()
 }
 
 /// Returns the number by which the kernel's lists identify a socket.
