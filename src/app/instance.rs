@@ -169,11 +169,10 @@ impl Instance {
     /// Stops, after the predecessor serves again if it is still in standby. Returns how many queries were left without a
     /// response.
     pub(crate) fn leave(self) -> usize {
-        if let Some(handover_server) = self.handover_server {
-            handover_server.leave();
-        }
-        // A process in standby leaves the node configuration to the process that serves.
-        let node = self.node.filter(|_| self.running.host().phase() == Phase::Serving);
+        let is_handing_over = self.handover_server.is_some_and(|server| !server.leave());
+        // A process in standby leaves the node configuration to the process that serves, and one that is handing over to a successor
+        // that may serve at any moment. Until then the fallback answers.
+        let node = self.node.filter(|_| !is_handing_over && self.running.host().phase() == Phase::Serving);
         let own = self.running.host().sockets.iter().filter_map(|(_, socket)| node::inode(socket).ok()).collect();
         let left = self.running.stop();
         match node.map(|node| node.tear_down(&own)) {

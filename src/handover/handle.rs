@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use std::{fs, thread};
@@ -105,16 +105,19 @@ impl HandoverHandle {
 }
 
 impl HandoverServer {
-    /// Prepares the end of the process: has the predecessor serve again, or transfers connections to the successor. Returns
-    /// when that is done or has failed.
-    pub fn leave(self) {
+    /// Prepares the end of the process: has the predecessor serve again, or transfers connections to the successor. Returns true
+    /// when that is done or has failed, and false if a successor that is still starting has kept it from being done in time.
+    pub fn leave(self) -> bool {
         let (done, wait) = sync_channel(1);
-        if self.commands.send(HandoverCommand::Leave(done)).is_ok() {
-            ring(&self.bell);
-            if wait.recv_timeout(STEP + 2 * GRACE).is_ok() {
-                let _ = self.thread.join();
-            }
+        if self.commands.send(HandoverCommand::Leave(done)).is_err() {
+            return true;
         }
+        ring(&self.bell);
+        let in_time = wait.recv_timeout(STEP + 2 * GRACE) != Err(RecvTimeoutError::Timeout);
+        if in_time {
+            let _ = self.thread.join();
+        }
+        in_time
     }
 }
 

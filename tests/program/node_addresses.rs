@@ -8,8 +8,9 @@ use crate::handover::foreign_predecessor;
 use crate::node::{ADDRESSES, NOWHERE, Site, TOOLS, addresses, has_address, nodens, run, said, tables};
 use crate::support::space::{inside, ip};
 use crate::support::{Dir, Nodens, eventually};
-use nodens::handover::channel::HandoverMessage;
-use socket2::{Domain, Socket, Type};
+use nodens::handover::PROTOCOL;
+use nodens::handover::channel::{Channel, HandoverMessage};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Returns whether a link has an address.
 fn is_on(address: &str, link: &str) -> bool {
@@ -212,6 +213,32 @@ fn the_node_is_left_to_another_process_that_listens() {
         new.signal("TERM");
         assert_eq!(new.exit().code(), Some(0));
         site.is_as_before();
+    });
+}
+
+#[test]
+fn a_stop_while_handing_over_leaves_the_node() {
+    inside("node_addresses::a_stop_while_handing_over_leaves_the_node", &TOOLS, || {
+        let site = Site::new();
+        let mut old = site.nodens(&site.config("", NOWHERE));
+        // A successor that has everything, and is not ready yet.
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+        socket.connect(&SockAddr::unix(site.dir.file("run/handover.sock")).expect("a path")).expect("nodens listens");
+        let successor = Channel::of(socket.into());
+        let hello = HandoverMessage::Hello { protocol: PROTOCOL, version: "9.9.9".to_owned() };
+        successor.send(&hello).expect("sends");
+        let mut sockets = Vec::new();
+        loop {
+            let got = successor.receive().expect("a message").expect("more");
+            sockets.extend(got.socket);
+            if got.message == HandoverMessage::Complete {
+                break;
+            }
+        }
+        old.signal("TERM");
+        assert_eq!(old.exit().code(), Some(0));
+        assert!(sockets.len() >= 4 && ADDRESSES.iter().all(|address| has_address(address)), "{:?}", addresses());
+        assert!(tables().contains("table inet nodens"));
     });
 }
 
