@@ -31,7 +31,7 @@ use crate::wire::name::{Name, OWN_ZONE};
 
 /// Interval between reads of the firewall's counters.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// Age of a worker's heartbeat, in milliseconds, from which the fallback is to answer: two heartbeats and some delay.
+/// Age of a worker's heartbeat, in milliseconds, from which the worker does not serve: two heartbeats and some delay.
 const LATE: Millis = 600;
 /// Interval between checks for statistics that workers have flushed.
 const SETTLE_EVERY: Duration = Duration::from_millis(50);
@@ -84,6 +84,7 @@ impl ControlPart {
             tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
         }
         tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
+        tasks.spawn_local(remove_startup_taint(Arc::clone(&self.resolver), Arc::clone(&self.heartbeats)));
         tasks.spawn_local(tidy(Arc::clone(&self.resolver), Rc::clone(&links)));
         tasks.spawn_local(run_maintenance(Arc::clone(&self.resolver), links));
         let keep = async {
@@ -180,6 +181,19 @@ async fn know_clients(resolver: Arc<Resolver>) {
         }
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "pod watch disabled"),
+    }
+}
+
+/// Removes the startup taint from the node once all workers run, if the node is known.
+async fn remove_startup_taint(resolver: Arc<Resolver>, heartbeats: Arc<Heartbeats>) {
+    let settings = resolver.snapshot.load().config.kubernetes.clone();
+    let Ok(Some(node)) = clients::watch::node(&settings, |name| std::env::var(name).ok()) else { return };
+    loop {
+        // After this time only workers that have run are not late.
+        tokio::time::sleep(Duration::from_millis(LATE + 1)).await;
+        if heartbeats.late(resolver.now(), LATE).is_none() {
+            return clients::startup_taint::remove(&settings, &node).await;
+        }
     }
 }
 

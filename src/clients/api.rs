@@ -1,6 +1,6 @@
-//! Access to the Kubernetes API over HTTP/1.1 to list and watch pods: GET, a bearer token, JSON, lines of JSON.
+//! Access to the Kubernetes API over HTTP/1.1: GET, PATCH, a bearer token, JSON, lines of JSON.
 //!
-//! A Kubernetes client library would add every resource type, a YAML parser and JSONPath for these two requests: a third of the
+//! A Kubernetes client library would add every resource type, a YAML parser and JSONPath for these few requests: a third of the
 //! build.
 
 use std::io;
@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use form_urlencoded::Serializer;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::rt::{Read, Write};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -133,7 +134,7 @@ impl Api {
 
 /// A connection to the API server for one request at a time, closed when dropped.
 pub(crate) struct ApiConnection {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
     path: String,
@@ -146,8 +147,18 @@ impl ApiConnection {
     /// # Errors
     /// The server refuses, the connection breaks, or the response is too large or not a `T`.
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str, query: &[(&str, &str)]) -> Result<T, ApiError> {
-        let response = self.request(path, query).await?;
+        let response = self.request(path, query, None).await?;
         Ok(serde_json::from_slice(&whole(response.into_body(), LARGEST).await?)?)
+    }
+
+    /// Changes an object by a JSON Patch (RFC 6902).
+    ///
+    /// # Errors
+    /// The server refuses, also if a test of the patch fails (422), or the connection breaks.
+    pub(crate) async fn patch(&mut self, path: &str, patch: &impl Serialize) -> Result<(), ApiError> {
+        let patch = serde_json::to_vec(patch)?;
+        let response = self.request(path, &[], Some(patch.into())).await?;
+        whole(response.into_body(), LARGEST).await.map(drop)
     }
 
     /// Requests a stream of events, one per line.
@@ -155,23 +166,36 @@ impl ApiConnection {
     /// # Errors
     /// The server refuses, or the connection breaks.
     pub(crate) async fn watch(mut self, path: &str, query: &[(&str, &str)]) -> Result<WatchStream, ApiError> {
-        let response = self.request(path, query).await?;
+        let response = self.request(path, query, None).await?;
         Ok(WatchStream { body: response.into_body(), buffer: Vec::new(), searched: 0, _connection: self })
     }
 
-    async fn request(&mut self, path: &str, query: &[(&str, &str)]) -> Result<Response<Incoming>, ApiError> {
+    /// Sends a GET request, or a PATCH request with `patch`.
+    async fn request(
+        &mut self,
+        path: &str,
+        query: &[(&str, &str)],
+        patch: Option<Bytes>,
+    ) -> Result<Response<Incoming>, ApiError> {
         let query = Serializer::new(String::new()).extend_pairs(query).finish();
-        let mut request = Request::new(Empty::new());
+        let is_patch = patch.is_some();
+        let mut request = Request::new(Full::new(patch.unwrap_or_default()));
         *request.uri_mut() = format!("{}{path}?{query}", self.path).parse().map_err(|error| {
             let message = format!("{path} is no path: {error}");
             ApiError::Refused(ApiStatus { code: 0, message })
         })?;
         let headers = request.headers_mut();
         headers.insert(HOST, self.authority.clone());
+        if is_patch {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json-patch+json"));
+        }
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("nodens/", env!("CARGO_PKG_VERSION"))));
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        if is_patch {
+            *request.method_mut() = Method::PATCH;
         }
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;

@@ -29,6 +29,7 @@ pub(crate) mod predicted_hosts;
 pub(crate) mod runner;
 mod runner_kinds;
 pub(crate) mod search;
+pub(crate) mod startup_taint;
 pub(crate) mod static_clients;
 mod unknown;
 pub(crate) mod view_cache;

@@ -361,7 +361,7 @@ impl WatchError {
 }
 
 /// Returns a random duration between half of `wait` and `wait`.
-fn jittered(wait: Duration) -> Duration {
+pub(super) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::random_range(0.5..=1.0))
 }
 

@@ -697,6 +697,38 @@ fn the_dockerfile_is_clean() {
     run(Command::new("sh").args(["-n", "deploy/image/target.sh"]).current_dir(root()));
 }
 
+/// Only the component for the startup taint lets nodens change nodes.
+#[test]
+fn nodes_are_changed_with_the_component_alone() {
+    if !has_tools() {
+        return;
+    }
+    // kustomize takes relative paths only.
+    let dir = root().join(format!("target/startup-taint-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory");
+    let text = "resources: [../../deploy/kustomize/overlays/link-local]\n\
+                components: [../../deploy/kustomize/components/startup-taint]\n";
+    fs::write(dir.join("kustomization.yaml"), text).expect("writes");
+    let folder = dir.to_str().expect("UTF-8");
+    let objects = render(&[folder], VERSIONS).remove(folder).expect("objects");
+    fs::remove_dir_all(&dir).expect("removes");
+    let of_nodes = |objects: &[Value]| {
+        let rules = objects.iter().filter(|object| object["kind"] == "ClusterRole").flat_map(|role| {
+            role["rules"].as_array().expect("rules").iter().filter(|rule| rule["resources"][0] == "nodes").cloned()
+        });
+        rules.map(|rule| rule["verbs"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_nodes(&objects), [serde_json::json!(["get", "patch"])]);
+    let bound = |object: &&Value| {
+        let subject = &object["subjects"][0];
+        object["roleRef"]["name"] == "nodens-startup-taint"
+            && subject["name"] == "nodens"
+            && subject["namespace"] == "nodens"
+    };
+    assert_eq!(objects.iter().filter(bound).count(), 1);
+    assert_eq!(of_nodes(&RENDERED["overlays/link-local"]), [Value::Null; 0]);
+}
+
 #[test]
 fn systemd_takes_the_unit() {
     if !can_run(false, &["systemd-analyze"]) {

@@ -36,6 +36,7 @@ mod serve;
 mod soak;
 mod stubs;
 mod supervisor;
+mod startup_taint;
 mod tcp;
 mod texts;
 mod upstream_tcp;

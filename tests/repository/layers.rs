@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("clients::unknown", 2),
     ("clients::view_cache", 2),
     ("clients::views", 2),
+    ("clients::startup_taint", 4),
     ("clients::watch", 4),
     ("epoch", 2),
     ("governor", 2),

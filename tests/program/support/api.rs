@@ -1,9 +1,9 @@
-//! A scripted Kubernetes API server with one resource: pods, listed and watched over HTTP as JSON.
+//! A scripted Kubernetes API server: pods, listed and watched over HTTP as JSON, and the taints of one node.
 //!
 //! The server keeps the whole history: a watch can resume at any version that has not been compacted away.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
@@ -25,6 +25,7 @@ struct State {
     /// Latest compacted version; a watch from an earlier version gets 410.
     compacted: u64,
     pods: BTreeMap<String, Value>,
+    node: Node,
     /// All changes: version, event type, object.
     history: Vec<(u64, &'static str, Value)>,
     /// Number of times that all watches were ended.
@@ -35,6 +36,36 @@ struct State {
     requests: Vec<String>,
 }
 
+/// The taints of the node, and the requests for it.
+#[derive(Default)]
+struct Node {
+    /// Keys of its taints; `None`: requests of the node are forbidden.
+    taints: Option<Vec<&'static str>>,
+    /// Number of requests for the node so far.
+    requests: usize,
+    /// Set if another client moves the taints before the next patch.
+    moves: bool,
+}
+
+impl Node {
+    /// Applies a patch of a test and a removal of one taint; returns the status of the response.
+    fn patch(&mut self, patch: &Value) -> u16 {
+        let Some(taints) = &mut self.taints else { return 403 };
+        if std::mem::take(&mut self.moves) {
+            taints.rotate_left(1);
+        }
+        let of = |number: usize, key: &str| patch[number][key].as_str().unwrap_or_default();
+        let place =
+            of(1, "path").strip_prefix("/spec/taints/").and_then(|place| place.parse().ok()).unwrap_or(usize::MAX);
+        let is_tested = of(0, "op") == "test" && of(0, "path") == format!("/spec/taints/{place}/key");
+        if !is_tested || of(1, "op") != "remove" || taints.get(place) != Some(&of(0, "value")) {
+            return 422;
+        }
+        taints.remove(place);
+        200
+    }
+}
+
 impl Api {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
@@ -43,6 +74,7 @@ impl Api {
             version: 1_000,
             compacted: 0,
             pods: BTreeMap::new(),
+            node: Node::default(),
             history: Vec::new(),
             cut: 0,
             refuses: None,
@@ -171,6 +203,20 @@ impl Api {
         });
     }
 
+    /// Gives the node these taints, and nodens the permission to read and change it. If `moves` is set, another client moves the
+    /// taints before the next patch.
+    pub(crate) fn taint(&self, taints: &[&'static str], moves: bool) {
+        self.change(|state| {
+            state.node.taints = Some(taints.to_vec());
+            state.node.moves = moves;
+        });
+    }
+
+    /// Returns the keys of the node's taints, and the number of requests for the node.
+    pub(crate) fn taints(&self) -> (Vec<&'static str>, usize) {
+        self.change(|state| (state.node.taints.clone().unwrap_or_default(), state.node.requests))
+    }
+
     /// Returns all requests so far, as "list PATH?QUERY" or "watch PATH?QUERY".
     pub(crate) fn requests(&self) -> Vec<String> {
         self.change(|state| state.requests.clone())
@@ -205,6 +251,10 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<
         }
         let target = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let header =
+            |name: &str| lines.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix(name).map(str::to_owned));
+        let mut body = vec![0; header("content-length: ").and_then(|length| length.parse().ok()).unwrap_or(0)];
+        reader.read_exact(&mut body)?;
         let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
         let watch = value("watch").is_some_and(|watch| watch == "1" || watch == "true");
         let authorized = lines.iter().any(|line| line.eq_ignore_ascii_case("authorization: bearer secret"));
@@ -212,6 +262,20 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> std::io::Result<
         let namespace = path.strip_prefix("/api/v1/namespaces/").and_then(|rest| rest.strip_suffix("/pods"));
         let right = authorized && of_node && (namespace.is_some() || path == "/api/v1/pods");
         let mut guard = state.0.lock().expect("a lock");
+        if path == "/api/v1/nodes/node-1" && authorized {
+            guard.node.requests += 1;
+            let is_patch = header("content-type: ").is_some_and(|kind| kind == "application/json-patch+json");
+            let code = match &guard.node.taints {
+                None => 403,
+                Some(_) if is_patch => guard.node.patch(&serde_json::from_slice(&body).unwrap_or_default()),
+                Some(_) => 200,
+            };
+            let taints = guard.node.taints.iter().flatten().map(|key| json!({ "key": key, "effect": "NoSchedule" }));
+            let spec = json!({ "kind": "Node", "spec": { "taints": taints.collect::<Vec<_>>() } });
+            drop(guard);
+            whole(&stream, code, &if code == 200 { spec } else { status(code) })?;
+            continue;
+        }
         guard.requests.push(format!("{} {target}", if watch { "watch" } else { "list" }));
         let refuses = guard.refuses.or((!right).then_some(400));
         if let Some(code) = refuses {
@@ -277,6 +341,7 @@ fn is_in(pod: &Value, namespace: Option<&str>) -> bool {
 fn status(code: u16) -> Value {
     let reason = match code {
         403 => "Forbidden",
+        422 => "Invalid",
         410 => "Expired",
         _ => "InternalError",
     };
