@@ -24,7 +24,8 @@ pub(super) fn list(resolver: &Resolver) -> String {
     let jobs = resolver.accounts.jobs.each(|account| (account.client.clone(), Totals::of(account)));
     let json = |(client, totals): &(Option<Arc<Client>>, Totals)| with_client(client.as_deref(), totals.json(now));
     let jobs: Vec<Value> = jobs.iter().map(json).collect();
-    format!("{:#}\n", json!({ "jobs": jobs, "dropped": resolver.accounts.jobs.dropped() }))
+    let dropped = resolver.accounts.jobs.dropped();
+    format!("{:#}\n", json!({ "jobs": jobs, "dropped": dropped, "counted_since": counted_since(resolver) }))
 }
 
 /// Returns the report about the account with this job id, pod name or UID, if there is one.
@@ -61,6 +62,7 @@ pub(super) fn report(
         .iter()
         .map(|(name, times)| json!({ "name": DisplayNoDot(name).to_string(), "queries": times }))
         .collect();
+    report["counted_since"] = counted_since(resolver).into();
     report["address"] = account.address.to_string().into();
     report["by_route"] = json!(routes);
     report["by_rcode"] = json!(rcodes);
@@ -149,6 +151,11 @@ fn failure(failure: &FailedQuestion, (cause, explanation): (&str, String), now: 
         "first": time(failure.first, now),
         "last": time(failure.last, now),
     })
+}
+
+/// Returns the start of this process, before which it has counted nothing.
+fn counted_since(resolver: &Resolver) -> String {
+    rfc3339(resolver.metrics.events.began())
 }
 
 /// Converts a time of the process's clock to RFC 3339.

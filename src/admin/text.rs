@@ -17,6 +17,9 @@ pub(crate) fn jobs(list: &Value) -> String {
         let (queries, failed, search) = (number("queries"), number("failed"), number("search_list_queries"));
         let _ = writeln!(text, "{queries:>9} {failed:>7} {search:>7} {last:>7}  {}", owner(job)); // cannot fail
     }
+    if let Some(since) = list["counted_since"].as_str() {
+        let _ = writeln!(text, "counted since {}", plain(since));
+    }
     if let Some(dropped @ 1..) = list["dropped"].as_u64() {
         let _ = writeln!(text, "{dropped} notes found no room and are missing here");
     }
@@ -31,7 +34,8 @@ pub(crate) fn job(job: &Value) -> String {
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!("  queries   {} ({} failed)", job["queries"], job["failed"]));
+    let since = job["counted_since"].as_str().map(|since| format!(" since {}", plain(since))).unwrap_or_default();
+    line(format!("  queries   {} ({} failed){since}", job["queries"], job["failed"]));
     for (key, label) in [("by_route", "routes"), ("by_rcode", "codes"), ("by_source", "from")] {
         let parts = job[key].as_object().into_iter().flatten().map(|(key, value)| format!("{key} {value}"));
         let parts: Vec<_> = parts.collect();

@@ -29,6 +29,7 @@ use crate::server::readers::Readers;
 use crate::server::socket::{self, Listeners, SocketBuffers};
 use crate::server::{ConnectionSink, Phase};
 use crate::snapshot::Snapshot;
+use crate::upstream::server_status::wall_clock;
 
 /// Most connections of another process that wait for a worker; more are closed.
 const MOST_ADOPTED: usize = 4_096;
@@ -80,6 +81,7 @@ pub(super) fn prepare(
 ) -> Result<(Running, Components), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     metrics.worker_restarts.inc_by(seat.restarts);
+    metrics.events.begin(wall_clock());
     let buffers = memory_limit::buffers(&config, workers);
     let mut sockets = HeldSockets::default();
     let mut listeners = Vec::new();

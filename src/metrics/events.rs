@@ -117,9 +117,21 @@ struct Ring {
     last: u64,
     /// Id of the newest event that was dropped.
     forgotten: u64,
+    /// Time from which on the ring has events.
+    began: UnixMillis,
 }
 
 impl RecentEvents {
+    /// Sets the time from which on the ring has events. A predecessor may have recorded earlier ones.
+    pub fn begin(&self, now: UnixMillis) {
+        self.ring().began = now;
+    }
+
+    /// Returns the time from which on the ring has events.
+    pub fn began(&self) -> UnixMillis {
+        self.ring().began
+    }
+
     /// Writes an event to the log and to the ring. `about` is the upstream and the server.
     pub fn record(
         &self,
@@ -164,11 +176,12 @@ impl RecentEvents {
         }
     }
 
-    /// Returns the events after `id`, oldest first, and whether none of them was dropped.
+    /// Returns the events after `id`, oldest first, and whether none of them was dropped, here or with a predecessor. With `id` 0,
+    /// those of a predecessor are not asked for.
     pub fn after(&self, id: u64) -> (Vec<Arc<Event>>, bool) {
         let ring = self.ring();
         let from = ring.events.partition_point(|event| event.id <= id);
-        (ring.events.range(from..).map(Arc::clone).collect(), ring.forgotten <= id)
+        (ring.events.range(from..).map(Arc::clone).collect(), ring.forgotten <= id && (id == 0 || ring.began <= id))
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -299,6 +312,17 @@ mod tests {
         assert_eq!(all[0].text, "new configuration applied");
         // A reader that has seen the first event misses nothing.
         assert!(events.after(1).1);
+    }
+
+    #[test]
+    fn events_of_a_predecessor_are_missed() {
+        let events = RecentEvents::default();
+        events.begin(1_000);
+        events.record(1_200, EventKind::WorkerReplaced, (None, None), "");
+        for (after, number, whole) in [(0, 1, true), (999, 1, false), (1_000, 1, true), (1_200, 0, true)] {
+            let (found, is_whole) = events.after(after);
+            assert_eq!((found.len(), is_whole), (number, whole), "{after}");
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn a_job_sees_itself_and_nobody_else() {
     }
     scene.ask(TWO, "secret.example.org");
     let me = scene.me(ONE, 3);
-    assert!(me.starts_with("one, gitlab-job, namespace ci, job 8123\n  queries   3 (2 failed)\n"), "{me}");
+    assert!(me.starts_with("one, gitlab-job, namespace ci, job 8123\n  queries   3 (2 failed) since 20"), "{me}");
     assert!(me.contains("    1x git.corp.example A: upstream_timeout\n"), "{me}");
     assert!(me.contains("    1x typo.example.com A: no_such_name\n") && !me.contains("secret"), "{me}");
     let me = scene.me(TWO, 1);
