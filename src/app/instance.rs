@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::error::StartError;
 use super::running_instance::is_nodens;
-use super::{Running, StartOptions, start_in};
+use super::{Running, StartOptions, sharing, start_in};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::epoch::Epoch;
@@ -94,7 +94,8 @@ impl Instance {
         }
         let (inherited, cached) = (sockets.len(), cache.as_ref().map_or(0, |cache| cache.fill().entries));
         let node = NodeNetwork::of(&config);
-        let repaired = node.as_ref().map(NodeNetwork::set_up).transpose()?.unwrap_or_default();
+        let repaired =
+            node.as_ref().map(|node| node.set_up(taken.is_some() || beside)).transpose()?.unwrap_or_default();
         // Where handovers are wanted, the one that has the port should have offered one: its socket was deleted, or could not be
         // created.
         let may_share = path.is_some() && inherited == 0 && taken.is_none() && !beside;
@@ -170,6 +171,15 @@ impl Instance {
     /// response.
     pub(crate) fn leave(self) -> usize {
         let is_handing_over = self.handover_server.is_some_and(|server| !server.leave());
+        let host = self.running.host();
+        if let Some(node) = &host.resolver.snapshot.load().config.node
+            && node.take_over
+            && host.phase() == Phase::Serving
+        {
+            let is_given = |address| node.listen.contains(&address);
+            sharing::give_back(&host.sockets, is_given);
+            sharing::drain(&host.sockets, is_given);
+        }
         // A process in standby leaves the node configuration to the process that serves, and one that is handing over to a successor
         // that may serve at any moment. Until then the fallback answers.
         let node = self.node.filter(|_| !is_handing_over && self.running.host().phase() == Phase::Serving);

@@ -21,6 +21,7 @@ mod retired;
 mod running;
 mod running_instance;
 mod server_handle;
+mod sharing;
 mod start;
 mod thread;
 mod worker;

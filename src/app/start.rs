@@ -13,7 +13,7 @@ use super::error::StartError;
 use super::running::Running;
 use super::server_handle::ServerHandle;
 use super::worker::WorkerPart;
-use super::{descriptors, memory_limit};
+use super::{descriptors, memory_limit, sharing};
 use crate::admin::Admin;
 use crate::admin::report::ReportPages;
 use crate::admission::connections::Connections;
@@ -86,13 +86,17 @@ pub(super) fn prepare(
     let mut sockets = HeldSockets::default();
     let mut listeners = Vec::new();
     for wanted in &config.server.listen {
-        let bound = dns(*wanted, workers, buffers, &mut seat);
-        let bound = bound.map_err(|error| StartError::Listen { address: *wanted, what: "UDP and TCP", error })?;
+        let takes_over = config.node.as_ref().is_some_and(|node| node.take_over && node.listen.contains(wanted));
+        let bound = dns(*wanted, workers, buffers, &mut seat, takes_over);
+        let what = if takes_over { "UDP and TCP, shared by SO_REUSEPORT" } else { "UDP and TCP" };
+        let bound = bound.map_err(|error| StartError::Listen { address: *wanted, what, error })?;
         let address = ListenAddress { wanted: *wanted, bound: bound.address };
         keep(&mut sockets, &bound.udp, &Label::Udp(address))?;
         keep(&mut sockets, &bound.tcp, &Label::Tcp(address))?;
         listeners.push(bound);
     }
+    // The predecessor may have taken these addresses over from another program.
+    sharing::give_back(&seat.sockets, |_| true);
     let mut http = |wanted: SocketAddr, what, label: fn(ListenAddress) -> Label| {
         let listener = page(wanted, &mut seat, label);
         let listener = listener.map_err(|error| StartError::Listen { address: wanted, what, error })?;
@@ -176,15 +180,27 @@ pub(super) fn prepare(
     Ok((running, Components { workers, control, report }))
 }
 
-/// Returns the listeners of one address: inherited ones, and new ones for workers without.
-fn dns(wanted: SocketAddr, workers: usize, buffers: SocketBuffers, seat: &mut StartOptions) -> io::Result<Listeners> {
-    match seat.sockets.take_dns(wanted) {
-        Some((address, udp, tcp)) => socket::complete(Listeners { address, udp, tcp }, workers, buffers),
-        None if seat.beside => {
-            socket::complete(Listeners { address: wanted, udp: Vec::new(), tcp: Vec::new() }, workers, buffers)
-        }
-        None => socket::bind(wanted, workers, buffers),
+/// Returns the listeners of one address: inherited ones, and new ones for workers without. `takes_over` allows another program there.
+fn dns(
+    wanted: SocketAddr,
+    workers: usize,
+    buffers: SocketBuffers,
+    seat: &mut StartOptions,
+    takes_over: bool,
+) -> io::Result<Listeners> {
+    let (inherited, shares) = (seat.sockets.take_dns(wanted), seat.beside || takes_over);
+    if inherited.is_none() && !shares {
+        return socket::bind(wanted, workers, buffers);
     }
+    let is_inherited = inherited.is_some();
+    let (address, udp, tcp) = inherited.unwrap_or((wanted, Vec::new(), Vec::new()));
+    let listeners = socket::complete(Listeners { address, udp, tcp }, workers, buffers)?;
+    if takes_over {
+        sharing::take_over(&listeners);
+    } else if is_inherited {
+        sharing::end(&listeners);
+    }
+    Ok(listeners)
 }
 
 /// Returns the listener of an HTTP address: an inherited one, or a new one.

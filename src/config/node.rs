@@ -17,8 +17,9 @@ const MOST: usize = 16;
 /// Maximum length of a link's name: IFNAMSIZ without the terminating zero.
 const LONGEST_NAME: usize = 15;
 
-/// Default of `[node] keep_fallback`.
+/// Defaults of `[node] keep_fallback` and `[node] take_over`.
 const KEEP_FALLBACK: bool = false;
+const TAKE_OVER: bool = false;
 
 /// Addresses that nodens adds to the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct NodeConfig {
     pub fallback: Vec<IpAddr>,
     /// True if the fallback remains after a clean stop.
     pub keep_fallback: bool,
+    /// True if another program may have the addresses and listen on them. It answers while nodens does not, in place of a fallback.
+    pub take_over: bool,
 }
 
 /// `[node]` in the file.
@@ -44,6 +47,7 @@ pub(crate) struct NodeTable {
     pub firewall: Option<Spanned<FirewallKind>>,
     pub fallback: Option<Vec<Spanned<FallbackValue>>>,
     pub keep_fallback: bool,
+    pub take_over: bool,
 }
 
 /// Element of `[node] fallback`; `None`: no fallback.
@@ -84,6 +88,7 @@ impl NodeTable {
             firewall: table.value("firewall"),
             fallback: table.some("fallback"),
             keep_fallback: table.flag("keep_fallback", KEEP_FALLBACK),
+            take_over: table.flag("take_over", TAKE_OVER),
         })
     }
 }
@@ -110,9 +115,11 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagno
         }
     }
     let firewall = file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default();
+    let fallback = fallback(file, firewall, diagnostics);
     NodeConfig {
-        fallback: fallback(file, firewall, diagnostics),
+        fallback: if file.take_over { Vec::new() } else { fallback },
         keep_fallback: file.keep_fallback,
+        take_over: file.take_over,
         addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
         listen,
         interface: file.interface.as_ref().map(|interface| interface.get_ref().clone()).unwrap_or_default(),
@@ -149,7 +156,7 @@ impl NodeConfig {
     /// Sets the fallback to the servers of the cluster's upstream, the first on port 53 of each family, if the file has no
     /// fallback.
     pub(super) fn default_fallback(mut self, file: &NodeTable, routes: &[Route], upstreams: &[UpstreamConfig]) -> Self {
-        if file.fallback.is_some() || self.firewall == FirewallKind::None {
+        if file.fallback.is_some() || self.firewall == FirewallKind::None || self.take_over {
             return self;
         }
         let cluster = routes.iter().find(|route| route.cluster.is_some()).and_then(|route| upstreams.get(route.to));
@@ -302,6 +309,9 @@ mod tests {
         assert_eq!(fallback(both, r#"fallback = "none""#), [""; 0]);
         assert_eq!(fallback(both, r#"fallback = ["10.96.0.10"]"#), ["10.96.0.10"]);
         assert_eq!(fallback(both, r#"firewall = "none""#), [""; 0]);
+        for other in ["", "fallback = \"10.96.0.10\"\n"] {
+            assert_eq!(fallback(both, &format!("{other}take_over = true")), [""; 0], "the other program answers");
+        }
         assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example""#, ""), [""; 0]);
     }
 

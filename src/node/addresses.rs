@@ -98,6 +98,12 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
+    /// Asks the kernel for its links and addresses.
+    pub(super) fn read() -> Result<Self, NodeError> {
+        let read = Addresses::open().and_then(|mut addresses| addresses.inventory());
+        read.map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))
+    }
+
     pub(super) fn link_of(&self, found: &Present) -> Option<&NodeLink> {
         self.links.iter().find(|link| link.index == found.link)
     }

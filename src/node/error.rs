@@ -16,7 +16,7 @@ pub(crate) enum NodeError {
     #[error("there is no link {0}: see [node] interface")]
     NoLink(String),
     /// Another link already has the address.
-    #[error("{address} is on the link {link} already, not on {wanted}: see [node] interface")]
+    #[error("{address} is on the link {link} already, not on {wanted}: see [node] interface and take_over")]
     Elsewhere {
         address: IpAddr,
         /// The link that has it.

@@ -88,12 +88,13 @@ impl Firewall {
         Ok(found.is(self.wanted()) || self.dialect().as_ref() == Some(&found))
     }
 
-    /// Writes the table in one transaction. Addresses that are alive stay so.
+    /// Writes the table in one transaction. Addresses that are alive stay so, and all are alive at first if a process `serves` already,
+    /// which may not renew them.
     ///
     /// A kernel that lacks a part of the fallback gets the table without it, with a warning.
-    pub(super) fn put(&self) -> io::Result<()> {
+    pub(super) fn put(&self, serves: bool) -> io::Result<()> {
         let mut nft = Nft::open()?;
-        let alive = if self.has_fallback() && is_alive(&mut nft)? { &self.switched[..] } else { &[] };
+        let alive = if self.has_fallback() && (serves || is_alive(&mut nft)?) { &self.switched[..] } else { &[] };
         match nft.replace(self.wanted(), alive, EXPIRY) {
             Err(error) if self.has_fallback() && error.kind() != io::ErrorKind::PermissionDenied => {
                 nft.replace(&self.plain, &[], EXPIRY)?;

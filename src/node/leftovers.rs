@@ -2,13 +2,13 @@
 //! to another link, and a table that is no longer configured.
 //!
 //! A predecessor in standby may serve again, and holds its sockets until it exits. So an address stays as long as any process
-//! listens on it. What another process adds later is not a leftover.
+//! listens on it, unless another program has put it on a link too. What another process adds later is not a leftover.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::addresses::{Addresses, Present};
+use super::addresses::{Inventory, Present};
 use super::error::NodeError;
 use super::listeners::{TCP, UDP, listening};
 use super::nft::Nft;
@@ -59,7 +59,7 @@ impl NodeNetwork {
 
     /// Returns the addresses that an earlier configuration has left; `None` if the kernel does not list them.
     fn leftovers(&self) -> Option<Leftovers> {
-        let inventory = Addresses::open().and_then(|mut addresses| addresses.inventory()).ok()?;
+        let inventory = Inventory::read().ok()?;
         let wanted = &self.settings.addresses;
         let is_own = |found: &&Present| inventory.is_own(found) && !is_automatic(found.ip);
         let own = inventory.present.iter().filter(is_own).cloned();
@@ -87,7 +87,11 @@ impl Leftovers {
     fn remove_unused(self) -> Result<Self, NodeError> {
         let busy: HashSet<IpAddr> = match self.old.is_empty() {
             true => HashSet::new(),
-            false => listening(&[UDP, TCP].concat()).iter().map(|socket| socket.address.ip()).collect(),
+            false => {
+                let inventory = Inventory::read()?;
+                let busy = listening(&[UDP, TCP].concat()).into_iter().map(|socket| socket.address.ip());
+                busy.filter(|ip| !inventory.is_shared(*ip)).collect()
+            }
         };
         let (busy, unused): (Vec<_>, Vec<_>) = self.old.into_iter().partition(|found| busy.contains(&found.ip));
         let is_wanted = |found: &Present| {

@@ -39,6 +39,13 @@ pub(crate) fn inode(socket: &OwnedFd) -> io::Result<u64> {
     Ok(File::from(socket.try_clone()?).metadata()?.ino())
 }
 
+/// Returns the numbers of sockets that listen at this address, for UDP and TCP, apart from those with the inodes `own`.
+pub(crate) fn others_at(address: SocketAddr, own: &HashSet<u64>) -> [usize; 2] {
+    [UDP, TCP].map(|lists| {
+        listening(lists).iter().filter(|socket| socket.address == address && !own.contains(&socket.inode)).count()
+    })
+}
+
 /// Reads a line of a list: number, own address, address of the peer, state, and the inode as tenth field.
 fn read(line: &str, wanted: &str) -> Option<ListeningSocket> {
     let mut fields = line.split_whitespace();

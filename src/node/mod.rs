@@ -22,12 +22,12 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use self::addresses::{Addresses, Present};
+use self::addresses::{Addresses, Inventory, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
-pub(crate) use self::listeners::inode;
-use self::listeners::{UDP, listening};
+use self::listeners::{TCP, UDP, listening};
+pub(crate) use self::listeners::{inode, others_at};
 pub(crate) use self::removal::remove;
 use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
@@ -51,6 +51,9 @@ mod removal;
 mod renewal;
 mod rules;
 pub(crate) mod state;
+
+/// Link on which NodeLocal DNSCache puts its addresses, and which it leaves on the node if it is killed.
+const NODE_CACHE_LINK: &str = "nodelocaldns";
 
 /// Configured network of the node.
 pub(crate) struct NodeNetwork {
@@ -86,11 +89,12 @@ impl NodeNetwork {
         Some(Self { settings, firewall, served: config.server.listen.clone() })
     }
 
-    /// Puts the network into the configured state, without changes to the parts that are correct.
+    /// Puts the network into the configured state, without changes to the parts that are correct. `serves` is true if a predecessor
+    /// serves on these addresses.
     ///
     /// # Errors
     /// An address cannot be set up. A failure of the firewall is only logged as a warning, since the addresses work without it.
-    pub(crate) fn set_up(&self) -> Result<Repaired, NodeError> {
+    pub(crate) fn set_up(&self, serves: bool) -> Result<Repaired, NodeError> {
         let mut repaired = Repaired::default();
         if let Err(error) = self.put_addresses(&mut repaired) {
             // Half of the addresses would answer no query.
@@ -102,7 +106,7 @@ impl NodeNetwork {
         if !dropping.is_empty() {
             tracing::warn!("another firewall of this node may drop queries: {}", dropping.join("; "));
         }
-        match self.put_firewall() {
+        match self.put_firewall(serves) {
             Ok(firewall) => Ok(Repaired { firewall, ..repaired }),
             Err(error) => {
                 let why = NodeError::of(error, "write the table nodens of nftables");
@@ -122,7 +126,8 @@ impl NodeNetwork {
         if let (Interface::Named(name), None) = (interface, link) {
             return Err(NodeError::NoLink(name.clone()));
         }
-        let missing = inventory.missing(interface, wanted, link)?;
+        let may_share = |found: &Present| self.settings.take_over || is_left_by_node_cache(found, &inventory);
+        let missing = inventory.missing(interface, wanted, link, may_share)?;
         let link = match link {
             Some(link) => link.clone(),
             None if missing.is_empty() => return Ok(()),
@@ -148,23 +153,26 @@ impl NodeNetwork {
     }
 
     /// Writes the table if it is not as configured; returns whether it did.
-    fn put_firewall(&self) -> io::Result<bool> {
+    fn put_firewall(&self, serves: bool) -> io::Result<bool> {
         let Some(firewall) = &self.firewall else { return Ok(false) };
         let missing = !firewall.is_there()?;
         if missing {
-            firewall.put()?;
+            firewall.put(serves)?;
         }
         Ok(missing)
     }
+            if inventory.is_shared(ip) {
+                tracing::info!(address = %ip, link = link.name, "added an address that another program has on another link");
+            }
 
     /// Removes everything that nodens created, except for a fallback that is to remain and for what another process uses: addresses
-    /// on which it listens for queries, and the table, unless that has a fallback that the process does not renew. `own` has the
-    /// inodes of this process's sockets. Continues after a failure.
+    /// on which it listens for queries, unless it has them on a link of its own, and the table, unless that has a fallback that the
+    /// process does not renew. `own` has the inodes of this process's sockets. Continues after a failure.
     ///
     /// # Errors
     /// The first failure.
     pub(crate) fn tear_down(&self, own: &HashSet<u64>) -> Result<Vec<String>, NodeError> {
-        let used = self.used_by_others(own);
+        let used = self.needed_by_others(own);
         if !used.is_empty() {
             let addresses = used.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             tracing::info!(addresses, "another process listens here: its addresses stay");
@@ -182,7 +190,7 @@ impl NodeNetwork {
     /// Undoes a set-up after which this process does not serve. The table remains if another process listens on the addresses.
     pub(crate) fn undo(&self, repaired: &Repaired) {
         self.undo_addresses(repaired);
-        if repaired.firewall && self.used_by_others(&HashSet::new()).is_empty() {
+        if repaired.firewall && self.needed_by_others(&HashSet::new()).is_empty() {
             // There is another error to report.
             let _ = firewall::remove();
         }
@@ -211,6 +219,17 @@ impl NodeNetwork {
                 tracing::error!(%error, "no thread tells the kernel that nodens serves: its fallback answers");
                 None
             }
+    /// Returns the addresses that other processes use and would not have without nodens.
+    fn needed_by_others(&self, own: &HashSet<u64>) -> Vec<IpAddr> {
+        let mut used = self.used_by_others(own);
+        if !used.is_empty()
+            && let Ok(inventory) = Inventory::read()
+        {
+            used.retain(|ip| !inventory.is_shared(*ip));
+        }
+        used
+    }
+
         }
     }
 
@@ -219,7 +238,7 @@ impl NodeNetwork {
     /// # Errors
     /// The kernel refuses the table.
     pub(crate) fn reset_counts(&self) -> io::Result<()> {
-        self.firewall.as_ref().map_or(Ok(()), Firewall::put)
+        self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.put(true))
     }
 }
 
@@ -233,7 +252,12 @@ pub(crate) fn counts() -> PacketCounts {
 /// # Errors
 /// The kernel does not list its addresses.
 pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
-    let failed = |error| NodeError::of(error, "ask the kernel for its addresses");
-    let inventory = Addresses::open().and_then(|mut addresses| addresses.inventory()).map_err(failed)?;
+    let inventory = Inventory::read()?;
     Ok(inventory.present.iter().filter(|found| inventory.is_own(found)).map(|found| found.ip).collect())
+}
+
+/// Reports whether NodeLocal DNSCache has left the address on the node: it is on its link, and nobody listens there.
+fn is_left_by_node_cache(found: &Present, inventory: &Inventory) -> bool {
+    inventory.link_of(found).is_some_and(|link| link.name == NODE_CACHE_LINK)
+        && listening(&[UDP, TCP].concat()).iter().all(|socket| socket.address.ip() != found.ip)
 }

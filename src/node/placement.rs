@@ -3,7 +3,10 @@
 //! With `interface = "auto"`, an address is good on the loopback link, and on each link on which nodens has put it. The kernel may
 //! have had no dummy links at that time, and have them now. With another `interface`, nodens adds the address to the configured
 //! link. A copy that nodens has put on another link stays until [`leftovers`](super::leftovers) removes it, so that the node has
-//! the address all the time. An address that another program has put on another link is an error.
+//! the address all the time.
+//!
+//! An address that another program has put on another link is an error, unless nodens may have it there too: it then has the address
+//! when the other program removes its own.
 
 use std::net::IpAddr;
 
@@ -26,7 +29,8 @@ impl Inventory {
         })
     }
 
-    /// Returns those of `addresses` that are to be added to `link`, the result of [`Self::link_for`].
+    /// Returns those of `addresses` that are to be added to `link`, the result of [`Self::link_for`]. `may_share` tells whether
+    /// an address may be on a link of another program too.
     ///
     /// # Errors
     /// Another program has put one of the addresses on another link.
@@ -35,6 +39,7 @@ impl Inventory {
         wanted: &Interface,
         addresses: &[IpAddr],
         link: Option<&NodeLink>,
+        may_share: impl Fn(&Present) -> bool,
     ) -> Result<Vec<IpAddr>, NodeError> {
         let mut missing = Vec::new();
         for ip in addresses {
@@ -43,12 +48,17 @@ impl Inventory {
             if found().any(|found| is_on(found) || self.is_good(found, wanted)) {
                 continue;
             }
-            match found().find(|found| !self.is_own(found)) {
+            match found().find(|found| !self.is_own(found) && !may_share(found)) {
                 Some(foreign) => return Err(self.elsewhere(foreign, link.map_or(LINK, |link| &*link.name))),
                 None => missing.push(*ip),
             }
         }
         Ok(missing)
+    }
+
+    /// Reports whether another program has put this address on a link too. Then the node has it without nodens.
+    pub(super) fn is_shared(&self, ip: IpAddr) -> bool {
+        self.present.iter().any(|found| found.ip == ip && !self.is_own(found))
     }
 
     /// Reports whether "auto" accepts the address where it is.
@@ -80,6 +90,7 @@ mod tests {
         wanted: &Interface,
         links: &[(&str, bool)],
         on: &[(u32, bool)],
+        may_share: bool,
     ) -> (Option<String>, Result<Vec<IpAddr>, String>) {
         let links = (1..).zip(links).map(|(index, (name, is_dummy))| link(index, name, *is_dummy)).collect::<Vec<_>>();
         let present = on.iter().map(|(index, is_own)| {
@@ -88,7 +99,8 @@ mod tests {
         });
         let inventory = Inventory { present: present.collect(), links: links.clone() };
         let link = inventory.link_for(wanted, &ADDRESSES);
-        let missing = inventory.missing(wanted, &ADDRESSES, link).map_err(|error| error.to_string());
+        let missing = inventory.missing(wanted, &ADDRESSES, link, |_| may_share);
+        let missing = missing.map_err(|error| error.to_string());
         (link.map(|link| link.name.clone()), missing)
     }
 
@@ -100,15 +112,15 @@ mod tests {
         let (all, other) = (ADDRESSES.to_vec(), ADDRESSES[1..].to_vec());
         let of = |name: &str| Some(name.to_owned());
         // Nothing is there yet.
-        assert_eq!(placed(&auto, BEFORE, &[]), (None, Ok(all.clone())));
-        assert_eq!(placed(&auto, LATER, &[]), (of("nodens"), Ok(all)));
+        assert_eq!(placed(&auto, BEFORE, &[], false), (None, Ok(all.clone())));
+        assert_eq!(placed(&auto, LATER, &[], false), (of("nodens"), Ok(all)));
         // An earlier process had to use the loopback link: the rest goes there too, and no link is created.
-        assert_eq!(placed(&auto, BEFORE, &[(1, true)]), (of("lo"), Ok(other.clone())));
-        assert_eq!(placed(&auto, LATER, &[(1, true)]), (of("nodens"), Ok(other.clone())));
+        assert_eq!(placed(&auto, BEFORE, &[(1, true)], false), (of("lo"), Ok(other.clone())));
+        assert_eq!(placed(&auto, LATER, &[(1, true)], false), (of("nodens"), Ok(other.clone())));
         // The same where nodens cannot recognize its address.
-        assert_eq!(placed(&auto, LATER, &[(1, false)]), (of("nodens"), Ok(other.clone())));
-        assert_eq!(placed(&auto, LATER, &[(2, true)]), (of("nodens"), Ok(other)));
-        let (_, foreign) = placed(&auto, LATER, &[(2, false)]);
+        assert_eq!(placed(&auto, LATER, &[(1, false)], false), (of("nodens"), Ok(other.clone())));
+        assert_eq!(placed(&auto, LATER, &[(2, true)], false), (of("nodens"), Ok(other)));
+        let (_, foreign) = placed(&auto, LATER, &[(2, false)], false);
         assert!(foreign.expect_err("it is foreign").contains("on the link eth0 already, not on nodens"));
     }
 
@@ -117,11 +129,26 @@ mod tests {
         const LINKS: &[(&str, bool)] = &[("lo", false), ("eth0", false)];
         let (lo, all) = (Interface::Named("lo".to_owned()), ADDRESSES.to_vec());
         let of = |name: &str| Some(name.to_owned());
-        assert_eq!(placed(&lo, LINKS, &[(2, true)]), (of("lo"), Ok(all.clone())));
-        assert_eq!(placed(&lo, LINKS, &[(1, false), (2, true)]), (of("lo"), Ok(ADDRESSES[1..].to_vec())));
-        assert_eq!(placed(&Interface::Dummy, LINKS, &[(1, true)]), (None, Ok(all)));
-        let (_, foreign) = placed(&Interface::Dummy, LINKS, &[(1, false)]);
+        assert_eq!(placed(&lo, LINKS, &[(2, true)], false), (of("lo"), Ok(all.clone())));
+        assert_eq!(placed(&lo, LINKS, &[(1, false), (2, true)], false), (of("lo"), Ok(ADDRESSES[1..].to_vec())));
+        assert_eq!(placed(&Interface::Dummy, LINKS, &[(1, true)], false), (None, Ok(all)));
+        let (_, foreign) = placed(&Interface::Dummy, LINKS, &[(1, false)], false);
         assert!(foreign.expect_err("it is foreign").contains("on the link lo already, not on nodens"));
-        assert_eq!(placed(&Interface::Named("eth1".to_owned()), LINKS, &[]).0, None);
+        assert_eq!(placed(&Interface::Named("eth1".to_owned()), LINKS, &[], false).0, None);
+    }
+
+    #[test]
+    fn an_address_may_be_on_a_link_of_another_program_too() {
+        const LINKS: &[(&str, bool)] = &[("lo", false), ("nodelocaldns", true), ("nodens", true)];
+        let (auto, dummy) = (Interface::Auto, Interface::Dummy);
+        for (wanted, on, missing) in [
+            (&auto, &[(2, false)][..], &ADDRESSES[..]),
+            (&dummy, &[(2, false)], &ADDRESSES),
+            // The address is added once, and stays when the other program is gone.
+            (&auto, &[(2, false), (3, true)], &ADDRESSES[1..]),
+            (&auto, &[(3, true)], &ADDRESSES[1..]),
+        ] {
+            assert_eq!(placed(wanted, LINKS, on, true), (Some("nodens".to_owned()), Ok(missing.to_vec())), "{on:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::addresses::{Addresses, LINK};
+use super::addresses::{Inventory, LINK};
 use super::error::NodeError;
 use super::firewall::{self, PacketCounts};
 use super::foreign::{DroppingChain, dropping_chains};
@@ -49,8 +49,7 @@ impl NodeNetwork {
     /// # Errors
     /// The kernel does not list its addresses.
     pub(crate) fn state(&self) -> Result<NodeState, NodeError> {
-        let open = |error| NodeError::of(error, "ask the kernel for its addresses");
-        let inventory = Addresses::open().and_then(|mut addresses| addresses.inventory()).map_err(open)?;
+        let inventory = Inventory::read()?;
         let wanted = match &self.settings.interface {
             Interface::Dummy => Some(LINK),
             other => other.name(),
@@ -58,8 +57,10 @@ impl NodeNetwork {
         let mut link_found = None;
         let look = |ip: &IpAddr| {
             let found = inventory.present.iter().filter(|found| found.ip == *ip);
-            let mut on = found.filter_map(|found| Some((found, inventory.link_of(found)?)));
-            let there = on.find(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
+            let on = found.filter_map(|found| Some((found, inventory.link_of(found)?)));
+            let on = on.filter(|(_, link)| wanted.is_none_or(|wanted| wanted == link.name));
+            // Another program may have put the address on its own link too.
+            let there = on.max_by_key(|(found, link)| found.is_own(link));
             if let Some((_, link)) = &there {
                 link_found.get_or_insert_with(|| link.name.clone());
             }

@@ -30,6 +30,7 @@ pub(crate) mod mmsg;
 pub(crate) mod phase;
 pub(crate) mod readers;
 pub(crate) mod socket;
+pub(crate) mod steering;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 

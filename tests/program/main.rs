@@ -24,6 +24,7 @@ mod log;
 mod names;
 mod node;
 mod node_addresses;
+mod node_cache;
 mod node_firewall;
 mod peers;
 mod pods;

@@ -21,7 +21,9 @@ pub(crate) fn run(program: &str, words: &str) -> String {
 pub(crate) fn addresses() -> BTreeSet<String> {
     let text = run("ip", "-o address");
     let word = |line: &str, number: usize| line.split_whitespace().nth(number).unwrap_or_default().to_owned();
-    text.lines().map(|line| format!("{} {}", word(line, 1), word(line, 3))).collect()
+    // The kernel adds the link-local ones by itself.
+    let all = text.lines().map(|line| format!("{} {}", word(line, 1), word(line, 3)));
+    all.filter(|line| !line.contains(" fe80:")).collect()
 }
 
 pub(crate) fn has_address(address: &str) -> bool {

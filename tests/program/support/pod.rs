@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use nix::sched::{CloneFlags, setns};
+
 use super::space::ip;
 use super::{DEADLINE, Dir, eventually};
 
@@ -59,6 +61,12 @@ impl Pod {
             pod.must("ip", &words.split(' ').collect::<Vec<_>>());
         }
         pod
+    }
+
+    /// Returns a function that moves the thread that calls it into the pod's network.
+    pub(crate) fn network(&self) -> impl FnOnce() + Send + 'static {
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).expect("a namespace");
+        move || setns(network, CloneFlags::CLONE_NEWNET).expect("the pod's network")
     }
 
     /// Runs a program in the pod, for at most `DEADLINE`.
