@@ -1,8 +1,8 @@
-//! `nodens node`: shows what nodens has configured on the node, and removes what a killed nodens has left.
+//! `nodens node`: shows what nodens has configured on the node, prepares it, and removes what a killed nodens has left.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -14,7 +14,7 @@ use crate::node::{self, NodeNetwork};
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
 
-/// Show or remove the addresses and the firewall of this node that [node] in the configuration defines.
+/// Show, prepare or remove the addresses and the firewall of this node that [node] in the configuration defines.
 #[derive(Debug, Args)]
 pub(super) struct NodeCommand {
     #[command(subcommand)]
@@ -24,6 +24,7 @@ pub(super) struct NodeCommand {
 #[derive(Debug, Subcommand)]
 enum What {
     Status(NodeStatusArgs),
+    Prepare(Prepare),
     Cleanup(Cleanup),
 }
 
@@ -32,6 +33,18 @@ enum What {
 #[command(after_help = STATUS_EXAMPLES)]
 struct NodeStatusArgs {
     /// Configuration file of the running nodens
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Put the addresses and the fallback of [node] on a node that has no nodens yet: the fallback answers until nodens serves.
+///
+/// For the boot of a node, before the kubelet starts. The command needs CAP_NET_ADMIN, and shows the state of the node as `status`
+/// does. It changes nothing while nodens serves, and refuses if another program listens on the addresses.
+#[derive(Debug, Args)]
+#[command(after_help = PREPARE_EXAMPLES)]
+struct Prepare {
+    /// Configuration file of the nodens that will run
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -56,6 +69,10 @@ const STATUS_EXAMPLES: &str = "\
 Examples:
   nodens node status --config /etc/nodens/nodens.toml";
 
+const PREPARE_EXAMPLES: &str = "\
+Examples:
+  nodens node prepare --config /etc/nodens/nodens.toml";
+
 const CLEANUP_EXAMPLES: &str = "\
 Examples:
   nodens node cleanup
@@ -65,6 +82,7 @@ impl NodeCommand {
     pub(super) fn run(&self) -> CommandOutcome {
         match &self.command {
             What::Status(status) => status.run(),
+            What::Prepare(prepare) => prepare.run(),
             What::Cleanup(cleanup) => cleanup.run(),
         }
     }
@@ -72,19 +90,37 @@ impl NodeCommand {
 
 impl NodeStatusArgs {
     fn run(&self) -> CommandOutcome {
-        let config = match load(&self.config) {
-            Ok(config) => config,
-            Err(unusable) => return unusable.complain(&self.config),
-        };
-        let Some(node) = NodeNetwork::of(&config) else {
-            return say("nothing: the configuration has no [node]\n", CommandOutcome::Good);
-        };
-        match node.state() {
-            Ok(state) => {
-                say(&table(&state), if state.is_good() { CommandOutcome::Good } else { CommandOutcome::Failed })
-            }
-            Err(error) => complain(&error),
+        match network(&self.config) {
+            Ok(Some(node)) => show(&node),
+            Ok(None) => say("nothing: the configuration has no [node]\n", CommandOutcome::Good),
+            Err(outcome) => outcome,
         }
+    }
+}
+
+impl Prepare {
+    fn run(&self) -> CommandOutcome {
+        match network(&self.config) {
+            Ok(Some(node)) => match node.prepare() {
+                Ok(()) => show(&node),
+                Err(error) => complain(&error),
+            },
+            Ok(None) => complain(&"the configuration has no [node]: there is nothing to prepare"),
+            Err(outcome) => outcome,
+        }
+    }
+}
+
+/// Reads the node's network from a configuration file.
+fn network(file: &Path) -> Result<Option<NodeNetwork>, CommandOutcome> {
+    load(file).map(|config| NodeNetwork::of(&config)).map_err(|unusable| unusable.complain(file))
+}
+
+/// Shows the state of the node; it is good if all is as configured.
+fn show(node: &NodeNetwork) -> CommandOutcome {
+    match node.state() {
+        Ok(state) => say(&table(&state), if state.is_good() { CommandOutcome::Good } else { CommandOutcome::Failed }),
+        Err(error) => complain(&error),
     }
 }
 

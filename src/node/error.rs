@@ -23,6 +23,12 @@ pub(crate) enum NodeError {
         link: String,
         wanted: String,
     },
+    /// A process listens on one of the addresses, and renews none of them.
+    #[error("a process listens on {0}, which is no nodens with a fallback")]
+    InUse(IpAddr),
+    /// No server would answer while nodens does not.
+    #[error("there is no fallback that would answer: see [node] fallback")]
+    NoFallback,
     /// Any other error of the kernel.
     #[error("cannot {what}: {error}")]
     Refused { what: String, error: io::Error },

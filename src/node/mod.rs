@@ -116,6 +116,29 @@ impl NodeNetwork {
         }
     }
 
+    /// Puts the network into the configured state without serving, so that the fallback answers until nodens serves. Changes nothing
+    /// if nodens serves already.
+    ///
+    /// # Errors
+    /// There is no fallback, or the kernel refuses it; another program listens on an address; an address cannot be set up.
+    pub(crate) fn prepare(&self) -> Result<(), NodeError> {
+        let firewall =
+            self.firewall.as_ref().filter(|firewall| firewall.has_fallback()).ok_or(NodeError::NoFallback)?;
+        if renewal::is_renewed() {
+            return Ok(());
+        }
+        if let Some(used) = self.used_by_others(&HashSet::new()).first() {
+            return Err(NodeError::InUse(*used));
+        }
+        let mut repaired = Repaired::default();
+        let failed = |error| NodeError::of(error, "write the table nodens of nftables");
+        let put = self
+            .put_addresses(&mut repaired)
+            .and_then(|()| self.put_firewall(false).map_err(failed))
+            .and_then(|_| if firewall.has_fallback() { Ok(()) } else { Err(NodeError::NoFallback) });
+        put.inspect_err(|_| self.undo_addresses(&repaired))
+    }
+
     /// Adds the missing addresses, and records them in `repaired`.
     fn put_addresses(&self, repaired: &mut Repaired) -> Result<(), NodeError> {
         let open = |error| NodeError::of(error, "ask the kernel for its addresses");
@@ -138,6 +161,9 @@ impl NodeNetwork {
         for ip in missing {
             let failed = |error| NodeError::of(error, format!("put {ip} on the link {}", link.name));
             addresses.add(ip, &link).map_err(failed)?;
+            if inventory.is_shared(ip) {
+                tracing::info!(address = %ip, link = link.name, "added an address that another program has on another link");
+            }
             repaired.addresses.push(ip);
         }
         Ok(())
@@ -161,9 +187,6 @@ impl NodeNetwork {
         }
         Ok(missing)
     }
-            if inventory.is_shared(ip) {
-                tracing::info!(address = %ip, link = link.name, "added an address that another program has on another link");
-            }
 
     /// Removes everything that nodens created, except for a fallback that is to remain and for what another process uses: addresses
     /// on which it listens for queries, unless it has them on a link of its own, and the table, unless that has a fallback that the
@@ -196,6 +219,17 @@ impl NodeNetwork {
         }
     }
 
+    /// Returns the addresses that other processes use and would not have without nodens.
+    fn needed_by_others(&self, own: &HashSet<u64>) -> Vec<IpAddr> {
+        let mut used = self.used_by_others(own);
+        if !used.is_empty()
+            && let Ok(inventory) = Inventory::read()
+        {
+            used.retain(|ip| !inventory.is_shared(*ip));
+        }
+        used
+    }
+
     /// Returns the node's addresses on which sockets of other processes listen for queries.
     fn used_by_others(&self, own: &HashSet<u64>) -> Vec<IpAddr> {
         let others: Vec<SocketAddr> =
@@ -219,17 +253,6 @@ impl NodeNetwork {
                 tracing::error!(%error, "no thread tells the kernel that nodens serves: its fallback answers");
                 None
             }
-    /// Returns the addresses that other processes use and would not have without nodens.
-    fn needed_by_others(&self, own: &HashSet<u64>) -> Vec<IpAddr> {
-        let mut used = self.used_by_others(own);
-        if !used.is_empty()
-            && let Ok(inventory) = Inventory::read()
-        {
-            used.retain(|ip| !inventory.is_shared(*ip));
-        }
-        used
-    }
-
         }
     }
 

@@ -75,7 +75,7 @@ impl Renewal {
     }
 }
 
-/// Reports whether any process renews addresses. Waits for up to three renewals; to be called when the own renewal has ended.
+/// Reports whether any other process renews addresses. Waits for up to three renewals; this process must not renew.
 pub(super) fn is_renewed() -> bool {
     let deadline = Instant::now() + 3 * EVERY;
     loop {

@@ -735,15 +735,18 @@ fn systemd_takes_the_unit() {
         return;
     }
     let dir = Dir::new();
-    let unit = read("deploy/systemd/nodens.service").replace("/usr/local/bin/nodens", env!("CARGO_BIN_EXE_nodens"));
-    let file = dir.write("nodens.service", &unit);
-    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(file).output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!text.contains("nodens.service"), "{text}");
-    // `ExecStart` is a valid command line.
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
-    let words = line.split(' ').skip(1).take_while(|word| *word != "--config");
-    run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--help"));
+    for name in ["nodens.service", "nodens-prepare.service"] {
+        let unit = read(&format!("deploy/systemd/{name}"));
+        let unit = unit.replace("/usr/local/bin/nodens", env!("CARGO_BIN_EXE_nodens"));
+        let file = dir.write(name, &unit);
+        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(file).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains(name), "{text}");
+        // `ExecStart` is a valid command line.
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+        let words = line.split(' ').skip(1).take_while(|word| *word != "--config");
+        run(Command::new(env!("CARGO_BIN_EXE_nodens")).args(words).arg("--help"));
+    }
 }
 
 #[test]

@@ -91,14 +91,14 @@ pub(crate) const NOWHERE: &str =
     "[upstreams.up]\nservers = [\"127.0.0.1:9\"]\n[[route]]\nzones = [\".\"]\nto = \"up\"\n";
 
 /// A server in its own namespace that has a record for one name.
-struct Server {
+pub(crate) struct Server {
     pod: Pod,
     program: std::process::Child,
     address: String,
 }
 
 impl Server {
-    fn start(number: u8, dir: &Dir, name: &str, value: &str) -> Self {
+    pub(crate) fn start(number: u8, dir: &Dir, name: &str, value: &str) -> Self {
         let pod = Pod::start(number, dir, "");
         let address = pod.addresses[0].clone();
         let text = format!(
@@ -218,11 +218,11 @@ fn pods_are_served_whatever_happens_to_nodens() {
 }
 
 /// Addresses of the Service of kube-dns.
-const KUBE_DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+pub(crate) const KUBE_DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 /// Name that both kube-dns and nodens know, with different addresses.
-const NAME: &str = "web.shop.svc.cluster.local";
-const BY_KUBE_DNS: &str = "10.96.0.7";
-const BY_NODENS: &str = "192.0.2.7";
+pub(crate) const NAME: &str = "web.shop.svc.cluster.local";
+pub(crate) const BY_KUBE_DNS: &str = "10.96.0.7";
+pub(crate) const BY_NODENS: &str = "192.0.2.7";
 
 #[test]
 fn the_address_of_kube_dns_is_nodens_until_it_goes() {
@@ -277,7 +277,7 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
 }
 
 /// Translates the addresses of the Service to those of a server, as kube-proxy does. Responses return by way of the node.
-fn kube_proxy(server: &Server) {
+pub(crate) fn kube_proxy(server: &Server) {
     for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{file}"), "1").expect("writes");
     }
@@ -319,7 +319,7 @@ fn answers(pod: Option<&Pod>, seconds: u32) -> BTreeSet<String> {
 }
 
 /// Waits until all answers are these. Those of kube-dns then have to stay so; a nodens that gets no CPU time is not alive.
-fn answers_become(pods: &[Option<&Pod>], expected: &str) {
+pub(crate) fn answers_become(pods: &[Option<&Pod>], expected: &str) {
     let all = |seconds| pods.iter().flat_map(|pod| answers(*pod, seconds)).collect::<BTreeSet<_>>();
     let is_kube_dns = expected == BY_KUBE_DNS;
     let expected = BTreeSet::from([expected.to_owned()]);
