@@ -225,11 +225,13 @@ fn the_cache_goes_along() {
     let scene = Scene::new();
     let mut old = scene.nodens();
     lookup(scene.listen, "known.lab.example");
-    scene.upstream.clear_seen();
     let _new = scene.nodens();
     old.logged("handed over");
     old.signal("TERM");
     old.exit();
+    // The upstream has read all queries from before once it answers a later one; a busy machine may have caused a second one.
+    lookup(scene.listen, "other.lab.example");
+    scene.upstream.clear_seen();
     assert_eq!(data(&lookup(scene.listen, "known.lab.example")), ["192.0.2.1"]);
     assert!(!scene.upstream.seen().iter().any(|seen| seen.is_named("known.lab.example.")));
 }
