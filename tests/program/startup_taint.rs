@@ -17,13 +17,13 @@ fn start(api: &Api) -> (Nodens, LabUpstream) {
 #[test]
 fn only_the_startup_taint_is_removed() {
     let api = Api::start();
-    api.taint(&["example.com/other", TAINT, "node.kubernetes.io/not-ready", TAINT], true);
+    api.taint(&["example.com/other", TAINT, "node.kubernetes.io/not-ready", TAINT], 1);
     let (mut nodens, _upstream) = start(&api);
     assert!(nodens.logged("startup taint removed").contains("node-1"));
     let (mut taints, _) = api.taints();
     taints.sort_unstable();
     assert_eq!(taints, ["example.com/other", "node.kubernetes.io/not-ready"]);
-    assert!(!nodens.log().iter().any(|line| line.contains("cannot look for")));
+    assert!(!nodens.log().iter().any(|line| line.contains("cannot remove")));
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn nodens_serves_where_it_may_not_read_the_node() {
     lookup(nodens.address(), "www.lab.example");
     assert!(!nodens.log().iter().any(|line| line.contains("startup taint")));
     // The permission comes later.
-    api.taint(&[TAINT], false);
+    api.taint(&[TAINT], 0);
     nodens.logged("startup taint removed");
     assert_eq!(api.taints().0, [""; 0]);
 }
@@ -42,10 +42,21 @@ fn nodens_serves_where_it_may_not_read_the_node() {
 #[test]
 fn a_node_without_the_taint_is_asked_once() {
     let api = Api::start();
-    api.taint(&["example.com/other"], false);
+    api.taint(&["example.com/other"], 0);
     let (nodens, _upstream) = start(&api);
     nodens.metric_becomes("nodens_watch_connected", &[], |connected| connected == 1.0);
     eventually("a request", || (api.taints().1 == 1).then_some(()));
     lookup(nodens.address(), "www.lab.example");
     assert_eq!(api.taints(), (vec!["example.com/other"], 1));
+}
+
+#[test]
+fn a_node_that_always_changes_is_tried_again_later() {
+    let api = Api::start();
+    api.taint(&["example.com/other", TAINT], usize::MAX);
+    let (mut nodens, _upstream) = start(&api);
+    assert!(nodens.logged("cannot remove the startup taint; retrying").contains("still there after 8 patches"));
+    // It tries again.
+    api.taint(&["example.com/other", TAINT], 0);
+    nodens.logged("startup taint removed");
 }

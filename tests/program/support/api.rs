@@ -43,15 +43,16 @@ struct Node {
     taints: Option<Vec<&'static str>>,
     /// Number of requests for the node so far.
     requests: usize,
-    /// Set if another client moves the taints before the next patch.
-    moves: bool,
+    /// Number of next patches before which another client moves the taints.
+    moves: usize,
 }
 
 impl Node {
     /// Applies a patch of a test and a removal of one taint; returns the status of the response.
     fn patch(&mut self, patch: &Value) -> u16 {
         let Some(taints) = &mut self.taints else { return 403 };
-        if std::mem::take(&mut self.moves) {
+        if self.moves > 0 {
+            self.moves -= 1;
             taints.rotate_left(1);
         }
         let of = |number: usize, key: &str| patch[number][key].as_str().unwrap_or_default();
@@ -203,9 +204,9 @@ impl Api {
         });
     }
 
-    /// Gives the node these taints, and nodens the permission to read and change it. If `moves` is set, another client moves the
-    /// taints before the next patch.
-    pub(crate) fn taint(&self, taints: &[&'static str], moves: bool) {
+    /// Gives the node these taints, and nodens the permission to read and change it. Before the next `moves` patches another
+    /// client moves the taints.
+    pub(crate) fn taint(&self, taints: &[&'static str], moves: usize) {
         self.change(|state| {
             state.node.taints = Some(taints.to_vec());
             state.node.moves = moves;
