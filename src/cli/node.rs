@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::config_file::load;
 use super::outcome::CommandOutcome;
 use crate::node::state::{FallbackState, NodeState};
-use crate::node::{self, NodeNetwork};
+use crate::node::{self, NodeNetwork, ipv6};
 
 /// Port that is checked for a running nodens if no configuration is given.
 const PORT: u16 = 53;
@@ -111,9 +111,11 @@ impl Prepare {
     }
 }
 
-/// Reads the node's network from a configuration file.
+/// Reads the node's network from a configuration file, without IPv6 if that is switched off.
 fn network(file: &Path) -> Result<Option<NodeNetwork>, CommandOutcome> {
-    load(file).map(|config| NodeNetwork::of(&config)).map_err(|unusable| unusable.complain(file))
+    let mut config = load(file).map_err(|unusable| unusable.complain(file))?;
+    ipv6::leave_out(&mut config);
+    Ok(NodeNetwork::of(&config))
 }
 
 /// Shows the state of the node; it is good if all is as configured.
@@ -176,7 +178,9 @@ impl Cleanup {
             UdpSocket::bind(**listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
         if let Some(listen) = listen.iter().find(busy).filter(|_| !self.force) {
-            return complain(&format!("a process listens on {listen}: stop it first, or use --force"));
+            return complain(&format!(
+                "a process listens on {listen}: stop it first if it is nodens; --force removes what nodens has added in any case"
+            ));
         }
         match node::remove(&addresses) {
             Ok(removed) if removed.is_empty() => say("nothing to remove\n", CommandOutcome::Good),

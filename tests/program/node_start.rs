@@ -48,6 +48,23 @@ fn a_pod_that_starts_before_nodens_has_an_answer() {
 }
 
 #[test]
+fn a_node_without_ipv6_is_prepared_over_ipv4() {
+    inside("node_start::a_node_without_ipv6_is_prepared_over_ipv4", &TOOLS, || {
+        let site = Site::new();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("writes");
+        let file = site.dir.write("nodens.toml", &site.config("fallback = \"10.96.0.10\"\n", NOWHERE));
+        for command in ["prepare", "status"] {
+            let (good, text) = said(&nodens(&["node", command, "--config", file.to_str().expect("UTF-8")]));
+            assert!(
+                good && text.contains("169.254.20.10  on lo") && text.contains("in place") && !text.contains("missing"),
+                "{text}"
+            );
+        }
+        assert!(said(&nodens(&["node", "cleanup"])).0);
+    });
+}
+
+#[test]
 fn what_cannot_be_prepared_is_said_and_undone() {
     inside("node_start::what_cannot_be_prepared_is_said_and_undone", &TOOLS, || {
         let site = Site::new();
