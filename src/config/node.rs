@@ -35,7 +35,8 @@ pub struct NodeConfig {
     pub fallback: Vec<IpAddr>,
     /// True if the fallback remains after a clean stop.
     pub keep_fallback: bool,
-    /// True if another program may have the addresses and listen on them. It answers while nodens does not, in place of a fallback.
+    /// True if another program may have the addresses and listen on them. There it answers while nodens does not, in place of the
+    /// fallback.
     pub take_over: bool,
 }
 
@@ -115,9 +116,8 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagno
         }
     }
     let firewall = file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default();
-    let fallback = fallback(file, firewall, diagnostics);
     NodeConfig {
-        fallback: if file.take_over { Vec::new() } else { fallback },
+        fallback: fallback(file, firewall, diagnostics),
         keep_fallback: file.keep_fallback,
         take_over: file.take_over,
         addresses: file.addresses.iter().map(|address| address.get_ref().0).collect(),
@@ -156,7 +156,7 @@ impl NodeConfig {
     /// Sets the fallback to the servers of the cluster's upstream, the first on port 53 of each family, if the file has no
     /// fallback.
     pub(super) fn default_fallback(mut self, file: &NodeTable, routes: &[Route], upstreams: &[UpstreamConfig]) -> Self {
-        if file.fallback.is_some() || self.firewall == FirewallKind::None || self.take_over {
+        if file.fallback.is_some() || self.firewall == FirewallKind::None {
             return self;
         }
         let cluster = routes.iter().find(|route| route.cluster.is_some()).and_then(|route| upstreams.get(route.to));
@@ -309,9 +309,6 @@ mod tests {
         assert_eq!(fallback(both, r#"fallback = "none""#), [""; 0]);
         assert_eq!(fallback(both, r#"fallback = ["10.96.0.10"]"#), ["10.96.0.10"]);
         assert_eq!(fallback(both, r#"firewall = "none""#), [""; 0]);
-        for other in ["", "fallback = \"10.96.0.10\"\n"] {
-            assert_eq!(fallback(both, &format!("{other}take_over = true")), [""; 0], "the other program answers");
-        }
         assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example""#, ""), [""; 0]);
     }
 

@@ -23,6 +23,9 @@ pub(crate) enum NodeError {
         link: String,
         wanted: String,
     },
+    /// The configured link has an address of the program from which nodens is to take over.
+    #[error("the link {0} belongs to the program from which nodens takes over, and goes with it: see [node] interface")]
+    ForeignLink(String),
     /// A process listens on one of the addresses, and renews none of them.
     #[error("a process listens on {0}, which is no nodens with a fallback")]
     InUse(IpAddr),

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::kernel_table::{KernelRule, KernelTable, rules};
 use super::nft::{Nft, Set, Table};
-use super::rules::{ALIVE_IPV4, ALIVE_IPV6, TABLE, fallback_of, set_of, table};
+use super::rules::{ALIVE_IPV4, ALIVE_IPV6, Fallback, TABLE, set_of, table};
 
 /// Time after which an address counts as dead if it is not renewed.
 const EXPIRY: Duration = Duration::from_millis(800);
@@ -56,17 +56,17 @@ pub(crate) struct PacketCounts {
 }
 
 impl Firewall {
-    /// Creates the table for queries to these addresses and ports. `fallback` has at most one address for each family.
-    pub(super) fn new(listen: &[SocketAddr], fallback: &[IpAddr]) -> Self {
+    /// Creates the table for queries to these addresses and ports.
+    pub(super) fn new(listen: &[SocketAddr], fallback: Fallback<'_>) -> Self {
         let mut switched: Vec<_> = listen
             .iter()
-            .filter(|address| fallback_of(**address, fallback).is_some())
+            .filter(|address| fallback.of(**address).is_some())
             .map(|address| (set_of(address.ip()), address.ip()))
             .collect();
         switched.dedup();
         Self {
             table: table(listen, fallback),
-            plain: table(listen, &[]),
+            plain: table(listen, Fallback::default()),
             switched,
             refused: AtomicBool::new(false),
             dialect: Mutex::default(),

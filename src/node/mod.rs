@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use self::addresses::{Addresses, Inventory, Present};
+use self::addresses::{Addresses, Inventory, LOOPBACK, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
@@ -31,6 +31,7 @@ pub(crate) use self::listeners::{inode, others_at};
 pub(crate) use self::removal::remove;
 use self::removal::remove_addresses;
 pub(crate) use self::renewal::{Renewal, Successor};
+use self::rules::Fallback;
 use crate::config::node::{FirewallKind as WantedFirewall, Interface};
 use crate::config::{Config, NodeConfig as Settings};
 
@@ -81,11 +82,15 @@ impl Repaired {
 }
 
 impl NodeNetwork {
-    /// Returns the network that the configuration asks for, if any.
+    /// Returns the network that the configuration asks for, if any. With `take_over`, an address has no fallback while another program
+    /// has it too.
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let settings = config.node.clone()?;
-        let firewall =
-            (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen, &settings.fallback));
+        let inventory = settings.take_over.then(|| Inventory::read().ok()).flatten();
+        let is_shared = |ip: &&IpAddr| inventory.as_ref().is_some_and(|inventory| inventory.is_shared(**ip));
+        let shared: Vec<IpAddr> = settings.addresses.iter().filter(is_shared).copied().collect();
+        let fallback = Fallback { servers: &settings.fallback, shared: &shared };
+        let firewall = (settings.firewall == WantedFirewall::Nft).then(|| Firewall::new(&settings.listen, fallback));
         Some(Self { settings, firewall, served: config.server.listen.clone() })
     }
 
@@ -148,6 +153,13 @@ impl NodeNetwork {
         let link = inventory.link_for(interface, wanted);
         if let (Interface::Named(name), None) = (interface, link) {
             return Err(NodeError::NoLink(name.clone()));
+        }
+        let is_foreign = |found: &&Present| wanted.contains(&found.ip) && !inventory.is_own(found);
+        if let (true, Some(link)) = (self.settings.take_over, link)
+            && link.name != LOOPBACK
+            && inventory.present.iter().filter(is_foreign).any(|found| found.link == link.index)
+        {
+            return Err(NodeError::ForeignLink(link.name.clone()));
         }
         let may_share = |found: &Present| self.settings.take_over || is_left_by_node_cache(found, &inventory);
         let missing = inventory.missing(interface, wanted, link, may_share)?;

@@ -42,13 +42,26 @@ pub(super) fn set_of(ip: IpAddr) -> Set {
     if ip.is_ipv4() { ALIVE_IPV4 } else { ALIVE_IPV6 }
 }
 
-/// Returns the server to which queries for this address go while it is not alive.
-pub(super) fn fallback_of(address: SocketAddr, fallback: &[IpAddr]) -> Option<IpAddr> {
-    fallback.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4() && address.port() == DNS_PORT)
+/// Servers of the fallback, and the addresses that have none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fallback<'a> {
+    /// At most one server for each family.
+    pub(super) servers: &'a [IpAddr],
+    /// Addresses on which another program answers while nodens does not: their queries stay as they are.
+    pub(super) shared: &'a [IpAddr],
 }
 
-/// Returns the table for queries to these addresses and ports. `fallback` has at most one address for each family.
-pub(super) fn table(listen: &[SocketAddr], fallback: &[IpAddr]) -> Table {
+impl Fallback<'_> {
+    /// Returns the server to which queries for this address go while it is not alive.
+    pub(super) fn of(&self, address: SocketAddr) -> Option<IpAddr> {
+        let is_of = |ip: &IpAddr| ip.is_ipv4() == address.is_ipv4() && address.port() == DNS_PORT;
+        let server = self.servers.iter().copied().find(is_of)?;
+        Some(if self.shared.contains(&address.ip()) { address.ip() } else { server })
+    }
+}
+
+/// Returns the table for queries to these addresses and ports.
+pub(super) fn table(listen: &[SocketAddr], fallback: Fallback<'_>) -> Table {
     let marks = marks(listen, fallback);
     let mut rules = Vec::new();
     for address in listen {
@@ -56,7 +69,7 @@ pub(super) fn table(listen: &[SocketAddr], fallback: &[IpAddr]) -> Table {
             rules.extend(rules_of(*address, (protocol as u8, name), fallback, &marks));
         }
     }
-    let is_switched = listen.iter().any(|address| fallback_of(*address, fallback).is_some());
+    let is_switched = listen.iter().any(|address| fallback.of(*address).is_some());
     // In an output chain of the type `route`, a packet with another destination is routed again.
     let output = if marks.is_empty() { "filter" } else { "route" };
     let mut chains = vec![
@@ -78,12 +91,12 @@ pub(super) fn table(listen: &[SocketAddr], fallback: &[IpAddr]) -> Table {
 }
 
 /// Returns the mark for each address whose fallback is another one.
-fn marks(listen: &[SocketAddr], fallback: &[IpAddr]) -> BTreeMap<IpAddr, u32> {
+fn marks(listen: &[SocketAddr], fallback: Fallback<'_>) -> BTreeMap<IpAddr, u32> {
     let mut marks = BTreeMap::new();
     for address in listen {
         let ip = address.ip();
         let number = marks.keys().filter(|other: &&IpAddr| other.is_ipv4() == ip.is_ipv4()).count();
-        let is_other = fallback_of(*address, fallback).is_some_and(|fallback| fallback != ip);
+        let is_other = fallback.of(*address).is_some_and(|fallback| fallback != ip);
         if is_other && number < MOST_MARKED && !marks.contains_key(&ip) {
             marks.insert(ip, (number as u32 + 1) << MARK_SHIFT);
         }
@@ -95,11 +108,11 @@ fn marks(listen: &[SocketAddr], fallback: &[IpAddr]) -> BTreeMap<IpAddr, u32> {
 fn rules_of(
     address: SocketAddr,
     (protocol, name): (u8, &str),
-    fallback: &[IpAddr],
+    fallback: Fallback<'_>,
     marks: &BTreeMap<IpAddr, u32>,
 ) -> Vec<Rule> {
     let ip = address.ip();
-    let fallback = fallback_of(address, fallback);
+    let fallback = fallback.of(address);
     // The matches that exclude most packets come first.
     let of = |side, more: &[Expression]| {
         let mut expressions = vec![Expression::Address(side, ip)];
@@ -177,7 +190,7 @@ mod tests {
 
     #[test]
     fn both_ways_and_both_transports_of_each_address() {
-        let Table { rules, sets, .. } = table(&listen(), &[]);
+        let Table { rules, sets, .. } = table(&listen(), Fallback::default());
         assert!(sets.is_empty());
         assert_eq!(rules.len(), 12);
         let of =
@@ -189,7 +202,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_alive_has_a_fallback() {
-        let Table { rules, chains, .. } = table(&listen(), &[ip("10.96.0.10")]);
+        let Table { rules, chains, .. } = table(&listen(), Fallback { servers: &[ip("10.96.0.10")], shared: &[] });
         // IPv6 has no fallback: as before.
         assert_eq!(rules.iter().filter(|rule| rule.comment.contains("[fd00::a]")).count(), 6);
         let of = |comment: &str| rules.iter().filter(|rule| rule.comment == comment).collect::<Vec<_>>();
@@ -208,7 +221,7 @@ mod tests {
     #[test]
     fn the_cluster_ip_is_its_own_fallback() {
         let listen = ["10.96.0.10:53".parse().expect("an address"), "10.96.0.10:5353".parse().expect("an address")];
-        let Table { rules, chains, .. } = table(&listen, &[ip("10.96.0.10")]);
+        let Table { rules, chains, .. } = table(&listen, Fallback { servers: &[ip("10.96.0.10")], shared: &[] });
         assert_eq!((chains.len(), rules.len()), (2, 12), "nothing is written");
         let switched = rules.iter().filter(|rule| rule.expressions.contains(&Expression::Accept));
         assert_eq!(switched.count(), 4, "port 53 only");
@@ -218,8 +231,21 @@ mod tests {
     fn each_address_has_a_mark_of_its_own() {
         let listen: Vec<SocketAddr> =
             (1..=5).map(|number| format!("10.0.0.{number}:53").parse().expect("an address")).collect();
-        let marks: Vec<_> = marks(&listen, &[ip("10.96.0.10")]).into_values().collect();
+        let marks: Vec<_> =
+            marks(&listen, Fallback { servers: &[ip("10.96.0.10")], shared: &[] }).into_values().collect();
         assert_eq!(marks, [0x1000, 0x2000, 0x3000]);
         assert!(marks.iter().all(|mark| mark & !MARK == 0));
+    }
+
+    #[test]
+    fn a_shared_address_keeps_its_queries() {
+        let listen: SocketAddr = "169.254.20.10:53".parse().expect("an address");
+        let (servers, shared) = ([ip("10.96.0.10")], [listen.ip()]);
+        let fallback = Fallback { servers: &servers, shared: &shared };
+        assert_eq!(fallback.of(listen), Some(listen.ip()));
+        assert_eq!(Fallback { shared: &[], ..fallback }.of(listen), Some(ip("10.96.0.10")));
+        assert_eq!(Fallback { servers: &[], ..fallback }.of(listen), None);
+        let rules = table(&[listen], fallback).rules;
+        assert!(rules.iter().all(|rule| !rule.comment.contains("fallback")), "{rules:?}");
     }
 }

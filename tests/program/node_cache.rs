@@ -218,7 +218,7 @@ fn no_query_is_lost_from_node_cache_to_nodens() {
         assert_eq!(answer(SECOND).trim(), BY_NODENS, "the predecessor goes on");
 
         // In its place: it gets no new queries.
-        let mut next = site.nodens(&config(&site, &all, "take_over = true"));
+        let mut next = site.nodens(&config(&site, &all, "take_over = true\nfallback = \"10.244.1.1\""));
         serving.logged("handed over");
         next.logged("new queries are for nodens");
         serving.signal("TERM");
@@ -226,6 +226,9 @@ fn no_query_is_lost_from_node_cache_to_nodens() {
         load.more(4);
         let more = load.more(200);
         assert_eq!(more[0], 0, "{more:?}");
+        // Its own address has the fallback. The others have the other program.
+        let table = || run("nft", "list table inet nodens");
+        assert!(table().contains("fallback of 169.254.20.12:53") && !table().contains("fallback of 169.254.20.10:53"));
         serving = next;
 
         // It is removed, with its link.
@@ -240,7 +243,7 @@ fn no_query_is_lost_from_node_cache_to_nodens() {
         assert_eq!(serving.exit().code(), Some(0));
         load.more(50);
         load.end();
-        assert!(run("nft", "list table inet nodens").contains("fallback of 169.254.20.10:53"));
+        assert!(table().contains("fallback of 169.254.20.10:53"));
         next.signal("TERM");
         assert_eq!(next.exit().code(), Some(0));
         site.is_as_before();
@@ -304,6 +307,8 @@ fn a_program_that_does_not_share_its_port_is_named() {
         let site = Site::new();
         let node_cache = NodeCache::start(false);
         let before = (addresses(), tables());
+        let text = refused(&site, &config(&site, &SHARED, &format!("take_over = true\ninterface = {LINK:?}")));
+        assert!(text.contains("nodelocaldns belongs to the program from which nodens takes over"), "{text}");
         let text = refused(&site, &config(&site, &SHARED, "take_over = true"));
         assert!(text.contains("cannot listen on 169.254.20.10:53 (UDP and TCP, shared by SO_REUSEPORT)"), "{text}");
         assert_eq!((addresses(), tables()), before);
