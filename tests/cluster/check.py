@@ -56,7 +56,7 @@ def eventually(what, check):
     while time.monotonic() - begin < DEADLINE:
         try:
             found = check()
-        except (OSError, urllib.error.HTTPError, KeyError):
+        except (OSError, urllib.error.HTTPError, KeyError, StopIteration):
             found = None
         if found:
             print(f"{time.monotonic() - begin:6.2f} s  {what}", flush=True)
