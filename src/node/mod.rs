@@ -137,10 +137,15 @@ impl NodeNetwork {
         }
         let mut repaired = Repaired::default();
         let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-        let put = self
-            .put_addresses(&mut repaired)
-            .and_then(|()| self.put_firewall(false).map_err(failed))
-            .and_then(|_| if firewall.has_fallback() { Ok(()) } else { Err(NodeError::NoFallback) });
+        let put = self.put_addresses(&mut repaired).and_then(|()| self.put_firewall(false).map_err(failed));
+        let put = put.and_then(|is_new| match firewall.has_fallback() {
+            true => Ok(()),
+            false => {
+                // There is another error to report.
+                let _ = is_new.then(firewall::remove);
+                Err(NodeError::NoFallback)
+            }
+        });
         put.inspect_err(|_| self.undo_addresses(&repaired))
     }
 
