@@ -88,8 +88,8 @@ impl Firewall {
         Ok(found.is(self.wanted()) || self.dialect().as_ref() == Some(&found))
     }
 
-    /// Writes the table in one transaction. Addresses that are alive stay so, and all are alive at first if a process `serves` already,
-    /// which may not renew them.
+    /// Writes the table in one transaction. Addresses that are alive stay so. If a predecessor `serves` that may not renew them, all are alive
+    /// at first.
     ///
     /// A kernel that lacks a part of the fallback gets the table without it, with a warning.
     pub(super) fn put(&self, serves: bool) -> io::Result<()> {

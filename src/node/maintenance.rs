@@ -34,7 +34,7 @@ impl NodeNetwork {
             let mut repaired = Repaired::default();
             let repaired = self.put_addresses(&mut repaired).and_then(|()| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Repaired { firewall: self.put_firewall(true).map_err(failed)?, ..repaired })
+                Ok(Repaired { firewall: self.put_firewall(false).map_err(failed)?, ..repaired })
             });
             let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let is_news = match &repaired {

@@ -278,7 +278,7 @@ impl NodeNetwork {
     /// # Errors
     /// The kernel refuses the table.
     pub(crate) fn reset_counts(&self) -> io::Result<()> {
-        self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.put(true))
+        self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.put(false))
     }
 }
 
