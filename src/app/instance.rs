@@ -98,6 +98,7 @@ impl Instance {
             node.as_ref().map(|node| node.set_up(taken.is_some() || beside)).transpose()?.unwrap_or_default();
         // Where handovers are wanted, the one that has the port should have offered one: its socket was deleted, or could not be
         // created.
+        let takes_over = config.node.as_ref().is_some_and(|node| node.take_over);
         let may_share = path.is_some() && inherited == 0 && taken.is_none() && !beside;
         let options = |sockets, beside, cache| StartOptions {
             sockets,
@@ -108,10 +109,15 @@ impl Instance {
             restarts: given.replaces.restarts,
             connection_sink: door.connection_sink(),
         };
+        let is_wanted = |label: &Label| match label {
+            Label::Udp(address) | Label::Tcp(address) => config.server.listen.contains(&address.wanted),
+            _ => true,
+        };
+        let unwanted = sockets.without(is_wanted);
         let running = match start_in(config.clone(), options(sockets, beside, cache)) {
             Err(StartError::Listen { address, error, .. })
                 if may_share
-                    && config.server.listen.contains(&address)
+                    && (takes_over || config.server.listen.contains(&address))
                     && error.kind() == io::ErrorKind::AddrInUse
                     && is_nodens(&config.admin.listen) =>
             {
@@ -140,6 +146,8 @@ impl Instance {
                 node.inspect(|node| node.undo_addresses(&repaired));
                 return Err("a worker is not responsive: the predecessor continues to serve".into());
             }
+            // The predecessor may have taken these addresses over from another program.
+            sharing::give_back(&unwanted, |_| true);
             // If the predecessor is gone by now, this process is the only one that serves.
             let _ = predecessor.send(&HandoverMessage::Ready);
             running.record_event(EventKind::TookOver, &format!("{inherited} sockets, {cached} cached answers"));
@@ -174,11 +182,11 @@ impl Instance {
         let host = self.running.host();
         if let Some(node) = &host.resolver.snapshot.load().config.node
             && node.take_over
+            && !is_handing_over
             && host.phase() == Phase::Serving
         {
             let is_given = |address| node.listen.contains(&address);
             sharing::give_back(&host.sockets, is_given);
-            sharing::drain(&host.sockets, is_given);
         }
         // A process in standby leaves the node configuration to the process that serves, and one that is handing over to a successor
         // that may serve at any moment. Until then the fallback answers.

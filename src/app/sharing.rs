@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
 
 use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
@@ -45,38 +46,41 @@ pub(super) fn end(listeners: &Listeners) {
     }
 }
 
-/// Directs new queries to the other programs that listen on addresses of these sockets, if there are any: this process or its
-/// successor does not read these sockets any longer. `is_given` selects the addresses.
+/// Withdraws these sockets in favour of other programs that listen on their addresses, if there are any: this process or its
+/// successor does not read them any longer. What the sockets have received stays there. `is_given` selects the addresses.
+///
+/// A UDP socket that is connected, here to itself, gets no datagrams of others; a listener that is shut down, no connections. This holds
+/// for all processes that have the socket, and whatever place it has in the kernel's group.
 pub(super) fn give_back(sockets: &HeldSockets, is_given: impl Fn(SocketAddr) -> bool) {
     let mut addresses: Vec<SocketAddr> = sockets.iter().filter_map(|(label, _)| dns_address(label)).collect();
     addresses.dedup();
     for address in addresses.into_iter().filter(|address| is_given(*address)) {
-        let of = |wanted: fn(&Label) -> bool| {
-            let found = sockets.iter().filter(|(label, _)| dns_address(label) == Some(address) && wanted(label));
-            found.map(|(_, socket)| socket).collect::<Vec<_>>()
-        };
-        let (udp, tcp) = (of(|label| matches!(label, Label::Udp(_))), of(|label| matches!(label, Label::Tcp(_))));
-        let given = others_at(address, &[&udp[..], &tcp].concat()).and_then(|[udp_others, tcp_others]| {
-            if udp_others > 0 {
-                steering::steer(&udp, Sockets { first: 0, count: udp_others })?;
-            }
-            if tcp_others > 0 {
-                steering::steer(&tcp, Sockets { first: 0, count: tcp_others })?;
-            }
-            Ok(udp_others + tcp_others > 0)
-        });
-        match given {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(%address, "another program gets new queries to this address again"),
+        let own: Vec<_> = sockets.iter().filter(|(label, _)| dns_address(label) == Some(address)).collect();
+        let inodes = own.iter().map(|(_, socket)| *socket).collect::<Vec<_>>();
+        match others_at(address, &inodes) {
+            Ok([0, 0]) => continue,
+            Ok(_) => {}
             Err(error) => tracing::warn!(%address, %error, "queries to this address may be lost"),
         }
+        for (label, socket) in &own {
+            let given = steering::steer(&[socket], Sockets::ALL).and_then(|()| match label {
+                Label::Udp(_) => SockRef::from(*socket).connect(&address.into()),
+                _ => Ok(()),
+            });
+            given.unwrap_or_else(|error| tracing::warn!(%address, %error, "queries to this address may be lost"));
+        }
+        drain(&inodes);
+        for (_, socket) in own.iter().filter(|(label, _)| matches!(label, Label::Tcp(_))) {
+            // The connection of a client that arrives at this moment is reset.
+            let _ = SockRef::from(*socket).shutdown(Shutdown::Both);
+        }
+        tracing::info!(%address, "another program gets new queries to this address again");
     }
 }
 
 /// Waits until the workers have read all queries that were in these sockets, a fifth of a second at most.
-pub(super) fn drain(sockets: &HeldSockets, is_given: impl Fn(SocketAddr) -> bool) {
-    let sockets = sockets.iter().filter(|(label, _)| dns_address(label).is_some_and(&is_given));
-    let mut watched: Vec<_> = sockets.map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+fn drain(sockets: &[&OwnedFd]) {
+    let mut watched: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
     for _ in 0..DRAIN_CHECKS {
         match poll(&mut watched, PollTimeout::ZERO) {
             Ok(0) => return,
@@ -102,4 +106,59 @@ fn dns_address(label: &Label) -> Option<SocketAddr> {
 fn others_at<S: std::borrow::Borrow<OwnedFd>>(address: SocketAddr, own: &[S]) -> io::Result<[usize; 2]> {
     let own = own.iter().map(|socket| node::inode(socket.borrow())).collect::<io::Result<HashSet<_>>>()?;
     Ok(node::others_at(address, &own))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::handover::label::ListenAddress;
+    use crate::server::socket::{SocketBuffers, complete};
+
+    /// Returns how many datagrams of new clients these sockets receive.
+    fn received(sockets: &[&UdpSocket], address: SocketAddr) -> Vec<usize> {
+        for _ in 0..200 {
+            let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            client.send_to(&[0], address).expect("sends");
+        }
+        sockets.iter().map(|socket| std::iter::from_fn(|| socket.recv(&mut [0]).ok()).count()).collect()
+    }
+
+    /// The other program is started again in between, so its sockets are not the first ones any more.
+    #[test]
+    fn what_is_given_back_goes_to_the_other_program() {
+        let listeners = |address| {
+            complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, 2, SocketBuffers::LEAST).expect("sockets")
+        };
+        // An address of this process alone, and a port that is never free meanwhile.
+        let [high, low] = (std::process::id() as u16).to_be_bytes();
+        let place = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        place.set_reuse_port(true).expect("an option");
+        place.bind(&SocketAddr::from(([127, 86, high, low], 0)).into()).expect("an address");
+        let place = UdpSocket::from(place);
+        let address = place.local_addr().expect("an address");
+        let other = listeners(address);
+        drop(place);
+        let own = listeners(address);
+        let ours: Vec<_> = own.udp.iter().collect();
+        // Both are of this process here.
+        let place = ListenAddress { wanted: address, bound: address };
+        let mut held = HeldSockets::default();
+        own.udp.iter().for_each(|socket| held.put(Label::Udp(place), socket.try_clone().expect("a copy")));
+        own.tcp.iter().for_each(|socket| held.put(Label::Tcp(place), socket.try_clone().expect("a copy")));
+        take_over(&own);
+        assert_eq!(received(&ours, address).iter().sum::<usize>(), 200);
+        drop(other);
+        let again = listeners(address);
+        give_back(&held, |_| true);
+        assert_eq!(received(&again.udp.iter().collect::<Vec<_>>(), address).iter().sum::<usize>(), 200);
+        for _ in 0..20 {
+            std::net::TcpStream::connect(address).expect("a connection");
+        }
+        let accepted = again.tcp.iter().map(|listener| std::iter::from_fn(|| listener.accept().ok()).count());
+        assert_eq!(accepted.sum::<usize>(), 20);
+    }
 }

@@ -95,8 +95,6 @@ pub(super) fn prepare(
         keep(&mut sockets, &bound.tcp, &Label::Tcp(address))?;
         listeners.push(bound);
     }
-    // The predecessor may have taken these addresses over from another program.
-    sharing::give_back(&seat.sockets, |_| true);
     let mut http = |wanted: SocketAddr, what, label: fn(ListenAddress) -> Label| {
         let listener = page(wanted, &mut seat, label);
         let listener = listener.map_err(|error| StartError::Listen { address: wanted, what, error })?;

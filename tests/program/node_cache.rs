@@ -49,6 +49,11 @@ struct NodeCache {
 impl NodeCache {
     fn start(shares: bool) -> Self {
         put_on_link(&SHARED);
+        Self::serve(shares)
+    }
+
+    /// Starts on the link that is there.
+    fn serve(shares: bool) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let socket = |address: &str, kind: Type| {
             let socket = Socket::new(Domain::IPV4, kind, None).expect("a socket");
@@ -170,7 +175,7 @@ fn config(site: &Site, addresses: &[&str], node: &str) -> String {
     let listen = addresses.iter().map(|address| format!("{address:?}")).collect::<Vec<_>>().join(", ");
     let socket = site.dir.file("run/handover.sock");
     format!(
-        "[server]\nlisten = [{listen}]\nworkers = 2\nallow = [\"10.244.1.0/24\"]\n[admin]\nlisten = \"127.0.0.1:9053\"\n\
+        "[server]\nlisten = [{listen}]\nworkers = 2\nallow = [\"10.244.1.0/24\", \"169.254.20.10\"]\n[admin]\nlisten = \"127.0.0.1:9053\"\n\
          [handover]\nsocket = {socket:?}\n[node]\naddresses = [{listen}]\n{node}\n{NOWHERE}\
          [[record]]\nname = \"{NAME}\"\ntype = \"A\"\nvalue = \"{BY_NODENS}\"\n"
     )
@@ -272,6 +277,10 @@ fn node_cache_goes_on_without_nodens() {
         // Back to a configuration without these addresses, by a handover.
         let mut nodens = site.nodens(&taking);
         let load = Load::start(&pod);
+        // The other program is restarted, so its sockets come last now. It gets a part of the queries.
+        node_cache.die();
+        let node_cache = NodeCache::serve(true);
+        load.more(50);
         let mut back = site.nodens(&config(&site, &[SECOND], "fallback = \"none\""));
         back.logged("another program gets new queries to this address again");
         nodens.logged("handed over");
@@ -332,5 +341,25 @@ fn the_link_of_a_killed_node_cache_is_no_obstacle() {
         nodens.signal("TERM");
         assert_eq!(nodens.exit().code(), Some(0));
         assert_eq!((addresses(), tables()), before);
+    });
+}
+
+#[test]
+fn without_a_handover_the_ports_are_shared_as_well() {
+    inside("node_cache::without_a_handover_the_ports_are_shared_as_well", &TOOLS, || {
+        let site = Site::new();
+        let node_cache = NodeCache::start(true);
+        let taking = config(&site, &SHARED, "take_over = true");
+        let mut old = site.nodens(&taking);
+        std::fs::remove_file(site.dir.file("run/handover.sock")).expect("it is there");
+        let mut new = site.nodens(&taking);
+        new.logged("offers no handover; sharing the ports");
+        old.signal("TERM");
+        assert_eq!(old.exit().code(), Some(0));
+        let answer = run("dig", &format!("@169.254.20.10 +short +tries=1 +timeout=30 {NAME}"));
+        assert!([BY_NODENS, BY_NODE_CACHE].contains(&answer.trim()), "{answer}");
+        new.signal("TERM");
+        assert_eq!(new.exit().code(), Some(0));
+        node_cache.die();
     });
 }
