@@ -50,8 +50,9 @@ pub(crate) struct Listeners {
 pub(crate) fn bind(address: SocketAddr, workers: usize, buffers: SocketBuffers) -> io::Result<Listeners> {
     let mut draws = 0;
     loop {
-        let bound = claim(address)
-            .and_then(|address| complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffers));
+        let bound = claim(address).and_then(|(address, _claims)| {
+            complete(Listeners { address, udp: Vec::new(), tcp: Vec::new() }, workers, buffers)
+        });
         match bound {
             // The port is in use for the other transport, or another process took it in between.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && draws < PORT_DRAWS => {
@@ -92,21 +93,28 @@ pub(crate) fn is_wildcard(socket: &UdpSocket) -> bool {
     socket.local_addr().is_ok_and(|address| address.ip().is_unspecified())
 }
 
-/// Tests whether an address is free for both transports; returns it with the port that was bound.
-fn claim(pending_query: SocketAddr) -> io::Result<SocketAddr> {
-    let claim = open(pending_query, Type::DGRAM, false)?;
-    claim.bind(&pending_query.into())?;
-    let address = SocketAddr::new(pending_query.ip(), UdpSocket::from(claim.try_clone()?).local_addr()?.port());
-    claim_tcp(address)?;
-    Ok(address)
+/// Tests whether an address is free for both transports; returns it with the port that was bound, and sockets that hold any port
+/// until others have it. Otherwise another nodens that looks for a port could share it. No client knows the port yet.
+fn claim(wanted: SocketAddr) -> io::Result<(SocketAddr, Vec<Socket>)> {
+    let udp = open(wanted, Type::DGRAM, false)?;
+    udp.bind(&wanted.into())?;
+    let address = SocketAddr::new(wanted.ip(), UdpSocket::from(udp.try_clone()?).local_addr()?.port());
+    let tcp = claim_tcp(address)?;
+    if wanted.port() != 0 {
+        return Ok((address, Vec::new()));
+    }
+    udp.set_reuse_port(true)?;
+    tcp.set_reuse_port(true)?;
+    Ok((address, vec![udp, tcp]))
 }
 
 /// Tests whether an address is free for TCP: only a listening socket detects another one.
-fn claim_tcp(address: SocketAddr) -> io::Result<()> {
+fn claim_tcp(address: SocketAddr) -> io::Result<Socket> {
     let claim = open(address, Type::STREAM, false)?;
     claim.set_reuse_address(true)?;
     claim.bind(&address.into())?;
-    claim.listen(1)
+    claim.listen(1)?;
+    Ok(claim)
 }
 
 fn udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
@@ -148,4 +156,24 @@ fn open(address: SocketAddr, kind: Type, shared: bool) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn no_two_servers_get_one_port() {
+        let bind_many = || {
+            let any = "127.0.0.1:0".parse().expect("an address");
+            (0..100).map(|_| bind(any, 1, SocketBuffers::LEAST).expect("a port")).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..8).map(|_| thread::spawn(bind_many)).collect();
+        let all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("ports")).collect();
+        let ports: BTreeSet<_> = all.iter().map(|listeners| listeners.address).collect();
+        assert_eq!(ports.len(), all.len());
+    }
 }
