@@ -96,9 +96,9 @@ impl Instance {
         let node = NodeNetwork::of(&config);
         let repaired =
             node.as_ref().map(|node| node.set_up(taken.is_some() || beside)).transpose()?.unwrap_or_default();
+        let takes_over = config.node.as_ref().is_some_and(|node| node.take_over);
         // Where handovers are wanted, the one that has the port should have offered one: its socket was deleted, or could not be
         // created.
-        let takes_over = config.node.as_ref().is_some_and(|node| node.take_over);
         let may_share = path.is_some() && inherited == 0 && taken.is_none() && !beside;
         let options = |sockets, beside, cache| StartOptions {
             sockets,

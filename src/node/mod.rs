@@ -296,7 +296,7 @@ pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, NodeError> {
     Ok(inventory.present.iter().filter(|found| inventory.is_own(found)).map(|found| found.ip).collect())
 }
 
-/// Reports whether NodeLocal DNSCache has left the address on the node: it is on its link, and nobody listens there.
+/// Reports whether NodeLocal DNSCache has left the address on the node: it is on its link, and no process listens there.
 fn is_left_by_node_cache(found: &Present, inventory: &Inventory) -> bool {
     inventory.link_of(found).is_some_and(|link| link.name == NODE_CACHE_LINK)
         && listening(&[UDP, TCP].concat()).iter().all(|socket| socket.address.ip() != found.ip)
