@@ -23,6 +23,7 @@ use crate::cause::Cause;
 use crate::coalesce::{CoalescedQuery, Role, SharedResult};
 use crate::governor::pending::PrefetchPlace;
 use crate::rebinding;
+use crate::task;
 use crate::upstream::{Answer, Ask, Group, LateAnswer};
 use crate::wire::cache_key::CacheKey;
 use crate::wire::compose::{TooLong, in_order};
@@ -66,7 +67,7 @@ pub fn launch<U: Ask + 'static>(
 ) -> JoinHandle<SharedResult> {
     let (resolver, upstreams, pending_query) =
         (Arc::clone(resolver), Rc::clone(upstreams), pending_query.without_alias());
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let entry = run(&resolver, &upstreams, &pending_query, leader).await;
         SharedResult { entry, by: pending_query.by.get() }
     })
@@ -80,7 +81,7 @@ pub fn refresh<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>, pe
         return cancel_prefetch(resolver, &pending_query);
     };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let _place = place;
         let Some(old) = resolver.cache.with(pending_query.hash, &pending_query.key, |entry| entry.clone()) else {
             return;

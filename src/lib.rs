@@ -23,7 +23,7 @@
 //! | 0 bytes | [`wire`], [`clock`], [`metrics`] and its events | | a clock, tokio |
 //! | 1 configuration | [`config`], [`cause`] | 0 | sockets, tasks |
 //! | 2 state | [`admission`], [`cache`], [`clients`], [`epoch`], [`governor`], heartbeat, [`local`], [`route`], [`rebinding`], [`upstream`]'s question, transport, failure, race, race events, budget, capability, evidence, rate limiter, health, latency window, server status, message, local fault, server and group | 0, 1 | sockets; time is an argument |
-//! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`forward`], [`jobs`], [`mod@log`], [`query_log`], [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
+//! | 3 answer | [`snapshot`], [`effective_view`], [`answer`], [`coalesce`], [`forward`], [`jobs`], [`mod@log`], [`query_log`], task, [`mod@warm_up`] | 0 to 2; upstreams through one trait | sockets |
 //! | 4 sockets | [`server`], [`clients`]'s api and watch, [`upstream`]'s connections, sender, sockets, source ports, udp, tcp, tls, probe and bootstrap, [`admin`], [`node`] | 0 to 3 | each other |
 //! | 5 process | [`app`], [`mod@bench`], [`cli`], [`handover`], [`lab`], [`supervisor`] | all | |
 //!
@@ -81,6 +81,9 @@ pub(crate) mod node;
 // Handover and supervision.
 pub mod handover;
 pub(crate) mod supervisor;
+
+// Tasks of tokio.
+pub(crate) mod task;
 
 // The process, its commands, a network for experiments, and benchmarks.
 pub mod app;

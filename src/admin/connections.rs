@@ -20,6 +20,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::admission::connections::{Admitted, Caps, Connections};
 use crate::answer::Resolver;
+use crate::task::boxed;
 use crate::upstream::LocalFault;
 use crate::upstream::server_status::wall_clock;
 
@@ -126,6 +127,6 @@ impl ConnectionGate {
                 () = place.given_away() => {}
             }
         };
-        tokio::spawn(serve);
+        tokio::spawn(boxed(serve));
     }
 }

@@ -29,6 +29,7 @@ use crate::local::cluster::{Cluster, DenialRule};
 use crate::local::probes::LONGEST_CUT;
 use crate::metrics::AnswerSource;
 use crate::snapshot::Snapshot;
+use crate::task;
 use crate::upstream::Ask;
 use crate::wire::cache_key::CacheKey;
 use crate::wire::write;
@@ -170,7 +171,7 @@ fn query_ancestors<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U>
     }
     let probe = Probe { resolver: Arc::clone(resolver), snapshot: Arc::clone(snapshot), route };
     let upstreams = Rc::clone(upstreams);
-    tokio::task::spawn_local(async move { probe.run(&upstreams, above).await });
+    task::spawn_local(async move { probe.run(&upstreams, above).await });
 }
 
 /// Background query for a name above denied names.

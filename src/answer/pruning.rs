@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::pending::PendingQuery;
 use super::state::Resolver;
 use crate::metrics::events::EventKind;
+use crate::task;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, Question};
 use crate::wire::name::DisplayName;
@@ -30,7 +31,7 @@ pub(crate) fn check<U: Ask + 'static>(resolver: &Arc<Resolver>, upstreams: &Rc<U
     let place = group.and_then(|_| resolver.limits.governor.pending.admit_prefetch());
     let (Some(group), Some(place)) = (group.map(Arc::clone), place) else { return came_to_nothing(&pending_query) };
     let (resolver, upstreams) = (Arc::clone(resolver), Rc::clone(upstreams));
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let _place = place;
         let question = Question::of(&pending_query.key);
         let asked = upstreams.ask(&group, &question, None, now + group.config.deadline).await;

@@ -22,6 +22,7 @@ use crate::metrics::events::EventKind;
 use crate::node::{self, NodeNetwork, PacketCounts, Repaired, Successor};
 use crate::server::Phase;
 use crate::snapshot::Snapshot;
+use crate::task::{self, boxed_local};
 use crate::upstream::connections::UpstreamConnections;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{bootstrap, probe};
@@ -56,7 +57,7 @@ impl ControlPart {
     /// Runs until the server stops. In standby the other process does this work.
     pub(super) async fn run(mut self) {
         let mut settling = JoinSet::new();
-        settling.spawn_local(merge_counts(Arc::clone(&self.resolver)));
+        settling.spawn_local(boxed_local(merge_counts(Arc::clone(&self.resolver))));
         while serves(&mut self.phase).await {
             self.run_maintenance().await;
         }
@@ -68,25 +69,29 @@ impl ControlPart {
         let ControlPages { admin, all, metrics_only } = &self.pages;
         for listener in all {
             let admin = Arc::clone(admin);
-            tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve(listener)));
+            tasks.spawn_local(boxed_local(pages(Arc::clone(listener), move |listener| {
+                Arc::clone(&admin).serve(listener)
+            })));
         }
         for listener in metrics_only {
             let admin = Arc::clone(admin);
-            tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&admin).serve_metrics(listener)));
+            tasks.spawn_local(boxed_local(pages(Arc::clone(listener), move |listener| {
+                Arc::clone(&admin).serve_metrics(listener)
+            })));
         }
         let links = Rc::new(UpstreamConnections::new(Arc::clone(&self.descriptors)));
         let mut keeper = HistoryFile::open(&self.resolver);
-        tasks.spawn_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links)));
+        tasks.spawn_local(boxed_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links))));
         let mut renewal = None;
         if let Some(node) = NodeNetwork::of(&self.resolver.snapshot.load().config) {
             let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
             renewal = node.renewal(move || heartbeats.late(resolver.now(), LATE).is_none());
-            tasks.spawn_local(tend_node(node, Arc::clone(&self.resolver)));
+            tasks.spawn_local(boxed_local(tend_node(node, Arc::clone(&self.resolver))));
         }
-        tasks.spawn_local(know_clients(Arc::clone(&self.resolver)));
-        tasks.spawn_local(remove_startup_taint(Arc::clone(&self.resolver), Arc::clone(&self.heartbeats)));
-        tasks.spawn_local(tidy(Arc::clone(&self.resolver), Rc::clone(&links)));
-        tasks.spawn_local(run_maintenance(Arc::clone(&self.resolver), links));
+        tasks.spawn_local(boxed_local(know_clients(Arc::clone(&self.resolver))));
+        tasks.spawn_local(boxed_local(remove_startup_taint(Arc::clone(&self.resolver), Arc::clone(&self.heartbeats))));
+        tasks.spawn_local(boxed_local(tidy(Arc::clone(&self.resolver), Rc::clone(&links))));
+        tasks.spawn_local(boxed_local(run_maintenance(Arc::clone(&self.resolver), links)));
         let keep = async {
             match &mut keeper {
                 Some(keeper) => keeper.keep().await,
@@ -148,7 +153,9 @@ impl ReportPart {
             let mut tasks = JoinSet::new();
             for listener in &self.listeners {
                 let report = Arc::clone(&self.report);
-                tasks.spawn_local(pages(Arc::clone(listener), move |listener| Arc::clone(&report).serve(listener)));
+                tasks.spawn_local(boxed_local(pages(Arc::clone(listener), move |listener| {
+                    Arc::clone(&report).serve(listener)
+                })));
             }
             over(&mut self.phase).await;
         }
@@ -265,7 +272,7 @@ async fn run_maintenance(resolver: Arc<Resolver>, links: Rc<UpstreamConnections>
             named.drain(..).for_each(|task: tokio::task::JoinHandle<()>| task.abort());
             for group in &snapshot.groups {
                 let (group, snapshot, resolver) = (Arc::clone(group), Arc::clone(&snapshot), Arc::clone(&resolver));
-                named.push(tokio::task::spawn_local(async move {
+                named.push(task::spawn_local(async move {
                     let name = group.config.name.clone();
                     if let Err(error) =
                         bootstrap::keep_current(group, &snapshot.config.bootstrap, &resolver.metrics).await

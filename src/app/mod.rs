@@ -35,6 +35,7 @@ use start::prepare;
 use worker::WorkerPart;
 
 use crate::config::Config;
+use crate::task;
 
 /// Binds every address and serves. Returns when all addresses are bound and all threads are started.
 ///
@@ -96,10 +97,10 @@ pub fn start_in(config: Config, seat: StartOptions) -> Result<Running, StartErro
 /// As for [`start()`].
 pub fn start_here(config: Config) -> Result<(Running, tokio::task::JoinHandle<usize>), StartError> {
     let (running, parts) = prepare(config, 1, StartOptions::default())?;
-    tokio::task::spawn_local(parts.control.run());
-    parts.report.map(|report| tokio::task::spawn_local(report.run()));
+    task::spawn_local(parts.control.run());
+    parts.report.map(|report| task::spawn_local(report.run()));
     let parts = parts.workers.into_iter().map(WorkerPart::run);
-    let worker = tokio::task::spawn_local(async move {
+    let worker = task::spawn_local(async move {
         let mut left = 0;
         for part in parts {
             left += part.await.unwrap_or(0);

@@ -17,6 +17,7 @@ use crate::heartbeat::{HEARTBEAT, Heartbeats};
 use crate::server::mmsg::DatagramBatch;
 use crate::server::readers::Readers;
 use crate::server::{ConnectionSink, HandedOverConnection, Phase, WorkerState, tcp, udp};
+use crate::task::boxed_local;
 use crate::upstream::connections::UpstreamConnections;
 
 /// The parts of one worker.
@@ -56,14 +57,14 @@ impl WorkerPart {
         let batch = Rc::new(RefCell::new(DatagramBatch::new()));
         let mut listeners = JoinSet::new();
         for socket in self.udp {
-            listeners.spawn_local(udp::serve(Rc::clone(&worker), socket, Rc::clone(&batch)));
+            listeners.spawn_local(boxed_local(udp::serve(Rc::clone(&worker), socket, Rc::clone(&batch))));
         }
         for listener in self.tcp {
-            listeners.spawn_local(tcp::serve(Rc::clone(&worker), listener, Arc::clone(&self.connections)));
+            listeners.spawn_local(boxed_local(tcp::serve(Rc::clone(&worker), listener, Arc::clone(&self.connections))));
         }
         let mut beside = JoinSet::new();
-        beside.spawn_local(adopt(Rc::clone(&worker), self.adopted, self.connections));
-        beside.spawn_local(send_heartbeats(Rc::clone(&worker), links, self.heartbeats, self.number));
+        beside.spawn_local(boxed_local(adopt(Rc::clone(&worker), self.adopted, self.connections)));
+        beside.spawn_local(boxed_local(send_heartbeats(Rc::clone(&worker), links, self.heartbeats, self.number)));
         self.turning.fetch_add(1, Ordering::Release);
         while let Some(ended) = listeners.join_next().await {
             match ended {

@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::manifest::ApiStatus;
 use crate::config::{ApiServer, Kubernetes};
+use crate::task::boxed;
 
 /// Directory of the service account's token and CA certificate in each pod.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -125,7 +126,7 @@ impl Api {
         let (sender, connection) = handshake(stream).await?;
         let mut driver = JoinSet::new();
         // An error of the connection also fails the pending request, which reports it.
-        driver.spawn(async move { drop(connection.await) });
+        driver.spawn(boxed(async move { drop(connection.await) }));
         let authority = HeaderValue::try_from(self.server.authority())
             .map_err(|error| ApiError::Connect { server: self.server.authority(), error: io::Error::other(error) })?;
         Ok(ApiConnection { sender, authority, authorization, path: self.server.path.clone(), _driver: driver })

@@ -25,6 +25,7 @@ use super::{Client, Clients};
 use crate::config::Kubernetes;
 use crate::epoch::Epoch;
 use crate::metrics::Metrics;
+use crate::task::boxed_local;
 use crate::wire::name::Name;
 
 /// First and longest wait after a failure; each wait is twice the previous one. The actual wait is random, between half and
@@ -158,7 +159,7 @@ pub(crate) async fn keep_current(observed: Observed, node: String, settings: Kub
     let mut watches = JoinSet::new();
     for (scope, path) in paths.into_iter().enumerate() {
         let (state, api, fields) = (Rc::clone(&state), Rc::clone(&api), format!("spec.nodeName={node}"));
-        watches.spawn_local(PodWatch { state, api, scope, path, fields }.follow());
+        watches.spawn_local(boxed_local(PodWatch { state, api, scope, path, fields }.follow()));
     }
     loop {
         tokio::time::sleep(TIDY).await;

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::fault::{Outgoing, Tcp};
 use super::port::LabPort;
 use super::script::Script;
+use crate::task::boxed;
 use crate::upstream::Transport;
 
 /// Longest time that [`Tcp::Reversed`] waits for further data.
@@ -45,7 +46,7 @@ pub(super) async fn serve(script: Arc<Script>, port: Arc<LabPort>, mut stopped: 
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, client)) => {
-                        connections.spawn(serve_connection(Arc::clone(&script), stream, client));
+                        connections.spawn(boxed(serve_connection(Arc::clone(&script), stream, client)));
                     }
                     Err(_) => {
                         sleep(PAUSE).await;
@@ -128,7 +129,7 @@ fn reply_all(
     }
     for (after, frames) in groups {
         let writer = Arc::clone(writer);
-        due.spawn(async move {
+        due.spawn(boxed(async move {
             sleep(after).await;
             let mut writer = writer.lock().await;
             let piece = if let Tcp::InPieces(bytes) = mode { bytes.max(1) } else { frames.len().max(1) };
@@ -140,7 +141,7 @@ fn reply_all(
                     sleep(PAUSE).await;
                 }
             }
-        });
+        }));
     }
 }
 

@@ -20,6 +20,7 @@ use super::script::Script;
 use super::seen::Seen;
 use super::tcp;
 use super::zone::LabZone;
+use crate::task::boxed;
 use crate::upstream::Transport;
 
 /// A scripted DNS server.
@@ -130,8 +131,8 @@ impl LabUpstream {
     fn spawn(&self) -> io::Result<()> {
         let (stop, stopped) = watch::channel(false);
         let udp = self.port.udp()?;
-        let udp = tokio::spawn(serve_udp(Arc::clone(&self.script), udp, stopped.clone()));
-        let tcp = tokio::spawn(tcp::serve(Arc::clone(&self.script), Arc::clone(&self.port), stopped));
+        let udp = tokio::spawn(boxed(serve_udp(Arc::clone(&self.script), udp, stopped.clone())));
+        let tcp = tokio::spawn(boxed(tcp::serve(Arc::clone(&self.script), Arc::clone(&self.port), stopped)));
         *self.tasks() = Some(Tasks { stop, udp, tcp });
         Ok(())
     }
@@ -169,10 +170,10 @@ async fn serve_udp(script: Arc<Script>, socket: UdpSocket, mut stopped: watch::R
             // One task for all of them keeps them in order.
             Some(after) => {
                 let socket = Arc::clone(&socket);
-                late.spawn(async move {
+                late.spawn(boxed(async move {
                     sleep(after).await;
                     send_udp(&socket, client, &sends).await;
-                });
+                }));
             }
         }
     }

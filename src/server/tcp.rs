@@ -28,6 +28,7 @@ use super::{HandedOverConnection, WorkerState};
 use crate::admission::connections::{Admitted, Caps, ConnectionSlot, Connections};
 use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
+use crate::task;
 use crate::upstream::server_status::wall_clock;
 use crate::upstream::{Ask, LocalFault};
 
@@ -157,7 +158,7 @@ fn admit<U: Ask + 'static>(
     // The worker waits for this connection when it stops, because queries may be in flight on it.
     let (worker, idle, guard) = (Rc::clone(worker), limits.tcp_idle_timeout, worker.depart());
     let reading = worker.readers.enter();
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let place = match admitted {
             Admitted::Now(place) => Some(place),
             Admitted::Later(waiting) => waiting.place(|| worker.resolver.now()).await,

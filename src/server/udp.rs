@@ -17,6 +17,7 @@ use super::phase::{Phase, left_standby, over};
 use super::socket::is_wildcard;
 use super::{Datagrams, InFlight, WorkerState};
 use crate::answer::{self, Deferred, Resolved, Response};
+use crate::task;
 use crate::upstream::Ask;
 
 /// Full batches answered in a row before the worker's other tasks run.
@@ -43,7 +44,7 @@ pub(crate) async fn serve<U: Ask + 'static>(
     });
     let datagrams = Rc::downgrade(&listener);
     listener.worker.datagrams.borrow_mut().push(datagrams);
-    tokio::task::spawn_local(Rc::clone(&listener).send_late());
+    task::spawn_local(Rc::clone(&listener).send_late());
     loop {
         if left_standby(listener.worker.phase.clone()).await == Phase::Stopping {
             return Ok(());

@@ -27,6 +27,7 @@ use super::transport::Transport;
 use super::udp::UdpSender;
 use super::{Answer, Ask, LateAnswer, Unanswered};
 use crate::admission::descriptors::Descriptors;
+use crate::task;
 use crate::wire::name::MAX_NAME;
 use crate::wire::{Rcode, rcode, u16_at};
 
@@ -195,7 +196,7 @@ impl Ask for UpstreamConnections {
                     }
                     group.was_answered(question, now);
                     if run.race.has_losers() {
-                        tokio::task::spawn_local(run.wind_up());
+                        task::spawn_local(run.wind_up());
                     }
                     return Ok(answer);
                 }

@@ -17,6 +17,7 @@ use super::race_events::{AttemptEvent, RaceEvents};
 use super::sender::SendContext;
 use super::server::{LOOP_LABEL, LOOP_NONCE, Server};
 use super::transport::Transport;
+use crate::task;
 use crate::wire::name::Name;
 use crate::wire::{Rcode, RrType, class, rcode, rtype};
 
@@ -39,7 +40,7 @@ const COPIES: usize = 3;
 pub fn probe(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let (at, candidate) = (Instant::now(), server.candidate());
         // The link itself records a response in the server's health.
         match ask(&links, &server, &question, candidate.transport, candidate.edns).await {
@@ -87,7 +88,7 @@ pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
     let name = [&server.loop_token()[..], &nonce, LOOP_LABEL, zone].concat();
     let Ok(name) = Name::from_wire(&name) else { return };
     let (links, server) = (Rc::clone(links), Arc::clone(server));
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let (seen, candidate) = (server.loops_seen(), server.candidate());
         let question = Question { name, ..question(rtype::TXT) };
         let asked = ask(&links, &server, &question, candidate.transport, candidate.edns).await;
@@ -101,7 +102,7 @@ pub fn check_loop(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &
 pub fn check_edns(links: &Rc<UpstreamConnections>, server: &Arc<Server>, zone: &Name, well: Option<Question>) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
     let question = server.probe_question(zone, well);
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let asked = async |edns| ask(&links, &server, &question, Transport::Udp, edns).await;
         let mut with = None;
         for _ in 0..COPIES {
@@ -137,7 +138,7 @@ pub fn check_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, below: 
     name.extend_from_slice(below);
     let Ok(name) = Name::from_wire(&name) else { return };
     let (links, server) = (Rc::clone(links), Arc::clone(server));
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let (at, race_events) = (Instant::now(), Rc::new(RaceEvents::of_probe()));
         let context = SendContext { random_case: true, ..context(&race_events, at) };
         let candidate = server.candidate();
@@ -185,7 +186,7 @@ enum ProbeOutcome {
 /// that answers only the former, twice, finds names in lower case only.
 pub fn check_lower_case(links: &Rc<UpstreamConnections>, server: &Arc<Server>, question: Question) {
     let (links, server) = (Rc::clone(links), Arc::clone(server));
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let edns = server.candidate().edns;
         let answers = async |random_case| {
             let asked = ask_in(random_case, &links, &server, &question, Transport::Udp, edns).await;

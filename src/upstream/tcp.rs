@@ -38,6 +38,7 @@ use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
 use super::tls;
 use crate::governor::pool::{Pool, Share};
+use crate::task;
 
 /// Maximum queries in flight on one connection; further ones are refused, which sends them to another server. Also the
 /// number that all clients share over all connections to the server: see [`Pool`].
@@ -212,7 +213,7 @@ impl SharedConnections {
         let pooled = Pooled { queue, state: Rc::clone(&state) };
         pooled.take(asked).map_err(mpsc::error::TrySendError::into_inner)?;
         pool.push(pooled);
-        tokio::task::spawn_local(serve(Rc::clone(self), receiver, state, place));
+        task::spawn_local(serve(Rc::clone(self), receiver, state, place));
         Ok(())
     }
 }
@@ -267,7 +268,7 @@ async fn serve(
         connection.state.arriving.replace(None);
         match end {
             // Sends the end of the stream, inside TLS too; runs in the background.
-            Ok(()) => drop(tokio::task::spawn_local(async move { timeout(SET_UP, stream.shutdown()).await })),
+            Ok(()) => drop(task::spawn_local(async move { timeout(SET_UP, stream.shutdown()).await })),
             Err(error) => connection.fail_or_resend(FailureKind::of_arrived(&error)),
         }
         if connection.waiting.is_empty() && queue.is_empty() {

@@ -33,6 +33,7 @@ use super::server::Server;
 use super::sockets::{OpenSocket, OpenSockets};
 use super::source_ports::SourcePorts;
 use crate::admission::descriptors::PORTS;
+use crate::task;
 
 /// Number of queries after which a port is renewed.
 const RENEW_AFTER: u32 = 512;
@@ -186,7 +187,7 @@ impl UdpSender {
             retired: Notify::new(),
             _place: place,
         });
-        tokio::task::spawn_local(read(Rc::clone(&port), Arc::clone(&self.server)));
+        task::spawn_local(read(Rc::clone(&port), Arc::clone(&self.server)));
         Ok(Some(port))
     }
 }
@@ -219,7 +220,7 @@ impl Sender for UdpSender {
         let (race_events, is_probe) = (Rc::downgrade(context.race_events), context.race_events.probe);
         waiting.insert(sent.id(), UdpQuery { sent, at, until, number, race_events, is_probe, doubted: false });
         if !self.ports.swept.replace(true) {
-            tokio::task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
+            task::spawn_local(sweep(Rc::downgrade(&self.ports), Arc::clone(&self.server)));
         }
         Ok(())
     }

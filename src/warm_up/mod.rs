@@ -34,6 +34,7 @@ use crate::clock::Millis;
 use crate::coalesce::CoalescedQuery;
 use crate::forward::{self, entries};
 use crate::jobs::query_history::HistoryKey;
+use crate::task;
 use crate::upstream::Ask;
 use crate::wire::cache_key::CacheKey;
 use crate::wire::name::Name;
@@ -106,7 +107,7 @@ pub(crate) async fn run<U: Ask + 'static>(resolver: Arc<Resolver>, upstreams: Rc
         };
         resolver.metrics.warm_up.prefetches.inc();
         let (resolver, upstreams, watched) = (Arc::clone(&resolver), Rc::clone(&upstreams), Arc::clone(&watched));
-        tokio::task::spawn_local(async move {
+        task::spawn_local(async move {
             let entry = forward::run(&resolver, &upstreams, &pending_query, leader).await;
             drop(place);
             let Ok(watched) = watched.try_acquire_owned() else { return };

@@ -68,6 +68,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("query_log", 3),
     ("refresh", 3),
     ("snapshot", 3),
+    ("task", 3),
     ("warm_up", 3),
     ("admin", 4),
     ("node", 4),

@@ -13,6 +13,7 @@ use super::figures::Fate;
 use super::names::{ClientResult, LAME, name};
 use crate::lab::client::{LabQuery, ask};
 use crate::lab::upstream::LabUpstream;
+use crate::task::boxed;
 
 /// Interval between the queries of a steady client.
 pub(crate) const STEADY_PACE: Duration = Duration::from_millis(50);
@@ -51,7 +52,7 @@ pub(crate) async fn steady(task: AskTask<'_>) -> io::Result<Vec<Fate>> {
         }
         task.change(number).await?;
         let (server, question) = (task.server, task.question(number)?);
-        under_way.spawn(async move { (number, fate(server, &name(number), &question).await) });
+        under_way.spawn(boxed(async move { (number, fate(server, &name(number), &question).await) }));
     }
     let mut fates = under_way.join_all().await;
     fates.sort_by_key(|(number, _)| *number);
@@ -83,7 +84,7 @@ impl AskTask<'_> {
             if change.states.contains(&UpstreamState::Lame) {
                 // Another client sends this query; its result is not counted.
                 let (server, question) = (self.server, LabQuery::new(LAME, "A")?);
-                tokio::spawn(async move { ask(server, &question).await });
+                tokio::spawn(boxed(async move { ask(server, &question).await }));
             }
         }
         Ok(())
