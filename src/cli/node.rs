@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::config_file::load;
 use super::outcome::CommandOutcome;
-use crate::node::state::{FallbackState, NodeState};
+use crate::node::state::{AddressState, FallbackState, NodeState};
 use crate::node::{self, NodeNetwork, ipv6};
 
 /// Port that is checked for a running nodens if no configuration is given.
@@ -129,14 +129,17 @@ fn show(node: &NodeNetwork) -> CommandOutcome {
 /// Renders the state, one item a line.
 fn table(state: &NodeState) -> String {
     let mut text = String::new();
-    for (ip, there, own) in &state.addresses {
+    for AddressState { ip, is_there, is_own, taken_over } in &state.addresses {
         let link = state.link.as_deref().unwrap_or("?");
-        let how = match (there, own) {
+        let how = match (is_there, is_own) {
             (true, true) => format!("on {link}"),
             (true, false) => format!("on {link}, not put there by nodens: it stays when nodens stops"),
             (false, _) => "missing".to_owned(),
         };
-        text.push_str(&format!("address   {ip}  {how}\n"));
+        let other = taken_over
+            .as_ref()
+            .map(|link| format!("; taken over from the program with the link {link}, in place of a fallback"));
+        text.push_str(&format!("address   {ip}  {how}{}\n", other.unwrap_or_default()));
     }
     let counts = state.counts;
     text.push_str(&match state.firewall {

@@ -15,8 +15,8 @@ use crate::config::node::Interface;
 pub(crate) struct NodeState {
     /// Name of the link with the addresses, if any.
     pub link: Option<String>,
-    /// Each configured address: true if it is on that link, and true if nodens put it there.
-    pub addresses: Vec<(IpAddr, bool, bool)>,
+    /// Each configured address.
+    pub addresses: Vec<AddressState>,
     /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
     pub firewall: Option<bool>,
     /// Packets that the table has counted.
@@ -25,6 +25,18 @@ pub(crate) struct NodeState {
     pub fallback: Option<FallbackState>,
     /// Chains of other programs that may drop queries or responses.
     pub dropping: Vec<DroppingChain>,
+}
+
+/// Actual state of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddressState {
+    pub ip: IpAddr,
+    /// True if it is on the link of all addresses.
+    pub is_there: bool,
+    /// True if nodens put it there.
+    pub is_own: bool,
+    /// Link on which the program from which nodens takes over has it.
+    pub taken_over: Option<String>,
 }
 
 /// Actual state of the fallback.
@@ -39,7 +51,7 @@ pub(crate) struct FallbackState {
 impl NodeState {
     /// Reports whether the state is as configured.
     pub(crate) fn is_good(&self) -> bool {
-        self.addresses.iter().all(|(_, there, _)| *there) && self.firewall != Some(false)
+        self.addresses.iter().all(|address| address.is_there) && self.firewall != Some(false)
     }
 }
 
@@ -64,7 +76,14 @@ impl NodeNetwork {
             if let Some((_, link)) = &there {
                 link_found.get_or_insert_with(|| link.name.clone());
             }
-            (*ip, there.is_some(), there.is_some_and(|(there, link)| there.is_own(link)))
+            let other = inventory.present.iter().find(|found| found.ip == *ip && !inventory.is_own(found));
+            let taken_over = other.filter(|_| self.settings.take_over).and_then(|found| inventory.link_of(found));
+            AddressState {
+                ip: *ip,
+                is_there: there.is_some(),
+                is_own: there.is_some_and(|(there, link)| there.is_own(link)),
+                taken_over: taken_over.map(|link| link.name.clone()),
+            }
         };
         let addresses = self.settings.addresses.iter().map(look).collect();
         Ok(NodeState {
