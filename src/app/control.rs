@@ -43,6 +43,7 @@ pub(super) struct ControlPart {
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) pages: ControlPages,
     pub(super) phase: watch::Receiver<Phase>,
+    pub(super) successor_starts: watch::Receiver<bool>,
     pub(super) heartbeats: Arc<Heartbeats>,
 }
 
@@ -86,7 +87,7 @@ impl ControlPart {
         if let Some(node) = NodeNetwork::of(&self.resolver.snapshot.load().config) {
             let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
             renewal = node.renewal(move || heartbeats.late(resolver.now(), LATE).is_none());
-            tasks.spawn_local(boxed_local(tend_node(node, Arc::clone(&self.resolver))));
+            tasks.spawn_local(boxed_local(tend_node(node, Arc::clone(&self.resolver), self.successor_starts.clone())));
         }
         tasks.spawn_local(boxed_local(know_clients(Arc::clone(&self.resolver))));
         tasks.spawn_local(boxed_local(remove_startup_taint(Arc::clone(&self.resolver), Arc::clone(&self.heartbeats))));
@@ -204,10 +205,10 @@ async fn remove_startup_taint(resolver: Arc<Resolver>, heartbeats: Arc<Heartbeat
     }
 }
 
-/// Repairs the node's addresses and firewall, and reads the firewall's counters.
-async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
+/// Repairs the node's addresses and firewall, unless a successor is starting, and reads the firewall's counters.
+async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>, successor_starts: watch::Receiver<bool>) {
     let metrics = &resolver.metrics;
-    let maintenance = node.run_maintenance(|repaired| {
+    let maintenance = node.run_maintenance(successor_starts.clone(), |repaired| {
         let (kind, reason) = match repaired {
             Ok(Repaired { addresses, firewall, .. }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
@@ -238,7 +239,7 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>) {
                 let reason = format!("{fallback} packets");
                 metrics.events.record(wall_clock(), EventKind::FallbackUsed, (None, None), reason);
                 // The next process counts from here. If the kernel refuses, the repair below reports it.
-                if node.reset_counts().is_ok() {
+                if !*successor_starts.borrow() && node.reset_counts().is_ok() {
                     last = PacketCounts::default();
                 }
             }

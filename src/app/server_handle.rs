@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::answer::Resolver;
 use crate::handover::sockets::HeldSockets;
+use crate::server::phase::turn;
 use crate::server::readers::Readers;
 use crate::server::{HandedOverConnection, Phase};
 
@@ -15,6 +16,8 @@ pub struct ServerHandle {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
     pub(super) phase: Arc<watch::Sender<Phase>>,
+    /// True while a successor starts.
+    pub(super) successor_starts: Arc<watch::Sender<bool>>,
     /// Count of the readers of queries.
     pub(super) readers: Readers,
     /// Every socket on which the server listens.
@@ -29,9 +32,14 @@ impl ServerHandle {
         *self.phase.borrow()
     }
 
-    /// Sets the server's phase.
-    pub fn turn_to(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+    /// Sets the server's phase. Returns false if the server stops: no phase follows that one.
+    pub fn turn_to(&self, phase: Phase) -> bool {
+        turn(&self.phase, phase)
+    }
+
+    /// Sets whether a successor is starting: this server then does not restore what the successor changes on the node.
+    pub fn set_successor_starts(&self, starts: bool) {
+        self.successor_starts.send_replace(starts);
     }
 
     /// Returns whether any listener or connection still reads queries. Soon after [`ServerHandle::turn_to`] with another phase than

@@ -114,6 +114,7 @@ pub(super) fn prepare(
     let resolver = Arc::new(Resolver::with_cache(snapshot, metrics, cache, seat.epoch));
     resolver.follow_query_log(&resolver.snapshot.load().config);
     let (phase, phases) = watch::channel(seat.phase);
+    let (successor_starts, starting) = watch::channel(false);
     let (adopt, adopted): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(MOST_ADOPTED)).unzip();
     let (turning, readers) = (Arc::<AtomicUsize>::default(), Readers::default());
     let listen = listeners.iter().map(|listeners| listeners.address).collect();
@@ -132,6 +133,7 @@ pub(super) fn prepare(
         host: ServerHandle {
             resolver: Arc::clone(&resolver),
             phase: Arc::new(phase),
+            successor_starts: Arc::new(successor_starts),
             readers: readers.clone(),
             sockets,
             adopt,
@@ -174,7 +176,8 @@ pub(super) fn prepare(
         all: admin.into_iter().map(Arc::new).collect(),
         metrics_only: metrics_only.into_iter().map(Arc::new).collect(),
     };
-    let control = ControlPart { resolver, descriptors, pages: admin, phase: phases, heartbeats };
+    let control =
+        ControlPart { resolver, descriptors, pages: admin, phase: phases, successor_starts: starting, heartbeats };
     Ok((running, Components { workers, control, report }))
 }
 

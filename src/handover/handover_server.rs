@@ -139,7 +139,12 @@ impl HandoverState {
             std::thread::sleep(ACCEPT_PAUSE);
             return;
         };
-        match self.give(&new) {
+        self.host.set_successor_starts(true);
+        let given = self.give(&new);
+        if !matches!(given, Ok(true)) {
+            self.host.set_successor_starts(false);
+        }
+        match given {
             Ok(true) => {
                 self.host.turn_to(Phase::Resting);
                 self.announce = Some(Instant::now() + STEP);
@@ -221,12 +226,13 @@ impl HandoverState {
     fn receive_from_successor(&mut self) {
         let Some(successor) = &self.successor else { return };
         match receive_from(successor, &self.host) {
-            Some(Ok(HandoverMessage::Back)) => {
-                self.host.turn_to(Phase::Serving);
+            Some(Ok(HandoverMessage::Back)) if self.serve_again() => {
                 let _ = successor.send(&HandoverMessage::Resumed);
                 self.record_event(EventKind::HandoverReverted, "the other one is about to stop");
                 self.hold();
             }
+            // This process stops too: the other one answers what it has read, and ends.
+            Some(Ok(HandoverMessage::Back)) => self.successor = None,
             Some(Ok(HandoverMessage::Released)) => {
                 self.successor = None;
                 self.hold();
@@ -234,13 +240,18 @@ impl HandoverState {
             Some(Ok(_)) => {}
             Some(Err(_)) | None => {
                 self.successor = None;
-                if self.host.phase() == Phase::Resting {
-                    self.host.turn_to(Phase::Serving);
+                if self.host.phase() == Phase::Resting && self.serve_again() {
                     self.record_event(EventKind::HandoverReverted, "the other one is gone");
                 }
                 self.hold();
             }
         }
+    }
+
+    /// Returns whether this process serves again: not if it stops.
+    fn serve_again(&self) -> bool {
+        self.host.set_successor_starts(false);
+        self.host.turn_to(Phase::Serving)
     }
 
     /// Prepares the end of the process.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::SockProtocol;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use super::error::NodeError;
 use super::netlink::Netlink;
@@ -20,8 +21,12 @@ const SETTLE: Duration = Duration::from_millis(50);
 const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 impl NodeNetwork {
-    /// Reconciles in a loop and reports each repair and each new error. Never returns.
-    pub(crate) async fn run_maintenance(&self, mut tell: impl FnMut(Result<Repaired, NodeError>)) {
+    /// Reconciles in a loop, except while `is_paused`, and reports each repair and each new error. Never returns.
+    pub(crate) async fn run_maintenance(
+        &self,
+        mut is_paused: watch::Receiver<bool>,
+        mut tell: impl FnMut(Result<Repaired, NodeError>),
+    ) {
         let changes = [
             listen(SockProtocol::NetlinkRoute, addresses::GROUPS),
             listen(SockProtocol::NetlinkNetFilter, nft::GROUPS),
@@ -30,6 +35,8 @@ impl NodeNetwork {
         // A repeated error is reported once.
         let mut told = String::new();
         loop {
+            // An error means that the whole server is gone.
+            let _ = is_paused.wait_for(|is_paused| !is_paused).await;
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
             let mut repaired = Repaired::default();
             let repaired = self.put_addresses(&mut repaired).and_then(|()| {

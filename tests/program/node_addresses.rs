@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
 use crate::handover::foreign_predecessor;
@@ -216,25 +217,47 @@ fn the_node_is_left_to_another_process_that_listens() {
     });
 }
 
+/// Connects as a successor that has everything and is not ready yet; returns its sockets too.
+fn starting_successor(site: &Site) -> (Channel, Vec<OwnedFd>) {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    socket.connect(&SockAddr::unix(site.dir.file("run/handover.sock")).expect("a path")).expect("nodens listens");
+    let successor = Channel::of(socket.into());
+    let hello = HandoverMessage::Hello { protocol: PROTOCOL, version: "9.9.9".to_owned() };
+    successor.send(&hello).expect("sends");
+    let mut sockets = Vec::new();
+    loop {
+        let got = successor.receive().expect("a message").expect("more");
+        sockets.extend(got.socket);
+        if got.message == HandoverMessage::Complete {
+            return (successor, sockets);
+        }
+    }
+}
+
+#[test]
+fn a_successor_may_change_the_node() {
+    inside("node_addresses::a_successor_may_change_the_node", &TOOLS, || {
+        let site = Site::new();
+        let mut nodens = site.nodens(&site.config("", NOWHERE));
+        let (successor, _sockets) = starting_successor(&site);
+        ip(&format!("address del {}/32 dev lo", ADDRESSES[0]));
+        // Without a successor it is restored before the second look.
+        for _ in 0..50 {
+            assert!(!has_address(ADDRESSES[0]));
+        }
+        // The successor has failed.
+        drop(successor);
+        nodens.logged("node repaired");
+        assert!(has_address(ADDRESSES[0]));
+    });
+}
+
 #[test]
 fn a_stop_while_handing_over_leaves_the_node() {
     inside("node_addresses::a_stop_while_handing_over_leaves_the_node", &TOOLS, || {
         let site = Site::new();
         let mut old = site.nodens(&site.config("", NOWHERE));
-        // A successor that has everything, and is not ready yet.
-        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
-        socket.connect(&SockAddr::unix(site.dir.file("run/handover.sock")).expect("a path")).expect("nodens listens");
-        let successor = Channel::of(socket.into());
-        let hello = HandoverMessage::Hello { protocol: PROTOCOL, version: "9.9.9".to_owned() };
-        successor.send(&hello).expect("sends");
-        let mut sockets = Vec::new();
-        loop {
-            let got = successor.receive().expect("a message").expect("more");
-            sockets.extend(got.socket);
-            if got.message == HandoverMessage::Complete {
-                break;
-            }
-        }
+        let (_successor, sockets) = starting_successor(&site);
         old.signal("TERM");
         assert_eq!(old.exit().code(), Some(0));
         assert!(sockets.len() >= 4 && ADDRESSES.iter().all(|address| has_address(address)), "{:?}", addresses());
