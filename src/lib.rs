@@ -82,7 +82,7 @@ pub(crate) mod node;
 pub mod handover;
 pub(crate) mod supervisor;
 
-// Tasks of tokio.
+// Tasks whose futures are in boxes.
 pub(crate) mod task;
 
 // The process, its commands, a network for experiments, and benchmarks.

@@ -1,4 +1,4 @@
-//! Tasks.
+//! Tasks whose futures are in boxes.
 
 use std::pin::Pin;
 

@@ -15,7 +15,7 @@ use crate::config::node::Interface;
 pub(crate) struct NodeState {
     /// Name of the link with the addresses, if any.
     pub link: Option<String>,
-    /// Each configured address.
+    /// The configured addresses, in the order of the file.
     pub addresses: Vec<AddressState>,
     /// True if the table is as configured; `None` if none is configured or the kernel reports an error.
     pub firewall: Option<bool>,
