@@ -58,8 +58,7 @@ impl Scene {
 
     /// Stops `old`, which shares its ports with another nodens: that one answers, and hands over to the next.
     fn is_left_to_another(&self, mut old: Nodens) {
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         lookup(self.listen, "a.lab.example");
         // The next nodens finds the socket of the other one.
         self.nodens().logged("took over");
@@ -143,8 +142,7 @@ fn nothing_is_lost_from_one_to_the_next() {
         assert!(new.logged("took over").contains(" cached answers"));
         old.logged("handed over");
         clients.go_on();
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         old = new;
     }
     clients.go_on();
@@ -213,8 +211,7 @@ fn a_connection_moves_with_its_partial_query() {
     (0..20).for_each(|_| drop(lookup(scene.listen, "c.lab.example")));
     let _new = scene.nodens();
     old.logged("handed over");
-    old.signal("TERM");
-    assert_eq!(old.exit().code(), Some(0));
+    old.stop();
     client.write(other);
     assert_eq!(id(&client.receive()), 2);
     client.ask(&query(3, "d.lab.example", A));
@@ -289,8 +286,7 @@ fn the_old_one_serves_again_when_the_new_one_is_gone() {
         lookup(scene.listen, "b.lab.example");
         Tcp::connect(scene.listen).ask(&query(9, "c.lab.example", A));
     }
-    old.signal("TERM");
-    assert_eq!(old.exit().code(), Some(0));
+    old.stop();
 }
 
 #[test]
@@ -303,8 +299,7 @@ fn a_successor_stopped_first_reverts_the_handover() {
         let mut new = scene.nodens();
         new.logged("took over");
         clients.go_on();
-        new.signal("TERM");
-        assert_eq!(new.exit().code(), Some(0));
+        new.stop();
     }
     clients.go_on();
     clients.end();
@@ -337,14 +332,12 @@ fn in_a_row_of_three_the_middle_one_may_go() {
     second.logged("took over");
     let mut third = scene.nodens();
     third.logged("took over");
-    second.signal("TERM");
-    assert_eq!(second.exit().code(), Some(0));
+    second.stop();
     let clients = Clients::new(scene.listen);
     clients.go_on();
     clients.end();
     assert!(!first.log().iter().any(|line| line.contains("handover reverted")), "the third one serves");
-    first.signal("TERM");
-    assert_eq!(first.exit().code(), Some(0));
+    first.stop();
 }
 
 /// Accepts one connection, reads one message, and sends `answer`.

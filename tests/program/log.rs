@@ -88,12 +88,10 @@ impl Scene {
         let mut second = self.nodens(stderr());
         // None of its workers has died.
         second.metric_becomes("nodens_worker_restarts_total", &[], |count| count == 0.0);
-        first.signal("TERM");
-        assert_eq!(first.exit().code(), Some(0));
+        first.stop();
         self.answers("handed-over");
         lost(&second);
-        second.signal("TERM");
-        assert_eq!(second.exit().code(), Some(0));
+        second.stop();
     }
 
     /// Sends failing queries, which nodens logs.

@@ -172,8 +172,7 @@ fn pods_are_served_whatever_happens_to_nodens() {
         assert!(ADDRESSES.iter().all(|address| has_address(address)));
         ask_all(&pods, &servers);
         assert!(tracked() >= 12, "{}", run("conntrack", "-L"));
-        plain.signal("TERM");
-        assert_eq!(plain.exit().code(), Some(0));
+        plain.stop();
         assert_eq!((addresses(), tables()), before);
         run("conntrack", "-F");
 
@@ -204,15 +203,13 @@ fn pods_are_served_whatever_happens_to_nodens() {
             let new = site.nodens(&config);
             nodens.logged("handed over");
             ask_all(&pods[..1], &servers);
-            nodens.signal("TERM");
-            assert_eq!(nodens.exit().code(), Some(0));
+            nodens.stop();
             ask_all(&pods[1..2], &servers);
             nodens = new;
         }
         assert!(ADDRESSES.iter().all(|address| has_address(address)));
         assert_eq!(tracked(), 0, "{}", run("conntrack", "-L"));
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert_eq!((addresses(), tables()), before);
     });
 }
@@ -254,8 +251,7 @@ fn the_address_of_kube_dns_is_nodens_until_it_goes() {
         let config = config.replace("addresses = [\"169", &format!("addresses = [\"{KUBE_DNS}\", \"169"));
         let mut nodens = site.nodens(&config);
         assert_eq!(by_whom(), ["192.0.2.7"; 2], "by nodens");
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert_eq!(by_whom(), ["10.96.0.7"; 2], "by kube-proxy again");
 
         // Killed: the node still has the address, but its queries are kube-proxy's.
@@ -376,19 +372,16 @@ fn the_fallback_answers_while_nodens_does_not() {
         // A successor; then a clean stop, which removes everything.
         let new = site.nodens(&config(""));
         serving.logged("handed over");
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         answers_become(&all, BY_NODENS);
         serving = new;
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         assert_eq!((addresses(), tables()), before);
 
         // A clean stop that keeps the fallback.
         let mut serving = site.nodens(&config("keep_fallback = true"));
         answers_become(&all, BY_NODENS);
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         answers_become(&[Some(&pod)], BY_KUBE_DNS);
         assert_eq!(addresses(), before.0);
         assert!(said(&nodens(&["node", "cleanup"])).0);
@@ -463,8 +456,7 @@ fn removed_rules_come_back_foreign_rules_stay() {
         nodens.metric_becomes("nodens_node_repairs_total", &[("what", "address")], |count| count == 1.0);
         assert!(has_address(ADDRESSES[0]));
         assert!(nodens.logged("node repaired").contains("the table of nftables"));
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert!(!has_address(ADDRESSES[0]) && has_address(ADDRESSES[1]), "{:?}", addresses());
         assert!(!tables().contains("table inet nodens") && tables().contains("table inet other"));
     });
@@ -487,8 +479,7 @@ fn a_node_without_ipv6_is_served_over_ipv4() {
         nodens.signal("HUP");
         assert!(!nodens.logged("new configuration applied").contains("restart"));
         assert_eq!((ask().trim(), told(&nodens)), (BY_NODENS, 1));
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert_eq!((addresses(), tables()), before);
     });
 }
@@ -555,8 +546,7 @@ fn what_cannot_be_done_is_said() {
         command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", env!("CARGO_BIN_EXE_nodens"), "serve"]);
         let mut nodens = Nodens::spawn(command.args(["--log", "json", "--config"]).arg(file), dir);
         nodens.logged("cannot exclude queries");
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert!(ADDRESSES.iter().all(|address| has_address(address)), "they are not nodens' own");
     });
 }

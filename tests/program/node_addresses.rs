@@ -84,10 +84,7 @@ fn own_addresses_elsewhere_are_accepted_or_moved() {
         let before = (addresses(), tables());
         let config = |node: &str| site.config(node, NOWHERE);
         let all_on = |link| ADDRESSES.iter().all(|address| is_on(address, link));
-        let end = |mut nodens: Nodens| {
-            nodens.signal("TERM");
-            assert_eq!(nodens.exit().code(), Some(0));
-        };
+        let end = |mut nodens: Nodens| nodens.stop();
         // As after a start without dummy links, on a kernel that has them by now.
         let mut killed = site.nodens(&config("interface = \"one0\""));
         killed.kill();
@@ -143,8 +140,7 @@ fn addresses_of_an_earlier_configuration_are_removed() {
         // After a handover: not before the predecessor is gone, because it may have to serve again.
         let mut old = site.nodens(&both);
         next.logged("handed over");
-        next.signal("TERM");
-        assert_eq!(next.exit().code(), Some(0));
+        next.stop();
         let mut new = site.nodens(&one);
         old.logged("handed over");
         new.logged("a process listens on an address of an earlier configuration");
@@ -153,8 +149,7 @@ fn addresses_of_an_earlier_configuration_are_removed() {
         old.logged("handover reverted");
         run("dig", &format!("@{} +short +tries=1 +timeout=30 localhost", ADDRESSES[1]));
         let new = site.nodens(&one);
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         gone();
         assert!(has_address(ADDRESSES[0]));
 
@@ -196,8 +191,7 @@ fn the_node_is_left_to_another_process_that_listens() {
         predecessor.join().expect("it was asked");
         new.logged("sharing the ports");
         let monitor = Monitor::start();
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         // Only the old one had the other address.
         assert!(monitor.deletions().iter().all(|line| !line.contains(ADDRESSES[0])), "{:?}", monitor.deletions());
         assert!(has_address(ADDRESSES[0]) && !has_address(ADDRESSES[1]), "{:?}", addresses());
@@ -211,8 +205,7 @@ fn the_node_is_left_to_another_process_that_listens() {
         let (good, text) = said(&nodens(&["serve", "--config", file.to_str().expect("UTF-8")]));
         assert!(!good && text.contains("the port is in use"), "{text}");
         assert!(monitor.deletions().iter().all(|line| !line.contains(ADDRESSES[0])), "{:?}", monitor.deletions());
-        new.signal("TERM");
-        assert_eq!(new.exit().code(), Some(0));
+        new.stop();
         site.is_as_before();
     });
 }
@@ -258,8 +251,7 @@ fn a_stop_while_handing_over_leaves_the_node() {
         let site = Site::new();
         let mut old = site.nodens(&site.config("", NOWHERE));
         let (_successor, sockets) = starting_successor(&site);
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         assert!(sockets.len() >= 4 && ADDRESSES.iter().all(|address| has_address(address)), "{:?}", addresses());
         assert!(tables().contains("table inet nodens"));
     });
@@ -277,10 +269,7 @@ fn a_table_for_another_program_has_no_fallback() {
             predecessor.join().expect("it was asked");
             nodens
         };
-        let end = |mut nodens: Nodens| {
-            nodens.signal("TERM");
-            assert_eq!(nodens.exit().code(), Some(0));
-        };
+        let end = |mut nodens: Nodens| nodens.stop();
         // Another nodens renews its addresses.
         let [old, new] = [start(), start()];
         end(old);

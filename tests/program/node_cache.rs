@@ -226,8 +226,7 @@ fn no_query_is_lost_from_node_cache_to_nodens() {
         let mut next = site.nodens(&config(&site, &all, "take_over = true\nfallback = \"10.244.1.1\""));
         serving.logged("handed over");
         next.logged("new queries are for nodens");
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         load.more(4);
         let more = load.more(200);
         assert_eq!(more[0], 0, "{more:?}");
@@ -248,13 +247,11 @@ fn no_query_is_lost_from_node_cache_to_nodens() {
         // The fallback, with the last step.
         let mut next = site.nodens(&config(&site, &all, "fallback = \"10.244.1.1\""));
         serving.logged("handed over");
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         load.more(50);
         load.end();
         assert!(table().contains("fallback of 169.254.20.10:53"));
-        next.signal("TERM");
-        assert_eq!(next.exit().code(), Some(0));
+        next.stop();
         site.is_as_before();
     });
 }
@@ -272,8 +269,7 @@ fn node_cache_goes_on_without_nodens() {
         load.more(4);
         assert_eq!(load.more(50)[0], 0);
         // A clean stop.
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         load.more(4);
         assert_eq!(load.more(50)[1], 0);
         load.end();
@@ -290,13 +286,11 @@ fn node_cache_goes_on_without_nodens() {
         nodens.logged("handed over");
         load.more(4);
         assert_eq!(load.more(50)[1], 0);
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         load.more(50);
         load.end();
         own_copies_are_gone();
-        back.signal("TERM");
-        assert_eq!(back.exit().code(), Some(0));
+        back.stop();
         assert_eq!((addresses(), tables()), before);
         // Killed: no fallback takes the queries.
         let mut nodens = site.nodens(&taking);
@@ -342,8 +336,7 @@ fn the_link_of_a_killed_node_cache_is_no_obstacle() {
         ip(&format!("link del {LINK}"));
         assert_eq!(answer().trim(), BY_NODENS);
         put_on_link(&SHARED[..1]);
-        nodens.signal("TERM");
-        assert_eq!(nodens.exit().code(), Some(0));
+        nodens.stop();
         assert_eq!((addresses(), tables()), before);
     });
 }
@@ -358,12 +351,10 @@ fn without_a_handover_the_ports_are_shared_as_well() {
         std::fs::remove_file(site.dir.file("run/handover.sock")).expect("it is there");
         let mut new = site.nodens(&taking);
         new.logged("offers no handover; sharing the ports");
-        old.signal("TERM");
-        assert_eq!(old.exit().code(), Some(0));
+        old.stop();
         let answer = run("dig", &format!("@169.254.20.10 +short +tries=1 +timeout=30 {NAME}"));
         assert!([BY_NODENS, BY_NODE_CACHE].contains(&answer.trim()), "{answer}");
-        new.signal("TERM");
-        assert_eq!(new.exit().code(), Some(0));
+        new.stop();
         node_cache.die();
     });
 }

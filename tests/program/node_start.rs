@@ -41,8 +41,7 @@ fn a_pod_that_starts_before_nodens_has_an_answer() {
         assert!(good && text.contains("fd00:10:96::a  ready"), "{text}");
         assert!(!serving.log().iter().any(|line| line.contains("node repaired")));
         answers_become(&all, BY_NODENS);
-        serving.signal("TERM");
-        assert_eq!(serving.exit().code(), Some(0));
+        serving.stop();
         assert_eq!((addresses(), tables()), before);
     });
 }

@@ -257,8 +257,7 @@ fn what_is_drawn_is_written_before_the_end() {
     for number in 0..300 {
         lookup(nodens.address(), &format!("n{}.lab.example", number % 10));
     }
-    nodens.signal("TERM");
-    assert_eq!(nodens.exit().code(), Some(0));
+    nodens.stop();
     let all = lines(&file);
     assert_eq!((all.len(), all.iter().filter(|line| line["source"] == "upstream").count()), (300, 10));
 }
@@ -294,8 +293,7 @@ fn a_reader_that_does_not_read_holds_nobody_up() {
         }
         (full() > 0.0).then_some(())
     });
-    nodens.signal("TERM");
-    assert_eq!(nodens.exit().code(), Some(0));
+    nodens.stop();
 }
 
 #[test]

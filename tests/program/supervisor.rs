@@ -85,8 +85,7 @@ fn a_new_worker_keeps_the_configuration_in_force() {
     nodens.logged("new configuration rejected");
     fs::write(nodens.config(), good).expect("writes");
     nodens.logged("new configuration applied");
-    nodens.signal("TERM");
-    assert_eq!(nodens.exit().code(), Some(0));
+    nodens.stop();
 }
 
 #[test]
@@ -135,8 +134,7 @@ fn without_a_supervisor_there_is_one_process() {
     let mut nodens = Nodens::spawn(serve().arg("--no-supervisor").arg("--config").arg(file), dir);
     assert_eq!(nodens.worker(), None);
     assert_eq!(code(&lookup(nodens.address(), "a.lab.example")), ResponseCode::NoError);
-    nodens.signal("TERM");
-    assert_eq!(nodens.exit().code(), Some(0));
+    nodens.stop();
 }
 
 #[test]

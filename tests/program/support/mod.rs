@@ -180,6 +180,12 @@ impl Nodens {
         eventually("its worker's end", || states(worker).is_none_or(|states| states == "Z").then_some(()));
     }
 
+    /// Stops nodens by SIGTERM, which it takes as no error.
+    pub(crate) fn stop(&mut self) {
+        self.signal("TERM");
+        assert_eq!(self.exit().code(), Some(0));
+    }
+
     /// Waits until nodens exits.
     pub(crate) fn exit(&mut self) -> ExitStatus {
         eventually("the end of nodens", || self.ended())
