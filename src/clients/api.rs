@@ -179,24 +179,22 @@ impl ApiConnection {
         patch: Option<Bytes>,
     ) -> Result<Response<Incoming>, ApiError> {
         let query = Serializer::new(String::new()).extend_pairs(query).finish();
-        let is_patch = patch.is_some();
-        let mut request = Request::new(Full::new(patch.unwrap_or_default()));
+        let mut request = Request::default();
+        if let Some(patch) = patch {
+            *request.method_mut() = Method::PATCH;
+            *request.body_mut() = Full::new(patch);
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json-patch+json"));
+        }
         *request.uri_mut() = format!("{}{path}?{query}", self.path).parse().map_err(|error| {
             let message = format!("{path} is no path: {error}");
             ApiError::Refused(ApiStatus { code: 0, message })
         })?;
         let headers = request.headers_mut();
         headers.insert(HOST, self.authority.clone());
-        if is_patch {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json-patch+json"));
-        }
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("nodens/", env!("CARGO_PKG_VERSION"))));
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
-        }
-        if is_patch {
-            *request.method_mut() = Method::PATCH;
         }
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
