@@ -14,7 +14,7 @@ use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
 use crate::node;
 use crate::server::socket::Listeners;
-use crate::server::steering::{self, Sockets};
+use crate::server::steering;
 
 /// Interval between checks for queries that wait in sockets, and their maximum number.
 const DRAIN_PAUSE: Duration = Duration::from_millis(5);
@@ -26,8 +26,8 @@ pub(super) fn take_over(listeners: &Listeners) {
     let own = udp.iter().map(AsFd::as_fd).chain(tcp.iter().map(AsFd::as_fd));
     let own = own.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<Vec<_>>>();
     let taken = own.and_then(|own| others_at(*address, &own)).and_then(|[udp_others, tcp_others]| {
-        steering::steer(udp, behind(udp_others, udp.len()))?;
-        steering::steer(tcp, behind(tcp_others, tcp.len()))?;
+        steering::prefer(udp, udp_others)?;
+        steering::prefer(tcp, tcp_others)?;
         Ok(udp_others + tcp_others > 0)
     });
     match taken {
@@ -39,8 +39,7 @@ pub(super) fn take_over(listeners: &Listeners) {
 
 /// Lets the kernel select among these listeners again: a predecessor may have taken over from a program that is gone now.
 pub(super) fn end(listeners: &Listeners) {
-    let ended =
-        steering::steer(&listeners.udp, Sockets::ALL).and_then(|()| steering::steer(&listeners.tcp, Sockets::ALL));
+    let ended = steering::prefer(&listeners.udp, 0).and_then(|()| steering::prefer(&listeners.tcp, 0));
     if let Err(error) = ended {
         tracing::warn!(address = %listeners.address, %error, "workers may get unequal parts of the queries");
     }
@@ -63,7 +62,7 @@ pub(super) fn give_back(sockets: &HeldSockets, is_given: impl Fn(SocketAddr) -> 
             Err(error) => tracing::warn!(%address, %error, "queries to this address may be lost"),
         }
         for (label, socket) in &own {
-            let given = steering::steer(&[socket], Sockets::ALL).and_then(|()| match label {
+            let given = steering::release(socket).and_then(|()| match label {
                 Label::Udp(_) => SockRef::from(*socket).connect(&address.into()),
                 _ => Ok(()),
             });
@@ -88,11 +87,6 @@ fn drain(sockets: &[&OwnedFd]) {
             Err(_) => return,
         }
     }
-}
-
-/// Returns `own` sockets that began to listen after `others`; all if there are no others.
-fn behind(others: usize, own: usize) -> Sockets {
-    if others == 0 { Sockets::ALL } else { Sockets { first: others, count: own } }
 }
 
 fn dns_address(label: &Label) -> Option<SocketAddr> {

@@ -29,39 +29,34 @@ setsockopt_impl!(
     nix::sys::socket::sockopt::SetBool
 );
 
-/// Consecutive sockets of a group, in the order in which they began to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sockets {
-    /// Number of the first one.
-    pub first: usize,
-    /// Number of sockets; 0: the kernel's hash selects among all of the group.
-    pub count: usize,
-}
-
-impl Sockets {
-    pub(crate) const ALL: Self = Self { first: 0, count: 0 };
-}
-
-/// Directs new queries to the sockets `to` of the group of the sockets `of`.
+/// Directs new queries to these `sockets`, which began to listen after this number of `others`. Without others, the kernel's hash selects.
 ///
 /// # Errors
 /// The kernel refuses: then the hash selects.
-pub(crate) fn steer<S: AsFd>(of: &[S], to: Sockets) -> io::Result<()> {
-    let Some(socket) = of.first() else { return Ok(()) };
-    if to == Sockets::ALL {
-        return match setsockopt(socket, DetachReusePortBpf, &true) {
-            // There was no program, or the kernel is older than Linux 5.3.
-            Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOPROTOOPT) => Ok(()),
-            Err(error) => Err(error.into()),
-        };
+pub(crate) fn prefer<S: AsFd>(sockets: &[S], others: usize) -> io::Result<()> {
+    let Some(socket) = sockets.first() else { return Ok(()) };
+    if others == 0 {
+        return release(socket);
     }
-    let (Ok(first), Ok(count)) = (u32::try_from(to.first), u32::try_from(to.count)) else {
+    let (Ok(first), Ok(count)) = (u32::try_from(others), u32::try_from(sockets.len())) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let step = |(code, k)| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let mut program = [(LOAD_WORD, RANDOM), (MODULO, count.max(1)), (ADD, first), (RETURN, 0)].map(step);
+    let mut program = [(LOAD_WORD, RANDOM), (MODULO, count), (ADD, first), (RETURN, 0)].map(step);
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     setsockopt(socket, sockopt::AttachReusePortCbpf, &program).map_err(Into::into)
+}
+
+/// Lets the kernel's hash select among all sockets of this socket's group.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) fn release(socket: &impl AsFd) -> io::Result<()> {
+    match setsockopt(socket, DetachReusePortBpf, &true) {
+        // There was no program, or the kernel is older than Linux 5.3.
+        Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOPROTOOPT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -97,18 +92,15 @@ mod tests {
         let with_other = [&[&other][..], &all].concat();
         let by_hash = received(&with_other);
         assert!(by_hash.iter().all(|count| *count > 15), "{by_hash:?}");
-        steer(&own, Sockets { first: 1, count: 3 }).expect("a program");
+        prefer(&own, 1).expect("a program");
         let steered = received(&with_other);
         assert!(steered[0] == 0 && steered[1..].iter().all(|count| *count > 25), "{steered:?}");
         assert_eq!(steered.iter().sum::<usize>(), 200);
-        steer(&own, Sockets { first: 0, count: 1 }).expect("a program");
-        assert_eq!(received(&with_other), [200, 0, 0, 0]);
-        steer(&own, Sockets { first: 1, count: 3 }).expect("a program");
         // Nothing is lost when the other is gone, and the hash selects evenly once nodens has seen that.
         drop(other);
         assert_eq!(received(&all).iter().sum::<usize>(), 200);
         for _ in 0..2 {
-            steer(&own, Sockets::ALL).expect("no program");
+            release(&own[0]).expect("no program");
             let by_hash = received(&all);
             assert!(by_hash.iter().all(|count| *count > 25), "{by_hash:?}");
         }
