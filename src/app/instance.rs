@@ -180,18 +180,15 @@ impl Instance {
     pub(crate) fn leave(self) -> usize {
         let is_handing_over = self.handover_server.is_some_and(|server| !server.leave());
         let host = self.running.host();
-        if let Some(node) = &host.resolver.snapshot.load().config.node
-            && node.take_over
-            && !is_handing_over
-            && host.phase() == Phase::Serving
-        {
-            let is_given = |address| node.listen.contains(&address);
-            sharing::give_back(&host.sockets, is_given);
-        }
         // A process in standby leaves the node configuration to the process that serves, and one that is handing over to a successor
         // that may serve at any moment. Until then the fallback answers.
-        let node = self.node.filter(|_| !is_handing_over && self.running.host().phase() == Phase::Serving);
-        let own = self.running.host().sockets.iter().filter_map(|(_, socket)| node::inode(socket).ok()).collect();
+        let node = self.node.filter(|_| !is_handing_over && host.phase() == Phase::Serving);
+        if let (Some(_), Some(settings)) = (&node, &host.resolver.snapshot.load().config.node)
+            && settings.take_over
+        {
+            sharing::give_back(&host.sockets, |address| settings.listen.contains(&address));
+        }
+        let own = host.sockets.iter().filter_map(|(_, socket)| node::inode(socket).ok()).collect();
         let left = self.running.stop();
         match node.map(|node| node.tear_down(&own)) {
             Some(Ok(removed)) => tracing::info!(removed = removed.join(", "), "node configuration removed"),

@@ -100,8 +100,17 @@ pub(super) struct Inventory {
 impl Inventory {
     /// Asks the kernel for its links and addresses.
     pub(super) fn read() -> Result<Self, NodeError> {
-        let read = Addresses::open().and_then(|mut addresses| addresses.inventory());
-        read.map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))
+        Ok(Self::open()?.1)
+    }
+
+    /// The same; returns the access to the kernel too, for changes.
+    pub(super) fn open() -> Result<(Addresses, Self), NodeError> {
+        let open = || {
+            let mut addresses = Addresses::open()?;
+            let inventory = Self { links: addresses.links()?, present: addresses.present()? };
+            Ok((addresses, inventory))
+        };
+        open().map_err(|error: io::Error| NodeError::of(error, "ask the kernel for its addresses"))
     }
 
     pub(super) fn link_of(&self, found: &Present) -> Option<&NodeLink> {
@@ -134,11 +143,6 @@ impl Addresses {
         let answers = self.0.dump(&message)?;
         let addresses = answers.iter().filter(|answer| answer.kind == kind::NEW_ADDRESS);
         Ok(addresses.filter_map(|answer| read_address(&answer.body)).collect())
-    }
-
-    /// Returns the node's links and addresses.
-    pub(super) fn inventory(&mut self) -> io::Result<Inventory> {
-        Ok(Inventory { links: self.links()?, present: self.present()? })
     }
 
     /// Creates nodens's own link; for "auto" on a kernel without dummy links, returns the loopback link.

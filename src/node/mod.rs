@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use self::addresses::{Addresses, Inventory, LOOPBACK, Present};
+use self::addresses::{Inventory, LOOPBACK, Present};
 pub(crate) use self::error::NodeError;
 use self::firewall::Firewall;
 pub(crate) use self::firewall::PacketCounts;
@@ -151,10 +151,8 @@ impl NodeNetwork {
 
     /// Adds the missing addresses, and records them in `repaired`.
     fn put_addresses(&self, repaired: &mut Repaired) -> Result<(), NodeError> {
-        let open = |error| NodeError::of(error, "ask the kernel for its addresses");
         let Settings { interface, addresses: wanted, .. } = &self.settings;
-        let mut addresses = Addresses::open().map_err(open)?;
-        let inventory = addresses.inventory().map_err(open)?;
+        let (mut addresses, inventory) = Inventory::open()?;
         let link = inventory.link_for(interface, wanted);
         if let (Interface::Named(name), None) = (interface, link) {
             return Err(NodeError::NoLink(name.clone()));

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::addresses::{Addresses, NodeLink, Present};
+use super::addresses::{Inventory, NodeLink, Present};
 use super::error::NodeError;
 use super::{firewall, rules};
 
@@ -54,8 +54,7 @@ impl Removal {
 }
 
 fn remove_others(is_wanted: impl Fn(&Present) -> bool, mut removal: Removal) -> Result<Vec<String>, NodeError> {
-    let mut addresses = Addresses::open().map_err(|error| NodeError::of(error, "ask the kernel for its addresses"))?;
-    let inventory = addresses.inventory().map_err(|error| NodeError::of(error, "list links and addresses"))?;
+    let (mut addresses, inventory) = Inventory::open()?;
     let own = inventory.links.iter().find(|link| link.is_own());
     let is_on = |found: &Present, link: &NodeLink| found.link == link.index;
     // With the link, the kernel removes its addresses.
