@@ -39,6 +39,8 @@ use readers::Readers;
 
 /// Time that queries in flight are waited for when the server stops.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// Most time in which a listener takes what has arrived at a stop.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Attempts to flush the last statistics, 10 ms apart.
 const LAST_FLUSHES: usize = 100;

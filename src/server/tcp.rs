@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::phase::{Phase, left_standby, over};
 use super::readers::Reading;
 use super::socket::SocketBuffers;
-use super::{HandedOverConnection, WorkerState};
+use super::{DRAIN, HandedOverConnection, WorkerState};
 use crate::admission::connections::{Admitted, Caps, ConnectionSlot, Connections};
 use crate::answer::{self, BatchContext, Resolved, Response};
 use crate::governor::pool::Share;
@@ -79,8 +79,11 @@ pub(crate) async fn serve<U: Ask + 'static>(
             break;
         }
     }
-    // Clients that have connected by now may have sent queries.
-    while let Ok((stream, client)) = SockRef::from(&listener).accept() {
+    // Clients that have connected by now may have sent queries. More may connect all the time.
+    let deadline = Instant::now() + DRAIN;
+    while Instant::now() < deadline
+        && let Ok((stream, client)) = SockRef::from(&listener).accept()
+    {
         stream.set_nonblocking(true)?;
         if let Some(client) = client.as_socket() {
             admit(&worker, TcpStream::from_std(stream.into())?, client.ip().to_canonical(), &connections, Vec::new());

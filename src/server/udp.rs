@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::mmsg::{BATCH, DatagramBatch, Peer};
 use super::phase::{Phase, left_standby, over};
 use super::socket::is_wildcard;
-use super::{Datagrams, InFlight, WorkerState};
+use super::{DRAIN, Datagrams, InFlight, WorkerState};
 use crate::answer::{self, Deferred, Resolved, Response};
 use crate::task;
 use crate::upstream::Ask;
@@ -53,8 +53,9 @@ pub(crate) async fn serve<U: Ask + 'static>(
             break;
         }
     }
-    // Queries that have arrived by now are answered too.
-    while listener.context().is_ok_and(|count| count > 0) {}
+    // Queries that have arrived by now are answered too. More may arrive all the time, if nothing diverts them.
+    let deadline = Instant::now() + DRAIN;
+    while listener.context().is_ok_and(|count| count > 0) && Instant::now() < deadline {}
     Ok(())
 }
 

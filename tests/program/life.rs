@@ -306,3 +306,29 @@ fn arguments_set_node_specific_addresses() {
     nodens.signal("HUP");
     assert!(!nodens.logged("new configuration applied").contains("need a restart"));
 }
+
+/// Queries that arrive all the time are not waited for.
+#[test]
+fn a_flood_does_not_hold_up_the_end() {
+    let upstream = upstream(zone());
+    let dir = Dir::new();
+    let file = dir.write("nodens.toml", &config(&[&upstream], "workers = 1", ""));
+    let mut nodens = Nodens::spawn(serve().arg("--config").arg(file), dir);
+    let (server, stop) = (nodens.address(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let (socket, query) = (udp(server), query(1, "localhost", A));
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused once nobody listens.
+                    let _ = socket.send(&query);
+                }
+            });
+        }
+        lookup(server, "a.lab.example");
+        nodens.signal("TERM");
+        let status = nodens.exit();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(status.code(), Some(0));
+    });
+}
