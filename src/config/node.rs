@@ -14,6 +14,8 @@ use super::value::{ConfigValue, ValueForm};
 
 /// Maximum number of addresses.
 const MOST: usize = 16;
+/// Most addresses of one family that can have a fallback: marks of packets tell no more apart.
+pub(crate) const MOST_WITH_FALLBACK: usize = 3;
 /// Maximum length of a link's name: IFNAMSIZ without the terminating zero.
 const LONGEST_NAME: usize = 15;
 
@@ -98,6 +100,9 @@ impl NodeTable {
 /// the server does not listen.
 pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagnostics<'_>) -> NodeConfig {
     let mut listen = Vec::new();
+    let firewall = file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default();
+    let is_none = |values: &Vec<_>| values.iter().all(|value: &Spanned<FallbackValue>| value.get_ref().0.is_none());
+    let may_have_fallback = firewall == FirewallKind::Nft && !file.fallback.as_ref().is_some_and(is_none);
     for (number, address) in file.addresses.iter().enumerate() {
         let ip = address.get_ref().0;
         let takes =
@@ -114,8 +119,14 @@ pub(super) fn node(file: &NodeTable, server: &[SocketAddr], diagnostics: &Diagno
         if number == MOST {
             diagnostics.add(address.span(), format!("addresses: there are more than {MOST}"));
         }
+        let before = file.addresses[..number].iter().filter(|other| other.get_ref().0.is_ipv4() == ip.is_ipv4());
+        if may_have_fallback && before.count() == MOST_WITH_FALLBACK {
+            let what = format!(
+                "addresses: {ip} has no fallback: only the first {MOST_WITH_FALLBACK} of a family can have one"
+            );
+            diagnostics.warn(address.span(), what);
+        }
     }
-    let firewall = file.firewall.as_ref().map(|firewall| *firewall.get_ref()).unwrap_or_default();
     NodeConfig {
         fallback: fallback(file, firewall, diagnostics),
         keep_fallback: file.keep_fallback,
@@ -310,6 +321,22 @@ mod tests {
         assert_eq!(fallback(both, r#"fallback = ["10.96.0.10"]"#), ["10.96.0.10"]);
         assert_eq!(fallback(both, r#"firewall = "none""#), [""; 0]);
         assert_eq!(fallback(r#""127.0.0.1", "tls://10.0.0.1#dns.example""#, ""), [""; 0]);
+    }
+
+    #[test]
+    fn addresses_beyond_the_marks_have_no_fallback() {
+        let addresses = ["10.0.0.1", "fd00::1", "10.0.0.2", "10.0.0.3", "10.0.0.4"].map(|ip| format!("{ip:?}"));
+        let list = addresses.join(", ");
+        let warnings = |node: &str| {
+            let config = read(&list, &format!("addresses = [{list}]\n{node}")).expect("good");
+            let of_node = config.warnings.iter().map(ToString::to_string).filter(|text| text.contains("fallback"));
+            of_node.collect::<Vec<_>>()
+        };
+        let found = warnings("");
+        assert!(found.len() == 1 && found[0].contains("10.0.0.4 has no fallback: only the first 3"), "{found:?}");
+        for none in ["fallback = \"none\"", "firewall = \"none\""] {
+            assert_eq!(warnings(none), Vec::<String>::new(), "{none}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::expression::{Expression, PacketSide};
 use super::nft::{Chain, Hook, Rule, Set, Table};
 use crate::config::address::DNS_PORT;
+use crate::config::node::MOST_WITH_FALLBACK;
 
 /// Name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "nodens";
@@ -13,8 +14,6 @@ pub(super) const TABLE: &str = "nodens";
 /// Bits of packet and connection marks for the address that a query was sent to. Kubernetes uses the two bits above them.
 const MARK: u32 = 0x3000;
 const MARK_SHIFT: u32 = 12;
-/// Most addresses of one family that marks can tell apart.
-const MOST_MARKED: usize = 3;
 
 /// Addresses that are alive. The key types are those that `nft` knows as `ipv4_addr` and `ipv6_addr`.
 pub(super) const ALIVE_IPV4: Set = Set { name: "alive4", key_type: 7, key_length: 4 };
@@ -97,7 +96,7 @@ fn marks(listen: &[SocketAddr], fallback: Fallback<'_>) -> BTreeMap<IpAddr, u32>
         let ip = address.ip();
         let number = marks.keys().filter(|other: &&IpAddr| other.is_ipv4() == ip.is_ipv4()).count();
         let is_other = fallback.of(*address).is_some_and(|fallback| fallback != ip);
-        if is_other && number < MOST_MARKED && !marks.contains_key(&ip) {
+        if is_other && number < MOST_WITH_FALLBACK && !marks.contains_key(&ip) {
             marks.insert(ip, (number as u32 + 1) << MARK_SHIFT);
         }
     }
