@@ -129,16 +129,13 @@ fn show(node: &NodeNetwork) -> CommandOutcome {
 /// Renders the state, one item a line.
 fn table(state: &NodeState) -> String {
     let mut text = String::new();
-    for AddressState { ip, is_there, is_own, taken_over } in &state.addresses {
-        let link = state.link.as_deref().unwrap_or("?");
-        let how = match (is_there, is_own) {
-            (true, true) => format!("on {link}"),
-            (true, false) => format!("on {link}, not put there by nodens: it stays when nodens stops"),
-            (false, _) => "missing".to_owned(),
+    for AddressState { ip, link, is_own, taken_over } in &state.addresses {
+        let how = match (link, is_own) {
+            (Some(link), true) => format!("on {link}"),
+            (Some(link), false) => format!("on {link}, not put there by nodens: it stays when nodens stops"),
+            (None, _) => "missing".to_owned(),
         };
-        let other = taken_over
-            .as_ref()
-            .map(|link| format!("; taken over from the program with the link {link}, in place of a fallback"));
+        let other = taken_over.as_ref().map(|link| format!("; another program has it on {link}"));
         text.push_str(&format!("address   {ip}  {how}{}\n", other.unwrap_or_default()));
     }
     let counts = state.counts;
@@ -156,6 +153,9 @@ fn table(state: &NodeState) -> String {
         let servers = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let how = if *is_in_use { "in use: nodens does not serve" } else { "ready" };
         text.push_str(&format!("fallback  {servers}  {how}, {} packets since the last start\n", counts.fallback));
+    }
+    if state.is_fallback_refused {
+        text.push_str("fallback  none: the kernel refuses it\n");
     }
     text.extend(state.dropping.iter().map(|chain| format!("warning   {chain}\n")));
     text

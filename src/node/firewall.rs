@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::kernel_table::{KernelRule, KernelTable, rules};
 use super::nft::{Nft, Set, Table};
 use super::rules::{ALIVE_IPV4, ALIVE_IPV6, Fallback, TABLE, set_of, table};
+use crate::config::address::DNS_PORT;
 
 /// Time after which an address counts as dead if it is not renewed.
 const EXPIRY: Duration = Duration::from_millis(800);
@@ -73,6 +74,18 @@ impl Firewall {
         }
     }
 
+    /// Creates the table with a fallback for those addresses for which the kernel's table has one.
+    pub(super) fn as_written(listen: &[SocketAddr], servers: &[IpAddr]) -> io::Result<Self> {
+        let found = rules(&mut Nft::open()?, TABLE)?;
+        let has_fallback = |address: &SocketAddr| {
+            let comment = format!(" fallback of {address}: ");
+            found.iter().any(|rule| rule.comment.contains(&comment))
+        };
+        let shared = listen.iter().filter(|address| address.port() == DNS_PORT && !has_fallback(address));
+        let shared: Vec<IpAddr> = shared.map(SocketAddr::ip).collect();
+        Ok(Self::new(listen, Fallback { servers, shared: &shared }))
+    }
+
     fn wanted(&self) -> &Table {
         if self.has_fallback() { &self.table } else { &self.plain }
     }
@@ -96,7 +109,7 @@ impl Firewall {
         let mut nft = Nft::open()?;
         let alive = if self.has_fallback() && (serves || is_alive(&mut nft)?) { &self.switched[..] } else { &[] };
         match nft.replace(self.wanted(), alive, EXPIRY) {
-            Err(error) if self.has_fallback() && error.kind() != io::ErrorKind::PermissionDenied => {
+            Err(error) if self.has_fallback() && is_refusal(&error) => {
                 nft.replace(&self.plain, &[], EXPIRY)?;
                 self.refused.store(true, Ordering::Relaxed);
                 tracing::warn!(%error, "the kernel refuses the fallback of [node]; serving without it");
@@ -107,6 +120,11 @@ impl Firewall {
         Ok(())
     }
 
+    /// Reports whether the kernel has the table without its fallback, because it refuses that.
+    pub(super) fn is_plain(&self) -> io::Result<bool> {
+        Ok(self.has_fallback() && KernelTable::read(&mut Nft::open()?, TABLE)?.is(&self.plain))
+    }
+
     fn dialect(&self) -> MutexGuard<'_, Option<KernelTable>> {
         self.dialect.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,6 +133,11 @@ impl Firewall {
     pub(super) fn switched(&self) -> Vec<(Set, IpAddr)> {
         self.switched.clone()
     }
+}
+
+/// Reports whether the kernel lacks a part of the table. After other errors, such as too little memory, it may accept the table later.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL))
 }
 
 /// Marks addresses as alive until the expiry.
