@@ -43,7 +43,8 @@ pub(super) struct ControlPart {
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) pages: ControlPages,
     pub(super) phase: watch::Receiver<Phase>,
-    pub(super) successor_starts: watch::Receiver<bool>,
+    pub(super) node: Option<Arc<NodeNetwork>>,
+    pub(super) leaves_node: watch::Receiver<bool>,
     pub(super) heartbeats: Arc<Heartbeats>,
 }
 
@@ -84,10 +85,12 @@ impl ControlPart {
         let mut keeper = HistoryFile::open(&self.resolver);
         tasks.spawn_local(boxed_local(warm_up::run(Arc::clone(&self.resolver), Rc::clone(&links))));
         let mut renewal = None;
-        if let Some(node) = NodeNetwork::of(&self.resolver.snapshot.load().config) {
+        if let Some(node) = &self.node {
             let (resolver, heartbeats) = (Arc::clone(&self.resolver), Arc::clone(&self.heartbeats));
-            renewal = node.renewal(move || heartbeats.late(resolver.now(), LATE).is_none());
-            tasks.spawn_local(boxed_local(tend_node(node, Arc::clone(&self.resolver), self.successor_starts.clone())));
+            let is_responsive = move || heartbeats.late(resolver.now(), LATE).is_none();
+            renewal = node.renewal(is_responsive.clone());
+            let (node, resolver) = (Arc::clone(node), Arc::clone(&self.resolver));
+            tasks.spawn_local(boxed_local(tend_node(node, resolver, self.leaves_node.clone(), is_responsive)));
         }
         tasks.spawn_local(boxed_local(know_clients(Arc::clone(&self.resolver))));
         tasks.spawn_local(boxed_local(remove_startup_taint(Arc::clone(&self.resolver), Arc::clone(&self.heartbeats))));
@@ -205,10 +208,15 @@ async fn remove_startup_taint(resolver: Arc<Resolver>, heartbeats: Arc<Heartbeat
     }
 }
 
-/// Repairs the node's addresses and firewall, unless a successor is starting, and reads the firewall's counters.
-async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>, successor_starts: watch::Receiver<bool>) {
+/// Repairs the node's addresses and firewall, except while `leaves_node`, and reads the firewall's counters.
+async fn tend_node(
+    node: Arc<NodeNetwork>,
+    resolver: Arc<Resolver>,
+    leaves_node: watch::Receiver<bool>,
+    is_responsive: impl Fn() -> bool,
+) {
     let metrics = &resolver.metrics;
-    let maintenance = node.run_maintenance(successor_starts.clone(), |repaired| {
+    let maintenance = node.run_maintenance(leaves_node.clone(), is_responsive, |repaired| {
         let (kind, reason) = match repaired {
             Ok(Repaired { addresses, firewall, .. }) => {
                 metrics.node.repairs.with_label_values(&["address"]).inc_by(addresses.len() as u64);
@@ -239,14 +247,14 @@ async fn tend_node(node: NodeNetwork, resolver: Arc<Resolver>, successor_starts:
                 let reason = format!("{fallback} packets");
                 metrics.events.record(wall_clock(), EventKind::FallbackUsed, (None, None), reason);
                 // The next process counts from here. If the kernel refuses, the repair below reports it.
-                if !*successor_starts.borrow() && node.reset_counts().is_ok() {
+                if !*leaves_node.borrow() && node.reset_counts().is_ok() {
                     last = PacketCounts::default();
                 }
             }
             tokio::time::sleep(COUNT_EVERY).await;
         }
     };
-    tokio::join!(maintenance, count, node.remove_leftovers());
+    tokio::join!(maintenance, count, node.remove_leftovers(leaves_node.clone()));
 }
 
 /// Closes sockets to upstreams that are no longer needed, and reports local faults that have ended.

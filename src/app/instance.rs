@@ -17,7 +17,7 @@ use crate::handover::channel::{Channel, HandoverMessage};
 use crate::handover::handle::{self, FdStore, HandoverHandle, HandoverServer, Params};
 use crate::handover::label::Label;
 use crate::handover::sockets::HeldSockets;
-use crate::handover::take::{Taken, take};
+use crate::handover::take::{Taken, refusal, take};
 use crate::metrics::events::EventKind;
 use crate::node::{self, NodeNetwork};
 use crate::server::Phase;
@@ -30,7 +30,7 @@ const TURNS: Duration = Duration::from_secs(15);
 pub(crate) struct Instance {
     running: Running,
     handover_server: Option<HandoverServer>,
-    node: Option<NodeNetwork>,
+    node: Option<Arc<NodeNetwork>>,
 }
 
 /// Source of the sockets.
@@ -72,6 +72,21 @@ fn holder(link: Option<SupervisorChannel>) -> FdStore {
     })
 }
 
+/// Tells the predecessor that this process serves. Its sockets in `unwanted` are given back to the programs that it took them over from.
+///
+/// # Errors
+/// A worker is not responsive, or the predecessor has given up waiting; it continues to serve.
+fn tell_ready(running: &Running, predecessor: &Channel, unwanted: &HeldSockets) -> Result<(), String> {
+    if !running.turns(TURNS) {
+        return Err("a worker is not responsive".to_owned());
+    }
+    let waits = || refusal(predecessor).map_or(Ok(()), Err);
+    waits()?;
+    sharing::give_back(unwanted, |_| true);
+    // If the predecessor is gone by now, this process is the only one that serves.
+    predecessor.send(&HandoverMessage::Ready).or_else(|_| waits())
+}
+
 impl Instance {
     /// Serves on the sockets of the last worker, on those of the nodens that runs here now, or on new ones.
     ///
@@ -93,9 +108,10 @@ impl Instance {
                 listener.filter(|listener| path.as_deref().is_some_and(|path| handle::listens_at(listener, path)));
         }
         let (inherited, cached) = (sockets.len(), cache.as_ref().map_or(0, |cache| cache.fill().entries));
-        let node = NodeNetwork::of(&config);
-        let repaired =
-            node.as_ref().map(|node| node.set_up(taken.is_some() || beside)).transpose()?.unwrap_or_default();
+        let node = NodeNetwork::of(&config).map(Arc::new);
+        // In standby, the network is that of the process that serves.
+        let own = node.as_ref().filter(|_| successor.is_none());
+        let repaired = own.map(|node| node.set_up(taken.is_some() || beside)).transpose()?.unwrap_or_default();
         let takes_over = config.node.as_ref().is_some_and(|node| node.take_over);
         // Where handovers are wanted, the one that has the port should have offered one: its socket was deleted, or could not be
         // created.
@@ -104,6 +120,8 @@ impl Instance {
             sockets,
             beside,
             phase: if successor.is_some() { Phase::Resting } else { Phase::Serving },
+            node: node.clone(),
+            leaves_node: taken.is_some(),
             cache,
             epoch,
             restarts: given.replaces.restarts,
@@ -142,14 +160,23 @@ impl Instance {
         }
         if let Some(predecessor) = &taken {
             // A failure before this point leaves the predecessor as it is.
-            if !running.turns(TURNS) {
+            if let Err(why) = tell_ready(&running, predecessor, &unwanted) {
                 node.inspect(|node| node.undo_addresses(&repaired));
-                return Err("a worker is not responsive: the predecessor continues to serve".into());
+                // Before the end of this process, so that the predecessor restores at once what is missing on the node.
+                drop(taken);
+                return Err(format!("{why}: the predecessor continues to serve").into());
             }
-            // The predecessor may have taken these addresses over from another program.
-            sharing::give_back(&unwanted, |_| true);
-            // If the predecessor is gone by now, this process is the only one that serves.
-            let _ = predecessor.send(&HandoverMessage::Ready);
+            let host = running.host();
+            host.leave_node(false);
+            if node.as_ref().is_none_or(|node| !node.has_table()) {
+                node::remove_table();
+            }
+            if inherited > 0 {
+                let snapshot = host.resolver.snapshot.load();
+                let takes = snapshot.config.node.as_ref().filter(|node| node.take_over);
+                let is_taken = |address| takes.is_some_and(|node| node.listen.contains(&address));
+                sharing::end(&host.sockets, |address| !is_taken(address));
+            }
             running.record_event(EventKind::TookOver, &format!("{inherited} sockets, {cached} cached answers"));
         }
         if let (None, Some(path)) = (&listener, &path) {

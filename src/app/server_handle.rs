@@ -16,8 +16,8 @@ pub struct ServerHandle {
     /// State shared by all workers.
     pub resolver: Arc<Resolver>,
     pub(super) phase: Arc<watch::Sender<Phase>>,
-    /// True while a successor starts.
-    pub(super) successor_starts: Arc<watch::Sender<bool>>,
+    /// True while a handover is under way: the node's network is the other process's then.
+    pub(super) leaves_node: Arc<watch::Sender<bool>>,
     /// Count of the readers of queries.
     pub(super) readers: Readers,
     /// Every socket on which the server listens.
@@ -37,9 +37,9 @@ impl ServerHandle {
         turn(&self.phase, phase)
     }
 
-    /// Sets whether a successor is starting: this server then does not restore what the successor changes on the node.
-    pub fn set_successor_starts(&self, starts: bool) {
-        self.successor_starts.send_replace(starts);
+    /// Sets whether the node's network is left alone: what the other process of a handover changes is not restored then.
+    pub fn leave_node(&self, leaves: bool) {
+        self.leaves_node.send_replace(leaves);
     }
 
     /// Returns whether any listener or connection still reads queries. Soon after [`ServerHandle::turn_to`] with another phase than

@@ -37,11 +37,14 @@ pub(super) fn take_over(listeners: &Listeners) {
     }
 }
 
-/// Lets the kernel select among these listeners again: a predecessor may have taken over from a program that is gone now.
-pub(super) fn end(listeners: &Listeners) {
-    let ended = steering::prefer(&listeners.udp, 0).and_then(|()| steering::prefer(&listeners.tcp, 0));
-    if let Err(error) = ended {
-        tracing::warn!(address = %listeners.address, %error, "workers may get unequal parts of the queries");
+/// Lets the kernel select among these sockets again: a predecessor may have taken over from a program that is gone now. `is_ended` selects
+/// the addresses.
+pub(super) fn end(sockets: &HeldSockets, is_ended: impl Fn(SocketAddr) -> bool) {
+    for (label, socket) in sockets.iter() {
+        let Some(address) = dns_address(label).filter(|address| is_ended(*address)) else { continue };
+        if let Err(error) = steering::release(socket) {
+            tracing::warn!(%address, %error, "workers may get unequal parts of the queries");
+        }
     }
 }
 

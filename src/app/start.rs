@@ -25,6 +25,7 @@ use crate::handover::label::{Label, ListenAddress};
 use crate::handover::sockets::HeldSockets;
 use crate::heartbeat::Heartbeats;
 use crate::metrics::Metrics;
+use crate::node::NodeNetwork;
 use crate::server::readers::Readers;
 use crate::server::socket::{self, Listeners, SocketBuffers};
 use crate::server::{ConnectionSink, Phase};
@@ -42,6 +43,10 @@ pub struct StartOptions {
     pub beside: bool,
     /// Phase at the start.
     pub phase: Phase,
+    /// Network of the node to tend, if there is one.
+    pub(crate) node: Option<Arc<NodeNetwork>>,
+    /// True if that is another process's until [`ServerHandle::leave_node`].
+    pub(crate) leaves_node: bool,
     /// Cache with the entries of another nodens.
     pub cache: Option<Cache>,
     /// Zero of all times.
@@ -58,6 +63,8 @@ impl Default for StartOptions {
             sockets: HeldSockets::default(),
             beside: false,
             phase: Phase::Serving,
+            node: None,
+            leaves_node: false,
             cache: None,
             epoch: Epoch::new(),
             restarts: 0,
@@ -114,7 +121,7 @@ pub(super) fn prepare(
     let resolver = Arc::new(Resolver::with_cache(snapshot, metrics, cache, seat.epoch));
     resolver.follow_query_log(&resolver.snapshot.load().config);
     let (phase, phases) = watch::channel(seat.phase);
-    let (successor_starts, starting) = watch::channel(false);
+    let (leaves_node, node_left) = watch::channel(seat.leaves_node);
     let (adopt, adopted): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(MOST_ADOPTED)).unzip();
     let (turning, readers) = (Arc::<AtomicUsize>::default(), Readers::default());
     let listen = listeners.iter().map(|listeners| listeners.address).collect();
@@ -133,7 +140,7 @@ pub(super) fn prepare(
         host: ServerHandle {
             resolver: Arc::clone(&resolver),
             phase: Arc::new(phase),
-            successor_starts: Arc::new(successor_starts),
+            leaves_node: Arc::new(leaves_node),
             readers: readers.clone(),
             sockets,
             adopt,
@@ -176,8 +183,15 @@ pub(super) fn prepare(
         all: admin.into_iter().map(Arc::new).collect(),
         metrics_only: metrics_only.into_iter().map(Arc::new).collect(),
     };
-    let control =
-        ControlPart { resolver, descriptors, pages: admin, phase: phases, successor_starts: starting, heartbeats };
+    let control = ControlPart {
+        resolver,
+        descriptors,
+        pages: admin,
+        phase: phases,
+        node: seat.node,
+        leaves_node: node_left,
+        heartbeats,
+    };
     Ok((running, Components { workers, control, report }))
 }
 
@@ -193,13 +207,10 @@ fn dns(
     if inherited.is_none() && !shares {
         return socket::bind(wanted, workers, buffers);
     }
-    let is_inherited = inherited.is_some();
     let (address, udp, tcp) = inherited.unwrap_or((wanted, Vec::new(), Vec::new()));
     let listeners = socket::complete(Listeners { address, udp, tcp }, workers, buffers)?;
     if takes_over {
         sharing::take_over(&listeners);
-    } else if is_inherited {
-        sharing::end(&listeners);
     }
     Ok(listeners)
 }

@@ -139,10 +139,10 @@ impl HandoverState {
             std::thread::sleep(ACCEPT_PAUSE);
             return;
         };
-        self.host.set_successor_starts(true);
+        self.host.leave_node(true);
         let given = self.give(&new);
         if !matches!(given, Ok(true)) {
-            self.host.set_successor_starts(false);
+            self.host.leave_node(false);
         }
         match given {
             Ok(true) => {
@@ -154,7 +154,13 @@ impl HandoverState {
                 self.hold();
             }
             Ok(false) => {}
-            Err(error) => self.record_failure(&format!("the new one gave up: {error}")),
+            Err(error) => {
+                self.record_failure(&format!("the new one gave up: {error}"));
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    // It is only slow, and must not begin to serve now.
+                    let _ = new.send(&HandoverMessage::Refused { why: "it has waited too long".to_owned() });
+                }
+            }
         }
     }
 
@@ -226,13 +232,16 @@ impl HandoverState {
     fn receive_from_successor(&mut self) {
         let Some(successor) = &self.successor else { return };
         match receive_from(successor, &self.host) {
-            Some(Ok(HandoverMessage::Back)) if self.serve_again() => {
-                let _ = successor.send(&HandoverMessage::Resumed);
-                self.record_event(EventKind::HandoverReverted, "the other one is about to stop");
+            Some(Ok(HandoverMessage::Back)) => {
+                if self.serve_again() {
+                    let _ = self.successor.as_ref().map(|successor| successor.send(&HandoverMessage::Resumed));
+                    self.record_event(EventKind::HandoverReverted, "the other one is about to stop");
+                } else {
+                    // This process stops too: the other one answers what it has read, and ends.
+                    self.successor = None;
+                }
                 self.hold();
             }
-            // This process stops too: the other one answers what it has read, and ends.
-            Some(Ok(HandoverMessage::Back)) => self.successor = None,
             Some(Ok(HandoverMessage::Released)) => {
                 self.successor = None;
                 self.hold();
@@ -249,8 +258,9 @@ impl HandoverState {
     }
 
     /// Returns whether this process serves again: not if it stops.
-    fn serve_again(&self) -> bool {
-        self.host.set_successor_starts(false);
+    fn serve_again(&mut self) -> bool {
+        (self.announce, self.settling) = (None, None);
+        self.host.leave_node(false);
         self.host.turn_to(Phase::Serving)
     }
 

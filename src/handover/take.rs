@@ -6,7 +6,7 @@ use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::channel::{Channel, HandoverMessage};
+use super::channel::{Channel, HandoverMessage, Received};
 use super::sockets::HeldSockets;
 use super::{PROTOCOL, STEP, TURN, is_trusted};
 use crate::cache::Cache;
@@ -86,6 +86,14 @@ pub(crate) fn take(path: &Path, memory: usize, epoch: Epoch) -> Result<Option<Ta
             (HandoverMessage::Refused { why }, ..) => return Err(TakeError::Refused(why)),
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
+    }
+}
+
+/// Returns why the predecessor does not wait for this process any longer; `None` if it waits, or is gone without a word.
+pub(crate) fn refusal(predecessor: &Channel) -> Option<String> {
+    match predecessor.has_news().then(|| predecessor.receive()) {
+        Some(Ok(Some(Received { message: HandoverMessage::Refused { why }, .. }))) => Some(why),
+        _ => None,
     }
 }
 

@@ -8,9 +8,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::addresses::{Inventory, Present};
 use super::error::NodeError;
 use super::listeners::{TCP, UDP, listening};
+use super::maintenance::is_over;
 use super::nft::Nft;
 use super::removal::{is_automatic, remove_addresses};
 use super::{NodeNetwork, firewall};
@@ -32,8 +35,10 @@ struct Leftovers {
 }
 
 impl NodeNetwork {
-    /// Removes leftovers, each as soon as that is safe; returns when there are none. To be called when the process begins to serve.
-    pub(crate) async fn remove_leftovers(&self) {
+    /// Removes leftovers, each as soon as that is safe, and none while `is_paused`; returns when there are none. To be called when the process
+    /// begins to serve.
+    pub(crate) async fn remove_leftovers(&self, mut is_paused: watch::Receiver<bool>) {
+        is_over(&mut is_paused).await;
         let mut table_checks = if self.firewall.is_none() { TABLE_CHECKS } else { 0 };
         let mut left = self.leftovers().unwrap_or_default();
         let (mut pause, mut is_told) = (FIRST_PAUSE, false);
@@ -46,6 +51,7 @@ impl NodeNetwork {
             }
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
+            is_over(&mut is_paused).await;
             left = left.remove_unused().unwrap_or_else(|error| {
                 tracing::warn!(%error, "cannot remove addresses of an earlier configuration");
                 Leftovers::default()

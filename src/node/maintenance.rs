@@ -21,10 +21,12 @@ const SETTLE: Duration = Duration::from_millis(50);
 const MEND_PAUSE: Duration = Duration::from_secs(1);
 
 impl NodeNetwork {
-    /// Reconciles in a loop, except while `is_paused`, and reports each repair and each new error. Never returns.
+    /// Reconciles in a loop, except while `is_paused`, and reports each repair and each new error. A table that is written again has all
+    /// addresses alive if the server `is_responsive`. Never returns.
     pub(crate) async fn run_maintenance(
         &self,
         mut is_paused: watch::Receiver<bool>,
+        is_responsive: impl Fn() -> bool,
         mut tell: impl FnMut(Result<Repaired, NodeError>),
     ) {
         let changes = [
@@ -35,13 +37,12 @@ impl NodeNetwork {
         // A repeated error is reported once.
         let mut told = String::new();
         loop {
-            // An error means that the whole server is gone.
-            let _ = is_paused.wait_for(|is_paused| !is_paused).await;
+            is_over(&mut is_paused).await;
             // The first pass needs no notification: the predecessor may have restored its own configuration since `set_up`.
             let mut repaired = Repaired::default();
             let repaired = self.put_addresses(&mut repaired).and_then(|()| {
                 let failed = |error| NodeError::of(error, "write the table nodens of nftables");
-                Ok(Repaired { firewall: self.put_firewall(false).map_err(failed)?, ..repaired })
+                Ok(Repaired { firewall: self.put_firewall(is_responsive()).map_err(failed)?, ..repaired })
             });
             let trouble = repaired.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let is_news = match &repaired {
@@ -60,6 +61,12 @@ impl NodeNetwork {
             }
         }
     }
+}
+
+/// Resolves when the pause is over.
+pub(super) async fn is_over(is_paused: &mut watch::Receiver<bool>) {
+    // An error means that the whole server is gone.
+    let _ = is_paused.wait_for(|is_paused| !is_paused).await;
 }
 
 /// Subscribes to notifications; returns `None` if the kernel refuses.

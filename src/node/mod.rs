@@ -271,12 +271,25 @@ impl NodeNetwork {
         }
     }
 
+    /// Returns whether the table is configured.
+    pub(crate) fn has_table(&self) -> bool {
+        self.firewall.is_some()
+    }
+
     /// Sets the counters of the firewall to zero.
     ///
     /// # Errors
     /// The kernel refuses the table.
     pub(crate) fn reset_counts(&self) -> io::Result<()> {
         self.firewall.as_ref().map_or(Ok(()), |firewall| firewall.put(false))
+    }
+}
+
+/// Removes the table of a predecessor, whose fallback would get all queries once that does not serve.
+pub(crate) fn remove_table() {
+    // An error means that processes of this network cannot have tables.
+    if firewall::remove().unwrap_or(false) {
+        tracing::info!("nftables table of the predecessor removed");
     }
 }
 

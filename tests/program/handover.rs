@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use crate::addresses::own_address;
 use crate::support::client::{A, Tcp, ask_udp, data, id, lookup, query, receive, udp};
 use crate::support::{Dir, Nodens, eventually, refused, send_signal, serve, upstream, zone};
+use nodens::handover::PROTOCOL;
 use nodens::handover::channel::{Channel, HandoverMessage};
 use nodens::handover::handle;
 use nodens::lab::upstream::LabUpstream;
@@ -342,13 +343,35 @@ fn in_a_row_of_three_the_middle_one_may_go() {
 
 /// Accepts one connection, reads one message, and sends `answer`.
 pub(crate) fn foreign_predecessor(path: &std::path::Path, answer: HandoverMessage) -> JoinHandle<()> {
+    predecessor_that_says(path, vec![answer])
+}
+
+fn predecessor_that_says(path: &std::path::Path, messages: Vec<HandoverMessage>) -> JoinHandle<()> {
     let listener = handle::listen(path).expect("listens");
     thread::spawn(move || {
         let accepted = rustix::net::accept(&listener).expect("somebody knocks");
         let new = Channel::of(accepted);
         new.receive().expect("a message").expect("hello");
-        new.send(&answer).expect("sends");
+        messages.iter().for_each(|message| new.send(message).expect("sends"));
     })
+}
+
+/// It may serve again by now, so nobody else must begin to.
+#[test]
+fn a_predecessor_that_waits_no_longer_goes_on() {
+    let scene = Scene::new();
+    let predecessor = predecessor_that_says(
+        &scene.socket(),
+        vec![
+            HandoverMessage::Hello { protocol: PROTOCOL, version: "9.9.9".to_owned() },
+            HandoverMessage::Complete,
+            HandoverMessage::Refused { why: "it has waited too long".to_owned() },
+        ],
+    );
+    let (code, lines) = refused(&scene.config(""), |_| ());
+    predecessor.join().expect("it was asked");
+    let error = "it has waited too long: the predecessor continues to serve";
+    assert!(code == Some(1) && lines.iter().any(|line| line.contains(error)), "{code:?} {lines:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::handover::foreign_predecessor;
 use crate::node::{ADDRESSES, NOWHERE, Site, TOOLS, addresses, has_address, nodens, run, said, tables};
 use crate::support::space::{inside, ip};
-use crate::support::{Dir, Nodens, eventually};
+use crate::support::{Dir, Nodens, eventually, send_signal};
 use nodens::handover::PROTOCOL;
 use nodens::handover::channel::{Channel, HandoverMessage};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -168,13 +168,55 @@ fn addresses_of_an_earlier_configuration_are_removed() {
 fn a_table_of_an_earlier_configuration_is_removed() {
     inside("node_addresses::a_table_of_an_earlier_configuration_is_removed", &TOOLS, || {
         let site = Site::new();
-        let fallback = "fallback = [\"10.96.0.10\", \"fd00:10:96::a\"]";
-        let mut killed = site.nodens(&site.config(fallback, NOWHERE));
+        let mut killed = site.nodens(&site.config(FALLBACK, NOWHERE));
         killed.kill();
         assert!(tables().contains("table inet nodens"));
         // Its fallback would get all queries of the next one, which renews nothing.
         let _next = site.nodens(&site.config("firewall = \"none\"", NOWHERE));
         eventually("the table to be removed", || (!tables().contains("table inet nodens")).then_some(()));
+    });
+}
+
+/// Fallback for both addresses.
+const FALLBACK: &str = "fallback = [\"10.96.0.10\", \"fd00:10:96::a\"]";
+
+#[test]
+fn a_successor_without_a_table_removes_it() {
+    inside("node_addresses::a_successor_without_a_table_removes_it", &TOOLS, || {
+        let site = Site::new();
+        let config = site.config(FALLBACK, NOWHERE);
+        let (before_node, _) = config.split_once("[node]").expect("a section");
+        // The first has no [node], but the same addresses.
+        for next in [format!("{before_node}{NOWHERE}"), site.config("firewall = \"none\"", NOWHERE)] {
+            let mut old = site.nodens(&config);
+            let mut new = site.nodens(&next);
+            // The fallback would get all queries as soon as the old one renews nothing.
+            new.logged("nftables table of the predecessor removed");
+            old.logged("handed over");
+            assert!(!tables().contains("table inet nodens"));
+            old.stop();
+            new.stop();
+            said(&nodens(&["node", "cleanup"]));
+            site.is_as_before();
+        }
+    });
+}
+
+#[test]
+fn a_worker_replaced_in_standby_leaves_the_node() {
+    inside("node_addresses::a_worker_replaced_in_standby_leaves_the_node", &TOOLS, || {
+        let site = Site::new();
+        let mut old = site.nodens(&site.config(FALLBACK, NOWHERE));
+        let mut new = site.nodens(&site.config("firewall = \"none\"", NOWHERE));
+        old.logged("handed over");
+        send_signal(old.worker().expect("a worker"), "KILL");
+        old.logged("nodens on standby: another instance serves");
+        assert!(!tables().contains("table inet nodens"));
+        new.stop();
+        old.logged("handover reverted");
+        eventually("its table", || tables().contains("table inet nodens").then_some(()));
+        old.stop();
+        site.is_as_before();
     });
 }
 
@@ -261,7 +303,7 @@ fn a_stop_while_handing_over_leaves_the_node() {
 fn a_table_for_another_program_has_no_fallback() {
     inside("node_addresses::a_table_for_another_program_has_no_fallback", &TOOLS, || {
         let site = Site::new();
-        let config = site.config("fallback = [\"10.96.0.10\", \"fd00:10:96::a\"]", NOWHERE);
+        let config = site.config(FALLBACK, NOWHERE);
         let start = || {
             let answer = HandoverMessage::Hello { protocol: 999, version: "9.9.9".to_owned() };
             let predecessor = foreign_predecessor(&site.dir.file("run/handover.sock"), answer);

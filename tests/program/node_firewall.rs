@@ -1,6 +1,7 @@
 //! The firewall of a node: changes of the table of nodens by hand, and chains of other programs that drop queries.
 
-use crate::node::{ADDRESSES, NOWHERE, Site, TOOLS, nodens, run, said};
+use crate::node::{ADDRESSES, NOWHERE, Site, TOOLS, nodens, run, said, tables};
+use crate::support::eventually;
 use crate::support::space::inside;
 
 /// Returns the table of nodens without its counters and without the addresses that are alive.
@@ -45,6 +46,21 @@ fn a_table_changed_by_hand_is_restored() {
             let repairs = number as f64 + 1.0;
             nodens.metric_becomes("nodens_node_repairs_total", &[("what", "firewall")], |count| count == repairs);
             assert_eq!(table(), before, "{words:?}");
+        }
+    });
+}
+
+#[test]
+fn a_removed_table_comes_back_alive() {
+    inside("node_firewall::a_removed_table_comes_back_alive", &TOOLS, || {
+        let site = Site::new();
+        let _nodens = site.nodens(&site.config("fallback = [\"10.96.0.10\", \"fd00:10:96::a\"]", NOWHERE));
+        for _ in 0..5 {
+            // As a reload of another firewall does.
+            run("nft", "delete table inet nodens");
+            eventually("the table", || tables().contains("table inet nodens").then_some(()));
+            // The fallback would get the queries until the next renewal.
+            assert!(run("nft", "list set inet nodens alive4").contains(ADDRESSES[0]));
         }
     });
 }
