@@ -356,7 +356,7 @@ fn predecessor_that_says(path: &std::path::Path, messages: Vec<HandoverMessage>)
     })
 }
 
-/// It may serve again by now, so nobody else must begin to.
+/// A predecessor that has stopped waiting serves on, so its successor must not begin to serve.
 #[test]
 fn a_predecessor_that_waits_no_longer_goes_on() {
     let scene = Scene::new();

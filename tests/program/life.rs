@@ -320,7 +320,7 @@ fn a_flood_does_not_hold_up_the_end() {
             scope.spawn(|| {
                 let (socket, query) = (udp(server), query(1, "localhost", A));
                 while !stop.load(Ordering::Relaxed) {
-                    // Refused once nobody listens.
+                    // The kernel refuses this once nodens no longer listens.
                     let _ = socket.send(&query);
                 }
             });
